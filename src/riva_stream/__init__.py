@@ -1,0 +1,107 @@
+"""Stage model archives between S3 buckets in one verified streaming pass, with nothing on disk.
+
+::
+
+    from riva_stream import StageRequest, stage
+
+    report = await stage(StageRequest(source="s3://…/model.tar.gz", bucket="…", env="prod", …))
+
+Names are loaded when they are first used: importing this package alone costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from riva_stream.buffers import Credits as MemoryBudget
+    from riva_stream.config import StageRequest
+    from riva_stream.errors import (
+        AccessDeniedError,
+        ArchiveError,
+        ConfigurationError,
+        DestinationConflictError,
+        DigestMismatchError,
+        HeldError,
+        IntegrityError,
+        RivaStreamError,
+        SourceChangedError,
+        SourceNotFoundError,
+        StalledError,
+        ThrottledError,
+        TransientError,
+    )
+    from riva_stream.events import Event, Observer, throttled
+    from riva_stream.pipeline import stage
+    from riva_stream.report import StageReport
+    from riva_stream.s3 import StoreSettings, open_store
+
+    __version__: str
+
+_HOMES = {
+    "MemoryBudget": ("buffers", "Credits"),
+    "StageRequest": ("config", ""),
+    "AccessDeniedError": ("errors", ""),
+    "ArchiveError": ("errors", ""),
+    "ConfigurationError": ("errors", ""),
+    "DestinationConflictError": ("errors", ""),
+    "DigestMismatchError": ("errors", ""),
+    "HeldError": ("errors", ""),
+    "IntegrityError": ("errors", ""),
+    "RivaStreamError": ("errors", ""),
+    "SourceChangedError": ("errors", ""),
+    "SourceNotFoundError": ("errors", ""),
+    "StalledError": ("errors", ""),
+    "ThrottledError": ("errors", ""),
+    "TransientError": ("errors", ""),
+    "Event": ("events", ""),
+    "Observer": ("events", ""),
+    "throttled": ("events", ""),
+    "stage": ("pipeline", ""),
+    "StageReport": ("report", ""),
+    "StoreSettings": ("s3", ""),
+    "open_store": ("s3", ""),
+}
+
+__all__ = [
+    "AccessDeniedError",
+    "ArchiveError",
+    "ConfigurationError",
+    "DestinationConflictError",
+    "DigestMismatchError",
+    "Event",
+    "HeldError",
+    "IntegrityError",
+    "MemoryBudget",
+    "Observer",
+    "RivaStreamError",
+    "SourceChangedError",
+    "SourceNotFoundError",
+    "StageReport",
+    "StageRequest",
+    "StalledError",
+    "StoreSettings",
+    "ThrottledError",
+    "TransientError",
+    "__version__",
+    "open_store",
+    "stage",
+    "throttled",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("riva-stream")
+    elif name in _HOMES:
+        home, real = _HOMES[name]
+        value = getattr(importlib.import_module(f"riva_stream.{home}"), real or name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # found at once the next time
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

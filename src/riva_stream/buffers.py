@@ -1,0 +1,159 @@
+"""Byte credits and the chunks that carry them: what bounds the memory of a run.
+
+A *chunk* is a run of immutable pieces, just as they came from the socket or out of inflate; nothing joins them,
+so a byte is copied neither for hashing nor for sending. A chunk holds *credits* for its bytes from before they
+are read until the last of its holders has let go of it. Queues therefore need no bound of their own: whatever
+waits in them is paid for.
+
+Reading and writing have credits of their own, so neither can starve the other. Each chunk's credits are taken
+in one go, before its first byte: a chunk that has begun can always be filled up, whatever else waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, Self, TypeVar
+
+import anyio
+
+__all__ = ["Channel", "Chunk", "CreditStatistics", "Credits", "Piece"]
+
+T = TypeVar("T")
+
+Piece = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class CreditStatistics:
+    """All in bytes, but ``waiting``, which counts tasks."""
+
+    limit: int
+    in_use: int
+    peak: int
+    waiting: int
+
+
+@dataclass(eq=False, slots=True)
+class Credits:
+    """A budget of bytes, granted first come, first served: a large request is never overtaken for ever."""
+
+    limit: int
+    _in_use: int = field(default=0, init=False)
+    _peak: int = field(default=0, init=False)
+    _waiters: deque[tuple[int, anyio.Event]] = field(default_factory=deque, init=False)
+
+    async def acquire(self, amount: int) -> None:
+        """Wait until ``amount`` bytes are free and take them.
+
+        Raises:
+            ValueError: more than the whole budget; it would wait for ever.
+        """
+        if amount > self.limit:
+            raise ValueError(f"{amount} bytes asked of a budget of {self.limit}")
+        if not self._waiters and self._in_use + amount <= self.limit:
+            self._take(amount)
+            return
+        granted = anyio.Event()
+        waiter = (amount, granted)
+        self._waiters.append(waiter)
+        try:
+            await granted.wait()
+        except BaseException:
+            if granted.is_set():
+                self.release(amount)
+            else:
+                self._waiters.remove(waiter)
+                self._grant()  # whoever stood behind a large request may fit now
+            raise
+
+    def release(self, amount: int) -> None:
+        """Give back ``amount`` bytes."""
+        self._in_use -= amount
+        self._grant()
+
+    def statistics(self) -> CreditStatistics:
+        """How the budget stands now."""
+        return CreditStatistics(self.limit, self._in_use, self._peak, len(self._waiters))
+
+    def _take(self, amount: int) -> None:
+        self._in_use += amount
+        self._peak = max(self._peak, self._in_use)
+
+    def _grant(self) -> None:
+        while self._waiters and self._in_use + self._waiters[0][0] <= self.limit:
+            amount, granted = self._waiters.popleft()
+            self._take(amount)
+            granted.set()
+
+
+@dataclass(eq=False, slots=True)
+class Chunk:
+    """``size`` bytes at ``offset`` of their object, shared by reference between its holders.
+
+    The credits for ``paid`` bytes go back when the last holder releases it, and the pieces with them.
+    """
+
+    offset: int
+    size: int
+    pieces: list[Piece]
+    credits: Credits
+    paid: int
+    _holders: int = field(default=1, init=False)
+
+    def share(self, more: int) -> None:
+        """Register ``more`` holders besides the present ones."""
+        self._holders += more
+
+    def release(self) -> None:
+        """One holder is done with it."""
+        self._holders -= 1
+        if self._holders == 0:
+            # Emptied in place: a name that still stands for the list, in a task that waits for its next chunk, would
+            # otherwise keep bytes alive that nobody pays for.
+            self.pieces.clear()
+            self.credits.release(self.paid)
+        elif self._holders < 0:
+            raise ValueError("a chunk was released more often than it was held")
+
+
+class Channel(Generic[T]):
+    """A queue from one task to others, in order. Any number of tasks may iterate it; each item goes to one.
+
+    It has no bound of its own: what goes through it holds credits, and those are bounded. Sending never waits.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._closed = False
+        self._waiting: deque[anyio.Event] = deque()
+
+    def send(self, item: T) -> None:
+        """Queue an item.
+
+        Raises:
+            ValueError: the channel is closed.
+        """
+        if self._closed:
+            raise ValueError("the channel is closed")
+        self._items.append(item)
+        if self._waiting:
+            self._waiting.popleft().set()
+
+    def close(self) -> None:
+        """Nothing more will come: whoever iterates ends after the last item."""
+        self._closed = True
+        while self._waiting:
+            self._waiting.popleft().set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._items:
+            if self._closed:
+                raise StopAsyncIteration
+            arrived = anyio.Event()
+            self._waiting.append(arrived)
+            await arrived.wait()
+        return self._items.popleft()

@@ -1,0 +1,235 @@
+"""What a run is asked to do: frozen, validated settings, and the memory they come to.
+
+:class:`StageRequest` is all that :func:`riva_stream.stage` reads: no environment, no files. The command line
+fills it from flags, the environment and ``.env`` (see ``settings``).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.sizes import MIB
+
+__all__ = ["BLOCK", "MemoryPlan", "StageRequest", "UploadCheck", "plan_memory"]
+
+UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+_S3_URI = re.compile(r"s3://[A-Za-z0-9.\-_:/]*?[A-Za-z0-9.\-_]+/.+", re.DOTALL)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3[a-z-]*:.+")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_SMALLEST_PART = 5 * MIB  # S3: every part but the last has at least 5 MiB
+_LARGEST_PART = 5 << 30
+_MOST_PARTS = 10_000
+
+
+def _segment(value: str) -> str:
+    if not _SEGMENT.fullmatch(value) or value in {".", ".."}:
+        raise ValueError(
+            "must be one safe path segment: letters, digits, '.', '_' and '-', and not '.' or '..'"
+        )
+    return value
+
+
+def _bucket(value: str) -> str:
+    if not _BUCKET.fullmatch(value):
+        raise ValueError("is not a bucket name (3 to 63 of a-z, 0-9, '.' and '-'; no s3:// and no path)")
+    return value
+
+
+def _source(value: str) -> str:
+    if not _S3_URI.fullmatch(value):
+        raise ValueError("is not an S3 URI with a bucket and a key: s3://bucket/path/model.tar.gz")
+    return value
+
+
+def _sha256(value: str) -> str:
+    if not _SHA256.fullmatch(value):
+        raise ValueError("is not a SHA-256: 64 hexadecimal digits")
+    return value.lower()
+
+
+def _run_id(value: str) -> str:
+    if not _RUN_ID.fullmatch(value):
+        raise ValueError("is not a run id: up to 128 of letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _endpoint(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        raise ValueError("is not an endpoint URL: https://host[:port]")
+    return value.rstrip("/")
+
+
+Segment = Annotated[str, AfterValidator(_segment)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+
+
+class StageRequest(BaseModel):
+    """One staging: where from, where to, and how.
+
+    Sizes are in bytes, times in seconds. Raises ``pydantic.ValidationError`` for a field that is not what it
+    should be; the command line turns it into exit 78 with an example for each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Annotated[str, AfterValidator(_source)]
+    """``s3://bucket/key`` of the archive; a key that ends in ``/`` or holds a glob must fit exactly one archive."""
+    bucket: Annotated[str, AfterValidator(_bucket)]
+    env: Segment
+    model_name: Segment
+    model_version: Segment
+    language: str = Field(default="en-US", pattern=r"^[A-Za-z0-9-]{1,35}$")
+    architecture: str | None = None
+    """None: taken from the model's name (rnnt, ctc, tdt), else "unknown"."""
+    description: str = ""
+
+    reference_only: bool = False
+    include: tuple[str, ...] = Field(default=("*.riva",), min_length=1)
+    """Shell patterns; members whose base name or whole name matches one are staged as models."""
+    expect_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
+    allow_missing_end: bool = False
+    """Take a tar that ends without its end-of-archive blocks, which is also how a cut tar looks."""
+    max_members: int = Field(default=100_000, ge=1)
+    """Entries that an archive may have."""
+    max_models: int = Field(default=1_000, ge=1)
+    """Members that may match ``include``; each costs an upload."""
+    max_header_bytes: int = Field(default=MIB, ge=1024)
+    """Bytes that the headers of one member may take."""
+    max_expanded: int = Field(default=5 << 40, ge=1)
+    """Bytes that an archive may expand to."""
+    max_ratio: float = Field(default=100.0, gt=1)
+    """How much larger than its archive the expansion may be, judged once 64 MiB are expanded."""
+    force: bool = False
+    dry_run: bool = False
+    retention_days: int = Field(default=90, ge=1, le=36500)
+
+    region: str | None = None
+    endpoint_url: Endpoint | None = None
+    profile: str | None = None
+    source_region: str | None = None
+    source_endpoint_url: Endpoint | None = None
+    source_profile: str | None = None
+    ca_bundle: Path | None = None
+
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    kms_key_id: str | None = None
+    storage_class: str | None = None
+    expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$")
+
+    part_size: int = Field(default=8 * MIB, ge=_SMALLEST_PART, le=_LARGEST_PART)
+    """Bytes of a part and of a range; raised by itself where the source would need more than 10,000 of them."""
+    connections: int = Field(default=8, ge=1, le=256)
+    """Requests in flight at once in each direction, as far as ``memory`` lets them."""
+    memory: int = Field(default=256 * MIB, ge=1)
+    """Ceiling of the whole process, in bytes; see docs/memory.md."""
+    timeout: float = Field(default=300.0, gt=0)
+    """Seconds without any progress after which the run stops."""
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds that the whole run may take."""
+    retries: int = Field(default=8, ge=0, le=1000)
+    """How often one request is tried again."""
+    upload_check: UploadCheck = "auto"
+
+    lease: float = Field(default=30.0, gt=0, le=3600)
+    """Seconds without a sign of life after which another run may take a run's place."""
+    wait: bool = False
+    """Wait for a live run that holds the destination, instead of ending with exit 75."""
+
+    state_dir: Path | None = None
+    """Where the run leaves its state; None: nowhere (a library's default)."""
+    run_id: Annotated[str, AfterValidator(_run_id)] | None = None
+    """None: one is made up."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StageRequest:
+        if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
+            raise ValueError("kms_key_id needs sse to be aws:kms or aws:kms:dsse")
+        if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
+            raise ValueError(
+                "source lies inside the destination prefix: it would be overwritten by its own staging"
+            )
+        return self
+
+    @property
+    def source_bucket(self) -> str:
+        """The source's bucket."""
+        return self.source.removeprefix("s3://").partition("/")[0]
+
+    @property
+    def source_key(self) -> str:
+        """The source's key, prefix or pattern."""
+        return self.source.removeprefix("s3://").partition("/")[2]
+
+    @property
+    def prefix(self) -> str:
+        """Key prefix of the staging, with its closing slash."""
+        return f"{self.env}/{self.model_name}/{self.model_version}/"
+
+    @property
+    def destination(self) -> str:
+        """``s3://bucket/prefix/`` of the staging."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    def part_size_for(self, size: int) -> int:
+        """Bytes of a part for an object of ``size`` bytes: at most 10,000 parts (S3's limit), whole MiB."""
+        least = -(-size // _MOST_PARTS)
+        if least <= self.part_size:
+            return self.part_size
+        return -(-least // MIB) * MIB
+
+
+# Measured, with the method, in docs/memory.md.
+_BASE = 92 * MIB
+"""The interpreter, the libraries, an idle client and its sockets."""
+_ALLOCATOR = 1.15
+"""Bytes of the process per byte of the archive in it: what the allocator cannot reuse at once comes on top."""
+BLOCK = MIB
+"""Bytes that one step of the extraction may expand to."""
+_LEAST_PARTS = 4
+"""One that is read and one that is sent, each way, is the least that keeps moving."""
+
+
+class MemoryPlan(BaseModel):
+    """How a ceiling is divided. All figures in bytes; the formula stands in docs/memory.md."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ceiling: int
+    part_size: int
+    read_share: int
+    """Source bytes in flight: being fetched, hashed, uploaded or waiting for the extraction."""
+    write_share: int
+    """Expanded bytes in flight: in a part that is filled up, being hashed or uploaded."""
+
+
+def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
+    """Divide ``ceiling`` bytes into the shares for reading and for writing.
+
+    Raises:
+        ConfigurationError: the ceiling is too small; the message names the least that works.
+    """
+    parts = int(((ceiling - _BASE) / _ALLOCATOR - BLOCK) // part_size)
+    if parts < _LEAST_PARTS:
+        least = -(-int(_BASE + _ALLOCATOR * (_LEAST_PARTS * part_size + BLOCK)) // MIB) + 1
+        raise ConfigurationError(
+            f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
+            f"{least} MiB is the least that works",
+            hint=f"pass --memory {least}MiB or more"
+            + (", or a smaller --part-size" if part_size > _SMALLEST_PART else ""),
+        )
+    read = parts // 2
+    return MemoryPlan(
+        ceiling=ceiling,
+        part_size=part_size,
+        read_share=read * part_size,
+        write_share=(parts - read) * part_size,
+    )

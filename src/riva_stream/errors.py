@@ -1,0 +1,190 @@
+"""Every error this package raises on purpose, with the exit code it ends in.
+
+::
+
+    RivaStreamError                 1    a bug of ours
+    ├── ConfigurationError         78    settings, profile, credentials, region
+    ├── IntegrityError             65    never retried into success
+    │   ├── ArchiveError                 not the archive it should be, or one we refuse
+    │   ├── DigestMismatchError          the bytes are not the expected ones
+    │   └── SourceChangedError           the source is not the one that was pinned
+    ├── SourceNotFoundError        66
+    ├── DestinationConflictError   73    the destination holds another staging
+    ├── TransientError             75    worth running again, as it is
+    │   ├── ThrottledError               the store asks for fewer requests
+    │   ├── StalledError                 no progress, or the deadline has passed
+    │   └── HeldError                    another run holds the prefix
+    └── AccessDeniedError          77
+
+An error says *what* went wrong, *where* (operation, bucket, key, part or range, attempt, service code, request
+id) and what to do next (*hint*). None of them ever carries a credential, a token or a signed URL: they hold only
+the fields of :class:`Where`. All of them survive pickling, so they can cross a process boundary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+__all__ = [
+    "AccessDeniedError",
+    "ArchiveError",
+    "ConfigurationError",
+    "DestinationConflictError",
+    "DigestMismatchError",
+    "HeldError",
+    "IntegrityError",
+    "RivaStreamError",
+    "SourceChangedError",
+    "SourceNotFoundError",
+    "StalledError",
+    "ThrottledError",
+    "TransientError",
+    "Where",
+    "leaves_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The request that failed. Empty fields are left out of the text."""
+
+    operation: str = ""
+    bucket: str = ""
+    key: str = ""
+    part: int | None = None
+    byte_range: tuple[int, int] | None = None
+    """First byte and last byte, both inclusive, as HTTP counts them."""
+    attempt: int | None = None
+    status: int | None = None
+    code: str = ""
+    request_id: str = ""
+
+    def __str__(self) -> str:
+        words = [self.operation] if self.operation else []
+        if self.bucket:
+            words.append(f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}")
+        if self.part is not None:
+            words.append(f"part {self.part}")
+        if self.byte_range is not None:
+            words.append(f"bytes {self.byte_range[0]}-{self.byte_range[1]}")
+        if self.attempt is not None:
+            words.append(f"attempt {self.attempt}")
+        if self.status is not None:
+            words.append(f"HTTP {self.status}")
+        if self.code:
+            words.append(self.code)
+        if self.request_id:
+            words.append(f"request id {self.request_id}")
+        return ", ".join(words)
+
+
+class RivaStreamError(Exception):
+    """The root of the tree; raised itself only for a bug of ours.
+
+    Args:
+        what: one sentence that says what is wrong, in the user's terms.
+        where: the request it happened in, when there was one.
+        hint: what to do next; a command where there is one.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+    """Whether the same request may be tried again at once."""
+    resumable: ClassVar[bool] = True
+    """Whether running again can go on from where this run stopped; otherwise nothing of it is kept."""
+
+    def __init__(self, what: str, *, where: Where | None = None, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where or Where()
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = str(self.where)
+        return f"{self.what} [{place}]" if place else self.what
+
+    def located(self, **details: Any) -> Self:
+        """Fill in fields of ``where`` that are still empty; what the error knew already stays."""
+        empty = Where()
+        known = {f.name for f in fields(Where) if getattr(self.where, f.name) != getattr(empty, f.name)}
+        self.where = replace(self.where, **{k: v for k, v in details.items() if k not in known})
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.hint)
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """The errors in a group, or the error itself: what the tasks of a run failed with."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves_of(inner)]
+    return [error]
+
+
+def _rebuild(kind: type[RivaStreamError], what: str, where: Where, hint: str) -> RivaStreamError:
+    return kind(what, where=where, hint=hint)
+
+
+class ConfigurationError(RivaStreamError):
+    """Settings, profile, credentials or region do not let the run begin."""
+
+    exit_code = 78
+
+
+class IntegrityError(RivaStreamError):
+    """The bytes are not what they should be. Final: no rerun can make them right."""
+
+    exit_code = 65
+    resumable = False
+
+
+class ArchiveError(IntegrityError):
+    """The archive is damaged, cut, or one that the member policy refuses."""
+
+
+class DigestMismatchError(IntegrityError):
+    """A digest, checksum or length differs from the one that was expected."""
+
+
+class SourceChangedError(IntegrityError):
+    """The source is no longer the object that the first HEAD pinned."""
+
+
+class SourceNotFoundError(RivaStreamError):
+    """There is no such source, or not exactly one."""
+
+    exit_code = 66
+
+
+class DestinationConflictError(RivaStreamError):
+    """The destination holds a staging of something else."""
+
+    exit_code = 73
+
+
+class TransientError(RivaStreamError):
+    """The network or the store failed in a way that another attempt may not meet."""
+
+    exit_code = 75
+    retryable = True
+
+
+class ThrottledError(TransientError):
+    """The store asks for fewer requests (503 SlowDown and its kin)."""
+
+
+class StalledError(TransientError):
+    """Nothing moved for ``timeout`` seconds, or the run's deadline has passed."""
+
+
+class HeldError(TransientError):
+    """Another run holds the destination prefix, or has taken it over."""
+
+    retryable = False
+
+
+class AccessDeniedError(RivaStreamError):
+    """The credentials do not grant what this step needs."""
+
+    exit_code = 77

@@ -1,0 +1,163 @@
+"""What a run tells while it goes on: frozen events, given to an observer.
+
+The library logs nothing and prints nothing. Whoever calls :func:`riva_stream.stage` may pass an observer, any
+callable that takes one event; it is called on the event loop, so it must be quick, and it must not raise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+__all__ = [
+    "Event",
+    "MemberFound",
+    "ObjectCompleted",
+    "Observer",
+    "Phase",
+    "PhaseChanged",
+    "Progress",
+    "RetryScheduled",
+    "StageFinished",
+    "StageStarted",
+    "Warned",
+    "ignore",
+    "throttled",
+]
+
+Phase = Literal["prepare", "stream", "verify", "commit", "done"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """The source is found and pinned, the destination is known; nothing has been moved yet."""
+
+    run_id: str
+    mode: Literal["full", "reference_only"]
+    source_uri: str
+    source_size: int
+    """Bytes of the source object."""
+    destination: str
+    """``s3://bucket/prefix/`` of the staging."""
+    upload_check: str
+    """How the store checks what it is sent, e.g. ``crc64nvme``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseChanged:
+    """The run goes on to its next phase."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Counters of bytes, each of which only ever grows."""
+
+    source_size: int
+    fetched: int
+    """Source bytes read from the store."""
+    hashed: int
+    """Source bytes that went through the digest."""
+    extracted: int
+    """Source bytes that went through inflate and tar."""
+    expanded: int
+    """Bytes that came out of inflate."""
+    durable: int
+    """Bytes of all objects (archive and members) that the store has acknowledged."""
+    durable_source: int
+    """The same of the archive's own object alone: at most ``source_size``."""
+    elapsed: float
+    """Seconds since the first byte was asked for."""
+    bottleneck: str
+    """The lane that the others wait for: ``source``, ``hash``, ``extract``, ``upload``, or empty at the start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberFound:
+    """A member of the archive matches ``include``; its upload begins."""
+
+    name: str
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled:
+    """A request failed and will be tried again after ``delay`` seconds."""
+
+    operation: str
+    attempt: int
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something the user should know, though the run goes on."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectCompleted:
+    """An object of the staging is complete in the store."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFinished:
+    """The marker is written and read back, or the staging was already there."""
+
+    run_id: str
+    outcome: str
+    seconds: float
+
+
+Event = (
+    StageStarted
+    | PhaseChanged
+    | Progress
+    | MemberFound
+    | RetryScheduled
+    | Warned
+    | ObjectCompleted
+    | StageFinished
+)
+
+
+class Observer(Protocol):
+    """Anything that takes events, e.g. a function or the ``append`` of a list."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take one event."""
+
+
+def ignore(event: Event, /) -> None:
+    """Observe nothing."""
+
+
+def throttled(
+    observer: Observer, interval: float, *, clock: Callable[[], float] = time.monotonic
+) -> Observer:
+    """Pass on at most one :class:`Progress` per ``interval`` seconds, and every other event at once.
+
+    Made for heartbeats: an orchestrator that forwards progress to a queue does not want one message a part.
+    """
+    last = -interval
+
+    def observe(event: Event, /) -> None:
+        nonlocal last
+        if isinstance(event, Progress):
+            now = clock()
+            if now - last < interval:
+                return
+            last = now
+        observer(event)
+
+    return observe

@@ -1,0 +1,146 @@
+"""Trying again: a policy as data, and what applies it.
+
+The SDK below makes one attempt only, so that the layers do not multiply; everything that is tried again is tried
+again here. Delays are drawn with full jitter, uniformly from 0 to the capped exponential backoff, after
+https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+
+from riva_stream.errors import RivaStreamError, ThrottledError, TransientError
+from riva_stream.events import Observer, RetryScheduled, ignore
+
+__all__ = ["EXPIRED", "Retrier", "RetryPolicy", "at_least_some_speed"]
+
+T = TypeVar("T")
+
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+"""Service codes of credentials that were right, and may be so again once they are read anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently. Seconds."""
+
+    retries: int = 8
+    """Attempts after the first, of one request."""
+    base: float = 0.2
+    cap: float = 20.0
+    budget: int = 1000
+    """Attempts after the first, of all requests of a run together."""
+
+    def delay(self, attempt: int, draw: float) -> float:
+        """Seconds before attempt ``attempt + 1``; ``draw`` is uniform in [0, 1)."""
+        # 2**n is a float here so that a thousand retries overflow to the cap, not into a huge integer
+        return draw * min(self.cap, self.base * 2.0 ** min(attempt - 1, 64))
+
+
+_GRACE = 30.0
+_SLOWEST = 32 << 10
+
+
+@contextmanager
+def at_least_some_speed(size: int) -> Iterator[None]:
+    """End a transfer of ``size`` bytes that comes to less than 32 KiB/s, half a minute's grace apart.
+
+    A time-out between two packets does not catch a connection that drips; a fresh one is nearly always faster.
+
+    Raises:
+        TransientError: it took too long.
+    """
+    try:
+        with anyio.fail_after(_GRACE + size / _SLOWEST):
+            yield
+    except TimeoutError as error:
+        raise TransientError(f"{size} bytes took longer than {_GRACE + size / _SLOWEST:.0f} s") from error
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _cannot() -> bool:
+    return False
+
+
+@dataclass(eq=False)
+class Retrier:
+    """Runs one request until it succeeds, fails for good, or was tried often enough.
+
+    It also paces: at most ``slots`` requests run at once, half as many after each answer that asks for fewer, and
+    one more again after as many answers as there are slots.
+    """
+
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    observer: Observer = ignore
+    answered: Callable[[], None] = _nothing
+    """Called after each success: the run is alive."""
+    renew: Callable[[], Awaitable[bool]] = _cannot
+    """Makes new sessions when a token has expired; says whether that may help. Asked once a run."""
+    slots: int = 64
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    draw: Callable[[], float] = random.random
+    spent: int = field(default=0, init=False)
+    """Retries so far, of all requests."""
+    _pace: anyio.CapacityLimiter = field(init=False)
+    _calm: int = field(default=0, init=False)
+    _renewed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._pace = anyio.CapacityLimiter(self.slots)
+
+    async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[T]]) -> T:
+        """Await ``attempt_once()`` until it does not raise a retryable error.
+
+        Raises:
+            RivaStreamError: the last attempt's error, with the number of the attempt filled in.
+        """
+        attempt = 1
+        while True:
+            try:
+                async with self._pace:
+                    result = await attempt_once()
+            except RivaStreamError as error:
+                error.located(operation=operation, attempt=attempt)
+                if error.where.code in EXPIRED and not self._renewed:
+                    self._renewed = True
+                    if await self.renew():
+                        continue
+                if isinstance(error, ThrottledError):
+                    self._slow_down()
+                if not error.retryable or attempt > self.policy.retries:
+                    raise
+                if self.spent >= self.policy.budget:
+                    error.hint = (
+                        f"{self.spent} retries are spent, which is all that one run may: run it again later"
+                    )
+                    raise
+                delay = self.policy.delay(attempt, self.draw())
+                self.spent += 1
+                self.observer(
+                    RetryScheduled(operation=operation, attempt=attempt, delay=delay, reason=str(error))
+                )
+            else:
+                self._went_well()
+                return result
+            await self.sleep(delay)
+            attempt += 1
+
+    def _slow_down(self) -> None:
+        self._calm = 0
+        self._pace.total_tokens = max(1, int(self._pace.total_tokens) // 2)
+
+    def _went_well(self) -> None:
+        self.answered()
+        self._calm += 1
+        if self._calm >= self._pace.total_tokens and self._pace.total_tokens < self.slots:
+            self._calm = 0
+            self._pace.total_tokens += 1

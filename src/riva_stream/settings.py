@@ -1,0 +1,246 @@
+"""Where a command line's settings come from: flags, then the process environment, then ``.env``.
+
+:func:`load` gives a :class:`~riva_stream.config.StageRequest`, or one error that lists everything that is
+missing or malformed. It reads; it changes nothing. Credentials that a ``.env`` holds are handed back in
+:attr:`Loaded.environment`, for the command line to put into its own process, where the AWS libraries look for them.
+
+Rules: the first source that has a value wins; an empty value counts as none; a value is never repeated in a
+message, since it may have been pasted into the wrong variable.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+from pydantic import AliasChoices, Field
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError
+from riva_stream.events import Warned
+from riva_stream.settings_check import Origin, check
+
+__all__ = ["EnvironmentSettings", "Loaded", "Reach", "load", "load_reach", "variables_of"]
+
+_USUAL_ENVIRONMENTS = ("prod", "staging", "dev")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def _from(*variables: str) -> Any:
+    return Field(default=None, validation_alias=AliasChoices(*variables))
+
+
+class EnvironmentSettings(BaseSettings):
+    """The settings that have a variable. Where there are several, the first one that is set is taken."""
+
+    model_config = SettingsConfigDict(
+        case_sensitive=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        str_strip_whitespace=True,
+    )
+
+    source: str | None = _from("RIVA_ASR_MODEL_S3_URI")
+    bucket: str | None = _from("NVIDIA_DRIVERS_S3_BUCKET")
+    env: str | None = _from("ENV")
+    model_name: str | None = _from("RIVA_ASR_MODEL_NAME")
+    model_version: str | None = _from("MODEL_VERSION")
+    language: str | None = _from("RIVA_ASR_LANG_CODE")
+    architecture: str | None = _from("RIVA_ASR_MODEL_ARCHITECTURE")
+    expect_sha256: str | None = _from("RIVA_ASR_MODEL_SHA256")
+    region: str | None = _from("AWS_REGION", "AWS_DEFAULT_REGION")
+    # The narrower name first, as the AWS SDKs have it.
+    endpoint_url: str | None = _from("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    profile: str | None = _from("AWS_PROFILE")
+    ca_bundle: str | None = _from("AWS_CA_BUNDLE")
+    source_region: str | None = _from("RIVA_SOURCE_REGION")
+    source_endpoint_url: str | None = _from("RIVA_SOURCE_ENDPOINT_URL")
+    source_profile: str | None = _from("RIVA_SOURCE_PROFILE")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What :func:`load` found."""
+
+    request: StageRequest
+    warnings: tuple[Warned, ...]
+    env_file: Path | None
+    """The ``.env`` that was read."""
+    environment: Mapping[str, str] = field(repr=False)
+    """AWS variables of the ``.env`` (credentials among them) that the process environment lacks."""
+
+
+def variables_of(name: str) -> tuple[str, ...]:
+    """Environment variables of a setting in the order they are asked; empty for one that only has a flag."""
+    info = EnvironmentSettings.model_fields.get(name)
+    if info is None or not isinstance(info.validation_alias, AliasChoices):
+        return ()
+    return tuple(str(choice) for choice in info.validation_alias.choices)
+
+
+def load(flags: Mapping[str, object], *, env_file: Path | None = None) -> Loaded:
+    """Make a request from ``flags`` over the process environment over ``env_file``.
+
+    Args:
+        flags: fields of :class:`~riva_stream.config.StageRequest`; None and empty strings count as not given.
+        env_file: a ``.env`` that must exist; None: ``./.env`` where there is one.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or settings are missing or malformed
+            (:class:`~riva_stream.settings_check.SettingsError` then lists all of them).
+    """
+    path, in_file, warnings = _read(env_file)
+    given = {name: value for name, value in flags.items() if value is not None and value not in ("", ())}
+    known = {name: value for name, value in given.items() if name in EnvironmentSettings.model_fields}
+    texts: dict[str, Any] = {name: str(value) for name, value in known.items()}
+    settings = _reading(in_file)(**texts)
+    found = {name: value for name, value in settings.model_dump().items() if value}
+    values: dict[str, Any] = {**given, **found}
+    origins = {name: _origin(name, given, in_file, path) for name in found}
+    if _keys_outrank_profile(given, in_file):
+        # The AWS libraries let keys in the environment win over AWS_PROFILE, but not over a profile that they
+        # are handed, as they will be handed ours.
+        del values["profile"]
+        warnings.append(
+            Warned(
+                code="profile-outranked",
+                message="AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it",
+            )
+        )
+    request = check(values, origins, {name: _usual(name) for name in EnvironmentSettings.model_fields})
+    if request.env not in _USUAL_ENVIRONMENTS:
+        warnings.append(
+            Warned(
+                code="unusual-env",
+                message=f"ENV is {request.env!r}, which is none of {', '.join(_USUAL_ENVIRONMENTS)}",
+            )
+        )
+    return Loaded(request, tuple(warnings), path, _environment(in_file))
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How to get at a store, for commands that stage nothing."""
+
+    region: str | None
+    endpoint_url: str | None
+    profile: str | None
+    ca_bundle: Path | None
+    environment: Mapping[str, str] = field(repr=False)
+
+
+def load_reach(flags: Mapping[str, object], *, env_file: Path | None = None) -> Reach:
+    """The endpoint and the credentials, from the same places and in the same order as :func:`load`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
+    """
+    _, in_file, _ = _read(env_file)
+    names = ("region", "endpoint_url", "profile", "ca_bundle")
+    given = {name: flags[name] for name in names if flags.get(name)}
+    texts: dict[str, Any] = {name: str(value) for name, value in given.items()}
+    settings = _reading(in_file)(**texts)
+    if not settings.region and not settings.endpoint_url:
+        raise ConfigurationError(
+            "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"
+        )
+    return Reach(
+        region=settings.region,
+        endpoint_url=settings.endpoint_url,
+        profile=None if _keys_outrank_profile(given, in_file) else settings.profile,
+        ca_bundle=Path(settings.ca_bundle) if settings.ca_bundle else None,
+        environment=_environment(in_file),
+    )
+
+
+def _usual(name: str) -> str:
+    return min(
+        variables_of(name), key=len
+    )  # AWS_REGION, AWS_ENDPOINT_URL: of two, the shorter is the usual one
+
+
+def _reading(in_file: Mapping[str, str]) -> type[EnvironmentSettings]:
+    """The settings with ``in_file`` as their last source.
+
+    pydantic-settings would read the file itself, a second time; but ``--env-file <(decrypt .env.gpg)`` is a pipe,
+    which can be read just once.
+    """
+
+    class Settings(EnvironmentSettings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            from_file = EnvSettingsSource(settings_cls)
+            from_file.env_vars = dict(in_file)
+            return init_settings, env_settings, from_file
+
+    return Settings
+
+
+def _read(wanted: Path | None) -> tuple[Path | None, dict[str, str], list[Warned]]:
+    path = (wanted or Path(".env")).expanduser()
+    if wanted is None and not path.is_file():
+        return None, {}, []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text"
+        raise ConfigurationError(
+            f"the environment file {path} cannot be read: {reason}",
+            hint="name a file that exists with --env-file FILE, or leave --env-file out to use ./.env if there is one",
+        ) from error
+    bad = [str(item.original.line) for item in parse_stream(io.StringIO(text)) if item.error]
+    warnings = []
+    if bad:
+        lines = f"line {bad[0]} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
+        warnings.append(Warned(code="env-file-line", message=f"{path}: {lines} not NAME=value and ignored"))
+    return path, {k: v for k, v in dotenv_values(stream=io.StringIO(text)).items() if v}, warnings
+
+
+def _origin(name: str, given: Mapping[str, object], in_file: Mapping[str, str], path: Path | None) -> Origin:
+    variables = variables_of(name)
+    if name in given:
+        return Origin(variable=_usual(name), place="the flag")
+    for place, layer in (("the environment", os.environ), (str(path), in_file)):
+        for variable in variables:
+            if layer.get(variable):
+                return Origin(variable=variable, place=place)
+    return Origin(variable=_usual(name), place="")
+
+
+def _keys_outrank_profile(given: Mapping[str, object], in_file: Mapping[str, str]) -> bool:
+    if "profile" in given:
+        return False
+    if os.environ.get("AWS_PROFILE"):
+        return bool(os.environ.get(_KEYS[0]))
+    return bool(in_file.get("AWS_PROFILE") and (os.environ.get(_KEYS[0]) or in_file.get(_KEYS[0])))
+
+
+def _environment(in_file: Mapping[str, str]) -> dict[str, str]:
+    ours = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    # Key, secret and token belong together: one half from each place would be refused as a wrong signature.
+    skipped = set(_KEYS) if any(os.environ.get(name) for name in _KEYS[:2]) else set()
+    return {
+        name: value
+        for name, value in in_file.items()
+        if name.startswith("AWS_") and name not in ours | skipped and not os.environ.get(name)
+    }

@@ -1,0 +1,57 @@
+"""From botocore's answers to the port's values, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from riva_stream.s3.port import ObjectInfo, PartBody
+
+__all__ = ["checksum_of", "code_of", "info_of", "unquoted", "version_of"]
+
+
+def checksum_of(body: PartBody) -> dict[str, str]:
+    """The arguments that let the store verify ``body``; a SHA-256 goes into the signature instead."""
+    if body.crc64nvme:
+        return {"ChecksumCRC64NVME": body.crc64nvme}
+    if body.md5:
+        return {"ContentMD5": body.md5}
+    return {}
+
+
+def code_of(error: Any) -> str:
+    """The service's error code."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def unquoted(etag: str | None) -> str:
+    """An ETag without its quotes; "" for none."""
+    return (etag or "").strip('"')
+
+
+def version_of(answer: Mapping[str, Any]) -> str | None:
+    """The VersionId, or None where versioning is off ("null" is S3's name for that)."""
+    return None if answer.get("VersionId") in {None, "null"} else str(answer["VersionId"])
+
+
+def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
+    """What HEAD or one entry of a listing tells."""
+    whole = answer.get("ChecksumType", "") != "COMPOSITE"
+    named = ("CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256")
+    checksums = {
+        name.lower(): answer[f"Checksum{name}"]
+        for name in named
+        # before ChecksumType was told, a composite value was known by its "-<parts>"
+        if whole and answer.get(f"Checksum{name}") and "-" not in answer[f"Checksum{name}"]
+    }
+    return ObjectInfo(
+        key=key,
+        size=size,
+        etag=unquoted(answer.get("ETag")),
+        last_modified=answer.get("LastModified"),
+        version_id=version_of(answer),
+        metadata=answer.get("Metadata", {}),
+        content_type=answer.get("ContentType", ""),
+        checksums=checksums,
+        encryption=answer.get("ServerSideEncryption", ""),
+    )

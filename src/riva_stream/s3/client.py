@@ -1,0 +1,298 @@
+"""The port's adapter on aioboto3: one request a call, tried once, errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, TransientError, Where
+from riva_stream.s3.answers import checksum_of, code_of, info_of, unquoted, version_of
+from riva_stream.s3.body import SentBody
+from riva_stream.s3.errors import translated
+from riva_stream.s3.options import WriteOptions
+from riva_stream.s3.port import (
+    CompletedPart,
+    Listing,
+    ObjectInfo,
+    OpenUpload,
+    PartBody,
+    RangeReply,
+    Stored,
+)
+
+__all__ = ["S3Store"]
+
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+
+
+class S3Store:
+    """See :class:`~riva_stream.s3.port.Store`."""
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        is_aws: bool,
+        options: WriteOptions,
+        reopen: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
+        self._client = client
+        self._reopen = reopen
+        self._options = options
+        self._is_aws = is_aws
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether this is AWS itself."""
+        return self._is_aws
+
+    async def renew(self) -> bool:
+        """Read the credentials anew. Requests under way keep the client they began with."""
+        if self._reopen is None:
+            return False
+        self._client = await self._reopen()
+        return True
+
+    async def head(self, bucket: str, key: str) -> ObjectInfo | None:
+        """HEAD, with the store's checksums where it keeps any."""
+        with translated("HeadObject", bucket, key):
+            try:
+                answer = await self._client.head_object(
+                    Bucket=bucket, Key=key, ChecksumMode="ENABLED", **self._options.for_all()
+                )
+            except self._client.exceptions.ClientError as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+        if not answer.get("ETag") or "ContentLength" not in answer:
+            raise _not_s3("HeadObject", bucket, key)
+        return info_of(key, answer, size=answer["ContentLength"])
+
+    async def get(self, bucket: str, key: str, *, limit: int) -> bytes | None:
+        """The whole of a small object."""
+        with translated("GetObject", bucket, key):
+            try:
+                answer = await self._client.get_object(Bucket=bucket, Key=key, **self._options.for_all())
+            except self._client.exceptions.ClientError as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+            async with answer["Body"] as body:
+                expected = answer["ContentLength"]
+                if expected > limit:
+                    raise IntegrityError(f"the object has {expected} bytes; at most {limit} were expected")
+                data = bytes(await body.content.read())
+                if len(data) != expected:
+                    raise TransientError(f"the body ended after {len(data)} of {expected} bytes")
+                return data
+
+    @asynccontextmanager
+    async def get_range(
+        self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
+    ) -> AsyncIterator[RangeReply]:
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag."""
+        versioned = {"VersionId": version_id} if version_id else {}
+        details = {"byte_range": (first, last)}
+        with translated("GetObject", bucket, key, **details):
+            answer = await self._client.get_object(
+                Bucket=bucket,
+                Key=key,
+                Range=f"bytes={first}-{last}",
+                IfMatch=f'"{etag}"',
+                **versioned,
+                **self._options.for_all(),
+            )
+        body = answer["Body"]
+
+        async def pieces() -> AsyncIterator[bytes]:
+            with translated("GetObject", bucket, key, **details):
+                while piece := await body.content.readany():
+                    yield piece
+
+        try:
+            yield RangeReply(
+                status=answer["ResponseMetadata"]["HTTPStatusCode"],
+                content_range=answer.get("ContentRange", ""),
+                content_length=answer.get("ContentLength"),
+                etag=unquoted(answer.get("ETag")),
+                pieces=pieces(),
+            )
+        finally:
+            body.close()  # a body read to its end has gone back to the pool; any other takes its connection along
+
+    async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
+        """One page of objects below ``prefix``."""
+        with translated("ListObjectsV2", bucket, prefix):
+            answer = await self._client.list_objects_v2(
+                Bucket=bucket, Prefix=prefix, MaxKeys=limit, StartAfter=after, **self._options.for_all()
+            )
+        objects = [info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])]
+        return Listing(objects, bool(answer.get("IsTruncated")))
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        body: PartBody,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> Stored:
+        """PUT of a small object."""
+        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_match}"'} if if_match else {}
+        with translated("PutObject", bucket, key), SentBody(body) as sent:
+            answer = await self._client.put_object(
+                Bucket=bucket,
+                Key=key,
+                Body=sent,
+                ContentType=content_type,
+                Metadata=dict(metadata),
+                **checksum_of(body),
+                **condition,
+                **self._options.for_create(),
+            )
+        return Stored(unquoted(answer.get("ETag")), version_of(answer))
+
+    async def delete(self, bucket: str, key: str) -> None:
+        """DELETE."""
+        with translated("DeleteObject", bucket, key):
+            await self._client.delete_object(Bucket=bucket, Key=key, **self._options.for_all())
+
+    async def create_upload(
+        self, bucket: str, key: str, *, content_type: str, metadata: Mapping[str, str], crc64nvme: bool
+    ) -> str:
+        """Begin a multipart upload and give its UploadId."""
+        declared = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
+        with translated("CreateMultipartUpload", bucket, key):
+            answer = await self._client.create_multipart_upload(
+                Bucket=bucket,
+                Key=key,
+                ContentType=content_type,
+                Metadata=dict(metadata),
+                **declared,
+                **self._options.for_create(),
+            )
+        if not answer.get("UploadId"):
+            raise _not_s3("CreateMultipartUpload", bucket, key)
+        return str(answer["UploadId"])
+
+    async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
+        """Send one part and give its ETag."""
+        with translated("UploadPart", bucket, key, part=number), SentBody(body) as sent:
+            answer = await self._client.upload_part(
+                Bucket=bucket,
+                Key=key,
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=sent,
+                **checksum_of(body),
+                **self._options.for_all(),
+            )
+        etag = unquoted(answer.get("ETag"))
+        if not etag:
+            raise TransientError("the store acknowledged a part without an ETag").located(
+                operation="UploadPart", bucket=bucket, key=key, part=number
+            )
+        return etag
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[CompletedPart],
+        *,
+        crc64nvme: str | None,
+        if_absent: bool = False,
+    ) -> Stored:
+        """Make the object visible."""
+        listed = [
+            {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
+            | ({"ChecksumCRC64NVME": part.crc64nvme} if part.crc64nvme else {})
+            for part in parts
+        ]
+        whole = {"ChecksumCRC64NVME": crc64nvme, "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
+        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        # The store compares the size with the sum of its parts (AWS; others ignore it).
+        with translated("CompleteMultipartUpload", bucket, key):
+            answer = await self._client.complete_multipart_upload(
+                Bucket=bucket,
+                Key=key,
+                UploadId=upload_id,
+                MultipartUpload={"Parts": listed},
+                MpuObjectSize=sum(part.size for part in parts),
+                **whole,
+                **condition,
+                **self._options.for_all(),
+            )
+        return Stored(unquoted(answer.get("ETag")), version_of(answer))
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        """Abort; that of a missing upload succeeds."""
+        try:
+            with translated("AbortMultipartUpload", bucket, key):
+                await self._client.abort_multipart_upload(
+                    Bucket=bucket, Key=key, UploadId=upload_id, **self._options.for_all()
+                )
+        except HeldError:
+            return  # NoSuchUpload: it is gone, which is all we want
+
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
+        """All parts of an upload."""
+        parts: list[CompletedPart] = []
+        marker = 0
+        try:
+            while True:
+                with translated("ListParts", bucket, key):
+                    answer = await self._client.list_parts(
+                        Bucket=bucket,
+                        Key=key,
+                        UploadId=upload_id,
+                        PartNumberMarker=marker,
+                        **self._options.for_all(),
+                    )
+                parts += [
+                    CompletedPart(
+                        part["PartNumber"],
+                        unquoted(part["ETag"]),
+                        part["Size"],
+                        part.get("ChecksumCRC64NVME"),
+                    )
+                    for part in answer.get("Parts", [])
+                ]
+                if not answer.get("IsTruncated"):
+                    return parts
+                marker = answer["NextPartNumberMarker"]
+        except HeldError:
+            return None
+
+    async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
+        """All open uploads below ``prefix``."""
+        uploads: list[OpenUpload] = []
+        markers: dict[str, str] = {}
+        while True:
+            with translated("ListMultipartUploads", bucket, prefix):
+                answer = await self._client.list_multipart_uploads(
+                    Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
+                )
+            uploads += [
+                OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
+                for entry in answer.get("Uploads", [])
+            ]
+            if not answer.get("IsTruncated"):
+                return uploads
+            markers = {
+                "KeyMarker": answer["NextKeyMarker"],
+                "UploadIdMarker": answer["NextUploadIdMarker"],
+            }
+
+
+def _not_s3(operation: str, bucket: str, key: str) -> ConfigurationError:
+    return ConfigurationError(
+        "the endpoint answers, but not as S3 does",
+        where=Where(operation, bucket, key),
+        hint="check --endpoint-url (AWS_ENDPOINT_URL): is it the store itself, or a web site in front of it?",
+    )

@@ -1,0 +1,250 @@
+"""The map from what botocore and aiohttp raise to our errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from riva_stream.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    HeldError,
+    RivaStreamError,
+    SourceChangedError,
+    SourceNotFoundError,
+    ThrottledError,
+    TransientError,
+    Where,
+)
+
+__all__ = ["RIGHTS", "translated"]
+
+RIGHTS: Mapping[str, str] = {
+    "HeadObject": "s3:GetObject (and s3:ListBucket, to be told that a key is missing)",
+    "GetObject": "s3:GetObject (s3:GetObjectVersion for a version)",
+    "ListObjectsV2": "s3:ListBucket",
+    "PutObject": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+}
+"""The IAM actions that each operation needs."""
+
+_THROTTLED = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "TooManyRequests",
+    "ServiceUnavailable",
+    "503",
+    "429",
+}
+_TRANSIENT = {
+    "InternalError",
+    "InternalFailure",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    # the store received other bytes than we hashed: the way there broke them, so they are sent again
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+    "408",
+    "500",
+    "502",
+    "504",
+}
+_CREDENTIALS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "UnrecognizedClientException",
+}
+_REGION = {
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "301",
+    "307",
+}
+_NETWORK = (
+    boto.EndpointConnectionError,
+    boto.ConnectionClosedError,
+    boto.ConnectTimeoutError,
+    boto.ReadTimeoutError,
+    boto.HTTPClientError,
+    boto.ResponseStreamingError,
+    boto.IncompleteReadError,
+    aiohttp.ClientError,
+    asyncio.TimeoutError,
+    ConnectionError,
+    OSError,
+)
+_BROKEN_ANSWERS = (
+    boto.ChecksumError,
+    boto.FlexibleChecksumError,
+    boto.ConnectionError,
+    ResponseParserError,
+)
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.SSOError,
+    boto.UnauthorizedSSOTokenError,
+    boto.ProfileNotFound,
+    boto.ConfigParseError,
+    boto.ConfigNotFound,
+)
+
+
+@contextmanager
+def translated(operation: str, bucket: str, key: str = "", **details: Any) -> Iterator[None]:
+    """Raise our error in place of botocore's; ``details`` are further fields of ``Where``."""
+    where = Where(operation=operation, bucket=bucket, key=key, **details)
+    try:
+        yield
+    except RivaStreamError as error:
+        details_known = {"operation": operation, "bucket": bucket, "key": key, **details}
+        error.located(**details_known)
+        raise
+    except boto.ClientError as error:
+        raise _from_answer(error, where) from error
+    except (boto.SSLError, aiohttp.ClientSSLError) as error:
+        raise ConfigurationError(
+            f"the TLS certificate of the endpoint is not trusted: {_text(error)}",
+            where=where,
+            hint="pass the store's CA certificates with --ca-bundle",
+        ) from error
+    except _NO_CREDENTIALS as error:
+        raise ConfigurationError(
+            f"there are no usable credentials: {_text(error)}",
+            where=where,
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that exists",
+        ) from error
+    except boto.NoRegionError as error:
+        raise ConfigurationError(
+            "no region is set", where=where, hint="set AWS_REGION or pass --region"
+        ) from error
+    except (*_NETWORK, *_BROKEN_ANSWERS) as error:
+        raise TransientError(f"the connection failed: {_text(error)}", where=where) from error
+    except boto.BotoCoreError as error:
+        # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
+        raise ConfigurationError(f"the request cannot be made: {_text(error)}", where=where) from error
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, without any query string: a signed URL's would hold its signature."""
+    words = str(error) or type(error).__name__
+    return " ".join(word.partition("?")[0] for word in words.split())
+
+
+def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
+    answer: dict[str, Any] = error.response
+    meta = answer.get("ResponseMetadata", {})
+    headers = meta.get("HTTPHeaders", {})
+    code = str(answer.get("Error", {}).get("Code", ""))
+    message = str(answer.get("Error", {}).get("Message", ""))
+    status = meta.get("HTTPStatusCode")
+    place = Where(
+        operation=where.operation,
+        bucket=where.bucket,
+        key=where.key,
+        part=where.part,
+        byte_range=where.byte_range,
+        status=status,
+        code=code,
+        request_id=str(meta.get("RequestId") or headers.get("x-amz-request-id", "")),
+    )
+    region = headers.get("x-amz-bucket-region") or answer.get("Error", {}).get("Region")
+    return _known(code, message, status, place, region)
+
+
+def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
+    code: str, message: str, status: int | None, place: Where, region: str | None
+) -> RivaStreamError:
+    if code in _REGION or (status in {301, 307, 400} and region and code != "ExpiredToken"):
+        named = f"the bucket lies in {region}" if region else "the bucket lies in another region"
+        return ConfigurationError(
+            f"wrong region: {named}",
+            where=place,
+            hint=f"pass --region {region} (or --source-region, for the source)"
+            if region
+            else "check AWS_REGION",
+        )
+    if code in _THROTTLED or status in {429, 503}:
+        return ThrottledError("the store asks for fewer requests", where=place)
+    if code in _CREDENTIALS:
+        return ConfigurationError(
+            f"the store does not accept the credentials: {message or code}",
+            where=place,
+            hint="check the access key, the secret key and the session token, or sign in again",
+        )
+    if code == "NoSuchBucket":
+        return ConfigurationError(
+            f"there is no bucket {place.bucket}", where=place, hint="check the bucket's name and the endpoint"
+        )
+    if code == "NoSuchUpload":
+        return HeldError(
+            "the multipart upload is gone: another run, or a lifecycle rule, has aborted or completed it",
+            where=place,
+            hint="run the same command again",
+        )
+    if code == "InvalidPart":
+        return HeldError(
+            "the store no longer has the parts that it acknowledged: another run has sent others in their place",
+            where=place,
+            hint="run the same command again",
+        )
+    if code in {"NoSuchKey", "NoSuchVersion", "404"} and place.operation == "GetObject":
+        return SourceChangedError(
+            "the source was removed while it was read", where=place, hint="check the source and run again"
+        )
+    if code == "NotImplemented" or status == 501:  # noqa: PLR2004 - Not Implemented
+        return ConfigurationError(f"the store does not support this: {message or code}", where=place)
+    if code == "InvalidObjectState":
+        return SourceNotFoundError(
+            "the object is archived (Glacier) and cannot be read before it is restored",
+            where=place,
+            hint=f"restore it first: aws s3api restore-object --bucket {place.bucket} --key {place.key} …",
+        )
+    if code in {"PreconditionFailed", "InvalidRange", "412", "416"}:
+        if place.operation == "GetObject":
+            return SourceChangedError(
+                "the source was replaced while it was read",
+                where=place,
+                hint="run again to stage what is there now",
+            )
+        return HeldError("another run was there first", where=place, hint="run the same command again")
+    if code in {"NoSuchKey", "404"} and place.operation == "PutObject":
+        # If-Match on an object that is gone
+        return HeldError("another run has removed the object", where=place, hint="run the same command again")
+    if code in _TRANSIENT or (status is not None and status >= 500):  # noqa: PLR2004 - HTTP's server errors
+        return TransientError(f"the store failed: {message or code}", where=place)
+    if status in {401, 403} or code in {"AccessDenied", "Forbidden"}:
+        right = RIGHTS.get(place.operation, place.operation)
+        if "kms" in message.lower():
+            right = "kms:GenerateDataKey and kms:Decrypt on the bucket's key"
+        return AccessDeniedError(
+            f"access denied: {message or code}", where=place, hint=f"the credentials need {right}"
+        )
+    return ConfigurationError(f"the store refuses the request: {message or code}", where=place)

@@ -1,0 +1,32 @@
+"""What every object that is written gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["WriteOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """What every object that is written gets. None: the bucket's own default."""
+
+    sse: str | None = None
+    kms_key_id: str | None = None
+    storage_class: str | None = None
+    expected_bucket_owner: str | None = None
+
+    def for_create(self) -> dict[str, Any]:
+        """Arguments of PutObject and CreateMultipartUpload."""
+        named = {
+            "ServerSideEncryption": self.sse,
+            "SSEKMSKeyId": self.kms_key_id,
+            "StorageClass": self.storage_class,
+        }
+        return {k: v for k, v in named.items() if v is not None} | self.for_all()
+
+    def for_all(self) -> dict[str, Any]:
+        """Arguments of every request."""
+        owner = self.expected_bucket_owner
+        return {} if owner is None else {"ExpectedBucketOwner": owner}

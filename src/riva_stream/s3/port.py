@@ -1,0 +1,187 @@
+"""The narrow port through which everything else sees S3.
+
+Errors are ours (see ``errors``), never botocore's. One call is one request, tried once: retrying is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from riva_stream.buffers import Piece
+
+__all__ = [
+    "CompletedPart",
+    "Listing",
+    "ObjectInfo",
+    "OpenUpload",
+    "PartBody",
+    "RangeReply",
+    "Store",
+    "Stored",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What HEAD or a listing tells of an object. A listing leaves the later fields empty."""
+
+    key: str
+    size: int
+    etag: str
+    """Without its quotes."""
+    last_modified: datetime | None = None
+    version_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = ""
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    """Full-object checksums that the store keeps: algorithm (``crc64nvme``, ``sha256``, …) → base64."""
+    encryption: str = ""
+    """``AES256``, ``aws:kms`` or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of a listing."""
+
+    objects: Sequence[ObjectInfo]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RangeReply:
+    """The head of the answer to a ranged GET, and its body piece by piece.
+
+    Nothing in it is checked yet: whoever asked compares it with what was asked for.
+    """
+
+    status: int
+    content_range: str
+    content_length: int | None
+    etag: str
+    pieces: AsyncIterator[bytes]
+    """Raises our errors when the connection breaks; may end early."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBody:
+    """What goes into one PUT, and the checksum that the store shall verify it with (at most one is set)."""
+
+    pieces: Sequence[Piece]
+    size: int
+    crc64nvme: str | None = None
+    """base64"""
+    md5: str | None = None
+    """base64"""
+    sha256: str | None = None
+    """hexadecimal; becomes the request's signed payload hash"""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedPart:
+    """A part that the store acknowledged."""
+
+    number: int
+    etag: str
+    size: int
+    crc64nvme: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """A multipart upload that is neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The store's answer to a finished PUT or CompleteMultipartUpload."""
+
+    etag: str
+    version_id: str | None = None
+
+
+class Store(Protocol):
+    """One S3 endpoint with one set of credentials.
+
+    Every method raises :class:`~riva_stream.errors.RivaStreamError` of the fitting kind. A missing object is
+    ``None`` from :meth:`head` and :meth:`get`, as that is an answer, not a failure.
+    """
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether this is AWS itself, so that what AWS documents can be relied on."""
+
+    async def renew(self) -> bool:
+        """Read the credentials anew, after the store has said that they have expired; whether that was possible."""
+
+    async def head(self, bucket: str, key: str) -> ObjectInfo | None:
+        """HEAD, with the store's checksums where it keeps any."""
+
+    async def get(self, bucket: str, key: str, *, limit: int) -> bytes | None:
+        """The whole of a small object; IntegrityError when it is longer than ``limit`` bytes."""
+
+    def get_range(
+        self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
+    ) -> AbstractAsyncContextManager[RangeReply]:
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag."""
+
+    async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
+        """One page of at most ``limit`` (1,000 is S3's own limit) objects below ``prefix``, by key."""
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        body: PartBody,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> Stored:
+        """PUT of a small object, on condition that there is none, or one of this ETag; some stores ignore that.
+
+        HeldError when the store finds the condition not met.
+        """
+
+    async def delete(self, bucket: str, key: str) -> None:
+        """DELETE; that of a missing object succeeds."""
+
+    async def create_upload(
+        self, bucket: str, key: str, *, content_type: str, metadata: Mapping[str, str], crc64nvme: bool
+    ) -> str:
+        """Begin a multipart upload and give its UploadId."""
+
+    async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
+        """Send one part and give its ETag."""
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[CompletedPart],
+        *,
+        crc64nvme: str | None,
+        if_absent: bool = False,
+    ) -> Stored:
+        """Make the object visible. ``crc64nvme`` is that of the whole object, base64.
+
+        HeldError when there is no such upload (any more), or ``if_absent`` was asked for and an object is there.
+        """
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        """Abort; that of a missing upload succeeds."""
+
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
+        """All parts (all pages) of an upload, or None when there is no such upload."""
+
+    async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
+        """All open uploads (all pages) below ``prefix``."""

@@ -1,0 +1,161 @@
+"""Sessions and clients: credentials, profile, region, endpoint, pool and time-outs."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aioboto3
+import anyio.to_thread
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.s3.body import SIGNER
+from riva_stream.s3.client import S3Store
+from riva_stream.s3.errors import translated
+from riva_stream.s3.options import WriteOptions
+
+__all__ = ["StoreSettings", "open_store"]
+
+_CONNECT_TIMEOUT = 10.0
+_SIGNED_HERE = ("PutObject", "UploadPart")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """One endpoint and how to reach it. Seconds."""
+
+    region: str | None = None
+    endpoint_url: str | None = None
+    profile: str | None = None
+    """None: AWS_PROFILE, which is ignored where no such profile exists."""
+    ca_bundle: Path | None = None
+    connections: int = 16
+    read_timeout: float = 60.0
+    options: WriteOptions = field(default_factory=WriteOptions)
+
+
+@asynccontextmanager
+async def open_store(
+    settings: StoreSettings, *, session: Any = None, warn: Callable[[str], None]
+) -> AsyncIterator[S3Store]:
+    """A store behind one client, which is closed at the end.
+
+    Args:
+        settings: where and how.
+        session: the caller's own ``aioboto3.Session``, with the caller's credentials; None makes one.
+        warn: is told what was ignored.
+
+    Raises:
+        ConfigurationError: no credentials, no region, an unknown profile that was asked for, a bad CA bundle.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def open_client() -> Any:
+            made = session
+            if made is None:
+                made, ignored = await anyio.to_thread.run_sync(_make_session, settings)
+                if ignored:
+                    warn(ignored)
+            # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
+            await anyio.to_thread.run_sync(_warm, made, settings)
+            with translated("CreateClient", ""):
+                client = await stack.enter_async_context(made.client("s3", **_client_arguments(settings)))
+            for operation in _SIGNED_HERE:
+                client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
+                client.meta.events.register(f"before-call.s3.{operation}", _no_expect)
+            return client
+
+        client = await open_client()
+        is_aws = _is_aws(client.meta.endpoint_url)
+        yield S3Store(client, is_aws=is_aws, options=settings.options, reopen=open_client)
+
+
+def _make_session(settings: StoreSettings) -> tuple[Any, str]:
+    """The session, and what was ignored in making it."""
+    inherited = os.environ.get("AWS_PROFILE") or None
+    # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
+    # stop a run that has other credentials. Left to itself botocore fails on an AWS_PROFILE that is empty or unknown.
+    asked_for = settings.profile if settings.profile != inherited else None
+    name = asked_for or inherited
+    core = AioSession(session_vars={"profile": (None, None, None, None)})
+    if name is None:
+        return aioboto3.Session(botocore_session=core), ""
+    with translated("LoadProfile", ""):
+        known = core.available_profiles
+    if name in known:
+        core = AioSession(session_vars={"profile": (None, None, inherited, None)})
+        if asked_for:
+            core.set_config_variable("profile", asked_for)
+        return aioboto3.Session(botocore_session=core), ""
+    if asked_for:
+        raise ConfigurationError(
+            f"there is no profile {name!r} in the AWS configuration",
+            hint=f"known profiles: {', '.join(known) or 'none'}",
+        )
+    ignored = f"AWS_PROFILE names {name!r}, which is in no AWS configuration file: it is ignored"
+    return aioboto3.Session(botocore_session=core), ignored
+
+
+def _warm(session: Any, settings: StoreSettings) -> None:
+    core = session._session  # noqa: SLF001 - aioboto3 offers no other way to its loader
+    loader = core.get_component("data_loader")
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("s3", kind, api_version=None)  # the loader caches by these very arguments
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    if settings.ca_bundle is not None:
+        with translated("LoadCABundle", ""):
+            try:
+                ssl.create_default_context(cafile=str(settings.ca_bundle))
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigurationError(
+                    f"the CA bundle {settings.ca_bundle} cannot be read: {error}", hint="check --ca-bundle"
+                ) from error
+
+
+def _client_arguments(settings: StoreSettings) -> dict[str, Any]:
+    s3: dict[str, Any] = {"payload_signing_enabled": False}
+    if settings.endpoint_url is not None:
+        s3["addressing_style"] = "path"
+    config = AioConfig(
+        region_name=settings.region,
+        connect_timeout=_CONNECT_TIMEOUT,
+        read_timeout=settings.read_timeout,
+        max_pool_connections=settings.connections,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3=s3,
+    )
+    arguments: dict[str, Any] = {"config": config, "region_name": settings.region}
+    if settings.endpoint_url is not None:
+        arguments["endpoint_url"] = settings.endpoint_url
+        if settings.region is None:
+            arguments["region_name"] = "us-east-1"
+    if settings.ca_bundle is not None:
+        arguments["verify"] = str(settings.ca_bundle)
+    return arguments
+
+
+def _is_aws(endpoint_url: str) -> bool:
+    """Whether this is AWS itself; the endpoint may also come from the environment or the profile."""
+    host = urlsplit(endpoint_url).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def _choose_signer(signature_version: Any = None, **_: Any) -> str | None:
+    """Sign by the hash that the body brings, wherever plain SigV4 would sign."""
+    return SIGNER if signature_version in {"v4", "s3v4"} else None
+
+
+def _no_expect(params: dict[str, Any], **_: Any) -> None:
+    """Spare a round trip per part: rights were tried when the upload was created."""
+    params["headers"].pop("Expect", None)

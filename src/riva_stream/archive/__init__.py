@@ -1,0 +1,33 @@
+"""Archives, read exactly or refused: gunzip, tar and the member policy, as a state machine without any I/O.
+
+The door is :class:`Extractor`. What each odd archive comes to, next to what GNU tar makes of it, stands in
+``docs/archives.md``.
+"""
+
+from riva_stream.archive.events import (
+    ArchiveSummary,
+    Event,
+    ListedEntry,
+    MemberData,
+    MemberEnd,
+    MemberStart,
+    StagedMember,
+)
+from riva_stream.archive.extract import Extractor
+from riva_stream.archive.inside import InnerFile, InsideReport
+from riva_stream.archive.policy import Limits, Member
+
+__all__ = [
+    "ArchiveSummary",
+    "Event",
+    "Extractor",
+    "InnerFile",
+    "InsideReport",
+    "Limits",
+    "ListedEntry",
+    "Member",
+    "MemberData",
+    "MemberEnd",
+    "MemberStart",
+    "StagedMember",
+]

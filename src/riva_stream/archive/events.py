@@ -1,0 +1,79 @@
+"""What the extractor hands to the pipeline, and what it says at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from riva_stream.archive.detect import ContainerName
+    from riva_stream.archive.inside import InsideReport
+    from riva_stream.archive.policy import Member
+    from riva_stream.archive.tar import Kind
+
+__all__ = ["ArchiveSummary", "Event", "ListedEntry", "MemberData", "MemberEnd", "MemberStart", "StagedMember"]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStart:
+    """A selected member begins."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberData:
+    """The next bytes of the member that has begun; never empty."""
+
+    data: memoryview | bytes
+    """Immutable: a slice of an inflated block, which stays alive as long as the slice does. Not a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEnd:
+    """The member is complete: as many bytes as its size said were handed over."""
+
+    member: Member
+    inside: InsideReport
+
+
+Event = MemberStart | MemberData | MemberEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEntry:
+    """One entry of the archive, for a report."""
+
+    name: str
+    """UTF-8; bytes that are not are escaped, and a very long name is shortened."""
+    size: int
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class StagedMember:
+    """A member that was handed over, and what was found inside it."""
+
+    member: Member
+    inside: InsideReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveSummary:
+    """What a whole and sound archive was found to be."""
+
+    container: ContainerName
+    checksum: str | None
+    """What vouches for the bytes: ``gzip-crc32``, ``zstd-checksum``, or None when the container has no checksum."""
+    members: int
+    """Entries of any kind."""
+    listing: tuple[ListedEntry, ...]
+    """The first of them, up to ``Limits.listing``."""
+    unlisted: int
+    """How many more there are."""
+    selected: tuple[StagedMember, ...]
+    warnings: tuple[str, ...]
+    compressed_bytes: int
+    """Bytes of the archive as stored."""
+    expanded_bytes: int
+    """Bytes of tar stream, what follows its end included, and of holes that were filled."""

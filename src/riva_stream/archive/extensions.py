@@ -1,0 +1,128 @@
+"""Extended headers: what stands in front of a member and changes its name, its size or its shape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from riva_stream.archive.pax import Pax, parse_global, parse_pax
+from riva_stream.archive.policy import show
+from riva_stream.archive.sparse import old_gnu_head, pax_sparse
+from riva_stream.archive.tar import BLOCK, Header, decode
+from riva_stream.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from riva_stream.archive.sparse import Segment
+
+__all__ = ["Described", "Extensions", "place_of"]
+
+_MAX_OFFSET = (1 << 63) - 1
+
+
+class Described(NamedTuple):
+    """A member as its header and its extended headers together describe it."""
+
+    name: bytes
+    link: bytes
+    stored: int
+    """Bytes in the archive, a sparse map of version 1.0 included."""
+    real: int
+    """Bytes of the file."""
+    sparse: bool = False
+    segments: list[Segment] | None = None
+    """The sparse map, as far as it is known: None when it stands in front of the data."""
+    more: bool = False
+    """Whether blocks with more of an old GNU map follow the header."""
+
+
+def place_of(name: str, at: int, what: str = "member") -> str:
+    """How every message names an entry."""
+    return f"{what} {show(name)} (header at byte {at} of the tar stream)"
+
+
+class Extensions:
+    """Gathers the extended headers of one member, and applies them.
+
+    Args:
+        limit: most bytes of extended headers in front of one member.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._forget()
+
+    def _forget(self) -> None:
+        self._bytes = 0
+        self._long_name: bytes | None = None
+        self._long_link: bytes | None = None
+        self._pax: Pax | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a member has to follow."""
+        return self._pax is not None or self._long_name is not None or self._long_link is not None
+
+    def announce(self, header: Header, at: int) -> None:
+        """An extended header begins at byte ``at``.
+
+        Raises:
+            ArchiveError: it is longer than is read, together with those before it.
+        """
+        self._bytes += BLOCK + header.size
+        if self._bytes > self._limit:
+            raise ArchiveError(
+                f"{place_of(decode(header.name), at, 'extended header')}: {self._bytes} bytes of extended headers in a row; "
+                f"at most {self._limit} are read"
+            )
+
+    def add(self, header: Header, body: bytes, at: int) -> None:
+        """Its body is complete.
+
+        Raises:
+            ArchiveError: it is malformed, or the second of its kind for one member: readers differ in which one counts.
+        """
+        place = place_of(decode(header.name), at, "extended header")
+        kind = header.typeflag
+        if kind == b"g":
+            parse_global(body, place)
+            return
+        if kind in b"xX":
+            second, self._pax = self._pax is not None, parse_pax(body, place)
+        elif kind == b"L":
+            second, self._long_name = self._long_name is not None, body.partition(b"\0")[0]
+        else:
+            second, self._long_link = self._long_link is not None, body.partition(b"\0")[0]
+        if second:
+            raise ArchiveError(f"{place} is the second of its kind for one member")
+
+    def apply(self, block: bytes, header: Header, at: int) -> Described:
+        """Describe the member whose header block this is, and forget the extended headers.
+
+        Raises:
+            ArchiveError: they contradict each other or the header, or make a member that is not read.
+        """
+        pax = self._pax or Pax()
+        name = header.name if self._long_name is None else self._long_name
+        if pax.path is not None:
+            if self._long_name not in {None, pax.path}:
+                place = place_of(decode(pax.path), at)
+                raise ArchiveError(f"{place} has another name, {show(decode(name))}, in a GNU header")
+            name = pax.path
+        place = place_of(decode(name), at)
+        link = header.link if self._long_link is None else self._long_link
+        size = header.size if pax.size is None else pax.size
+        if size > _MAX_OFFSET - at - 2 * BLOCK:
+            raise ArchiveError(f"{place}: a size of {size} bytes cannot be")
+        self._forget()
+        if pax.sparse:
+            if not header.ustar or header.typeflag not in {b"0", b"\0"}:
+                raise ArchiveError(f"{place} is sparse, but no regular pax member")
+            info = pax_sparse(pax, self._limit, place)
+            return Described(info.name or name, link, size, info.size, sparse=True, segments=info.segments)
+        if header.typeflag == b"S":
+            if not header.gnu:
+                raise ArchiveError(f"{place} is sparse in a format (star) that is not read")
+            real, segments, more = old_gnu_head(block, place)
+            return Described(name, link, size, real, sparse=True, segments=segments, more=more)
+        if header.typeflag == b"M":
+            raise ArchiveError(f"{place} continues from another volume")
+        return Described(name, link, size, size)

@@ -1,0 +1,174 @@
+"""A look inside a member while it streams by: a ``.riva`` is itself an archive.
+
+Nothing is unpacked and nothing is copied: of a tar only the headers are touched (the data between them is skipped by
+arithmetic), of a gzip only its first block is inflated. What is found is a remark for the report; the only refusals
+are a ``.riva`` of no bytes and one of nothing but zeros, neither of which can be a model.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from riva_stream.archive.policy import show
+from riva_stream.archive.tar import BLOCK, looks_like_tar
+from riva_stream.archive.walk import Walk
+from riva_stream.archive.zeros import is_zero
+from riva_stream.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from riva_stream.archive.policy import Member
+    from riva_stream.archive.tar import Entry
+
+__all__ = ["InnerFile", "Inside", "InsideReport"]
+
+_NAMES = 200
+"""Inner names that are kept."""
+_NAME_CHARS = 200
+_HEAD = 4096
+"""Bytes of the member that are kept until its container is known."""
+
+Container = Literal["tar", "gzip over tar", "gzip", "zip", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class InnerFile:
+    """One file inside a member."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class InsideReport:
+    """What a member was found to be."""
+
+    container: Container
+    files: tuple[InnerFile, ...] = ()
+    """Of a tar: the first 200 files in it; long names are shortened."""
+    more_files: int = 0
+    """How many files there are beyond these."""
+    warnings: tuple[str, ...] = ()
+
+
+class Inside:
+    """Watches one member. It keeps at most 4 KiB of it and 200 names."""
+
+    def __init__(self, member: Member, header_bytes: int) -> None:
+        self._member = member
+        self._header_bytes = header_bytes
+        self._head = bytearray()
+        self._seen = 0
+        self._zero = True
+        self._container: Container | None = None
+        self._walk: Walk | None = None
+        self._files: list[InnerFile] = []
+        self._more = 0
+        self._warnings: list[str] = []
+
+    def feed(self, view: memoryview) -> None:
+        """Look at the next bytes of the member."""
+        self._seen += len(view)
+        if self._zero:
+            self._zero = is_zero(view)
+        if self._container is None:
+            self._head += view[: _HEAD - len(self._head)]
+            enough = len(self._head) == _HEAD or self._seen == self._member.size
+            if not enough:
+                return
+            self._container = container_of(bytes(self._head))
+            if self._container == "tar":
+                self._walk = Walk(self, header_bytes=self._header_bytes, allow_missing_end=True)
+                begin = self._seen - len(view)
+                if begin:  # the head came in several pieces: the walk starts with the kept ones
+                    self._step(memoryview(bytes(self._head[:begin])))
+        if self._walk:
+            self._step(view)
+
+    def _step(self, view: memoryview) -> None:
+        walk = self._walk
+        if walk is None:
+            return
+        try:
+            walk.feed(view)
+            while not walk.hungry:
+                walk.walk(len(view))
+        except ArchiveError as error:
+            self._stop(error)
+
+    def _stop(self, error: ArchiveError) -> None:
+        self._walk = None
+        self.warn(f"the tar inside could not be read to its end: {error.what}")
+
+    def finish(self) -> InsideReport:
+        """The member is complete.
+
+        Raises:
+            ArchiveError: it is empty, or all zeros.
+        """
+        name = show(self._member.name)
+        model = self._member.key_name.endswith(".riva")
+        if self._zero:  # or empty
+            fault = f"its {self._seen} bytes are all zero" if self._seen else "it has 0 bytes"
+            if model:
+                raise ArchiveError(f"member {name} is empty: {fault}, and a model cannot be")
+            self.warn(fault)
+        if self._walk:
+            try:
+                self._walk.finish()
+            except ArchiveError as error:
+                self._stop(error)
+        container = self._container or "unknown"
+        if container == "unknown" and model:
+            self.warn("it is no tar, gzip or zip: its container is not known")
+        return InsideReport(
+            container,
+            tuple(self._files),
+            self._more,
+            tuple(f"member {name}: {text}" for text in self._warnings),
+        )
+
+    # -- what the walk over the inner tar tells ------------------------------------------------------------------
+
+    def entry(self, entry: Entry) -> bool:
+        """Note a file; its data is never wanted."""
+        if entry.kind == "file":
+            if len(self._files) < _NAMES:
+                self._files.append(InnerFile(shorten(entry.name), entry.size))
+            else:
+                self._more += 1
+        return False
+
+    def data(self, view: memoryview) -> None:
+        """Never called: no entry is wanted."""
+
+    def hole(self, count: int) -> None:
+        """Never called: no entry is wanted."""
+
+    def end(self) -> None:
+        """Never called: no entry is wanted."""
+
+    def warn(self, text: str) -> None:
+        """Keep the first few remarks about the inner tar."""
+        if len(self._warnings) < 5:  # noqa: PLR2004
+            self._warnings.append(text)
+
+
+def shorten(name: str) -> str:
+    """A name for a report: plain UTF-8 (other bytes escaped), and bounded however long the archive made it."""
+    cut = name if len(name) <= _NAME_CHARS else f"{name[: _NAME_CHARS - 1]}…"
+    return cut.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def container_of(head: bytes) -> Container:
+    """Tell a member's container by its first bytes (at most 4 KiB of them)."""
+    if head[:2] == b"\x1f\x8b":
+        try:
+            start = zlib.decompressobj(wbits=31).decompress(head, 2 * BLOCK)
+        except zlib.error:
+            return "unknown"
+        return "gzip over tar" if looks_like_tar(start[:BLOCK]) else "gzip"
+    if head[:4] in {b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"}:
+        return "zip"
+    return "tar" if looks_like_tar(head[:BLOCK]) else "unknown"

@@ -1,0 +1,39 @@
+"""Numeric fields of a tar header, read as GNU tar reads them (``list.c``, ``from_header``)."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["checksum", "number"]
+
+_OCTAL = re.compile(rb"\0?[ \t\n\v\f\r]*([0-7]+)(?:[\0 \t\n\v\f\r]|\Z)")
+_MAX = (1 << 63) - 1
+
+
+def number(field: bytes) -> int:
+    """A size or an offset: octal (POSIX), or base-256 with the high bit set (GNU, star). A field of NULs is 0.
+
+    Raises:
+        ValueError: blanks, garbage behind the digits, a negative number, one over 2**63 - 1, or the base-64 of a GNU
+            tar from before 1999. The text completes the sentence "it has ...".
+    """
+    match = _OCTAL.match(field)
+    if match:
+        return int(match[1], 8)
+    if not field.strip(b"\0"):
+        return 0
+    if field[0] == 0x80:  # noqa: PLR2004 - the marker of a positive base-256 number
+        value = int.from_bytes(field[1:], "big")
+        if value <= _MAX:
+            return value
+        raise ValueError(f"a number over 2**63 - 1 ({field.hex()})")
+    if field[0] == 0xFF:  # noqa: PLR2004 - and of a negative one
+        raise ValueError(f"a negative number ({field.hex()})")
+    raise ValueError(f"something that is no octal number ({field!r})")
+
+
+def checksum(block: bytes) -> tuple[int, int]:
+    """The sums a header may record: of unsigned bytes (POSIX), or of signed ones (old Suns). The field counts as blanks."""
+    unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
+    high = sum(1 for byte in block[:148] + block[156:] if byte > 0x7F)  # noqa: PLR2004
+    return unsigned, unsigned - 256 * high

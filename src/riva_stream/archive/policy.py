@@ -1,0 +1,159 @@
+"""Which members are taken, under which name, and how much an archive may ask of us: the one place that says so.
+
+Every rule here ends in an :class:`~riva_stream.errors.ArchiveError` that names the member. The table of the rules,
+next to what GNU tar does in the same place, stands in ``docs/archives.md``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import TYPE_CHECKING
+
+from riva_stream.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from riva_stream.archive.tar import Entry
+
+__all__ = ["Limits", "Member", "Policy", "show"]
+
+_MIB = 1 << 20
+_NAME_BYTES = 255
+"""NAME_MAX of every common file system: a longer base name could not be written back to a disk."""
+_PATH_BYTES = 4096
+"""PATH_MAX of Linux."""
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Direction overrides: a name that holds one is shown as something that it is not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one archive may ask of us. All are refused while streaming, as soon as they are passed."""
+
+    members: int = 100_000
+    """Entries of any kind in the tar stream."""
+    matching_members: int = 1_000
+    """Members that match ``include``; each costs an upload."""
+    header_bytes: int = _MIB
+    """Bytes of extended headers (pax, GNU long names) or of a sparse map that describe one member."""
+    expanded_bytes: int = 5 << 40
+    """Bytes of tar stream, holes of sparse members included: 5 TiB."""
+    ratio: float = 100.0
+    """Expanded bytes per archive byte. Model weights reach 1.1 to 4; deflate itself cannot pass 1032."""
+    ratio_floor: int = 64 * _MIB
+    """Expanded bytes below which the ratio is not judged."""
+    streams: int = 4_000_000
+    """gzip members or zstd frames in one archive. bgzip writes one per 64 KiB."""
+    zstd_window: int = 32 * _MIB
+    """Window a zstd frame may ask for: it is held in memory. ``zstd -19`` needs 8 MiB, ``--ultra -22`` 128 MiB."""
+    listing: int = 1_000
+    """Entries kept by name for the report; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member that is staged."""
+
+    name: str
+    """As in the archive."""
+    key_name: str
+    """Its base name: the object's name under ``models/``."""
+    size: int
+    """Bytes, holes of a sparse member included."""
+    index: int
+    """Its place among all entries of the archive, from 0."""
+    offset: int
+    """Where its header block begins in the tar stream."""
+
+
+def show(name: str, limit: int = 200) -> str:
+    """A name fit for a message or a report: quoted, nothing unprintable, at most about ``limit`` characters."""
+    cut = name if len(name) <= limit else f"{name[: limit - 20]}…{name[-19:]}"
+    return repr(cut)
+
+
+class Policy:
+    """Decides for each entry whether it is staged.
+
+    Args:
+        include: shell patterns. One without a slash is held against the base name, one with a slash against the whole
+            name (without a leading ``./``); ``*`` crosses slashes, letter case counts.
+        limits: see :class:`Limits`.
+    """
+
+    def __init__(self, include: Sequence[str], limits: Limits) -> None:
+        self.include = tuple(include)
+        self._limits = limits
+        self._base = [re.compile(translate(p)).match for p in include if "/" not in p]
+        self._whole = [re.compile(translate(p.removeprefix("./"))).match for p in include if "/" in p]
+        self._taken: dict[str, str] = {}
+
+    def matches(self, name: str) -> bool:
+        """Whether a member of this name is asked for."""
+        base = name.rpartition("/")[2]
+        if any(match(base) for match in self._base):
+            return True
+        whole = name.removeprefix("./")
+        return any(match(whole) for match in self._whole)
+
+    def select(self, entry: Entry) -> Member | None:
+        """The member to stage, or None for an entry that is not asked for.
+
+        Raises:
+            ArchiveError: the entry matches, but it is not one that can be staged as it is.
+        """
+        if entry.kind == "directory" or not self.matches(entry.name):
+            return None
+        place = f"member {show(entry.name)} (header at byte {entry.offset} of the tar stream)"
+        if entry.kind != "file":
+            target = f" to {show(entry.link)}" if entry.link else ""
+            raise ArchiveError(
+                f"{place} is a {entry.kind}{target}, not a file, and it matches --include",
+                hint="Pack the file itself (tar --dereference --hard-dereference), or narrow --include.",
+            )
+        key_name = entry.name.rpartition("/")[2]
+        fault = _fault(entry.name, key_name)
+        if fault:
+            raise ArchiveError(f"{place} is refused for its name: {fault}", hint="Rename it and pack again.")
+        if key_name in self._taken:
+            other = self._taken[key_name]
+            what = "appears twice" if other == entry.name else f"and {show(other)} would both become"
+            tail = "" if other == entry.name else f" models/{key_name}"
+            raise ArchiveError(
+                f"{place} {what}{tail}",
+                hint="Give every matching member a base name of its own, or narrow --include.",
+            )
+        if len(self._taken) >= self._limits.matching_members:
+            raise ArchiveError(
+                f"{place} is one more than the {self._limits.matching_members} matching members allowed",
+                hint="Narrow --include, or raise the limit on matching members.",
+            )
+        self._taken[key_name] = entry.name
+        return Member(entry.name, key_name, entry.size, entry.index, entry.offset)
+
+
+def _fault(name: str, key_name: str) -> str:
+    """What is wrong with the name of a matching member; empty when nothing is."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return "it is not UTF-8, and the key of an S3 object has to be"
+    checks = (
+        (name.startswith("/"), "it is absolute"),
+        (".." in name.split("/"), "it has a '..' component"),
+        ("\0" in name, "it holds a NUL"),
+        ("\\" in name, "it holds a backslash"),
+        (any(_unprintable(c) for c in name), "it holds a control character"),
+        (key_name in {"", "."}, "it has no base name"),
+        (len(key_name.encode()) > _NAME_BYTES, f"its base name is longer than {_NAME_BYTES} bytes"),
+        (len(encoded) > _PATH_BYTES, f"it is longer than {_PATH_BYTES} bytes"),
+    )
+    return next((fault for wrong, fault in checks if wrong), "")
+
+
+def _unprintable(c: str) -> bool:
+    return c in _BIDI or unicodedata.category(c) in {"Cc", "Zl", "Zp"}

@@ -1,0 +1,126 @@
+"""From entries of the tar to events: what is staged is handed on, everything is counted, some of it is remembered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from riva_stream.archive.events import Event, ListedEntry, MemberData, MemberEnd, MemberStart, StagedMember
+from riva_stream.archive.inside import Inside, shorten
+from riva_stream.archive.policy import Limits, Policy, show
+from riva_stream.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from riva_stream.archive.policy import Member
+    from riva_stream.archive.tar import Entry
+
+__all__ = ["Selection"]
+
+_WARNINGS = 100
+
+
+class Selection:
+    """The :class:`~riva_stream.archive.tar.Sink` of the archive's own tar.
+
+    Args:
+        include: shell patterns of the members to stage.
+        limits: what the archive may ask of us.
+    """
+
+    def __init__(self, include: Sequence[str], limits: Limits) -> None:
+        self._limits = limits
+        self._policy = Policy(include, limits)
+        self._events: list[Event] = []
+        self._member: Member | None = None
+        self._inside: Inside | None = None
+        self._warnings: list[str] = []
+        self._more_warnings = 0
+        self.entries = 0
+        self.holes = 0
+        """Zero bytes made up for sparse members so far."""
+        self.last = ""
+        """The name of the latest entry."""
+        self.listing: list[ListedEntry] = []
+        self.staged: list[StagedMember] = []
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The first hundred remarks, and how many more there were."""
+        more = (f"and {self._more_warnings} more warnings",) if self._more_warnings else ()
+        return (*self._warnings, *more)
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def entry(self, entry: Entry) -> bool:
+        """A new entry; whether it is staged.
+
+        Raises:
+            ArchiveError: there are too many, or it matches and cannot be staged.
+        """
+        self.entries += 1
+        self.last = entry.name
+        if self.entries > self._limits.members:
+            raise ArchiveError(
+                f"the archive has more than {self._limits.members} entries; {show(entry.name)} is one too many",
+                hint="Raise the limit on members if that is how it should be.",
+            )
+        if len(self.listing) < self._limits.listing:
+            self.listing.append(ListedEntry(shorten(entry.name), entry.size, entry.kind))
+        self._member = self._policy.select(entry)
+        if self._member is None:
+            return False
+        if entry.offset + self.holes + entry.size > self._limits.expanded_bytes:
+            raise ArchiveError(
+                f"member {show(entry.name)} of {entry.size} bytes takes the archive over {self._limits.expanded_bytes} bytes"
+            )
+        self._inside = Inside(self._member, self._limits.header_bytes)
+        self._events.append(MemberStart(self._member))
+        return True
+
+    def data(self, view: memoryview) -> None:
+        """Bytes of the member."""
+        if self._inside:
+            self._inside.feed(view)
+        self._events.append(MemberData(view))
+
+    def hole(self, count: int) -> None:
+        """As many zeros are made up for a sparse member."""
+        self.holes += count
+
+    def end(self) -> None:
+        """The member is complete.
+
+        Raises:
+            ArchiveError: it is a model of no bytes, or of nothing but zeros.
+        """
+        if self._member is None or self._inside is None:  # pragma: no cover - the walk ends only what began
+            return
+        report = self._inside.finish()
+        for text in report.warnings:
+            self.warn(text)
+        self.staged.append(StagedMember(self._member, report))
+        self._events.append(MemberEnd(self._member, report))
+        self._member = self._inside = None
+
+    def warn(self, text: str) -> None:
+        """Keep a remark for the summary."""
+        if len(self._warnings) < _WARNINGS:
+            self._warnings.append(text)
+        else:
+            self._more_warnings += 1
+
+    def nothing_matched(self) -> ArchiveError:
+        """The error for an archive without a member to stage: it says what there is instead."""
+        patterns = " ".join(self._policy.include)
+        what = "has no members at all"
+        if self.entries:
+            what = "has " + ", ".join(f"{show(e.name)} ({e.kind}, {e.size} bytes)" for e in self.listing[:20])
+        more = self.entries - len(self.listing[:20])
+        return ArchiveError(
+            f"no member matches {patterns}; the archive {what}" + (f" and {more} more" if more else ""),
+            hint="Check --include, or whether this is the right archive.",
+        )

@@ -1,0 +1,192 @@
+"""Maps of sparse members: which stretches of the file are in the archive; the rest are holes.
+
+Four ways to write one (GNU tar manual, "Sparse Formats"): old GNU (typeflag ``S``, the map in the header and in
+blocks behind it) and pax 0.0, 0.1 (the map in the extended header) and 1.0 (the map in front of the data).
+GNU tar starts each stretch at a block of its own, Python and libarchive read them end to end; both mean the same
+only if every stretch but the last is a multiple of 512 bytes, and maps for which they would differ are refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from riva_stream.archive.numbers import number
+from riva_stream.archive.pax import decimal
+from riva_stream.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from riva_stream.archive.pax import Pax
+
+__all__ = [
+    "MapReader",
+    "Segment",
+    "SparseInfo",
+    "check_count",
+    "check_map",
+    "old_gnu_entries",
+    "old_gnu_head",
+    "pax_sparse",
+]
+
+_ENTRY = 24
+"""Bytes of one old GNU map entry, and what any map entry counts for against ``Limits.header_bytes``."""
+
+
+class Segment(NamedTuple):
+    """A stretch of data: where in the file it goes, and how long it is. Bytes."""
+
+    offset: int
+    length: int
+
+
+class SparseInfo(NamedTuple):
+    """What a pax header says of a sparse member."""
+
+    name: bytes | None
+    size: int
+    """The real size of the file, holes included."""
+    segments: list[Segment] | None
+    """None: version 1.0, whose map stands in front of the data."""
+
+
+def old_gnu_entries(block: bytes, start: int, count: int, place: str) -> tuple[list[Segment], bool]:
+    """Up to ``count`` entries of an old GNU map, and whether its end was seen."""
+    segments: list[Segment] = []
+    for at in range(start, start + count * _ENTRY, _ENTRY):
+        if not block[at + 12]:  # GNU tar's own test for the end of the map (sparse.c, oldgnu_add_sparse)
+            return segments, True
+        try:
+            segments.append(Segment(number(block[at : at + 12]), number(block[at + 12 : at + 24])))
+        except ValueError as error:
+            raise ArchiveError(f"{place}: its sparse map has {error}") from None
+    return segments, False
+
+
+def old_gnu_head(block: bytes, place: str) -> tuple[int, list[Segment], bool]:
+    """Real size, first map entries, and whether a block with more of them follows."""
+    try:
+        size = number(block[483:495])
+    except ValueError as error:
+        raise ArchiveError(f"{place}: its real size is {error}") from None
+    segments, ended = old_gnu_entries(block, 386, 4, place)
+    more = bool(block[482])
+    if ended and more:
+        raise ArchiveError(f"{place}: its sparse map has ended, yet says that it goes on")
+    return size, segments, more
+
+
+def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
+    """Read the ``GNU.sparse.*`` records of one member.
+
+    Raises:
+        ArchiveError: they do not make one of the three versions, or the map has more entries than ``limit`` bytes allow.
+    """
+    single = dict(pax.sparse)
+    size_text = single.get(b"realsize", single.get(b"size"))
+    if size_text is None:
+        raise ArchiveError(f"{place}: sparse, but without its real size")
+    size = decimal(size_text, "GNU.sparse.realsize", place)
+    name = single.get(b"name")
+    if b"major" in single:
+        if (single[b"major"], single.get(b"minor")) != (b"1", b"0"):
+            raise ArchiveError(f"{place}: a sparse format that is not known ({single[b'major'][:20]!r})")
+        return SparseInfo(name, size, None)
+    if b"map" in single:
+        numbers = single[b"map"].split(b",") if single[b"map"] else []
+    else:
+        wanted = b"offset"
+        numbers = []
+        for key, value in pax.sparse:
+            if key not in {b"offset", b"numbytes"}:
+                continue
+            if key != wanted:
+                raise ArchiveError(f"{place}: its sparse map has two {key.decode()} in a row")
+            numbers.append(value)
+            wanted = b"numbytes" if key == b"offset" else b"offset"
+    count = decimal(single.get(b"numblocks", b""), "GNU.sparse.numblocks", place)
+    if len(numbers) != 2 * count:
+        raise ArchiveError(f"{place}: its sparse map has {len(numbers)} numbers, not 2 x {count}")
+    check_count(count, limit, place)
+    values = [decimal(n, "a number of its sparse map", place) for n in numbers]
+    return SparseInfo(name, size, [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)])
+
+
+class MapReader:
+    """The map of version 1.0, in front of the data: one decimal number a line, the first is the count of entries.
+
+    Args:
+        limit: bytes the map may have; each entry counts for at least 24.
+        place: names the member in errors.
+    """
+
+    def __init__(self, limit: int, place: str) -> None:
+        self._limit = limit
+        self._place = place
+        self._text = bytearray()
+        self._lines = 0
+        self._count = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes read so far."""
+        return len(self._text)
+
+    def feed(self, block: bytes) -> bool:
+        """Take the next block; whether the map is complete.
+
+        Raises:
+            ArchiveError: it is malformed or too long.
+        """
+        self._text += block
+        self._lines += block.count(b"\n")
+        if self._count < 0:
+            head, newline, _ = block.partition(b"\n")
+            if not newline:
+                raise ArchiveError(f"{self._place}: its sparse map does not begin with a number")
+            self._count = decimal(head, "the length of its sparse map", self._place)
+            check_count(self._count, self._limit, self._place)
+        if len(self._text) > self._limit:
+            raise ArchiveError(f"{self._place}: its sparse map is longer than {self._limit} bytes")
+        return self._lines > 2 * self._count
+
+    def segments(self) -> list[Segment]:
+        """The entries, once ``feed`` said that they are complete."""
+        lines = bytes(self._text).split(b"\n")[1 : 2 * self._count + 1]
+        values = [decimal(line, "a number of its sparse map", self._place) for line in lines]
+        return [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
+
+
+def check_map(segments: list[Segment], size: int, stored: int, place: str) -> list[Segment]:
+    """Hold a map against the real size and the bytes stored for it, and return the stretches that hold data.
+
+    Raises:
+        ArchiveError: stretches that overlap, run backwards, leave the file, end early, or do not add up to ``stored``.
+    """
+    at = packed = 0
+    data = []
+    for segment in segments:
+        if packed % 512 and segment.length:
+            raise ArchiveError(
+                f"{place}: a stretch of its sparse map inside the file is not a multiple of 512 bytes"
+            )
+        if segment.offset < at or segment.offset + segment.length > size:
+            raise ArchiveError(
+                f"{place}: its sparse map is out of order, overlaps, or leaves the {size} bytes of the file"
+            )
+        at = segment.offset + segment.length
+        packed += segment.length
+        if segment.length:
+            data.append(segment)
+    if at != size:
+        raise ArchiveError(
+            f"{place}: its sparse map ends at byte {at} of {size}; GNU tar would cut the file there"
+        )
+    if packed + -packed % 512 != stored + -stored % 512:
+        raise ArchiveError(f"{place}: its sparse map has {packed} bytes of data, its header {stored}")
+    return data
+
+
+def check_count(count: int, limit: int, place: str) -> None:
+    """Refuse a map of more entries than ``limit`` bytes would hold."""
+    if count * _ENTRY > limit:
+        raise ArchiveError(f"{place}: its sparse map has {count} entries; at most {limit // _ENTRY} are read")

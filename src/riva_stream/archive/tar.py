@@ -1,0 +1,168 @@
+"""One tar stream, header by header: a synchronous walk over blocks of it, cut anywhere.
+
+The walk follows GNU tar's extraction (``list.c``, ``extract.c``), including what it takes for data and what not: a
+directory, a link or a device has none, whatever its size field says; an unknown typeflag is a file. It stops with
+an :class:`~riva_stream.errors.ArchiveError` wherever GNU tar would warn, skip or guess. Formats: v7, ustar, pax,
+old GNU. Nothing is ever taken from a block without its checksum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from riva_stream.archive.numbers import checksum, number
+from riva_stream.archive.policy import show
+from riva_stream.errors import ArchiveError
+
+__all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header"]
+
+BLOCK = 512
+"""Bytes of a tar block: headers are one, data is padded to it."""
+
+Kind = Literal[
+    "file",
+    "directory",
+    "hard link",
+    "symbolic link",
+    "character device",
+    "block device",
+    "FIFO",
+    "volume label",
+]
+
+_KINDS: dict[bytes, Kind] = {
+    b"1": "hard link",
+    b"2": "symbolic link",
+    b"3": "character device",
+    b"4": "block device",
+    b"5": "directory",
+    b"6": "FIFO",
+    b"D": "directory",
+    b"V": "volume label",
+}
+_FILES = frozenset((b"0", b"\0", b"7", b"S"))
+_WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
+"""GNU tar -x, and Python, look for the next header right behind these, whatever their size field says."""
+
+
+class Header(NamedTuple):
+    """One header block whose checksum is right."""
+
+    name: bytes
+    link: bytes
+    size: int
+    """The size field: bytes stored, before a pax header overrides it."""
+    typeflag: bytes
+    gnu: bool
+    """Old GNU magic: the prefix field holds other things, a sparse map among them."""
+    ustar: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the archive, its extended headers applied."""
+
+    name: str
+    """UTF-8; bytes that are not stand as lone surrogates (PEP 383)."""
+    kind: Kind
+    size: int
+    """Bytes of the file as extracted; 0 for what has no data."""
+    index: int
+    """Its place among all entries, from 0."""
+    offset: int
+    """Where its header block begins in the tar stream."""
+    link: str = ""
+    """What a link points to."""
+
+
+class Sink(Protocol):
+    """Who is told what the walk finds. Each method may raise ArchiveError, which ends the walk."""
+
+    def entry(self, entry: Entry) -> bool:
+        """A new entry; whether its data is wanted. Only ever true for a file."""
+
+    def data(self, view: memoryview) -> None:
+        """The next bytes of the file that is wanted, holes filled."""
+
+    def hole(self, count: int) -> None:
+        """As many zero bytes, which the stream does not hold, are made up next."""
+
+    def end(self) -> None:
+        """The file that is wanted is complete."""
+
+    def warn(self, text: str) -> None:
+        """Something that does not change what is extracted, but that somebody should know."""
+
+
+def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
+    """Read one header block; None for a block of zeros.
+
+    Args:
+        block: 512 bytes.
+        at: where it begins in the tar stream, for errors.
+        after: the name of the entry before it, for errors.
+
+    Raises:
+        ArchiveError: its checksum or its size is wrong.
+    """
+    if not any(block):
+        return None
+    place = f"the tar header at byte {at}" + (f", after member {show(after)}," if after else "")
+    name = _text(block[0:100])
+    try:
+        recorded = number(block[148:156]) if block[148] < 0x80 else -1  # noqa: PLR2004 - octal only (from_header)
+    except ValueError as error:
+        raise ArchiveError(f"{place} is damaged: its checksum field has {error}") from None
+    sums = checksum(block)
+    if recorded not in sums:
+        raise ArchiveError(
+            f"{place} is damaged: it records the checksum {recorded}, its bytes add up to {sums[0]}"
+        )
+    try:
+        size = number(block[124:136])
+    except ValueError as error:
+        raise ArchiveError(
+            f"{place} (member {show(decode(name))}) is damaged: its size field has {error}"
+        ) from None
+    ustar = block[257:263] == b"ustar\0"
+    prefix = _text(block[345:500]) if ustar else b""
+    if prefix:
+        name = prefix + b"/" + name
+    return Header(name, _text(block[157:257]), size, block[156:157], block[257:265] == b"ustar  \0", ustar)
+
+
+def looks_like_tar(block: bytes) -> bool:
+    """Whether this is a header block whose checksum is right."""
+    if len(block) < BLOCK:
+        return False
+    try:
+        return parse_header(bytes(block[:BLOCK]), 0) is not None
+    except ArchiveError:
+        return False
+
+
+def decode(name: bytes) -> str:
+    """A name as text; what is not UTF-8 survives as lone surrogates."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def kind_of(header: Header, name: bytes) -> Kind:
+    """What the entry is to GNU tar: a file name that ends in a slash makes a directory of it (v7, BSD)."""
+    if header.typeflag in _KINDS:
+        return _KINDS[header.typeflag]
+    return "directory" if name.endswith(b"/") else "file"
+
+
+def stored_size(header: Header, size: int) -> int:
+    """Bytes of data behind this header, before padding."""
+    return 0 if header.typeflag in _WITHOUT_DATA else size
+
+
+def is_unknown(header: Header) -> bool:
+    """Whether GNU tar has to guess what this is (it takes it for a file and says so)."""
+    return header.typeflag not in _KINDS and header.typeflag not in _FILES
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]

@@ -1,0 +1,87 @@
+"""One part: what is computed from the very buffer that is sent."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from riva_stream.buffers import Piece
+from riva_stream.digest import crc64nvme_of, md5_of, sha256_of
+from riva_stream.s3 import PartBody
+
+__all__ = ["Check", "SentPart", "Weighed", "body_of", "weigh"]
+
+Check = str
+"""``crc64nvme``, ``md5`` or ``sha256``: what the store verifies each part with. ``etag``: it verifies nothing, but tells
+the MD5 of what it got, which is compared here. ``none``: neither.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What was computed from a part's bytes before they were sent."""
+
+    size: int
+    fingerprint: str
+    """xxh3_128, hexadecimal: tells a later run whether the store has these very bytes."""
+    crc64nvme: int | None = None
+    md5: bytes | None = None
+    sha256: str | None = None
+    compared_here: bool = False
+    """The MD5 is not for the store but for its ETag."""
+
+    def matches(self, etag: str) -> bool:
+        """Whether the store's ETag speaks of these very bytes, as far as that can be told."""
+        return not self.compared_here or self.md5 is None or etag == self.md5.hex()
+
+    def body(self, pieces: Sequence[Piece]) -> PartBody:
+        """The bytes with the checksum that the store shall verify."""
+        return PartBody(
+            pieces,
+            self.size,
+            crc64nvme=None if self.crc64nvme is None else base64_crc(self.crc64nvme),
+            md5=None if self.md5 is None or self.compared_here else base64.b64encode(self.md5).decode(),
+            sha256=self.sha256,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A part that the store has acknowledged."""
+
+    number: int
+    size: int
+    etag: str
+    fingerprint: str
+    crc64nvme: int | None
+    md5: bytes | None
+
+
+def weigh(pieces: Sequence[Piece], check: Check) -> Weighed:
+    """Compute what a part goes with; runs in a worker thread."""
+    fingerprint = xxhash.xxh3_128()
+    size = 0
+    for piece in pieces:
+        fingerprint.update(piece)
+        size += len(piece)
+    return Weighed(
+        size,
+        fingerprint.hexdigest(),
+        crc64nvme=crc64nvme_of(pieces) if check == "crc64nvme" else None,
+        md5=md5_of(pieces) if check in {"md5", "etag"} else None,
+        sha256=sha256_of(pieces) if check == "sha256" else None,
+        compared_here=check == "etag",
+    )
+
+
+def body_of(data: bytes, check: Check) -> PartBody:
+    """The body of a small object."""
+    return weigh((data,), check).body((data,))
+
+
+def base64_crc(value: int) -> str:
+    """A CRC64 as S3 writes it."""
+    return base64.b64encode(value.to_bytes(8, "big")).decode()

@@ -1,0 +1,91 @@
+"""One object on its way, and the record it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from riva_stream.buffers import Chunk
+from riva_stream.digest import md5_of
+from riva_stream.s3 import Stored
+from riva_stream.sink.parts import SentPart, Weighed, base64_crc
+
+__all__ = ["KnownPart", "Upload", "UploadRecord", "multipart_etag"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPart:
+    """A part that the store has from an earlier run, as the store itself and that run's journal tell it."""
+
+    size: int
+    etag: str
+    fingerprint: str
+    """From the journal; "" where the journal does not name the part with this ETag."""
+    crc64nvme: str | None
+    """From the store; base64."""
+
+    def is_that(self, weighed: Weighed) -> bool:
+        """Whether the store has exactly the bytes that were weighed.
+
+        The store's own checksum is the better witness; without one the fingerprint that the earlier run took of
+        what it sent must agree.
+        """
+        if self.size != weighed.size:
+            return False
+        if self.crc64nvme is not None and weighed.crc64nvme is not None:
+            return self.crc64nvme == base64_crc(weighed.crc64nvme)
+        return self.fingerprint == weighed.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """A completed object."""
+
+    key: str
+    size: int
+    content_type: str
+    stored: Stored
+    created_by: str
+    """Run id in the object's metadata."""
+    crc64nvme: str | None
+    """base64, of the whole object, when it went along with each part."""
+    expected_etag: str
+    """What the ETag must be where it is the MD5 of the parts' MD5s."""
+
+
+@dataclass(eq=False)
+class Upload:
+    """One object on its way. Parts are numbered in the order in which they are sent."""
+
+    key: str
+    content_type: str
+    metadata: Mapping[str, str]
+    upload_id: str
+    created_by: str
+    enqueue: Callable[[Upload, int, Chunk], None]
+    known: dict[int, KnownPart] = field(default_factory=dict)
+    """Parts that the store has from an earlier run."""
+    stored: Stored | None = None
+    """Set when an earlier run had completed the object already."""
+    parts: dict[int, SentPart] = field(default_factory=dict)
+    numbered: int = 0
+    record: UploadRecord | None = None
+
+    def send(self, chunk: Chunk) -> None:
+        """Queue the next part, of which this upload holds a share; the share is released once it is durable."""
+        self.numbered += 1
+        self.enqueue(self, self.numbered, chunk)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the store has acknowledged."""
+        return sum(part.size for part in self.parts.values())
+
+
+def multipart_etag(parts: list[SentPart]) -> str:
+    """MD5 of the parts' MD5s and their number; the parts' ETags are their MD5s where that holds at all."""
+    try:
+        digests = [part.md5 or bytes.fromhex(part.etag) for part in parts]
+    except ValueError:
+        return ""
+    return f"{md5_of(digests).hex()}-{len(parts)}"

@@ -1,0 +1,7 @@
+"""The source: found, pinned, and read in order."""
+
+from riva_stream.source.find import find_source
+from riva_stream.source.pin import PinnedSource, Vouchers
+from riva_stream.source.reader import SourceReader
+
+__all__ = ["PinnedSource", "SourceReader", "Vouchers", "find_source"]

@@ -1,0 +1,165 @@
+"""Find exactly one source: a key, the only archive below a prefix, or the only one that fits a glob."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from riva_stream.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    RivaStreamError,
+    SourceNotFoundError,
+    Where,
+)
+from riva_stream.retry import Retrier
+from riva_stream.s3 import ObjectInfo, Store
+from riva_stream.sizes import human_size
+from riva_stream.source.pin import PinnedSource, Vouchers
+
+__all__ = ["find_source"]
+
+_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.zst", ".riva")
+_GLOB = re.compile(r"[*?\[]")
+_MOST_LISTED = 20_000
+_SHOWN = 10
+
+
+async def find_source(store: Store, bucket: str, key: str, retrier: Retrier) -> PinnedSource:
+    """Pin the object that ``key`` means by one HEAD.
+
+    Args:
+        store: where it lies.
+        bucket: its bucket.
+        key: a key; or a prefix that ends in ``/``, or a glob, that exactly one archive must fit.
+        retrier: for transport failures.
+
+    Raises:
+        SourceNotFoundError: there is none, or more than one; the message lists what there is.
+        AccessDeniedError: it may not be read, or (where listing is not allowed either) may not exist.
+    """
+    try:
+        # A key may hold a glob's characters itself: the object of that very name goes first.
+        info = None if key.endswith("/") else await _head(store, bucket, key, retrier)
+        if info is None and (key.endswith("/") or _GLOB.search(key)):
+            key = await _only_archive(store, bucket, key, retrier)
+            info = await _head(store, bucket, key, retrier)
+        if info is None:
+            raise await _missing(store, bucket, key, retrier)
+    except ConfigurationError as error:
+        if error.where.code != "NoSuchBucket":
+            raise
+        raise SourceNotFoundError(
+            f"there is no bucket {bucket}", where=error.where, hint="check the source URI and its endpoint"
+        ) from error
+    name = key.rpartition("/")[2]
+    if not name.isprintable() or "\\" in name:
+        raise ConfigurationError(
+            f"the source's name {name!r} holds characters that do not fit into a checksum file",
+            where=Where("HeadObject", bucket, key),
+            hint="copy the archive to a key of printable characters without backslashes",
+        )
+    return PinnedSource(
+        bucket=bucket,
+        key=key,
+        size=info.size,
+        etag=info.etag,
+        version_id=info.version_id,
+        last_modified=info.last_modified,
+        vouchers=Vouchers.of(info),
+    )
+
+
+async def _head(store: Store, bucket: str, key: str, retrier: Retrier) -> ObjectInfo | None:
+    try:
+        return await retrier("HeadObject", lambda: store.head(bucket, key))
+    except AccessDeniedError as error:
+        # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, HeadObject)
+        raise AccessDeniedError(
+            f"s3://{bucket}/{key} may not be read: either the credentials lack s3:GetObject on it, or there is no such "
+            "key and they lack s3:ListBucket, without which the store will not say so",
+            where=error.where,
+            hint=f"check the key, and grant s3:GetObject on it and s3:ListBucket on {bucket}",
+        ) from error
+
+
+async def _only_archive(store: Store, bucket: str, pattern: str, retrier: Retrier) -> str:
+    prefix = _GLOB.split(pattern, maxsplit=1)[0]
+    below = await _list_all(store, bucket, prefix, retrier)
+    if pattern.endswith("/"):
+        found = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
+        sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket}/{pattern}"
+    else:
+        found = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
+        sought = f"object that fits s3://{bucket}/{pattern}"
+    if len(found) == 1:
+        return found[0].key
+    if found:
+        raise SourceNotFoundError(
+            f"there are {len(found)} of them, where exactly one {sought} is wanted:{_listed(found)}",
+            where=Where("ListObjectsV2", bucket, prefix),
+            hint=f"name one: --source s3://{bucket}/{found[0].key}",
+        )
+    raise SourceNotFoundError(
+        f"there is no {sought}" + (f"; there is:{_listed(below)}" if below else ""),
+        where=Where("ListObjectsV2", bucket, prefix),
+        hint="check RIVA_ASR_MODEL_S3_URI (--source)",
+    )
+
+
+async def _list_all(store: Store, bucket: str, prefix: str, retrier: Retrier) -> list[ObjectInfo]:
+    found: list[ObjectInfo] = []
+    after = ""
+    while len(found) < _MOST_LISTED:
+        listing = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
+        found += listing.objects
+        if not listing.truncated or not listing.objects:
+            return found
+        after = listing.objects[-1].key
+    raise SourceNotFoundError(
+        f"there are more than {_MOST_LISTED} keys below s3://{bucket}/{prefix}: too many to choose from",
+        where=Where("ListObjectsV2", bucket, prefix),
+        hint="name the archive, or a longer prefix",
+    )
+
+
+async def _missing(store: Store, bucket: str, key: str, retrier: Retrier) -> RivaStreamError:
+    """The error for a key that is not there, with the nearest keys that are."""
+    near: list[ObjectInfo] = []
+    where = Where("HeadObject", bucket, key, status=404)
+    # from its own folder outwards, until something is there
+    folder = key
+    while not near and folder:
+        folder = folder.rstrip("/").rpartition("/")[0]
+        folder = f"{folder}/" if folder else ""
+        try:
+            listing = await retrier("ListObjectsV2", partial(store.list_objects, bucket, folder))
+            near = list(listing.objects)
+        except AccessDeniedError:
+            return SourceNotFoundError(
+                f"there is no s3://{bucket}/{key} (and what there is instead may not be listed)",
+                where=where,
+                hint=f"check the key; grant s3:ListBucket on {bucket} to be told what is near",
+            )
+        if not folder:
+            break
+    keys = {entry.key: entry for entry in near}
+    closest = difflib.get_close_matches(key, keys, n=_SHOWN, cutoff=0.3) or sorted(keys)[:_SHOWN]
+    shown = _listed([keys[name] for name in closest])
+    return SourceNotFoundError(
+        f"there is no s3://{bucket}/{key}"
+        + (f"; the nearest keys are:{shown}" if closest else "; the bucket is empty"),
+        where=where,
+        hint=f"did you mean --source s3://{bucket}/{closest[0]} ?"
+        if closest
+        else "check RIVA_ASR_MODEL_S3_URI (--source)",
+    )
+
+
+def _listed(entries: Sequence[ObjectInfo]) -> str:
+    shown = [f"\n  {entry.key}  ({human_size(entry.size)})" for entry in entries[:_SHOWN]]
+    more = f"\n  … and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
+    return "".join(shown) + more

@@ -1,0 +1,162 @@
+"""Pinned ranged GETs, several at once, given out in order.
+
+Ranges are as large as the parts that are sent, so a range that was read is a part that is sent. Credits for a
+range are taken, in order, before it is asked for: the lowest range that is missing always has its credits, so the
+ones after it can never starve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import anyio
+
+from riva_stream.buffers import Chunk, Credits, Piece
+from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientError
+from riva_stream.events import Warned
+from riva_stream.lanes import Lane
+from riva_stream.retry import Retrier, at_least_some_speed
+from riva_stream.s3 import RangeReply, Store
+from riva_stream.source.pin import PinnedSource
+
+__all__ = ["SourceReader"]
+
+
+@dataclass(eq=False)
+class SourceReader:
+    """Reads one pinned object from start to end.
+
+    Run :meth:`fetch` in as many tasks as there shall be connections, and iterate :meth:`chunks` in another.
+    """
+
+    store: Store
+    source: PinnedSource
+    part_size: int
+    credits: Credits
+    retrier: Retrier
+    lane: Lane
+    fetched: Callable[[int], None]
+    """Is told how many bytes came, as they come."""
+    _next: int = field(default=0, init=False)
+    _turn: anyio.Lock = field(default_factory=anyio.Lock, init=False)
+    _ready: dict[int, Chunk] = field(default_factory=dict, init=False)
+    _arrived: anyio.Event = field(default_factory=anyio.Event, init=False)
+    _by_version: bool = field(default=True, init=False)
+
+    async def fetch(self) -> None:
+        """Fetch ranges until none is left."""
+        while True:
+            async with self._turn:
+                start = self._next
+                if start >= self.source.size:
+                    return
+                size = min(self.part_size, self.source.size - start)
+                await self.credits.acquire(size)
+                self._next = start + size
+            with self.lane.busy():
+                pieces = await self._range(start, size)
+            self.lane.bytes += size
+            self._ready[start] = Chunk(start, size, pieces, self.credits, size)
+            self._arrived.set()
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """The ranges in order; whoever takes one holds its one share."""
+        start = 0
+        while start < self.source.size:
+            while start not in self._ready:
+                self._arrived = anyio.Event()
+                with self.lane.waiting():
+                    await self._arrived.wait()
+            chunk = self._ready.pop(start)
+            start += chunk.size
+            yield chunk
+
+    async def _range(self, start: int, size: int) -> list[Piece]:
+        """All bytes of one range. A body that breaks is read on at its next byte, never from the start again."""
+        pieces: list[Piece] = []
+        have = 0
+
+        async def read_on() -> None:
+            nonlocal have
+            if have == size:
+                return  # it broke after its last byte: nothing is left to fetch
+            first, last = start + have, start + size - 1
+            version = self.source.version_id if self._by_version else None
+            async with self.store.get_range(
+                self.source.bucket,
+                self.source.key,
+                first=first,
+                last=last,
+                etag=self.source.etag,
+                version_id=version,
+            ) as reply:
+                self._believe(reply, first, last)
+                with at_least_some_speed(last - first + 1):
+                    async for piece in reply.pieces:
+                        if have + len(piece) > size:
+                            raise SourceChangedError("the body is longer than its range").located(
+                                **self._where(first, last)
+                            )
+                        pieces.append(piece)
+                        have += len(piece)
+                        self.fetched(len(piece))
+            if have < size:
+                raise TransientError(f"the body ended after byte {start + have} of {start + size}").located(
+                    **self._where(first, last)
+                )
+
+        async def read_on_without_version() -> None:
+            try:
+                await read_on()
+            except AccessDeniedError:
+                if not self._by_version or self.source.version_id is None:
+                    raise
+                # Reading by VersionId takes a right of its own; If-Match pins the object as well.
+                self._by_version = False
+                self.retrier.observer(
+                    Warned(
+                        code="source-version",
+                        message="the source is read by its ETag alone: "
+                        "the credentials lack s3:GetObjectVersion for its VersionId",
+                    )
+                )
+                await read_on()
+
+        await self.retrier("GetObject", read_on_without_version)
+        return pieces
+
+    def _believe(self, reply: RangeReply, first: int, last: int) -> None:
+        """Distrust an answer that is not exactly the one that was asked for.
+
+        RFC 9110, section 15.3.7: a 206 to a single range tells it in Content-Range; a server may ignore Range and
+        send the whole object with a 200.
+        """
+        expected = f"bytes {first}-{last}/{self.source.size}"
+        where = self._where(first, last)
+        if reply.etag != self.source.etag:
+            raise SourceChangedError(
+                f"the source was replaced while it was read: its ETag is {reply.etag or 'missing'}, "
+                f"it was {self.source.etag}",
+                hint="run again to stage what is there now",
+            ).located(**where)
+        if reply.status != 206:  # noqa: PLR2004 - Partial Content
+            raise TransientError(
+                f"the store answered HTTP {reply.status} to a range, in place of 206"
+            ).located(**where)
+        if reply.content_range != expected:
+            raise TransientError(
+                f"the store answered with Content-Range {reply.content_range or 'missing'!r}, in place of {expected!r}"
+            ).located(**where)
+        if reply.content_length is not None and reply.content_length != last - first + 1:
+            raise TransientError(
+                f"the store promised {reply.content_length} bytes, in place of {last - first + 1}"
+            ).located(**where)
+
+    def _where(self, first: int, last: int) -> dict[str, object]:
+        return {
+            "operation": "GetObject",
+            "bucket": self.source.bucket,
+            "key": self.source.key,
+            "byte_range": (first, last),
+        }

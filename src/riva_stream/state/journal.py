@@ -1,0 +1,139 @@
+"""The run's journal: who holds the prefix, and which parts the store has already. No I/O.
+
+It lies at ``<prefix>.riva-stream/journal.json`` while a run is under way, and after one that stopped half-way. It is
+a hint for whoever goes on, never an authority: parts are believed only as far as the store itself confirms them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+__all__ = ["JOURNAL", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
+
+JOURNAL = ".riva-stream/journal.json"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Process(_Document):
+    """A process, so that another one of the same host can tell whether it still lives."""
+
+    host: str
+    boot: str
+    """The kernel's boot id and the pid namespace: a pid means nothing after a reboot, nor in another container."""
+    pid: int
+    started: str
+    """Start time in clock ticks since boot (proc(5), stat field 22): pids are used again."""
+
+    @classmethod
+    def this(cls) -> Process:
+        """This very process; RIVA_STREAM_HOST_ID names the host. Reads /proc, so call it in a thread."""
+        host = os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
+        return cls(host=host, boot=_boot_id(), pid=os.getpid(), started=_started(os.getpid()))
+
+    def is_dead(self, here: Process) -> bool:
+        """Whether it surely runs no more, as seen from ``here``; False whenever that cannot be known."""
+        if not self.boot or (self.host, self.boot) != (here.host, here.boot):
+            return False
+        return _started(self.pid) != self.started
+
+
+class Identity(_Document):
+    """What a run stages and how: only a run of the same identity may go on with its uploads."""
+
+    source: str
+    etag: str
+    version_id: str | None
+    size: int
+    include: list[str]
+    part_size: int
+    check: str
+    options: list[str]
+    """Encryption, key and storage class: fixed when an upload is created."""
+
+
+class JournaledPart(_Document):
+    """A part that the store had acknowledged when this was written."""
+
+    number: int
+    size: int
+    etag: str
+    fingerprint: str
+    """xxh3_128 of its bytes, hexadecimal."""
+
+
+class JournaledUpload(_Document):
+    """One upload, and the parts of it that were durable."""
+
+    key: str
+    upload_id: str
+    created_by: str
+    """Run id of the run that created it, which its object's metadata carry."""
+    parts: list[JournaledPart] = Field(default_factory=list)
+
+
+class Journal(_Document):
+    """What one run has done so far."""
+
+    format: Literal[1] = 1
+    run_id: str
+    token: str
+    """Of this very hold: tells it from another one with the same run id."""
+    process: Process
+    started_at: datetime
+    lease: float
+    """Seconds. A holder writes its journal several times in that time; who sees no change for so long takes over."""
+    beat: int
+    """Grows with every write. Clocks are never compared."""
+    stopped: bool = False
+    """The run has ended and let go; whoever comes may take over at once."""
+    identity: Identity | None = None
+    uploads: list[JournaledUpload] = Field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """As it is stored: compact, it is written often."""
+        return self.model_dump_json().encode() + b"\n"
+
+    @classmethod
+    def parse(cls, data: bytes) -> Journal:
+        """Read it back.
+
+        Raises:
+            ValueError: it is cut, from another version, or not a journal at all.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the document"
+            raise ValueError(f"{place}: {first['msg']}") from error
+
+    def holder(self) -> str:
+        """Who it is, for messages."""
+        return f"run {self.run_id} on {self.process.host} (pid {self.process.pid})"
+
+
+def _boot_id() -> str:
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """Start time of a live process, or "" when there is none of this pid (or it is only waiting to be reaped)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # the command's name is in parentheses and may hold anything, so count from the last one
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in {"Z", "X"} else fields[19]

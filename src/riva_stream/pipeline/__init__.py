@@ -1,0 +1,233 @@
+"""``stage()``: the whole job, read from top to bottom."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+from riva_stream.buffers import Credits
+from riva_stream.config import StageRequest, plan_memory
+from riva_stream.errors import ConfigurationError, RivaStreamError, leaves_of
+from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
+from riva_stream.lanes import Lanes
+from riva_stream.manifest import MARKER, Artifact, Mode, to_json
+from riva_stream.pipeline.commit import Commit
+from riva_stream.pipeline.documents import NEXT_STEP
+from riva_stream.pipeline.flow import archive_key, stream
+from riva_stream.pipeline.limits import deadline, share_of, watched
+from riva_stream.pipeline.planning import plan_of, try_rights
+from riva_stream.pipeline.recovery import hold, identity_of
+from riva_stream.pipeline.run import Meter, Run
+from riva_stream.pipeline.standing import Decision, Standing, confirm, decide, inspect, remove_leftover
+from riva_stream.pipeline.stores import open_stores
+from riva_stream.report import ObjectCheck, StageReport
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import Store
+from riva_stream.s3.probe import enforced_check
+from riva_stream.sink import Uploads
+from riva_stream.source import PinnedSource, find_source
+from riva_stream.state import JOURNAL, StateDirectory, new_run_id
+
+__all__ = ["stage"]
+
+_SCRATCH = ".riva-stream/probe"
+
+
+async def stage(
+    request: StageRequest,
+    *,
+    observer: Observer = ignore,
+    session: Any = None,
+    source_session: Any = None,
+    store: Store | None = None,
+    source_store: Store | None = None,
+    budget: Credits | None = None,
+) -> StageReport:
+    """Stage one model: find it, stream it, verify it, commit it.
+
+    Cancel it at any time: nothing becomes visible, and running it again, on this host or another, goes on with what
+    the store has already.
+
+    Args:
+        request: what to stage, from where, to where.
+        observer: is told what happens; called on the event loop.
+        session: an ``aioboto3.Session`` for the destination; None makes one from the request and the environment.
+        source_session: the same for the source; None: the destination's, unless the request names another profile.
+        store: an open store (see :func:`riva_stream.open_store`) to share one client between several calls.
+        source_store: the same for the source.
+        budget: byte credits that several calls in one process share; each takes ``request.memory`` of them.
+
+    Returns:
+        What was done, what was verified and how, and the artifact as it stands in the bucket.
+
+    Raises:
+        RivaStreamError: see :mod:`riva_stream.errors` for the tree, its exit codes and what may be retried.
+    """
+    run_id = request.run_id or new_run_id()
+    try:
+        async with deadline(request.deadline), share_of(budget, request.memory), AsyncExitStack() as stack:
+            lanes = Lanes()
+            meter = Meter(observer, lanes)
+            retrier = Retrier(
+                RetryPolicy(retries=request.retries), observer, meter.touch, slots=2 * request.connections + 8
+            )
+            run = Run(request, run_id, observer, retrier, lanes, meter)
+            await StateDirectory(request.state_dir, run_id).write("request.json", to_json(request))
+            await open_stores(run, stack, session, source_session, store, source_store)
+            retrier.renew = run.renew_sessions
+            await stack.enter_async_context(watched(run))
+            return await _stage(run)
+    except BaseExceptionGroup as group:
+        raise _first_of(group) from None
+
+
+async def _stage(run: Run) -> StageReport:
+    request = run.request
+    run.observer(PhaseChanged(phase="prepare"))
+    source = await find_source(run.origin, request.source_bucket, request.source_key, run.retrier)
+    plan_memory(request.memory, request.part_size_for(source.size))
+    standing = await inspect(run)
+    decision = decide(request, source, standing)
+    if decision is Decision.ALREADY_STAGED:
+        return await _already_staged(run, standing)
+    if request.dry_run:
+        await try_rights(run, source)
+        check = await _upload_check(run)
+        report = await _report(run, "planned", None, [])
+        return report.model_copy(update={"plan": plan_of(run, source, decision, check)})
+    if request.reference_only and request.prefix + JOURNAL not in standing.keys:
+        check = await _upload_check(run)
+        await _begin(run, source, check)
+        committed = await Commit(run, source, standing, check).by_reference()
+        return await _report(run, "staged", committed.artifact, committed.checks)
+    return await _stage_held(run, source)
+
+
+async def _stage_held(run: Run, source: PinnedSource) -> StageReport:
+    """The part that one run at a time does on a prefix."""
+    request = run.request
+    uploads = Uploads(
+        run.destination,
+        request.bucket,
+        "none",
+        run.retrier,
+        run.lanes.upload,
+        lambda upload, size: run.meter.add(
+            durable=size, durable_source=size if upload.key == archive_key(run, source) else 0
+        ),
+        run.run_id,
+        keep=True,
+    )
+    async with hold(run, uploads) as held:
+        # What was there before may have changed until the prefix was ours.
+        check = uploads.check = await _upload_check(run)
+        held.identity = identity_of(run, source, check)
+        uploads.guard = held.lease.check
+        async with uploads:
+            await held.adopt()
+            standing = await inspect(run)
+            decision = decide(request, source, standing)
+            if decision is Decision.ALREADY_STAGED:
+                return await _already_staged(run, standing)
+            await _begin(run, source, check)
+            commit = Commit(run, source, standing, check, held.lease)
+            if request.reference_only:
+                committed = await commit.by_reference()
+            else:
+                await commit.open_documents(uploads)
+                streamed = await stream(run, source, uploads)
+                committed = await commit.full(streamed, uploads)
+    outcome = "upgraded" if decision is Decision.UPGRADE else "staged"
+    return await _report(run, outcome, committed.artifact, committed.checks)
+
+
+async def _already_staged(run: Run, standing: Standing) -> StageReport:
+    """Confirm what is staged, and remove what its run could not: its journal, when it died just after the marker."""
+    checks = await confirm(run, standing)
+    await remove_leftover(run, standing)
+    staged = standing.artifact
+    if staged is not None:
+        compared = {
+            "language": (staged.model.language_code, run.request.language),
+            "retention-days": (staged.deployment.retention_days, run.request.retention_days),
+        }
+        for name, (there, asked) in compared.items():
+            if there != asked:
+                run.warn(
+                    "differs", f"it was staged with --{name} {there}, which stays; {asked} was asked for"
+                )
+    return await _report(run, "already_staged", staged, checks)
+
+
+async def _upload_check(run: Run) -> str:
+    """The checksum that the store verifies what it is sent with; by reference there is too little to ask for."""
+    request = run.request
+    if request.reference_only and request.upload_check == "auto":
+        return "crc64nvme" if run.destination.is_aws else "md5"
+    return await enforced_check(
+        run.destination, request.bucket, request.prefix + _SCRATCH, request.upload_check, run.retrier
+    )
+
+
+async def _begin(run: Run, source: PinnedSource, check: str) -> None:
+    request = run.request
+    run.observer(
+        StageStarted(
+            run_id=run.run_id,
+            mode=_mode(request),
+            source_uri=source.uri,
+            source_size=source.size,
+            destination=request.destination,
+            upload_check=check,
+        )
+    )
+
+
+async def _report(
+    run: Run, outcome: str, artifact: Artifact | None, checks: list[ObjectCheck]
+) -> StageReport:
+    request = run.request
+    report = StageReport.model_validate(
+        {
+            "outcome": outcome,
+            "run_id": run.run_id,
+            "mode": artifact.deployment.staging_mode if artifact else _mode(request),
+            "destination": request.destination,
+            "marker": None if outcome == "planned" else request.destination + MARKER,
+            "artifact": artifact,
+            "objects": checks,
+            "warnings": list(run.warnings),
+            "seconds": round(run.wall_seconds, 3),
+            "next_step": NEXT_STEP,
+        }
+    )
+    if outcome != "planned":
+        try:
+            await StateDirectory(request.state_dir, run.run_id).write("report.json", to_json(report))
+        except ConfigurationError as error:  # the staging is there, whatever the local disk says
+            run.warn("state", str(error))
+    run.observer(PhaseChanged(phase="done"))
+    run.observer(StageFinished(run_id=run.run_id, outcome=outcome, seconds=report.seconds))
+    return report
+
+
+def _mode(request: StageRequest) -> Mode:
+    return "reference_only" if request.reference_only else "full"
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error to tell of a group: a bug first, then a final one, then a transient one.
+
+    The tasks of a run fail together when one of them does; the rest stay with it as notes.
+    """
+
+    def rank(error: BaseException) -> tuple[bool, bool, bool]:
+        ours = isinstance(error, RivaStreamError)
+        return (ours, ours and error.resumable, ours and error.retryable)  # type: ignore[attr-defined]
+
+    leaves = leaves_of(group)
+    chosen = min(leaves, key=rank)
+    for other in leaves:
+        if other is not chosen:
+            chosen.add_note(f"besides: {type(other).__name__}: {other}")
+    return chosen

@@ -1,0 +1,157 @@
+"""The documents of a staging, from what the run has learnt. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from riva_stream.digest import DigestRecord
+from riva_stream.manifest import (
+    Artifact,
+    BuildInfo,
+    Deployment,
+    InnerFile,
+    LaneSeconds,
+    Model,
+    ModelFile,
+    Source,
+    Validation,
+    architecture_of,
+    artifact_id,
+)
+from riva_stream.pipeline.flow import Streamed, is_bare_model
+from riva_stream.pipeline.run import Run
+from riva_stream.sizes import GIB, MIB, human_size
+from riva_stream.source import PinnedSource
+
+__all__ = ["NEXT_STEP", "artifact_of", "model_files"]
+
+_VERSION = version("riva-stream")  # reads files, so once, and not while a loop runs
+NEXT_STEP = "riva-131: convert the models of this staging"
+
+
+def artifact_of(
+    run: Run, source: PinnedSource, streamed: Streamed | None, *, upload_check: str, objects_verified: bool
+) -> Artifact:
+    """``artifact.json``; ``streamed`` is None by reference."""
+    request = run.request
+    files = model_files(source, streamed)
+    return Artifact(
+        artifact_id=artifact_id(request.model_name, request.model_version),
+        created_at=datetime.now(UTC),
+        model=Model(
+            name=request.model_name,
+            version=request.model_version,
+            language_code=request.language,
+            architecture=request.architecture or architecture_of(request.model_name),
+            description=request.description,
+        ),
+        source=Source(
+            uri=source.uri,
+            filename=source.filename,
+            size_bytes=source.size,
+            size_human=human_size(source.size),
+            sha256=streamed.digest.sha256 if streamed else None,
+            blake3=streamed.digest.blake3 if streamed else None,
+            etag=source.etag,
+            version_id=source.version_id,
+            status="staged" if streamed else "referenced",
+            last_modified=source.last_modified,
+        ),
+        models=files,
+        primary_model=max(files, key=lambda file: file.size_bytes, default=None),
+        deployment=Deployment(
+            environment=request.env,
+            s3_bucket=request.bucket,
+            s3_prefix=request.destination,
+            retention_days=request.retention_days,
+            staging_complete=True,
+            staging_mode="full" if streamed else "reference_only",
+            reference_mode=streamed is None,
+        ),
+        build_info=_build_info(run, source, streamed),
+        validation=_validation(run, streamed, upload_check=upload_check, objects_verified=objects_verified),
+    )
+
+
+def model_files(source: PinnedSource, streamed: Streamed | None) -> list[ModelFile]:
+    """Every staged model, in the archive's order."""
+    if streamed is None:
+        return []
+    if is_bare_model(source):
+        return [_model_file(source.filename, None, streamed.digest)]
+    return [
+        _model_file(staged.member.key_name, staged.member.name, staged.digest.record())
+        for staged in streamed.members
+    ]
+
+
+def _model_file(filename: str, archive_path: str | None, digest: DigestRecord) -> ModelFile:
+    return ModelFile(
+        filename=filename,
+        relative_path=f"models/{filename}",
+        archive_path=archive_path,
+        size_bytes=digest.size,
+        size_human=human_size(digest.size),
+        sha256=digest.sha256,
+        blake3=digest.blake3,
+        format=filename.rpartition(".")[2] or "unknown",
+    )
+
+
+def _build_info(run: Run, source: PinnedSource, streamed: Streamed | None) -> BuildInfo:
+    wall, cpu = run.wall_seconds, run.cpu_seconds
+    return BuildInfo(
+        version=_VERSION,
+        run_id=run.run_id,
+        build_host=run.host(),
+        aws_region=run.request.region,
+        preparation_timestamp=run.started_at,
+        wall_seconds=round(wall, 3),
+        mib_per_second=round(source.size / MIB / wall, 2) if streamed else 0.0,
+        cpu_seconds=round(cpu, 3),
+        cpu_seconds_per_gib=round(cpu * GIB / source.size, 3) if streamed and source.size else None,
+        lanes=_lanes(run) if streamed else {},
+    )
+
+
+def _lanes(run: Run) -> dict[str, LaneSeconds]:
+    return {
+        lane.name: LaneSeconds(
+            bytes=lane.bytes,
+            wall_seconds=round(lane.wall_seconds, 3),
+            busy_seconds=round(lane.busy_seconds, 3),
+            waiting_seconds=round(lane.waiting_seconds, 3),
+        )
+        for lane in run.lanes.all()
+    }
+
+
+def _validation(
+    run: Run, streamed: Streamed | None, *, upload_check: str, objects_verified: bool
+) -> Validation:
+    summary = streamed.summary if streamed else None
+    vouched: Sequence[str] = streamed.vouched_by if streamed else ()
+    members = streamed.members if streamed else []
+    inside = {staged.member.key_name: staged.inside for staged in members if staged.inside is not None}
+    return Validation(
+        source_exists=True,
+        source_pinned=True,
+        source_integrity="+".join(vouched) or "none",
+        archive_complete=summary is not None,
+        checksums_computed=streamed is not None,
+        checksums_verified="sha256-expected" in vouched,
+        expected_sha256=run.request.expect_sha256,
+        upload_check=upload_check,
+        objects_verified=objects_verified,
+        archive_container=summary.container if summary else None,
+        archive_members=summary.members if summary else None,
+        containers={name: report.container for name, report in inside.items()},
+        contents={
+            name: [InnerFile(name=inner.name, size_bytes=inner.size) for inner in report.files]
+            for name, report in inside.items()
+            if report.files
+        },
+        warnings=list(run.warnings),
+    )

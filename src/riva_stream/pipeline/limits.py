@@ -1,0 +1,80 @@
+"""What bounds a run from outside: a shared budget of memory, the deadline, and the watch for a stall."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from riva_stream.buffers import Credits
+from riva_stream.errors import ConfigurationError, StalledError
+from riva_stream.pipeline.run import Run
+from riva_stream.sizes import human_size
+
+__all__ = ["deadline", "share_of", "watched"]
+
+
+@asynccontextmanager
+async def share_of(budget: Credits | None, amount: int) -> AsyncIterator[None]:
+    """Hold ``amount`` bytes of a budget that several runs share.
+
+    Raises:
+        ConfigurationError: the budget is smaller than that; it would never come.
+    """
+    if budget is None:
+        yield
+        return
+    if amount > budget.limit:
+        raise ConfigurationError(
+            f"the run asks for {human_size(amount)} of memory, the budget that it shares has {human_size(budget.limit)}",
+            hint="give the budget more, or the request less (memory)",
+        )
+    await budget.acquire(amount)
+    try:
+        yield
+    finally:
+        budget.release(amount)
+
+
+@asynccontextmanager
+async def deadline(seconds: float | None) -> AsyncIterator[None]:
+    """End what is inside after ``seconds``.
+
+    Raises:
+        StalledError: they have passed.
+    """
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise StalledError(
+            f"the deadline of {seconds:.0f} s has passed",
+            hint="run the same command again, with a later --deadline",
+        )
+
+
+@asynccontextmanager
+async def watched(run: Run) -> AsyncIterator[None]:
+    """End what is inside when nothing has moved, and no request was answered, for ``timeout`` seconds.
+
+    Raises:
+        StalledError: so it is (in a group, with what it interrupted).
+    """
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_watch, run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _watch(run: Run) -> None:
+    """End the run when nothing has moved for ``timeout`` seconds."""
+    limit = run.request.timeout
+    while True:
+        idle = time.monotonic() - run.meter.moved_at
+        if idle >= limit:
+            raise StalledError(
+                f"nothing moved for {limit:.0f} s (waiting for: {run.lanes.bottleneck() or 'source'})",
+                hint="check the network and the store, or give it longer with --timeout",
+            )
+        await anyio.sleep(limit - idle)

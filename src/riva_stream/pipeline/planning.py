@@ -1,0 +1,87 @@
+"""What a run would do, and whether it may, for ``--dry-run``."""
+
+from __future__ import annotations
+
+from riva_stream.config import plan_memory
+from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER
+from riva_stream.pipeline.flow import archive_key, is_bare_model
+from riva_stream.pipeline.run import Run
+from riva_stream.pipeline.standing import Decision
+from riva_stream.report import Plan, PlannedObject
+from riva_stream.source import PinnedSource
+
+__all__ = ["plan_of", "try_rights"]
+
+
+def plan_of(run: Run, source: PinnedSource, decision: Decision, check: str) -> Plan:
+    """The plan for a source that was found and a destination that was looked at."""
+    request = run.request
+    part_size = request.part_size_for(source.size)
+    shares = plan_memory(request.memory, part_size)
+    objects: list[PlannedObject] = []
+    if not request.reference_only:
+        bare = is_bare_model(source)
+        objects.append(
+            PlannedObject(
+                key=archive_key(run, source),
+                kind="model" if bare else "archive",
+                part_size=part_size,
+                parts=-(-source.size // part_size),
+            )
+        )
+        if not bare:
+            patterns = " ".join(request.include)
+            objects.append(PlannedObject(key=f"{request.prefix}models/<{patterns}>", kind="models"))
+        objects.append(PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums"))
+    objects.append(PlannedObject(key=request.prefix + ARTIFACT_JSON, kind="metadata"))
+    if not request.reference_only:
+        objects.append(PlannedObject(key=request.prefix + MANIFEST_JSON, kind="manifest"))
+    objects.append(PlannedObject(key=request.prefix + MARKER, kind="marker"))
+    rights = ["source: HeadObject", "destination: ListObjectsV2, CreateMultipartUpload, AbortMultipartUpload"]
+    if not request.reference_only:
+        rights[0] += ", GetObject"
+    return Plan(
+        mode="reference_only" if request.reference_only else "full",
+        source=source.uri,
+        source_size=source.size,
+        source_etag=source.etag,
+        source_version_id=source.version_id,
+        destination=request.destination,
+        objects=objects,
+        include=list(request.include),
+        part_size=part_size,
+        connections=request.connections,
+        memory_ceiling=request.memory,
+        read_share=shares.read_share,
+        write_share=shares.write_share,
+        upload_check=check,
+        rights=rights,
+        would=decision.value,
+    )
+
+
+async def try_rights(run: Run, source: PinnedSource) -> None:
+    """Try what a run needs, leaving nothing: one byte of the source, and an upload that is aborted at once.
+
+    Raises:
+        AccessDeniedError: a right is missing; the message names it.
+    """
+    request = run.request
+
+    async def one_byte() -> None:
+        async with run.origin.get_range(
+            source.bucket, source.key, first=0, last=0, etag=source.etag, version_id=None
+        ) as reply:
+            async for _ in reply.pieces:
+                pass
+
+    async def scratch() -> None:
+        key = request.prefix + ".riva-stream/dry-run"
+        upload_id = await run.destination.create_upload(
+            request.bucket, key, content_type="application/octet-stream", metadata={}, crc64nvme=False
+        )
+        await run.destination.abort_upload(request.bucket, key, upload_id)
+
+    if not request.reference_only and source.size:
+        await run.retrier("GetObject", one_byte)
+    await run.retrier("CreateMultipartUpload", scratch)

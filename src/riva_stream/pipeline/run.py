@@ -1,0 +1,150 @@
+"""What all stages of one run share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import anyio
+
+from riva_stream.config import StageRequest
+from riva_stream.events import Observer, Progress, Warned
+from riva_stream.lanes import Lanes
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Store
+
+__all__ = ["FOLDERS", "Meter", "Run", "each"]
+
+FOLDERS = ("source/", "models/")
+"""Below the prefix: where the archive and its models go, and nothing else does."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_TASKS = 8
+_INTERVAL = 0.1
+
+
+@dataclass(eq=False)
+class Meter:
+    """The byte counters of a run; none of them ever goes back.
+
+    Every change counts as progress for the watchdog; at most one :class:`Progress` goes out per 0.1 s.
+    """
+
+    observer: Observer
+    lanes: Lanes
+    source_size: int = 0
+    fetched: int = 0
+    expanded: int = 0
+    durable: int = 0
+    durable_source: int = 0
+    moved_at: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=time.monotonic)
+    _told_at: float = 0.0
+
+    def add(self, *, fetched: int = 0, expanded: int = 0, durable: int = 0, durable_source: int = 0) -> None:
+        """Something moved."""
+        self.fetched += fetched
+        self.expanded += expanded
+        self.durable += durable
+        self.durable_source += durable_source
+        self.moved_at = time.monotonic()
+        if self.moved_at - self._told_at >= _INTERVAL:
+            self.tell()
+
+    def touch(self) -> None:
+        """A request was answered: nothing to count, but the run is alive."""
+        self.moved_at = time.monotonic()
+
+    def tell(self) -> None:
+        """Report the counters now."""
+        self._told_at = time.monotonic()
+        self.observer(
+            Progress(
+                source_size=self.source_size,
+                fetched=self.fetched,
+                hashed=self.lanes.hash.bytes,
+                extracted=self.lanes.extract.bytes,
+                expanded=self.expanded,
+                durable=self.durable,
+                durable_source=self.durable_source,
+                elapsed=self._told_at - self._began,
+                bottleneck=self.lanes.bottleneck(),
+            )
+        )
+
+
+@dataclass(eq=False)
+class Run:
+    """One call of :func:`~riva_stream.pipeline.stage`."""
+
+    request: StageRequest
+    run_id: str
+    observer: Observer
+    retrier: Retrier
+    lanes: Lanes
+    meter: Meter
+    destination: Store = field(init=False)
+    origin: Store = field(init=False)
+    """The store that holds the source; often the same."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    warnings: list[str] = field(default_factory=list)
+    _wall: float = field(default_factory=time.perf_counter)
+    _cpu: float = field(default_factory=time.process_time)
+
+    def warn(self, code: str, message: str) -> None:
+        """Tell the observer, and keep it for the report."""
+        self.warnings.append(message)
+        self.observer(Warned(code=code, message=message))
+
+    @property
+    def wall_seconds(self) -> float:
+        """Since the run began."""
+        return time.perf_counter() - self._wall
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time of this process since the run began, of other runs in it as well."""
+        return time.process_time() - self._cpu
+
+    async def renew_sessions(self) -> bool:
+        """Read the credentials anew; says whether that was possible."""
+        stores = [self.destination] if self.origin is self.destination else [self.destination, self.origin]
+        return all([await store.renew() for store in stores])
+
+    def metadata(self, artifact_type: str) -> dict[str, str]:
+        """Metadata of every object that this run creates."""
+        return {
+            "artifact-type": artifact_type,
+            "model-name": self.request.model_name,
+            "model-version": self.request.model_version,
+            "upload-timestamp": self.started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "run-id": self.run_id,
+        }
+
+    @staticmethod
+    def host() -> str:
+        """Name of this host, as the journal and the artifact tell it."""
+        return os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
+
+
+async def each(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
+    """``act`` on every item, a few at a time; the results in the items' order."""
+    results: dict[int, R] = {}
+    todo = list(enumerate(items))[::-1]
+
+    async def some() -> None:
+        while todo:
+            index, item = todo.pop()
+            results[index] = await act(item)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(min(_TASKS, len(items))):
+            tasks.start_soon(some)
+    return [results[index] for index in range(len(items))]

@@ -1,0 +1,67 @@
+"""Delete what must not lie beside a new staging, or must not stay after a failed one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+from riva_stream.errors import AccessDeniedError, RivaStreamError
+from riva_stream.manifest import CHECKSUMS, MANIFEST_JSON, MARKER
+from riva_stream.pipeline.run import FOLDERS, Run, each
+from riva_stream.pipeline.standing import Standing
+from riva_stream.state import Lease
+
+__all__ = ["delete", "remove_stale", "take_back"]
+
+_OURS = (*FOLDERS, CHECKSUMS, MANIFEST_JSON)
+
+
+async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> None:
+    """Delete what older stagings left: keys of their manifest, and unmarked keys that carry our metadata.
+
+    Args:
+        run: the run.
+        standing: what was there when it began.
+        written: the keys that this run has written.
+
+    Raises:
+        AccessDeniedError: it may not be deleted, and must not lie beside the new staging.
+    """
+    prefix = run.request.prefix
+    manifest = standing.manifest
+    named = {file.s3_key for file in manifest.files.all()} if manifest else set()
+    if standing.is_complete:
+        named |= {prefix + MANIFEST_JSON, prefix + CHECKSUMS}
+    kept = {*written, prefix + MARKER}
+    # Deleting what is not there does no harm, so where nothing may be listed all that was named goes.
+    stale = [key for key in sorted(named - kept) if key in standing.keys or not standing.listed]
+    for key in standing.keys:
+        if key not in named | kept and key.removeprefix(prefix).startswith(_OURS):
+            info = await run.retrier("HeadObject", partial(run.destination.head, run.request.bucket, key))
+            if info is not None and "run-id" in info.metadata and "artifact-type" in info.metadata:
+                stale.append(key)
+    try:
+        await each(stale, partial(delete, run))
+    except* AccessDeniedError as errors:
+        first = errors.exceptions[0]
+        raise AccessDeniedError(
+            f"a file of an older staging may not be deleted, and must not lie beside the new one: {first}",
+            hint="grant s3:DeleteObject, or stage under another --model-version",
+        ) from first
+
+
+async def take_back(run: Run, lease: Lease | None, keys: Sequence[str]) -> None:
+    """Delete what this run has completed, and nothing else: never what another run has put there since."""
+    with suppress(RivaStreamError):
+        if lease is not None:
+            await lease.check()
+        for key in keys:
+            info = await run.retrier("HeadObject", partial(run.destination.head, run.request.bucket, key))
+            if info is not None and info.metadata.get("run-id") == run.run_id:
+                await delete(run, key)
+
+
+async def delete(run: Run, key: str) -> None:
+    """Delete one object."""
+    await run.retrier("DeleteObject", partial(run.destination.delete, run.request.bucket, key))

@@ -1,0 +1,247 @@
+"""What stands at the destination, and what that means for a request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+
+from pydantic import ValidationError
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import (
+    AccessDeniedError,
+    DestinationConflictError,
+    DigestMismatchError,
+    IntegrityError,
+    Where,
+)
+from riva_stream.manifest import (
+    ARTIFACT_JSON,
+    MANIFEST_JSON,
+    MARKER,
+    Artifact,
+    Marker,
+    StagedFile,
+    UploadManifest,
+)
+from riva_stream.pipeline.run import Run, each
+from riva_stream.report import ObjectCheck
+from riva_stream.source import PinnedSource
+from riva_stream.state import JOURNAL, read_journal
+
+__all__ = ["Decision", "Standing", "confirm", "decide", "inspect", "remove_leftover"]
+
+_SMALL = 64 << 20
+"""Bytes at most of a document that is read back."""
+
+
+class Decision(Enum):
+    """What a run does with what it finds."""
+
+    STAGE = "stage"
+    ALREADY_STAGED = "nothing: it is staged already"
+    UPGRADE = "upgrade a staging by reference to a full one"
+    REPLACE = "replace what is staged"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What was found below the prefix."""
+
+    keys: Sequence[str]
+    """All keys there; none where listing is not allowed."""
+    marker: Marker | None = None
+    artifact: Artifact | None = None
+    manifest: UploadManifest | None = None
+    foreign: str = ""
+    """Why the marker that is there cannot be understood."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of the documents that were read."""
+    listed: bool = True
+    """Whether ``keys`` is to be believed: without the right to list, nobody knows what there is."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a marker: it alone says that something is staged."""
+        return self.marker is not None or bool(self.foreign)
+
+
+async def inspect(run: Run) -> Standing:
+    """Look at the destination: one listing, and the documents if there is a marker."""
+    try:
+        keys = await _keys_below(run)
+        marked = run.request.prefix + MARKER in keys
+    except AccessDeniedError:
+        run.warn(
+            "list", f"the keys below {run.request.destination} may not be listed: leftovers there stay unseen"
+        )
+        return replace(await _unlisted(run), listed=False)
+    text = await _document(run, MARKER) if marked else None
+    return await _marked(run, keys, text)
+
+
+async def _unlisted(run: Run) -> Standing:
+    """What can be known without listing: S3 answers 403 to the GET of what is not there, so as not to tell."""
+    try:
+        text = await _document(run, MARKER)
+    except AccessDeniedError:
+        return Standing([])
+    return await _marked(run, [], text)
+
+
+async def _marked(run: Run, keys: list[str], text: bytes | None) -> Standing:
+    if text is None:
+        return Standing(keys)
+    try:
+        marker = Marker.parse(text.decode())
+    except (ValidationError, UnicodeDecodeError):
+        return Standing(keys, foreign="its marker is not one of this tool's")
+    return await _documents(run, keys, marker, len(text))
+
+
+async def _documents(run: Run, keys: list[str], marker: Marker, marker_size: int) -> Standing:
+    """What the marker was written for; ``foreign`` says it when that is no longer there."""
+    data = await _document(run, ARTIFACT_JSON)
+    listed = await _document(run, MANIFEST_JSON) if marker.mode == "full" else None
+    if data is None or (marker.mode == "full" and listed is None):
+        missing = ARTIFACT_JSON if data is None else MANIFEST_JSON
+        return Standing(keys, marker, foreign=f"it has a marker but no {missing}")
+    if hashlib.sha256(data).hexdigest() != marker.artifact_sha256:
+        return Standing(keys, marker, foreign="artifact.json is not the one that the marker was written for")
+    try:
+        artifact = Artifact.model_validate_json(data)
+        manifest = UploadManifest.model_validate_json(listed) if listed is not None else None
+    except ValidationError:
+        return Standing(keys, marker, foreign="its documents are not of a version that this tool knows")
+    sizes = {MARKER: marker_size, ARTIFACT_JSON: len(data), MANIFEST_JSON: len(listed or b"")}
+    return Standing(keys, marker, artifact, manifest, sizes=sizes)
+
+
+def decide(request: StageRequest, source: PinnedSource, standing: Standing) -> Decision:
+    """What to do, from what is asked for and what is there. Nothing is read or written.
+
+    Raises:
+        DestinationConflictError: another staging is there, and ``force`` was not given.
+        DigestMismatchError: this very source is staged, but with another SHA-256 than the one expected.
+    """
+    if not standing.is_complete:
+        return Decision.STAGE
+    where = Where(bucket=request.bucket, key=request.prefix + MARKER)
+    staged, mode = standing.artifact, standing.marker.mode if standing.marker else "full"
+    if standing.foreign or staged is None:
+        difference = standing.foreign or "it cannot be understood"
+    else:
+        difference = _difference(request, source, standing, staged)
+    if not difference and staged is not None:
+        expected = request.expect_sha256
+        if expected and not request.force and staged.source.sha256 not in {None, expected}:
+            raise DigestMismatchError(
+                f"what is staged has the SHA-256 {staged.source.sha256}, not the expected {expected}",
+                where=where,
+                hint="check the expected SHA-256; the source itself has not changed since it was staged",
+            )
+        if mode == "reference_only" and not request.reference_only:
+            return Decision.UPGRADE
+        if not request.force:
+            return Decision.ALREADY_STAGED
+    if request.force:
+        return Decision.REPLACE
+    raise DestinationConflictError(
+        f"{request.destination} holds another staging: {difference}",
+        where=where,
+        hint="stage under another --model-version, or replace what is there with --force",
+    )
+
+
+def _difference(request: StageRequest, source: PinnedSource, standing: Standing, staged: Artifact) -> str:
+    """In what the staging there differs from what is asked for, or ""."""
+    if staged.source.uri != source.uri:
+        return f"it was made from {staged.source.uri}"
+    if (staged.source.etag, staged.source.size_bytes) != (source.etag, source.size):
+        return f"its source was ETag {staged.source.etag}, {staged.source.size_bytes} bytes; now it is {source.etag}, {source.size}"
+    if staged.source.version_id != source.version_id:
+        return f"its source was version {staged.source.version_id}; now it is {source.version_id}"
+    if (
+        standing.manifest
+        and not request.reference_only
+        and set(standing.manifest.include) != set(request.include)
+    ):
+        return f"it was made with --include {' '.join(standing.manifest.include)}"
+    return ""
+
+
+async def confirm(run: Run, standing: Standing) -> list[ObjectCheck]:
+    """HEAD every object of a complete staging and compare it with its manifest.
+
+    Raises:
+        IntegrityError: one is missing or is not what was staged.
+    """
+    files = standing.manifest.files.all() if standing.manifest else []
+    checks = await each(files, partial(_compare, run))
+    # These were read whole: the marker vouches for artifact.json by its SHA-256.
+    read = [ARTIFACT_JSON, MARKER] if standing.manifest is None else [MANIFEST_JSON, MARKER]
+    return checks + [
+        ObjectCheck(key=run.request.prefix + name, size_bytes=standing.sizes[name], by=["content"])
+        for name in read
+    ]
+
+
+async def remove_leftover(run: Run, standing: Standing) -> None:
+    """Delete the journal of the very run whose marker is there: it died between the two."""
+    key = run.request.prefix + JOURNAL
+    if key not in standing.keys or standing.marker is None:
+        return
+    found = await read_journal(run.destination, run.retrier, run.request.bucket, key)
+    if found is not None and found.journal is not None and found.journal.run_id == standing.marker.run_id:
+        await run.retrier("DeleteObject", partial(run.destination.delete, run.request.bucket, key))
+
+
+async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
+    bucket = run.request.bucket
+    info = await run.retrier("HeadObject", partial(run.destination.head, bucket, file.s3_key))
+    if info is None:
+        difference = "it is gone"
+    elif info.size != file.size_bytes:
+        difference = f"it has {info.size} bytes, {file.size_bytes} were staged"
+    elif info.etag != file.etag:
+        difference = f"its ETag is {info.etag}, that of what was staged is {file.etag}"
+    else:
+        by = ["size", "etag"]
+        kept = info.checksums.get("crc64nvme")
+        if kept is None or file.store_checksum is None:
+            return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
+        if f"crc64nvme:{kept}" == file.store_checksum:
+            return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=[*by, "crc64nvme"])
+        difference = f"its CRC64NVME is {kept}, that of what was staged is {file.store_checksum}"
+    raise IntegrityError(
+        f"what is staged is no longer what was staged: {difference}",
+        where=Where("HeadObject", bucket, file.s3_key),
+        hint="stage it again with --force",
+    )
+
+
+async def _keys_below(run: Run) -> list[str]:
+    keys: list[str] = []
+    while True:
+        page = await run.retrier(
+            "ListObjectsV2",
+            partial(
+                run.destination.list_objects,
+                run.request.bucket,
+                run.request.prefix,
+                after=keys[-1] if keys else "",
+            ),
+        )
+        keys += [entry.key for entry in page.objects]
+        if not page.truncated or not page.objects:
+            return keys
+
+
+async def _document(run: Run, name: str) -> bytes | None:
+    return await run.retrier(
+        "GetObject",
+        partial(run.destination.get, run.request.bucket, run.request.prefix + name, limit=_SMALL),
+    )

@@ -1,0 +1,76 @@
+"""Open the stores of a run: one client where source and destination are the same, else two."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+from riva_stream.config import StageRequest
+from riva_stream.pipeline.run import Run
+from riva_stream.s3 import Store, StoreSettings, WriteOptions, open_store
+
+__all__ = ["open_stores"]
+
+
+async def open_stores(
+    run: Run,
+    stack: AsyncExitStack,
+    session: Any,
+    source_session: Any,
+    store: Store | None,
+    source_store: Store | None,
+) -> None:
+    """Give the run its stores; ``stack`` closes those that are opened here, never the caller's."""
+    request = run.request
+    warn = partial(run.warn, "profile")
+    if store is None:
+        settings = _destination(request)
+        store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+    elsewhere = source_session is not None or any(
+        (request.source_region, request.source_endpoint_url, request.source_profile)
+    )
+    # The owner that is expected of the destination's bucket is not that of the source's.
+    elsewhere = elsewhere or request.expected_bucket_owner is not None
+    if source_store is None:
+        source_store = (
+            await stack.enter_async_context(
+                open_store(
+                    _source(request),
+                    # a profile of its own outranks the destination's session
+                    session=source_session or (None if request.source_profile else session),
+                    warn=warn,
+                )
+            )
+            if elsewhere
+            else store
+        )
+    run.destination, run.origin = store, source_store
+
+
+def _destination(request: StageRequest) -> StoreSettings:
+    return StoreSettings(
+        region=request.region,
+        endpoint_url=request.endpoint_url,
+        profile=request.profile,
+        ca_bundle=request.ca_bundle,
+        connections=2 * request.connections + 4,
+        read_timeout=min(60.0, request.timeout),
+        options=WriteOptions(
+            sse=request.sse,
+            kms_key_id=request.kms_key_id,
+            storage_class=request.storage_class,
+            expected_bucket_owner=request.expected_bucket_owner,
+        ),
+    )
+
+
+def _source(request: StageRequest) -> StoreSettings:
+    return StoreSettings(
+        region=request.source_region or request.region,
+        endpoint_url=request.source_endpoint_url or request.endpoint_url,
+        profile=request.source_profile or request.profile,
+        ca_bundle=request.ca_bundle,
+        connections=request.connections + 4,
+        read_timeout=min(60.0, request.timeout),
+    )

@@ -1,0 +1,169 @@
+"""The branch that opens the archive: gunzip, tar, and one upload with its digest per member."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio.to_thread
+
+from riva_stream.archive import (
+    ArchiveSummary,
+    Event,
+    Extractor,
+    InsideReport,
+    Member,
+    MemberData,
+    MemberEnd,
+    MemberStart,
+)
+from riva_stream.buffers import Channel, Chunk, Credits, Piece
+from riva_stream.config import BLOCK
+from riva_stream.digest import Digest, HashLane
+from riva_stream.lanes import Lane
+from riva_stream.sink import Upload
+from riva_stream.tee import tee
+
+__all__ = ["StagedMember", "Unpacker"]
+
+
+@dataclass(eq=False, slots=True)
+class StagedMember:
+    """A member on its way into its object."""
+
+    member: Member
+    upload: Upload
+    digest: Digest
+    inside: InsideReport | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Filling:
+    """The part that is being filled up; its credits are taken already."""
+
+    offset: int
+    size: int
+    pieces: list[Piece] = field(default_factory=list)
+    have: int = 0
+
+
+@dataclass(eq=False)
+class Unpacker:
+    """Takes the archive's chunks in order and sends its members on.
+
+    Inflating runs ahead of nothing: the credits for a part are taken before its first byte is kept, and one block
+    at a time is expanded.
+    """
+
+    extractor: Extractor
+    credits: Credits
+    part_size: Callable[[int], int]
+    """Bytes of a part, from those of the member."""
+    open_upload: Callable[[Member], Awaitable[Upload]]
+    hashes: HashLane
+    lane: Lane
+    expanded: Callable[[int], None]
+    """Is told how many bytes came out of inflate."""
+    members: list[StagedMember] = field(default_factory=list, init=False)
+    summary: ArchiveSummary | None = field(default=None, init=False)
+    _filling: _Filling | None = field(default=None, init=False)
+    _sent: int = field(default=0, init=False)
+    _queue: Channel[Chunk] = field(default_factory=Channel, init=False)
+
+    def send(self, chunk: Chunk) -> None:
+        """Queue the next chunk, of which this branch holds a share."""
+        self._queue.send(chunk)
+
+    def close(self) -> None:
+        """No more chunks will come; :meth:`run` ends after the last."""
+        self._queue.close()
+
+    async def run(self) -> None:
+        """Extract until the archive ends.
+
+        Raises:
+            ArchiveError: it is damaged, cut, refused, or holds nothing that was asked for.
+        """
+        async for chunk in self._queue:
+            await self._unpack(deque(chunk.pieces))
+            self.lane.bytes += chunk.size
+            chunk.release()
+        self.summary = await anyio.to_thread.run_sync(self.extractor.finish)
+
+    async def _unpack(self, pieces: deque[Piece]) -> None:
+        while pieces or not self.extractor.needs_input:
+            before = self.extractor.expanded
+            with self.lane.busy():
+                events = await anyio.to_thread.run_sync(_step, self.extractor, pieces)
+            self.expanded(self.extractor.expanded - before)
+            for event in events:
+                match event:
+                    case MemberStart(member):
+                        await self._begin(member)
+                    case MemberData(data):
+                        await self._keep(data)
+                    case MemberEnd(_, inside):
+                        self._end(inside)
+
+    async def _begin(self, member: Member) -> None:
+        with self.lane.waiting():
+            upload = await self.open_upload(member)
+        self.members.append(StagedMember(member, upload, Digest()))
+        self._sent = 0
+        if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
+            self._filling = _Filling(0, 0)
+            self._ship()
+
+    async def _keep(self, data: Piece) -> None:
+        """Put the next bytes of the member into parts."""
+        member = self.members[-1].member
+        view = memoryview(data)
+        while view:
+            filling = self._filling
+            if filling is None:
+                size = min(self.part_size(member.size), member.size - self._sent)
+                with self.lane.waiting():
+                    await self.credits.acquire(size)
+                self._filling = filling = _Filling(self._sent, size)
+            take = view[: filling.size - filling.have]
+            view = view[len(take) :]
+            filling.have += len(take)
+            # A slice keeps its whole block alive; one that is the smaller part of it is worth a copy.
+            filling.pieces.append(bytes(take) if 2 * len(take) < take.nbytes + _rest_of_block(take) else take)
+            if filling.have == filling.size:
+                self._ship()
+
+    def _ship(self) -> None:
+        filling, staged = self._filling, self.members[-1]
+        if filling is None:
+            raise ValueError("no part is being filled")
+        self._filling = None
+        self._sent += filling.size
+        chunk = Chunk(filling.offset, filling.size, filling.pieces, self.credits, filling.size)
+        tee(chunk, (partial(self.hashes.send, staged.digest), staged.upload.send))
+
+    def _end(self, inside: InsideReport) -> None:
+        self.members[-1].inside = inside
+
+
+def _rest_of_block(view: memoryview) -> int:
+    """Bytes of the block behind ``view`` that ``view`` does not show."""
+    return len(view.obj) - view.nbytes  # type: ignore[arg-type]
+
+
+def _step(extractor: Extractor, pieces: deque[Piece]) -> list[Event]:
+    """Expand one to two blocks; runs in a worker thread, and a hop into one costs some 0.1 ms.
+
+    A block is asked for whole each time: asking for the rest of one would cut the output into ever smaller slices.
+    """
+    events: list[Event] = []
+    stop = extractor.expanded + BLOCK
+    while extractor.expanded < stop:
+        if extractor.needs_input:
+            if not pieces:
+                break
+            extractor.push(pieces.popleft())
+        events += extractor.pull(BLOCK)
+    return events

@@ -1,0 +1,77 @@
+"""After an object is complete: is what the store holds what was sent?"""
+
+from __future__ import annotations
+
+from riva_stream.errors import DigestMismatchError, HeldError, TransientError, Where
+from riva_stream.manifest import StagedFile
+from riva_stream.pipeline.run import Run
+from riva_stream.report import ObjectCheck
+from riva_stream.s3 import ObjectInfo, Stored
+from riva_stream.sink import UploadRecord
+
+__all__ = ["verify_document", "verify_upload"]
+
+
+async def verify_upload(run: Run, record: UploadRecord) -> ObjectCheck:
+    """HEAD an object of the archive and compare it with what was computed on the way.
+
+    Raises:
+        DigestMismatchError: it is not there, or not what was sent.
+        HeldError: another run has written it.
+    """
+    by = await _confirmed(run, record.key, record.size, record.stored, record.crc64nvme, record.created_by)
+    if record.expected_etag == record.stored.etag:
+        by.append("md5-of-parts")
+    return ObjectCheck(key=record.key, size_bytes=record.size, by=by)
+
+
+async def verify_document(run: Run, file: StagedFile) -> ObjectCheck:
+    """The same for a document that this run has written."""
+    checksum = file.store_checksum.partition(":")[2] if file.store_checksum else None
+    by = await _confirmed(run, file.s3_key, file.size_bytes, Stored(file.etag), checksum, run.run_id)
+    return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
+
+
+async def _confirmed(
+    run: Run, key: str, size: int, stored: Stored, crc64nvme: str | None, created_by: str
+) -> list[str]:
+    """What was compared. A HEAD that contradicts is asked again before it is believed: answers break, too."""
+
+    async def once() -> list[str]:
+        info = await run.destination.head(run.request.bucket, key)
+        if info is None:
+            raise TransientError("the object was written, but it is not there")
+        return _compare(run, info, size, stored, crc64nvme, created_by)
+
+    try:
+        return await run.retrier("HeadObject", once)
+    except HeldError:
+        raise
+    except TransientError as error:
+        if error.where.status is not None or error.__cause__ is not None:
+            raise  # the request itself failed
+        raise DigestMismatchError(error.what, where=error.where, hint=error.hint) from error
+
+
+def _compare(
+    run: Run, info: ObjectInfo, size: int, stored: Stored, crc64nvme: str | None, created_by: str
+) -> list[str]:
+    where = Where("HeadObject", run.request.bucket, info.key)
+    if info.metadata.get("run-id") != created_by:
+        raise HeldError(
+            f"another run has written this object: its run id is {info.metadata.get('run-id', 'missing')}",
+            where=where,
+            hint="run the same command again",
+        )
+    told = [("size", size, info.size), ("etag", stored.etag, info.etag)]
+    kept = info.checksums.get("crc64nvme")
+    if crc64nvme is not None and kept is not None:
+        told.append(("crc64nvme", crc64nvme, kept))
+    for name, sent, found in told:
+        if sent != found:
+            raise TransientError(
+                f"the object in the store is not the one that was sent: its {name} is {found}, not {sent}",
+                where=where,
+                hint="run the same command again",
+            )
+    return [*(name for name, _, _ in told), "run-id"]

@@ -1,0 +1,46 @@
+"""What a command is: a module with these names. To add one, write the module and list it in ``commands``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Command", "Invocation"]
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """How the program was called, so that messages can name the exact command to run next."""
+
+    prog: str
+    """``python -m riva_stream`` or ``riva-stream``."""
+    argv: tuple[str, ...]
+
+    def again(self, *extra: str) -> str:
+        """The same command as one shell line, with ``extra`` flags it does not have yet."""
+        words = [*self.argv, *(flag for flag in extra if flag not in self.argv)]
+        return f"{self.prog} {shlex.join(_USERINFO.sub('', word) for word in words)}"
+
+
+class Command(Protocol):
+    """A module of :mod:`riva_stream.cli.commands`; at import it may only use the standard library."""
+
+    NAME: str
+    SUMMARY: str
+    """One line, for the list of commands."""
+    USAGE: str
+    """What follows the command's name in the first line of its help."""
+    DESCRIPTION: str
+    EXAMPLES: str
+    """Command lines as a user would type them; ``PROG`` stands for the program's name."""
+
+    def configure(self, parser: ArgumentParser) -> None:
+        """Add the command's arguments."""
+
+    def run(self, args: Namespace, invocation: Invocation) -> int:
+        """Do it and give the exit code."""

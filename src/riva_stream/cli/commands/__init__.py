@@ -1,0 +1,10 @@
+"""One module per command, in the order in which ``--help`` lists them."""
+
+from __future__ import annotations
+
+from riva_stream.cli.command import Command
+from riva_stream.cli.commands import gc, schema, stage
+
+__all__ = ["COMMANDS"]
+
+COMMANDS: tuple[Command, ...] = (stage, gc, schema)

@@ -1,0 +1,138 @@
+"""From parsed arguments to the exit code, whatever the command: signals, the screen, errors, the result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from riva_stream.cli.allocator import keep_to_one_arena
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.failure import Failure, failure_of
+from riva_stream.cli.output import print_result, show_cursor
+from riva_stream.cli.redact import redact
+from riva_stream.cli.rendering import ScreenStream, choose_renderer
+from riva_stream.cli.screen import Screen
+from riva_stream.cli.signals import Interrupted, SignalWatch
+from riva_stream.events import Warned
+
+__all__ = ["Session", "execute", "set_up_environment"]
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class Session:
+    """What a command's work is given: the screen, the signals, and the run's id."""
+
+    def __init__(self, args: Namespace, run_id: str, screen: Screen, watch: SignalWatch) -> None:
+        self.args = args
+        self.run_id = run_id
+        self.screen = screen
+        self.watch = watch
+
+    def on_signal(self, number: int) -> None:
+        """Say that the signal was heard."""
+        name = signal.Signals(number).name
+        self.screen.say(f"riva_stream: {name}: stopping cleanly; once more ends it at once\n")
+
+
+def execute(
+    args: Namespace,
+    invocation: Invocation,
+    run_id: str,
+    work: Callable[[Session], R],
+    text: Callable[[R, bool], str],
+) -> int:
+    """Do ``work``, show its result, and give the exit code.
+
+    Args:
+        args: with the flags of ``options.add_output``.
+        invocation: how the program was called.
+        run_id: for messages.
+        work: the command's own part.
+        text: the result for a person, given whether the terminal knows more than ASCII.
+    """
+    keep_to_one_arena()
+    with SignalWatch(show_cursor) as watch:
+        outcome = _outcome(args, invocation, run_id, watch, work)
+    # Writing may take as long as the reader likes; a signal ends the process again as it does anywhere.
+    if isinstance(outcome, Failure):
+        if not args.json:
+            return outcome.exit_code
+        document = json.dumps(outcome.document(run_id), indent=2, ensure_ascii=False)
+        return print_result(document + "\n", exit_code=outcome.exit_code)
+    if args.json:
+        return print_result(redact(outcome.model_dump_json(indent=2)) + "\n")
+    fancy = sys.stdout is not None and "utf" in (sys.stdout.encoding or "").lower()
+    return print_result(redact(text(outcome, fancy)))
+
+
+def _outcome(
+    args: Namespace, invocation: Invocation, run_id: str, watch: SignalWatch, work: Callable[[Session], R]
+) -> R | Failure:
+    """The result or the failure; the latter stands on standard error already."""
+    screen = Screen(choose_renderer(args, run_id))
+    last = ""
+    try:
+        with redirect_stderr(ScreenStream(screen)):
+            _set_up_logging(debug=args.debug)
+            _forget_empty_variables(screen)
+            return work(Session(args, run_id, screen, watch))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: nothing goes further
+        if isinstance(error, KeyboardInterrupt):  # a signal before the event loop ran
+            error = Interrupted(watch.caught or signal.SIGINT)
+        failure = failure_of(error, invocation)
+        as_json = args.log_format == "json"
+        last = _log_line(failure, run_id) if as_json else failure.text(run_id, debug=args.debug)
+        return failure
+    finally:
+        screen.close(last)
+
+
+def set_up_environment(environment: Mapping[str, str], profile: str | None, *, profile_flag: bool) -> None:
+    """Put what ``.env`` holds for the AWS libraries where they look for it: this process is ours.
+
+    What the environment holds already stays. AWS_PROFILE ends up as what was found for it, and only that: one that
+    was outranked or overridden would still be picked up.
+    """
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    if profile is None or profile_flag:
+        os.environ.pop("AWS_PROFILE", None)
+    else:
+        os.environ["AWS_PROFILE"] = profile
+
+
+def _log_line(failure: Failure, run_id: str) -> str:
+    head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "run_id": run_id, "event": "failed"}
+    return json.dumps(head | failure.document(run_id), ensure_ascii=False) + "\n"
+
+
+def _forget_empty_variables(screen: Screen) -> None:
+    """An empty AWS variable means nothing to a person, but to the AWS libraries it is a profile without a name."""
+    empty = sorted(
+        name for name, value in os.environ.items() if name.startswith("AWS_") and not value.strip()
+    )
+    for name in empty:
+        del os.environ[name]
+    if "AWS_PROFILE" in empty:
+        screen.observe(Warned(code="empty-profile", message="AWS_PROFILE is empty and was ignored"))
+
+
+def _set_up_logging(*, debug: bool) -> None:
+    """Keep the libraries' logs to themselves; with ``--debug`` show their warnings.
+
+    Never less than warnings: at lower levels botocore writes requests with their credentials.
+    """
+    handler = logging.StreamHandler(sys.stderr) if debug else logging.NullHandler()
+    handler.setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -1,0 +1,139 @@
+"""What a failed run says: what, where, and what to do next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.redact import redact
+from riva_stream.cli.signals import Interrupted
+from riva_stream.errors import DestinationConflictError, RivaStreamError, TransientError, Where
+from riva_stream.settings_check import SettingsError
+
+__all__ = ["Failure", "failure_of"]
+
+_BUG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failure in words, whatever it was."""
+
+    kind: str
+    message: str
+    where: Where
+    hint: str
+    exit_code: int
+    problems: tuple[Any, ...] = ()
+    also: tuple[str, ...] = ()
+    """Other errors of the same moment."""
+    trace: str = ""
+
+    def text(self, run_id: str, *, debug: bool) -> str:
+        """For a person."""
+        lines = [f"riva_stream: {self.message}"]
+        lines += [f"  {line}" for problem in self.problems for line in str(problem).splitlines()]
+        if str(self.where):
+            lines.append(f"  where: {self.where}")
+        lines += [f"  also:  {other}" for other in self.also]
+        lines += [
+            f"  {'next:' if not i else '     '}  {line}" for i, line in enumerate(self.hint.splitlines())
+        ]
+        lines.append(f"  exit code {self.exit_code}, run {run_id}")
+        if debug:
+            lines += ["", self.trace.rstrip("\n")]
+        return redact("\n".join(lines) + "\n")
+
+    def document(self, run_id: str) -> dict[str, Any]:
+        """For a program."""
+        empty = Where()
+        where = {
+            f.name: getattr(self.where, f.name)
+            for f in fields(Where)
+            if getattr(self.where, f.name) != getattr(empty, f.name)
+        }
+        error: dict[str, Any] = {
+            "type": self.kind,
+            "message": self.message,
+            "where": where,
+            "hint": self.hint,
+            "exit_code": self.exit_code,
+        }
+        if self.problems:
+            error["problems"] = [asdict(problem) for problem in self.problems]
+        if self.also:
+            error["also"] = list(self.also)
+        document: dict[str, Any] = json.loads(redact(json.dumps({"error": error, "run_id": run_id})))
+        return document
+
+
+def failure_of(error: BaseException, invocation: Invocation) -> Failure:
+    """Put ``error`` into words; of a group, the error that matters most."""
+    leaves = _leaves(error)
+    # A bug first, since nothing else can be believed then; then what no rerun can mend.
+    worst = min(
+        leaves, key=lambda leaf: (isinstance(leaf, RivaStreamError), getattr(leaf, "retryable", False))
+    )
+    also = tuple(str(leaf) for leaf in leaves if leaf is not worst)
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(worst, Interrupted):
+        return Failure(
+            kind="Interrupted",
+            message=f"interrupted by {worst}; what a rerun can use was kept",
+            where=Where(),
+            hint=f"to go on, run the same command again:\n{invocation.again()}",
+            exit_code=worst.exit_code,
+            also=(str(error.__cause__),) if error.__cause__ else (),
+            trace=trace,
+        )
+    if isinstance(worst, RivaStreamError) and worst.exit_code != _BUG:
+        return Failure(
+            kind=type(worst).__name__,
+            message=worst.what,
+            where=worst.where,
+            hint=_hint(worst, invocation),
+            exit_code=worst.exit_code,
+            problems=worst.problems if isinstance(worst, SettingsError) else (),
+            also=also,
+            trace=trace,
+        )
+    return _bug(worst, also, trace, invocation)
+
+
+def _hint(error: RivaStreamError, invocation: Invocation) -> str:
+    if isinstance(error, TransientError):
+        command = f"run the same command again, it goes on from here:\n{invocation.again()}"
+    elif isinstance(error, DestinationConflictError):
+        command = f"to replace what is staged there:\n{invocation.again('--force')}"
+    else:
+        command = ""
+    return "\n".join(text for text in (error.hint, command) if text)
+
+
+def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: Invocation) -> Failure:
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(
+        f" at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in last
+    )
+    return Failure(
+        kind=type(error).__name__,
+        message=f"this is a bug in riva_stream, not in your set-up: {type(error).__name__}: {error}{place}",
+        where=error.where if isinstance(error, RivaStreamError) else Where(),
+        hint="please report it to the maintainers with these lines, --version and the traceback; to see that:\n"
+        + invocation.again("--debug"),
+        exit_code=_BUG,
+        also=also,
+        trace=trace,
+    )
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The single errors of a group; cancellations are no errors of their own."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    found = [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [leaf for leaf in found if not isinstance(leaf, asyncio.CancelledError)] or found[:1]

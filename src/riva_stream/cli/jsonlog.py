@@ -1,0 +1,62 @@
+"""JSON lines, one object per event, for whatever collects logs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from riva_stream.cli.lines import INTERVAL
+from riva_stream.cli.redact import redact
+from riva_stream.events import Event, Progress
+
+__all__ = ["JsonRenderer"]
+
+
+class JsonRenderer:
+    """``{"time": …, "run_id": …, "event": "member_found", …its fields}``.
+
+    Args:
+        run_id: stands in every line.
+        interval: seconds between two lines of progress.
+        now: the time, with its zone.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        interval: float = INTERVAL,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.interval = interval
+        self._run_id = run_id
+        self._now = now
+        self._highest: dict[str, int] = {}
+
+    def event(self, event: Event, /) -> str:
+        """Its fields."""
+        return self._line(re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower(), asdict(event))
+
+    def progress(self, latest: Progress, /) -> str:
+        """Its fields, none of them less than in a line before."""
+        fields = asdict(latest)
+        for name, value in fields.items():
+            if isinstance(value, int):
+                fields[name] = self._highest[name] = max(value, self._highest.get(name, 0))
+        return self._line("progress", fields)
+
+    def message(self, text: str, /) -> str:
+        """The text as an event of its own."""
+        return self._line("message", {"message": text.rstrip("\n")})
+
+    def close(self, latest: Progress | None, /) -> str:  # noqa: ARG002
+        """Nothing: each line was whole."""
+        return ""
+
+    def _line(self, kind: str, fields: dict[str, object]) -> str:
+        head = {"time": self._now().isoformat(timespec="milliseconds"), "run_id": self._run_id, "event": kind}
+        line = json.dumps(head | {k: v for k, v in fields.items() if k != "run_id"}, ensure_ascii=False)
+        return redact(line) + "\n"

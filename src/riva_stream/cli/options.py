@@ -1,0 +1,173 @@
+"""Groups of flags that commands share. Names are those of :class:`~riva_stream.config.StageRequest`'s fields."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from riva_stream.cli.units import parse_duration, parse_size
+
+__all__ = [
+    "NOT_OF_THE_REQUEST",
+    "add_how",
+    "add_limits",
+    "add_output",
+    "add_reach",
+    "add_source",
+    "add_store",
+    "add_what",
+    "add_where_to",
+]
+
+NOT_OF_THE_REQUEST = frozenset({"command", "env_file", "loop", "json", "quiet", "log_format", "debug"})
+"""Names in the parsed arguments that are the command line's own business."""
+
+
+def _switch(group: Any, flag: str, text: str) -> None:
+    # None, not False: a flag that was not given must not hide what another source says.
+    group.add_argument(flag, action="store_true", default=None, help=text)
+
+
+def add_source(parser: ArgumentParser) -> None:
+    """Where the archive is and how to get at it."""
+    group = parser.add_argument_group("source")
+    group.add_argument(
+        "--source",
+        metavar="S3_URI",
+        help="the archive: s3://bucket/key, or a prefix ending in / or a glob that fits exactly one "
+        "[RIVA_ASR_MODEL_S3_URI]",
+    )
+    group.add_argument(
+        "--expect-sha256", metavar="HEX", help="what its SHA-256 must be [RIVA_ASR_MODEL_SHA256]"
+    )
+    group.add_argument("--source-region", metavar="REGION", help="when it differs [RIVA_SOURCE_REGION]")
+    group.add_argument(
+        "--source-endpoint-url", metavar="URL", help="when it differs [RIVA_SOURCE_ENDPOINT_URL]"
+    )
+    group.add_argument("--source-profile", metavar="NAME", help="when it differs [RIVA_SOURCE_PROFILE]")
+
+
+def add_where_to(parser: ArgumentParser) -> None:
+    """The destination: s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/."""
+    group = parser.add_argument_group("destination", "s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/")
+    group.add_argument("--bucket", help="[NVIDIA_DRIVERS_S3_BUCKET]")
+    group.add_argument("--env", help="prod, staging or dev [ENV]")
+    group.add_argument("--model-name", metavar="NAME", help="[RIVA_ASR_MODEL_NAME]")
+    group.add_argument("--model-version", metavar="VERSION", help="[MODEL_VERSION]")
+
+
+def add_what(parser: ArgumentParser) -> None:
+    """The mode, and what is said about the model."""
+    group = parser.add_argument_group("what to stage")
+    _switch(group, "--reference-only", "leave the archive where it lies; write metadata that pins it")
+    group.add_argument(
+        "--include",
+        action="append",
+        metavar="PATTERN",
+        help="members to stage as models; may be repeated (default: *.riva)",
+    )
+    _switch(
+        group,
+        "--allow-missing-end",
+        "take a tar without its end-of-archive blocks (also how a cut one looks)",
+    )
+    group.add_argument("--language", metavar="CODE", help="default: en-US [RIVA_ASR_LANG_CODE]")
+    group.add_argument(
+        "--architecture", metavar="NAME", help="default: from the model's name [RIVA_ASR_MODEL_ARCHITECTURE]"
+    )
+    group.add_argument("--description", metavar="TEXT", help="free text for artifact.json")
+    group.add_argument(
+        "--retention-days", type=int, metavar="N", help="recorded in artifact.json (default: 90)"
+    )
+    _switch(group, "--force", "replace another staging at the destination, once the new one is verified")
+    _switch(group, "--dry-run", "check source, destination and rights, show the plan, write nothing")
+
+
+def add_store(parser: ArgumentParser) -> None:
+    """How to reach S3, and how objects are stored."""
+    group = parser.add_argument_group("S3")
+    add_reach(group)
+    group.add_argument("--sse", choices=("AES256", "aws:kms", "aws:kms:dsse"), help="server-side encryption")
+    group.add_argument("--kms-key-id", metavar="KEY", help="with --sse aws:kms")
+    group.add_argument("--storage-class", metavar="CLASS", help="e.g. INTELLIGENT_TIERING")
+    group.add_argument("--expected-bucket-owner", metavar="ACCOUNT", help="12 digits; refuse any other owner")
+    group.add_argument(
+        "--upload-check",
+        choices=("auto", "crc64nvme", "md5", "sha256", "none"),
+        help="what the store checks each part with (default: auto, the best it really checks)",
+    )
+
+
+def add_reach(group: Any) -> None:
+    """The endpoint and the credentials."""
+    group.add_argument("--region", help="[AWS_REGION, AWS_DEFAULT_REGION]")
+    group.add_argument("--endpoint-url", metavar="URL", help="an S3-compatible store [AWS_ENDPOINT_URL]")
+    group.add_argument("--profile", metavar="NAME", help="of the AWS configuration [AWS_PROFILE]")
+    group.add_argument("--ca-bundle", type=Path, metavar="FILE", help="certificates to trust [AWS_CA_BUNDLE]")
+
+
+def add_how(parser: ArgumentParser) -> None:
+    """Limits: memory, requests, time."""
+    group = parser.add_argument_group(
+        "limits", "sizes like 64MiB, 1GiB or 67108864 (bytes); durations like 90 (seconds), 90s, 5m, 1h"
+    )
+    group.add_argument(
+        "--memory", type=parse_size, metavar="SIZE", help="of the whole process (default: 256MiB)"
+    )
+    group.add_argument(
+        "--part-size", type=parse_size, metavar="SIZE", help="of a part and a range (default: 8MiB)"
+    )
+    group.add_argument("--connections", type=int, metavar="N", help="requests at once each way (default: 8)")
+    group.add_argument(
+        "--timeout",
+        type=parse_duration,
+        metavar="TIME",
+        help="stop after so long without progress (default: 5m)",
+    )
+    group.add_argument(
+        "--deadline", type=parse_duration, metavar="TIME", help="of the whole run (default: none)"
+    )
+    group.add_argument("--retries", type=int, metavar="N", help="of one request (default: 8)")
+    group.add_argument(
+        "--lease",
+        type=parse_duration,
+        metavar="TIME",
+        help="without a sign of life, after which a run's place is taken (default: 30s)",
+    )
+    _switch(group, "--wait", "wait for a live run that holds the destination, instead of exit 75")
+
+
+def add_limits(parser: ArgumentParser) -> None:
+    """What an archive may ask of us."""
+    group = parser.add_argument_group("archives", "an archive beyond these is refused while it streams")
+    group.add_argument("--max-members", type=int, metavar="N", help="entries (default: 100000)")
+    group.add_argument("--max-models", type=int, metavar="N", help="matching members (default: 1000)")
+    group.add_argument(
+        "--max-header-bytes", type=parse_size, metavar="SIZE", help="of one member's headers (default: 1MiB)"
+    )
+    group.add_argument("--max-expanded", type=parse_size, metavar="SIZE", help="in all (default: 5TiB)")
+    group.add_argument(
+        "--max-ratio", type=float, metavar="N", help="expanded to archive, once 64 MiB are out (default: 100)"
+    )
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Where settings and state lie, and what is shown."""
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="settings (default: ./.env if there is one)"
+    )
+    group.add_argument("--state-dir", type=Path, metavar="DIR", help="default: ./state")
+    group.add_argument("--run-id", metavar="ID", help="default: one is made up")
+    group.add_argument("--loop", choices=("auto", "asyncio", "uvloop"), default="auto", help="event loop")
+    group = parser.add_argument_group("output", "the result goes to stdout, everything else to stderr")
+    group.add_argument("--json", action="store_true", help="the result as one JSON document")
+    group.add_argument("--quiet", action="store_true", help="only the result and errors")
+    group.add_argument(
+        "--log-format",
+        choices=("auto", "pretty", "plain", "json"),
+        default="auto",
+        help="of progress: bars on a terminal, else lines (default: auto)",
+    )
+    group.add_argument("--debug", action="store_true", help="timing of each lane, and tracebacks")

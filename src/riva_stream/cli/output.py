@@ -1,0 +1,56 @@
+"""Standard output: the result alone, and what to do when nobody takes it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import sys
+
+__all__ = ["complain", "print_result", "show_cursor"]
+
+_STDOUT = 1
+_STDERR = 2
+_UNDELIVERED = 1
+
+
+def print_result(text: str, *, exit_code: int = 0) -> int:
+    """Write ``text`` to standard output, all of it, and give the exit code to end with.
+
+    A reader that has gone (``| head``) has chosen so: the exit code stays that of the work. A result that could
+    not be written for another reason (a full disk) would be missed: that is a failure, whatever the work came to.
+    """
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    data = text.encode(errors="backslashreplace")
+    try:
+        _write_all(_STDOUT, data)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            complain("riva_stream: nobody reads standard output any more, so the result was not shown\n")
+            return exit_code
+        complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
+        return exit_code or _UNDELIVERED
+    return exit_code
+
+
+def complain(text: str) -> None:
+    """Write ``text`` to standard error, if anyone is there."""
+    with contextlib.suppress(OSError):
+        _write_all(_STDERR, text.encode(errors="backslashreplace"))
+
+
+def show_cursor() -> None:
+    """Give a terminal its cursor back, which live bars hide; unless that would mean to wait."""
+    if os.isatty(_STDERR) and select.select([], [_STDERR], [], 0)[1]:
+        complain("\x1b[?25h\n")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:  # somebody made the terminal non-blocking
+            select.select([], [descriptor], [])

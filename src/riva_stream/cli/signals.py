@@ -1,0 +1,102 @@
+"""SIGINT and SIGTERM: the first one stops the run cleanly, the second one ends the process.
+
+The signals are blocked in every thread but one, which waits for them. A handler would not do: Python runs handlers
+in the main thread only, which learns of a signal that the kernel gave to another thread (a worker, the screen's)
+when its event loop happens to wake up, and of none while it is stuck.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+__all__ = ["Interrupted", "SignalWatch"]
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
+    """A signal ended the run."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts it: 130 or 143."""
+        return 128 + self.number
+
+
+class SignalWatch:
+    """Watches for signals while it is entered. Enter it before any thread is started: threads inherit the blocking.
+
+    A signal that the caller has ignored (``nohup``, a job in the background) stays ignored.
+
+    Args:
+        on_second: called on the second signal, just before the process ends; may only tidy the terminal.
+    """
+
+    def __init__(self, on_second: Callable[[], None] = lambda: None) -> None:
+        self.caught = 0
+        """Number of the first signal that came; 0 before."""
+        self._on_second = on_second
+        self._stop: Callable[[int], None] | None = None
+        self._lock = threading.Lock()
+        self._leaving = False
+        self._signals: list[signal.Signals] = []
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            wanted = (signal.SIGINT, signal.SIGTERM)
+            self._signals = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+            # What interrupt_main() calls in the main thread, while there is no run yet that could be cancelled.
+            self._handlers = {n: signal.signal(n, signal.default_int_handler) for n in self._signals}
+        if self._signals:
+            self._thread = threading.Thread(target=self._wait, name="riva-stream-signals", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None and self._thread.ident is not None:
+            self._leaving = True
+            signal.pthread_kill(self._thread.ident, self._signals[0])
+            self._thread.join()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
+
+    @contextmanager
+    def calling(self, stop: Callable[[int], None]) -> Iterator[None]:
+        """While entered, the first signal calls ``stop`` with its number, in the watch's thread."""
+        with self._lock:
+            self._stop = stop
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stop = None
+
+    def _wait(self) -> None:
+        while True:
+            number = signal.sigwait(self._signals)
+            if self._leaving:
+                return
+            if self.caught:
+                self._on_second()
+                os._exit(128 + number)
+            self.caught = number
+            with self._lock:
+                if self._stop is not None:
+                    self._stop(number)
+                else:
+                    _thread.interrupt_main(signal.Signals(number))

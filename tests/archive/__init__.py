@@ -1,0 +1,1 @@
+"""The archive room, asserted through its door: the Extractor."""

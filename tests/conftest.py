@@ -1,0 +1,123 @@
+"""What every test gets: no trace of the caller's AWS settings, and S3 servers that start when first asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.localstack import LocalStackServer
+from tests.support.servers import GatewayServer, MotoServer, S3Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_PREFIXES = ("AWS_", "RIVA_", "NVIDIA_", "MINIO_", "BOTO_", "S3_", "PIP_")
+_NAMES = frozenset(
+    {
+        "ENV",
+        "MODEL_VERSION",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_FILE",
+    }
+)
+
+_CALLER_ENVIRONMENT = dict(os.environ)
+"""As it was before isolation. Only pip gets to see it, when LocalStack's environment is still to be made."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "localstack: needs LocalStack's S3, in a virtual environment of its own"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for a server is marked with it, so that ``-m 'not localstack'`` can leave it out."""
+    for item in items:
+        wanted = set(getattr(item, "fixturenames", ()))
+        for name in ("gateway", "localstack"):
+            if name in wanted:
+                item.add_marker(name)
+
+
+def _isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith(_PREFIXES) or name.upper() in _NAMES:
+            patch.delenv(name)
+    patch.setenv("HOME", str(home))
+    # Files that do not exist: neither the caller's profiles nor an error about an empty file.
+    patch.setenv("AWS_CONFIG_FILE", str(home / "no-aws-config"))
+    patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "no-aws-credentials"))
+    # Or else a client without credentials would ask 169.254.169.254 for some, and wait.
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The isolation for fixtures that live longer than one test."""
+    with pytest.MonkeyPatch.context() as patch:
+        _isolate(patch, tmp_path_factory.mktemp("home"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(
+    isolated_session: None, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The isolation for each test, with a home of its own."""
+    _isolate(monkeypatch, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def moto(isolated_session: None) -> Iterator[MotoServer]:
+    """moto's S3, in this process."""
+    with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gateway(isolated_session: None) -> Iterator[GatewayServer]:
+    """The JuiceFS gateway, a real server process."""
+    with GatewayServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def localstack(isolated_session: None) -> Iterator[LocalStackServer]:
+    """LocalStack's S3, the strict one. Fails, and does not skip, where its environment cannot be made."""
+    with LocalStackServer(_CALLER_ENVIRONMENT) as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", pytest.param("gateway", marks=pytest.mark.gateway)])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """moto and the gateway, one after the other."""
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, S3Server)
+    return server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """A new bucket on `s3_server`."""
+    return s3_server.new_bucket()
+
+
+@pytest.fixture
+def moto_bucket(moto: MotoServer) -> str:
+    """A new bucket on moto."""
+    return moto.new_bucket()
+
+
+@pytest.fixture
+def gateway_bucket(gateway: GatewayServer) -> str:
+    """A new bucket on the gateway."""
+    return gateway.new_bucket()

@@ -1,0 +1,52 @@
+"""What each store enforces stands in one table; every store is asked every question again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.retry import Retrier
+from riva_stream.s3.probe import enforced_check
+from tests.contract.enforcement import ANSWERS, PROBED, QUESTIONS, Question, table
+from tests.contract.ground import Ground, outcome
+
+on_one_loop = pytest.mark.asyncio(loop_scope="session")
+
+DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
+
+
+@on_one_loop
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
+async def test_each_store_enforces_what_the_table_says(ground: Ground, question: Question) -> None:
+    assert await outcome(lambda: question.ask(ground)) == ANSWERS[ground.server.name][question.name]
+
+
+@on_one_loop
+@pytest.mark.parametrize("wanted", PROBED["moto"])
+async def test_the_probe_finds_out_what_each_store_verifies(ground: Ground, wanted: str) -> None:
+    expected, key = PROBED[ground.server.name][wanted], "prefix/.riva-stream/probe"
+    if expected == "refused":
+        with pytest.raises(ConfigurationError, match="does not verify"):
+            await enforced_check(ground.store, ground.bucket, key, wanted, Retrier())
+    else:
+        assert await enforced_check(ground.store, ground.bucket, key, wanted, Retrier()) == expected
+    # nothing is left of it, and nothing was ever visible
+    assert not await ground.store.list_uploads(ground.bucket, "")
+    assert not (await ground.store.list_objects(ground.bucket, "")).objects
+
+
+def test_the_probe_agrees_with_the_table() -> None:
+    rows = {
+        "crc64nvme": "UploadPart, wrong CRC64NVME, declared at Create",
+        "md5": "UploadPart, wrong Content-MD5",
+        "sha256": "UploadPart, wrong signed SHA-256",
+    }
+    for store, answers in ANSWERS.items():
+        for check, row in rows.items():
+            assert (PROBED[store][check] == "refused") == (answers[row] == "taken")
+
+
+def test_the_table_stands_in_the_docs() -> None:
+    assert table() in DOCS.read_text()

@@ -1,0 +1,355 @@
+"""Everything that botocore raises and every error code that S3 documents becomes an error of ours.
+
+A class or a code that an upgrade brings, and that stands in no table here, fails a test.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore import exceptions as boto
+from botocore import parsers
+
+from riva_stream.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    HeldError,
+    RivaStreamError,
+    SourceChangedError,
+    SourceNotFoundError,
+    ThrottledError,
+    TransientError,
+)
+from riva_stream.s3 import client
+from riva_stream.s3.errors import RIGHTS, translated
+
+Kind = type[RivaStreamError]
+
+# ---- exception classes
+
+NETWORK = {
+    "ConnectTimeoutError",
+    "ConnectionClosedError",
+    "ConnectionError",
+    "EndpointConnectionError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ProxyConnectionError",
+    "ReadTimeoutError",
+    "ResponseStreamingError",
+}
+"""Another attempt may not meet it: `TransientError`."""
+
+BROKEN_ON_THE_WAY = {"ChecksumError", "FlexibleChecksumError", "ResponseParserError"}
+"""The answer was broken on its way here: `TransientError`."""
+
+SETTINGS = {
+    # credentials
+    "ConfigNotFound",
+    "ConfigParseError",
+    "CredentialRetrievalError",
+    "InfiniteLoopConfigError",
+    "InvalidConfigError",
+    "InvalidIMDSEndpointError",
+    "InvalidIMDSEndpointModeError",
+    "InvalidSTSRegionalEndpointsConfigError",
+    "MetadataRetrievalError",
+    "NoAuthTokenError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "PendingAuthorizationExpiredError",
+    "ProfileNotFound",
+    "RefreshWithMFAUnsupportedError",
+    "SSOError",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+    "UnknownCredentialError",
+    # region and endpoint
+    "BaseEndpointResolverError",
+    "EndpointProviderError",
+    "EndpointResolutionError",
+    "EndpointVariantError",
+    "InvalidDNSNameError",
+    "InvalidEndpointConfigurationError",
+    "InvalidEndpointDiscoveryConfigurationError",
+    "InvalidHostLabelError",
+    "InvalidRegionError",
+    "NoRegionError",
+    "ServiceNotInRegionError",
+    "UnknownEndpointError",
+    "UnknownEndpointResolutionBuiltInName",
+    "UnknownFIPSEndpointError",
+    "UnknownRegionError",
+    # what stands in the AWS configuration file, or in AWS_… variables
+    "InvalidChecksumConfigError",
+    "InvalidDefaultsMode",
+    "InvalidMaxRetryAttemptsError",
+    "InvalidProxiesConfigError",
+    "InvalidRetryConfigurationError",
+    "InvalidRetryModeError",
+    "InvalidS3AddressingStyleError",
+    "InvalidS3UsEast1RegionalEndpointConfigError",
+    "MissingDependencyException",
+    "UnknownSignatureVersionError",
+    "UnsupportedSignatureVersionError",
+    "SSLError",
+    # the bucket: an ARN that the SDK does not take, a name that it refuses
+    "ParamValidationError",
+    "UnsupportedOutpostResourceError",
+    "UnsupportedS3AccesspointConfigurationError",
+    "UnsupportedS3ArnError",
+    "UnsupportedS3ConfigurationError",
+    "UnsupportedS3ControlArnError",
+    "UnsupportedS3ControlConfigurationError",
+}
+"""The user can put it right: `ConfigurationError`."""
+
+NEVER = {
+    # bases that are not raised themselves
+    "BotoCoreError",
+    "ClientError",
+    "EventStreamError",
+    # pages, waiters, stubs and models, none of which the adapter uses
+    "AliasConflictParameterError",
+    "ApiVersionNotFoundError",
+    "CapacityNotAvailableError",
+    "DataNotFoundError",
+    "InvalidExpressionError",
+    "MissingParametersError",
+    "MissingServiceIdError",
+    "OperationNotPageableError",
+    "PaginationError",
+    "RangeError",
+    "StubAssertionError",
+    "StubResponseError",
+    "UnStubbedResponseError",
+    "UndefinedModelAttributeError",
+    "UnknownClientMethodError",
+    "UnknownKeyError",
+    "UnknownParameterError",
+    "UnknownServiceError",
+    "UnknownServiceStyle",
+    "UnsupportedServiceProtocolsError",
+    "ValidationError",
+    "WaiterConfigError",
+    "WaiterError",
+    # bodies that botocore would read, wrap or rewind; ours are none
+    "AwsChunkedWrapperError",
+    "MD5UnavailableError",
+    "UnseekableStreamError",
+    # warnings
+    "ImminentRemovalWarning",
+    "UnsupportedTLSVersionWarning",
+}
+"""Cannot come out of a call of the adapter, or would be a bug of ours."""
+
+
+def classes() -> dict[str, type[Exception]]:
+    """Every exception class of botocore that is public, by name."""
+    found = {name: kind for name, kind in vars(boto).items() if inspect.isclass(kind)}
+    own = {
+        name: kind
+        for name, kind in found.items()
+        if issubclass(kind, Exception) and kind.__module__ == boto.__name__
+    }
+    return own | {"ResponseParserError": parsers.ResponseParserError}
+
+
+def expected_kind(name: str) -> Kind:
+    return TransientError if name in NETWORK | BROKEN_ON_THE_WAY else ConfigurationError
+
+
+def test_every_class_of_botocore_stands_in_a_table() -> None:
+    groups = [NETWORK, BROKEN_ON_THE_WAY, SETTINGS, NEVER]
+    known = set().union(*groups)
+    assert sum(map(len, groups)) == len(known), "a class stands in two tables"
+    assert not set(classes()) - known, "say what these come to"
+
+
+@pytest.mark.parametrize("name", sorted(NETWORK | BROKEN_ON_THE_WAY | SETTINGS))
+def test_every_class_of_botocore_becomes_an_error_of_ours(name: str) -> None:
+    if name not in classes():
+        pytest.skip("not in this botocore")
+    raised = classes()[name].__new__(classes()[name])  # each wants other arguments; none matters here
+    with pytest.raises(RivaStreamError) as caught, translated("GetObject", "bucket", "key"):
+        raise raised
+    assert isinstance(caught.value, expected_kind(name))
+    assert caught.value.where.operation == "GetObject"
+    assert caught.value.__cause__ is raised
+
+
+# ---- error codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+
+CODES: dict[Kind | tuple[Kind, ...], dict[str, int]] = {
+    ThrottledError: {"SlowDown": 503, "ServiceUnavailable": 503, "Busy": 503, "TooManyRequests": 429},
+    TransientError: {
+        "BadDigest": 400,
+        "ConditionalRequestConflict": 409,
+        "IncompleteBody": 400,
+        "InternalError": 500,
+        "OperationAborted": 409,
+        "RequestTimeTooSkewed": 403,
+        "RequestTimeout": 400,
+        "XAmzContentChecksumMismatch": 400,
+        "XAmzContentSHA256Mismatch": 400,
+    },
+    HeldError: {"NoSuchUpload": 404, "PreconditionFailed": 412},
+    (HeldError, TransientError): {"InvalidPart": 400},  # a part is not what it was: run it again
+    SourceNotFoundError: {"InvalidObjectState": 403},
+    (SourceChangedError, SourceNotFoundError): {"InvalidRange": 416, "NoSuchKey": 404, "NoSuchVersion": 404},
+    AccessDeniedError: {
+        "AccessDenied": 403,
+        "AccountProblem": 403,
+        "AllAccessDisabled": 403,
+        "InvalidPayer": 403,
+        "InvalidSecurity": 403,
+        "NotSignedUp": 403,
+    },
+    ConfigurationError: {
+        # credentials
+        "CredentialsNotSupported": 400,
+        "ExpiredToken": 400,
+        "InvalidAccessKeyId": 403,
+        "InvalidToken": 400,
+        "SignatureDoesNotMatch": 403,
+        "TokenRefreshRequired": 400,
+        # region
+        "AuthorizationHeaderMalformed": 400,
+        "IllegalLocationConstraintException": 400,
+        "PermanentRedirect": 301,
+        "TemporaryRedirect": 307,
+        # the bucket
+        "InvalidBucketName": 400,
+        "InvalidBucketState": 409,
+        "NoSuchBucket": 404,
+        # what was asked for
+        "EncryptionTypeMismatch": 400,
+        "EntityTooLarge": 400,
+        "EntityTooSmall": 400,
+        "InvalidArgument": 400,
+        "InvalidDigest": 400,
+        "InvalidEncryptionAlgorithmError": 400,
+        "InvalidPartOrder": 400,
+        "InvalidRequest": 400,
+        "InvalidStorageClass": 400,
+        "InvalidTag": 400,
+        "InvalidURI": 400,
+        "InvalidWriteOffset": 400,
+        "KeyTooLongError": 400,
+        "MalformedXML": 400,
+        "MetadataTooLarge": 400,
+        "MethodNotAllowed": 405,
+        "MissingContentLength": 411,
+        "NotImplemented": 501,
+        "TooManyParts": 400,
+    },
+}
+FOREIGN = {
+    "BucketAlreadyExists",
+    "BucketAlreadyOwnedByYou",
+    "IdempotencyParameterMismatch",
+    "ObjectAlreadyInActiveTierError",
+    "ObjectNotInActiveTierError",
+}
+"""In the SDK's model, of operations that the adapter never calls."""
+
+ON_SOURCE = {"InvalidRange", "InvalidObjectState", "NoSuchKey", "NoSuchVersion"}
+ON_COMPLETE = {"InvalidPart", "NoSuchUpload", "PreconditionFailed", "EntityTooSmall"}
+
+Row = tuple[str, int, Kind | tuple[Kind, ...]]
+ROWS: list[Row] = [(code, status, kind) for kind, codes in CODES.items() for code, status in codes.items()]
+
+
+def answer(code: str, status: int, operation: str, message: str = "", **headers: str) -> boto.ClientError:
+    meta = {"HTTPStatusCode": status, "HTTPHeaders": headers, "RequestId": "R1"}
+    response: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": meta}
+    return boto.ClientError(response, operation)
+
+
+def operation_for(code: str) -> str:
+    if code in ON_SOURCE:
+        return "GetObject"
+    return "CompleteMultipartUpload" if code in ON_COMPLETE else "UploadPart"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row[0]) for row in ROWS],
+)
+def test_every_documented_code_becomes_an_error_of_its_kind(row: Row) -> None:
+    code, status, kind = row
+    operation = operation_for(code)
+    with pytest.raises(RivaStreamError) as caught, translated(operation, "bucket", "key"):
+        raise answer(code, status, operation, "words of the store")
+    assert isinstance(caught.value, kind)
+    # a plain transient error is one that another attempt may not meet
+    assert caught.value.retryable == (kind in {TransientError, ThrottledError})
+    where = caught.value.where
+    assert (where.code, where.status, where.request_id) == (code, status, "R1")
+    assert (where.operation, where.bucket, where.key) == (operation, "bucket", "key")
+    assert caught.value.hint or code in CODES[ConfigurationError] or caught.value.retryable
+
+
+def test_every_code_of_the_sdks_model_stands_in_the_table() -> None:
+    model = botocore.session.get_session().get_service_model("s3")
+    told = {shape.name for shape in model.error_shapes}
+    assert not told - {code for code, _, _ in ROWS} - FOREIGN, "say what these come to"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, ConfigurationError),
+        (401, AccessDeniedError),
+        (403, AccessDeniedError),
+        (408, TransientError),
+        (412, HeldError),
+        (429, ThrottledError),
+        (500, TransientError),
+        (502, TransientError),
+        (503, ThrottledError),
+        (504, TransientError),
+    ],
+)
+def test_a_head_has_no_body_so_that_its_status_alone_tells(status: int, kind: Kind) -> None:
+    with pytest.raises(RivaStreamError) as caught, translated("HeadObject", "bucket", "key"):
+        raise answer(str(status), status, "HeadObject")
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(("code", "status"), [("PermanentRedirect", 301), ("400", 400), ("301", 301)])
+def test_a_wrong_region_names_the_right_one(code: str, status: int) -> None:
+    with pytest.raises(ConfigurationError, match="eu-west-3") as caught, translated("HeadObject", "bucket"):
+        raise answer(code, status, "HeadObject", **{"x-amz-bucket-region": "eu-west-3"})
+    assert "--region eu-west-3" in caught.value.hint
+
+
+@pytest.mark.parametrize("operation", sorted(RIGHTS))
+def test_a_denial_names_the_right_that_is_missing(operation: str) -> None:
+    with pytest.raises(AccessDeniedError) as caught, translated(operation, "bucket", "key"):
+        raise answer("AccessDenied", 403, operation)
+    assert RIGHTS[operation] in caught.value.hint
+
+
+def test_a_denial_by_kms_is_told_apart() -> None:
+    with pytest.raises(AccessDeniedError) as caught, translated("UploadPart", "bucket", "key"):
+        raise answer("AccessDenied", 403, "UploadPart", "not authorized to perform: kms:GenerateDataKey")
+    assert "kms:GenerateDataKey" in caught.value.hint
+
+
+def test_every_operation_of_the_adapter_has_its_right_named() -> None:
+    text = inspect.getsource(client)
+    model = botocore.session.get_session().get_service_model("s3")
+    called = {name for name in model.operation_names if f'translated("{name}"' in text}
+    assert called == set(RIGHTS)
+
+
+def test_no_signature_of_a_url_gets_into_a_message() -> None:
+    error = boto.EndpointConnectionError(endpoint_url="https://h/k?X-Amz-Signature=0123")
+    with pytest.raises(TransientError) as caught, translated("GetObject", "bucket"):
+        raise error
+    assert "Signature" not in str(caught.value)

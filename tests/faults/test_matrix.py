@@ -1,0 +1,50 @@
+"""The fault matrix. A representative part of it by default; all of it with ``RIVA_STREAM_FULL_MATRIX=1``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.cells import Field
+from tests.faults.known import known
+from tests.faults.matrix import ALL, CELLS, ELSEWHERE, REPRESENTATIVE, Cell, table
+
+DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
+FULL = bool(os.environ.get("RIVA_STREAM_FULL_MATRIX"))
+
+
+def parameters(server: str, cells: tuple[Cell, ...]) -> list[Any]:
+    found: list[Any] = []
+    for cell in cells:
+        marks: list[pytest.MarkDecorator] = [getattr(pytest.mark, server)] if server != "moto" else []
+        if reason := known(server, cell):
+            marks.append(pytest.mark.xfail(strict=False, reason=reason))
+        found.append(pytest.param(server, cell, id=f"{server} | {cell.id}", marks=marks))
+    return found
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("struck_server", "cell"),
+    [
+        *parameters("gateway", CELLS if FULL else REPRESENTATIVE),
+        *parameters("moto", ELSEWHERE),
+        *parameters("localstack", ELSEWHERE),
+    ],
+    indirect=["struck_server"],
+)
+async def test_a_cell_of_the_matrix(plot: Field, cell: Cell) -> None:
+    await plot.run(cell, ALL)
+
+
+def test_the_part_that_is_always_run_holds_every_fault_and_every_kind_of_request() -> None:
+    assert {cell.fault.name for cell in REPRESENTATIVE} == {cell.fault.name for cell in CELLS}
+    assert {cell.target for cell in REPRESENTATIVE} == set(ALL)
+    assert len({cell.id for cell in CELLS}) == len(CELLS)
+
+
+def test_the_matrix_stands_in_the_docs() -> None:
+    assert table() in DOCS.read_text()

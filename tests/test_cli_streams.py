@@ -1,0 +1,157 @@
+"""The command line as a process: signals, and streams that are gone, full or closed."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli_double import ARGUMENTS
+from tests.cli_processes import ROOT, double, start, wait_for
+
+# --- signals
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_the_run(loop: str, number: signal.Signals, code: int) -> None:
+    with start("sleep", "--json", "--loop", loop) as process:
+        wait_for("READY", process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert json.loads(out)["error"]["type"] == "Interrupted"
+    assert "stopping cleanly" in err
+    assert "run the same command again" in err
+
+
+def test_an_error_of_the_clean_up_does_not_hide_the_interruption() -> None:
+    with start("unclean") as process:
+        wait_for("READY", process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "also:  the clean-up failed too" in err
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_second_signal_ends_the_process_even_when_its_loop_is_stuck(loop: str) -> None:
+    with start("stuck", "--loop", loop) as process:
+        wait_for("READY", process)
+        process.send_signal(signal.SIGINT)
+        wait_for("stopping cleanly", process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_run_begins(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "settings")  # nobody will write into it
+    with start("good", "--json", "--env-file", str(tmp_path / "settings")) as process:
+        writer = os.open(tmp_path / "settings", os.O_WRONLY)  # returns as soon as the process reads
+        process.send_signal(number)
+        time.sleep(0.2)
+        os.close(writer)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert json.loads(out)["error"]["exit_code"] == code
+    assert "interrupted by" in err
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
+    argv = [sys.executable, "-m", "tests.cli_double", "short", *ARGUMENTS]
+    shell = "trap '' INT; exec \"$@\""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(["sh", "-c", shell, "sh", *argv], cwd=ROOT, **pipes) as process:
+        wait_for("READY", process)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert out.startswith("Staged")
+
+
+# --- streams that are gone, full or closed
+
+
+def test_nobody_reads_stdout() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start("good", stdout=writer) as process:
+        os.close(writer)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 0  # the staging is done, whoever looks
+    assert "nobody reads standard output" in err
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+
+
+def test_a_result_that_is_lost_is_a_failure() -> None:
+    with Path("/dev/full").open("w") as full, start("good", "--json", stdout=full) as process:
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "No space left" in err
+
+
+def test_nobody_reads_stderr() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start("flood", stderr=writer) as process:
+        os.close(writer)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert out.startswith("Staged")
+
+
+@pytest.mark.parametrize("scenario", ["flood", "transient"])
+def test_a_full_stderr_stalls_nothing(scenario: str) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    while select.select([], [writer], [], 0)[1]:
+        os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    began = time.monotonic()
+    with start(scenario, stderr=writer) as process:
+        os.close(writer)
+        out, _ = process.communicate(timeout=30)
+    os.close(reader)
+    assert process.returncode == (0 if scenario == "flood" else 75)
+    assert out.startswith("Staged") == (scenario == "flood")
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("argv", ["--help", "stage --help", "--version", "schema", "--nonsense --json"])
+def test_help_and_its_kin_need_no_reader(argv: str) -> None:
+    command = f"{sys.executable} -m riva_stream {argv}"
+    for shell in (f"{{ {command}; echo code $? >&2; }} | true", f"{command} >&-; echo code $? >&2"):
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert f"code {2 if 'nonsense' in argv else 0}" in done.stderr
+
+
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("scenario", "code"), [("good", 0), ("denied", 77)])
+def test_closed_standard_streams(closing: str, scenario: str, code: int) -> None:
+    argv = [sys.executable, "-m", "tests.cli_double", scenario, *ARGUMENTS]
+    shell = f'exec "$@" {closing}'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *argv], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_flood_of_events_is_a_few_lines() -> None:
+    done = double("flood")
+    assert done.returncode == 0
+    assert len(done.stderr.splitlines()) < 80

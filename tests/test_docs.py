@@ -1,0 +1,177 @@
+"""The pages stay true: links resolve, what they name exists, and the library's examples run."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riva_stream import errors
+from riva_stream.cli.app import build_parser
+from riva_stream.cli.units import parse_duration, parse_size
+from riva_stream.config import StageRequest
+from riva_stream.settings import EnvironmentSettings, variables_of
+from tests.support.archives import archive_bytes
+from tests.support.servers import MotoServer
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+README = ROOT / "README.md"
+LIBRARY = ROOT / "docs" / "library.md"
+
+# Variables that the pages may name though they are no settings: read by the SDK, the C library or other programs.
+_NOT_OURS = {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "MALLOC_ARENA_MAX",
+}
+_VARIABLE = re.compile(r"\b(?:AWS|RIVA|NVIDIA)_[A-Z0-9_]+\b|\bMODEL_VERSION\b|`ENV`")
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_resolves(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def flags_of_the_help() -> set[str]:
+    parser = build_parser("riva-stream")
+    helps = [parser.format_help(), *(sub.format_help() for sub in getattr(parser, "subparsers", ()))]
+    return set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]*", "\n".join(helps)))
+
+
+@pytest.mark.parametrize(
+    "page", [README, ROOT / "docs" / "semantics.md", LIBRARY], ids=lambda page: page.name
+)
+def test_every_flag_that_is_named_exists(page: Path) -> None:
+    text = re.sub(
+        r"^(?!.*riva_stream).*(?:scripts/|sha256sum|aws s3).*$", "", page.read_text(), flags=re.MULTILINE
+    )
+    named = set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]*", text))
+    assert named <= flags_of_the_help(), named - flags_of_the_help()
+
+
+def test_every_flag_of_stage_is_in_the_readme() -> None:
+    assert not {flag for flag in flags_of_the_help() if flag not in README.read_text()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
+    known = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    named = {name.strip("`") for name in _VARIABLE.findall(page.read_text())}
+    code = "".join(path.read_text() for room in ("src", "tests") for path in (ROOT / room).rglob("*.py"))
+    # What is not for users has names of its own, and need not be a setting as long as something reads it.
+    internal = {name for name in named if name.startswith("RIVA_STREAM_") and f'"{name}"' in code}
+    assert named <= known | _NOT_OURS | internal, named - known - _NOT_OURS - internal
+
+
+def test_every_setting_with_a_variable_is_in_the_readme() -> None:
+    text = README.read_text()
+    for name in EnvironmentSettings.model_fields:
+        for variable in variables_of(name):
+            assert f"`{variable}`" in text, variable
+
+
+def test_the_first_screen_has_the_two_commands_and_they_can_be_run() -> None:
+    screen = "\n".join(README.read_text().splitlines()[:40])
+    for command in ("./scripts/demo", "./scripts/test"):
+        assert command in screen
+        assert os.access(ROOT / command, os.X_OK)
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    table = dict(re.findall(r"^\| (\d+) \| (.+?) \|", README.read_text(), re.MULTILINE))
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
+    assert {str(kind.exit_code) for kind in kinds if issubclass(kind, errors.RivaStreamError)} <= set(table)
+
+
+def test_every_error_that_is_named_exists_and_ends_as_the_page_says() -> None:
+    page = (ROOT / "docs" / "semantics.md").read_text()
+    named = re.findall(r"`(\w+Error)`, (?:exit )?(\d+)", page)
+    assert len(named) > 10
+    for name, code in named:
+        assert getattr(errors, name).exit_code == int(code), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    assert not {name for name in named if f"def {name}(" not in code}
+
+
+def test_the_flags_of_limits_and_leases_have_the_defaults_that_the_readme_says() -> None:
+    rows = dict(re.findall(r"^\| `--([a-z0-9-]+)` \|[^|]*\| ([^|]+?) \|", README.read_text(), re.MULTILINE))
+    for flag, field in StageRequest.model_fields.items():
+        row = rows.get(flag.replace("_", "-"), "")
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            parse = parse_duration if flag in {"lease", "timeout", "deadline"} else parse_size
+            assert parse(row) == field.default, flag
+
+
+@pytest.fixture
+def models(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The buckets and the archive that docs/library.md speaks of, where the SDK finds them."""
+    client = moto.client()
+    for bucket in ("models", "deployments"):
+        client.create_bucket(Bucket=bucket)
+    key = "parakeet-rnnt-riva-1-1b-en-us-deployable_v8.1.tar.gz"
+    client.put_object(Bucket="models", Key=key, Body=archive_bytes(1 << 20, members=2)[0])
+    for name, value in moto.environment().items():
+        monkeypatch.setenv(name, value)
+    yield
+    for bucket in ("models", "deployments"):
+        moto.remove_bucket(bucket)
+
+
+async def test_the_examples_of_the_library_run_as_they_are(
+    models: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", LIBRARY.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 7
+    names: dict[str, Any] = {"__name__": "docs.library"}
+    for block in blocks:
+        code = compile(block, "docs/library.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        running = eval(code, names)
+        if running is not None:
+            await running
+    out = capsys.readouterr().out
+    assert "models/model-0.riva" in out
+    assert "stopped; running it again is safe" in out
+
+
+def test_the_library_example_of_the_readme_runs(models: None, tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "models/model-0.riva" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,140 @@
+"""The house as designed: which room may know which, what importing costs, which names are public."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import riva_stream
+
+SOURCE = Path(riva_stream.__file__).parent
+
+# Each room, and the rooms it may know: arrows point down only.
+FLOOR = {"errors", "events", "sizes"}
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "events": set(),
+    "sizes": set(),
+    "buffers": set(),
+    "lanes": set(),
+    "tee": {"buffers"},
+    "retry": FLOOR,
+    "config": FLOOR,
+    "settings": FLOOR | {"config", "settings_check"},
+    "settings_check": FLOOR | {"config"},
+    "digest": {"buffers", "lanes"},
+    "archive": {"errors", "sizes"},
+    "manifest": FLOOR,
+    "report": {"manifest"},
+    "s3": FLOOR | {"buffers"},
+    "source": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
+    "sink": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
+    "state": FLOOR | {"s3", "manifest", "retry"},
+    "pipeline": FLOOR
+    | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "report"}
+    | {"s3", "source", "sink", "state"},
+    "cli": FLOOR
+    | {"s3"}
+    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline"},
+    "__main__": {"cli"},
+}
+SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            module = node.module or ""
+            found |= (
+                {f"{module}.{alias.name}" for alias in node.names} if module == "riva_stream" else {module}
+            )
+    return found
+
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_arrows_point_down_only(path: Path) -> None:
+    room = room_of(path)
+    known = {name.split(".")[1] for name in imports(path) if name.startswith("riva_stream.")} - {room}
+    assert known <= ROOMS[room], f"{room} must not know {sorted(known - ROOMS[room])}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_s3_imports_the_sdk(path: Path) -> None:
+    if room_of(path) != "s3":
+        assert not {name.split(".")[0] for name in imports(path)} & SDK
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_room_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 320
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = {
+        room_of(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert printing <= {"cli"}
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = {"aioboto3", "botocore", "pydantic", "anyio", "asyncio", "rich", "isal", "awscrt", "uvloop"}
+    assert not modules_after("import riva_stream") & heavy
+
+
+def test_public_names_are_pinned() -> None:
+    assert sorted(riva_stream.__all__) == [
+        "AccessDeniedError",
+        "ArchiveError",
+        "ConfigurationError",
+        "DestinationConflictError",
+        "DigestMismatchError",
+        "Event",
+        "HeldError",
+        "IntegrityError",
+        "MemoryBudget",
+        "Observer",
+        "RivaStreamError",
+        "SourceChangedError",
+        "SourceNotFoundError",
+        "StageReport",
+        "StageRequest",
+        "StalledError",
+        "StoreSettings",
+        "ThrottledError",
+        "TransientError",
+        "__version__",
+        "open_store",
+        "stage",
+        "throttled",
+    ]
+    for name in riva_stream.__all__:
+        assert getattr(riva_stream, name) is not None
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        riva_stream.nonsense  # noqa: B018

@@ -1,0 +1,221 @@
+"""Going on where another run stopped, and never two runs on one prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from riva_stream import HeldError, IntegrityError, StageReport, TransientError, stage
+from riva_stream.sizes import MIB
+from riva_stream.state import JOURNAL
+from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
+from tests.support.faultproxy import FaultProxy, Rule
+from tests.support.faults import Gate, Refuse, Reset, Stall
+from tests.support.servers import S3Server
+
+PART = 5 * MIB
+
+
+@pytest.fixture
+def place(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(s3_server, monkeypatch)
+    return Place(s3_server, bucket)
+
+
+def request(place: Place, **fields: Any) -> Any:
+    return place.request(**{"part_size": PART, "lease": 0.6, "connections": 2} | fields)
+
+
+async def stopped_at(place: Place, rule: Callable[[Gate], Rule], **fields: Any) -> FaultProxy:
+    """Start a run, cancel it when a request stands at the gate, and give the proxy with its log."""
+    gate = Gate()
+    async with FaultProxy(place.server, [rule(gate)]) as proxy:
+        run = asyncio.create_task(stage(request(place, endpoint_url=proxy.endpoint_url, **fields)))
+        await gate.reached()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        gate.release()
+    return proxy
+
+
+async def finished(place: Place, **fields: Any) -> tuple[StageReport, FaultProxy]:
+    async with FaultProxy(place.server) as proxy:
+        report = await stage(request(place, endpoint_url=proxy.endpoint_url, **fields))
+    return report, proxy
+
+
+def at(operation: str, occurrence: int, key: str = "*") -> Callable[[Gate], Rule]:
+    return lambda gate: Rule(operation, key=key, occurrence=occurrence, fault=Stall("request", gate=gate))
+
+
+def parts(proxy: FaultProxy) -> list[Any]:
+    return [*proxy.select("UploadPart", "*/source/*"), *proxy.select("UploadPart", "*/models/*")]
+
+
+def sent(proxy: FaultProxy) -> int:
+    """Bytes of the archive and its models that reached the store."""
+    return sum(record.forwarded for record in parts(proxy))
+
+
+async def test_what_the_store_has_is_not_sent_again(place: Place) -> None:
+    archive, data = place.source(38 * MIB, members=2)
+    total = len(data) + sum(member.size for member in archive.rivas)
+    first = await stopped_at(place, at("UploadPart", 7, "*/source/*"))
+    acknowledged = sum(record.forwarded for record in parts(first) if record.status == 200)
+    assert acknowledged > 6 * PART
+    report, second = await finished(place)
+    assert report.outcome == "staged"
+    assert any("going on where" in warning for warning in report.warnings)
+    # an answer that was under way when the run was cancelled is not known to it: its part goes again
+    assert total - acknowledged <= sent(second) <= total - acknowledged + 2 * PART
+    place.assert_staged(archive, data)
+
+
+async def test_the_journal_names_who_and_what(place: Place) -> None:
+    place.source(20 * MIB)
+    await stopped_at(place, at("UploadPart", 2, "*/source/*"), run_id="130-20260101-000000-00000001")
+    journal = json.loads(place.read(PREFIX + JOURNAL))
+    assert journal["run_id"] == "130-20260101-000000-00000001"
+    assert journal["stopped"] is True
+    assert journal["identity"]["source"] == f"s3://{place.bucket}/{SOURCE_KEY}"
+    keys = {upload["key"] for upload in journal["uploads"]}
+    assert f"{PREFIX}source/{SOURCE_KEY.rpartition('/')[2]}" in keys
+    assert all(part["fingerprint"] for upload in journal["uploads"] for part in upload["parts"])
+
+
+@pytest.mark.parametrize("which", [1, 2, 3, 4, 5, 6, 7])
+async def test_a_run_that_stopped_in_its_commit_is_gone_on_with(place: Place, which: int) -> None:
+    """Stopped before the n-th Complete: two models, the archive, and each of the documents."""
+    archive, data = place.source(12 * MIB, members=2)
+    await stopped_at(place, at("CompleteMultipartUpload", which))
+    report, second = await finished(place)
+    assert report.outcome == "staged"
+    assert parts(second) == []  # every byte of the archive and of its models was there already
+    place.assert_staged(archive, data)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [b"", b'{"format": 1, "run_id": "x"', b'{"format": 99}', b"not a journal", b"\xff\xfe\x00"],
+    ids=["empty", "cut", "another version", "foreign", "binary"],
+)
+async def test_a_journal_that_cannot_be_read_is_set_aside(place: Place, written: bytes) -> None:
+    archive, data = place.source(6 * MIB)
+    place.put(PREFIX + JOURNAL, written)
+    report = await stage(request(place))
+    assert any("set aside" in warning for warning in report.warnings)
+    place.assert_staged(archive, data)
+
+
+async def test_another_source_starts_afresh_and_leaves_no_upload(place: Place) -> None:
+    place.source(20 * MIB, seed="one")
+    await stopped_at(place, at("UploadPart", 3, "*/source/*"))
+    archive, data = place.source(11 * MIB, seed="two")
+    report, second = await finished(place)
+    assert not any("going on where" in warning for warning in report.warnings)
+    assert sent(second) == len(data) + sum(member.size for member in archive.rivas)
+    place.assert_staged(archive, data)
+
+
+async def test_a_journal_that_lies_about_its_parts_is_not_believed(place: Place) -> None:
+    archive, data = place.source(20 * MIB)
+    await stopped_at(place, at("UploadPart", 4, "*/source/*"))
+    journal = json.loads(place.read(PREFIX + JOURNAL))
+    lies = 0
+    for upload in journal["uploads"]:
+        for part in upload["parts"]:
+            part["fingerprint"] = "0" * 32
+            lies += 1
+    assert lies >= 2
+    place.put(PREFIX + JOURNAL, json.dumps(journal).encode())
+    _, second = await finished(place)
+    assert sent(second) == len(data) + sum(member.size for member in archive.rivas)
+    place.assert_staged(archive, data)
+
+
+async def test_a_live_run_is_not_disturbed(place: Place) -> None:
+    archive, data = place.source(12 * MIB)
+    gate = Gate()
+    async with FaultProxy(place.server, [at("UploadPart", 2, "*/source/*")(gate)]) as proxy:
+        holder = asyncio.create_task(
+            stage(request(place, endpoint_url=proxy.endpoint_url, run_id="130-20260101-000000-0000000a"))
+        )
+        await gate.reached()
+        with pytest.raises(HeldError, match="130-20260101-000000-0000000a") as caught:
+            await stage(request(place))
+        assert caught.value.exit_code == 75
+        waiter = asyncio.create_task(stage(request(place, wait=True)))
+        gate.release()
+        assert (await holder).outcome == "staged"
+        assert (await waiter).outcome == "already_staged"
+    place.assert_staged(archive, data)
+
+
+async def test_the_same_run_id_takes_over_at_once_and_the_first_ends(place: Place) -> None:
+    archive, data = place.source(12 * MIB)
+    gate = Gate()
+    async with FaultProxy(place.server, [at("UploadPart", 2, "*/source/*")(gate)]) as proxy:
+        first = asyncio.create_task(
+            stage(request(place, endpoint_url=proxy.endpoint_url, run_id="same", lease=600))
+        )
+        await gate.reached()
+        report = await stage(request(place, run_id="same", lease=600))
+        assert report.outcome == "staged"
+        gate.release()
+        with pytest.raises(HeldError):
+            await first
+    place.assert_staged(archive, data)
+
+
+async def test_a_holder_that_was_replaced_writes_nothing_more(place: Place) -> None:
+    """The zombie: held up between its last check and its Completes, while another source is staged."""
+    place.source(12 * MIB, seed="zombie")
+    gate = Gate()
+    async with FaultProxy(place.server, [at("CompleteMultipartUpload", 1)(gate)]) as proxy:
+        zombie = asyncio.create_task(
+            stage(request(place, endpoint_url=proxy.endpoint_url, run_id="same", lease=600, connections=1))
+        )
+        await gate.reached()
+        archive, data = place.source(11 * MIB, seed="winner")
+        await stage(request(place, run_id="same", lease=600))
+        gate.release()
+        with pytest.raises(
+            TransientError
+        ) as caught:  # moto has no "no such upload" here: it breaks with a 500
+            await zombie
+        assert caught.value.exit_code == 75
+    place.assert_staged(archive, data)
+
+
+async def test_a_final_refusal_leaves_no_journal(place: Place) -> None:
+    place.source(12 * MIB)
+    with pytest.raises(IntegrityError):
+        await stage(request(place, expect_sha256="0" * 64))
+    place.assert_nothing_left()
+
+
+async def test_an_outage_keeps_what_was_sent(place: Place) -> None:
+    archive, data = place.source(20 * MIB)
+    rule = Rule("UploadPart", key="*/source/*", occurrence=range(3, 100), fault=Refuse("InternalError"))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        with pytest.raises(TransientError):
+            await stage(request(place, endpoint_url=proxy.endpoint_url, retries=1))
+    assert place.names() == [JOURNAL]
+    _, second = await finished(place)
+    assert sent(second) < len(data) + sum(member.size for member in archive.rivas)
+    place.assert_staged(archive, data)
+
+
+async def test_a_lost_answer_to_complete_is_found_out(place: Place) -> None:
+    archive, data = place.source(12 * MIB)
+    rule = Rule("CompleteMultipartUpload", occurrence={1, 3, 5}, fault=Reset("response"))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        report = await stage(request(place, endpoint_url=proxy.endpoint_url))
+        assert any(record.faults for record in proxy.log)
+    assert report.outcome == "staged"
+    place.assert_staged(archive, data)

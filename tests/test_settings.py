@@ -1,0 +1,296 @@
+"""Flags over the process environment over `.env`, and everything wrong said at once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError
+from riva_stream.settings import EnvironmentSettings, load, variables_of
+from riva_stream.settings_check import _EXAMPLES, SettingsError
+
+FLAGS = {
+    "source": "s3://models/p.tar.gz",
+    "bucket": "staging-bucket",
+    "env": "prod",
+    "model_name": "parakeet",
+    "model_version": "v1",
+    "region": "us-east-2",
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def problems(flags: Mapping[str, object]) -> dict[str, str]:
+    with pytest.raises(SettingsError) as caught:
+        load(flags)
+    assert caught.value.exit_code == 78
+    return {problem.setting: str(problem) for problem in caught.value.problems}
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text(
+        "MODEL_VERSION=file\nRIVA_ASR_MODEL_NAME=file\nNVIDIA_DRIVERS_S3_BUCKET=file-bucket\n"
+    )
+    monkeypatch.setenv("MODEL_VERSION", "environment")
+    monkeypatch.setenv("RIVA_ASR_MODEL_NAME", "environment")
+    rest = {name: FLAGS[name] for name in ("source", "env", "region")}
+    request = load({**rest, "model_version": "flag"}).request
+    assert (request.model_version, request.model_name, request.bucket) == (
+        "flag",
+        "environment",
+        "file-bucket",
+    )
+
+
+def test_an_alias_in_the_environment_wins_over_the_usual_name_in_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path(".env").write_text("AWS_REGION=file\n")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "environment")
+    assert load({**FLAGS, "region": None}).request.region == "environment"
+    monkeypatch.setenv("AWS_REGION", "usual")
+    assert load({**FLAGS, "region": None}).request.region == "usual"
+
+
+def test_the_narrower_endpoint_wins_as_it_does_in_the_aws_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://all:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3:1")
+    assert load(FLAGS).request.endpoint_url == "http://s3:1"
+
+
+def test_every_variable_reaches_its_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+    values = {
+        "RIVA_ASR_MODEL_S3_URI": "s3://models/p.tar.gz",
+        "NVIDIA_DRIVERS_S3_BUCKET": "staging-bucket",
+        "RIVA_ASR_MODEL_NAME": "name",
+        "RIVA_ASR_LANG_CODE": "de-DE",
+        "MODEL_VERSION": "v2",
+        "ENV": "dev",
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": "http://localhost:9000",
+        "AWS_PROFILE": "work",
+        "AWS_CA_BUNDLE": str(bundle),
+        "RIVA_SOURCE_REGION": "eu-west-2",
+        "RIVA_SOURCE_ENDPOINT_URL": "http://localhost:9001",
+        "RIVA_SOURCE_PROFILE": "models",
+        "RIVA_ASR_MODEL_SHA256": "AB" * 32,
+        "RIVA_ASR_MODEL_ARCHITECTURE": "tdt",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    request = load({}).request
+    found = {name: getattr(request, name) for name in EnvironmentSettings.model_fields}
+    assert sorted(str(value).upper() for value in found.values()) == sorted(
+        v.upper() for v in values.values()
+    )
+    assert request.language == "de-DE"
+    assert request.ca_bundle == bundle
+    assert request.expect_sha256 == "ab" * 32
+
+
+def test_the_file_may_be_written_as_for_a_shell() -> None:
+    Path(".env").write_bytes(
+        b"\xef\xbb\xbf# a comment\r\n"
+        b"export MODEL_VERSION='v 1'   # not part of it\r\n"
+        b'RIVA_ASR_MODEL_NAME="parakeet"\r\n'
+        b"\r\n"
+        b"   ENV = prod\r\n"
+        b"RIVA_ASR_MODEL_ARCHITECTURE=rnnt # said twice\r\n"
+        b"OTHER=anything\r\n"
+    )
+    flags = {name: FLAGS[name] for name in ("source", "bucket", "region")}
+    assert set(problems(flags)) == {"model_version"}  # the blank is in it, so the quotes were understood
+    request = load({**flags, "model_version": "v1"}).request
+    assert (request.model_name, request.env, request.architecture) == ("parakeet", "prod", "rnnt")
+
+
+def test_a_line_that_is_no_setting_is_named(tmp_path: Path) -> None:
+    Path(".env").write_text("MODEL_VERSION=v1\nthis is no setting\n")
+    (warning,) = load(FLAGS).warnings
+    assert warning.code == "env-file-line"
+    assert "line 2" in warning.message
+
+
+def test_empty_values_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("MODEL_VERSION=file\nAWS_PROFILE=\n")
+    for name in ("MODEL_VERSION", "AWS_PROFILE", "AWS_ENDPOINT_URL", "RIVA_ASR_MODEL_SHA256"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RIVA_ASR_MODEL_ARCHITECTURE", "  ")
+    request = load({**FLAGS, "model_version": "", "source_profile": "", "include": ()}).request
+    assert request.model_version == "file"
+    assert (request.profile, request.endpoint_url, request.expect_sha256) == (None, None, None)
+    assert request.architecture is None
+    assert request.include == ("*.riva",)
+
+
+def test_all_that_is_missing_is_said_at_once_with_flag_variable_and_example() -> None:
+    found = problems({})
+    assert set(found) == {"source", "bucket", "env", "model_name", "model_version", "region"}
+    assert "--source or RIVA_ASR_MODEL_S3_URI is not set" in found["source"]
+    assert "for example: --source s3://" in found["source"]
+    assert "--region or AWS_REGION" in found["region"]
+
+
+def test_missing_and_malformed_are_said_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_DRIVERS_S3_BUCKET", "s3://Bucket/path")
+    Path(".env").write_text("ENV=../prod\n")
+    found = problems(
+        {
+            "language": "!",
+            "part_size": 1024,
+            "retention_days": 0,
+            "timeout": 0.0,
+            "kms_key_id": "k",
+            "expected_bucket_owner": "12",
+            "ca_bundle": Path("nowhere.pem"),
+            "source_region": "us east",
+            "run_id": "a/b",
+            "expect_sha256": "abc",
+        }
+    )
+    assert set(found) == {
+        *("source", "bucket", "env", "model_name", "model_version", "region", "language", "part_size"),
+        *("retention_days", "timeout", "kms_key_id", "expected_bucket_owner", "ca_bundle", "source_region"),
+        *("run_id", "expect_sha256"),
+    }
+    assert "found in the environment" in found["bucket"]
+    assert "found in .env" in found["env"]
+    assert "at least 5.00 MiB" in found["part_size"]
+    assert all("for example: --" in text for text in found.values())
+
+
+def test_values_are_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+    for name in EnvironmentSettings.model_fields:
+        for variable in variables_of(name):
+            monkeypatch.setenv(variable, secret)
+    found = problems({})
+    assert len(found) > 8
+    assert secret not in "".join(found.values())
+
+
+def test_a_source_inside_its_own_destination_is_refused() -> None:
+    found = problems({**FLAGS, "source": "s3://staging-bucket/prod/parakeet/v1/source/p.tar.gz"})
+    assert "inside the destination" in found["source"]
+
+
+def test_too_little_memory_names_the_least_that_works() -> None:
+    assert "is the least that works" in problems({**FLAGS, "memory": 64 << 20})["memory"]
+
+
+def test_a_region_may_be_missing_with_an_endpoint() -> None:
+    request = load({**FLAGS, "region": None, "endpoint_url": "http://localhost:9000"}).request
+    assert request.region is None
+
+
+def test_an_unusual_environment_is_a_warning() -> None:
+    assert load(FLAGS).warnings == ()
+    (warning,) = load({**FLAGS, "env": "qa"}).warnings
+    assert warning.code == "unusual-env"
+
+
+def test_every_field_that_can_be_wrong_has_an_example() -> None:
+    switches = {name for name, info in StageRequest.model_fields.items() if info.annotation is bool}
+    assert set(_EXAMPLES) == set(StageRequest.model_fields) - switches
+
+
+def test_the_list_of_problems_survives_pickling() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({})
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.problems == caught.value.problems
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
+def test_a_file_that_was_asked_for_has_to_be_readable(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.env"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "binary":
+        path.write_bytes(b"A=\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"my\.env cannot be read") as caught:
+        load(FLAGS, env_file=path)
+    assert "--env-file" in caught.value.hint
+
+
+def test_the_file_may_be_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    flags = {**FLAGS, "model_version": None}
+    writer = threading.Thread(target=path.write_text, args=("MODEL_VERSION=piped\nAWS_SESSION_TOKEN=t\n",))
+    writer.start()
+    loaded = load(flags, env_file=path)
+    writer.join()
+    assert loaded.request.model_version == "piped"
+    assert loaded.environment == {"AWS_SESSION_TOKEN": "t"}
+
+
+def test_only_the_named_file_is_read(tmp_path: Path) -> None:
+    Path(".env").write_text("MODEL_VERSION=default\nRIVA_ASR_MODEL_ARCHITECTURE=ctc\n")
+    named = tmp_path / "named.env"
+    named.write_text("MODEL_VERSION=named\n")
+    request = load({**FLAGS, "model_version": None}, env_file=named).request
+    assert (request.model_version, request.architecture) == ("named", None)
+
+
+class TestCredentials:
+    """What the file holds for the AWS libraries is handed on, and kept out of sight."""
+
+    def test_they_are_handed_on_without_our_own_settings(self) -> None:
+        Path(".env").write_text(
+            "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=secret\nAWS_SESSION_TOKEN=token\n"
+            "AWS_ROLE_ARN=arn\nAWS_REGION=r\nOTHER=1\nAWS_EMPTY=\n"
+        )
+        loaded = load(FLAGS)
+        assert loaded.environment == {
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_SESSION_TOKEN": "token",
+            "AWS_ROLE_ARN": "arn",
+        }
+        assert "secret" not in repr(loaded)
+
+    def test_nothing_global_changes(self) -> None:
+        Path(".env").write_text("AWS_ACCESS_KEY_ID=id\nMODEL_VERSION=v\n")
+        before = dict(os.environ)
+        load(FLAGS)
+        assert dict(os.environ) == before
+
+    def test_keys_of_two_places_are_not_mixed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text(
+            "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=secret\nAWS_SESSION_TOKEN=stale\nAWS_ROLE_ARN=arn\n"
+        )
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+        assert load(FLAGS).environment == {"AWS_ROLE_ARN": "arn"}
+
+    def test_keys_win_over_a_profile_of_the_same_place_or_below(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path(".env").write_text("AWS_PROFILE=work\n")
+        assert load(FLAGS).request.profile == "work"
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        loaded = load(FLAGS)
+        assert loaded.request.profile is None
+        assert [warning.code for warning in loaded.warnings] == ["profile-outranked"]
+        assert load({**FLAGS, "profile": "asked"}).request.profile == "asked"
+
+    def test_a_profile_of_the_environment_wins_over_keys_of_the_file(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path(".env").write_text("AWS_ACCESS_KEY_ID=id\n")
+        monkeypatch.setenv("AWS_PROFILE", "work")
+        loaded = load(FLAGS)
+        assert loaded.request.profile == "work"

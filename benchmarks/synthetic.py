@@ -1,0 +1,259 @@
+"""An S3 store of no size: it makes up the archive as it is read, and forgets the parts that it is sent.
+
+With it a staging of any number of GiB needs neither a disk nor memory, which is what a measurement of the *client's*
+memory wants. ``python -m benchmarks.synthetic KIND MIB`` serves one archive at ``s3://made-up/archive.tar.gz`` on a
+loopback port, which it prints, until its stdin ends.
+"""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+from awscrt import checksums
+
+from benchmarks.stand import KINDS
+from tests.support.archives import riva_bytes
+
+__all__ = ["BUCKET", "KEY", "Archive", "serve"]
+
+BUCKET, KEY = "made-up", "archive.tar.gz"
+_UNIT = 16 << 20
+_STEP = 1 << 20
+_ETAG = "0123456789abcdef" * 2
+_GZIP_HEADER = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
+
+
+class Archive:
+    """A gzip of a tar with one model, any range of which can be had at once.
+
+    The model is one block of weights again and again. Each is deflated on its own (a full flush ends it on a byte),
+    so the same deflated bytes stand for each; the CRC of the whole comes from those of its pieces.
+    """
+
+    def __init__(self, kind: str, mib: int) -> None:
+        units = max(1, (mib << 20) // _UNIT)
+        header = tarfile.TarInfo("parakeet/model.riva")
+        header.size = units * _UNIT
+        head, unit = header.tobuf(tarfile.GNU_FORMAT), riva_bytes(_UNIT, "made up")
+        tail = bytes(tarfile.RECORDSIZE * 2 - tarfile.BLOCKSIZE)
+        level = KINDS[kind]
+        crc = zlib.crc32(head)
+        of_unit = zlib.crc32(unit)
+        for _ in range(units):
+            crc = checksums.combine_crc32(crc, of_unit, _UNIT)
+        crc = checksums.combine_crc32(crc, zlib.crc32(tail), len(tail))
+        length = len(head) + header.size + len(tail)
+        trailer = crc.to_bytes(4, "little") + (length & 0xFFFFFFFF).to_bytes(4, "little")
+        self._head = _GZIP_HEADER + _deflated(head, level)
+        self._unit = memoryview(_deflated(unit, level))
+        self._tail = _deflated(tail, level, last=True) + trailer
+        self._units = units
+        self.size = len(self._head) + units * len(self._unit) + len(self._tail)
+
+    def read(self, first: int, size: int) -> Iterator[memoryview]:
+        """The bytes from ``first`` on."""
+        while size > 0:
+            piece = self._piece_at(first)[:size]
+            yield piece
+            first += len(piece)
+            size -= len(piece)
+
+    def _piece_at(self, at: int) -> memoryview:
+        if at < len(self._head):
+            return memoryview(self._head)[at:]
+        unit, within = divmod(at - len(self._head), len(self._unit))
+        if unit < self._units:
+            return self._unit[within:]
+        return memoryview(self._tail)[at - len(self._head) - self._units * len(self._unit) :]
+
+
+def _deflated(data: bytes, level: int, *, last: bool = False) -> bytes:
+    deflater = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return deflater.compress(data) + deflater.flush(zlib.Z_FINISH if last else zlib.Z_FULL_FLUSH)
+
+
+_DOCUMENT = 256 << 10
+"""Bytes up to which a part is kept: the staging's documents, which it reads back."""
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What is known of an object or of an upload: its headers and sizes, and the bytes of a small one."""
+
+    headers: dict[str, str]
+    etag: str
+    size: int = 0
+    data: bytes = b""
+    parts: dict[int, int] = field(default_factory=dict)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """As much of S3 as a staging asks for."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_HEAD(self) -> None:
+        """An object's size, ETag and metadata."""
+        key = self._target()[0]
+        if key == f"{BUCKET}/{KEY}":
+            self._answer(200, {"ETag": f'"{_ETAG}-1"'}, length=self.server.archive.size)
+            return
+        kept = self.server.objects.get(key)
+        if kept is None:
+            self._answer(404)
+        else:
+            self._answer(200, {**kept.headers, "ETag": f'"{kept.etag}"'}, length=kept.size)
+
+    def do_GET(self) -> None:
+        """A range of the archive, a small object, or a listing."""
+        key, query = self._target()
+        if "list-type" in query:
+            self._list(f"{key}/{query.get('prefix', '')}")
+        elif "uploads" in query:
+            self._xml("ListMultipartUploadsResult", "<IsTruncated>false</IsTruncated>")
+        elif key == f"{BUCKET}/{KEY}":
+            self._range()
+        elif (kept := self.server.objects.get(key)) is not None:
+            self._answer(200, {**kept.headers, "ETag": f'"{kept.etag}"'}, body=kept.data)
+        else:
+            self._error(404, "NoSuchKey")
+
+    def do_PUT(self) -> None:
+        """A part, which is counted and forgotten unless it is as small as a document, or a small object."""
+        key, query = self._target()
+        left = int(self.headers["Content-Length"])
+        upload = self.server.uploads.get(query.get("uploadId", ""))
+        if upload is not None:
+            upload.parts[int(query["partNumber"])] = left
+            if left <= _DOCUMENT:
+                upload.data = self.rfile.read(left)
+                left = 0
+            buffer = memoryview(self.server.buffers.buffer)
+            while left and (count := self.rfile.readinto(buffer[: min(left, _STEP)])):
+                left -= count
+            self._answer(200, {"ETag": f'"{_ETAG}"'})
+            return
+        data = self.rfile.read(left)
+        self.server.objects[key] = _Kept(self._given_headers(), _ETAG, len(data), data)
+        self._answer(200, {"ETag": f'"{_ETAG}"'})
+
+    def do_POST(self) -> None:
+        """Begin or complete an upload."""
+        key, query = self._target()
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "uploads" in query:
+            upload_id = f"upload-{len(self.server.uploads)}"
+            self.server.uploads[upload_id] = _Kept(self._given_headers(), _ETAG)
+            self._xml("InitiateMultipartUploadResult", f"<UploadId>{upload_id}</UploadId>")
+            return
+        upload = self.server.uploads[query["uploadId"]]
+        upload.etag, upload.size = f"{_ETAG}-{len(upload.parts)}", sum(upload.parts.values())
+        self.server.objects[key] = upload
+        self._xml("CompleteMultipartUploadResult", f"<ETag>&quot;{upload.etag}&quot;</ETag>")
+
+    def do_DELETE(self) -> None:
+        """Forget an object or an upload."""
+        self.server.objects.pop(self._target()[0], None)
+        self._answer(204)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def _target(self) -> tuple[str, dict[str, str]]:
+        split = urlsplit(self.path)
+        query = parse_qs(split.query, keep_blank_values=True)
+        return unquote(split.path).strip("/"), {name: values[0] for name, values in query.items()}
+
+    def _given_headers(self) -> dict[str, str]:
+        return {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower().startswith("x-amz-meta-") or name.lower() == "content-type"
+        }
+
+    def _range(self) -> None:
+        archive = self.server.archive
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        headers = {"ETag": f'"{_ETAG}-1"', "Content-Range": f"bytes {first}-{last}/{archive.size}"}
+        self._answer(206, headers, length=last - first + 1)
+        for piece in archive.read(first, last - first + 1):
+            self.connection.sendall(piece)
+
+    def _list(self, below: str) -> None:
+        found = [(key, kept) for key, kept in sorted(self.server.objects.items()) if key.startswith(below)]
+        listed = "".join(
+            f"<Contents><Key>{escape(key.partition('/')[2])}</Key><Size>{kept.size}</Size>"
+            f"<ETag>&quot;{kept.etag}&quot;</ETag></Contents>"
+            for key, kept in found
+        )
+        self._xml("ListBucketResult", f"<IsTruncated>false</IsTruncated>{listed}")
+
+    def _xml(self, name: str, content: str) -> None:
+        body = f'<?xml version="1.0" encoding="UTF-8"?><{name}>{content}</{name}>'.encode()
+        self._answer(200, {"Content-Type": "application/xml"}, body=body)
+
+    def _error(self, status: int, code: str) -> None:
+        self._answer(status, body=f"<Error><Code>{code}</Code></Error>".encode())
+
+    def _answer(
+        self,
+        status: int,
+        headers: dict[str, str] | None = None,
+        *,
+        body: bytes = b"",
+        length: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        if body:
+            self.wfile.write(body)
+
+
+class _Buffers(threading.local):
+    """One buffer a thread, in which parts are lost."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(_STEP)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, archive: Archive) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.archive = archive
+        self.objects: dict[str, _Kept] = {}
+        self.uploads: dict[str, _Kept] = {}
+        self.buffers = _Buffers()
+
+
+def serve(archive: Archive) -> _Server:
+    """A server on a thread; the caller shuts it down."""
+    server = _Server(archive)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def _main() -> None:
+    server = serve(Archive(sys.argv[1], int(sys.argv[2])))
+    print(server.server_port, flush=True)
+    sys.stdin.read()
+    server.shutdown()
+
+
+if __name__ == "__main__":
+    _main()

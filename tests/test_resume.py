@@ -67,7 +67,8 @@ async def test_what_the_store_has_is_not_sent_again(place: Place) -> None:
     total = len(data) + sum(member.size for member in archive.rivas)
     first = await stopped_at(place, at("UploadPart", 7, "*/source/*"))
     acknowledged = sum(record.forwarded for record in parts(first) if record.status == 200)
-    assert acknowledged > 6 * PART
+    # six went before the seventh, and with two connections one of them at most is under way still
+    assert acknowledged >= 5 * PART
     report, second = await finished(place)
     assert report.outcome == "staged"
     assert any("going on where" in warning for warning in report.warnings)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aioboto3
 import pytest
 
-from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceChangedError
-from riva_stream.s3 import S3Store
+from riva_stream.errors import (
+    ConfigurationError,
+    HeldError,
+    IntegrityError,
+    SourceChangedError,
+    TransientError,
+)
+from riva_stream.s3 import S3Store, StoreSettings, open_store
 from tests.contract.enforcement import ANSWERS
 from tests.contract.ground import SMALL, TAKEN, Ground, body, crc64nvme, md5
+from tests.support.faultproxy import FaultProxy
+from tests.support.faults import Reset, Rule
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -58,6 +68,28 @@ async def test_an_object_that_is_longer_than_expected_is_not_read(ground: Ground
     assert await ground.store.get(ground.bucket, key, limit=5) == b"12345"
     with pytest.raises(IntegrityError, match="has 5 bytes; at most 4"):
         await ground.store.get(ground.bucket, key, limit=4)
+
+
+@pytest.mark.parametrize("operation", ["PutObject", "DeleteObject", "HeadObject"])
+async def test_a_request_is_sent_once_even_when_a_kept_connection_breaks(
+    ground: Ground, operation: str
+) -> None:
+    """HTTP libraries send what is idempotent again by themselves; then nobody looks whether it is still right."""
+    server, key = ground.server, ground.key()
+    keys = {"aws_access_key_id": server.access_key, "aws_secret_access_key": server.secret_key}
+    rule = Rule(operation, occurrence=2, fault=Reset("request"))
+    async with FaultProxy(server, [rule]) as proxy:
+        settings = StoreSettings(region=server.region, endpoint_url=proxy.endpoint_url)
+        async with open_store(settings, session=aioboto3.Session(**keys), warn=pytest.fail) as store:
+            acts: dict[str, Callable[[], Awaitable[object]]] = {
+                "PutObject": lambda: Ground(server, store, ground.bucket).put(key),
+                "DeleteObject": lambda: store.delete(ground.bucket, key),
+                "HeadObject": lambda: store.head(ground.bucket, key),
+            }
+            await acts[operation]()
+            with pytest.raises(TransientError):
+                await acts[operation]()
+    assert len(proxy.select(operation)) == 2
 
 
 async def test_a_put_replaces_and_a_delete_removes(ground: Ground) -> None:

@@ -52,6 +52,12 @@ def _late_completes(actor: Actor, trigger: SignalTrigger, gate: Gate) -> None:
     actor.proxy.rules.append(Rule(_COMPLETE, fault=Stall("request", gate=gate)))
 
 
+def _late_journal(actor: Actor, trigger: SignalTrigger, gate: Gate) -> None:
+    """It is written over the other one's, where a store knows no conditional writes."""
+    actor.proxy.hooks.append(strike(actor, Request("PutObject", JOURNAL, None, 2), "sent", trigger))
+    actor.proxy.rules.append(Rule("PutObject", key=JOURNAL, occurrence=2, fault=Stall("request", gate=gate)))
+
+
 def _late_marker(actor: Actor, trigger: SignalTrigger, gate: Gate) -> None:
     marker = _complete("staging_complete.txt")
     actor.proxy.hooks.append(strike(actor, marker, "sent", trigger))
@@ -63,6 +69,7 @@ STOPS: dict[str, Stop] = {
     "a part of a model is lost": _at(Request("UploadPart", f"{PREFIX}models/model-0.riva", 1), lost=True),
     "its first journal was written": _at(Request("PutObject", JOURNAL, None), lost=False),
     "its second journal write is lost": _at(Request("PutObject", JOURNAL, None, 2), lost=True),
+    "its second journal write arrives late": _late_journal,
     "before the first Complete": _before_all_completes,
     "between the Completes": _between_completes,
     "the Completes arrive late": _late_completes,

@@ -83,11 +83,9 @@ class Hold:
         before = self.lease.predecessor
         journaled = {} if before is None else {upload.upload_id: upload for upload in before.uploads}
         usable = before is not None and before.identity is not None and before.identity == self.identity
+        adoptable = set(journaled) if usable else set()
         try:
-            found = await run.retrier(
-                "ListMultipartUploads",
-                partial(run.destination.list_uploads, run.request.bucket, run.request.prefix),
-            )
+            found = await self._abort_all_but(adoptable)
         except AccessDeniedError:
             run.warn(
                 "list-uploads",
@@ -95,8 +93,7 @@ class Hold:
                 "open until the bucket's lifecycle rule aborts them",
             )
             found = [OpenUpload(upload.key, upload.upload_id) for upload in journaled.values()]
-        foreign = [upload for upload in found if not usable or upload.upload_id not in journaled]
-        await each(foreign, self._abort)
+            await each([upload for upload in found if upload.upload_id not in adoptable], self._abort)
         if before is None or not usable:
             self._settle()
             return
@@ -112,15 +109,37 @@ class Hold:
                 f"going on where {before.holder()} stopped: {len(parts)} parts ({size}) are in the store already",
             )
 
-    async def _unfenced(self) -> bool:
-        """Whether the upload of our marker, which no other run would go on with, is open still."""
+    async def _abort_all_but(self, adoptable: set[str]) -> Sequence[OpenUpload]:
+        """Abort the uploads below the prefix until a listing shows no new one; gives the last listing.
+
+        A run that still thinks it holds the prefix may create one more between a listing and the abort of the upload
+        by which it knows (:meth:`_unfenced`). It does so no more after that, so the listing after it has them all.
+        """
+        run = self._run
+        aborted: set[str] = set()
+        while True:
+            found = await run.retrier(
+                "ListMultipartUploads",
+                partial(run.destination.list_uploads, run.request.bucket, run.request.prefix),
+            )
+            foreign = [upload for upload in found if upload.upload_id not in adoptable | aborted]
+            if not foreign:
+                return found
+            await each(foreign, self._abort)
+            aborted |= {upload.upload_id for upload in foreign}
+
+    async def _unfenced(self) -> bool | None:
+        """Whether the upload of our marker, which no other run would go on with, is open still; None: it is not known."""
         run = self._run
         key = run.request.prefix + MARKER
-        ours = [upload for upload in self._uploads.opened if upload.key == key and upload.record is None]
-        if not ours:
-            return False
-        upload_id = ours[-1].upload_id
-        return await run.destination.list_parts(run.request.bucket, key, upload_id) is not None
+        ours = [upload for upload in self._uploads.opened if upload.key == key]
+        if not ours or any(upload.completing for upload in ours):
+            return None
+        try:
+            parts = await run.destination.list_parts(run.request.bucket, key, ours[-1].upload_id)
+        except AccessDeniedError:
+            return None
+        return parts is not None
 
     def _settle(self) -> None:
         self._settled = True

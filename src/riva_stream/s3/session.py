@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aioboto3
 import anyio.to_thread
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 
 from riva_stream.errors import ConfigurationError
@@ -78,6 +79,20 @@ async def open_store(
         yield S3Store(client, is_aws=is_aws, options=settings.options, reopen=open_client)
 
 
+class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
+    """Sends each request once.
+
+    aiohttp by itself sends a PUT or DELETE again, at once, when a connection that was kept alive breaks (RFC 9112,
+    section 9.3.1 lets it). Between the two this process may have slept for minutes, and on a store without
+    conditional writes the second one would undo what another run has done meanwhile: ours looks before it asks again.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        session = await super()._get_session(proxy_url)
+        session._retry_connection = False  # noqa: SLF001 - aiohttp has no public name for it
+        return session
+
+
 def _make_session(settings: StoreSettings) -> tuple[Any, str]:
     """The session, and what was ignored in making it."""
     inherited = os.environ.get("AWS_PROFILE") or None
@@ -134,6 +149,7 @@ def _client_arguments(settings: StoreSettings) -> dict[str, Any]:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3=s3,
+        http_session_cls=_SentOnce,
     )
     arguments: dict[str, Any] = {"config": config, "region_name": settings.region}
     if settings.endpoint_url is not None:

@@ -69,6 +69,8 @@ class Upload:
     """Set when an earlier run had completed the object already."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
+    completing: bool = False
+    """Its Complete has been asked for, so it need no longer be open."""
     record: UploadRecord | None = None
 
     def send(self, chunk: Chunk) -> None:

@@ -186,6 +186,7 @@ class Uploads:
                     ) from error
                 raise
 
+        upload.completing = True
         stored = upload.stored
         if stored is None:
             stored = await self.retrier("CompleteMultipartUpload", once)

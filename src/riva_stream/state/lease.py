@@ -67,8 +67,9 @@ class Lease:
         warn: is told what was set aside.
         keep: keeps a copy of each journal in the state directory.
         waiting: is called now and then while another run's journal is watched.
-        unfenced: whether an upload of ours that any run in our place would have aborted is open still. That is the
-            better witness: a journal can be overwritten, or deleted, by a request of a dead run that comes late.
+        unfenced: whether an upload of ours that any run in our place would have aborted is open still; None: there
+            is none to go by. It is the better witness: a journal can be overwritten, or deleted, by a request that
+            comes late, of a dead run or of our own.
     """
 
     store: Store
@@ -80,7 +81,7 @@ class Lease:
     warn: Callable[[str], None]
     keep: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
-    unfenced: Callable[[], Awaitable[bool]]
+    unfenced: Callable[[], Awaitable[bool | None]]
     clock: Callable[[], float] = time.monotonic
     predecessor: Journal | None = field(default=None, init=False)
     """The journal of the run that was there before; set when it is found, before ours takes its place."""
@@ -175,7 +176,8 @@ class Lease:
             except HeldError as error:
                 found = await read_journal(self.store, self.retrier, self.bucket, self.key)
                 raise self._taken(found) from error
-            await self._check()  # a store that ignores the condition lets the last one win: are we?
+            # A store that ignores the condition lets the last one win. Are we, and did nobody come before us?
+            await self._check(fence=True)
 
     async def check(self) -> None:
         """Make sure that the prefix is still ours; called before each step that others can see.
@@ -184,7 +186,7 @@ class Lease:
             HeldError: it is not.
         """
         async with self._writing:
-            await self._check()
+            await self._check(fence=True)
 
     async def leave(self) -> HeldError | None:
         """Let go, but leave the journal for whoever goes on; takes a few seconds at most.
@@ -223,19 +225,23 @@ class Lease:
         found = await read_journal(self.store, self.retrier, self.bucket, self.key)
         return found.journal if found else None
 
-    async def _check(self) -> None:
+    async def _check(self, *, fence: bool = False) -> None:
         if self._etag is not None:
-            await self.retrier("HeadObject", self._look)
+            await self.retrier("HeadObject", partial(self._look, fence=fence))
 
-    async def _look(self) -> None:
-        """One attempt to see whether the journal is still ours."""
+    async def _look(self, *, fence: bool = False) -> None:
+        """One attempt to see whether the journal is still ours, and with ``fence`` our uploads as well."""
         info = await self.store.head(self.bucket, self.key)
         if info is not None and info.etag == self._etag:
+            # It may be ours because a write of ours came late, over that of a run that has taken over.
+            if fence and await self.unfenced() is False:
+                raise self._taken(None)
             return
         found = await self._read()
         token = found.journal.token if found is not None and found.journal is not None else ""
         late = self.fenced and self.predecessor is not None and token == self.predecessor.token
-        if not (token == self._token or late or await self.unfenced()):
+        open_still = await self.unfenced()
+        if open_still is False or not (token == self._token or late or open_still):
             raise self._taken(found)
         # Our own, by a write that was cut off before its answer came; or the last word of a run whose place we have
         # taken; or something came late to the journal alone. Ours will replace it.
@@ -256,11 +262,10 @@ class Lease:
         return self.draw(self._beat, False).token
 
     def _taken(self, found: Found | None) -> HeldError:
-        who = found.journal.holder() if found and found.journal else "another run"
+        theirs = found.journal if found is not None else None
+        who = theirs.holder() if theirs and theirs.token != self._token else "another run"
         return HeldError(
-            f"{who} has taken over s3://{self.bucket}/{self.prefix}"
-            if found
-            else f"another run has taken over s3://{self.bucket}/{self.prefix} and ended",
+            f"{who} has taken over s3://{self.bucket}/{self.prefix}" + ("" if found else " and ended"),
             where=Where(bucket=self.bucket, key=self.key),
             hint="run the same command again when it is done: it then says whether the staging is there",
         )

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: the comparison; ``memory`` and ``reference`` are further measurements."""
+"""``python -m benchmarks``: the comparison; ``memory``, ``reference`` and ``tls`` are further ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import memory, reference
+from benchmarks import memory, reference, tls
 from benchmarks.compare import Runs, compare, count_traffic, kernel_sum
 from benchmarks.machine import describe
 from benchmarks.peers import PEERS
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         ("compare", "the peers and the kernel sum (this is what no command means)"),
         ("memory", "peak memory by archive size and by --memory"),
         ("reference", "whole process wall of reference-only mode"),
+        ("tls", "what TLS adds to the client's CPU seconds"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument(
@@ -74,23 +75,20 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--repeats", type=int, default=3, help="runs of each, interleaved (default: 3)")
     memory.add_arguments(commands.choices["memory"])
     reference.add_arguments(commands.choices["reference"])
+    tls.add_arguments(commands.choices["tls"])
     return root
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one measurement; 1 when a peer failed."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] not in {"compare", "memory", "reference", "-h", "--help"}:
+    if not given or given[0] not in {*_COMMANDS, "-h", "--help"}:
         given.insert(0, "compare")
     args = parser().parse_args(given)
     if args.seed is None:
         args.seed = random.SystemRandom().randrange(1 << 32)
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.command == "memory":
-        return memory.main(args)
-    if args.command == "reference":
-        return reference.main(args)
-    return _compare(args)
+    return _COMMANDS[args.command](args)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -118,6 +116,9 @@ def _compare(args: argparse.Namespace) -> int:
     results.write(args.out)
     print(results.text())
     return 1 if any(run.failure for run in every) else 0
+
+
+_COMMANDS = {"compare": _compare, "memory": memory.main, "reference": reference.main, "tls": tls.main}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -22,7 +22,16 @@ from benchmarks.stand import Source, Stand
 from benchmarks.tools import ROOT, MissingToolError, program
 from tests.support.faultproxy import FaultProxy
 
-__all__ = ["Kernels", "Runs", "compare", "count_traffic", "kernel_sum"]
+__all__ = [
+    "Kernels",
+    "Runs",
+    "compare",
+    "count_traffic",
+    "kernel_job",
+    "kernel_sum",
+    "run_checked",
+    "run_kernel",
+]
 
 _numbers = count(1)
 
@@ -100,6 +109,19 @@ def kernel_sum(stand: Stand, source: Source, repeats: int, checks: Sequence[str]
     """Each kernel alone on the bytes of ``source``; medians."""
     found: dict[str, list[float]] = {}
     names = [*KERNELS, *(f"check-{name}" for name in checks if name in CHECKSUMS), *EXTRA]
+    with kernel_job(stand, source) as job:
+        for _ in range(repeats):
+            for name in names:
+                found.setdefault(name, []).append(run_kernel(name, job, stand.environment()))
+            for name, argv in _start_up(stand, source).items():
+                found.setdefault(name, []).append(run_checked(argv, stand.environment(), job.parent).cpu)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    return Kernels(start_up=medians.pop("start-up"), imports=medians.pop("imports"), cpu=medians)
+
+
+@contextmanager
+def kernel_job(stand: Stand, source: Source) -> Iterator[Path]:
+    """What kernels work on, laid out in files; gives the one that describes it."""
     with stand.local(source) as archive, _folder(stand) as folder:
         members = folder / "members"
         with members.open("wb") as out, tarfile.open(archive) as tar:
@@ -109,15 +131,14 @@ def kernel_sum(stand: Stand, source: Source, repeats: int, checks: Sequence[str]
                     shutil.copyfileobj(content, out, 1 << 20)
         job = KernelJob(str(archive), str(members), stand.bucket, source.key, f"scratch/{uuid4().hex}")
         (folder / "job.json").write_text(json.dumps(asdict(job)))
-        for _ in range(repeats):
-            for name in names:
-                argv = [sys.executable, "-m", "benchmarks.kernels", name, str(folder / "job.json")]
-                usage = _run(argv, stand, folder / "kernel")
-                found.setdefault(name, []).append(json.loads(usage.stdout)["cpu"])
-            for name, argv in _start_up(stand, source).items():
-                found.setdefault(name, []).append(_run(argv, stand, folder / "kernel").cpu)
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    return Kernels(start_up=medians.pop("start-up"), imports=medians.pop("imports"), cpu=medians)
+        yield folder / "job.json"
+
+
+def run_kernel(name: str, job: Path, environment: Mapping[str, str]) -> float:
+    """CPU seconds of one kernel, in a process of its own."""
+    argv = [sys.executable, "-m", "benchmarks.kernels", name, str(job)]
+    cpu: float = json.loads(run_checked(argv, environment, job.parent).stdout)["cpu"]
+    return cpu
 
 
 def _start_up(stand: Stand, source: Source) -> dict[str, list[str]]:
@@ -180,11 +201,10 @@ def _check(stand: Stand, source: Source, peer: Peer, prefix: str, usage: Usage, 
             raise _FailedError(f"{folder}/{name} holds other bytes in the bucket than it was to hold")
 
 
-def _run(argv: list[str], stand: Stand, folder: Path) -> Usage:
+def run_checked(argv: Sequence[str], environment: Mapping[str, str], folder: Path) -> Usage:
     """Something of our own that must not fail."""
-    environment = stand.environment() | {"PYTHONPATH": str(ROOT)}
     path = argv[0] if "/" in argv[0] else program(argv[0])
-    usage = measure([path, *argv[1:]], folder=folder, env=environment, server_pid=stand.pid)
+    usage = measure([path, *argv[1:]], folder=folder / "own", env={**environment, "PYTHONPATH": str(ROOT)})
     if usage.exit_code != 0:
         raise RuntimeError(f"{argv[:4]} ended with {usage.exit_code}: {usage.stderr[-2000:]}")
     return usage

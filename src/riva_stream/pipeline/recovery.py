@@ -283,9 +283,11 @@ def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) 
 
 
 def _journaled(upload: Upload) -> JournaledUpload:
+    """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
     parts = {
         number: JournaledPart(number=number, size=known.size, etag=known.etag, fingerprint=known.fingerprint)
         for number, known in upload.known.items()
+        if known.fingerprint
     }
     parts |= {
         sent.number: JournaledPart(

@@ -105,6 +105,7 @@ PROBE_CREATE = Target("probe Create", "CreateMultipartUpload", _PROBE, count="so
 PROBE_PART = Target("probe UploadPart", "UploadPart", _PROBE, count=_TWO)
 PROBE_ABORT = Target("probe Abort", "AbortMultipartUpload", _PROBE, count="some")
 UPLOADS = Target("listing of uploads", "ListMultipartUploads", "", count=_ONE, body="xml")
+FENCE = Target("ListParts of the marker's upload", "ListParts", MARKER, count="some", body="xml")
 RANGE = Target("source range", "GetObject", SOURCE_KEY)
 CREATE = Target("Create", "CreateMultipartUpload", _OBJECT, body="xml")
 PART = Target("UploadPart", "UploadPart", _DATA, body="sent")
@@ -127,7 +128,7 @@ READ_AGAIN = Target("GET of what is staged", "GetObject", _OBJECT, "again")
 ABORT = Target("Abort after a refusal", "AbortMultipartUpload", _OBJECT, "refused")
 JOURNAL_GET = Target("GET of the journal that is left", "GetObject", _JOURNAL, "resume", count="some")
 LEFT_UPLOADS = Target(
-    "listing of uploads that are left", "ListMultipartUploads", "", "resume", count=_ONE, body="xml"
+    "listing of uploads that are left", "ListMultipartUploads", "", "resume", count=_TWO, body="xml"
 )
 LEFT_PARTS = Target("ListParts of what is left", "ListParts", _DATA, "resume", body="xml")
 LEFT_ABORT = Target("Abort of what is left", "AbortMultipartUpload", _OBJECT, "resume")
@@ -143,6 +144,7 @@ FRESH: Final = (
     PROBE_PART,
     PROBE_ABORT,
     UPLOADS,
+    FENCE,
     RANGE,
     CREATE,
     PART,
@@ -295,14 +297,14 @@ def _ended() -> Iterator[Cell]:
     yield from _strike(cleaning, for_good[:1], 0, leaves_open=True)
 
     # Somebody else has taken over: exit 75.
-    yield from _strike((PART, COMPLETE, DOCUMENT_COMPLETE, MARKER_COMPLETE, LEFT_PART), (GONE,), 75)
+    yield from _strike((FENCE, PART, COMPLETE, DOCUMENT_COMPLETE, MARKER_COMPLETE, LEFT_PART), (GONE,), 75)
     yield from _strike((COMPLETE, MARKER_COMPLETE, JOURNAL_PUT), (THERE_FIRST,), 75)
     yield from _strike((COMPLETE,), (_refused("InvalidPart"),), 0, 75)
     yield from _strike((LEFT_PARTS,), (GONE,), 0)
 
     # Refused for good, each with its own exit code. Some rights can be done without.
     denied = _refused("AccessDenied", "on")
-    spared = (LISTING, UPLOADS, LEFT_UPLOADS)
+    spared = (LISTING, UPLOADS, LEFT_UPLOADS, FENCE)
     forbidden = tuple(t for t in ALL if t not in {*cleaning, *spared, JOURNAL_HEAD, LEFT_ABORT, LEFT_PARTS})
     yield from _strike(forbidden, (denied,), 77)
     yield from _strike((JOURNAL_HEAD, LEFT_ABORT, LEFT_PARTS), (denied,), 0, 77)

@@ -234,6 +234,7 @@ async def hold(run: Run, uploads: Uploads) -> AsyncIterator[Hold]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(held.lease.beat)
             yield held
+            await held.lease.settle()
             tasks.cancel_scope.cancel()
     except BaseException as error:
         causes = leaves_of(error)

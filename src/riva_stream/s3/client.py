@@ -41,6 +41,8 @@ class S3Store:
         self._reopen = reopen
         self._options = options
         self._is_aws = is_aws
+        self._spoke_s3 = False
+        """Whether a HEAD was once answered as S3 answers it."""
 
     @property
     def is_aws(self) -> bool:
@@ -66,7 +68,13 @@ class S3Store:
                     return None
                 raise
         if not answer.get("ETag") or "ContentLength" not in answer:
+            if self._spoke_s3:
+                # It is S3, so this was a slip: the object is being replaced at this very moment.
+                raise TransientError("the store answered without an ETag or a length").located(
+                    operation="HeadObject", bucket=bucket, key=key
+                )
             raise _not_s3("HeadObject", bucket, key)
+        self._spoke_s3 = True
         return info_of(key, answer, size=answer["ContentLength"])
 
     async def get(self, bucket: str, key: str, *, limit: int) -> bytes | None:

@@ -188,6 +188,12 @@ class Lease:
         async with self._writing:
             await self._check(fence=True)
 
+    async def settle(self) -> None:
+        """Wait until no write of ours is under way: one that is cut off may still come, after the journal is deleted."""
+        with anyio.move_on_after(_FINAL_SECONDS):
+            await self._writing.acquire()
+            self._writing.release()
+
     async def leave(self) -> HeldError | None:
         """Let go, but leave the journal for whoever goes on; takes a few seconds at most.
 

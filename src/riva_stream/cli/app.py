@@ -6,8 +6,9 @@ import gc
 import json
 import os
 import re
+import shutil
 import sys
-from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ __all__ = ["build_parser", "main"]
 
 _USAGE = 2
 _INTERRUPTED = 130
+_WIDEST = 100
 
 _EPILOG = """\
 examples:
@@ -69,7 +71,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return done.code if isinstance(done.code, int) else _USAGE
 
 
-def build_parser(prog: str, argv: Sequence[str] = ()) -> ArgumentParser:
+def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
     """The parser of the whole command line; ``argv`` is only asked for what an error has to say."""
     parser = _Parser(
         prog=prog,
@@ -86,7 +88,7 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> ArgumentParser:
             argv=argv,
             help=command.SUMMARY,
             usage=f"{prog} {command.NAME} {command.USAGE}",
-            description=command.DESCRIPTION,
+            description=command.DESCRIPTION.replace("PROG", prog),
             epilog="examples:\n" + command.EXAMPLES.replace("PROG", prog),
         )
         command.configure(sub)
@@ -95,11 +97,25 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> ArgumentParser:
     return parser
 
 
+class _Formatter(RawDescriptionHelpFormatter):
+    """Prose is filled to the terminal's width, of which no more than 100 columns are used; examples stay as typed."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, _WIDEST) - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return super()._fill_text(text, width, indent)
+        fill = HelpFormatter._fill_text  # noqa: SLF001 - what the class between has switched off
+        paragraphs = (fill(self, part, width, indent) for part in text.split("\n\n"))
+        return "\n\n".join(paragraphs)
+
+
 class _Parser(ArgumentParser):
     """argparse with examples left as they are typed, no abbreviated flags, and a guess at what was meant."""
 
     def __init__(self, *, argv: Sequence[str], **options: Any) -> None:
-        super().__init__(formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
         self._argv = argv
         self.subparsers: dict[str, ArgumentParser] = {}
         """Unknown flags of a command are complained about by the main parser, which needs them for its guess."""

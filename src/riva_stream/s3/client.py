@@ -83,7 +83,10 @@ class S3Store(RuleRequests):
             async with answer["Body"] as body:
                 expected = answer["ContentLength"]
                 if expected > limit:
-                    raise IntegrityError(f"the object has {expected} bytes; at most {limit} were expected")
+                    raise IntegrityError(
+                        f"the object has {expected} bytes; at most {limit} were expected",
+                        hint="look at the object; if it is of a staging, replace it with: stage --force",
+                    )
                 data = bytes(await body.content.read())
                 if len(data) != expected:
                     raise TransientError(f"the body ended after {len(data)} of {expected} bytes")

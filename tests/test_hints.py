@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,17 @@ def test_the_help_fits_its_terminal_and_has_examples(
 def test_every_flag_of_every_command_is_explained(command: object) -> None:
     parser = build_parser("riva-stream").subparsers[command.NAME]  # type: ignore[attr-defined]
     assert not [action.dest for action in parser._actions if not (action.help or "").strip()]
+
+
+def test_the_help_of_no_command_loads_anything_heavy() -> None:
+    names = [command.NAME for command in COMMANDS]
+    code = (
+        "import sys, riva_stream.cli\n"
+        f"codes = [riva_stream.cli.main([name, '--help']) for name in {names!r}]\n"
+        "heavy = {'pydantic', 'rich', 'aioboto3', 'botocore', 'asyncio', 'anyio', 'dotenv', 'difflib', 'xml'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)), 'codes:', set(codes))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "heavy: [] codes: {0}" in done.stdout

@@ -94,7 +94,7 @@ def test_every_page_is_shown_as_plain_text_that_fits(topic: str) -> None:
         shown = rendered(text, "riva-stream", colour=False, width=width)
         assert "\x1b" not in shown
         assert max(map(len, shown.splitlines())) <= width
-        assert "](" not in "\n".join(line for line in shown.splitlines() if "`" not in line)
+        assert "…" in text or "…" not in shown  # a table that does not fit is folded, not cut
 
 
 def test_links_to_other_pages_become_commands() -> None:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from riva_stream import AccessDeniedError, ConfigurationError, HeldError, StoreSettings, TransientError
-from riva_stream.operations.lifecycle import merged, parsed, structure, to_xml
+from riva_stream.operations.lifecycle import id_of, merged, parsed, rules_of, structure, to_xml
 from riva_stream.operations.retention import Policy, RetentionReport, retention
 from tests.staging import Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
@@ -90,17 +90,30 @@ async def test_it_shows_first_and_writes_on_request(place: Place) -> None:
     assert (again.changes, again.applied) == ([], False)
 
 
-async def test_the_marker_goes_before_what_it_vouches_for(place: Place) -> None:
-    await set_rules(place, policy(days=30, abort_days=5))
-    rules = {rule["ID"]: rule for rule in rules_there(place)}
+async def test_the_marker_goes_before_what_it_vouches_for(
+    place: Place, strange: tuple[type[StrangeStore], str]
+) -> None:
+    kind, url = strange
+    report = await set_rules(place, policy("dev", days=30, abort_days=5), url=url)
+    assert not report.extent  # this store lists nothing
+    rules = {id_of(rule): structure(rule) for rule in rules_of(parsed(kind.xml))}
     small = rules["riva-stream-expire-dev-documents"]
-    assert small["Filter"] == {"And": {"Prefix": "dev/", "ObjectSizeLessThan": 128 << 10}}
-    assert small["Expiration"] == {"Days": 30}
+    assert small["Filter"] == {"And": {"Prefix": "dev/", "ObjectSizeLessThan": str(128 << 10)}}
+    assert small["Expiration"] == {"Days": "30"}
     rest = rules["riva-stream-expire-dev"]
     # an upload can be open for 5 days, and its object is as old as the upload
-    assert (rest["Filter"], rest["Expiration"]) == ({"Prefix": "dev/"}, {"Days": 36})
+    assert (rest["Filter"], rest["Expiration"]) == ({"Prefix": "dev/"}, {"Days": "36"})
     abort = rules["riva-stream-abort-dev"]["AbortIncompleteMultipartUpload"]
-    assert abort == {"DaysAfterInitiation": 5}
+    assert abort == {"DaysAfterInitiation": "5"}
+    assert not [warning for warning in report.warnings if "size" in warning]
+
+
+async def test_a_store_without_sizes_in_rules_is_a_warning(place: Place) -> None:
+    """moto is one."""
+    for _ in range(2):
+        report = await set_rules(place, policy("dev"))
+        assert "keeps no size" in report.warnings[-1]
+    assert report.changes == []
 
 
 async def test_prod_never_expires_unless_it_is_named(place: Place) -> None:
@@ -183,11 +196,15 @@ class StrangeStore(BaseHTTPRequestHandler):
     asked = 0
 
     def do_GET(self) -> None:
+        if "lifecycle" not in self.path:
+            return self.answer(b"<Error><Code>AccessDenied</Code></Error>", {}, status=403)
         kind = type(self)
         kind.asked += 1
         if kind.change_after and kind.asked > kind.change_after:
             kind.xml = kind.xml.replace(b"<Days>5</Days>", b"<Days>6</Days>")
-        self.answer(kind.xml, {"x-amz-transition-default-minimum-object-size": "varies_by_storage_class"})
+        return self.answer(
+            kind.xml, {"x-amz-transition-default-minimum-object-size": "varies_by_storage_class"}
+        )
 
     def do_PUT(self) -> None:
         kind = type(self)
@@ -195,8 +212,8 @@ class StrangeStore(BaseHTTPRequestHandler):
         kind.xml = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(b"", {})
 
-    def answer(self, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200)
+    def answer(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
+        self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()

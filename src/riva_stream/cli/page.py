@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 
-from rich.console import Console
-from rich.markdown import Markdown
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, TableElement
+from rich.table import Table
 
 from riva_stream.cli.output import print_result
 
@@ -45,9 +46,24 @@ def rendered(text: str, prog: str, *, colour: bool, width: int | None = None) ->
         legacy_windows=False,
         highlight=False,
     )
-    console.print(Markdown(_links_as_commands(text, prog), hyperlinks=False))
+    console.print(_Markdown(_links_as_commands(text, prog), hyperlinks=False))
     lines = (line.rstrip() for line in out.getvalue().splitlines())
     return "\n".join(lines).strip("\n") + "\n"
+
+
+class _Folding(TableElement):
+    """A table whose cells break a word that is too long, where rich would cut it off."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            if isinstance(table, Table):
+                for column in table.columns:
+                    column.overflow = "fold"
+            yield table
+
+
+class _Markdown(Markdown):
+    elements = Markdown.elements | {"table_open": _Folding}
 
 
 class _Plain(io.StringIO):

@@ -102,7 +102,7 @@ def _extent(extent: Extent) -> str:
     least = "" if extent.complete else "at least "
     due = f", {extent.due} of them old enough to go at once" if extent.due else ""
     return (
-        f"  {extent.environment}/  {least}{extent.stagings} stagings, {extent.objects} objects, "
+        f"  {extent.environment}/  {least}{_count(extent.stagings, 'staging')}, {_count(extent.objects, 'object')}, "
         f"{human_size(extent.size_bytes)}{due}"
     )
 
@@ -112,9 +112,13 @@ def _foreign(extent: Extent) -> list[str]:
         return []
     more = extent.foreign - len(extent.foreign_keys)
     return [
-        f"Careful: {extent.foreign} objects below {extent.environment}/ are of no staging, and expire as well:",
+        f"Careful: below {extent.environment}/ {_count(extent.foreign, 'object')} of no staging would expire as well:",
         *(f"  {key}" for key in extent.foreign_keys),
         *([f"  and {more} more"] if more else []),
         "To spare them, tag stagings (stage --tag) and use --by-tag",
         "",
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

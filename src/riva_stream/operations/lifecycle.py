@@ -19,9 +19,12 @@ from riva_stream.errors import ConfigurationError
 __all__ = [
     "DOCUMENTS_BELOW",
     "OURS",
+    "SMALL",
     "RuleSpec",
     "difference",
     "id_of",
+    "keeps_no_sizes",
+    "lacks_sizes",
     "merged",
     "parsed",
     "rules_of",
@@ -33,6 +36,8 @@ __all__ = [
 
 OURS = "riva-stream-"
 """How the ID of each of our rules begins."""
+SMALL = "-documents"
+"""How the ID of a rule for the marker and the documents ends."""
 DOCUMENTS_BELOW = 128 << 10
 """Bytes. A marker and the documents around it are smaller; archives and models are larger."""
 
@@ -129,7 +134,7 @@ def merged(root: ET.Element, wanted: Sequence[RuleSpec], dropped: Iterable[str])
         elif name in new:
             at, made = list(result).index(rule), new.pop(name)
             # One that says the same already stays as it is written.
-            if structure(rule) != structure(made):
+            if structure(rule) not in (structure(made), _sizeless(structure(made))):
                 result[at] = made
     result.extend(new.values())
     return result
@@ -151,6 +156,24 @@ def structure(element: ET.Element) -> Any:
 def same(one: ET.Element, other: ET.Element) -> bool:
     """Whether two documents have the same rules, in whatever order the store tells them."""
     return _sorted(one) == _sorted(other)
+
+
+def lacks_sizes(root: ET.Element, wanted: ET.Element) -> bool:
+    """Whether the rules in ``root`` are those that were ``wanted``, but that the store has dropped the sizes in them."""
+    expected = sorted((_sizeless(structure(rule)) for rule in rules_of(wanted)), key=str)
+    return not same(root, wanted) and _sorted(root) == expected
+
+
+def keeps_no_sizes(root: ET.Element) -> bool:
+    """Whether one of our rules for what is small stands there without its size."""
+    names = [rule for rule in rules_of(root) if id_of(rule).startswith(OURS) and id_of(rule).endswith(SMALL)]
+    return any(structure(rule) == _sizeless(structure(rule)) for rule in names)
+
+
+def _sizeless(said: Any) -> Any:
+    if not isinstance(said, dict):
+        return said
+    return {name: _sizeless(value) for name, value in said.items() if name != "ObjectSizeLessThan"}
 
 
 def uses_old_form(root: ET.Element) -> bool:

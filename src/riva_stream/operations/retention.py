@@ -24,9 +24,12 @@ from riva_stream.operations.extent import Extent, extent_of
 from riva_stream.operations.lifecycle import (
     DOCUMENTS_BELOW,
     OURS,
+    SMALL,
     RuleSpec,
     difference,
     id_of,
+    keeps_no_sizes,
+    lacks_sizes,
     merged,
     parsed,
     rules_of,
@@ -80,7 +83,7 @@ class Policy:
             )
             name = f"{OURS}expire-{env}" + (f"-tag-{self.days}" if self.by_tag else "")
             made += [
-                rule(f"{name}-documents", smaller_than=DOCUMENTS_BELOW, days=self.days),
+                rule(f"{name}{SMALL}", smaller_than=DOCUMENTS_BELOW, days=self.days),
                 rule(name, days=self.days_of_bytes),
             ]
         made += [RuleSpec(f"{OURS}abort-{env}", f"{env}/", abort_days=self.abort_days) for env in self.clean]
@@ -93,7 +96,7 @@ class Policy:
         days by tag stay beside new ones.
         """
         for env in {*self.expire, *self.clean}:
-            plain = {f"{OURS}expire-{env}", f"{OURS}expire-{env}-documents"}
+            plain = {f"{OURS}expire-{env}", f"{OURS}expire-{env}{SMALL}"}
             tagged = name.startswith(f"{OURS}expire-{env}-tag-")
             if self.remove and (name in plain | {f"{OURS}abort-{env}"} or tagged):
                 return True
@@ -183,7 +186,13 @@ async def retention(
                 warn("list", f"what the rules apply to now is not known: {error.what}; {error.hint}")
         changes = _changes(before, after)
         if changes and apply:
-            await job.write(there, before, after)
+            after = await job.write(there, before, after)
+        if keeps_no_sizes(after):
+            warn(
+                "sizes",
+                "this store keeps no size in a lifecycle rule: all of a staging expires at the same age, in no order, "
+                "so its marker may be there for a while after an object has gone; riva-stream verify tells",
+            )
         return RetentionReport(
             bucket=bucket,
             applied=bool(changes) and apply,
@@ -223,8 +232,8 @@ class _Job:
             "GetBucketLifecycleConfiguration", partial(self.store.get_lifecycle, self.bucket)
         )
 
-    async def write(self, there: Lifecycle | None, before: Any, after: Any) -> None:
-        """Put ``after`` in the place of ``before``, unless somebody was quicker; and look whether it is there.
+    async def write(self, there: Lifecycle | None, before: Any, after: Any) -> Any:
+        """Put ``after`` in the place of ``before``, unless somebody was quicker; and give what is there then.
 
         S3 knows no condition for this request. What is left between the second reading and the writing is one
         round trip; a change of somebody else that falls into it is lost, and nothing would tell of it.
@@ -252,13 +261,13 @@ class _Job:
                 raise
         else:
             await self.retrier("DeleteBucketLifecycle", partial(self.store.delete_lifecycle, self.bucket))
-        await self.retrier("GetBucketLifecycleConfiguration", partial(self._verify, after))
+        return await self.retrier("GetBucketLifecycleConfiguration", partial(self._verify, after))
 
-    async def _verify(self, wanted: Any) -> None:
+    async def _verify(self, wanted: Any) -> Any:
         now = await self.store.get_lifecycle(self.bucket)
         found = parsed(now.xml if now else None)
-        if same(found, wanted):
-            return
+        if same(found, wanted) or lacks_sizes(found, wanted):
+            return found
         where = Where("GetBucketLifecycleConfiguration", self.bucket)
         if _others(found) == _others(wanted) and {id_of(rule) for rule in rules_of(found)} == {
             id_of(rule) for rule in rules_of(wanted)

@@ -99,7 +99,7 @@ def nearest(name: str) -> list[str]:
 
     names = [name for page in topics() for name in (page.topic, *page.aliases)]
     wanted = name.strip().lower().replace(" ", "-")
-    close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(wanted, names, n=3)
     inside = [name for name in dict.fromkeys([*names, *sections()]) if wanted and wanted in name]
     found = [*close, *inside, *difflib.get_close_matches(wanted, sections(), n=3)]
     return list(dict.fromkeys(found))[:5]

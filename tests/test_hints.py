@@ -113,7 +113,7 @@ def test_the_help_fits_its_terminal_and_has_examples(
     command: object, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    parser = build_parser("python -m riva_stream").subparsers[command.NAME]  # type: ignore[attr-defined]
+    parser = build_parser("python -m riva_stream").commands[command.NAME]  # type: ignore[attr-defined]
     text = parser.format_help()
     body, _, examples = text.partition("\nexamples:\n")  # command lines there are kept whole
     assert [line for line in body.splitlines() if len(line) > columns] == []
@@ -123,7 +123,7 @@ def test_the_help_fits_its_terminal_and_has_examples(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.NAME)
 def test_every_flag_of_every_command_is_explained(command: object) -> None:
-    parser = build_parser("riva-stream").subparsers[command.NAME]  # type: ignore[attr-defined]
+    parser = build_parser("riva-stream").commands[command.NAME]  # type: ignore[attr-defined]
     assert not [action.dest for action in parser._actions if not (action.help or "").strip()]
 
 

@@ -92,7 +92,8 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
             epilog="examples:\n" + command.EXAMPLES.replace("PROG", prog),
         )
         command.configure(sub)
-        parser.subparsers[command.NAME] = sub
+        parser.subparsers.append(sub)
+        parser.commands[command.NAME] = sub
         sub.set_defaults(command=command)
     return parser
 
@@ -117,7 +118,8 @@ class _Parser(ArgumentParser):
     def __init__(self, *, argv: Sequence[str], **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
         self._argv = argv
-        self.subparsers: dict[str, ArgumentParser] = {}
+        self.subparsers: list[ArgumentParser] = []
+        self.commands: dict[str, ArgumentParser] = {}
         """Unknown flags of a command are complained about by the main parser, which needs them for its guess."""
 
     def print_help(self, file: Any = None) -> None:
@@ -125,7 +127,7 @@ class _Parser(ArgumentParser):
         (print_result if file is None else complain)(self.format_help())
 
     def error(self, message: str) -> NoReturn:
-        command = next((word for word in self._argv if word in self.subparsers), "")
+        command = next((word for word in self._argv if word in self.commands), "")
         help_of = f"{self.prog} {command} --help" if command else f"{self.prog} --help"
         guess = self._guess(message, command)
         hint = f"{guess} See {help_of}" if guess else f"see {help_of}"
@@ -142,8 +144,8 @@ class _Parser(ArgumentParser):
         if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             wrong, known = found[1], re.findall(r"[^\s,']+", found[2])
         elif found := re.search(r"unrecognized arguments: (?:.* )?(--[^\s=]+)", message):
-            wrong, known = found[1], _flags_of(self.subparsers.get(command, self))
-            owners = [name for name, sub in self.subparsers.items() if wrong in _flags_of(sub)]
+            wrong, known = found[1], _flags_of(self.commands.get(command, self))
+            owners = [name for name, sub in self.commands.items() if wrong in _flags_of(sub)]
             if owners:
                 return f"{wrong} is a flag of {', '.join(owners)}."
         else:

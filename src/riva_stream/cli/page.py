@@ -69,7 +69,7 @@ class _Markdown(Markdown):
 class _Plain(io.StringIO):
     """For a terminal that knows ASCII alone, rich draws its boxes with that."""
 
-    encoding = "ascii"  # type: ignore[assignment]
+    encoding = "ascii"
 
 
 def _ascii_only() -> bool:

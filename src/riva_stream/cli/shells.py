@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from argparse import Action, ArgumentParser
+from argparse import Action, ArgumentParser, _SubParsersAction
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,8 @@ def words_of(parser: ArgumentParser) -> Words:
     """Everything that ``parser`` takes."""
     own, commands = [], {}
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way to be asked
-        if isinstance(action.choices, dict):
-            summaries = {sub.dest: sub.help or "" for sub in action._get_subactions()}  # noqa: SLF001
+        if isinstance(action, _SubParsersAction):
+            summaries = {sub.dest: sub.help or "" for sub in action._choices_actions}  # noqa: SLF001
             for name, sub in action.choices.items():
                 arguments = [_argument(inner) for inner in sub._actions]  # noqa: SLF001
                 commands[name] = (summaries[name], arguments)

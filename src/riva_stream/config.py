@@ -111,6 +111,8 @@ class StageRequest(BaseModel):
     force: bool = False
     dry_run: bool = False
     retention_days: int = Field(default=90, ge=1, le=36500)
+    tag: bool = False
+    """Tag every object with ``tags``."""
 
     region: str | None = None
     endpoint_url: Endpoint | None = None
@@ -178,6 +180,13 @@ class StageRequest(BaseModel):
     def destination(self) -> str:
         """``s3://bucket/prefix/`` of the staging."""
         return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that every object gets; none unless asked for. S3 takes at most 256 characters of a value."""
+        if not self.tag:
+            return {}
+        return {"retention-days": str(self.retention_days), "model-name": self.model_name[:256]}
 
     def part_size_for(self, size: int) -> int:
         """Bytes of a part for an object of ``size`` bytes: at most 10,000 parts (S3's limit), whole MiB."""

@@ -116,6 +116,8 @@ class Deployment(Document):
     staging_complete: bool
     staging_mode: Mode
     reference_mode: bool
+    tags: dict[str, str] = Field(default_factory=dict)
+    """The tags that every object of the staging has; empty when they were not asked for, or were refused."""
 
 
 class LaneSeconds(Document):

@@ -6,8 +6,9 @@ import gc
 import json
 import os
 import re
+import shutil
 import sys
-from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ __all__ = ["build_parser", "main"]
 
 _USAGE = 2
 _INTERRUPTED = 130
+_WIDEST = 100
 
 _EPILOG = """\
 examples:
@@ -69,12 +71,11 @@ def _main(argv: Sequence[str] | None) -> int:
         return done.code if isinstance(done.code, int) else _USAGE
 
 
-def build_parser(prog: str, argv: Sequence[str] = ()) -> ArgumentParser:
-    """The parser of the whole command line; ``argv`` is only asked whether errors are wanted as JSON."""
-    as_json = "--json" in argv
+def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
+    """The parser of the whole command line; ``argv`` is only asked for what an error has to say."""
     parser = _Parser(
         prog=prog,
-        as_json=as_json,
+        argv=argv,
         description="Stage model archives from S3 to S3 in one verified streaming pass, with nothing on disk.",
         epilog=_EPILOG.replace("PROG", prog),
     )
@@ -84,25 +85,41 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> ArgumentParser:
     for command in COMMANDS:
         sub = commands.add_parser(
             command.NAME,
-            as_json=as_json,
+            argv=argv,
             help=command.SUMMARY,
             usage=f"{prog} {command.NAME} {command.USAGE}",
-            description=command.DESCRIPTION,
+            description=command.DESCRIPTION.replace("PROG", prog),
             epilog="examples:\n" + command.EXAMPLES.replace("PROG", prog),
         )
         command.configure(sub)
         parser.subparsers.append(sub)
+        parser.commands[command.NAME] = sub
         sub.set_defaults(command=command)
     return parser
+
+
+class _Formatter(RawDescriptionHelpFormatter):
+    """Prose is filled to the terminal's width, of which no more than 100 columns are used; examples stay as typed."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, _WIDEST) - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return super()._fill_text(text, width, indent)
+        fill = HelpFormatter._fill_text  # noqa: SLF001 - what the class between has switched off
+        paragraphs = (fill(self, part, width, indent) for part in text.split("\n\n"))
+        return "\n\n".join(paragraphs)
 
 
 class _Parser(ArgumentParser):
     """argparse with examples left as they are typed, no abbreviated flags, and a guess at what was meant."""
 
-    def __init__(self, *, as_json: bool, **options: Any) -> None:
-        super().__init__(formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **options)
-        self._as_json = as_json
+    def __init__(self, *, argv: Sequence[str], **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
+        self._argv = argv
         self.subparsers: list[ArgumentParser] = []
+        self.commands: dict[str, ArgumentParser] = {}
         """Unknown flags of a command are complained about by the main parser, which needs them for its guess."""
 
     def print_help(self, file: Any = None) -> None:
@@ -110,22 +127,34 @@ class _Parser(ArgumentParser):
         (print_result if file is None else complain)(self.format_help())
 
     def error(self, message: str) -> NoReturn:
-        guess = self._guess(message)
-        hint = f"see {self.prog} --help" if not guess else f"did you mean {guess}? See {self.prog} --help"
-        if self._as_json:
+        command = next((word for word in self._argv if word in self.commands), "")
+        help_of = f"{self.prog} {command} --help" if command else f"{self.prog} --help"
+        guess = self._guess(message, command)
+        hint = f"{guess} See {help_of}" if guess else f"see {help_of}"
+        if "--json" in self._argv:
             error = {"type": "UsageError", "message": message, "where": {}, "hint": hint, "exit_code": _USAGE}
             print_result(json.dumps({"error": error, "run_id": None}, indent=2) + "\n")
         complain(f"{self.prog}: {message}\n  {hint}\n")
         raise SystemExit(_USAGE)
 
-    def _guess(self, message: str) -> str:
+    def _guess(self, message: str, command: str) -> str:
+        """What may have been meant, as a sentence; "" where nothing comes near."""
         import difflib  # noqa: PLC0415 - only a wrong command line pays for it
 
-        wrong = re.findall(r"(?<!\S)--[^\s=]+", message) if "unrecognized" in message else []
-        flags = re.findall(
-            r"--[a-z0-9-]+", "".join(parser.format_help() for parser in [self, *self.subparsers])
-        )
-        return next(iter(difflib.get_close_matches(wrong[0], flags, n=1)), "") if wrong else ""
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            wrong, known = found[1], re.findall(r"[^\s,']+", found[2])
+        elif found := re.search(r"unrecognized arguments: (?:.* )?(--[^\s=]+)", message):
+            wrong, known = found[1], _flags_of(self.commands.get(command, self))
+            owners = [name for name, sub in self.commands.items() if wrong in _flags_of(sub)]
+            if owners:
+                return f"{wrong} is a flag of {', '.join(owners)}."
+        else:
+            return ""
+        return "".join(f"did you mean {name}?" for name in difflib.get_close_matches(wrong, known, n=1))
+
+
+def _flags_of(parser: ArgumentParser) -> list[str]:
+    return [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001 - nothing else tells
 
 
 class _Version(Action):

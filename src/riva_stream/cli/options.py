@@ -78,8 +78,12 @@ def add_what(parser: ArgumentParser) -> None:
     )
     group.add_argument("--description", metavar="TEXT", help="free text for artifact.json")
     group.add_argument(
-        "--retention-days", type=int, metavar="N", help="recorded in artifact.json (default: 90)"
+        "--retention-days",
+        type=int,
+        metavar="N",
+        help="recorded in artifact.json, see retention (default: 90)",
     )
+    _switch(group, "--tag", "tag every object with retention-days and model-name, for lifecycle rules")
     _switch(group, "--force", "replace another staging at the destination, once the new one is verified")
     _switch(group, "--dry-run", "check source, destination and rights, show the plan, write nothing")
 

@@ -15,11 +15,12 @@ _STDERR = 2
 _UNDELIVERED = 1
 
 
-def print_result(text: str, *, exit_code: int = 0) -> int:
+def print_result(text: str, *, exit_code: int = 0, closed_is_fine: bool = False) -> int:
     """Write ``text`` to standard output, all of it, and give the exit code to end with.
 
     A reader that has gone (``| head``) has chosen so: the exit code stays that of the work. A result that could
     not be written for another reason (a full disk) would be missed: that is a failure, whatever the work came to.
+    With ``closed_is_fine`` a reader that has gone is not worth a word: a page of the manual is no result.
     """
     if sys.stdout is not None:
         sys.stdout.flush()
@@ -28,7 +29,8 @@ def print_result(text: str, *, exit_code: int = 0) -> int:
         _write_all(_STDOUT, data)
     except OSError as error:
         if error.errno == errno.EPIPE:
-            complain("riva_stream: nobody reads standard output any more, so the result was not shown\n")
+            if not closed_is_fine:
+                complain("riva_stream: nobody reads standard output any more, so the result was not shown\n")
             return exit_code
         complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
         return exit_code or _UNDELIVERED

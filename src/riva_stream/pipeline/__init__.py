@@ -117,6 +117,7 @@ async def _stage_held(run: Run, source: PinnedSource) -> StageReport:
         ),
         run.run_id,
         keep=True,
+        tagging=run.tagging,
     )
     async with hold(run, uploads) as held:
         # What was there before may have changed until the prefix was ours.
@@ -156,6 +157,10 @@ async def _already_staged(run: Run, standing: Standing) -> StageReport:
                 run.warn(
                     "differs", f"it was staged with --{name} {there}, which stays; {asked} was asked for"
                 )
+        if run.request.tags and staged.deployment.tags != run.request.tags:
+            run.warn(
+                "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
+            )
     return await _report(run, "already_staged", staged, checks)
 
 

@@ -7,6 +7,7 @@ was HEADed and compared, and after every key of an older staging that this one d
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -136,6 +137,10 @@ class Commit:
         checksums = await self._put(CHECKSUMS, text)
         self._checks += await each(records, partial(verify_upload, run))
         self._checks.append(await verify_document(run, checksums))
+        await self._tag(
+            *(record.key for record in records),
+            older=[record.key for record in records if record.created_by != run.run_id],
+        )
         artifact = artifact_of(run, self.source, streamed, upload_check=self.check, objects_verified=True)
         data = to_json(artifact)
         metadata = await self._put(ARTIFACT_JSON, data)
@@ -169,9 +174,13 @@ class Commit:
         await self._remove_old_marker()
         # Nobody has probed what a store other than AWS does with it.
         verified = self.check if run.destination.is_aws or run.request.upload_check != "auto" else "none"
-        artifact = artifact_of(run, self.source, None, upload_check=verified, objects_verified=True)
-        data = to_json(artifact)
-        self._checks.append(await verify_document(run, await self._put(ARTIFACT_JSON, data)))
+        while True:
+            artifact = artifact_of(run, self.source, None, upload_check=verified, objects_verified=True)
+            data = to_json(artifact)
+            staged = await self._put(ARTIFACT_JSON, data)
+            if artifact.deployment.tags == run.tagging.tags:
+                break  # else tags were refused just now, and it must not say that it has them
+        self._checks.append(await verify_document(run, staged))
         await remove_stale(self.run, self.standing, self._written)
         await self._mark(artifact, data)
         return Committed(artifact, self._checks)
@@ -189,21 +198,20 @@ class Commit:
             stored, checksum = record.stored, record.crc64nvme
         else:
             body = body_of(data, self.check)
-            stored = await run.retrier(
-                "PutObject",
-                partial(
-                    run.destination.put,
-                    run.request.bucket,
-                    key,
-                    body,
-                    content_type=content_type,
-                    metadata=run.metadata(artifact_type),
-                    if_absent=if_absent,
-                ),
+            put = partial(
+                run.destination.put,
+                run.request.bucket,
+                key,
+                body,
+                content_type=content_type,
+                metadata=run.metadata(artifact_type),
+                if_absent=if_absent,
             )
+            stored = await run.retrier("PutObject", partial(run.tagging.along, lambda tags: put(tags=tags)))
             checksum = body.crc64nvme
         run.meter.touch()
         self._written.append(key)
+        await self._tag(key)
         return StagedFile(
             s3_key=key,
             size_bytes=len(data),
@@ -213,6 +221,10 @@ class Commit:
             version_id=stored.version_id,
             store_checksum=f"crc64nvme:{checksum}" if checksum else None,
         )
+
+    async def _tag(self, *keys: str, older: Iterable[str] = ()) -> None:
+        run = self.run
+        await run.tagging.settle(run.destination, run.request.bucket, run.retrier, keys, older=older)
 
     async def _put_fenced(self, uploads: Uploads, name: str, data: bytes, *, if_absent: bool) -> UploadRecord:
         attempt = 1

@@ -69,6 +69,7 @@ def artifact_of(
             staging_complete=True,
             staging_mode="full" if streamed else "reference_only",
             reference_mode=streamed is None,
+            tags=dict(run.tagging.tags),
         ),
         build_info=_build_info(run, source, streamed),
         validation=_validation(run, streamed, upload_check=upload_check, objects_verified=objects_verified),

@@ -159,7 +159,10 @@ def _verify(
 ) -> list[str]:
     """Compare the stream with everything that vouches for the source; the names of what agreed."""
     if record.size != source.size:
-        raise DigestMismatchError(f"{record.size} bytes were read of {source.uri}, which has {source.size}")
+        raise DigestMismatchError(
+            f"{record.size} bytes were read of {source.uri}, which has {source.size}",
+            hint="run again; if it stays so, the store does not tell its sizes right",
+        )
     vouched: list[str] = []
     expected = run.request.expect_sha256
     if expected is not None:

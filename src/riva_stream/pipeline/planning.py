@@ -77,8 +77,15 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
 
     async def scratch() -> None:
         key = request.prefix + ".riva-stream/dry-run"
-        upload_id = await run.destination.create_upload(
-            request.bucket, key, content_type="application/octet-stream", metadata={}, crc64nvme=False
+        upload_id = await run.tagging.along(
+            lambda tags: run.destination.create_upload(
+                request.bucket,
+                key,
+                content_type="application/octet-stream",
+                metadata={},
+                crc64nvme=False,
+                tags=tags,
+            )
         )
         await run.destination.abort_upload(request.bucket, key, upload_id)
 

@@ -265,7 +265,8 @@ def identity_of(run: Run, source: PinnedSource, check: str) -> Identity:
         include=sorted(request.include),
         part_size=request.part_size,
         check=check,
-        options=[str(option) for option in (request.sse, request.kms_key_id, request.storage_class)],
+        options=[str(option) for option in (request.sse, request.kms_key_id, request.storage_class)]
+        + [f"{name}={value}" for name, value in request.tags.items()],
     )
 
 

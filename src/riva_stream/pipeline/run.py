@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -17,6 +18,7 @@ from riva_stream.events import Observer, Progress, Warned
 from riva_stream.lanes import Lanes
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
+from riva_stream.sink import Tagging
 
 __all__ = ["FOLDERS", "Meter", "Run", "each"]
 
@@ -95,8 +97,12 @@ class Run:
     """The store that holds the source; often the same."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     warnings: list[str] = field(default_factory=list)
+    tagging: Tagging = field(init=False)
     _wall: float = field(default_factory=time.perf_counter)
     _cpu: float = field(default_factory=time.process_time)
+
+    def __post_init__(self) -> None:
+        self.tagging = Tagging(self.request.tags, partial(self.warn, "tags"))
 
     def warn(self, code: str, message: str) -> None:
         """Tell the observer, and keep it for the report."""

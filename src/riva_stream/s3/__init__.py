@@ -3,7 +3,9 @@
 from riva_stream.s3.client import S3Store
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
+    NO_TAGS,
     CompletedPart,
+    Lifecycle,
     Listing,
     ObjectInfo,
     OpenUpload,
@@ -15,7 +17,9 @@ from riva_stream.s3.port import (
 from riva_stream.s3.session import StoreSettings, open_store
 
 __all__ = [
+    "NO_TAGS",
     "CompletedPart",
+    "Lifecycle",
     "Listing",
     "ObjectInfo",
     "OpenUpload",

@@ -12,6 +12,7 @@ from riva_stream.s3.body import SentBody
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
+    NO_TAGS,
     CompletedPart,
     Listing,
     ObjectInfo,
@@ -20,13 +21,14 @@ from riva_stream.s3.port import (
     RangeReply,
     Stored,
 )
+from riva_stream.s3.rules import RuleRequests, tagging_of
 
 __all__ = ["S3Store"]
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 
 
-class S3Store:
+class S3Store(RuleRequests):
     """See :class:`~riva_stream.s3.port.Store`."""
 
     def __init__(
@@ -89,7 +91,10 @@ class S3Store:
             async with answer["Body"] as body:
                 expected = answer["ContentLength"]
                 if expected > limit:
-                    raise IntegrityError(f"the object has {expected} bytes; at most {limit} were expected")
+                    raise IntegrityError(
+                        f"the object has {expected} bytes; at most {limit} were expected",
+                        hint="look at the object; if it is of a staging, replace it with: stage --force",
+                    )
                 data = bytes(await body.content.read())
                 if len(data) != expected:
                     raise TransientError(f"the body ended after {len(data)} of {expected} bytes")
@@ -146,6 +151,7 @@ class S3Store:
         *,
         content_type: str,
         metadata: Mapping[str, str],
+        tags: Mapping[str, str] = NO_TAGS,
         if_absent: bool = False,
         if_match: str | None = None,
     ) -> Stored:
@@ -158,6 +164,7 @@ class S3Store:
                 Body=sent,
                 ContentType=content_type,
                 Metadata=dict(metadata),
+                **tagging_of(tags),
                 **checksum_of(body),
                 **condition,
                 **self._options.for_create(),
@@ -170,7 +177,14 @@ class S3Store:
             await self._client.delete_object(Bucket=bucket, Key=key, **self._options.for_all())
 
     async def create_upload(
-        self, bucket: str, key: str, *, content_type: str, metadata: Mapping[str, str], crc64nvme: bool
+        self,
+        bucket: str,
+        key: str,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        crc64nvme: bool,
+        tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
         """Begin a multipart upload and give its UploadId."""
         declared = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
@@ -180,6 +194,7 @@ class S3Store:
                 Key=key,
                 ContentType=content_type,
                 Metadata=dict(metadata),
+                **tagging_of(tags),
                 **declared,
                 **self._options.for_create(),
             )

@@ -37,8 +37,19 @@ RIGHTS: Mapping[str, str] = {
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "ListParts": "s3:ListMultipartUploadParts",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "PutObjectTagging": "s3:PutObjectTagging",
+    "GetObjectTagging": "s3:GetObjectTagging",
+    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
+    "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    "DeleteBucketLifecycle": "s3:PutLifecycleConfiguration",
 }
 """The IAM actions that each operation needs."""
+
+_WITHOUT: Mapping[str, str] = dict.fromkeys(
+    ("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
+    "remove what is too old by hand, and what dead runs left with: riva-stream gc s3://BUCKET",
+)
+"""What to do where the store does not have an operation."""
 
 _THROTTLED = {
     "SlowDown",
@@ -146,10 +157,18 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
             "no region is set", where=where, hint="set AWS_REGION or pass --region"
         ) from error
     except (*_NETWORK, *_BROKEN_ANSWERS) as error:
-        raise TransientError(f"the connection failed: {_text(error)}", where=where) from error
+        raise TransientError(
+            f"the connection failed: {_text(error)}",
+            where=where,
+            hint="check the network, and that --endpoint-url (AWS_ENDPOINT_URL) is right",
+        ) from error
     except boto.BotoCoreError as error:
         # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
-        raise ConfigurationError(f"the request cannot be made: {_text(error)}", where=where) from error
+        raise ConfigurationError(
+            f"the request cannot be made: {_text(error)}",
+            where=where,
+            hint="check --region, --endpoint-url, --bucket and the AWS configuration file",
+        ) from error
 
 
 def _text(error: BaseException) -> str:
@@ -192,7 +211,9 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
             else "check AWS_REGION",
         )
     if code in _THROTTLED or status in {429, 503}:
-        return ThrottledError("the store asks for fewer requests", where=place)
+        return ThrottledError(
+            "the store asks for fewer requests", where=place, hint="with fewer at once: --connections 4"
+        )
     if code in _CREDENTIALS:
         return ConfigurationError(
             f"the store does not accept the credentials: {message or code}",
@@ -220,7 +241,14 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
             "the source was removed while it was read", where=place, hint="check the source and run again"
         )
     if code == "NotImplemented" or status == 501:  # noqa: PLR2004 - Not Implemented
-        return ConfigurationError(f"the store does not support this: {message or code}", where=place)
+        lacking = "no lifecycle rules" if "Lifecycle" in place.operation else f"no {place.operation}"
+        return ConfigurationError(
+            f"the store does not support this ({lacking}): {message or code}",
+            where=place,
+            hint=_WITHOUT.get(
+                place.operation, "see riva-stream docs reliability for what a store has to support"
+            ),
+        )
     if code == "InvalidObjectState":
         return SourceNotFoundError(
             "the object is archived (Glacier) and cannot be read before it is restored",
@@ -239,7 +267,9 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         # If-Match on an object that is gone
         return HeldError("another run has removed the object", where=place, hint="run the same command again")
     if code in _TRANSIENT or (status is not None and status >= 500):  # noqa: PLR2004 - HTTP's server errors
-        return TransientError(f"the store failed: {message or code}", where=place)
+        return TransientError(
+            f"the store failed: {message or code}", where=place, hint="more patience for each: --retries 20"
+        )
     if status in {401, 403} or code in {"AccessDenied", "Forbidden"}:
         right = RIGHTS.get(place.operation, place.operation)
         if "kms" in message.lower():
@@ -247,4 +277,8 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         return AccessDeniedError(
             f"access denied: {message or code}", where=place, hint=f"the credentials need {right}"
         )
-    return ConfigurationError(f"the store refuses the request: {message or code}", where=place)
+    return ConfigurationError(
+        f"the store refuses the request: {message or code}",
+        where=place,
+        hint="check the settings it was made with: bucket, endpoint, encryption, storage class, owner",
+    )

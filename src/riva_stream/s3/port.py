@@ -14,7 +14,9 @@ from typing import Protocol
 from riva_stream.buffers import Piece
 
 __all__ = [
+    "NO_TAGS",
     "CompletedPart",
+    "Lifecycle",
     "Listing",
     "ObjectInfo",
     "OpenUpload",
@@ -23,6 +25,8 @@ __all__ = [
     "Store",
     "Stored",
 ]
+
+NO_TAGS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,16 @@ class Stored:
     version_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """The lifecycle rules of a bucket, all of them."""
+
+    xml: bytes
+    """As the store tells them: a ``LifecycleConfiguration`` document."""
+    transition_minimum: str = ""
+    """The bucket's setting that a PUT without it would reset (``x-amz-transition-default-minimum-object-size``)."""
+
+
 class Store(Protocol):
     """One S3 endpoint with one set of credentials.
 
@@ -143,6 +157,7 @@ class Store(Protocol):
         *,
         content_type: str,
         metadata: Mapping[str, str],
+        tags: Mapping[str, str] = NO_TAGS,
         if_absent: bool = False,
         if_match: str | None = None,
     ) -> Stored:
@@ -155,9 +170,16 @@ class Store(Protocol):
         """DELETE; that of a missing object succeeds."""
 
     async def create_upload(
-        self, bucket: str, key: str, *, content_type: str, metadata: Mapping[str, str], crc64nvme: bool
+        self,
+        bucket: str,
+        key: str,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        crc64nvme: bool,
+        tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
-        """Begin a multipart upload and give its UploadId."""
+        """Begin a multipart upload and give its UploadId. A store may ignore the tags; AWS takes or refuses them."""
 
     async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
         """Send one part and give its ETag."""
@@ -185,3 +207,18 @@ class Store(Protocol):
 
     async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
         """All open uploads (all pages) below ``prefix``."""
+
+    async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+        """Replace the tags of an object."""
+
+    async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
+        """The tags of an object."""
+
+    async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
+        """The lifecycle rules of a bucket, exactly as the store tells them; None when there are none."""
+
+    async def put_lifecycle(self, bucket: str, lifecycle: Lifecycle) -> None:
+        """Replace all lifecycle rules of a bucket; S3 knows no other way, and no condition for it."""
+
+    async def delete_lifecycle(self, bucket: str) -> None:
+        """Remove all lifecycle rules of a bucket: a document without a rule is refused."""

@@ -1,6 +1,7 @@
 """Multipart uploads that stay open until everything is verified, and that another run can go on with."""
 
 from riva_stream.sink.parts import Check, SentPart, Weighed, body_of, weigh
+from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord
 from riva_stream.sink.uploads import Uploads
 
@@ -8,6 +9,7 @@ __all__ = [
     "Check",
     "KnownPart",
     "SentPart",
+    "Tagging",
     "Upload",
     "UploadRecord",
     "Uploads",

@@ -31,6 +31,7 @@ from riva_stream.lanes import Lane
 from riva_stream.retry import Retrier, at_least_some_speed
 from riva_stream.s3 import CompletedPart, ObjectInfo, Store, Stored
 from riva_stream.sink.parts import Check, SentPart, Weighed, base64_crc, weigh
+from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import Upload, UploadRecord, multipart_etag
 
 __all__ = ["Uploads"]
@@ -55,6 +56,7 @@ class Uploads:
     """Makes sure, before an upload is created, that the prefix is still ours."""
     keep: bool = False
     """Leave open uploads for a rerun when the error lets it go on."""
+    tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
     """By key: uploads of an earlier run that this one has not come to yet."""
@@ -94,12 +96,15 @@ class Uploads:
             async def create() -> str:
                 nonlocal attempts
                 attempts += 1
-                return await self.store.create_upload(
-                    self.bucket,
-                    key,
-                    content_type=content_type,
-                    metadata=metadata,
-                    crc64nvme=self.check == "crc64nvme",
+                return await self.tagging.along(
+                    lambda tags: self.store.create_upload(
+                        self.bucket,
+                        key,
+                        content_type=content_type,
+                        metadata=metadata,
+                        crc64nvme=self.check == "crc64nvme",
+                        tags=tags,
+                    )
                 )
 
             try:

@@ -95,9 +95,10 @@ class SourceReader:
                 with at_least_some_speed(last - first + 1):
                     async for piece in reply.pieces:
                         if have + len(piece) > size:
-                            raise SourceChangedError("the body is longer than its range").located(
-                                **self._where(first, last)
-                            )
+                            raise SourceChangedError(
+                                "the body is longer than its range",
+                                hint="check that --source-endpoint-url is the store itself, then run again",
+                            ).located(**self._where(first, last))
                         pieces.append(piece)
                         have += len(piece)
                         self.fetched(len(piece))

@@ -57,7 +57,7 @@ class Identity(_Document):
     part_size: int
     check: str
     options: list[str]
-    """Encryption, key and storage class: fixed when an upload is created."""
+    """Encryption, key, storage class and tags: fixed when an upload is created."""
 
 
 class JournaledPart(_Document):

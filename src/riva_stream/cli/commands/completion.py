@@ -1,0 +1,40 @@
+"""``completion``: a script that completes this command line in a shell."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.output import print_result
+
+NAME = "completion"
+SUMMARY = "print a completion script for bash, zsh or fish"
+USAGE = "bash|zsh|fish"
+DESCRIPTION = """\
+Print a script that completes riva-stream in your shell: commands, flags, their choices, files where a flag takes
+one. It is made from the flags of this very version and runs no program when it completes.
+"""
+EXAMPLES = """\
+  eval "$(riva-stream completion bash)"
+      in this shell; as a line of ~/.bashrc in every one
+  riva-stream completion bash > ~/.local/share/bash-completion/completions/riva-stream
+      where bash-completion is installed
+  riva-stream completion zsh > "${fpath[1]}/_riva-stream"
+      then start a new zsh; its compinit must be on
+  riva-stream completion fish > ~/.config/fish/completions/riva-stream.fish
+"""
+SHELLS = ("bash", "zsh", "fish")
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("shell", choices=SHELLS, help="the shell to complete in")
+
+
+def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
+    """Print it."""
+    from riva_stream.cli import shells  # noqa: PLC0415 - only this command needs it
+    from riva_stream.cli.app import build_parser  # noqa: PLC0415 - which knows all commands, this one too
+
+    words = shells.words_of(build_parser(shells.PROGRAM))
+    return print_result(getattr(shells, args.shell)(words), closed_is_fine=True)

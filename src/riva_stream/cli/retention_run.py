@@ -1,0 +1,124 @@
+"""A run of ``retention``."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from functools import partial
+
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.execute import Session, execute, set_up_environment
+from riva_stream.cli.loop import run
+from riva_stream.errors import ConfigurationError
+from riva_stream.operations.extent import Extent
+from riva_stream.operations.retention import Policy, RetentionReport, retention
+from riva_stream.s3 import StoreSettings
+from riva_stream.settings import load_reach
+from riva_stream.sizes import human_size
+from riva_stream.state import new_run_id
+
+__all__ = ["run_retention"]
+
+_EXPIRING = ("dev", "staging")
+_CLEANED = ("prod", "staging", "dev")
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def run_retention(args: Namespace, invocation: Invocation) -> int:
+    """Compare, set, show the result, and give the exit code."""
+
+    def text(report: RetentionReport, fancy: bool) -> str:  # noqa: ARG001 - as execute() calls it
+        return _text(report, invocation, remove=args.remove)
+
+    return execute(args, invocation, new_run_id(), _retention, text)
+
+
+def _retention(session: Session) -> RetentionReport:
+    args = session.args
+    bucket, _, prefix = args.bucket.removeprefix("s3://").partition("/")
+    if not args.bucket.startswith("s3://") or not bucket or prefix:
+        raise ConfigurationError(
+            f"{args.bucket!r} is not a bucket: lifecycle rules belong to a whole one",
+            hint="for example: s3://deployments; environments are chosen with --env",
+        )
+    named = tuple(dict.fromkeys(args.env or ()))
+    for env in named:
+        if not _SEGMENT.fullmatch(env) or env in {".", ".."}:
+            raise ConfigurationError(
+                f"--env {env!r} is not the name of an environment", hint="for example: --env prod"
+            )
+    reach = load_reach(vars(args), env_file=args.env_file)
+    set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
+    settings = StoreSettings(
+        region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
+    )
+    policy = Policy(
+        expire=named or _EXPIRING,
+        clean=named or _CLEANED,
+        days=args.days,
+        abort_days=args.abort_days,
+        noncurrent_days=args.noncurrent_days,
+        by_tag=args.by_tag,
+        remove=args.remove,
+    )
+    work = partial(retention, settings, bucket, policy, apply=args.apply, observer=session.screen.observe)
+    return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
+
+
+def _text(report: RetentionReport, invocation: Invocation, *, remove: bool) -> str:
+    lines = [
+        f"Lifecycle rules of s3://{report.bucket} ({'set' if report.applied else 'nothing was written'})",
+        "",
+    ]
+    lines += report.diff or ["  there are none"]
+    lines.append("")
+    if report.extent:
+        lines += [
+            "What the rules for expiry apply to now",
+            *(_extent(extent) for extent in report.extent),
+            "",
+        ]
+        lines += [line for extent in report.extent for line in _foreign(extent)]
+    counts = [
+        f"{count} {kind}"
+        for kind in ("added", "changed", "removed")
+        if (count := sum(change.change == kind for change in report.changes))
+    ]
+    if not counts:
+        lines.append("Nothing to do: the rules are as they shall be")
+    elif report.applied:
+        lines.append(f"Rules {', '.join(counts)}; those of others are as they were")
+    else:
+        lines += [f"Rules that would be {', '.join(counts)}. To do so:", f"  {invocation.again('--apply')}"]
+    if not remove:
+        lines.append(
+            f"Markers and documents go after {report.days} days, archives and models after {report.days_of_bytes}"
+        )
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    return "\n".join(lines) + "\n"
+
+
+def _extent(extent: Extent) -> str:
+    least = "" if extent.complete else "at least "
+    due = f", {extent.due} of them old enough to go at once" if extent.due else ""
+    return (
+        f"  {extent.environment}/  {least}{_count(extent.stagings, 'staging')}, {_count(extent.objects, 'object')}, "
+        f"{human_size(extent.size_bytes)}{due}"
+    )
+
+
+def _foreign(extent: Extent) -> list[str]:
+    if not extent.foreign:
+        return []
+    more = extent.foreign - len(extent.foreign_keys)
+    return [
+        f"Careful: below {extent.environment}/ {_count(extent.foreign, 'object')} of no staging would expire as well:",
+        *(f"  {key}" for key in extent.foreign_keys),
+        *([f"  and {more} more"] if more else []),
+        "To spare them, tag stagings (stage --tag) and use --by-tag",
+        "",
+    ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,141 @@
+"""No error leaves the user alone: each one that can be raised says what to do next."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import riva_stream
+from riva_stream import errors
+from riva_stream.cli.app import build_parser
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.commands import COMMANDS
+from riva_stream.cli.failure import failure_of
+from tests.cli_processes import run
+
+SOURCE = Path(riva_stream.__file__).parent
+KINDS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.RivaStreamError)
+}
+AGAIN = ("stage", "--source", "s3://m/a.tar.gz")
+
+
+def raised() -> list[tuple[str, str, ast.Call]]:
+    """Every place in the package that makes an error: where, which, how."""
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
+                found.append((str(path.relative_to(SOURCE)), node.func.id, node))  # noqa: PERF401 - reads better
+    return found
+
+
+def hint_of(call: ast.Call) -> ast.expr | None:
+    return next((word.value for word in call.keywords if word.arg == "hint"), None)
+
+
+def test_every_error_has_a_hint_where_it_is_made() -> None:
+    """But for those to which one is added on the way up: the two tests below."""
+    assert len(raised()) > 100
+    without = [
+        f"{path}:{call.lineno} {kind}"
+        for path, kind, call in raised()
+        if hint_of(call) is None
+        and not issubclass(KINDS[kind], errors.TransientError)
+        and not (kind == "ArchiveError" and path.startswith("archive/"))
+    ]
+    assert without == []
+
+
+def test_no_hint_is_an_empty_text() -> None:
+    texts = [(path, hint_of(call)) for path, _, call in raised()]
+    empty = [path for path, hint in texts if isinstance(hint, ast.Constant) and not str(hint.value).strip()]
+    assert empty == []
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(name for name, kind in KINDS.items() if issubclass(kind, errors.TransientError))
+)
+def test_what_is_worth_another_run_names_the_command(kind: str) -> None:
+    failure = failure_of(KINDS[kind]("it broke"), Invocation("riva-stream", AGAIN))
+    assert "riva-stream stage --source s3://m/a.tar.gz" in failure.hint
+
+
+def test_errors_of_an_archive_get_their_hint_from_the_pipeline() -> None:
+    code = (SOURCE / "pipeline" / "flow.py").read_text()
+    handlers = [
+        node
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ExceptHandler)
+        and isinstance(node.type, ast.Name)
+        and node.type.id == "ArchiveError"
+    ]
+    assert any(".hint" in ast.unparse(handler) for handler in handlers)
+
+
+# --- a wrong command line
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["stge"], "did you mean stage? See python -m riva_stream --help"),
+        (["retentoin"], "did you mean retention?"),
+        (["gc", "s3://b", "--reference-only"], "--reference-only is a flag of stage."),
+        (
+            ["gc", "s3://b", "--older-then", "1d"],
+            "did you mean --older-than? See python -m riva_stream gc --help",
+        ),
+        (["stage", "--upload-check", "crc64"], "did you mean crc64nvme?"),
+        (["stage", "--zzz"], "see python -m riva_stream stage --help"),
+        (["gc"], "see python -m riva_stream gc --help"),
+        (["docs", "semantic"], "did you mean semantics?"),
+    ],
+)
+def test_what_was_meant_is_guessed(argv: list[str], said: str) -> None:
+    done = run("riva_stream", *argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+# --- the help itself
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.NAME)
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_help_fits_its_terminal_and_has_examples(
+    command: object, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    parser = build_parser("python -m riva_stream").commands[command.NAME]  # type: ignore[attr-defined]
+    text = parser.format_help()
+    body, _, examples = text.partition("\nexamples:\n")  # command lines there are kept whole
+    assert [line for line in body.splitlines() if len(line) > columns] == []
+    assert len(examples.strip().splitlines()) >= 2
+    assert "PROG" not in text
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.NAME)
+def test_every_flag_of_every_command_is_explained(command: object) -> None:
+    parser = build_parser("riva-stream").commands[command.NAME]  # type: ignore[attr-defined]
+    assert not [action.dest for action in parser._actions if not (action.help or "").strip()]
+
+
+def test_the_help_of_no_command_loads_anything_heavy() -> None:
+    names = [command.NAME for command in COMMANDS]
+    code = (
+        "import sys, riva_stream.cli\n"
+        f"codes = [riva_stream.cli.main([name, '--help']) for name in {names!r}]\n"
+        "heavy = {'pydantic', 'rich', 'aioboto3', 'botocore', 'asyncio', 'anyio', 'dotenv', 'difflib', 'xml'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)), 'codes:', set(codes))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "heavy: [] codes: {0}" in done.stdout

@@ -14,11 +14,12 @@ import riva_stream
 SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
-FLOOR = {"errors", "events", "sizes"}
+FLOOR = {"errors", "events", "sizes", "rights"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "sizes": set(),
+    "rights": set(),
     "buffers": set(),
     "lanes": set(),
     "tee": {"buffers"},
@@ -37,8 +38,11 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": FLOOR
     | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "report"}
     | {"s3", "source", "sink", "state"},
+    "operations": FLOOR
+    | {"config", "buffers", "lanes", "retry", "digest", "manifest", "report"}
+    | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
-    | {"s3"}
+    | {"s3", "operations"}
     | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline"},
     "__main__": {"cli"},
 }

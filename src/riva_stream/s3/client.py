@@ -156,10 +156,14 @@ class S3Store:
             )
         return Stored(unquoted(answer.get("ETag")), version_of(answer))
 
-    async def delete(self, bucket: str, key: str) -> None:
+    async def delete(self, bucket: str, key: str, *, version_id: str | None = None) -> str | None:
         """DELETE."""
+        versioned = {"VersionId": version_id} if version_id else {}
         with translated("DeleteObject", bucket, key):
-            await self._client.delete_object(Bucket=bucket, Key=key, **self._options.for_all())
+            answer = await self._client.delete_object(
+                Bucket=bucket, Key=key, **versioned, **self._options.for_all()
+            )
+        return version_of(answer) if answer.get("DeleteMarker") else None
 
     async def create_upload(
         self, bucket: str, key: str, *, content_type: str, metadata: Mapping[str, str], crc64nvme: bool

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,23 +23,9 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
+from riva_stream.rights import KMS_ACTIONS, words_for
 
-__all__ = ["RIGHTS", "translated"]
-
-RIGHTS: Mapping[str, str] = {
-    "HeadObject": "s3:GetObject (and s3:ListBucket, to be told that a key is missing)",
-    "GetObject": "s3:GetObject (s3:GetObjectVersion for a version)",
-    "ListObjectsV2": "s3:ListBucket",
-    "PutObject": "s3:PutObject",
-    "DeleteObject": "s3:DeleteObject",
-    "CreateMultipartUpload": "s3:PutObject",
-    "UploadPart": "s3:PutObject",
-    "CompleteMultipartUpload": "s3:PutObject",
-    "AbortMultipartUpload": "s3:AbortMultipartUpload",
-    "ListParts": "s3:ListMultipartUploadParts",
-    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
-}
-"""The IAM actions that each operation needs."""
+__all__ = ["translated"]
 
 _THROTTLED = {
     "SlowDown",
@@ -241,10 +228,38 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
     if code in _TRANSIENT or (status is not None and status >= 500):  # noqa: PLR2004 - HTTP's server errors
         return TransientError(f"the store failed: {message or code}", where=place)
     if status in {401, 403} or code in {"AccessDenied", "Forbidden"}:
-        right = RIGHTS.get(place.operation, place.operation)
-        if "kms" in message.lower():
-            right = "kms:GenerateDataKey and kms:Decrypt on the bucket's key"
-        return AccessDeniedError(
-            f"access denied: {message or code}", where=place, hint=f"the credentials need {right}"
-        )
+        return _denied(code, message, place)
     return ConfigurationError(f"the store refuses the request: {message or code}", where=place)
+
+
+# "User: ARN is not authorized to perform: s3:PutObject on resource: "ARN" because no identity-based policy allows
+# the s3:PutObject action", or "... with an explicit deny in a service control policy" (IAM User Guide, "Troubleshoot
+# access denied error messages").
+_ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")
+_RESOURCE = re.compile(r"on resource: \"?(arn:[^\s\"]+)")
+_DENY = re.compile(r"with an explicit deny in (an? [\w -]+)")
+
+
+def _denied(code: str, message: str, place: Where) -> AccessDeniedError:
+    """What is missing: as the store says, where it says so; else what the request is known to need."""
+    action, resource, denied_by = (
+        found[1] if (found := pattern.search(message)) else "" for pattern in (_ACTION, _RESOURCE, _DENY)
+    )
+    if not action and "kms" in message.lower():
+        action = KMS_ACTIONS[0]
+    if action.startswith("kms:"):
+        key = resource or "the key of the bucket"
+        right = f"{' and '.join(KMS_ACTIONS)} on {key}"
+    else:
+        right = words_for(place.operation)
+    hint = f"the credentials need {right}"
+    if denied_by:
+        hint = f"{denied_by} forbids it in so many words, and no grant outweighs that: ask whoever keeps that policy"
+    return AccessDeniedError(
+        f"access denied: {message or code}",
+        where=place,
+        hint=hint,
+        action=action,
+        resource=resource,
+        denied_by=denied_by,
+    )

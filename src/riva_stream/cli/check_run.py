@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from riva_stream.cli.execute import Session, execute, set_up_environment
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import request_flags
 from riva_stream.errors import ConfigurationError
-from riva_stream.operations.check_report import CheckRecord, CheckReport, failed, passed, warned
+from riva_stream.operations.check_report import NOT_TRIED, CheckRecord, CheckReport, failed, passed, warned
 from riva_stream.settings import Loaded, load
 from riva_stream.settings_check import SettingsError
 from riva_stream.state import new_run_id
@@ -64,6 +65,18 @@ def _wrong(error: ConfigurationError) -> CheckRecord:
     return failed("settings", error.what, fix=error.hint, problems=[asdict(problem) for problem in problems])
 
 
+def _record_lines(record: CheckRecord, width: int) -> Iterator[str]:
+    first, *more = record.message.splitlines()
+    yield f"{_WORDS[record.status]}  {record.component:{width}}  {first}"
+    start = " " * (width + 8)
+    for problem in record.details.get("problems", ()):
+        names = " or ".join(filter(None, (problem["flag"], problem["variable"])))
+        more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
+    yield from (start + line.strip() for line in more)
+    fix = "" if record.status == "pass" else record.details.get("fix", "")
+    yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
+
+
 def _lines(report: CheckReport, args: Namespace, invocation: Invocation) -> Iterator[str]:
     if report.destination:
         mode = "by reference" if args.reference_only else "in full"
@@ -71,20 +84,18 @@ def _lines(report: CheckReport, args: Namespace, invocation: Invocation) -> Iter
         yield f"from  {report.source}"
         yield f"to    {report.destination}"
         yield ""
+    tried = [record for record in report.records if not record.message.startswith(NOT_TRIED)]
     width = max(len(record.component) for record in report.records)
-    for record in report.records:
-        first, *more = record.message.splitlines()
-        yield f"{_WORDS[record.status]}  {record.component:{width}}  {first}"
+    for record in tried:
+        yield from _record_lines(record, width)
+    # One line for all that one failure hides.
+    for reason in dict.fromkeys(record.message for record in report.records if record not in tried):
+        names = ", ".join(record.component for record in report.records if record.message == reason)
         start = " " * (width + 8)
-        for problem in record.details.get("problems", ()):
-            names = " or ".join(filter(None, (problem["flag"], problem["variable"])))
-            more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
-        yield from (start + line.strip() for line in more)
-        if record.status != "pass":
-            fix = record.details.get("fix", "")
-            yield from (
-                f"{start}{'fix: ' if not i else '     '}{line}" for i, line in enumerate(fix.splitlines())
-            )
+        yield f"warn  {NOT_TRIED:{width}}  because {reason.removeprefix(NOT_TRIED + ': ')}:"
+        yield from textwrap.wrap(
+            names, 100, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+        )
     yield ""
     counts = {status: sum(record.status == status for record in report.records) for status in _WORDS}
     yield (

@@ -40,6 +40,7 @@ from riva_stream.operations.host import check_files, check_memory, check_state, 
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
+from riva_stream.s3.errors import CREDENTIALS
 from riva_stream.s3.look import Look, open_look
 
 __all__ = ["check", "check_host"]
@@ -169,8 +170,7 @@ class _Stores:
 
     async def _source(self, settings: StoreSettings, look: Look) -> None:
         examiner, request = self._examiner, self._request
-        component = "source-region"
-        if not await self._reaches(component, look, request.source_bucket, settings.region):
+        if not await self._reaches("source", look, request.source_bucket):
             return
         async with open_store(settings, session=self._session, warn=_ignore) as store:
             source = SourceCheck(examiner, store)
@@ -179,7 +179,7 @@ class _Stores:
                 self._part_size = request.part_size_for(source.found.size)
 
     async def _destination(self, settings: StoreSettings, look: Look) -> None:
-        if not await self._reaches("destination-region", look, self._request.bucket, settings.region):
+        if not await self._reaches("destination", look, self._request.bucket):
             return
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(open_store(settings, session=self._session, warn=_ignore))
@@ -197,17 +197,28 @@ class _Stores:
             if left:
                 self._left_behind(left)
 
-    async def _reaches(self, component: str, look: Look, bucket: str, region: str | None) -> bool:
-        """Whether anything answers for the bucket; if not there is no point in asking on."""
-        examiner = self._examiner
+    async def _reaches(self, side: str, look: Look, bucket: str) -> bool:
+        """Whether anything answers for the bucket, and to these credentials; if not there is no point in asking on."""
+        examiner, component = self._examiner, f"{side}-region"
 
         async def record() -> CheckRecord:
-            found = await examiner.retrier("HeadBucket", partial(look.bucket, bucket))
-            if component == "destination-region":
+            try:
+                found = await examiner.retrier("HeadBucket", partial(look.bucket, bucket))
+            except ConfigurationError as error:
+                if error.where.code not in CREDENTIALS:
+                    raise
+                name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
+                examiner.records[name] = failed_with(name, error, self._request)
+                return failed(component, f"not tried: {name} failed")
+            if side == "destination":
                 examiner.keep(clock_record(found))
-            return region_record(component, bucket, found, region or look.region)
+            return region_record(component, bucket, found, look.region)
 
-        return (await examiner.examine(component, record)).status != "fail"
+        if (await examiner.examine(component, record)).status != "fail":
+            return True
+        if examiner.records[component].message.startswith("not tried"):
+            del examiner.records[component]  # it is said as of all that follows
+        return False
 
     def _skip_the_rest(self, name: str) -> None:
         """Say of what was not come to which failure was in the way."""

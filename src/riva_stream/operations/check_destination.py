@@ -144,6 +144,11 @@ class DestinationCheck:
         if version is not None:
             self._versions.append(version)
 
+    def _settled(self, key: str) -> None:
+        """Every upload that was created there is known; unless an attempt had to be made again."""
+        if not self._examiner.retrier.spent:
+            self._unsure.discard(key)
+
     # ---- the scratch object
 
     async def _deletes(self) -> CheckRecord:
@@ -228,11 +233,10 @@ class DestinationCheck:
         try:
             upload_id = await retrier("CreateMultipartUpload", create)
         except (AccessDeniedError, ConfigurationError):
-            self._unsure.discard(key)
+            self._settled(key)
             raise
         self._opened.append(OpenUpload(key, upload_id))
-        if not retrier.spent:
-            self._unsure.discard(key)
+        self._settled(key)
         send = partial(store.upload_part, bucket, key, upload_id, 1, PartBody((_BODY,), len(_BODY)))
         await retrier("UploadPart", send)
         listed.append(await self._lists_parts(key, upload_id))
@@ -285,9 +289,12 @@ class DestinationCheck:
         wanted = self._examiner.request.upload_check
         key = self._folder + "probe"
         self._unsure.add(key)
-        check = await enforced_check(self._store, self._bucket, key, wanted, self._examiner.retrier)
-        if not self._examiner.retrier.spent:
-            self._unsure.discard(key)
+        try:
+            check = await enforced_check(self._store, self._bucket, key, wanted, self._examiner.retrier)
+        except (AccessDeniedError, ConfigurationError):
+            self._settled(key)
+            raise
+        self._settled(key)
         facts = {"asked_for": wanted, "used": check}
         if check == "none":
             return warned(

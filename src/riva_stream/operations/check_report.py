@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from riva_stream.config import StageRequest
-from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, SourceNotFoundError
+from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
 from riva_stream.manifest import Document
 from riva_stream.operations.policy import Grant, PolicyDocument, grants_for, merged
 
 __all__ = [
     "COMPONENTS",
+    "NOT_TRIED",
     "CheckRecord",
     "CheckReport",
     "failed",
@@ -32,6 +33,9 @@ COMPONENTS = (
     *("memory", "open-files", "state-directory", "versions"),
 )
 """All there may be, in the order in which they are shown: what must be mended first comes first."""
+
+NOT_TRIED = "not tried"
+"""How the message of such a record begins."""
 
 _PRECEDENCE = (78, 77, 66, 65, 73, 75)
 """Of several failures the first of these is the exit code: it is what hides or causes the others. What may pass by
@@ -86,7 +90,7 @@ def failed(
 
 def not_tried(component: str, reason: str) -> CheckRecord:
     """Nothing is known, because something that comes before it failed."""
-    return warned(component, f"not tried: {reason}")
+    return warned(component, f"{NOT_TRIED}: {reason}")
 
 
 def failed_with(
@@ -138,9 +142,11 @@ def _rank(code: int) -> int:
 
 
 def _fix(error: RivaStreamError) -> str:
-    if isinstance(error, SourceNotFoundError) or error.hint:
+    if error.hint or not error.retryable:
         return error.hint
-    return "check again in a moment" if error.retryable else ""
+    if error.where.status is None:
+        return "check --endpoint-url (AWS_ENDPOINT_URL), the network, a proxy or a firewall on the way"
+    return "check again in a moment"
 
 
 def _told(details: dict[str, Any]) -> dict[str, Any]:

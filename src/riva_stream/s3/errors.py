@@ -25,7 +25,7 @@ from riva_stream.errors import (
 )
 from riva_stream.rights import KMS_ACTIONS, words_for
 
-__all__ = ["translated"]
+__all__ = ["CREDENTIALS", "translated"]
 
 _THROTTLED = {
     "SlowDown",
@@ -55,7 +55,7 @@ _TRANSIENT = {
     "502",
     "504",
 }
-_CREDENTIALS = {
+CREDENTIALS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "ExpiredToken",
@@ -64,6 +64,7 @@ _CREDENTIALS = {
     "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
+"""Service codes that say: it is the credentials themselves."""
 _REGION = {
     "PermanentRedirect",
     "TemporaryRedirect",
@@ -91,7 +92,7 @@ _BROKEN_ANSWERS = (
     boto.ConnectionError,
     ResponseParserError,
 )
-_NO_CREDENTIALS = (
+_NOCREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
     boto.CredentialRetrievalError,
@@ -122,7 +123,7 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
             where=where,
             hint="pass the store's CA certificates with --ca-bundle",
         ) from error
-    except _NO_CREDENTIALS as error:
+    except _NOCREDENTIALS as error:
         raise ConfigurationError(
             f"there are no usable credentials: {_text(error)}",
             where=where,
@@ -180,7 +181,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         )
     if code in _THROTTLED or status in {429, 503}:
         return ThrottledError("the store asks for fewer requests", where=place)
-    if code in _CREDENTIALS:
+    if code in CREDENTIALS:
         return ConfigurationError(
             f"the store does not accept the credentials: {message or code}",
             where=place,

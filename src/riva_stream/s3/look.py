@@ -18,12 +18,13 @@ import anyio.to_thread
 from aiobotocore.config import AioConfig
 from botocore.exceptions import ClientError
 
-from riva_stream.errors import ConfigurationError, TransientError, Where
-from riva_stream.s3.errors import translated
+from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError, Where
+from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.session import StoreSettings, client_arguments, is_aws_url, make_session, warm
 
 __all__ = ["BucketLook", "CredentialsLook", "Identity", "Look", "open_look"]
 
+_UNEXPLAINED = (400, 401, 403)
 _STS_ENDPOINT = "AWS_ENDPOINT_URL_STS"
 _FROM = {
     "env": "environment variables (or .env)",
@@ -129,7 +130,8 @@ class Look:
         """HEAD of a bucket. A refusal is an answer, too: it has a region and a time.
 
         Raises:
-            ConfigurationError: the request cannot be made: no credentials, a certificate that is not trusted.
+            ConfigurationError: the request cannot be made (no credentials, a certificate that is not trusted), or the
+                store does not accept the credentials: ``where.code`` is one of ``s3.errors.CREDENTIALS`` then.
             TransientError: nothing answers, or what answers does not speak HTTP.
         """
         began = datetime.now(UTC)
@@ -138,6 +140,7 @@ class Look:
                 answer = await self._client.head_bucket(Bucket=bucket)
             except ClientError as error:
                 answer = error.response
+                await self._refused(bucket, error)
         ended = datetime.now(UTC)
         meta = answer.get("ResponseMetadata", {})
         headers = meta.get("HTTPHeaders", {})
@@ -150,6 +153,21 @@ class Look:
             store_time=_time_of(headers.get("date", "")),
             local_time=began + (ended - began) / 2,
         )
+
+    async def _refused(self, bucket: str, error: ClientError) -> None:
+        """A HEAD's refusal has no body to say why: ask once more, by a request whose refusal has one.
+
+        Raises:
+            ConfigurationError: the store does not accept the credentials.
+        """
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _UNEXPLAINED:
+            return
+        try:
+            with translated("ListObjectsV2", bucket):
+                await self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except RivaStreamError as reason:
+            if reason.where.code in CREDENTIALS:
+                raise
 
 
 @asynccontextmanager

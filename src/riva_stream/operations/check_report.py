@@ -105,14 +105,18 @@ def failed_with(
         degraded: what a run without it lacks; given, it is only a warning.
     """
     details: dict[str, Any] = {"where": str(error.where)}
+    what, fix = error.what, _fix(error)
     if isinstance(error, AccessDeniedError):
-        details["policy"] = [grant.model_dump() for grant in grants_for(error, request)]
+        grants = grants_for(error, request)
+        details |= {"policy": [grant.model_dump() for grant in grants], "store_says": error.what}
+        fix = "; ".join(f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants) or fix
+        what = f"{error.where.operation} is denied" if what.startswith("access denied") else what
     if isinstance(error, HeldError):
         what = "another run is at work below the prefix, and took what was tried for a leftover"
         return warned(component, what, fix="check again when that run is done", **details)
     if degraded and isinstance(error, AccessDeniedError):
-        return warned(component, f"{error.what}: {degraded}", fix=error.hint, **details)
-    return failed(component, error.what, exit_code=error.exit_code, fix=_fix(error), **details)
+        return warned(component, f"{what}: {degraded}", fix=fix, **details)
+    return failed(component, what, exit_code=error.exit_code, fix=fix, **details)
 
 
 def report_of(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from riva_stream.operations import check as check_module
+from riva_stream.operations import resolve
 from riva_stream.operations.check import check
 from riva_stream.operations.check_report import CheckRecord, CheckReport, passed
 from riva_stream.operations.host import check_files, check_memory, check_state, free_memory
@@ -372,7 +372,7 @@ async def test_a_name_without_an_address(place: Place, monkeypatch: pytest.Monke
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(check_module.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(resolve.socket, "getaddrinfo", unknown)
     report = await check(place.request(endpoint_url="http://store.invalid"), SETTLED)
     assert (report.exit_code, failures(report)) == (75, {"endpoint"})
     assert "store.invalid has no address" in of(report, "endpoint").message
@@ -380,7 +380,7 @@ async def test_a_name_without_an_address(place: Place, monkeypatch: pytest.Monke
 
 async def test_a_resolver_that_does_not_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    monkeypatch.setattr(check_module.socket, "getaddrinfo", lambda *_, **__: gate.wait_reached())
+    monkeypatch.setattr(resolve.socket, "getaddrinfo", lambda *_, **__: gate.wait_reached())
     report = await check(place.request(endpoint_url="http://store.invalid"), SETTLED, limit=0.2)
     gate._reached.set_result(None)
     assert (report.exit_code, failures(report)) == (75, {"endpoint"})

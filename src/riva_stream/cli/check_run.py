@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.command import Invocation
@@ -44,7 +45,8 @@ def _check(session: Session) -> CheckReport:
     try:
         loaded = load(request_flags(args, session.run_id), env_file=args.env_file)
     except ConfigurationError as error:
-        work = partial(check_host, None, _wrong(error), run_id=session.run_id)
+        state_dir = args.state_dir or Path("state")
+        work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     else:
         set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
         work = partial(check, loaded.request, _right(loaded), run_id=session.run_id, limit=args.limit)

@@ -6,17 +6,12 @@ time limit of its own; what is written for that is removed again. A check that f
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
 import time
-import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -37,6 +32,7 @@ from riva_stream.operations.check_report import (
 from riva_stream.operations.check_source import SourceCheck
 from riva_stream.operations.examiner import Examiner
 from riva_stream.operations.host import check_files, check_memory, check_state, check_versions
+from riva_stream.operations.resolve import resolved
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
@@ -81,15 +77,12 @@ async def check(
     return report_of(request, run_id, examiner.records.values(), time.monotonic() - began)
 
 
-async def check_host(request: StageRequest | None, settled: CheckRecord, *, run_id: str) -> CheckReport:
+async def check_host(settled: CheckRecord, *, state_dir: Path, run_id: str) -> CheckReport:
     """What can be looked at without settings, when those are wrong: this host alone."""
     began = time.monotonic()
-    state = request.state_dir if request else None
-    records = [
-        await anyio.to_thread.run_sync(look)
-        for look in (partial(check_state, state or Path("state")), check_versions)
-    ]
-    return report_of(request, run_id, [settled, *records], time.monotonic() - began)
+    looks = (partial(check_state, state_dir), check_versions)
+    records = [await anyio.to_thread.run_sync(look) for look in looks]
+    return report_of(None, run_id, [settled, *records], time.monotonic() - began)
 
 
 async def _on_this_host(examiner: Examiner, look: Any) -> None:
@@ -150,7 +143,7 @@ class _Stores:
         less = "who the credentials are is not known; that by itself stops no run"
         try:
             with anyio.fail_after(min(_IDENTITY_SECONDS, self._examiner.limit)):
-                identity = await look.identity()
+                identity = await look.identity(resolved)
         except TimeoutError:
             record = warned("identity", f"STS gave no answer within {_IDENTITY_SECONDS:g} s: {less}")
         except Exception as error:  # noqa: BLE001 - whatever STS does, it only ever warns
@@ -275,49 +268,11 @@ async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckR
 
 
 async def _resolves(component: str, look: Look) -> CheckRecord:
-    """Whether the endpoint's name has an address. Left to itself the client would wait for the resolver without end."""
-    url = urlsplit(look.endpoint_url)
-    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
-    proxies = urllib.request.getproxies()
-    if url.scheme in proxies and not urllib.request.proxy_bypass(host):
-        return passed(
-            component, f"{look.endpoint_url}, through a proxy", url=look.endpoint_url, aws=look.is_aws
-        )
+    """Whether the endpoint's name has an address."""
+    url = look.endpoint_url
     try:
-        await _addresses_of(host, port)
-    except OSError as error:
-        return failed(
-            component,
-            f"{host} has no address: {error.strerror or error}",
-            exit_code=TransientError.exit_code,
-            fix="check --region and --endpoint-url (AWS_ENDPOINT_URL) for a typing error, and this host's DNS",
-            url=look.endpoint_url,
-        )
-    return passed(component, look.endpoint_url, url=look.endpoint_url, aws=look.is_aws)
-
-
-async def _addresses_of(host: str, port: int) -> None:
-    """Ask the resolver in a thread that nobody has to wait for.
-
-    Raises:
-        OSError: there is no such host.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[OSError | None] = loop.create_future()
-
-    def settle(error: OSError | None) -> None:
-        if not answer.done():
-            answer.set_result(error)
-
-    def ask() -> None:
-        error = None
-        try:
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as failure:
-            error = failure
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, error)
-
-    threading.Thread(target=ask, name="resolver", daemon=True).start()
-    if (error := await answer) is not None:
-        raise error
+        proxied = await resolved(url)
+    except TransientError as error:
+        fix = "check --region and --endpoint-url (AWS_ENDPOINT_URL) for a typing error, and this host's DNS"
+        return failed(component, error.what, exit_code=error.exit_code, fix=fix, url=url)
+    return passed(component, url + (", through a proxy" if proxied else ""), url=url, aws=look.is_aws)

@@ -6,7 +6,7 @@ Each is one request at most, tried once; nothing is changed anywhere.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,8 +110,12 @@ class Look:
             temporary=bool(frozen.token),
         )
 
-    async def identity(self) -> Identity | None:
-        """Who the credentials are, by STS; None where the endpoint is not AWS and none is set for STS."""
+    async def identity(self, resolved: Callable[[str], Awaitable[Any]]) -> Identity | None:
+        """Who the credentials are, by STS; None where the endpoint is not AWS and none is set for STS.
+
+        Args:
+            resolved: returns when a URL's host has an address, or raises; it can be cancelled, unlike the SDK's resolver.
+        """
         if not self.is_aws and not os.environ.get(_STS_ENDPOINT):
             return None
         loader = self._session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
@@ -123,6 +127,7 @@ class Look:
             arguments["verify"] = str(self._settings.ca_bundle)
         with translated("GetCallerIdentity", ""):
             async with self._session.client("sts", **arguments) as client:
+                await resolved(client.meta.endpoint_url)
                 answer = await client.get_caller_identity()
         return Identity(account=answer.get("Account", ""), arn=answer.get("Arn", ""))
 

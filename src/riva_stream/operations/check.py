@@ -184,7 +184,6 @@ class _Stores:
                     if not self._request.reference_only:
                         tasks.start_soon(trial.try_upload)
                         tasks.start_soon(trial.try_listing_uploads)
-                        tasks.start_soon(trial.try_checksums)
             finally:
                 left = await trial.tidy()
             if left:

@@ -8,7 +8,7 @@ shielded from cancellation and has a time limit of its own.
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 
 import anyio
@@ -70,18 +70,21 @@ class DestinationCheck:
             # That is about writing at all, and "destination" says it.
             reason = "nothing may be written"
             self._examiner.records["conditional-writes"] = not_tried("conditional-writes", reason)
-        if not self._written:
+        if record.status == "fail" or not self._written:
             self._examiner.skip("nothing could be written", "head")
         else:
             await self._examiner.examine("head", self._looks)
 
     async def try_upload(self) -> None:
-        """A scratch upload: created, one part sent, listed, aborted."""
+        """A scratch upload: created, one part sent, listed, aborted; then those that find out about checksums."""
         listed: list[CheckRecord] = []
-        await self._examiner.examine("destination", partial(self._uploads, listed))
+        found = await self._examiner.examine("destination", partial(self._uploads, listed))
         for record in listed:
             self._examiner.keep(record)
-        self._examiner.skip("there was no upload to list", "list-parts")
+        if found.status == "fail":  # perhaps what is created cannot be aborted
+            self._examiner.skip("destination failed", "list-parts", "checksums")
+        else:
+            await self._examiner.examine("checksums", self._verifies)
 
     async def try_listing(self) -> None:
         """The keys below the prefix."""
@@ -94,10 +97,6 @@ class DestinationCheck:
             "less keeps two runs apart, and what dead runs left open stays until a lifecycle rule aborts it"
         )
         await self._examiner.examine("list-uploads", self._lists_uploads, degraded=less)
-
-    async def try_checksums(self) -> None:
-        """What the store verifies."""
-        await self._examiner.examine("checksums", self._verifies)
 
     async def tidy(self) -> list[str]:
         """Remove whatever is left of the above; gives what could not be removed."""
@@ -144,6 +143,10 @@ class DestinationCheck:
         if version is not None:
             self._versions.append(version)
 
+    def _unbroken(self) -> AbstractContextManager[object]:
+        """What makes something is waited for even when cancelled: it might take effect after the clean-up otherwise."""
+        return anyio.fail_after(self._examiner.limit, shield=True)
+
     def _settled(self, key: str) -> None:
         """Every upload that was created there is known; unless an attempt had to be made again."""
         if not self._examiner.retrier.spent:
@@ -159,15 +162,16 @@ class DestinationCheck:
 
     async def _put(self, *, if_absent: bool = False, if_match: str | None = None) -> None:
         self._written = True  # also when the answer does not come
-        stored = await self._store.put(
-            self._bucket,
-            self._key,
-            PartBody((_BODY,), len(_BODY)),
-            content_type="text/plain",
-            metadata={},
-            if_absent=if_absent,
-            if_match=if_match,
-        )
+        with self._unbroken():
+            stored = await self._store.put(
+                self._bucket,
+                self._key,
+                PartBody((_BODY,), len(_BODY)),
+                content_type="text/plain",
+                metadata={},
+                if_absent=if_absent,
+                if_match=if_match,
+            )
         self._keep_version(stored.version_id)
 
     async def _writes_on_condition(self) -> CheckRecord:
@@ -231,7 +235,8 @@ class DestinationCheck:
         )
         self._unsure.add(key)
         try:
-            upload_id = await retrier("CreateMultipartUpload", create)
+            with self._unbroken():
+                upload_id = await retrier("CreateMultipartUpload", create)
         except (AccessDeniedError, ConfigurationError):
             self._settled(key)
             raise
@@ -290,7 +295,8 @@ class DestinationCheck:
         key = self._folder + "probe"
         self._unsure.add(key)
         try:
-            check = await enforced_check(self._store, self._bucket, key, wanted, self._examiner.retrier)
+            with self._unbroken():
+                check = await enforced_check(self._store, self._bucket, key, wanted, self._examiner.retrier)
         except (AccessDeniedError, ConfigurationError):
             self._settled(key)
             raise

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from riva_stream.operations import resolve
 from riva_stream.operations.check import check
 from riva_stream.operations.check_report import CheckRecord, CheckReport, passed
 from riva_stream.operations.host import check_files, check_memory, check_state, free_memory
@@ -265,7 +264,7 @@ async def test_a_forced_run_needs_the_right_to_delete(place: Place) -> None:
 
 
 async def test_of_several_failures_the_one_that_comes_first_is_the_code(place: Place) -> None:
-    missing = {"source": f"s3://{place.bucket}/none.tar.gz"}
+    missing: dict[str, Any] = {"source": f"s3://{place.bucket}/none.tar.gz"}
     denied = every("CreateMultipartUpload", Refuse("AccessDenied"))
     assert (await checked(place, denied, **missing)).exit_code == 77
     skewed = _dated(timedelta(hours=2))
@@ -385,7 +384,7 @@ async def test_a_name_without_an_address(place: Place, monkeypatch: pytest.Monke
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(resolve.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     report = await check(place.request(endpoint_url="http://store.invalid"), SETTLED)
     assert (report.exit_code, failures(report)) == (75, {"endpoint"})
     assert "store.invalid has no address" in of(report, "endpoint").message
@@ -393,7 +392,7 @@ async def test_a_name_without_an_address(place: Place, monkeypatch: pytest.Monke
 
 async def test_a_resolver_that_does_not_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    monkeypatch.setattr(resolve.socket, "getaddrinfo", lambda *_, **__: gate.wait_reached())
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: gate.wait_reached())
     report = await check(place.request(endpoint_url="http://store.invalid"), SETTLED, limit=0.2)
     gate._reached.set_result(None)
     assert (report.exit_code, failures(report)) == (75, {"endpoint"})
@@ -434,7 +433,9 @@ async def test_cancelled_it_leaves_nothing(place: Place, operation: str) -> None
     gate = Gate()
     rule = Rule(operation, key=f"{PREFIX}*", occurrence="first", fault=Stall("response", gate=gate))
     async with FaultProxy(place.server, [rule]) as proxy:
-        running = asyncio.create_task(check(place.request(endpoint_url=proxy.endpoint_url), SETTLED))
+        running = asyncio.create_task(
+            check(place.request(endpoint_url=proxy.endpoint_url), SETTLED, limit=1.0)
+        )
         await gate.reached()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -131,7 +131,7 @@ async def test_a_refusal_brings_the_statement_that_mends_it(place: Place, action
             with pytest.raises(AccessDeniedError) as caught, granting(request):
                 await stage(request)
             assert action in {name for grant in caught.value.grants for name in grant["Action"]}
-            rule.policy["Statement"].extend(caught.value.grants)  # type: ignore[attr-defined]
+            rule.policy["Statement"].extend(caught.value.grants)
             if action == "s3:PutObject" or len(actions_on(rule.policy, action)) == 2:
                 break
         assert (await stage(request)).outcome == "staged"
@@ -164,7 +164,7 @@ async def test_from_nothing_check_leads_to_what_is_enough(place: Place) -> None:
             if report.policy is None:
                 break
             assert report.overall != "pass"
-            rule.policy["Statement"].extend(report.policy.model_dump()["Statement"])  # type: ignore[attr-defined]
+            rule.policy["Statement"].extend(report.policy.model_dump()["Statement"])
         assert report.exit_code == 0
         assert (await stage(request)).outcome == "staged"
     place.assert_staged(archive, data)

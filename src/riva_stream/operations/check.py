@@ -19,10 +19,11 @@ import anyio.to_thread
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.operations.check_bucket import clock_record, region_record
-from riva_stream.operations.check_destination import DestinationCheck, destination_components
+from riva_stream.operations.check_destination import DestinationCheck
 from riva_stream.operations.check_report import (
     CheckRecord,
     CheckReport,
+    destination_components,
     failed,
     failed_with,
     passed,

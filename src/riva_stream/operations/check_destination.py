@@ -19,7 +19,7 @@ from riva_stream.operations.examiner import Examiner
 from riva_stream.s3 import OpenUpload, PartBody, Store
 from riva_stream.s3.probe import enforced_check
 
-__all__ = ["DestinationCheck", "destination_components"]
+__all__ = ["DestinationCheck"]
 
 _BODY = b"riva_stream check: this is removed again\n"
 _WRONG_ETAG = "0" * 32
@@ -316,9 +316,3 @@ class DestinationCheck:
             )
         known = " (documented by AWS, not tried)" if self._store.is_aws and wanted == "auto" else ""
         return passed("checksums", f"parts are verified by {check.upper()}{known}", **facts)
-
-
-def destination_components(*, reference_only: bool) -> tuple[str, ...]:
-    """What is looked at there; by reference there are no uploads."""
-    always = ("destination", "list", "head", "delete", "conditional-writes")
-    return always if reference_only else (*always, "list-uploads", "list-parts", "checksums")

@@ -15,6 +15,7 @@ __all__ = [
     "NOT_TRIED",
     "CheckRecord",
     "CheckReport",
+    "destination_components",
     "failed",
     "failed_with",
     "not_tried",
@@ -117,6 +118,12 @@ def failed_with(
     if degraded and isinstance(error, AccessDeniedError):
         return warned(component, f"{what}: {degraded}", fix=fix, **details)
     return failed(component, what, exit_code=error.exit_code, fix=fix, **details)
+
+
+def destination_components(*, reference_only: bool) -> tuple[str, ...]:
+    """What is looked at there; by reference there are no uploads."""
+    always = ("destination", "list", "head", "delete", "conditional-writes")
+    return always if reference_only else (*always, "list-uploads", "list-parts", "checksums")
 
 
 def report_of(

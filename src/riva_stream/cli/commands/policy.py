@@ -16,9 +16,8 @@ a network are needed. It is meant for the role or user that runs `stage`; a buck
 its bucket policy.
 """
 EXAMPLES = """\
-  PROG policy > policy.json && aws iam put-role-policy --role-name stager \\
-      --policy-name riva-stream --policy-document file://policy.json
-      for the settings in the environment and .env
+  PROG policy > policy.json
+      for the settings in the environment and .env; docs/check.md says how to attach it
   PROG policy --scope env --with gc --with retention
       for every model of this environment, and for those commands too
   PROG policy --format table

@@ -166,7 +166,7 @@ class _Stores:
         examiner, request = self._examiner, self._request
         if not await self._reaches("source", look, request.source_bucket):
             return
-        async with open_store(settings, session=self._session, warn=_ignore) as store:
+        async with open_store(settings, session=look.session, warn=_ignore) as store:
             source = SourceCheck(examiner, store)
             await examiner.examine("source", source.record)
             if source.found is not None:
@@ -176,7 +176,7 @@ class _Stores:
         if not await self._reaches("destination", look, self._request.bucket):
             return
         async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(open_store(settings, session=self._session, warn=_ignore))
+            store = await stack.enter_async_context(open_store(settings, session=look.session, warn=_ignore))
             trial = DestinationCheck(self._examiner, store)
             try:
                 async with anyio.create_task_group() as tasks:

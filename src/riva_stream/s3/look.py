@@ -80,7 +80,8 @@ class Look:
 
     def __init__(self, settings: StoreSettings, session: Any, client: Any) -> None:
         self._settings = settings
-        self._session = session
+        self.session = session
+        """To open stores with: what it has read once need not be read again."""
         self._client = client
         self.endpoint_url: str = client.meta.endpoint_url
         """Where requests go; for AWS, that of the region."""
@@ -93,7 +94,7 @@ class Look:
         Raises:
             ConfigurationError: there are none.
         """
-        core = self._session._session  # noqa: SLF001 - aioboto3 gives credentials without their origin
+        core = self.session._session  # noqa: SLF001 - aioboto3 gives credentials without their origin
         with translated("GetCredentials", ""):
             found = await core.get_credentials()
             if found is None:
@@ -118,7 +119,7 @@ class Look:
         """
         if not self.is_aws and not os.environ.get(_STS_ENDPOINT):
             return None
-        loader = self._session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
+        loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
         for kind in ("service-2", "endpoint-rule-set-1"):
             await anyio.to_thread.run_sync(partial(loader.load_service_model, "sts", kind, api_version=None))
         config = AioConfig(retries={"mode": "standard", "total_max_attempts": 1})
@@ -126,7 +127,7 @@ class Look:
         if self._settings.ca_bundle is not None:
             arguments["verify"] = str(self._settings.ca_bundle)
         with translated("GetCallerIdentity", ""):
-            async with self._session.client("sts", **arguments) as client:
+            async with self.session.client("sts", **arguments) as client:
                 await resolved(client.meta.endpoint_url)
                 answer = await client.get_caller_identity()
         return Identity(account=answer.get("Account", ""), arn=answer.get("Arn", ""))

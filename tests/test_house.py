@@ -14,11 +14,12 @@ import riva_stream
 SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
-FLOOR = {"errors", "events", "sizes"}
+FLOOR = {"errors", "events", "sizes", "rights"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "sizes": set(),
+    "rights": set(),
     "buffers": set(),
     "lanes": set(),
     "tee": {"buffers"},
@@ -41,8 +42,8 @@ ROOMS: dict[str, set[str]] = {
     | {"config", "buffers", "lanes", "retry", "digest", "manifest", "report"}
     | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
-    | {"s3"}
-    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline", "operations"},
+    | {"s3", "operations"}
+    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline"},
     "__main__": {"cli"},
 }
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

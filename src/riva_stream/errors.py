@@ -185,6 +185,49 @@ class HeldError(TransientError):
 
 
 class AccessDeniedError(RivaStreamError):
-    """The credentials do not grant what this step needs."""
+    """The credentials do not grant what this step needs.
+
+    Args:
+        what: as for every error.
+        where: as for every error.
+        hint: as for every error.
+        action: the IAM action that the store named, such as ``kms:Decrypt``; empty where it named none.
+        resource: ARN that the store named with it.
+        denied_by: the kind of policy that forbids it in so many words (``a service control policy``), so that no
+            grant helps; mostly empty.
+    """
 
     exit_code = 77
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Where | None = None,
+        hint: str = "",
+        action: str = "",
+        resource: str = "",
+        denied_by: str = "",
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.action = action
+        self.resource = resource
+        self.denied_by = denied_by
+        self.grants: tuple[dict[str, Any], ...] = ()
+        """Statements of an IAM policy that grant what is missing, once somebody knows what the run is about."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        known = ("action", "resource", "denied_by", "grants")
+        return _rebuild_denied, (
+            self.what,
+            self.where,
+            self.hint,
+            {name: getattr(self, name) for name in known},
+        )
+
+
+def _rebuild_denied(what: str, where: Where, hint: str, known: dict[str, Any]) -> AccessDeniedError:
+    error = AccessDeniedError(what, where=where, hint=hint)
+    for name, value in known.items():
+        setattr(error, name, value)
+    return error

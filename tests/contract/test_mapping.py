@@ -23,8 +23,9 @@ from riva_stream.errors import (
     ThrottledError,
     TransientError,
 )
-from riva_stream.s3 import client, rules
-from riva_stream.s3.errors import RIGHTS, translated
+from riva_stream.rights import RIGHTS
+from riva_stream.s3 import client, listings, look, rules
+from riva_stream.s3.errors import translated
 
 Kind = type[RivaStreamError]
 
@@ -332,7 +333,7 @@ def test_a_wrong_region_names_the_right_one(code: str, status: int) -> None:
 def test_a_denial_names_the_right_that_is_missing(operation: str) -> None:
     with pytest.raises(AccessDeniedError) as caught, translated(operation, "bucket", "key"):
         raise answer("AccessDenied", 403, operation)
-    assert RIGHTS[operation] in caught.value.hint
+    assert all(right.action in caught.value.hint for right in RIGHTS[operation])
 
 
 def test_a_denial_by_kms_is_told_apart() -> None:
@@ -342,10 +343,10 @@ def test_a_denial_by_kms_is_told_apart() -> None:
 
 
 def test_every_operation_of_the_adapter_has_its_right_named() -> None:
-    text = inspect.getsource(client) + inspect.getsource(rules)
+    text = "".join(map(inspect.getsource, (client, listings, rules, look)))
     model = botocore.session.get_session().get_service_model("s3")
     called = {name for name in model.operation_names if f'translated("{name}"' in text}
-    assert called == set(RIGHTS)
+    assert called <= set(RIGHTS)
 
 
 def test_no_signature_of_a_url_gets_into_a_message() -> None:

@@ -26,6 +26,16 @@ class Invocation:
         words = [*self.argv, *(flag for flag in extra if flag not in self.argv)]
         return f"{self.prog} {shlex.join(_USERINFO.sub('', word) for word in words)}"
 
+    def other(self, command: str, *without: str) -> str:
+        """Another command with the same flags, but for those ``without`` that it does not know, with their values."""
+        words: list[str] = []
+        skipping = False
+        for word in self.argv[1:]:
+            if not skipping and word.partition("=")[0] not in without:
+                words.append(word)
+            skipping = word in without
+        return Invocation(self.prog, (command, *words)).again()
+
 
 class Command(Protocol):
     """A module of :mod:`riva_stream.cli.commands`; at import it may only use the standard library."""

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.redact import redact
 from riva_stream.cli.signals import Interrupted
-from riva_stream.errors import DestinationConflictError, RivaStreamError, TransientError, Where
+from riva_stream.errors import (
+    AccessDeniedError,
+    DestinationConflictError,
+    RivaStreamError,
+    TransientError,
+    Where,
+)
 from riva_stream.settings_check import SettingsError
 
 __all__ = ["Failure", "failure_of"]
@@ -32,6 +40,8 @@ class Failure:
     also: tuple[str, ...] = ()
     """Other errors of the same moment."""
     trace: str = ""
+    policy: Mapping[str, Any] | None = None
+    """An IAM policy that grants what was denied."""
 
     def text(self, run_id: str, *, debug: bool) -> str:
         """For a person."""
@@ -43,7 +53,10 @@ class Failure:
         lines += [
             f"  {'next:' if not i else '     '}  {line}" for i, line in enumerate(self.hint.splitlines())
         ]
-        lines.append(f"  exit code {self.exit_code}, run {run_id}")
+        if self.policy is not None:
+            lines.append("         this policy grants it:")
+            lines += [f"         {line}" for line in json.dumps(self.policy, indent=2).splitlines()]
+        lines.append(f"  exit code {self.exit_code}" + (f", run {run_id}" if run_id else ""))
         if debug:
             lines += ["", self.trace.rstrip("\n")]
         return redact("\n".join(lines) + "\n")
@@ -67,7 +80,9 @@ class Failure:
             error["problems"] = [asdict(problem) for problem in self.problems]
         if self.also:
             error["also"] = list(self.also)
-        document: dict[str, Any] = json.loads(redact(json.dumps({"error": error, "run_id": run_id})))
+        if self.policy is not None:
+            error["policy"] = self.policy
+        document: dict[str, Any] = json.loads(redact(json.dumps({"error": error, "run_id": run_id or None})))
         return document
 
 
@@ -100,6 +115,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             problems=worst.problems if isinstance(worst, SettingsError) else (),
             also=also,
             trace=trace,
+            policy=_policy(worst),
         )
     return _bug(worst, also, trace, invocation)
 
@@ -109,9 +125,25 @@ def _hint(error: RivaStreamError, invocation: Invocation) -> str:
         command = f"run the same command again, it goes on from here:\n{invocation.again()}"
     elif isinstance(error, DestinationConflictError):
         command = f"to replace what is staged there:\n{invocation.again('--force')}"
+    elif isinstance(error, AccessDeniedError) and invocation.argv[:1] in {("stage",), ("check",)}:
+        command = f"all that a run needs is printed by:\n{invocation.other('policy', '--limit')}"
     else:
         command = ""
     return "\n".join(text for text in (error.hint, command) if text)
+
+
+def _policy(error: RivaStreamError) -> dict[str, Any] | None:
+    """What grants the access that was denied; None where that would not help, or is not known."""
+    if not isinstance(error, AccessDeniedError):
+        return None
+    from riva_stream.operations.policy import PolicyDocument, grants_for  # noqa: PLC0415 - for this error alone
+
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    grants = error.grants or tuple(grant.model_dump() for grant in grants_for(error, region=region))
+    if not grants:
+        return None
+    document: dict[str, Any] = PolicyDocument.model_validate({"Statement": grants}).model_dump()
+    return document
 
 
 def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: Invocation) -> Failure:

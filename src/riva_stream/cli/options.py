@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,43 @@ __all__ = [
     "add_output",
     "add_reach",
     "add_source",
+    "add_stage",
     "add_store",
     "add_what",
     "add_where_to",
+    "request_flags",
 ]
 
-NOT_OF_THE_REQUEST = frozenset({"command", "env_file", "loop", "json", "quiet", "log_format", "debug"})
+NOT_OF_THE_REQUEST = frozenset(
+    {"command", "env_file", "loop", "json", "quiet", "log_format", "debug"}
+    | {"limit", "format", "scope", "extras", "source_kms_key"}
+)
 """Names in the parsed arguments that are the command line's own business."""
+
+
+def request_flags(args: Namespace, run_id: str) -> dict[str, object]:
+    """The flags that a request is made from, for every command that takes those of ``stage``."""
+    flags = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_REQUEST}
+    flags["include"] = tuple(args.include or ())
+    flags["state_dir"] = args.state_dir or Path("state")
+    flags["run_id"] = run_id
+    return flags
 
 
 def _switch(group: Any, flag: str, text: str) -> None:
     # None, not False: a flag that was not given must not hide what another source says.
     group.add_argument(flag, action="store_true", default=None, help=text)
+
+
+def add_stage(parser: ArgumentParser) -> None:
+    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
+    add_what(parser)
+    add_source(parser)
+    add_where_to(parser)
+    add_store(parser)
+    add_how(parser)
+    add_limits(parser)
+    add_output(parser)
 
 
 def add_source(parser: ArgumentParser) -> None:

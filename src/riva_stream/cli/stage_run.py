@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute, set_up_environment
 from riva_stream.cli.loop import run
-from riva_stream.cli.options import NOT_OF_THE_REQUEST
+from riva_stream.cli.options import request_flags
 from riva_stream.cli.summary import summary_text
 from riva_stream.report import StageReport
 from riva_stream.settings import load
@@ -29,22 +28,20 @@ def run_stage(args: Namespace, invocation: Invocation) -> int:
 
 def _stage(session: Session) -> StageReport:
     args = session.args
-    flags = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_REQUEST}
-    flags["include"] = tuple(args.include or ())
-    flags["state_dir"] = args.state_dir or Path("state")
-    flags["run_id"] = session.run_id
-    loaded = load(flags, env_file=args.env_file)
+    loaded = load(request_flags(args, session.run_id), env_file=args.env_file)
     set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
     for warning in loaded.warnings:
         session.screen.observe(warning)
 
+    from riva_stream.operations.policy import granting  # noqa: PLC0415
     from riva_stream.pipeline import stage  # noqa: PLC0415 - the AWS libraries are for a request that is right
 
-    report = run(
-        partial(stage, loaded.request, observer=session.screen.observe),
-        watch=session.watch,
-        loop=args.loop,
-        on_signal=session.on_signal,
-    )
+    with granting(loaded.request):
+        report = run(
+            partial(stage, loaded.request, observer=session.screen.observe),
+            watch=session.watch,
+            loop=args.loop,
+            on_signal=session.on_signal,
+        )
     warnings = [warning.message for warning in loaded.warnings]
     return report.model_copy(update={"warnings": [*warnings, *report.warnings]})

@@ -1,1 +1,1 @@
-"""What an operator does with stagings besides making them: one module a job, each with its own result."""
+"""Jobs beside staging, one module each, with a result of its own. They know what staging is made of; none is part of it."""

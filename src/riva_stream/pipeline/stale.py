@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from riva_stream.errors import AccessDeniedError, RivaStreamError
+from riva_stream.errors import AccessDeniedError, RivaStreamError, leaves_of
 from riva_stream.manifest import CHECKSUMS, MANIFEST_JSON, MARKER
 from riva_stream.pipeline.run import FOLDERS, Run, each
 from riva_stream.pipeline.standing import Standing
@@ -44,9 +44,10 @@ async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> 
     try:
         await each(stale, partial(delete, run))
     except* AccessDeniedError as errors:
-        first = errors.exceptions[0]
+        first = leaves_of(errors)[0]
         raise AccessDeniedError(
             f"a file of an older staging may not be deleted, and must not lie beside the new one: {first}",
+            where=first.where if isinstance(first, AccessDeniedError) else None,
             hint="grant s3:DeleteObject, or stage under another --model-version",
         ) from first
 

@@ -10,7 +10,7 @@ from riva_stream.config import StageRequest
 from riva_stream.pipeline.run import Run
 from riva_stream.s3 import Store, StoreSettings, WriteOptions, open_store
 
-__all__ = ["open_stores"]
+__all__ = ["destination_settings", "is_elsewhere", "open_stores", "source_settings"]
 
 
 async def open_stores(
@@ -25,18 +25,14 @@ async def open_stores(
     request = run.request
     warn = partial(run.warn, "profile")
     if store is None:
-        settings = _destination(request)
+        settings = destination_settings(request)
         store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
-    elsewhere = source_session is not None or any(
-        (request.source_region, request.source_endpoint_url, request.source_profile)
-    )
-    # The owner that is expected of the destination's bucket is not that of the source's.
-    elsewhere = elsewhere or request.expected_bucket_owner is not None
+    elsewhere = source_session is not None or is_elsewhere(request)
     if source_store is None:
         source_store = (
             await stack.enter_async_context(
                 open_store(
-                    _source(request),
+                    source_settings(request),
                     # a profile of its own outranks the destination's session
                     session=source_session or (None if request.source_profile else session),
                     warn=warn,
@@ -48,7 +44,15 @@ async def open_stores(
     run.destination, run.origin = store, source_store
 
 
-def _destination(request: StageRequest) -> StoreSettings:
+def is_elsewhere(request: StageRequest) -> bool:
+    """Whether the source needs a client of its own."""
+    other = any((request.source_region, request.source_endpoint_url, request.source_profile))
+    # The owner that is expected of the destination's bucket is not that of the source's.
+    return other or request.expected_bucket_owner is not None
+
+
+def destination_settings(request: StageRequest) -> StoreSettings:
+    """How the destination is reached, and what is written there."""
     return StoreSettings(
         region=request.region,
         endpoint_url=request.endpoint_url,
@@ -65,7 +69,8 @@ def _destination(request: StageRequest) -> StoreSettings:
     )
 
 
-def _source(request: StageRequest) -> StoreSettings:
+def source_settings(request: StageRequest) -> StoreSettings:
+    """How the source is reached, where it is elsewhere."""
     return StoreSettings(
         region=request.source_region or request.region,
         endpoint_url=request.source_endpoint_url or request.endpoint_url,

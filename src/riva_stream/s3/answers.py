@@ -54,4 +54,6 @@ def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
         content_type=answer.get("ContentType", ""),
         checksums=checksums,
         encryption=answer.get("ServerSideEncryption", ""),
+        storage_class=answer.get("StorageClass", ""),
+        restore=answer.get("Restore", ""),
     )

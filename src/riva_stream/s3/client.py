@@ -10,13 +10,12 @@ from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, Tr
 from riva_stream.s3.answers import checksum_of, code_of, info_of, unquoted, version_of
 from riva_stream.s3.body import SentBody
 from riva_stream.s3.errors import translated
+from riva_stream.s3.listings import ListRequests
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
-    Listing,
     ObjectInfo,
-    OpenUpload,
     PartBody,
     RangeReply,
     Stored,
@@ -28,7 +27,7 @@ __all__ = ["S3Store"]
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 
 
-class S3Store(RuleRequests):
+class S3Store(ListRequests, RuleRequests):
     """See :class:`~riva_stream.s3.port.Store`."""
 
     def __init__(
@@ -134,15 +133,6 @@ class S3Store(RuleRequests):
         finally:
             body.close()  # a body read to its end has gone back to the pool; any other takes its connection along
 
-    async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
-        """One page of objects below ``prefix``."""
-        with translated("ListObjectsV2", bucket, prefix):
-            answer = await self._client.list_objects_v2(
-                Bucket=bucket, Prefix=prefix, MaxKeys=limit, StartAfter=after, **self._options.for_all()
-            )
-        objects = [info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])]
-        return Listing(objects, bool(answer.get("IsTruncated")))
-
     async def put(
         self,
         bucket: str,
@@ -171,10 +161,14 @@ class S3Store(RuleRequests):
             )
         return Stored(unquoted(answer.get("ETag")), version_of(answer))
 
-    async def delete(self, bucket: str, key: str) -> None:
+    async def delete(self, bucket: str, key: str, *, version_id: str | None = None) -> str | None:
         """DELETE."""
+        versioned = {"VersionId": version_id} if version_id else {}
         with translated("DeleteObject", bucket, key):
-            await self._client.delete_object(Bucket=bucket, Key=key, **self._options.for_all())
+            answer = await self._client.delete_object(
+                Bucket=bucket, Key=key, **versioned, **self._options.for_all()
+            )
+        return version_of(answer) if answer.get("DeleteMarker") else None
 
     async def create_upload(
         self,
@@ -262,55 +256,6 @@ class S3Store(RuleRequests):
                 )
         except HeldError:
             return  # NoSuchUpload: it is gone, which is all we want
-
-    async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
-        """All parts of an upload."""
-        parts: list[CompletedPart] = []
-        marker = 0
-        try:
-            while True:
-                with translated("ListParts", bucket, key):
-                    answer = await self._client.list_parts(
-                        Bucket=bucket,
-                        Key=key,
-                        UploadId=upload_id,
-                        PartNumberMarker=marker,
-                        **self._options.for_all(),
-                    )
-                parts += [
-                    CompletedPart(
-                        part["PartNumber"],
-                        unquoted(part["ETag"]),
-                        part["Size"],
-                        part.get("ChecksumCRC64NVME"),
-                    )
-                    for part in answer.get("Parts", [])
-                ]
-                if not answer.get("IsTruncated"):
-                    return parts
-                marker = answer["NextPartNumberMarker"]
-        except HeldError:
-            return None
-
-    async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
-        """All open uploads below ``prefix``."""
-        uploads: list[OpenUpload] = []
-        markers: dict[str, str] = {}
-        while True:
-            with translated("ListMultipartUploads", bucket, prefix):
-                answer = await self._client.list_multipart_uploads(
-                    Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
-                )
-            uploads += [
-                OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
-                for entry in answer.get("Uploads", [])
-            ]
-            if not answer.get("IsTruncated"):
-                return uploads
-            markers = {
-                "KeyMarker": answer["NextKeyMarker"],
-                "UploadIdMarker": answer["NextUploadIdMarker"],
-            }
 
 
 def _not_s3(operation: str, bucket: str, key: str) -> ConfigurationError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,28 +23,9 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
+from riva_stream.rights import KMS_ACTIONS, words_for
 
-__all__ = ["RIGHTS", "translated"]
-
-RIGHTS: Mapping[str, str] = {
-    "HeadObject": "s3:GetObject (and s3:ListBucket, to be told that a key is missing)",
-    "GetObject": "s3:GetObject (s3:GetObjectVersion for a version)",
-    "ListObjectsV2": "s3:ListBucket",
-    "PutObject": "s3:PutObject",
-    "DeleteObject": "s3:DeleteObject",
-    "CreateMultipartUpload": "s3:PutObject",
-    "UploadPart": "s3:PutObject",
-    "CompleteMultipartUpload": "s3:PutObject",
-    "AbortMultipartUpload": "s3:AbortMultipartUpload",
-    "ListParts": "s3:ListMultipartUploadParts",
-    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
-    "PutObjectTagging": "s3:PutObjectTagging",
-    "GetObjectTagging": "s3:GetObjectTagging",
-    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
-    "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
-    "DeleteBucketLifecycle": "s3:PutLifecycleConfiguration",
-}
-"""The IAM actions that each operation needs."""
+__all__ = ["CREDENTIALS", "translated"]
 
 _WITHOUT: Mapping[str, str] = dict.fromkeys(
     ("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
@@ -79,7 +61,7 @@ _TRANSIENT = {
     "502",
     "504",
 }
-_CREDENTIALS = {
+CREDENTIALS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "ExpiredToken",
@@ -88,6 +70,7 @@ _CREDENTIALS = {
     "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
+"""Service codes that say: it is the credentials themselves."""
 _REGION = {
     "PermanentRedirect",
     "TemporaryRedirect",
@@ -115,7 +98,7 @@ _BROKEN_ANSWERS = (
     boto.ConnectionError,
     ResponseParserError,
 )
-_NO_CREDENTIALS = (
+_NOCREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
     boto.CredentialRetrievalError,
@@ -146,7 +129,7 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
             where=where,
             hint="pass the store's CA certificates with --ca-bundle",
         ) from error
-    except _NO_CREDENTIALS as error:
+    except _NOCREDENTIALS as error:
         raise ConfigurationError(
             f"there are no usable credentials: {_text(error)}",
             where=where,
@@ -214,7 +197,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         return ThrottledError(
             "the store asks for fewer requests", where=place, hint="with fewer at once: --connections 4"
         )
-    if code in _CREDENTIALS:
+    if code in CREDENTIALS:
         return ConfigurationError(
             f"the store does not accept the credentials: {message or code}",
             where=place,
@@ -271,14 +254,42 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
             f"the store failed: {message or code}", where=place, hint="more patience for each: --retries 20"
         )
     if status in {401, 403} or code in {"AccessDenied", "Forbidden"}:
-        right = RIGHTS.get(place.operation, place.operation)
-        if "kms" in message.lower():
-            right = "kms:GenerateDataKey and kms:Decrypt on the bucket's key"
-        return AccessDeniedError(
-            f"access denied: {message or code}", where=place, hint=f"the credentials need {right}"
-        )
+        return _denied(code, message, place)
     return ConfigurationError(
         f"the store refuses the request: {message or code}",
         where=place,
         hint="check the settings it was made with: bucket, endpoint, encryption, storage class, owner",
+    )
+
+
+# "User: ARN is not authorized to perform: s3:PutObject on resource: "ARN" because no identity-based policy allows
+# the s3:PutObject action", or "... with an explicit deny in a service control policy" (IAM User Guide, "Troubleshoot
+# access denied error messages").
+_ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")
+_RESOURCE = re.compile(r"on resource: \"?(arn:[^\s\"]+)")
+_DENY = re.compile(r"with an explicit deny in (an? [\w -]+)")
+
+
+def _denied(code: str, message: str, place: Where) -> AccessDeniedError:
+    """What is missing: as the store says, where it says so; else what the request is known to need."""
+    action, resource, denied_by = (
+        found[1] if (found := pattern.search(message)) else "" for pattern in (_ACTION, _RESOURCE, _DENY)
+    )
+    if not action and "kms" in message.lower():
+        action = KMS_ACTIONS[0]
+    if action.startswith("kms:"):
+        key = resource or "the key of the bucket"
+        right = f"{' and '.join(KMS_ACTIONS)} on {key}"
+    else:
+        right = words_for(place.operation)
+    hint = f"the credentials need {right}"
+    if denied_by:
+        hint = f"{denied_by} forbids it in so many words, and no grant outweighs that: ask whoever keeps that policy"
+    return AccessDeniedError(
+        f"access denied: {message or code}",
+        where=place,
+        hint=hint,
+        action=action,
+        resource=resource,
+        denied_by=denied_by,
     )

@@ -45,6 +45,10 @@ class ObjectInfo:
     """Full-object checksums that the store keeps: algorithm (``crc64nvme``, ``sha256``, …) → base64."""
     encryption: str = ""
     """``AES256``, ``aws:kms`` or empty."""
+    storage_class: str = ""
+    """Empty for the standard one."""
+    restore: str = ""
+    """Of an archived object that is being restored, or was: S3's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +170,12 @@ class Store(Protocol):
         HeldError when the store finds the condition not met.
         """
 
-    async def delete(self, bucket: str, key: str) -> None:
-        """DELETE; that of a missing object succeeds."""
+    async def delete(self, bucket: str, key: str, *, version_id: str | None = None) -> str | None:
+        """DELETE; that of a missing object succeeds. With ``version_id`` that version is gone for good.
+
+        Returns:
+            The VersionId of the delete marker that a bucket with versions puts in its place.
+        """
 
     async def create_upload(
         self,

@@ -24,7 +24,7 @@ from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.rules import carry_rules_as_they_are
 
-__all__ = ["StoreSettings", "open_store"]
+__all__ = ["StoreSettings", "client_arguments", "is_aws_url", "make_session", "open_store", "warm"]
 
 _CONNECT_TIMEOUT = 10.0
 _SIGNED_HERE = ("PutObject", "UploadPart")
@@ -63,13 +63,13 @@ async def open_store(
         async def open_client() -> Any:
             made = session
             if made is None:
-                made, ignored = await anyio.to_thread.run_sync(_make_session, settings)
+                made, ignored = await anyio.to_thread.run_sync(make_session, settings)
                 if ignored:
                     warn(ignored)
             # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
-            await anyio.to_thread.run_sync(_warm, made, settings)
+            await anyio.to_thread.run_sync(warm, made, settings)
             with translated("CreateClient", ""):
-                client = await stack.enter_async_context(made.client("s3", **_client_arguments(settings)))
+                client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
             for operation in _SIGNED_HERE:
                 client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
                 client.meta.events.register(f"before-call.s3.{operation}", _no_expect)
@@ -77,7 +77,7 @@ async def open_store(
             return client
 
         client = await open_client()
-        is_aws = _is_aws(client.meta.endpoint_url)
+        is_aws = is_aws_url(client.meta.endpoint_url)
         yield S3Store(client, is_aws=is_aws, options=settings.options, reopen=open_client)
 
 
@@ -95,7 +95,7 @@ class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
         return session
 
 
-def _make_session(settings: StoreSettings) -> tuple[Any, str]:
+def make_session(settings: StoreSettings) -> tuple[Any, str]:
     """The session, and what was ignored in making it."""
     inherited = os.environ.get("AWS_PROFILE") or None
     # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
@@ -121,7 +121,8 @@ def _make_session(settings: StoreSettings) -> tuple[Any, str]:
     return aioboto3.Session(botocore_session=core), ignored
 
 
-def _warm(session: Any, settings: StoreSettings) -> None:
+def warm(session: Any, settings: StoreSettings) -> None:
+    """Read what the SDK reads when a client is made. Blocks; for a worker thread."""
     core = session._session  # noqa: SLF001 - aioboto3 offers no other way to its loader
     loader = core.get_component("data_loader")
     for kind in ("service-2", "endpoint-rule-set-1"):
@@ -138,7 +139,8 @@ def _warm(session: Any, settings: StoreSettings) -> None:
                 ) from error
 
 
-def _client_arguments(settings: StoreSettings) -> dict[str, Any]:
+def client_arguments(settings: StoreSettings) -> dict[str, Any]:
+    """What every client is made with."""
     s3: dict[str, Any] = {"payload_signing_enabled": False}
     if settings.endpoint_url is not None:
         s3["addressing_style"] = "path"
@@ -163,7 +165,7 @@ def _client_arguments(settings: StoreSettings) -> dict[str, Any]:
     return arguments
 
 
-def _is_aws(endpoint_url: str) -> bool:
+def is_aws_url(endpoint_url: str) -> bool:
     """Whether this is AWS itself; the endpoint may also come from the environment or the profile."""
     host = urlsplit(endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))

@@ -83,6 +83,9 @@ async def _head(store: Store, bucket: str, key: str, retrier: Retrier) -> Object
             "key and they lack s3:ListBucket, without which the store will not say so",
             where=error.where,
             hint=f"check the key, and grant s3:GetObject on it and s3:ListBucket on {bucket}",
+            action=error.action,
+            resource=error.resource,
+            denied_by=error.denied_by,
         ) from error
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from riva_stream.cli.command import Command
-from riva_stream.cli.commands import completion, docs, gc, retention, schema, stage
+from riva_stream.cli.commands import check, completion, docs, gc, policy, retention, schema, stage
 
 __all__ = ["COMMANDS"]
 
-COMMANDS: tuple[Command, ...] = (stage, gc, retention, schema, docs, completion)
+COMMANDS: tuple[Command, ...] = (check, stage, gc, retention, policy, schema, docs, completion)

@@ -31,13 +31,7 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    options.add_what(parser)
-    options.add_source(parser)
-    options.add_where_to(parser)
-    options.add_store(parser)
-    options.add_how(parser)
-    options.add_limits(parser)
-    options.add_output(parser)
+    options.add_stage(parser)
 
 
 def run(args: Namespace, invocation: Invocation) -> int:

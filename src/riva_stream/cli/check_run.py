@@ -1,0 +1,112 @@
+"""A run of ``check``: settings, the event loop, the table."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.execute import Session, execute, set_up_environment
+from riva_stream.cli.loop import run
+from riva_stream.cli.options import request_flags
+from riva_stream.errors import ConfigurationError
+from riva_stream.operations.check_report import NOT_TRIED, CheckRecord, CheckReport, failed, passed, warned
+from riva_stream.settings import Loaded, load
+from riva_stream.settings_check import SettingsError
+from riva_stream.state import new_run_id
+
+__all__ = ["run_check"]
+
+_WORDS = {"pass": "pass", "warn": "warn", "fail": "FAIL"}
+
+
+def run_check(args: Namespace, invocation: Invocation) -> int:
+    """Check, show the result, and give the exit code."""
+
+    def text(report: CheckReport, fancy: bool) -> str:  # noqa: ARG001 - as execute() calls it
+        return "\n".join(_lines(report, args, invocation)) + "\n"
+
+    return execute(
+        args, invocation, args.run_id or new_run_id(), _check, text, lambda report: report.exit_code
+    )
+
+
+def _check(session: Session) -> CheckReport:
+    args = session.args
+
+    from riva_stream.operations.check import check, check_host  # noqa: PLC0415 - the AWS libraries come with it
+
+    try:
+        loaded = load(request_flags(args, session.run_id), env_file=args.env_file)
+    except ConfigurationError as error:
+        state_dir = args.state_dir or Path("state")
+        work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
+    else:
+        set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
+        work = partial(check, loaded.request, _right(loaded), run_id=session.run_id, limit=args.limit)
+    return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
+
+
+def _right(loaded: Loaded) -> CheckRecord:
+    file = f" and {loaded.env_file}" if loaded.env_file else ""
+    warnings = [warning.message for warning in loaded.warnings]
+    facts: dict[str, Any] = {"env_file": str(loaded.env_file) if loaded.env_file else None}
+    if warnings:
+        return warned("settings", "; ".join(warnings), **facts)
+    return passed("settings", f"complete, from flags, the environment{file}", **facts)
+
+
+def _wrong(error: ConfigurationError) -> CheckRecord:
+    problems = error.problems if isinstance(error, SettingsError) else ()
+    return failed("settings", error.what, fix=error.hint, problems=[asdict(problem) for problem in problems])
+
+
+def _record_lines(record: CheckRecord, width: int) -> Iterator[str]:
+    first, *more = record.message.splitlines()
+    yield f"{_WORDS[record.status]}  {record.component:{width}}  {first}"
+    start = " " * (width + 8)
+    for problem in record.details.get("problems", ()):
+        names = " or ".join(filter(None, (problem["flag"], problem["variable"])))
+        more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
+    yield from (start + line.strip() for line in more)
+    fix = "" if record.status == "pass" else record.details.get("fix", "")
+    yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
+
+
+def _lines(report: CheckReport, args: Namespace, invocation: Invocation) -> Iterator[str]:
+    if report.destination:
+        mode = "by reference" if args.reference_only else "in full"
+        yield f"Check of a staging ({mode})"
+        yield f"from  {report.source}"
+        yield f"to    {report.destination}"
+        yield ""
+    tried = [record for record in report.records if not record.message.startswith(NOT_TRIED)]
+    width = max(len(record.component) for record in report.records)
+    for record in tried:
+        yield from _record_lines(record, width)
+    # One line for all that one failure hides.
+    for reason in dict.fromkeys(record.message for record in report.records if record not in tried):
+        names = ", ".join(record.component for record in report.records if record.message == reason)
+        start = " " * (width + 8)
+        yield f"warn  {NOT_TRIED:{width}}  because {reason.removeprefix(NOT_TRIED + ': ')}:"
+        yield from textwrap.wrap(
+            names, 100, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+        )
+    yield ""
+    counts = {status: sum(record.status == status for record in report.records) for status in _WORDS}
+    yield (
+        f"{counts['pass']} passed, {counts['warn']} warned, {counts['fail']} failed in {report.seconds:.1f} s"
+        + (f"; exit code {report.exit_code}" if report.exit_code else "")
+    )
+    if report.policy is not None:
+        yield "\nThis IAM policy grants what is missing:"
+        yield json.dumps(report.policy.model_dump(), indent=2)
+        yield f"All that a run needs: {invocation.other('policy', '--limit')}"
+    elif report.overall != "fail":
+        yield f"Next: {invocation.other('stage', '--limit')}"

@@ -1,0 +1,278 @@
+"""``check``: would a run succeed, and if not, what is in its way?
+
+Everything that a run needs is tried once, at the same time where it does not depend on something else, each with a
+time limit of its own; what is written for that is removed again. A check that fails makes a record, never an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError, TransientError
+from riva_stream.operations.check_bucket import clock_record, region_record
+from riva_stream.operations.check_destination import DestinationCheck
+from riva_stream.operations.check_report import (
+    CheckRecord,
+    CheckReport,
+    destination_components,
+    failed,
+    failed_with,
+    passed,
+    report_of,
+    warned,
+)
+from riva_stream.operations.check_source import SourceCheck
+from riva_stream.operations.examiner import Examiner
+from riva_stream.operations.host import check_files, check_memory, check_state, check_versions
+from riva_stream.operations.resolve import resolved
+from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import StoreSettings, open_store
+from riva_stream.s3.errors import CREDENTIALS
+from riva_stream.s3.look import Look, open_look
+
+__all__ = ["check", "check_host"]
+
+_IDENTITY_SECONDS = 2.0
+_STORE = ("endpoint", "destination-region", "clock")
+_POLICY = RetryPolicy(retries=2, base=0.1, cap=0.5)
+
+
+async def check(
+    request: StageRequest,
+    settled: CheckRecord,
+    *,
+    run_id: str = "",
+    limit: float = 10.0,
+    session: Any = None,
+) -> CheckReport:
+    """Try everything that a run of ``request`` needs.
+
+    Args:
+        request: what would be staged.
+        settled: the record of the settings that the request was made from.
+        run_id: for the report.
+        limit: seconds that each check may take. A clean-up may take as long again.
+        session: the caller's own ``aioboto3.Session``, for both stores.
+    """
+    began = time.monotonic()
+    examiner = Examiner(request, limit, Retrier(_POLICY))
+    examiner.keep(settled)
+    async with anyio.create_task_group() as tasks:
+        for record in (
+            partial(check_files, request.connections),
+            partial(check_state, request.state_dir or Path("state")),
+            check_versions,
+        ):
+            tasks.start_soon(_on_this_host, examiner, record)
+        await _Stores(examiner, session).check()
+    return report_of(request, run_id, examiner.records.values(), time.monotonic() - began)
+
+
+async def check_host(settled: CheckRecord, *, state_dir: Path, run_id: str) -> CheckReport:
+    """What can be looked at without settings, when those are wrong: this host alone."""
+    began = time.monotonic()
+    looks = (partial(check_state, state_dir), check_versions)
+    records = [await anyio.to_thread.run_sync(look) for look in looks]
+    return report_of(None, run_id, [settled, *records], time.monotonic() - began)
+
+
+async def _on_this_host(examiner: Examiner, look: Any) -> None:
+    examiner.keep(await anyio.to_thread.run_sync(look, abandon_on_cancel=True))
+
+
+class _Stores:
+    """The part that needs the network."""
+
+    def __init__(self, examiner: Examiner, session: Any) -> None:
+        self._examiner = examiner
+        self._request = examiner.request
+        self._session = session
+        self._elsewhere = is_elsewhere(self._request)
+        self._part_size = self._request.part_size
+
+    async def check(self) -> None:
+        request, examiner = self._request, self._examiner
+        async with anyio.create_task_group() as tasks:
+            if self._elsewhere:
+                tasks.start_soon(self._side, source_settings(request), "source-", self._source)
+                tasks.start_soon(self._side, destination_settings(request), "", self._destination)
+            else:
+                tasks.start_soon(self._side, destination_settings(request), "", self._both)
+        look = partial(check_memory, request.memory, self._part_size)
+        examiner.keep(await anyio.to_thread.run_sync(look))
+
+    async def _side(self, settings: StoreSettings, name: str, then: Any) -> None:
+        """One endpoint with its credentials: these first, for without them everything else fails alike."""
+        examiner = self._examiner
+        try:
+            async with self._looking(settings, name) as look:
+                if look is not None:
+                    await then(settings, look)
+        except ConfigurationError as error:  # the client cannot be made: a profile, the CA bundle
+            examiner.keep(failed_with(f"{name}credentials", error, self._request))
+        self._skip_the_rest(name)
+
+    @asynccontextmanager
+    async def _looking(self, settings: StoreSettings, name: str) -> AsyncIterator[Look | None]:
+        """The client to look with once there are credentials and the endpoint has an address; else None."""
+        examiner, ignored = self._examiner, list[str]()
+        async with open_look(settings, session=self._session, warn=ignored.append) as look:
+            component = f"{name}credentials"
+            found = await examiner.examine(component, partial(_credentials, component, look, ignored))
+            if found.status == "fail":
+                yield None
+                return
+            async with anyio.create_task_group() as tasks:
+                if not name:
+                    tasks.start_soon(self._identify, look)
+                component = f"{name}endpoint"
+                resolved = await examiner.examine(component, partial(_resolves, component, look))
+                yield look if resolved.status != "fail" else None
+
+    async def _identify(self, look: Look) -> None:
+        """Who the credentials are: never more than a warning, never longer than two seconds."""
+        less = "who the credentials are is not known; that by itself stops no run"
+        try:
+            with anyio.fail_after(min(_IDENTITY_SECONDS, self._examiner.limit)):
+                identity = await look.identity(resolved)
+        except TimeoutError:
+            record = warned("identity", f"STS gave no answer within {_IDENTITY_SECONDS:g} s: {less}")
+        except Exception as error:  # noqa: BLE001 - whatever STS does, it only ever warns
+            record = warned("identity", f"{getattr(error, 'what', error)}: {less}")
+        else:
+            if identity is None:
+                said = "skipped: the endpoint is not AWS (AWS_ENDPOINT_URL_STS would name one to ask)"
+                record = passed("identity", said)
+            else:
+                record = passed("identity", identity.arn, account=identity.account, arn=identity.arn)
+        self._examiner.keep(record)
+
+    async def _both(self, settings: StoreSettings, look: Look) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._source, settings, look)
+            tasks.start_soon(self._destination, settings, look)
+
+    async def _source(self, settings: StoreSettings, look: Look) -> None:
+        examiner, request = self._examiner, self._request
+        if not await self._reaches("source", look, request.source_bucket):
+            return
+        async with open_store(settings, session=look.session, warn=_ignore) as store:
+            source = SourceCheck(examiner, store)
+            await examiner.examine("source", source.record)
+            if source.found is not None:
+                self._part_size = request.part_size_for(source.found.size)
+
+    async def _destination(self, settings: StoreSettings, look: Look) -> None:
+        if not await self._reaches("destination", look, self._request.bucket):
+            return
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_store(settings, session=look.session, warn=_ignore))
+            trial = DestinationCheck(self._examiner, store)
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(trial.try_object)
+                    tasks.start_soon(trial.try_listing)
+                    if not self._request.reference_only:
+                        tasks.start_soon(trial.try_upload)
+                        tasks.start_soon(trial.try_listing_uploads)
+            finally:
+                left = await trial.tidy()
+            if left:
+                self._left_behind(left)
+
+    async def _reaches(self, side: str, look: Look, bucket: str) -> bool:
+        """Whether anything answers for the bucket, and to these credentials; if not there is no point in asking on."""
+        examiner, component = self._examiner, f"{side}-region"
+
+        async def record() -> CheckRecord:
+            try:
+                found = await examiner.retrier("HeadBucket", partial(look.bucket, bucket))
+            except ConfigurationError as error:
+                if error.where.code not in CREDENTIALS:
+                    raise
+                name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
+                examiner.records[name] = failed_with(name, error, self._request)
+                return failed(component, f"not tried: {name} failed")
+            if side == "destination":
+                examiner.keep(clock_record(found))
+            return region_record(component, bucket, found, look.region)
+
+        if (await examiner.examine(component, record)).status != "fail":
+            return True
+        if examiner.records[component].message.startswith("not tried"):
+            del examiner.records[component]  # it is said as of all that follows
+        return False
+
+    def _skip_the_rest(self, name: str) -> None:
+        """Say of what was not come to which failure was in the way."""
+        examiner, request = self._examiner, self._request
+        for side in (name,) if self._elsewhere else ("source-", ""):
+            way = (f"{name}credentials", f"{name}endpoint", f"{side or 'destination-'}region")
+            cause = next((step for step in way if _has_failed(examiner, step)), "")
+            there = destination_components(reference_only=request.reference_only)
+            rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
+            examiner.skip(f"{cause} failed", *rest)
+        examiner.skip(f"{name}credentials failed", f"{name}endpoint")
+        if not name:
+            examiner.skip("credentials failed", "identity")
+
+    def _left_behind(self, left: list[str]) -> None:
+        """Say what could not be removed."""
+        record = self._examiner.records.get("delete")
+        details = {} if record is None else record.details
+        only_versions = all(text.startswith("old versions") for text in left)
+        if record is not None and only_versions and record.status == "pass":
+            self._examiner.records["delete"] = record.model_copy(
+                update={
+                    "message": f"{record.message} (left: {', '.join(left)})",
+                    "details": details | {"left": left},
+                }
+            )
+            return
+        self._examiner.records["delete"] = warned(
+            "delete",
+            f"this check could not remove: {', '.join(left)}",
+            fix=f"riva-stream gc {self._request.destination} --older-than 1h, or remove it by hand",
+            left=left,
+        )
+
+
+def _has_failed(examiner: Examiner, component: str) -> bool:
+    record = examiner.records.get(component)
+    return record is not None and record.status == "fail"
+
+
+def _ignore(_: str) -> None:
+    """The look at the credentials has said it."""
+
+
+async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckRecord:
+    found = await look.credentials()
+    profile = f", profile {found.profile}" if found.profile else ""
+    kind = ", temporary" if found.temporary else ""
+    facts = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
+    message = f"from {found.source}{profile}{kind}"
+    if ignored:
+        return warned(component, f"{message}; {'; '.join(ignored)}", fix="unset AWS_PROFILE", **facts)
+    return passed(component, message, **facts)
+
+
+async def _resolves(component: str, look: Look) -> CheckRecord:
+    """Whether the endpoint's name has an address."""
+    url = look.endpoint_url
+    try:
+        proxied = await resolved(url)
+    except TransientError as error:
+        fix = "check --region and --endpoint-url (AWS_ENDPOINT_URL) for a typing error, and this host's DNS"
+        return failed(component, error.what, exit_code=error.exit_code, fix=fix, url=url)
+    return passed(component, url + (", through a proxy" if proxied else ""), url=url, aws=look.is_aws)

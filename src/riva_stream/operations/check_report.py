@@ -1,0 +1,190 @@
+"""What ``check`` gives back, and how single answers become records of it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
+from riva_stream.manifest import Document
+from riva_stream.operations.policy import Grant, PolicyDocument, grants_for, merged
+
+__all__ = [
+    "COMPONENTS",
+    "NOT_TRIED",
+    "CheckRecord",
+    "CheckReport",
+    "destination_components",
+    "failed",
+    "failed_with",
+    "not_tried",
+    "passed",
+    "report_of",
+    "warned",
+]
+
+Status = Literal["pass", "warn", "fail"]
+
+COMPONENTS = (
+    *("settings", "credentials", "source-credentials", "identity", "endpoint", "source-endpoint"),
+    *("source-region", "destination-region", "clock"),
+    *("source", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
+    *("conditional-writes", "checksums"),
+    *("memory", "open-files", "state-directory", "versions"),
+)
+"""All there may be, in the order in which they are shown: what must be mended first comes first."""
+
+NOT_TRIED = "not tried"
+"""How the message of such a record begins."""
+
+_PRECEDENCE = (78, 77, 66, 65, 73, 75)
+"""Of several failures the first of these is the exit code: it is what hides or causes the others. What may pass by
+itself (75) comes last."""
+
+
+class CheckRecord(Document):
+    """One thing that was looked at."""
+
+    component: str
+    status: Status
+    message: str
+    details: dict[str, Any]
+    """Facts; with ``warn`` and ``fail`` mostly ``fix``, what to do; with ``fail`` the ``exit_code`` it would end in;
+    where a right is missing ``policy``, the statements that grant it."""
+
+
+class CheckReport(Document):
+    """The result of ``check``."""
+
+    overall: Status
+    """The worst of the records."""
+    exit_code: int
+    """0 unless something failed."""
+    run_id: str
+    source: str | None
+    destination: str | None
+    records: list[CheckRecord]
+    policy: PolicyDocument | None
+    """Grants everything that was found missing; None when nothing was."""
+    seconds: float
+
+
+def passed(component: str, message: str, **details: Any) -> CheckRecord:
+    """It is as it should be."""
+    return CheckRecord(component=component, status="pass", message=message, details=_told(details))
+
+
+def warned(component: str, message: str, *, fix: str = "", **details: Any) -> CheckRecord:
+    """A run would go on, with less."""
+    told = _told({"fix": fix, **details})
+    return CheckRecord(component=component, status="warn", message=message, details=told)
+
+
+def failed(
+    component: str, message: str, *, exit_code: int = 78, fix: str = "", **details: Any
+) -> CheckRecord:
+    """A run would end here, with this exit code."""
+    told = _told({"fix": fix, "exit_code": exit_code, **details})
+    return CheckRecord(component=component, status="fail", message=message, details=told)
+
+
+def not_tried(component: str, reason: str) -> CheckRecord:
+    """Nothing is known, because something that comes before it failed."""
+    return warned(component, f"{NOT_TRIED}: {reason}")
+
+
+def failed_with(
+    component: str, error: RivaStreamError, request: StageRequest, *, degraded: str = ""
+) -> CheckRecord:
+    """The record of an error.
+
+    Args:
+        component: of the record.
+        error: what was raised.
+        request: decides what a policy for a missing right reaches over.
+        degraded: what a run without it lacks; given, it is only a warning.
+    """
+    details: dict[str, Any] = {"where": str(error.where)}
+    what, fix = error.what, _fix(error)
+    if isinstance(error, AccessDeniedError):
+        grants = grants_for(error, request)
+        details |= {"policy": [grant.model_dump() for grant in grants], "store_says": error.what}
+        fix = "; ".join(f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants) or fix
+        what = f"{error.where.operation} is denied" if what.startswith("access denied") else what
+    if isinstance(error, HeldError):
+        what = "another run is at work below the prefix, and took what was tried for a leftover"
+        return warned(component, what, fix="check again when that run is done", **details)
+    if degraded and isinstance(error, AccessDeniedError):
+        return warned(component, f"{what}: {degraded}", fix=fix, **details)
+    return failed(component, what, exit_code=error.exit_code, fix=fix, **details)
+
+
+def destination_components(*, reference_only: bool) -> tuple[str, ...]:
+    """What is looked at there; by reference there are no uploads."""
+    always = ("destination", "list", "head", "delete", "conditional-writes")
+    return always if reference_only else (*always, "list-uploads", "list-parts", "checksums")
+
+
+def report_of(
+    request: StageRequest | None, run_id: str, records: Iterable[CheckRecord], seconds: float
+) -> CheckReport:
+    """All of it, with what the records come to together."""
+    ordered = sorted(records, key=lambda record: COMPONENTS.index(record.component))
+    codes = [record.details["exit_code"] for record in ordered if record.status == "fail"]
+    overall: Status = "fail" if codes else "warn" if any(r.status == "warn" for r in ordered) else "pass"
+    grants = merged(
+        Grant.model_validate(grant) for record in ordered for grant in record.details.get("policy", ())
+    )
+    return CheckReport(
+        overall=overall,
+        exit_code=min(codes, key=_rank) if codes else 0,
+        run_id=run_id,
+        source=request.source if request else None,
+        destination=request.destination if request else None,
+        records=_by_the_clock(ordered),
+        policy=PolicyDocument(Statement=_named(grants)) if grants else None,
+        seconds=round(seconds, 3),
+    )
+
+
+def _rank(code: int) -> int:
+    return _PRECEDENCE.index(code) if code in _PRECEDENCE else len(_PRECEDENCE)
+
+
+def _fix(error: RivaStreamError) -> str:
+    if error.hint or not error.retryable:
+        return error.hint
+    if error.where.status is None:
+        return "check --endpoint-url (AWS_ENDPOINT_URL), the network, a proxy or a firewall on the way"
+    return "check again in a moment"
+
+
+def _told(details: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in details.items() if value not in ("", None, [])}
+
+
+def _by_the_clock(records: Sequence[CheckRecord]) -> list[CheckRecord]:
+    """Where the clock is wrong every signature is, and a refusal says nothing about rights."""
+    wrong = any(record.component == "clock" and record.status == "fail" for record in records)
+    if not wrong:
+        return list(records)
+    return [
+        record.model_copy(
+            update={"details": record.details | {"fix": "set the clock first, then check again"}}
+        )
+        if record.status == "fail" and record.details["exit_code"] in {75, 77}
+        else record
+        for record in records
+    ]
+
+
+def _named(grants: Sequence[Grant]) -> list[Grant]:
+    """Statement ids occur once in a policy."""
+    seen: dict[str, int] = {}
+    named = []
+    for grant in grants:
+        seen[grant.Sid] = seen.get(grant.Sid, 0) + 1
+        number = seen[grant.Sid]
+        named.append(grant if number == 1 else grant.model_copy(update={"Sid": f"{grant.Sid}{number}"}))
+    return named

@@ -1,0 +1,104 @@
+"""``check`` at the source: is it there, may it be read, can it be."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from riva_stream.errors import AccessDeniedError, IntegrityError, RivaStreamError, SourceNotFoundError
+from riva_stream.operations.check_report import CheckRecord, failed, failed_with, passed, warned
+from riva_stream.operations.examiner import Examiner
+from riva_stream.s3 import Store
+from riva_stream.sizes import human_size
+from riva_stream.source import PinnedSource, find_source
+
+__all__ = ["SourceCheck"]
+
+_PARTIAL_CONTENT = 206
+_INTEGRITY = 65
+
+
+class SourceCheck:
+    """Looks for the source and reads one byte of it."""
+
+    def __init__(self, examiner: Examiner, store: Store) -> None:
+        self.found: PinnedSource | None = None
+        """Set once it was found, readable or not."""
+        self._examiner = examiner
+        self._store = store
+
+    async def record(self) -> CheckRecord:
+        """One HEAD, and one byte with If-Match, as a run would ask for it.
+
+        Raises:
+            RivaStreamError: it is not there, or may not be read.
+        """
+        request, retrier = self._examiner.request, self._examiner.retrier
+        source = await find_source(self._store, request.source_bucket, request.source_key, retrier)
+        self.found = source
+        facts = {
+            "uri": source.uri,
+            "size": source.size,
+            "etag": source.etag,
+            "version_id": source.version_id,
+            "vouched_for_by": ["md5-etag" if name == "md5" else name for name in source.vouchers.values],
+        }
+        if not source.size:
+            return failed(
+                "source",
+                f"{source.uri} is empty",
+                exit_code=_INTEGRITY,
+                fix="upload the archive again",
+                **facts,
+            )
+        said = f"{source.uri}, {human_size(source.size)}"
+        try:
+            await retrier("GetObject", partial(self._read, source, source.version_id))
+        except SourceNotFoundError as error:
+            return await self._archived(source, error)
+        except AccessDeniedError as error:
+            if source.version_id is None or request.reference_only:
+                raise
+            await retrier("GetObject", partial(self._read, source, None))
+            less = "it would be pinned by its ETag alone, not by its version"
+            record = failed_with("source", error, request, degraded=less)
+            return record.model_copy(update={"message": f"{said}; {less}", "details": record.details | facts})
+        return passed("source", f"{said}, can be read", **facts)
+
+    async def _read(self, source: PinnedSource, version_id: str | None) -> None:
+        async with self._store.get_range(
+            source.bucket, source.key, first=0, last=0, etag=source.etag, version_id=version_id
+        ) as reply:
+            data = b"".join([piece async for piece in reply.pieces])
+        expected = f"bytes 0-0/{source.size}"
+        if (reply.status, reply.content_range, len(data)) != (_PARTIAL_CONTENT, expected, 1):
+            raise IntegrityError(
+                f"the store was asked for one byte and answered with {reply.status}, "
+                f"{reply.content_range or 'no Content-Range'}, {len(data)} bytes",
+                hint="a run would not believe that: check the endpoint and what stands in front of it",
+            ).located(operation="GetObject", bucket=source.bucket, key=source.key, byte_range=(0, 0))
+
+    async def _archived(self, source: PinnedSource, error: RivaStreamError) -> CheckRecord:
+        """An object that is there, but in an archive: a run by reference does not mind, its readers will."""
+        request = self._examiner.request
+        info = await self._examiner.retrier(
+            "HeadObject", partial(self._store.head, source.bucket, source.key)
+        )
+        kind = info.storage_class if info else ""
+        under_way = info is not None and 'ongoing-request="true"' in info.restore
+        message = f"{source.uri} is archived" + (f" ({kind})" if kind else "")
+        fix = (
+            "it is being restored: check again when that is done"
+            if under_way
+            else f"aws s3api restore-object --bucket {source.bucket} --key '{source.key}' "
+            "--restore-request Days=3 (takes minutes to hours), then check again"
+        )
+        facts = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
+        if request.reference_only:
+            return warned("source", message + ": whoever uses the reference cannot read it", fix=fix, **facts)
+        return failed(
+            "source",
+            message + (" and is being restored" if under_way else " and cannot be read"),
+            exit_code=error.exit_code,
+            fix=fix,
+            **facts,
+        )

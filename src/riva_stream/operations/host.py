@@ -1,0 +1,228 @@
+"""What ``check`` looks at on this host: memory, open files, the disk of the state directory, versions.
+
+All of it reads local files and blocks for a moment: for worker threads.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import ssl
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from riva_stream.config import plan_memory
+from riva_stream.errors import ConfigurationError
+from riva_stream.operations.check_report import CheckRecord, failed, passed, warned
+from riva_stream.sizes import MIB, human_size
+
+__all__ = ["FreeMemory", "check_files", "check_memory", "check_state", "check_versions", "free_memory"]
+
+_PACKAGES = (
+    *("aioboto3", "aiobotocore", "botocore", "aiohttp", "anyio", "awscrt", "blake3", "isal"),
+    *("pydantic", "uvloop", "xxhash", "zstandard"),
+)
+_OTHER_FILES = 64
+"""Descriptors of the interpreter, its libraries and the log; measured at 20 or so."""
+_STATE_BYTES = 64 * MIB
+"""A journal of the largest staging, its copy and a log."""
+_UNLIMITED = 1 << 60
+"""cgroup v1 writes "no limit" as a number about this large."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeMemory:
+    """Bytes."""
+
+    available: int
+    """What can be had now without swapping, within every limit."""
+    limit: int | None
+    """Of the control group, such as a container's; None for none."""
+    told_by: str
+    """What sets ``available``."""
+
+
+def free_memory(root: Path = Path("/")) -> FreeMemory | None:
+    """What this process may still take; None where the system does not say.
+
+    Args:
+        root: the root of the file system, for tests.
+    """
+    available = _meminfo(root / "proc/meminfo")
+    if available is None:
+        return None
+    found = FreeMemory(available, None, "the host")
+    for limit, used in _limits(root):
+        smallest = limit if found.limit is None else min(found.limit, limit)
+        left = max(limit - used, 0)
+        told_by, left = (
+            ("the control group", left) if left < found.available else (found.told_by, found.available)
+        )
+        found = FreeMemory(left, smallest, told_by)
+    return found
+
+
+def check_memory(memory: int, part_size: int, root: Path = Path("/")) -> CheckRecord:
+    """Whether ``--memory`` is enough for parts of this size, and is there.
+
+    Args:
+        memory: the ceiling that was asked for, in bytes.
+        part_size: that of this source, in bytes.
+        root: the root of the file system, for tests.
+    """
+    try:
+        plan_memory(memory, part_size)
+    except ConfigurationError as error:
+        return failed("memory", error.what, fix=error.hint)
+    free = free_memory(root)
+    wanted = human_size(memory)
+    if free is None:
+        return warned("memory", f"a run takes {wanted}; how much is free this system does not say")
+    facts: dict[str, Any] = {
+        "memory": memory,
+        "available": free.available,
+        "limit": free.limit,
+        "part_size": part_size,
+    }
+    if free.limit is not None and free.limit < memory:
+        return failed(
+            "memory",
+            f"a run may take {wanted}, but this control group (container) is limited to {human_size(free.limit)}",
+            fix=f"pass --memory {max(free.limit * 9 // 10 // MIB, 1)}MiB or less, or give the container more",
+            **facts,
+        )
+    if free.available < memory:
+        return warned(
+            "memory",
+            f"a run may take {wanted}, and {free.told_by} has {human_size(free.available)} free",
+            fix="free some, or pass a smaller --memory",
+            **facts,
+        )
+    return passed(
+        "memory", f"a run takes at most {wanted}; {human_size(free.available)} free ({free.told_by})", **facts
+    )
+
+
+def check_files(connections: int) -> CheckRecord:
+    """Whether so many connections each way, to two stores, may be open at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 3 * connections + 8 + _OTHER_FILES
+    unlimited = soft == resource.RLIM_INFINITY
+    if unlimited or soft >= needed:
+        limit = "any number of" if unlimited else str(soft)
+        return passed(
+            "open-files", f"{limit} files may be open, a run needs {needed}", limit=soft, needed=needed
+        )
+    return failed(
+        "open-files",
+        f"only {soft} files may be open at once, a run with --connections {connections} needs {needed}",
+        fix=f"ulimit -n {needed}, or a smaller --connections",
+        limit=soft,
+        hard_limit=hard,
+        needed=needed,
+    )
+
+
+def check_state(folder: Path) -> CheckRecord:
+    """Whether the state directory can be written. What is written for that is removed at once."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    fix = "pass --state-dir DIR with a folder you may write to"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".riva-stream-check-", dir=place) as scratch:
+            Path(scratch, "scratch").write_bytes(bytes(4096))
+            free = _free_bytes(place)
+    except OSError as error:
+        return failed(
+            "state-directory", f"{folder} cannot be written: {error.strerror}", fix=fix, path=str(folder)
+        )
+    facts = {"path": str(folder), "free": free}
+    if free < _STATE_BYTES:
+        return warned(
+            "state-directory",
+            f"{folder} can be written, but its disk has only {human_size(free)} left",
+            fix="free some space there, or " + fix,
+            **facts,
+        )
+    return passed("state-directory", f"{folder} can be written, {human_size(free)} free", **facts)
+
+
+def check_versions() -> CheckRecord:
+    """What is installed."""
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    missing = []
+    for name in ("riva-stream", *_PACKAGES):
+        try:
+            versions[name.replace("-", "_")] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    versions |= {
+        "openssl": ssl.OPENSSL_VERSION.split()[1],
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    if missing:
+        return failed(
+            "versions",
+            f"not installed: {', '.join(missing)}",
+            fix="install riva_stream again: ./scripts/test --version makes its environment",
+            **versions,
+        )
+    told = ", ".join(f"{name} {versions[name]}" for name in ("riva_stream", "python", "botocore"))
+    return passed("versions", told, **versions)
+
+
+def _free_bytes(place: Path) -> int:
+
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
+
+
+def _meminfo(path: Path) -> int | None:
+    for line in _text(path).splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """``(limit, used)`` of every control group that this process is in; what can be reclaimed does not count as used."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # Inside a container the group's own path is often not there, and its files stand at the top.
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            limit = _text(folder / names[0]).strip()
+            if limit.isdigit() and int(limit) < _UNLIMITED:
+                used = _text(folder / names[1]).strip()
+                spare = dict(_pairs(_text(folder / "memory.stat"))).get(names[2], 0)
+                yield int(limit), max((int(used) if used.isdigit() else 0) - spare, 0)
+            if folder == base:
+                break
+
+
+def _pairs(text: str) -> Iterator[tuple[str, int]]:
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if value.isdigit():
+            yield name, int(value)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""

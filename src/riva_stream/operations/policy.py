@@ -1,0 +1,299 @@
+"""The least IAM policy that a staging needs, and the part of it that an "access denied" asks for.
+
+Everything is drawn from the table in :mod:`riva_stream.rights`. Nothing here needs credentials, the network or the
+AWS libraries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from pydantic import model_serializer
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import AccessDeniedError
+from riva_stream.manifest import Document
+from riva_stream.rights import (
+    KMS_ACTIONS,
+    RIGHTS,
+    Right,
+    bucket_arn,
+    object_arn,
+    partition_of,
+)
+
+__all__ = [
+    "EXTRAS",
+    "SCOPES",
+    "Grant",
+    "PolicyDocument",
+    "granting",
+    "grants_for",
+    "merged",
+    "policy_of",
+    "uses_of",
+]
+
+SCOPES = ("version", "model", "env", "bucket")
+"""How far the statements about the destination reach, from the least on."""
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "gc": (
+        *("ListObjectsV2", "ListMultipartUploads", "HeadObject", "GetObject"),
+        *("AbortMultipartUpload", "DeleteObject"),
+    ),
+    "tag": ("PutObjectTagging",),
+    "retention": ("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration"),
+}
+"""What else the destination may be used for, and the requests that makes."""
+
+_SOURCE = {"full": ("HeadObject", "GetObject"), "reference_only": ("HeadObject",)}
+_DESTINATION = {
+    "full": (
+        *("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject"),
+        *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"),
+        *("ListParts", "ListMultipartUploads"),
+    ),
+    "reference_only": ("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject"),
+}
+_KEY_ID = re.compile(r"[0-9a-fA-F-]{36}|mrk-[0-9a-fA-F]{32}")
+
+
+class Grant(Document):
+    """One statement of a policy, with IAM's names."""
+
+    Sid: str
+    Effect: Literal["Allow"] = "Allow"
+    Action: list[str]
+    Resource: str
+    Condition: dict[str, dict[str, Any]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """IAM takes no null."""
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+class PolicyDocument(Document):
+    """An identity-based IAM policy, as ``aws iam put-role-policy`` takes it."""
+
+    Version: Literal["2012-10-17"] = "2012-10-17"
+    Statement: list[Grant]
+
+
+def uses_of(request: StageRequest, extras: Iterable[str] = ()) -> list[tuple[str, str, str]]:
+    """Each request that a run may send, with its right and what it goes to: for people.
+
+    Returns:
+        ``(operation, right, "source" | "destination")`` in the order of the table.
+    """
+    mode = "reference_only" if request.reference_only else "full"
+    rows = [(name, right, "source") for name in _SOURCE[mode] for right in RIGHTS[name]]
+    wanted = [*_DESTINATION[mode], *(name for extra in extras for name in EXTRAS[extra])]
+    rows += [
+        (name, right, "destination")
+        for name in dict.fromkeys(wanted)
+        for right in RIGHTS[name]
+        if not right.of_source
+    ]
+    return [
+        (name, f"{right.action} {right.when}".strip(), place) for name, right, place in dict.fromkeys(rows)
+    ]
+
+
+def policy_of(
+    request: StageRequest,
+    *,
+    scope: str = "version",
+    extras: Iterable[str] = (),
+    source_key: str | None = None,
+) -> PolicyDocument:
+    """The least policy for a request.
+
+    Args:
+        request: what is staged from where to where; its region decides the partition of the ARNs.
+        scope: one of :data:`SCOPES`: this version of the model, any of its versions, any model, the whole bucket.
+        extras: of :data:`EXTRAS`, what else the destination is used for.
+        source_key: the KMS key that the source is encrypted with: an id, an ARN or an alias.
+    """
+    mode = "reference_only" if request.reference_only else "full"
+    source_region = request.source_region or request.region
+    wanted = [*_DESTINATION[mode], *(name for extra in extras for name in EXTRAS[extra])]
+    there = _rights(wanted, source=False)
+    from_there = _rights((*_SOURCE[mode], "ListObjectsV2"), source=True)
+    prefix = _prefix(request, scope)
+    grants = [
+        Grant(
+            Sid="ReadSource",
+            Action=_actions(from_there, "object"),
+            Resource=object_arn(request.source_bucket, _source_pattern(request), source_region),
+        ),
+        Grant(
+            Sid="FindSource",
+            Action=["s3:ListBucket"],
+            Resource=bucket_arn(request.source_bucket, source_region),
+            Condition=_below(_literal(request.source_key).rpartition("/")[0]),
+        ),
+        Grant(
+            Sid="WriteStaging",
+            Action=_actions(there, "object"),
+            Resource=object_arn(request.bucket, prefix + "*", request.region),
+        ),
+        Grant(
+            Sid="ListStaging",
+            Action=["s3:ListBucket"],
+            Resource=bucket_arn(request.bucket, request.region),
+            Condition=_below(prefix.rstrip("/")),
+        ),
+    ]
+    # No condition on a prefix: IAM knows none for these.
+    whole = [action for action in _actions(there, "bucket") if action != "s3:ListBucket"]
+    if whole:
+        bucket = bucket_arn(request.bucket, request.region)
+        grants.append(Grant(Sid="ManageBucket", Action=whole, Resource=bucket))
+    if request.sse in {"aws:kms", "aws:kms:dsse"} and request.kms_key_id:
+        grants.append(_key_grant("UseKey", KMS_ACTIONS, request.kms_key_id, request.region))
+    if source_key:
+        grants.append(_key_grant("ReadWithKey", KMS_ACTIONS[1:], source_key, source_region))
+    return PolicyDocument(Statement=grants)
+
+
+def grants_for(
+    error: AccessDeniedError, request: StageRequest | None = None, region: str | None = None
+) -> list[Grant]:
+    """The statements that grant just what an access that was denied needs.
+
+    Args:
+        error: it names the request, and mostly the action.
+        request: what the run is about, so that the statement reaches over its whole prefix; None: just the one key.
+        region: for the partition, where there is no request.
+    """
+    if error.denied_by:
+        return []
+    if error.action.startswith("kms:"):
+        return [_key_grant_for(error, request, region)]
+    operation, bucket, key = error.where.operation, error.where.bucket, error.where.key
+    rights = [right for right in RIGHTS.get(operation, ()) if error.action in {"", right.action}]
+    if error.action and not rights:
+        resource = error.resource or object_arn(bucket, key, region)
+        return [Grant(Sid="GrantMissing", Action=[error.action], Resource=resource)]
+    found = []
+    for right in rights:
+        grant = _of_the_whole(right, request, bucket, key)
+        if grant is not None:
+            found.append(grant)
+        elif request is None and bucket and not right.of_source:
+            on_object = right.on == "object"
+            resource = object_arn(bucket, key, region) if on_object else bucket_arn(bucket, region)
+            sid = "GrantMissing" + right.action.partition(":")[2]
+            found.append(Grant(Sid=sid, Action=[right.action], Resource=resource))
+    return merged(found)
+
+
+def merged(grants: Iterable[Grant]) -> list[Grant]:
+    """One statement for all that grant something on the same resource under the same condition."""
+    found: dict[tuple[str, str], Grant] = {}
+    for grant in grants:
+        place = (grant.Resource, str(grant.Condition))
+        before = found.get(place, grant)
+        actions = list(dict.fromkeys([*before.Action, *grant.Action]))
+        found[place] = before.model_copy(update={"Action": actions})
+    return list(found.values())
+
+
+@contextmanager
+def granting(request: StageRequest) -> Iterator[None]:
+    """Give an access that is denied inside the statements that a run of ``request`` lacks."""
+    try:
+        yield
+    except AccessDeniedError as error:
+        error.grants = tuple(grant.model_dump() for grant in grants_for(error, request))
+        raise
+
+
+def _rights(operations: Iterable[str], *, source: bool) -> list[Right]:
+    rights = [right for operation in operations for right in RIGHTS[operation]]
+    return [right for right in dict.fromkeys(rights) if source or not right.of_source]
+
+
+def _actions(rights: Sequence[Right], on: str) -> list[str]:
+    return list(dict.fromkeys(right.action for right in rights if right.on == on))
+
+
+def _prefix(request: StageRequest, scope: str) -> str:
+    names = (request.env, request.model_name, request.model_version)
+    kept = names[: {"version": 3, "model": 2, "env": 1, "bucket": 0}[scope]]
+    return "".join(f"{name}/" for name in kept)
+
+
+def _literal(pattern: str) -> str:
+    """A key pattern up to its first wildcard."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+
+
+def _source_pattern(request: StageRequest) -> str:
+    """The source's key for IAM, which knows ``*`` and ``?`` but no ``[...]``."""
+    key = request.source_key
+    return key + "*" if key.endswith("/") else re.sub(r"\[.*", "*", key, flags=re.DOTALL)
+
+
+def _below(folder: str) -> dict[str, dict[str, Any]] | None:
+    """Listing below a folder only.
+
+    ``IfExists``, because S3 also asks for this right when a HEAD or GET finds nothing, and there is no prefix then:
+    with a plain StringLike it would answer 403 in place of 404.
+    """
+    return {"StringLikeIfExists": {"s3:prefix": [f"{folder}/*"]}} if folder else None
+
+
+def _of_the_whole(right: Right, request: StageRequest | None, bucket: str, key: str) -> Grant | None:
+    """The statement of the whole policy that has this right, reduced to it."""
+    if request is None:
+        return None
+    region = request.region
+    for grant in policy_of(request).Statement:
+        if right.action not in grant.Action:
+            continue
+        if right.on == "object":
+            pattern = grant.Resource.replace("${$}", "$")
+            fits = fnmatchcase(object_arn(bucket, key, region).replace("${$}", "$"), pattern)
+        else:
+            prefixes = (grant.Condition or {}).get("StringLikeIfExists", {}).get("s3:prefix", ["*"])
+            fits = grant.Resource == bucket_arn(bucket, region) and (
+                not key or any(fnmatchcase(key, prefix) for prefix in prefixes)
+            )
+        if fits:
+            return grant.model_copy(update={"Action": [right.action]})
+    return None
+
+
+def _key_grant(sid: str, actions: Sequence[str], key: str, region: str | None) -> Grant:
+    """The use of a key, through S3 alone."""
+    via = f"s3.{region or '*'}.amazonaws.com" + (".cn" if partition_of(region) == "aws-cn" else "")
+    condition: dict[str, dict[str, Any]] = {"StringLike": {"kms:ViaService": via}}
+    start = f"arn:{partition_of(region)}:kms:{region or '*'}:*:"
+    if key.startswith("arn:") and ":key/" in key:
+        resource = key
+    elif _KEY_ID.fullmatch(key):
+        resource = f"{start}key/{key}"
+    else:
+        # A statement about a key cannot name it by its alias, except in a condition.
+        account = key.rpartition(":alias/")[0] if key.startswith("arn:") else start.rstrip(":")
+        resource = f"{account}:key/*"
+        alias = "alias/" + key.rpartition("alias/")[2]
+        condition["ForAnyValue:StringEquals"] = {"kms:ResourceAliases": alias}
+    return Grant(Sid=sid, Action=list(actions), Resource=resource, Condition=condition)
+
+
+def _key_grant_for(error: AccessDeniedError, request: StageRequest | None, region: str | None) -> Grant:
+    named = error.resource or (request.kms_key_id if request else None)
+    where = (request.region if request else None) or region
+    reads = error.where.operation in {"GetObject", "HeadObject"}
+    actions = KMS_ACTIONS[1:] if reads else KMS_ACTIONS
+    if named:
+        return _key_grant("ReadWithKey" if reads else "UseKey", actions, named, where)
+    grant = _key_grant("ReadWithKey" if reads else "UseKey", actions, "0" * 36, where)
+    return grant.model_copy(update={"Resource": grant.Resource.replace("0" * 36, "*")})

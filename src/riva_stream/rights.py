@@ -1,0 +1,92 @@
+"""Which IAM action each S3 request needs, and on what: the one table that everything about rights is drawn from.
+
+``policy`` prints it, ``check`` tries it, and an error that says "access denied" looks up here what to ask for. A test
+runs every kind of staging against a store that grants just what is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["KMS_ACTIONS", "RIGHTS", "Right", "bucket_arn", "object_arn", "partition_of", "words_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One IAM action, and what it is granted on."""
+
+    action: str
+    on: Literal["object", "bucket"]
+    when: str = ""
+    """In which case the request needs it; empty: always."""
+    of_source: bool = False
+    """Only for what is read as the source."""
+
+
+_READ = Right("s3:GetObject", "object")
+_WRITE = Right("s3:PutObject", "object")
+
+RIGHTS: Mapping[str, tuple[Right, ...]] = {
+    "HeadBucket": (Right("s3:ListBucket", "bucket"),),
+    "HeadObject": (_READ, Right("s3:ListBucket", "bucket", "to be told that a key is missing")),
+    "GetObject": (_READ, Right("s3:GetObjectVersion", "object", "for a version", of_source=True)),
+    "ListObjectsV2": (Right("s3:ListBucket", "bucket"),),
+    "PutObject": (_WRITE,),
+    "PutObjectTagging": (Right("s3:PutObjectTagging", "object"),),
+    "GetObjectTagging": (Right("s3:GetObjectTagging", "object"),),
+    "DeleteObject": (Right("s3:DeleteObject", "object"),),
+    "CreateMultipartUpload": (_WRITE,),
+    "UploadPart": (_WRITE,),
+    "CompleteMultipartUpload": (_WRITE,),
+    "AbortMultipartUpload": (Right("s3:AbortMultipartUpload", "object"),),
+    "ListParts": (Right("s3:ListMultipartUploadParts", "object"),),
+    "ListMultipartUploads": (Right("s3:ListBucketMultipartUploads", "bucket"),),
+    "GetBucketLifecycleConfiguration": (Right("s3:GetLifecycleConfiguration", "bucket"),),
+    "PutBucketLifecycleConfiguration": (Right("s3:PutLifecycleConfiguration", "bucket"),),
+    "DeleteBucketLifecycle": (Right("s3:PutLifecycleConfiguration", "bucket"),),
+}
+"""What each operation of the S3 API needs (Amazon S3 User Guide, "Required permissions for S3 API operations")."""
+
+KMS_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
+"""What writing with a KMS key needs: a multipart upload reads its parts again when it is completed."""
+
+# By the beginning of a region's name (AWS General Reference, "Partitions").
+_PARTITIONS = {
+    "cn-": "aws-cn",
+    "us-gov-": "aws-us-gov",
+    "us-iso-": "aws-iso",
+    "us-isob-": "aws-iso-b",
+    "us-isof-": "aws-iso-f",
+    "eu-isoe-": "aws-iso-e",
+    "eusc-": "aws-eusc",
+}
+
+
+def words_for(operation: str) -> str:
+    """The rights of an operation for a person: ``s3:GetObject (s3:GetObjectVersion for a version)``."""
+    always = [right.action for right in RIGHTS.get(operation, ()) if not right.when]
+    also = [f"{right.action} {right.when}" for right in RIGHTS.get(operation, ()) if right.when]
+    text = ", ".join(always) or operation
+    return f"{text} ({', '.join(also)})" if also else text
+
+
+def partition_of(region: str | None) -> str:
+    """The part of AWS that a region belongs to: the second word of its ARNs."""
+    name = region or ""
+    return next((found for start, found in _PARTITIONS.items() if name.startswith(start)), "aws")
+
+
+def bucket_arn(bucket: str, region: str | None) -> str:
+    """ARN of a bucket; that of an access point is one already."""
+    return bucket if bucket.startswith("arn:") else f"arn:{partition_of(region)}:s3:::{bucket}"
+
+
+def object_arn(bucket: str, pattern: str, region: str | None) -> str:
+    """ARN of the objects whose keys fit ``pattern``, with ``*`` and ``?`` as IAM knows them.
+
+    A ``$`` would begin a policy variable, so it is written as IAM wants it.
+    """
+    middle = "/object/" if bucket.startswith("arn:") else "/"
+    return bucket_arn(bucket, region) + middle + pattern.replace("$", "${$}")

@@ -1,0 +1,210 @@
+"""What ``check`` asks beside the port: credentials and whose they are, where a bucket lies, what time the store has.
+
+Each is one request at most, tried once; nothing is changed anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+from aiobotocore.config import AioConfig
+from botocore.exceptions import ClientError
+
+from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError, Where
+from riva_stream.s3.errors import CREDENTIALS, translated
+from riva_stream.s3.session import StoreSettings, client_arguments, is_aws_url, make_session, warm
+
+__all__ = ["BucketLook", "CredentialsLook", "Identity", "Look", "open_look"]
+
+_UNEXPLAINED = (400, 401, 403)
+_STS_ENDPOINT = "AWS_ENDPOINT_URL_STS"
+_FROM = {
+    "env": "environment variables (or .env)",
+    "explicit": "the caller",
+    "shared-credentials-file": "the credentials file",
+    "config-file": "the AWS configuration file",
+    "boto-config": "the boto configuration file",
+    "assume-role": "a role that the profile assumes",
+    "assume-role-with-web-identity": "a web identity token",
+    "sso": "a sign-in by SSO",
+    "login": "a sign-in by `aws login`",
+    "custom-process": "the credential process of the profile",
+    "container-role": "the role of the container",
+    "iam-role": "the role of the EC2 instance",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsLook:
+    """Where credentials come from, never what they are."""
+
+    source: str
+    method: str
+    """The SDK's own name for that."""
+    profile: str
+    """The profile they were looked for under; empty for none."""
+    temporary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The answer of GetCallerIdentity."""
+
+    account: str
+    arn: str
+
+
+@dataclass(frozen=True, slots=True)
+class BucketLook:
+    """What the answer to a HEAD of a bucket tells, whether or not it was a good one."""
+
+    status: int
+    region: str
+    """Empty where the store does not say."""
+    store_time: datetime | None
+    """The answer's Date, in whole seconds; None where there was none that makes sense."""
+    local_time: datetime
+    """This host's clock half-way between the request and the answer."""
+
+
+class Look:
+    """One session and one client, to look with."""
+
+    def __init__(self, settings: StoreSettings, session: Any, client: Any) -> None:
+        self._settings = settings
+        self.session = session
+        """To open stores with: what it has read once need not be read again."""
+        self._client = client
+        self.endpoint_url: str = client.meta.endpoint_url
+        """Where requests go; for AWS, that of the region."""
+        self.region: str = client.meta.region_name or ""
+        self.is_aws = is_aws_url(self.endpoint_url)
+
+    async def credentials(self) -> CredentialsLook:
+        """Where they come from.
+
+        Raises:
+            ConfigurationError: there are none.
+        """
+        core = self.session._session  # noqa: SLF001 - aioboto3 gives credentials without their origin
+        with translated("GetCredentials", ""):
+            found = await core.get_credentials()
+            if found is None:
+                raise ConfigurationError(
+                    "there are no credentials",
+                    hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in the environment or in .env), or "
+                    "AWS_PROFILE to a profile that exists, or run where a role gives some",
+                )
+            frozen = await found.get_frozen_credentials()
+        return CredentialsLook(
+            source=_FROM.get(found.method, found.method),
+            method=found.method,
+            profile=core.get_config_variable("profile") or "",
+            temporary=bool(frozen.token),
+        )
+
+    async def identity(self, resolved: Callable[[str], Awaitable[Any]]) -> Identity | None:
+        """Who the credentials are, by STS; None where the endpoint is not AWS and none is set for STS.
+
+        Args:
+            resolved: returns when a URL's host has an address, or raises; it can be cancelled, unlike the SDK's resolver.
+        """
+        if not self.is_aws and not os.environ.get(_STS_ENDPOINT):
+            return None
+        loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
+        for kind in ("service-2", "endpoint-rule-set-1"):
+            await anyio.to_thread.run_sync(partial(loader.load_service_model, "sts", kind, api_version=None))
+        config = AioConfig(retries={"mode": "standard", "total_max_attempts": 1})
+        arguments: dict[str, Any] = {"config": config, "region_name": self._client.meta.region_name}
+        if self._settings.ca_bundle is not None:
+            arguments["verify"] = str(self._settings.ca_bundle)
+        with translated("GetCallerIdentity", ""):
+            async with self.session.client("sts", **arguments) as client:
+                await resolved(client.meta.endpoint_url)
+                answer = await client.get_caller_identity()
+        return Identity(account=answer.get("Account", ""), arn=answer.get("Arn", ""))
+
+    async def bucket(self, bucket: str) -> BucketLook:
+        """HEAD of a bucket. A refusal is an answer, too: it has a region and a time.
+
+        Raises:
+            ConfigurationError: the request cannot be made (no credentials, a certificate that is not trusted), or the
+                store does not accept the credentials: ``where.code`` is one of ``s3.errors.CREDENTIALS`` then.
+            TransientError: nothing answers, or what answers does not speak HTTP.
+        """
+        began = datetime.now(UTC)
+        with translated("HeadBucket", bucket):
+            try:
+                answer = await self._client.head_bucket(Bucket=bucket)
+            except ClientError as error:
+                answer = error.response
+                await self._refused(bucket, error)
+        ended = datetime.now(UTC)
+        meta = answer.get("ResponseMetadata", {})
+        headers = meta.get("HTTPHeaders", {})
+        status = int(meta.get("HTTPStatusCode") or 0)
+        if not status:
+            raise TransientError("the answer has no status", where=Where("HeadBucket", bucket))
+        return BucketLook(
+            status=status,
+            region=headers.get("x-amz-bucket-region") or answer.get("BucketRegion") or "",
+            store_time=_time_of(headers.get("date", "")),
+            local_time=began + (ended - began) / 2,
+        )
+
+    async def _refused(self, bucket: str, error: ClientError) -> None:
+        """A HEAD's refusal has no body to say why: ask once more, by a request whose refusal has one.
+
+        Raises:
+            ConfigurationError: the store does not accept the credentials.
+        """
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _UNEXPLAINED:
+            return
+        try:
+            with translated("ListObjectsV2", bucket):
+                await self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        except RivaStreamError as reason:
+            if reason.where.code in CREDENTIALS:
+                raise
+
+
+@asynccontextmanager
+async def open_look(
+    settings: StoreSettings, *, session: Any = None, warn: Callable[[str], None]
+) -> AsyncIterator[Look]:
+    """A client to look with, which is closed at the end.
+
+    Args:
+        settings: where and how.
+        session: the caller's own ``aioboto3.Session``; None makes one, as for a store.
+        warn: is told what was ignored.
+
+    Raises:
+        ConfigurationError: no region, an unknown profile that was asked for, a bad CA bundle.
+    """
+    async with AsyncExitStack() as stack:
+        made = session
+        if made is None:
+            made, ignored = await anyio.to_thread.run_sync(make_session, settings)
+            if ignored:
+                warn(ignored)
+        await anyio.to_thread.run_sync(warm, made, settings)
+        with translated("CreateClient", ""):
+            client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
+        yield Look(settings, made, client)
+
+
+def _time_of(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,514 @@
+"""`check`: what it says of each thing that can be wrong, the code it ends with, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riva_stream.operations.check import check
+from riva_stream.operations.check_report import CheckRecord, CheckReport, passed
+from riva_stream.operations.host import check_files, check_memory, check_state, free_memory
+from riva_stream.sizes import GIB, MIB
+from tests.cli_processes import run
+from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
+from tests.support.faultproxy import FaultProxy, Rule
+from tests.support.faults import Fault, Gate, Refuse, Reset, Rewrite, Stall
+from tests.support.servers import GatewayServer, MotoServer, S3Server
+
+SETTLED = passed("settings", "")
+UPLOADS = {"list-uploads", "list-parts", "checksums"}
+
+
+@pytest.fixture
+def place(gateway: GatewayServer, gateway_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """On the gateway, and clean again afterwards: whatever a test does to `check`."""
+    put_credentials(gateway, monkeypatch)
+    place = Place(gateway, gateway_bucket)
+    yield place
+    place.assert_nothing_left()
+
+
+def flags(place: Place, *more: str) -> list[str]:
+    return [
+        *("--source", f"s3://{place.bucket}/{SOURCE_KEY}", "--bucket", place.bucket, "--env", "prod"),
+        *("--model-name", "parakeet-rnnt-en-us", "--model-version", "v2025.09", *more),
+    ]
+
+
+async def checked(place: Place, *rules: Rule, limit: float = 10.0, **fields: Any) -> CheckReport:
+    async with FaultProxy(place.server, rules) as proxy:
+        request = place.request(endpoint_url=proxy.endpoint_url, **fields)
+        report = await check(request, SETTLED, limit=limit)
+        if rules and not any(isinstance(fault, Stall) for rule in rules for fault in rule.faults):
+            assert any(record.faults for record in proxy.log), "the fault was a dud"
+        return report
+
+
+def of(report: CheckReport, component: str) -> CheckRecord:
+    return {record.component: record for record in report.records}[component]
+
+
+def failures(report: CheckReport) -> set[str]:
+    return {record.component for record in report.records if record.status == "fail"}
+
+
+def every(operation: str | tuple[str, ...], fault: Fault, key: str = "*") -> Rule:
+    return Rule(operation, key=key, occurrence="every", fault=fault)
+
+
+# --- all is well
+
+
+def test_the_command_line_shows_a_table_and_leaves_nothing(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_credentials(s3_server, monkeypatch)
+    place = Place(s3_server, bucket)
+    place.source()
+    done = run("riva_stream", "check", *flags(place), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "FAIL" not in done.stdout
+    assert "pass  source  " in done.stdout
+    assert f"Next: python -m riva_stream stage --source s3://{bucket}" in done.stdout
+    assert s3_server.secret_key not in done.stdout + done.stderr
+    place.assert_nothing_left()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_one_document(place: Place, tmp_path: Path) -> None:
+    place.source()
+    done = run("riva_stream", "check", *flags(place), "--json", "--limit", "9s", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    document = json.loads(done.stdout)
+    assert (document["exit_code"], document["policy"]) == (0, None)
+    assert document["overall"] in {"pass", "warn"}
+    for record in document["records"]:
+        assert record["status"] in {"pass", "warn", "fail"}
+        assert record["message"]
+    components = [record["component"] for record in document["records"]]
+    assert components[0] == "settings"
+    assert {"credentials", "identity", "clock", "source", "destination", "memory", "versions"} <= set(
+        components
+    )
+    details = {record["component"]: record["details"] for record in document["records"]}
+    assert details["credentials"]["method"] == "env"
+    assert details["versions"]["riva_stream"]
+    assert details["source"]["vouched_for_by"] == ["md5-etag"]
+
+
+async def test_each_store_is_seen_as_it_is(moto: MotoServer, place: Place, moto_bucket: str) -> None:
+    place.source()
+    report = await checked(place)
+    assert of(report, "conditional-writes").status == "warn"  # the gateway takes the headers and ignores them
+    assert of(report, "checksums").details["used"] == "sha256"
+    other = Place(moto, moto_bucket)
+    other.source()
+    report = await checked(other)
+    assert of(report, "conditional-writes").status == "pass"
+    assert of(report, "checksums").details["used"] == "etag"
+
+
+async def test_a_bucket_with_versions_keeps_none(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_credentials(moto, monkeypatch)
+    place = Place(moto, moto.new_bucket())
+    place.client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
+    place.source()
+    report = await checked(place)
+    assert report.exit_code == 0
+    assert of(report, "source").details["version_id"]
+    answer = place.client.list_object_versions(Bucket=place.bucket, Prefix=PREFIX)
+    assert not answer.get("Versions")
+    assert not answer.get("DeleteMarkers")
+
+
+async def test_by_reference_asks_for_less(place: Place) -> None:
+    place.source()
+    report = await checked(place, reference_only=True)
+    assert report.exit_code == 0
+    assert not UPLOADS & {record.component for record in report.records}
+    assert of(report, "destination").status == "pass"
+
+
+# --- the source
+
+
+async def test_a_missing_source_names_the_nearest(place: Place) -> None:
+    place.source()
+    report = await checked(place, source=f"s3://{place.bucket}/bintarball/parakeet_v8.1.tar.gz")
+    assert report.exit_code == 66
+    assert failures(report) == {"source"}
+    assert SOURCE_KEY in of(report, "source").message
+    assert f"--source s3://{place.bucket}/{SOURCE_KEY}" in of(report, "source").details["fix"]
+    assert of(report, "destination").status == "pass"  # the rest is looked at all the same
+
+
+async def test_missing_buckets_are_told_apart(place: Place) -> None:
+    place.source()
+    report = await checked(place, source="s3://no-such-bucket-here/model.tar.gz")
+    assert (report.exit_code, failures(report)) == (66, {"source-region"})
+    report = await checked(place, bucket="no-such-bucket-here")
+    assert (report.exit_code, failures(report)) == (78, {"destination-region"})
+    assert of(report, "checksums").message == "not tried: destination-region failed"
+
+
+async def test_an_archived_source_says_how_to_restore_it(place: Place) -> None:
+    place.source()
+    archived = every("GetObject", Refuse("InvalidObjectState"), SOURCE_KEY)
+    head = every(
+        "HeadObject",
+        Rewrite(headers={"x-amz-storage-class": "DEEP_ARCHIVE", "x-amz-restore": 'ongoing-request="true"'}),
+        SOURCE_KEY,
+    )
+    report = await checked(place, archived)
+    assert report.exit_code == 66
+    assert "aws s3api restore-object" in of(report, "source").details["fix"]
+    report = await checked(place, archived, head)
+    assert "(DEEP_ARCHIVE) and is being restored" in of(report, "source").message
+    report = await checked(place, archived, reference_only=True)
+    assert (report.exit_code, of(report, "source").status) == (0, "warn")
+
+
+async def test_an_answer_that_a_run_would_not_believe_fails(place: Place) -> None:
+    place.source()
+    report = await checked(place, every("GetObject", Rewrite(shift_range=1), SOURCE_KEY))
+    assert (report.exit_code, failures(report)) == (65, {"source"})
+
+
+# --- rights
+
+
+@pytest.mark.parametrize(
+    ("operation", "component", "status", "action"),
+    [
+        ("HeadObject", "head", "fail", "s3:GetObject"),
+        ("CreateMultipartUpload", "destination", "fail", "s3:PutObject"),
+        ("UploadPart", "destination", "fail", "s3:PutObject"),
+        ("AbortMultipartUpload", "destination", "fail", "s3:AbortMultipartUpload"),
+        ("DeleteObject", "delete", "warn", "s3:DeleteObject"),
+        ("GetObject", "head", "fail", "s3:GetObject"),
+    ],
+)
+async def test_a_missing_right_is_named_and_leaves_nothing(
+    place: Place, operation: str, component: str, status: str, action: str
+) -> None:
+    place.source()
+    key = f"{PREFIX}*" if operation in {"HeadObject", "GetObject", "DeleteObject"} else "*"
+    report = await checked(place, every(operation, Refuse("AccessDenied"), key))
+    record = of(report, component)
+    assert record.status == status
+    assert report.exit_code == (77 if status == "fail" else 0)
+    granted = {name for grant in record.details["policy"] for name in grant["Action"]}
+    assert action in granted
+    assert report.policy is not None
+    assert record.details["fix"]
+
+
+async def test_rights_that_a_run_can_do_without_only_warn(place: Place) -> None:
+    place.source()
+    names = {
+        "ListParts": ("list-parts", "s3:ListMultipartUploadParts"),
+        "ListObjectsV2": ("list", "s3:ListBucket"),
+        "ListMultipartUploads": ("list-uploads", "s3:ListBucketMultipartUploads"),
+    }
+    report = await checked(place, every(tuple(names), Refuse("AccessDenied")))
+    assert (report.exit_code, report.overall) == (0, "warn")
+    for component, action in names.values():
+        record = of(report, component)
+        assert record.status == "warn"
+        assert [grant["Action"] for grant in record.details["policy"]] == [[action]]
+
+
+async def test_a_source_that_may_not_be_read(place: Place) -> None:
+    place.source()
+    report = await checked(place, every("HeadObject", Refuse("AccessDenied"), SOURCE_KEY))
+    assert (report.exit_code, failures(report)) == (77, {"source"})
+    assert report.policy is not None
+    assert [grant.Sid for grant in report.policy.Statement] == ["ReadSource", "FindSource"]
+
+
+async def test_what_the_store_names_is_what_is_granted(place: Place) -> None:
+    place.source()
+    key = "arn:aws:kms:us-east-2:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    message = (
+        "User: arn:aws:sts::111122223333:assumed-role/r/s is not authorized to perform: kms:GenerateDataKey "
+        f"on resource: {key} because no identity-based policy allows the kms:GenerateDataKey action"
+    )
+    denied = every("CreateMultipartUpload", Refuse("AccessDenied", message=message))
+    grants = of(await checked(place, denied), "destination").details["policy"]
+    assert [(grant["Action"], grant["Resource"]) for grant in grants] == [
+        (["kms:GenerateDataKey", "kms:Decrypt"], key)
+    ]
+
+
+async def test_an_explicit_deny_is_mended_by_no_grant(place: Place) -> None:
+    place.source()
+    message = "not authorized to perform: s3:PutObject with an explicit deny in a service control policy"
+    denied = every("CreateMultipartUpload", Refuse("AccessDenied", message=message))
+    report = await checked(place, denied)
+    assert report.policy is None
+    assert "a service control policy forbids it" in of(report, "destination").details["fix"]
+
+
+async def test_a_forced_run_needs_the_right_to_delete(place: Place) -> None:
+    place.source()
+    report = await checked(place, every("DeleteObject", Refuse("AccessDenied")), force=True)
+    assert (report.exit_code, failures(report)) == (77, {"delete"})
+
+
+async def test_of_several_failures_the_one_that_comes_first_is_the_code(place: Place) -> None:
+    missing: dict[str, Any] = {"source": f"s3://{place.bucket}/none.tar.gz"}
+    denied = every("CreateMultipartUpload", Refuse("AccessDenied"))
+    assert (await checked(place, denied, **missing)).exit_code == 77
+    skewed = _dated(timedelta(hours=2))
+    assert (await checked(place, denied, skewed, **missing)).exit_code == 78
+    busy = every("CreateMultipartUpload", Refuse("InternalError"))
+    assert (await checked(place, busy, **missing)).exit_code == 66
+
+
+# --- region, clock, identity
+
+
+async def test_a_wrong_region_names_the_right_one(place: Place) -> None:
+    place.source()
+    there = {"x-amz-bucket-region": "eu-west-1"}
+    report = await checked(place, every("HeadBucket", Refuse("PermanentRedirect", headers=there)))
+    assert report.exit_code == 78
+    assert failures(report) == {"source-region", "destination-region"}
+    assert of(report, "destination-region").details["fix"] == "pass --region eu-west-1"
+    assert of(report, "source-region").details["fix"] == "pass --source-region eu-west-1"
+    report = await checked(place, every("HeadBucket", Rewrite(headers=there)))
+    assert (report.exit_code, of(report, "destination-region").status) == (0, "warn")
+
+
+def _dated(offset: timedelta) -> Rule:
+    date = format_datetime(datetime.now(UTC) + offset, usegmt=True)
+    return every("HeadBucket", Rewrite(headers={"Date": date}))
+
+
+@pytest.mark.parametrize(
+    ("offset", "status", "code"),
+    [(timedelta(), "pass", 0), (timedelta(minutes=-5), "warn", 0), (timedelta(hours=1), "fail", 78)],
+)
+async def test_the_clock_is_compared_with_the_stores(
+    place: Place, offset: timedelta, status: str, code: int
+) -> None:
+    place.source()
+    report = await checked(place, _dated(offset))
+    record = of(report, "clock")
+    assert (record.status, report.exit_code) == (status, code)
+    assert abs(record.details["offset_seconds"] + offset.total_seconds()) < 60
+
+
+async def test_who_we_are_is_shown(moto: MotoServer, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.source()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto.endpoint_url)
+    record = of(await checked(place), "identity")
+    assert record.status == "pass"
+    assert record.details["account"] == "123456789012"
+    assert record.details["arn"].startswith("arn:aws:")
+
+
+async def test_sts_only_ever_warns(moto: MotoServer, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.source()
+    async with FaultProxy(moto, [every("*", Stall())]) as sts:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.endpoint_url)
+        report = await checked(place)
+        assert sts.log
+    assert (report.exit_code, of(report, "identity").status) == (0, "warn")
+    async with FaultProxy(moto, [every("*", Refuse("AccessDenied"))]) as sts:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.endpoint_url)
+        report = await checked(place)
+    assert (report.exit_code, of(report, "identity").status) == (0, "warn")
+
+
+# --- settings and credentials
+
+
+def test_wrong_settings_are_all_said(tmp_path: Path) -> None:
+    done = run("riva_stream", "check", "--env", "a/b", "--memory", "1M", "--json", cwd=tmp_path)
+    assert done.returncode == 78
+    records = {record["component"]: record for record in json.loads(done.stdout)["records"]}
+    problems = records["settings"]["details"]["problems"]
+    assert [problem["setting"] for problem in problems] == [
+        *("source", "bucket", "env", "model_name", "model_version", "region", "memory")
+    ]
+    assert records["versions"]["status"] == "pass"
+    shown = run("riva_stream", "check", cwd=tmp_path)
+    assert shown.returncode == 78
+    assert "--bucket or NVIDIA_DRIVERS_S3_BUCKET is not set, for example: --bucket" in shown.stdout
+
+
+async def test_without_credentials_that_is_all_it_says(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    report = await checked(place)
+    assert (report.exit_code, failures(report)) == (78, {"credentials"})
+    assert of(report, "source").message == "not tried: credentials failed"
+
+
+async def test_credentials_that_the_store_does_not_know(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
+    report = await checked(place)
+    assert (report.exit_code, failures(report)) == (78, {"credentials"})
+    assert report.policy is None
+
+
+async def test_a_profile_that_does_not_exist(place: Place) -> None:
+    report = await checked(place, profile="nobody")
+    assert (report.exit_code, failures(report)) == (78, {"credentials"})
+    assert "nobody" in of(report, "credentials").message
+
+
+# --- nothing answers
+
+
+async def test_nothing_listens(place: Place) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        report = await check(place.request(endpoint_url=url), SETTLED)
+    assert (report.exit_code, failures(report)) == (75, {"source-region", "destination-region"})
+
+
+async def test_a_name_without_an_address(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    report = await check(place.request(endpoint_url="http://store.invalid"), SETTLED)
+    assert (report.exit_code, failures(report)) == (75, {"endpoint"})
+    assert "store.invalid has no address" in of(report, "endpoint").message
+
+
+async def test_a_resolver_that_does_not_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: gate.wait_reached())
+    report = await check(place.request(endpoint_url="http://store.invalid"), SETTLED, limit=0.2)
+    gate._reached.set_result(None)
+    assert (report.exit_code, failures(report)) == (75, {"endpoint"})
+
+
+@pytest.mark.parametrize("operation", ["HeadBucket", "CreateMultipartUpload", "PutObject"])
+async def test_a_store_that_falls_silent_is_left_in_time(place: Place, operation: str) -> None:
+    place.source()
+    key = "*" if operation == "HeadBucket" else f"{PREFIX}*"
+    report = await checked(place, every(operation, Stall(), key), limit=0.5)
+    assert report.exit_code == 75
+    assert any("no answer within 0.5 s" in record.message for record in report.records)
+
+
+# --- and nothing stays
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        ("CreateMultipartUpload", Reset("response")),
+        ("UploadPart", Reset("response")),
+        ("PutObject", Reset("response")),
+        ("AbortMultipartUpload", Reset("response")),
+        ("CreateMultipartUpload", Refuse("InternalError", executed=True)),
+        ("PutObject", Refuse("InternalError", executed=True)),
+    ],
+)
+async def test_lost_answers_leave_nothing(place: Place, operation: str, fault: Fault) -> None:
+    place.source()
+    await checked(place, Rule(operation, key=f"{PREFIX}*", occurrence="first", fault=fault))
+    place.assert_nothing_left()
+
+
+@pytest.mark.parametrize("operation", ["UploadPart", "PutObject", "HeadObject"])
+async def test_cancelled_it_leaves_nothing(place: Place, operation: str) -> None:
+    place.source()
+    gate = Gate()
+    rule = Rule(operation, key=f"{PREFIX}*", occurrence="first", fault=Stall("response", gate=gate))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        running = asyncio.create_task(
+            check(place.request(endpoint_url=proxy.endpoint_url), SETTLED, limit=1.0)
+        )
+        await gate.reached()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        gate.release()
+    place.assert_nothing_left()
+
+
+async def test_what_cannot_be_removed_is_said(place: Place) -> None:
+    place.source()
+    denied = Rule("DeleteObject", key=f"{PREFIX}*", occurrence=range(2, 99), fault=Refuse("InternalError"))
+    report = await checked(place, denied)
+    record = of(report, "delete")
+    assert record.status == "warn"
+    assert record.details["left"]
+    for name in place.names():
+        assert name in record.message
+        place.client.delete_object(Bucket=place.bucket, Key=PREFIX + name)
+
+
+# --- this host
+
+
+def group(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": f"MemTotal: 99 kB\nMemAvailable:   {8 * GIB // 1024} kB\n"}
+
+
+def test_memory_is_that_of_the_host(tmp_path: Path) -> None:
+    root = group(tmp_path, MEMINFO)
+    assert check_memory(256 * MIB, 8 * MIB, root).status == "pass"
+    assert check_memory(9 * GIB, 8 * MIB, root).status == "warn"
+    assert check_memory(16 * MIB, 8 * MIB, root).status == "fail"
+
+
+def test_a_container_s_limit_counts(tmp_path: Path) -> None:
+    v2 = {
+        "proc/self/cgroup": "0::/kubepods/pod1\n",
+        "sys/fs/cgroup/kubepods/memory.max": "max\n",
+        "sys/fs/cgroup/kubepods/pod1/memory.max": f"{512 * MIB}\n",
+        "sys/fs/cgroup/kubepods/pod1/memory.current": f"{400 * MIB}\n",
+        "sys/fs/cgroup/kubepods/pod1/memory.stat": f"anon 1\ninactive_file {100 * MIB}\n",
+    }
+    root = group(tmp_path / "v2", MEMINFO | v2)
+    free = free_memory(root)
+    assert free is not None
+    assert (free.available, free.limit) == (212 * MIB, 512 * MIB)
+    assert check_memory(256 * MIB, 8 * MIB, root).status == "warn"
+    record = check_memory(GIB, 8 * MIB, root)
+    assert record.status == "fail"
+    assert "--memory 460MiB" in record.details["fix"]
+    v1 = {
+        "proc/self/cgroup": "9:cpu:/x\n5:memory:/docker/abc\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{512 * MIB}\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{10 * MIB}\n",
+        "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 0\n",
+    }
+    free = free_memory(group(tmp_path / "v1", MEMINFO | v1))
+    assert free is not None
+    assert (free.available, free.limit) == (502 * MIB, 512 * MIB)
+
+
+def test_open_files_and_the_state_directory(tmp_path: Path) -> None:
+    assert check_files(8).status == "pass"
+    assert check_files(10**7).status == "fail"
+    assert check_state(tmp_path / "not" / "yet").status == "pass"
+    (tmp_path / "file").write_text("")
+    record = check_state(tmp_path / "file" / "state")
+    assert record.status == "fail"
+    assert "--state-dir" in record.details["fix"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -37,9 +37,12 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": FLOOR
     | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "report"}
     | {"s3", "source", "sink", "state"},
+    "operations": FLOOR
+    | {"config", "buffers", "lanes", "tee", "retry", "digest", "manifest", "report"}
+    | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
     | {"s3"}
-    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline"},
+    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline", "operations"},
     "__main__": {"cli"},
 }
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

@@ -4,6 +4,7 @@ from riva_stream.s3.client import S3Store
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     CompletedPart,
+    Folders,
     Listing,
     ObjectInfo,
     OpenUpload,
@@ -16,6 +17,7 @@ from riva_stream.s3.session import StoreSettings, open_store
 
 __all__ = [
     "CompletedPart",
+    "Folders",
     "Listing",
     "ObjectInfo",
     "OpenUpload",

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, TransientError, Where
-from riva_stream.s3.answers import checksum_of, code_of, info_of, unquoted, version_of
+from riva_stream.s3.answers import checksum_of, code_of, folders_of, info_of, unquoted, version_of
 from riva_stream.s3.body import SentBody
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     CompletedPart,
+    Folders,
     Listing,
     ObjectInfo,
     OpenUpload,
@@ -129,6 +130,20 @@ class S3Store:
             )
         objects = [info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])]
         return Listing(objects, bool(answer.get("IsTruncated")))
+
+    async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
+        """One page of what lies directly below ``prefix``."""
+        going_on = {"ContinuationToken": token} if token else {}
+        with translated("ListObjectsV2", bucket, prefix):
+            answer = await self._client.list_objects_v2(
+                Bucket=bucket,
+                Prefix=prefix,
+                Delimiter="/",
+                MaxKeys=limit,
+                **going_on,
+                **self._options.for_all(),
+            )
+        return folders_of(answer)
 
     async def put(
         self,

@@ -51,6 +51,7 @@ def execute(
     run_id: str,
     work: Callable[[Session], R],
     text: Callable[[R, bool], str],
+    code: Callable[[R], int] = lambda _: 0,
 ) -> int:
     """Do ``work``, show its result, and give the exit code.
 
@@ -60,6 +61,7 @@ def execute(
         run_id: for messages.
         work: the command's own part.
         text: the result for a person, given whether the terminal knows more than ASCII.
+        code: the exit code of a result.
     """
     keep_to_one_arena()
     with SignalWatch(show_cursor) as watch:
@@ -71,9 +73,9 @@ def execute(
         document = json.dumps(outcome.document(run_id), indent=2, ensure_ascii=False)
         return print_result(document + "\n", exit_code=outcome.exit_code)
     if args.json:
-        return print_result(redact(outcome.model_dump_json(indent=2)) + "\n")
+        return print_result(redact(outcome.model_dump_json(indent=2)) + "\n", exit_code=code(outcome))
     fancy = sys.stdout is not None and "utf" in (sys.stdout.encoding or "").lower()
-    return print_result(redact(text(outcome, fancy)))
+    return print_result(redact(text(outcome, fancy)), exit_code=code(outcome))
 
 
 def _outcome(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from riva_stream.cli.command import Command
-from riva_stream.cli.commands import gc, schema, stage
+from riva_stream.cli.commands import gc, ls, schema, stage, status, verify
 
 __all__ = ["COMMANDS"]
 
-COMMANDS: tuple[Command, ...] = (stage, gc, schema)
+COMMANDS: tuple[Command, ...] = (stage, verify, status, ls, gc, schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from functools import partial
 
@@ -10,7 +11,7 @@ from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of, staging_prefix
 from riva_stream.errors import ConfigurationError, IntegrityError
-from riva_stream.operations.reports import VerifiedObject, VerifyReport
+from riva_stream.operations.reports import NOT_STAGED, VerifiedObject, VerifyReport
 from riva_stream.settings import Reach
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
@@ -18,6 +19,7 @@ from riva_stream.state import new_run_id
 __all__ = ["run_verify"]
 
 _MODES = {"full": "in full", "reference_only": "by reference", None: "in a way that cannot be told"}
+_FLAGS = ("--env", "--model-name", "--model-version")
 _MOST_EXTRA_SHOWN = 20
 _MOST_CONNECTIONS = 256
 
@@ -106,10 +108,28 @@ def _text(report: VerifyReport, invocation: Invocation) -> str:
         pace += f"; {human_size(report.read.bytes)} read at {report.read.mib_per_second:.0f} MiB/s"
     lines += ["", pace]
     if not report.ok:
-        lines += ["", "Next: stage it again with --force, which replaces what is there once it is verified"]
+        lines += ["", *_next(report, wrong, invocation)]
     elif report.read is None and report.mode == "full":
         lines += ["", f"Next: to read every byte, too: {invocation.again('--deep')}"]
     return "\n".join(lines) + "\n"
+
+
+def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocation) -> list[str]:
+    bucket, _, prefix = report.destination.removeprefix("s3://").partition("/")
+    if all(not entry.by and entry.difference == NOT_STAGED for entry in wrong):
+        return ["Next: delete what was not staged:", *(f"  aws s3 rm s3://{bucket}/{e.key}" for e in wrong)]
+    levels = prefix.rstrip("/").split("/")
+    if report.source is None or len(levels) != len(_FLAGS):
+        return [
+            "Next: stage it again with --force, which replaces what is there once the new one is verified"
+        ]
+    flags = ["--source", report.source, "--bucket", bucket]
+    flags += [word for pair in zip(_FLAGS, levels, strict=True) for word in pair]
+    flags += ["--reference-only"] if report.mode == "reference_only" else []
+    return [
+        "Next: stage it again; what is there is replaced once the new one is verified:",
+        f"  {invocation.prog} stage {shlex.join(flags)} --force",
+    ]
 
 
 def _rows(report: VerifyReport) -> list[str]:

@@ -9,7 +9,7 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from riva_stream.errors import IntegrityError
+from riva_stream.errors import AccessDeniedError, IntegrityError
 from riva_stream.manifest import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -80,6 +80,13 @@ async def read_documents(
         except IntegrityError as error:
             wrong[name] = error.what
             return None
+        except AccessDeniedError as error:
+            # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, GetObject)
+            error.hint = error.hint or (
+                f"grant s3:GetObject on s3://{bucket}/{prefix}*, and s3:ListBucket on {bucket}, without which the "
+                "store does not say what is not there"
+            )
+            raise
 
     found = await each(list(names), read)
     texts = {name: text for name, text in zip(names, found, strict=True) if text is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from riva_stream.operations.reports import VerifiedObject
@@ -47,8 +48,9 @@ class Ledger:
         """All in which the object differs."""
         return "; ".join(self._entry(key).differences)
 
-    def objects(self) -> list[VerifiedObject]:
-        """Every entry."""
+    def objects(self, first: Sequence[str] = ()) -> list[VerifiedObject]:
+        """Every entry; those in ``first`` before the others, in that order."""
+        order = {key: index for index, key in enumerate(first)}
         return [
             VerifiedObject(
                 key=key,
@@ -57,7 +59,7 @@ class Ledger:
                 ok=not entry.differences,
                 difference="; ".join(entry.differences),
             )
-            for key, entry in self._entries.items()
+            for key, entry in sorted(self._entries.items(), key=lambda pair: order.get(pair[0], len(order)))
         ]
 
     def _entry(self, key: str) -> _Entry:

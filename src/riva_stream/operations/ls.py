@@ -93,21 +93,31 @@ async def _look(
         token = page.token
         if not token:
             break
-    journal = None
-    if _FOLDER in names:
-        journal = await read_journal(store, retrier, bucket, place + JOURNAL)
-    if MARKER in names:
+    found = ended = None
+    if _FOLDER in names and (found := await read_journal(store, retrier, bucket, place + JOURNAL)):
+        written = await head(store, retrier, bucket, place + JOURNAL)
+        ended = _ended(found, now, written.last_modified if written else None, here)
+    # A journal that has gone since the listing has perhaps given way to a marker.
+    if MARKER in names or (_FOLDER in names and found is None):
         documents = await read_documents(store, retrier, bucket, place, (MARKER, ARTIFACT_JSON))
         if documents.is_marked:
-            return _staged(bucket, place, documents, journal)
-    if journal is not None:
-        written = await head(store, retrier, bucket, place + JOURNAL)
-        return _begun(bucket, place, journal, now, written.last_modified if written else None, here)
+            return _staged(bucket, place, documents, None if ended else found)
+    if found is not None:
+        return _begun(bucket, place, found.journal, ended or "")
     if names & _OURS:
         return _listed(
             bucket, place, state="incomplete", note="there are documents, but no marker and no run"
         )
     return None
+
+
+def _ended(found: Found, now: datetime | None, written: datetime | None, here: Process) -> str:
+    """Why the run of a journal is taken for dead, or ""."""
+    lease = found.journal.lease if found.journal else _LEASE
+    ended = known_to_have_ended(found, here)
+    if not ended and beats_by_the_stores_clock(now, written, lease) is False:
+        ended = f"no sign of life since {written:%Y-%m-%d %H:%M:%S}Z"
+    return ended
 
 
 _FOLDER = JOURNAL.partition("/")[0] + "/"
@@ -146,14 +156,7 @@ def _staged(bucket: str, place: str, documents: Documents, found: Found | None) 
     )
 
 
-def _begun(
-    bucket: str, place: str, found: Found, now: datetime | None, written: datetime | None, here: Process
-) -> ListedStaging:
-    journal: Journal | None = found.journal
-    lease = journal.lease if journal else _LEASE
-    ended = known_to_have_ended(found, here)
-    if not ended and beats_by_the_stores_clock(now, written, lease) is False:
-        ended = f"no sign of life since {written:%Y-%m-%d %H:%M:%S}Z"
+def _begun(bucket: str, place: str, journal: Journal | None, ended: str) -> ListedStaging:
     identity = journal.identity if journal else None
     return _listed(
         bucket,

@@ -10,6 +10,7 @@ from pydantic import Field
 from riva_stream.manifest import Document, Mode
 
 __all__ = [
+    "NOT_STAGED",
     "DeepRead",
     "Holder",
     "LastRun",
@@ -21,6 +22,10 @@ __all__ = [
     "VerifiedObject",
     "VerifyReport",
 ]
+
+
+NOT_STAGED = "it lies among what is staged, but was not staged"
+"""The difference of a model that no document knows."""
 
 
 class VerifiedObject(Document):

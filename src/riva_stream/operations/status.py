@@ -80,22 +80,23 @@ class _Look:
     observer: Observer
 
     async def report(self, *, wait: bool, lease: float | None, last_run: LastRun | None) -> StatusReport:
-        watched = 0.0
         for _ in range(_LOOKS):
-            documents = await self._documents()
             found = await read_journal(self.store, self.retrier, self.bucket, self._journal)
             life = None if found is None else await self._life(found, wait=wait, lease=lease)
             if found is None or life is not None:
                 break
-            # Its run has ended while it was watched: what it has left is what counts.
-        watched = life.seconds if life else 0.0
+            # Its run has ended while it was watched: look at what it has left.
+        # After the journal, which goes when the marker is there: a run that ends between the two is not missed.
+        documents = await read_documents(
+            self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON)
+        )
         staged = _staged(documents) if documents.is_marked else None
         notes: list[str] = []
-        leftover = staged is not None and life is not None and _run_id(life.found) == staged.run_id
-        if leftover and not (life and life.alive):
-            notes.append("the run that staged it has left its journal; a rerun removes it")
-            life = None
-        holder = None if life is None else await self._holder(life, notes)
+        if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
+            notes.append("the journal of the run that staged it is there still; a rerun removes it")
+            holder = None
+        else:
+            holder = None if life is None else await self._holder(life, notes)
         if staged is None and holder is None:
             notes += await self._leftovers()
         state: Literal["staged", "in_flight", "resumable", "absent"]
@@ -108,29 +109,12 @@ class _Look:
             last_run=last_run,
             rerun=_rerun(staged, holder),
             notes=notes,
-            watched_seconds=round(watched, 1),
+            watched_seconds=round(life.seconds if life else 0.0, 1),
         )
 
     @property
     def _journal(self) -> str:
         return self.prefix + JOURNAL
-
-    async def _documents(self) -> Documents:
-        try:
-            return await read_documents(
-                self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON)
-            )
-        except BaseExceptionGroup as group:
-            denied, others = group.split(AccessDeniedError)
-            if others is not None or denied is None:
-                raise
-            error = denied.exceptions[0]
-            if isinstance(error, AccessDeniedError):
-                error.hint = (
-                    f"grant s3:GetObject on s3://{self.bucket}/{self.prefix}*, and s3:ListBucket on {self.bucket}, "
-                    "without which the store does not say what is not there"
-                )
-            raise
 
     async def _life(self, found: Found, *, wait: bool, lease: float | None) -> Life | None:
         if wait:

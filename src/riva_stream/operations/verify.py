@@ -18,7 +18,7 @@ from riva_stream.operations.documents import DOCUMENTS, Documents, read_document
 from riva_stream.operations.ledger import Ledger
 from riva_stream.operations.nothing import nothing_staged
 from riva_stream.operations.opened import head, list_all, opened
-from riva_stream.operations.reports import DeepRead, VerifyReport
+from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.operations.uris import split
 from riva_stream.pipeline.run import FOLDERS, each
 from riva_stream.pipeline.verify import differences
@@ -100,6 +100,7 @@ class _Verification:
     ledger: Ledger = field(default_factory=Ledger, init=False)
     notes: list[str] = field(default_factory=list, init=False)
     extra: list[str] = field(default_factory=list, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
 
     async def run(self, reading: partial[DeepReader] | None) -> VerifyReport:
         """The steps, in order."""
@@ -121,11 +122,11 @@ class _Verification:
         await self._beside(expected, documents)
         read = None if reading is None else await self._deep(reading, targets)
         await self._still_the_same(documents)
-        objects = self.ledger.objects()
+        written = [item.key for item in expected if not item.is_document]
+        objects = self.ledger.objects([*written, *(self.prefix + name for name in DOCUMENTS)])
         for entry in objects:
-            self.observer(
-                ObjectVerified(key=entry.key, size=entry.size_bytes or 0, difference=entry.difference)
-            )
+            if not entry.ok:
+                self._tell(entry.key, entry.size_bytes or 0)
         return VerifyReport(
             ok=all(entry.ok for entry in objects),
             destination=f"s3://{self.bucket}/{self.prefix}",
@@ -210,6 +211,9 @@ class _Verification:
 
     async def _beside(self, expected: list[Expected], documents: Documents) -> None:
         """What lies below the prefix that was not staged."""
+        if documents.artifact is None and documents.manifest is None:
+            self.notes.append("what lies beside it was not looked for: no document tells what was staged")
+            return
         written = (ARTIFACT_JSON, MARKER) if documents.mode == "reference_only" else DOCUMENTS
         named = {item.key for item in expected} | {self.prefix + name for name in written}
         folders = tuple(self.prefix + folder for folder in FOLDERS)
@@ -222,7 +226,7 @@ class _Verification:
                     self.notes.append("a run has begun to replace it, or has left its journal: see status")
                 elif entry.key.startswith(folders) and entry.key.endswith(".riva"):
                     self.ledger.size(entry.key, entry.size)
-                    self.ledger.differs(entry.key, "it lies among what is staged, but was not staged")
+                    self.ledger.differs(entry.key, NOT_STAGED)
                 elif len(self.extra) < _MOST_EXTRA:
                     self.extra.append(entry.key)
                 else:
@@ -248,8 +252,14 @@ class _Verification:
                 for name, wanted in (("sha256", target.sha256), ("blake3", target.blake3)):
                     if wanted is not None:
                         self.ledger.compare(key, name, came_to[name], wanted)
+            self._tell(key, target.pinned.size)
 
         return await reading(self.retrier, done=done).run(targets)
+
+    def _tell(self, key: str, size: int) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            self.observer(ObjectVerified(key=key, size=size, difference=self.ledger.difference(key)))
 
     def _vouched(self, target: Target, came_to: dict[str, str]) -> None:
         """Nobody has read the source of a staging by reference, so only its own store can vouch for its bytes."""

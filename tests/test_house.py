@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "report"}
     | {"s3", "source", "sink", "state"},
     "operations": FLOOR
-    | {"config", "buffers", "lanes", "retry", "digest", "manifest", "report"}
+    | {"config", "buffers", "lanes", "tee", "retry", "digest", "manifest", "report"}
     | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations"}

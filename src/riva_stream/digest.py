@@ -16,7 +16,16 @@ from isal import isal_zlib
 from riva_stream.buffers import Channel, Chunk, Piece
 from riva_stream.lanes import Lane
 
-__all__ = ["Digest", "DigestRecord", "HashLane", "combined_crc64nvme", "crc64nvme_of", "md5_of", "sha256_of"]
+__all__ = [
+    "Digest",
+    "DigestRecord",
+    "Hash",
+    "HashLane",
+    "combined_crc64nvme",
+    "crc64nvme_of",
+    "md5_of",
+    "sha256_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,14 @@ _OTHERS: dict[str, Any] = {
 }
 
 
+_OWN: dict[str, Any] = {"sha256": hashlib.sha256, "blake3": blake3}
+
+
+def _encoded(algorithm: str, value: bytes) -> str:
+    """Hexadecimal where that is usual, else base64 as S3 has it."""
+    return value.hex() if algorithm in {"md5", *_OWN} else base64.b64encode(value).decode()
+
+
 class Digest:
     """SHA-256 and BLAKE3 of one object, and whatever else vouches for it.
 
@@ -87,11 +104,34 @@ class Digest:
             self.size,
             self._sha256.hexdigest(),
             self._blake3.hexdigest(),
-            {
-                name: hasher.digest().hex() if name == "md5" else base64.b64encode(hasher.digest()).decode()
-                for name, hasher in self._others.items()
-            },
+            {name: _encoded(name, hasher.digest()) for name, hasher in self._others.items()},
         )
+
+
+class Hash:
+    """One algorithm alone, so that several can work on the same chunks beside each other, each in a lane of its own.
+
+    Args:
+        algorithm: sha256, blake3, or one of those that :class:`Digest` takes as others.
+    """
+
+    def __init__(self, algorithm: str) -> None:
+        self.algorithm = algorithm
+        self._hasher: _Hasher = _OWN[algorithm]() if algorithm in _OWN else _OTHERS[algorithm]()
+
+    def update(self, pieces: Sequence[Piece]) -> None:
+        """Take the next pieces; runs in a worker thread."""
+        for piece in pieces:
+            self._hasher.update(piece)
+
+    def text(self) -> str:
+        """What all bytes so far come to, encoded as in :class:`DigestRecord`."""
+        return _encoded(self.algorithm, self._hasher.digest())
+
+
+class _Updated(Protocol):
+    def update(self, pieces: Sequence[Piece], /) -> None:
+        """Take the next pieces."""
 
 
 @dataclass(eq=False)
@@ -99,9 +139,9 @@ class HashLane:
     """One worker through which chunks go in order, each into the digest it came with."""
 
     lane: Lane
-    _queue: Channel[tuple[Digest, Chunk]] = field(default_factory=Channel, init=False)
+    _queue: Channel[tuple[_Updated, Chunk]] = field(default_factory=Channel, init=False)
 
-    def send(self, digest: Digest, chunk: Chunk) -> None:
+    def send(self, digest: _Updated, chunk: Chunk) -> None:
         """Queue a chunk that this lane holds a share of; the lane releases it."""
         self._queue.send((digest, chunk))
 

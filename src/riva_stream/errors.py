@@ -41,6 +41,7 @@ __all__ = [
     "ThrottledError",
     "TransientError",
     "Where",
+    "first_of",
     "leaves_of",
 ]
 
@@ -120,6 +121,24 @@ def leaves_of(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves_of(inner)]
     return [error]
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error to tell of a group: a bug first, then a final one, then a transient one.
+
+    Tasks that work together fail together when one of them does; the rest stay with it as notes.
+    """
+
+    def rank(error: BaseException) -> tuple[bool, bool, bool]:
+        ours = isinstance(error, RivaStreamError)
+        return (ours, ours and error.resumable, ours and error.retryable)  # type: ignore[attr-defined]
+
+    leaves = leaves_of(group)
+    chosen = min(leaves, key=rank)
+    for other in leaves:
+        if other is not chosen:
+            chosen.add_note(f"besides: {type(other).__name__}: {other}")
+    return chosen
 
 
 def _rebuild(kind: type[RivaStreamError], what: str, where: Where, hint: str) -> RivaStreamError:

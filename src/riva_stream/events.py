@@ -15,6 +15,7 @@ __all__ = [
     "Event",
     "MemberFound",
     "ObjectCompleted",
+    "ObjectVerified",
     "Observer",
     "Phase",
     "PhaseChanged",
@@ -23,6 +24,7 @@ __all__ = [
     "StageFinished",
     "StageStarted",
     "Warned",
+    "Watching",
     "ignore",
     "throttled",
 ]
@@ -73,6 +75,8 @@ class Progress:
     """Seconds since the first byte was asked for."""
     bottleneck: str
     """The lane that the others wait for: ``source``, ``hash``, ``extract``, ``upload``, or empty at the start."""
+    counts: tuple[str, ...] = ("fetched", "hashed", "extracted", "durable")
+    """Which of the counters mean something: where objects are only read, nothing is extracted or made durable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,25 @@ class ObjectCompleted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectVerified:
+    """An object that is staged was compared with what was staged."""
+
+    key: str
+    size: int
+    difference: str
+    """In what it differs; empty when it does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """The journal of another run is watched for a sign of life."""
+
+    who: str
+    seconds: float
+    """At most so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageFinished:
     """The marker is written and read back, or the staging was already there."""
 
@@ -127,6 +150,8 @@ Event = (
     | RetryScheduled
     | Warned
     | ObjectCompleted
+    | ObjectVerified
+    | Watching
     | StageFinished
 )
 

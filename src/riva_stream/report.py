@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "PlannedObject",
     "StageReport",
+    "json_schema",
     "schema_of",
 ]
 
@@ -117,5 +118,10 @@ def schema_of(kind: str) -> dict[str, Any]:
     Raises:
         KeyError: there is no such document.
     """
-    schema = SCHEMAS[kind].model_json_schema(mode="serialization")
+    return json_schema(SCHEMAS[kind])
+
+
+def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """JSON Schema (2020-12) of a document."""
+    schema = kind.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -140,19 +140,39 @@ class Reach:
     profile: str | None
     ca_bundle: Path | None
     environment: Mapping[str, str] = field(repr=False)
+    bucket: str | None = None
+    """That of stagings."""
+    prefix: str | None = None
+    """Of the staging that the settings name, with its closing slash; None when they name none."""
+    source_region: str | None = None
+    source_endpoint_url: str | None = None
+    source_profile: str | None = None
 
 
-def load_reach(flags: Mapping[str, object], *, env_file: Path | None = None) -> Reach:
+def load_reach(
+    flags: Mapping[str, object],
+    *,
+    env_file: Path | None = None,
+    fallback: Mapping[str, str | None] | None = None,
+) -> Reach:
     """The endpoint and the credentials, from the same places and in the same order as :func:`load`.
+
+    Args:
+        flags: as there; what is not asked for here is passed over.
+        env_file: as there.
+        fallback: values of fields for which no source has one.
 
     Raises:
         ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
     """
     _, in_file, _ = _read(env_file)
-    names = ("region", "endpoint_url", "profile", "ca_bundle")
+    here = ("region", "endpoint_url", "profile", "ca_bundle")
+    names = (*here, "source_region", "source_endpoint_url", "source_profile")
     given = {name: flags[name] for name in names if flags.get(name)}
     texts: dict[str, Any] = {name: str(value) for name, value in given.items()}
     settings = _reading(in_file)(**texts)
+    missing = {k: v for k, v in (fallback or {}).items() if v and not getattr(settings, k)}
+    settings = settings.model_copy(update=missing)
     if not settings.region and not settings.endpoint_url:
         raise ConfigurationError(
             "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"
@@ -163,7 +183,17 @@ def load_reach(flags: Mapping[str, object], *, env_file: Path | None = None) -> 
         profile=None if _keys_outrank_profile(given, in_file) else settings.profile,
         ca_bundle=Path(settings.ca_bundle) if settings.ca_bundle else None,
         environment=_environment(in_file),
+        bucket=settings.bucket,
+        prefix=_prefix(settings),
+        source_region=settings.source_region,
+        source_endpoint_url=settings.source_endpoint_url,
+        source_profile=settings.source_profile,
     )
+
+
+def _prefix(settings: EnvironmentSettings) -> str | None:
+    levels = (settings.env, settings.model_name, settings.model_version)
+    return None if not all(levels) else "".join(f"{level}/" for level in levels)
 
 
 def _usual(name: str) -> str:

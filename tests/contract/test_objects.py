@@ -161,6 +161,32 @@ async def test_a_listing_comes_in_pages_by_key(ground: Ground) -> None:
     assert [entry.key for entry in everything.objects] == sorted([*names, "pp/00", "o/00"])
 
 
+async def test_a_folder_is_listed_without_a_look_into_its_folders(ground: Ground) -> None:
+    files = [f"p/f{n}" for n in range(3)]
+    for name in [*files, *(f"p/d{n}/{m}/x" for n in range(5) for m in range(3)), "pp/x", "o/x"]:
+        await ground.put(name, body(name.encode()))
+    whole = await ground.store.list_folder(ground.bucket, "p/")
+    assert list(whole.names) == [f"p/d{n}/" for n in range(5)]
+    assert [(entry.key, entry.size) for entry in whole.objects] == [(name, 4) for name in files]
+    assert whole.token == ""
+    assert whole.now is not None
+    assert whole.now.tzinfo is not None
+    names: list[str] = []
+    keys: list[str] = []
+    token, pages = "", 0
+    while True:
+        page = await ground.store.list_folder(ground.bucket, "p/", limit=2, token=token)
+        names += page.names
+        keys += [entry.key for entry in page.objects]
+        token, pages = page.token, pages + 1
+        if not token:
+            break
+    assert (names, keys) == ([f"p/d{n}/" for n in range(5)], files)
+    assert pages >= 4
+    top = await ground.store.list_folder(ground.bucket, "")
+    assert list(top.names) == ["o/", "p/", "pp/"]
+
+
 async def test_a_listing_tells_odd_keys_as_they_are(ground: Ground) -> None:
     odd = ["x/ä ö", "x/a+b%20c", "x/a&b<c>", "x/~.-_'()"]
     for name in odd:
@@ -210,6 +236,7 @@ async def test_every_operation_names_a_bucket_that_is_missing(opened: Ground) ->
         "GetObject": lambda: store.get(bucket, "k", limit=1),
         "PutObject": lambda: store.put(bucket, "k", body(), **options),
         "ListObjectsV2": lambda: store.list_objects(bucket, ""),
+        "ListObjectsV2 ": lambda: store.list_folder(bucket, ""),
         "DeleteObject": lambda: store.delete(bucket, "k"),
         "CreateMultipartUpload": lambda: store.create_upload(bucket, "k", crc64nvme=False, **options),
         "ListMultipartUploads": lambda: store.list_uploads(bucket, ""),
@@ -217,7 +244,7 @@ async def test_every_operation_names_a_bucket_that_is_missing(opened: Ground) ->
     for operation, request in requests.items():
         with pytest.raises(ConfigurationError, match=f"no bucket {bucket}") as caught:
             await request()  # type: ignore[no-untyped-call]
-        assert caught.value.where.operation == operation
+        assert caught.value.where.operation == operation.strip()
         assert caught.value.exit_code == 78
     # HEAD has no body to say it in
     assert await store.head(bucket, "k") is None

@@ -30,6 +30,8 @@ class Counters:
         self.done = 0
         """Source bytes that are through everything: read, hashed, unpacked and acknowledged by the store."""
         self.bottleneck = ""
+        self.shown: tuple[str, ...] = LANES
+        """The lanes that there are in this kind of run."""
         self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
         self._samples: deque[_Sample] = deque()
         self._moved = 0.0
@@ -41,10 +43,13 @@ class Counters:
             self._samples.append(_Sample(now - event.elapsed, 0, (0,) * len(LANES)))
             self._moved = now
         self.size = max(self.size, event.source_size)
+        self.shown = event.counts
         for lane in LANES:
             self.lanes[lane] = max(self.lanes[lane], getattr(event, lane))
         # The store's word counts, not ours: what is only fetched may have to be fetched again.
-        through = [event.fetched, event.hashed, event.durable_source or event.durable]
+        through = [event.fetched, event.hashed]
+        if "durable" in event.counts:
+            through.append(event.durable_source or event.durable)
         if event.extracted:  # a model that is staged as it is has nothing to extract
             through.append(event.extracted)
         self.done = max(self.done, min(*through, self.size))

@@ -7,11 +7,11 @@ from datetime import UTC
 from functools import partial
 
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.execute import Session, execute, set_up_environment
+from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
-from riva_stream.errors import ConfigurationError
+from riva_stream.cli.place import reach_of
+from riva_stream.operations.uris import split
 from riva_stream.report import CollectReport, Leftover
-from riva_stream.settings import load_reach
 from riva_stream.state import new_run_id
 
 __all__ = ["run_gc"]
@@ -24,13 +24,8 @@ def run_gc(args: Namespace, invocation: Invocation) -> int:
 
 def _collect(session: Session) -> CollectReport:
     args = session.args
-    bucket, _, prefix = args.prefix.removeprefix("s3://").partition("/")
-    if not args.prefix.startswith("s3://") or not bucket:
-        raise ConfigurationError(
-            f"{args.prefix!r} is not an S3 URI", hint="for example: s3://deployments/prod/"
-        )
-    reach = load_reach(vars(args), env_file=args.env_file)
-    set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
+    bucket, prefix = split(args.prefix, "s3://deployments/prod/")
+    reach = reach_of(session)
 
     from riva_stream.pipeline.collect import collect  # noqa: PLC0415 - the AWS libraries come with it
     from riva_stream.s3 import StoreSettings  # noqa: PLC0415

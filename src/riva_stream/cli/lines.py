@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from riva_stream.cli.counters import LANES, Counters, duration_text
+from riva_stream.cli.counters import Counters, duration_text
 from riva_stream.cli.words import sentence
 from riva_stream.events import Event, Progress
 from riva_stream.sizes import MIB, human_size
@@ -96,7 +96,8 @@ def progress_text(counters: Counters, now: float) -> str:
     """``41 %  1.52 GiB/3.71 GiB  fetched 1.60 GiB 118 MiB/s  …  left 0:18  waiting for: extract``."""
     words = [f"{counters.percent:.0f} %", f"{human_size(counters.done)}/{human_size(counters.size)}"]
     words += [
-        f"{lane} {human_size(counters.lanes[lane])} {counters.rate(lane) / MIB:.0f} MiB/s" for lane in LANES
+        f"{lane} {human_size(counters.lanes[lane])} {counters.rate(lane) / MIB:.0f} MiB/s"
+        for lane in counters.shown
     ]
     left = counters.left()
     if left is not None:

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from riva_stream.cli.counters import LANES, Counters, duration_text
+from riva_stream.cli.counters import Counters, duration_text
 from riva_stream.cli.lines import Burst
 from riva_stream.cli.words import PHASES, sentence
 from riva_stream.events import Event, PhaseChanged, Progress, RetryScheduled, Warned
@@ -116,7 +116,7 @@ class LiveRenderer:
         lanes = Table.grid(padding=(0, 2))
         for column in ("left", "right", "right"):
             lanes.add_column(justify=column, no_wrap=True)
-        for lane in LANES:
+        for lane in seen.shown:
             lanes.add_row(f"  {lane}", human_size(seen.lanes[lane]), f"{seen.rate(lane) / MIB:.0f} MiB/s")
         return Group(head, lanes, Text(self._foot(), style="dim", no_wrap=True, overflow="ellipsis"))
 

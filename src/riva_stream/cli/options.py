@@ -15,6 +15,7 @@ __all__ = [
     "add_output",
     "add_reach",
     "add_source",
+    "add_source_reach",
     "add_stage",
     "add_store",
     "add_what",
@@ -66,6 +67,11 @@ def add_source(parser: ArgumentParser) -> None:
     group.add_argument(
         "--expect-sha256", metavar="HEX", help="what its SHA-256 must be [RIVA_ASR_MODEL_SHA256]"
     )
+    add_source_reach(group)
+
+
+def add_source_reach(group: Any) -> None:
+    """The endpoint and the credentials of the source."""
     group.add_argument("--source-region", metavar="REGION", help="when it differs [RIVA_SOURCE_REGION]")
     group.add_argument(
         "--source-endpoint-url", metavar="URL", help="when it differs [RIVA_SOURCE_ENDPOINT_URL]"

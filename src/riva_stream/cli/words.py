@@ -7,11 +7,13 @@ from riva_stream.events import (
     Event,
     MemberFound,
     ObjectCompleted,
+    ObjectVerified,
     PhaseChanged,
     RetryScheduled,
     StageFinished,
     StageStarted,
     Warned,
+    Watching,
 )
 from riva_stream.sizes import human_size
 
@@ -41,6 +43,10 @@ def sentence(event: Event) -> str:
             text = f"found {event.name} ({human_size(event.size)})"
         case ObjectCompleted():
             text = f"complete: {event.key} ({human_size(event.size)})"
+        case ObjectVerified():
+            text = f"differs: {event.key}: {event.difference}" if event.difference else f"same: {event.key}"
+        case Watching():
+            text = f"watching the journal of {event.who} for up to {event.seconds:.0f} s"
         case RetryScheduled():
             text = f"retry {event.attempt} of {event.operation} in {event.delay:.1f} s: {event.reason}"
         case Warned():

@@ -7,7 +7,7 @@ from typing import Any
 
 from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest, plan_memory
-from riva_stream.errors import ConfigurationError, RivaStreamError, leaves_of
+from riva_stream.errors import ConfigurationError, first_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
 from riva_stream.lanes import Lanes
 from riva_stream.manifest import MARKER, Artifact, Mode, to_json
@@ -78,7 +78,7 @@ async def stage(
             await stack.enter_async_context(watched(run))
             return await _stage(run)
     except BaseExceptionGroup as group:
-        raise _first_of(group) from None
+        raise first_of(group) from None
 
 
 async def _stage(run: Run) -> StageReport:
@@ -218,21 +218,3 @@ async def _report(
 
 def _mode(request: StageRequest) -> Mode:
     return "reference_only" if request.reference_only else "full"
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error to tell of a group: a bug first, then a final one, then a transient one.
-
-    The tasks of a run fail together when one of them does; the rest stay with it as notes.
-    """
-
-    def rank(error: BaseException) -> tuple[bool, bool, bool]:
-        ours = isinstance(error, RivaStreamError)
-        return (ours, ours and error.resumable, ours and error.retryable)  # type: ignore[attr-defined]
-
-    leaves = leaves_of(group)
-    chosen = min(leaves, key=rank)
-    for other in leaves:
-        if other is not chosen:
-            chosen.add_note(f"besides: {type(other).__name__}: {other}")
-    return chosen

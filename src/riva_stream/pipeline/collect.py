@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import anyio
 import anyio.to_thread
 
 from riva_stream.errors import RivaStreamError
@@ -17,7 +16,7 @@ from riva_stream.pipeline.run import each
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store, StoreSettings, open_store
-from riva_stream.state import JOURNAL, Journal, Process, read_journal
+from riva_stream.state import JOURNAL, Process, read_journal, watch
 
 __all__ = ["collect"]
 
@@ -126,11 +125,8 @@ async def _live(
         found = await read_journal(store, retrier, bucket, place + JOURNAL)
         if found is None:
             return None
-        journal: Journal | None = found.journal
-        if journal is not None and (journal.stopped or journal.process.is_dead(here)):
-            return None
-        await anyio.sleep(max(lease, journal.lease if journal else 0.0))
-        now = await retrier("HeadObject", partial(store.head, bucket, place + JOURNAL))
-        return place if now is not None and now.etag != found.etag else None
+        seconds = max(lease, found.journal.lease if found.journal else 0.0)
+        life = await watch(store, retrier, bucket, place + JOURNAL, found, here, seconds=seconds)
+        return place if life is not None and life.alive else None
 
     return [place for place in await each(list(journals), lives) if place is not None]

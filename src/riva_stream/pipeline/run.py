@@ -41,6 +41,8 @@ class Meter:
 
     observer: Observer
     lanes: Lanes
+    counts: tuple[str, ...] = ("fetched", "hashed", "extracted", "durable")
+    """As in :class:`Progress`."""
     source_size: int = 0
     fetched: int = 0
     expanded: int = 0
@@ -78,6 +80,7 @@ class Meter:
                 durable_source=self.durable_source,
                 elapsed=self._told_at - self._began,
                 bottleneck=self.lanes.bottleneck(),
+                counts=self.counts,
             )
         )
 

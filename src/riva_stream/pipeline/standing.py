@@ -28,6 +28,7 @@ from riva_stream.manifest import (
     UploadManifest,
 )
 from riva_stream.pipeline.run import Run, each
+from riva_stream.pipeline.verify import differences
 from riva_stream.report import ObjectCheck
 from riva_stream.source import PinnedSource
 from riva_stream.state import JOURNAL, read_journal
@@ -202,22 +203,11 @@ async def remove_leftover(run: Run, standing: Standing) -> None:
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
     bucket = run.request.bucket
     info = await run.retrier("HeadObject", partial(run.destination.head, bucket, file.s3_key))
-    if info is None:
-        difference = "it is gone"
-    elif info.size != file.size_bytes:
-        difference = f"it has {info.size} bytes, {file.size_bytes} were staged"
-    elif info.etag != file.etag:
-        difference = f"its ETag is {info.etag}, that of what was staged is {file.etag}"
-    else:
-        by = ["size", "etag"]
-        kept = info.checksums.get("crc64nvme")
-        if kept is None or file.store_checksum is None:
-            return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
-        if f"crc64nvme:{kept}" == file.store_checksum:
-            return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=[*by, "crc64nvme"])
-        difference = f"its CRC64NVME is {kept}, that of what was staged is {file.store_checksum}"
+    by, different = ([], ["it is gone"]) if info is None else differences(file, info)
+    if not different:
+        return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
     raise IntegrityError(
-        f"what is staged is no longer what was staged: {difference}",
+        f"what is staged is no longer what was staged: {different[0]}",
         where=Where("HeadObject", bucket, file.s3_key),
         hint="stage it again with --force",
     )

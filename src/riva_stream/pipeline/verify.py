@@ -9,7 +9,7 @@ from riva_stream.report import ObjectCheck
 from riva_stream.s3 import ObjectInfo, Stored
 from riva_stream.sink import UploadRecord
 
-__all__ = ["verify_document", "verify_upload"]
+__all__ = ["differences", "verify_document", "verify_upload"]
 
 
 async def verify_upload(run: Run, record: UploadRecord) -> ObjectCheck:
@@ -30,6 +30,24 @@ async def verify_document(run: Run, file: StagedFile) -> ObjectCheck:
     checksum = file.store_checksum.partition(":")[2] if file.store_checksum else None
     by = await _confirmed(run, file.s3_key, file.size_bytes, Stored(file.etag), checksum, run.run_id)
     return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
+
+
+def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[str]]:
+    """What of an object was compared with its entry in the manifest and is the same, and in what it differs."""
+    kept = info.checksums.get("crc64nvme")
+    told = [
+        ("size", info.size == file.size_bytes, f"it has {info.size} bytes, {file.size_bytes} were staged"),
+        ("etag", info.etag == file.etag, f"its ETag is {info.etag}, that of what was staged is {file.etag}"),
+    ]
+    if kept is not None and file.store_checksum is not None:
+        told.append(
+            (
+                "crc64nvme",
+                f"crc64nvme:{kept}" == file.store_checksum,
+                f"its CRC64NVME is {kept}, that of what was staged is {file.store_checksum}",
+            )
+        )
+    return [name for name, same, _ in told if same], [text for _, same, text in told if not same]
 
 
 async def _confirmed(

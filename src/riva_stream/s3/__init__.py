@@ -5,6 +5,7 @@ from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
+    Folders,
     Lifecycle,
     Listing,
     ObjectInfo,
@@ -19,6 +20,7 @@ from riva_stream.s3.session import StoreSettings, open_store
 __all__ = [
     "NO_TAGS",
     "CompletedPart",
+    "Folders",
     "Lifecycle",
     "Listing",
     "ObjectInfo",

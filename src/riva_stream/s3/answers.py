@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from riva_stream.s3.port import ObjectInfo, PartBody
+from riva_stream.s3.port import Folders, ObjectInfo, PartBody
 
-__all__ = ["checksum_of", "code_of", "info_of", "unquoted", "version_of"]
+__all__ = ["checksum_of", "code_of", "folders_of", "info_of", "unquoted", "version_of"]
 
 
 def checksum_of(body: PartBody) -> dict[str, str]:
@@ -56,4 +59,18 @@ def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
         encryption=answer.get("ServerSideEncryption", ""),
         storage_class=answer.get("StorageClass", ""),
         restore=answer.get("Restore", ""),
+    )
+
+
+def folders_of(answer: Mapping[str, Any]) -> Folders:
+    """What a listing with a delimiter tells."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    now: datetime | None = None
+    with suppress(TypeError, ValueError):
+        now = parsedate_to_datetime(headers.get("date"))
+    return Folders(
+        names=[entry["Prefix"] for entry in answer.get("CommonPrefixes", [])],
+        objects=[info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])],
+        token=str(answer.get("NextContinuationToken", "")) if answer.get("IsTruncated") else "",
+        now=now,
     )

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from riva_stream.errors import HeldError
-from riva_stream.s3.answers import info_of, unquoted
+from riva_stream.s3.answers import folders_of, info_of, unquoted
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
-from riva_stream.s3.port import CompletedPart, Listing, OpenUpload
+from riva_stream.s3.port import CompletedPart, Folders, Listing, OpenUpload
 
 __all__ = ["ListRequests"]
 
@@ -28,6 +28,20 @@ class ListRequests:
             )
         objects = [info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])]
         return Listing(objects, bool(answer.get("IsTruncated")))
+
+    async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
+        """One page of what lies directly below ``prefix``."""
+        going_on = {"ContinuationToken": token} if token else {}
+        with translated("ListObjectsV2", bucket, prefix):
+            answer = await self._client.list_objects_v2(
+                Bucket=bucket,
+                Prefix=prefix,
+                Delimiter="/",
+                MaxKeys=limit,
+                **going_on,
+                **self._options.for_all(),
+            )
+        return folders_of(answer)
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
         """All parts of an upload."""

@@ -16,6 +16,7 @@ from riva_stream.buffers import Piece
 __all__ = [
     "NO_TAGS",
     "CompletedPart",
+    "Folders",
     "Lifecycle",
     "Listing",
     "ObjectInfo",
@@ -57,6 +58,19 @@ class Listing:
 
     objects: Sequence[ObjectInfo]
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """One page of what lies directly in a folder: keys up to the next ``/``."""
+
+    names: Sequence[str]
+    """Folders in it, as prefixes with their closing slash, in order."""
+    objects: Sequence[ObjectInfo]
+    token: str
+    """What to ask the next page with; "" after the last."""
+    now: datetime | None = None
+    """The store's own clock at its answer, to be compared with nothing but its own time stamps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +166,9 @@ class Store(Protocol):
 
     async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
         """One page of at most ``limit`` (1,000 is S3's own limit) objects below ``prefix``, by key."""
+
+    async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
+        """One page of what lies directly below ``prefix``, without a look into the folders there."""
 
     async def put(
         self,

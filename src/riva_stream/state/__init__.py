@@ -9,17 +9,23 @@ from riva_stream.state.journal import (
     JournaledUpload,
     Process,
 )
-from riva_stream.state.lease import Lease, read_journal
+from riva_stream.state.lease import Found, Lease, read_journal
+from riva_stream.state.watch import Life, beats_by_the_stores_clock, known_to_have_ended, watch
 
 __all__ = [
     "JOURNAL",
+    "Found",
     "Identity",
     "Journal",
     "JournaledPart",
     "JournaledUpload",
     "Lease",
+    "Life",
     "Process",
     "StateDirectory",
+    "beats_by_the_stores_clock",
+    "known_to_have_ended",
     "new_run_id",
     "read_journal",
+    "watch",
 ]

@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 from riva_stream.cli.command import Command
-from riva_stream.cli.commands import check, completion, docs, gc, policy, retention, schema, stage
+from riva_stream.cli.commands import (
+    check,
+    completion,
+    docs,
+    gc,
+    ls,
+    policy,
+    retention,
+    schema,
+    stage,
+    status,
+    verify,
+)
 
 __all__ = ["COMMANDS"]
 
-COMMANDS: tuple[Command, ...] = (check, stage, gc, retention, policy, schema, docs, completion)
+COMMANDS: tuple[Command, ...] = (
+    check,
+    stage,
+    status,
+    verify,
+    ls,
+    gc,
+    retention,
+    policy,
+    schema,
+    docs,
+    completion,
+)

@@ -10,7 +10,7 @@ from riva_stream.cli.output import print_result
 
 NAME = "schema"
 SUMMARY = "print the JSON Schema of artifact.json and its kin"
-USAGE = "[artifact|manifest|report]"
+USAGE = "[artifact|manifest|report|verify|status|ls]"
 DESCRIPTION = "Print the JSON Schema (2020-12) of a document that this tool writes."
 EXAMPLES = """\
   PROG schema artifact > artifact.schema.json
@@ -18,19 +18,26 @@ EXAMPLES = """\
 """
 
 
+_REPORTS = {"verify": "VerifyReport", "status": "StatusReport", "ls": "ListReport"}
+"""Commands, and the documents of operations/reports.py that they print."""
+
+
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
         "document",
         nargs="?",
-        choices=("artifact", "manifest", "report"),
+        choices=("artifact", "manifest", "report", *_REPORTS),
         default="artifact",
-        help="artifact.json (the default), upload_manifest.json, or what stage --json prints",
+        help="artifact.json (the default), upload_manifest.json, or what stage, verify, status or ls --json prints",
     )
 
 
 def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
     """Print it."""
-    from riva_stream.report import schema_of  # noqa: PLC0415 - pydantic is not for --help to load
+    from riva_stream.operations import reports  # noqa: PLC0415 - pydantic is not for --help to load
+    from riva_stream.report import SCHEMAS, json_schema  # noqa: PLC0415
 
-    return print_result(json.dumps(schema_of(args.document), indent=2) + "\n")
+    name = _REPORTS.get(args.document)
+    kind = SCHEMAS[args.document] if name is None else getattr(reports, name)
+    return print_result(json.dumps(json_schema(kind), indent=2) + "\n")

@@ -1,0 +1,183 @@
+"""Read staged objects whole, several at once, and hash what was read: nothing is kept, nothing is joined.
+
+Each object has a reader of its own with several connections, and one worker thread per algorithm, so SHA-256 and
+BLAKE3 of one chunk are computed beside each other. All objects share one budget of bytes in flight, whatever their
+sizes; within each the lowest range is always paid for first, so none can starve the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+
+from riva_stream.buffers import Chunk, Credits
+from riva_stream.config import plan_memory
+from riva_stream.digest import Hash, HashLane
+from riva_stream.errors import ConfigurationError, SourceChangedError, first_of
+from riva_stream.events import Observer
+from riva_stream.lanes import Lane, Lanes
+from riva_stream.operations.reports import DeepRead
+from riva_stream.pipeline.run import Meter
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Store
+from riva_stream.sizes import MIB
+from riva_stream.source import PinnedSource, SourceReader
+from riva_stream.tee import Branch, tee
+
+__all__ = ["DeepReader", "Target"]
+
+_RANGE = 8 * MIB
+_AT_ONCE = 3
+"""Objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One object to read."""
+
+    store: Store
+    pinned: PinnedSource
+    sha256: str | None = None
+    """What it should come to; None: nobody knows."""
+    blake3: str | None = None
+    vouched: bool = False
+    """Whether its own store's checksums are to be computed, too."""
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What it is hashed with."""
+        return ("sha256", "blake3", *(self.pinned.vouchers.to_compute if self.vouched else ()))
+
+
+class _Account(Credits):
+    """One object's part in the budget of all. What it still holds goes back at once when the object is given up."""
+
+    def __init__(self, budget: Credits) -> None:
+        super().__init__(budget.limit)
+        self._budget = budget
+        self._closed = False
+
+    async def acquire(self, amount: int) -> None:
+        await self._budget.acquire(amount)
+        self._take(amount)
+
+    def release(self, amount: int) -> None:
+        if not self._closed:
+            self._in_use -= amount
+            self._budget.release(amount)
+
+    def close(self) -> None:
+        """Nothing more is asked for."""
+        self._closed = True
+        self._budget.release(self._in_use)
+
+
+class DeepReader:
+    """Reads objects.
+
+    Args:
+        retrier: for transport failures; paces the requests of all objects together.
+        observer: is told how far it is.
+        connections: ranges of one object that are asked for at once.
+        memory: bytes that the whole process may have, as in docs/memory.md.
+        done: is called with the index of each target, and what it came to.
+
+    Raises:
+        ConfigurationError: ``memory`` is too small.
+    """
+
+    def __init__(
+        self,
+        retrier: Retrier,
+        observer: Observer,
+        *,
+        connections: int,
+        memory: int,
+        done: Callable[[int, dict[str, str] | str], None],
+    ) -> None:
+        try:
+            plan = plan_memory(memory, _RANGE)
+        except ConfigurationError as error:
+            error.hint = error.hint.partition(",")[0]  # the size of a range is not to be chosen here
+            raise
+        self._budget = Credits(plan.read_share + plan.write_share)
+        self._retrier = retrier
+        self._connections = connections
+        self._done = done
+        self._lanes = Lanes()
+        self._meter = Meter(observer, self._lanes, counts=("fetched", "hashed"))
+
+    async def run(self, targets: Sequence[Target]) -> DeepRead:
+        """Read each target to its end.
+
+        ``done`` gets the digests by algorithm, or in what way the object is no longer the one that was pinned.
+
+        Raises:
+            RivaStreamError: an object cannot be read.
+        """
+        began = time.perf_counter()
+        self._meter.source_size = sum(target.pinned.size for target in targets)
+        # The largest first: it would otherwise be read alone at the end.
+        todo = sorted(enumerate(targets), key=lambda pair: pair[1].pinned.size)
+
+        async def some() -> None:
+            while todo:
+                index, target = todo.pop()
+                self._done(index, await self._read(target))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(_AT_ONCE, len(targets))):
+                tasks.start_soon(some)
+        self._meter.tell()
+        seconds = time.perf_counter() - began
+        done = self._lanes.hash.bytes
+        return DeepRead(
+            objects=len(targets),
+            bytes=done,
+            seconds=round(seconds, 3),
+            mib_per_second=round(done / MIB / seconds, 1) if seconds > 0 else 0.0,
+        )
+
+    async def _read(self, target: Target) -> dict[str, str] | str:
+        account = _Account(self._budget)
+        hashes = [Hash(algorithm) for algorithm in target.algorithms]
+        try:
+            await self._stream(target, account, hashes)
+        except SourceChangedError as error:
+            return f"it was replaced or removed while it was read ({error.what})"
+        finally:
+            account.close()
+        return {hashed.algorithm: hashed.text() for hashed in hashes}
+
+    async def _stream(self, target: Target, account: Credits, hashes: Sequence[Hash]) -> None:
+        reader = SourceReader(
+            target.store,
+            target.pinned,
+            _RANGE,
+            account,
+            self._retrier,
+            self._lanes.source,
+            lambda count: self._meter.add(fetched=count),
+        )
+        # The first lane's clock is the one that counts: the others see the same bytes.
+        lanes = [HashLane(self._lanes.hash if not i else Lane("also")) for i in range(len(hashes))]
+        branches: list[Branch] = [
+            partial(lane.send, hashed) for lane, hashed in zip(lanes, hashes, strict=True)
+        ]
+        try:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(self._connections):
+                    tasks.start_soon(reader.fetch)
+                for lane in lanes:
+                    tasks.start_soon(lane.run)
+                chunk: Chunk
+                async for chunk in reader.chunks():
+                    tee(chunk, branches)
+                for lane in lanes:
+                    lane.close()
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None

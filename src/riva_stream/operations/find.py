@@ -1,0 +1,63 @@
+"""Find stagings by where they lie, ENV/MODEL/VERSION, without listing what is in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from riva_stream.pipeline.run import each
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Store
+
+__all__ = ["DEPTH", "each_folder", "folders_in"]
+
+DEPTH = 3
+"""Folders from the bucket to a staging: environment, model, version."""
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+_NOT_STAGINGS = ("bintarball/deployment-metadata/",)
+"""Has folders as deep as those of stagings, but holds the metadata of deployments by reference."""
+
+
+async def each_folder(
+    store: Store,
+    retrier: Retrier,
+    bucket: str,
+    prefix: str,
+    visit: Callable[[str], Awaitable[None]],
+) -> int:
+    """Visit every folder that lies where a staging would, a few at a time; give how many were listed on the way.
+
+    A page of a thousand names is done before the next one is asked for, so memory does not grow with the bucket.
+
+    Args:
+        store: where to look.
+        retrier: for transport failures; bounds how many requests run at once.
+        bucket: its bucket.
+        prefix: "" or a prefix of up to three folders, with its closing slash.
+        visit: is given the prefix of each.
+    """
+    if prefix.count("/") == DEPTH:
+        await visit(prefix)
+        return 0
+    listed = 0
+    token = ""
+    while True:
+        page = await retrier("ListObjectsV2", partial(store.list_folder, bucket, prefix, token=token))
+        listed += 1
+        inside = [name for name in page.names if _is_of_a_staging(name, prefix)]
+        listed += sum(await each(inside, lambda folder: each_folder(store, retrier, bucket, folder, visit)))
+        if not page.token:
+            return listed
+        token = page.token
+
+
+async def folders_in(store: Store, retrier: Retrier, bucket: str, prefix: str) -> list[str]:
+    """The folders of ``prefix`` that may be on the way to a staging; the first thousand."""
+    page = await retrier("ListObjectsV2", partial(store.list_folder, bucket, prefix))
+    return [name for name in page.names if _is_of_a_staging(name, prefix)]
+
+
+def _is_of_a_staging(folder: str, above: str) -> bool:
+    name = folder.removeprefix(above).rstrip("/")
+    return bool(_SEGMENT.fullmatch(name)) and folder not in _NOT_STAGINGS

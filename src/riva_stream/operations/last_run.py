@@ -1,0 +1,114 @@
+"""The last run that a state directory knows. Reads local files only, so call it in a thread."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.operations.reports import LastRun
+from riva_stream.state.journal import Journal, Process
+
+__all__ = ["Remembered", "last_run_of"]
+
+_Status = Literal["success", "failure", "running", "unknown"]
+
+_STATUS = "130.status"
+_SETTINGS = ("region", "endpoint_url", "profile", "ca_bundle")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A run, and what it takes to look where it staged to."""
+
+    run: LastRun
+    bucket: str
+    prefix: str
+    reach: dict[str, str | None]
+    """Region, endpoint, profile and CA bundle that it ran with."""
+
+
+def last_run_of(state: Path) -> Remembered:
+    """The last run in a state directory: the one that ``130.status`` names, else the one that began last.
+
+    Raises:
+        ConfigurationError: there is no such directory, or no run in it.
+    """
+    folder = state.expanduser()
+    named = _status_of(folder / _STATUS)
+    runs = folder / "runs"
+    try:
+        requests = sorted(runs.glob("*/request.json"), key=lambda path: path.stat().st_mtime_ns)
+    except OSError as error:
+        raise _nothing(state, f"it cannot be read: {error.strerror}") from error
+    latest = runs / named.get("run_id", "") / "request.json"
+    # A run that is under way has not come to write its status: it is newer than what is named.
+    if requests and (latest not in requests or latest.stat().st_mtime_ns < requests[-1].stat().st_mtime_ns):
+        latest, named = requests[-1], {}
+    if not requests:
+        raise _nothing(state, "no run has left anything in it" if folder.is_dir() else "it does not exist")
+    request = _json(latest)
+    try:
+        bucket = str(request["bucket"])
+        prefix = "".join(f"{request[name]}/" for name in ("env", "model_name", "model_version"))
+    except KeyError as error:
+        raise _nothing(state, f"{latest} does not name {error}") from error
+    report = _json(latest.with_name("report.json"))
+    alive = _alive(latest.with_name("journal.json"))
+    exit_code = named.get("exit_code", "")
+    run = LastRun(
+        folder=str(latest.parent),
+        run_id=latest.parent.name,
+        status=_word(named.get("status", ""), report, alive),
+        exit_code=int(exit_code) if exit_code.isdecimal() else 0 if report else None,
+        outcome=report.get("outcome"),
+        destination=f"s3://{bucket}/{prefix}",
+        alive=False if report or named else alive,
+    )
+    return Remembered(run, bucket, prefix, {name: request.get(name) for name in _SETTINGS})
+
+
+def _word(named: str, report: dict[str, Any], alive: bool | None) -> _Status:
+    if named == "success" or (report and named != "failure"):
+        return "success"
+    if named == "failure":
+        return "failure"
+    words: dict[bool | None, _Status] = {True: "running", False: "failure", None: "unknown"}
+    return words[alive]
+
+
+def _alive(journal: Path) -> bool | None:
+    """Whether the run's process still runs, as far as its copy of the journal tells on this host."""
+    with suppress(OSError, ValueError):
+        found = Journal.parse(journal.read_bytes())
+        here = Process.this()
+        if found.stopped or found.process.is_dead(here):
+            return False
+        return True if (found.process.host, found.process.boot) == (here.host, here.boot) else None
+    return None
+
+
+def _status_of(path: Path) -> dict[str, str]:
+    """Its ``key=value`` lines; nothing when there is no such file."""
+    with suppress(OSError, UnicodeDecodeError):
+        pairs = (line.partition("=") for line in path.read_text().splitlines())
+        return {key.strip(): value.strip() for key, _, value in pairs if value}
+    return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict):
+            return document
+    return {}
+
+
+def _nothing(state: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the state directory {state} tells of no run: {why}",
+        hint="name the staging itself, for example: s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/",
+    )

@@ -1,0 +1,193 @@
+"""What ``verify``, ``status`` and ``ls`` give back. No I/O, and nothing heavy: ``schema`` prints them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from riva_stream.manifest import Document, Mode
+
+__all__ = [
+    "NOT_STAGED",
+    "DeepRead",
+    "Holder",
+    "LastRun",
+    "ListReport",
+    "ListedStaging",
+    "StagedNow",
+    "StatusReport",
+    "UploadStatus",
+    "VerifiedObject",
+    "VerifyReport",
+]
+
+
+NOT_STAGED = "it lies among what is staged, but was not staged"
+"""The difference of a model that no document knows."""
+
+
+class VerifiedObject(Document):
+    """One object, and how it compares with what was staged."""
+
+    key: str
+    """Below the bucket; for the source of a staging by reference its whole URI."""
+    size_bytes: int | None
+    """None: it is not there, or its size was not asked for."""
+    by: list[str]
+    """What was compared and is the same: size, etag, version-id, crc64nvme, run-id, content, sha256, blake3, …"""
+    ok: bool
+    difference: str
+    """In what it differs, all of it; empty when it does not."""
+
+
+class DeepRead(Document):
+    """What ``--deep`` has read."""
+
+    objects: int
+    bytes: int
+    seconds: float
+    mib_per_second: float
+
+
+class VerifyReport(Document):
+    """The result of ``verify``."""
+
+    ok: bool
+    """Whether what is staged is still what was staged."""
+    destination: str
+    depth: Literal["quick", "deep"]
+    mode: Mode | None
+    run_id: str | None
+    """Of the run that staged it."""
+    staged_at: datetime | None
+    source: str | None
+    """``s3://`` URI of what it was staged from."""
+    objects: list[VerifiedObject]
+    extra: list[str]
+    """Keys below the prefix that nobody staged and that do no harm (the first thousand)."""
+    notes: list[str]
+    read: DeepRead | None
+    """None unless ``--deep``."""
+    seconds: float
+
+
+class StagedNow(Document):
+    """What the marker says is staged."""
+
+    run_id: str | None
+    mode: Mode | None
+    staged_at: datetime | None
+    source: str | None
+    source_size: int | None
+    models: int
+    sha256: str | None
+    """Of the archive; None by reference."""
+    problem: str
+    """Why it cannot be used, as far as marker and ``artifact.json`` tell; empty when it can."""
+
+
+class UploadStatus(Document):
+    """One object that a run is sending."""
+
+    key: str
+    state: Literal["open", "completed", "gone", "unknown"]
+    """``unknown``: the parts may not be listed."""
+    journaled_parts: int
+    journaled_bytes: int
+    """What the journal says the store has acknowledged."""
+    stored_parts: int | None
+    stored_bytes: int | None
+    """What the store says it has."""
+
+
+class Holder(Document):
+    """The run whose journal lies at the prefix."""
+
+    state: Literal["in_flight", "resumable"]
+    alive: bool | None
+    """None: it was not watched long enough to tell."""
+    why: str
+    """How that is known."""
+    run_id: str | None
+    host: str | None
+    pid: int | None
+    started_at: datetime | None
+    beats: int | None
+    """How often it has written its journal."""
+    written_at: datetime | None
+    """When it did so last, by the store's clock."""
+    lease: float | None
+    """Seconds without a sign of life after which another run takes over."""
+    stopped: bool
+    source: str | None
+    source_size: int | None
+    source_bytes: int
+    """Of the source's own object, acknowledged by the store: the higher of what journal and store tell."""
+    percent: float | None
+    """The same of the source's size."""
+    uploads: list[UploadStatus]
+
+
+class LastRun(Document):
+    """The last run that a state directory knows."""
+
+    folder: str
+    run_id: str
+    status: Literal["success", "failure", "running", "unknown"]
+    exit_code: int | None
+    outcome: str | None
+    """``staged``, ``already_staged``, ``upgraded``, of a run that succeeded."""
+    destination: str
+    alive: bool | None
+    """Whether its process still runs; None: it cannot be seen from here."""
+
+
+class StatusReport(Document):
+    """The result of ``status``."""
+
+    state: Literal["staged", "in_flight", "resumable", "absent"]
+    destination: str
+    staged: StagedNow | None
+    run: Holder | None
+    """Not None beside ``staged``: a forced restage, which leaves what is staged whole until it commits."""
+    last_run: LastRun | None
+    """None unless a state directory was asked for."""
+    rerun: str
+    """What staging the same source again would do."""
+    notes: list[str] = Field(default_factory=list)
+    watched_seconds: float
+
+
+class ListedStaging(Document):
+    """One version of one model in one environment."""
+
+    env: str
+    model: str
+    version: str
+    state: Literal["staged", "in_flight", "incomplete", "damaged"]
+    destination: str
+    mode: Mode | None
+    source: str | None
+    size_bytes: int | None
+    """Of the source."""
+    stored_bytes: int | None
+    """Of the archive and its models below the prefix: 0 by reference."""
+    models: int | None
+    staged_at: datetime | None
+    run_id: str | None
+    restaged_by: str | None
+    """Run id of another run that has begun to replace it."""
+    note: str
+
+
+class ListReport(Document):
+    """The result of ``ls``."""
+
+    place: str
+    """``s3://bucket/prefix/`` that was looked at."""
+    stagings: list[ListedStaging]
+    folders: int
+    """Folders that were looked into."""
+    seconds: float

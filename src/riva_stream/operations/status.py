@@ -1,0 +1,267 @@
+"""``status``: what stands at a prefix, who is at it, and what a rerun would do. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal
+
+import anyio.to_thread
+
+from riva_stream.errors import AccessDeniedError
+from riva_stream.events import Observer, ignore
+from riva_stream.manifest import ARTIFACT_JSON, MARKER
+from riva_stream.operations.documents import Documents, read_documents
+from riva_stream.operations.opened import head, opened
+from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
+from riva_stream.pipeline.run import FOLDERS, each
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Store, StoreSettings
+from riva_stream.sizes import human_size
+from riva_stream.state import (
+    JOURNAL,
+    Found,
+    Journal,
+    JournaledUpload,
+    Life,
+    Process,
+    beats_by_the_stores_clock,
+    known_to_have_ended,
+    read_journal,
+    watch,
+)
+
+__all__ = ["status"]
+
+_LOOKS = 3
+"""How often it is looked anew, when a journal went away while it was watched."""
+
+
+async def status(
+    settings: StoreSettings,
+    bucket: str,
+    prefix: str,
+    *,
+    wait: bool = True,
+    lease: float | None = None,
+    last_run: LastRun | None = None,
+    observer: Observer = ignore,
+    session: Any = None,
+) -> StatusReport:
+    """Say what stands below ``prefix``.
+
+    Args:
+        settings: the store.
+        bucket: its bucket.
+        prefix: of one staging, with its closing slash.
+        wait: watch a journal for a sign of life; otherwise the store's clock has to do.
+        lease: seconds that it is watched at most; None: its own lease.
+        last_run: what a state directory tells, for the report.
+        observer: is told that a journal is watched.
+        session: the caller's own ``aioboto3.Session``.
+
+    Raises:
+        RivaStreamError: the state cannot be told.
+    """
+    async with opened(settings, observer, session) as (store, retrier):
+        here = await anyio.to_thread.run_sync(Process.this)
+        look = _Look(store, retrier, bucket, prefix, here, observer)
+        return await look.report(wait=wait, lease=lease, last_run=last_run)
+
+
+@dataclass(eq=False)
+class _Look:
+    store: Store
+    retrier: Retrier
+    bucket: str
+    prefix: str
+    here: Process
+    observer: Observer
+
+    async def report(self, *, wait: bool, lease: float | None, last_run: LastRun | None) -> StatusReport:
+        for _ in range(_LOOKS):
+            found = await read_journal(self.store, self.retrier, self.bucket, self._journal)
+            life = None if found is None else await self._life(found, wait=wait, lease=lease)
+            if found is None or life is not None:
+                break
+            # Its run has ended while it was watched: look at what it has left.
+        # After the journal, which goes when the marker is there: a run that ends between the two is not missed.
+        documents = await read_documents(
+            self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON)
+        )
+        staged = _staged(documents) if documents.is_marked else None
+        notes: list[str] = []
+        if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
+            notes.append("the journal of the run that staged it is there still; a rerun removes it")
+            holder = None
+        else:
+            holder = None if life is None else await self._holder(life, notes)
+        if staged is None and holder is None:
+            notes += await self._leftovers()
+        state: Literal["staged", "in_flight", "resumable", "absent"]
+        state = "staged" if staged else holder.state if holder else "absent"
+        return StatusReport(
+            state=state,
+            destination=f"s3://{self.bucket}/{self.prefix}",
+            staged=staged,
+            run=holder,
+            last_run=last_run,
+            rerun=_rerun(staged, holder),
+            notes=notes,
+            watched_seconds=round(life.seconds if life else 0.0, 1),
+        )
+
+    @property
+    def _journal(self) -> str:
+        return self.prefix + JOURNAL
+
+    async def _life(self, found: Found, *, wait: bool, lease: float | None) -> Life | None:
+        if wait:
+            return await watch(
+                self.store,
+                self.retrier,
+                self.bucket,
+                self._journal,
+                found,
+                self.here,
+                seconds=lease,
+                observer=self.observer,
+            )
+        if ended := known_to_have_ended(found, self.here):
+            return Life(found, False, ended, 0.0)
+        written, now = await self._written(), await self._now()
+        alive = (
+            None if found.journal is None else beats_by_the_stores_clock(now, written, found.journal.lease)
+        )
+        age = f"{(now - written).total_seconds():.0f} s" if now and written else "an unknown time"
+        return Life(found, alive, f"its journal was written {age} ago, by the store's clock", 0.0)
+
+    async def _holder(self, life: Life, notes: list[str]) -> Holder:
+        journal = life.found.journal
+        if journal is None:
+            notes.append(f"its journal cannot be understood: {life.found.problem}")
+        uploads = [] if journal is None else await each(journal.uploads, self._upload)
+        size = journal.identity.size if journal and journal.identity else None
+        done = _source_bytes(journal, uploads, self.prefix)
+        return Holder(
+            state="resumable" if life.alive is False else "in_flight",
+            alive=life.alive,
+            why=life.why,
+            run_id=journal.run_id if journal else None,
+            host=journal.process.host if journal else None,
+            pid=journal.process.pid if journal else None,
+            started_at=journal.started_at if journal else None,
+            beats=journal.beat if journal else None,
+            written_at=await self._written(),
+            lease=journal.lease if journal else None,
+            stopped=bool(journal and journal.stopped),
+            source=journal.identity.source if journal and journal.identity else None,
+            source_size=size,
+            source_bytes=done,
+            percent=round(100.0 * min(done, size) / size, 1) if size else None,
+            uploads=uploads,
+        )
+
+    async def _upload(self, upload: JournaledUpload) -> UploadStatus:
+        """What the journal says of one upload, and what the store says."""
+        state: Literal["open", "completed", "gone", "unknown"] = "unknown"
+        parts: int | None = None
+        size: int | None = None
+        try:
+            listed = await self.retrier(
+                "ListParts", partial(self.store.list_parts, self.bucket, upload.key, upload.upload_id)
+            )
+            if listed is not None:
+                state, parts, size = "open", len(listed), sum(part.size for part in listed)
+            else:
+                info = await head(self.store, self.retrier, self.bucket, upload.key)
+                ours = info is not None and info.metadata.get("run-id") == upload.created_by
+                state, parts, size = (
+                    ("completed", len(upload.parts), info.size) if info and ours else ("gone", 0, 0)
+                )
+        except AccessDeniedError:
+            pass  # s3:ListMultipartUploadParts is a right of its own: the journal's word has to do
+        return UploadStatus(
+            key=upload.key,
+            state=state,
+            journaled_parts=len(upload.parts),
+            journaled_bytes=sum(part.size for part in upload.parts),
+            stored_parts=parts,
+            stored_bytes=size,
+        )
+
+    async def _leftovers(self) -> list[str]:
+        """What lies at a prefix where nothing is staged and nobody is at work."""
+        notes = []
+        try:
+            listing = await self.retrier(
+                "ListObjectsV2", partial(self.store.list_objects, self.bucket, self.prefix, limit=1)
+            )
+            if listing.objects:
+                notes.append("there are objects without a marker; nobody vouches for them")
+            uploads = await self.retrier(
+                "ListMultipartUploads", partial(self.store.list_uploads, self.bucket, self.prefix)
+            )
+            if uploads:
+                notes.append(f"{len(uploads)} uploads are open that no journal knows; see gc")
+        except AccessDeniedError as error:
+            notes.append(f"what else is there may not be listed ({error.where.operation})")
+        return notes
+
+    async def _written(self) -> datetime | None:
+        info = await self.retrier("HeadObject", partial(self.store.head, self.bucket, self._journal))
+        return info.last_modified if info else None
+
+    async def _now(self) -> datetime | None:
+        page = await self.retrier(
+            "ListObjectsV2", partial(self.store.list_folder, self.bucket, self.prefix, limit=1)
+        )
+        return page.now
+
+
+def _run_id(found: Found) -> str | None:
+    return found.journal.run_id if found.journal else None
+
+
+def _staged(documents: Documents) -> StagedNow:
+    marker, artifact = documents.marker, documents.artifact
+    return StagedNow(
+        run_id=marker.run_id if marker else None,
+        mode=documents.mode,
+        staged_at=marker.completed_at if marker else None,
+        source=artifact.source.uri if artifact else marker.source if marker else None,
+        source_size=artifact.source.size_bytes if artifact else None,
+        models=len(artifact.models) if artifact else 0,
+        sha256=artifact.source.sha256 if artifact else None,
+        problem=documents.problem,
+    )
+
+
+def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: str) -> int:
+    """How much of the source's own object the store has acknowledged, by whoever knows of more."""
+    if journal is None or journal.identity is None:
+        return 0
+    name = journal.identity.source.rpartition("/")[2]
+    own = {f"{prefix}{folder}{name}" for folder in FOLDERS}
+    return max(
+        (max(upload.journaled_bytes, upload.stored_bytes or 0) for upload in uploads if upload.key in own),
+        default=0,
+    )
+
+
+def _rerun(staged: StagedNow | None, holder: Holder | None) -> str:
+    if staged is not None and staged.problem:
+        return "be refused (73); with --force replace what is there"
+    if holder is not None and holder.state == "in_flight":
+        return "end with 75, as another run holds the prefix; with --wait wait for it"
+    if staged is not None:
+        return "move nothing: it is staged; every object is looked at again"
+    if holder is None:
+        return "stage it from the beginning"
+    kept = [upload for upload in holder.uploads if upload.state != "gone"]
+    parts = sum(u.journaled_parts if u.stored_parts is None else u.stored_parts for u in kept)
+    size = sum(u.journaled_bytes if u.stored_bytes is None else u.stored_bytes for u in kept)
+    if not parts:
+        return "take over and stage it from the beginning: the store has nothing that could be gone on with"
+    return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already"

@@ -1,0 +1,298 @@
+"""``verify``: is what is staged still what was staged? Nothing is written, and all that differs is told."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from riva_stream.digest import DigestRecord
+from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, Where
+from riva_stream.events import ObjectVerified, Observer, ignore
+from riva_stream.manifest import ARTIFACT_JSON, MARKER, Source
+from riva_stream.operations.crosscheck import Expected, crosscheck
+from riva_stream.operations.deep import DeepReader, Target
+from riva_stream.operations.documents import DOCUMENTS, Documents, read_documents
+from riva_stream.operations.ledger import Ledger
+from riva_stream.operations.nothing import nothing_staged
+from riva_stream.operations.opened import head, list_all, opened
+from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
+from riva_stream.operations.uris import split
+from riva_stream.pipeline.run import FOLDERS, each
+from riva_stream.pipeline.verify import differences
+from riva_stream.retry import Retrier
+from riva_stream.s3 import ObjectInfo, Store, StoreSettings
+from riva_stream.sizes import MIB
+from riva_stream.source import PinnedSource, Vouchers
+from riva_stream.state import JOURNAL
+
+__all__ = ["verify"]
+
+_MOST_EXTRA = 1000
+
+
+async def verify(
+    settings: StoreSettings,
+    bucket: str,
+    prefix: str,
+    *,
+    deep: bool = False,
+    connections: int = 8,
+    memory: int = 256 * MIB,
+    source_settings: StoreSettings | None = None,
+    observer: Observer = ignore,
+    session: Any = None,
+) -> VerifyReport:
+    """Compare everything that is staged below ``prefix`` with what was staged.
+
+    Args:
+        settings: the store.
+        bucket: its bucket.
+        prefix: of one staging, with its closing slash.
+        deep: read every object whole and compare its digests, too.
+        connections: with ``deep``, ranges of one object that are asked for at once.
+        memory: with ``deep``, bytes that the whole process may have.
+        source_settings: the store of the source, when it is another one; only asked by reference.
+        observer: is told what was compared, and how far it is.
+        session: the caller's own ``aioboto3.Session``; not for a source with a profile of its own.
+
+    Returns:
+        One entry per object; ``ok`` says whether all of them are the same.
+
+    Raises:
+        SourceNotFoundError: nothing is staged there; the message says what there is.
+        HeldError: the staging was replaced meanwhile.
+        AccessDeniedError: something may not be read.
+    """
+    slots = max(16, 2 * connections)
+    async with (
+        opened(settings, observer, session, slots=slots) as (store, retrier),
+        AsyncExitStack() as stack,
+    ):
+        origin, origin_retrier = store, retrier
+        if source_settings is not None:
+            origin, origin_retrier = await stack.enter_async_context(
+                opened(
+                    source_settings,
+                    observer,
+                    None if source_settings.profile else session,
+                    slots=slots,
+                )
+            )
+        job = _Verification(store, retrier, origin, origin_retrier, bucket, prefix, observer)
+        reading = (
+            partial(DeepReader, observer=observer, connections=connections, memory=memory) if deep else None
+        )
+        return await job.run(reading)
+
+
+@dataclass(eq=False)
+class _Verification:
+    store: Store
+    retrier: Retrier
+    origin: Store
+    origin_retrier: Retrier
+    bucket: str
+    prefix: str
+    observer: Observer
+    ledger: Ledger = field(default_factory=Ledger, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
+    extra: list[str] = field(default_factory=list, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
+
+    async def run(self, reading: partial[DeepReader] | None) -> VerifyReport:
+        """The steps, in order."""
+        began = time.perf_counter()
+        documents = await read_documents(self.store, self.retrier, self.bucket, self.prefix)
+        if not documents.is_marked:
+            raise await nothing_staged(self.store, self.retrier, self.bucket, self.prefix)
+        expected = crosscheck(documents, self.bucket, self.prefix, self.ledger)
+        run_id = documents.marker.run_id if documents.marker else None
+        there = await each(expected, partial(self._compare, run_id))
+        named = {item.key for item in expected}
+        unnamed = [
+            self.prefix + n for n in DOCUMENTS if self.prefix + n not in named and n in documents.texts
+        ]
+        await each(unnamed, partial(self._compare_document, run_id))
+        targets = self._targets(expected, there)
+        if documents.mode == "reference_only" and documents.artifact is not None:
+            targets += await self._source(documents.artifact.source)
+        await self._beside(expected, documents)
+        read = None if reading is None else await self._deep(reading, targets)
+        await self._still_the_same(documents)
+        written = [item.key for item in expected if not item.is_document]
+        objects = self.ledger.objects([*written, *(self.prefix + name for name in DOCUMENTS)])
+        for entry in objects:
+            if not entry.ok:
+                self._tell(entry.key, entry.size_bytes or 0)
+        return VerifyReport(
+            ok=all(entry.ok for entry in objects),
+            destination=f"s3://{self.bucket}/{self.prefix}",
+            depth="quick" if reading is None else "deep",
+            mode=documents.mode,
+            run_id=run_id,
+            staged_at=documents.marker.completed_at if documents.marker else None,
+            source=documents.artifact.source.uri if documents.artifact else None,
+            objects=objects,
+            extra=self.extra,
+            notes=self.notes,
+            read=read,
+            seconds=round(time.perf_counter() - began, 3),
+        )
+
+    async def _compare(self, run_id: str | None, item: Expected) -> ObjectInfo | None:
+        """HEAD one object that the documents promise."""
+        ledger, key = self.ledger, item.key
+        info = await head(self.store, self.retrier, self.bucket, key)
+        if info is None:
+            ledger.differs(key, "it is gone")
+            return None
+        ledger.size(key, info.size)
+        if item.staged is not None:
+            by, different = differences(item.staged, info)
+            ledger.same(key, *by)
+            ledger.differs(key, *different)
+            if item.staged.version_id is not None:
+                ledger.compare(key, "version-id", info.version_id, item.staged.version_id)
+        if item.size is not None and info.size != item.size:
+            ledger.differs(key, f"it has {info.size} bytes, {item.size} were staged")
+        self._run_id(info, run_id, must_be=item.is_document)
+        return info
+
+    async def _compare_document(self, run_id: str | None, key: str) -> None:
+        """HEAD one that no manifest speaks of: the manifest and the marker, and by reference ``artifact.json``."""
+        info = await head(self.store, self.retrier, self.bucket, key)
+        if info is not None:  # else it has gone since it was read: the marker will tell
+            self._run_id(info, run_id, must_be=True)
+
+    def _run_id(self, info: ObjectInfo, run_id: str | None, *, must_be: bool) -> None:
+        """Every object carries the id of the run that began it. Only what is no document may be of an earlier run."""
+        found = info.metadata.get("run-id")
+        if found is None:
+            self.ledger.differs(info.key, "it was not written by this tool: it carries no run id")
+        elif run_id is None:
+            return
+        elif found == run_id:
+            self.ledger.same(info.key, "run-id")
+        elif must_be:
+            self.ledger.differs(info.key, f"it was written by run {found}, not by {run_id}")
+
+    def _targets(self, expected: list[Expected], there: list[ObjectInfo | None]) -> list[Target]:
+        """What ``--deep`` has to read: all but the documents, and what cannot be the same any more."""
+        return [
+            Target(self.store, _pinned(self.bucket, info), item.sha256, item.blake3)
+            for item, info in zip(expected, there, strict=True)
+            if info is not None and not item.is_document and info.size == item.size
+        ]
+
+    async def _source(self, source: Source) -> list[Target]:
+        """By reference: is the source that the staging points at still the one that was pinned?"""
+        bucket, key = split(source.uri)
+        info = await head(self.origin, self.origin_retrier, bucket, key)
+        if info is None:
+            self.ledger.differs(source.uri, "it is gone")
+            return []
+        ledger = self.ledger
+        ledger.size(source.uri, info.size)
+        for name, found, pinned in (
+            ("size", info.size, source.size_bytes),
+            ("etag", info.etag, source.etag),
+            ("version-id", info.version_id, source.version_id),
+        ):
+            text = f"its {name} is {found}, the staging points at {pinned}"
+            ledger.compare(source.uri, name, found, pinned, text)
+        return (
+            []
+            if ledger.difference(source.uri)
+            else [Target(self.origin, _pinned(bucket, info), vouched=True)]
+        )
+
+    async def _beside(self, expected: list[Expected], documents: Documents) -> None:
+        """What lies below the prefix that was not staged."""
+        if documents.artifact is None and documents.manifest is None:
+            self.notes.append("what lies beside it was not looked for: no document tells what was staged")
+            return
+        written = (ARTIFACT_JSON, MARKER) if documents.mode == "reference_only" else DOCUMENTS
+        named = {item.key for item in expected} | {self.prefix + name for name in written}
+        folders = tuple(self.prefix + folder for folder in FOLDERS)
+        more = 0
+        try:
+            async for entry in list_all(self.store, self.retrier, self.bucket, self.prefix):
+                if entry.key in named or entry.key.endswith("/"):
+                    continue  # the latter stand for empty folders
+                if entry.key == self.prefix + JOURNAL:
+                    self.notes.append("a run has begun to replace it, or has left its journal: see status")
+                elif entry.key.startswith(folders) and entry.key.endswith(".riva"):
+                    self.ledger.size(entry.key, entry.size)
+                    self.ledger.differs(entry.key, NOT_STAGED)
+                elif len(self.extra) < _MOST_EXTRA:
+                    self.extra.append(entry.key)
+                else:
+                    more += 1
+        except AccessDeniedError:
+            self.notes.append(
+                f"what lies beside it was not looked for: s3:ListBucket on {self.bucket} is missing"
+            )
+        if more:
+            self.notes.append(f"{more} more keys were not staged")
+
+    async def _deep(self, reading: partial[DeepReader], targets: list[Target]) -> DeepRead:
+        """Read all of it, and compare the digests."""
+
+        def done(index: int, came_to: dict[str, str] | str) -> None:
+            target = targets[index]
+            key = target.pinned.uri if target.vouched else target.pinned.key
+            if isinstance(came_to, str):
+                self.ledger.differs(key, came_to)
+            elif target.vouched:
+                self._vouched(target, came_to)
+            else:
+                for name, wanted in (("sha256", target.sha256), ("blake3", target.blake3)):
+                    if wanted is not None:
+                        self.ledger.compare(key, name, came_to[name], wanted)
+            self._tell(key, target.pinned.size)
+
+        return await reading(self.retrier, done=done).run(targets)
+
+    def _tell(self, key: str, size: int) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            self.observer(ObjectVerified(key=key, size=size, difference=self.ledger.difference(key)))
+
+    def _vouched(self, target: Target, came_to: dict[str, str]) -> None:
+        """Nobody has read the source of a staging by reference, so only its own store can vouch for its bytes."""
+        uri, vouchers = target.pinned.uri, target.pinned.vouchers
+        record = DigestRecord(target.pinned.size, came_to["sha256"], came_to["blake3"], came_to)
+        try:
+            names = vouchers.compare(record, uri=uri)
+        except DigestMismatchError as error:
+            if "md5" in vouchers.values and not self.origin.is_aws:  # elsewhere an ETag may be anything
+                self.notes.append(
+                    f"the source's ETag looks like an MD5 but is not that of its bytes: {error.what}"
+                )
+            else:
+                self.ledger.differs(uri, error.what)
+            return
+        self.ledger.same(uri, *names)
+        if not names:
+            self.notes.append(
+                "nothing vouches for the source's bytes: it was read, and compared with nothing"
+            )
+        self.notes.append(f"the source's SHA-256 is {came_to['sha256']}")
+
+    async def _still_the_same(self, documents: Documents) -> None:
+        """Only a staging that stood still while it was looked at was looked at."""
+        now = await read_documents(self.store, self.retrier, self.bucket, self.prefix, (MARKER,))
+        if now.texts.get(MARKER) != documents.texts.get(MARKER):
+            raise HeldError(
+                f"s3://{self.bucket}/{self.prefix} was replaced, or is being replaced, while it was verified",
+                where=Where("GetObject", self.bucket, self.prefix + MARKER),
+                hint="verify it again when that run is done",
+            )
+
+
+def _pinned(bucket: str, info: ObjectInfo) -> PinnedSource:
+    # By ETag alone: If-Match pins it as well, and reading by VersionId takes a right of its own.
+    return PinnedSource(bucket, info.key, info.size, info.etag, None, info.last_modified, Vouchers.of(info))

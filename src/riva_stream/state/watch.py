@@ -1,0 +1,115 @@
+"""Is the run that holds a prefix alive? Its journal tells whoever watches it.
+
+Nobody's clock is compared with another's: a journal that changes while it is watched has a live holder, and one that
+does not change for one lease has none. Where nobody wants to wait, the store's own clock has to do: the time stamp
+of the journal, and the time that the store gives with an answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import anyio
+
+from riva_stream.events import Observer, Watching, ignore
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Store
+from riva_stream.state.journal import Process
+from riva_stream.state.lease import Found, read_journal
+
+__all__ = ["Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
+
+_LEASE = 30.0
+"""Of a journal that cannot be understood."""
+_SLACK = 2.0
+"""Seconds; time stamps of a store are whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What watching came to."""
+
+    found: Found
+    """The journal as it was last read."""
+    alive: bool | None
+    """None: it was not watched long enough to tell."""
+    why: str
+    seconds: float
+    """So long it was watched."""
+
+
+def known_to_have_ended(found: Found, here: Process) -> str:
+    """Why the journal's run surely runs no more, or "" when only watching could tell."""
+    journal = found.journal
+    if journal is None:
+        return ""
+    if journal.stopped:
+        return "it says that it has stopped"
+    if journal.process.is_dead(here):
+        return f"its process {journal.process.pid} on this host has ended"
+    return ""
+
+
+async def watch(
+    store: Store,
+    retrier: Retrier,
+    bucket: str,
+    key: str,
+    found: Found,
+    here: Process,
+    *,
+    seconds: float | None = None,
+    observer: Observer = ignore,
+    clock: Callable[[], float] = time.monotonic,
+) -> Life | None:
+    """Watch a journal until its holder shows a sign of life, but no longer than ``seconds``.
+
+    Args:
+        store: where it lies.
+        retrier: for transport failures.
+        bucket: its bucket.
+        key: its key.
+        found: the journal as it was read.
+        here: this process.
+        seconds: None: the journal's own lease, after which another run would take over.
+        observer: is told that it takes a while.
+        clock: monotonic seconds.
+
+    Returns:
+        None when the journal went away meanwhile: its run is done, or gave up for good.
+    """
+    if ended := known_to_have_ended(found, here):
+        return Life(found, False, ended, 0.0)
+    lease = found.journal.lease if found.journal else _LEASE
+    limit = lease if seconds is None else seconds
+    who = found.journal.holder() if found.journal else "an unknown run"
+    observer(Watching(who=who, seconds=limit))
+    since = clock()
+    while (watched := clock() - since) < limit:
+        await anyio.sleep(min(1.0, limit / 10, limit - watched))
+        now = await retrier("HeadObject", partial(store.head, bucket, key))
+        if now is None:
+            return None
+        if now.etag != found.etag:
+            again = await read_journal(store, retrier, bucket, key)
+            if again is None:
+                return None
+            stopped = again.journal is not None and again.journal.stopped
+            why = "it has stopped just now" if stopped else "its journal has changed while it was watched"
+            return Life(again, not stopped, why, clock() - since)
+    if watched < lease:
+        return Life(
+            found, None, f"no sign of life for {watched:.0f} s, which is less than its lease", watched
+        )
+    return Life(found, False, f"no sign of life for {watched:.0f} s", watched)
+
+
+def beats_by_the_stores_clock(now: datetime | None, written: datetime | None, lease: float) -> bool | None:
+    """Whether a journal was written within its lease, by the store's clock alone; None: it does not say."""
+    if now is None or written is None:
+        return None
+    return (now - written).total_seconds() <= lease + _SLACK

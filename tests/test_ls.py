@@ -1,0 +1,174 @@
+"""`ls`: what is staged is found by its place, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from riva_stream import StoreSettings, stage
+from riva_stream.operations.ls import list_stagings
+from riva_stream.operations.reports import ListReport
+from riva_stream.report import json_schema
+from riva_stream.sizes import MIB
+from riva_stream.state import JOURNAL
+from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
+from tests.support.faultproxy import FaultProxy
+from tests.support.process import run as run_process
+from tests.support.servers import S3Server
+
+
+@pytest.fixture
+def place(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(s3_server, monkeypatch)
+    return Place(s3_server, bucket)
+
+
+@pytest.fixture
+def moto_place(moto: S3Server, moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(moto, monkeypatch)
+    return Place(moto, moto_bucket)
+
+
+async def run_ls(place: Place, prefix: str = "", *, endpoint: str = "") -> ListReport:
+    settings = StoreSettings(region=place.server.region, endpoint_url=endpoint or place.server.endpoint_url)
+    return await list_stagings(settings, place.bucket, prefix)
+
+
+def journal(**fields: Any) -> bytes:
+    """One as a run of another host writes it."""
+    process = {"host": "elsewhere", "boot": "b", "pid": 7, "started": "1"}
+    identity: dict[str, Any] = {
+        "source": "s3://m/a.tar.gz",
+        "etag": "e",
+        "version_id": None,
+        "size": 1 << 30,
+        "include": [],
+    }
+    identity |= {"part_size": 8 << 20, "check": "md5", "options": []}
+    given = {"format": 1, "run_id": "130-other", "token": "t", "process": process, "lease": 30.0, "beat": 4}
+    given |= {"started_at": "2026-01-01T00:00:00Z", "identity": identity, "uploads": []}
+    return json.dumps(given | fields).encode()
+
+
+async def test_each_state_is_told(place: Place) -> None:
+    archive, data = place.source(MIB, members=2)
+    made = await stage(place.request())
+    await stage(place.request(model_version="v2025.10", reference_only=True))
+    await stage(place.request(env="dev", model_version="v9", reference_only=True))
+    await stage(place.request(env="dev", model_version="v10", reference_only=True))
+    place.put("dev/parakeet-rnnt-en-us/v10/artifact.json", b"{}")
+    place.put(f"dev/parakeet-rnnt-en-us/v11/{JOURNAL}", journal())
+    place.put(f"dev/parakeet-rnnt-en-us/v12/{JOURNAL}", journal(stopped=True))
+    place.put(f"dev/parakeet-rnnt-en-us/v9/{JOURNAL}", journal())
+    place.put("dev/parakeet-rnnt-en-us/v13/artifact.json", b"{}")
+    # what is not a staging
+    place.put("bintarball/deployment-metadata/prod/parakeet-rnnt-en-us/v1/deployment.json", b"{}")
+    place.put("logs/2026/01/02/file", b"x")
+    place.put("prod/readme.txt", b"x")
+    place.put("prod/parakeet-rnnt-en-us/notes/models/x.riva", b"x")
+    place.put("staging_complete.txt", b"x")
+    place.put("with space/a/b/artifact.json", b"{}")
+    report = await run_ls(place)
+    rows = {(s.env, s.version): s for s in report.stagings}
+    assert [(s.env, s.version, s.state) for s in report.stagings] == [
+        ("dev", "v9", "staged"),
+        ("dev", "v10", "damaged"),
+        ("dev", "v11", "in_flight"),
+        ("dev", "v12", "incomplete"),
+        ("dev", "v13", "incomplete"),
+        ("prod", "v2025.09", "staged"),
+        ("prod", "v2025.10", "staged"),
+    ]
+    full = rows["prod", "v2025.09"]
+    assert (full.mode, full.models, full.run_id, full.size_bytes) == ("full", 2, made.run_id, len(data))
+    assert full.stored_bytes == len(data) + sum(member.size for member in archive.rivas)
+    assert full.destination == f"s3://{place.bucket}/{PREFIX}"
+    assert full.staged_at is not None
+    reference = rows["prod", "v2025.10"]
+    assert (reference.mode, reference.models, reference.stored_bytes) == ("reference_only", 0, 0)
+    assert rows["dev", "v9"].restaged_by == "130-other"
+    assert "marker was written for" in rows["dev", "v10"].note
+    assert (rows["dev", "v11"].run_id, rows["dev", "v11"].size_bytes) == ("130-other", 1 << 30)
+    assert "it has stopped" in rows["dev", "v12"].note
+    jsonschema.validate(json.loads(report.model_dump_json()), json_schema(ListReport))
+    below = await run_ls(place, "dev/parakeet-rnnt-en-us/")
+    assert [s.version for s in below.stagings] == ["v9", "v10", "v11", "v12", "v13"]
+    one = await run_ls(place, PREFIX)
+    assert [s.version for s in one.stagings] == ["v2025.09"]
+    assert (await run_ls(place, "nowhere/")).stagings == []
+
+
+async def test_a_journal_is_dead_when_it_is_older_than_its_lease_by_the_stores_clock(
+    moto_place: Place,
+) -> None:
+    place = moto_place
+    place.put(f"{PREFIX}{JOURNAL}", journal(lease=-10.0))  # as if it had been written that long ago
+    (staging,) = (await run_ls(place)).stagings
+    assert staging.state == "incomplete"
+    assert "no sign of life since" in staging.note
+
+
+async def test_a_wide_bucket_is_listed_page_by_page(moto_place: Place) -> None:
+    place = moto_place
+    place.source(MIB, members=1)
+    client = place.client
+
+    def fill() -> None:
+        for number in range(1000):  # a page of folders that are no stagings, and then one that is
+            client.put_object(Bucket=place.bucket, Key=f"prod/wide/v1{number:03}/x", Body=b"")
+
+    await asyncio.to_thread(fill)
+    await stage(place.request(model_name="wide", model_version="v9", reference_only=True))
+    report = await run_ls(place, "prod/")
+    assert [(s.model, s.version, s.state) for s in report.stagings] == [("wide", "v9", "staged")]
+    assert report.folders == 3  # the environment, and the model in two pages
+
+
+async def test_objects_are_not_listed_one_by_one(moto_place: Place) -> None:
+    place = moto_place
+    place.source(MIB, members=3)
+    await stage(place.request())
+    async with FaultProxy(place.server) as proxy:
+        report = await run_ls(place, endpoint=proxy.endpoint_url)
+        listings = proxy.select("ListObjectsV2")
+    # the bucket; bintarball and prod; the model; and the staging itself
+    assert (len(report.stagings), report.folders, len(listings)) == (1, 4, 5)
+    assert all("delimiter=" in record.request.target for record in listings)
+    assert proxy.mutations == 0
+
+
+async def test_the_command_line_shows_a_table(moto_place: Place, tmp_path: Path) -> None:
+    place = moto_place
+    place.source(MIB, members=1)
+    await stage(place.request(reference_only=True))
+    env = place.server.environment()
+
+    async def call(name: str, *argv: str, more: dict[str, str] | None = None) -> Any:
+        command = [sys.executable, "-m", "riva_stream", "ls", *argv]
+        return await asyncio.to_thread(run_process, command, folder=tmp_path / name, env=env | (more or {}))
+
+    table = await call("table", f"s3://{place.bucket}")
+    assert table.exit_code == 0, table.stderr
+    head, row = table.stdout.splitlines()[:2]
+    assert head.split()[:5] == ["ENV", "MODEL", "VERSION", "STATE", "MODE"]
+    assert row.split()[:5] == ["prod", "parakeet-rnnt-en-us", "v2025.09", "staged", "reference"]
+    as_json = await call("json", "--json", more={"NVIDIA_DRIVERS_S3_BUCKET": place.bucket})
+    assert json.loads(as_json.stdout)["stagings"][0]["source"] == f"s3://{place.bucket}/{SOURCE_KEY}"
+    nothing = await call("nothing", f"s3://{place.bucket}/dev")
+    assert (nothing.exit_code, nothing.stdout) == (
+        0,
+        f"nothing is staged below s3://{place.bucket}/dev/\n",
+    )
+    for name, argv, said in (
+        ("deep", [f"s3://{place.bucket}/a/b/c/d"], "deeper than a staging"),
+        ("none", [], "no bucket is named"),
+        ("missing", ["s3://no-such-bucket-of-ours"], "no bucket no-such-bucket-of-ours"),
+    ):
+        wrong = await call(name, *argv)
+        assert (wrong.exit_code, said in wrong.stderr) == (78, True), wrong.stderr

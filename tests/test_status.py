@@ -1,0 +1,264 @@
+"""`status`: staged, in flight, resumable or absent, as runs of the real program leave it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from riva_stream import ConfigurationError, StoreSettings, stage
+from riva_stream.events import Event, Watching
+from riva_stream.operations.last_run import last_run_of
+from riva_stream.operations.reports import StatusReport
+from riva_stream.operations.status import status
+from riva_stream.report import json_schema
+from riva_stream.sizes import MIB
+from riva_stream.state import JOURNAL
+from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
+from tests.support.faultproxy import FaultProxy, Rule
+from tests.support.faults import Gate, Refuse, Stall
+from tests.support.process import run as run_process
+from tests.support.process import start
+from tests.support.servers import S3Server
+
+PART = 5 * MIB
+
+
+@pytest.fixture
+def place(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(s3_server, monkeypatch)
+    return Place(s3_server, bucket)
+
+
+@pytest.fixture
+def moto_place(moto: S3Server, moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(moto, monkeypatch)
+    return Place(moto, moto_bucket)
+
+
+async def run_status(place: Place, *, endpoint: str = "", **options: Any) -> StatusReport:
+    settings = StoreSettings(region=place.server.region, endpoint_url=endpoint or place.server.endpoint_url)
+    return await status(settings, place.bucket, PREFIX, **options)
+
+
+def stage_argv(place: Place, endpoint: str, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "riva_stream", "stage", "--quiet", "--region", place.server.region),
+        *("--source", f"s3://{place.bucket}/{SOURCE_KEY}", "--bucket", place.bucket, "--env", "prod"),
+        *("--model-name", "parakeet-rnnt-en-us", "--model-version", "v2025.09"),
+        *("--endpoint-url", endpoint, "--part-size", str(PART), "--connections", "2", *more),
+    ]
+
+
+async def test_absent_and_staged(place: Place) -> None:
+    report = await run_status(place)
+    assert (report.state, report.staged, report.run, report.notes) == ("absent", None, None, [])
+    assert report.rerun == "stage it from the beginning"
+    place.source(MIB, members=2)
+    made = await stage(place.request())
+    report = await run_status(place)
+    assert (report.state, report.run) == ("staged", None)
+    assert report.staged is not None
+    assert (report.staged.run_id, report.staged.models, report.staged.problem) == (made.run_id, 2, "")
+    assert report.rerun.startswith("move nothing")
+    jsonschema.validate(json.loads(report.model_dump_json()), json_schema(StatusReport))
+
+
+async def test_a_live_run_is_in_flight_and_a_killed_one_is_resumable(place: Place, tmp_path: Path) -> None:
+    _, data = place.source(14 * MIB, members=2)
+    gate = Gate()
+    rule = Rule("UploadPart", key="*/source/*", part=2, fault=Stall("request", gate=gate))
+    env = place.server.environment()
+    async with FaultProxy(place.server, [rule]) as proxy:
+        argv = stage_argv(place, proxy.endpoint_url, "--lease", "1.5", "--run-id", "130-live")
+        with start(argv, folder=tmp_path / "run", env=env) as process:
+            await gate.reached()
+            seen: list[Event] = []
+            report = await run_status(place, observer=seen.append)
+            assert (report.state, report.staged) == ("in_flight", None)
+            run = report.run
+            assert run is not None
+            assert (run.alive, run.run_id, run.stopped) == (True, "130-live", False)
+            assert run.pid == process.pid
+            assert run.beats is not None
+            assert run.started_at is not None
+            assert [event.seconds for event in seen if isinstance(event, Watching)] == [1.5]
+            assert run.source_size == len(data)
+            own = [upload for upload in run.uploads if "/source/" in upload.key]
+            assert [upload.state for upload in own] == ["open"]
+            assert "75" in report.rerun
+            # without watching, the store's own clock has to do
+            glance = await run_status(place, wait=False)
+            assert (glance.state, glance.watched_seconds) == ("in_flight", 0.0)
+            # too short a look cannot tell, and says so
+            short = await run_status(place, lease=0.0)
+            assert short.run is not None
+            assert (short.state, short.run.alive) == ("in_flight", None)
+            process.send_signal(signal.SIGKILL)
+            await process.wait_async(30)
+        gate.release()
+    # the process on this very host is dead: nobody has to wait for its lease
+    report = await run_status(place, lease=3600.0)
+    assert (report.state, report.watched_seconds) == ("resumable", 0.0)
+    assert report.run is not None
+    assert report.run.alive is False
+    assert "on this host has ended" in report.run.why
+    assert report.rerun.startswith("take over and")
+    stored = sum(upload.stored_bytes or 0 for upload in report.run.uploads)
+    assert stored > 0
+    assert report.run.percent == round(100 * report.run.source_bytes / len(data), 1)
+
+
+async def test_a_journal_that_no_longer_changes_is_resumable_after_its_lease(moto_place: Place) -> None:
+    """Of another host: only watching can tell."""
+    place = moto_place
+    await stopped_run(place)
+    journal = json.loads(place.read(PREFIX + JOURNAL))
+    journal |= {"stopped": False, "lease": 0.5, "process": journal["process"] | {"host": "elsewhere"}}
+    place.put(PREFIX + JOURNAL, json.dumps(journal).encode())
+    report = await run_status(place)
+    assert report.state == "resumable"
+    assert report.run is not None
+    assert report.run.why.startswith("no sign of life for")
+    assert report.watched_seconds >= 0.5
+
+
+async def stopped_run(place: Place, **fields: Any) -> None:
+    """Leave the uploads and the journal of a run that was cancelled when its third part was under way."""
+    place.source(14 * MIB, members=2)
+    gate = Gate()
+    rule = Rule("UploadPart", key="*/source/*", part=3, fault=Stall("request", gate=gate))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        request = place.request(part_size=PART, connections=2, endpoint_url=proxy.endpoint_url, **fields)
+        run = asyncio.create_task(stage(request))
+        await gate.reached()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        gate.release()
+
+
+async def test_what_a_stopped_run_has_left_is_what_a_rerun_goes_on_with(place: Place) -> None:
+    await stopped_run(place)
+    report = await run_status(place)
+    assert report.state == "resumable"
+    assert report.run is not None
+    assert report.run.stopped
+    assert report.run.why == "it says that it has stopped"
+    stored = sum(upload.stored_parts or 0 for upload in report.run.uploads)
+    assert stored >= 1
+    assert f"go on: {stored} parts" in report.rerun
+    listing = Rule("ListParts", fault=Refuse("AccessDenied"))
+    async with FaultProxy(place.server, [listing]) as proxy:
+        unlisted = await run_status(place, endpoint=proxy.endpoint_url)
+    assert unlisted.run is not None
+    assert {upload.state for upload in unlisted.run.uploads} == {"unknown"}
+    assert "go on:" in unlisted.rerun
+    for upload in place.client.list_multipart_uploads(Bucket=place.bucket)["Uploads"]:
+        place.client.abort_multipart_upload(
+            Bucket=place.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+        )
+    report = await run_status(place)
+    assert report.run is not None
+    assert {upload.state for upload in report.run.uploads} == {"gone"}
+    assert "from the beginning" in report.rerun
+
+
+async def test_a_forced_restage_says_both(moto_place: Place) -> None:
+    place = moto_place
+    place.source(MIB, members=2)
+    first = await stage(place.request())
+    await stopped_run(place, force=True)
+    report = await run_status(place)
+    assert report.state == "staged"
+    assert report.staged is not None
+    assert report.staged.run_id == first.run_id
+    assert report.run is not None
+    assert report.run.state == "resumable"
+
+
+async def test_leftovers_and_damage_are_told(moto_place: Place) -> None:
+    place = moto_place
+    await stopped_run(place)
+    place.client.delete_object(Bucket=place.bucket, Key=PREFIX + JOURNAL)
+    place.put(f"{PREFIX}models/x.riva", b"x")
+    report = await run_status(place)
+    assert report.state == "absent"
+    assert any("without a marker" in note for note in report.notes)
+    assert any("uploads are open" in note for note in report.notes)
+    place.put(PREFIX + JOURNAL, b"what is this")
+    unknown = await run_status(place, lease=0.0)
+    assert (unknown.state, unknown.run is not None) == ("in_flight", True)
+    assert any("cannot be understood" in note for note in unknown.notes)
+    place.client.delete_object(Bucket=place.bucket, Key=PREFIX + JOURNAL)
+    place.put(f"{PREFIX}staging_complete.txt", b"done\n")
+    damaged = await run_status(place)
+    assert damaged.state == "staged"
+    assert damaged.staged is not None
+    assert damaged.staged.problem == "its marker is not one of this tool's"
+    assert "refused (73)" in damaged.rerun
+
+
+async def test_the_command_line_and_the_state_directory(moto_place: Place, tmp_path: Path) -> None:
+    place = moto_place
+    place.source(MIB, members=1)
+    state = tmp_path / "state"
+    env = {k: v for k, v in place.server.environment().items() if "ENDPOINT" not in k and "REGION" not in k}
+
+    async def call(name: str, *argv: str) -> Any:
+        command = [sys.executable, "-m", "riva_stream", *argv]
+        return await asyncio.to_thread(run_process, command, folder=tmp_path / name, env=env)
+
+    reach = ("--endpoint-url", place.server.endpoint_url, "--region", place.server.region)
+    uri = f"s3://{place.bucket}/{PREFIX}"
+    absent = await call("absent", "status", uri, *reach)
+    assert (absent.exit_code, "Absent" in absent.stdout) == (0, True), absent.stderr
+    assert (await call("code", "status", uri, *reach, "--exit-code")).exit_code == 66
+    argv = stage_argv(place, place.server.endpoint_url, "--state-dir", str(state), "--run-id", "130-last")
+    staged = await asyncio.to_thread(run_process, argv, folder=tmp_path / "stage", env=env)
+    assert staged.exit_code == 0, staged.stderr
+    # region and endpoint are those that the run had: nothing else names them here
+    last = await call("last", "status", str(state), "--json", "--exit-code")
+    assert last.exit_code == 0, last.stderr
+    document = json.loads(last.stdout)
+    assert document["state"] == "staged"
+    assert document["last_run"]["run_id"] == "130-last"
+    assert document["last_run"]["status"] == "success"
+    assert document["last_run"]["outcome"] == "staged"
+    text = await call("text", "status", str(state))
+    assert text.stdout.startswith("Staged\n")
+    assert "130-last: staged, exit code 0" in text.stdout
+    nothing = await call("nothing", "status", str(tmp_path / "none"))
+    assert nothing.exit_code == 78
+    assert "tells of no run" in nothing.stderr
+
+
+def test_the_last_run_is_the_newest_and_its_status_counts(tmp_path: Path) -> None:
+    request = {"bucket": "b", "env": "e", "model_name": "m", "model_version": "v", "region": "r"}
+
+    def remember(run_id: str, **files: Any) -> Path:
+        folder = tmp_path / "runs" / run_id
+        folder.mkdir(parents=True)
+        for name, document in ({"request": request} | files).items():
+            (folder / f"{name}.json").write_text(json.dumps(document))
+        return folder
+
+    with pytest.raises(ConfigurationError, match="no run has left anything"):
+        last_run_of(tmp_path)
+    remember("130-b", report={"outcome": "staged"})
+    (tmp_path / "130.status").write_text("status=success\nrun_id=130-b\n")
+    found = last_run_of(tmp_path)
+    assert (found.bucket, found.prefix, found.reach["region"]) == ("b", "e/m/v/", "r")
+    assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-b", "success", 0)
+    remember("130-a")  # newer, whatever its name says; and it has come to no status yet
+    found = last_run_of(tmp_path)
+    assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-a", "unknown", None)
+    (tmp_path / "130.status").write_text("status=failure\nrun_id=130-a\nexit_code=65\n")
+    found = last_run_of(tmp_path)
+    assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-a", "failure", 65)

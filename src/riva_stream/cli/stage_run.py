@@ -31,9 +31,10 @@ def _stage(session: Session) -> StageReport:
     args = session.args
     flags = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_REQUEST}
     flags["include"] = tuple(args.include or ())
-    flags["state_dir"] = args.state_dir or Path("state")
     flags["run_id"] = session.run_id
-    loaded = load(flags, env_file=args.env_file)
+    loaded = load(flags, env_file=args.env_file, state_dir=Path("state"))
+    if loaded.trace:
+        session.trace()
     set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
     for warning in loaded.warnings:
         session.screen.observe(warning)

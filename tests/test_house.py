@@ -31,17 +31,18 @@ ROOMS: dict[str, set[str]] = {
     "digest": {"buffers", "lanes"},
     "archive": {"errors", "sizes"},
     "manifest": FLOOR,
-    "report": {"manifest"},
+    "deployment": {"manifest"},
+    "report": {"manifest", "deployment"},
     "s3": FLOOR | {"buffers"},
     "source": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "sink": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "state": FLOOR | {"s3", "manifest", "retry"},
     "pipeline": FLOOR
-    | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "report"}
+    | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "deployment", "report"}
     | {"s3", "source", "sink", "state"},
     "cli": FLOOR
     | {"s3"}
-    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline"},
+    | {"config", "settings", "settings_check", "manifest", "deployment", "report", "state", "pipeline"},
     "__main__": {"cli"},
 }
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

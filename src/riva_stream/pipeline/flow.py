@@ -161,8 +161,13 @@ def _verify(
     if record.size != source.size:
         raise DigestMismatchError(f"{record.size} bytes were read of {source.uri}, which has {source.size}")
     vouched: list[str] = []
-    expected = run.request.expect_sha256
-    if expected is not None:
+    request, expected = run.request, run.request.expect_sha256
+    if expected is not None and request.no_checksum:
+        run.warn(
+            "no-checksum",
+            f"the SHA-256 of {source.uri} is {record.sha256}; it was not compared with the expected one (--no-checksum)",
+        )
+    elif expected is not None:
         if record.sha256 != expected:
             raise DigestMismatchError(
                 f"the SHA-256 of {source.uri} is {record.sha256}, not the expected {expected}",

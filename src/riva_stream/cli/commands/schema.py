@@ -10,7 +10,7 @@ from riva_stream.cli.output import print_result
 
 NAME = "schema"
 SUMMARY = "print the JSON Schema of artifact.json and its kin"
-USAGE = "[artifact|manifest|report]"
+USAGE = "[artifact|manifest|report|deployment]"
 DESCRIPTION = "Print the JSON Schema (2020-12) of a document that this tool writes."
 EXAMPLES = """\
   PROG schema artifact > artifact.schema.json
@@ -23,9 +23,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "document",
         nargs="?",
-        choices=("artifact", "manifest", "report"),
+        choices=("artifact", "manifest", "report", "deployment"),
         default="artifact",
-        help="artifact.json (the default), upload_manifest.json, or what stage --json prints",
+        help="artifact.json (the default), upload_manifest.json, what stage --json prints, or deployment.json",
     )
 
 

@@ -63,10 +63,11 @@ _WRONG = {
 }
 _REQUIRED = ("source", "bucket", "env", "model_name", "model_version")
 # Which other fields have to be right before a field's complaint about them means anything.
+_DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
 _RELATED = {
-    "kms_key_id": frozenset({"sse"}),
-    "source": frozenset({"bucket", "env", "model_name", "model_version"}),
-    "server_path": frozenset({"bucket", "env", "model_name", "model_version"}),
+    "kms_key_id needs": frozenset({"sse"}),
+    "source lies": _DESTINATION,
+    "server_path lies": _DESTINATION,
 }
 # A switch has no value on the command line; what can be wrong with it is what its variable says.
 _SWITCH = "true"
@@ -195,7 +196,8 @@ def _together(values: Mapping[str, Any], wrong: Mapping[str, str]) -> dict[str, 
     for item in _errors({name: _EXAMPLES[name] for name in _REQUIRED} | right):
         for line in _reason("", item).splitlines():
             name, _, message = line.partition(" ")
-            if name not in wrong and not wrong.keys() & _RELATED.get(name, frozenset()):
+            related = _RELATED.get(f"{name} {message.partition(' ')[0]}", frozenset())
+            if name not in wrong and not wrong.keys() & related:
                 found[name] = message
     return found
 

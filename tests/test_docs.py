@@ -18,7 +18,7 @@ from riva_stream import errors
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.units import parse_duration, parse_size
 from riva_stream.config import StageRequest
-from riva_stream.settings import EnvironmentSettings, variables_of
+from riva_stream.settings import OTHER_VARIABLES, EnvironmentSettings, variables_of
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
 
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 README = ROOT / "README.md"
 LIBRARY = ROOT / "docs" / "library.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 # Variables that the pages may name though they are no settings: read by the SDK, the C library or other programs.
 _NOT_OURS = {
@@ -69,7 +70,7 @@ def flags_of_the_help() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [README, ROOT / "docs" / "semantics.md", LIBRARY], ids=lambda page: page.name
+    "page", [README, ROOT / "docs" / "semantics.md", LIBRARY, CONFIGURATION], ids=lambda page: page.name
 )
 def test_every_flag_that_is_named_exists(page: Path) -> None:
     text = re.sub(
@@ -80,12 +81,14 @@ def test_every_flag_that_is_named_exists(page: Path) -> None:
 
 
 def test_every_flag_of_stage_is_in_the_readme() -> None:
-    assert not {flag for flag in flags_of_the_help() if flag not in README.read_text()}
+    text = README.read_text() + CONFIGURATION.read_text()
+    assert not {flag for flag in flags_of_the_help() if flag not in text}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
     known = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    known |= set(OTHER_VARIABLES)
     named = {name.strip("`") for name in _VARIABLE.findall(page.read_text())}
     code = "".join(path.read_text() for room in ("src", "tests") for path in (ROOT / room).rglob("*.py"))
     # What is not for users has names of its own, and need not be a setting as long as something reads it.
@@ -94,10 +97,10 @@ def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
 
 
 def test_every_setting_with_a_variable_is_in_the_readme() -> None:
-    text = README.read_text()
-    for name in EnvironmentSettings.model_fields:
-        for variable in variables_of(name):
-            assert f"`{variable}`" in text, variable
+    text = README.read_text() + CONFIGURATION.read_text()
+    variables = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    for variable in {*variables, *OTHER_VARIABLES}:
+        assert re.search(rf"`{variable}[`=]", text), variable
 
 
 def test_the_first_screen_has_the_two_commands_and_they_can_be_run() -> None:

@@ -25,25 +25,28 @@ ROOMS: dict[str, set[str]] = {
     "tee": {"buffers"},
     "retry": FLOOR,
     "config": FLOOR,
-    "settings": FLOOR | {"config", "settings_check"},
+    "settings": FLOOR | {"config", "settings_check", "settings_aliases", "settings_file"},
+    "settings_aliases": FLOOR | {"settings_check"},
+    "settings_file": FLOOR,
     "settings_check": FLOOR | {"config"},
     "digest": {"buffers", "lanes"},
     "archive": {"errors", "sizes"},
     "manifest": FLOOR,
-    "report": {"manifest"},
+    "deployment": {"manifest"},
+    "report": {"manifest", "deployment"},
     "s3": FLOOR | {"buffers"},
     "source": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "sink": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "state": FLOOR | {"s3", "manifest", "retry"},
     "pipeline": FLOOR
-    | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "report"}
+    | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "deployment", "report"}
     | {"s3", "source", "sink", "state"},
     "operations": FLOOR
     | {"config", "buffers", "lanes", "tee", "retry", "digest", "manifest", "report"}
     | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations"}
-    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline"},
+    | {"config", "settings", "settings_check", "manifest", "deployment", "report", "state", "pipeline"},
     "__main__": {"cli"},
 }
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

@@ -87,9 +87,18 @@ def test_every_variable_reaches_its_field(monkeypatch: pytest.MonkeyPatch, tmp_p
         "RIVA_SOURCE_PROFILE": "models",
         "RIVA_ASR_MODEL_SHA256": "AB" * 32,
         "RIVA_ASR_MODEL_ARCHITECTURE": "tdt",
+        "RIVA_SERVER_PATH": "riva-speech.tar.gz",
+        "ARTIFACT_RETENTION_DAYS": "30",
+        "RIVA_STATE_DIR": "elsewhere",
+        "REFERENCE_ONLY": "false",
+        "BINTARBALL_REFERENCE": "true",
+        "FORCE_DOWNLOAD": "true",
+        "DRY_RUN": "true",
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
+    values["CHECKSUM_VALIDATION"] = "true"  # what --no-checksum is then
+    monkeypatch.setenv("CHECKSUM_VALIDATION", "false")
     request = load({}).request
     found = {name: getattr(request, name) for name in EnvironmentSettings.model_fields}
     assert sorted(str(value).upper() for value in found.values()) == sorted(
@@ -243,6 +252,220 @@ def test_only_the_named_file_is_read(tmp_path: Path) -> None:
     named.write_text("MODEL_VERSION=named\n")
     request = load({**FLAGS, "model_version": None}, env_file=named).request
     assert (request.model_version, request.architecture) == ("named", None)
+
+
+SELECTED = "parakeet-rnnt-riva-1-1b-en-us-deployable_v8.1.tar.gz"
+
+
+def without(*names: str) -> dict[str, object]:
+    return {name: value for name, value in FLAGS.items() if name not in names}
+
+
+class TestAliases:
+    """What later versions of the pipeline call the same settings."""
+
+    def test_a_pipeline_of_aliases_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        values = {
+            "RIVA_MODEL_PATH": f"s3://models/bintarball/riva-models/{SELECTED}",
+            "RIVA_MODELS_S3_BUCKET": "one-bucket",
+            "RIVA_MODEL_SELECTED": SELECTED,
+            "RIVA_LANGUAGE_CODE": "es-US",
+            "ENV_VERSION": "prod",
+            "AWS_REGION": "us-east-2",
+        }
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        request = load({}).request
+        assert request.source == values["RIVA_MODEL_PATH"]
+        assert (request.bucket, request.env, request.language) == ("one-bucket", "prod", "es-US")
+        assert request.model_name == SELECTED.removesuffix(".tar.gz")
+        assert request.model_version == "v8.1"
+
+    @pytest.mark.parametrize(
+        ("older", "newer", "field"),
+        [
+            ("RIVA_ASR_MODEL_S3_URI", "RIVA_ASR_MODEL_SOURCE_URI", "source"),
+            ("RIVA_ASR_MODEL_S3_URI", "RIVA_MODEL_PATH", "source"),
+            ("RIVA_ASR_MODEL_SOURCE_URI", "RIVA_MODEL_PATH", "source"),
+            ("NVIDIA_DRIVERS_S3_BUCKET", "RIVA_MODELS_S3_BUCKET", "bucket"),
+            ("RIVA_ASR_MODEL_NAME", "RIVA_MODEL", "model_name"),
+            ("RIVA_ASR_MODEL_NAME", "RIVA_MODEL_SELECTED", "model_name"),
+            ("MODEL_VERSION", "RIVA_MODEL_SELECTED", "model_version"),
+            ("RIVA_ASR_LANG_CODE", "RIVA_LANGUAGE_CODE", "language"),
+            ("ENV", "ENV_VERSION", "env"),
+        ],
+    )
+    def test_the_older_name_wins_wherever_it_stands(
+        self, monkeypatch: pytest.MonkeyPatch, older: str, newer: str, field: str
+    ) -> None:
+        def value(word: str) -> str:
+            return f"s3://{word}/a_v1.tar.gz" if field == "source" else f"{word}-v1"
+
+        if older != "RIVA_ASR_MODEL_SOURCE_URI":  # of two aliases the place decides first
+            Path(".env").write_text(f"{older}={value('old')}\n")
+        else:
+            monkeypatch.setenv(older, value("old"))
+        monkeypatch.setenv(newer, value("new"))
+        assert getattr(load(without(field)).request, field) == value("old")
+
+    def test_a_flag_wins_over_an_alias(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RIVA_MODEL_SELECTED", SELECTED)
+        monkeypatch.setenv("ENV_VERSION", "dev")
+        request = load(FLAGS).request
+        assert (request.model_name, request.model_version, request.env) == ("parakeet", "v1", "prod")
+
+    @pytest.mark.parametrize(
+        ("selected", "version"),
+        [
+            (SELECTED, "v8.1"),
+            ("model_v2.tar.gz", "v2"),
+            ("model_v1_v2.3.riva", "v2.3"),
+            ("model.tar.gz", None),
+            ("model_vocab.tar.gz", None),
+            ("model_v8.1rc1.tar.gz", None),
+            ("Conformer-CTC-XL_Riva-ASR-SET-4.0.riva", None),
+        ],
+    )
+    def test_the_version_in_a_files_name(
+        self, monkeypatch: pytest.MonkeyPatch, selected: str, version: str | None
+    ) -> None:
+        monkeypatch.setenv("RIVA_MODEL_SELECTED", selected)
+        if version is not None:
+            assert load(without("model_version")).request.model_version == version
+            return
+        found = problems(without("model_version"))["model_version"]
+        assert "RIVA_MODEL_SELECTED has no version to take it from" in found
+        assert load(FLAGS).request.model_version == "v1"  # given, it need not be in the name
+
+    def test_a_counter_is_no_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ENV_VERSION", "3")
+        assert "a counter" in problems(without("env"))["env"]
+        assert load(FLAGS).request.env == "prod"
+
+    @pytest.mark.parametrize(
+        ("models", "bucket"), [("model-archives", "model-archives"), ("", "staging-bucket")]
+    )
+    def test_a_path_without_a_bucket_is_a_key(
+        self, monkeypatch: pytest.MonkeyPatch, models: str, bucket: str
+    ) -> None:
+        monkeypatch.setenv("RIVA_MODEL_PATH", f"bintarball/{SELECTED}")
+        monkeypatch.setenv("RIVA_MODELS_S3_BUCKET", models)
+        request = load(without("source")).request
+        assert (request.source, request.bucket) == (f"s3://{bucket}/bintarball/{SELECTED}", "staging-bucket")
+
+    def test_a_path_on_a_disk_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RIVA_MODEL_PATH", "/opt/models/m.tar.gz")
+        found = problems(without("source"))
+        assert "RIVA_MODEL_PATH is not an S3 URI" in found["source"]
+        monkeypatch.setenv("RIVA_MODEL_PATH", "m.tar.gz")
+        assert "key without a bucket" in problems(without("source", "bucket"))["source"]
+
+
+class TestSwitches:
+    """Yes and no in the environment."""
+
+    @pytest.mark.parametrize(
+        ("word", "said"),
+        [(w, True) for w in ("1", "true", "YES", "on", " True ")]
+        + [(w, False) for w in ("0", "False", "no", "OFF")],
+    )
+    def test_words(self, monkeypatch: pytest.MonkeyPatch, word: str, said: bool) -> None:
+        for variable in ("FORCE_DOWNLOAD", "DRY_RUN", "CHECKSUM_VALIDATION", "REFERENCE_ONLY", "TRACE"):
+            monkeypatch.setenv(variable, word)
+        loaded = load(FLAGS)
+        request = loaded.request
+        assert (request.force, request.dry_run, request.no_checksum) == (said, said, not said)
+        assert (request.reference_only, loaded.trace) == (said, said)
+
+    def test_a_switch_that_is_neither_is_malformed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        variables = {
+            "force": "FORCE_DOWNLOAD",
+            "dry_run": "DRY_RUN",
+            "no_checksum": "CHECKSUM_VALIDATION",
+            "reference_only": "REFERENCE_ONLY",
+            "bintarball_reference": "BINTARBALL_REFERENCE",
+            "debug": "TRACE",
+        }
+        for variable in variables.values():
+            monkeypatch.setenv(variable, "perhaps")
+        monkeypatch.setenv("ARTIFACT_RETENTION_DAYS", "many")
+        found = problems(without("bucket"))
+        assert set(found) == {*variables, "bucket", "retention_days"}
+        for setting, variable in variables.items():
+            assert f"{variable} is neither true nor false" in found[setting]
+            assert f"for example: {variable}=true" in found[setting]
+
+    def test_the_environment_can_take_back_what_the_file_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text("FORCE_DOWNLOAD=yes\nREFERENCE_ONLY=yes\n")
+        assert load(FLAGS).request.force
+        monkeypatch.setenv("FORCE_DOWNLOAD", "no")
+        monkeypatch.setenv("REFERENCE_ONLY", "no")
+        request = load(FLAGS).request
+        assert (request.force, request.mode) == (False, "full")
+
+    @pytest.mark.parametrize(
+        ("flag", "environment", "file", "mode"),
+        [
+            (None, "", "", "full"),
+            (None, "REFERENCE_ONLY", "", "reference_only"),
+            (None, "", "BINTARBALL_REFERENCE", "bintarball_reference"),
+            (None, "REFERENCE_ONLY", "BINTARBALL_REFERENCE", "reference_only"),
+            (None, "REFERENCE_ONLY BINTARBALL_REFERENCE", "", "bintarball_reference"),
+            ("full", "REFERENCE_ONLY", "BINTARBALL_REFERENCE", "full"),
+            ("reference_only", "BINTARBALL_REFERENCE", "", "reference_only"),
+            ("bintarball_reference", "REFERENCE_ONLY", "", "bintarball_reference"),
+        ],
+    )
+    def test_the_mode(
+        self, monkeypatch: pytest.MonkeyPatch, flag: str | None, environment: str, file: str, mode: str
+    ) -> None:
+        for variable in environment.split():
+            monkeypatch.setenv(variable, "1")
+        Path(".env").write_text("".join(f"{variable}=1\n" for variable in file.split()))
+        loaded = load({**FLAGS, "mode": flag, "server_path": "riva.tar.gz"})
+        assert loaded.request.mode == mode
+        both = " " in environment
+        assert [warning.code for warning in loaded.warnings] == (["two-modes"] if both else [])
+
+    def test_a_bintarball_reference_needs_an_image(self) -> None:
+        found = problems({**without("bucket"), "mode": "bintarball_reference"})
+        assert set(found) == {"bucket", "server_path"}
+        assert "RIVA_SERVER_PATH is not set (--bintarball-reference needs it)" in found["server_path"]
+        found = problems({**FLAGS, "mode": "bintarball_reference", "server_path": "/on/a/disk.tar.gz"})
+        assert "neither an S3 URI nor a key" in found["server_path"]
+
+    def test_an_image_inside_the_staging_is_refused(self) -> None:
+        found = problems({**FLAGS, "server_path": "prod/parakeet/v1/source/riva.tar.gz"})
+        assert "inside the destination prefix" in found["server_path"]
+
+
+class TestFile:
+    """Which file is read, and where state goes."""
+
+    def test_the_environment_names_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        Path(".env").write_text("MODEL_VERSION=default\n")
+        Path("named.env").write_text("MODEL_VERSION=named\n")
+        Path("flag.env").write_text("MODEL_VERSION=flag\n")
+        monkeypatch.setenv("RIVA_ENV_FILE", "named.env")
+        assert load(without("model_version")).request.model_version == "named"
+        assert load(without("model_version"), env_file=Path("flag.env")).request.model_version == "flag"
+        monkeypatch.setenv("RIVA_ENV_FILE", "none.env")
+        with pytest.raises(ConfigurationError, match="named by RIVA_ENV_FILE"):
+            load(FLAGS)
+
+    def test_state_goes_where_it_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        def folder(**flags: object) -> Path | None:
+            return load({**FLAGS, **flags}, state_dir=Path("state")).request.state_dir
+
+        assert load(FLAGS).request.state_dir is None
+        assert folder() == Path("state")
+        monkeypatch.setenv("RIVA_STREAM_ROOT", "/repository")
+        assert folder() == Path("/repository/state")
+        monkeypatch.setenv("RIVA_STATE_DIR", "other")
+        assert folder() == Path("/repository/other")
+        assert folder(state_dir=Path("mine")) == Path("mine")
+        monkeypatch.setenv("RIVA_STATE_DIR", str(tmp_path))
+        assert folder() == tmp_path
 
 
 class TestCredentials:

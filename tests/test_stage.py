@@ -19,6 +19,7 @@ from riva_stream import (
     StageReport,
     stage,
 )
+from riva_stream.cli.summary import summary_text
 from riva_stream.events import Event, MemberFound, ObjectCompleted, Progress, StageFinished, StageStarted
 from riva_stream.manifest import Marker
 from riva_stream.report import schema_of
@@ -170,6 +171,24 @@ async def test_a_wrong_expected_sha256_leaves_nothing(place: Place) -> None:
     with pytest.raises(DigestMismatchError, match="not the expected"):
         await stage(place.request(expect_sha256="0" * 64))
     place.assert_nothing_left()
+
+
+async def test_without_the_comparison_the_digests_are_computed_all_the_same(place: Place) -> None:
+    archive, data = place.source()
+    wrong = "0" * 64
+    report = await stage(place.request(expect_sha256=wrong, no_checksum=True))
+    place.assert_staged(archive, data)
+    assert report.artifact is not None
+    assert report.artifact.source.sha256 == hashlib.sha256(data).hexdigest()
+    validation = report.artifact.validation
+    assert (validation.checksums_computed, validation.checksums_verified) == (True, False)
+    assert validation.source_integrity == "md5-etag+gzip-crc32"
+    assert any("not compared with the expected one" in warning for warning in report.warnings)
+    assert "the expected SHA-256 was not compared with (--no-checksum)" in summary_text(report)
+    again = await stage(place.request(expect_sha256=wrong, no_checksum=True))
+    assert again.outcome == "already_staged"
+    with pytest.raises(DigestMismatchError):
+        await stage(place.request(expect_sha256=wrong))
 
 
 async def test_an_archive_without_a_match_tells_what_it_holds(place: Place) -> None:

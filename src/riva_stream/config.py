@@ -7,6 +7,7 @@ fills it from flags, the environment and ``.env`` (see ``settings``).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from riva_stream.errors import ConfigurationError
 from riva_stream.sizes import MIB
 
-__all__ = ["BLOCK", "MemoryPlan", "StageRequest", "UploadCheck", "plan_memory"]
+__all__ = ["BLOCK", "DEPLOYMENTS", "MemoryPlan", "StageRequest", "UploadCheck", "plan_memory"]
+
+DEPLOYMENTS = "bintarball/deployment-metadata/"
+"""Below it a bintarball reference writes its two files."""
 
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
@@ -47,6 +51,14 @@ def _bucket(value: str) -> str:
 def _source(value: str) -> str:
     if not _S3_URI.fullmatch(value):
         raise ValueError("is not an S3 URI with a bucket and a key: s3://bucket/path/model.tar.gz")
+    return value
+
+
+def _server_path(value: str) -> str:
+    if value.startswith("s3://"):
+        return _source(value)
+    if "://" in value or value.startswith("/") or not value.isprintable() or "\\" in value:
+        raise ValueError("is neither an S3 URI nor a key in the destination bucket")
     return value
 
 
@@ -93,9 +105,19 @@ class StageRequest(BaseModel):
     description: str = ""
 
     reference_only: bool = False
+    """Leave the archive where it lies, and write metadata that pins it."""
+    bintarball_reference: bool = False
+    """Leave archive and container image where they lie, and write the one ``deployment.json`` that pins both."""
+    server_path: Annotated[str, AfterValidator(_server_path)] | None = None
+    """``s3://bucket/key``, or a key in the destination bucket, of the container image that shall serve the model.
+
+    With it every mode writes ``deployment.json`` and ``deployment_ready.txt``, which the pipeline's next step reads.
+    """
     include: tuple[str, ...] = Field(default=("*.riva",), min_length=1)
     """Shell patterns; members whose base name or whole name matches one are staged as models."""
     expect_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
+    no_checksum: bool = False
+    """Compute the digests all the same, but do not compare them with ``expect_sha256``."""
     allow_missing_end: bool = False
     """Take a tar that ends without its end-of-archive blocks, which is also how a cut tar looks."""
     max_members: int = Field(default=100_000, ge=1)
@@ -153,13 +175,30 @@ class StageRequest(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> StageRequest:
-        if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
-            raise ValueError("kms_key_id needs sse to be aws:kms or aws:kms:dsse")
-        if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
-            raise ValueError(
-                "source lies inside the destination prefix: it would be overwritten by its own staging"
-            )
+        if wrong := list(self._contradictions()):
+            raise ValueError("\n".join(wrong))
         return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """What does not fit together; each begins with the field to blame."""
+        if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
+            yield "kms_key_id needs sse to be aws:kms or aws:kms:dsse"
+        if self.bintarball_reference and self.reference_only:
+            yield "bintarball_reference and reference_only are two modes: ask for one of them"
+        if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
+            yield "source lies inside the destination prefix: it would be overwritten by its own staging"
+        if self.server_path is None:
+            if self.bintarball_reference:
+                yield "server_path is not set (--bintarball-reference needs it)"
+        elif self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
+            yield "server_path lies inside the destination prefix, which belongs to the staging alone"
+
+    @property
+    def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:
+        """Which of the three ways to stage this is."""
+        if self.bintarball_reference:
+            return "bintarball_reference"
+        return "reference_only" if self.reference_only else "full"
 
     @property
     def source_bucket(self) -> str:
@@ -172,9 +211,22 @@ class StageRequest(BaseModel):
         return self.source.removeprefix("s3://").partition("/")[2]
 
     @property
+    def server_bucket(self) -> str:
+        """The container image's bucket: the destination's unless the path is a URI."""
+        path = self.server_path or ""
+        return path.removeprefix("s3://").partition("/")[0] if path.startswith("s3://") else self.bucket
+
+    @property
+    def server_key(self) -> str:
+        """The container image's key."""
+        path = self.server_path or ""
+        return path.removeprefix("s3://").partition("/")[2] if path.startswith("s3://") else path
+
+    @property
     def prefix(self) -> str:
         """Key prefix of the staging, with its closing slash."""
-        return f"{self.env}/{self.model_name}/{self.model_version}/"
+        folder = DEPLOYMENTS if self.bintarball_reference else ""
+        return f"{folder}{self.env}/{self.model_name}/{self.model_version}/"
 
     @property
     def destination(self) -> str:

@@ -37,7 +37,7 @@ class StageStarted:
     """The source is found and pinned, the destination is known; nothing has been moved yet."""
 
     run_id: str
-    mode: Literal["full", "reference_only"]
+    mode: Literal["full", "reference_only", "bintarball_reference"]
     source_uri: str
     source_size: int
     """Bytes of the source object."""

@@ -47,7 +47,7 @@ MANIFEST_JSON = "upload_manifest.json"
 CHECKSUMS = "checksums.sha256"
 MARKER = "staging_complete.txt"
 
-Mode = Literal["full", "reference_only"]
+Mode = Literal["full", "reference_only", "bintarball_reference"]
 
 
 class Document(BaseModel):
@@ -213,11 +213,16 @@ class StagedFiles(Document):
     models: list[StagedFile]
     checksums: StagedFile
     metadata: StagedFile
+    deployment: StagedFile | None = None
+    deployment_ready: StagedFile | None = None
 
     def all(self) -> list[StagedFile]:
         """Every file, in the order in which a staging writes them."""
-        archive = [self.source_archive] if self.source_archive else []
-        return [*archive, *self.models, self.checksums, self.metadata]
+        files = (
+            *(self.source_archive, *self.models, self.checksums, self.metadata),
+            *(self.deployment, self.deployment_ready),
+        )
+        return [file for file in files if file is not None]
 
 
 class UploadManifest(Document):

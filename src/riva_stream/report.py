@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from riva_stream.deployment import DeploymentDocument, ObjectReference
 from riva_stream.manifest import Artifact, Document, Mode, UploadManifest
 
 __all__ = [
@@ -35,7 +36,17 @@ class PlannedObject(Document):
     """One key that a run would write."""
 
     key: str
-    kind: Literal["archive", "models", "model", "checksums", "metadata", "manifest", "marker"]
+    kind: Literal[
+        "archive",
+        "models",
+        "model",
+        "checksums",
+        "metadata",
+        "deployment",
+        "deployment-ready",
+        "manifest",
+        "marker",
+    ]
     part_size: int | None = None
     parts: int | None = None
 
@@ -49,6 +60,8 @@ class Plan(Document):
     source_etag: str
     source_version_id: str | None
     destination: str
+    container_image: ObjectReference | None = None
+    """None where no container image was named."""
     objects: list[PlannedObject]
     include: list[str]
     part_size: int
@@ -66,14 +79,17 @@ class Plan(Document):
 class StageReport(Document):
     """The result of :func:`riva_stream.stage`."""
 
-    outcome: Literal["staged", "already_staged", "upgraded", "planned"]
+    outcome: Literal["staged", "already_staged", "upgraded", "deployment_added", "planned"]
+    """``deployment_added``: it was staged already; ``deployment.json`` was not there yet."""
     run_id: str
     mode: Mode
     destination: str
     marker: str | None
     """``s3://`` URI of the marker; None for a dry run."""
     artifact: Artifact | None
-    """As it stands in the bucket; None for a dry run."""
+    """As it stands in the bucket; None for a dry run, and for a bintarball reference, which writes none."""
+    deployment: DeploymentDocument | None = None
+    """``deployment.json`` as it stands in the bucket; None for a dry run, and where no container image was named."""
     objects: list[ObjectCheck] = Field(default_factory=list)
     plan: Plan | None = None
     warnings: list[str] = Field(default_factory=list)
@@ -109,6 +125,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "artifact": Artifact,
     "manifest": UploadManifest,
     "report": StageReport,
+    "deployment": DeploymentDocument,
 }
 
 

@@ -5,20 +5,18 @@ missing or malformed. It reads; it changes nothing. Credentials that a ``.env`` 
 :attr:`Loaded.environment`, for the command line to put into its own process, where the AWS libraries look for them.
 
 Rules: the first source that has a value wins; an empty value counts as none; a value is never repeated in a
-message, since it may have been pasted into the wrong variable.
+message, since it may have been pasted into the wrong variable. The aliases of later versions of the pipeline are in
+:mod:`~riva_stream.settings_aliases`, the choice of the file in :mod:`~riva_stream.settings_file`.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 from pydantic import AliasChoices, Field
 from pydantic_settings import (
     BaseSettings,
@@ -30,9 +28,23 @@ from pydantic_settings import (
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
+from riva_stream.settings_aliases import (
+    ALIASES,
+    SWITCHES,
+    Layers,
+    Resolution,
+    read_mode,
+    read_switch,
+    resolve,
+)
 from riva_stream.settings_check import Origin, check
+from riva_stream.settings_file import ENV_FILE, EnvFile, home, read_env_file
 
-__all__ = ["EnvironmentSettings", "Loaded", "Reach", "load", "load_reach", "variables_of"]
+__all__ = ["OTHER_VARIABLES", "EnvironmentSettings", "Loaded", "Reach", "load", "load_reach", "variables_of"]
+
+_TRACE = "TRACE"
+OTHER_VARIABLES = (ENV_FILE, _TRACE)
+"""Variables of the command line itself, which no field of a request has."""
 
 _USUAL_ENVIRONMENTS = ("prod", "staging", "dev")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -69,6 +81,15 @@ class EnvironmentSettings(BaseSettings):
     source_region: str | None = _from("RIVA_SOURCE_REGION")
     source_endpoint_url: str | None = _from("RIVA_SOURCE_ENDPOINT_URL")
     source_profile: str | None = _from("RIVA_SOURCE_PROFILE")
+    server_path: str | None = _from("RIVA_SERVER_PATH")
+    retention_days: str | None = _from("ARTIFACT_RETENTION_DAYS")
+    state_dir: str | None = _from("RIVA_STATE_DIR")
+    # Switches: read by read_switch(), which knows more words for yes and no than pydantic does.
+    reference_only: str | None = _from("REFERENCE_ONLY")
+    bintarball_reference: str | None = _from("BINTARBALL_REFERENCE")
+    force: str | None = _from("FORCE_DOWNLOAD")
+    dry_run: str | None = _from("DRY_RUN")
+    no_checksum: str | None = _from("CHECKSUM_VALIDATION")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,54 +102,86 @@ class Loaded:
     """The ``.env`` that was read."""
     environment: Mapping[str, str] = field(repr=False)
     """AWS variables of the ``.env`` (credentials among them) that the process environment lacks."""
+    trace: bool = False
+    """TRACE asks for what ``--debug`` shows."""
 
 
 def variables_of(name: str) -> tuple[str, ...]:
     """Environment variables of a setting in the order they are asked; empty for one that only has a flag."""
-    info = EnvironmentSettings.model_fields.get(name)
-    if info is None or not isinstance(info.validation_alias, AliasChoices):
-        return ()
-    return tuple(str(choice) for choice in info.validation_alias.choices)
+    return (*_own_variables(name), *ALIASES.get(name, ()))
 
 
-def load(flags: Mapping[str, object], *, env_file: Path | None = None) -> Loaded:
+def load(
+    flags: Mapping[str, object], *, env_file: Path | None = None, state_dir: Path | None = None
+) -> Loaded:
     """Make a request from ``flags`` over the process environment over ``env_file``.
 
     Args:
-        flags: fields of :class:`~riva_stream.config.StageRequest`; None and empty strings count as not given.
-        env_file: a ``.env`` that must exist; None: ``./.env`` where there is one.
+        flags: fields of :class:`~riva_stream.config.StageRequest`, and ``mode``, which outranks all that variables
+            say of the mode; None and empty strings count as not given.
+        env_file: a ``.env`` that must exist; None: see :mod:`~riva_stream.settings_file`.
+        state_dir: where state goes when nothing says it; None: nowhere.
 
     Raises:
         ConfigurationError: the file cannot be read, or settings are missing or malformed
             (:class:`~riva_stream.settings_check.SettingsError` then lists all of them).
     """
-    path, in_file, warnings = _read(env_file)
+    file = read_env_file(env_file)
     given = {name: value for name, value in flags.items() if value is not None and value not in ("", ())}
+    mode = given.pop("mode", None)
+    layers = Layers((("the environment", os.environ), (str(file.path), file.values)))
     known = {name: value for name, value in given.items() if name in EnvironmentSettings.model_fields}
     texts: dict[str, Any] = {name: str(value) for name, value in known.items()}
-    settings = _reading(in_file)(**texts)
-    found = {name: value for name, value in settings.model_dump().items() if value}
-    values: dict[str, Any] = {**given, **found}
-    origins = {name: _origin(name, given, in_file, path) for name in found}
-    if _keys_outrank_profile(given, in_file):
-        # The AWS libraries let keys in the environment win over AWS_PROFILE, but not over a profile that they
-        # are handed, as they will be handed ours.
-        del values["profile"]
-        warnings.append(
-            Warned(
-                code="profile-outranked",
-                message="AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it",
-            )
-        )
-    request = check(values, origins, {name: _usual(name) for name in EnvironmentSettings.model_fields})
+    settings = _reading(file.values)(**texts)
+    found = {name: value for name, value in settings.model_dump().items() if value and name not in SWITCHES}
+    so_far = Resolution(
+        values={**given, **found},
+        origins={name: _origin(name, given, layers) for name in found},
+        wrong={},
+        warnings=list(file.warnings),
+    )
+    _profile(so_far, given, file)
+    _switches(so_far, given, mode, layers)
+    if "state_dir" not in given and (folder := so_far.values.get("state_dir", state_dir)):
+        so_far.values["state_dir"] = home() / folder
+    trace = layers.find(_TRACE)
+    traced = trace is not None and read_switch(so_far, "debug", trace)
+    resolve(so_far, layers)
+    usual = {name: _usual(name) for name in EnvironmentSettings.model_fields}
+    request = check(so_far.values, so_far.origins, usual, so_far.wrong)
     if request.env not in _USUAL_ENVIRONMENTS:
-        warnings.append(
+        so_far.warnings.append(
             Warned(
                 code="unusual-env",
                 message=f"ENV is {request.env!r}, which is none of {', '.join(_USUAL_ENVIRONMENTS)}",
             )
         )
-    return Loaded(request, tuple(warnings), path, _environment(in_file))
+    return Loaded(request, tuple(so_far.warnings), file.path, _environment(file.values), traced)
+
+
+def _profile(so_far: Resolution, given: Mapping[str, object], file: EnvFile) -> None:
+    if not _keys_outrank_profile(given, file.values):
+        return
+    # The AWS libraries let keys in the environment win over AWS_PROFILE, but not over a profile that they are handed,
+    # as they will be handed ours.
+    del so_far.values["profile"]
+    so_far.warnings.append(
+        Warned(
+            code="profile-outranked",
+            message="AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it",
+        )
+    )
+
+
+def _switches(so_far: Resolution, given: Mapping[str, object], mode: object, layers: Layers) -> None:
+    modes = {name: _usual(name) for name in ("reference_only", "bintarball_reference")}
+    if mode is None and not modes.keys() & given.keys():
+        mode = read_mode(so_far, layers, modes)
+    if mode is not None:
+        so_far.values.update({name: name == mode for name in modes})
+    for name in SWITCHES:
+        if name not in modes and name not in given and (value := layers.find(_usual(name))):
+            so_far.values[name] = read_switch(so_far, name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +218,7 @@ def load_reach(
     Raises:
         ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
     """
-    _, in_file, _ = _read(env_file)
+    in_file = read_env_file(env_file).values
     here = ("region", "endpoint_url", "profile", "ca_bundle")
     names = (*here, "source_region", "source_endpoint_url", "source_profile")
     given = {name: flags[name] for name in names if flags.get(name)}
@@ -196,10 +249,16 @@ def _prefix(settings: EnvironmentSettings) -> str | None:
     return None if not all(levels) else "".join(f"{level}/" for level in levels)
 
 
+def _own_variables(name: str) -> tuple[str, ...]:
+    info = EnvironmentSettings.model_fields.get(name)
+    if info is None or not isinstance(info.validation_alias, AliasChoices):
+        return ()
+    return tuple(str(choice) for choice in info.validation_alias.choices)
+
+
 def _usual(name: str) -> str:
-    return min(
-        variables_of(name), key=len
-    )  # AWS_REGION, AWS_ENDPOINT_URL: of two, the shorter is the usual one
+    """AWS_REGION, AWS_ENDPOINT_URL: of two, the shorter is the usual one."""
+    return min(_own_variables(name), key=len)
 
 
 def _reading(in_file: Mapping[str, str]) -> type[EnvironmentSettings]:
@@ -226,35 +285,11 @@ def _reading(in_file: Mapping[str, str]) -> type[EnvironmentSettings]:
     return Settings
 
 
-def _read(wanted: Path | None) -> tuple[Path | None, dict[str, str], list[Warned]]:
-    path = (wanted or Path(".env")).expanduser()
-    if wanted is None and not path.is_file():
-        return None, {}, []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text"
-        raise ConfigurationError(
-            f"the environment file {path} cannot be read: {reason}",
-            hint="name a file that exists with --env-file FILE, or leave --env-file out to use ./.env if there is one",
-        ) from error
-    bad = [str(item.original.line) for item in parse_stream(io.StringIO(text)) if item.error]
-    warnings = []
-    if bad:
-        lines = f"line {bad[0]} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
-        warnings.append(Warned(code="env-file-line", message=f"{path}: {lines} not NAME=value and ignored"))
-    return path, {k: v for k, v in dotenv_values(stream=io.StringIO(text)).items() if v}, warnings
-
-
-def _origin(name: str, given: Mapping[str, object], in_file: Mapping[str, str], path: Path | None) -> Origin:
-    variables = variables_of(name)
+def _origin(name: str, given: Mapping[str, object], layers: Layers) -> Origin:
     if name in given:
         return Origin(variable=_usual(name), place="the flag")
-    for place, layer in (("the environment", os.environ), (str(path), in_file)):
-        for variable in variables:
-            if layer.get(variable):
-                return Origin(variable=variable, place=place)
-    return Origin(variable=_usual(name), place="")
+    value = layers.find(*_own_variables(name))
+    return value.origin if value else Origin(variable=_usual(name), place="")
 
 
 def _keys_outrank_profile(given: Mapping[str, object], in_file: Mapping[str, str]) -> bool:

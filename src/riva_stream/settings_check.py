@@ -26,6 +26,7 @@ _EXAMPLES = {
     "language": "en-US",
     "architecture": "rnnt",
     "description": "Parakeet RNNT 1.1B",
+    "server_path": "s3://my-models/bintarball/riva-containers/riva-speech-2.15.0.tar.gz",
     "include": "'*.riva'",
     "expect_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "region": "us-east-2",
@@ -62,10 +63,14 @@ _WRONG = {
 }
 _REQUIRED = ("source", "bucket", "env", "model_name", "model_version")
 # Which other fields have to be right before a field's complaint about them means anything.
+_DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
 _RELATED = {
-    "kms_key_id": frozenset({"sse"}),
-    "source": frozenset({"bucket", "env", "model_name", "model_version"}),
+    "kms_key_id needs": frozenset({"sse"}),
+    "source lies": _DESTINATION,
+    "server_path lies": _DESTINATION,
 }
+# A switch has no value on the command line; what can be wrong with it is what its variable says.
+_SWITCH = "true"
 _SIZES = ("part_size", "memory")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 
@@ -94,7 +99,10 @@ class Problem:
     def __str__(self) -> str:
         names = f"{self.flag} or {self.variable}" if self.variable else self.flag
         found = f" (found in {self.found_in})" if self.found_in else ""
-        return f"{names} {self.wrong}{found}\n    for example: {self.flag} {self.example}"
+        example = f"{self.flag} {self.example}"
+        if self.example == _SWITCH:
+            names, example = self.variable, f"{self.variable}={self.example}"
+        return f"{names} {self.wrong}{found}\n    for example: {example}"
 
 
 class SettingsError(ConfigurationError):
@@ -120,7 +128,10 @@ def _rebuild(what: str, where: Where, hint: str, problems: tuple[Problem, ...]) 
 
 
 def check(
-    values: Mapping[str, Any], origins: Mapping[str, Origin], variables: Mapping[str, str]
+    values: Mapping[str, Any],
+    origins: Mapping[str, Origin],
+    variables: Mapping[str, str],
+    known: Mapping[str, str] | None = None,
 ) -> StageRequest:
     """Make the request, or say everything that is wrong with it.
 
@@ -128,6 +139,7 @@ def check(
         values: what was found for each field.
         origins: where it was found; a field without one came from its flag.
         variables: the usual environment variable of each field that has one.
+        known: what is wrong with a setting already, before its value could be looked at.
 
     Raises:
         SettingsError: something is missing or malformed.
@@ -137,7 +149,7 @@ def check(
         wrong["region"] = "is not set (it may be left out only with an endpoint URL)"
     # Stand-ins let one missing setting not hide what is wrong with the others.
     stand_ins = {name: _EXAMPLES[name] for name in _REQUIRED}
-    wrong |= _each(stand_ins | dict(values))
+    wrong |= _each(stand_ins | dict(values)) | dict(known or {})
     wrong |= _together(values, wrong) | _memory(values, wrong)
     if not wrong:
         return StageRequest.model_validate(values)
@@ -147,10 +159,10 @@ def check(
             flag="--" + name.replace("_", "-"),
             variable=origins[name].variable if name in origins else variables.get(name, ""),
             wrong=wrong[name],
-            example=_EXAMPLES[name],
+            example=_EXAMPLES.get(name, _SWITCH),
             found_in=origins[name].place if name in origins else "",
         )
-        for name in StageRequest.model_fields
+        for name in dict.fromkeys((*StageRequest.model_fields, *wrong))
         if name in wrong
     )
     count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
@@ -182,9 +194,11 @@ def _together(values: Mapping[str, Any], wrong: Mapping[str, str]) -> dict[str, 
     right = {name: value for name, value in values.items() if name not in wrong}
     found = {}
     for item in _errors({name: _EXAMPLES[name] for name in _REQUIRED} | right):
-        name, _, message = _reason("", item).partition(" ")
-        if not wrong.keys() & _RELATED.get(name, frozenset()):
-            found[name] = message
+        for line in _reason("", item).splitlines():
+            name, _, message = line.partition(" ")
+            related = _RELATED.get(f"{name} {message.partition(' ')[0]}", frozenset())
+            if name not in wrong and not wrong.keys() & related:
+                found[name] = message
     return found
 
 

@@ -43,7 +43,7 @@ def _check(session: Session) -> CheckReport:
     from riva_stream.operations.check import check, check_host  # noqa: PLC0415 - the AWS libraries come with it
 
     try:
-        loaded = load(request_flags(args, session.run_id), env_file=args.env_file)
+        loaded = load(request_flags(args, session.run_id), env_file=args.env_file, state_dir=Path("state"))
     except ConfigurationError as error:
         state_dir = args.state_dir or Path("state")
         work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -10,6 +11,8 @@ from typing import Protocol
 
 __all__ = ["Command", "Invocation"]
 
+_SCRIPT = "RIVA_STREAM_CALLED_AS"
+"""Set by a script that calls one command on a user's behalf: the script's own name as it was typed."""
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -24,7 +27,10 @@ class Invocation:
     def again(self, *extra: str) -> str:
         """The same command as one shell line, with ``extra`` flags it does not have yet."""
         words = [*self.argv, *(flag for flag in extra if flag not in self.argv)]
-        return f"{self.prog} {shlex.join(_USERINFO.sub('', word) for word in words)}"
+        # Somebody who called the script of one command has no other program's name at hand.
+        script = os.environ.get(_SCRIPT, "")
+        prog, words = (shlex.quote(script), words[1:]) if script else (self.prog, words)
+        return " ".join([prog, *(shlex.quote(_USERINFO.sub("", word)) for word in words)])
 
     def other(self, command: str, *without: str) -> str:
         """Another command with the same flags, but for those ``without`` that it does not know, with their values."""

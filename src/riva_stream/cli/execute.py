@@ -39,6 +39,11 @@ class Session:
         self.screen = screen
         self.watch = watch
 
+    def trace(self) -> None:
+        """Show from here on what ``--debug`` shows."""
+        self.args.debug = True
+        _set_up_logging(debug=True)
+
     def on_signal(self, number: int) -> None:
         """Say that the signal was heard."""
         name = signal.Signals(number).name

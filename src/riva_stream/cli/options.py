@@ -29,12 +29,18 @@ NOT_OF_THE_REQUEST = frozenset(
 )
 """Names in the parsed arguments that are the command line's own business."""
 
+_MODES = {
+    "--full-download": "copy, unpack and verify the archive (the default); of several modes the last one counts",
+    "--reference-only": "leave the archive where it lies; write metadata that pins it [REFERENCE_ONLY]",
+    "--bintarball-reference": "leave archive and container image where they lie; write the one deployment.json that "
+    "pins both [BINTARBALL_REFERENCE]",
+}
+
 
 def request_flags(args: Namespace, run_id: str) -> dict[str, object]:
     """The flags that a request is made from, for every command that takes those of ``stage``."""
     flags = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_REQUEST}
     flags["include"] = tuple(args.include or ())
-    flags["state_dir"] = args.state_dir or Path("state")
     flags["run_id"] = run_id
     return flags
 
@@ -67,6 +73,11 @@ def add_source(parser: ArgumentParser) -> None:
     group.add_argument(
         "--expect-sha256", metavar="HEX", help="what its SHA-256 must be [RIVA_ASR_MODEL_SHA256]"
     )
+    _switch(
+        group,
+        "--no-checksum",
+        "compute the digests, but do not compare them with the expected SHA-256 [CHECKSUM_VALIDATION=false]",
+    )
     add_source_reach(group)
 
 
@@ -91,7 +102,16 @@ def add_where_to(parser: ArgumentParser) -> None:
 def add_what(parser: ArgumentParser) -> None:
     """The mode, and what is said about the model."""
     group = parser.add_argument_group("what to stage")
-    _switch(group, "--reference-only", "leave the archive where it lies; write metadata that pins it")
+    for flag, text in _MODES.items():
+        group.add_argument(
+            flag, action="store_const", dest="mode", const=flag[2:].replace("-", "_"), default=None, help=text
+        )
+    group.add_argument(
+        "--server-path",
+        metavar="S3_URI",
+        help="the container image, s3://bucket/key or a key in the destination bucket: deployment.json, which the "
+        "next step reads, then names it [RIVA_SERVER_PATH]",
+    )
     group.add_argument(
         "--include",
         action="append",
@@ -112,11 +132,17 @@ def add_what(parser: ArgumentParser) -> None:
         "--retention-days",
         type=int,
         metavar="N",
-        help="recorded in artifact.json, see retention (default: 90)",
+        help="recorded in artifact.json, see retention (default: 90) [ARTIFACT_RETENTION_DAYS]",
     )
     _switch(group, "--tag", "tag every object with retention-days and model-name, for lifecycle rules")
-    _switch(group, "--force", "replace another staging at the destination, once the new one is verified")
-    _switch(group, "--dry-run", "check source, destination and rights, show the plan, write nothing")
+    _switch(
+        group,
+        "--force",
+        "replace another staging at the destination, once the new one is verified [FORCE_DOWNLOAD]",
+    )
+    _switch(
+        group, "--dry-run", "check source, destination and rights, show the plan, write nothing [DRY_RUN]"
+    )
 
 
 def add_store(parser: ArgumentParser) -> None:
@@ -191,9 +217,12 @@ def add_output(parser: ArgumentParser) -> None:
     """Where settings and state lie, and what is shown."""
     group = parser.add_argument_group("running")
     group.add_argument(
-        "--env-file", type=Path, metavar="FILE", help="settings (default: ./.env if there is one)"
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="settings (default: ./.env if there is one) [RIVA_ENV_FILE]",
     )
-    group.add_argument("--state-dir", type=Path, metavar="DIR", help="default: ./state")
+    group.add_argument("--state-dir", type=Path, metavar="DIR", help="default: ./state [RIVA_STATE_DIR]")
     group.add_argument("--run-id", metavar="ID", help="default: one is made up")
     group.add_argument("--loop", choices=("auto", "asyncio", "uvloop"), default="auto", help="event loop")
     group = parser.add_argument_group("output", "the result goes to stdout, everything else to stderr")
@@ -205,4 +234,4 @@ def add_output(parser: ArgumentParser) -> None:
         default="auto",
         help="of progress: bars on a terminal, else lines (default: auto)",
     )
-    group.add_argument("--debug", action="store_true", help="timing of each lane, and tracebacks")
+    group.add_argument("--debug", action="store_true", help="timing of each lane, and tracebacks [TRACE]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute, set_up_environment
@@ -28,7 +29,9 @@ def run_stage(args: Namespace, invocation: Invocation) -> int:
 
 def _stage(session: Session) -> StageReport:
     args = session.args
-    loaded = load(request_flags(args, session.run_id), env_file=args.env_file)
+    loaded = load(request_flags(args, session.run_id), env_file=args.env_file, state_dir=Path("state"))
+    if loaded.trace:
+        session.trace()
     set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
     for warning in loaded.warnings:
         session.screen.observe(warning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from riva_stream.cli.counters import duration_text
+from riva_stream.deployment import DeploymentDocument
 from riva_stream.manifest import ARTIFACT_JSON, MARKER, Artifact, Validation
 from riva_stream.report import Plan, StageReport
 from riva_stream.sizes import human_size
@@ -13,9 +14,16 @@ _OUTCOMES = {
     "staged": "Staged",
     "already_staged": "Already staged, nothing had to be moved",
     "upgraded": "Upgraded from a staging by reference",
+    "deployment_added": "Already staged; deployment.json was added",
     "planned": "Dry run, nothing was written",
 }
-_MODES = {"full": "in full", "reference_only": "by reference"}
+_MODES = {
+    "full": "in full",
+    "reference_only": "by reference",
+    "bintarball_reference": "by bintarball reference",
+}
+_STAGED = {"already_staged", "deployment_added"}
+"""Outcomes in which the artifact is that of an earlier run."""
 
 
 def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True) -> str:
@@ -34,10 +42,12 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
     if report.artifact is not None:
         when = (
             " when it was staged; that each object is still the same, now"
-            if report.outcome == "already_staged"
+            if report.outcome in _STAGED
             else ""
         )
         lines += ["", f"Checked{when}", *_checked(report, report.artifact.validation)]
+    if report.deployment is not None:
+        lines += ["", "To be deployed", *_deployment(report.deployment)]
     if report.warnings:
         lines += ["", "Warnings", *(f"  {warning}" for warning in report.warnings)]
     lines += ["", _pace(report)]
@@ -60,8 +70,10 @@ def _tree(report: StageReport, *, fancy: bool) -> list[str]:
         for model in artifact.models:
             sizes.setdefault(model.relative_path, model.size_bytes)
             digests[model.relative_path] = model.sha256
-    if not sizes:
+    if not sizes and artifact is not None:
         sizes = dict.fromkeys((ARTIFACT_JSON, MARKER), 0)
+    if not sizes:
+        return []
     branch, last = ("├── ", "└── ") if fancy else ("|-- ", "`-- ")
     width = max(map(len, sizes))
     rows = []
@@ -97,12 +109,28 @@ def _checked(report: StageReport, done: Validation) -> list[str]:
     said.append((done.objects_verified, f"every object looked at again after its completion{how}"))
     rows = [f"  [x] {text}" for was, text in said if was]
     if report.mode == "full" and not done.checksums_verified:
-        rows.append("  [ ] no expected SHA-256 was given (--expect-sha256) to compare with")
+        rows.append(
+            "  [ ] the expected SHA-256 was not compared with (--no-checksum)"
+            if done.expected_sha256
+            else "  [ ] no expected SHA-256 was given (--expect-sha256) to compare with"
+        )
     if report.mode == "full" and done.source_integrity == "none":
         rows.append("  [ ] nothing vouches for the source's bytes")
     if report.mode == "full" and done.upload_check == "none":
         rows.append("  [ ] the store did not check the parts")
     return rows
+
+
+def _deployment(document: DeploymentDocument) -> list[str]:
+    references = document.bintarball_references
+    return [
+        f"  {name:<9}  {reference.s3_uri}\n{'':13}{reference.size_human}, ETag {reference.etag}"
+        + (f", version {reference.version_id}" if reference.version_id else "")
+        for name, reference in (
+            ("archive", references.model_archive),
+            ("container", references.container_image),
+        )
+    ]
 
 
 def _pace(report: StageReport) -> str:
@@ -134,6 +162,7 @@ def _plan(plan: Plan) -> list[str]:
         f"from    {plan.source}",
         f"        {human_size(plan.source_size)}, ETag {plan.source_etag}{version}",
         f"to      {plan.destination}",
+        *((f"image   {plan.container_image.text()}",) if plan.container_image is not None else ()),
         f"models  {', '.join(plan.include)}" if plan.mode == "full" else "",
         "",
         "Keys it would write, in this order",

@@ -33,9 +33,7 @@ def sentence(event: Event) -> str:
     text = ""
     match event:
         case StageStarted():
-            how = (
-                "by reference" if event.mode == "reference_only" else f"parts checked by {event.upload_check}"
-            )
+            how = f"parts checked by {event.upload_check}" if event.mode == "full" else "by reference"
             text = f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({how})"
         case PhaseChanged():
             text = PHASES[event.phase]

@@ -7,20 +7,28 @@ from typing import Any
 
 from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest, plan_memory
+from riva_stream.deployment import DEPLOYMENT_READY
 from riva_stream.errors import ConfigurationError, first_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
 from riva_stream.lanes import Lanes
-from riva_stream.manifest import MARKER, Artifact, Mode, to_json
-from riva_stream.pipeline.commit import Commit
+from riva_stream.manifest import MARKER, to_json
+from riva_stream.pipeline.bintarball import (
+    commit_reference,
+    confirmed,
+    decide_reference,
+    inspect_reference,
+)
+from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.flow import archive_key, stream
+from riva_stream.pipeline.handover import find_container
 from riva_stream.pipeline.limits import deadline, share_of, watched
 from riva_stream.pipeline.planning import plan_of, try_rights
 from riva_stream.pipeline.recovery import hold, identity_of
 from riva_stream.pipeline.run import Meter, Run
 from riva_stream.pipeline.standing import Decision, Standing, confirm, decide, inspect, remove_leftover
 from riva_stream.pipeline.stores import open_stores
-from riva_stream.report import ObjectCheck, StageReport
+from riva_stream.report import StageReport
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import Store
 from riva_stream.s3.probe import enforced_check
@@ -31,6 +39,7 @@ from riva_stream.state import JOURNAL, StateDirectory, new_run_id
 __all__ = ["stage"]
 
 _SCRATCH = ".riva-stream/probe"
+_OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
 
 
 async def stage(
@@ -85,25 +94,49 @@ async def _stage(run: Run) -> StageReport:
     request = run.request
     run.observer(PhaseChanged(phase="prepare"))
     source = await find_source(run.origin, request.source_bucket, request.source_key, run.retrier)
+    container = await find_container(run)
+    if request.mode == "bintarball_reference" and container is not None:
+        return await _refer(run, source, container)
     plan_memory(request.memory, request.part_size_for(source.size))
     standing = await inspect(run)
-    decision = decide(request, source, standing)
+    decision = decide(request, source, standing, container)
     if decision is Decision.ALREADY_STAGED:
         return await _already_staged(run, standing)
     if request.dry_run:
-        await try_rights(run, source)
-        check = await _upload_check(run)
-        report = await _report(run, "planned", None, [])
-        return report.model_copy(update={"plan": plan_of(run, source, decision, check)})
+        return await _planned(run, source, container, decision)
     if request.reference_only and request.prefix + JOURNAL not in standing.keys:
         check = await _upload_check(run)
         await _begin(run, source, check)
-        committed = await Commit(run, source, standing, check).by_reference()
-        return await _report(run, "staged", committed.artifact, committed.checks)
-    return await _stage_held(run, source)
+        commit = Commit(run, source, container, standing, check)
+        if decision is Decision.HAND_OVER:
+            return await _report(run, "deployment_added", await commit.pair_alone())
+        return await _report(run, "staged", await commit.by_reference())
+    return await _stage_held(run, source, container)
 
 
-async def _stage_held(run: Run, source: PinnedSource) -> StageReport:
+async def _planned(
+    run: Run, source: PinnedSource, container: PinnedSource | None, decision: Decision
+) -> StageReport:
+    await try_rights(run, source)
+    check = await _upload_check(run)
+    report = await _report(run, "planned", Committed(None, []))
+    return report.model_copy(update={"plan": plan_of(run, source, container, decision, check)})
+
+
+async def _refer(run: Run, source: PinnedSource, container: PinnedSource) -> StageReport:
+    """Write the two files that refer to archive and image where they lie."""
+    pair = await inspect_reference(run, source, container)
+    decision = decide_reference(run, source, container, pair)
+    if decision is Decision.ALREADY_STAGED:
+        return await _report(run, "already_staged", confirmed(run, pair))
+    if run.request.dry_run:
+        return await _planned(run, source, container, decision)
+    check = await _upload_check(run)
+    await _begin(run, source, check)
+    return await _report(run, "staged", await commit_reference(run, source, container, pair, check))
+
+
+async def _stage_held(run: Run, source: PinnedSource, container: PinnedSource | None) -> StageReport:
     """The part that one run at a time does on a prefix."""
     request = run.request
     uploads = Uploads(
@@ -127,19 +160,20 @@ async def _stage_held(run: Run, source: PinnedSource) -> StageReport:
         async with uploads:
             await held.adopt()
             standing = await inspect(run)
-            decision = decide(request, source, standing)
+            decision = decide(request, source, standing, container)
             if decision is Decision.ALREADY_STAGED:
                 return await _already_staged(run, standing)
             await _begin(run, source, check)
-            commit = Commit(run, source, standing, check, held.lease)
-            if request.reference_only:
+            commit = Commit(run, source, container, standing, check, held.lease)
+            if decision is Decision.HAND_OVER:
+                committed = await commit.pair_alone(uploads)
+            elif request.reference_only:
                 committed = await commit.by_reference()
             else:
                 await commit.open_documents(uploads)
                 streamed = await stream(run, source, uploads)
                 committed = await commit.full(streamed, uploads)
-    outcome = "upgraded" if decision is Decision.UPGRADE else "staged"
-    return await _report(run, outcome, committed.artifact, committed.checks)
+    return await _report(run, _OUTCOMES.get(decision, "staged"), committed)
 
 
 async def _already_staged(run: Run, standing: Standing) -> StageReport:
@@ -161,13 +195,13 @@ async def _already_staged(run: Run, standing: Standing) -> StageReport:
             run.warn(
                 "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
             )
-    return await _report(run, "already_staged", staged, checks)
+    return await _report(run, "already_staged", Committed(staged, checks, standing.pair.document))
 
 
 async def _upload_check(run: Run) -> str:
     """The checksum that the store verifies what it is sent with; by reference there is too little to ask for."""
     request = run.request
-    if request.reference_only and request.upload_check == "auto":
+    if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if run.destination.is_aws else "md5"
     return await enforced_check(
         run.destination, request.bucket, request.prefix + _SCRATCH, request.upload_check, run.retrier
@@ -179,7 +213,7 @@ async def _begin(run: Run, source: PinnedSource, check: str) -> None:
     run.observer(
         StageStarted(
             run_id=run.run_id,
-            mode=_mode(request),
+            mode=request.mode,
             source_uri=source.uri,
             source_size=source.size,
             destination=request.destination,
@@ -188,19 +222,19 @@ async def _begin(run: Run, source: PinnedSource, check: str) -> None:
     )
 
 
-async def _report(
-    run: Run, outcome: str, artifact: Artifact | None, checks: list[ObjectCheck]
-) -> StageReport:
-    request = run.request
+async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
+    request, artifact = run.request, done.artifact
+    marker = DEPLOYMENT_READY if request.mode == "bintarball_reference" else MARKER
     report = StageReport.model_validate(
         {
             "outcome": outcome,
             "run_id": run.run_id,
-            "mode": artifact.deployment.staging_mode if artifact else _mode(request),
+            "mode": artifact.deployment.staging_mode if artifact else request.mode,
             "destination": request.destination,
-            "marker": None if outcome == "planned" else request.destination + MARKER,
+            "marker": None if outcome == "planned" else request.destination + marker,
             "artifact": artifact,
-            "objects": checks,
+            "deployment": done.deployment,
+            "objects": done.checks,
             "warnings": list(run.warnings),
             "seconds": round(run.wall_seconds, 3),
             "next_step": NEXT_STEP,
@@ -214,7 +248,3 @@ async def _report(
     run.observer(PhaseChanged(phase="done"))
     run.observer(StageFinished(run_id=run.run_id, outcome=outcome, seconds=report.seconds))
     return report
-
-
-def _mode(request: StageRequest) -> Mode:
-    return "reference_only" if request.reference_only else "full"

@@ -7,20 +7,14 @@ was HEADed and compared, and after every key of an older staging that this one d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
 from pydantic import ValidationError
 
-from riva_stream.errors import (
-    DigestMismatchError,
-    HeldError,
-    IntegrityError,
-    TransientError,
-    Where,
-)
+from riva_stream.deployment import PAIR, DeploymentDocument, ObjectReference
+from riva_stream.errors import IntegrityError
 from riva_stream.events import ObjectCompleted, PhaseChanged
 from riva_stream.manifest import (
     ARTIFACT_JSON,
@@ -37,36 +31,28 @@ from riva_stream.manifest import (
 )
 from riva_stream.pipeline.documents import NEXT_STEP, artifact_of
 from riva_stream.pipeline.flow import Streamed, is_bare_model
+from riva_stream.pipeline.handover import HandedOver, deployment_of, hand_over, staged_reference
+from riva_stream.pipeline.pair import reference_to
 from riva_stream.pipeline.run import Run, each
-from riva_stream.pipeline.stale import delete, remove_stale, take_back
-from riva_stream.pipeline.standing import Standing
-from riva_stream.pipeline.verify import verify_document, verify_upload
+from riva_stream.pipeline.stale import delete, remove_ready, remove_stale, take_back
+from riva_stream.pipeline.standing import Standing, confirm
+from riva_stream.pipeline.verify import verify_upload
+from riva_stream.pipeline.writer import Writer
 from riva_stream.report import ObjectCheck
-from riva_stream.sink import Check, Upload, UploadRecord, Uploads, body_of
+from riva_stream.sink import Check, UploadRecord, Uploads
 from riva_stream.source import PinnedSource
 from riva_stream.state import Lease
 
 __all__ = ["Commit", "Committed"]
-
-_CONFLICTS = 3
-"""Attempts to put a document on condition that there is none."""
-_JSON = "application/json"
-_TEXT = "text/plain; charset=utf-8"
-_DOCUMENTS = {
-    CHECKSUMS: (_TEXT, "checksums"),
-    ARTIFACT_JSON: (_JSON, "artifact-metadata"),
-    MANIFEST_JSON: (_JSON, "upload-manifest"),
-    MARKER: (_TEXT, "staging-marker"),
-}
-"""Content type and artifact type of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
     """The staging as it stands."""
 
-    artifact: Artifact
+    artifact: Artifact | None
     checks: list[ObjectCheck]
+    deployment: DeploymentDocument | None = None
 
 
 @dataclass(eq=False)
@@ -75,38 +61,29 @@ class Commit:
 
     run: Run
     source: PinnedSource
+    container: PinnedSource | None
+    """The image that the pair names; None: there is no pair."""
     standing: Standing
     check: Check
     lease: Lease | None = None
     """None by reference, where nothing was there to contend for."""
-    _documents: dict[str, Upload] = field(default_factory=dict, init=False)
-    _uploads: Uploads | None = field(default=None, init=False)
-    _written: list[str] = field(default_factory=list, init=False)
-    _checks: list[ObjectCheck] = field(default_factory=list, init=False)
+    _writer: Writer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._writer = Writer(self.run, self.check, self.lease)
 
     async def open_documents(self, uploads: Uploads) -> None:
-        """Create the uploads of the documents before any byte moves.
-
-        They are written through multipart uploads like all else: whoever takes the prefix over aborts these as
-        well, so a run that was taken for dead can no longer put a document of its own beside another run's.
-        """
-        self._uploads = uploads
-        await each(list(_DOCUMENTS), partial(self._open_document, uploads))
-
-    async def _open_document(self, uploads: Uploads, name: str) -> None:
-        content_type, artifact_type = _DOCUMENTS[name]
-        self._documents[name] = await uploads.open(
-            self.run.request.prefix + name,
-            content_type=content_type,
-            metadata=self.run.metadata(artifact_type),
-        )
+        """Create the uploads of the documents before any byte moves."""
+        pair = PAIR if self.container is not None else ()
+        await self._writer.open(uploads, [CHECKSUMS, ARTIFACT_JSON, *pair, MANIFEST_JSON, MARKER])
 
     async def full(self, streamed: Streamed, uploads: Uploads) -> Committed:
         """Commit a full staging; when the store turns out to hold other bytes, take back what was completed."""
         try:
             return await self._full(streamed, uploads)
         except* IntegrityError:
-            await take_back(run=self.run, lease=self.lease, keys=self._written)
+            # The last first: what says that the others may be used.
+            await take_back(run=self.run, lease=self.lease, keys=self._writer.written[::-1])
             raise
 
     async def _full(self, streamed: Streamed, uploads: Uploads) -> Committed:
@@ -116,37 +93,38 @@ class Commit:
             DigestMismatchError: an object is not what was sent; there is no marker then.
             HeldError: another run has put its marker, or has taken over an upload.
         """
-        run, prefix = self.run, self.run.request.prefix
+        run, prefix, writer = self.run, self.run.request.prefix, self._writer
         run.observer(PhaseChanged(phase="commit"))
         await uploads.abort_unused()
         if self.lease is not None:
             # Every part by name, so that whoever has to go on from here sends none again.
             await self.lease.write()
-        await self._remove_old_marker()
+        await self._take_down()
         opened = [streamed.archive, *(staged.upload for staged in streamed.members)]
         records = await each(opened, uploads.complete)
         for record in records:
             run.observer(ObjectCompleted(key=record.key, size=record.size))
-            self._written.append(record.key)
+            writer.written.append(record.key)
         digests = [streamed.digest, *(staged.digest.record() for staged in streamed.members)]
         pairs = [
             (digest.sha256, record.key.removeprefix(prefix))
             for digest, record in zip(digests, records, strict=True)
         ]
         text = checksums_text(pairs).encode()
-        checksums = await self._put(CHECKSUMS, text)
-        self._checks += await each(records, partial(verify_upload, run))
-        self._checks.append(await verify_document(run, checksums))
-        await self._tag(
+        checksums = await writer.put(CHECKSUMS, text)
+        writer.checks += await each(records, partial(verify_upload, run))
+        await writer.verify(checksums)
+        await writer.tag(
             *(record.key for record in records),
             older=[record.key for record in records if record.created_by != run.run_id],
         )
         artifact = artifact_of(run, self.source, streamed, upload_check=self.check, objects_verified=True)
         data = to_json(artifact)
-        metadata = await self._put(ARTIFACT_JSON, data)
+        metadata = await writer.put(ARTIFACT_JSON, data)
         staged_files = [
             _staged_file(record, digest.sha256) for record, digest in zip(records, digests, strict=True)
         ]
+        pair = await self._hand_over(staged_reference(run, staged_files[0]), artifact, data)
         bare = is_bare_model(self.source)
         manifest = UploadManifest(
             upload_id=run.run_id,
@@ -158,139 +136,84 @@ class Commit:
                 models=staged_files if bare else staged_files[1:],
                 checksums=checksums,
                 metadata=metadata,
+                deployment=pair.file if pair else None,
+                deployment_ready=pair.ready if pair else None,
             ),
         )
-        listed = await self._put(MANIFEST_JSON, to_json(manifest))
+        listed = await writer.put(MANIFEST_JSON, to_json(manifest))
         for document in (metadata, listed):
-            self._checks.append(await verify_document(run, document))
-        await remove_stale(self.run, self.standing, self._written)
-        await self._mark(artifact, data)
-        return Committed(artifact, self._checks)
+            await writer.verify(document)
+        return await self._mark(artifact, data, pair)
 
     async def by_reference(self) -> Committed:
         """Commit a staging that only points at the source."""
         run = self.run
         run.observer(PhaseChanged(phase="commit"))
-        await self._remove_old_marker()
+        await self._take_down()
         # Nobody has probed what a store other than AWS does with it.
         verified = self.check if run.destination.is_aws or run.request.upload_check != "auto" else "none"
         while True:
             artifact = artifact_of(run, self.source, None, upload_check=verified, objects_verified=True)
             data = to_json(artifact)
-            staged = await self._put(ARTIFACT_JSON, data)
+            file = await self._writer.put(ARTIFACT_JSON, data)
             if artifact.deployment.tags == run.tagging.tags:
                 break  # else tags were refused just now, and it must not say that it has them
-        self._checks.append(await verify_document(run, staged))
-        await remove_stale(self.run, self.standing, self._written)
-        await self._mark(artifact, data)
-        return Committed(artifact, self._checks)
+        await self._writer.verify(file)
+        pair = await self._hand_over(reference_to(self.source), artifact, data)
+        return await self._mark(artifact, data, pair)
 
-    async def _remove_old_marker(self) -> None:
+    async def pair_alone(self, uploads: Uploads | None = None) -> Committed:
+        """Add ``deployment.json`` and its marker to a staging that is complete without them.
+
+        Raises:
+            IntegrityError: an object of the staging is missing, or is not what was staged.
+        """
+        run, staged = self.run, self.standing.artifact
+        run.observer(PhaseChanged(phase="commit"))
+        checks = await confirm(run, self.standing)
+        if uploads is not None:
+            await self._writer.open(uploads, PAIR)
+        await remove_ready(run, self.standing)
+        manifest = self.standing.manifest
+        archive = (
+            reference_to(self.source)
+            if manifest is None
+            else staged_reference(run, manifest.files.source_archive or manifest.files.models[0])
+        )
+        pair = await self._hand_over(archive, staged, self.standing.text)
+        return Committed(staged, checks + self._writer.checks, pair.document if pair else None)
+
+    async def _take_down(self) -> None:
+        """Nothing is staged from here on, and nothing may be deployed."""
         if self.standing.is_complete:
             await delete(self.run, self.run.request.prefix + MARKER)
+        await remove_ready(self.run, self.standing)
 
-    async def _put(self, name: str, data: bytes, *, if_absent: bool = False) -> StagedFile:
-        run, key = self.run, self.run.request.prefix + name
-        content_type, artifact_type = _DOCUMENTS[name]
-        checksum: str | None
-        if self._uploads is not None:
-            record = await self._put_fenced(self._uploads, name, data, if_absent=if_absent)
-            stored, checksum = record.stored, record.crc64nvme
-        else:
-            body = body_of(data, self.check)
-            put = partial(
-                run.destination.put,
-                run.request.bucket,
-                key,
-                body,
-                content_type=content_type,
-                metadata=run.metadata(artifact_type),
-                if_absent=if_absent,
-            )
-            stored = await run.retrier("PutObject", partial(run.tagging.along, lambda tags: put(tags=tags)))
-            checksum = body.crc64nvme
-        run.meter.touch()
-        self._written.append(key)
-        await self._tag(key)
-        return StagedFile(
-            s3_key=key,
-            size_bytes=len(data),
-            content_type=content_type,
-            etag=stored.etag,
-            checksum=f"sha256:{hashlib.sha256(data).hexdigest()}",
-            version_id=stored.version_id,
-            store_checksum=f"crc64nvme:{checksum}" if checksum else None,
-        )
+    async def _hand_over(
+        self, archive: ObjectReference, artifact: Artifact | None, data: bytes
+    ) -> HandedOver | None:
+        if self.container is None:
+            return None
+        document = deployment_of(self.run, self.source, archive, self.container, artifact, data)
+        return await hand_over(self._writer, document)
 
-    async def _tag(self, *keys: str, older: Iterable[str] = ()) -> None:
+    async def _mark(self, artifact: Artifact, data: bytes, pair: HandedOver | None) -> Committed:
+        """Remove what must not lie beside the marker, and put it."""
         run = self.run
-        await run.tagging.settle(run.destination, run.request.bucket, run.retrier, keys, older=older)
-
-    async def _put_fenced(self, uploads: Uploads, name: str, data: bytes, *, if_absent: bool) -> UploadRecord:
-        attempt = 1
-        while True:
-            try:
-                return await uploads.put(self._documents[name], data, if_absent=if_absent)
-            except HeldError as error:
-                # The key has changed since the upload was created, be it only that the old marker was deleted. S3
-                # then wants a new upload (API reference, CompleteMultipartUpload: ConditionalRequestConflict).
-                if error.where.code != "ConditionalRequestConflict" or attempt == _CONFLICTS:
-                    raise
-            attempt += 1
-            if self.lease is not None:
-                await self.lease.check()
-            await self._open_document(uploads, name)
-
-    async def _mark(self, artifact: Artifact, data: bytes) -> None:
-        """Put the marker and read it back."""
-        if self.lease is not None:
-            await self.lease.check()
-        run, key = self.run, self.run.request.prefix + MARKER
-        text = (
-            Marker(
-                completed_at=datetime.now(UTC),
-                mode=artifact.deployment.staging_mode,
-                run_id=run.run_id,
-                source=self.source.uri,
-                next_step=NEXT_STEP,
-                artifact_sha256=hashlib.sha256(data).hexdigest(),
-            )
-            .text()
-            .encode()
+        await remove_stale(run, self.standing, self._writer.written)
+        marker = Marker(
+            completed_at=datetime.now(UTC),
+            mode=artifact.deployment.staging_mode,
+            run_id=run.run_id,
+            source=self.source.uri,
+            next_step=NEXT_STEP,
+            artifact_sha256=hashlib.sha256(data).hexdigest(),
         )
-        held: HeldError | None = None
-        try:
-            await self._put(MARKER, text, if_absent=True)
-        except HeldError as error:
-            held = error  # a marker is there: another run's, or ours, whose answer was lost
-
-        async def read_back() -> None:
-            found = await run.destination.get(run.request.bucket, key, limit=1 << 16)
-            if found == text:
-                return
-            if held is not None or (found is not None and not _is_of(found, run.run_id)):
-                raise held or HeldError(
-                    "another run has put its own marker", hint="run the same command again"
-                )
-            raise TransientError("the marker reads otherwise than it was written")
-
-        try:
-            await run.retrier("GetObject", read_back)
-        except HeldError:
-            raise
-        except TransientError as error:
-            if error.where.status is not None or error.__cause__ is not None:
-                raise
-            await delete(self.run, key)
-            raise DigestMismatchError(
-                "the marker reads otherwise than it was written; it was removed again",
-                where=Where("GetObject", run.request.bucket, key),
-                hint="run the same command again",
-            ) from error
-        self._checks.append(ObjectCheck(key=key, size_bytes=len(text), by=["content"]))
+        await self._writer.mark(MARKER, marker.text().encode(), partial(_is_of, run.run_id))
+        return Committed(artifact, self._writer.checks, pair.document if pair else None)
 
 
-def _is_of(text: bytes, run_id: str) -> bool:
+def _is_of(run_id: str, text: bytes) -> bool:
     """Whether a marker is this run's, however garbled it may have come."""
     try:
         return Marker.parse(text.decode()).run_id == run_id

@@ -25,7 +25,7 @@ from riva_stream.pipeline.run import Run
 from riva_stream.sizes import GIB, MIB, human_size
 from riva_stream.source import PinnedSource
 
-__all__ = ["NEXT_STEP", "artifact_of", "model_files"]
+__all__ = ["NEXT_STEP", "artifact_of", "build_info", "model_files", "model_of"]
 
 _VERSION = version("riva-stream")  # reads files, so once, and not while a loop runs
 NEXT_STEP = "riva-131: convert the models of this staging"
@@ -40,13 +40,7 @@ def artifact_of(
     return Artifact(
         artifact_id=artifact_id(request.model_name, request.model_version),
         created_at=datetime.now(UTC),
-        model=Model(
-            name=request.model_name,
-            version=request.model_version,
-            language_code=request.language,
-            architecture=request.architecture or architecture_of(request.model_name),
-            description=request.description,
-        ),
+        model=model_of(run),
         source=Source(
             uri=source.uri,
             filename=source.filename,
@@ -71,7 +65,7 @@ def artifact_of(
             reference_mode=streamed is None,
             tags=dict(run.tagging.tags),
         ),
-        build_info=_build_info(run, source, streamed),
+        build_info=build_info(run, source, streamed),
         validation=_validation(run, streamed, upload_check=upload_check, objects_verified=objects_verified),
     )
 
@@ -101,7 +95,20 @@ def _model_file(filename: str, archive_path: str | None, digest: DigestRecord) -
     )
 
 
-def _build_info(run: Run, source: PinnedSource, streamed: Streamed | None) -> BuildInfo:
+def model_of(run: Run) -> Model:
+    """What is said about the model."""
+    request = run.request
+    return Model(
+        name=request.model_name,
+        version=request.model_version,
+        language_code=request.language,
+        architecture=request.architecture or architecture_of(request.model_name),
+        description=request.description,
+    )
+
+
+def build_info(run: Run, source: PinnedSource, streamed: Streamed | None) -> BuildInfo:
+    """What makes a document, and how it went so far; ``streamed`` is None where nothing was read."""
     wall, cpu = run.wall_seconds, run.cpu_seconds
     return BuildInfo(
         version=_VERSION,

@@ -164,8 +164,13 @@ def _verify(
             hint="run again; if it stays so, the store does not tell its sizes right",
         )
     vouched: list[str] = []
-    expected = run.request.expect_sha256
-    if expected is not None:
+    request, expected = run.request, run.request.expect_sha256
+    if expected is not None and request.no_checksum:
+        run.warn(
+            "no-checksum",
+            f"the SHA-256 of {source.uri} is {record.sha256}; it was not compared with the expected one (--no-checksum)",
+        )
+    elif expected is not None:
         if record.sha256 != expected:
             raise DigestMismatchError(
                 f"the SHA-256 of {source.uri} is {record.sha256}, not the expected {expected}",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from riva_stream.config import plan_memory
+from riva_stream.deployment import DEPLOYMENT_JSON, DEPLOYMENT_READY
 from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER
 from riva_stream.pipeline.flow import archive_key, is_bare_model
+from riva_stream.pipeline.pair import reference_to
 from riva_stream.pipeline.run import Run
 from riva_stream.pipeline.standing import Decision
 from riva_stream.report import Plan, PlannedObject
@@ -13,41 +15,29 @@ from riva_stream.source import PinnedSource
 __all__ = ["plan_of", "try_rights"]
 
 
-def plan_of(run: Run, source: PinnedSource, decision: Decision, check: str) -> Plan:
+def plan_of(
+    run: Run, source: PinnedSource, container: PinnedSource | None, decision: Decision, check: str
+) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
     request = run.request
     part_size = request.part_size_for(source.size)
     shares = plan_memory(request.memory, part_size)
-    objects: list[PlannedObject] = []
-    if not request.reference_only:
-        bare = is_bare_model(source)
-        objects.append(
-            PlannedObject(
-                key=archive_key(run, source),
-                kind="model" if bare else "archive",
-                part_size=part_size,
-                parts=-(-source.size // part_size),
-            )
-        )
-        if not bare:
-            patterns = " ".join(request.include)
-            objects.append(PlannedObject(key=f"{request.prefix}models/<{patterns}>", kind="models"))
-        objects.append(PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums"))
-    objects.append(PlannedObject(key=request.prefix + ARTIFACT_JSON, kind="metadata"))
-    if not request.reference_only:
-        objects.append(PlannedObject(key=request.prefix + MANIFEST_JSON, kind="manifest"))
-    objects.append(PlannedObject(key=request.prefix + MARKER, kind="marker"))
     rights = ["source: HeadObject", "destination: ListObjectsV2, CreateMultipartUpload, AbortMultipartUpload"]
-    if not request.reference_only:
+    if request.mode == "full":
         rights[0] += ", GetObject"
+    elif request.mode == "bintarball_reference":
+        rights[1] = "destination: GetObject, CreateMultipartUpload, AbortMultipartUpload"
+    if container is not None:
+        rights.insert(1, "container image: HeadObject")
     return Plan(
-        mode="reference_only" if request.reference_only else "full",
+        mode=request.mode,
         source=source.uri,
         source_size=source.size,
         source_etag=source.etag,
         source_version_id=source.version_id,
         destination=request.destination,
-        objects=objects,
+        container_image=reference_to(container) if container else None,
+        objects=_objects(run, source, decision),
         include=list(request.include),
         part_size=part_size,
         connections=request.connections,
@@ -58,6 +48,42 @@ def plan_of(run: Run, source: PinnedSource, decision: Decision, check: str) -> P
         rights=rights,
         would=decision.value,
     )
+
+
+def _objects(run: Run, source: PinnedSource, decision: Decision) -> list[PlannedObject]:
+    """The keys that a run would write, in its order."""
+    request = run.request
+    pair = [
+        PlannedObject(key=request.prefix + DEPLOYMENT_JSON, kind="deployment"),
+        PlannedObject(key=request.prefix + DEPLOYMENT_READY, kind="deployment-ready"),
+    ]
+    if decision is Decision.HAND_OVER or request.mode == "bintarball_reference":
+        return pair
+    full = [*_streamed(run, source), PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums")]
+    manifest = PlannedObject(key=request.prefix + MANIFEST_JSON, kind="manifest")
+    return [
+        *(full if request.mode == "full" else ()),
+        PlannedObject(key=request.prefix + ARTIFACT_JSON, kind="metadata"),
+        *(pair if request.server_path else ()),
+        *((manifest,) if request.mode == "full" else ()),
+        PlannedObject(key=request.prefix + MARKER, kind="marker"),
+    ]
+
+
+def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
+    """The archive and its models."""
+    request, bare = run.request, is_bare_model(source)
+    part_size = request.part_size_for(source.size)
+    archive = PlannedObject(
+        key=archive_key(run, source),
+        kind="model" if bare else "archive",
+        part_size=part_size,
+        parts=-(-source.size // part_size),
+    )
+    if bare:
+        return [archive]
+    patterns = " ".join(request.include)
+    return [archive, PlannedObject(key=f"{request.prefix}models/<{patterns}>", kind="models")]
 
 
 async def try_rights(run: Run, source: PinnedSource) -> None:
@@ -89,6 +115,6 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
         )
         await run.destination.abort_upload(request.bucket, key, upload_id)
 
-    if not request.reference_only and source.size:
+    if request.mode == "full" and source.size:
         await run.retrier("GetObject", one_byte)
     await run.retrier("CreateMultipartUpload", scratch)

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
+from riva_stream.deployment import DEPLOYMENT_READY, PAIR
 from riva_stream.errors import AccessDeniedError, RivaStreamError, leaves_of
 from riva_stream.manifest import CHECKSUMS, MANIFEST_JSON, MARKER
 from riva_stream.pipeline.run import FOLDERS, Run, each
 from riva_stream.pipeline.standing import Standing
 from riva_stream.state import Lease
 
-__all__ = ["delete", "remove_stale", "take_back"]
+__all__ = ["delete", "remove_ready", "remove_stale", "take_back"]
 
-_OURS = (*FOLDERS, CHECKSUMS, MANIFEST_JSON)
+_OURS = (*FOLDERS, CHECKSUMS, MANIFEST_JSON, *PAIR)
 
 
 async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> None:
@@ -36,11 +37,14 @@ async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> 
     kept = {*written, prefix + MARKER}
     # Deleting what is not there does no harm, so where nothing may be listed all that was named goes.
     stale = [key for key in sorted(named - kept) if key in standing.keys or not standing.listed]
-    for key in standing.keys:
-        if key not in named | kept and key.removeprefix(prefix).startswith(_OURS):
-            info = await run.retrier("HeadObject", partial(run.destination.head, run.request.bucket, key))
-            if info is not None and "run-id" in info.metadata and "artifact-type" in info.metadata:
-                stale.append(key)
+    # A staging by reference has no manifest that would name its pair.
+    unseen = [prefix + name for name in PAIR] if standing.is_complete and not standing.listed else []
+    unnamed = [
+        key
+        for key in [*standing.keys, *unseen]
+        if key not in named | kept and key.removeprefix(prefix).startswith(_OURS)
+    ]
+    stale += [key for key in unnamed if await _is_ours(run, key)]
     try:
         await each(stale, partial(delete, run))
     except* AccessDeniedError as errors:
@@ -50,6 +54,13 @@ async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> 
             where=first.where if isinstance(first, AccessDeniedError) else None,
             hint="grant s3:DeleteObject, or stage under another --model-version",
         ) from first
+
+
+async def remove_ready(run: Run, standing: Standing) -> None:
+    """Delete an old ``deployment_ready.txt``: from here on nothing that it stands for is whole."""
+    key = run.request.prefix + DEPLOYMENT_READY
+    if (key in standing.keys or (standing.is_complete and not standing.listed)) and await _is_ours(run, key):
+        await delete(run, key)
 
 
 async def take_back(run: Run, lease: Lease | None, keys: Sequence[str]) -> None:
@@ -66,3 +77,12 @@ async def take_back(run: Run, lease: Lease | None, keys: Sequence[str]) -> None:
 async def delete(run: Run, key: str) -> None:
     """Delete one object."""
     await run.retrier("DeleteObject", partial(run.destination.delete, run.request.bucket, key))
+
+
+async def _is_ours(run: Run, key: str) -> bool:
+    """Whether this tool has written what is there; False where nothing is, or that may not be known."""
+    try:
+        info = await run.retrier("HeadObject", partial(run.destination.head, run.request.bucket, key))
+    except AccessDeniedError:
+        return False  # without s3:ListBucket that is S3's answer for what is not there
+    return info is not None and "run-id" in info.metadata and "artifact-type" in info.metadata

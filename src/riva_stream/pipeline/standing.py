@@ -11,6 +11,7 @@ from functools import partial
 from pydantic import ValidationError
 
 from riva_stream.config import StageRequest
+from riva_stream.deployment import DEPLOYMENT_JSON, DEPLOYMENT_READY
 from riva_stream.errors import (
     AccessDeniedError,
     DestinationConflictError,
@@ -27,6 +28,7 @@ from riva_stream.manifest import (
     StagedFile,
     UploadManifest,
 )
+from riva_stream.pipeline.pair import Pair, another_container, read_pair
 from riva_stream.pipeline.run import Run, each
 from riva_stream.pipeline.verify import differences
 from riva_stream.report import ObjectCheck
@@ -44,6 +46,7 @@ class Decision(Enum):
 
     STAGE = "stage"
     ALREADY_STAGED = "nothing: it is staged already"
+    HAND_OVER = "add deployment.json to what is staged already"
     UPGRADE = "upgrade a staging by reference to a full one"
     REPLACE = "replace what is staged"
 
@@ -61,6 +64,11 @@ class Standing:
     """Why the marker that is there cannot be understood."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes of the documents that were read."""
+    text: bytes = b""
+    """``artifact.json`` as it is written."""
+    pair: Pair = field(default_factory=Pair)
+    """``deployment.json`` and its marker, read where a container image is asked for; whole only if they are of this
+    very staging."""
     listed: bool = True
     """Whether ``keys`` is to be believed: without the right to list, nobody knows what there is."""
 
@@ -118,10 +126,15 @@ async def _documents(run: Run, keys: list[str], marker: Marker, marker_size: int
     except ValidationError:
         return Standing(keys, marker, foreign="its documents are not of a version that this tool knows")
     sizes = {MARKER: marker_size, ARTIFACT_JSON: len(data), MANIFEST_JSON: len(listed or b"")}
-    return Standing(keys, marker, artifact, manifest, sizes=sizes)
+    pair = await read_pair(run) if run.request.server_path else Pair()
+    if pair.document is not None and pair.document.deployment.artifact_sha256 != marker.artifact_sha256:
+        pair = replace(pair, document=None, broken=f"its {DEPLOYMENT_JSON} is of another staging")
+    return Standing(keys, marker, artifact, manifest, sizes=sizes, text=data, pair=pair)
 
 
-def decide(request: StageRequest, source: PinnedSource, standing: Standing) -> Decision:
+def decide(
+    request: StageRequest, source: PinnedSource, standing: Standing, container: PinnedSource | None = None
+) -> Decision:
     """What to do, from what is asked for and what is there. Nothing is read or written.
 
     Raises:
@@ -136,9 +149,16 @@ def decide(request: StageRequest, source: PinnedSource, standing: Standing) -> D
         difference = standing.foreign or "it cannot be understood"
     else:
         difference = _difference(request, source, standing, staged)
+    if not difference and container is not None and standing.pair.document is not None:
+        difference = another_container(standing.pair.document, container)
     if not difference and staged is not None:
         expected = request.expect_sha256
-        if expected and not request.force and staged.source.sha256 not in {None, expected}:
+        if (
+            expected
+            and not request.force
+            and not request.no_checksum
+            and staged.source.sha256 not in {None, expected}
+        ):
             raise DigestMismatchError(
                 f"what is staged has the SHA-256 {staged.source.sha256}, not the expected {expected}",
                 where=where,
@@ -147,7 +167,8 @@ def decide(request: StageRequest, source: PinnedSource, standing: Standing) -> D
         if mode == "reference_only" and not request.reference_only:
             return Decision.UPGRADE
         if not request.force:
-            return Decision.ALREADY_STAGED
+            whole = container is None or standing.pair.document is not None
+            return Decision.ALREADY_STAGED if whole else Decision.HAND_OVER
     if request.force:
         return Decision.REPLACE
     raise DestinationConflictError(
@@ -183,10 +204,15 @@ async def confirm(run: Run, standing: Standing) -> list[ObjectCheck]:
     files = standing.manifest.files.all() if standing.manifest else []
     checks = await each(files, partial(_compare, run))
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
-    read = [ARTIFACT_JSON, MARKER] if standing.manifest is None else [MANIFEST_JSON, MARKER]
+    names = [ARTIFACT_JSON, MARKER] if standing.manifest is None else [MANIFEST_JSON, MARKER]
+    read = {name: standing.sizes[name] for name in names}
+    if standing.pair.document is not None:
+        read |= {DEPLOYMENT_JSON: len(standing.pair.text), DEPLOYMENT_READY: len(standing.pair.ready)}
+    known = {check.key for check in checks}
     return checks + [
-        ObjectCheck(key=run.request.prefix + name, size_bytes=standing.sizes[name], by=["content"])
-        for name in read
+        ObjectCheck(key=run.request.prefix + name, size_bytes=size, by=["content"])
+        for name, size in read.items()
+        if run.request.prefix + name not in known
     ]
 
 

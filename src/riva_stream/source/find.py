@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from riva_stream.errors import (
@@ -28,7 +29,27 @@ _MOST_LISTED = 20_000
 _SHOWN = 10
 
 
-async def find_source(store: Store, bucket: str, key: str, retrier: Retrier) -> PinnedSource:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """How the user named what is looked for."""
+
+    flag: str
+    variable: str
+
+    def check(self) -> str:
+        """A hint."""
+        return f"check {self.variable} ({self.flag})"
+
+
+async def find_source(
+    store: Store,
+    bucket: str,
+    key: str,
+    retrier: Retrier,
+    *,
+    flag: str = "--source",
+    variable: str = "RIVA_ASR_MODEL_S3_URI",
+) -> PinnedSource:
     """Pin the object that ``key`` means by one HEAD.
 
     Args:
@@ -36,29 +57,32 @@ async def find_source(store: Store, bucket: str, key: str, retrier: Retrier) -> 
         bucket: its bucket.
         key: a key; or a prefix that ends in ``/``, or a glob, that exactly one archive must fit.
         retrier: for transport failures.
+        flag: by which it was named, for messages.
+        variable: the same.
 
     Raises:
         SourceNotFoundError: there is none, or more than one; the message lists what there is.
         AccessDeniedError: it may not be read, or (where listing is not allowed either) may not exist.
     """
+    named = _Named(flag, variable)
     try:
         # A key may hold a glob's characters itself: the object of that very name goes first.
         info = None if key.endswith("/") else await _head(store, bucket, key, retrier)
         if info is None and (key.endswith("/") or _GLOB.search(key)):
-            key = await _only_archive(store, bucket, key, retrier)
+            key = await _only_archive(store, bucket, key, retrier, named)
             info = await _head(store, bucket, key, retrier)
         if info is None:
-            raise await _missing(store, bucket, key, retrier)
+            raise await _missing(store, bucket, key, retrier, named)
     except ConfigurationError as error:
         if error.where.code != "NoSuchBucket":
             raise
         raise SourceNotFoundError(
-            f"there is no bucket {bucket}", where=error.where, hint="check the source URI and its endpoint"
+            f"there is no bucket {bucket}", where=error.where, hint=f"{named.check()} and its endpoint"
         ) from error
     name = key.rpartition("/")[2]
     if not name.isprintable() or "\\" in name:
         raise ConfigurationError(
-            f"the source's name {name!r} holds characters that do not fit into a checksum file",
+            f"the name {name!r} holds characters that do not fit into a checksum file",
             where=Where("HeadObject", bucket, key),
             hint="copy the archive to a key of printable characters without backslashes",
         )
@@ -89,7 +113,7 @@ async def _head(store: Store, bucket: str, key: str, retrier: Retrier) -> Object
         ) from error
 
 
-async def _only_archive(store: Store, bucket: str, pattern: str, retrier: Retrier) -> str:
+async def _only_archive(store: Store, bucket: str, pattern: str, retrier: Retrier, named: _Named) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(store, bucket, prefix, retrier)
     if pattern.endswith("/"):
@@ -104,12 +128,12 @@ async def _only_archive(store: Store, bucket: str, pattern: str, retrier: Retrie
         raise SourceNotFoundError(
             f"there are {len(found)} of them, where exactly one {sought} is wanted:{_listed(found)}",
             where=Where("ListObjectsV2", bucket, prefix),
-            hint=f"name one: --source s3://{bucket}/{found[0].key}",
+            hint=f"name one: {named.flag} s3://{bucket}/{found[0].key}",
         )
     raise SourceNotFoundError(
         f"there is no {sought}" + (f"; there is:{_listed(below)}" if below else ""),
         where=Where("ListObjectsV2", bucket, prefix),
-        hint="check RIVA_ASR_MODEL_S3_URI (--source)",
+        hint=named.check(),
     )
 
 
@@ -129,7 +153,7 @@ async def _list_all(store: Store, bucket: str, prefix: str, retrier: Retrier) ->
     )
 
 
-async def _missing(store: Store, bucket: str, key: str, retrier: Retrier) -> RivaStreamError:
+async def _missing(store: Store, bucket: str, key: str, retrier: Retrier, named: _Named) -> RivaStreamError:
     """The error for a key that is not there, with the nearest keys that are."""
     near: list[ObjectInfo] = []
     where = Where("HeadObject", bucket, key, status=404)
@@ -156,9 +180,7 @@ async def _missing(store: Store, bucket: str, key: str, retrier: Retrier) -> Riv
         f"there is no s3://{bucket}/{key}"
         + (f"; the nearest keys are:{shown}" if closest else "; the bucket is empty"),
         where=where,
-        hint=f"did you mean --source s3://{bucket}/{closest[0]} ?"
-        if closest
-        else "check RIVA_ASR_MODEL_S3_URI (--source)",
+        hint=f"did you mean {named.flag} s3://{bucket}/{closest[0]} ?" if closest else named.check(),
     )
 
 

@@ -10,7 +10,7 @@ from riva_stream.cli.output import print_result
 
 NAME = "schema"
 SUMMARY = "print the JSON Schema of artifact.json and its kin"
-USAGE = "[artifact|manifest|report|verify|status|ls]"
+USAGE = "[artifact|manifest|deployment|report|verify|status|ls]"
 DESCRIPTION = "Print the JSON Schema (2020-12) of a document that this tool writes."
 EXAMPLES = """\
   PROG schema artifact > artifact.schema.json
@@ -27,9 +27,10 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "document",
         nargs="?",
-        choices=("artifact", "manifest", "report", *_REPORTS),
+        choices=("artifact", "manifest", "deployment", "report", *_REPORTS),
         default="artifact",
-        help="artifact.json (the default), upload_manifest.json, or what stage, verify, status or ls --json prints",
+        help="artifact.json (the default), upload_manifest.json, deployment.json, or what stage (report), verify, "
+        "status or ls --json prints",
     )
 
 

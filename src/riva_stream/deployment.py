@@ -1,0 +1,134 @@
+"""``deployment.json`` and ``deployment_ready.txt``: all that the pipeline's next step reads. Pure models, no I/O.
+
+The pair stands by itself. ``deployment.json`` pins a model archive and a container image by ETag (and VersionId), and
+``deployment_ready.txt``, written after it, vouches for it by its SHA-256: one without the other, or beside another one,
+says nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from riva_stream.manifest import SCHEMA_VERSION, BuildInfo, Document, Mode, Model
+
+__all__ = [
+    "DEPLOYMENT_JSON",
+    "DEPLOYMENT_READY",
+    "PAIR",
+    "BintarballReferences",
+    "DeploymentDocument",
+    "DeploymentReady",
+    "DeploymentState",
+    "ObjectReference",
+]
+
+DEPLOYMENT_JSON = "deployment.json"
+DEPLOYMENT_READY = "deployment_ready.txt"
+PAIR = (DEPLOYMENT_JSON, DEPLOYMENT_READY)
+
+
+class ObjectReference(Document):
+    """An object where it lies, pinned."""
+
+    s3_uri: str
+    path: str
+    """Its key in its bucket."""
+    size_bytes: int = Field(ge=0)
+    size_human: str
+    etag: str
+    version_id: str | None
+    last_modified: datetime | None = None
+    sha256: str | None = None
+    """Only of an archive that was staged in full: nothing else was read."""
+
+    def is_same(self, other: ObjectReference) -> bool:
+        """Whether both are the very same object, unchanged."""
+        mine, theirs = (
+            (ref.s3_uri, ref.size_bytes, ref.etag, ref.version_id or None) for ref in (self, other)
+        )
+        return mine == theirs
+
+    def text(self) -> str:
+        """For messages."""
+        version = f", version {self.version_id}" if self.version_id else ""
+        return f"{self.s3_uri} (ETag {self.etag}, {self.size_bytes} bytes{version})"
+
+
+class BintarballReferences(Document):
+    """The two objects that a deployment needs."""
+
+    model_archive: ObjectReference
+    container_image: ObjectReference
+
+
+class DeploymentState(Document):
+    """Where and whether to deploy."""
+
+    environment: str
+    s3_bucket: str
+    s3_prefix: str
+    """``s3://bucket/prefix/`` of these two files."""
+    retention_days: int
+    no_duplication: bool
+    """Whether the archive was left where it was, not copied."""
+    ready_for_deployment: bool
+    """Always true: it is written after everything was verified."""
+    artifact_sha256: str | None = None
+    """SHA-256 of the ``artifact.json`` beside it, whose staging it belongs to; None for a bintarball reference."""
+
+
+class DeploymentDocument(Document):
+    """``deployment.json``."""
+
+    schema_version: str = SCHEMA_VERSION
+    deployment_type: Mode
+    """How the model was staged."""
+    artifact_id: str
+    created_at: datetime
+    model: Model
+    bintarball_references: BintarballReferences
+    deployment: DeploymentState
+    build_info: BuildInfo
+
+
+class DeploymentReady(Document):
+    """``deployment_ready.txt``: ``deployment.json`` may be read."""
+
+    ready_at: datetime
+    deployment_type: Mode
+    run_id: str
+    model_archive: str
+    container_image: str
+    next_step: str
+    deployment_sha256: str
+
+    def text(self) -> str:
+        """The file, a few lines for a person and for ``grep``."""
+        return "".join(f"{name}: {value}\n" for name, value in zip(_LINES, self._values(), strict=True))
+
+    def _values(self) -> tuple[str, ...]:
+        fields = self.model_dump(mode="json")
+        return tuple(str(fields[field]) for field in _LINES.values())
+
+    @classmethod
+    def parse(cls, text: str) -> DeploymentReady:
+        """Read it back.
+
+        Raises:
+            ValueError: this is not such a file.
+        """
+        pairs = (line.partition(": ") for line in text.splitlines())
+        return cls.model_validate({_LINES[name]: value for name, _, value in pairs if name in _LINES})
+
+
+_LINES = {
+    "Deployment ready at": "ready_at",
+    "Type": "deployment_type",
+    "Run ID": "run_id",
+    "Model archive": "model_archive",
+    "Container image": "container_image",
+    "Next step": "next_step",
+    "SHA-256 of deployment.json": "deployment_sha256",
+}

@@ -1,0 +1,68 @@
+"""The file of settings: which one it is, and what stands in it.
+
+``--env-file`` names it, else RIVA_ENV_FILE; else it is ``.env`` in :func:`home`, where there is one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.events import Warned
+
+__all__ = ["ENV_FILE", "HOME", "EnvFile", "home", "read_env_file"]
+
+ENV_FILE = "RIVA_ENV_FILE"
+HOME = "RIVA_STREAM_ROOT"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvFile:
+    """What was read."""
+
+    path: Path | None = None
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Empty ones are left out: they count as not set."""
+    warnings: tuple[Warned, ...] = ()
+
+
+def home() -> Path:
+    """Where ``.env`` and ``state/`` are: here, or in the folder that RIVA_STREAM_ROOT names.
+
+    The scripts of a repository name its root there, so that they work from anywhere.
+    """
+    return Path(os.environ.get(HOME, ""))
+
+
+def read_env_file(wanted: Path | None) -> EnvFile:
+    """Read ``wanted``, or the file that is meant when that is None.
+
+    Raises:
+        ConfigurationError: a file that was named cannot be read.
+    """
+    named = wanted or os.environ.get(ENV_FILE, "").strip()
+    path = (Path(named) if named else home() / ".env").expanduser()
+    if not named and not path.is_file():
+        return EnvFile()
+    try:
+        # Once: --env-file <(decrypt .env.gpg) is a pipe.
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text"
+        by = "" if wanted or not named else f" (named by {ENV_FILE})"
+        raise ConfigurationError(
+            f"the environment file {path}{by} cannot be read: {reason}",
+            hint="name a file that exists with --env-file FILE, or leave --env-file out to use ./.env if there is one",
+        ) from error
+    bad = [str(item.original.line) for item in parse_stream(io.StringIO(text)) if item.error]
+    lines = f"line {', '.join(bad)} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
+    told = Warned(code="env-file-line", message=f"{path}: {lines} not NAME=value and ignored")
+    values = {k: v for k, v in dotenv_values(stream=io.StringIO(text)).items() if v}
+    return EnvFile(path, values, (told,) if bad else ())

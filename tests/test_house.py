@@ -24,7 +24,9 @@ ROOMS: dict[str, set[str]] = {
     "tee": {"buffers"},
     "retry": FLOOR,
     "config": FLOOR,
-    "settings": FLOOR | {"config", "settings_check"},
+    "handover": {"errors"},
+    "env_file": FLOOR,
+    "settings": FLOOR | {"config", "settings_check", "env_file"},
     "settings_check": FLOOR | {"config"},
     "digest": {"buffers", "lanes"},
     "archive": {"errors", "sizes"},
@@ -37,9 +39,13 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": FLOOR
     | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "report"}
     | {"s3", "source", "sink", "state"},
+    "operations": FLOOR
+    | {"config", "buffers", "lanes", "retry", "digest", "manifest", "report"}
+    | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
-    | {"s3"}
-    | {"config", "settings", "settings_check", "manifest", "report", "state", "pipeline"},
+    | {"s3", "operations"}
+    | {"config", "settings", "settings_check", "env_file", "manifest", "report"}
+    | {"state", "handover", "pipeline"},
     "__main__": {"cli"},
 }
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

@@ -10,15 +10,12 @@ message, since it may have been pasted into the wrong variable.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 from pydantic import AliasChoices, Field
 from pydantic_settings import (
     BaseSettings,
@@ -28,6 +25,7 @@ from pydantic_settings import (
 )
 
 from riva_stream.config import StageRequest
+from riva_stream.env_file import EnvFile, read_env_file
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 from riva_stream.settings_check import Origin, check
@@ -91,18 +89,19 @@ def variables_of(name: str) -> tuple[str, ...]:
     return tuple(str(choice) for choice in info.validation_alias.choices)
 
 
-def load(flags: Mapping[str, object], *, env_file: Path | None = None) -> Loaded:
+def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None) -> Loaded:
     """Make a request from ``flags`` over the process environment over ``env_file``.
 
     Args:
         flags: fields of :class:`~riva_stream.config.StageRequest`; None and empty strings count as not given.
-        env_file: a ``.env`` that must exist; None: ``./.env`` where there is one.
+        env_file: a ``.env`` that must exist, or one that was read already; None: ``./.env`` where there is one.
 
     Raises:
         ConfigurationError: the file cannot be read, or settings are missing or malformed
             (:class:`~riva_stream.settings_check.SettingsError` then lists all of them).
     """
-    path, in_file, warnings = _read(env_file)
+    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
+    path, in_file, warnings = file.path, file.values, list(file.warnings)
     given = {name: value for name, value in flags.items() if value is not None and value not in ("", ())}
     known = {name: value for name, value in given.items() if name in EnvironmentSettings.model_fields}
     texts: dict[str, Any] = {name: str(value) for name, value in known.items()}
@@ -148,7 +147,7 @@ def load_reach(flags: Mapping[str, object], *, env_file: Path | None = None) -> 
     Raises:
         ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
     """
-    _, in_file, _ = _read(env_file)
+    in_file = read_env_file(env_file).values
     names = ("region", "endpoint_url", "profile", "ca_bundle")
     given = {name: flags[name] for name in names if flags.get(name)}
     texts: dict[str, Any] = {name: str(value) for name, value in given.items()}
@@ -194,26 +193,6 @@ def _reading(in_file: Mapping[str, str]) -> type[EnvironmentSettings]:
             return init_settings, env_settings, from_file
 
     return Settings
-
-
-def _read(wanted: Path | None) -> tuple[Path | None, dict[str, str], list[Warned]]:
-    path = (wanted or Path(".env")).expanduser()
-    if wanted is None and not path.is_file():
-        return None, {}, []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text"
-        raise ConfigurationError(
-            f"the environment file {path} cannot be read: {reason}",
-            hint="name a file that exists with --env-file FILE, or leave --env-file out to use ./.env if there is one",
-        ) from error
-    bad = [str(item.original.line) for item in parse_stream(io.StringIO(text)) if item.error]
-    warnings = []
-    if bad:
-        lines = f"line {bad[0]} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
-        warnings.append(Warned(code="env-file-line", message=f"{path}: {lines} not NAME=value and ignored"))
-    return path, {k: v for k, v in dotenv_values(stream=io.StringIO(text)).items() if v}, warnings
 
 
 def _origin(name: str, given: Mapping[str, object], in_file: Mapping[str, str], path: Path | None) -> Origin:

@@ -32,6 +32,10 @@ class Failure:
     also: tuple[str, ...] = ()
     """Other errors of the same moment."""
     trace: str = ""
+    log: str = ""
+    """The run's log; empty where there is none."""
+    bundle: str = ""
+    """What is to be attached to a report; empty where there is none."""
 
     def text(self, run_id: str, *, debug: bool) -> str:
         """For a person."""
@@ -43,6 +47,8 @@ class Failure:
         lines += [
             f"  {'next:' if not i else '     '}  {line}" for i, line in enumerate(self.hint.splitlines())
         ]
+        files = {"log": self.log, "diagnostics": self.bundle}
+        lines += [f"  {name + ':':13}{path}" for name, path in files.items() if path]
         lines.append(f"  exit code {self.exit_code}, run {run_id}")
         if debug:
             lines += ["", self.trace.rstrip("\n")]
@@ -67,6 +73,9 @@ class Failure:
             error["problems"] = [asdict(problem) for problem in self.problems]
         if self.also:
             error["also"] = list(self.also)
+        error |= {
+            name: path for name, path in {"log_file": self.log, "diagnostics": self.bundle}.items() if path
+        }
         document: dict[str, Any] = json.loads(redact(json.dumps({"error": error, "run_id": run_id})))
         return document
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,20 @@ __all__ = [
     "NOT_OF_THE_REQUEST",
     "add_how",
     "add_limits",
+    "add_log",
     "add_output",
     "add_reach",
     "add_source",
     "add_store",
     "add_what",
     "add_where_to",
+    "state_dir_of",
 ]
 
-NOT_OF_THE_REQUEST = frozenset({"command", "env_file", "loop", "json", "quiet", "log_format", "debug"})
+NOT_OF_THE_REQUEST = frozenset(
+    {"command", "env_file", "loop", "json", "quiet", "log_format", "debug"}
+    | {"log_dir", "log_level", "log_file_format", "log_redact", "log_to_s3"}
+)
 """Names in the parsed arguments that are the command line's own business."""
 
 
@@ -171,3 +178,38 @@ def add_output(parser: ArgumentParser) -> None:
         help="of progress: bars on a terminal, else lines (default: auto)",
     )
     group.add_argument("--debug", action="store_true", help="timing of each lane, and tracebacks")
+
+
+def add_log(parser: ArgumentParser) -> None:
+    """The file that a run's log goes to."""
+    group = parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log")
+    group.add_argument(
+        "--log-dir", type=Path, metavar="DIR", help="default: logs in the state directory [LOG_DIR]"
+    )
+    group.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="the least that is written (default: info) [LOG_LEVEL]",
+    )
+    group.add_argument(
+        "--log-file-format",
+        choices=("pretty", "json"),
+        help="lines of text, or of JSON (default: pretty) [LOG_FORMAT]",
+    )
+    group.add_argument(
+        "--log-redact",
+        metavar="NAMES",
+        help="variables and fields whose values are blacked out, with commas; off: not even account ids "
+        "(secrets always are) [LOG_REDACT]",
+    )
+    group.add_argument(
+        "--log-to-s3",
+        metavar="S3_PREFIX",
+        help="put a copy below s3://bucket/prefix when the run is over [LOG_TO_S3, LOG_S3_BUCKET, LOG_S3_PREFIX]",
+    )
+
+
+def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> Path:
+    """The state directory: the flag, the environment, ``.env``, ``./state``."""
+    named = os.environ.get("RIVA_STATE_DIR") or (in_file or {}).get("RIVA_STATE_DIR")
+    return Path(args.state_dir or named or "state").expanduser()

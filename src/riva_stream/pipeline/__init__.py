@@ -7,7 +7,7 @@ from typing import Any
 
 from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest, plan_memory
-from riva_stream.errors import ConfigurationError, RivaStreamError, leaves_of
+from riva_stream.errors import RivaStreamError, leaves_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
 from riva_stream.lanes import Lanes
 from riva_stream.manifest import MARKER, Artifact, Mode, to_json
@@ -18,7 +18,15 @@ from riva_stream.pipeline.limits import deadline, share_of, watched
 from riva_stream.pipeline.planning import plan_of, try_rights
 from riva_stream.pipeline.recovery import hold, identity_of
 from riva_stream.pipeline.run import Meter, Run
-from riva_stream.pipeline.standing import Decision, Standing, confirm, decide, inspect, remove_leftover
+from riva_stream.pipeline.standing import (
+    Decision,
+    Standing,
+    confirm,
+    decide,
+    inspect,
+    keep_documents,
+    remove_leftover,
+)
 from riva_stream.pipeline.stores import open_stores
 from riva_stream.report import ObjectCheck, StageReport
 from riva_stream.retry import Retrier, RetryPolicy
@@ -72,7 +80,10 @@ async def stage(
                 RetryPolicy(retries=request.retries), observer, meter.touch, slots=2 * request.connections + 8
             )
             run = Run(request, run_id, observer, retrier, lanes, meter)
-            await StateDirectory(request.state_dir, run_id).write("request.json", to_json(request))
+            # Whether there is a place for state is found out now, and not when the bytes are moved.
+            await StateDirectory(request.state_dir, run_id).write(
+                "request.json", to_json(request.without_secrets())
+            )
             await open_stores(run, stack, session, source_session, store, source_store)
             retrier.renew = run.renew_sessions
             await stack.enter_async_context(watched(run))
@@ -93,11 +104,13 @@ async def _stage(run: Run) -> StageReport:
     if request.dry_run:
         await try_rights(run, source)
         check = await _upload_check(run)
+        plan = plan_of(run, source, decision, check)
+        await run.keep("plan.json", to_json(plan))
         report = await _report(run, "planned", None, [])
-        return report.model_copy(update={"plan": plan_of(run, source, decision, check)})
+        return report.model_copy(update={"plan": plan})
     if request.reference_only and request.prefix + JOURNAL not in standing.keys:
         check = await _upload_check(run)
-        await _begin(run, source, check)
+        await _begin(run, source, check, decision)
         committed = await Commit(run, source, standing, check).by_reference()
         return await _report(run, "staged", committed.artifact, committed.checks)
     return await _stage_held(run, source)
@@ -129,7 +142,7 @@ async def _stage_held(run: Run, source: PinnedSource) -> StageReport:
             decision = decide(request, source, standing)
             if decision is Decision.ALREADY_STAGED:
                 return await _already_staged(run, standing)
-            await _begin(run, source, check)
+            await _begin(run, source, check, decision)
             commit = Commit(run, source, standing, check, held.lease)
             if request.reference_only:
                 committed = await commit.by_reference()
@@ -145,6 +158,7 @@ async def _already_staged(run: Run, standing: Standing) -> StageReport:
     """Confirm what is staged, and remove what its run could not: its journal, when it died just after the marker."""
     checks = await confirm(run, standing)
     await remove_leftover(run, standing)
+    await keep_documents(run, standing)
     staged = standing.artifact
     if staged is not None:
         compared = {
@@ -169,8 +183,10 @@ async def _upload_check(run: Run) -> str:
     )
 
 
-async def _begin(run: Run, source: PinnedSource, check: str) -> None:
+async def _begin(run: Run, source: PinnedSource, check: str, decision: Decision) -> None:
     request = run.request
+    plan = plan_of(run, source, decision, check)
+    await run.keep("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
     run.observer(
         StageStarted(
             run_id=run.run_id,
@@ -202,10 +218,7 @@ async def _report(
         }
     )
     if outcome != "planned":
-        try:
-            await StateDirectory(request.state_dir, run.run_id).write("report.json", to_json(report))
-        except ConfigurationError as error:  # the staging is there, whatever the local disk says
-            run.warn("state", str(error))
+        await run.keep("report.json", to_json(report))
     run.observer(PhaseChanged(phase="done"))
     run.observer(StageFinished(run_id=run.run_id, outcome=outcome, seconds=report.seconds))
     return report

@@ -204,6 +204,7 @@ class Commit:
             checksum = body.crc64nvme
         run.meter.touch()
         self._written.append(key)
+        await run.keep(name, data)
         return StagedFile(
             s3_key=key,
             size_bytes=len(data),

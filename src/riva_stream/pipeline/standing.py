@@ -16,10 +16,12 @@ from riva_stream.errors import (
     DestinationConflictError,
     DigestMismatchError,
     IntegrityError,
+    RivaStreamError,
     Where,
 )
 from riva_stream.manifest import (
     ARTIFACT_JSON,
+    CHECKSUMS,
     MANIFEST_JSON,
     MARKER,
     Artifact,
@@ -58,8 +60,8 @@ class Standing:
     manifest: UploadManifest | None = None
     foreign: str = ""
     """Why the marker that is there cannot be understood."""
-    sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of the documents that were read."""
+    documents: dict[str, bytes] = field(default_factory=dict)
+    """Those that were read, by name."""
     listed: bool = True
     """Whether ``keys`` is to be believed: without the right to list, nobody knows what there is."""
 
@@ -99,10 +101,10 @@ async def _marked(run: Run, keys: list[str], text: bytes | None) -> Standing:
         marker = Marker.parse(text.decode())
     except (ValidationError, UnicodeDecodeError):
         return Standing(keys, foreign="its marker is not one of this tool's")
-    return await _documents(run, keys, marker, len(text))
+    return await _documents(run, keys, marker, text)
 
 
-async def _documents(run: Run, keys: list[str], marker: Marker, marker_size: int) -> Standing:
+async def _documents(run: Run, keys: list[str], marker: Marker, text: bytes) -> Standing:
     """What the marker was written for; ``foreign`` says it when that is no longer there."""
     data = await _document(run, ARTIFACT_JSON)
     listed = await _document(run, MANIFEST_JSON) if marker.mode == "full" else None
@@ -116,8 +118,8 @@ async def _documents(run: Run, keys: list[str], marker: Marker, marker_size: int
         manifest = UploadManifest.model_validate_json(listed) if listed is not None else None
     except ValidationError:
         return Standing(keys, marker, foreign="its documents are not of a version that this tool knows")
-    sizes = {MARKER: marker_size, ARTIFACT_JSON: len(data), MANIFEST_JSON: len(listed or b"")}
-    return Standing(keys, marker, artifact, manifest, sizes=sizes)
+    read = {MARKER: text, ARTIFACT_JSON: data} | ({} if listed is None else {MANIFEST_JSON: listed})
+    return Standing(keys, marker, artifact, manifest, documents=read)
 
 
 def decide(request: StageRequest, source: PinnedSource, standing: Standing) -> Decision:
@@ -184,9 +186,25 @@ async def confirm(run: Run, standing: Standing) -> list[ObjectCheck]:
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
     read = [ARTIFACT_JSON, MARKER] if standing.manifest is None else [MANIFEST_JSON, MARKER]
     return checks + [
-        ObjectCheck(key=run.request.prefix + name, size_bytes=standing.sizes[name], by=["content"])
+        ObjectCheck(key=run.request.prefix + name, size_bytes=len(standing.documents[name]), by=["content"])
         for name in read
     ]
+
+
+async def keep_documents(run: Run, standing: Standing) -> None:
+    """Leave copies of the staging's documents in the state directory, as the run that made them did on its host."""
+    if run.request.state_dir is None:
+        return
+    for name, data in standing.documents.items():
+        await run.keep(name, data)
+    if standing.manifest is not None:
+        try:
+            checksums = await _document(run, CHECKSUMS)
+        except RivaStreamError as error:  # it was compared already; here it is only to be copied
+            run.warn("state", f"{CHECKSUMS} could not be copied to the state directory: {error}")
+            return
+        if checksums is not None:
+            await run.keep(CHECKSUMS, checksums)
 
 
 async def remove_leftover(run: Run, standing: Standing) -> None:

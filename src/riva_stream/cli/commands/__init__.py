@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from riva_stream.cli.command import Command
-from riva_stream.cli.commands import gc, schema, stage
+from riva_stream.cli.commands import gc, next, schema, stage  # noqa: A004 - the command's name
 
 __all__ = ["COMMANDS"]
 
-COMMANDS: tuple[Command, ...] = (stage, gc, schema)
+COMMANDS: tuple[Command, ...] = (stage, next, gc, schema)

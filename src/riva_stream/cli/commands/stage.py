@@ -38,6 +38,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_how(parser)
     options.add_limits(parser)
     options.add_output(parser)
+    options.add_log(parser)
 
 
 def run(args: Namespace, invocation: Invocation) -> int:

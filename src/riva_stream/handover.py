@@ -64,7 +64,7 @@ _LOCK = ".130.lock"
 _PATIENCE = (
     5.0  # seconds for a lock that is held for milliseconds: whoever holds it longer is stopped, or dead
 )
-_LOOKS = 20  # at a set of files that another run is just writing, 50 ms apart
+_LOOKS = 100  # at a set of files that another run is just writing, 10 ms apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def read(folder: Path) -> Handover:
         )
         if _get(folder, STATUS) == before:
             return found
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise OSError("its files change all the time")
 
 

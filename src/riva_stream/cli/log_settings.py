@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from riva_stream.cli.options import state_dir_of
+from riva_stream.cli.options import home_of, state_dir_of
 from riva_stream.cli.redact import Redactor
 from riva_stream.events import Warned
 from riva_stream.handover import SCRIPT_ID
@@ -74,7 +74,7 @@ def log_settings(args: Namespace, in_file: Mapping[str, str]) -> LogSettings:
     if form not in _FORMATS:
         warn("LOG_FORMAT is neither pretty nor json: pretty is taken")
     return LogSettings(
-        folder=Path(folder).expanduser(),
+        folder=home_of(folder),
         level=level,
         form=_FORMATS.get(form, "pretty"),
         tee=_switch(variable("LOG_TEE_STDOUT"), "LOG_TEE_STDOUT", warn),

@@ -21,6 +21,7 @@ __all__ = [
     "add_store",
     "add_what",
     "add_where_to",
+    "home_of",
     "state_dir_of",
 ]
 
@@ -212,4 +213,9 @@ def add_log(parser: ArgumentParser) -> None:
 def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> Path:
     """The state directory: the flag, the environment, ``.env``, ``./state``."""
     named = os.environ.get("RIVA_STATE_DIR") or (in_file or {}).get("RIVA_STATE_DIR")
-    return Path(args.state_dir or named or "state").expanduser()
+    return home_of(args.state_dir or named or "state")
+
+
+def home_of(path: Path | str) -> Path:
+    """``path`` with ``~`` replaced, where there is such a home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises where there is none

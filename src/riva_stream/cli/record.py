@@ -6,6 +6,7 @@ events are written by threads of their own, everything else when the event loop 
 
 from __future__ import annotations
 
+import contextlib
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 
@@ -37,6 +38,7 @@ from riva_stream.report import StageReport
 
 __all__ = ["Record"]
 
+P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
 
 _LAST_EVENTS = 500
@@ -79,7 +81,7 @@ class Record:
     @property
     def log_file(self) -> Path | None:
         """The log, where there is one."""
-        return self._log.path.absolute() if self._log is not None else None
+        return _absolute(self._log.path) if self._log is not None else None
 
     @property
     def folder(self) -> Path:
@@ -89,7 +91,7 @@ class Record:
     @property
     def bundle(self) -> Path:
         """Where the diagnostics of a failure are."""
-        return (self.folder / _BUNDLE).absolute()
+        return _absolute(self.folder / _BUNDLE)
 
     def open(self, file: EnvFile) -> LogSettings:
         """Begin to write, now that it is known where and how."""
@@ -160,22 +162,26 @@ class Record:
         for screen, file in self._screens:
             if screen.close():
                 file.close()  # or else its thread is still at it: the process will close it
-        if isinstance(outcome, Failure):
-            try:
-                self._bundle(outcome)
-            except OSError as error:
-                self._failed("the diagnostics")(f"{self.bundle} cannot be written: {error.strerror or error}")
-                outcome = replace(outcome, bundle="")
+        if isinstance(outcome, Failure) and not self._try(
+            "the diagnostics cannot be written", self._bundle, outcome
+        ):
+            outcome = replace(outcome, bundle="")
         if not self._is_dry(outcome):
-            try:
-                self._hand_over(outcome)
-            except OSError as error:
-                self._failed("the state for the next step")(str(error))
-        self._upload(outcome, watch)
+            self._try("the state for the next step cannot be written", self._hand_over, outcome)
+            self._try("the log was not copied to S3", self._upload, outcome, watch)
         if isinstance(outcome, StageReport):
             late = [problem for problem in self._problems if problem not in outcome.warnings]
             outcome = outcome.model_copy(update={"warnings": [*outcome.warnings, *late]})
         return outcome
+
+    def _try(self, what: str, act: Callable[P, None], *args: P.args, **more: P.kwargs) -> bool:
+        """Whether it went well; if not, that is a warning, and must not hide what the run came to."""
+        try:
+            act(*args, **more)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run itself has ended already
+            self._failed(what)(str(error) if isinstance(error, OSError) else repr(error))
+            return False
+        return True
 
     def _upload(self, outcome: BaseModel | Failure, watch: SignalWatch) -> None:
         target = self.settings.target if self.settings is not None else None
@@ -247,3 +253,10 @@ class Record:
             self._warn_of(Warned(code="record", message=message))
 
         return warn
+
+
+def _absolute(path: Path) -> Path:
+    """For a message, and for whoever works in another folder; in a folder that was deleted nothing is absolute."""
+    with contextlib.suppress(OSError):
+        return path.absolute()
+    return path

@@ -89,7 +89,8 @@ class _Problem:
 
 def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
     folder, record, status = handover.folder, handover.record, handover.status
-    again = str(record.get("command") or f"{invocation.prog} stage --state-dir {_quoted(str(folder))}")
+    where = "" if folder == Path("state") else f" --state-dir {_quoted(str(folder))}"
+    again = str(record.get("command") or f"{invocation.prog} stage{where}")
     run_id = status.get("run_id") or record.get("run_id") or "unknown"
     if not status and record.get("status") == "running":
         return _Problem(

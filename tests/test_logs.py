@@ -19,6 +19,7 @@ from riva_stream.cli import redact as redacting
 from riva_stream.cli.log_file import LogFile
 from riva_stream.cli.log_lines import LogRenderer
 from riva_stream.cli.redact import Redactor, redact, remember
+from riva_stream.config import StageRequest
 from riva_stream.events import PhaseChanged, RetryScheduled, Warned
 from tests.cli_processes import double, run
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
@@ -220,8 +221,13 @@ def test_the_log_never_goes_beside_what_was_staged(place: Place, tmp_path: Path)
 # --- secrets
 
 
-@pytest.mark.parametrize("more", [[], ["--log-file-format=json", "--log-redact=off", "--log-level=debug"]])
-@pytest.mark.parametrize("where", ["environment", "file"])
+@pytest.mark.parametrize(
+    ("where", "more"),
+    [
+        ("environment", []),
+        ("file", ["--log-file-format=json", "--log-redact=off", "--log-level=debug", "--json"]),
+    ],
+)
 def test_no_secret_survives_in_any_file(where: str, more: list[str], tmp_path: Path) -> None:
     values = {
         "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -242,7 +248,7 @@ def test_no_secret_survives_in_any_file(where: str, more: list[str], tmp_path: P
     ]
     done = double("secret", *flags, cwd=tmp_path, env=environment)
     assert done.returncode == 77
-    texts = {"stderr": done.stderr}
+    texts = {"stderr": done.stderr, "stdout": done.stdout}
     for path in (tmp_path / "state").rglob("*"):
         if path.name == "diagnostics.tar.gz":
             texts |= {f"{path}:{name}": text for name, text in bundle_of(path).items()}
@@ -333,6 +339,22 @@ def test_a_secret_survives_in_no_spelling(secret: str, before: str, after: str) 
 )
 def test_signatures_headers_and_keys_are_blacked_out(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+def test_the_settings_that_are_kept_have_no_password() -> None:
+    request = StageRequest(
+        source="s3://models/x.tar.gz",
+        bucket="staging-bucket",
+        env="prod",
+        model_name="parakeet",
+        model_version="v1",
+        endpoint_url="https://me:hunter22@store:9000/base",
+        source_endpoint_url="http://token@other",
+    )
+    kept = request.without_secrets()
+    assert kept.endpoint_url == "https://store:9000/base"
+    assert kept.source_endpoint_url == "http://other"
+    assert kept.model_copy(update={"endpoint_url": None}).without_secrets().endpoint_url is None
 
 
 def test_json_stays_json_whatever_is_redacted() -> None:

@@ -66,7 +66,7 @@ class Record:
         """Known once it is open."""
         self._args = args
         self._run_id = run_id
-        self._command = redact(invocation.again())
+        self._invocation = invocation
         self._warn_of = warn
         self._began = monotonic()
         self._in_file: Mapping[str, str] = {}
@@ -82,6 +82,11 @@ class Record:
     def log_file(self) -> Path | None:
         """The log, where there is one."""
         return _absolute(self._log.path) if self._log is not None else None
+
+    @property
+    def _command(self) -> str:
+        """Redacted anew each time: the secrets of a ``.env`` are known only once it is read."""
+        return redact(self._invocation.again())
 
     @property
     def folder(self) -> Path:

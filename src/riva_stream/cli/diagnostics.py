@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import re
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -103,8 +104,7 @@ def _versions() -> dict[str, Any]:
         "botocore",
         "aiohttp",
     ]:
-        name = requirement.partition(";")[0].split("[")[0].strip()
-        name = name.rstrip("0123456789.,*<>=!~ ")
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         if "extra ==" not in requirement:
             try:
                 packages[name] = version(name)

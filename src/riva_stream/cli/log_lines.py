@@ -60,6 +60,7 @@ class LogRenderer:
         self._now = now
         self._host = socket.gethostname()
         self._step = ""
+        self._failed = False
         self._counters = Counters()
 
     def event(self, event: Event, /) -> str:
@@ -84,11 +85,12 @@ class LogRenderer:
     def message(self, text: str, /) -> str:
         """What the command line, or a library, has to say."""
         level = "error" if _ERROR in text else "warning"
+        self._failed = self._failed or level == "error"
         return self._lines(level, text, {"event": "message"})
 
     def close(self, latest: Progress | None, /) -> str:
-        """The last counters."""
-        return "" if latest is None else self.progress(latest)
+        """The last counters, unless there is an error, which is the last word then."""
+        return "" if latest is None or self._failed else self.progress(latest)
 
     def _lines(self, level: str, text: str, fields: dict[str, Any]) -> str:
         if LEVELS.index(level) < self._least or not text.strip():

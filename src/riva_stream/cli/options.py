@@ -166,7 +166,7 @@ def add_output(parser: ArgumentParser) -> None:
     group.add_argument(
         "--env-file", type=Path, metavar="FILE", help="settings (default: ./.env if there is one)"
     )
-    group.add_argument("--state-dir", type=Path, metavar="DIR", help="default: ./state")
+    group.add_argument("--state-dir", type=Path, metavar="DIR", help="default: ./state [RIVA_STATE_DIR]")
     group.add_argument("--run-id", metavar="ID", help="default: one is made up")
     group.add_argument("--loop", choices=("auto", "asyncio", "uvloop"), default="auto", help="event loop")
     group = parser.add_argument_group("output", "the result goes to stdout, everything else to stderr")

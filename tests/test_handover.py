@@ -251,9 +251,8 @@ def test_two_runs_with_one_directory_never_mix_their_files(tmp_path: Path) -> No
             run_id = f"{name}{number}"
             values = {file: f"{run_id}-{file}" for file in VALUES[: 5 if name == "a" else 9]}
             handover.finish(tmp_path, ending(run_id), values, json.dumps({"of": run_id}).encode())
-            if stop.wait(
-                0.002
-            ):  # a pause, as real runs have: two writers without one leave no moment to read
+            # a pause, as real runs have: two writers without one leave no moment to read
+            if stop.wait(0.02):
                 return
 
     threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]

@@ -25,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "tee": {"buffers"},
     "retry": FLOOR,
     "config": FLOOR,
+    "handover": {"errors"},
     "settings": FLOOR | {"config", "settings_check", "settings_aliases", "settings_file"},
     "settings_aliases": FLOOR | {"settings_check"},
     "settings_file": FLOOR,
@@ -46,7 +47,8 @@ ROOMS: dict[str, set[str]] = {
     | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations"}
-    | {"config", "settings", "settings_check", "manifest", "deployment", "report", "state", "pipeline"},
+    | {"config", "settings", "settings_check", "settings_aliases", "settings_file"}
+    | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

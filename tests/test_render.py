@@ -159,6 +159,7 @@ class TestJson:
             "attempt": 2,
             "delay": 0.5,
             "reason": "SlowDown",
+            "request_id": "",
         }
 
     def test_counters_never_go_backwards(self) -> None:

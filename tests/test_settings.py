@@ -454,8 +454,8 @@ class TestFile:
             load(FLAGS)
 
     def test_state_goes_where_it_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        def folder(**flags: object) -> Path | None:
-            return load({**FLAGS, **flags}, state_dir=Path("state")).request.state_dir
+        def folder(state_dir: Path | None = None) -> Path:
+            return state_dir_of(Namespace(state_dir=state_dir))
 
         assert load(FLAGS).request.state_dir is None
         assert folder() == Path("state")

@@ -27,6 +27,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _S3_URI = re.compile(r"s3://[A-Za-z0-9.\-_:/]*?[A-Za-z0-9.\-_]+/.+", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3[a-z-]*:.+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _SMALLEST_PART = 5 * MIB  # S3: every part but the last has at least 5 MiB
@@ -239,6 +240,13 @@ class StageRequest(BaseModel):
         if not self.tag:
             return {}
         return {"retention-days": str(self.retention_days), "model-name": self.model_name[:256]}
+
+    def without_secrets(self) -> StageRequest:
+        """The same for a file that others may read: endpoints without a user's name and password."""
+        urls = {name: getattr(self, name) for name in ("endpoint_url", "source_endpoint_url")}
+        return self.model_copy(
+            update={name: _USERINFO.sub("", url) for name, url in urls.items() if url is not None}
+        )
 
     def part_size_for(self, size: int) -> int:
         """Bytes of a part for an object of ``size`` bytes: at most 10,000 parts (S3's limit), whole MiB."""

@@ -96,6 +96,8 @@ class RetryScheduled:
     attempt: int
     delay: float
     reason: str
+    request_id: str = ""
+    """The store's name for the request that failed, where it gave one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,7 +126,13 @@ class Retrier:
                 delay = self.policy.delay(attempt, self.draw())
                 self.spent += 1
                 self.observer(
-                    RetryScheduled(operation=operation, attempt=attempt, delay=delay, reason=str(error))
+                    RetryScheduled(
+                        operation=operation,
+                        attempt=attempt,
+                        delay=delay,
+                        reason=str(error),
+                        request_id=error.where.request_id,
+                    )
                 )
             else:
                 self._went_well()

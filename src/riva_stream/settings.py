@@ -38,7 +38,7 @@ from riva_stream.settings_aliases import (
     resolve,
 )
 from riva_stream.settings_check import Origin, check
-from riva_stream.settings_file import ENV_FILE, EnvFile, home, read_env_file
+from riva_stream.settings_file import ENV_FILE, EnvFile, read_env_file
 
 __all__ = ["OTHER_VARIABLES", "EnvironmentSettings", "Loaded", "Reach", "load", "load_reach", "variables_of"]
 
@@ -111,22 +111,20 @@ def variables_of(name: str) -> tuple[str, ...]:
     return (*_own_variables(name), *ALIASES.get(name, ()))
 
 
-def load(
-    flags: Mapping[str, object], *, env_file: Path | None = None, state_dir: Path | None = None
-) -> Loaded:
+def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None) -> Loaded:
     """Make a request from ``flags`` over the process environment over ``env_file``.
 
     Args:
         flags: fields of :class:`~riva_stream.config.StageRequest`, and ``mode``, which outranks all that variables
             say of the mode; None and empty strings count as not given.
-        env_file: a ``.env`` that must exist; None: see :mod:`~riva_stream.settings_file`.
-        state_dir: where state goes when nothing says it; None: nowhere.
+        env_file: a ``.env`` that must exist, or one that was read already; None: see
+            :mod:`~riva_stream.settings_file`.
 
     Raises:
         ConfigurationError: the file cannot be read, or settings are missing or malformed
             (:class:`~riva_stream.settings_check.SettingsError` then lists all of them).
     """
-    file = read_env_file(env_file)
+    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
     given = {name: value for name, value in flags.items() if value is not None and value not in ("", ())}
     mode = given.pop("mode", None)
     layers = Layers((("the environment", os.environ), (str(file.path), file.values)))
@@ -142,8 +140,6 @@ def load(
     )
     _profile(so_far, given, file)
     _switches(so_far, given, mode, layers)
-    if "state_dir" not in given and (folder := so_far.values.get("state_dir", state_dir)):
-        so_far.values["state_dir"] = home() / folder
     trace = layers.find(_TRACE)
     traced = trace is not None and read_switch(so_far, "debug", trace)
     resolve(so_far, layers)

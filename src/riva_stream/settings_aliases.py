@@ -6,6 +6,7 @@ name wins. What each stands for is the table in docs/configuration.md.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +89,11 @@ def read_switch(so_far: Resolution, name: str, value: Value) -> bool:
     if word not in _TRUE | _FALSE:
         so_far.wrong[name] = _NEITHER
     return (word in _TRUE) != (name in _INVERTED)
+
+
+def is_asked(variable: str, in_file: Mapping[str, str]) -> bool:
+    """Whether a switch is on, for whoever must know before the settings are checked."""
+    return (os.environ.get(variable) or in_file.get(variable) or "").strip().lower() in _TRUE
 
 
 def read_mode(

@@ -1,6 +1,6 @@
 """The file of settings: which one it is, and what stands in it.
 
-``--env-file`` names it, else RIVA_ENV_FILE; else it is ``.env`` in :func:`home`, where there is one.
+``--env-file`` names it, else RIVA_ENV_FILE; else it is ``.env`` in :func:`root`, where there is one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
-
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 
-__all__ = ["ENV_FILE", "HOME", "EnvFile", "home", "read_env_file"]
+__all__ = ["ENV_FILE", "ROOT", "EnvFile", "read_env_file", "root"]
 
 ENV_FILE = "RIVA_ENV_FILE"
-HOME = "RIVA_STREAM_ROOT"
+ROOT = "RIVA_STREAM_ROOT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +30,12 @@ class EnvFile:
     warnings: tuple[Warned, ...] = ()
 
 
-def home() -> Path:
+def root() -> Path:
     """Where ``.env`` and ``state/`` are: here, or in the folder that RIVA_STREAM_ROOT names.
 
     The scripts of a repository name its root there, so that they work from anywhere.
     """
-    return Path(os.environ.get(HOME, ""))
+    return Path(os.environ.get(ROOT, ""))
 
 
 def read_env_file(wanted: Path | None) -> EnvFile:
@@ -48,9 +45,12 @@ def read_env_file(wanted: Path | None) -> EnvFile:
         ConfigurationError: a file that was named cannot be read.
     """
     named = wanted or os.environ.get(ENV_FILE, "").strip()
-    path = (Path(named) if named else home() / ".env").expanduser()
+    path = (Path(named) if named else root() / ".env").expanduser()
     if not named and not path.is_file():
         return EnvFile()
+    from dotenv import dotenv_values  # noqa: PLC0415 - not for a command without such a file to load
+    from dotenv.parser import parse_stream  # noqa: PLC0415
+
     try:
         # Once: --env-file <(decrypt .env.gpg) is a pipe.
         text = path.read_text(encoding="utf-8-sig")

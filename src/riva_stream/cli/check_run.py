@@ -8,17 +8,17 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute, set_up_environment
 from riva_stream.cli.loop import run
-from riva_stream.cli.options import request_flags
+from riva_stream.cli.options import request_flags, state_dir_of
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.check_report import NOT_TRIED, CheckRecord, CheckReport, failed, passed, warned
 from riva_stream.settings import Loaded, load
 from riva_stream.settings_check import SettingsError
+from riva_stream.settings_file import read_env_file
 from riva_stream.state import new_run_id
 
 __all__ = ["run_check"]
@@ -42,10 +42,12 @@ def _check(session: Session) -> CheckReport:
 
     from riva_stream.operations.check import check, check_host  # noqa: PLC0415 - the AWS libraries come with it
 
+    state_dir = state_dir_of(args)
     try:
-        loaded = load(request_flags(args, session.run_id), env_file=args.env_file, state_dir=Path("state"))
+        file = read_env_file(args.env_file)
+        state_dir = state_dir_of(args, file.values)
+        loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
-        state_dir = args.state_dir or Path("state")
         work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     else:
         set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
@@ -19,11 +19,14 @@ from riva_stream.cli.allocator import keep_to_one_arena
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import Failure, failure_of
 from riva_stream.cli.output import print_result, show_cursor
-from riva_stream.cli.redact import redact
+from riva_stream.cli.redact import redact, remember
 from riva_stream.cli.rendering import ScreenStream, choose_renderer
 from riva_stream.cli.screen import Screen
 from riva_stream.cli.signals import Interrupted, SignalWatch
-from riva_stream.events import Warned
+from riva_stream.events import Event, Warned
+
+if TYPE_CHECKING:
+    from riva_stream.cli.record import Record
 
 __all__ = ["Session", "execute", "set_up_environment"]
 
@@ -31,13 +34,33 @@ R = TypeVar("R", bound=BaseModel)
 
 
 class Session:
-    """What a command's work is given: the screen, the signals, and the run's id."""
+    """What a command's work is given: the screen, the signals, the run's id, and its record if it keeps one."""
 
     def __init__(self, args: Namespace, run_id: str, screen: Screen, watch: SignalWatch) -> None:
         self.args = args
         self.run_id = run_id
         self.screen = screen
         self.watch = watch
+        self.record: Record | None = None
+        self.warnings: list[str] = []
+        """What the command line itself warned of."""
+
+    def observe(self, event: Event, /) -> None:
+        """Show an event, and record it. Never waits."""
+        self.screen.observe(event)
+        if self.record is not None:
+            self.record.observe(event)
+
+    def warn(self, warning: Warned, /) -> None:
+        """The same for a warning of the command line's own, which the report shall have too."""
+        self.warnings.append(warning.message)
+        self.observe(warning)
+
+    def say(self, text: str) -> None:
+        """Show a text, and record it."""
+        self.screen.say(text)
+        if self.record is not None:
+            self.record.say(text)
 
     def trace(self) -> None:
         """Show from here on what ``--debug`` shows."""
@@ -47,7 +70,7 @@ class Session:
     def on_signal(self, number: int) -> None:
         """Say that the signal was heard."""
         name = signal.Signals(number).name
-        self.screen.say(f"riva_stream: {name}: stopping cleanly; once more ends it at once\n")
+        self.say(f"riva_stream: {name}: stopping cleanly; once more ends it at once\n")
 
 
 def execute(
@@ -57,6 +80,8 @@ def execute(
     work: Callable[[Session], R],
     text: Callable[[R, bool], str],
     exit_code: Callable[[R], int] = lambda _: 0,
+    *,
+    recorded: bool = False,
 ) -> int:
     """Do ``work``, show its result, and give the exit code.
 
@@ -67,10 +92,12 @@ def execute(
         work: the command's own part.
         text: the result for a person, given whether the terminal knows more than ASCII.
         exit_code: of a result, for commands whose result may be bad news.
+        recorded: whether the run leaves a log, and state for the next step (with the flags of ``options.add_log``).
     """
     keep_to_one_arena()
+    remember(os.environ)
     with SignalWatch(show_cursor) as watch:
-        outcome = _outcome(args, invocation, run_id, watch, work)
+        outcome = _outcome(args, invocation, run_id, watch, work, recorded=recorded)
     # Writing may take as long as the reader likes; a signal ends the process again as it does anywhere.
     if isinstance(outcome, Failure):
         if not args.json:
@@ -84,23 +111,41 @@ def execute(
 
 
 def _outcome(
-    args: Namespace, invocation: Invocation, run_id: str, watch: SignalWatch, work: Callable[[Session], R]
+    args: Namespace,
+    invocation: Invocation,
+    run_id: str,
+    watch: SignalWatch,
+    work: Callable[[Session], R],
+    *,
+    recorded: bool,
 ) -> R | Failure:
     """The result or the failure; the latter stands on standard error already."""
     screen = Screen(choose_renderer(args, run_id))
+    session = Session(args, run_id, screen, watch)
+    if recorded:
+        from riva_stream.cli.record import Record  # noqa: PLC0415 - for the commands that keep one
+
+        session.record = Record(args, run_id, invocation, session.warn)
+    outcome: R | Failure
     last = ""
     try:
-        with redirect_stderr(ScreenStream(screen)):
-            _set_up_logging(debug=args.debug)
-            _forget_empty_variables(screen)
-            return work(Session(args, run_id, screen, watch))
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: nothing goes further
-        if isinstance(error, KeyboardInterrupt):  # a signal before the event loop ran
-            error = Interrupted(watch.caught or signal.SIGINT)
-        failure = failure_of(error, invocation)
-        as_json = args.log_format == "json"
-        last = _log_line(failure, run_id) if as_json else failure.text(run_id, debug=args.debug)
-        return failure
+        try:
+            with redirect_stderr(ScreenStream(session)):
+                _set_up_logging(debug=args.debug)
+                _forget_empty_variables(session)
+                outcome = work(session)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: nothing goes further
+            if isinstance(error, KeyboardInterrupt):  # a signal before the event loop ran
+                error = Interrupted(watch.caught or signal.SIGINT)
+            outcome = failure_of(error, invocation)
+        if session.record is not None:
+            # What is done is done: a signal that comes now has nothing left to cancel.
+            with watch.calling(lambda _: None):
+                outcome = session.record.settle(outcome, watch)
+        if isinstance(outcome, Failure):
+            as_json = args.log_format == "json"
+            last = _log_line(outcome, run_id) if as_json else outcome.text(run_id, debug=args.debug)
+        return outcome
     finally:
         screen.close(last)
 
@@ -124,7 +169,7 @@ def _log_line(failure: Failure, run_id: str) -> str:
     return json.dumps(head | failure.document(run_id), ensure_ascii=False) + "\n"
 
 
-def _forget_empty_variables(screen: Screen) -> None:
+def _forget_empty_variables(session: Session) -> None:
     """An empty AWS variable means nothing to a person, but to the AWS libraries it is a profile without a name."""
     empty = sorted(
         name for name, value in os.environ.items() if name.startswith("AWS_") and not value.strip()
@@ -132,7 +177,7 @@ def _forget_empty_variables(screen: Screen) -> None:
     for name in empty:
         del os.environ[name]
     if "AWS_PROFILE" in empty:
-        screen.observe(Warned(code="empty-profile", message="AWS_PROFILE is empty and was ignored"))
+        session.warn(Warned(code="empty-profile", message="AWS_PROFILE is empty and was ignored"))
 
 
 def _set_up_logging(*, debug: bool) -> None:

@@ -42,6 +42,10 @@ class Failure:
     trace: str = ""
     policy: Mapping[str, Any] | None = None
     """An IAM policy that grants what was denied."""
+    log: str = ""
+    """The run's log; empty where there is none."""
+    bundle: str = ""
+    """What is to be attached to a report; empty where there is none."""
 
     def text(self, run_id: str, *, debug: bool) -> str:
         """For a person."""
@@ -56,6 +60,8 @@ class Failure:
         if self.policy is not None:
             lines.append("         this policy grants it:")
             lines += [f"         {line}" for line in json.dumps(self.policy, indent=2).splitlines()]
+        files = {"log": self.log, "diagnostics": self.bundle}
+        lines += [f"  {name + ':':13}{path}" for name, path in files.items() if path]
         lines.append(f"  exit code {self.exit_code}" + (f", run {run_id}" if run_id else ""))
         if debug:
             lines += ["", self.trace.rstrip("\n")]
@@ -82,6 +88,9 @@ class Failure:
             error["also"] = list(self.also)
         if self.policy is not None:
             error["policy"] = self.policy
+        error |= {
+            name: path for name, path in {"log_file": self.log, "diagnostics": self.bundle}.items() if path
+        }
         document: dict[str, Any] = json.loads(redact(json.dumps({"error": error, "run_id": run_id or None})))
         return document
 

@@ -9,10 +9,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from riva_stream.cli.lines import INTERVAL
-from riva_stream.cli.redact import redact
+from riva_stream.cli.redact import Redactor, redact
 from riva_stream.events import Event, Progress
 
-__all__ = ["JsonRenderer"]
+__all__ = ["JsonRenderer", "kind_of"]
+
+
+def kind_of(event: Event) -> str:
+    """``member_found`` of :class:`~riva_stream.events.MemberFound`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
 
 
 class JsonRenderer:
@@ -22,6 +27,7 @@ class JsonRenderer:
         run_id: stands in every line.
         interval: seconds between two lines of progress.
         now: the time, with its zone.
+        redactor: takes out more than the secrets.
     """
 
     def __init__(
@@ -30,15 +36,17 @@ class JsonRenderer:
         *,
         interval: float = INTERVAL,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        redactor: Redactor | None = None,
     ) -> None:
         self.interval = interval
         self._run_id = run_id
         self._now = now
+        self._redactor = redactor
         self._highest: dict[str, int] = {}
 
     def event(self, event: Event, /) -> str:
         """Its fields."""
-        return self._line(re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower(), asdict(event))
+        return self._line(kind_of(event), asdict(event))
 
     def progress(self, latest: Progress, /) -> str:
         """Its fields, none of them less than in a line before."""
@@ -58,5 +66,8 @@ class JsonRenderer:
 
     def _line(self, kind: str, fields: dict[str, object]) -> str:
         head = {"time": self._now().isoformat(timespec="milliseconds"), "run_id": self._run_id, "event": kind}
-        line = json.dumps(head | {k: v for k, v in fields.items() if k != "run_id"}, ensure_ascii=False)
+        document = head | {k: v for k, v in fields.items() if k != "run_id"}
+        if self._redactor is not None:
+            document = self._redactor.value(document)
+        line = json.dumps(document, ensure_ascii=False)
         return redact(line) + "\n"

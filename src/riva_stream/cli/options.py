@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.units import parse_duration, parse_size
+from riva_stream.settings_file import root
 
 __all__ = [
     "NOT_OF_THE_REQUEST",
     "add_how",
     "add_limits",
+    "add_log",
     "add_output",
     "add_reach",
     "add_source",
@@ -20,12 +24,15 @@ __all__ = [
     "add_store",
     "add_what",
     "add_where_to",
+    "home_of",
     "request_flags",
+    "state_dir_of",
 ]
 
 NOT_OF_THE_REQUEST = frozenset(
     {"command", "env_file", "loop", "json", "quiet", "log_format", "debug"}
     | {"limit", "format", "scope", "extras", "source_kms_key"}
+    | {"log_dir", "log_level", "log_file_format", "log_redact", "log_to_s3"}
 )
 """Names in the parsed arguments that are the command line's own business."""
 
@@ -37,10 +44,13 @@ _MODES = {
 }
 
 
-def request_flags(args: Namespace, run_id: str) -> dict[str, object]:
+def request_flags(
+    args: Namespace, run_id: str, in_file: Mapping[str, str] | None = None
+) -> dict[str, object]:
     """The flags that a request is made from, for every command that takes those of ``stage``."""
     flags = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_REQUEST}
     flags["include"] = tuple(args.include or ())
+    flags["state_dir"] = state_dir_of(args, in_file)
     flags["run_id"] = run_id
     return flags
 
@@ -235,3 +245,45 @@ def add_output(parser: ArgumentParser) -> None:
         help="of progress: bars on a terminal, else lines (default: auto)",
     )
     group.add_argument("--debug", action="store_true", help="timing of each lane, and tracebacks [TRACE]")
+
+
+def add_log(parser: ArgumentParser) -> None:
+    """The file that a run's log goes to."""
+    group = parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log")
+    group.add_argument(
+        "--log-dir", type=Path, metavar="DIR", help="default: logs in the state directory [LOG_DIR]"
+    )
+    group.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="the least that is written (default: info) [LOG_LEVEL]",
+    )
+    group.add_argument(
+        "--log-file-format",
+        choices=("pretty", "json"),
+        help="lines of text, or of JSON (default: pretty) [LOG_FORMAT]",
+    )
+    group.add_argument(
+        "--log-redact",
+        metavar="NAMES",
+        help="variables and fields whose values are blacked out, with commas; off: not even account ids "
+        "(secrets always are) [LOG_REDACT]",
+    )
+    group.add_argument(
+        "--log-to-s3",
+        metavar="S3_PREFIX",
+        help="put a copy below s3://bucket/prefix when the run is over [LOG_TO_S3, LOG_S3_BUCKET, LOG_S3_PREFIX]",
+    )
+
+
+def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> Path:
+    """The state directory: the flag, the environment, ``.env``, ``state``; the latter three from :func:`root`."""
+    if args.state_dir:
+        return home_of(args.state_dir)
+    named = os.environ.get("RIVA_STATE_DIR") or (in_file or {}).get("RIVA_STATE_DIR")
+    return root() / home_of(named or "state")
+
+
+def home_of(path: Path | str) -> Path:
+    """``path`` with ``~`` replaced, where there is such a home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises where there is none

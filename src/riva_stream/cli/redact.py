@@ -1,11 +1,20 @@
-"""The last line of defence: no secret leaves through a message, whatever wrote it."""
+"""The last line of defence: no secret leaves through a message, a log or a file, whatever wrote it.
+
+:func:`redact` blacks out what is a secret anywhere: the values of this process's secrets, signatures and tokens in
+URLs and headers, passwords in URLs, access keys. :class:`Redactor` does more on request, for logs that others read.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import quote
 
-__all__ = ["redact"]
+__all__ = ["Redactor", "is_secret", "redact", "remember"]
 
 _NAMES = (
     "AWS_SECRET_ACCESS_KEY",
@@ -13,15 +22,119 @@ _NAMES = (
     "AWS_SECURITY_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 )
-_SHORTEST = 12  # a shorter "secret" is a test server's, such as "test", and would black out half of the text
-_SIGNED = re.compile(r"(X-Amz-(?:Signature|Security-Token|Credential)=)[^&\s\"']+", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)[^/@\s\"']+:[^/@\s\"']+@")
+_SECRET_NAME = re.compile(
+    r"SECRET|TOKEN|PASSW|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY|CREDENTIAL|AUTHORIZATION", re.IGNORECASE
+)
+_NOT_SECRET = re.compile(r"_(?:FILE|PATH|DIR|URI|URL|NAME|ID|REGION|EXPIRATION|TTL|TYPE)$", re.IGNORECASE)
+_SHORTEST = 8  # a shorter "secret" is a test server's, such as "test", and would black out half of the text
+
+_remembered: set[str] = set()
+_longest_first: list[str] = []
+"""Secrets of a ``.env``: they need not come into the environment to turn up in a message."""
+
+_SIGNED = re.compile(
+    r"(X-Amz-(?:Signature|Security-Token|Credential)\\?[\"']?\s*(?:=|:|%3D)\s*b?\\?[\"']?"
+    r"|(?<![A-Za-z-])(?:AWSAccessKeyId|Signature|Credential)(?:=|%3D))[^&\s\"'\\,;<>]+",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(r"((?:Proxy-)?Authorization\\?[\"']?\s*[:=]\s*b?\\?[\"']?)[^\"'\\\r\n]+", re.IGNORECASE)
+_USERINFO = re.compile(
+    r"(?<=://)[^/?#\s\"'<>]*:[^/?#\s\"'<>]*@|(?<=https://)[^/?#\s\"'<>]+@|(?<=http://)[^/?#\s\"'<>]+@"
+)
+_ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z0-9]{12,}(?![A-Za-z0-9])")
+
+_ACCOUNT = re.compile(r"(?<=:)\d{12}(?=:)|(?<=account )\d{12}\b", re.IGNORECASE)
+_MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
+
+
+def remember(variables: Mapping[str, str]) -> None:
+    """Redact from now on what these variables hold, as far as their names say that it is secret."""
+    for name, value in variables.items():
+        if is_secret(name):
+            _remembered.update(_spellings(value))
+    _longest_first[:] = sorted(_remembered, key=len, reverse=True)
 
 
 def redact(text: str) -> str:
-    """``text`` without the secrets of this process's environment, signatures of URLs, passwords in URLs."""
+    """``text`` without secrets: ``***`` stands in their place."""
     for name in _NAMES:
-        secret = os.environ.get(name, "")
-        if len(secret) >= _SHORTEST:
+        for secret in _spellings(os.environ.get(name, "")):
             text = text.replace(secret, "***")
-    return _USERINFO.sub("***@", _SIGNED.sub(r"\1***", text))
+    for secret in _longest_first:
+        text = text.replace(secret, "***")
+    text = _HEADER.sub(r"\1***", _SIGNED.sub(r"\1***", text))
+    return _ACCESS_KEY.sub("***", _USERINFO.sub("***@", text))
+
+
+class Redactor:
+    """:func:`redact`, and what LOG_REDACT asks for.
+
+    Args:
+        names: variables and fields. What follows ``NAME=`` or ``NAME:`` is blacked out, and so is the value of such a
+            variable wherever it stands.
+        values: of those variables.
+        accounts: black out account ids and mail addresses too.
+    """
+
+    def __init__(
+        self, names: Iterable[str] = (), values: Iterable[str] = (), *, accounts: bool = True
+    ) -> None:
+        wanted = [name for name in names if name]
+        listed = "|".join(map(re.escape, sorted(wanted, key=len, reverse=True)))
+        self._fields = {name.lower() for name in wanted}
+        self._pattern = (
+            re.compile(rf"((?:{listed})\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'\\,;}}]+", re.IGNORECASE)
+            if wanted
+            else None
+        )
+        # Two letters would black out half of the text.
+        self._values = sorted({value for value in values if len(value) > 2}, key=len, reverse=True)  # noqa: PLR2004
+        self._accounts = accounts
+
+    def text(self, text: str) -> str:
+        """One line or many."""
+        text = redact(text)
+        for value in self._values:
+            text = text.replace(value, "***")
+        if self._pattern is not None:
+            text = self._pattern.sub(r"\1***", text)
+        if self._accounts:
+            text = _MAIL.sub("***", _ACCOUNT.sub("***", text))
+        return text
+
+    def value(self, value: Any) -> Any:
+        """What is about to become JSON: its strings, at any depth; done before, so that it stays JSON."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {
+                self.text(str(key)): "***" if str(key).lower() in self._fields else self.value(inner)
+                for key, inner in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.value(inner) for inner in value]
+        return value
+
+
+@cache
+def _spellings(secret: str) -> tuple[str, ...]:
+    """A secret as it stands, in a URL, in JSON and in Python's own notation; the longest first."""
+    secret = secret.strip()
+    if len(secret) < _SHORTEST:
+        return ()
+    encoded = quote(secret, safe="", errors="replace")
+    spellings = {
+        secret,
+        encoded,
+        re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), encoded),
+        quote(secret, errors="replace"),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+    }
+    return tuple(sorted(spellings, key=len, reverse=True))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 from argparse import Namespace
+from typing import Protocol
 
 from riva_stream.cli.jsonlog import JsonRenderer
 from riva_stream.cli.lines import LineRenderer
-from riva_stream.cli.screen import Renderer, Screen
+from riva_stream.cli.screen import Renderer
 from riva_stream.events import Event, Progress
 
 __all__ = ["QuietRenderer", "ScreenStream", "choose_renderer"]
@@ -55,12 +56,17 @@ class QuietRenderer:
         return ""
 
 
+class _Hearer(Protocol):
+    def say(self, text: str) -> None:
+        """Take a text."""
+
+
 class ScreenStream(io.TextIOBase):
     """``sys.stderr`` during a run: what a library prints must neither block the run nor break the bars."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, hearer: _Hearer) -> None:
         super().__init__()
-        self._screen = screen
+        self._hearer = hearer
 
     def writable(self) -> bool:
         """Yes."""
@@ -69,5 +75,5 @@ class ScreenStream(io.TextIOBase):
     def write(self, text: str, /) -> int:
         """Hand it on."""
         if text.strip():
-            self._screen.say(text)
+            self._hearer.say(text)
         return len(text)

@@ -1,6 +1,6 @@
-"""Standard error, written by a thread of its own.
+"""Standard error, or a file, written by a thread of its own.
 
-A terminal that was stopped with Ctrl-S, or a pipe that nobody reads, blocks whoever writes to it. The run must not
+A terminal that was stopped with Ctrl-S, a pipe that nobody reads, or a disk that hangs, blocks whoever writes to it. The run must not
 be the one: its event loop hands events over and goes on. Progress is not queued at all: only the newest counters
 are kept, and the thread draws them when it is time to. What must be read (warnings, errors) is queued, and waited for
 at the end, though not for ever.
@@ -51,6 +51,7 @@ class Screen:
         renderer: makes the text.
         write: takes it; may block, and may lose it, but must not raise.
         clock: monotonic seconds.
+        slow: what was so slow that messages had to be dropped.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Screen:
         *,
         write: Callable[[str], None] = complain,
         clock: Callable[[], float] = time.monotonic,
+        slow: str = "nobody read standard error",
     ) -> None:
         self._renderer = renderer
         self._write = write
         self._clock = clock
+        self._slow = slow
         self._changed = threading.Condition()
         self._waiting: deque[Event | str] = deque()
         self._latest: Progress | None = None
@@ -71,6 +74,10 @@ class Screen:
         self._last = ""
         self._thread = threading.Thread(target=self._work, name="riva-stream-screen", daemon=True)
         self._thread.start()
+
+    def use(self, renderer: Renderer) -> None:
+        """Show what comes from now on in another way."""
+        self._renderer = renderer
 
     def observe(self, event: Event, /) -> None:
         """Take an event of the run. Never waits."""
@@ -114,7 +121,7 @@ class Screen:
                 closing = self._closing
             parts = [self._safely(self._text, item) for item in items]
             if lost:
-                parts.append(self._text(f"({lost} messages were dropped: nobody read standard error)"))
+                parts.append(self._text(f"({lost} messages were dropped: {self._slow})"))
             if closing:
                 self._put(*parts, self._safely(self._renderer.close, self._latest), self._last)
                 return

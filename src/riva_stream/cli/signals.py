@@ -79,12 +79,12 @@ class SignalWatch:
     def calling(self, stop: Callable[[int], None]) -> Iterator[None]:
         """While entered, the first signal calls ``stop`` with its number, in the watch's thread."""
         with self._lock:
-            self._stop = stop
+            before, self._stop = self._stop, stop
         try:
             yield
         finally:
             with self._lock:
-                self._stop = None
+                self._stop = before
 
     def _wait(self) -> None:
         while True:

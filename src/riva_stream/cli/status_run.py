@@ -47,7 +47,7 @@ def _look(session: Session) -> StatusReport:
             reach = reach_of(session)
             bucket, prefix = staging_prefix(place, reach)
         except ConfigurationError:
-            state = args.state_dir or Path("state")
+            state = state_dir_of(args)
             if place is not None or not state.is_dir():
                 raise
             bucket, prefix, last, reach = _remembered(session, state)

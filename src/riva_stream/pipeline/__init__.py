@@ -8,7 +8,7 @@ from typing import Any
 from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest, plan_memory
 from riva_stream.deployment import DEPLOYMENT_READY
-from riva_stream.errors import ConfigurationError, first_of
+from riva_stream.errors import first_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
 from riva_stream.lanes import Lanes
 from riva_stream.manifest import MARKER, to_json
@@ -26,7 +26,15 @@ from riva_stream.pipeline.limits import deadline, share_of, watched
 from riva_stream.pipeline.planning import plan_of, try_rights
 from riva_stream.pipeline.recovery import hold, identity_of
 from riva_stream.pipeline.run import Meter, Run
-from riva_stream.pipeline.standing import Decision, Standing, confirm, decide, inspect, remove_leftover
+from riva_stream.pipeline.standing import (
+    Decision,
+    Standing,
+    confirm,
+    decide,
+    inspect,
+    keep_documents,
+    remove_leftover,
+)
 from riva_stream.pipeline.stores import open_stores
 from riva_stream.report import StageReport
 from riva_stream.retry import Retrier, RetryPolicy
@@ -81,7 +89,10 @@ async def stage(
                 RetryPolicy(retries=request.retries), observer, meter.touch, slots=2 * request.connections + 8
             )
             run = Run(request, run_id, observer, retrier, lanes, meter)
-            await StateDirectory(request.state_dir, run_id).write("request.json", to_json(request))
+            # Whether there is a place for state is found out now, and not when the bytes are moved.
+            await StateDirectory(request.state_dir, run_id).write(
+                "request.json", to_json(request.without_secrets())
+            )
             await open_stores(run, stack, session, source_session, store, source_store)
             retrier.renew = run.renew_sessions
             await stack.enter_async_context(watched(run))
@@ -106,7 +117,7 @@ async def _stage(run: Run) -> StageReport:
         return await _planned(run, source, container, decision)
     if request.reference_only and request.prefix + JOURNAL not in standing.keys:
         check = await _upload_check(run)
-        await _begin(run, source, check)
+        await _begin(run, source, container, check, decision)
         commit = Commit(run, source, container, standing, check)
         if decision is Decision.HAND_OVER:
             return await _report(run, "deployment_added", await commit.pair_alone())
@@ -118,9 +129,10 @@ async def _planned(
     run: Run, source: PinnedSource, container: PinnedSource | None, decision: Decision
 ) -> StageReport:
     await try_rights(run, source)
-    check = await _upload_check(run)
+    plan = plan_of(run, source, container, decision, await _upload_check(run))
+    await run.keep("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
-    return report.model_copy(update={"plan": plan_of(run, source, container, decision, check)})
+    return report.model_copy(update={"plan": plan})
 
 
 async def _refer(run: Run, source: PinnedSource, container: PinnedSource) -> StageReport:
@@ -132,7 +144,7 @@ async def _refer(run: Run, source: PinnedSource, container: PinnedSource) -> Sta
     if run.request.dry_run:
         return await _planned(run, source, container, decision)
     check = await _upload_check(run)
-    await _begin(run, source, check)
+    await _begin(run, source, container, check, decision)
     return await _report(run, "staged", await commit_reference(run, source, container, pair, check))
 
 
@@ -163,7 +175,7 @@ async def _stage_held(run: Run, source: PinnedSource, container: PinnedSource | 
             decision = decide(request, source, standing, container)
             if decision is Decision.ALREADY_STAGED:
                 return await _already_staged(run, standing)
-            await _begin(run, source, check)
+            await _begin(run, source, container, check, decision)
             commit = Commit(run, source, container, standing, check, held.lease)
             if decision is Decision.HAND_OVER:
                 committed = await commit.pair_alone(uploads)
@@ -180,6 +192,7 @@ async def _already_staged(run: Run, standing: Standing) -> StageReport:
     """Confirm what is staged, and remove what its run could not: its journal, when it died just after the marker."""
     checks = await confirm(run, standing)
     await remove_leftover(run, standing)
+    await keep_documents(run, standing)
     staged = standing.artifact
     if staged is not None:
         compared = {
@@ -208,8 +221,12 @@ async def _upload_check(run: Run) -> str:
     )
 
 
-async def _begin(run: Run, source: PinnedSource, check: str) -> None:
+async def _begin(
+    run: Run, source: PinnedSource, container: PinnedSource | None, check: str, decision: Decision
+) -> None:
     request = run.request
+    plan = plan_of(run, source, container, decision, check)
+    await run.keep("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
     run.observer(
         StageStarted(
             run_id=run.run_id,
@@ -241,10 +258,7 @@ async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
         }
     )
     if outcome != "planned":
-        try:
-            await StateDirectory(request.state_dir, run.run_id).write("report.json", to_json(report))
-        except ConfigurationError as error:  # the staging is there, whatever the local disk says
-            run.warn("state", str(error))
+        await run.keep("report.json", to_json(report))
     run.observer(PhaseChanged(phase="done"))
     run.observer(StageFinished(run_id=run.run_id, outcome=outcome, seconds=report.seconds))
     return report

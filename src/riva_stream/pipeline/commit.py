@@ -180,7 +180,7 @@ class Commit:
             if manifest is None
             else staged_reference(run, manifest.files.source_archive or manifest.files.models[0])
         )
-        pair = await self._hand_over(archive, staged, self.standing.text)
+        pair = await self._hand_over(archive, staged, self.standing.documents[ARTIFACT_JSON])
         return Committed(staged, checks + self._writer.checks, pair.document if pair else None)
 
     async def _take_down(self) -> None:

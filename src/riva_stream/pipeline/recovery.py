@@ -12,7 +12,6 @@ import anyio.to_thread
 
 from riva_stream.errors import (
     AccessDeniedError,
-    ConfigurationError,
     HeldError,
     RivaStreamError,
     leaves_of,
@@ -31,7 +30,6 @@ from riva_stream.state import (
     JournaledUpload,
     Lease,
     Process,
-    StateDirectory,
 )
 
 __all__ = ["Hold", "hold", "identity_of"]
@@ -51,15 +49,6 @@ class Hold:
         self._uploads = uploads
         self._process = process
         self._token = secrets.token_hex(8)
-        directory = StateDirectory(run.request.state_dir, run.run_id)
-
-        async def keep(data: bytes) -> None:
-            try:
-                await directory.write("journal.json", data)
-            except ConfigurationError as error:  # the bucket's copy is the one that counts
-                if str(error) not in run.warnings:
-                    run.warn("state", str(error))
-
         self.lease = Lease(
             run.destination,
             # Apart from the work's: a beat is no progress, and must not queue behind parts.
@@ -69,7 +58,7 @@ class Hold:
             run.request.lease,
             self._draw,
             partial(run.warn, "journal"),
-            keep,
+            partial(run.keep, "journal.json"),
             run.meter.touch,
             self._unfenced,
         )

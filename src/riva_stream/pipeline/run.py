@@ -14,11 +14,13 @@ from typing import TypeVar
 import anyio
 
 from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError
 from riva_stream.events import Observer, Progress, Warned
 from riva_stream.lanes import Lanes
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
 from riva_stream.sink import Tagging
+from riva_stream.state import StateDirectory
 
 __all__ = ["FOLDERS", "Meter", "Run", "each"]
 
@@ -111,6 +113,14 @@ class Run:
         """Tell the observer, and keep it for the report."""
         self.warnings.append(message)
         self.observer(Warned(code=code, message=message))
+
+    async def keep(self, name: str, data: bytes) -> None:
+        """Leave a copy in the state directory; what cannot be written is worth a warning, once, and no more."""
+        try:
+            await StateDirectory(self.request.state_dir, self.run_id).write(name, data)
+        except ConfigurationError as error:  # the bucket's copy is the one that counts
+            if str(error) not in self.warnings:
+                self.warn("state", str(error))
 
     @property
     def wall_seconds(self) -> float:

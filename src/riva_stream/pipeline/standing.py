@@ -17,10 +17,12 @@ from riva_stream.errors import (
     DestinationConflictError,
     DigestMismatchError,
     IntegrityError,
+    RivaStreamError,
     Where,
 )
 from riva_stream.manifest import (
     ARTIFACT_JSON,
+    CHECKSUMS,
     MANIFEST_JSON,
     MARKER,
     Artifact,
@@ -62,10 +64,8 @@ class Standing:
     manifest: UploadManifest | None = None
     foreign: str = ""
     """Why the marker that is there cannot be understood."""
-    sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes of the documents that were read."""
-    text: bytes = b""
-    """``artifact.json`` as it is written."""
+    documents: dict[str, bytes] = field(default_factory=dict)
+    """Those that were read, by name, as they are written."""
     pair: Pair = field(default_factory=Pair)
     """``deployment.json`` and its marker, read where a container image is asked for; whole only if they are of this
     very staging."""
@@ -108,10 +108,10 @@ async def _marked(run: Run, keys: list[str], text: bytes | None) -> Standing:
         marker = Marker.parse(text.decode())
     except (ValidationError, UnicodeDecodeError):
         return Standing(keys, foreign="its marker is not one of this tool's")
-    return await _documents(run, keys, marker, len(text))
+    return await _documents(run, keys, marker, text)
 
 
-async def _documents(run: Run, keys: list[str], marker: Marker, marker_size: int) -> Standing:
+async def _documents(run: Run, keys: list[str], marker: Marker, text: bytes) -> Standing:
     """What the marker was written for; ``foreign`` says it when that is no longer there."""
     data = await _document(run, ARTIFACT_JSON)
     listed = await _document(run, MANIFEST_JSON) if marker.mode == "full" else None
@@ -125,11 +125,11 @@ async def _documents(run: Run, keys: list[str], marker: Marker, marker_size: int
         manifest = UploadManifest.model_validate_json(listed) if listed is not None else None
     except ValidationError:
         return Standing(keys, marker, foreign="its documents are not of a version that this tool knows")
-    sizes = {MARKER: marker_size, ARTIFACT_JSON: len(data), MANIFEST_JSON: len(listed or b"")}
+    read = {MARKER: text, ARTIFACT_JSON: data} | ({} if listed is None else {MANIFEST_JSON: listed})
     pair = await read_pair(run) if run.request.server_path else Pair()
     if pair.document is not None and pair.document.deployment.artifact_sha256 != marker.artifact_sha256:
         pair = replace(pair, document=None, broken=f"its {DEPLOYMENT_JSON} is of another staging")
-    return Standing(keys, marker, artifact, manifest, sizes=sizes, text=data, pair=pair)
+    return Standing(keys, marker, artifact, manifest, documents=read, pair=pair)
 
 
 def decide(
@@ -205,7 +205,7 @@ async def confirm(run: Run, standing: Standing) -> list[ObjectCheck]:
     checks = await each(files, partial(_compare, run))
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
     names = [ARTIFACT_JSON, MARKER] if standing.manifest is None else [MANIFEST_JSON, MARKER]
-    read = {name: standing.sizes[name] for name in names}
+    read = {name: len(standing.documents[name]) for name in names}
     if standing.pair.document is not None:
         read |= {DEPLOYMENT_JSON: len(standing.pair.text), DEPLOYMENT_READY: len(standing.pair.ready)}
     known = {check.key for check in checks}
@@ -214,6 +214,22 @@ async def confirm(run: Run, standing: Standing) -> list[ObjectCheck]:
         for name, size in read.items()
         if run.request.prefix + name not in known
     ]
+
+
+async def keep_documents(run: Run, standing: Standing) -> None:
+    """Leave copies of the staging's documents in the state directory, as the run that made them did on its host."""
+    if run.request.state_dir is None:
+        return
+    for name, data in standing.documents.items():
+        await run.keep(name, data)
+    if standing.manifest is not None:
+        try:
+            checksums = await _document(run, CHECKSUMS)
+        except RivaStreamError as error:  # it was compared already; here it is only to be copied
+            run.warn("state", f"{CHECKSUMS} could not be copied to the state directory: {error}")
+            return
+        if checksums is not None:
+            await run.keep(CHECKSUMS, checksums)
 
 
 async def remove_leftover(run: Run, standing: Standing) -> None:

@@ -91,6 +91,7 @@ class Writer:
         run.meter.touch()
         self.written.append(key)
         await self.tag(key)
+        await run.keep(name, data)
         return StagedFile(
             s3_key=key,
             size_bytes=len(data),

@@ -9,6 +9,7 @@ from riva_stream.cli.commands import (
     docs,
     gc,
     ls,
+    next,
     policy,
     retention,
     schema,
@@ -22,6 +23,7 @@ __all__ = ["COMMANDS"]
 COMMANDS: tuple[Command, ...] = (
     check,
     stage,
+    next,
     status,
     verify,
     ls,

@@ -1,0 +1,180 @@
+"""``next``: what the next step of the pipeline needs to know."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from riva_stream.cli import options
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.output import complain, print_result
+
+if TYPE_CHECKING:
+    from riva_stream.handover import Handover
+
+NAME = "next"
+SUMMARY = "what the next step needs to know, for a shell"
+USAGE = "[flags]"
+DESCRIPTION = """\
+Print what the last staging left for riva-131 as lines that a shell can evaluate, or with --json as one document. It
+reads the state directory only, no S3. A variable that the staging has no value for is exported empty.
+
+It ends with 0 only if the last run there succeeded. After a failed run it ends with that run's exit code, after an
+interrupted one, or while one is under way, with 75; with 66 where nothing was ever staged.
+"""
+EXAMPLES = """\
+  vars=$(PROG next) && eval "$vars" && aws s3 sync "$S3_STAGING_URI/" model/
+      assigned first: the exit code of a command inside eval would be lost
+  PROG next --json | jq -r .s3_staging_uri
+  PROG next --state-dir /var/lib/riva/state
+"""
+
+_OF_THE_ARTIFACT = {
+    "RIVA_ASR_MODEL_NAME": ("model", "name"),
+    "MODEL_VERSION": ("model", "version"),
+    "RIVA_ASR_LANG_CODE": ("model", "language_code"),
+    "ENV": ("deployment", "environment"),
+    "NVIDIA_DRIVERS_S3_BUCKET": ("deployment", "s3_bucket"),
+    "STAGING_MODE": ("deployment", "staging_mode"),
+    "STAGING_RUN_ID": ("build_info", "run_id"),
+}
+_NEEDED = ("s3_staging_uri", "upload_timestamp", "source_model_s3_uri", "source_model_size")
+_INTERRUPTED = {130, 143}
+_MISSING, _INCONSISTENT, _AGAIN, _UNREADABLE = 66, 65, 75, 78
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="of the staging (default: ./state) [RIVA_STATE_DIR]"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def run(args: Namespace, invocation: Invocation) -> int:
+    """Print it."""
+    from riva_stream.handover import read  # noqa: PLC0415 - --help needs none of it
+
+    folder = options.state_dir_of(args)
+    try:
+        handover = read(folder)
+    except OSError as error:
+        unreadable = _Problem(
+            _UNREADABLE,
+            f"the state directory {folder} cannot be read: {error.strerror or error}",
+            "pass --state-dir DIR with a folder you may read",
+        )
+        return _refuse(args, unreadable, {})
+    problem = _judge(handover, invocation)
+    if problem is not None:
+        return _refuse(args, problem, handover.record)
+    environment = _environment(handover)
+    if args.json:
+        return print_result(json.dumps(_document(handover, environment), indent=2, ensure_ascii=False) + "\n")
+    return print_result("".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why there is nothing to go on with."""
+
+    exit_code: int
+    message: str
+    hint: str
+
+
+def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
+    folder, record, status = handover.folder, handover.record, handover.status
+    where = "" if folder == Path("state") else f" --state-dir {_quoted(str(folder))}"
+    again = str(record.get("command") or f"{invocation.prog} stage{where}")
+    run_id = status.get("run_id") or record.get("run_id") or "unknown"
+    if not status and record.get("status") == "running":
+        return _Problem(
+            _AGAIN,
+            f"run {run_id} began at {record.get('timestamp')} and has not ended: it is under way, or was killed",
+            f"wait until it is done, or run it again, which is always safe:\n{again}",
+        )
+    if not status:
+        return _Problem(
+            _MISSING,
+            f"nothing has been staged yet with the state directory {folder}",
+            f"stage first:\n{again}",
+        )
+    if status.get("status") != "success":
+        code = int(status["exit_code"]) if status.get("exit_code", "").isdecimal() else _AGAIN
+        log = f"; its log: {status['log']}" if status.get("log") else ""
+        return _Problem(
+            _AGAIN if code in _INTERRUPTED or not code else code,
+            f"the last staging, run {run_id} at {status.get('timestamp')}, failed with exit code {code}{log}",
+            f"see what it said, and run it again:\n{again}",
+        )
+    missing = [name for name in _NEEDED if not handover.values.get(name)]
+    if not (handover.artifact or handover.values.get("bintarball_manifest")):
+        missing.append("last_artifact_metadata.json")
+    if missing:
+        return _Problem(
+            _INCONSISTENT,
+            f"the state directory {folder} speaks of a success, but lacks {', '.join(missing)}",
+            f"run the staging again: it finds that everything is there, and writes the state anew:\n{again}",
+        )
+    return None
+
+
+def _refuse(args: Namespace, problem: _Problem, record: Mapping[str, object]) -> int:
+    if args.json:
+        error = {
+            "type": "NothingToGoOnWith",
+            "message": problem.message,
+            "where": {},
+            "hint": problem.hint,
+            "exit_code": problem.exit_code,
+        }
+        document = {"error": error, "run_id": record.get("run_id")}
+        print_result(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    first, *rest = problem.hint.splitlines()
+    lines = [f"riva_stream: {problem.message}", f"  next:  {first}", *(f"         {line}" for line in rest)]
+    complain("\n".join([*lines, f"  exit code {problem.exit_code}"]) + "\n")
+    return problem.exit_code
+
+
+def _values(handover: Handover) -> dict[str, str]:
+    """The values, with the local copies where they lie now: a state directory may be mounted elsewhere."""
+    from riva_stream.handover import LAST_ARTIFACT, VALUES  # noqa: PLC0415
+
+    values = {name: handover.values.get(name, "") for name in VALUES}
+    copies = {"checksum_file": "checksums.sha256", "artifact_metadata": "artifact.json"}
+    for name, file in copies.items():
+        here = handover.folder.absolute() / "runs" / handover.status.get("run_id", "") / file
+        if values[name] and not Path(values[name]).is_file() and here.is_file():
+            values[name] = str(here)
+    if handover.artifact and not Path(values["artifact_metadata"]).is_file():
+        values["artifact_metadata"] = str(handover.folder.absolute() / LAST_ARTIFACT)
+    return values
+
+
+def _environment(handover: Handover) -> dict[str, str]:
+    artifact = {
+        name: str((handover.artifact.get(part) or {}).get(key) or "")
+        for name, (part, key) in _OF_THE_ARTIFACT.items()
+    }
+    values = {name.upper(): value for name, value in _values(handover).items()}
+    return values | artifact
+
+
+def _document(handover: Handover, environment: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "run_id": handover.status.get("run_id"),
+        "timestamp": handover.status.get("timestamp"),
+        "state_dir": str(handover.folder.absolute()),
+        "log_file": handover.status.get("log"),
+        **{name: value or None for name, value in _values(handover).items()},
+        "environment": dict(environment),
+    }
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"

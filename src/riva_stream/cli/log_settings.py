@@ -1,0 +1,113 @@
+"""Where a run's log goes and how it looks: flags, then the environment, then ``.env``, as for all settings.
+
+The names LOG_LEVEL, LOG_FORMAT and so on belong to many programs. What does not fit here is a warning, therefore, and
+never ends a run.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from riva_stream.cli.options import home_of, state_dir_of
+from riva_stream.cli.redact import Redactor
+from riva_stream.events import Warned
+from riva_stream.handover import SCRIPT_ID
+
+__all__ = ["LEVELS", "LogSettings", "Target", "log_settings"]
+
+LEVELS = ("debug", "info", "warning", "error")
+_ALIASES = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+_FORMATS = {"pretty": "pretty", "text": "pretty", "plain": "pretty", "json": "json", "jsonl": "json"}
+_YES = {"1", "true", "yes", "on"}
+_NO = {"0", "false", "no", "off", "none"}
+_PREFIX = "riva-logs"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where in S3 a copy of the log goes."""
+
+    bucket: str
+    prefix: str
+    """Without slashes at its ends; may be empty."""
+
+    def key(self, run_id: str, name: str) -> str:
+        """``riva-logs/130/<run id>/<name>``."""
+        return "/".join(part for part in (self.prefix, SCRIPT_ID, run_id, name) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The log of one run."""
+
+    folder: Path
+    level: str = "info"
+    form: str = "pretty"
+    tee: bool = False
+    """Its lines go to standard error as well, in place of bars."""
+    target: Target | None = None
+    redactor: Redactor = field(default_factory=Redactor, repr=False)
+    warnings: tuple[Warned, ...] = ()
+
+
+def log_settings(args: Namespace, in_file: Mapping[str, str]) -> LogSettings:
+    """Look up everything; ``in_file`` is what the ``.env`` holds."""
+    warnings: list[Warned] = []
+
+    def variable(name: str) -> str:
+        return (os.environ.get(name) or in_file.get(name) or "").strip()
+
+    def warn(message: str) -> None:
+        warnings.append(Warned(code="log-settings", message=message))
+
+    folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, in_file) / "logs"
+    level = (args.log_level or variable("LOG_LEVEL") or "info").lower()
+    level = _ALIASES.get(level, level)
+    if level not in LEVELS:
+        warn(f"LOG_LEVEL is none of {', '.join(LEVELS)}: info is taken")
+        level = "info"
+    form = (args.log_file_format or variable("LOG_FORMAT") or "pretty").lower()
+    if form not in _FORMATS:
+        warn("LOG_FORMAT is neither pretty nor json: pretty is taken")
+    return LogSettings(
+        folder=home_of(folder),
+        level=level,
+        form=_FORMATS.get(form, "pretty"),
+        tee=_switch(variable("LOG_TEE_STDOUT"), "LOG_TEE_STDOUT", warn),
+        target=_target(args.log_to_s3, variable, warn),
+        redactor=_redactor(args.log_redact or variable("LOG_REDACT"), variable),
+        warnings=tuple(warnings),
+    )
+
+
+def _switch(value: str, name: str, warn: Callable[[str], None]) -> bool:
+    if value and value.lower() not in _YES | _NO:
+        warn(f"{name} is neither 1 nor 0: 0 is taken")
+    return value.lower() in _YES
+
+
+def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[str], None]) -> Target | None:
+    if flag:
+        if not flag.startswith("s3://") or not flag.removeprefix("s3://").partition("/")[0]:
+            warn("--log-to-s3 is no s3://BUCKET/PREFIX: the log stays here alone")
+            return None
+        bucket, _, prefix = flag.removeprefix("s3://").partition("/")
+        return Target(bucket, prefix.strip("/"))
+    if not _switch(variable("LOG_TO_S3"), "LOG_TO_S3", warn):
+        return None
+    bucket = variable("LOG_S3_BUCKET").removeprefix("s3://").strip("/")
+    if not bucket or "/" in bucket:
+        warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is no bucket: the log stays here alone")
+        return None
+    return Target(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))
+
+
+def _redactor(wanted: str, variable: Callable[[str], str]) -> Redactor:
+    if wanted.lower() in _NO:
+        return Redactor(accounts=False)
+    names = [] if wanted.lower() in _YES else [name.strip() for name in wanted.split(",")]
+    return Redactor(names, [value for name in names if name and (value := variable(name))])

@@ -1,0 +1,250 @@
+"""What one step of the pipeline hands to the next one: small files in the state directory, as shell scripts read them.
+
+One value a file, with a newline at its end, for ``$(cat state/s3_staging_uri)``. ``130.status`` is their commit, as
+the marker is the bucket's: it goes first, and comes last. Each file is replaced as a whole, and the set of them is
+written under a lock, so that two runs with one state directory leave the files of one of them, never a mixture.
+
+Only the standard library is used here, so that reading it all costs a shell script next to nothing. Every function
+blocks: not for the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from riva_stream.errors import ConfigurationError
+
+__all__ = [
+    "LAST_ARTIFACT",
+    "RECORD",
+    "SCHEMA",
+    "SCRIPT_ID",
+    "SCRIPT_NAME",
+    "STATUS",
+    "VALUES",
+    "Ending",
+    "Handover",
+    "begin",
+    "finish",
+    "iso",
+    "read",
+]
+
+SCHEMA = 1
+SCRIPT_ID = "130"
+SCRIPT_NAME = "riva-130-downloads-validates-and-stages-model-artifacts-to-s3"
+
+STATUS = "130.status"
+RECORD = "130.json"
+LAST_ARTIFACT = "last_artifact_metadata.json"
+VALUES = (
+    "s3_staging_uri",
+    "upload_timestamp",
+    "source_model_s3_uri",
+    "source_model_size",
+    "checksum_file",
+    "artifact_metadata",
+    "container_s3_uri",
+    "bintarball_manifest",
+    "primary_riva_file",
+)
+"""Every file that holds one value; those that a run has no value for are removed."""
+
+_LOCK = ".130.lock"
+_PATIENCE = (
+    5.0  # seconds for a lock that is held for milliseconds: whoever holds it longer is stopped, or dead
+)
+_LOOKS = 100  # at a set of files that another run is just writing, 10 ms apart
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended."""
+
+    run_id: str
+    exit_code: int
+    duration_ms: int
+    log_file: str
+    command: str
+    """The shell line that does the same again, without secrets."""
+    ended_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def status(self) -> str:
+        """``success`` or ``failure``."""
+        return "failure" if self.exit_code else "success"
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What lies in a state directory."""
+
+    folder: Path
+    status: Mapping[str, str]
+    """``130.status``; empty when there is none."""
+    record: Mapping[str, Any]
+    """``130.json``; empty when there is none."""
+    values: Mapping[str, str]
+    """The files that are there, by name."""
+    artifact: Mapping[str, Any]
+    """``last_artifact_metadata.json``; empty when there is none."""
+
+
+def iso(moment: datetime) -> str:
+    """``2025-09-23T10:15:00Z``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
+    """Take back what an older run said, before this one changes anything: until it ends there is no status.
+
+    Raises:
+        ConfigurationError: the state directory cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            (folder / STATUS).unlink(missing_ok=True)
+            _put(folder, RECORD, _record(run_id, log_file, command, "running", datetime.now(UTC)))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the state directory cannot be written: {error}",
+            hint="pass --state-dir DIR with a folder you may write to",
+        ) from error
+
+
+def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: bytes | None) -> None:
+    """Write the files of a run that has ended, ``130.status`` last, and remove those that say nothing about it.
+
+    Args:
+        folder: the state directory.
+        ending: how it ended.
+        values: what is known, by the names of :data:`VALUES`; nothing after a failure.
+        artifact: ``artifact.json`` of the staging.
+
+    Raises:
+        OSError: they cannot be written; there is no ``130.status`` then, or an older run's where not even that can
+            be removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        (folder / STATUS).unlink(missing_ok=True)
+        for name in VALUES:
+            if value := values.get(name):
+                _put(folder, name, f"{value}\n")
+            else:
+                (folder / name).unlink(missing_ok=True)
+        if artifact is not None:
+            _put(folder, LAST_ARTIFACT, artifact)
+        else:
+            (folder / LAST_ARTIFACT).unlink(missing_ok=True)
+        _put(
+            folder,
+            RECORD,
+            _record(ending.run_id, ending.log_file, ending.command, ending.status, ending.ended_at),
+        )
+        _put(folder, STATUS, _status(ending))
+
+
+def read(folder: Path) -> Handover:
+    """What lies there now, all of it of one run.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for _ in range(_LOOKS):
+        before = _get(folder, STATUS)
+        found = Handover(
+            folder,
+            dict(line.split("=", 1) for line in before.splitlines() if "=" in line),
+            _parsed(_get(folder, RECORD)),
+            {name: text.removesuffix("\n") for name in VALUES if (text := _get(folder, name))},
+            _parsed(_get(folder, LAST_ARTIFACT)),
+        )
+        if _get(folder, STATUS) == before:
+            return found
+        time.sleep(0.01)
+    raise OSError("its files change all the time")
+
+
+def _status(ending: Ending) -> str:
+    lines = {
+        "status": ending.status,
+        "log": ending.log_file,
+        "timestamp": iso(ending.ended_at),
+        "schema": str(SCHEMA),
+        "run_id": ending.run_id,
+        "duration_ms": str(ending.duration_ms),
+    }
+    if ending.exit_code:
+        lines["exit_code"] = str(ending.exit_code)
+    # A line break in a value (a folder's name may have one) would make a line of its own.
+    return "".join(f"{name}={' '.join(value.splitlines())}\n" for name, value in lines.items())
+
+
+def _record(run_id: str, log_file: str, command: str, status: str, when: datetime) -> str:
+    document = {
+        "schema": SCHEMA,
+        "script_id": SCRIPT_ID,
+        "script_name": SCRIPT_NAME,
+        "timestamp": iso(when),
+        "log_file": log_file,
+        "run_id": run_id,
+        "status": status,
+        "command": command,
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _put(folder: Path, name: str, data: str | bytes) -> None:
+    partial = folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+    try:
+        partial.write_bytes(data if isinstance(data, bytes) else data.encode(errors="surrogateescape"))
+        partial.replace(folder / name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _get(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_bytes().decode(errors="surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out for a moment; where files cannot be locked (some network file systems), do without."""
+    with (folder / _LOCK).open("ab") as file:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.01)
+                    continue
+            except OSError:
+                pass
+            break
+        yield

@@ -1,0 +1,87 @@
+"""Put a few small local files into a bucket: a run's log, and what goes with it. Best effort, and soon given up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from riva_stream.errors import StalledError
+from riva_stream.events import Observer, Warned, ignore
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import PartBody, StoreSettings, open_store
+from riva_stream.sink import body_of
+
+__all__ = ["Parcel", "deliver"]
+
+_RETRIES = 2
+_LARGEST = 64 << 20
+"""Bytes of a file that are sent; of a longer one the end, which is where a log says how it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One file and where it goes."""
+
+    path: Path
+    key: str
+    content_type: str
+
+
+async def deliver(
+    settings: StoreSettings,
+    bucket: str,
+    parcels: Sequence[Parcel],
+    *,
+    run_id: str,
+    seconds: float,
+    observer: Observer = ignore,
+) -> None:
+    """Put them all, one after the other.
+
+    Args:
+        settings: the store.
+        bucket: its bucket.
+        parcels: the files.
+        run_id: of the run that they tell of; goes into the objects' metadata.
+        seconds: that it may take in all.
+        observer: is told of retries.
+
+    Raises:
+        RivaStreamError: the store refuses it.
+        StalledError: it took too long.
+        OSError: a file cannot be read.
+    """
+    retrier = Retrier(RetryPolicy(retries=_RETRIES), observer)
+
+    def warn(message: str) -> None:
+        observer(Warned(code="log-upload", message=message))
+
+    try:
+        with anyio.fail_after(seconds):
+            async with open_store(settings, warn=warn) as store:
+                for parcel in parcels:
+                    body = await anyio.to_thread.run_sync(
+                        _body, parcel.path, "crc64nvme" if store.is_aws else "md5"
+                    )
+                    put = partial(
+                        store.put,
+                        bucket,
+                        parcel.key,
+                        body,
+                        content_type=parcel.content_type,
+                        metadata={"artifact-type": "log", "run-id": run_id},
+                    )
+                    await retrier("PutObject", put)
+    except TimeoutError as error:
+        raise StalledError(f"it took longer than {seconds:.0f} s") from error
+
+
+def _body(path: Path, check: str) -> PartBody:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LARGEST))
+        return body_of(file.read(_LARGEST), check)

@@ -1,0 +1,368 @@
+"""The log of a run, the diagnostics of a failed one, their copies in S3, and that none of them has a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import string
+import subprocess
+import tarfile
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from riva_stream.cli import redact as redacting
+from riva_stream.cli.log_file import LogFile
+from riva_stream.cli.log_lines import LogRenderer
+from riva_stream.cli.redact import Redactor, redact, remember
+from riva_stream.config import StageRequest
+from riva_stream.events import PhaseChanged, RetryScheduled, Warned
+from tests.cli_processes import double, run
+from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
+from tests.support.faultproxy import FaultProxy, Rule
+from tests.support.faults import Refuse
+from tests.support.servers import MotoServer
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+TOKEN = "FwoGZXIvYXdzEXAMPLE//////TOKEN=="
+NGC = "nvapi-0123456789abcdefghij"
+OTHER = "another/secret+of-the.file0123456789"
+
+
+@pytest.fixture
+def place(moto: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(moto, monkeypatch)
+    return Place(moto, moto_bucket)
+
+
+def settings(place: Place) -> list[str]:
+    return [
+        *(f"--source=s3://{place.bucket}/{SOURCE_KEY}", f"--bucket={place.bucket}", "--env=prod"),
+        *("--model-name=parakeet-rnnt-en-us", "--model-version=v2025.09", "--retries=1"),
+    ]
+
+
+def stage(place: Place, folder: Path, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return run(
+        "riva_stream", "stage", *settings(place), *flags, cwd=folder, timeout=60, env={**os.environ, **env}
+    )
+
+
+def the_log(folder: Path) -> Path:
+    (log,) = folder.glob("*.log")
+    return log
+
+
+def bundle_of(path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    with tarfile.open(path) as tar:
+        for member in tar.getmembers():
+            file = tar.extractfile(member)
+            assert file is not None
+            found[member.name.partition("/")[2]] = file.read().decode()
+    return found
+
+
+# --- the log
+
+
+def test_every_line_has_the_time_the_level_and_the_run(place: Place, tmp_path: Path) -> None:
+    place.source()
+    done = stage(place, tmp_path, "--run-id=R1", LOG_DIR="logs of mine", LOG_TEE_STDOUT="1")
+    assert done.returncode == 0, done.stderr
+    log = tmp_path / "logs of mine" / "R1.log"
+    lines = log.read_text().splitlines()
+    assert all("Z [INFO] [R1] " in line or "Z [WARNING] [R1] " in line for line in lines)
+    assert "python -m riva_stream stage" in lines[0]
+    assert any("found parakeet/model-0.riva" in line for line in lines)
+    assert any("staged after" in line for line in lines)
+    # stdout still has the result alone, and standard error the lines of the log in place of its own
+    assert done.stdout.startswith("Staged (in full)\n")
+    assert all("Z [" in line for line in done.stderr.splitlines())
+    assert any("found parakeet/model-0.riva" in line for line in done.stderr.splitlines())
+
+
+def test_json_lines_have_the_fields_of_the_scripts(tmp_path: Path) -> None:
+    done = double("denied", "--run-id=R2", cwd=tmp_path, env={"LOG_FORMAT": "json"})
+    assert done.returncode == 77
+    lines = [json.loads(line) for line in the_log(tmp_path / "state/logs").read_text().splitlines()]
+    head = ("timestamp", "level", "script_id", "script_name", "run_id", "host", "step", "message")
+    assert all(set(head) <= line.keys() for line in lines)
+    assert {(line["run_id"], line["script_id"]) for line in lines} == {("R2", "130")}
+    assert lines[-1]["level"] == "ERROR"
+    assert "not allowed" in lines[-1]["message"]
+    assert [line["level"] for line in lines if line.get("event") == "stage_started"] == ["INFO"]
+
+
+def test_odd_variables_are_a_warning_and_the_file_of_settings_counts(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LOG_LEVEL=loud\nLOG_TO_S3=1\nLOG_FORMAT=xml\nLOG_DIR=here\n")
+    done = double("good", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    warnings = "\n".join(json.loads(done.stdout)["warnings"])
+    for said in ("LOG_LEVEL is none of", "LOG_S3_BUCKET is no bucket", "LOG_FORMAT is neither"):
+        assert said in warnings
+    assert "a.riva" in the_log(tmp_path / "here").read_text()
+
+
+def test_the_level_is_the_least_that_is_written(tmp_path: Path) -> None:
+    double("denied", "--log-level=error", cwd=tmp_path, env={"LOG_LEVEL": "DEBUG"})
+    lines = the_log(tmp_path / "state/logs").read_text().splitlines()
+    assert all("[ERROR]" in line for line in lines)
+    assert any("not allowed" in line for line in lines)
+
+
+@pytest.mark.parametrize("folder", ["file/logs", "/dev/full"])
+def test_a_log_that_cannot_be_written_is_a_warning(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    if folder == "/dev/full":  # a disk that is full: it opens, and takes nothing
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "R3.log").symlink_to("/dev/full")
+        folder = "full"
+    done = double("good", "--json", "--run-id=R3", f"--log-dir={folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    warnings = json.loads(done.stdout)["warnings"]
+    assert len([warning for warning in warnings if "R3.log cannot be written" in warning]) == 1
+    assert (tmp_path / "state" / "130.status").read_text().startswith("status=success\n")
+
+
+def test_a_message_of_many_lines_has_the_run_in_each() -> None:
+    renderer = LogRenderer("R4")
+    text = renderer.message("riva_stream: one\n  two\n  exit code 1, run R4\n")
+    assert [line.partition(" ")[2] for line in text.splitlines()] == [
+        "[ERROR] [R4] riva_stream: one",
+        "[ERROR] [R4]   two",
+        "[ERROR] [R4]   exit code 1, run R4",
+    ]
+    assert renderer.event(PhaseChanged(phase="done")) == ""
+    retry = RetryScheduled(operation="PutObject", attempt=1, delay=0.5, reason="SlowDown", request_id="Q1")
+    assert "[WARNING] [R4] retry 1 of PutObject" in renderer.event(retry)
+    assert json.loads(LogRenderer("R4", form="json").event(retry))["request_id"] == "Q1"
+
+
+def test_a_file_that_fails_says_so_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    file = LogFile(tmp_path / "full.log", said.append)
+    assert file.open()
+    for _ in range(3):
+        file.write("x" * 10_000)
+    assert said == [f"{tmp_path / 'full.log'} cannot be written: No space left on device"]
+
+
+# --- diagnostics
+
+
+async def refused_stage(place: Place, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    rules = [Rule("CreateMultipartUpload", key="*/source/*", occurrence="every", fault=Refuse("SlowDown"))]
+    async with FaultProxy(place.server, rules) as proxy:
+        return await asyncio.to_thread(stage, place, folder, f"--endpoint-url={proxy.endpoint_url}", *flags)
+
+
+def test_a_failure_leaves_one_bundle_with_all_that_a_maintainer_asks_for(
+    place: Place, tmp_path: Path
+) -> None:
+    place.source()
+    done = asyncio.run(refused_stage(place, tmp_path, "--json", f"--log-to-s3=s3://{place.bucket}/logs/"))
+    assert done.returncode == 75, done.stderr
+    document = json.loads(done.stdout)
+    bundle, log = Path(document["error"]["diagnostics"]), Path(document["error"]["log_file"])
+    assert f"diagnostics: {bundle}\n" in done.stderr
+    assert f"log:         {log}\n" in done.stderr
+    run_id = document["run_id"]
+    assert bundle == tmp_path / "state" / "runs" / run_id / "diagnostics.tar.gz"
+    files = bundle_of(bundle)
+    assert json.loads(files["error.json"])["error"]["type"] == "ThrottledError"
+    assert "ThrottledError" in files["traceback.txt"]
+    assert json.loads(files["settings.json"])["settings"]["bucket"] == place.bucket
+    versions = json.loads(files["versions.json"])
+    assert {"riva-stream", "aioboto3", "botocore", "anyio"} <= versions["packages"].keys()
+    assert versions["python"]
+    assert run_id in files["run.log"]
+    events = [json.loads(line) for line in files["events.jsonl"].splitlines()]
+    assert "retry_scheduled" in {event["event"] for event in events}
+    requests = [json.loads(line) for line in files["requests.jsonl"].splitlines()]
+    assert requests[-1]["request_id"] == document["error"]["where"]["request_id"]
+    assert len(requests) == 2
+    assert all(request["request_id"] for request in requests)
+    # --log-to-s3: log and bundle, under the run's id
+    assert sorted(place.names("logs/")) == [
+        f"130/{run_id}/{run_id}.log",
+        f"130/{run_id}/diagnostics.tar.gz",
+    ]
+    assert place.read(f"logs/130/{run_id}/{run_id}.log") == log.read_bytes()
+    assert place.names() == [".riva-stream/journal.json"]
+
+
+def test_the_log_never_goes_beside_what_was_staged(place: Place, tmp_path: Path) -> None:
+    place.source()
+    done = stage(
+        place,
+        tmp_path,
+        "--json",
+        LOG_TO_S3="1",
+        LOG_S3_BUCKET=place.bucket,
+        LOG_S3_PREFIX=PREFIX + "logs",
+    )
+    assert done.returncode == 0, done.stderr
+    assert any("lies inside the staging" in warning for warning in json.loads(done.stdout)["warnings"])
+    assert not [name for name in place.names("") if name.endswith(".log")]
+    done = stage(place, tmp_path, "--json", LOG_TO_S3="true", LOG_S3_BUCKET=place.bucket)
+    run_id = json.loads(done.stdout)["run_id"]
+    assert place.names("riva-logs/") == [f"130/{run_id}/{run_id}.log"]
+    done = stage(place, tmp_path, "--json", "--log-to-s3=s3://no-such-bucket-anywhere/x")
+    assert done.returncode == 0
+    assert any("not copied to S3" in warning for warning in json.loads(done.stdout)["warnings"])
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("where", "more"),
+    [
+        ("environment", []),
+        ("file", ["--log-file-format=json", "--log-redact=off", "--log-level=debug", "--json"]),
+    ],
+)
+def test_no_secret_survives_in_any_file(where: str, more: list[str], tmp_path: Path) -> None:
+    values = {
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": TOKEN,
+        "NGC_API_KEY": NGC,
+    }
+    file = {"OTHER_PASSWORD": OTHER, "HF_TOKEN": "hf_0123456789abcdef"}
+    lines = file | (values if where == "file" else {})
+    (tmp_path / ".env").write_text("".join(f"export {k}='{v}'\n" for k, v in lines.items()))
+    environment = values if where == "environment" else {}
+    leaks = " ".join([*lines.values(), quote(OTHER, safe="")])
+    flags = [
+        *more,
+        "--run-id=R5",
+        f"--description={leaks} AKIAIOSFODNN7EXAMPLE",
+        "--endpoint-url=http://me:hunter22@localhost:9/?X-Amz-Signature=0a1b2c",
+    ]
+    done = double("secret", *flags, cwd=tmp_path, env=environment)
+    assert done.returncode == 77
+    texts = {"stderr": done.stderr, "stdout": done.stdout}
+    for path in (tmp_path / "state").rglob("*"):
+        if path.name == "diagnostics.tar.gz":
+            texts |= {f"{path}:{name}": text for name, text in bundle_of(path).items()}
+        elif path.is_file():
+            texts[str(path)] = path.read_text()
+    assert len(texts) > 10
+    secrets = [*values.values(), *file.values(), quote(OTHER, safe=""), quote(SECRET, safe=""), "hunter22"]
+    for name, text in texts.items():
+        for secret in [*secrets, "0a1b2c"]:
+            assert secret not in text, name
+    assert any("leaked" in text for name, text in texts.items() if name.endswith("R5.log"))
+
+
+def test_what_was_asked_to_be_redacted_is(tmp_path: Path) -> None:
+    arn = "arn:aws:iam::123456789012:role/me"
+    double(
+        "denied",
+        f"--description={arn} someone@example.com",
+        cwd=tmp_path,
+        env={"LOG_REDACT": "NVIDIA_DRIVERS_S3_BUCKET,source", "NVIDIA_DRIVERS_S3_BUCKET": "staging-bucket"},
+    )
+    log = the_log(tmp_path / "state/logs").read_text()
+    (bundle,) = (tmp_path / "state/runs").glob("*/diagnostics.tar.gz")
+    for text in (log, *bundle_of(bundle).values()):
+        assert "staging-bucket" not in text
+        assert "123456789012" not in text
+        assert "someone@example.com" not in text
+    assert json.loads(bundle_of(bundle)["settings.json"])["settings"]["source"] == "***"
+    assert "s3://***/prod/parakeet-rnnt/v1/" in log
+
+
+PRINTABLE = st.text(
+    string.ascii_letters + string.digits + "/+=_-.~!@#$%^&*()[]{}|:;,<>? '\"\\", min_size=8, max_size=60
+)
+
+
+@given(secret=PRINTABLE, before=st.text(max_size=20), after=st.text(max_size=20))
+def test_a_secret_survives_in_no_spelling(secret: str, before: str, after: str) -> None:
+    secret = secret.strip()
+    if len(secret) < 8:
+        return
+    redacting._remembered.clear()
+    redacting._longest_first.clear()
+    remember({"SOME_TOKEN": secret, "SOME_TOKEN_FILE": "/run/secrets/token"})
+    for text in (
+        before + secret + after,
+        f"{before} https://h/?t={quote(secret, safe='')}&x=1 {after}",
+        json.dumps({"x": before + secret + after}),
+        json.dumps({"x": [secret]}, ensure_ascii=False),
+        repr([secret]),
+    ):
+        shown = redact(text)
+        assert secret not in shown
+        assert quote(secret, safe="") not in shown
+        assert json.dumps(secret)[1:-1] not in shown
+    assert redact("/run/secrets/token") == "/run/secrets/token"
+    redacting._remembered.clear()
+    redacting._longest_first.clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "Authorization: AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/2025, Signature=ab",
+            "Authorization: ***",
+        ),
+        ("{'Authorization': b'AWS4-HMAC x', 'n': 1}", "{'Authorization': b'***', 'n': 1}"),
+        ('{"authorization": "Bearer a.b", "n": 1}', '{"authorization": "***", "n": 1}'),
+        (r'"{\"Proxy-Authorization\": \"Basic YTpi\"}"', r'"{\"Proxy-Authorization\": \"***\"}"'),
+        ("x-amz-security-token: FwoGZ/abc", "x-amz-security-token: ***"),
+        (
+            "https://h/k?X-Amz-Credential=AKIA%2F1&X-Amz-Signature=ab&v=1",
+            "https://h/k?X-Amz-Credential=***&X-Amz-Signature=***&v=1",
+        ),
+        (
+            "https://h/k?AWSAccessKeyId=id&Signature=a%2Bb&Expires=1",
+            "https://h/k?AWSAccessKeyId=***&Signature=***&Expires=1",
+        ),
+        ("https://token@h/k http://u:p@h/", "https://***@h/k http://***@h/"),
+        ("key ASIAIOSFODNN7EXAMPLE.", "key ***."),
+        (
+            "AuthorizationHeaderMalformed: the region is wrong",
+            "AuthorizationHeaderMalformed: the region is wrong",
+        ),
+        ("SignatureDoesNotMatch; s3://bucket/a@b", "SignatureDoesNotMatch; s3://bucket/a@b"),
+    ],
+)
+def test_signatures_headers_and_keys_are_blacked_out(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_the_settings_that_are_kept_have_no_password() -> None:
+    request = StageRequest(
+        source="s3://models/x.tar.gz",
+        bucket="staging-bucket",
+        env="prod",
+        model_name="parakeet",
+        model_version="v1",
+        endpoint_url="https://me:hunter22@store:9000/base",
+        source_endpoint_url="http://token@other",
+    )
+    kept = request.without_secrets()
+    assert kept.endpoint_url == "https://store:9000/base"
+    assert kept.source_endpoint_url == "http://other"
+    assert kept.model_copy(update={"endpoint_url": None}).without_secrets().endpoint_url is None
+
+
+def test_json_stays_json_whatever_is_redacted() -> None:
+    redactor = Redactor(["size", "bucket"], ["models"])
+    found = redactor.value({"size": 12, "message": 'bucket="x" s3://models/k', "more": [{"Bucket": None}]})
+    assert found == {"size": "***", "message": 'bucket="***" s3://***/k', "more": [{"Bucket": "***"}]}
+    event = Warned(code="x", message="in bucket: models")
+    assert (
+        json.loads(LogRenderer("R", form="json", redactor=redactor).event(event))["message"]
+        == "in bucket: ***"
+    )

@@ -1,0 +1,167 @@
+"""`next`: what a shell gets of a state directory, and how it ends when there is nothing to go on with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from riva_stream import handover
+from riva_stream.cli import main
+from riva_stream.handover import Ending
+
+ARTIFACT = {
+    "model": {"name": "parakeet", "version": "v1", "language_code": "en-US"},
+    "deployment": {"environment": "prod", "s3_bucket": "b", "staging_mode": "full"},
+    "build_info": {"run_id": "130-a"},
+}
+VALUES = {
+    "s3_staging_uri": "s3://b/prod/parakeet/v1",
+    "upload_timestamp": "2025-09-23T10:15:00Z",
+    "source_model_s3_uri": "s3://models/it's $(odd) `name`\n.tar.gz",
+    "source_model_size": "12",
+    "checksum_file": "/gone/checksums.sha256",
+    "artifact_metadata": "/gone/artifact.json",
+}
+
+
+def ended(
+    folder: Path, code: int = 0, values: dict[str, str] | None = None, run_id: str = "130-a", log: str = ""
+) -> None:
+    ending = Ending(
+        run_id=run_id,
+        exit_code=code,
+        duration_ms=1,
+        log_file=log,
+        command="riva-stream stage --env prod",
+        ended_at=datetime(2025, 9, 23, tzinfo=UTC),
+    )
+    artifact = None if code else json.dumps(ARTIFACT).encode()
+    handover.finish(folder, ending, (VALUES if values is None else values) if not code else {}, artifact)
+
+
+def call(folder: Path, *flags: str) -> int:
+    return main(["next", "--state-dir", str(folder), *flags])
+
+
+def evaluated(lines: str, name: str) -> str:
+    script = f'eval "$1"; printf %s "${name}"; env | grep -q "^{name}="'
+    done = subprocess.run(
+        ["sh", "-euc", script, "sh", lines], env={name: "stale"}, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_a_shell_can_evaluate_it_whatever_the_names_hold(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended(tmp_path)
+    assert call(tmp_path) == 0
+    lines = capfd.readouterr().out
+    for name in ("s3_staging_uri", "source_model_s3_uri", "source_model_size", "upload_timestamp"):
+        assert evaluated(lines, name.upper()) == VALUES[name]
+    assert evaluated(lines, "RIVA_ASR_MODEL_NAME") == "parakeet"
+    assert evaluated(lines, "MODEL_VERSION") == "v1"
+    assert evaluated(lines, "ENV") == "prod"
+    assert evaluated(lines, "STAGING_RUN_ID") == "130-a"
+    # what this staging has no value for must not stay from the one before
+    assert evaluated(lines, "BINTARBALL_MANIFEST") == ""
+    assert evaluated(lines, "PRIMARY_RIVA_FILE") == ""
+    assert len(shlex.split(lines)) == 2 * lines.count("export ")
+
+
+def test_json_is_one_document(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ended(tmp_path, log="/var/log/x.log")
+    assert call(tmp_path, "--json") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["s3_staging_uri"] == VALUES["s3_staging_uri"]
+    assert document["primary_riva_file"] is None
+    assert (document["run_id"], document["log_file"]) == ("130-a", "/var/log/x.log")
+    assert document["environment"]["ENV"] == "prod"
+
+
+def test_copies_are_found_where_the_directory_is_mounted_now(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended(tmp_path)
+    folder = tmp_path / "runs" / "130-a"
+    folder.mkdir(parents=True)
+    (folder / "checksums.sha256").write_text("x")
+    call(tmp_path, "--json")
+    document = json.loads(capfd.readouterr().out)
+    assert document["checksum_file"] == str(folder / "checksums.sha256")
+    assert document["artifact_metadata"] == str(tmp_path / "last_artifact_metadata.json")
+
+
+@pytest.mark.parametrize(
+    ("failed_with", "code"),
+    [(65, 65), (66, 66), (73, 73), (75, 75), (77, 77), (78, 78), (1, 1), (130, 75), (143, 75)],
+)
+def test_after_a_failure_it_ends_as_the_run_did(
+    failed_with: int, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended(tmp_path, run_id="130-good")
+    ended(tmp_path, failed_with, log="/logs/130-a.log")
+    assert call(tmp_path) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"failed with exit code {failed_with}" in err
+    assert "/logs/130-a.log" in err
+    assert "         riva-stream stage --env prod\n" in err
+    assert call(tmp_path, "--json") == code
+    document = json.loads(capfd.readouterr().out)
+    assert (document["error"]["exit_code"], document["run_id"]) == (code, "130-a")
+
+
+def test_where_nothing_was_staged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path / "it's none") == 66
+    assert "stage --state-dir '" in capfd.readouterr().err
+
+
+def test_while_a_run_is_under_way(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ended(tmp_path)
+    handover.begin(tmp_path, "130-b", log_file="", command="riva-stream stage --env dev")
+    assert call(tmp_path) == 75
+    err = capfd.readouterr().err
+    assert "run 130-b began at" in err
+    assert "riva-stream stage --env dev" in err
+
+
+@pytest.mark.parametrize("missing", ["s3_staging_uri", "source_model_size"])
+def test_a_success_without_its_values_is_not_believed(
+    missing: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended(tmp_path, values={name: text for name, text in VALUES.items() if name != missing})
+    assert call(tmp_path) == 65
+    assert missing in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "status", "status=success\n", "status=failure\nexit_code=x\n"])
+def test_a_status_that_was_tampered_with_is_not_believed(text: str, tmp_path: Path) -> None:
+    (tmp_path / "130.status").write_text(text)
+    (tmp_path / "130.json").write_text("[")
+    (tmp_path / "last_artifact_metadata.json").write_bytes(b"\xff")
+    assert call(tmp_path) in {65, 66, 75}
+
+
+def test_a_directory_that_cannot_be_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "130.status").mkdir()
+    assert call(tmp_path) == 78
+    assert "cannot be read" in capfd.readouterr().err
+
+
+def test_it_loads_nothing_heavy(tmp_path: Path) -> None:
+    ended(tmp_path)
+    code = (
+        "import sys, riva_stream.cli\n"
+        f"code = riva_stream.cli.main(['next', '--state-dir', {str(tmp_path)!r}])\n"
+        "heavy = {'pydantic', 'rich', 'aioboto3', 'botocore', 'asyncio', 'uvloop', 'anyio', 'dotenv'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)), 'code:', code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "heavy: [] code: 0" in done.stdout

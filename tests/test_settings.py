@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from riva_stream.cli.options import state_dir_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.settings import EnvironmentSettings, load, variables_of

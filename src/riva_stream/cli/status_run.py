@@ -9,6 +9,7 @@ from pathlib import Path
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
+from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.place import reach_of, staging_prefix
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus

@@ -9,7 +9,7 @@ from riva_stream.cli.commands import (
     docs,
     gc,
     ls,
-    next,
+    next,  # noqa: A004 - the command's name
     policy,
     retention,
     schema,

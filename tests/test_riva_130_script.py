@@ -51,8 +51,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 def call(script: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    given: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "env": {}} | options
-    return subprocess.run([str(script), *flags], check=False, **given)
+    given: dict[str, Any] = {"timeout": 60, "env": {}} | options
+    return subprocess.run([str(script), *flags], capture_output=True, text=True, check=False, **given)
 
 
 def script_of(repository: Path) -> Path:
@@ -116,7 +116,8 @@ def test_flags_are_passed_on_as_they_are(repository: Path) -> None:
 
 
 def test_every_flag_of_stage_is_known(repository: Path) -> None:
-    (stage,) = [sub for sub in build_parser("x").subparsers if sub.prog.endswith("stage")]
+    subparsers = getattr(build_parser("x"), "subparsers", ())
+    (stage,) = [sub for sub in subparsers if sub.prog.endswith("stage")]
     flags = [flag for action in stage._actions for flag in action.option_strings if flag.startswith("--")]
     flags.remove("--help")
     assert words(call(script_of(repository), *flags))[3:] == flags

@@ -12,9 +12,11 @@ import jsonschema
 import pytest
 
 from riva_stream import StoreSettings, stage
+from riva_stream.cli import main
 from riva_stream.operations.ls import list_stagings
 from riva_stream.operations.reports import ListReport
 from riva_stream.report import json_schema
+from riva_stream.s3 import S3Store
 from riva_stream.sizes import MIB
 from riva_stream.state import JOURNAL
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
@@ -43,13 +45,7 @@ async def run_ls(place: Place, prefix: str = "", *, endpoint: str = "") -> ListR
 def journal(**fields: Any) -> bytes:
     """One as a run of another host writes it."""
     process = {"host": "elsewhere", "boot": "b", "pid": 7, "started": "1"}
-    identity: dict[str, Any] = {
-        "source": "s3://m/a.tar.gz",
-        "etag": "e",
-        "version_id": None,
-        "size": 1 << 30,
-        "include": [],
-    }
+    identity = {"source": "s3://m/a.tar.gz", "etag": "e", "version_id": None, "size": 1 << 30, "include": []}
     identity |= {"part_size": 8 << 20, "check": "md5", "options": []}
     given = {"format": 1, "run_id": "130-other", "token": "t", "process": process, "lease": 30.0, "beat": 4}
     given |= {"started_at": "2026-01-01T00:00:00Z", "identity": identity, "uploads": []}
@@ -114,20 +110,23 @@ async def test_a_journal_is_dead_when_it_is_older_than_its_lease_by_the_stores_c
     assert "no sign of life since" in staging.note
 
 
-async def test_a_wide_bucket_is_listed_page_by_page(moto_place: Place) -> None:
+async def test_a_wide_bucket_is_listed_page_by_page(
+    moto_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = moto_place
     place.source(MIB, members=1)
-    client = place.client
-
-    def fill() -> None:
-        for number in range(1000):  # a page of folders that are no stagings, and then one that is
-            client.put_object(Bucket=place.bucket, Key=f"prod/wide/v1{number:03}/x", Body=b"")
-
-    await asyncio.to_thread(fill)
-    await stage(place.request(model_name="wide", model_version="v9", reference_only=True))
+    await stage(place.request(model_name="wide", model_version="v4", reference_only=True))
+    for number in range(9):  # before and after it, what is no staging
+        place.put(f"prod/wide/v{number}/x", b"")
+    for number in range(5):  # and beside its documents, so that the marker comes late
+        place.put(f"prod/wide/v4/a{number}", b"")
+    whole = await run_ls(place, "prod/")
+    # pages of two instead of a thousand
+    monkeypatch.setattr(S3Store.list_folder, "__kwdefaults__", {"limit": 2, "token": ""})
     report = await run_ls(place, "prod/")
-    assert [(s.model, s.version, s.state) for s in report.stagings] == [("wide", "v9", "staged")]
-    assert report.folders == 3  # the environment, and the model in two pages
+    assert [(s.model, s.version, s.state) for s in report.stagings] == [("wide", "v4", "staged")]
+    assert report.stagings == whole.stagings
+    assert (whole.folders, report.folders) == (2, 6)  # the environment, and the model in five pages
 
 
 async def test_objects_are_not_listed_one_by_one(moto_place: Place) -> None:
@@ -136,10 +135,9 @@ async def test_objects_are_not_listed_one_by_one(moto_place: Place) -> None:
     await stage(place.request())
     async with FaultProxy(place.server) as proxy:
         report = await run_ls(place, endpoint=proxy.endpoint_url)
-        listings = proxy.select("ListObjectsV2")
+        listings = proxy.count("ListObjectsV2")
     # the bucket; bintarball and prod; the model; and the staging itself
-    assert (len(report.stagings), report.folders, len(listings)) == (1, 4, 5)
-    assert all("delimiter=" in record.request.target for record in listings)
+    assert (len(report.stagings), report.folders, listings) == (1, 4, 5)
     assert proxy.mutations == 0
 
 
@@ -165,10 +163,20 @@ async def test_the_command_line_shows_a_table(moto_place: Place, tmp_path: Path)
         0,
         f"nothing is staged below s3://{place.bucket}/dev/\n",
     )
-    for name, argv, said in (
-        ("deep", [f"s3://{place.bucket}/a/b/c/d"], "deeper than a staging"),
-        ("none", [], "no bucket is named"),
-        ("missing", ["s3://no-such-bucket-of-ours"], "no bucket no-such-bucket-of-ours"),
-    ):
-        wrong = await call(name, *argv)
-        assert (wrong.exit_code, said in wrong.stderr) == (78, True), wrong.stderr
+    wrong = await call("missing", "s3://no-such-bucket-of-ours")
+    assert (wrong.exit_code, "no bucket no-such-bucket-of-ours" in wrong.stderr) == (78, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"), [(["s3://b/a/b/c/d"], "deeper than a staging"), ([], "no bucket is named")]
+)
+def test_a_place_that_is_none_is_refused(
+    argv: list[str],
+    said: str,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ls", *argv, "--region", "us-east-1"]) == 78
+    assert said in capfd.readouterr().err

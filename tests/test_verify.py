@@ -13,7 +13,15 @@ import aioboto3
 import jsonschema
 import pytest
 
-from riva_stream import AccessDeniedError, HeldError, SourceNotFoundError, StoreSettings, stage
+from riva_stream import (
+    AccessDeniedError,
+    ConfigurationError,
+    HeldError,
+    SourceNotFoundError,
+    StoreSettings,
+    stage,
+)
+from riva_stream.cli import main
 from riva_stream.events import Event, ObjectVerified, Progress, RetryScheduled
 from riva_stream.operations.reports import VerifyReport
 from riva_stream.operations.verify import verify
@@ -407,13 +415,31 @@ async def test_the_command_line_tells_it(moto_place: Place, tmp_path: Path) -> N
     absent = await call("absent", f"s3://{place.bucket}/prod/x/y/", "--json")
     assert absent.exit_code == 66
     assert json.loads(absent.stdout)["error"]["exit_code"] == 66
-    for name, argv, said in (
-        ("bucket", [f"s3://{place.bucket}"], "names a bucket, not a staging"),
-        ("uri", ["prod/x/y"], "is not an S3 URI"),
-        ("none", [], "no staging is named"),
-        ("memory", [uri, "--deep", "--memory", "10M"], "--memory"),
-        ("connections", [uri, "--connections", "0"], "pass 1 to 256"),
-    ):
-        wrong = await call(name, *argv)
-        assert wrong.exit_code == 78, name
-        assert said in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["s3://deployments"], "names a bucket, not a staging"),
+        (["prod/x/y"], "is not an S3 URI"),
+        ([], "no staging is named"),
+        (["s3://b/e/m/v/", "--connections", "0"], "pass 1 to 256"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    argv: list[str],
+    said: str,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", *argv, "--region", "us-east-1"]) == 78
+    assert said in capfd.readouterr().err
+
+
+async def test_too_little_memory_is_refused_with_the_least_that_works(moto_place: Place) -> None:
+    await staged(moto_place, reference_only=True)
+    with pytest.raises(ConfigurationError, match="is the least that works") as caught:
+        await run_verify(moto_place, deep=True, memory=10 * MIB)
+    assert caught.value.hint == "pass --memory 131MiB or more"

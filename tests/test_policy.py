@@ -113,6 +113,34 @@ async def test_by_reference_takes_less(place: Place) -> None:
     assert not actions(policy) & {"s3:AbortMultipartUpload", "s3:ListBucketMultipartUploads"}
 
 
+@pytest.mark.parametrize("mode", ["--full-download", "--reference-only", "--bintarball-reference"])
+async def test_a_container_image_may_be_looked_at_where_it_lies(place: Place, mode: str) -> None:
+    images = place.server.new_bucket("images")
+    place.source()
+    place.client.put_object(Bucket=images, Key="riva/speech.tar.gz", Body=b"an image")
+    fields = {
+        "server_path": f"s3://{images}/riva/speech.tar.gz",
+        "reference_only": mode == "--reference-only",
+        "bintarball_reference": mode == "--bintarball-reference",
+    }
+    flags = [*flags_of(place.request()), mode, "--server-path", str(fields["server_path"])]
+    policy = await asyncio.to_thread(printed, *flags)
+    async with FaultProxy(place.server, [Enforce(policy=policy)]) as proxy:
+        request = place.request(endpoint_url=proxy.endpoint_url, **fields)
+        assert (await stage(request)).outcome == "staged"
+        assert (await stage(request)).outcome == "already_staged"
+        assert (await stage(request.model_copy(update={"force": True}))).outcome == "staged"
+        assert not [record for record in proxy.log if record.faults]
+    read = [statement for statement in policy["Statement"] if statement["Sid"] == "ReadContainer"]
+    assert [statement["Resource"] for statement in read] == [f"arn:aws:s3:::{images}/riva/speech.tar.gz"]
+    place.server.remove_bucket(images)
+
+
+def test_what_a_flag_of_stage_needs_is_in_it(tmp_path: Path) -> None:
+    assert "s3:PutObjectTagging" in actions(printed(*SOURCE, *WHAT, "--tag", cwd=tmp_path))
+    assert "s3:PutObjectTagging" not in actions(printed(*SOURCE, *WHAT, cwd=tmp_path))
+
+
 _WITHOUT_IT_IT_ENDS = ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload")
 _WITH_LESS = (
     *("s3:ListBucket", "s3:ListBucketMultipartUploads"),

@@ -50,14 +50,20 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 }
 """What else the destination may be used for, and the requests that makes."""
 
-_SOURCE = {"full": ("HeadObject", "GetObject"), "reference_only": ("HeadObject",)}
+_SOURCE = {
+    "full": ("HeadObject", "GetObject"),
+    "reference_only": ("HeadObject",),
+    "bintarball_reference": ("HeadObject",),
+}
+_DOCUMENTS = ("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject")
 _DESTINATION = {
     "full": (
         *("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject"),
         *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"),
         *("ListParts", "ListMultipartUploads"),
     ),
-    "reference_only": ("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject"),
+    "reference_only": _DOCUMENTS,
+    "bintarball_reference": _DOCUMENTS,
 }
 _KEY_ID = re.compile(r"[0-9a-fA-F-]{36}|mrk-[0-9a-fA-F]{32}")
 
@@ -90,9 +96,8 @@ def uses_of(request: StageRequest, extras: Iterable[str] = ()) -> list[tuple[str
     Returns:
         ``(operation, right, "source" | "destination")`` in the order of the table.
     """
-    mode = "reference_only" if request.reference_only else "full"
-    rows = [(name, right, "source") for name in _SOURCE[mode] for right in RIGHTS[name]]
-    wanted = [*_DESTINATION[mode], *(name for extra in extras for name in EXTRAS[extra])]
+    rows = [(name, right, "source") for name in _SOURCE[request.mode] for right in RIGHTS[name]]
+    wanted = _wanted(request, extras)
     rows += [
         (name, right, "destination")
         for name in dict.fromkeys(wanted)
@@ -119,11 +124,9 @@ def policy_of(
         extras: of :data:`EXTRAS`, what else the destination is used for.
         source_key: the KMS key that the source is encrypted with: an id, an ARN or an alias.
     """
-    mode = "reference_only" if request.reference_only else "full"
     source_region = request.source_region or request.region
-    wanted = [*_DESTINATION[mode], *(name for extra in extras for name in EXTRAS[extra])]
-    there = _rights(wanted, source=False)
-    from_there = _rights((*_SOURCE[mode], "ListObjectsV2"), source=True)
+    there = _rights(_wanted(request, extras), source=False)
+    from_there = _rights((*_SOURCE[request.mode], "ListObjectsV2"), source=True)
     prefix = _prefix(request, scope)
     grants = [
         Grant(
@@ -149,6 +152,21 @@ def policy_of(
             Condition=_below(prefix.rstrip("/")),
         ),
     ]
+    if request.server_path is not None:
+        region = request.region if request.server_bucket == request.bucket else source_region
+        grants += [
+            Grant(
+                Sid="ReadContainer",
+                Action=["s3:GetObject"],
+                Resource=object_arn(request.server_bucket, request.server_key, region),
+            ),
+            Grant(
+                Sid="FindContainer",
+                Action=["s3:ListBucket"],
+                Resource=bucket_arn(request.server_bucket, region),
+                Condition=_below(request.server_key.rpartition("/")[0]),
+            ),
+        ]
     # No condition on a prefix: IAM knows none for these.
     whole = [action for action in _actions(there, "bucket") if action != "s3:ListBucket"]
     if whole:
@@ -214,6 +232,15 @@ def granting(request: StageRequest) -> Iterator[None]:
         raise
 
 
+def _wanted(request: StageRequest, extras: Iterable[str]) -> list[str]:
+    """The requests that go to the destination."""
+    asked = {*extras, "tag"} if request.tag else set(extras)
+    return [
+        *_DESTINATION[request.mode],
+        *(name for extra in EXTRAS if extra in asked for name in EXTRAS[extra]),
+    ]
+
+
 def _rights(operations: Iterable[str], *, source: bool) -> list[Right]:
     rights = [right for operation in operations for right in RIGHTS[operation]]
     return [right for right in dict.fromkeys(rights) if source or not right.of_source]
@@ -226,7 +253,8 @@ def _actions(rights: Sequence[Right], on: str) -> list[str]:
 def _prefix(request: StageRequest, scope: str) -> str:
     names = (request.env, request.model_name, request.model_version)
     kept = names[: {"version": 3, "model": 2, "env": 1, "bucket": 0}[scope]]
-    return "".join(f"{name}/" for name in kept)
+    folder = request.prefix.removesuffix("".join(f"{name}/" for name in names))
+    return folder + "".join(f"{name}/" for name in kept)
 
 
 def _literal(pattern: str) -> str:

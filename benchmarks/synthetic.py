@@ -7,6 +7,7 @@ loopback port, which it prints, until its stdin ends.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tarfile
 import threading
@@ -121,6 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._list(f"{key}/{query.get('prefix', '')}")
         elif "uploads" in query:
             self._xml("ListMultipartUploadsResult", "<IsTruncated>false</IsTruncated>")
+        elif "uploadId" in query:
+            if query["uploadId"] in self.server.uploads:
+                self._xml("ListPartsResult", "<IsTruncated>false</IsTruncated>")
+            else:
+                self._error(404, "NoSuchUpload")
         elif key == f"{BUCKET}/{KEY}":
             self._range()
         elif (kept := self.server.objects.get(key)) is not None:
@@ -152,11 +158,11 @@ class _Handler(BaseHTTPRequestHandler):
         key, query = self._target()
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "uploads" in query:
-            upload_id = f"upload-{len(self.server.uploads)}"
+            upload_id = f"upload-{next(self.server.numbers)}"
             self.server.uploads[upload_id] = _Kept(self._given_headers(), _ETAG)
             self._xml("InitiateMultipartUploadResult", f"<UploadId>{upload_id}</UploadId>")
             return
-        upload = self.server.uploads[query["uploadId"]]
+        upload = self.server.uploads.pop(query["uploadId"])
         upload.etag, upload.size = f"{_ETAG}-{len(upload.parts)}", sum(upload.parts.values())
         self.server.objects[key] = upload
         self._xml("CompleteMultipartUploadResult", f"<ETag>&quot;{upload.etag}&quot;</ETag>")
@@ -238,6 +244,7 @@ class _Server(ThreadingHTTPServer):
         self.archive = archive
         self.objects: dict[str, _Kept] = {}
         self.uploads: dict[str, _Kept] = {}
+        self.numbers = itertools.count()
         self.buffers = _Buffers()
 
 

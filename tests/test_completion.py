@@ -48,7 +48,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("riva-stream st", ["stage"]),
+        ("riva-stream st", ["stage", "status"]),
         ("riva-stream stage --ref", ["--reference-only"]),
         ("riva-stream stage --sse a", ["aws:kms", "aws:kms:dsse"]),
         ("riva-stream stage --sse=AE", ["AES256"]),

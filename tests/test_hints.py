@@ -87,7 +87,7 @@ def test_errors_of_an_archive_get_their_hint_from_the_pipeline() -> None:
     [
         (["stge"], "did you mean stage? See python -m riva_stream --help"),
         (["retentoin"], "did you mean retention?"),
-        (["gc", "s3://b", "--reference-only"], "--reference-only is a flag of stage."),
+        (["gc", "s3://b", "--reference-only"], "--reference-only is a flag of check, stage, policy."),
         (
             ["gc", "s3://b", "--older-then", "1d"],
             "did you mean --older-than? See python -m riva_stream gc --help",

@@ -126,8 +126,8 @@ class Hold:
             return None
         try:
             parts = await run.destination.list_parts(run.request.bucket, key, ours[-1].upload_id)
-        except AccessDeniedError:
-            return None
+        except (AccessDeniedError, ConfigurationError):
+            return None  # not allowed, or a store that cannot do it
         return parts is not None
 
     def _settle(self) -> None:

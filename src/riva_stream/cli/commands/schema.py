@@ -10,7 +10,7 @@ from riva_stream.cli.output import print_result
 
 NAME = "schema"
 SUMMARY = "print the JSON Schema of artifact.json and its kin"
-USAGE = "[artifact|manifest|deployment|report|verify|status|ls]"
+USAGE = "[DOCUMENT]"
 DESCRIPTION = "Print the JSON Schema (2020-12) of a document that this tool writes."
 EXAMPLES = """\
   PROG schema artifact > artifact.schema.json

@@ -10,7 +10,7 @@ from riva_stream.cli.units import parse_duration
 
 NAME = "status"
 SUMMARY = "staged, in flight (how far?), resumable or absent"
-USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/ | STATE] [flags]"
+USAGE = "[s3://BUCKET/PREFIX/ | STATE] [flags]"
 DESCRIPTION = """\
 Say what stands at a prefix: staged, in_flight (by whom, how far, alive?), resumable (what a rerun need not send
 again) or absent. A journal that is found there is watched for up to its lease to tell a live run from a dead one;

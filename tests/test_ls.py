@@ -45,7 +45,13 @@ async def run_ls(place: Place, prefix: str = "", *, endpoint: str = "") -> ListR
 def journal(**fields: Any) -> bytes:
     """One as a run of another host writes it."""
     process = {"host": "elsewhere", "boot": "b", "pid": 7, "started": "1"}
-    identity = {"source": "s3://m/a.tar.gz", "etag": "e", "version_id": None, "size": 1 << 30, "include": []}
+    identity: dict[str, Any] = {
+        "source": "s3://m/a.tar.gz",
+        "etag": "e",
+        "version_id": None,
+        "size": 1 << 30,
+        "include": [],
+    }
     identity |= {"part_size": 8 << 20, "check": "md5", "options": []}
     given = {"format": 1, "run_id": "130-other", "token": "t", "process": process, "lease": 30.0, "beat": 4}
     given |= {"started_at": "2026-01-01T00:00:00Z", "identity": identity, "uploads": []}

@@ -15,7 +15,10 @@ from tests.cli_processes import double, run
 # --- what needs no run
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["stage", "--help"], ["schema", "--help"]])
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["stage", "--help"], ["verify", "--help"], ["status", "--help"], ["schema", "--help"]],
+)
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     code = (
         "import sys, riva_stream.cli\n"
@@ -63,7 +66,7 @@ def test_usage_errors_exit_2(argv: list[str], said: str) -> None:
     assert json.loads(done.stdout)["error"]["exit_code"] == 2
 
 
-@pytest.mark.parametrize("kind", ["artifact", "manifest", "report", "deployment"])
+@pytest.mark.parametrize("kind", ["artifact", "manifest", "deployment", "report", "verify", "status", "ls"])
 def test_schema_prints_one_json_schema(kind: str) -> None:
     done = run("riva_stream", "schema", kind)
     assert done.returncode == 0

@@ -65,7 +65,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 def flags_of_the_help() -> set[str]:
     parser = build_parser("riva-stream")
-    helps = [parser.format_help(), *(sub.format_help() for sub in getattr(parser, "subparsers", ()))]
+    helps = [parser.format_help(), *(command.format_help() for command in parser.commands.values())]
     return set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]*", "\n".join(helps)))
 
 
@@ -80,9 +80,16 @@ def test_every_flag_that_is_named_exists(page: Path) -> None:
     assert named <= flags_of_the_help(), named - flags_of_the_help()
 
 
-def test_every_flag_of_stage_is_in_the_readme() -> None:
-    text = README.read_text() + CONFIGURATION.read_text()
+def test_every_flag_is_in_the_pages() -> None:
+    text = "".join(page.read_text() for page in PAGES)
     assert not {flag for flag in flags_of_the_help() if flag not in text}
+
+
+def test_every_flag_of_stage_is_in_the_table_of_settings() -> None:
+    text = CONFIGURATION.read_text()
+    stage = build_parser("riva-stream").commands["stage"].format_help()
+    flags = set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]*", stage)) - {"--help"}
+    assert not {flag for flag in flags if f"`{flag}`" not in text}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -131,8 +138,12 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
     assert not {name for name in named if f"def {name}(" not in code}
 
 
-def test_the_flags_of_limits_and_leases_have_the_defaults_that_the_readme_says() -> None:
-    rows = dict(re.findall(r"^\| `--([a-z0-9-]+)` \|[^|]*\| ([^|]+?) \|", README.read_text(), re.MULTILINE))
+def test_the_flags_of_limits_and_leases_have_the_defaults_that_the_table_says() -> None:
+    rows = dict(
+        re.findall(
+            r"^\| `--([a-z0-9-]+)` \|[^|]*\|[^|]*\| ([^|]+?) \|", CONFIGURATION.read_text(), re.MULTILINE
+        )
+    )
     for flag, field in StageRequest.model_fields.items():
         row = rows.get(flag.replace("_", "-"), "")
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):

@@ -92,7 +92,6 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
             epilog="examples:\n" + command.EXAMPLES.replace("PROG", prog),
         )
         command.configure(sub)
-        parser.subparsers.append(sub)
         parser.commands[command.NAME] = sub
         sub.set_defaults(command=command)
     return parser
@@ -118,7 +117,6 @@ class _Parser(ArgumentParser):
     def __init__(self, *, argv: Sequence[str], **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
         self._argv = argv
-        self.subparsers: list[ArgumentParser] = []
         self.commands: dict[str, ArgumentParser] = {}
         """Unknown flags of a command are complained about by the main parser, which needs them for its guess."""
 

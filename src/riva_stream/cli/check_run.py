@@ -14,6 +14,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute, set_up_environment
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import request_flags, state_dir_of
+from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.check_report import NOT_TRIED, CheckRecord, CheckReport, failed, passed, warned
 from riva_stream.settings import Loaded, load
@@ -30,7 +31,7 @@ def run_check(args: Namespace, invocation: Invocation) -> int:
     """Check, show the result, and give the exit code."""
 
     def text(report: CheckReport, fancy: bool) -> str:  # noqa: ARG001 - as execute() calls it
-        return "\n".join(_lines(report, args, invocation)) + "\n"
+        return "\n".join(_lines(report, invocation)) + "\n"
 
     return execute(
         args, invocation, args.run_id or new_run_id(), _check, text, lambda report: report.exit_code
@@ -81,10 +82,9 @@ def _record_lines(record: CheckRecord, width: int) -> Iterator[str]:
     yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
 
 
-def _lines(report: CheckReport, args: Namespace, invocation: Invocation) -> Iterator[str]:
-    if report.destination:
-        mode = "by reference" if args.reference_only else "in full"
-        yield f"Check of a staging ({mode})"
+def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
+    if report.destination and report.mode:
+        yield f"Check of a staging ({MODES[report.mode]})"
         yield f"from  {report.source}"
         yield f"to    {report.destination}"
         yield ""

@@ -152,4 +152,4 @@ def _upload(upload: UploadStatus) -> str:
     known = upload.stored_parts is not None and upload.stored_bytes is not None
     parts = upload.stored_parts if known else upload.journaled_parts
     size = human_size((upload.stored_bytes if known else upload.journaled_bytes) or 0)
-    return f"    {upload.state:<9}  {parts} parts, {size}  {upload.key}"
+    return f"    {upload.state:<9}  {parts} {'part' if parts == 1 else 'parts'}, {size}  {upload.key}"

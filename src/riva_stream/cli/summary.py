@@ -8,7 +8,7 @@ from riva_stream.manifest import ARTIFACT_JSON, MARKER, Artifact, Validation
 from riva_stream.report import Plan, StageReport
 from riva_stream.sizes import human_size
 
-__all__ = ["summary_text"]
+__all__ = ["MODES", "summary_text"]
 
 _OUTCOMES = {
     "staged": "Staged",
@@ -17,7 +17,7 @@ _OUTCOMES = {
     "deployment_added": "Already staged; deployment.json was added",
     "planned": "Dry run, nothing was written",
 }
-_MODES = {
+MODES = {
     "full": "in full",
     "reference_only": "by reference",
     "bintarball_reference": "by bintarball reference",
@@ -34,7 +34,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
         debug: the seconds of each lane and the CPU time too.
         fancy: draw the tree with box characters.
     """
-    lines = [f"{_OUTCOMES[report.outcome]} ({_MODES[report.mode]})"]
+    lines = [f"{_OUTCOMES[report.outcome]} ({MODES[report.mode]})"]
     if report.plan is not None:
         lines += _plan(report.plan)
     else:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
-from riva_stream.manifest import Document
+from riva_stream.manifest import Document, Mode
 from riva_stream.operations.policy import Grant, PolicyDocument, grants_for, merged
 
 __all__ = [
@@ -64,6 +64,8 @@ class CheckReport(Document):
     run_id: str
     source: str | None
     destination: str | None
+    mode: Mode | None
+    """What was checked for; None where the settings do not say."""
     records: list[CheckRecord]
     policy: PolicyDocument | None
     """Grants everything that was found missing; None when nothing was."""
@@ -142,6 +144,7 @@ def report_of(
         run_id=run_id,
         source=request.source if request else None,
         destination=request.destination if request else None,
+        mode=request.mode if request else None,
         records=_by_the_clock(ordered),
         policy=PolicyDocument(Statement=_named(grants)) if grants else None,
         seconds=round(seconds, 3),

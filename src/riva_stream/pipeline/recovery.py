@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from riva_stream.errors import (
     AccessDeniedError,
+    ConfigurationError,
     HeldError,
     RivaStreamError,
     leaves_of,

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -155,7 +156,7 @@ class _FailedError(Exception):
 
 def _once(stand: Stand, source: Source, runs: Runs, *, whole: bool, endpoint: str | None = None) -> None:
     peer = runs.peer
-    with _folder(stand) as folder:
+    with _folder(stand, on_disk=peer.on_disk) as folder:
         prefix = f"to/{peer.name}/{next(_numbers)}/"
         work = folder / "work"
         work.mkdir()
@@ -211,9 +212,12 @@ def run_checked(argv: Sequence[str], environment: Mapping[str, str], folder: Pat
 
 
 @contextmanager
-def _folder(stand: Stand) -> Iterator[Path]:
+def _folder(stand: Stand, *, on_disk: bool = False) -> Iterator[Path]:
     folder = stand.folder / uuid4().hex
-    folder.mkdir()
+    if on_disk:
+        folder = Path(tempfile.mkdtemp(prefix="riva-benchmark-", dir="/var/tmp"))  # never a tmpfs (hier(7))
+    else:
+        folder.mkdir()
     try:
         yield folder
     finally:

@@ -52,6 +52,8 @@ class Peer:
     digests: Callable[[Usage], dict[str, str]]
     """File name → SHA-256 that it computed, out of what it printed."""
     versions: Callable[[], dict[str, str]]
+    on_disk: bool = False
+    """It works on a disk, as its users have it, and not on a tmpfs."""
 
 
 def _printed(usage: Usage) -> dict[str, str]:
@@ -192,6 +194,14 @@ _ALL = (
         _script("old-aws.sh", "aws", "tar", "sha256sum", env=_aws_settings),
         _printed,
         _of("aws", "sha256sum", "tar"),
+    ),
+    Peer(
+        "old-aws-disk",
+        "old script's steps, awscli, on a disk",
+        _script("old-aws.sh", "aws", "tar", "sha256sum", env=_aws_settings),
+        _printed,
+        _of("aws", "sha256sum", "tar"),
+        on_disk=True,
     ),
     Peer(
         "old-s5cmd",

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from riva_stream.cli.app import build_parser
-from tests.drop_in import NAME, copy_of_the_repository, script_of, with_this_interpreter
+from tests.cli_processes import run
+from tests.drop_in import NAME, ROOT, copy_of_the_repository, script_of, with_this_interpreter
 from tests.support.servers import MotoServer
 
 FLAGS = (
@@ -166,6 +167,17 @@ def test_an_environment_with_extras_is_good_enough(repository: Path) -> None:
 
 
 # --- with the program behind it
+
+
+def test_the_scripts_docs_are_this_page(repository: Path) -> None:
+    page = (ROOT / "docs" / "from-riva-130.md").read_text()
+    done = call(with_this_interpreter(repository), "--docs", env={**os.environ, "PAGER": ""})
+    assert done.returncode == 0, done.stderr
+    assert page.startswith("# From RIVA-130\n")
+    assert done.stdout.lstrip().startswith("From RIVA-130")
+    assert "`" not in done.stdout.partition("Changing over")[0]
+    raw = run("riva_stream", "docs", "riva-130", "--raw")
+    assert (raw.returncode, raw.stdout) == (0, page)
 
 
 def test_without_settings_all_that_is_missing_is_said(repository: Path, tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from riva_stream import errors
+from riva_stream import errors, handover
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.units import parse_duration, parse_size
 from riva_stream.config import StageRequest
 from riva_stream.settings import OTHER_VARIABLES, EnvironmentSettings, variables_of
+from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
 
@@ -27,6 +28,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 README = ROOT / "README.md"
 LIBRARY = ROOT / "docs" / "library.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
+FROM_RIVA_130 = ROOT / "docs" / "from-riva-130.md"
 
 # Variables that the pages may name though they are no settings: read by the SDK, the C library or other programs.
 _NOT_OURS = {
@@ -136,6 +138,35 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
     code = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     named = set(re.findall(r"`(test_\w+)`", page.read_text()))
     assert not {name for name in named if f"def {name}(" not in code}
+
+
+def test_every_promise_of_riva_130_is_kept_by_something_and_shown_by_a_test() -> None:
+    """No row is open. That the tests which are named exist is held above, for every page."""
+    heads, rows, page = 0, 0, FROM_RIVA_130.read_text()
+    lines = page.splitlines()
+    for number, line in enumerate(lines):
+        if not line.startswith("|"):
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert len(cells) == 3, line
+        assert all(cells), line
+        if lines[number + 1 : number + 2] == ["|---|---|---|"]:
+            assert cells[2] == "test"
+            heads += 1
+        elif set(line) != {"|", "-"}:
+            assert re.fullmatch(r"`test_\w+`(, `test_\w+`)*", cells[2]), line
+            rows += 1
+    assert heads >= 12
+    assert rows > 90
+
+
+def test_every_flag_and_state_file_of_riva_130_has_a_row() -> None:
+    rows = "\n".join(line for line in FROM_RIVA_130.read_text().splitlines() if line.startswith("|"))
+    script = (ROOT / "scripts" / NAME).read_text()
+    flags = set(re.findall(r"^  (--[a-z-]+)", script, re.MULTILINE))
+    assert len(flags) == 11
+    for name in (*flags, *handover.VALUES, handover.LAST_ARTIFACT, handover.STATUS, handover.RECORD):
+        assert re.search(rf"`{name}(`|=)", rows), name
 
 
 def test_the_flags_of_limits_and_leases_have_the_defaults_that_the_table_says() -> None:

@@ -108,8 +108,9 @@ def test_odd_variables_are_a_warning_and_the_file_of_settings_counts(tmp_path: P
     assert "a.riva" in the_log(tmp_path / "here").read_text()
 
 
-def test_the_level_is_the_least_that_is_written(tmp_path: Path) -> None:
-    double("denied", "--log-level=error", cwd=tmp_path, env={"LOG_LEVEL": "DEBUG"})
+@pytest.mark.parametrize(("flags", "variable"), [(["--log-level=error"], "DEBUG"), ([], "ERROR")])
+def test_the_level_is_the_least_that_is_written(flags: list[str], variable: str, tmp_path: Path) -> None:
+    double("denied", *flags, cwd=tmp_path, env={"LOG_LEVEL": variable})
     lines = the_log(tmp_path / "state/logs").read_text().splitlines()
     assert all("[ERROR]" in line for line in lines)
     assert any("not allowed" in line for line in lines)

@@ -165,3 +165,37 @@ def test_it_loads_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "heavy: [] code: 0" in done.stdout
+
+
+def test_a_bintarball_reference_is_named_by_its_own_document(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It has no artifact.json, and yet must not blank the variables that the pipeline goes on with."""
+    values = {
+        name: text for name, text in VALUES.items() if name not in {"checksum_file", "artifact_metadata"}
+    }
+    ending = Ending(run_id="130-a", exit_code=0, duration_ms=1, log_file="", command="riva-stream stage")
+    handover.finish(tmp_path, ending, values | {"bintarball_manifest": "s3://b/deployment.json"}, None)
+    assert call(tmp_path) == 65
+    assert "report.json" in capfd.readouterr().err
+    folder = tmp_path / "runs" / "130-a"
+    folder.mkdir(parents=True)
+    deployment = {
+        "deployment_type": "bintarball_reference",
+        "model": ARTIFACT["model"],
+        "deployment": {"environment": "prod", "s3_bucket": "b"},
+        "build_info": {"run_id": "130-first"},
+    }
+    (folder / "report.json").write_text(json.dumps({"deployment": deployment}))
+    assert call(tmp_path) == 0
+    lines = capfd.readouterr().out
+    expected = {
+        "RIVA_ASR_MODEL_NAME": "parakeet",
+        "MODEL_VERSION": "v1",
+        "ENV": "prod",
+        "NVIDIA_DRIVERS_S3_BUCKET": "b",
+        "STAGING_MODE": "bintarball_reference",
+        "STAGING_RUN_ID": "130-first",
+        "ARTIFACT_METADATA": "",
+    }
+    assert {name: evaluated(lines, name) for name in expected} == expected

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from riva_stream.cli.app import build_parser
+from tests.cli_processes import run
+from tests.drop_in import NAME, ROOT, copy_of_the_repository, script_of, with_this_interpreter
 from tests.support.servers import MotoServer
 
-ROOT = Path(__file__).parent.parent
-NAME = "riva-130-downloads-validates-and-stages-model-artifacts-to-s3.sh"
 FLAGS = (
     *("--reference-only", "--full-download", "--bintarball-reference", "--force", "--no-checksum"),
     *("--retention-days=N", "--timeout=N", "--dry-run", "--trace", "--docs", "--help"),
@@ -36,12 +36,9 @@ exit "${CODE:-0}"
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A repository with a blank in its path, and an environment that is up to date but only pretends."""
-    root = tmp_path / "my repository"
-    (root / ".venv/bin").mkdir(parents=True)
-    shutil.copytree(ROOT / "scripts", root / "scripts")
-    (root / "src").symlink_to(ROOT / "src")
-    shutil.copy(ROOT / "pyproject.toml", root)
+    root = copy_of_the_repository(tmp_path / "my repository")
     python = root / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
     python.write_text(DOUBLE)
     python.chmod(0o755)
     both = (root / "pyproject.toml").read_bytes() + (root / "scripts/constraints.txt").read_bytes()
@@ -53,10 +50,6 @@ def repository(tmp_path: Path) -> Path:
 def call(script: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
     given: dict[str, Any] = {"timeout": 60, "env": {}} | options
     return subprocess.run([str(script), *flags], capture_output=True, text=True, check=False, **given)
-
-
-def script_of(repository: Path) -> Path:
-    return repository / "scripts" / NAME
 
 
 def words(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -176,19 +169,20 @@ def test_an_environment_with_extras_is_good_enough(repository: Path) -> None:
 # --- with the program behind it
 
 
-def bare(repository: Path) -> Path:
-    """The same place with the real interpreter in it."""
-    shutil.rmtree(repository / ".venv")
-    (repository / ".venv").symlink_to(ROOT / ".venv")
-    (repository / "scripts/environment").write_text(
-        "ensure_environment() { python=$root/.venv/bin/python; }\n"
-    )
-    return script_of(repository)
+def test_the_scripts_docs_are_this_page(repository: Path) -> None:
+    page = (ROOT / "docs" / "from-riva-130.md").read_text()
+    done = call(with_this_interpreter(repository), "--docs", env={**os.environ, "PAGER": ""})
+    assert done.returncode == 0, done.stderr
+    assert page.startswith("# From RIVA-130\n")
+    assert done.stdout.lstrip().startswith("From RIVA-130")
+    assert "`" not in done.stdout.partition("Changing over")[0]
+    raw = run("riva_stream", "docs", "riva-130", "--raw")
+    assert (raw.returncode, raw.stdout) == (0, page)
 
 
 def test_without_settings_all_that_is_missing_is_said(repository: Path, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("MODEL_VERSION=v1\n")  # the caller's folder's, which is none of ours
-    done = call(bare(repository), "--quiet", cwd=tmp_path)
+    done = call(with_this_interpreter(repository), "--quiet", cwd=tmp_path)
     assert done.returncode == 78
     assert "--model-version or MODEL_VERSION is not set" in done.stderr
     assert not (tmp_path / "state").exists()
@@ -197,7 +191,7 @@ def test_without_settings_all_that_is_missing_is_said(repository: Path, tmp_path
 def test_it_stages_with_the_settings_of_its_repository(
     repository: Path, tmp_path: Path, moto: MotoServer, moto_bucket: str
 ) -> None:
-    script, client = bare(repository), moto.client()
+    script, client = with_this_interpreter(repository), moto.client()
     client.put_object(Bucket=moto_bucket, Key="in/model_v8.1.tar.gz", Body=b"an archive")
     client.put_object(Bucket=moto_bucket, Key="in/riva.tar.gz", Body=b"an image")
     settings = {

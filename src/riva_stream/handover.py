@@ -98,6 +98,8 @@ class Handover:
     """The files that are there, by name."""
     artifact: Mapping[str, Any]
     """``last_artifact_metadata.json``; empty when there is none."""
+    report: Mapping[str, Any]
+    """``report.json`` of the run that ``130.status`` is of; empty when there is none."""
 
 
 def iso(moment: datetime) -> str:
@@ -164,12 +166,14 @@ def read(folder: Path) -> Handover:
     """
     for _ in range(_LOOKS):
         before = _get(folder, STATUS)
+        status = dict(line.split("=", 1) for line in before.splitlines() if "=" in line)
         found = Handover(
             folder,
-            dict(line.split("=", 1) for line in before.splitlines() if "=" in line),
+            status,
             _parsed(_get(folder, RECORD)),
             {name: text.removesuffix("\n") for name in VALUES if (text := _get(folder, name))},
             _parsed(_get(folder, LAST_ARTIFACT)),
+            _parsed(_get(folder / "runs" / status.get("run_id", ""), "report.json")),
         )
         if _get(folder, STATUS) == before:
             return found

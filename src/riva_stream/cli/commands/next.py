@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
@@ -113,8 +113,9 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             f"see what it said, and run it again:\n{again}",
         )
     missing = [name for name in _NEEDED if not handover.values.get(name)]
-    if not (handover.artifact or handover.values.get("bintarball_manifest")):
-        missing.append("last_artifact_metadata.json")
+    if not _described(handover):
+        by_bintarball = handover.values.get("bintarball_manifest")
+        missing.append("the run's report.json" if by_bintarball else "last_artifact_metadata.json")
     if missing:
         return _Problem(
             _INCONSISTENT,
@@ -156,9 +157,23 @@ def _values(handover: Handover) -> dict[str, str]:
     return values
 
 
+def _described(handover: Handover) -> Mapping[str, Any]:
+    """``artifact.json``; of a bintarball reference, which has none, ``deployment.json`` with its mode in that place."""
+    deployment: dict[str, Any] = handover.report.get("deployment") or {}
+    if handover.artifact or not deployment:
+        return handover.artifact
+    return deployment | {
+        "deployment": {
+            **(deployment.get("deployment") or {}),
+            "staging_mode": deployment.get("deployment_type"),
+        }
+    }
+
+
 def _environment(handover: Handover) -> dict[str, str]:
+    described = _described(handover)
     artifact = {
-        name: str((handover.artifact.get(part) or {}).get(key) or "")
+        name: str((described.get(part) or {}).get(key) or "")
         for name, (part, key) in _OF_THE_ARTIFACT.items()
     }
     values = {name.upper(): value for name, value in _values(handover).items()}

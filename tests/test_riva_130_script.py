@@ -109,8 +109,7 @@ def test_flags_are_passed_on_as_they_are(repository: Path) -> None:
 
 
 def test_every_flag_of_stage_is_known(repository: Path) -> None:
-    subparsers = getattr(build_parser("x"), "subparsers", ())
-    (stage,) = [sub for sub in subparsers if sub.prog.endswith("stage")]
+    stage = build_parser("x").commands["stage"]
     flags = [flag for action in stage._actions for flag in action.option_strings if flag.startswith("--")]
     flags.remove("--help")
     assert words(call(script_of(repository), *flags))[3:] == flags

@@ -172,7 +172,7 @@ class Record:
             "the diagnostics cannot be written", self._bundle, outcome
         ):
             outcome = replace(outcome, bundle="")
-        if not self._is_dry(outcome):
+        if not self._is_dry():
             self._try("the state for the next step cannot be written", self._hand_over, outcome)
             self._try("the log was not copied to S3", self._upload, outcome, watch)
         if isinstance(outcome, StageReport):
@@ -199,10 +199,8 @@ class Record:
         if files and (why := upload_log(self.request, target, self._run_id, files, watch)):
             self._failed("the log was not copied to S3")(why)
 
-    def _is_dry(self, outcome: BaseModel | Failure) -> bool:
+    def _is_dry(self) -> bool:
         """A dry run changed nothing, so the state of the last real one stays true."""
-        if isinstance(outcome, StageReport):
-            return outcome.outcome == "planned"
         if self.request is not None:
             return self.request.dry_run
         return bool(self._args.dry_run) or is_asked("DRY_RUN", self._in_file)

@@ -42,7 +42,7 @@ from riva_stream.s3 import Store
 from riva_stream.s3.probe import enforced_check
 from riva_stream.sink import Uploads
 from riva_stream.source import PinnedSource, find_source
-from riva_stream.state import JOURNAL, StateDirectory, new_run_id
+from riva_stream.state import StateDirectory, new_run_id
 
 __all__ = ["stage"]
 
@@ -115,12 +115,11 @@ async def _stage(run: Run) -> StageReport:
         return await _already_staged(run, standing)
     if request.dry_run:
         return await _planned(run, source, container, decision)
-    if request.reference_only and request.prefix + JOURNAL not in standing.keys:
+    if request.reference_only and container is None and standing.is_empty:
+        # Two documents where nothing is: their own condition suffices, that there is none.
         check = await _upload_check(run)
         await _begin(run, source, container, check, decision)
         commit = Commit(run, source, container, standing, check)
-        if decision is Decision.HAND_OVER:
-            return await _report(run, "deployment_added", await commit.pair_alone())
         return await _report(run, "staged", await commit.by_reference())
     return await _stage_held(run, source, container)
 
@@ -180,6 +179,7 @@ async def _stage_held(run: Run, source: PinnedSource, container: PinnedSource | 
             if decision is Decision.HAND_OVER:
                 committed = await commit.pair_alone(uploads)
             elif request.reference_only:
+                await commit.open_documents(uploads)
                 committed = await commit.by_reference()
             else:
                 await commit.open_documents(uploads)
@@ -191,7 +191,8 @@ async def _stage_held(run: Run, source: PinnedSource, container: PinnedSource | 
 async def _already_staged(run: Run, standing: Standing) -> StageReport:
     """Confirm what is staged, and remove what its run could not: its journal, when it died just after the marker."""
     checks = await confirm(run, standing)
-    await remove_leftover(run, standing)
+    if not run.request.dry_run:
+        await remove_leftover(run, standing)
     await keep_documents(run, standing)
     staged = standing.artifact
     if staged is not None:

@@ -1,16 +1,18 @@
 """A bintarball reference: archive and container image stay where they lie, and one document pins both.
 
 Two files below ``bintarball/deployment-metadata/``, of which ``deployment_ready.txt`` is the marker. Nothing is held:
-the marker is put on condition that there is none, and ``deployment.json`` is read once more after it, so of two runs at
-the same time at most one ends well.
+``deployment.json`` is put on condition that it is still what was looked at, the marker on condition that there is none,
+and the former is read once more after it, so of two runs at the same time at most one ends well. Where a store ignores
+such conditions the last one wins, with both files.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from riva_stream.deployment import DEPLOYMENT_JSON, DEPLOYMENT_READY, DeploymentReady
-from riva_stream.errors import DestinationConflictError, HeldError, IntegrityError, Where
+from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError, IntegrityError, Where
 from riva_stream.events import PhaseChanged
 from riva_stream.manifest import to_json
 from riva_stream.pipeline.commit import Committed
@@ -39,7 +41,13 @@ async def inspect_reference(run: Run, source: PinnedSource, container: PinnedSou
                 where=Where("HeadObject", pinned.bucket, pinned.key),
                 hint="upload it again; nothing was written",
             )
-    return await read_pair(run)
+    key = run.request.prefix + DEPLOYMENT_JSON
+    # First of all, so that what another run writes from here on is noticed when ours is put.
+    try:
+        info = await run.retrier("HeadObject", partial(run.destination.head, run.request.bucket, key))
+    except AccessDeniedError:
+        info = None  # without s3:ListBucket that is S3's answer for what is not there
+    return replace(await read_pair(run), etag=info.etag if info else None)
 
 
 def decide_reference(run: Run, source: PinnedSource, container: PinnedSource, pair: Pair) -> Decision:
@@ -83,7 +91,9 @@ async def commit_reference(
     writer = Writer(run, check)
     document = deployment_of(run, source, reference_to(source), container)
     data = to_json(document)
-    await writer.verify(await writer.put(DEPLOYMENT_JSON, data))
+    await writer.verify(
+        await writer.put(DEPLOYMENT_JSON, data, if_absent=pair.etag is None, if_match=pair.etag)
+    )
     await writer.mark(DEPLOYMENT_READY, ready_of(run, document, data), partial(_is_of, run.run_id))
     # Between the HEAD and the marker another run may have put its own beside it.
     if (await read_pair(run)).text != data:

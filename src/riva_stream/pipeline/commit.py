@@ -7,14 +7,17 @@ was HEADed and compared, and after every key of an older staging that this one d
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+import anyio
 from pydantic import ValidationError
 
 from riva_stream.deployment import PAIR, DeploymentDocument, ObjectReference
-from riva_stream.errors import IntegrityError
+from riva_stream.errors import HeldError, IntegrityError, leaves_of
 from riva_stream.events import ObjectCompleted, PhaseChanged
 from riva_stream.manifest import (
     ARTIFACT_JSON,
@@ -35,7 +38,7 @@ from riva_stream.pipeline.handover import HandedOver, deployment_of, hand_over, 
 from riva_stream.pipeline.pair import reference_to
 from riva_stream.pipeline.run import Run, each
 from riva_stream.pipeline.stale import delete, remove_ready, remove_stale, take_back
-from riva_stream.pipeline.standing import Standing, confirm
+from riva_stream.pipeline.standing import Standing, confirm, keep_documents
 from riva_stream.pipeline.verify import verify_upload
 from riva_stream.pipeline.writer import Writer
 from riva_stream.report import ObjectCheck
@@ -44,6 +47,8 @@ from riva_stream.source import PinnedSource
 from riva_stream.state import Lease
 
 __all__ = ["Commit", "Committed"]
+
+_UNDO_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Commit:
     standing: Standing
     check: Check
     lease: Lease | None = None
-    """None by reference, where nothing was there to contend for."""
+    """None by reference where nothing was there: the documents are put on condition that there are none."""
     _writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,15 +80,48 @@ class Commit:
     async def open_documents(self, uploads: Uploads) -> None:
         """Create the uploads of the documents before any byte moves."""
         pair = PAIR if self.container is not None else ()
-        await self._writer.open(uploads, [CHECKSUMS, ARTIFACT_JSON, *pair, MANIFEST_JSON, MARKER])
+        of_full = () if self.run.request.reference_only else (CHECKSUMS, MANIFEST_JSON)
+        await self._writer.open(uploads, [*of_full, ARTIFACT_JSON, *pair, MARKER])
 
     async def full(self, streamed: Streamed, uploads: Uploads) -> Committed:
-        """Commit a full staging; when the store turns out to hold other bytes, take back what was completed."""
-        try:
+        """Commit a full staging."""
+        async with self._undone_on_failure():
             return await self._full(streamed, uploads)
-        except* IntegrityError:
+
+    async def by_reference(self) -> Committed:
+        """Commit a staging that only points at the source."""
+        async with self._undone_on_failure():
+            return await self._by_reference()
+
+    async def pair_alone(self, uploads: Uploads) -> Committed:
+        """Add ``deployment.json`` and its marker to a staging that is complete without them.
+
+        Raises:
+            IntegrityError: an object of the staging is missing, or is not what was staged.
+        """
+        async with self._undone_on_failure():
+            return await self._pair_alone(uploads)
+
+    @asynccontextmanager
+    async def _undone_on_failure(self) -> AsyncIterator[None]:
+        """Take back what must not stand after a failure.
+
+        That is all of it when it is not what it should be, and else what says that it may be deployed. What another
+        run has taken over is its own.
+        """
+        try:
+            yield
+        except BaseException as error:
+            causes = leaves_of(error)
+            if any(isinstance(cause, HeldError) for cause in causes):
+                raise
             # The last first: what says that the others may be used.
-            await take_back(run=self.run, lease=self.lease, keys=self._writer.written[::-1])
+            keys = self._writer.written[::-1]
+            if not any(isinstance(cause, IntegrityError) for cause in causes):
+                pair = {self.run.request.prefix + name for name in PAIR}
+                keys = [key for key in keys if key in pair]
+            with anyio.move_on_after(_UNDO_SECONDS, shield=True):
+                await take_back(run=self.run, lease=self.lease, keys=keys)
             raise
 
     async def _full(self, streamed: Streamed, uploads: Uploads) -> Committed:
@@ -124,6 +162,7 @@ class Commit:
         staged_files = [
             _staged_file(record, digest.sha256) for record, digest in zip(records, digests, strict=True)
         ]
+        await self._clear(MANIFEST_JSON)
         pair = await self._hand_over(staged_reference(run, staged_files[0]), artifact, data)
         bare = is_bare_model(self.source)
         manifest = UploadManifest(
@@ -145,8 +184,7 @@ class Commit:
             await writer.verify(document)
         return await self._mark(artifact, data, pair)
 
-    async def by_reference(self) -> Committed:
-        """Commit a staging that only points at the source."""
+    async def _by_reference(self) -> Committed:
         run = self.run
         run.observer(PhaseChanged(phase="commit"))
         await self._take_down()
@@ -155,24 +193,20 @@ class Commit:
         while True:
             artifact = artifact_of(run, self.source, None, upload_check=verified, objects_verified=True)
             data = to_json(artifact)
-            file = await self._writer.put(ARTIFACT_JSON, data)
+            first = not self._writer.written
+            file = await self._writer.put(ARTIFACT_JSON, data, if_absent=self.lease is None and first)
             if artifact.deployment.tags == run.tagging.tags:
                 break  # else tags were refused just now, and it must not say that it has them
         await self._writer.verify(file)
+        await self._clear()
         pair = await self._hand_over(reference_to(self.source), artifact, data)
         return await self._mark(artifact, data, pair)
 
-    async def pair_alone(self, uploads: Uploads | None = None) -> Committed:
-        """Add ``deployment.json`` and its marker to a staging that is complete without them.
-
-        Raises:
-            IntegrityError: an object of the staging is missing, or is not what was staged.
-        """
+    async def _pair_alone(self, uploads: Uploads) -> Committed:
         run, staged = self.run, self.standing.artifact
         run.observer(PhaseChanged(phase="commit"))
         checks = await confirm(run, self.standing)
-        if uploads is not None:
-            await self._writer.open(uploads, PAIR)
+        await self._writer.open(uploads, PAIR)
         await remove_ready(run, self.standing)
         manifest = self.standing.manifest
         archive = (
@@ -181,6 +215,7 @@ class Commit:
             else staged_reference(run, manifest.files.source_archive or manifest.files.models[0])
         )
         pair = await self._hand_over(archive, staged, self.standing.documents[ARTIFACT_JSON])
+        await keep_documents(run, self.standing)
         return Committed(staged, checks + self._writer.checks, pair.document if pair else None)
 
     async def _take_down(self) -> None:
@@ -188,6 +223,16 @@ class Commit:
         if self.standing.is_complete:
             await delete(self.run, self.run.request.prefix + MARKER)
         await remove_ready(self.run, self.standing)
+
+    async def _clear(self, *upcoming: str) -> None:
+        """Remove what must not lie beside the new staging, before anything says that it may be deployed.
+
+        Args:
+            upcoming: names of documents that are written later.
+        """
+        later = (*upcoming, *(PAIR if self.container is not None else ()))
+        kept = [*self._writer.written, *(self.run.request.prefix + name for name in later)]
+        await remove_stale(self.run, self.standing, kept)
 
     async def _hand_over(
         self, archive: ObjectReference, artifact: Artifact | None, data: bytes
@@ -198,9 +243,7 @@ class Commit:
         return await hand_over(self._writer, document)
 
     async def _mark(self, artifact: Artifact, data: bytes, pair: HandedOver | None) -> Committed:
-        """Remove what must not lie beside the marker, and put it."""
         run = self.run
-        await remove_stale(run, self.standing, self._writer.written)
         marker = Marker(
             completed_at=datetime.now(UTC),
             mode=artifact.deployment.staging_mode,

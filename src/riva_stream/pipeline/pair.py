@@ -37,6 +37,8 @@ class Pair:
     text: bytes = b""
     """``deployment.json`` as it is written."""
     ready: bytes = b""
+    etag: str | None = None
+    """Of ``deployment.json`` before anything was read; None: there was none, or nobody asked."""
 
 
 async def read_pair(run: Run) -> Pair:

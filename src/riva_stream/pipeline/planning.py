@@ -22,11 +22,12 @@ def plan_of(
     request = run.request
     part_size = request.part_size_for(source.size)
     shares = plan_memory(request.memory, part_size)
-    rights = ["source: HeadObject", "destination: ListObjectsV2, CreateMultipartUpload, AbortMultipartUpload"]
+    rights = ["source: HeadObject", "destination: ListObjectsV2"]
     if request.mode == "full":
         rights[0] += ", GetObject"
+        rights[1] += ", CreateMultipartUpload, AbortMultipartUpload"
     elif request.mode == "bintarball_reference":
-        rights[1] = "destination: GetObject, CreateMultipartUpload, AbortMultipartUpload"
+        rights[1] = "destination: GetObject"
     if container is not None:
         rights.insert(1, "container image: HeadObject")
     return Plan(
@@ -87,7 +88,9 @@ def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
 
 
 async def try_rights(run: Run, source: PinnedSource) -> None:
-    """Try what a run needs, leaving nothing: one byte of the source, and an upload that is aborted at once.
+    """Try what a full staging needs, leaving nothing: one byte of the source, and an upload that is aborted at once.
+
+    A reference may need neither.
 
     Raises:
         AccessDeniedError: a right is missing; the message names it.
@@ -115,6 +118,8 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
         )
         await run.destination.abort_upload(request.bucket, key, upload_id)
 
-    if request.mode == "full" and source.size:
+    if request.mode != "full":
+        return
+    if source.size:
         await run.retrier("GetObject", one_byte)
     await run.retrier("CreateMultipartUpload", scratch)

@@ -38,7 +38,7 @@ async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> 
     # Deleting what is not there does no harm, so where nothing may be listed all that was named goes.
     stale = [key for key in sorted(named - kept) if key in standing.keys or not standing.listed]
     # A staging by reference has no manifest that would name its pair.
-    unseen = [prefix + name for name in PAIR] if standing.is_complete and not standing.listed else []
+    unseen = [] if standing.listed else [prefix + name for name in PAIR]
     unnamed = [
         key
         for key in [*standing.keys, *unseen]
@@ -59,7 +59,7 @@ async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> 
 async def remove_ready(run: Run, standing: Standing) -> None:
     """Delete an old ``deployment_ready.txt``: from here on nothing that it stands for is whole."""
     key = run.request.prefix + DEPLOYMENT_READY
-    if (key in standing.keys or (standing.is_complete and not standing.listed)) and await _is_ours(run, key):
+    if (key in standing.keys or not standing.listed) and await _is_ours(run, key):
         await delete(run, key)
 
 

@@ -73,6 +73,11 @@ class Standing:
     """Whether ``keys`` is to be believed: without the right to list, nobody knows what there is."""
 
     @property
+    def is_empty(self) -> bool:
+        """Whether surely nothing is there, no journal either."""
+        return self.listed and not self.keys
+
+    @property
     def is_complete(self) -> bool:
         """Whether there is a marker: it alone says that something is staged."""
         return self.marker is not None or bool(self.foreign)
@@ -220,7 +225,10 @@ async def keep_documents(run: Run, standing: Standing) -> None:
     """Leave copies of the staging's documents in the state directory, as the run that made them did on its host."""
     if run.request.state_dir is None:
         return
-    for name, data in standing.documents.items():
+    documents = dict(standing.documents)
+    if standing.pair.document is not None:
+        documents |= {DEPLOYMENT_JSON: standing.pair.text, DEPLOYMENT_READY: standing.pair.ready}
+    for name, data in documents.items():
         await run.keep(name, data)
     if standing.manifest is not None:
         try:

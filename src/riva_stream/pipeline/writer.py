@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +14,7 @@ from riva_stream.pipeline.run import Run, each
 from riva_stream.pipeline.stale import delete
 from riva_stream.pipeline.verify import verify_document
 from riva_stream.report import ObjectCheck
+from riva_stream.s3 import Stored
 from riva_stream.sink import Check, Upload, UploadRecord, Uploads, body_of
 from riva_stream.state import Lease
 
@@ -67,8 +68,20 @@ class Writer:
             metadata=self.run.metadata(artifact_type),
         )
 
-    async def put(self, name: str, data: bytes, *, if_absent: bool = False) -> StagedFile:
-        """Write a document; nothing of it is looked at yet."""
+    async def put(
+        self, name: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None
+    ) -> StagedFile:
+        """Write a document; nothing of it is looked at yet.
+
+        Args:
+            name: of the document.
+            data: what it holds; no other run writes the same.
+            if_absent: only if there is none.
+            if_match: only if there is one with this ETag (not for documents that go through an upload).
+
+        Raises:
+            HeldError: the condition does not hold: another run has been there.
+        """
         run, key = self.run, self.run.request.prefix + name
         content_type, artifact_type = _DOCUMENTS[name]
         checksum: str | None
@@ -85,8 +98,20 @@ class Writer:
                 content_type=content_type,
                 metadata=run.metadata(artifact_type),
                 if_absent=if_absent,
+                if_match=if_match,
             )
-            stored = await run.retrier("PutObject", partial(run.tagging.along, lambda tags: put(tags=tags)))
+
+            async def once(tags: Mapping[str, str]) -> Stored:
+                try:
+                    return await put(tags=tags)
+                except HeldError:
+                    # Refused: another run's is there, or ours is, by an attempt whose answer was lost.
+                    if await run.destination.get(run.request.bucket, key, limit=_LIMIT) != data:
+                        raise
+                    info = await run.destination.head(run.request.bucket, key)
+                    return Stored(info.etag, info.version_id) if info else Stored("", None)
+
+            stored = await run.retrier("PutObject", partial(run.tagging.along, once))
             checksum = body.crc64nvme
         run.meter.touch()
         self.written.append(key)
@@ -165,6 +190,8 @@ class Writer:
 
     async def _put_fenced(self, uploads: Uploads, name: str, data: bytes, *, if_absent: bool) -> UploadRecord:
         attempt = 1
+        if self._documents[name].record is not None:  # written once already, and now otherwise
+            await self._open(uploads, name)
         while True:
             try:
                 return await uploads.put(self._documents[name], data, if_absent=if_absent)

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from riva_stream import (
+    AccessDeniedError,
     DestinationConflictError,
     HeldError,
     IntegrityError,
@@ -193,6 +194,21 @@ async def test_of_two_references_at_once_none_is_mixed(quick: Place) -> None:
     assert pair_of(quick, REFERENCE)["build_info"]["run_id"] == second.run_id
 
 
+async def test_a_reference_that_comes_second_takes_nothing_from_the_first(quick: Place) -> None:
+    """It had looked before the first one wrote anything, and puts its document when the first one is done."""
+    gate = Gate()
+    rule = Rule("PutObject", key="*/deployment.json", fault=Stall("request", gate=gate))
+    async with FaultProxy(quick.server, [rule]) as proxy:
+        late = asyncio.create_task(stage(referring(quick, endpoint_url=proxy.endpoint_url)))
+        await gate.reached()
+        first = await stage(referring(quick))
+        gate.release()
+        with pytest.raises(HeldError):
+            await late
+    assert pair_of(quick, REFERENCE)["build_info"]["run_id"] == first.run_id
+    assert (await stage(referring(quick))).outcome == "already_staged"
+
+
 # --- the pair beside a staging
 
 
@@ -334,6 +350,59 @@ async def test_a_refused_marker_takes_the_pair_back(quick: Place) -> None:
         with pytest.raises(IntegrityError):
             await stage(serving(quick, endpoint_url=proxy.endpoint_url, retries=1))
     assert not {*PAIR, "staging_complete.txt"} & set(quick.names())
+
+
+async def test_a_reference_with_an_image_is_held_like_any_other_staging(quick: Place) -> None:
+    """Two of them, or one and a full staging, would write the same documents."""
+    quick.source()
+    gate = Gate()
+    rule = Rule("CompleteMultipartUpload", key="*/artifact.json", fault=Stall("request", gate=gate))
+    async with FaultProxy(quick.server, [rule]) as proxy:
+        request = serving(quick, reference_only=True, endpoint_url=proxy.endpoint_url, lease=1.0)
+        first = asyncio.create_task(stage(request))
+        await gate.reached()
+        with pytest.raises(HeldError):
+            await stage(serving(quick, lease=1.0))
+        gate.release()
+        assert (await first).outcome == "staged"
+    assert pair_of(quick)["deployment_type"] == "reference_only"
+    assert quick.open_uploads() == []
+
+
+async def test_what_was_ready_is_taken_back_when_the_staging_fails(quick: Place) -> None:
+    quick.source(members=2)
+    await stage(quick.request())
+    rules = [
+        Rule("UploadPart", key="*/staging_complete.txt", occurrence="every", fault=Refuse("AccessDenied")),
+    ]
+    async with FaultProxy(quick.server, rules) as proxy:
+        with pytest.raises(AccessDeniedError):
+            await stage(serving(quick, reference_only=True, force=True, endpoint_url=proxy.endpoint_url))
+    assert not {*PAIR, "staging_complete.txt"} & set(quick.names())
+
+
+async def test_nothing_is_ready_while_something_stale_may_not_be_deleted(quick: Place) -> None:
+    quick.source(members=2)
+    await stage(quick.request())
+    rule = Rule("DeleteObject", key="*/models/*", occurrence="every", fault=Refuse("AccessDenied"))
+    async with FaultProxy(quick.server, [rule]) as proxy:
+        with pytest.raises(AccessDeniedError):
+            await stage(serving(quick, reference_only=True, force=True, endpoint_url=proxy.endpoint_url))
+    assert not {*PAIR, "staging_complete.txt"} & set(quick.names())
+
+
+async def test_without_the_right_to_list_no_old_pair_stays(quick: Place) -> None:
+    """A pair that a run left which died before its marker, as far as can be known without a listing."""
+    quick.source()
+    await stage(serving(quick, reference_only=True))
+    quick.client.delete_object(Bucket=quick.bucket, Key=PREFIX + "staging_complete.txt")
+    unlisted = [
+        Rule(operation, occurrence="every", fault=Refuse("AccessDenied"))
+        for operation in ("ListObjectsV2", "ListMultipartUploads")
+    ]
+    async with FaultProxy(quick.server, unlisted) as proxy:
+        await stage(quick.request(reference_only=True, endpoint_url=proxy.endpoint_url))
+    assert not set(PAIR) & set(quick.names())
 
 
 def test_the_command_line_shows_what_is_referred_to(quick: Place, tmp_path: Path) -> None:

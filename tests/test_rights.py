@@ -113,3 +113,14 @@ async def test_by_reference_six_requests_suffice_and_none_reads_the_source(place
         operations = [record.operation for record in proxy.log]
         assert len(operations) <= 6, operations
         assert proxy.count("GetObject", SOURCE_KEY) == 0
+
+
+@pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+async def test_wrong_credentials_are_told_from_missing_rights(
+    place: Place, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """The very first answer is one to a HEAD, which has no body to say so."""
+    place.source()
+    monkeypatch.setenv(variable, "not-the-right-one")
+    with pytest.raises(ConfigurationError, match="does not accept the credentials"):
+        await stage(place.request())

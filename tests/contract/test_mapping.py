@@ -25,6 +25,7 @@ from riva_stream.errors import (
 )
 from riva_stream.rights import RIGHTS
 from riva_stream.s3 import client, listings, look, rules
+from riva_stream.s3.answers import info_of
 from riva_stream.s3.errors import translated
 
 Kind = type[RivaStreamError]
@@ -354,3 +355,18 @@ def test_no_signature_of_a_url_gets_into_a_message() -> None:
     with pytest.raises(TransientError) as caught, translated("GetObject", "bucket"):
         raise error
     assert "Signature" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ({"ETag": '"a"', "ChecksumCRC32": "c"}, {"crc32": "c"}),
+        ({"ETag": '"a-2"', "ChecksumCRC32": "c", "ChecksumType": "FULL_OBJECT"}, {"crc32": "c"}),
+        ({"ETag": '"a-2"', "ChecksumCRC32": "c", "ChecksumType": "COMPOSITE"}, {}),
+        ({"ETag": '"a-2"', "ChecksumCRC32": "c-2"}, {}),
+        ({"ETag": '"a-2"', "ChecksumCRC32": "c"}, {}),  # neither said nor marked, as moto has it
+        ({"ETag": '"a-2"', "ChecksumCRC64NVME": "c"}, {"crc64nvme": "c"}),
+    ],
+)
+def test_a_checksum_of_parts_is_none_of_the_object(answer: dict[str, str], kept: dict[str, str]) -> None:
+    assert dict(info_of("k", answer, size=1).checksums) == kept

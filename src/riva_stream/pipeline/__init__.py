@@ -255,7 +255,7 @@ async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
             "objects": done.checks,
             "warnings": list(run.warnings),
             "seconds": round(run.wall_seconds, 3),
-            "next_step": NEXT_STEP,
+            "next_step": "the same without --dry-run" if outcome == "planned" else NEXT_STEP,
         }
     )
     if outcome != "planned":

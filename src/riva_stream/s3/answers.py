@@ -39,13 +39,16 @@ def version_of(answer: Mapping[str, Any]) -> str | None:
 
 def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
     """What HEAD or one entry of a listing tells."""
-    whole = answer.get("ChecksumType", "") != "COMPOSITE"
+    kind, in_parts = answer.get("ChecksumType", ""), "-" in unquoted(answer.get("ETag"))
     named = ("CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256")
     checksums = {
         name.lower(): answer[f"Checksum{name}"]
         for name in named
-        # before ChecksumType was told, a composite value was known by its "-<parts>"
-        if whole and answer.get(f"Checksum{name}") and "-" not in answer[f"Checksum{name}"]
+        # Before ChecksumType was told, a composite value was known by its "-<parts>"; some stores leave out both. A
+        # CRC64NVME is always of the whole object.
+        if answer.get(f"Checksum{name}")
+        and "-" not in answer[f"Checksum{name}"]
+        and (kind == "FULL_OBJECT" or (not kind and (not in_parts or name == "CRC64NVME")))
     }
     return ObjectInfo(
         key=key,

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ from riva_stream.errors import (
     ConfigurationError,
     RivaStreamError,
     SourceNotFoundError,
+    TransientError,
     Where,
 )
 from riva_stream.retry import Retrier
@@ -98,9 +100,18 @@ async def find_source(
 
 
 async def _head(store: Store, bucket: str, key: str, retrier: Retrier) -> ObjectInfo | None:
+    """HEAD of the source.
+
+    Raises:
+        ConfigurationError: the store does not accept the credentials.
+        AccessDeniedError: it does, but they do not grant this.
+    """
     try:
         return await retrier("HeadObject", lambda: store.head(bucket, key))
     except AccessDeniedError as error:
+        # The answer to a HEAD has no body that would say so when it is the credentials that are wrong.
+        with suppress(AccessDeniedError, TransientError):
+            await retrier("ListObjectsV2", partial(store.list_objects, bucket, key, limit=1))
         # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, HeadObject)
         raise AccessDeniedError(
             f"s3://{bucket}/{key} may not be read: either the credentials lack s3:GetObject on it, or there is no such "

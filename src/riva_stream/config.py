@@ -16,16 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from riva_stream.errors import ConfigurationError
 from riva_stream.sizes import MIB
 
-__all__ = [
-    "BLOCK",
-    "DEPLOYMENTS",
-    "MemoryPlan",
-    "StageRequest",
-    "UploadCheck",
-    "is_bintarball",
-    "plan_memory",
-    "prefix_of",
-]
+__all__ = ["BLOCK", "DEPLOYMENTS", "MemoryPlan", "StageRequest", "UploadCheck"]
+__all__ += ["is_bintarball", "plan_memory", "prefix_of"]
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""

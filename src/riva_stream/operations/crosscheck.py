@@ -58,15 +58,8 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
         ledger.differs(prefix + name, why)
     artifact, manifest = documents.artifact, documents.manifest
     full = documents.mode not in {"reference_only", "bintarball_reference"}
-    named = () if documents.is_bintarball else (ARTIFACT_JSON, *((CHECKSUMS, MANIFEST_JSON) if full else ()))
-    paired = (DEPLOYMENT_JSON,) if documents.has(DEPLOYMENT_READY) else ()
-    for name in (*named, *paired):
-        if not documents.has(name) and name not in documents.hidden:
-            ledger.differs(prefix + name, "it is gone")
-    if documents.ready is not None:
-        _ready(documents, documents.ready, prefix, ledger)
-    if documents.deployment is not None:
-        _deployment(documents, documents.deployment, bucket, prefix, ledger)
+    _gone(documents, prefix, ledger, full=full)
+    _pair(documents, bucket, prefix, ledger)
     if documents.marker is not None:
         _marker(documents, documents.marker, prefix, ledger)
     if artifact is not None:
@@ -108,6 +101,21 @@ def _marker(documents: Documents, marker: Marker, prefix: str, ledger: Ledger) -
         ):
             if told != known:
                 ledger.differs(key, f"its {name} is {told}, artifact.json has {known}")
+
+
+def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> None:
+    named = () if documents.is_bintarball else (ARTIFACT_JSON, *((CHECKSUMS, MANIFEST_JSON) if full else ()))
+    paired = (DEPLOYMENT_JSON,) if documents.has(DEPLOYMENT_READY) else ()
+    for name in (*named, *paired):
+        if not documents.has(name) and name not in documents.hidden:
+            ledger.differs(prefix + name, "it is gone")
+
+
+def _pair(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> None:
+    if documents.ready is not None:
+        _ready(documents, documents.ready, prefix, ledger)
+    if documents.deployment is not None:
+        _deployment(documents, documents.deployment, bucket, prefix, ledger)
 
 
 def _ready(documents: Documents, ready: DeploymentReady, prefix: str, ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from riva_stream.deployment import DEPLOYMENT_READY, DOCUMENTS, PAIR, ObjectReference
+from riva_stream.deployment import DEPLOYMENT_READY, DOCUMENTS, PAIR
 from riva_stream.digest import DigestRecord
 from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, Where
 from riva_stream.events import ObjectVerified, Observer, ignore
@@ -19,6 +19,7 @@ from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.ledger import Ledger
 from riva_stream.operations.nothing import nothing_staged
 from riva_stream.operations.opened import head, list_all, opened
+from riva_stream.operations.pointed import pointed_at, referenced
 from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.operations.uris import split
 from riva_stream.pipeline.run import FOLDERS, each
@@ -118,8 +119,7 @@ class _Verification:
         targets = self._targets(expected, there)
         if documents.mode == "reference_only" and documents.artifact is not None:
             targets += await self._source(documents.artifact.source)
-        if documents.deployment is not None:
-            targets += await self._references(documents, deep=reading is not None)
+        targets += await self._references(documents, deep=reading is not None)
         await self._beside(expected, documents)
         read = None if reading is None else await self._deep(reading, targets)
         await self._still_the_same(documents)
@@ -196,7 +196,7 @@ class _Verification:
     async def _source(self, source: Source) -> list[Target]:
         """By reference: is the source that the staging points at still the one that was pinned?"""
         pinned = (source.size_bytes, source.etag, source.version_id)
-        info = await self._pointed_at(self.origin, self.origin_retrier, source.uri, *pinned)
+        info = await pointed_at(self.ledger, self.origin, self.origin_retrier, source.uri, *pinned)
         if info is None:
             return []
         return [Target(self.origin, _pinned(split(source.uri)[0], info), vouched=True)]
@@ -209,46 +209,19 @@ class _Verification:
         image = references.container_image
         # As it was found: one in the destination's bucket with its credentials, any other where the source is.
         here = split(image.s3_uri)[0] in {self.bucket, documents.deployment.deployment.s3_bucket}
-        await self._referenced(*self._stores[here], image)
+        await referenced(self.ledger, *self._stores[here], image)
         if deep:
             self.notes.append("the container image was compared by size, ETag and version, and not read")
         if not documents.is_bintarball:  # its archive was looked at: in the staging, or as its source
             return []
         archive = references.model_archive
-        info = await self._referenced(*self._stores[False], archive)
-        if info is None:
-            return []
-        return [Target(self.origin, _pinned(split(archive.s3_uri)[0], info), vouched=True)]
+        info = await referenced(self.ledger, *self._stores[False], archive)
+        bucket = split(archive.s3_uri)[0]
+        return [] if info is None else [Target(self.origin, _pinned(bucket, info), vouched=True)]
 
     @property
     def _stores(self) -> dict[bool, tuple[Store, Retrier]]:
         return {True: (self.store, self.retrier), False: (self.origin, self.origin_retrier)}
-
-    async def _referenced(
-        self, store: Store, retrier: Retrier, reference: ObjectReference
-    ) -> ObjectInfo | None:
-        pinned = (reference.size_bytes, reference.etag, reference.version_id)
-        return await self._pointed_at(store, retrier, reference.s3_uri, *pinned)
-
-    async def _pointed_at(
-        self, store: Store, retrier: Retrier, uri: str, size: int, etag: str, version_id: str | None
-    ) -> ObjectInfo | None:
-        """HEAD what a document pins where it lies; None when it is not that any more."""
-        bucket, key = split(uri)
-        info = await head(store, retrier, bucket, key)
-        if info is None:
-            self.ledger.differs(uri, "it is gone")
-            return None
-        ledger = self.ledger
-        ledger.size(uri, info.size)
-        for name, found, pinned in (
-            ("size", info.size, size),
-            ("etag", info.etag, etag),
-            ("version-id", info.version_id, version_id),
-        ):
-            text = f"its {name} is {found}, the staging points at {pinned}"
-            ledger.compare(uri, name, found, pinned, text)
-        return None if ledger.difference(uri) else info
 
     async def _beside(self, expected: list[Expected], documents: Documents) -> None:
         """What lies below the prefix that was not staged."""

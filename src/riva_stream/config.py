@@ -16,10 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from riva_stream.errors import ConfigurationError
 from riva_stream.sizes import MIB
 
-__all__ = ["BLOCK", "DEPLOYMENTS", "MemoryPlan", "StageRequest", "UploadCheck", "plan_memory"]
+__all__ = ["BLOCK", "DEPLOYMENTS", "MemoryPlan", "StageRequest", "UploadCheck"]
+__all__ += ["is_bintarball", "plan_memory", "prefix_of"]
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""
+
+_LEVELS = 3
+"""Environment, model and version."""
 
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
@@ -33,6 +37,17 @@ _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SMALLEST_PART = 5 * MIB  # S3: every part but the last has at least 5 MiB
 _LARGEST_PART = 5 << 30
 _MOST_PARTS = 10_000
+
+
+def prefix_of(mode: str | None, env: str, model_name: str, model_version: str) -> str:
+    """Key prefix of a staging, with its closing slash, for each of the three modes."""
+    folder = DEPLOYMENTS if mode == "bintarball_reference" else ""
+    return f"{folder}{env}/{model_name}/{model_version}/"
+
+
+def is_bintarball(prefix: str) -> bool:
+    """Whether it is where a bintarball reference lies, whose marker is ``deployment_ready.txt``."""
+    return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == _LEVELS
 
 
 def _segment(value: str) -> str:
@@ -226,8 +241,7 @@ class StageRequest(BaseModel):
     @property
     def prefix(self) -> str:
         """Key prefix of the staging, with its closing slash."""
-        folder = DEPLOYMENTS if self.bintarball_reference else ""
-        return f"{folder}{self.env}/{self.model_name}/{self.model_version}/"
+        return prefix_of(self.mode, self.env, self.model_name, self.model_version)
 
     @property
     def destination(self) -> str:

@@ -25,7 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from riva_stream.config import StageRequest
+from riva_stream.config import StageRequest, prefix_of
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 from riva_stream.settings_aliases import (
@@ -214,7 +214,8 @@ def load_reach(
     Raises:
         ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
     """
-    in_file = read_env_file(env_file).values
+    file = read_env_file(env_file)
+    in_file = file.values
     here = ("region", "endpoint_url", "profile", "ca_bundle")
     names = (*here, "source_region", "source_endpoint_url", "source_profile")
     given = {name: flags[name] for name in names if flags.get(name)}
@@ -222,6 +223,8 @@ def load_reach(
     settings = _reading(in_file)(**texts)
     missing = {k: v for k, v in (fallback or {}).items() if v and not getattr(settings, k)}
     settings = settings.model_copy(update=missing)
+    layers = Layers((("the environment", os.environ), (str(file.path), in_file)))
+    bucket, prefix = _staging_of(settings, layers)
     if not settings.region and not settings.endpoint_url:
         raise ConfigurationError(
             "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"
@@ -232,17 +235,26 @@ def load_reach(
         profile=None if _keys_outrank_profile(given, in_file) else settings.profile,
         ca_bundle=Path(settings.ca_bundle) if settings.ca_bundle else None,
         environment=_environment(in_file),
-        bucket=settings.bucket,
-        prefix=_prefix(settings),
+        bucket=bucket,
+        prefix=prefix,
         source_region=settings.source_region,
         source_endpoint_url=settings.source_endpoint_url,
         source_profile=settings.source_profile,
     )
 
 
-def _prefix(settings: EnvironmentSettings) -> str | None:
-    levels = (settings.env, settings.model_name, settings.model_version)
-    return None if not all(levels) else "".join(f"{level}/" for level in levels)
+def _staging_of(settings: EnvironmentSettings, layers: Layers) -> tuple[str | None, str | None]:
+    """Bucket and prefix of the staging that :func:`load` would make a request for, as far as they are named."""
+    levels = ("env", "model_name", "model_version")
+    named = {name: value for name in ("bucket", *levels) if (value := getattr(settings, name))}
+    so_far = Resolution(values=named, origins={}, wrong={}, warnings=[])
+    modes = {name: _usual(name) for name in ("reference_only", "bintarball_reference")}
+    mode = read_mode(so_far, layers, modes)
+    resolve(so_far, layers)
+    values = [str(so_far.values[name]) for name in levels if name in so_far.values]
+    unclear = so_far.wrong.keys() & {*levels, *modes}
+    prefix = None if unclear or len(values) != len(levels) else prefix_of(mode, *values)
+    return so_far.values.get("bucket"), prefix
 
 
 def _own_variables(name: str) -> tuple[str, ...]:

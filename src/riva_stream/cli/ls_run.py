@@ -9,6 +9,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of
+from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.reports import ListedStaging, ListReport
 from riva_stream.operations.uris import split
@@ -19,7 +20,6 @@ __all__ = ["run_ls"]
 
 _HEAD = ("ENV", "MODEL", "VERSION", "STATE", "MODE", "SIZE", "MODELS", "STAGED AT", "RUN")
 _RIGHT = {"SIZE", "MODELS"}
-_MODES = {"full": "full", "reference_only": "reference", None: "-"}
 _MOST_SEGMENTS = 3
 
 
@@ -83,7 +83,7 @@ def _row(staging: ListedStaging) -> tuple[str, ...]:
         staging.model,
         staging.version,
         staging.state.replace("_", " ") + (", restaging" if staging.restaged_by else ""),
-        _MODES[staging.mode],
+        MODES[staging.mode].removeprefix("in ").removeprefix("by ") if staging.mode else "-",
         "-" if staging.size_bytes is None else human_size(staging.size_bytes),
         "-" if staging.models is None else str(staging.models),
         f"{staging.staged_at:%Y-%m-%d %H:%M}Z" if staging.staged_at else "-",

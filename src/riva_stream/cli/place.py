@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from riva_stream.cli.execute import Session, set_up_environment
+from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.uris import split
 from riva_stream.settings import Reach, load_reach
 
 __all__ = ["reach_of", "staging_prefix"]
-
-_DOCUMENTS = ("staging_complete.txt", "artifact.json", "upload_manifest.json", "checksums.sha256")
 
 
 def reach_of(session: Session, fallback: Mapping[str, str | None] | None = None) -> Reach:
@@ -43,7 +42,7 @@ def staging_prefix(text: str | None, reach: Reach) -> tuple[str, str]:
         )
     bucket, key = split(text, example)
     segments = [segment for segment in key.split("/") if segment]
-    if segments and segments[-1] in _DOCUMENTS:  # somebody pasted the key of one of its files
+    if segments and segments[-1] in DOCUMENTS:  # somebody pasted the key of one of its files
         segments.pop()
     if not segments:
         raise ConfigurationError(

@@ -11,6 +11,7 @@ from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.place import reach_of, staging_prefix
+from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 from riva_stream.settings import Reach
@@ -25,7 +26,6 @@ _HEADS = {
     "resumable": "Resumable: a run began it and is gone",
     "absent": "Absent: nothing is staged here, and nobody is at it",
 }
-_MODES = {"full": "in full", "reference_only": "by reference", None: "-"}
 
 
 def run_status(args: Namespace, invocation: Invocation) -> int:
@@ -127,7 +127,8 @@ def _head(report: StatusReport) -> str:
 def _staged(staged: StagedNow) -> list[str]:
     size = "" if staged.source_size is None else f" ({human_size(staged.source_size)})"
     when = f" at {staged.staged_at:%Y-%m-%d %H:%M:%S}Z" if staged.staged_at else ""
-    lines = [f"  {_MODES[staged.mode]}{when} by run {staged.run_id or 'unknown'}"]
+    how = MODES[staged.mode] if staged.mode else "-"
+    lines = [f"  {how}{when} by run {staged.run_id or 'unknown'}"]
     lines += [f"  from {staged.source}{size}"] if staged.source else []
     return [*lines, f"  {staged.models} models"] if staged.models else lines
 

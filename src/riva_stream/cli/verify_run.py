@@ -10,6 +10,8 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of, staging_prefix
+from riva_stream.cli.summary import MODES
+from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.operations.reports import NOT_STAGED, VerifiedObject, VerifyReport
 from riva_stream.settings import Reach
@@ -18,8 +20,8 @@ from riva_stream.state import new_run_id
 
 __all__ = ["run_verify"]
 
-_MODES = {"full": "in full", "reference_only": "by reference", None: "in a way that cannot be told"}
 _FLAGS = ("--env", "--model-name", "--model-version")
+_MODE_FLAGS = {"reference_only": "--reference-only", "bintarball_reference": "--bintarball-reference"}
 _MOST_EXTRA_SHOWN = 20
 _MOST_CONNECTIONS = 256
 
@@ -93,7 +95,8 @@ def _text(report: VerifyReport, invocation: Invocation) -> str:
         if report.ok
         else f"DIFFERS: {len(wrong)} of {len(report.objects)} objects are not what was staged"
     )
-    lines = [f"{head} ({_MODES[report.mode]}, {report.depth})", "", report.destination]
+    how = MODES[report.mode] if report.mode else "in a way that cannot be told"
+    lines = [f"{head} ({how}, {report.depth})", "", report.destination]
     if report.run_id and report.staged_at:
         lines.append(f"staged {report.staged_at:%Y-%m-%d %H:%M:%S}Z by run {report.run_id}")
     lines += ["", *_rows(report)]
@@ -118,14 +121,15 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
     bucket, _, prefix = report.destination.removeprefix("s3://").partition("/")
     if all(not entry.by and entry.difference == NOT_STAGED for entry in wrong):
         return ["Next: delete what was not staged:", *(f"  aws s3 rm s3://{bucket}/{e.key}" for e in wrong)]
-    levels = prefix.rstrip("/").split("/")
+    levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
     if report.source is None or len(levels) != len(_FLAGS):
         return [
             "Next: stage it again with --force, which replaces what is there once the new one is verified"
         ]
     flags = ["--source", report.source, "--bucket", bucket]
     flags += [word for pair in zip(_FLAGS, levels, strict=True) for word in pair]
-    flags += ["--reference-only"] if report.mode == "reference_only" else []
+    flags += [_MODE_FLAGS[report.mode]] if report.mode in _MODE_FLAGS else []
+    flags += ["--server-path", report.container] if report.container else []
     return [
         "Next: stage it again; what is there is replaced once the new one is verified:",
         f"  {invocation.prog} stage {shlex.join(flags)} --force",

@@ -1,7 +1,8 @@
 """Do the documents of a staging agree with each other? And what objects do they promise? No I/O.
 
 The marker vouches for ``artifact.json`` by its SHA-256; that one tells the digests of everything else, so an edit of
-any other document contradicts it.
+any other document contradicts it. ``deployment.json`` is vouched for by ``deployment_ready.txt``, and names in turn the
+``artifact.json`` that it was written for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from riva_stream.deployment import (
+    DEPLOYMENT_JSON,
+    DEPLOYMENT_READY,
+    PAIR,
+    DeploymentDocument,
+    DeploymentReady,
+)
 from riva_stream.manifest import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -39,7 +47,7 @@ class Expected:
     @property
     def is_document(self) -> bool:
         """Whether it is one of the documents, which are read whole."""
-        return self.key.rpartition("/")[2] in {ARTIFACT_JSON, CHECKSUMS}
+        return self.key.rpartition("/")[2] in {ARTIFACT_JSON, CHECKSUMS, *PAIR}
 
 
 def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> list[Expected]:
@@ -49,10 +57,9 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
     for name, why in documents.wrong.items():
         ledger.differs(prefix + name, why)
     artifact, manifest = documents.artifact, documents.manifest
-    full = documents.mode != "reference_only"
-    for name in (ARTIFACT_JSON, *((CHECKSUMS, MANIFEST_JSON) if full else ())):
-        if name not in documents.texts and name not in documents.wrong:
-            ledger.differs(prefix + name, "it is gone")
+    full = documents.mode not in {"reference_only", "bintarball_reference"}
+    _gone(documents, prefix, ledger, full=full)
+    _pair(documents, bucket, prefix, ledger)
     if documents.marker is not None:
         _marker(documents, documents.marker, prefix, ledger)
     if artifact is not None:
@@ -96,6 +103,79 @@ def _marker(documents: Documents, marker: Marker, prefix: str, ledger: Ledger) -
                 ledger.differs(key, f"its {name} is {told}, artifact.json has {known}")
 
 
+def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> None:
+    named = () if documents.is_bintarball else (ARTIFACT_JSON, *((CHECKSUMS, MANIFEST_JSON) if full else ()))
+    paired = (DEPLOYMENT_JSON,) if documents.has(DEPLOYMENT_READY) else ()
+    for name in (*named, *paired):
+        if not documents.has(name) and name not in documents.hidden:
+            ledger.differs(prefix + name, "it is gone")
+
+
+def _pair(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> None:
+    if documents.ready is not None:
+        _ready(documents, documents.ready, prefix, ledger)
+    if documents.deployment is not None:
+        _deployment(documents, documents.deployment, bucket, prefix, ledger)
+
+
+def _ready(documents: Documents, ready: DeploymentReady, prefix: str, ledger: Ledger) -> None:
+    key, deployment = prefix + DEPLOYMENT_READY, documents.deployment
+    data = documents.texts.get(DEPLOYMENT_JSON)
+    if data is not None:
+        ledger.compare(
+            prefix + DEPLOYMENT_JSON,
+            "content",
+            hashlib.sha256(data).hexdigest(),
+            ready.deployment_sha256,
+            f"it is not the one that {DEPLOYMENT_READY} was written for: their SHA-256 differ",
+        )
+    text = documents.texts[DEPLOYMENT_READY]
+    ledger.compare(key, "content", text, ready.text().encode(), "it holds other lines than were written")
+    if deployment is not None:
+        references = deployment.bintarball_references
+        for name, told, known in (
+            ("run id", ready.run_id, deployment.build_info.run_id),
+            ("type", ready.deployment_type, deployment.deployment_type),
+            ("model archive", ready.model_archive, references.model_archive.s3_uri),
+            ("container image", ready.container_image, references.container_image.s3_uri),
+        ):
+            if told != known:
+                ledger.differs(key, f"its {name} is {told}, {DEPLOYMENT_JSON} has {known}")
+
+
+def _deployment(
+    documents: Documents, deployment: DeploymentDocument, bucket: str, prefix: str, ledger: Ledger
+) -> None:
+    """Is it of this very staging, and does it hand over what is staged there?"""
+    key, artifact, marker = prefix + DEPLOYMENT_JSON, documents.artifact, documents.marker
+    _same_place(ledger, key, deployment.deployment.s3_prefix, f"s3://{bucket}/{prefix}")
+    told, mode = deployment.deployment_type, documents.mode
+    if mode is not None and told != mode:
+        ledger.differs(key, f"its type is {told}, what is staged there is {mode}")
+    if documents.is_bintarball:
+        return
+    if marker is not None:
+        ledger.compare(
+            key,
+            "artifact.json",
+            deployment.deployment.artifact_sha256,
+            marker.artifact_sha256,
+            f"it was written for another {ARTIFACT_JSON}: it is of another staging",
+        )
+    if artifact is None:
+        return
+    archive, source = deployment.bintarball_references.model_archive, artifact.source
+    if artifact.deployment.staging_mode == "full":
+        path, size, sha256, _ = _described(artifact)[0]
+        found: tuple[object, ...] = (archive.path, archive.size_bytes, archive.sha256)
+        wanted: tuple[object, ...] = (prefix + path, size, sha256)
+    else:
+        found = (archive.s3_uri, archive.size_bytes, archive.etag, archive.version_id)
+        wanted = (source.uri, source.size_bytes, source.etag, source.version_id)
+    if found != wanted:
+        ledger.differs(key, f"it hands over {archive.text()}, which is not what {ARTIFACT_JSON} describes")
+
+
 def _same_place(ledger: Ledger, key: str, told: str, place: str) -> None:
     """Compare prefixes, not buckets: one and the same bucket may be reached through an access point's name."""
 
@@ -113,8 +193,14 @@ def _manifest(
     _same_place(ledger, key, manifest.s3_base, f"s3://{bucket}/{prefix}")
     outside = [file.s3_key for file in manifest.files.all() if not file.s3_key.startswith(prefix)]
     ledger.differs(key, *(f"it names {name}, which lies elsewhere" for name in outside))
-    for name, file in ((CHECKSUMS, manifest.files.checksums), (ARTIFACT_JSON, manifest.files.metadata)):
-        if name in documents.texts and file.s3_key == prefix + name:
+    files = manifest.files
+    for name, file in (
+        (CHECKSUMS, files.checksums),
+        (ARTIFACT_JSON, files.metadata),
+        (DEPLOYMENT_JSON, files.deployment),
+        (DEPLOYMENT_READY, files.deployment_ready),
+    ):
+        if file is not None and name in documents.texts and file.s3_key == prefix + name:
             digest = f"sha256:{hashlib.sha256(documents.texts[name]).hexdigest()}"
             ledger.compare(
                 prefix + name,

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from riva_stream.config import is_bintarball
+from riva_stream.deployment import (
+    DEPLOYMENT_JSON,
+    DEPLOYMENT_READY,
+    DOCUMENTS,
+    PAIR,
+    DeploymentDocument,
+    DeploymentReady,
+)
 from riva_stream.errors import AccessDeniedError, IntegrityError
 from riva_stream.manifest import (
     ARTIFACT_JSON,
-    CHECKSUMS,
     MANIFEST_JSON,
     MARKER,
     Artifact,
@@ -24,10 +33,8 @@ from riva_stream.pipeline.run import each
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
 
-__all__ = ["DOCUMENTS", "Documents", "read_documents"]
+__all__ = ["Documents", "marker_at", "read_documents"]
 
-DOCUMENTS = (CHECKSUMS, ARTIFACT_JSON, MANIFEST_JSON, MARKER)
-"""In the order in which they are written."""
 _LIMIT = 64 << 20
 """Bytes at most of a document."""
 
@@ -41,24 +48,80 @@ class Documents:
     marker: Marker | None = None
     artifact: Artifact | None = None
     manifest: UploadManifest | None = None
+    deployment: DeploymentDocument | None = None
+    ready: DeploymentReady | None = None
+    marked_by: str = MARKER
+    """Name of the marker of a staging that lies there."""
+    hidden: Sequence[str] = ()
+    """Names of those of the pair that may not be read, so that nobody knows whether they are there."""
+    foreign: Sequence[str] = ()
+    """Names of those of the pair that are there but belong to nothing that this tool has staged there."""
     wrong: Mapping[str, str] = field(default_factory=dict)
     """Name → why it cannot be understood."""
 
     @property
     def is_marked(self) -> bool:
         """Whether there is a marker, be it one that cannot be understood: it alone says that something is staged."""
-        return MARKER in self.texts or MARKER in self.wrong
+        return self.has(self.marked_by)
+
+    def has(self, name: str) -> bool:
+        """Whether it was read, be it that it cannot be understood."""
+        return name in self.texts or name in self.wrong
+
+    @property
+    def is_bintarball(self) -> bool:
+        """Whether ``deployment.json`` is all that there is to a staging."""
+        return self.marked_by == DEPLOYMENT_READY
 
     @property
     def mode(self) -> Mode | None:
         """How it was staged."""
+        if self.is_bintarball:
+            return "bintarball_reference"
         if self.artifact is not None:
             return self.artifact.deployment.staging_mode
         return self.marker.mode if self.marker else None
 
     @property
     def problem(self) -> str:
-        """Why what is marked as staged cannot be used, as far as marker and ``artifact.json`` tell; else ""."""
+        """Why what is marked as staged cannot be used, as far as marker and what it vouches for tell; else ""."""
+        return self.pair_problem if self.is_bintarball else self._problem
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the run that staged it, as its marker tells."""
+        marker = self.ready if self.is_bintarball else self.marker
+        return marker.run_id if marker else None
+
+    @property
+    def staged_at(self) -> datetime | None:
+        """When, as its marker tells."""
+        if self.is_bintarball:
+            return self.ready.ready_at if self.ready else None
+        return self.marker.completed_at if self.marker else None
+
+    @property
+    def source(self) -> str | None:
+        """URI of what was staged."""
+        if self.is_bintarball and self.deployment is not None:
+            return self.deployment.bintarball_references.model_archive.s3_uri
+        return self.artifact.source.uri if self.artifact else None
+
+    @property
+    def pair_problem(self) -> str:
+        """Why the pair cannot be used, as far as the two tell; "" also where there is none."""
+        if not self.has(DEPLOYMENT_READY):
+            return ""
+        if self.ready is None:
+            return f"its {DEPLOYMENT_READY} is not one of this tool's"
+        if DEPLOYMENT_JSON not in self.texts:
+            return self.wrong.get(DEPLOYMENT_JSON, f"it has a {DEPLOYMENT_READY} but no {DEPLOYMENT_JSON}")
+        if hashlib.sha256(self.texts[DEPLOYMENT_JSON]).hexdigest() != self.ready.deployment_sha256:
+            return f"{DEPLOYMENT_JSON} is not the one that {DEPLOYMENT_READY} was written for"
+        return self.wrong.get(DEPLOYMENT_JSON, "")
+
+    @property
+    def _problem(self) -> str:
         if self.marker is None:
             return "its marker is not one of this tool's"
         if ARTIFACT_JSON not in self.texts:
@@ -71,8 +134,12 @@ class Documents:
 async def read_documents(
     store: Store, retrier: Retrier, bucket: str, prefix: str, names: Sequence[str] = DOCUMENTS
 ) -> Documents:
-    """Read the documents below ``prefix`` that are in ``names``."""
+    """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two."""
+    marked_by = marker_at(prefix)
+    if marked_by == DEPLOYMENT_READY:
+        names = PAIR
     wrong: dict[str, str] = {}
+    hidden: list[str] = []
 
     async def read(name: str) -> bytes | None:
         try:
@@ -81,6 +148,11 @@ async def read_documents(
             wrong[name] = error.what
             return None
         except AccessDeniedError as error:
+            if name in PAIR and marked_by not in PAIR:
+                hidden.append(
+                    name
+                )  # most stagings have none: that must not keep the rest from being looked at
+                return None
             # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, GetObject)
             error.hint = error.hint or (
                 f"grant s3:GetObject on s3://{bucket}/{prefix}*, and s3:ListBucket on {bucket}, without which the "
@@ -90,28 +162,66 @@ async def read_documents(
 
     found = await each(list(names), read)
     texts = {name: text for name, text in zip(names, found, strict=True) if text is not None}
-    return _understood(texts, wrong)
+    found_there = replace(_understood(texts, wrong), marked_by=marked_by, hidden=sorted(hidden))
+    return found_there if found_there.is_bintarball else _without_foreign(found_there)
+
+
+def marker_at(prefix: str) -> str:
+    """Name of the marker of what is staged at a prefix."""
+    return DEPLOYMENT_READY if is_bintarball(prefix) else MARKER
+
+
+def _without_foreign(documents: Documents) -> Documents:
+    """Leave out a pair that says nothing: one without its marker, and what somebody else has put there."""
+    there = [name for name in PAIR if documents.has(name)]
+    named = documents.manifest is not None and documents.manifest.files.deployment is not None
+    ours = documents.ready is not None or documents.deployment is not None
+    if not there or named or (documents.has(DEPLOYMENT_READY) and ours):
+        return documents
+    return replace(
+        documents,
+        texts={name: text for name, text in documents.texts.items() if name not in PAIR},
+        wrong={name: why for name, why in documents.wrong.items() if name not in PAIR},
+        deployment=None,
+        ready=None,
+        foreign=there,
+    )
 
 
 def _understood(texts: Mapping[str, bytes], wrong: dict[str, str]) -> Documents:
-    marker = artifact = manifest = None
+    marker = ready = None
+    kinds: dict[str, type[BaseModel]] = {
+        ARTIFACT_JSON: Artifact,
+        MANIFEST_JSON: UploadManifest,
+        DEPLOYMENT_JSON: DeploymentDocument,
+    }
+    read: dict[str, BaseModel] = {}
     if MARKER in texts:
         try:
             marker = Marker.parse(texts[MARKER].decode())
         except ValueError:  # pydantic's and Unicode's are of this kind
             wrong[MARKER] = "it is not a marker of this tool's"
-    for name, kind in ((ARTIFACT_JSON, Artifact), (MANIFEST_JSON, UploadManifest)):
+    if DEPLOYMENT_READY in texts:
+        try:
+            ready = DeploymentReady.parse(texts[DEPLOYMENT_READY].decode())
+        except ValueError:
+            wrong[DEPLOYMENT_READY] = "it is not a marker of this tool's"
+    for name, kind in kinds.items():
         if name not in texts:
             continue
         try:
-            document: Artifact | UploadManifest = kind.model_validate_json(texts[name])
+            read[name] = kind.model_validate_json(texts[name])
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the document"
             wrong[name] = f"it cannot be understood: {place}: {first['msg']}"
-            continue
-        if isinstance(document, Artifact):
-            artifact = document
-        elif isinstance(document, UploadManifest):
-            manifest = document
-    return Documents(texts, marker, artifact, manifest, wrong)
+    artifact, manifest, deployment = (read.get(name) for name in kinds)
+    return Documents(
+        texts,
+        marker,
+        artifact if isinstance(artifact, Artifact) else None,
+        manifest if isinstance(manifest, UploadManifest) else None,
+        deployment if isinstance(deployment, DeploymentDocument) else None,
+        ready,
+        wrong=wrong,
+    )

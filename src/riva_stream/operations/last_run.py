@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from riva_stream.config import prefix_of
 from riva_stream.errors import ConfigurationError
+from riva_stream.handover import STATUS
 from riva_stream.operations.reports import LastRun
 from riva_stream.state.journal import Journal, Process
 
@@ -16,7 +18,6 @@ __all__ = ["Remembered", "last_run_of"]
 
 _Status = Literal["success", "failure", "running", "unknown"]
 
-_STATUS = "130.status"
 _SETTINGS = ("region", "endpoint_url", "profile", "ca_bundle")
 
 
@@ -38,22 +39,25 @@ def last_run_of(state: Path) -> Remembered:
         ConfigurationError: there is no such directory, or no run in it.
     """
     folder = state.expanduser()
-    named = _status_of(folder / _STATUS)
+    named = _status_of(folder / STATUS)
     runs = folder / "runs"
     try:
-        requests = sorted(runs.glob("*/request.json"), key=lambda path: path.stat().st_mtime_ns)
+        began = sorted(runs.glob("*/request.json"), key=lambda path: path.stat().st_mtime_ns)
     except OSError as error:
         raise _nothing(state, f"it cannot be read: {error.strerror}") from error
+    # A dry run leaves a request, too, but has staged nothing and writes no status.
+    requests = [path for path in began if not _json(path).get("dry_run")]
     latest = runs / named.get("run_id", "") / "request.json"
     # A run that is under way has not come to write its status: it is newer than what is named.
     if requests and (latest not in requests or latest.stat().st_mtime_ns < requests[-1].stat().st_mtime_ns):
         latest, named = requests[-1], {}
     if not requests:
-        raise _nothing(state, "no run has left anything in it" if folder.is_dir() else "it does not exist")
+        raise _nothing(state, _why_nothing(folder, dry=bool(began)))
     request = _json(latest)
     try:
         bucket = str(request["bucket"])
-        prefix = "".join(f"{request[name]}/" for name in ("env", "model_name", "model_version"))
+        mode = "bintarball_reference" if request.get("bintarball_reference") else None
+        prefix = prefix_of(mode, *(str(request[name]) for name in ("env", "model_name", "model_version")))
     except KeyError as error:
         raise _nothing(state, f"{latest} does not name {error}") from error
     report = _json(latest.with_name("report.json"))
@@ -105,6 +109,12 @@ def _json(path: Path) -> dict[str, Any]:
         if isinstance(document, dict):
             return document
     return {}
+
+
+def _why_nothing(folder: Path, *, dry: bool) -> str:
+    if dry:
+        return "there are only dry runs in it"
+    return "no run has left anything in it" if folder.is_dir() else "it does not exist"
 
 
 def _nothing(state: Path, why: str) -> ConfigurationError:

@@ -10,8 +10,9 @@ from typing import Any
 
 import anyio.to_thread
 
+from riva_stream.deployment import DOCUMENTS
 from riva_stream.events import Observer, ignore
-from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER
+from riva_stream.manifest import ARTIFACT_JSON, MARKER
 from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.find import each_folder
 from riva_stream.operations.opened import head, opened
@@ -20,6 +21,7 @@ from riva_stream.retry import Retrier
 from riva_stream.s3 import Store, StoreSettings
 from riva_stream.state import (
     JOURNAL,
+    LEASE,
     Found,
     Journal,
     Process,
@@ -30,10 +32,8 @@ from riva_stream.state import (
 
 __all__ = ["list_stagings"]
 
-_OURS = {ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON}
+_OURS = {*DOCUMENTS} - {MARKER}
 """Without a marker, and without a journal, these are left of a staging whose marker somebody removed."""
-_LEASE = 30.0
-"""Of a journal that cannot be understood."""
 _SLOTS = 16
 
 
@@ -113,7 +113,7 @@ async def _look(
 
 def _ended(found: Found, now: datetime | None, written: datetime | None, here: Process) -> str:
     """Why the run of a journal is taken for dead, or ""."""
-    lease = found.journal.lease if found.journal else _LEASE
+    lease = found.journal.lease if found.journal else LEASE
     ended = known_to_have_ended(found, here)
     if not ended and beats_by_the_stores_clock(now, written, lease) is False:
         ended = f"no sign of life since {written:%Y-%m-%d %H:%M:%S}Z"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from functools import partial
 
+from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
-from riva_stream.manifest import MARKER
+from riva_stream.operations.documents import marker_at
 from riva_stream.operations.find import DEPTH, folders_in
 from riva_stream.pipeline.run import each
 from riva_stream.retry import Retrier
@@ -23,13 +24,14 @@ _LOOKED_AT = 24
 async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: str) -> SourceNotFoundError:
     """The error for a prefix without a marker."""
     place = f"s3://{bucket}/{prefix}"
-    where = Where(bucket=bucket, key=prefix + MARKER)
+    marker = marker_at(prefix)
+    where = Where(bucket=bucket, key=prefix + marker)
     journal = await read_journal(store, retrier, bucket, prefix + JOURNAL)
     if journal is not None:
         who = journal.journal.holder() if journal.journal else "an unknown run"
         did = "has stopped at" if journal.journal is not None and journal.journal.stopped else "is at"
         return SourceNotFoundError(
-            f"nothing is staged at {place} yet: {who} {did} it, and there is no {MARKER}",
+            f"nothing is staged at {place} yet: {who} {did} it, and there is no {marker}",
             where=where,
             hint=f"how far it is, and whether it is alive: riva-stream status {place}",
         )
@@ -38,14 +40,14 @@ async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: st
         near = [] if found.objects else await _near(store, retrier, bucket, prefix)
     except AccessDeniedError:
         return SourceNotFoundError(
-            f"nothing is staged at {place}: there is no {MARKER} (and what there is may not be listed)",
+            f"nothing is staged at {place}: there is no {marker} (and what there is may not be listed)",
             where=where,
             hint=f"check the prefix; grant s3:ListBucket on {bucket} to be told what is near",
         )
     if found.objects:
         names = "".join(f"\n  {entry.key}" for entry in found.objects) + ("\n  …" if found.truncated else "")
         return SourceNotFoundError(
-            f"nothing is staged at {place}: there is no {MARKER}, only what nobody vouches for:{names}",
+            f"nothing is staged at {place}: there is no {marker}, only what nobody vouches for:{names}",
             where=where,
             hint="stage it again; a run takes over or replaces what it finds there",
         )
@@ -65,13 +67,15 @@ async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: st
 
 async def _near(store: Store, retrier: Retrier, bucket: str, prefix: str) -> list[str]:
     """The prefixes that are staged and most like this one, from its own model outwards."""
-    levels = prefix.rstrip("/").split("/")[: DEPTH - 1]
+    root = DEPLOYMENTS if is_bintarball(prefix) else ""
+    levels = prefix.removeprefix(root).rstrip("/").split("/")[: DEPTH - 1]
+    marker = marker_at(prefix)
 
     async def is_staged(place: str) -> bool:
-        return await retrier("HeadObject", partial(store.head, bucket, place + MARKER)) is not None
+        return await retrier("HeadObject", partial(store.head, bucket, place + marker)) is not None
 
     for depth in range(len(levels), -1, -1):
-        places = ["".join(f"{level}/" for level in levels[:depth])]
+        places = [root + "".join(f"{level}/" for level in levels[:depth])]
         for _ in range(DEPTH - depth):
             below = await each(places, partial(folders_in, store, retrier, bucket))
             names = [name for folder in below for name in folder]

@@ -64,6 +64,8 @@ class VerifyReport(Document):
     staged_at: datetime | None
     source: str | None
     """``s3://`` URI of what it was staged from."""
+    container: str | None = None
+    """``s3://`` URI of the container image that shall serve it; None where ``deployment.json`` names none."""
     objects: list[VerifiedObject]
     extra: list[str]
     """Keys below the prefix that nobody staged and that do no harm (the first thousand)."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import anyio.to_thread
 
+from riva_stream.deployment import PAIR
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
 from riva_stream.manifest import ARTIFACT_JSON, MARKER
@@ -88,10 +89,12 @@ class _Look:
             # Its run has ended while it was watched: look at what it has left.
         # After the journal, which goes when the marker is there: a run that ends between the two is not missed.
         documents = await read_documents(
-            self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON)
+            self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON, *PAIR)
         )
         staged = _staged(documents) if documents.is_marked else None
         notes: list[str] = []
+        if staged is not None and not staged.problem and documents.pair_problem:
+            notes.append(f"it must not be deployed: {documents.pair_problem}")
         if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
             notes.append("the journal of the run that staged it is there still; a rerun removes it")
             holder = None
@@ -107,7 +110,7 @@ class _Look:
             staged=staged,
             run=holder,
             last_run=last_run,
-            rerun=_rerun(staged, holder),
+            rerun=_rerun(staged, holder, whole=documents.ready is not None),
             notes=notes,
             watched_seconds=round(life.seconds if life else 0.0, 1),
         )
@@ -226,12 +229,15 @@ def _run_id(found: Found) -> str | None:
 
 def _staged(documents: Documents) -> StagedNow:
     marker, artifact = documents.marker, documents.artifact
+    size = artifact.source.size_bytes if artifact else None
+    if documents.is_bintarball and documents.deployment is not None:
+        size = documents.deployment.bintarball_references.model_archive.size_bytes
     return StagedNow(
-        run_id=marker.run_id if marker else None,
+        run_id=documents.run_id,
         mode=documents.mode,
-        staged_at=marker.completed_at if marker else None,
-        source=artifact.source.uri if artifact else marker.source if marker else None,
-        source_size=artifact.source.size_bytes if artifact else None,
+        staged_at=documents.staged_at,
+        source=documents.source or (marker.source if marker else None),
+        source_size=size,
         models=len(artifact.models) if artifact else 0,
         sha256=artifact.source.sha256 if artifact else None,
         problem=documents.problem,
@@ -250,13 +256,16 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
     )
 
 
-def _rerun(staged: StagedNow | None, holder: Holder | None) -> str:
+def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool) -> str:
     if staged is not None and staged.problem:
         return "be refused (73); with --force replace what is there"
     if holder is not None and holder.state == "in_flight":
         return "end with 75, as another run holds the prefix; with --wait wait for it"
     if staged is not None:
-        return "move nothing: it is staged; every object is looked at again"
+        adds = (
+            "" if whole else "; with RIVA_SERVER_PATH it would add deployment.json, and move nothing either"
+        )
+        return f"move nothing: it is staged; every object is looked at again{adds}"
     if holder is None:
         return "stage it from the beginning"
     kept = [upload for upload in holder.uploads if upload.state != "gone"]

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from riva_stream.deployment import DEPLOYMENT_READY, DOCUMENTS, PAIR
 from riva_stream.digest import DigestRecord
 from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, Where
 from riva_stream.events import ObjectVerified, Observer, ignore
 from riva_stream.manifest import ARTIFACT_JSON, MARKER, Source
 from riva_stream.operations.crosscheck import Expected, crosscheck
 from riva_stream.operations.deep import DeepReader, Target
-from riva_stream.operations.documents import DOCUMENTS, Documents, read_documents
+from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.ledger import Ledger
 from riva_stream.operations.nothing import nothing_staged
 from riva_stream.operations.opened import head, list_all, opened
+from riva_stream.operations.pointed import pointed_at, referenced
 from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.operations.uris import split
 from riva_stream.pipeline.run import FOLDERS, each
@@ -109,21 +111,21 @@ class _Verification:
         if not documents.is_marked:
             raise await nothing_staged(self.store, self.retrier, self.bucket, self.prefix)
         expected = crosscheck(documents, self.bucket, self.prefix, self.ledger)
-        run_id = documents.marker.run_id if documents.marker else None
+        run_id = documents.run_id
         there = await each(expected, partial(self._compare, run_id))
         named = {item.key for item in expected}
-        unnamed = [
-            self.prefix + n for n in DOCUMENTS if self.prefix + n not in named and n in documents.texts
-        ]
-        await each(unnamed, partial(self._compare_document, run_id))
+        unnamed = [name for name in DOCUMENTS if self.prefix + name not in named and name in documents.texts]
+        await each(unnamed, partial(self._compare_document, documents))
         targets = self._targets(expected, there)
         if documents.mode == "reference_only" and documents.artifact is not None:
             targets += await self._source(documents.artifact.source)
+        targets += await self._references(documents, deep=reading is not None)
         await self._beside(expected, documents)
         read = None if reading is None else await self._deep(reading, targets)
         await self._still_the_same(documents)
         written = [item.key for item in expected if not item.is_document]
         objects = self.ledger.objects([*written, *(self.prefix + name for name in DOCUMENTS)])
+        references = documents.deployment.bintarball_references if documents.deployment else None
         for entry in objects:
             if not entry.ok:
                 self._tell(entry.key, entry.size_bytes or 0)
@@ -133,8 +135,9 @@ class _Verification:
             depth="quick" if reading is None else "deep",
             mode=documents.mode,
             run_id=run_id,
-            staged_at=documents.marker.completed_at if documents.marker else None,
-            source=documents.artifact.source.uri if documents.artifact else None,
+            staged_at=documents.staged_at,
+            source=documents.source,
+            container=references.container_image.s3_uri if references else None,
             objects=objects,
             extra=self.extra,
             notes=self.notes,
@@ -161,9 +164,12 @@ class _Verification:
         self._run_id(info, run_id, must_be=item.is_document)
         return info
 
-    async def _compare_document(self, run_id: str | None, key: str) -> None:
-        """HEAD one that no manifest speaks of: the manifest and the marker, and by reference ``artifact.json``."""
-        info = await head(self.store, self.retrier, self.bucket, key)
+    async def _compare_document(self, documents: Documents, name: str) -> None:
+        """HEAD one that no manifest speaks of: the manifest and the marker, and by reference all the others."""
+        run_id = documents.run_id
+        if name in PAIR:  # it may have been added by a later run
+            run_id = documents.ready.run_id if documents.ready else None
+        info = await head(self.store, self.retrier, self.bucket, self.prefix + name)
         if info is not None:  # else it has gone since it was read: the marker will tell
             self._run_id(info, run_id, must_be=True)
 
@@ -189,32 +195,45 @@ class _Verification:
 
     async def _source(self, source: Source) -> list[Target]:
         """By reference: is the source that the staging points at still the one that was pinned?"""
-        bucket, key = split(source.uri)
-        info = await head(self.origin, self.origin_retrier, bucket, key)
+        pinned = (source.size_bytes, source.etag, source.version_id)
+        info = await pointed_at(self.ledger, self.origin, self.origin_retrier, source.uri, *pinned)
         if info is None:
-            self.ledger.differs(source.uri, "it is gone")
             return []
-        ledger = self.ledger
-        ledger.size(source.uri, info.size)
-        for name, found, pinned in (
-            ("size", info.size, source.size_bytes),
-            ("etag", info.etag, source.etag),
-            ("version-id", info.version_id, source.version_id),
-        ):
-            text = f"its {name} is {found}, the staging points at {pinned}"
-            ledger.compare(source.uri, name, found, pinned, text)
-        return (
-            []
-            if ledger.difference(source.uri)
-            else [Target(self.origin, _pinned(bucket, info), vouched=True)]
-        )
+        return [Target(self.origin, _pinned(split(source.uri)[0], info), vouched=True)]
+
+    async def _references(self, documents: Documents, *, deep: bool) -> list[Target]:
+        """Are the objects that ``deployment.json`` pins still the same?"""
+        if documents.deployment is None:
+            return []
+        references = documents.deployment.bintarball_references
+        image = references.container_image
+        # As it was found: one in the destination's bucket with its credentials, any other where the source is.
+        here = split(image.s3_uri)[0] in {self.bucket, documents.deployment.deployment.s3_bucket}
+        await referenced(self.ledger, *self._stores[here], image)
+        if deep:
+            self.notes.append("the container image was compared by size, ETag and version, and not read")
+        if not documents.is_bintarball:  # its archive was looked at: in the staging, or as its source
+            return []
+        archive = references.model_archive
+        info = await referenced(self.ledger, *self._stores[False], archive)
+        bucket = split(archive.s3_uri)[0]
+        return [] if info is None else [Target(self.origin, _pinned(bucket, info), vouched=True)]
+
+    @property
+    def _stores(self) -> dict[bool, tuple[Store, Retrier]]:
+        return {True: (self.store, self.retrier), False: (self.origin, self.origin_retrier)}
 
     async def _beside(self, expected: list[Expected], documents: Documents) -> None:
         """What lies below the prefix that was not staged."""
-        if documents.artifact is None and documents.manifest is None:
+        if documents.hidden:
+            self.notes.append(
+                f"whether there is a {' and a '.join(documents.hidden)} is not known: they may not be read"
+            )
+        if documents.artifact is None and documents.manifest is None and documents.deployment is None:
             self.notes.append("what lies beside it was not looked for: no document tells what was staged")
             return
-        written = (ARTIFACT_JSON, MARKER) if documents.mode == "reference_only" else DOCUMENTS
+        written = {ARTIFACT_JSON, MARKER} if documents.mode == "reference_only" else {*DOCUMENTS} - {*PAIR}
+        written |= {name for name in PAIR if documents.has(name)}
         named = {item.key for item in expected} | {self.prefix + name for name in written}
         folders = tuple(self.prefix + folder for folder in FOLDERS)
         more = 0
@@ -284,11 +303,14 @@ class _Verification:
 
     async def _still_the_same(self, documents: Documents) -> None:
         """Only a staging that stood still while it was looked at was looked at."""
-        now = await read_documents(self.store, self.retrier, self.bucket, self.prefix, (MARKER,))
-        if now.texts.get(MARKER) != documents.texts.get(MARKER):
+        marks = (MARKER, DEPLOYMENT_READY)
+        now = await read_documents(self.store, self.retrier, self.bucket, self.prefix, marks)
+        # A pair may come and go below a marker that stays.
+        read = marks if documents.has(DEPLOYMENT_READY) or now.ready else marks[:1]
+        if any(now.texts.get(name) != documents.texts.get(name) for name in read):
             raise HeldError(
                 f"s3://{self.bucket}/{self.prefix} was replaced, or is being replaced, while it was verified",
-                where=Where("GetObject", self.bucket, self.prefix + MARKER),
+                where=Where("GetObject", self.bucket, self.prefix + documents.marked_by),
                 hint="verify it again when that run is done",
             )
 

@@ -10,10 +10,11 @@ from riva_stream.state.journal import (
     Process,
 )
 from riva_stream.state.lease import Found, Lease, read_journal
-from riva_stream.state.watch import Life, beats_by_the_stores_clock, known_to_have_ended, watch
+from riva_stream.state.watch import LEASE, Life, beats_by_the_stores_clock, known_to_have_ended, watch
 
 __all__ = [
     "JOURNAL",
+    "LEASE",
     "Found",
     "Identity",
     "Journal",

@@ -21,9 +21,9 @@ from riva_stream.s3 import Store
 from riva_stream.state.journal import Process
 from riva_stream.state.lease import Found, read_journal
 
-__all__ = ["Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
+__all__ = ["LEASE", "Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
 
-_LEASE = 30.0
+LEASE = 30.0
 """Of a journal that cannot be understood."""
 _SLACK = 2.0
 """Seconds; time stamps of a store are whole seconds."""
@@ -84,7 +84,7 @@ async def watch(
     """
     if ended := known_to_have_ended(found, here):
         return Life(found, False, ended, 0.0)
-    lease = found.journal.lease if found.journal else _LEASE
+    lease = found.journal.lease if found.journal else LEASE
     limit = lease if seconds is None else seconds
     who = found.journal.holder() if found.journal else "an unknown run"
     observer(Watching(who=who, seconds=limit))

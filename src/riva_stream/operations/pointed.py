@@ -1,0 +1,40 @@
+"""Is an object that a document pins where it lies still the very same?"""
+
+from __future__ import annotations
+
+from riva_stream.deployment import ObjectReference
+from riva_stream.operations.ledger import Ledger
+from riva_stream.operations.opened import head
+from riva_stream.operations.uris import split
+from riva_stream.retry import Retrier
+from riva_stream.s3 import ObjectInfo, Store
+
+__all__ = ["pointed_at", "referenced"]
+
+
+async def referenced(
+    ledger: Ledger, store: Store, retrier: Retrier, reference: ObjectReference
+) -> ObjectInfo | None:
+    """HEAD what ``deployment.json`` pins; None when it is not that any more."""
+    pinned = (reference.size_bytes, reference.etag, reference.version_id)
+    return await pointed_at(ledger, store, retrier, reference.s3_uri, *pinned)
+
+
+async def pointed_at(
+    ledger: Ledger, store: Store, retrier: Retrier, uri: str, size: int, etag: str, version_id: str | None
+) -> ObjectInfo | None:
+    """HEAD what a document pins where it lies; None when it is not that any more."""
+    bucket, key = split(uri)
+    info = await head(store, retrier, bucket, key)
+    if info is None:
+        ledger.differs(uri, "it is gone")
+        return None
+    ledger.size(uri, info.size)
+    for name, found, pinned in (
+        ("size", info.size, size),
+        ("etag", info.etag, etag),
+        ("version-id", info.version_id, version_id),
+    ):
+        text = f"its {name} is {found}, the staging points at {pinned}"
+        ledger.compare(uri, name, found, pinned, text)
+    return None if ledger.difference(uri) else info

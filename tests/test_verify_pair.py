@@ -1,0 +1,134 @@
+"""`verify` and `status` of what is handed over: ``deployment.json``, its marker, and the image that it pins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from riva_stream import StageRequest, stage
+from riva_stream.operations.last_run import last_run_of
+from riva_stream.operations.reports import VerifyReport
+from riva_stream.operations.status import status
+from riva_stream.operations.verify import verify
+from riva_stream.s3 import StoreSettings
+from riva_stream.settings import load_reach
+from tests.staging import PREFIX, Place, put_credentials
+from tests.support.servers import S3Server
+
+IMAGE = "images/speech.tar.gz"
+REFERENCE = f"bintarball/deployment-metadata/{PREFIX}"
+MODES = ("full", "reference_only", "bintarball_reference")
+
+
+@pytest.fixture
+def place(moto: S3Server, moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(moto, monkeypatch)
+    made = Place(moto, moto_bucket)
+    made.source()
+    made.put(IMAGE, b"a container image")
+    return made
+
+
+def asked(place: Place, mode: str) -> StageRequest:
+    return place.request(server_path=IMAGE, **({} if mode == "full" else {mode: True}))
+
+
+def settings_of(place: Place) -> StoreSettings:
+    return StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
+
+
+async def verified(place: Place, prefix: str) -> VerifyReport:
+    return await verify(settings_of(place), place.bucket, prefix)
+
+
+def wrong(report: VerifyReport) -> dict[str, str]:
+    return {entry.key.rpartition("/")[2]: entry.difference for entry in report.objects if not entry.ok}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_is_handed_over_is_compared(place: Place, mode: str) -> None:
+    request = asked(place, mode)
+    made = await stage(request)
+    report = await verified(place, request.prefix)
+    assert (report.ok, wrong(report), report.extra, report.mode) == (True, {}, [], mode)
+    assert (report.run_id, report.container) == (made.run_id, f"s3://{place.bucket}/{IMAGE}")
+    keys = {entry.key.rpartition("/")[2] for entry in report.objects}
+    assert {"deployment.json", "deployment_ready.txt", "speech.tar.gz"} <= keys
+
+
+async def test_a_pair_that_was_added_later_is_compared(place: Place) -> None:
+    await stage(place.request())
+    await stage(asked(place, "full"))
+    report = await verified(place, PREFIX)
+    assert (report.ok, wrong(report), report.extra) == (True, {}, [])
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_changed_document_or_image_is_told(place: Place, mode: str) -> None:
+    request = asked(place, mode)
+    await stage(request)
+    key = request.prefix + "deployment.json"
+    text = place.read(key)
+    place.put(key, text.replace(b"speech.tar.gz", b"other-.tar.gz"))
+    assert "SHA-256" in wrong(await verified(place, request.prefix))["deployment.json"]
+    place.put(key, text)
+    place.put(IMAGE, b"another image")
+    assert "etag" in wrong(await verified(place, request.prefix))["speech.tar.gz"]
+
+
+async def test_a_pair_of_another_staging_is_told(place: Place) -> None:
+    await stage(asked(place, "reference_only"))
+    old = {name: place.read(PREFIX + name) for name in ("deployment.json", "deployment_ready.txt")}
+    await stage(place.request(reference_only=True, force=True))
+    for name, text in old.items():
+        place.put(PREFIX + name, text)
+    assert "another staging" in wrong(await verified(place, PREFIX))["deployment.json"]
+
+
+async def test_status_and_the_state_directory_find_a_bintarball_reference(
+    place: Place, tmp_path: Path
+) -> None:
+    request = asked(place, "bintarball_reference").model_copy(update={"state_dir": tmp_path})
+    made = await stage(request)
+    found = last_run_of(tmp_path)
+    assert (found.bucket, found.prefix) == (place.bucket, REFERENCE)
+    report = await status(settings_of(place), found.bucket, found.prefix)
+    assert report.staged is not None
+    assert (report.state, report.staged.run_id, report.staged.problem) == ("staged", made.run_id, "")
+    assert report.staged.source == request.source
+
+
+async def test_status_says_that_a_container_would_add_the_pair(place: Place) -> None:
+    await stage(place.request(reference_only=True))
+    assert "RIVA_SERVER_PATH" in (await status(settings_of(place), place.bucket, PREFIX)).rerun
+    await stage(asked(place, "reference_only"))
+    assert "RIVA_SERVER_PATH" not in (await status(settings_of(place), place.bucket, PREFIX)).rerun
+
+
+def test_a_dry_run_is_not_the_last_run(tmp_path: Path) -> None:
+    request = {"bucket": "b", "env": "prod", "model_name": "m", "model_version": "v1"}
+    for name, dry in (("130-1", False), ("130-2", True)):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "request.json").write_text(json.dumps(request | {"dry_run": dry}))
+    assert last_run_of(tmp_path).run.run_id == "130-1"
+
+
+def test_the_settings_name_the_place_that_stage_writes_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {
+        "AWS_REGION": "us-east-2",
+        "RIVA_MODELS_S3_BUCKET": "models",
+        "ENV": "prod",
+        "RIVA_MODEL_SELECTED": "parakeet_v8.1.tar.gz",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    reach = load_reach({})
+    assert (reach.bucket, reach.prefix) == ("models", "prod/parakeet_v8.1/v8.1/")
+    monkeypatch.setenv("BINTARBALL_REFERENCE", "1")
+    assert load_reach({}).prefix == "bintarball/deployment-metadata/prod/parakeet_v8.1/v8.1/"

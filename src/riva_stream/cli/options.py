@@ -70,6 +70,7 @@ def add_stage(parser: ArgumentParser) -> None:
     add_how(parser)
     add_limits(parser)
     add_output(parser)
+    add_log(parser)
 
 
 def add_source(parser: ArgumentParser) -> None:

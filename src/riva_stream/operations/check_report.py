@@ -8,7 +8,8 @@ from typing import Any, Literal
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
 from riva_stream.manifest import Document, Mode
-from riva_stream.operations.policy import Grant, PolicyDocument, grants_for, merged
+from riva_stream.operations.grants import Grant, PolicyDocument, merged
+from riva_stream.operations.policy import grants_for
 
 __all__ = [
     "COMPONENTS",

@@ -116,6 +116,19 @@ def test_the_level_is_the_least_that_is_written(flags: list[str], variable: str,
     assert any("not allowed" in line for line in lines)
 
 
+@pytest.mark.parametrize("run_id", ["../../outside/x", "..", "a/b"])
+def test_a_run_id_that_is_none_names_no_file(run_id: str, tmp_path: Path) -> None:
+    here = tmp_path / "a" / "b"
+    here.mkdir(parents=True)
+    done = double("good", "--run-id", run_id, "--json", cwd=here)
+    assert done.returncode == 78
+    assert [problem["setting"] for problem in json.loads(done.stdout)["error"]["problems"]] == ["run_id"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert [path.name for path in here.iterdir()] == ["state"]
+    assert the_log(here / "state/logs").name.startswith("130-")
+    assert len(list((here / "state/runs").iterdir())) == 1
+
+
 @pytest.mark.parametrize("folder", ["file/logs", "/dev/full"])
 def test_a_log_that_cannot_be_written_is_a_warning(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

@@ -155,6 +155,31 @@ def test_a_directory_that_cannot_be_read(tmp_path: Path, capfd: pytest.CaptureFi
     assert "cannot be read" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("named", ["", "--env-file=mine.env", "RIVA_ENV_FILE"])
+def test_the_directory_is_the_one_that_the_settings_name(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended(tmp_path / "state", run_id="130-old")
+    ended(tmp_path / "elsewhere")
+    (tmp_path / ("mine.env" if named else ".env")).write_text("RIVA_STATE_DIR=elsewhere\n")
+    if named == "RIVA_ENV_FILE":
+        monkeypatch.setenv(named, "mine.env")
+    assert main(["next", "--json", *([named] if named.startswith("--") else [])]) == 0
+    assert json.loads(capfd.readouterr().out)["run_id"] == "130-a"
+    monkeypatch.setenv("RIVA_STATE_DIR", "state")  # the environment outranks the file, as everywhere
+    assert main(["next", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["run_id"] == "130-old"
+
+
+def test_a_file_of_settings_that_is_not_there_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["next", "--env-file", "none.env", "--json"]) == 78
+    assert "none.env cannot be read" in json.loads(capfd.readouterr().out)["error"]["message"]
+
+
 def test_it_loads_nothing_heavy(tmp_path: Path) -> None:
     ended(tmp_path)
     code = (

@@ -141,6 +141,58 @@ def test_what_a_flag_of_stage_needs_is_in_it(tmp_path: Path) -> None:
     assert "s3:PutObjectTagging" not in actions(printed(*SOURCE, *WHAT, cwd=tmp_path))
 
 
+def test_the_copy_of_the_log_may_be_put_where_it_goes(tmp_path: Path) -> None:
+    """And every flag of `stage` is one of `policy`: its command line is passed on as it is."""
+    of_the_log = [
+        "--log-dir",
+        "logs",
+        "--log-level",
+        "debug",
+        "--log-file-format",
+        "json",
+        "--log-redact",
+        "x",
+    ]
+    policy = printed(*SOURCE, *WHAT, *of_the_log, "--log-to-s3", "s3://logs/a/b/", cwd=tmp_path)
+    by_sid = {statement["Sid"]: statement for statement in policy["Statement"]}
+    assert by_sid["WriteLog"]["Action"] == ["s3:PutObject"]
+    assert by_sid["WriteLog"]["Resource"] == "arn:aws:s3:::logs/a/b/130/*/*"
+    (tmp_path / ".env").write_text("LOG_TO_S3=1\nLOG_S3_BUCKET=others\n")
+    done = run("riva_stream", "policy", *SOURCE, *WHAT, cwd=tmp_path)
+    assert "arn:aws:s3:::others/riva-logs/130/*/*" in done.stdout
+    assert not list(tmp_path.glob("logs"))
+
+
+@pytest.mark.parametrize(
+    "flags", [["--scope", "env"], ["--scope", "env", "--format", "table"], ["--format", "table"]]
+)
+def test_the_settings_may_come_through_a_pipe(flags: list[str], tmp_path: Path) -> None:
+    names = ["NVIDIA_DRIVERS_S3_BUCKET=b1x", "ENV=prod", f"RIVA_ASR_MODEL_S3_URI={SOURCE[1]}", "AWS_REGION=r"]
+    if flags[0] != "--scope":
+        names += ["RIVA_ASR_MODEL_NAME=m", "MODEL_VERSION=v1"]
+    argv = ["policy", "--env-file", "/dev/stdin", *flags]
+    done = run("riva_stream", *argv, input="\n".join(names), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("request" if "table" in flags else "{")
+
+
+@pytest.mark.parametrize(
+    ("path", "resource", "listed"),
+    [
+        ("s3://images/riva/", "images/riva/*", ["riva/*"]),
+        ("riva/speech-[ab]*.tar.gz", "deployments/riva/speech-*", ["riva/*"]),
+        ("riva/x*/speech.tar.gz", "deployments/riva/x*/speech.tar.gz", ["riva/*"]),
+    ],
+)
+def test_the_container_image_is_named_as_the_source_is(
+    path: str, resource: str, listed: list[str], tmp_path: Path
+) -> None:
+    policy = printed(*SOURCE, *WHAT, "--server-path", path, cwd=tmp_path)
+    by_sid = {statement["Sid"]: statement for statement in policy["Statement"]}
+    assert by_sid["ReadContainer"]["Resource"] == f"arn:aws:s3:::{resource}"
+    assert by_sid["FindContainer"]["Condition"] == {"StringLikeIfExists": {"s3:prefix": listed}}
+
+
 _WITHOUT_IT_IT_ENDS = ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload")
 _WITH_LESS = (
     *("s3:ListBucket", "s3:ListBucketMultipartUploads"),

@@ -15,6 +15,9 @@ import pytest
 from riva_stream.cli.app import build_parser
 from tests.cli_processes import run
 from tests.drop_in import NAME, ROOT, copy_of_the_repository, script_of, with_this_interpreter
+from tests.staging import SOURCE_KEY, Place
+from tests.support.faultproxy import FaultProxy
+from tests.support.iam import Enforce
 from tests.support.servers import MotoServer
 
 FLAGS = (
@@ -222,3 +225,37 @@ def test_it_stages_with_the_settings_of_its_repository(
     refused = call(script, "--bintarball-reference", "--quiet", cwd=elsewhere)
     assert refused.returncode == 73
     assert f"'{script}' --bintarball-reference --quiet --force\n" in refused.stderr  # to be pasted as it is
+
+
+def test_a_denied_access_names_a_command_that_prints_the_policy(
+    repository: Path, tmp_path: Path, moto: MotoServer, moto_bucket: str
+) -> None:
+    """Any command but the script's own: to be pasted as it is, wherever one stands."""
+    script, place = with_this_interpreter(repository), Place(moto, moto_bucket)
+    place.source()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with FaultProxy(moto, [Enforce(policy={"Statement": []})]).in_thread() as proxy:
+        settings = {
+            "RIVA_ASR_MODEL_S3_URI": f"s3://{moto_bucket}/{SOURCE_KEY}",
+            "NVIDIA_DRIVERS_S3_BUCKET": moto_bucket,
+            "ENV": "dev",
+            "RIVA_ASR_MODEL_NAME": "m",
+            "MODEL_VERSION": "v1",
+            **moto.environment(),
+            "AWS_ENDPOINT_URL": proxy.endpoint_url,
+        }
+        (repository / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        done = call(script, "--force", "--quiet", cwd=elsewhere, env=_importing())
+    assert done.returncode == 77, done.stderr
+    command = done.stderr.split("all that a run needs is printed by:\n")[1].splitlines()[0].strip()
+    shown = subprocess.run(
+        ["sh", "-c", command], cwd=elsewhere, env=_importing(), capture_output=True, text=True, check=True
+    )
+    statements = {statement["Sid"]: statement for statement in json.loads(shown.stdout)["Statement"]}
+    assert statements["WriteStaging"]["Resource"] == f"arn:aws:s3:::{moto_bucket}/dev/m/v1/*"
+
+
+def _importing() -> dict[str, str]:
+    """Nothing of the environment but what finds the package where the tests do."""
+    return {name: value for name, value in os.environ.items() if name == "PYTHONPATH"}

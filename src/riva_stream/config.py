@@ -17,7 +17,7 @@ from riva_stream.errors import ConfigurationError
 from riva_stream.sizes import MIB
 
 __all__ = ["BLOCK", "DEPLOYMENTS", "MemoryPlan", "StageRequest", "UploadCheck"]
-__all__ += ["is_bintarball", "plan_memory", "prefix_of"]
+__all__ += ["is_bintarball", "is_run_id", "plan_memory", "prefix_of"]
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""
@@ -85,9 +85,16 @@ def _sha256(value: str) -> str:
 
 
 def _run_id(value: str) -> str:
-    if not _RUN_ID.fullmatch(value):
-        raise ValueError("is not a run id: up to 128 of letters, digits, '.', '_' and '-'")
+    if not is_run_id(value):
+        raise ValueError(
+            "is not a run id: up to 128 of letters, digits, '.', '_' and '-', and not '.' or '..'"
+        )
     return value
+
+
+def is_run_id(value: str) -> bool:
+    """Whether files may be named by it."""
+    return bool(_RUN_ID.fullmatch(value)) and value not in {".", ".."}
 
 
 def _endpoint(value: str) -> str:

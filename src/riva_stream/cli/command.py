@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from typing import Protocol
+
+from riva_stream.settings_file import ROOT
 
 __all__ = ["Command", "Invocation"]
 
@@ -40,7 +43,19 @@ class Invocation:
             if not skipping and word.partition("=")[0] not in without:
                 words.append(word)
             skipping = word in without
-        return Invocation(self.prog, (command, *words)).again()
+        return " ".join(
+            [self._program(), *(shlex.quote(_USERINFO.sub("", word)) for word in (command, *words))]
+        )
+
+    def _program(self) -> str:
+        """What any command can be called by, from any folder: the script of one command knows no other."""
+        if not os.environ.get(_SCRIPT):
+            return self.prog
+        # The script has chosen the interpreter, and whose ``.env`` is meant.
+        root = os.environ.get(ROOT, "")
+        return (
+            f"{ROOT}={shlex.quote(root)} " * bool(root) + f"{shlex.quote(sys.executable)} -P -m riva_stream"
+        )
 
 
 class Command(Protocol):

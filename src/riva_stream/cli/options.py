@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.units import parse_duration, parse_size
-from riva_stream.settings_file import root
+from riva_stream.settings_file import read_env_file, root
 
 __all__ = [
     "NOT_OF_THE_REQUEST",
@@ -24,6 +24,7 @@ __all__ = [
     "add_store",
     "add_what",
     "add_where_to",
+    "find_state_dir",
     "home_of",
     "request_flags",
     "state_dir_of",
@@ -69,6 +70,7 @@ def add_stage(parser: ArgumentParser) -> None:
     add_how(parser)
     add_limits(parser)
     add_output(parser)
+    add_log(parser)
 
 
 def add_source(parser: ArgumentParser) -> None:
@@ -282,6 +284,16 @@ def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> P
         return home_of(args.state_dir)
     named = os.environ.get("RIVA_STATE_DIR") or (in_file or {}).get("RIVA_STATE_DIR")
     return root() / home_of(named or "state")
+
+
+def find_state_dir(args: Namespace) -> Path:
+    """The same for a command that needs nothing else of ``.env``, which is read only where it decides.
+
+    Raises:
+        ConfigurationError: a file that was named cannot be read.
+    """
+    decided = args.state_dir or os.environ.get("RIVA_STATE_DIR")
+    return state_dir_of(args, {} if decided else read_env_file(args.env_file).values)
 
 
 def home_of(path: Path | str) -> Path:

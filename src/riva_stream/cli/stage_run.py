@@ -12,6 +12,7 @@ from riva_stream.cli.log_settings import LogSettings
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import request_flags
 from riva_stream.cli.summary import summary_text
+from riva_stream.config import is_run_id
 from riva_stream.report import StageReport
 from riva_stream.settings import load
 from riva_stream.settings_file import read_env_file
@@ -26,7 +27,12 @@ def run_stage(args: Namespace, invocation: Invocation) -> int:
     def text(report: StageReport, fancy: bool) -> str:
         return summary_text(report, debug=args.debug, fancy=fancy)
 
-    return execute(args, invocation, args.run_id or new_run_id(), _stage, text, recorded=True)
+    return execute(args, invocation, _run_id(args), _stage, text, recorded=True)
+
+
+def _run_id(args: Namespace) -> str:
+    """What the run's files are named by: one that may not be is refused with the settings, not made a path of."""
+    return args.run_id if args.run_id and is_run_id(args.run_id) else new_run_id()
 
 
 def _stage(session: Session) -> StageReport:
@@ -34,7 +40,7 @@ def _stage(session: Session) -> StageReport:
     assert record is not None  # noqa: S101 - this command keeps one
     file = read_env_file(args.env_file)
     show_as_the_log(session, record.open(file))
-    loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
+    loaded = load(request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
     record.request = loaded.request
     if loaded.trace:
         session.trace()

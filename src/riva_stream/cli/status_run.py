@@ -9,7 +9,7 @@ from pathlib import Path
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
-from riva_stream.cli.options import state_dir_of
+from riva_stream.cli.options import find_state_dir
 from riva_stream.cli.place import reach_of, staging_prefix
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
@@ -48,7 +48,7 @@ def _look(session: Session) -> StatusReport:
             reach = reach_of(session)
             bucket, prefix = staging_prefix(place, reach)
         except ConfigurationError:
-            state = state_dir_of(args)
+            state = find_state_dir(args)
             if place is not None or not state.is_dir():
                 raise
             bucket, prefix, last, reach = _remembered(session, state)

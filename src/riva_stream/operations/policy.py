@@ -7,33 +7,21 @@ AWS libraries.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, Literal
-
-from pydantic import model_serializer
+from typing import Any
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError
-from riva_stream.manifest import Document
-from riva_stream.rights import (
-    KMS_ACTIONS,
-    RIGHTS,
-    Right,
-    bucket_arn,
-    object_arn,
-    partition_of,
-)
+from riva_stream.operations.grants import Grant, PolicyDocument, key_grant, key_grant_for, merged
+from riva_stream.rights import KMS_ACTIONS, RIGHTS, Right, bucket_arn, object_arn
 
 __all__ = [
     "EXTRAS",
     "SCOPES",
-    "Grant",
-    "PolicyDocument",
     "granting",
     "grants_for",
-    "merged",
     "policy_of",
     "uses_of",
 ]
@@ -65,36 +53,21 @@ _DESTINATION = {
     "reference_only": _DOCUMENTS,
     "bintarball_reference": _DOCUMENTS,
 }
-_KEY_ID = re.compile(r"[0-9a-fA-F-]{36}|mrk-[0-9a-fA-F]{32}")
+_LOG = ("PutObject",)
 
 
-class Grant(Document):
-    """One statement of a policy, with IAM's names."""
-
-    Sid: str
-    Effect: Literal["Allow"] = "Allow"
-    Action: list[str]
-    Resource: str
-    Condition: dict[str, dict[str, Any]] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """IAM takes no null."""
-        return {name: value for name, value in handler(self).items() if value is not None}
-
-
-class PolicyDocument(Document):
-    """An identity-based IAM policy, as ``aws iam put-role-policy`` takes it."""
-
-    Version: Literal["2012-10-17"] = "2012-10-17"
-    Statement: list[Grant]
-
-
-def uses_of(request: StageRequest, extras: Iterable[str] = ()) -> list[tuple[str, str, str]]:
+def uses_of(
+    request: StageRequest, extras: Iterable[str] = (), *, log: bool = False
+) -> list[tuple[str, str, str]]:
     """Each request that a run may send, with its right and what it goes to: for people.
 
+    Args:
+        request: what is staged.
+        extras: of :data:`EXTRAS`.
+        log: whether a copy of the log is put somewhere.
+
     Returns:
-        ``(operation, right, "source" | "destination")`` in the order of the table.
+        ``(operation, right, "source" | "destination" | "log")`` in the order of the table.
     """
     rows = [(name, right, "source") for name in _SOURCE[request.mode] for right in RIGHTS[name]]
     wanted = _wanted(request, extras)
@@ -104,6 +77,7 @@ def uses_of(request: StageRequest, extras: Iterable[str] = ()) -> list[tuple[str
         for right in RIGHTS[name]
         if not right.of_source
     ]
+    rows += [(name, right, "log") for name in _LOG * log for right in RIGHTS[name]]
     return [
         (name, f"{right.action} {right.when}".strip(), place) for name, right, place in dict.fromkeys(rows)
     ]
@@ -115,6 +89,7 @@ def policy_of(
     scope: str = "version",
     extras: Iterable[str] = (),
     source_key: str | None = None,
+    log: tuple[str, str] | None = None,
 ) -> PolicyDocument:
     """The least policy for a request.
 
@@ -123,6 +98,7 @@ def policy_of(
         scope: one of :data:`SCOPES`: this version of the model, any of its versions, any model, the whole bucket.
         extras: of :data:`EXTRAS`, what else the destination is used for.
         source_key: the KMS key that the source is encrypted with: an id, an ARN or an alias.
+        log: the bucket that copies of logs go to, and the pattern of their keys.
     """
     source_region = request.source_region or request.region
     there = _rights(_wanted(request, extras), source=False)
@@ -132,7 +108,7 @@ def policy_of(
         Grant(
             Sid="ReadSource",
             Action=_actions(from_there, "object"),
-            Resource=object_arn(request.source_bucket, _source_pattern(request), source_region),
+            Resource=object_arn(request.source_bucket, _pattern(request.source_key), source_region),
         ),
         Grant(
             Sid="FindSource",
@@ -158,24 +134,27 @@ def policy_of(
             Grant(
                 Sid="ReadContainer",
                 Action=["s3:GetObject"],
-                Resource=object_arn(request.server_bucket, request.server_key, region),
+                Resource=object_arn(request.server_bucket, _pattern(request.server_key), region),
             ),
             Grant(
                 Sid="FindContainer",
                 Action=["s3:ListBucket"],
                 Resource=bucket_arn(request.server_bucket, region),
-                Condition=_below(request.server_key.rpartition("/")[0]),
+                Condition=_below(_literal(request.server_key).rpartition("/")[0]),
             ),
         ]
+    if log is not None:
+        writing = _actions(_rights(_LOG, source=False), "object")
+        grants.append(Grant(Sid="WriteLog", Action=writing, Resource=object_arn(*log, request.region)))
     # No condition on a prefix: IAM knows none for these.
     whole = [action for action in _actions(there, "bucket") if action != "s3:ListBucket"]
     if whole:
         bucket = bucket_arn(request.bucket, request.region)
         grants.append(Grant(Sid="ManageBucket", Action=whole, Resource=bucket))
     if request.sse in {"aws:kms", "aws:kms:dsse"} and request.kms_key_id:
-        grants.append(_key_grant("UseKey", KMS_ACTIONS, request.kms_key_id, request.region))
+        grants.append(key_grant("UseKey", KMS_ACTIONS, request.kms_key_id, request.region))
     if source_key:
-        grants.append(_key_grant("ReadWithKey", KMS_ACTIONS[1:], source_key, source_region))
+        grants.append(key_grant("ReadWithKey", KMS_ACTIONS[1:], source_key, source_region))
     return PolicyDocument(Statement=grants)
 
 
@@ -192,7 +171,7 @@ def grants_for(
     if error.denied_by:
         return []
     if error.action.startswith("kms:"):
-        return [_key_grant_for(error, request, region)]
+        return [key_grant_for(error, request, region)]
     operation, bucket, key = error.where.operation, error.where.bucket, error.where.key
     rights = [right for right in RIGHTS.get(operation, ()) if error.action in {"", right.action}]
     if error.action and not rights:
@@ -209,17 +188,6 @@ def grants_for(
             sid = "GrantMissing" + right.action.partition(":")[2]
             found.append(Grant(Sid=sid, Action=[right.action], Resource=resource))
     return merged(found)
-
-
-def merged(grants: Iterable[Grant]) -> list[Grant]:
-    """One statement for all that grant something on the same resource under the same condition."""
-    found: dict[tuple[str, str], Grant] = {}
-    for grant in grants:
-        place = (grant.Resource, str(grant.Condition))
-        before = found.get(place, grant)
-        actions = list(dict.fromkeys([*before.Action, *grant.Action]))
-        found[place] = before.model_copy(update={"Action": actions})
-    return list(found.values())
 
 
 @contextmanager
@@ -262,9 +230,8 @@ def _literal(pattern: str) -> str:
     return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
 
 
-def _source_pattern(request: StageRequest) -> str:
-    """The source's key for IAM, which knows ``*`` and ``?`` but no ``[...]``."""
-    key = request.source_key
+def _pattern(key: str) -> str:
+    """A key as the source is named, for IAM, which knows ``*`` and ``?`` but no ``[...]``."""
     return key + "*" if key.endswith("/") else re.sub(r"\[.*", "*", key, flags=re.DOTALL)
 
 
@@ -296,32 +263,3 @@ def _of_the_whole(right: Right, request: StageRequest | None, bucket: str, key: 
         if fits:
             return grant.model_copy(update={"Action": [right.action]})
     return None
-
-
-def _key_grant(sid: str, actions: Sequence[str], key: str, region: str | None) -> Grant:
-    """The use of a key, through S3 alone."""
-    via = f"s3.{region or '*'}.amazonaws.com" + (".cn" if partition_of(region) == "aws-cn" else "")
-    condition: dict[str, dict[str, Any]] = {"StringLike": {"kms:ViaService": via}}
-    start = f"arn:{partition_of(region)}:kms:{region or '*'}:*:"
-    if key.startswith("arn:") and ":key/" in key:
-        resource = key
-    elif _KEY_ID.fullmatch(key):
-        resource = f"{start}key/{key}"
-    else:
-        # A statement about a key cannot name it by its alias, except in a condition.
-        account = key.rpartition(":alias/")[0] if key.startswith("arn:") else start.rstrip(":")
-        resource = f"{account}:key/*"
-        alias = "alias/" + key.rpartition("alias/")[2]
-        condition["ForAnyValue:StringEquals"] = {"kms:ResourceAliases": alias}
-    return Grant(Sid=sid, Action=list(actions), Resource=resource, Condition=condition)
-
-
-def _key_grant_for(error: AccessDeniedError, request: StageRequest | None, region: str | None) -> Grant:
-    named = error.resource or (request.kms_key_id if request else None)
-    where = (request.region if request else None) or region
-    reads = error.where.operation in {"GetObject", "HeadObject"}
-    actions = KMS_ACTIONS[1:] if reads else KMS_ACTIONS
-    if named:
-        return _key_grant("ReadWithKey" if reads else "UseKey", actions, named, where)
-    grant = _key_grant("ReadWithKey" if reads else "UseKey", actions, "0" * 36, where)
-    return grant.model_copy(update={"Resource": grant.Resource.replace("0" * 36, "*")})

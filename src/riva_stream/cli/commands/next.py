@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import complain, print_result
+from riva_stream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from riva_stream.handover import Handover
@@ -50,6 +51,12 @@ _MISSING, _INCONSISTENT, _AGAIN, _UNREADABLE = 66, 65, 75, 78
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="settings, of which only RIVA_STATE_DIR counts here (default: ./.env if there is one) [RIVA_ENV_FILE]",
+    )
+    parser.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="of the staging (default: ./state) [RIVA_STATE_DIR]"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
@@ -59,7 +66,10 @@ def run(args: Namespace, invocation: Invocation) -> int:
     """Print it."""
     from riva_stream.handover import read  # noqa: PLC0415 - --help needs none of it
 
-    folder = options.state_dir_of(args)
+    try:
+        folder = options.find_state_dir(args)
+    except ConfigurationError as error:
+        return _refuse(args, _Problem(_UNREADABLE, error.what, error.hint), {})
     try:
         handover = read(folder)
     except OSError as error:

@@ -32,7 +32,6 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     options.add_stage(parser)
-    options.add_log(parser)
 
 
 def run(args: Namespace, invocation: Invocation) -> int:

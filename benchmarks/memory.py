@@ -17,8 +17,8 @@ from benchmarks.measure import measure
 from benchmarks.results import GIB, MIB, table
 from benchmarks.synthetic import BUCKET, KEY
 from benchmarks.tools import ROOT, program
-from riva_stream.config import plan_memory
 from riva_stream.errors import ConfigurationError
+from riva_stream.memory import plan_memory
 from tests.support.servers import ram_or_disk_folder
 
 __all__ = ["add_arguments", "least_memory", "main"]

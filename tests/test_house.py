@@ -24,12 +24,13 @@ ROOMS: dict[str, set[str]] = {
     "lanes": set(),
     "tee": {"buffers"},
     "retry": FLOOR,
-    "config": FLOOR,
+    "memory": FLOOR,
+    "config": FLOOR | {"memory"},
     "handover": {"errors"},
-    "settings": FLOOR | {"config", "settings_check", "settings_aliases", "settings_file"},
+    "settings": FLOOR | {"config", "memory", "settings_check", "settings_aliases", "settings_file"},
     "settings_aliases": FLOOR | {"settings_check"},
     "settings_file": FLOOR,
-    "settings_check": FLOOR | {"config"},
+    "settings_check": FLOOR | {"config", "memory"},
     "digest": {"buffers", "lanes"},
     "archive": {"errors", "sizes"},
     "manifest": FLOOR,
@@ -40,14 +41,38 @@ ROOMS: dict[str, set[str]] = {
     "sink": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "state": FLOOR | {"s3", "manifest", "retry"},
     "pipeline": FLOOR
-    | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "deployment", "report"}
+    | {
+        "config",
+        "memory",
+        "buffers",
+        "lanes",
+        "tee",
+        "retry",
+        "digest",
+        "archive",
+        "manifest",
+        "deployment",
+        "report",
+    }
     | {"s3", "source", "sink", "state"},
     "operations": FLOOR
-    | {"config", "buffers", "lanes", "tee", "retry", "digest", "manifest", "deployment", "report", "handover"}
+    | {
+        "config",
+        "memory",
+        "buffers",
+        "lanes",
+        "tee",
+        "retry",
+        "digest",
+        "manifest",
+        "deployment",
+        "report",
+        "handover",
+    }
     | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations"}
-    | {"config", "settings", "settings_check", "settings_aliases", "settings_file"}
+    | {"config", "memory", "settings", "settings_check", "settings_aliases", "settings_file"}
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }

@@ -1,4 +1,4 @@
-"""What a run is asked to do: frozen, validated settings, and the memory they come to.
+"""What a run is asked to do: frozen, validated settings.
 
 :class:`StageRequest` is all that :func:`riva_stream.stage` reads: no environment, no files. The command line
 fills it from flags, the environment and ``.env`` (see ``settings``).
@@ -13,11 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from riva_stream.errors import ConfigurationError
+from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["BLOCK", "DEPLOYMENTS", "MemoryPlan", "StageRequest", "UploadCheck"]
-__all__ += ["is_bintarball", "is_run_id", "plan_memory", "prefix_of"]
+__all__ = ["DEPLOYMENTS", "StageRequest", "UploadCheck", "is_bintarball", "is_run_id", "prefix_of"]
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""
@@ -34,7 +33,6 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-_SMALLEST_PART = 5 * MIB  # S3: every part but the last has at least 5 MiB
 _LARGEST_PART = 5 << 30
 _MOST_PARTS = 10_000
 
@@ -172,7 +170,7 @@ class StageRequest(BaseModel):
     storage_class: str | None = None
     expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$")
 
-    part_size: int = Field(default=8 * MIB, ge=_SMALLEST_PART, le=_LARGEST_PART)
+    part_size: int = Field(default=8 * MIB, ge=SMALLEST_PART, le=_LARGEST_PART)
     """Bytes of a part and of a range; raised by itself where the source would need more than 10,000 of them."""
     connections: int = Field(default=8, ge=1, le=256)
     """Requests in flight at once in each direction, as far as ``memory`` lets them."""
@@ -275,51 +273,3 @@ class StageRequest(BaseModel):
         if least <= self.part_size:
             return self.part_size
         return -(-least // MIB) * MIB
-
-
-# Measured, with the method, in docs/memory.md.
-_BASE = 92 * MIB
-"""The interpreter, the libraries, an idle client and its sockets."""
-_ALLOCATOR = 1.15
-"""Bytes of the process per byte of the archive in it: what the allocator cannot reuse at once comes on top."""
-BLOCK = MIB
-"""Bytes that one step of the extraction may expand to."""
-_LEAST_PARTS = 4
-"""One that is read and one that is sent, each way, is the least that keeps moving."""
-
-
-class MemoryPlan(BaseModel):
-    """How a ceiling is divided. All figures in bytes; the formula stands in docs/memory.md."""
-
-    model_config = ConfigDict(frozen=True)
-
-    ceiling: int
-    part_size: int
-    read_share: int
-    """Source bytes in flight: being fetched, hashed, uploaded or waiting for the extraction."""
-    write_share: int
-    """Expanded bytes in flight: in a part that is filled up, being hashed or uploaded."""
-
-
-def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
-    """Divide ``ceiling`` bytes into the shares for reading and for writing.
-
-    Raises:
-        ConfigurationError: the ceiling is too small; the message names the least that works.
-    """
-    parts = int(((ceiling - _BASE) / _ALLOCATOR - BLOCK) // part_size)
-    if parts < _LEAST_PARTS:
-        least = -(-int(_BASE + _ALLOCATOR * (_LEAST_PARTS * part_size + BLOCK)) // MIB) + 1
-        raise ConfigurationError(
-            f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
-            f"{least} MiB is the least that works",
-            hint=f"pass --memory {least}MiB or more"
-            + (", or a smaller --part-size" if part_size > _SMALLEST_PART else ""),
-        )
-    read = parts // 2
-    return MemoryPlan(
-        ceiling=ceiling,
-        part_size=part_size,
-        read_share=read * part_size,
-        write_share=(parts - read) * part_size,
-    )

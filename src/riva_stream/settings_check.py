@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from riva_stream.config import StageRequest, plan_memory
+from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, Where
+from riva_stream.memory import plan_memory
 from riva_stream.sizes import human_size
 
 __all__ = ["Origin", "Problem", "SettingsError", "check"]

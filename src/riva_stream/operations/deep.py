@@ -15,11 +15,11 @@ from functools import partial
 import anyio
 
 from riva_stream.buffers import Chunk, Credits
-from riva_stream.config import plan_memory
 from riva_stream.digest import Hash, HashLane
 from riva_stream.errors import ConfigurationError, SourceChangedError, first_of
 from riva_stream.events import Observer
 from riva_stream.lanes import Lane, Lanes
+from riva_stream.memory import plan_memory
 from riva_stream.operations.reports import DeepRead
 from riva_stream.pipeline.run import Meter
 from riva_stream.retry import Retrier

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riva_stream.config import plan_memory
 from riva_stream.errors import ConfigurationError
+from riva_stream.memory import plan_memory
 from riva_stream.operations.check_report import CheckRecord, failed, passed, warned
 from riva_stream.sizes import MIB, human_size
 

@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from riva_stream.buffers import Credits
-from riva_stream.config import StageRequest, plan_memory
+from riva_stream.config import StageRequest
 from riva_stream.deployment import DEPLOYMENT_READY
 from riva_stream.errors import first_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
 from riva_stream.lanes import Lanes
 from riva_stream.manifest import MARKER, to_json
+from riva_stream.memory import plan_memory
 from riva_stream.pipeline.bintarball import (
     commit_reference,
     confirmed,

@@ -10,10 +10,10 @@ import anyio
 
 from riva_stream.archive import ArchiveSummary, Extractor, Limits, Member
 from riva_stream.buffers import Credits
-from riva_stream.config import plan_memory
 from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged
+from riva_stream.memory import plan_memory
 from riva_stream.pipeline.run import Run
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.sink import Upload, Uploads

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from riva_stream.config import plan_memory
 from riva_stream.deployment import DEPLOYMENT_JSON, DEPLOYMENT_READY
 from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER
+from riva_stream.memory import plan_memory
 from riva_stream.pipeline.flow import archive_key, is_bare_model
 from riva_stream.pipeline.pair import reference_to
 from riva_stream.pipeline.run import Run

@@ -20,9 +20,9 @@ from riva_stream.archive import (
     MemberStart,
 )
 from riva_stream.buffers import Channel, Chunk, Credits, Piece
-from riva_stream.config import BLOCK
 from riva_stream.digest import Digest, HashLane
 from riva_stream.lanes import Lane
+from riva_stream.memory import BLOCK
 from riva_stream.sink import Upload
 from riva_stream.tee import tee
 

@@ -1,0 +1,60 @@
+"""How a ceiling for the memory of the whole process is divided."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.sizes import MIB
+
+__all__ = ["BLOCK", "SMALLEST_PART", "MemoryPlan", "plan_memory"]
+
+SMALLEST_PART = 5 * MIB
+"""S3: every part but the last has at least 5 MiB."""
+
+# Measured, with the method, in docs/memory.md.
+_BASE = 92 * MIB
+"""The interpreter, the libraries, an idle client and its sockets."""
+_ALLOCATOR = 1.15
+"""Bytes of the process per byte of the archive in it: what the allocator cannot reuse at once comes on top."""
+BLOCK = MIB
+"""Bytes that one step of the extraction may expand to."""
+_LEAST_PARTS = 4
+"""One that is read and one that is sent, each way, is the least that keeps moving."""
+
+
+class MemoryPlan(BaseModel):
+    """How a ceiling is divided. All figures in bytes; the formula stands in docs/memory.md."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ceiling: int
+    part_size: int
+    read_share: int
+    """Source bytes in flight: being fetched, hashed, uploaded or waiting for the extraction."""
+    write_share: int
+    """Expanded bytes in flight: in a part that is filled up, being hashed or uploaded."""
+
+
+def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
+    """Divide ``ceiling`` bytes into the shares for reading and for writing.
+
+    Raises:
+        ConfigurationError: the ceiling is too small; the message names the least that works.
+    """
+    parts = int(((ceiling - _BASE) / _ALLOCATOR - BLOCK) // part_size)
+    if parts < _LEAST_PARTS:
+        least = -(-int(_BASE + _ALLOCATOR * (_LEAST_PARTS * part_size + BLOCK)) // MIB) + 1
+        raise ConfigurationError(
+            f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
+            f"{least} MiB is the least that works",
+            hint=f"pass --memory {least}MiB or more"
+            + (", or a smaller --part-size" if part_size > SMALLEST_PART else ""),
+        )
+    read = parts // 2
+    return MemoryPlan(
+        ceiling=ceiling,
+        part_size=part_size,
+        read_share=read * part_size,
+        write_share=(parts - read) * part_size,
+    )

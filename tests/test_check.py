@@ -16,11 +16,13 @@ import pytest
 from riva_stream.operations.check import check
 from riva_stream.operations.check_report import CheckRecord, CheckReport, passed
 from riva_stream.operations.host import check_files, check_memory, check_state, free_memory
+from riva_stream.operations.policy import policy_of
 from riva_stream.sizes import GIB, MIB
 from tests.cli_processes import run
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Fault, Gate, Refuse, Reset, Rewrite, Stall
+from tests.support.iam import Enforce
 from tests.support.servers import GatewayServer, MotoServer, S3Server
 
 SETTLED = passed("settings", "")
@@ -135,6 +137,61 @@ async def test_by_reference_asks_for_less(place: Place) -> None:
     assert report.exit_code == 0
     assert not UPLOADS & {record.component for record in report.records}
     assert of(report, "destination").status == "pass"
+
+
+async def test_a_bintarball_reference_asks_for_as_little(place: Place) -> None:
+    place.source()
+    place.put("images/speech.tar.gz", b"an image")
+    fields: dict[str, Any] = {"bintarball_reference": True, "server_path": "images/speech.tar.gz"}
+    report = await checked(place, **fields)
+    assert report.exit_code == 0
+    assert not UPLOADS & {record.component for record in report.records}
+    assert of(report, "destination").status == "pass"
+    archived = every("GetObject", Refuse("InvalidObjectState"), SOURCE_KEY)
+    report = await checked(place, archived, **fields)
+    assert (report.exit_code, of(report, "source").status) == (0, "warn")
+
+
+async def test_by_reference_no_version_is_read(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what `policy` prints for it, which is all that such a run needs."""
+    put_credentials(moto, monkeypatch)
+    place = Place(moto, moto.new_bucket())
+    place.client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
+    place.source()
+    policy = policy_of(place.request(reference_only=True)).model_dump()
+    async with FaultProxy(moto, [Enforce(policy=policy)]) as proxy:
+        report = await check(place.request(endpoint_url=proxy.endpoint_url, reference_only=True), SETTLED)
+    assert (report.exit_code, of(report, "source").status) == (0, "pass")
+
+
+# --- the container image
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_the_container_image_is_looked_for(place: Place, elsewhere: bool) -> None:
+    place.source()
+    bucket = place.server.new_bucket("images") if elsewhere else place.bucket
+    start = f"s3://{bucket}/" if elsewhere else ""
+    for key, data in (("images/speech.tar.gz", b"an image"), ("images/empty.tar.gz", b"")):
+        place.client.put_object(Bucket=bucket, Key=key, Body=data)
+    report = await checked(place, server_path=f"{start}images/speech.tar.gz")
+    assert (report.exit_code, of(report, "container").status) == (0, "pass")
+    report = await checked(place, server_path=f"{start}images/speech.tgz", reference_only=True)
+    assert (report.exit_code, failures(report)) == (66, {"container"})
+    fix = of(report, "container").details["fix"]
+    assert f"--server-path s3://{bucket}/images/speech.tar.gz" in fix
+    empty = {"server_path": f"{start}images/empty.tar.gz", "bintarball_reference": True}
+    report = await checked(place, **empty)
+    assert (report.exit_code, failures(report)) == (65, {"container"})
+    denied = every("HeadObject", Refuse("AccessDenied"), "images/*")
+    report = await checked(place, denied, server_path=f"{start}images/speech.tar.gz")
+    assert (report.exit_code, failures(report)) == (77, {"container"})
+    assert report.policy is not None
+    assert "ReadContainer" in [grant.Sid for grant in report.policy.Statement]
+    if elsewhere:
+        place.server.remove_bucket(bucket)
+    report = await checked(place, server_path="images/speech.tar.gz", bucket="no-such-bucket-here")
+    assert of(report, "container").message == "not tried: destination-region failed"
 
 
 # --- the source

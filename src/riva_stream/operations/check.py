@@ -30,7 +30,7 @@ from riva_stream.operations.check_report import (
     report_of,
     warned,
 )
-from riva_stream.operations.check_source import SourceCheck
+from riva_stream.operations.check_source import SourceCheck, container_record
 from riva_stream.operations.examiner import Examiner
 from riva_stream.operations.host import check_files, check_memory, check_state, check_versions
 from riva_stream.operations.resolve import resolved
@@ -164,16 +164,20 @@ class _Stores:
 
     async def _source(self, settings: StoreSettings, look: Look) -> None:
         examiner, request = self._examiner, self._request
-        if not await self._reaches("source", look, request.source_bucket):
-            return
+        reached = await self._reaches("source", look, request.source_bucket)
         async with open_store(settings, session=look.session, warn=_ignore) as store:
-            source = SourceCheck(examiner, store)
-            await examiner.examine("source", source.record)
-            if source.found is not None:
-                self._part_size = request.part_size_for(source.found.size)
+            if reached:
+                source = SourceCheck(examiner, store)
+                await examiner.examine("source", source.record)
+                if source.found is not None:
+                    self._part_size = request.part_size_for(source.found.size)
+            refused = _has_failed(examiner, "source-credentials" if self._elsewhere else "credentials")
+            if request.server_path is not None and request.server_bucket != request.bucket and not refused:
+                await examiner.examine("container", partial(container_record, examiner, store))
 
     async def _destination(self, settings: StoreSettings, look: Look) -> None:
-        if not await self._reaches("destination", look, self._request.bucket):
+        request = self._request
+        if not await self._reaches("destination", look, request.bucket):
             return
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(open_store(settings, session=look.session, warn=_ignore))
@@ -182,7 +186,10 @@ class _Stores:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(trial.try_object)
                     tasks.start_soon(trial.try_listing)
-                    if not self._request.reference_only:
+                    if request.server_path is not None and request.server_bucket == request.bucket:
+                        container = partial(container_record, self._examiner, store)
+                        tasks.start_soon(self._examiner.examine, "container", container)
+                    if request.mode == "full":
                         tasks.start_soon(trial.try_upload)
                         tasks.start_soon(trial.try_listing_uploads)
             finally:
@@ -219,8 +226,10 @@ class _Stores:
         for side in (name,) if self._elsewhere else ("source-", ""):
             way = (f"{name}credentials", f"{name}endpoint", f"{side or 'destination-'}region")
             cause = next((step for step in way if _has_failed(examiner, step)), "")
-            there = destination_components(reference_only=request.reference_only)
+            there = destination_components(uploads=request.mode == "full")
             rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
+            if request.server_path is not None and bool(side) == (request.server_bucket != request.bucket):
+                rest = (*rest, "container")
             examiner.skip(f"{cause} failed", *rest)
         examiner.skip(f"{name}credentials failed", f"{name}endpoint")
         if not name:

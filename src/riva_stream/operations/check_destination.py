@@ -56,11 +56,11 @@ class DestinationCheck:
                 )
             reason = "what it would write could not be removed"
             self._examiner.skip(reason, "conditional-writes", "head")
-            if self._examiner.request.reference_only:
+            if self._examiner.request.mode != "full":
                 self._examiner.skip(reason, "destination")
             return
         record = await self._examiner.examine("conditional-writes", self._writes_on_condition)
-        if self._examiner.request.reference_only:
+        if self._examiner.request.mode != "full":
             self._examiner.keep(
                 record.model_copy(update={"component": "destination"})
                 if record.status == "fail"

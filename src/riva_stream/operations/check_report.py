@@ -30,7 +30,7 @@ Status = Literal["pass", "warn", "fail"]
 COMPONENTS = (
     *("settings", "credentials", "source-credentials", "identity", "endpoint", "source-endpoint"),
     *("source-region", "destination-region", "clock"),
-    *("source", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
+    *("source", "container", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
     *("conditional-writes", "checksums"),
     *("memory", "open-files", "state-directory", "versions"),
 )
@@ -123,10 +123,10 @@ def failed_with(
     return failed(component, what, exit_code=error.exit_code, fix=fix, **details)
 
 
-def destination_components(*, reference_only: bool) -> tuple[str, ...]:
+def destination_components(*, uploads: bool) -> tuple[str, ...]:
     """What is looked at there; by reference there are no uploads."""
     always = ("destination", "list", "head", "delete", "conditional-writes")
-    return always if reference_only else (*always, "list-uploads", "list-parts", "checksums")
+    return (*always, "list-uploads", "list-parts", "checksums") if uploads else always
 
 
 def report_of(

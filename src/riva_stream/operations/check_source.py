@@ -11,7 +11,7 @@ from riva_stream.s3 import Store
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource, find_source
 
-__all__ = ["SourceCheck"]
+__all__ = ["SourceCheck", "container_record"]
 
 _PARTIAL_CONTENT = 206
 _INTEGRITY = 65
@@ -51,12 +51,14 @@ class SourceCheck:
                 **facts,
             )
         said = f"{source.uri}, {human_size(source.size)}"
+        # By reference a run reads nothing, so it needs no right to read a version.
+        version_id = source.version_id if request.mode == "full" else None
         try:
-            await retrier("GetObject", partial(self._read, source, source.version_id))
+            await retrier("GetObject", partial(self._read, source, version_id))
         except SourceNotFoundError as error:
             return await self._archived(source, error)
         except AccessDeniedError as error:
-            if source.version_id is None or request.reference_only:
+            if version_id is None:
                 raise
             await retrier("GetObject", partial(self._read, source, None))
             less = "it would be pinned by its ETag alone, not by its version"
@@ -93,7 +95,7 @@ class SourceCheck:
             "--restore-request Days=3 (takes minutes to hours), then check again"
         )
         facts = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
-        if request.reference_only:
+        if request.mode != "full":
             return warned("source", message + ": whoever uses the reference cannot read it", fix=fix, **facts)
         return failed(
             "source",
@@ -102,3 +104,27 @@ class SourceCheck:
             fix=fix,
             **facts,
         )
+
+
+async def container_record(examiner: Examiner, store: Store) -> CheckRecord:
+    """One HEAD of the container image, as a run pins it; nobody here reads it.
+
+    Raises:
+        RivaStreamError: it is not there, or may not be looked at.
+    """
+    request = examiner.request
+    image = await find_source(
+        store,
+        request.server_bucket,
+        request.server_key,
+        examiner.retrier,
+        flag="--server-path",
+        variable="RIVA_SERVER_PATH",
+    )
+    facts = {"uri": image.uri, "size": image.size, "etag": image.etag, "version_id": image.version_id}
+    if image.size:
+        return passed("container", f"{image.uri}, {human_size(image.size)}", **facts)
+    message, fix = f"{image.uri} is empty", "upload the image again"
+    if request.mode == "bintarball_reference":
+        return failed("container", message, exit_code=_INTEGRITY, fix=fix, **facts)
+    return warned("container", message, fix=fix, **facts)

@@ -43,7 +43,7 @@ ROOMS: dict[str, set[str]] = {
     | {"config", "buffers", "lanes", "tee", "retry", "digest", "archive", "manifest", "deployment", "report"}
     | {"s3", "source", "sink", "state"},
     "operations": FLOOR
-    | {"config", "buffers", "lanes", "tee", "retry", "digest", "manifest", "report"}
+    | {"config", "buffers", "lanes", "tee", "retry", "digest", "manifest", "deployment", "report"}
     | {"s3", "source", "sink", "state", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations"}

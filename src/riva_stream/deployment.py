@@ -11,11 +11,22 @@ from datetime import datetime
 
 from pydantic import Field
 
-from riva_stream.manifest import SCHEMA_VERSION, BuildInfo, Document, Mode, Model
+from riva_stream.manifest import (
+    ARTIFACT_JSON,
+    CHECKSUMS,
+    MANIFEST_JSON,
+    MARKER,
+    SCHEMA_VERSION,
+    BuildInfo,
+    Document,
+    Mode,
+    Model,
+)
 
 __all__ = [
     "DEPLOYMENT_JSON",
     "DEPLOYMENT_READY",
+    "DOCUMENTS",
     "PAIR",
     "BintarballReferences",
     "DeploymentDocument",
@@ -27,6 +38,8 @@ __all__ = [
 DEPLOYMENT_JSON = "deployment.json"
 DEPLOYMENT_READY = "deployment_ready.txt"
 PAIR = (DEPLOYMENT_JSON, DEPLOYMENT_READY)
+DOCUMENTS = (CHECKSUMS, ARTIFACT_JSON, *PAIR, MANIFEST_JSON, MARKER)
+"""All that a staging may have beside its bytes, in the order in which they are written."""
 
 
 class ObjectReference(Document):

@@ -180,7 +180,7 @@ async def test_the_container_image_is_looked_for(place: Place, elsewhere: bool) 
     assert (report.exit_code, failures(report)) == (66, {"container"})
     fix = of(report, "container").details["fix"]
     assert f"--server-path s3://{bucket}/images/speech.tar.gz" in fix
-    empty = {"server_path": f"{start}images/empty.tar.gz", "bintarball_reference": True}
+    empty: dict[str, Any] = {"server_path": f"{start}images/empty.tar.gz", "bintarball_reference": True}
     report = await checked(place, **empty)
     assert (report.exit_code, failures(report)) == (65, {"container"})
     denied = every("HeadObject", Refuse("AccessDenied"), "images/*")

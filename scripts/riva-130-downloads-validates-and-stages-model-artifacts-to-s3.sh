@@ -82,10 +82,11 @@ export PATH
 ensure_environment ""
 export RIVA_STREAM_ROOT=$root RIVA_STREAM_CALLED_AS=$0
 if [ -n "$docs" ]; then
-    exec "$python" -m riva_stream docs riva-130
+    # -P: a json.py in the folder that the caller stands in is none of ours.
+    exec "$python" -P -m riva_stream docs riva-130
 fi
 { set +x; } 2>/dev/null
 if [ -n "$trace" ]; then
-    echo "+ exec $python -m riva_stream stage (and ${#words[@]} words)" >&2
+    echo "+ exec $python -P -m riva_stream stage (and ${#words[@]} words)" >&2
 fi
-exec "$python" -m riva_stream stage ${words[@]+"${words[@]}"}
+exec "$python" -P -m riva_stream stage ${words[@]+"${words[@]}"}

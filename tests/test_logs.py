@@ -342,6 +342,13 @@ def test_a_secret_survives_in_no_spelling(secret: str, before: str, after: str) 
             "https://h/k?AWSAccessKeyId=id&Signature=a%2Bb&Expires=1",
             "https://h/k?AWSAccessKeyId=***&Signature=***&Expires=1",
         ),
+        (
+            "https://h/k?X-Goog-Credential=me%40p&X-Goog-Signature=0a1b&v=1",
+            "https://h/k?X-Goog-Credential=***&X-Goog-Signature=***&v=1",
+        ),
+        ("https://h/k?Key-Pair-Id=K1&Signature=a~b", "https://h/k?Key-Pair-Id=***&Signature=***"),
+        ("https://h/k?GoogleAccessId=me%40p&Expires=1", "https://h/k?GoogleAccessId=***&Expires=1"),
+        ("https://h/k?sv=1&sig=a%2Bb%3D&se=2 sig=x", "https://h/k?sv=1&sig=***&se=2 sig=x"),
         ("https://token@h/k http://u:p@h/", "https://***@h/k http://***@h/"),
         ("key ASIAIOSFODNN7EXAMPLE.", "key ***."),
         (
@@ -369,6 +376,24 @@ def test_the_settings_that_are_kept_have_no_password() -> None:
     assert kept.endpoint_url == "https://store:9000/base"
     assert kept.source_endpoint_url == "http://other"
     assert kept.model_copy(update={"endpoint_url": None}).without_secrets().endpoint_url is None
+
+
+def test_a_secret_of_digits_leaves_json_whole(tmp_path: Path) -> None:
+    secret = {"DB_PASSWORD": str(100 << 20)}  # as many bytes as the plan says
+    done = double("good", "--dry-run", "--json", "--log-format=json", cwd=tmp_path, env=secret)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["plan"]["source_size"] == 100 << 20
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {event["source_size"] for event in events if "source_size" in event} == {100 << 20}
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_the_secrets_of_the_file_are_known_to_every_command(command: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OTHER_PASSWORD=my-secret-pass-1\nAWS_REGION=us-east-2\n")
+    done = run("riva_stream", command, "s3://my-secret-pass-1", "--json", cwd=tmp_path)
+    assert done.returncode == 78
+    assert "names a bucket" in done.stderr
+    assert "my-secret-pass-1" not in done.stdout + done.stderr
 
 
 def test_json_stays_json_whatever_is_redacted() -> None:

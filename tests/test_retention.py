@@ -164,7 +164,14 @@ async def test_ours_can_be_taken_away_again(place: Place) -> None:
 
 
 async def test_it_says_what_the_rules_apply_to_now(place: Place) -> None:
-    for name in ("staging_complete.txt", "artifact.json", "models/a.riva"):
+    ours = (
+        "staging_complete.txt",
+        "artifact.json",
+        "deployment.json",
+        "deployment_ready.txt",
+        "models/a.riva",
+    )
+    for name in ours:
         place.put(f"dev/m/v1/{name}", b"x" * 10)
     place.put("dev/m/v1/source/big.tar.gz", b"x" * (200 << 10))
     place.put("dev/notes/from-somebody.txt", b"x")
@@ -172,9 +179,9 @@ async def test_it_says_what_the_rules_apply_to_now(place: Place) -> None:
     settings = StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
     report = await retention(settings, place.bucket, policy("dev"), apply=False, clock=lambda: later)
     (extent,) = report.extent
-    assert (extent.objects, extent.stagings, extent.foreign) == (5, 1, 1)
+    assert (extent.objects, extent.stagings, extent.foreign) == (7, 1, 1)
     assert extent.foreign_keys == ["dev/notes/from-somebody.txt"]
-    assert extent.due == 4  # all but the archive, which stays for 98 days
+    assert extent.due == 6  # all but the archive, which stays for 98 days
 
 
 # --- what must not happen

@@ -93,6 +93,7 @@ def test_flags_are_passed_on_as_they_are(repository: Path) -> None:
     )
     assert words(done) == [
         *(
+            "-P",
             "-m",
             "riva_stream",
             "stage",
@@ -102,8 +103,9 @@ def test_flags_are_passed_on_as_they_are(repository: Path) -> None:
             "--bintarball-reference",
         ),
     ]
-    assert words(call(script_of(repository))) == ["-m", "riva_stream", "stage"]
+    assert words(call(script_of(repository))) == ["-P", "-m", "riva_stream", "stage"]
     assert words(call(script_of(repository), "--force", "--docs")) == [
+        "-P",
         "-m",
         "riva_stream",
         "docs",
@@ -115,7 +117,7 @@ def test_every_flag_of_stage_is_known(repository: Path) -> None:
     stage = build_parser("x").commands["stage"]
     flags = [flag for action in stage._actions for flag in action.option_strings if flag.startswith("--")]
     flags.remove("--help")
-    assert words(call(script_of(repository), *flags))[3:] == flags
+    assert words(call(script_of(repository), *flags))[4:] == flags
 
 
 @pytest.mark.parametrize("code", [0, 65, 66, 73, 75, 77, 78])
@@ -225,6 +227,16 @@ def test_it_stages_with_the_settings_of_its_repository(
     refused = call(script, "--bintarball-reference", "--quiet", cwd=elsewhere)
     assert refused.returncode == 73
     assert f"'{script}' --bintarball-reference --quiet --force\n" in refused.stderr  # to be pasted as it is
+
+
+@pytest.mark.parametrize(("flags", "code"), [(["--quiet"], 78), (["--docs"], 0)])
+def test_modules_in_the_callers_folder_are_none_of_ours(
+    repository: Path, tmp_path: Path, flags: list[str], code: int
+) -> None:
+    for name in ("json.py", "argparse.py", "riva_stream.py"):
+        (tmp_path / name).write_text("raise SystemExit('this is not yours')\n")
+    done = call(with_this_interpreter(repository), *flags, cwd=tmp_path, env=_importing())
+    assert done.returncode == code, done.stderr
 
 
 def test_a_denied_access_names_a_command_that_prints_the_policy(

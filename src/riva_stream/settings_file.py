@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 
-__all__ = ["ENV_FILE", "ROOT", "EnvFile", "read_env_file", "root"]
+__all__ = ["ENV_FILE", "ROOT", "EnvFile", "on_read", "read_env_file", "root"]
 
 ENV_FILE = "RIVA_ENV_FILE"
 ROOT = "RIVA_STREAM_ROOT"
+
+_listeners: list[Callable[[Mapping[str, str]], None]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ def root() -> Path:
     The scripts of a repository name its root there, so that they work from anywhere.
     """
     return Path(os.environ.get(ROOT, ""))
+
+
+def on_read(listener: Callable[[Mapping[str, str]], None]) -> None:
+    """Hand what stands in a file to ``listener`` too, whoever reads it: a message may hold its secrets from then on."""
+    if listener not in _listeners:
+        _listeners.append(listener)
 
 
 def read_env_file(wanted: Path | None) -> EnvFile:
@@ -65,4 +73,6 @@ def read_env_file(wanted: Path | None) -> EnvFile:
     lines = f"line {', '.join(bad)} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
     told = Warned(code="env-file-line", message=f"{path}: {lines} not NAME=value and ignored")
     values = {k: v for k, v in dotenv_values(stream=io.StringIO(text)).items() if v}
+    for listener in _listeners:
+        listener(values)
     return EnvFile(path, values, (told,) if bad else ())

@@ -19,11 +19,12 @@ from riva_stream.cli.allocator import keep_to_one_arena
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import Failure, failure_of
 from riva_stream.cli.output import print_result, show_cursor
-from riva_stream.cli.redact import redact, remember
+from riva_stream.cli.redact import SECRETS, redact, remember
 from riva_stream.cli.rendering import ScreenStream, choose_renderer
 from riva_stream.cli.screen import Screen
 from riva_stream.cli.signals import Interrupted, SignalWatch
 from riva_stream.events import Event, Warned
+from riva_stream.settings_file import on_read
 
 if TYPE_CHECKING:
     from riva_stream.cli.record import Record
@@ -96,6 +97,7 @@ def execute(
     """
     keep_to_one_arena()
     remember(os.environ)
+    on_read(remember)
     with SignalWatch(show_cursor) as watch:
         outcome = _outcome(args, invocation, run_id, watch, work, recorded=recorded)
     # Writing may take as long as the reader likes; a signal ends the process again as it does anywhere.
@@ -105,7 +107,10 @@ def execute(
         document = json.dumps(outcome.document(run_id), indent=2, ensure_ascii=False)
         return print_result(document + "\n", exit_code=outcome.exit_code)
     if args.json:
-        return print_result(redact(outcome.model_dump_json(indent=2)) + "\n", exit_code=exit_code(outcome))
+        shown = SECRETS.value(json.loads(outcome.model_dump_json()))
+        return print_result(
+            json.dumps(shown, indent=2, ensure_ascii=False) + "\n", exit_code=exit_code(outcome)
+        )
     fancy = sys.stdout is not None and "utf" in (sys.stdout.encoding or "").lower()
     return print_result(redact(text(outcome, fancy)), exit_code=exit_code(outcome))
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.redact import redact
+from riva_stream.cli.redact import SECRETS, redact
 from riva_stream.cli.signals import Interrupted
 from riva_stream.errors import (
     AccessDeniedError,
@@ -91,7 +91,7 @@ class Failure:
         error |= {
             name: path for name, path in {"log_file": self.log, "diagnostics": self.bundle}.items() if path
         }
-        document: dict[str, Any] = json.loads(redact(json.dumps({"error": error, "run_id": run_id or None})))
+        document: dict[str, Any] = SECRETS.value({"error": error, "run_id": run_id or None})
         return document
 
 

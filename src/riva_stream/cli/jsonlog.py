@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from riva_stream.cli.lines import INTERVAL
-from riva_stream.cli.redact import Redactor, redact
+from riva_stream.cli.redact import SECRETS, Redactor
 from riva_stream.events import Event, Progress
 
 __all__ = ["JsonRenderer", "kind_of"]
@@ -67,7 +67,4 @@ class JsonRenderer:
     def _line(self, kind: str, fields: dict[str, object]) -> str:
         head = {"time": self._now().isoformat(timespec="milliseconds"), "run_id": self._run_id, "event": kind}
         document = head | {k: v for k, v in fields.items() if k != "run_id"}
-        if self._redactor is not None:
-            document = self._redactor.value(document)
-        line = json.dumps(document, ensure_ascii=False)
-        return redact(line) + "\n"
+        return json.dumps((self._redactor or SECRETS).value(document), ensure_ascii=False) + "\n"

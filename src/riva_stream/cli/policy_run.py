@@ -8,7 +8,6 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.log_settings import log_settings
 from riva_stream.cli.options import request_flags
-from riva_stream.cli.redact import remember
 from riva_stream.config import StageRequest
 from riva_stream.operations.grants import PolicyDocument
 from riva_stream.operations.policy import policy_of, uses_of
@@ -34,7 +33,6 @@ def run_policy(args: Namespace, invocation: Invocation) -> int:
 
     def work(_: Session) -> PolicyDocument:
         file = read_env_file(args.env_file)
-        remember(file.values)
         request = _request(args, file)
         target = log_settings(args, file.values).target
         if args.format == "table":

@@ -27,7 +27,7 @@ from riva_stream.cli.log_lines import STARTED, LogRenderer
 from riva_stream.cli.log_settings import LogSettings, log_settings
 from riva_stream.cli.log_upload import upload_log
 from riva_stream.cli.options import state_dir_of
-from riva_stream.cli.redact import redact, remember
+from riva_stream.cli.redact import redact
 from riva_stream.cli.screen import Screen
 from riva_stream.cli.signals import SignalWatch
 from riva_stream.cli.step import artifact_of, values_of
@@ -101,7 +101,6 @@ class Record:
 
     def open(self, file: EnvFile) -> LogSettings:
         """Begin to write, now that it is known where and how."""
-        remember(file.values)
         self._in_file = file.values
         self._state = state_dir_of(self._args, file.values)
         settings = self.settings = log_settings(self._args, file.values)

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["Redactor", "is_secret", "redact", "remember"]
+__all__ = ["SECRETS", "Redactor", "is_secret", "redact", "remember"]
 
 _NAMES = (
     "AWS_SECRET_ACCESS_KEY",
@@ -34,7 +34,10 @@ _longest_first: list[str] = []
 
 _SIGNED = re.compile(
     r"(X-Amz-(?:Signature|Security-Token|Credential)\\?[\"']?\s*(?:=|:|%3D)\s*b?\\?[\"']?"
-    r"|(?<![A-Za-z-])(?:AWSAccessKeyId|Signature|Credential)(?:=|%3D))[^&\s\"'\\,;<>]+",
+    # Google's, CloudFront's and Azure's; "sig" is a common word, so it counts only where a query has it.
+    r"|X-Goog-(?:Signature|Credential)(?:=|%3D)"
+    r"|(?<![A-Za-z-])(?:AWSAccessKeyId|GoogleAccessId|Key-Pair-Id|Signature|Credential)(?:=|%3D)"
+    r"|(?:[?&]|%3F|%26)sig(?:=|%3D))[^&\s\"'\\,;<>]+",
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"((?:Proxy-)?Authorization\\?[\"']?\s*[:=]\s*b?\\?[\"']?)[^\"'\\\r\n]+", re.IGNORECASE)
@@ -119,6 +122,11 @@ class Redactor:
         if isinstance(value, list | tuple):
             return [self.value(inner) for inner in value]
         return value
+
+
+SECRETS = Redactor(accounts=False)
+"""What :func:`redact` does, for values: a secret of digits may be part of a number, which no one can black out in
+JSON that is written already."""
 
 
 @cache

@@ -8,7 +8,8 @@ from functools import partial
 
 from pydantic import Field
 
-from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER, Document
+from riva_stream.deployment import DOCUMENTS
+from riva_stream.manifest import MARKER, Document
 from riva_stream.operations.lifecycle import DOCUMENTS_BELOW
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
@@ -18,7 +19,7 @@ __all__ = ["Extent", "extent_of"]
 _PAGES = 20
 """Pages of 1,000 keys that are looked at; what is beyond is said to be there, not counted."""
 _NAMED = 5
-_DOCUMENTS = "|".join(map(re.escape, (ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER)))
+_DOCUMENTS = "|".join(map(re.escape, DOCUMENTS))
 _STAGED = re.compile(rf"[^/]+/[^/]+/[^/]+/(?:source/.+|models/.+|\.riva-stream/.+|{_DOCUMENTS})")
 
 _MARKED = re.compile(rf"[^/]+/[^/]+/[^/]+/{re.escape(MARKER)}")

@@ -44,15 +44,13 @@ _SOURCE = {
     "bintarball_reference": ("HeadObject",),
 }
 _DOCUMENTS = ("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject")
-_DESTINATION = {
-    "full": (
-        *("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject"),
-        *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"),
-        *("ListParts", "ListMultipartUploads"),
-    ),
-    "reference_only": _DOCUMENTS,
-    "bintarball_reference": _DOCUMENTS,
-}
+_HELD = (
+    *_DOCUMENTS,
+    *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"),
+    *("ListParts", "ListMultipartUploads"),
+)
+# By reference a prefix is held too, but for the first time.
+_DESTINATION = {"full": _HELD, "reference_only": _HELD, "bintarball_reference": _DOCUMENTS}
 _LOG = ("PutObject",)
 
 

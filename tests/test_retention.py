@@ -164,7 +164,13 @@ async def test_ours_can_be_taken_away_again(place: Place) -> None:
 
 
 async def test_it_says_what_the_rules_apply_to_now(place: Place) -> None:
-    ours = ("staging_complete.txt", "artifact.json", "deployment.json", "deployment_ready.txt", "models/a.riva")
+    ours = (
+        "staging_complete.txt",
+        "artifact.json",
+        "deployment.json",
+        "deployment_ready.txt",
+        "models/a.riva",
+    )
     for name in ours:
         place.put(f"dev/m/v1/{name}", b"x" * 10)
     place.put("dev/m/v1/source/big.tar.gz", b"x" * (200 << 10))

@@ -35,6 +35,7 @@ FROM, TO = "models", "deployments"
 STAGE = ("python", "-m", "riva_stream", "stage")
 _FOREIGN = ("AWS_", "RIVA_", "NVIDIA_", "BOTO")
 _FOREIGN_NAMES = {"ENV", "MODEL_VERSION", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+_NARROW = 80
 _MOMENT = 3.0
 """Seconds that an interrupted command line gets before it is told again, and again before it is ended."""
 
@@ -60,7 +61,8 @@ def main() -> int:
             _forget_the_callers_settings(Path(folder))
             _demonstrate(size, Path(folder))
     except KeyboardInterrupt:
-        console.print("\ninterrupted; nothing is left behind")
+        # With what the command line may have said of its log and of how to go on.
+        console.print("\ninterrupted; the embedded S3 and all files of the demo are gone")
         return 130
     except DemoError as error:
         console.print(f"\n[bold red]The demo failed:[/] {error}")
@@ -279,13 +281,13 @@ def _title(number: int, text: str, more: str) -> None:
 
 
 def _show(text: str, indent: int = 0) -> None:
-    """Print lines as they are, each cut to the width there is."""
+    """Print lines as they are, each cut to the width there is; a narrow terminal wraps them instead."""
     for line in text.splitlines():
         console.print(" " * indent + _cut(line, indent), markup=False)
 
 
 def _cut(text: str, taken: int) -> str:
-    room = max(20, min(100, shutil.get_terminal_size().columns) - taken - 1)
+    room = max(_NARROW, min(100, shutil.get_terminal_size().columns)) - taken - 1
     return text if len(text) <= room else text[: room - 3] + "..."
 
 

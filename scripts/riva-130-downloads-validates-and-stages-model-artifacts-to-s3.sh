@@ -32,10 +32,38 @@ Exit codes: 0 done, 2 usage, 65 integrity, 66 source missing, 73 destination tak
 TEXT
 }
 
+asked=("$@")
+
+# refuse FLAG: it is none of ours. As the command line itself says it: a guess, and one document where that is wanted.
 refuse() {
-    echo "$(basename "$0"): $1" >&2
-    usage >&2
+    local message="unknown option $1" guess text
+    guess=$(nearest "$1")
+    case " ${asked[*]} " in *" --json "*)
+        text=${message//\\/\\\\}
+        text=${text//\"/\\\"}
+        printf '{"error": {"type": "UsageError", "message": "%s", "where": {}, "hint": "%s", "exit_code": 2}, "run_id": null}\n' \
+            "${text//[[:cntrl:]]/ }" "${guess:-see --help}"
+        ;;
+    esac
+    echo "$(basename "$0"): $message" >&2
+    if [ -n "$guess" ]; then
+        echo "  $guess See $(basename "$0") --help" >&2
+    else
+        usage >&2
+    fi
     exit 2
+}
+
+# nearest FLAG: the flag of stage that begins most like it, as a question; nothing when they share under three letters.
+nearest() {
+    local best='' most=4 flag shared
+    while read -r flag; do
+        for ((shared = 0; shared < ${#flag} && shared < ${#1}; shared++)); do
+            [ "${flag:shared:1}" = "${1:shared:1}" ] || break
+        done
+        if ((shared > most)); then best=$flag most=$shared; fi
+    done < <(grep -ohs -e '"--[a-z0-9-]*"' "$command_line/options.py" | tr -d '"')
+    if [ -n "$best" ]; then echo "did you mean $best?"; fi
 }
 
 is_true() {
@@ -62,10 +90,10 @@ for word in "$@"; do
     --trace) trace=1 ;;
     --*)
         # A typing error is told at once, before an environment is made for it. The flags stand in the source.
-        grep -rqsF --include='*.py' -e "\"${word%%=*}\"" "$command_line" || refuse "unknown option ${word%%=*}"
+        grep -rqsF --include='*.py' -e "\"${word%%=*}\"" "$command_line" || refuse "${word%%=*}"
         words+=("$word")
         ;;
-    -?*) refuse "unknown option $word" ;;
+    -?*) refuse "$word" ;;
     *) words+=("$word") ;;
     esac
 done

@@ -101,6 +101,21 @@ def test_a_result_that_is_lost_is_a_failure() -> None:
     assert "No space left" in err
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["stage", "--help"]])
+def test_an_answer_that_is_lost_is_a_failure(argv: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "riva_stream", *argv],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+
+
 def test_nobody_reads_stderr() -> None:
     reader, writer = os.pipe()
     os.close(reader)

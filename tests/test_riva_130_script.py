@@ -68,14 +68,34 @@ def test_help_needs_no_environment(repository: Path, flags: list[str]) -> None:
     assert not (repository / ".venv").exists()
 
 
-@pytest.mark.parametrize("flag", ["--bogus", "--bogus=1", "-x", "--referenceonly", "--dry"])
-def test_an_unknown_option_is_a_usage_error_at_once(repository: Path, flag: str) -> None:
+@pytest.mark.parametrize(
+    ("flag", "guess"),
+    [
+        ("--bogus", ""),
+        ("--bogus=1", ""),
+        ("-x", ""),
+        ("--referenceonly", "--reference-only"),
+        ("--dry", "--dry-run"),
+        ("--forse", "--force"),
+        ("--retention_days=7", "--retention-days"),
+    ],
+)
+def test_an_unknown_option_is_a_usage_error_at_once(repository: Path, flag: str, guess: str) -> None:
     shutil.rmtree(repository / ".venv")
     done = call(script_of(repository), "--force", flag)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"unknown option {flag.partition('=')[0]}" in done.stderr
-    assert "usage: " + NAME in done.stderr
+    assert (f"did you mean {guess}? See {NAME} --help" if guess else "usage: " + NAME) in done.stderr
     assert not (repository / ".venv").exists()
+
+
+def test_an_unknown_option_is_one_document_where_that_is_wanted(repository: Path) -> None:
+    done = call(script_of(repository), '--for"c\\\te', "--json")
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert (error["type"], error["exit_code"]) == ("UsageError", 2)
+    assert error["message"] == 'unknown option --for"c\\ e'
+    assert error["hint"] == "did you mean --force?"
 
 
 def test_flags_are_passed_on_as_they_are(repository: Path) -> None:

@@ -113,6 +113,12 @@ async def test_a_live_run_is_in_flight_and_a_killed_one_is_resumable(place: Plac
     stored = sum(upload.stored_bytes or 0 for upload in report.run.uploads)
     assert stored > 0
     assert report.run.percent == round(100 * report.run.source_bytes / len(data), 1)
+    # verify, which has nothing to look at, knows as much, and names the command as this user can type it
+    argv = [sys.executable, "-m", "riva_stream", "verify", f"s3://{place.bucket}/{PREFIX}"]
+    done = await asyncio.to_thread(run_process, argv, folder=tmp_path / "verify", env=env)
+    assert done.exit_code == 66
+    assert "has stopped at it (its process" in done.stderr
+    assert f"next:  how far it came: python -m riva_stream status s3://{place.bucket}/{PREFIX}" in done.stderr
 
 
 async def test_a_journal_that_no_longer_changes_is_resumable_after_its_lease(moto_place: Place) -> None:

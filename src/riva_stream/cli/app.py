@@ -122,7 +122,10 @@ class _Parser(ArgumentParser):
 
     def print_help(self, file: Any = None) -> None:
         # argparse would leave it in a buffer, and a reader that has gone would be found out too late to say so.
-        (print_result if file is None else complain)(self.format_help())
+        if file is not None:
+            complain(self.format_help())
+        elif code := print_result(self.format_help()):
+            raise SystemExit(code)
 
     def error(self, message: str) -> NoReturn:
         command = next((word for word in self._argv if word in self.commands), "")
@@ -164,8 +167,7 @@ class _Version(Action):
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415
 
-        print_result(f"riva_stream {version('riva-stream')}\n")
-        parser.exit()
+        parser.exit(print_result(f"riva_stream {version('riva-stream')}\n"))
 
 
 def _open_standard_streams() -> None:

@@ -70,7 +70,7 @@ def _wrong(error: ConfigurationError) -> CheckRecord:
     return failed("settings", error.what, fix=error.hint, problems=[asdict(problem) for problem in problems])
 
 
-def _record_lines(record: CheckRecord, width: int) -> Iterator[str]:
+def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> Iterator[str]:
     first, *more = record.message.splitlines()
     yield f"{_WORDS[record.status]}  {record.component:{width}}  {first}"
     start = " " * (width + 8)
@@ -78,7 +78,7 @@ def _record_lines(record: CheckRecord, width: int) -> Iterator[str]:
         names = " or ".join(filter(None, (problem["flag"], problem["variable"])))
         more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
     yield from (start + line.strip() for line in more)
-    fix = "" if record.status == "pass" else record.details.get("fix", "")
+    fix = "" if record.status == "pass" else invocation.called(record.details.get("fix", ""))
     yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
 
 
@@ -91,7 +91,7 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
     tried = [record for record in report.records if not record.message.startswith(NOT_TRIED)]
     width = max(len(record.component) for record in report.records)
     for record in tried:
-        yield from _record_lines(record, width)
+        yield from _record_lines(record, width, invocation)
     # One line for all that one failure hides.
     for reason in dict.fromkeys(record.message for record in report.records if record not in tried):
         names = ", ".join(record.component for record in report.records if record.message == reason)

@@ -16,6 +16,8 @@ __all__ = ["Command", "Invocation"]
 
 _SCRIPT = "RIVA_STREAM_CALLED_AS"
 """Set by a script that calls one command on a user's behalf: the script's own name as it was typed."""
+_CANONICAL = re.compile(r"(?<![\w./-])riva-stream(?= [a-z])")
+"""What the rooms below this one call the program by, who cannot know how it was called."""
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -46,6 +48,10 @@ class Invocation:
         return " ".join(
             [self._program(), *(shlex.quote(_USERINFO.sub("", word)) for word in (command, *words))]
         )
+
+    def called(self, text: str) -> str:
+        """``text`` with the commands in it, such as ``riva-stream ls s3://b``, as this user can type them."""
+        return _CANONICAL.sub(lambda _: self._program(), text)
 
     def _program(self) -> str:
         """What any command can be called by, from any folder: the script of one command knows no other."""

@@ -138,7 +138,7 @@ def _hint(error: RivaStreamError, invocation: Invocation) -> str:
         command = f"all that a run needs is printed by:\n{invocation.other('policy', '--limit')}"
     else:
         command = ""
-    return "\n".join(text for text in (error.hint, command) if text)
+    return "\n".join(text for text in (invocation.called(error.hint), command) if text)
 
 
 def _policy(error: RivaStreamError) -> dict[str, Any] | None:

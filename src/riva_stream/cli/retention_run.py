@@ -94,7 +94,7 @@ def _text(report: RetentionReport, invocation: Invocation, *, remove: bool) -> s
         lines.append(
             f"Markers and documents go after {report.days} days, archives and models after {report.days_of_bytes}"
         )
-    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"warning: {invocation.called(warning)}" for warning in report.warnings]
     return "\n".join(lines) + "\n"
 
 

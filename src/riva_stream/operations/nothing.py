@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from functools import partial
 
+import anyio.to_thread
+
 from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
 from riva_stream.operations.documents import marker_at
@@ -12,7 +14,7 @@ from riva_stream.operations.find import DEPTH, folders_in
 from riva_stream.pipeline.run import each
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
-from riva_stream.state import JOURNAL, read_journal
+from riva_stream.state import JOURNAL, Process, known_to_have_ended, read_journal
 
 __all__ = ["nothing_staged"]
 
@@ -29,11 +31,14 @@ async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: st
     journal = await read_journal(store, retrier, bucket, prefix + JOURNAL)
     if journal is not None:
         who = journal.journal.holder() if journal.journal else "an unknown run"
-        did = "has stopped at" if journal.journal is not None and journal.journal.stopped else "is at"
+        ended = known_to_have_ended(journal, await anyio.to_thread.run_sync(Process.this))
         return SourceNotFoundError(
-            f"nothing is staged at {place} yet: {who} {did} it, and there is no {marker}",
+            f"nothing is staged at {place} yet: {who} "
+            + (f"has stopped at it ({ended})" if ended else "is at it, or was")
+            + f", and there is no {marker}",
             where=where,
-            hint=f"how far it is, and whether it is alive: riva-stream status {place}",
+            hint=("how far it came: " if ended else "how far it is, and whether it is alive: ")
+            + f"riva-stream status {place}",
         )
     try:
         found = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, limit=_SHOWN))

@@ -1,7 +1,8 @@
-"""`completion`: bash really completes by the script; those for zsh and fish know every command and flag."""
+"""`completion`: bash, zsh and fish really complete by the script, which knows every command and flag."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -80,6 +81,78 @@ def test_bash_completes_every_flag_of_every_command(script: str, words: Words, t
     for name, (_, arguments) in words.commands.items():
         flags = {flag for argument in arguments for flag in argument.flags}
         assert set(complete(script, f"riva-stream {name} -", tmp_path)) == flags, name
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="there is no fish")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("riva-stream st", {"stage", "status"}),
+        ("riva-stream stage --refe", {"--reference-only"}),
+        ("riva-stream stage --loop ", {"auto", "asyncio", "uvloop"}),
+        ("riva-stream schema ma", {"manifest"}),
+        ("riva-stream gc --refe", set()),
+        ("riva-stream stage --env-file set", {"settings.env"}),
+        ("riva-stream stage --bucket ", set()),
+    ],
+)
+def test_fish_completes(line: str, offered: set[str], tmp_path: Path) -> None:
+    (tmp_path / "settings.env").touch()
+    file = tmp_path / "script"
+    file.write_text(run("riva_stream", "completion", "fish").stdout)
+    argv = ["fish", "--no-config", "-c", f"source '{file}'; complete -C '{line}'"]
+    # Its own files go where nobody looks for them; a program of this name need not be there.
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=20, check=True)
+    assert done.stderr == ""
+    assert {line.partition("\t")[0] for line in done.stdout.splitlines()} == offered
+
+
+_ZSHRC = """
+PS1=; unsetopt beep zle_bracketed_paste
+fpath=($ZDOTDIR $fpath)
+autoload -Uz compinit && compinit -u -D
+tell() { print -rn -- "$BUFFER" > $ZDOTDIR/became; exit }
+zle -N tell
+bindkey '^X' tell
+"""
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="there is no zsh")
+@pytest.mark.parametrize(
+    ("line", "became"),
+    [
+        ("riva-stream stag", "riva-stream stage "),
+        ("riva-stream stage --refe", "riva-stream stage --reference-only "),
+        ("riva-stream stage --loop uv", "riva-stream stage --loop uvloop "),
+        ("riva-stream completion z", "riva-stream completion zsh "),
+        ("riva-stream stage --env-file set", "riva-stream stage --env-file settings.env "),
+        ("riva-stream gc --refe", "riva-stream gc --refe"),
+    ],
+)
+def test_zsh_completes(line: str, became: str, tmp_path: Path) -> None:
+    """On a terminal: the line and a tab are typed, then a key whose widget writes down what the line has become."""
+    (tmp_path / "settings.env").touch()
+    (tmp_path / "_riva-stream").write_text(run("riva_stream", "completion", "zsh").stdout)
+    (tmp_path / ".zshrc").write_text(_ZSHRC)
+    env = {"HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "dumb"}
+    keyboard, terminal = os.openpty()
+    try:
+        with subprocess.Popen(
+            ["zsh", "-d", "-i"],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            cwd=tmp_path,
+            env=env,
+            start_new_session=True,
+        ) as shell:
+            os.write(keyboard, f"{line}\t\x18".encode())
+            assert shell.wait(20) == 0
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert (tmp_path / "became").read_text() == became
 
 
 @pytest.mark.parametrize("shell", SHELLS)

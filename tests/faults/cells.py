@@ -22,8 +22,8 @@ from tests.faults.matrix import MARKER, Cell, Situation, Target
 from tests.staging import PREFIX, SOURCE_KEY, Place
 from tests.support.archives import Archive, archive_bytes
 from tests.support.faultlog import Record
-from tests.support.faultproxy import FaultProxy, Rule
-from tests.support.faults import Refuse, ShortBody
+from tests.support.faultproxy import FaultProxy, Hook, Rule
+from tests.support.faults import Gate, Refuse, ShortBody, Stall
 from tests.support.servers import S3Server
 
 __all__ = ["Field"]
@@ -124,15 +124,28 @@ class Field:
     async def _prepared(self, situation: Situation) -> Place:
         place = Place(self.server, await asyncio.to_thread(self.server.new_bucket))
         if situation == "resume":
-            rule = Rule(
-                "UploadPart", key=PREFIX + "models/*", occurrence=range(3, 99), fault=Refuse("SlowDown")
-            )
-            async with FaultProxy(self.server, [rule]) as proxy:
-                code, words = await _exit_of(self.request(place, endpoint_url=proxy.endpoint_url))
-            assert code == 75, words
+            await self._leave_uploads(place)
         if situation in {"replace", "again"}:
             await stage(self.request(place, "old" if situation == "replace" else "new"), store=self.direct)
         return place
+
+    async def _leave_uploads(self, place: Place) -> None:
+        """What a run leaves that was refused all but two parts of its models, with an upload open for each of them."""
+        gate, opened = Gate(), set[str]()
+
+        async def count(record: Record) -> None:
+            opened.add(record.key)
+            if len(opened & models) == len(models):
+                gate.release()
+
+        models = {PREFIX + name for name in self.new.objects if name.startswith("models/")}
+        # Refused only then: otherwise it would be the scheduler's choice how many uploads there are.
+        refused = (Stall("request", gate=gate), Refuse("SlowDown"))
+        rule = Rule("UploadPart", key=PREFIX + "models/*", occurrence=range(3, 99), fault=refused)
+        hook = Hook(count, when="response", operation="CreateMultipartUpload")
+        async with FaultProxy(self.server, [rule], [hook]) as proxy:
+            code, words = await _exit_of(self.request(place, endpoint_url=proxy.endpoint_url))
+        assert code == 75, words
 
     async def _totals_of(self, situation: Situation, targets: tuple[Target, ...]) -> Mapping[Target, int]:
         """How many requests of each kind a run without faults makes: which one is the last depends on it."""

@@ -36,7 +36,7 @@ NAME = SOURCE_KEY.rpartition("/")[2]
 class Model:
     """An archive and what its staging consists of."""
 
-    data: bytes
+    data: bytes = field(repr=False)  # pytest looks at what its fixtures are, megabytes or not
     archive: Archive
 
     @classmethod

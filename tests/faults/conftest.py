@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
@@ -13,6 +14,8 @@ from tests.faults.cells import Field
 from tests.staging import put_credentials
 from tests.support.servers import S3Server
 
+FieldOf = Callable[[S3Server], Awaitable[Field]]
+
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,28 +23,38 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.001)
 
 
-@pytest.fixture(scope="session")
-def struck_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
-    """The server in front of which the faults happen."""
-    server = request.getfixturevalue(request.param)
-    assert isinstance(server, S3Server)
-    with pytest.MonkeyPatch.context() as patch:
-        put_credentials(server, patch)
-        yield server
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def opened(struck_server: S3Server) -> AsyncIterator[Field]:
-    """The sources in place, and a client for the runs without a fault."""
-    with pytest.MonkeyPatch.context() as patch:
-        put_credentials(struck_server, patch)
-        settings = StoreSettings(region=struck_server.region, endpoint_url=struck_server.endpoint_url)
-        async with open_store(settings, warn=pytest.fail) as store:
-            yield Field(struck_server, store)
+async def field_of() -> AsyncIterator[FieldOf]:
+    """The field of a server: the sources in place, and a client for the runs without a fault; made once for each.
+
+    Not a fixture with the server as its parameter: pytest makes such a one anew for each cell, with another run to
+    count requests in.
+    """
+    fields: dict[str, Field] = {}
+    async with AsyncExitStack() as stack:
+
+        async def field(server: S3Server) -> Field:
+            if server.name not in fields:
+                with pytest.MonkeyPatch.context() as patch:
+                    put_credentials(server, patch)
+                    settings = StoreSettings(region=server.region, endpoint_url=server.endpoint_url)
+                    store = await stack.enter_async_context(open_store(settings, warn=pytest.fail))
+                    fields[server.name] = Field(server, store)
+            return fields[server.name]
+
+        yield field
 
 
 @pytest.fixture
-def plot(opened: Field, monkeypatch: pytest.MonkeyPatch) -> Field:
+def struck_server(request: pytest.FixtureRequest) -> S3Server:
+    """The server in front of which the faults happen."""
+    server = request.getfixturevalue(request.node.callspec.params["server_name"])
+    assert isinstance(server, S3Server)
+    return server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def plot(field_of: FieldOf, struck_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Field:
     """The field, with the server's credentials where the SDK looks for them."""
-    put_credentials(opened.server, monkeypatch)
-    return opened
+    put_credentials(struck_server, monkeypatch)
+    return await field_of(struck_server)

@@ -28,15 +28,15 @@ def parameters(server: str, cells: tuple[Cell, ...]) -> list[Any]:
 
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(
-    ("struck_server", "cell"),
+    ("server_name", "cell"),
     [
         *parameters("gateway", CELLS if FULL else REPRESENTATIVE),
         *parameters("moto", ELSEWHERE),
         *parameters("localstack", ELSEWHERE),
     ],
-    indirect=["struck_server"],
 )
-async def test_a_cell_of_the_matrix(plot: Field, cell: Cell) -> None:
+async def test_a_cell_of_the_matrix(plot: Field, server_name: str, cell: Cell) -> None:
+    assert plot.server.name == server_name
     await plot.run(cell, ALL)
 
 

@@ -179,7 +179,7 @@ async def test_a_bintarball_reference_is_listed_with_its_environment(place: Plac
     assert [(s.env, s.version, s.mode, s.state) for s in report.stagings] == [
         ("dev", "v9", "bintarball_reference", "staged"),
         ("dev", "v10", "bintarball_reference", "damaged"),
-        ("dev", "v11", None, "incomplete"),
+        ("dev", "v11", "bintarball_reference", "incomplete"),
         ("prod", "v2025.09", "bintarball_reference", "staged"),
         ("prod", "v2025.09", "reference_only", "staged"),
     ]
@@ -253,7 +253,7 @@ async def test_the_command_line_shows_a_table(moto_place: Place, tmp_path: Path)
         Key=f"{DEPLOYMENTS}prod/parakeet-rnnt-en-us/v2025.08/deployment_ready.txt",
     )
     table = await call("left", f"s3://{place.bucket}/prod")
-    assert table.stdout.splitlines()[1].split()[2:5] == ["v2025.08", "incomplete", "-"]
+    assert table.stdout.splitlines()[1].split()[2:5] == ["v2025.08", "incomplete", "bintarball"]
     assert "1 staged, 1 not, below" in table.stdout
     as_json = await call("json", "--json", more={"NVIDIA_DRIVERS_S3_BUCKET": place.bucket})
     assert json.loads(as_json.stdout)["stagings"][-1]["source"] == f"s3://{place.bucket}/{SOURCE_KEY}"

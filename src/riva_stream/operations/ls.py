@@ -118,8 +118,9 @@ async def _look(
     if found is not None:
         return _begun(bucket, place, found.journal, ended or "")
     if names & _documents_at(place):  # all that is left of a staging whose marker somebody removed
-        note = f"there are documents, but no {marker}" + ("" if is_bintarball(place) else " and no run")
-        return _listed(bucket, place, state="incomplete", note=note)
+        mode, run = ("bintarball_reference", "") if is_bintarball(place) else (None, " and no run")
+        note = f"there are documents, but no {marker}{run}"
+        return _listed(bucket, place, state="incomplete", mode=mode, note=note)
     return None
 
 

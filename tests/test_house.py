@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import riva_stream
+from riva_stream.deployment import DOCUMENTS
 
 SOURCE = Path(riva_stream.__file__).parent
 
@@ -116,6 +117,18 @@ def test_only_s3_imports_the_sdk(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_a_room_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 320
+
+
+def test_the_names_of_documents_stand_in_one_place() -> None:
+    """What a staging consists of is the table in `deployment`; a list of one's own would fall behind it."""
+    naming = {
+        str(path.relative_to(SOURCE))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in DOCUMENTS
+    }
+    # `next` is a shell script's, and loads the standard library alone
+    assert naming == {"manifest.py", "deployment.py", "cli/commands/next.py"}
 
 
 def test_only_the_command_line_prints() -> None:

@@ -8,6 +8,7 @@ import os
 import string
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from riva_stream.cli import main, old_runs
 from riva_stream.cli import redact as redacting
 from riva_stream.cli.log_file import LogFile
 from riva_stream.cli.log_lines import LogRenderer
+from riva_stream.cli.old_runs import remove_old_runs
 from riva_stream.cli.redact import Redactor, redact, remember
 from riva_stream.config import StageRequest
 from riva_stream.events import PhaseChanged, RetryScheduled, Warned
@@ -405,3 +408,155 @@ def test_json_stays_json_whatever_is_redacted() -> None:
         json.loads(LogRenderer("R", form="json", redactor=redactor).event(event))["message"]
         == "in bucket: ***"
     )
+
+
+# --- what old runs have left
+
+
+OLD = 3 * 86400
+EVENTS = '{"event": "stage_started"}\n'
+
+
+def an_old_run(state: Path, number: int, *more: str, run_id: str = "") -> Path:
+    """What a run of three days ago has left: its folder and its log."""
+    name = run_id or f"130-20250101-0000{number:02d}-0a1b2c3d"
+    folder, log = state / "runs" / name, state / "logs" / f"{name}.log"
+    folder.mkdir(parents=True)
+    log.parent.mkdir(exist_ok=True)
+    for file in ("request.json", "events.jsonl", "artifact.json", ".plan.json.123.partial", *more):
+        (folder / file).write_text(EVENTS)
+    log.write_text("a line\n")
+    grown_old(folder, log)
+    return folder
+
+
+def grown_old(folder: Path, *files: Path) -> None:
+    then = time.time() - OLD
+    for path in (*folder.iterdir(), *files, folder):
+        os.utime(path, (then, then), follow_symlinks=False)
+
+
+def left(state: Path) -> tuple[set[str], set[str]]:
+    """The runs and the logs that are there."""
+    return {path.name for path in (state / "runs").iterdir()}, {
+        path.stem for path in (state / "logs").iterdir()
+    }
+
+
+def test_all_but_the_newest_runs_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    runs = [an_old_run(state, number) for number in range(8)]
+    (runs[1] / "events.jsonl").touch()  # somebody is perhaps at it still
+    (runs[2] / "notes.txt").write_text("mine")
+    (tmp_path / "precious.json").write_text("mine")
+    (runs[3] / "report.json").symlink_to(tmp_path / "precious.json")
+    (runs[4] / "journal.json").mkdir()
+    elsewhere = an_old_run(tmp_path / "elsewhere", 9)
+    linked = state / "runs" / "130-20240101-000000-0a1b2c3d"
+    linked.symlink_to(elsewhere, target_is_directory=True)
+    named = an_old_run(state, 0, run_id="nightly")
+    (state / "logs" / "mine.log").write_text("x")
+    for run_folder in (runs[2], runs[3], runs[4]):
+        grown_old(run_folder)
+    (state / "130.status").write_text(f"status=success\nrun_id={runs[5].name}\n")
+
+    done = double("denied", "--keep-runs=2", cwd=tmp_path)  # however the run itself ends
+    assert done.returncode == 77
+    (this,) = {path.name for path in (state / "runs").iterdir()} - {
+        *(path.name for path in (*runs, linked, named))
+    }
+    found, logs = left(state)
+    # by their order the newest two are this one and the eighth; the status is this run's by now
+    kept = {this, runs[7].name, runs[1].name}
+    assert logs == {*kept, named.name, "mine"}
+    assert found == {*kept, named.name, linked.name, runs[2].name, runs[3].name, runs[4].name}
+    assert [path.name for path in runs[2].iterdir()] == ["notes.txt"]
+    assert [path.name for path in runs[3].iterdir()] == ["report.json"]
+    assert [path.name for path in runs[4].iterdir()] == ["journal.json"]
+    assert (tmp_path / "precious.json").read_text() == "mine"
+    assert len(list(elsewhere.iterdir())) == 4
+    assert "removed what 6 old runs have left" in (state / "logs" / f"{this}.log").read_text()
+
+
+def test_a_run_that_is_pointed_at_stays(tmp_path: Path) -> None:
+    """Settings that are wrong change nothing of what the next step reads."""
+    state = tmp_path / "state"
+    first, second = an_old_run(state, 1), an_old_run(state, 2)
+    (state / "130.status").write_text(f"status=success\nrun_id={first.name}\n")
+    (state / "130.json").write_text(json.dumps({"run_id": first.name}))
+    done = double("good", "--keep-runs=1", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {first.name, second.name} <= left(state)[0]
+    remove_old_runs(state, state / "logs", keep=1, spared={first.name})
+    assert first.name in left(state)[0]
+    done = double("good", "--keep-runs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not {first.name, second.name} & left(state)[0]
+
+
+def test_a_run_that_is_still_at_it_stays(tmp_path: Path) -> None:
+    """It may have had nothing to say for days, as one that waits for another."""
+    state = tmp_path / "state"
+    folder = an_old_run(state, 1)
+    file = LogFile(folder / "events.jsonl", pytest.fail)
+    assert file.open()
+    assert remove_old_runs(state, state / "logs", keep=1, spared=()) == 0
+    an_old_run(state, 2)
+    assert remove_old_runs(state, state / "logs", keep=1, spared=()) == 0
+    file.close()
+    assert remove_old_runs(state, state / "logs", keep=1, spared=()) == 1
+    assert folder.name not in left(state)[0] | left(state)[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "kept"),
+    [
+        ([], "", 50),
+        ([], "2", 2),
+        (["--keep-runs", "3"], "2", 3),
+        (["--keep-runs=all"], "2", 61),
+        ([], "all", 61),
+        ([], "0", 61),
+    ],
+)
+def test_how_many_stay_is_a_setting(flags: list[str], variable: str, kept: int, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for number in range(60):
+        an_old_run(state, number)
+    (tmp_path / ".env").write_text(f"RIVA_STREAM_KEEP_RUNS={variable}\n")
+    done = double("good", "--json", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [len(names) for names in left(state)] == [kept, kept]
+    warned = "RIVA_STREAM_KEEP_RUNS" in "".join(json.loads(done.stdout)["warnings"])
+    assert warned is (variable == "0")
+
+
+@pytest.mark.parametrize("words", ["0", "\uff19"])
+def test_a_number_of_runs_that_is_none_is_refused(words: str, tmp_path: Path) -> None:
+    done = double("good", f"--keep-runs={words}", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nor 'all'" in done.stderr
+
+
+def test_what_cannot_be_removed_is_a_warning(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place.source()
+    state = tmp_path / "state"
+    stuck, gone = an_old_run(state, 1), an_old_run(state, 2)
+    inode = stuck.stat().st_ino
+    unlink = old_runs._unlink
+
+    def refuse(name: str, folder: int) -> None:
+        if os.fstat(folder).st_ino == inode:
+            raise PermissionError(13, "Permission denied", name)
+        unlink(name, folder)
+
+    monkeypatch.setattr(old_runs, "_unlink", refuse)
+    flags = ["--reference-only", "--keep-runs=1", f"--state-dir={state}", "--json", "--quiet"]
+    assert main(["stage", *settings(place), *flags]) == 0
+    (warning,) = json.loads(capfd.readouterr().out)["warnings"]
+    assert warning.startswith("what old runs have left was not all removed: ")
+    assert str(stuck) in warning
+    assert stuck.exists()
+    assert not gone.exists()

@@ -13,6 +13,7 @@ import pytest
 
 from riva_stream import StoreSettings, stage
 from riva_stream.cli import main
+from riva_stream.config import DEPLOYMENTS
 from riva_stream.operations.ls import list_stagings
 from riva_stream.operations.reports import ListReport
 from riva_stream.report import json_schema
@@ -21,6 +22,7 @@ from riva_stream.sizes import MIB
 from riva_stream.state import JOURNAL
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy
+from tests.support.iam import Enforce
 from tests.support.process import run as run_process
 from tests.support.servers import S3Server
 
@@ -70,7 +72,8 @@ async def test_each_state_is_told(place: Place) -> None:
     place.put(f"dev/parakeet-rnnt-en-us/v9/{JOURNAL}", journal())
     place.put("dev/parakeet-rnnt-en-us/v13/artifact.json", b"{}")
     # what is not a staging
-    place.put("bintarball/deployment-metadata/prod/parakeet-rnnt-en-us/v1/deployment.json", b"{}")
+    place.put("bintarball/deployment-metadata/prod/parakeet-rnnt-en-us/v1/notes.txt", b"{}")
+    place.put("bintarball/deployment-metadata/prod/deployment.json", b"{}")
     place.put("logs/2026/01/02/file", b"x")
     place.put("prod/readme.txt", b"x")
     place.put("prod/parakeet-rnnt-en-us/notes/models/x.riva", b"x")
@@ -127,12 +130,14 @@ async def test_a_wide_bucket_is_listed_page_by_page(
     for number in range(5):  # and beside its documents, so that the marker comes late
         place.put(f"prod/wide/v4/a{number}", b"")
     whole = await run_ls(place, "prod/")
+    # the environment, the model, and the references of the environment, of which there are none
+    assert whole.folders == 3
     # pages of two instead of a thousand
     monkeypatch.setattr(S3Store.list_folder, "__kwdefaults__", {"limit": 2, "token": ""})
     report = await run_ls(place, "prod/")
     assert [(s.model, s.version, s.state) for s in report.stagings] == [("wide", "v4", "staged")]
     assert report.stagings == whole.stagings
-    assert (whole.folders, report.folders) == (2, 6)  # the environment, and the model in five pages
+    assert report.folders == 7  # the model in five pages
 
 
 async def test_objects_are_not_listed_one_by_one(moto_place: Place) -> None:
@@ -145,6 +150,83 @@ async def test_objects_are_not_listed_one_by_one(moto_place: Place) -> None:
     # the bucket; bintarball and prod; the model; and the staging itself
     assert (len(report.stagings), report.folders, listings) == (1, 4, 5)
     assert proxy.mutations == 0
+
+
+# --- bintarball references
+
+
+IMAGE = "bintarball/riva-speech-2.19.0.tar.gz"
+
+
+async def refer(place: Place, **fields: Any) -> str:
+    """Write a bintarball reference, and give its run id."""
+    request = place.request(bintarball_reference=True, server_path=IMAGE, **fields)
+    return (await stage(request)).run_id
+
+
+async def test_a_bintarball_reference_is_listed_with_its_environment(place: Place) -> None:
+    _, data = place.source(MIB, members=1)
+    place.put(IMAGE, b"an image")
+    run_id = await refer(place)
+    await stage(place.request(reference_only=True))
+    await refer(place, env="dev", model_version="v9")
+    for version, name in (("v10", "deployment.json"), ("v11", "deployment_ready.txt")):
+        await refer(place, env="dev", model_version=version)
+        place.client.delete_object(
+            Bucket=place.bucket, Key=f"{DEPLOYMENTS}dev/parakeet-rnnt-en-us/{version}/{name}"
+        )
+    report = await run_ls(place)
+    assert [(s.env, s.version, s.mode, s.state) for s in report.stagings] == [
+        ("dev", "v9", "bintarball_reference", "staged"),
+        ("dev", "v10", "bintarball_reference", "damaged"),
+        ("dev", "v11", "bintarball_reference", "incomplete"),
+        ("prod", "v2025.09", "bintarball_reference", "staged"),
+        ("prod", "v2025.09", "reference_only", "staged"),
+    ]
+    whole = report.stagings[3]
+    assert whole.destination == f"s3://{place.bucket}/{DEPLOYMENTS}{PREFIX}"
+    assert (whole.source, whole.size_bytes) == (f"s3://{place.bucket}/{SOURCE_KEY}", len(data))
+    assert (whole.run_id, whole.models, whole.stored_bytes) == (run_id, 0, 0)
+    assert whole.staged_at is not None
+    assert "no deployment.json" in report.stagings[1].note
+    assert "no deployment_ready.txt" in report.stagings[2].note
+    jsonschema.validate(json.loads(report.model_dump_json()), json_schema(ListReport))
+    for prefix, rows in {
+        "prod/": report.stagings[3:],
+        "bintarball/": [row for row in report.stagings if row.destination.count(DEPLOYMENTS)],
+        DEPLOYMENTS: [row for row in report.stagings if row.destination.count(DEPLOYMENTS)],
+        f"{DEPLOYMENTS}prod/": [whole],
+        f"{DEPLOYMENTS}{PREFIX}": [whole],
+        PREFIX: report.stagings[3:],
+    }.items():
+        assert (await run_ls(place, prefix)).stagings == rows, prefix
+
+
+async def test_who_may_not_look_for_references_is_told_so(place: Place) -> None:
+    place.source(MIB, members=1)
+    place.put(IMAGE, b"an image")
+    await stage(place.request(reference_only=True))
+    await refer(place)
+
+    def granted(*folders: str) -> Enforce:
+        bucket, prefixes = f"arn:aws:s3:::{place.bucket}", [f"{folder}*" for folder in folders]
+        reading = [
+            {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": f"{bucket}/{prefix}"}
+            for prefix in prefixes
+        ]
+        listing = {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": bucket}
+        condition = {"StringLikeIfExists": {"s3:prefix": prefixes}}
+        return Enforce(policy={"Statement": [*reading, {**listing, "Condition": condition}]})
+
+    async with FaultProxy(place.server, [granted("prod/")]) as proxy:
+        report = await run_ls(place, "prod/", endpoint=proxy.endpoint_url)
+    assert [s.mode for s in report.stagings] == ["reference_only"]
+    (note,) = report.notes
+    assert "bintarball references may be missing" in note
+    assert "s3:ListBucket" in note
+    async with FaultProxy(place.server, [granted("prod/", f"{DEPLOYMENTS}prod/")]) as proxy:
+        report = await run_ls(place, "prod/", endpoint=proxy.endpoint_url)
+    assert (len(report.stagings), report.notes) == (2, [])
 
 
 async def test_the_command_line_shows_a_table(moto_place: Place, tmp_path: Path) -> None:
@@ -162,8 +244,19 @@ async def test_the_command_line_shows_a_table(moto_place: Place, tmp_path: Path)
     head, row = table.stdout.splitlines()[:2]
     assert head.split()[:5] == ["ENV", "MODEL", "VERSION", "STATE", "MODE"]
     assert row.split()[:5] == ["prod", "parakeet-rnnt-en-us", "v2025.09", "staged", "reference"]
+    place.put(IMAGE, b"an image")
+    await refer(place, model_version="v2025.08")
+    table = await call("references", f"s3://{place.bucket}/{DEPLOYMENTS}prod/")
+    assert table.stdout.splitlines()[1].split()[2:5] == ["v2025.08", "staged", "bintarball"]
+    place.client.delete_object(
+        Bucket=place.bucket,
+        Key=f"{DEPLOYMENTS}prod/parakeet-rnnt-en-us/v2025.08/deployment_ready.txt",
+    )
+    table = await call("left", f"s3://{place.bucket}/prod")
+    assert table.stdout.splitlines()[1].split()[2:5] == ["v2025.08", "incomplete", "bintarball"]
+    assert "1 staged, 1 not, below" in table.stdout
     as_json = await call("json", "--json", more={"NVIDIA_DRIVERS_S3_BUCKET": place.bucket})
-    assert json.loads(as_json.stdout)["stagings"][0]["source"] == f"s3://{place.bucket}/{SOURCE_KEY}"
+    assert json.loads(as_json.stdout)["stagings"][-1]["source"] == f"s3://{place.bucket}/{SOURCE_KEY}"
     nothing = await call("nothing", f"s3://{place.bucket}/dev")
     assert (nothing.exit_code, nothing.stdout) == (
         0,
@@ -174,7 +267,12 @@ async def test_the_command_line_shows_a_table(moto_place: Place, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"), [(["s3://b/a/b/c/d"], "deeper than a staging"), ([], "no bucket is named")]
+    ("argv", "said"),
+    [
+        (["s3://b/a/b/c/d"], "deeper than a staging"),
+        ([f"s3://b/{DEPLOYMENTS}a/b/c/d"], "deeper than a staging"),
+        ([], "no bucket is named"),
+    ],
 )
 def test_a_place_that_is_none_is_refused(
     argv: list[str],

@@ -15,6 +15,7 @@ from riva_stream import AccessDeniedError, StageRequest, StoreSettings, stage
 from riva_stream.operations.check import check
 from riva_stream.operations.check_report import passed
 from riva_stream.operations.policy import granting, policy_of
+from riva_stream.operations.retention import Policy, retention
 from riva_stream.pipeline.collect import collect
 from riva_stream.rights import RIGHTS
 from riva_stream.sizes import MIB
@@ -250,6 +251,43 @@ async def test_from_nothing_check_leads_to_what_is_enough(place: Place) -> None:
         assert (await stage(request)).outcome == "staged"
     place.assert_staged(archive, data)
     assert actions(dict(rule.policy)) <= actions(policy_of(request).model_dump())
+
+
+async def test_retention_takes_just_what_is_printed_for_it(
+    moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_credentials(moto, monkeypatch)
+    place = Place(moto, moto.new_bucket())
+    flags = flags_of(place.request())
+    with_it = await asyncio.to_thread(printed, *flags, "--with", "retention")
+    without_it = await asyncio.to_thread(printed, *flags)
+    more = {
+        "Version": with_it["Version"],
+        "Statement": [s for s in with_it["Statement"] if s not in without_it["Statement"]],
+    }
+    async with FaultProxy(moto, [Enforce(policy=more)]) as proxy:
+        store = StoreSettings(region=place.server.region, endpoint_url=proxy.endpoint_url)
+        for wanted in (Policy(("prod",), ("prod",)), Policy(("prod",), ("prod",), remove=True)):
+            report = await retention(store, place.bucket, wanted, apply=True)
+            assert (report.applied, [w for w in report.warnings if "size" not in w]) == (True, [])
+        assert len(report.changes) == 4
+        assert not [record for record in proxy.log if record.faults]
+        used = {action_of(record.request) for record in proxy.log}
+    assert used == {
+        "s3:GetLifecycleConfiguration",
+        "s3:PutLifecycleConfiguration",
+        "s3:ListBucket",
+    }
+    listed = next(s for s in more["Statement"] if s["Sid"] == "ListEnvironment")
+    prefixes = ["prod/*", "bintarball/deployment-metadata/prod/*"]
+    assert listed["Condition"] == {"StringLikeIfExists": {"s3:prefix": prefixes}}
+    # without that statement only the preview is missing
+    more["Statement"].remove(listed)
+    async with FaultProxy(moto, [Enforce(policy=more)]) as proxy:
+        store = StoreSettings(region=place.server.region, endpoint_url=proxy.endpoint_url)
+        report = await retention(store, place.bucket, Policy(("prod",), ("prod",)), apply=True)
+    assert (report.applied, report.extent) == (True, [])
+    assert "s3:ListBucket" in report.warnings[0]
 
 
 # --- the document

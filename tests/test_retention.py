@@ -15,9 +15,18 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from riva_stream import AccessDeniedError, ConfigurationError, HeldError, StoreSettings, TransientError
+from riva_stream import (
+    AccessDeniedError,
+    ConfigurationError,
+    HeldError,
+    StoreSettings,
+    TransientError,
+    stage,
+)
+from riva_stream.config import DEPLOYMENTS
 from riva_stream.operations.lifecycle import id_of, merged, parsed, rules_of, structure, to_xml
 from riva_stream.operations.retention import Policy, RetentionReport, retention
+from riva_stream.sizes import MIB
 from tests.staging import Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Refuse
@@ -32,7 +41,10 @@ THEIRS = [
         "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}, {"Days": 9, "StorageClass": "STANDARD_IA"}],
     },
 ]
-OURS = ["expire-dev-documents", "expire-dev", "expire-staging-documents", "expire-staging"]
+OURS = [
+    *("expire-dev-documents", "expire-dev", "bintarball-dev"),
+    *("expire-staging-documents", "expire-staging", "bintarball-staging"),
+]
 ABORTS = ["abort-prod", "abort-staging", "abort-dev"]
 
 
@@ -119,10 +131,14 @@ async def test_a_store_without_sizes_in_rules_is_a_warning(place: Place) -> None
 async def test_prod_never_expires_unless_it_is_named(place: Place) -> None:
     await set_rules(place, policy())
     expiring = [rule for rule in rules_there(place) if "Expiration" in rule]
-    assert len(expiring) == 4
+    assert len(expiring) == len(OURS)
     assert not [rule for rule in expiring if "prod" in json.dumps(rule)]
+    # none of them reaches what lies below prod/ or its references
+    prefixes = [str(rule["Filter"].get("And", rule["Filter"])["Prefix"]) for rule in expiring]
+    for key in ("prod/m/v1/staging_complete.txt", f"{DEPLOYMENTS}prod/m/v1/deployment_ready.txt"):
+        assert not [prefix for prefix in prefixes if key.startswith(prefix)]
     await set_rules(place, policy("prod", days=365))
-    assert "expire-prod" in ids(place)
+    assert {"expire-prod", "bintarball-prod"} < set(ids(place))
     assert set(OURS) < set(ids(place))  # the others stay
 
 
@@ -144,12 +160,20 @@ async def test_by_tag_takes_the_place_of_the_rules_for_all(place: Place) -> None
     await set_rules(place, policy("dev"))
     await set_rules(place, policy("dev", by_tag=True, days=30))
     await set_rules(place, policy("dev", by_tag=True, days=60))
-    tagged = [f"expire-dev-tag-{days}{kind}" for days in (30, 60) for kind in ("-documents", "")]
+    tagged = [
+        name
+        for days in (30, 60)
+        for name in (
+            f"expire-dev-tag-{days}-documents",
+            f"expire-dev-tag-{days}",
+            f"bintarball-dev-tag-{days}",
+        )
+    ]
     assert sorted(ids(place)) == sorted(["abort-dev", *tagged])
     tags = [rule["Filter"]["And"]["Tags"] for rule in rules_there(place) if "Expiration" in rule]
     assert {tag["Value"] for (tag,) in tags} == {"30", "60"}
     await set_rules(place, policy("dev"))
-    assert sorted(ids(place)) == ["abort-dev", "expire-dev", "expire-dev-documents"]
+    assert sorted(ids(place)) == ["abort-dev", "bintarball-dev", "expire-dev", "expire-dev-documents"]
 
 
 async def test_ours_can_be_taken_away_again(place: Place) -> None:
@@ -178,10 +202,47 @@ async def test_it_says_what_the_rules_apply_to_now(place: Place) -> None:
     later = datetime.now(UTC) + timedelta(days=91)
     settings = StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
     report = await retention(settings, place.bucket, policy("dev"), apply=False, clock=lambda: later)
-    (extent,) = report.extent
+    extent, references = report.extent
+    assert (references.prefix, references.objects) == (f"{DEPLOYMENTS}dev/", 0)
     assert (extent.objects, extent.stagings, extent.foreign) == (7, 1, 1)
     assert extent.foreign_keys == ["dev/notes/from-somebody.txt"]
     assert extent.due == 6  # all but the archive, which stays for 98 days
+
+
+async def test_bintarball_references_expire_with_their_environment(place: Place) -> None:
+    place.source(MIB, members=1)
+    place.put("images/speech.tar.gz", b"an image")
+    for env in ("dev", "prod"):
+        request = place.request(
+            env=env, bintarball_reference=True, server_path="images/speech.tar.gz", tag=True
+        )
+        await stage(request)
+    place.put(f"{DEPLOYMENTS}dev/notes.txt", b"x")
+    place.put(f"{DEPLOYMENTS}dev/m/v1/artifact.json", b"x")  # such a thing is no part of a reference
+    theirs = put_theirs(place)
+    settings = StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
+    later = datetime.now(UTC) + timedelta(days=31)
+    wanted = policy("dev", days=30, abort_days=5)
+    report = await retention(settings, place.bucket, wanted, apply=True, clock=lambda: later)
+    assert f"+   Filter.Prefix: {DEPLOYMENTS}dev/" in report.diff
+    assert rules_there(place)[:2] == theirs
+    (rule,) = [rule for rule in rules_there(place) if rule["ID"] == "riva-stream-bintarball-dev"]
+    assert (rule["Filter"], rule["Expiration"]) == ({"Prefix": f"{DEPLOYMENTS}dev/"}, {"Days": 30})
+    _, references = report.extent
+    assert (references.environment, references.stagings, references.objects) == ("dev", 1, 4)
+    assert (references.due, references.foreign) == (4, 2)
+    keys = [entry["Key"] for entry in place.client.list_objects_v2(Bucket=place.bucket)["Contents"]]
+    reached = [key for key in keys if key.startswith(rule["Filter"]["Prefix"])]
+    assert len(reached) == 4
+    # by tag: those that were tagged, of which no other is one
+    await set_rules(place, policy("dev", by_tag=True))
+    (rule,) = [rule for rule in rules_there(place) if "bintarball" in rule["ID"]]
+    tags = place.client.get_object_tagging(
+        Bucket=place.bucket, Key=f"{DEPLOYMENTS}dev/parakeet-rnnt-en-us/v2025.09/deployment.json"
+    )["TagSet"]
+    assert rule["Filter"]["And"]["Tags"][0] in tags
+    await set_rules(place, policy("dev", remove=True))
+    assert rules_there(place) == theirs
 
 
 # --- what must not happen
@@ -252,7 +313,7 @@ async def test_fields_that_no_sdk_knows_are_carried_as_they_are(
     was, now = ET.fromstring(STRANGE), ET.fromstring(kind.xml)
     assert ET.canonicalize(ET.tostring(now[0])) == ET.canonicalize(ET.tostring(was[0]))
     assert ET.canonicalize(ET.tostring(now[1])) == ET.canonicalize(ET.tostring(was[1]))
-    assert len(now) == len(was) + 3
+    assert len(now) == len(was) + 4
     # a PUT without it would reset the bucket's setting
     assert kind.headers_seen["x-amz-transition-default-minimum-object-size"] == "varies_by_storage_class"
     assert "content-md5" in kind.headers_seen
@@ -315,7 +376,8 @@ async def test_the_command_line_shows_and_sets(place: Place) -> None:
     done = await asyncio.to_thread(call, f"s3://{place.bucket}", "--days", "30", place=place)
     assert done.returncode == 0, done.stderr
     assert "+ rule riva-stream-expire-dev-documents" in done.stdout
-    assert "7 added" in done.stdout
+    assert "9 added" in done.stdout
+    assert f"{DEPLOYMENTS}dev/  0 references, 0 objects" in done.stdout
     assert f"retention s3://{place.bucket} --days 30 --apply" in done.stdout
     done = await asyncio.to_thread(call, f"s3://{place.bucket}", "--apply", "--json", place=place)
     assert json.loads(done.stdout)["applied"] is True
@@ -328,6 +390,7 @@ async def test_the_command_line_shows_and_sets(place: Place) -> None:
         (["s3://bucket/prod/"], 78, "belong to a whole one"),
         (["bucket"], 78, "for example: s3://"),
         (["s3://bucket", "--env", "a/b"], 78, "--env"),
+        (["s3://bucket", "--env", "bintarball"], 78, "of all environments, prod among them"),
         (["s3://bucket", "--days", "0"], 2, "1 to 36500"),
         (["s3://bucket", "--days", "soon"], 2, "number of days"),
     ],

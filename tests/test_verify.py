@@ -32,7 +32,7 @@ from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import FlipBit, Gate, Refuse, ShortBody, Stall
 from tests.support.process import run as run_process
-from tests.support.servers import S3Server
+from tests.support.servers import GatewayServer, S3Server
 
 ARCHIVE = f"{PREFIX}source/{SOURCE_KEY.rpartition('/')[2]}"
 MODEL = f"{PREFIX}models/model-1.riva"
@@ -139,6 +139,28 @@ async def test_deep_reads_every_byte_within_its_memory(place: Place) -> None:
     assert last.counts == ("fetched", "hashed")
     assert [e.difference for e in seen if isinstance(e, ObjectVerified)] == ["", "", ""]
     assert proxy.mutations == 0
+
+
+@pytest.mark.gateway
+def test_deep_keeps_within_its_memory(
+    gateway: GatewayServer, gateway_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, reading several times of what it may hold: at the default, and at the least."""
+    put_credentials(gateway, monkeypatch)
+    place = Place(gateway, gateway_bucket)
+    place.source(128 * MIB, members=3, seed="deep")
+    asyncio.run(stage(place.request()))
+    for memory in (256, 130):
+        argv = ["verify", f"s3://{place.bucket}/{PREFIX}", "--deep", "--json", f"--memory={memory}MiB"]
+        process = run_process(
+            [sys.executable, "-m", "riva_stream", *argv],
+            folder=tmp_path / str(memory),
+            env=gateway.environment(),
+        )
+        assert process.exit_code == 0, process.stderr
+        assert json.loads(process.stdout)["read"]["bytes"] > 2 * 120 * MIB
+        assert process.peak_rss <= memory * MIB, f"{process.peak_rss / MIB:.0f} MiB of {memory} MiB"
+        assert not process.files  # nothing of it is on the disk either
 
 
 DAMAGE: list[tuple[str, Callable[[bytes], bytes] | None, str]] = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from riva_stream import StageRequest, stage
+from riva_stream import AccessDeniedError, StageRequest, stage
 from riva_stream.operations.last_run import last_run_of
 from riva_stream.operations.reports import VerifyReport
 from riva_stream.operations.status import status
@@ -15,6 +15,8 @@ from riva_stream.operations.verify import verify
 from riva_stream.s3 import StoreSettings
 from riva_stream.settings import load_reach
 from tests.staging import PREFIX, Place, put_credentials
+from tests.support.faultproxy import FaultProxy, Rule
+from tests.support.faults import Refuse
 from tests.support.servers import S3Server
 
 IMAGE = "images/speech.tar.gz"
@@ -76,6 +78,20 @@ async def test_a_changed_document_or_image_is_told(place: Place, mode: str) -> N
     place.put(key, text)
     place.put(IMAGE, b"another image")
     assert "etag" in wrong(await verified(place, request.prefix))["speech.tar.gz"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_without_the_right_to_see_the_image_it_is_named(place: Place, mode: str) -> None:
+    request = asked(place, mode)
+    await stage(request)
+    denied = Rule("HeadObject", key=IMAGE, fault=Refuse("AccessDenied"))
+    async with FaultProxy(place.server, [denied]) as proxy:
+        settings = StoreSettings(region=place.server.region, endpoint_url=proxy.endpoint_url)
+        with pytest.raises(AccessDeniedError) as caught:
+            await verify(settings, place.bucket, request.prefix)
+    assert caught.value.exit_code == 77
+    assert "s3:GetObject" in caught.value.hint
+    assert caught.value.where.key == IMAGE
 
 
 async def test_a_pair_of_another_staging_is_told(place: Place) -> None:

@@ -7,6 +7,8 @@ says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import Field
@@ -17,29 +19,35 @@ from riva_stream.manifest import (
     MANIFEST_JSON,
     MARKER,
     SCHEMA_VERSION,
+    Artifact,
     BuildInfo,
     Document,
+    Marker,
     Mode,
     Model,
+    UploadManifest,
 )
 
 __all__ = [
     "DEPLOYMENT_JSON",
     "DEPLOYMENT_READY",
     "DOCUMENTS",
+    "KINDS",
+    "OF_FULL",
     "PAIR",
     "BintarballReferences",
     "DeploymentDocument",
     "DeploymentReady",
     "DeploymentState",
+    "DocumentKind",
     "ObjectReference",
 ]
 
 DEPLOYMENT_JSON = "deployment.json"
 DEPLOYMENT_READY = "deployment_ready.txt"
 PAIR = (DEPLOYMENT_JSON, DEPLOYMENT_READY)
-DOCUMENTS = (CHECKSUMS, ARTIFACT_JSON, *PAIR, MANIFEST_JSON, MARKER)
-"""All that may lie beside what is staged, in the order in which they are written."""
+OF_FULL = (CHECKSUMS, MANIFEST_JSON)
+"""What only a full staging has."""
 
 
 class ObjectReference(Document):
@@ -135,6 +143,46 @@ class DeploymentReady(Document):
         pairs = (line.partition(": ") for line in text.splitlines())
         return cls.model_validate({_LINES[name]: value for name, _, value in pairs if name in _LINES})
 
+
+@dataclass(frozen=True, slots=True)
+class DocumentKind:
+    """How one of the documents is written, and read."""
+
+    artifact_type: str
+    """In its object's metadata."""
+    model: type[Document] | None
+    """None: it is lines, and of no model."""
+    is_json: bool = False
+
+    @property
+    def content_type(self) -> str:
+        """Of its object."""
+        return "application/json" if self.is_json else "text/plain; charset=utf-8"
+
+    def parse(self, data: bytes) -> Document | None:
+        """Read one back; None where there is no model.
+
+        Raises:
+            ValueError: this is no such document.
+        """
+        if self.model is None:
+            return None
+        if issubclass(self.model, Marker | DeploymentReady):
+            return self.model.parse(data.decode())
+        return self.model.model_validate_json(data)
+
+
+KINDS: Mapping[str, DocumentKind] = {
+    CHECKSUMS: DocumentKind("checksums", None),
+    ARTIFACT_JSON: DocumentKind("artifact-metadata", Artifact, is_json=True),
+    DEPLOYMENT_JSON: DocumentKind("deployment-metadata", DeploymentDocument, is_json=True),
+    DEPLOYMENT_READY: DocumentKind("deployment-marker", DeploymentReady),
+    MANIFEST_JSON: DocumentKind("upload-manifest", UploadManifest, is_json=True),
+    MARKER: DocumentKind("staging-marker", Marker),
+}
+"""All that may lie beside what is staged, in the order in which they are written."""
+DOCUMENTS = tuple(KINDS)
+"""Their names: the one list that everything else is drawn from."""
 
 _LINES = {
     "Deployment ready at": "ready_at",

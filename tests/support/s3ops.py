@@ -79,6 +79,7 @@ def _bucket_operation(method: str, query: dict[str, str]) -> str:
         ("GET", "uploads"): "ListMultipartUploads",
         ("GET", "versions"): "ListObjectVersions",
         ("POST", "delete"): "DeleteObjects",
+        ("DELETE", "lifecycle"): "DeleteBucketLifecycle",
     }
     plain = {"GET": "ListObjects", "HEAD": "HeadBucket", "PUT": "CreateBucket", "DELETE": "DeleteBucket"}
     return _choose(method, query, special, plain, "Bucket")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +34,11 @@ class LogFile:
             )
         except OSError as error:
             self._give_up(error)
-        return self._descriptor is not None
+            return False
+        # It tells that the run is at it still, for as long as the process lives, and is in nobody's way.
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
 
     def write(self, text: str) -> None:
         """Append; what cannot be written is lost, and said to be once."""

@@ -7,13 +7,14 @@ never ends a run.
 from __future__ import annotations
 
 import os
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from riva_stream.cli.options import home_of, state_dir_of
 from riva_stream.cli.redact import Redactor
+from riva_stream.cli.units import ALL, parse_count
 from riva_stream.events import Warned
 from riva_stream.handover import SCRIPT_ID
 
@@ -22,6 +23,7 @@ __all__ = ["LEVELS", "LogSettings", "Target", "log_settings"]
 LEVELS = ("debug", "info", "warning", "error")
 _ALIASES = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
 _FORMATS = {"pretty": "pretty", "text": "pretty", "plain": "pretty", "json": "json", "jsonl": "json"}
+_KEEP_RUNS = 50
 _YES = {"1", "true", "yes", "on"}
 _NO = {"0", "false", "no", "off", "none"}
 _PREFIX = "riva-logs"
@@ -47,6 +49,8 @@ class LogSettings:
     folder: Path
     level: str = "info"
     form: str = "pretty"
+    keep_runs: int | None = _KEEP_RUNS
+    """Runs whose logs and folders stay; None: those of all."""
     tee: bool = False
     """Its lines go to standard error as well, in place of bars."""
     target: Target | None = None
@@ -73,8 +77,14 @@ def log_settings(args: Namespace, in_file: Mapping[str, str]) -> LogSettings:
     form = (args.log_file_format or variable("LOG_FORMAT") or "pretty").lower()
     if form not in _FORMATS:
         warn("LOG_FORMAT is neither pretty nor json: pretty is taken")
+    try:
+        keep_runs = args.keep_runs or parse_count(variable("RIVA_STREAM_KEEP_RUNS") or str(_KEEP_RUNS))
+    except ArgumentTypeError:
+        warn("RIVA_STREAM_KEEP_RUNS is neither a number from 1 on nor 'all': all are kept")
+        keep_runs = ALL
     return LogSettings(
         folder=home_of(folder),
+        keep_runs=None if keep_runs == ALL else keep_runs,
         level=level,
         form=_FORMATS.get(form, "pretty"),
         tee=_switch(variable("LOG_TEE_STDOUT"), "LOG_TEE_STDOUT", warn),

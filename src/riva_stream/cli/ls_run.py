@@ -9,7 +9,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of
-from riva_stream.cli.summary import MODES
+from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.reports import ListedStaging, ListReport
 from riva_stream.operations.uris import split
@@ -21,6 +21,7 @@ __all__ = ["run_ls"]
 _HEAD = ("ENV", "MODEL", "VERSION", "STATE", "MODE", "SIZE", "MODELS", "STAGED AT", "RUN")
 _RIGHT = {"SIZE", "MODELS"}
 _MOST_SEGMENTS = 3
+_MODES = {"full": "full", "reference_only": "reference", "bintarball_reference": "bintarball"}
 
 
 def run_ls(args: Namespace, invocation: Invocation) -> int:
@@ -40,7 +41,8 @@ def _list(session: Session) -> ListReport:
         )
     bucket, key = split(place, example)
     segments = [segment for segment in key.split("/") if segment]
-    if len(segments) > _MOST_SEGMENTS:
+    prefix = "".join(f"{segment}/" for segment in segments)
+    if prefix.removeprefix(DEPLOYMENTS).count("/") > _MOST_SEGMENTS:
         raise ConfigurationError(
             f"{place} is deeper than a staging, which lies at ENV/MODEL/VERSION",
             hint=f"for example: s3://{bucket}/{'/'.join(segments[:2])}",
@@ -52,15 +54,15 @@ def _list(session: Session) -> ListReport:
     settings = StoreSettings(
         region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
     )
-    prefix = "".join(f"{segment}/" for segment in segments)
     work = partial(list_stagings, settings, bucket, prefix, observer=session.screen.observe)
     return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
 
 
 def _text(report: ListReport, fancy: bool) -> str:
     del fancy
+    more = [f"note: {note}" for note in report.notes]
     if not report.stagings:
-        return f"nothing is staged below {report.place}\n"
+        return "\n".join([f"nothing is staged below {report.place}", *more]) + "\n"
     table = [_HEAD, *(_row(staging) for staging in report.stagings)]
     widths = [max(len(row[column]) for row in table) for column in range(len(_HEAD))]
     lines = [
@@ -73,7 +75,7 @@ def _text(report: ListReport, fancy: bool) -> str:
     notes = [f"  {s.destination}: {s.note}" for s in report.stagings if s.note]
     lines += ["", "Notes", *notes] if notes else []
     staged = sum(staging.state == "staged" for staging in report.stagings)
-    lines += ["", f"{staged} staged, {len(report.stagings) - staged} not, below {report.place}"]
+    lines += ["", f"{staged} staged, {len(report.stagings) - staged} not, below {report.place}", *more]
     return "\n".join(lines) + "\n"
 
 
@@ -83,7 +85,7 @@ def _row(staging: ListedStaging) -> tuple[str, ...]:
         staging.model,
         staging.version,
         staging.state.replace("_", " ") + (", restaging" if staging.restaged_by else ""),
-        MODES[staging.mode].removeprefix("in ").removeprefix("by ") if staging.mode else "-",
+        _MODES[staging.mode] if staging.mode else "-",
         "-" if staging.size_bytes is None else human_size(staging.size_bytes),
         "-" if staging.models is None else str(staging.models),
         f"{staging.staged_at:%Y-%m-%d %H:%M}Z" if staging.staged_at else "-",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from riva_stream.cli.units import parse_duration, parse_size
+from riva_stream.cli.units import parse_count, parse_duration, parse_size
 from riva_stream.settings_file import read_env_file, root
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 NOT_OF_THE_REQUEST = frozenset(
     {"command", "env_file", "loop", "json", "quiet", "log_format", "debug"}
     | {"limit", "format", "scope", "extras", "source_kms_key"}
-    | {"log_dir", "log_level", "log_file_format", "log_redact", "log_to_s3"}
+    | {"log_dir", "log_level", "log_file_format", "log_redact", "log_to_s3", "keep_runs"}
 )
 """Names in the parsed arguments that are the command line's own business."""
 
@@ -275,6 +275,13 @@ def add_log(parser: ArgumentParser) -> None:
         "--log-to-s3",
         metavar="S3_PREFIX",
         help="put a copy below s3://bucket/prefix when the run is over [LOG_TO_S3, LOG_S3_BUCKET, LOG_S3_PREFIX]",
+    )
+    group.add_argument(
+        "--keep-runs",
+        type=parse_count,
+        metavar="N",
+        help="runs whose logs and folders in the state directory stay, beside those of the last day, or all "
+        "(default: 50) [RIVA_STREAM_KEEP_RUNS]",
     )
 
 

@@ -26,6 +26,7 @@ from riva_stream.cli.log_file import LogFile
 from riva_stream.cli.log_lines import STARTED, LogRenderer
 from riva_stream.cli.log_settings import LogSettings, log_settings
 from riva_stream.cli.log_upload import upload_log
+from riva_stream.cli.old_runs import BUNDLE, EVENTS, remove_old_runs
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.redact import redact
 from riva_stream.cli.screen import Screen
@@ -45,7 +46,6 @@ R = TypeVar("R", bound=BaseModel)
 _LAST_EVENTS = 500
 _LAST_REQUESTS = 100
 _SLOW = "the disk was slow"
-_BUNDLE = "diagnostics.tar.gz"
 
 
 class Record:
@@ -97,7 +97,7 @@ class Record:
     @property
     def bundle(self) -> Path:
         """Where the diagnostics of a failure are."""
-        return _absolute(self.folder / _BUNDLE)
+        return _absolute(self.folder / BUNDLE)
 
     def open(self, file: EnvFile) -> LogSettings:
         """Begin to write, now that it is known where and how."""
@@ -111,7 +111,7 @@ class Record:
             )
             self._log = log
             self._screens.append((Screen(renderer, write=log.write, slow=_SLOW), log))
-        events = LogFile(self.folder / "events.jsonl", self._failed("the events"))
+        events = LogFile(self.folder / EVENTS, self._failed("the events"))
         if events.open():
             shown = JsonRenderer(self._run_id, interval=1.0, redactor=settings.redactor)
             self._screens.append((Screen(shown, write=events.write, slow=_SLOW), events))
@@ -164,6 +164,8 @@ class Record:
             outcome = replace(outcome, log=str(self.log_file or ""), bundle=str(self.bundle))
             traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
             self.say(outcome.text(self._run_id, debug=traced))
+        if not self._is_dry():
+            self._try("what old runs have left was not all removed", self._remove_old)
         for screen, file in self._screens:
             if screen.close():
                 file.close()  # or else its thread is still at it: the process will close it
@@ -197,6 +199,16 @@ class Record:
             files = files[:1]
         if files and (why := upload_log(self.request, target, self._run_id, files, watch)):
             self._failed("the log was not copied to S3")(why)
+
+    def _remove_old(self) -> None:
+        settings = self.settings
+        if settings is None or settings.keep_runs is None:
+            return
+        state = handover.read(self._state)  # the next step may be about to read what these point at
+        spared = {self._run_id, state.status.get("run_id", ""), str(state.record.get("run_id", ""))}
+        keep = settings.keep_runs
+        if removed := remove_old_runs(self._state, settings.folder, keep=keep, spared=spared):
+            self.say(f"removed what {removed} old runs have left: --keep-runs is {keep}\n")
 
     def _is_dry(self) -> bool:
         """A dry run changed nothing, so the state of the last real one stays true."""

@@ -9,6 +9,7 @@ from functools import partial
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute, set_up_environment
 from riva_stream.cli.loop import run
+from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.extent import Extent
 from riva_stream.operations.retention import Policy, RetentionReport, retention
@@ -46,6 +47,11 @@ def _retention(session: Session) -> RetentionReport:
         if not _SEGMENT.fullmatch(env) or env in {".", ".."}:
             raise ConfigurationError(
                 f"--env {env!r} is not the name of an environment", hint="for example: --env prod"
+            )
+        if DEPLOYMENTS.startswith(f"{env}/") and not args.remove:
+            raise ConfigurationError(
+                f"a rule for {env}/ would apply to the bintarball references of all environments, prod among them",
+                hint="name the environments themselves, for example: --env dev",
             )
     reach = load_reach(vars(args), env_file=args.env_file)
     set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
@@ -92,7 +98,8 @@ def _text(report: RetentionReport, invocation: Invocation, *, remove: bool) -> s
         lines += [f"Rules that would be {', '.join(counts)}. To do so:", f"  {invocation.again('--apply')}"]
     if not remove:
         lines.append(
-            f"Markers and documents go after {report.days} days, archives and models after {report.days_of_bytes}"
+            f"Markers, documents and bintarball references go after {report.days} days, archives and models after "
+            f"{report.days_of_bytes}"
         )
     lines += [f"warning: {invocation.called(warning)}" for warning in report.warnings]
     return "\n".join(lines) + "\n"
@@ -100,9 +107,10 @@ def _text(report: RetentionReport, invocation: Invocation, *, remove: bool) -> s
 
 def _extent(extent: Extent) -> str:
     least = "" if extent.complete else "at least "
+    what = "reference" if extent.prefix.startswith(DEPLOYMENTS) else "staging"
     due = f", {extent.due} of them old enough to go at once" if extent.due else ""
     return (
-        f"  {extent.environment}/  {least}{_count(extent.stagings, 'staging')}, {_count(extent.objects, 'object')}, "
+        f"  {extent.prefix}  {least}{_count(extent.stagings, what)}, {_count(extent.objects, 'object')}, "
         f"{human_size(extent.size_bytes)}{due}"
     )
 
@@ -112,7 +120,7 @@ def _foreign(extent: Extent) -> list[str]:
         return []
     more = extent.foreign - len(extent.foreign_keys)
     return [
-        f"Careful: below {extent.environment}/ {_count(extent.foreign, 'object')} of no staging would expire as well:",
+        f"Careful: below {extent.prefix} {_count(extent.foreign, 'object')} of no staging would expire as well:",
         *(f"  {key}" for key in extent.foreign_keys),
         *([f"  and {more} more"] if more else []),
         "To spare them, tag stagings (stage --tag) and use --by-tag",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 
-__all__ = ["parse_duration", "parse_size", "size_text"]
+__all__ = ["ALL", "parse_count", "parse_duration", "parse_size", "size_text"]
+
+ALL = -1
+"""What :func:`parse_count` makes of the word."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?\s*(?:(\d+(?:\.\d+)?)\s*s?)?",
     re.IGNORECASE,
 )
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -43,6 +47,20 @@ def parse_duration(text: str) -> float:
         )
     days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
     return days * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+def parse_count(text: str) -> int:
+    """``20``, or :data:`ALL` for ``all``.
+
+    Raises:
+        ArgumentTypeError: this is neither.
+    """
+    word = text.strip().lower()
+    if word == "all":
+        return ALL
+    if not _COUNT.fullmatch(word):
+        raise ArgumentTypeError(f"{text!r} is neither a number from 1 on nor 'all'")
+    return int(word)
 
 
 def size_text(size: int) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from riva_stream.deployment import (
     DEPLOYMENT_JSON,
     DEPLOYMENT_READY,
-    PAIR,
+    DOCUMENTS,
+    OF_FULL,
     DeploymentDocument,
     DeploymentReady,
 )
@@ -47,7 +48,7 @@ class Expected:
     @property
     def is_document(self) -> bool:
         """Whether it is one of the documents, which are read whole."""
-        return self.key.rpartition("/")[2] in {ARTIFACT_JSON, CHECKSUMS, *PAIR}
+        return self.key.rpartition("/")[2] in DOCUMENTS
 
 
 def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> list[Expected]:
@@ -104,7 +105,7 @@ def _marker(documents: Documents, marker: Marker, prefix: str, ledger: Ledger) -
 
 
 def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> None:
-    named = () if documents.is_bintarball else (ARTIFACT_JSON, *((CHECKSUMS, MANIFEST_JSON) if full else ()))
+    named = () if documents.is_bintarball else (ARTIFACT_JSON, *(OF_FULL if full else ()))
     paired = (DEPLOYMENT_JSON,) if documents.has(DEPLOYMENT_READY) else ()
     for name in (*named, *paired):
         if not documents.has(name) and name not in documents.hidden:
@@ -157,7 +158,7 @@ def _deployment(
     if marker is not None:
         ledger.compare(
             key,
-            "artifact.json",
+            ARTIFACT_JSON,
             deployment.deployment.artifact_sha256,
             marker.artifact_sha256,
             f"it was written for another {ARTIFACT_JSON}: it is of another staging",
@@ -224,8 +225,8 @@ def _manifest(
     for name in sorted(entries.keys() & known.keys()):
         if entries[name] != known[name]:
             ledger.differs(key, f"it has another size or SHA-256 for {name} than artifact.json")
-    if not any("artifact.json" in text for text in [ledger.difference(key)]):
-        ledger.same(key, "artifact.json")
+    if ARTIFACT_JSON not in ledger.difference(key):
+        ledger.same(key, ARTIFACT_JSON)
 
 
 def _archives(manifest: UploadManifest) -> list[StagedFile]:

@@ -7,24 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from riva_stream.config import is_bintarball
 from riva_stream.deployment import (
     DEPLOYMENT_JSON,
     DEPLOYMENT_READY,
     DOCUMENTS,
+    KINDS,
     PAIR,
     DeploymentDocument,
     DeploymentReady,
+    ObjectReference,
 )
 from riva_stream.errors import AccessDeniedError, IntegrityError
 from riva_stream.manifest import (
     ARTIFACT_JSON,
-    MANIFEST_JSON,
     MARKER,
     Artifact,
+    Document,
     Marker,
     Mode,
     UploadManifest,
@@ -34,6 +37,8 @@ from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
 
 __all__ = ["Documents", "marker_at", "read_documents"]
+
+D = TypeVar("D", bound=Document)
 
 _LIMIT = 64 << 20
 """Bytes at most of a document."""
@@ -101,10 +106,17 @@ class Documents:
         return self.marker.completed_at if self.marker else None
 
     @property
+    def reference(self) -> ObjectReference | None:
+        """The archive where it lies, of a bintarball reference."""
+        if not self.is_bintarball or self.deployment is None:
+            return None
+        return self.deployment.bintarball_references.model_archive
+
+    @property
     def source(self) -> str | None:
         """URI of what was staged."""
-        if self.is_bintarball and self.deployment is not None:
-            return self.deployment.bintarball_references.model_archive.s3_uri
+        if self.reference is not None:
+            return self.reference.s3_uri
         return self.artifact.source.uri if self.artifact else None
 
     @property
@@ -189,39 +201,34 @@ def _without_foreign(documents: Documents) -> Documents:
 
 
 def _understood(texts: Mapping[str, bytes], wrong: dict[str, str]) -> Documents:
-    marker = ready = None
-    kinds: dict[str, type[BaseModel]] = {
-        ARTIFACT_JSON: Artifact,
-        MANIFEST_JSON: UploadManifest,
-        DEPLOYMENT_JSON: DeploymentDocument,
-    }
-    read: dict[str, BaseModel] = {}
-    if MARKER in texts:
+    read: dict[type[Document], Document] = {}
+    for name, text in texts.items():
         try:
-            marker = Marker.parse(texts[MARKER].decode())
-        except ValueError:  # pydantic's and Unicode's are of this kind
-            wrong[MARKER] = "it is not a marker of this tool's"
-    if DEPLOYMENT_READY in texts:
-        try:
-            ready = DeploymentReady.parse(texts[DEPLOYMENT_READY].decode())
-        except ValueError:
-            wrong[DEPLOYMENT_READY] = "it is not a marker of this tool's"
-    for name, kind in kinds.items():
-        if name not in texts:
-            continue
-        try:
-            read[name] = kind.model_validate_json(texts[name])
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the document"
-            wrong[name] = f"it cannot be understood: {place}: {first['msg']}"
-    artifact, manifest, deployment = (read.get(name) for name in kinds)
+            document = KINDS[name].parse(text)
+        except ValueError as error:  # pydantic's and Unicode's are of this kind
+            wrong[name] = _why(error) if KINDS[name].is_json else "it is not a marker of this tool's"
+        else:
+            if document is not None:
+                read[type(document)] = document
+
+    def of(kind: type[D]) -> D | None:
+        document = read.get(kind)
+        return document if isinstance(document, kind) else None
+
     return Documents(
         texts,
-        marker,
-        artifact if isinstance(artifact, Artifact) else None,
-        manifest if isinstance(manifest, UploadManifest) else None,
-        deployment if isinstance(deployment, DeploymentDocument) else None,
-        ready,
+        of(Marker),
+        of(Artifact),
+        of(UploadManifest),
+        of(DeploymentDocument),
+        of(DeploymentReady),
         wrong=wrong,
     )
+
+
+def _why(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return f"it cannot be understood: {error}"
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"])) or "the document"
+    return f"it cannot be understood: {place}: {first['msg']}"

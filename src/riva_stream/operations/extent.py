@@ -1,4 +1,4 @@
-"""What lies below an environment's prefix now, so that nobody sets a rule without seeing what it applies to."""
+"""What lies below the prefix of a rule now, so that nobody sets one without seeing what it applies to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from functools import partial
 
 from pydantic import Field
 
-from riva_stream.deployment import DOCUMENTS
-from riva_stream.manifest import MARKER, Document
+from riva_stream.config import DEPLOYMENTS
+from riva_stream.deployment import DOCUMENTS, PAIR
+from riva_stream.manifest import Document
+from riva_stream.operations.documents import marker_at
+from riva_stream.operations.find import DEPTH, levels_of
 from riva_stream.operations.lifecycle import DOCUMENTS_BELOW
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
@@ -19,16 +22,18 @@ __all__ = ["Extent", "extent_of"]
 _PAGES = 20
 """Pages of 1,000 keys that are looked at; what is beyond is said to be there, not counted."""
 _NAMED = 5
-_DOCUMENTS = "|".join(map(re.escape, DOCUMENTS))
-_STAGED = re.compile(rf"[^/]+/[^/]+/[^/]+/(?:source/.+|models/.+|\.riva-stream/.+|{_DOCUMENTS})")
-
-_MARKED = re.compile(rf"[^/]+/[^/]+/[^/]+/{re.escape(MARKER)}")
+_STAGED = re.compile(
+    rf"(?:[^/]+/){{3}}(?:source/.+|models/.+|\.riva-stream/.+|{'|'.join(map(re.escape, DOCUMENTS))})"
+)
+_REFERENCE = re.compile(rf"{DEPLOYMENTS}(?:[^/]+/){{3}}(?:{'|'.join(map(re.escape, PAIR))})")
 
 
 class Extent(Document):
-    """One environment of a bucket."""
+    """One environment's stagings, or its bintarball references."""
 
     environment: str
+    prefix: str
+    """Of the rules."""
     objects: int = 0
     size_bytes: int = 0
     stagings: int = 0
@@ -44,34 +49,47 @@ class Extent(Document):
 
 
 async def extent_of(
-    store: Store, retrier: Retrier, bucket: str, env: str, days: int, days_of_bytes: int, now: datetime
+    store: Store, retrier: Retrier, bucket: str, prefix: str, days: int, days_of_bytes: int, now: datetime
 ) -> Extent:
-    """List what is below ``env/`` and say what rules of ``days`` and ``days_of_bytes`` come to.
+    """List what is below ``prefix``, ``ENV/`` or that of its bintarball references, and say what rules come to.
+
+    Args:
+        store: where to look.
+        retrier: for transport failures.
+        bucket: its bucket.
+        prefix: of one environment, with its closing slash.
+        days: after which what is small expires.
+        days_of_bytes: after which everything else does.
+        now: the time of day.
 
     Raises:
         RivaStreamError: it cannot be listed.
     """
+    known = _REFERENCE if prefix.startswith(DEPLOYMENTS) else _STAGED
     objects = size = stagings = due = foreign = 0
     named: list[str] = []
     after = ""
     for _ in range(_PAGES):
-        page = await retrier("ListObjectsV2", partial(store.list_objects, bucket, f"{env}/", after=after))
+        page = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
         for entry in page.objects:
             if entry.key.endswith("/") and not entry.size:
                 continue  # a folder, as consoles and some stores make them
             objects += 1
             size += entry.size
-            stagings += _MARKED.fullmatch(entry.key) is not None
+            ours = known.fullmatch(entry.key) is not None
+            folder, name = entry.key[: entry.key.rfind("/") + 1], entry.key.rpartition("/")[2]
+            stagings += ours and len(levels_of(folder)) == DEPTH and name == marker_at(folder)
             limit = days if entry.size < DOCUMENTS_BELOW else days_of_bytes
             due += entry.last_modified is not None and entry.last_modified <= now - timedelta(days=limit)
-            if not _STAGED.fullmatch(entry.key):
+            if not ours:
                 foreign += 1
                 named += [entry.key] if len(named) < _NAMED else []
         if not page.truncated or not page.objects:
             break
         after = page.objects[-1].key
     return Extent(
-        environment=env,
+        environment=levels_of(prefix)[0],
+        prefix=prefix,
         objects=objects,
         size_bytes=size,
         stagings=stagings,

@@ -1,4 +1,7 @@
-"""Find stagings by where they lie, ENV/MODEL/VERSION, without listing what is in them."""
+"""Find stagings by where they lie, without listing what is in them: ENV/MODEL/VERSION, of the bucket or of ``DEPLOYMENTS``.
+
+The latter are bintarball references.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,16 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from riva_stream.config import DEPLOYMENTS
 from riva_stream.pipeline.run import each
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
 
-__all__ = ["DEPTH", "each_folder", "folders_in"]
+__all__ = ["DEPTH", "each_folder", "folders_in", "levels_of"]
 
 DEPTH = 3
-"""Folders from the bucket to a staging: environment, model, version."""
+"""Folders from the bucket (or ``DEPLOYMENTS``) to a staging: environment, model, version."""
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_NOT_STAGINGS = ("bintarball/deployment-metadata/",)
-"""Has folders as deep as those of stagings, but holds the metadata of deployments by reference."""
 
 
 async def each_folder(
@@ -34,10 +36,10 @@ async def each_folder(
         store: where to look.
         retrier: for transport failures; bounds how many requests run at once.
         bucket: its bucket.
-        prefix: "" or a prefix of up to three folders, with its closing slash.
+        prefix: "" or a prefix of up to three folders, with its closing slash; or one of these below ``DEPLOYMENTS``.
         visit: is given the prefix of each.
     """
-    if prefix.count("/") == DEPTH:
+    if len(levels_of(prefix)) == DEPTH:
         await visit(prefix)
         return 0
     listed = 0
@@ -53,11 +55,15 @@ async def each_folder(
 
 
 async def folders_in(store: Store, retrier: Retrier, bucket: str, prefix: str) -> list[str]:
-    """The folders of ``prefix`` that may be on the way to a staging; the first thousand."""
+    """The folders of ``prefix`` on the way to a staging, but not to those of ``DEPLOYMENTS``; the first thousand."""
     page = await retrier("ListObjectsV2", partial(store.list_folder, bucket, prefix))
-    return [name for name in page.names if _is_of_a_staging(name, prefix)]
+    return [name for name in page.names if _is_of_a_staging(name, prefix) and name != DEPLOYMENTS]
+
+
+def levels_of(prefix: str) -> list[str]:
+    """Environment, model and version, as far as a prefix names them; ``DEPLOYMENTS`` itself names none."""
+    return prefix.removeprefix(DEPLOYMENTS).split("/")[:-1]
 
 
 def _is_of_a_staging(folder: str, above: str) -> bool:
-    name = folder.removeprefix(above).rstrip("/")
-    return bool(_SEGMENT.fullmatch(name)) and folder not in _NOT_STAGINGS
+    return bool(_SEGMENT.fullmatch(folder.removeprefix(above).rstrip("/")))

@@ -10,11 +10,13 @@ from typing import Any
 
 import anyio.to_thread
 
-from riva_stream.deployment import DOCUMENTS
+from riva_stream.config import DEPLOYMENTS, is_bintarball
+from riva_stream.deployment import DOCUMENTS, PAIR
+from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
 from riva_stream.manifest import ARTIFACT_JSON, MARKER
-from riva_stream.operations.documents import Documents, read_documents
-from riva_stream.operations.find import each_folder
+from riva_stream.operations.documents import Documents, marker_at, read_documents
+from riva_stream.operations.find import each_folder, levels_of
 from riva_stream.operations.opened import head, opened
 from riva_stream.operations.reports import ListedStaging, ListReport
 from riva_stream.retry import Retrier
@@ -32,8 +34,6 @@ from riva_stream.state import (
 
 __all__ = ["list_stagings"]
 
-_OURS = {*DOCUMENTS} - {MARKER}
-"""Without a marker, and without a journal, these are left of a staging whose marker somebody removed."""
 _SLOTS = 16
 
 
@@ -47,10 +47,13 @@ async def list_stagings(
 ) -> ListReport:
     """What is staged below ``prefix``, and what runs have begun to stage there.
 
+    An environment's bintarball references lie elsewhere in the bucket, but belong to it: they are listed with it.
+
     Args:
         settings: the store.
         bucket: its bucket.
-        prefix: "" or up to three folders, with a closing slash.
+        prefix: "" or up to three folders, with a closing slash; or these below ``DEPLOYMENTS``, for bintarball
+            references alone.
         observer: is told of retries.
         session: the caller's own ``aioboto3.Session``.
 
@@ -61,6 +64,7 @@ async def list_stagings(
     async with opened(settings, observer, session, slots=_SLOTS) as (store, retrier):
         here = await anyio.to_thread.run_sync(Process.this)
         found: list[ListedStaging] = []
+        notes: list[str] = []
 
         async def visit(place: str) -> None:
             staging = await _look(store, retrier, bucket, place, here)
@@ -68,13 +72,22 @@ async def list_stagings(
                 found.append(staging)
 
         folders = await each_folder(store, retrier, bucket, prefix, visit)
+        if prefix and not DEPLOYMENTS.startswith(prefix) and not prefix.startswith(DEPLOYMENTS):
+            try:
+                folders += await each_folder(store, retrier, bucket, DEPLOYMENTS + prefix, visit)
+            except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
+                notes.append(f"bintarball references may be missing here: {error.what}; {error.hint}")
     found.sort(
-        key=lambda staging: [_natural(level) for level in (staging.env, staging.model, staging.version)]
+        key=lambda staging: (
+            [_natural(level) for level in (staging.env, staging.model, staging.version)],
+            staging.destination,
+        )
     )
     return ListReport(
         place=f"s3://{bucket}/{prefix}",
         stagings=found,
         folders=folders,
+        notes=notes,
         seconds=round(time.perf_counter() - began, 3),
     )
 
@@ -83,7 +96,7 @@ async def _look(
     store: Store, retrier: Retrier, bucket: str, place: str, here: Process
 ) -> ListedStaging | None:
     """One folder; None when it has nothing to do with a staging."""
-    names: set[str] = set()
+    marker, names = marker_at(place), set[str]()
     token = ""
     now: datetime | None = None
     while True:
@@ -98,16 +111,16 @@ async def _look(
         written = await head(store, retrier, bucket, place + JOURNAL)
         ended = _ended(found, now, written.last_modified if written else None, here)
     # A journal that has gone since the listing has perhaps given way to a marker.
-    if MARKER in names or (_FOLDER in names and found is None):
+    if marker in names or (_FOLDER in names and found is None):
         documents = await read_documents(store, retrier, bucket, place, (MARKER, ARTIFACT_JSON))
         if documents.is_marked:
             return _staged(bucket, place, documents, None if ended else found)
     if found is not None:
         return _begun(bucket, place, found.journal, ended or "")
-    if names & _OURS:
-        return _listed(
-            bucket, place, state="incomplete", note="there are documents, but no marker and no run"
-        )
+    if names & _documents_at(place):  # all that is left of a staging whose marker somebody removed
+        mode, run = ("bintarball_reference", "") if is_bintarball(place) else (None, " and no run")
+        note = f"there are documents, but no {marker}{run}"
+        return _listed(bucket, place, state="incomplete", mode=mode, note=note)
     return None
 
 
@@ -123,19 +136,27 @@ def _ended(found: Found, now: datetime | None, written: datetime | None, here: P
 _FOLDER = JOURNAL.partition("/")[0] + "/"
 
 
+def _documents_at(place: str) -> set[str]:
+    """Names of the documents that a staging there may have."""
+    return {*(PAIR if is_bintarball(place) else DOCUMENTS)}
+
+
 def _names(keys: list[str], place: str) -> set[str]:
     """Those that matter: a folder may hold any number of others."""
-    wanted = {MARKER, _FOLDER, *_OURS}
+    held = () if is_bintarball(place) else (_FOLDER,)  # no run holds a reference
+    wanted = _documents_at(place).union(held)
     return {key.removeprefix(place) for key in keys} & wanted
 
 
 def _staged(bucket: str, place: str, documents: Documents, found: Found | None) -> ListedStaging:
-    marker, artifact = documents.marker, documents.artifact
-    run_id = marker.run_id if marker else None
+    artifact, reference, run_id = documents.artifact, documents.reference, documents.run_id
     journal = found.journal if found else None
     problem = documents.problem
-    stored = None
+    stored = models = size = None
+    if reference is not None:
+        size, stored, models = reference.size_bytes, 0, 0
     if artifact is not None:
+        size, models = artifact.source.size_bytes, len(artifact.models)
         stored = sum(model.size_bytes for model in artifact.models)
         # A bare model is its own source, and lies once: among the models.
         if artifact.source.status == "staged" and not artifact.source.filename.endswith(".riva"):
@@ -145,11 +166,11 @@ def _staged(bucket: str, place: str, documents: Documents, found: Found | None) 
         place,
         state="damaged" if problem else "staged",
         mode=documents.mode,
-        source=artifact.source.uri if artifact else None,
-        size_bytes=artifact.source.size_bytes if artifact else None,
+        source=documents.source,
+        size_bytes=size,
         stored_bytes=stored,
-        models=len(artifact.models) if artifact else None,
-        staged_at=marker.completed_at if marker else None,
+        models=models,
+        staged_at=documents.staged_at,
         run_id=run_id,
         restaged_by=journal.run_id if journal and journal.run_id != run_id else None,
         note=problem,
@@ -170,7 +191,7 @@ def _begun(bucket: str, place: str, journal: Journal | None, ended: str) -> List
 
 
 def _listed(bucket: str, place: str, **fields: Any) -> ListedStaging:
-    env, model, version = place.rstrip("/").split("/")
+    env, model, version = levels_of(place)
     given: dict[str, Any] = dict.fromkeys(ListedStaging.model_fields) | {"note": ""}
     given |= {"env": env, "model": model, "version": version, "destination": f"s3://{bucket}/{place}"}
     return ListedStaging.model_validate(given | fields)

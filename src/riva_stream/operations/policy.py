@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-from riva_stream.config import StageRequest
+from riva_stream.config import DEPLOYMENTS, StageRequest
 from riva_stream.errors import AccessDeniedError
 from riva_stream.operations.grants import Grant, PolicyDocument, key_grant, key_grant_for, merged
 from riva_stream.rights import KMS_ACTIONS, RIGHTS, Right, bucket_arn, object_arn
@@ -34,7 +34,10 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         *("AbortMultipartUpload", "DeleteObject"),
     ),
     "tag": ("PutObjectTagging",),
-    "retention": ("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration"),
+    "retention": (
+        *("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
+        "ListObjectsV2",
+    ),
 }
 """What else the destination may be used for, and the requests that makes."""
 
@@ -99,6 +102,7 @@ def policy_of(
         log: the bucket that copies of logs go to, and the pattern of their keys.
     """
     source_region = request.source_region or request.region
+    extras = tuple(extras)
     there = _rights(_wanted(request, extras), source=False)
     from_there = _rights((*_SOURCE[request.mode], "ListObjectsV2"), source=True)
     prefix = _prefix(request, scope)
@@ -126,6 +130,15 @@ def policy_of(
             Condition=_below(prefix.rstrip("/")),
         ),
     ]
+    if "retention" in extras and scope != "bucket":  # the rules are an environment's, whatever the scope
+        grants.append(
+            Grant(
+                Sid="ListEnvironment",
+                Action=["s3:ListBucket"],
+                Resource=bucket_arn(request.bucket, request.region),
+                Condition=_below(request.env, DEPLOYMENTS + request.env),
+            )
+        )
     if request.server_path is not None:
         region = request.region if request.server_bucket == request.bucket else source_region
         grants += [
@@ -233,13 +246,15 @@ def _pattern(key: str) -> str:
     return key + "*" if key.endswith("/") else re.sub(r"\[.*", "*", key, flags=re.DOTALL)
 
 
-def _below(folder: str) -> dict[str, dict[str, Any]] | None:
-    """Listing below a folder only.
+def _below(*folders: str) -> dict[str, dict[str, Any]] | None:
+    """Listing below these folders only.
 
     ``IfExists``, because S3 also asks for this right when a HEAD or GET finds nothing, and there is no prefix then:
     with a plain StringLike it would answer 403 in place of 404.
     """
-    return {"StringLikeIfExists": {"s3:prefix": [f"{folder}/*"]}} if folder else None
+    if not all(folders):
+        return None
+    return {"StringLikeIfExists": {"s3:prefix": [f"{folder}/*" for folder in folders]}}
 
 
 def _of_the_whole(right: Right, request: StageRequest | None, bucket: str, key: str) -> Grant | None:

@@ -192,4 +192,6 @@ class ListReport(Document):
     stagings: list[ListedStaging]
     folders: int
     """Folders that were looked into."""
+    notes: list[str] = Field(default_factory=list)
+    """What was not looked at, and why."""
     seconds: float

@@ -4,6 +4,7 @@ A lifecycle rule goes by the age of single objects and is carried out once a day
 one piece. Its marker has to go first, or it would vouch for objects that are gone. Two rules see to that: what is
 small (the marker and the documents) expires after N days, and the rest so many days later as an upload can be older
 than the marker of its staging, which is as long as the store keeps an open upload, and a day for the store to act.
+A bintarball reference is two small documents elsewhere in the bucket; one rule more of each environment is for these.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, TransientError, Where
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.manifest import Document
@@ -43,6 +45,9 @@ from riva_stream.s3 import Lifecycle, Store, StoreSettings, open_store
 
 __all__ = ["Policy", "RetentionReport", "RuleChange", "retention"]
 
+_EXPIRE = f"{OURS}expire-"
+_BINTARBALL = f"{OURS}bintarball-"
+"""How the IDs of the rules for stagings, and of those for bintarball references, go on."""
 _READ_BACK = RetryPolicy(retries=5)
 """S3 may take a moment to show rules that were put."""
 
@@ -81,10 +86,12 @@ class Policy:
                 noncurrent_days=self.noncurrent_days,
                 tag=("retention-days", str(self.days)) if self.by_tag else None,
             )
-            name = f"{OURS}expire-{env}" + (f"-tag-{self.days}" if self.by_tag else "")
+            which = f"-tag-{self.days}" if self.by_tag else ""
+            name = f"{_EXPIRE}{env}{which}"
             made += [
                 rule(f"{name}{SMALL}", smaller_than=DOCUMENTS_BELOW, days=self.days),
                 rule(name, days=self.days_of_bytes),
+                rule(f"{_BINTARBALL}{env}{which}", prefix=f"{DEPLOYMENTS}{env}/", days=self.days),
             ]
         made += [RuleSpec(f"{OURS}abort-{env}", f"{env}/", abort_days=self.abort_days) for env in self.clean]
         return made
@@ -96,8 +103,9 @@ class Policy:
         days by tag stay beside new ones.
         """
         for env in {*self.expire, *self.clean}:
-            plain = {f"{OURS}expire-{env}", f"{OURS}expire-{env}{SMALL}"}
-            tagged = name.startswith(f"{OURS}expire-{env}-tag-")
+            expiring = (f"{_EXPIRE}{env}", f"{_BINTARBALL}{env}")
+            plain = {*expiring, f"{_EXPIRE}{env}{SMALL}"}
+            tagged = name.startswith(tuple(f"{rule}-tag-" for rule in expiring))
             if self.remove and (name in plain | {f"{OURS}abort-{env}"} or tagged):
                 return True
             if env in self.expire and (name in plain or (tagged and not self.by_tag)):
@@ -177,10 +185,12 @@ async def retention(
         if policy.expire and not policy.remove and not policy.by_tag:
             try:
                 extent = [
-                    await extent_of(
-                        store, job.retrier, bucket, env, policy.days, policy.days_of_bytes, clock()
-                    )
+                    await extent_of(store, job.retrier, bucket, place, policy.days, of_bytes, clock())
                     for env in policy.expire
+                    for place, of_bytes in (
+                        (f"{env}/", policy.days_of_bytes),
+                        (f"{DEPLOYMENTS}{env}/", policy.days),
+                    )
                 ]
             except AccessDeniedError as error:
                 warn("list", f"what the rules apply to now is not known: {error.what}; {error.hint}")

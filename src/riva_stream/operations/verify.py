@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from riva_stream.deployment import DEPLOYMENT_READY, DOCUMENTS, PAIR
+from riva_stream.deployment import DEPLOYMENT_READY, DOCUMENTS, OF_FULL, PAIR
 from riva_stream.digest import DigestRecord
 from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, Where
 from riva_stream.events import ObjectVerified, Observer, ignore
-from riva_stream.manifest import ARTIFACT_JSON, MARKER, Source
+from riva_stream.manifest import MARKER, Source
 from riva_stream.operations.crosscheck import Expected, crosscheck
 from riva_stream.operations.deep import DeepReader, Target
 from riva_stream.operations.documents import Documents, read_documents
@@ -232,7 +232,7 @@ class _Verification:
         if documents.artifact is None and documents.manifest is None and documents.deployment is None:
             self.notes.append("what lies beside it was not looked for: no document tells what was staged")
             return
-        written = {ARTIFACT_JSON, MARKER} if documents.mode == "reference_only" else {*DOCUMENTS} - {*PAIR}
+        written = {*DOCUMENTS} - {*PAIR, *(OF_FULL if documents.mode == "reference_only" else ())}
         written |= {name for name in PAIR if documents.has(name)}
         named = {item.key for item in expected} | {self.prefix + name for name in written}
         folders = tuple(self.prefix + folder for folder in FOLDERS)

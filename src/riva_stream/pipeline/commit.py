@@ -16,7 +16,7 @@ from functools import partial
 import anyio
 from pydantic import ValidationError
 
-from riva_stream.deployment import PAIR, DeploymentDocument, ObjectReference
+from riva_stream.deployment import OF_FULL, PAIR, DeploymentDocument, ObjectReference
 from riva_stream.errors import HeldError, IntegrityError, leaves_of
 from riva_stream.events import ObjectCompleted, PhaseChanged
 from riva_stream.manifest import (
@@ -80,7 +80,7 @@ class Commit:
     async def open_documents(self, uploads: Uploads) -> None:
         """Create the uploads of the documents before any byte moves."""
         pair = PAIR if self.container is not None else ()
-        of_full = () if self.run.request.reference_only else (CHECKSUMS, MANIFEST_JSON)
+        of_full = () if self.run.request.reference_only else OF_FULL
         await self._writer.open(uploads, [*of_full, ARTIFACT_JSON, *pair, MARKER])
 
     async def full(self, streamed: Streamed, uploads: Uploads) -> Committed:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from riva_stream.deployment import DEPLOYMENT_READY, PAIR
+from riva_stream.deployment import DEPLOYMENT_READY, OF_FULL, PAIR
 from riva_stream.errors import AccessDeniedError, RivaStreamError, leaves_of
-from riva_stream.manifest import CHECKSUMS, MANIFEST_JSON, MARKER
+from riva_stream.manifest import MARKER
 from riva_stream.pipeline.run import FOLDERS, Run, each
 from riva_stream.pipeline.standing import Standing
 from riva_stream.state import Lease
 
 __all__ = ["delete", "remove_ready", "remove_stale", "take_back"]
 
-_OURS = (*FOLDERS, CHECKSUMS, MANIFEST_JSON, *PAIR)
+_OURS = (*FOLDERS, *OF_FULL, *PAIR)
 
 
 async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ async def remove_stale(run: Run, standing: Standing, written: Sequence[str]) -> 
     manifest = standing.manifest
     named = {file.s3_key for file in manifest.files.all()} if manifest else set()
     if standing.is_complete:
-        named |= {prefix + MANIFEST_JSON, prefix + CHECKSUMS}
+        named |= {prefix + name for name in OF_FULL}
     kept = {*written, prefix + MARKER}
     # Deleting what is not there does no harm, so where nothing may be listed all that was named goes.
     stale = [key for key in sorted(named - kept) if key in standing.keys or not standing.listed]

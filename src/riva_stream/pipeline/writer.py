@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from riva_stream.deployment import DEPLOYMENT_JSON, DEPLOYMENT_READY
+from riva_stream.deployment import KINDS
 from riva_stream.errors import DigestMismatchError, HeldError, TransientError, Where
-from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER, StagedFile
+from riva_stream.manifest import StagedFile
 from riva_stream.pipeline.run import Run, each
 from riva_stream.pipeline.stale import delete
 from riva_stream.pipeline.verify import verify_document
@@ -24,17 +24,6 @@ _CONFLICTS = 3
 """Attempts to put a document on condition that there is none."""
 _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
-_JSON = "application/json"
-_TEXT = "text/plain; charset=utf-8"
-_DOCUMENTS = {
-    CHECKSUMS: (_TEXT, "checksums"),
-    ARTIFACT_JSON: (_JSON, "artifact-metadata"),
-    DEPLOYMENT_JSON: (_JSON, "deployment-metadata"),
-    DEPLOYMENT_READY: (_TEXT, "deployment-marker"),
-    MANIFEST_JSON: (_JSON, "upload-manifest"),
-    MARKER: (_TEXT, "staging-marker"),
-}
-"""Content type and artifact type of each."""
 
 
 @dataclass(eq=False)
@@ -61,11 +50,10 @@ class Writer:
         await each(names, partial(self._open, uploads))
 
     async def _open(self, uploads: Uploads, name: str) -> None:
-        content_type, artifact_type = _DOCUMENTS[name]
         self._documents[name] = await uploads.open(
             self.run.request.prefix + name,
-            content_type=content_type,
-            metadata=self.run.metadata(artifact_type),
+            content_type=KINDS[name].content_type,
+            metadata=self.run.metadata(KINDS[name].artifact_type),
         )
 
     async def put(
@@ -83,7 +71,7 @@ class Writer:
             HeldError: the condition does not hold: another run has been there.
         """
         run, key = self.run, self.run.request.prefix + name
-        content_type, artifact_type = _DOCUMENTS[name]
+        content_type, artifact_type = KINDS[name].content_type, KINDS[name].artifact_type
         checksum: str | None
         if self._uploads is not None:
             record = await self._put_fenced(self._uploads, name, data, if_absent=if_absent)

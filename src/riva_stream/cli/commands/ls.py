@@ -13,6 +13,7 @@ USAGE = "[s3://BUCKET[/ENV[/MODEL]]] [flags]"
 DESCRIPTION = """\
 List what is staged in a bucket, or below one environment or model of it, as a table. It is found by its place,
 ENV/MODEL/VERSION, and told by its documents; other keys are passed over, and no object is listed one by one.
+Bintarball references (bintarball/deployment-metadata/ENV/MODEL/VERSION) are listed with their environment.
 
 A version is staged; in flight (its journal was written within its lease, by the store's clock); incomplete (a run
 stopped or died before its marker; run it again, or collect it with gc); or damaged (verify says in what).
@@ -22,6 +23,8 @@ EXAMPLES = """\
   PROG ls s3://deployments/prod/parakeet-rnnt-en-us
   PROG ls
       the bucket that the settings of stage name
+  PROG ls s3://deployments/bintarball/deployment-metadata
+      bintarball references alone
   PROG ls s3://deployments --json | jq -r '.stagings[] | select(.state == "staged") | .destination'
 """
 

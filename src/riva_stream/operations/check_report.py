@@ -9,6 +9,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
 from riva_stream.manifest import Document, Mode
 from riva_stream.operations.grants import Grant, PolicyDocument, merged
+from riva_stream.operations.log_place import LogPlace
 from riva_stream.operations.policy import grants_for
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "NOT_TRIED",
     "CheckRecord",
     "CheckReport",
+    "as_warning",
     "destination_components",
     "failed",
     "failed_with",
     "not_tried",
+    "nothing_written",
     "passed",
     "report_of",
     "warned",
@@ -31,7 +34,7 @@ COMPONENTS = (
     *("settings", "credentials", "source-credentials", "identity", "endpoint", "source-endpoint"),
     *("source-region", "destination-region", "clock"),
     *("source", "container", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
-    *("conditional-writes", "checksums"),
+    *("conditional-writes", "checksums", "log"),
     *("memory", "open-files", "state-directory", "versions"),
 )
 """All there may be, in the order in which they are shown: what must be mended first comes first."""
@@ -98,7 +101,12 @@ def not_tried(component: str, reason: str) -> CheckRecord:
 
 
 def failed_with(
-    component: str, error: RivaStreamError, request: StageRequest, *, degraded: str = ""
+    component: str,
+    error: RivaStreamError,
+    request: StageRequest,
+    *,
+    degraded: str = "",
+    log: LogPlace | None = None,
 ) -> CheckRecord:
     """The record of an error.
 
@@ -106,21 +114,46 @@ def failed_with(
         component: of the record.
         error: what was raised.
         request: decides what a policy for a missing right reaches over.
-        degraded: what a run without it lacks; given, it is only a warning.
+        degraded: what a run without the right lacks; given, it is only a warning.
+        log: where copies of logs go, if it may be about that.
     """
     details: dict[str, Any] = {"where": str(error.where)}
-    what, fix = error.what, _fix(error)
-    if isinstance(error, AccessDeniedError):
-        grants = grants_for(error, request)
-        details |= {"policy": [grant.model_dump() for grant in grants], "store_says": error.what}
-        fix = "; ".join(f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants) or fix
-        what = f"{error.where.operation} is denied" if what.startswith("access denied") else what
     if isinstance(error, HeldError):
         what = "another run is at work below the prefix, and took what was tried for a leftover"
         return warned(component, what, fix="check again when that run is done", **details)
-    if degraded and isinstance(error, AccessDeniedError):
+    if not isinstance(error, AccessDeniedError):
+        return failed(component, error.what, exit_code=error.exit_code, fix=_fix(error), **details)
+    what, fix, policy = _refusals([error], request, log)
+    details |= {"policy": policy, "store_says": error.what}
+    if degraded:
         return warned(component, f"{what}: {degraded}", fix=fix, **details)
     return failed(component, what, exit_code=error.exit_code, fix=fix, **details)
+
+
+def nothing_written(
+    component: str, errors: Sequence[AccessDeniedError], request: StageRequest
+) -> CheckRecord:
+    """The record of a place where nothing may be written, for want of all these rights; at least one."""
+    what, fix, policy = _refusals(errors, request, None)
+    return failed(
+        component,
+        f"nothing may be written: {what}",
+        exit_code=AccessDeniedError.exit_code,
+        fix=fix,
+        where=str(errors[0].where),
+        policy=policy,
+        store_says=errors[0].what,
+    )
+
+
+def as_warning(record: CheckRecord, less: str) -> CheckRecord:
+    """The record of something that a run does without: what failed there stops none."""
+    if record.status != "fail":
+        return record
+    details = {name: value for name, value in record.details.items() if name != "exit_code"}
+    return record.model_copy(
+        update={"status": "warn", "message": f"{record.message}: {less}", "details": details}
+    )
 
 
 def destination_components(*, uploads: bool) -> tuple[str, ...]:
@@ -154,6 +187,22 @@ def report_of(
 
 def _rank(code: int) -> int:
     return _PRECEDENCE.index(code) if code in _PRECEDENCE else len(_PRECEDENCE)
+
+
+def _refusals(
+    errors: Sequence[AccessDeniedError], request: StageRequest, log: LogPlace | None
+) -> tuple[str, str, list[dict[str, Any]]]:
+    """What was refused, what mends it, and the statements that grant it."""
+    names = [error.where.operation for error in errors]
+    if len(names) == 1 and not errors[0].what.startswith("access denied"):
+        what = errors[0].what
+    else:
+        what = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} denied"
+    grants = merged(grant for error in errors for grant in grants_for(error, request, log=log))
+    ways = [f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants]
+    # Where no grant helps, its own hint says so.
+    ways += [error.hint for error in errors if not grants_for(error, request, log=log)]
+    return what, "; ".join(dict.fromkeys(ways)), [grant.model_dump() for grant in grants]
 
 
 def _fix(error: RivaStreamError) -> str:

@@ -8,7 +8,7 @@ import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError
 from riva_stream.operations.asking import may_put
-from riva_stream.operations.check_report import CheckRecord, as_warning, failed_with, passed, warned
+from riva_stream.operations.check_report import CheckRecord, as_warning, nothing_written, passed, warned
 from riva_stream.operations.examiner import Examiner
 from riva_stream.operations.log_place import LogPlace
 from riva_stream.operations.scratch import CLEANUP_SECONDS, ScratchObject
@@ -36,7 +36,7 @@ async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
         try:
             return await _record(examiner, store, place, scratch)
         except AccessDeniedError as error:
-            return failed_with("log", error, examiner.request, log=place)
+            return nothing_written("log", [error], examiner.request, place)
         except ConfigurationError as error:
             error.hint = "; ".join(filter(None, (_FIX, error.hint)))
             raise

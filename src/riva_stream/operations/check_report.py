@@ -11,6 +11,7 @@ from riva_stream.manifest import Document, Mode
 from riva_stream.operations.grants import Grant, PolicyDocument, merged
 from riva_stream.operations.log_place import LogPlace
 from riva_stream.operations.policy import grants_for
+from riva_stream.rights import RIGHTS
 
 __all__ = [
     "COMPONENTS",
@@ -101,12 +102,7 @@ def not_tried(component: str, reason: str) -> CheckRecord:
 
 
 def failed_with(
-    component: str,
-    error: RivaStreamError,
-    request: StageRequest,
-    *,
-    degraded: str = "",
-    log: LogPlace | None = None,
+    component: str, error: RivaStreamError, request: StageRequest, *, degraded: str = ""
 ) -> CheckRecord:
     """The record of an error.
 
@@ -115,7 +111,6 @@ def failed_with(
         error: what was raised.
         request: decides what a policy for a missing right reaches over.
         degraded: what a run without the right lacks; given, it is only a warning.
-        log: where copies of logs go, if it may be about that.
     """
     details: dict[str, Any] = {"where": str(error.where)}
     if isinstance(error, HeldError):
@@ -123,7 +118,8 @@ def failed_with(
         return warned(component, what, fix="check again when that run is done", **details)
     if not isinstance(error, AccessDeniedError):
         return failed(component, error.what, exit_code=error.exit_code, fix=_fix(error), **details)
-    what, fix, policy = _refusals([error], request, log)
+    what = f"{error.where.operation} is denied" if error.what.startswith("access denied") else error.what
+    fix, policy = _mended([error], request)
     details |= {"policy": policy, "store_says": error.what}
     if degraded:
         return warned(component, f"{what}: {degraded}", fix=fix, **details)
@@ -131,13 +127,17 @@ def failed_with(
 
 
 def nothing_written(
-    component: str, errors: Sequence[AccessDeniedError], request: StageRequest
+    component: str,
+    errors: Sequence[AccessDeniedError],
+    request: StageRequest,
+    log: LogPlace | None = None,
 ) -> CheckRecord:
     """The record of a place where nothing may be written, for want of all these rights; at least one."""
-    what, fix, policy = _refusals(errors, request, None)
+    fix, policy = _mended(errors, request, log)
+    actions = [error.action or RIGHTS[error.where.operation][0].action for error in errors]
     return failed(
         component,
-        f"nothing may be written: {what}",
+        f"nothing may be written: {' and '.join(actions)} {'is' if len(actions) == 1 else 'are'} denied",
         exit_code=AccessDeniedError.exit_code,
         fix=fix,
         where=str(errors[0].where),
@@ -189,20 +189,15 @@ def _rank(code: int) -> int:
     return _PRECEDENCE.index(code) if code in _PRECEDENCE else len(_PRECEDENCE)
 
 
-def _refusals(
-    errors: Sequence[AccessDeniedError], request: StageRequest, log: LogPlace | None
-) -> tuple[str, str, list[dict[str, Any]]]:
-    """What was refused, what mends it, and the statements that grant it."""
-    names = [error.where.operation for error in errors]
-    if len(names) == 1 and not errors[0].what.startswith("access denied"):
-        what = errors[0].what
-    else:
-        what = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} denied"
-    grants = merged(grant for error in errors for grant in grants_for(error, request, log=log))
+def _mended(
+    errors: Sequence[AccessDeniedError], request: StageRequest, log: LogPlace | None = None
+) -> tuple[str, list[dict[str, Any]]]:
+    """What to do about refusals, and the statements that grant what was refused."""
+    found = [(error, grants_for(error, request, log=log)) for error in errors]
+    grants = merged(grant for _, some in found for grant in some)
     ways = [f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants]
-    # Where no grant helps, its own hint says so.
-    ways += [error.hint for error in errors if not grants_for(error, request, log=log)]
-    return what, "; ".join(dict.fromkeys(ways)), [grant.model_dump() for grant in grants]
+    ways += [error.hint for error, some in found if not some and error.hint]  # no grant helps, and it says so
+    return "; ".join(ways), [grant.model_dump() for grant in grants]
 
 
 def _fix(error: RivaStreamError) -> str:

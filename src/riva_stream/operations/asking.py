@@ -44,13 +44,14 @@ async def may_list_parts(store: Store, retrier: Retrier, bucket: str, key: str) 
 
 
 async def may_read(store: Store, retrier: Retrier, bucket: str, key: str) -> None:
-    """The same for an object, by a key that is missing.
+    """Make sure that objects there may be read, by a key that is missing.
 
     Raises:
-        AccessDeniedError: it may not be read; see :func:`tells_missing`.
+        AccessDeniedError: they may not; see :func:`tells_missing`.
+        RivaStreamError: the store gives no answer that tells.
     """
     try:
-        await _granted(partial(retrier, "GetObject", partial(store.get, bucket, key, limit=1)))
+        await retrier("GetObject", partial(store.get, bucket, key, limit=1))
     except AccessDeniedError as error:
         if error.action != _LIST:  # that it names this one says that the other is granted
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from riva_stream import stage
 from riva_stream.operations.check import check
 from riva_stream.operations.check_report import CheckRecord, CheckReport, passed
 from riva_stream.operations.host import check_files, check_memory, check_state, free_memory
+from riva_stream.operations.log_place import LogPlace
 from riva_stream.operations.policy import policy_of
 from riva_stream.sizes import GIB, MIB
 from tests.cli_processes import run
@@ -320,6 +323,79 @@ async def test_a_forced_run_needs_the_right_to_delete(place: Place) -> None:
     assert (report.exit_code, failures(report)) == (77, {"delete"})
 
 
+SOURCE_READ = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": f"arn:aws:s3:::*/{SOURCE_KEY}"}
+READ = ["s3:GetObject", "s3:ListBucket"]
+
+
+def allowing(*actions: str) -> dict[str, Any]:
+    everywhere = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
+    return {"Version": "2012-10-17", "Statement": [SOURCE_READ, everywhere]}
+
+
+def granted(report: CheckReport) -> set[str]:
+    assert report.policy is not None
+    return {action for grant in report.policy.Statement for action in grant.Action}
+
+
+async def test_a_destination_that_may_only_be_read_names_all_that_is_missing(
+    moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_credentials(moto, monkeypatch)
+    place = Place(moto, moto.new_bucket())
+    archive, data = place.source()
+    rule = Enforce(policy=allowing(*READ))
+    async with FaultProxy(moto, [rule]) as proxy:
+        request = place.request(endpoint_url=proxy.endpoint_url)
+        report = await check(request, SETTLED)
+        record = of(report, "destination")
+        assert (report.exit_code, failures(report)) == (77, {"destination"})
+        assert record.message == "nothing may be written: s3:PutObject and s3:AbortMultipartUpload are denied"
+        assert record.details["fix"].startswith(
+            "grant s3:PutObject, s3:AbortMultipartUpload on arn:aws:s3:::"
+        )
+        needed = {
+            action
+            for grant in policy_of(request).Statement
+            if grant.Sid not in {"ReadSource", "FindSource"}
+            for action in grant.Action
+        }
+        assert granted(report) == needed - set(READ)
+        assert of(report, "head").status == "pass"
+        place.assert_nothing_left()
+        rule.policy["Statement"].extend(report.policy.model_dump()["Statement"] if report.policy else ())
+        again = await check(request, SETTLED)
+        assert (again.exit_code, again.policy) == (0, None)
+        assert (await stage(request)).outcome == "staged"
+    place.assert_staged(archive, data)
+
+
+@pytest.mark.parametrize("mode", ["full", "reference_only"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        READ,
+        ["s3:PutObject", *READ],
+        ["s3:PutObject", "s3:GetObject"],
+        ["s3:DeleteObject", "s3:ListBucket"],
+        ["s3:AbortMultipartUpload", "s3:DeleteObject", *READ],
+        ["s3:PutObject", "s3:ListMultipartUploadParts", "s3:ListBucket"],
+    ],
+    ids=lambda given: "+".join(name.removeprefix("s3:") for name in given) or "nothing",
+)
+async def test_what_is_missing_is_all_said_by_one_check(place: Place, given: list[str], mode: str) -> None:
+    place.source()
+    rule = Enforce(policy=allowing(*given))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        request = place.request(endpoint_url=proxy.endpoint_url, reference_only=mode == "reference_only")
+        report = await check(request, SETTLED)
+        assert report.exit_code == 77 if "s3:PutObject" not in given else report.overall != "pass"
+        rule.policy["Statement"].extend(report.policy.model_dump()["Statement"] if report.policy else ())
+        again = await check(request, SETTLED)
+    assert (again.exit_code, again.policy) == (0, None)
+    assert not granted(report) & set(given)
+
+
 async def test_of_several_failures_the_one_that_comes_first_is_the_code(place: Place) -> None:
     missing: dict[str, Any] = {"source": f"s3://{place.bucket}/none.tar.gz"}
     denied = every("CreateMultipartUpload", Refuse("AccessDenied"))
@@ -420,6 +496,28 @@ async def test_credentials_that_the_store_does_not_know(
     assert report.policy is None
 
 
+def test_an_unknown_profile_is_said_where_there_are_no_keys_either(tmp_path: Path) -> None:
+    env = {**os.environ, "AWS_PROFILE": "nosuch"}
+    argv = ["--source", "s3://models/m_v1.tar.gz", "--bucket", "deployments", "--env", "prod"]
+    argv += ["--model-name", "m", "--model-version", "v1", "--region", "us-east-1"]
+    checked = run("riva_stream", "check", *argv, cwd=tmp_path, env=env)
+    staged = run("riva_stream", "stage", *argv, cwd=tmp_path, env=env)
+    assert (checked.returncode, staged.returncode) == (78, 78)
+    for said in ("there are no usable credentials", "AWS_PROFILE names 'nosuch', which is in no AWS"):
+        assert said in checked.stdout
+        assert said in staged.stderr
+
+
+async def test_an_unknown_profile_is_said_where_the_keys_are_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
+    monkeypatch.setenv("AWS_PROFILE", "nosuch")
+    report = await checked(place)
+    assert (report.exit_code, failures(report)) == (78, {"credentials"})
+    assert "AWS_PROFILE names 'nosuch'" in of(report, "credentials").message
+
+
 async def test_a_profile_that_does_not_exist(place: Place) -> None:
     report = await checked(place, profile="nobody")
     assert (report.exit_code, failures(report)) == (78, {"credentials"})
@@ -462,6 +560,96 @@ async def test_a_store_that_falls_silent_is_left_in_time(place: Place, operation
     report = await checked(place, every(operation, Stall(), key), limit=0.5)
     assert report.exit_code == 75
     assert any("no answer within 0.5 s" in record.message for record in report.records)
+
+
+@pytest.mark.parametrize("side", ["", "source-"])
+async def test_a_region_that_there_is_not_names_the_nearest(
+    place: Place, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    wrong: dict[str, Any] = {"source_region": "us-esat-1"} if side else {"region": "us-esat-1"}
+    report = await check(place.request(endpoint_url=None, **wrong), SETTLED)
+    record = of(report, f"{side}endpoint")
+    assert (report.exit_code, record.details["exit_code"]) == (78, 78)
+    assert "no region us-esat-1 is known" in record.message
+    assert record.details["fix"].startswith("did you mean us-east-1? pass --region us-east-1")
+    if side:  # the destination's region is a region: that its name has no address may pass
+        assert of(report, "endpoint").details["exit_code"] == 75
+
+
+# --- the copy of the log
+
+
+def test_where_the_log_goes_is_tried_and_left_as_it_was(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_credentials(s3_server, monkeypatch)
+    place = Place(s3_server, bucket)
+    place.source()
+    done = run("riva_stream", "check", *flags(place), f"--log-to-s3=s3://{bucket}/logs/", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert f"pass  log                 a copy can be put below s3://{bucket}/logs\n" in done.stdout
+    assert place.names("") == [SOURCE_KEY]
+    variables = {"LOG_TO_S3": "1", "LOG_S3_BUCKET": bucket, "LOG_S3_PREFIX": PREFIX, "LOG_LEVEL": "loud"}
+    shown = run("riva_stream", "check", *flags(place), "--json", cwd=tmp_path, env=os.environ | variables)
+    records = {record["component"]: record for record in json.loads(shown.stdout)["records"]}
+    assert shown.returncode == 0
+    assert records["log"]["status"] == "warn"
+    assert "lies inside the staging, where only what is staged belongs" in records["log"]["message"]
+    assert "LOG_LEVEL is none of" in records["settings"]["message"]
+    assert place.names("") == [SOURCE_KEY]
+
+
+async def test_a_right_that_the_log_lacks_is_granted_by_the_policy(place: Place) -> None:
+    place.source()
+    logs = place.server.new_bucket("logs")
+    target = LogPlace(logs, "riva")
+    request = place.request()
+    rule = Enforce(policy=policy_of(request).model_dump())
+    async with FaultProxy(place.server, [rule]) as proxy:
+        there = request.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        report = await check(there, SETTLED, log=target)
+        record = of(report, "log")
+        assert (report.exit_code, record.status) == (0, "warn")
+        less = "the log would stay on this host alone"
+        assert record.message == f"nothing may be written: s3:PutObject is denied: {less}"
+        assert report.policy is not None
+        assert report.policy.Statement == policy_of(request, log=target).Statement[-2:-1]
+        # that is all it takes, and what could not be removed is not put
+        rule.policy["Statement"].extend(report.policy.model_dump()["Statement"])
+        report = await check(there, SETTLED, log=target)
+        assert (of(report, "log").status, report.policy) == ("pass", None)
+        assert proxy.count("PutObject", "riva/*") == 0
+    assert not place.server.client().list_objects_v2(Bucket=logs).get("Contents")
+    place.server.remove_bucket(logs)
+
+
+async def test_a_log_that_cannot_be_copied_only_warns(place: Place) -> None:
+    place.source()
+    report = await check(place.request(), SETTLED, log=LogPlace("no-such-bucket-here", ""))
+    assert (report.exit_code, of(report, "log").status) == (0, "warn")
+    assert "there is no bucket no-such-bucket-here" in of(report, "log").message
+    assert "--log-to-s3" in of(report, "log").details["fix"]
+    report = await check(
+        place.request(bucket="no-such-bucket-here"), SETTLED, log=LogPlace(place.bucket, "logs")
+    )
+    assert (failures(report), of(report, "log").status) == ({"destination-region"}, "pass")
+
+
+async def test_an_object_for_the_log_that_cannot_be_removed_is_named(place: Place) -> None:
+    place.source()
+    rule = Rule("DeleteObject", key="logs/*", occurrence=range(2, 99), fault=Refuse("InternalError"))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        request = place.request(endpoint_url=proxy.endpoint_url)
+        report = await check(request, SETTLED, log=LogPlace(place.bucket, "logs"))
+    (key,) = place.names("logs/")
+    assert of(report, "log").status == "warn"
+    assert f"s3://{place.bucket}/logs/{key}" in of(report, "log").message
+    place.client.delete_object(Bucket=place.bucket, Key=f"logs/{key}")
 
 
 # --- and nothing stays

@@ -146,6 +146,26 @@ def test_a_log_that_cannot_be_written_is_a_warning(folder: str, tmp_path: Path) 
     assert (tmp_path / "state" / "130.status").read_text().startswith("status=success\n")
 
 
+@pytest.mark.parametrize(
+    ("more", "code", "warned"),
+    [([], 78, ""), (["--dry-run"], 0, "no state and no log"), (["--dry-run", "--log-dir=logs"], 0, "no state:"),
+     (["--env=a/b"], 78, "no state and no log")],
+)  # fmt: skip
+def test_a_state_directory_that_cannot_be_written_is_said_once(
+    more: list[str], code: int, warned: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = double("good", "--state-dir=file/state", *more, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "file/state" in line and "python -m" not in line]
+    assert len(lines) == 1
+    assert warned in lines[0]
+    assert ("warning: this run leaves" in lines[0]) == bool(warned)
+    if code and warned:
+        assert "--env or ENV must be" in done.stderr
+    assert (tmp_path / "logs").exists() == ("--log-dir=logs" in more)
+
+
 def test_a_message_of_many_lines_has_the_run_in_each() -> None:
     renderer = LogRenderer("R4")
     text = renderer.message("riva_stream: one\n  two\n  exit code 1, run R4\n")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from riva_stream import AccessDeniedError, ConfigurationError, stage
+from riva_stream import AccessDeniedError, ConfigurationError, RivaStreamError, TransientError, stage
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
@@ -66,6 +74,9 @@ async def test_a_missing_right_is_named(place: Place, rule: Rule, right: str) ->
             await stage(place.request(endpoint_url=proxy.endpoint_url))
     assert caught.value.exit_code == 77
     assert right in caught.value.hint
+    assert (
+        str(caught.value).count("403") == 1
+    )  # the code of a HEAD's refusal is its status, which is said already
     assert not [name for name in place.names() if not name.startswith(".riva-stream/")]
 
 
@@ -94,6 +105,96 @@ async def test_the_right_region_is_named(place: Place) -> None:
             await stage(place.request(endpoint_url=proxy.endpoint_url))
     assert caught.value.exit_code == 78
     assert "--region eu-west-1" in caught.value.hint
+
+
+class _Names:
+    """A resolver that knows none of AWS's names but those that it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *known: str, error: int = socket.EAI_NONAME) -> None:
+        self.asked: list[str] = []
+        self._known = known
+        self._error = error
+        self._real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self)
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+
+    def __call__(self, host: str, port: int, *args: Any, **more: Any) -> Any:
+        self.asked.append(host)
+        if any(host.endswith(name) for name in self._known):
+            return self._real("127.0.0.1", 9, *args, **more)
+        raise socket.gaierror(self._error, "Name or service not known")
+
+
+async def refused(place: Place, **fields: Any) -> RivaStreamError:
+    with pytest.raises(RivaStreamError) as caught:
+        await stage(place.request(endpoint_url=None, retries=1, **fields))
+    return caught.value
+
+
+async def test_a_region_that_there_is_not_ends_the_run_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = _Names(monkeypatch)
+    error = await refused(place, region="us-esat-1")
+    assert type(error) is ConfigurationError
+    assert "no region us-esat-1 is known" in error.what
+    assert "did you mean us-east-1? pass --region us-east-1" in error.hint
+    assert error.where.attempt == 1
+    assert all(".us-esat-1." in name for name in names.asked)
+    error = await refused(place, region="us-east-2", source_region="frankfurt")
+    assert type(error) is ConfigurationError
+    assert "no region frankfurt is known" in error.what
+    assert "--source-region" in error.hint
+
+
+async def test_only_a_region_s_own_name_is_blamed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:  # of a region that is one, that may pass
+        _Names(patch)
+        error = await refused(place, region="eu-west-3")
+        assert type(error) is TransientError
+    with monkeypatch.context() as patch:  # newer than the SDK: where it has an address it is asked
+        names = _Names(patch, ".ap-southeast-99.amazonaws.com")
+        error = await refused(place, region="ap-southeast-99")
+        assert type(error) is TransientError
+        assert names.asked
+    with (
+        monkeypatch.context() as patch
+    ):  # the resolver says nothing about the name: it is out of reach itself
+        _Names(patch, error=socket.EAI_AGAIN)
+        error = await refused(place, region="us-esat-1")
+        assert type(error) is TransientError
+        assert "did you mean us-east-1?" in error.hint
+    with monkeypatch.context() as patch:  # another store may call its regions what it likes
+        _Names(patch)
+        with pytest.raises(TransientError):
+            await stage(place.request(endpoint_url="http://store.invalid", region="garage", retries=0))
+
+
+def test_every_command_says_what_is_wrong_with_the_region(tmp_path: Path) -> None:
+    staging = "s3://deployments/prod/m/v1/"
+    what = ["--bucket", "deployments", "--env", "prod", "--model-name", "m", "--model-version", "v1"]
+    commands = [
+        ["stage", "--source", "s3://models/m_v1.tar.gz", *what],
+        ["check", "--source", "s3://models/m_v1.tar.gz", *what],
+        *([name, staging] for name in ("verify", "status", "gc")),
+        *([name, "s3://deployments"] for name in ("ls", "retention")),
+    ]
+    code = (
+        "import json, socket, sys\n"
+        "from riva_stream.cli import main\n"
+        "def unknown(*_, **__): raise socket.gaierror(socket.EAI_NONAME, 'unknown')\n"
+        "socket.getaddrinfo = unknown\n"
+        "codes = [main(argv) for argv in json.loads(sys.argv[1])]\n"
+        "print('codes', *codes)\n"
+    )
+    env = {**os.environ, "AWS_REGION": "us-esat-1", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)],
+        capture_output=True, text=True, check=True, cwd=tmp_path, env=env, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1].split() == ["codes", *["78"] * len(commands)], done.stderr
+    assert (done.stdout + done.stderr).count("did you mean us-east-1?") == len(commands)
+    assert "retry" not in done.stderr
 
 
 async def test_a_token_that_expires_half_way_is_read_anew(place: Place) -> None:

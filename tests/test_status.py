@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from riva_stream.operations.status import status
 from riva_stream.report import json_schema
 from riva_stream.sizes import MIB
 from riva_stream.state import JOURNAL
+from tests.cli_processes import run as run_module
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
@@ -240,6 +242,14 @@ async def test_the_command_line_and_the_state_directory(moto_place: Place, tmp_p
     text = await call("text", "status", str(state))
     assert text.stdout.startswith("Staged\n")
     assert "130-last: staged, exit code 0" in text.stdout
+    # a pipe can be read just once, and here it names both the state directory and the keys
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    settings = "".join(f"{name}={env[name]}\n" for name in names) + f"RIVA_STATE_DIR={state}\n"
+    argv = ["riva_stream", "status", "--env-file", "/dev/stdin"]
+    bare = {name: value for name, value in os.environ.items() if name not in place.server.environment()}
+    piped = await asyncio.to_thread(run_module, *argv, input=settings, cwd=tmp_path / "stage", env=bare)
+    assert piped.returncode == 0, piped.stderr
+    assert piped.stdout == text.stdout
     nothing = await call("nothing", "status", str(tmp_path / "none"))
     assert nothing.exit_code == 78
     assert "tells of no run" in nothing.stderr

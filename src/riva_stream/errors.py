@@ -73,7 +73,9 @@ class Where:
             words.append(f"attempt {self.attempt}")
         if self.status is not None:
             words.append(f"HTTP {self.status}")
-        if self.code:
+        if self.code and self.code != str(
+            self.status
+        ):  # a HEAD's refusal has no body, so its status is all there is
             words.append(self.code)
         if self.request_id:
             words.append(f"request id {self.request_id}")

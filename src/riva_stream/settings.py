@@ -201,7 +201,7 @@ class Reach:
 def load_reach(
     flags: Mapping[str, object],
     *,
-    env_file: Path | None = None,
+    env_file: Path | EnvFile | None = None,
     fallback: Mapping[str, str | None] | None = None,
 ) -> Reach:
     """The endpoint and the credentials, from the same places and in the same order as :func:`load`.
@@ -214,7 +214,7 @@ def load_reach(
     Raises:
         ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
     """
-    file = read_env_file(env_file)
+    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
     in_file = file.values
     here = ("region", "endpoint_url", "profile", "ca_bundle")
     names = (*here, "source_region", "source_endpoint_url", "source_profile")

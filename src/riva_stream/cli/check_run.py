@@ -8,16 +8,18 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute, set_up_environment
+from riva_stream.cli.log_settings import log_settings
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import request_flags, state_dir_of
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.check_report import NOT_TRIED, CheckRecord, CheckReport, failed, passed, warned
-from riva_stream.settings import Loaded, load
+from riva_stream.settings import load
 from riva_stream.settings_check import SettingsError
 from riva_stream.settings_file import read_env_file
 from riva_stream.state import new_run_id
@@ -47,19 +49,23 @@ def _check(session: Session) -> CheckReport:
     try:
         file = read_env_file(args.env_file)
         state_dir = state_dir_of(args, file.values)
+        logs = log_settings(args, file.values)
         loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
         work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     else:
         set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
-        work = partial(check, loaded.request, _right(loaded), run_id=session.run_id, limit=args.limit)
+        warnings = [warning.message for warning in (*logs.warnings, *loaded.warnings)]
+        settled = _right(loaded.env_file, warnings)
+        work = partial(
+            check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target
+        )
     return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
 
 
-def _right(loaded: Loaded) -> CheckRecord:
-    file = f" and {loaded.env_file}" if loaded.env_file else ""
-    warnings = [warning.message for warning in loaded.warnings]
-    facts: dict[str, Any] = {"env_file": str(loaded.env_file) if loaded.env_file else None}
+def _right(env_file: Path | None, warnings: list[str]) -> CheckRecord:
+    file = f" and {env_file}" if env_file else ""
+    facts: dict[str, Any] = {"env_file": str(env_file) if env_file else None}
     if warnings:
         return warned("settings", "; ".join(warnings), **facts)
     return passed("settings", f"complete, from flags, the environment{file}", **facts)

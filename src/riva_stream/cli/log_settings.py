@@ -16,9 +16,9 @@ from riva_stream.cli.options import home_of, state_dir_of
 from riva_stream.cli.redact import Redactor
 from riva_stream.cli.units import ALL, parse_count
 from riva_stream.events import Warned
-from riva_stream.handover import SCRIPT_ID
+from riva_stream.operations.log_place import LogPlace
 
-__all__ = ["LEVELS", "LogSettings", "Target", "log_settings"]
+__all__ = ["LEVELS", "LogSettings", "log_settings"]
 
 LEVELS = ("debug", "info", "warning", "error")
 _ALIASES = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
@@ -27,19 +27,6 @@ _KEEP_RUNS = 50
 _YES = {"1", "true", "yes", "on"}
 _NO = {"0", "false", "no", "off", "none"}
 _PREFIX = "riva-logs"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where in S3 a copy of the log goes."""
-
-    bucket: str
-    prefix: str
-    """Without slashes at its ends; may be empty."""
-
-    def key(self, run_id: str, name: str) -> str:
-        """``riva-logs/130/<run id>/<name>``."""
-        return "/".join(part for part in (self.prefix, SCRIPT_ID, run_id, name) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +40,7 @@ class LogSettings:
     """Runs whose logs and folders stay; None: those of all."""
     tee: bool = False
     """Its lines go to standard error as well, in place of bars."""
-    target: Target | None = None
+    target: LogPlace | None = None
     redactor: Redactor = field(default_factory=Redactor, repr=False)
     warnings: tuple[Warned, ...] = ()
 
@@ -100,20 +87,20 @@ def _switch(value: str, name: str, warn: Callable[[str], None]) -> bool:
     return value.lower() in _YES
 
 
-def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[str], None]) -> Target | None:
+def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[str], None]) -> LogPlace | None:
     if flag:
         if not flag.startswith("s3://") or not flag.removeprefix("s3://").partition("/")[0]:
             warn("--log-to-s3 is no s3://BUCKET/PREFIX: the log stays here alone")
             return None
         bucket, _, prefix = flag.removeprefix("s3://").partition("/")
-        return Target(bucket, prefix.strip("/"))
+        return LogPlace(bucket, prefix.strip("/"))
     if not _switch(variable("LOG_TO_S3"), "LOG_TO_S3", warn):
         return None
     bucket = variable("LOG_S3_BUCKET").removeprefix("s3://").strip("/")
     if not bucket or "/" in bucket:
         warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is no bucket: the log stays here alone")
         return None
-    return Target(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))
+    return LogPlace(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))
 
 
 def _redactor(wanted: str, variable: Callable[[str], str]) -> Redactor:

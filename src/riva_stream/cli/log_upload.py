@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from riva_stream.cli.log_settings import Target
 from riva_stream.cli.loop import run
 from riva_stream.cli.signals import Interrupted, SignalWatch
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError
+from riva_stream.operations.log_place import LogPlace
 
 __all__ = ["upload_log"]
 
@@ -18,7 +18,7 @@ _TYPES = {".log": "text/plain; charset=utf-8", ".gz": "application/gzip"}
 
 
 def upload_log(
-    request: StageRequest | None, target: Target, run_id: str, files: list[Path], watch: SignalWatch
+    request: StageRequest | None, target: LogPlace, run_id: str, files: list[Path], watch: SignalWatch
 ) -> str:
     """Put the files below the target, in 15 seconds at most.
 
@@ -35,23 +35,13 @@ def upload_log(
     keys = {path: target.key(run_id, path.name) for path in files}
     if request is None:
         return "the settings that say how to reach S3 are not right"
-    if target.bucket == request.bucket and any(key.startswith(request.prefix) for key in keys.values()):
-        return (
-            f"s3://{target.bucket}/{target.prefix} lies inside the staging, where only what is staged belongs"
-        )
+    if refusal := target.refusal(request):
+        return refusal
 
-    from riva_stream.operations.deliver import Parcel, deliver  # noqa: PLC0415 - the AWS libraries come with it
-    from riva_stream.s3 import StoreSettings  # noqa: PLC0415
+    from riva_stream.operations.deliver import Parcel, deliver, log_store  # noqa: PLC0415 - the AWS libraries
 
-    settings = StoreSettings(
-        region=request.region,
-        endpoint_url=request.endpoint_url,
-        profile=request.profile,
-        ca_bundle=request.ca_bundle,
-        read_timeout=min(_SECONDS, request.timeout),
-    )
     parcels = [Parcel(path, key, _TYPES[path.suffix]) for path, key in keys.items()]
-    work = partial(deliver, settings, target.bucket, parcels, run_id=run_id, seconds=_SECONDS)
+    work = partial(deliver, log_store(request), target.bucket, parcels, run_id=run_id, seconds=_SECONDS)
     try:
         run(work, watch=watch, on_signal=lambda _: None)
     except Interrupted as error:  # now, or the run before; then its own reason counts

@@ -9,19 +9,23 @@ from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.uris import split
 from riva_stream.settings import Reach, load_reach
+from riva_stream.settings_file import EnvFile
 
 __all__ = ["reach_of", "staging_prefix"]
 
 
-def reach_of(session: Session, fallback: Mapping[str, str | None] | None = None) -> Reach:
+def reach_of(
+    session: Session, fallback: Mapping[str, str | None] | None = None, *, env_file: EnvFile | None = None
+) -> Reach:
     """The endpoint and the credentials, which this process has from here on.
 
     Args:
         session: with the flags of ``options.add_reach``.
         fallback: what is taken where neither a flag nor a variable says anything.
+        env_file: the file of settings, where it was read already: a pipe can be read just once.
     """
     args = session.args
-    reach = load_reach(vars(args), env_file=args.env_file, fallback=fallback or {})
+    reach = load_reach(vars(args), env_file=env_file or args.env_file, fallback=fallback or {})
     set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
     return reach
 

@@ -42,7 +42,7 @@ def run_policy(args: Namespace, invocation: Invocation) -> int:
             scope=args.scope,
             extras=args.extras or (),
             source_key=args.source_kms_key,
-            log=(target.bucket, target.key("*", "*")) if target is not None else None,
+            log=target,
         )
 
     def text(document: PolicyDocument, fancy: bool) -> str:  # noqa: ARG001 - as execute() calls it

@@ -7,6 +7,7 @@ events are written by threads of their own, everything else when the event loop 
 from __future__ import annotations
 
 import contextlib
+import os
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ from riva_stream.cli.screen import Screen
 from riva_stream.cli.signals import SignalWatch
 from riva_stream.cli.step import artifact_of, values_of
 from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, RetryScheduled, Warned
 from riva_stream.report import StageReport
 from riva_stream.settings_aliases import is_asked
@@ -72,6 +74,10 @@ class Record:
         self._began = monotonic()
         self._in_file: Mapping[str, str] = {}
         self._state = state_dir_of(args)
+        self._refused = ""
+        """Why nothing can be written to the state directory."""
+        self._said = False
+        """Whether that is what the run ends with: once is enough, for all the files that are missing then."""
         self._screens: list[tuple[Screen, LogFile]] = []
         self._log: LogFile | None = None
         self._early: list[Event | str] = []
@@ -104,15 +110,16 @@ class Record:
         self._in_file = file.values
         self._state = state_dir_of(self._args, file.values)
         settings = self.settings = log_settings(self._args, file.values)
+        self._refused = _refusal(self._state)
         log = LogFile(settings.folder / f"{self._run_id}.log", self._failed("the log"))
-        if log.open():
+        if not (self._refused and settings.folder.is_relative_to(self._state)) and log.open():
             renderer = LogRenderer(
                 self._run_id, level=settings.level, form=settings.form, redactor=settings.redactor
             )
             self._log = log
             self._screens.append((Screen(renderer, write=log.write, slow=_SLOW), log))
         events = LogFile(self.folder / EVENTS, self._failed("the events"))
-        if events.open():
+        if not self._refused and events.open():
             shown = JsonRenderer(self._run_id, interval=1.0, redactor=settings.redactor)
             self._screens.append((Screen(shown, write=events.write, slow=_SLOW), events))
         early, self._early = self._early, []
@@ -129,7 +136,13 @@ class Record:
         Raises:
             ConfigurationError: the state directory cannot be written.
         """
-        handover.begin(self._state, self._run_id, log_file=str(self.log_file or ""), command=self._command)
+        try:
+            handover.begin(
+                self._state, self._run_id, log_file=str(self.log_file or ""), command=self._command
+            )
+        except ConfigurationError:
+            self._said = True
+            raise
 
     def observe(self, event: Event, /) -> None:
         """Take an event. Never waits."""
@@ -160,6 +173,10 @@ class Record:
         """
         if self.settings is None:  # it failed before anything was known
             self.open(EnvFile())
+        if self._refused and not self._said:
+            self._failed(f"this run leaves no state{' and no log' if self._log is None else ''}")(
+                self._refused
+            )
         if isinstance(outcome, Failure):
             outcome = replace(outcome, log=str(self.log_file or ""), bundle=str(self.bundle))
             traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
@@ -169,12 +186,13 @@ class Record:
         for screen, file in self._screens:
             if screen.close():
                 file.close()  # or else its thread is still at it: the process will close it
-        if isinstance(outcome, Failure) and not self._try(
-            "the diagnostics cannot be written", self._bundle, outcome
+        if isinstance(outcome, Failure) and (
+            self._refused or not self._try("the diagnostics cannot be written", self._bundle, outcome)
         ):
             outcome = replace(outcome, bundle="")
         if not self._is_dry():
-            self._try("the state for the next step cannot be written", self._hand_over, outcome)
+            if not self._refused:
+                self._try("the state for the next step cannot be written", self._hand_over, outcome)
             self._try("the log was not copied to S3", self._upload, outcome, watch)
         if isinstance(outcome, StageReport):
             late = [problem for problem in self._problems if problem not in outcome.warnings]
@@ -270,6 +288,15 @@ class Record:
             self._warn_of(Warned(code="record", message=message))
 
         return warn
+
+
+def _refusal(folder: Path) -> str:
+    """Why nothing can be written to a folder, which is made if need be; "" where it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{folder} cannot be made: {error.strerror}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} may not be written to"
 
 
 def _absolute(path: Path) -> Path:

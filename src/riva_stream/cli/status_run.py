@@ -9,12 +9,13 @@ from pathlib import Path
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
-from riva_stream.cli.options import find_state_dir
+from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.place import reach_of, staging_prefix
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 from riva_stream.settings import Reach
+from riva_stream.settings_file import EnvFile, read_env_file
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
 
@@ -39,19 +40,20 @@ def run_status(args: Namespace, invocation: Invocation) -> int:
 
 def _look(session: Session) -> StatusReport:
     args = session.args
+    file = read_env_file(args.env_file)
     last: LastRun | None = None
     place: str | None = args.place
     if place is not None and not place.startswith("s3://"):
-        bucket, prefix, last, reach = _remembered(session, Path(place))
+        bucket, prefix, last, reach = _remembered(session, Path(place), file)
     else:
         try:
-            reach = reach_of(session)
+            reach = reach_of(session, env_file=file)
             bucket, prefix = staging_prefix(place, reach)
         except ConfigurationError:
-            state = find_state_dir(args)
+            state = state_dir_of(args, file.values)
             if place is not None or not state.is_dir():
                 raise
-            bucket, prefix, last, reach = _remembered(session, state)
+            bucket, prefix, last, reach = _remembered(session, state, file)
 
     from riva_stream.operations.status import status  # noqa: PLC0415 - the AWS libraries come with it
     from riva_stream.s3 import StoreSettings  # noqa: PLC0415
@@ -72,11 +74,11 @@ def _look(session: Session) -> StatusReport:
     return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
 
 
-def _remembered(session: Session, state: Path) -> tuple[str, str, LastRun, Reach]:
+def _remembered(session: Session, state: Path, file: EnvFile) -> tuple[str, str, LastRun, Reach]:
     from riva_stream.operations.last_run import last_run_of  # noqa: PLC0415
 
     found = last_run_of(state)
-    return found.bucket, found.prefix, found.run, reach_of(session, found.reach)
+    return found.bucket, found.prefix, found.run, reach_of(session, found.reach, env_file=file)
 
 
 def _exit_code(report: StatusReport) -> int:

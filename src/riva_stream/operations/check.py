@@ -19,7 +19,7 @@ import anyio.to_thread
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.operations.check_bucket import clock_record, region_record
-from riva_stream.operations.check_destination import DestinationCheck
+from riva_stream.operations.check_log import check_log
 from riva_stream.operations.check_report import (
     CheckRecord,
     CheckReport,
@@ -31,8 +31,11 @@ from riva_stream.operations.check_report import (
     warned,
 )
 from riva_stream.operations.check_source import SourceCheck, container_record
+from riva_stream.operations.check_writing import check_writing
+from riva_stream.operations.deliver import log_store
 from riva_stream.operations.examiner import Examiner
 from riva_stream.operations.host import check_files, check_memory, check_state, check_versions
+from riva_stream.operations.log_place import LogPlace
 from riva_stream.operations.resolve import resolved
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
 from riva_stream.retry import Retrier, RetryPolicy
@@ -54,6 +57,7 @@ async def check(
     run_id: str = "",
     limit: float = 10.0,
     session: Any = None,
+    log: LogPlace | None = None,
 ) -> CheckReport:
     """Try everything that a run of ``request`` needs.
 
@@ -63,6 +67,7 @@ async def check(
         run_id: for the report.
         limit: seconds that each check may take. A clean-up may take as long again.
         session: the caller's own ``aioboto3.Session``, for both stores.
+        log: where the copy of the run's log would go.
     """
     began = time.monotonic()
     examiner = Examiner(request, limit, Retrier(_POLICY))
@@ -74,7 +79,7 @@ async def check(
             check_versions,
         ):
             tasks.start_soon(_on_this_host, examiner, record)
-        await _Stores(examiner, session).check()
+        await _Stores(examiner, session, log).check()
     return report_of(request, run_id, examiner.records.values(), time.monotonic() - began)
 
 
@@ -93,12 +98,15 @@ async def _on_this_host(examiner: Examiner, look: Any) -> None:
 class _Stores:
     """The part that needs the network."""
 
-    def __init__(self, examiner: Examiner, session: Any) -> None:
+    def __init__(self, examiner: Examiner, session: Any, log: LogPlace | None) -> None:
         self._examiner = examiner
+        self._log = log
         self._request = examiner.request
         self._session = session
         self._elsewhere = is_elsewhere(self._request)
         self._part_size = self._request.part_size
+        self._ignored: dict[str, list[str]] = {}
+        """What was ignored in finding credentials, by the component of their record."""
 
     async def check(self) -> None:
         request, examiner = self._request, self._examiner
@@ -125,9 +133,9 @@ class _Stores:
     @asynccontextmanager
     async def _looking(self, settings: StoreSettings, name: str) -> AsyncIterator[Look | None]:
         """The client to look with once there are credentials and the endpoint has an address; else None."""
-        examiner, ignored = self._examiner, list[str]()
+        examiner, component = self._examiner, f"{name}credentials"
+        ignored = self._ignored[component] = []
         async with open_look(settings, session=self._session, warn=ignored.append) as look:
-            component = f"{name}credentials"
             found = await examiner.examine(component, partial(_credentials, component, look, ignored))
             if found.status == "fail":
                 yield None
@@ -176,26 +184,17 @@ class _Stores:
                 await examiner.examine("container", partial(container_record, examiner, store))
 
     async def _destination(self, settings: StoreSettings, look: Look) -> None:
-        request = self._request
-        if not await self._reaches("destination", look, request.bucket):
+        examiner, request = self._examiner, self._request
+        reached = await self._reaches("destination", look, request.bucket)
+        if _has_failed(examiner, "credentials"):
             return
-        async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(open_store(settings, session=look.session, warn=_ignore))
-            trial = DestinationCheck(self._examiner, store)
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(trial.try_object)
-                    tasks.start_soon(trial.try_listing)
-                    if request.server_path is not None and request.server_bucket == request.bucket:
-                        container = partial(container_record, self._examiner, store)
-                        tasks.start_soon(self._examiner.examine, "container", container)
-                    if request.mode == "full":
-                        tasks.start_soon(trial.try_upload)
-                        tasks.start_soon(trial.try_listing_uploads)
-            finally:
-                left = await trial.tidy()
-            if left:
-                self._left_behind(left)
+        async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+            if self._log is not None:
+                store = open_store(log_store(request), session=look.session, warn=_ignore)
+                tasks.start_soon(check_log, examiner, await stack.enter_async_context(store), self._log)
+            if reached:
+                store = open_store(settings, session=look.session, warn=_ignore)
+                tasks.start_soon(check_writing, examiner, await stack.enter_async_context(store))
 
     async def _reaches(self, side: str, look: Look, bucket: str) -> bool:
         """Whether anything answers for the bucket, and to these credentials; if not there is no point in asking on."""
@@ -208,7 +207,8 @@ class _Stores:
                 if error.where.code not in CREDENTIALS:
                     raise
                 name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
-                examiner.records[name] = failed_with(name, error, self._request)
+                told = failed_with(name, _noting(error, self._ignored[name]), self._request)
+                examiner.records[name] = told
                 return failed(component, f"not tried: {name} failed")
             if side == "destination":
                 examiner.keep(clock_record(found))
@@ -227,6 +227,7 @@ class _Stores:
             way = (f"{name}credentials", f"{name}endpoint", f"{side or 'destination-'}region")
             cause = next((step for step in way if _has_failed(examiner, step)), "")
             there = destination_components(uploads=request.mode == "full")
+            there = (*there, "log") if self._log is not None else there
             rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
             if request.server_path is not None and bool(side) == (request.server_bucket != request.bucket):
                 rest = (*rest, "container")
@@ -234,26 +235,6 @@ class _Stores:
         examiner.skip(f"{name}credentials failed", f"{name}endpoint")
         if not name:
             examiner.skip("credentials failed", "identity")
-
-    def _left_behind(self, left: list[str]) -> None:
-        """Say what could not be removed."""
-        record = self._examiner.records.get("delete")
-        details = {} if record is None else record.details
-        only_versions = all(text.startswith("old versions") for text in left)
-        if record is not None and only_versions and record.status == "pass":
-            self._examiner.records["delete"] = record.model_copy(
-                update={
-                    "message": f"{record.message} (left: {', '.join(left)})",
-                    "details": details | {"left": left},
-                }
-            )
-            return
-        self._examiner.records["delete"] = warned(
-            "delete",
-            f"this check could not remove: {', '.join(left)}",
-            fix=f"riva-stream gc {self._request.destination} --older-than 1h, or remove it by hand",
-            left=left,
-        )
 
 
 def _has_failed(examiner: Examiner, component: str) -> bool:
@@ -265,8 +246,17 @@ def _ignore(_: str) -> None:
     """The look at the credentials has said it."""
 
 
+def _noting(error: ConfigurationError, ignored: list[str]) -> ConfigurationError:
+    """What was ignored may be what is missing now."""
+    error.what = "; ".join([error.what, *ignored])
+    return error
+
+
 async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckRecord:
-    found = await look.credentials()
+    try:
+        found = await look.credentials()
+    except ConfigurationError as error:
+        raise _noting(error, ignored) from error.__cause__
     profile = f", profile {found.profile}" if found.profile else ""
     kind = ", temporary" if found.temporary else ""
     facts = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
@@ -283,5 +273,6 @@ async def _resolves(component: str, look: Look) -> CheckRecord:
         proxied = await resolved(url)
     except TransientError as error:
         fix = "check --region and --endpoint-url (AWS_ENDPOINT_URL) for a typing error, and this host's DNS"
-        return failed(component, error.what, exit_code=error.exit_code, fix=fix, url=url)
+        told = look.blamed(error.__cause__) or error
+        return failed(component, told.what, exit_code=told.exit_code, fix=told.hint or fix, url=url)
     return passed(component, url + (", through a proxy" if proxied else ""), url=url, aws=look.is_aws)

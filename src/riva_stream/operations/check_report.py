@@ -9,17 +9,21 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
 from riva_stream.manifest import Document, Mode
 from riva_stream.operations.grants import Grant, PolicyDocument, merged
+from riva_stream.operations.log_place import LogPlace
 from riva_stream.operations.policy import grants_for
+from riva_stream.rights import RIGHTS
 
 __all__ = [
     "COMPONENTS",
     "NOT_TRIED",
     "CheckRecord",
     "CheckReport",
+    "as_warning",
     "destination_components",
     "failed",
     "failed_with",
     "not_tried",
+    "nothing_written",
     "passed",
     "report_of",
     "warned",
@@ -31,7 +35,7 @@ COMPONENTS = (
     *("settings", "credentials", "source-credentials", "identity", "endpoint", "source-endpoint"),
     *("source-region", "destination-region", "clock"),
     *("source", "container", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
-    *("conditional-writes", "checksums"),
+    *("conditional-writes", "checksums", "log"),
     *("memory", "open-files", "state-directory", "versions"),
 )
 """All there may be, in the order in which they are shown: what must be mended first comes first."""
@@ -106,21 +110,50 @@ def failed_with(
         component: of the record.
         error: what was raised.
         request: decides what a policy for a missing right reaches over.
-        degraded: what a run without it lacks; given, it is only a warning.
+        degraded: what a run without the right lacks; given, it is only a warning.
     """
     details: dict[str, Any] = {"where": str(error.where)}
-    what, fix = error.what, _fix(error)
-    if isinstance(error, AccessDeniedError):
-        grants = grants_for(error, request)
-        details |= {"policy": [grant.model_dump() for grant in grants], "store_says": error.what}
-        fix = "; ".join(f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants) or fix
-        what = f"{error.where.operation} is denied" if what.startswith("access denied") else what
     if isinstance(error, HeldError):
         what = "another run is at work below the prefix, and took what was tried for a leftover"
         return warned(component, what, fix="check again when that run is done", **details)
-    if degraded and isinstance(error, AccessDeniedError):
+    if not isinstance(error, AccessDeniedError):
+        return failed(component, error.what, exit_code=error.exit_code, fix=_fix(error), **details)
+    what = f"{error.where.operation} is denied" if error.what.startswith("access denied") else error.what
+    fix, policy = _mended([error], request)
+    details |= {"policy": policy, "store_says": error.what}
+    if degraded:
         return warned(component, f"{what}: {degraded}", fix=fix, **details)
     return failed(component, what, exit_code=error.exit_code, fix=fix, **details)
+
+
+def nothing_written(
+    component: str,
+    errors: Sequence[AccessDeniedError],
+    request: StageRequest,
+    log: LogPlace | None = None,
+) -> CheckRecord:
+    """The record of a place where nothing may be written, for want of all these rights; at least one."""
+    fix, policy = _mended(errors, request, log)
+    actions = [error.action or RIGHTS[error.where.operation][0].action for error in errors]
+    return failed(
+        component,
+        f"nothing may be written: {' and '.join(actions)} {'is' if len(actions) == 1 else 'are'} denied",
+        exit_code=AccessDeniedError.exit_code,
+        fix=fix,
+        where=str(errors[0].where),
+        policy=policy,
+        store_says=errors[0].what,
+    )
+
+
+def as_warning(record: CheckRecord, less: str) -> CheckRecord:
+    """The record of something that a run does without: what failed there stops none."""
+    if record.status != "fail":
+        return record
+    details = {name: value for name, value in record.details.items() if name != "exit_code"}
+    return record.model_copy(
+        update={"status": "warn", "message": f"{record.message}: {less}", "details": details}
+    )
 
 
 def destination_components(*, uploads: bool) -> tuple[str, ...]:
@@ -154,6 +187,17 @@ def report_of(
 
 def _rank(code: int) -> int:
     return _PRECEDENCE.index(code) if code in _PRECEDENCE else len(_PRECEDENCE)
+
+
+def _mended(
+    errors: Sequence[AccessDeniedError], request: StageRequest, log: LogPlace | None = None
+) -> tuple[str, list[dict[str, Any]]]:
+    """What to do about refusals, and the statements that grant what was refused."""
+    found = [(error, grants_for(error, request, log=log)) for error in errors]
+    grants = merged(grant for _, some in found for grant in some)
+    ways = [f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants]
+    ways += [error.hint for error, some in found if not some and error.hint]  # no grant helps, and it says so
+    return "; ".join(ways), [grant.model_dump() for grant in grants]
 
 
 def _fix(error: RivaStreamError) -> str:

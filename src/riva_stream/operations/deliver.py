@@ -10,15 +10,17 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from riva_stream.config import StageRequest
 from riva_stream.errors import StalledError
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody, StoreSettings, open_store
 from riva_stream.sink import body_of
 
-__all__ = ["Parcel", "deliver"]
+__all__ = ["Parcel", "deliver", "log_store"]
 
 _RETRIES = 2
+_READ_SECONDS = 15.0
 _LARGEST = 64 << 20
 """Bytes of a file that are sent; of a longer one the end, which is where a log says how it ended."""
 
@@ -30,6 +32,17 @@ class Parcel:
     path: Path
     key: str
     content_type: str
+
+
+def log_store(request: StageRequest) -> StoreSettings:
+    """How the bucket of logs is reached: like the destination, without the options of what is staged."""
+    return StoreSettings(
+        region=request.region,
+        endpoint_url=request.endpoint_url,
+        profile=request.profile,
+        ca_bundle=request.ca_bundle,
+        read_timeout=min(_READ_SECONDS, request.timeout),
+    )
 
 
 async def deliver(

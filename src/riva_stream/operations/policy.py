@@ -15,6 +15,7 @@ from typing import Any
 from riva_stream.config import DEPLOYMENTS, StageRequest
 from riva_stream.errors import AccessDeniedError
 from riva_stream.operations.grants import Grant, PolicyDocument, key_grant, key_grant_for, merged
+from riva_stream.operations.log_place import LogPlace
 from riva_stream.rights import KMS_ACTIONS, RIGHTS, Right, bucket_arn, object_arn
 
 __all__ = [
@@ -90,7 +91,7 @@ def policy_of(
     scope: str = "version",
     extras: Iterable[str] = (),
     source_key: str | None = None,
-    log: tuple[str, str] | None = None,
+    log: LogPlace | None = None,
 ) -> PolicyDocument:
     """The least policy for a request.
 
@@ -99,7 +100,7 @@ def policy_of(
         scope: one of :data:`SCOPES`: this version of the model, any of its versions, any model, the whole bucket.
         extras: of :data:`EXTRAS`, what else the destination is used for.
         source_key: the KMS key that the source is encrypted with: an id, an ARN or an alias.
-        log: the bucket that copies of logs go to, and the pattern of their keys.
+        log: where copies of logs go.
     """
     source_region = request.source_region or request.region
     extras = tuple(extras)
@@ -156,7 +157,8 @@ def policy_of(
         ]
     if log is not None:
         writing = _actions(_rights(_LOG, source=False), "object")
-        grants.append(Grant(Sid="WriteLog", Action=writing, Resource=object_arn(*log, request.region)))
+        resource = object_arn(log.bucket, log.key("*", "*"), request.region)
+        grants.append(Grant(Sid="WriteLog", Action=writing, Resource=resource))
     # No condition on a prefix: IAM knows none for these.
     whole = [action for action in _actions(there, "bucket") if action != "s3:ListBucket"]
     if whole:
@@ -170,7 +172,11 @@ def policy_of(
 
 
 def grants_for(
-    error: AccessDeniedError, request: StageRequest | None = None, region: str | None = None
+    error: AccessDeniedError,
+    request: StageRequest | None = None,
+    region: str | None = None,
+    *,
+    log: LogPlace | None = None,
 ) -> list[Grant]:
     """The statements that grant just what an access that was denied needs.
 
@@ -178,6 +184,7 @@ def grants_for(
         error: it names the request, and mostly the action.
         request: what the run is about, so that the statement reaches over its whole prefix; None: just the one key.
         region: for the partition, where there is no request.
+        log: where copies of logs go, if it may be about that.
     """
     if error.denied_by:
         return []
@@ -190,7 +197,7 @@ def grants_for(
         return [Grant(Sid="GrantMissing", Action=[error.action], Resource=resource)]
     found = []
     for right in rights:
-        grant = _of_the_whole(right, request, bucket, key)
+        grant = _of_the_whole(right, request, bucket, key, log)
         if grant is not None:
             found.append(grant)
         elif request is None and bucket and not right.of_source:
@@ -257,12 +264,14 @@ def _below(*folders: str) -> dict[str, dict[str, Any]] | None:
     return {"StringLikeIfExists": {"s3:prefix": [f"{folder}/*" for folder in folders]}}
 
 
-def _of_the_whole(right: Right, request: StageRequest | None, bucket: str, key: str) -> Grant | None:
+def _of_the_whole(
+    right: Right, request: StageRequest | None, bucket: str, key: str, log: LogPlace | None
+) -> Grant | None:
     """The statement of the whole policy that has this right, reduced to it."""
     if request is None:
         return None
     region = request.region
-    for grant in policy_of(request).Statement:
+    for grant in policy_of(request, log=log).Statement:
         if right.action not in grant.Action:
             continue
         if right.on == "object":

@@ -133,7 +133,8 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
         raise ConfigurationError(
             f"there are no usable credentials: {_text(error)}",
             where=where,
-            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that exists",
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in the environment or in .env), or AWS_PROFILE "
+            "to a profile that exists, or run where a role gives some",
         ) from error
     except boto.NoRegionError as error:
         raise ConfigurationError(

@@ -16,10 +16,11 @@ from typing import Any
 
 import anyio.to_thread
 from aiobotocore.config import AioConfig
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoCredentialsError
 
-from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError, Where
+from riva_stream.errors import RivaStreamError, TransientError, Where
 from riva_stream.s3.errors import CREDENTIALS, translated
+from riva_stream.s3.regions import RegionName
 from riva_stream.s3.session import StoreSettings, client_arguments, is_aws_url, make_session, warm
 
 __all__ = ["BucketLook", "CredentialsLook", "Identity", "Look", "open_look"]
@@ -87,6 +88,8 @@ class Look:
         """Where requests go; for AWS, that of the region."""
         self.region: str = client.meta.region_name or ""
         self.is_aws = is_aws_url(self.endpoint_url)
+        self.blamed = partial(RegionName.of(session, client).blamed, self.endpoint_url)
+        """What an error of the resolver comes to where the region's name is to blame; else None."""
 
     async def credentials(self) -> CredentialsLook:
         """Where they come from.
@@ -98,11 +101,7 @@ class Look:
         with translated("GetCredentials", ""):
             found = await core.get_credentials()
             if found is None:
-                raise ConfigurationError(
-                    "there are no credentials",
-                    hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in the environment or in .env), or "
-                    "AWS_PROFILE to a profile that exists, or run where a role gives some",
-                )
+                raise NoCredentialsError  # as any request would, and so in the same words
             frozen = await found.get_frozen_credentials()
         return CredentialsLook(
             source=_FROM.get(found.method, found.method),

@@ -22,6 +22,7 @@ from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
+from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import carry_rules_as_they_are
 
 __all__ = ["StoreSettings", "client_arguments", "is_aws_url", "make_session", "open_store", "warm"]
@@ -74,6 +75,7 @@ async def open_store(
                 client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
                 client.meta.events.register(f"before-call.s3.{operation}", _no_expect)
             carry_rules_as_they_are(client)
+            RegionName.of(made, client).watch(client)
             return client
 
         client = await open_client()

@@ -13,8 +13,8 @@ SUMMARY = "try everything that a staging needs, and say how to mend what is miss
 USAGE = "[flags]"
 DESCRIPTION = """\
 Try what `stage` with the same flags would need: settings, credentials, regions, the source, every right at the
-destination, the store's checksums and conditional writes, the clock, memory, open files, the disk of the state
-directory. It takes seconds, each check has a time limit, and whatever it writes it removes again.
+destination, the store's checksums and conditional writes, the place of the log's copy, the clock, memory, open files,
+the disk of the state directory. It takes seconds, each check has a time limit, and whatever it writes it removes again.
 
 Each line is pass, warn (a run goes on, with less) or FAIL, and what is not a pass says how to mend it. Where a right is
 missing, the IAM policy that grants it is printed. GPU workers are not looked at: this step needs none.

@@ -1,0 +1,78 @@
+"""Rights that are asked for on what is not there: whoever answers says whether they are granted, and nothing is made.
+
+S3 looks at the rights before it looks for the upload or the key. So these tell of what cannot be tried in earnest,
+because it could not be removed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
+from riva_stream.retry import Retrier
+from riva_stream.s3 import PartBody, Store
+
+__all__ = ["MISSING_UPLOAD", "may_list_parts", "may_put", "may_read", "tells_missing"]
+
+MISSING_UPLOAD = "none"
+"""An UploadId that no store has given."""
+_BYTE = PartBody((b"?",), 1)
+_LIST = "s3:ListBucket"
+
+
+async def may_put(store: Store, retrier: Retrier, bucket: str, key: str) -> bool:
+    """Whether objects may be put there, by a part for an upload that is missing; False: the answer does not tell.
+
+    Raises:
+        AccessDeniedError: they may not.
+    """
+    send = partial(store.upload_part, bucket, key, MISSING_UPLOAD, 1, _BYTE)
+    return await _granted(partial(retrier, "UploadPart", send))
+
+
+async def may_list_parts(store: Store, retrier: Retrier, bucket: str, key: str) -> bool:
+    """The same for the parts of an upload.
+
+    Raises:
+        AccessDeniedError: they may not be listed.
+    """
+    return await _granted(
+        partial(retrier, "ListParts", partial(store.list_parts, bucket, key, MISSING_UPLOAD))
+    )
+
+
+async def may_read(store: Store, retrier: Retrier, bucket: str, key: str) -> None:
+    """Make sure that objects there may be read, by a key that is missing.
+
+    Raises:
+        AccessDeniedError: they may not; see :func:`tells_missing`.
+        RivaStreamError: the store gives no answer that tells.
+    """
+    try:
+        await retrier("GetObject", partial(store.get, bucket, key, limit=1))
+    except AccessDeniedError as error:
+        if error.action != _LIST:  # that it names this one says that the other is granted
+            raise
+
+
+async def tells_missing(store: Store, retrier: Retrier, bucket: str, key: str) -> bool:
+    """Whether keys may be listed: if not, S3 answers for a missing key as for a forbidden one."""
+    try:
+        await _granted(partial(retrier, "ListObjectsV2", partial(store.list_objects, bucket, key, limit=1)))
+    except AccessDeniedError:
+        return False
+    return True
+
+
+async def _granted(ask: Callable[[], Awaitable[Any]]) -> bool:
+    try:
+        await ask()
+    except HeldError:  # there is no such upload
+        return True
+    except AccessDeniedError:
+        raise
+    except RivaStreamError:  # it has its own word for it, or none
+        return False
+    return True

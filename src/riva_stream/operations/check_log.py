@@ -1,0 +1,69 @@
+"""``check`` where the copy of the log goes: can an object be put there? A run does without, so it only ever warns."""
+
+from __future__ import annotations
+
+import secrets
+
+import anyio
+
+from riva_stream.errors import AccessDeniedError, ConfigurationError
+from riva_stream.operations.asking import may_put
+from riva_stream.operations.check_report import CheckRecord, as_warning, nothing_written, passed, warned
+from riva_stream.operations.examiner import Examiner
+from riva_stream.operations.log_place import LogPlace
+from riva_stream.operations.scratch import CLEANUP_SECONDS, ScratchObject
+from riva_stream.s3 import Store
+
+__all__ = ["check_log"]
+
+_LESS = "the log would stay on this host alone"
+_FIX = "check --log-to-s3 (LOG_S3_BUCKET, LOG_S3_PREFIX)"
+
+
+async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
+    """Put an object there and remove it again.
+
+    Where it could not be removed none is put: the right is asked for on what is not there. Whoever may only add logs
+    is well set up.
+    """
+    if refusal := place.refusal(examiner.request):
+        examiner.keep(warned("log", f"{refusal}: {_LESS}", fix=f"{_FIX} for a place beside it"))
+        return
+    key = place.key(f"check-{secrets.token_hex(6)}", "object")
+    scratch = ScratchObject(store, examiner.retrier, place.bucket, key, limit=examiner.limit)
+
+    async def record() -> CheckRecord:
+        try:
+            return await _record(examiner, store, place, scratch)
+        except AccessDeniedError as error:
+            return nothing_written("log", [error], examiner.request, place)
+        except ConfigurationError as error:
+            error.hint = "; ".join(filter(None, (_FIX, error.hint)))
+            raise
+
+    left = [f"perhaps s3://{place.bucket}/{key}"]
+    try:
+        await examiner.examine("log", record)
+    finally:
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            left = await scratch.remove()
+    found = as_warning(examiner.records["log"], _LESS)
+    if left:
+        # Versions that are left take the right to remove versions, which no run needs: that is not worth a warning.
+        status = found.status if all(text.startswith("old versions") for text in left) else "warn"
+        message, details = f"{found.message} (left: {', '.join(left)})", found.details | {"left": left}
+        found = found.model_copy(update={"status": status, "message": message, "details": details})
+    examiner.records["log"] = found
+
+
+async def _record(examiner: Examiner, store: Store, place: LogPlace, scratch: ScratchObject) -> CheckRecord:
+    try:
+        await scratch.try_removing()
+    except AccessDeniedError:
+        if await may_put(store, examiner.retrier, place.bucket, scratch.key):
+            return passed("log", f"a copy may be put below {place}; none was, since it could not be removed")
+        return warned(
+            "log", f"whether a copy may be put below {place} was not tried: it could not be removed"
+        )
+    await scratch.put()
+    return passed("log", f"a copy can be put below {place}")

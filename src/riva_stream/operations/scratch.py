@@ -1,0 +1,104 @@
+"""The small object that ``check`` tries a bucket with: put, looked at, and removed again whatever happens."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import AbstractContextManager
+from functools import partial
+
+import anyio
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
+from riva_stream.retry import Retrier
+from riva_stream.s3 import PartBody, Store
+
+__all__ = ["BODY", "CLEANUP_SECONDS", "OURS", "ScratchObject", "scratch_folder", "unbroken"]
+
+BODY = b"riva_stream check: this is removed again\n"
+CLEANUP_SECONDS = 5.0
+OURS = ".riva-stream/"
+"""Below a staging's prefix: what readers ignore."""
+
+
+def scratch_folder(request: StageRequest) -> str:
+    """A prefix of keys below that of the staging, which nobody else uses."""
+    return f"{request.prefix}{OURS}check-{secrets.token_hex(6)}/"
+
+
+def unbroken(limit: float) -> AbstractContextManager[object]:
+    """What makes something is waited for even when cancelled: it might take effect after the clean-up otherwise."""
+    return anyio.fail_after(limit, shield=True)
+
+
+class ScratchObject:
+    """One key. ``remove`` must be called at the end, whatever happened."""
+
+    def __init__(self, store: Store, retrier: Retrier, bucket: str, key: str, *, limit: float) -> None:
+        """``limit``: seconds that each PUT may take."""
+        self.key = key
+        self.is_there = False
+        """Or may be: the answer never came."""
+        self._store = store
+        self._retrier = retrier
+        self._bucket = bucket
+        self._limit = limit
+        self._versions: list[str] = []
+        """What a bucket with versions keeps of it, oldest first."""
+
+    async def try_removing(self) -> None:
+        """Delete it before it is there, which does no harm and takes the same right.
+
+        Raises:
+            AccessDeniedError: what would be put there could not be removed.
+        """
+        delete = partial(self._store.delete, self._bucket, self.key)
+        self._keep_version(await self._retrier("DeleteObject", delete))
+
+    async def put(self, *, if_absent: bool = False, if_match: str | None = None) -> None:
+        """Put it, for the first time or again.
+
+        Raises:
+            HeldError: a condition did not hold.
+            RivaStreamError: it cannot be put.
+        """
+        was_there = self.is_there
+        try:
+            await self._retrier("PutObject", partial(self._put_once, if_absent=if_absent, if_match=if_match))
+        except (AccessDeniedError, ConfigurationError):
+            self.is_there = was_there
+            raise
+
+    async def remove(self) -> list[str]:
+        """Remove all of it; gives what could not be removed."""
+        delete = partial(self._store.delete, self._bucket, self.key)
+        try:
+            if self.is_there:
+                self._keep_version(await self._retrier("DeleteObject", delete))
+                self.is_there = False
+            for version in reversed(self._versions):
+                await self._retrier("DeleteObject", partial(delete, version_id=version))
+        except RivaStreamError as error:
+            if isinstance(error, AccessDeniedError) and not self.is_there:
+                # Removing a version is a right of its own, which no run needs.
+                return [f"old versions of s3://{self._bucket}/{self.key}, of {len(BODY)} bytes each"]
+            return [f"s3://{self._bucket}/{self.key}"]
+        return []
+
+    async def _put_once(self, *, if_absent: bool, if_match: str | None) -> None:
+        self.is_there = True  # also when the answer does not come
+        with unbroken(self._limit):
+            stored = await self._store.put(
+                self._bucket,
+                self.key,
+                PartBody((BODY,), len(BODY)),
+                content_type="text/plain",
+                metadata={},
+                if_absent=if_absent,
+                if_match=if_match,
+            )
+        self._keep_version(stored.version_id)
+
+    def _keep_version(self, version: str | None) -> None:
+        if version is not None:
+            self._versions.append(version)

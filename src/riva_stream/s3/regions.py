@@ -1,0 +1,112 @@
+"""Whether it is the region's name that leaves a host of AWS without an address.
+
+A name is never refused for itself: the SDK's list of regions is older than the newest of them. Only when the resolver
+says that there is no such host, and the list does not have the region either, it is a typing error, and trying again
+is of no use.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from botocore.exceptions import EndpointConnectionError
+
+from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError
+
+__all__ = ["RegionName"]
+
+_FARTHEST = 3
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RegionName:
+    """The region of a client, and those that the SDK knows."""
+
+    name: str
+    known: frozenset[str] = field(repr=False)
+
+    @classmethod
+    def of(cls, session: Any, client: Any) -> Self:
+        """That of a client. Reads nothing once ``session.warm`` has."""
+        loader = session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
+        partitions = loader.load_data("partitions")["partitions"]
+        known = (region for partition in partitions for region in partition["regions"])
+        return cls(client.meta.region_name or "", frozenset(known))
+
+    def watch(self, client: Any) -> None:
+        """Have a request that fails for the region's name say so, in place of a connection that failed."""
+        client.meta.events.register("needs-retry.s3", self._failed)
+
+    def blamed(self, url: str, error: BaseException | None) -> RivaStreamError | None:
+        """What to raise when the host of ``url`` has no address; None where its region is not what is wrong.
+
+        Args:
+            url: of the request.
+            error: what the resolver gave.
+        """
+        host = urlsplit(url).hostname or ""
+        # An endpoint that was given has no region in its name, or one that was meant.
+        if self.name in self.known or f".{self.name.lower()}." not in f".{host}.":
+            return None
+        near = _nearest(self.name, self.known)
+        meant = (
+            f"did you mean {' or '.join(near)}? pass --region {near[0]} or set AWS_REGION"
+            if near
+            else "a region is named like us-east-1: check --region (AWS_REGION)"
+        )
+        hint = (
+            f"{meant} (for the source: --source-region); "
+            "a store that is not AWS needs --endpoint-url (AWS_ENDPOINT_URL)"
+        )
+        what = f"no region {self.name} is known, and {host} has no address"
+        if getattr(error, "errno", None) == socket.EAI_AGAIN:
+            # The resolver itself is out of reach: about this name it has said nothing.
+            return TransientError(f"{what}: {_words(error)}", hint=f"check this host's DNS; {hint}")
+        return ConfigurationError(what, hint=hint)
+
+    def _failed(self, caught_exception: BaseException | None = None, **_: Any) -> None:
+        """Botocore's hook after each attempt."""
+        if not isinstance(caught_exception, EndpointConnectionError):
+            return
+        error = caught_exception.kwargs.get("error")
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            error = error.os_error
+        elif not isinstance(error, socket.gaierror):
+            return
+        blamed = self.blamed(caught_exception.kwargs["endpoint_url"], error)
+        if blamed is not None:
+            raise blamed from caught_exception
+
+
+def _words(error: BaseException | None) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names that the fewest slips of the keyboard lead to, where a few do."""
+    distances = {other: _slips(name.lower(), other) for other in sorted(known)}
+    least = min(distances.values(), default=_FARTHEST)
+    return [other for other, slips in distances.items() if slips == least <= _FARTHEST][:_SHOWN]
+
+
+def _slips(wrong: str, right: str) -> int:
+    """Letters left out, put in, taken for others, or swapped with their neighbours (optimal string alignment).
+
+    difflib knows no swaps: to it ``us-esat-1`` is as near to ``us-west-1`` as to ``us-east-1``.
+    """
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, letter in enumerate(wrong, start=1):
+        oldest, before, row = before, row, [i]
+        for j, other in enumerate(right, start=1):
+            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if oldest and j > 1 and (letter, other) == (right[j - 2], wrong[i - 2]):
+                least = min(least, oldest[j - 2] + 1)
+            row.append(least)
+    return row[-1]

@@ -173,10 +173,7 @@ class Record:
         """
         if self.settings is None:  # it failed before anything was known
             self.open(EnvFile())
-        if self._refused and not self._said:
-            self._failed(f"this run leaves no state{' and no log' if self._log is None else ''}")(
-                self._refused
-            )
+        self._tell_of_refusal()
         if isinstance(outcome, Failure):
             outcome = replace(outcome, log=str(self.log_file or ""), bundle=str(self.bundle))
             traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
@@ -198,6 +195,11 @@ class Record:
             late = [problem for problem in self._problems if problem not in outcome.warnings]
             outcome = outcome.model_copy(update={"warnings": [*outcome.warnings, *late]})
         return outcome
+
+    def _tell_of_refusal(self) -> None:
+        if self._refused and not self._said:
+            what = f"this run leaves no state{' and no log' if self._log is None else ''}"
+            self._failed(what)(self._refused)
 
     def _try(self, what: str, act: Callable[P, None], *args: P.args, **more: P.kwargs) -> bool:
         """Whether it went well; if not, that is a warning, and must not hide what the run came to."""

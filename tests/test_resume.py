@@ -139,6 +139,23 @@ async def test_a_journal_that_lies_about_its_parts_is_not_believed(place: Place)
     place.assert_staged(archive, data)
 
 
+async def test_without_the_right_to_list_uploads_those_that_the_journal_names_are_aborted(
+    place: Place,
+) -> None:
+    """The documents' too: with the marker's left open, the run before could still put it."""
+    archive, data = place.source(20 * MIB)
+    await stopped_at(place, at("UploadPart", 4, "*/source/*"))
+    assert PREFIX + "staging_complete.txt" in place.open_uploads()
+    async with FaultProxy(
+        place.server, [Rule("ListMultipartUploads", fault=Refuse("AccessDenied"))]
+    ) as proxy:
+        report = await stage(request(place, endpoint_url=proxy.endpoint_url))
+    assert any("may not be listed" in warning for warning in report.warnings)
+    assert any("going on where" in warning for warning in report.warnings)
+    place.assert_staged(archive, data)
+    assert place.open_uploads() == []
+
+
 async def test_a_live_run_is_not_disturbed(place: Place) -> None:
     archive, data = place.source(12 * MIB)
     gate = Gate()

@@ -131,18 +131,19 @@ class Field:
 
     async def _leave_uploads(self, place: Place) -> None:
         """What a run leaves that was refused all but two parts of its models, with an upload open for each of them."""
-        gate, opened = Gate(), set[str]()
+        models = {PREFIX + name for name in self.new.objects if name.startswith("models/")}
+        gate, begun = Gate(), set[str]()
 
-        async def count(record: Record) -> None:
-            opened.add(record.key)
-            if len(opened & models) == len(models):
+        async def begins(record: Record) -> None:
+            begun.add(record.key)
+            if models <= begun:
                 gate.release()
 
-        models = {PREFIX + name for name in self.new.objects if name.startswith("models/")}
-        # Refused only then: otherwise it would be the scheduler's choice how many uploads there are.
+        # Refused only when the run knows all its uploads: otherwise it would be the scheduler's choice how many there
+        # are, and of one that was just being created no journal would tell.
         refused = (Stall("request", gate=gate), Refuse("SlowDown"))
         rule = Rule("UploadPart", key=PREFIX + "models/*", occurrence=range(3, 99), fault=refused)
-        hook = Hook(count, when="response", operation="CreateMultipartUpload")
+        hook = Hook(begins, operation="UploadPart")
         async with FaultProxy(self.server, [rule], [hook]) as proxy:
             code, words = await _exit_of(self.request(place, endpoint_url=proxy.endpoint_url))
         assert code == 75, words

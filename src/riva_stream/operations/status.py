@@ -144,7 +144,10 @@ class _Look:
         journal = life.found.journal
         if journal is None:
             notes.append(f"its journal cannot be understood: {life.found.problem}")
-        uploads = [] if journal is None else await each(journal.uploads, self._upload)
+        # A rerun aborts those of the documents and writes its own.
+        folders = tuple(self.prefix + folder for folder in FOLDERS)
+        parted = [upload for upload in journal.uploads if upload.key.startswith(folders)] if journal else []
+        uploads = await each(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.prefix)
         return Holder(

@@ -73,7 +73,10 @@ class Hold:
         before = self.lease.predecessor
         journaled = {} if before is None else {upload.upload_id: upload for upload in before.uploads}
         usable = before is not None and before.identity is not None and before.identity == self.identity
-        adoptable = set(journaled) if usable else set()
+        parted = (
+            {i: upload for i, upload in journaled.items() if self._is_parted(upload.key)} if usable else {}
+        )
+        adoptable = set(parted)
         try:
             found = await self._abort_all_but(adoptable)
         except AccessDeniedError:
@@ -88,7 +91,7 @@ class Hold:
             self._settle()
             return
         still_open = {upload.upload_id for upload in found}
-        await each(list(journaled.values()), partial(self._go_on_with, still_open))
+        await each(list(parted.values()), partial(self._go_on_with, still_open))
         self._settle()
         adopted = list(self._uploads.adopted.values())
         parts = [part for upload in adopted for part in upload.known.values()]
@@ -166,6 +169,9 @@ class Hold:
                 partial(run.destination.list_parts, bucket, journaled.key, journaled.upload_id),
             )
             if listed is None:
+                # Another upload takes its place. Should the store have been wrong, it would be open for ever, and
+                # whoever held the prefix before could complete it still.
+                await self._abort(OpenUpload(journaled.key, journaled.upload_id))
                 return
             upload.known = _known(listed, journaled.parts)
         else:
@@ -186,13 +192,24 @@ class Hold:
             upload.stored = Stored(info.etag, info.version_id)
         self._uploads.adopted[journaled.key] = upload
 
+    def _is_parted(self, key: str) -> bool:
+        """Whether a key is that of the archive or of a model, whose parts are worth going on with."""
+        return key.startswith(tuple(self._run.request.prefix + folder for folder in FOLDERS))
+
     def _draw(self, beat: int, stopped: bool) -> Journal:
         run, before = self._run, self.lease.predecessor
-        uploads = [*self._uploads.opened, *self._uploads.adopted.values()] if self.identity else []
-        # Not the documents: they tell of one run, so the next one writes its own.
-        folders = tuple(run.request.prefix + folder for folder in FOLDERS)
-        identity = self.identity
-        journaled = [_journaled(upload) for upload in uploads if upload.key.startswith(folders)]
+        opened = [*self._uploads.opened, *self._uploads.adopted.values()]
+        # The documents tell of one run, so the next one writes its own; it only has to know what to abort.
+        documents = [
+            JournaledUpload(key=upload.key, upload_id=upload.upload_id, created_by=upload.created_by)
+            for upload in opened
+            if not self._is_parted(upload.key)
+        ]
+        parted = [upload for upload in opened if self._is_parted(upload.key)]
+        identity, journaled = (
+            self.identity,
+            [_journaled(upload) for upload in parted] if self.identity else [],
+        )
         if not self._settled and before is not None:
             # Should this run die before it has come to them, the next one must still find them.
             identity, journaled = before.identity, before.uploads
@@ -205,7 +222,7 @@ class Hold:
             beat=beat,
             stopped=stopped,
             identity=identity,
-            uploads=journaled,
+            uploads=[*journaled, *documents],
         )
 
 

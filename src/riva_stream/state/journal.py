@@ -71,7 +71,7 @@ class JournaledPart(_Document):
 
 
 class JournaledUpload(_Document):
-    """One upload, and the parts of it that were durable."""
+    """One upload, and the parts of it that were durable; of a document's only that it is there to be aborted."""
 
     key: str
     upload_id: str

@@ -196,8 +196,8 @@ TOLD: Final = (_refused("RequestTimeout"), _refused("RequestTimeTooSkewed"))
 """Known by their code alone, which an answer to HEAD cannot carry."""
 EXECUTED: Final = (Fault("500 InternalError, though done", (Refuse("InternalError", executed=True),)),)
 SENT: Final = (
-    Fault("reset in the body that is sent", (Reset("request-body", 500),)),
-    Fault("closed in the body that is sent", (Reset("request-body", 500, rst=False),)),
+    Fault("reset in the body that is sent", (Reset("request-body", 100),)),
+    Fault("closed in the body that is sent", (Reset("request-body", 100, rst=False),)),
     Fault("a bit flips on the way to the store", (FlipBit("request", 100),)),
     _refused("BadDigest"),
     _refused("OperationAborted"),
@@ -234,7 +234,7 @@ STALLS: Final = (
     Fault("stall before the store has it", (Stall("request"),)),
     Fault("stall before the answer", (Stall("response"),)),
 )
-STALL_SENT: Final = Fault("stall in the body that is sent", (Stall("request-body", 500),))
+STALL_SENT: Final = Fault("stall in the body that is sent", (Stall("request-body", 100),))
 STALL_READ: Final = Fault("stall in the body that is read", (Stall("response-body", 100_000),))
 
 # ---- faults that end the run

@@ -15,6 +15,7 @@ from riva_stream.errors import (
     ConfigurationError,
     HeldError,
     RivaStreamError,
+    TransientError,
     leaves_of,
 )
 from riva_stream.manifest import MARKER
@@ -25,6 +26,7 @@ from riva_stream.sink import KnownPart, Upload, Uploads
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource
 from riva_stream.state import (
+    JOURNAL,
     Identity,
     Journal,
     JournaledPart,
@@ -36,6 +38,8 @@ from riva_stream.state import (
 __all__ = ["Hold", "hold", "identity_of"]
 
 _CLEANUP_SECONDS = 10.0
+_OWN = JOURNAL.rpartition("/")[0] + "/"
+"""Below the prefix: what readers ignore."""
 
 
 class Hold:
@@ -148,10 +152,14 @@ class Hold:
 
     async def _abort(self, upload: OpenUpload) -> None:
         run = self._run
-        await run.retrier(
-            "AbortMultipartUpload",
-            partial(run.destination.abort_upload, run.request.bucket, upload.key, upload.upload_id),
-        )
+        abort = partial(run.destination.abort_upload, run.request.bucket, upload.key, upload.upload_id)
+        try:
+            await run.retrier("AbortMultipartUpload", abort)
+        except TransientError as error:
+            # A probe's can stay: nothing of it could ever become part of a staging.
+            if not upload.key.startswith(run.request.prefix + _OWN):
+                raise
+            run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
 
     async def _go_on_with(self, still_open: set[str], journaled: JournaledUpload) -> None:
         run, bucket = self._run, self._run.request.bucket

@@ -67,6 +67,14 @@ def test_what_is_worth_another_run_names_the_command(kind: str) -> None:
     assert "riva-stream stage --source s3://m/a.tar.gz" in failure.hint
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")], ids=repr)
+def test_a_host_that_gives_too_little_is_no_bug(error: Exception) -> None:
+    failure = failure_of(ExceptionGroup("at once", [error]), Invocation("riva-stream", AGAIN))
+    assert failure.exit_code == 78
+    assert "ulimit" in failure.hint
+    assert "bug" not in failure.message
+
+
 def test_errors_of_an_archive_get_their_hint_from_the_pipeline() -> None:
     code = (SOURCE / "pipeline" / "flow.py").read_text()
     handlers = [

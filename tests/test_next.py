@@ -112,6 +112,8 @@ def test_after_a_failure_it_ends_as_the_run_did(
     assert out == ""
     assert f"failed with exit code {failed_with}" in err
     assert "/logs/130-a.log" in err
+    # by itself the same command would not end in any other way, but for what is worth another run
+    assert ("run it again" in err) == (code == 75)
     assert "         riva-stream stage --env prod\n" in err
     assert call(tmp_path, "--json") == code
     document = json.loads(capfd.readouterr().out)
@@ -121,6 +123,12 @@ def test_after_a_failure_it_ends_as_the_run_did(
 def test_where_nothing_was_staged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(tmp_path / "it's none") == 66
     assert "stage --state-dir '" in capfd.readouterr().err
+
+
+def test_a_file_is_no_state_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert call(tmp_path / "file") == 78
+    assert "cannot be read: Not a directory" in capfd.readouterr().err
 
 
 def test_while_a_run_is_under_way(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ from riva_stream import HeldError, IntegrityError, StageReport, TransientError, 
 from riva_stream.sizes import MIB
 from riva_stream.state import JOURNAL
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
-from tests.support.faultproxy import FaultProxy, Rule
+from tests.support.faultlog import Record
+from tests.support.faultproxy import FaultProxy, Hook, Rule
 from tests.support.faults import Gate, Refuse, Reset, Stall
 from tests.support.servers import S3Server
 
@@ -89,6 +90,29 @@ async def test_the_journal_names_who_and_what(place: Place) -> None:
     assert all(part["fingerprint"] for upload in journal["uploads"] for part in upload["parts"])
 
 
+async def test_a_journal_names_parts_long_before_a_lease_has_passed(place: Place) -> None:
+    """A run that is killed in its first seconds leaves something to go on with as well."""
+    place.source(20 * MIB)
+    gate, beaten = Gate(), asyncio.Event()
+
+    async def beat(record: Record) -> None:
+        if gate.is_reached and record.key == PREFIX + JOURNAL:
+            beaten.set()
+
+    rule, hook = at("UploadPart", 4, "*/source/*")(gate), Hook(beat, when="response", operation="PutObject")
+    async with FaultProxy(place.server, [rule], [hook]) as proxy:
+        run = asyncio.create_task(stage(request(place, lease=120, endpoint_url=proxy.endpoint_url)))
+        await gate.reached()
+        await asyncio.wait_for(beaten.wait(), 30)  # a third of the lease is 40 s
+        journal = json.loads(await asyncio.to_thread(place.read, PREFIX + JOURNAL))
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        gate.release()
+    assert journal["stopped"] is False
+    assert any(upload["parts"] for upload in journal["uploads"])
+
+
 @pytest.mark.parametrize("which", [1, 2, 3, 4, 5, 6, 7])
 async def test_a_run_that_stopped_in_its_commit_is_gone_on_with(place: Place, which: int) -> None:
     """Stopped before the n-th Complete: two models, the archive, and each of the documents."""
@@ -143,8 +167,9 @@ async def test_without_the_right_to_list_uploads_those_that_the_journal_names_ar
     place: Place,
 ) -> None:
     """The documents' too: with the marker's left open, the run before could still put it."""
-    archive, data = place.source(20 * MIB)
-    await stopped_at(place, at("UploadPart", 4, "*/source/*"))
+    archive, data = place.source(20 * MIB, members=1)
+    # when the only model's third part comes, none of the uploads is just being created
+    await stopped_at(place, at("UploadPart", 3, "*/models/*"))
     assert PREFIX + "staging_complete.txt" in place.open_uploads()
     async with FaultProxy(
         place.server, [Rule("ListMultipartUploads", fault=Refuse("AccessDenied"))]

@@ -88,6 +88,27 @@ async def test_a_dry_run_tries_the_rights(place: Place) -> None:
     place.assert_nothing_left()
 
 
+@pytest.mark.parametrize("dry", [True, False], ids=["a dry run", "a run"])
+async def test_nothing_is_created_that_could_not_be_aborted(place: Place, dry: bool) -> None:
+    place.source()
+    async with FaultProxy(place.server, [denied("AbortMultipartUpload")]) as proxy:
+        with pytest.raises(AccessDeniedError) as caught:
+            await stage(place.request(dry_run=dry, endpoint_url=proxy.endpoint_url))
+    assert "s3:AbortMultipartUpload" in caught.value.hint
+    place.assert_nothing_left()
+
+
+async def test_without_the_right_to_delete_a_staging_is_found_all_the_same(place: Place) -> None:
+    place.source()
+    async with FaultProxy(place.server, [denied("DeleteObject")]) as proxy:
+        for outcome in ("staged", "already_staged", "already_staged"):
+            report = await stage(place.request(endpoint_url=proxy.endpoint_url))
+            assert report.outcome == outcome
+            assert any("journal.json could not be removed" in warning for warning in report.warnings)
+    assert (await stage(place.request())).outcome == "already_staged"
+    assert not [name for name in place.names() if name.startswith(".riva-stream/")]
+
+
 async def test_rights_are_tried_before_bytes_are_moved(place: Place) -> None:
     place.source()
     async with FaultProxy(place.server, [denied("CreateMultipartUpload", "*/source/*")]) as proxy:

@@ -267,6 +267,11 @@ def test_the_last_run_is_the_newest_and_its_status_counts(tmp_path: Path) -> Non
 
     with pytest.raises(ConfigurationError, match="no run has left anything"):
         last_run_of(tmp_path)
+    (tmp_path / "130.status").write_text("status=failure\nrun_id=130-0\nexit_code=78\nlog=/logs/130-0.log\n")
+    with pytest.raises(
+        ConfigurationError, match=r"run 130-0 ended with 78 before it knew where .*/logs/130-0"
+    ):
+        last_run_of(tmp_path)
     remember("130-b", report={"outcome": "staged"})
     (tmp_path / "130.status").write_text("status=success\nrun_id=130-b\n")
     found = last_run_of(tmp_path)

@@ -378,6 +378,10 @@ async def test_nothing_staged_says_what_there_is(place: Place) -> None:
     with pytest.raises(SourceNotFoundError) as caught:
         await run_verify(place, prefix="dev/parakeet-rnnt-en-us/v2025.09/")
     assert caught.value.hint == f"did you mean s3://{place.bucket}/{PREFIX} ?"
+    for above in ("prod/", "prod/parakeet-rnnt-en-us/"):
+        with pytest.raises(SourceNotFoundError, match="a place above some") as caught:
+            await run_verify(place, prefix=above)
+        assert caught.value.hint == f"see what there is: riva-stream ls s3://{place.bucket}/{above}"
     place.client.delete_object(Bucket=place.bucket, Key=f"{PREFIX}staging_complete.txt")
     with pytest.raises(SourceNotFoundError, match="what nobody vouches for"):
         await run_verify(place)
@@ -464,4 +468,4 @@ async def test_too_little_memory_is_refused_with_the_least_that_works(moto_place
     await staged(moto_place, reference_only=True)
     with pytest.raises(ConfigurationError, match="is the least that works") as caught:
         await run_verify(moto_place, deep=True, memory=10 * MIB)
-    assert caught.value.hint == "pass --memory 131MiB or more"
+    assert caught.value.hint == "pass --memory 130MiB or more"

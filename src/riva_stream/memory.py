@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from riva_stream.errors import ConfigurationError
@@ -44,7 +46,7 @@ def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
     """
     parts = int(((ceiling - _BASE) / _ALLOCATOR - BLOCK) // part_size)
     if parts < _LEAST_PARTS:
-        least = -(-int(_BASE + _ALLOCATOR * (_LEAST_PARTS * part_size + BLOCK)) // MIB) + 1
+        least = math.ceil((_BASE + _ALLOCATOR * (_LEAST_PARTS * part_size + BLOCK)) / MIB)
         raise ConfigurationError(
             f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
             f"{least} MiB is the least that works",

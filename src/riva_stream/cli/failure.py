@@ -15,6 +15,7 @@ from riva_stream.cli.redact import SECRETS, redact
 from riva_stream.cli.signals import Interrupted
 from riva_stream.errors import (
     AccessDeniedError,
+    ConfigurationError,
     DestinationConflictError,
     RivaStreamError,
     TransientError,
@@ -125,6 +126,17 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             also=also,
             trace=trace,
             policy=_policy(worst),
+        )
+    if isinstance(worst, MemoryError) or (isinstance(worst, RuntimeError) and "new thread" in str(worst)):
+        return Failure(
+            kind="OutOfResources",
+            message=f"this host gives the process too little: {worst or 'no memory is left'}",
+            where=Where(),
+            hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
+            + invocation.again(),
+            exit_code=ConfigurationError.exit_code,
+            also=also,
+            trace=trace,
         )
     return _bug(worst, also, trace, invocation)
 

@@ -13,11 +13,10 @@ from typing import Any
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
 from riva_stream.retry import Retrier
 from riva_stream.s3 import PartBody, Store
+from riva_stream.s3.probe import MISSING_UPLOAD
 
-__all__ = ["MISSING_UPLOAD", "may_list_parts", "may_put", "may_read", "tells_missing"]
+__all__ = ["may_list_parts", "may_put", "may_read", "tells_missing"]
 
-MISSING_UPLOAD = "none"
-"""An UploadId that no store has given."""
 _BYTE = PartBody((b"?",), 1)
 _LIST = "s3:ListBucket"
 

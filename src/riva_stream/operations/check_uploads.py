@@ -6,13 +6,12 @@ is tried before one is made, and the clean-up has a time limit of its own.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
-from riva_stream.operations.asking import MISSING_UPLOAD, may_list_parts, may_put
+from riva_stream.operations.asking import may_list_parts, may_put
 from riva_stream.operations.check_report import (
     CheckRecord,
     failed_with,
@@ -24,7 +23,7 @@ from riva_stream.operations.check_report import (
 from riva_stream.operations.examiner import Examiner
 from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, OURS, unbroken
 from riva_stream.s3 import OpenUpload, PartBody, Store
-from riva_stream.s3.probe import enforced_check
+from riva_stream.s3.probe import enforced_check, try_aborting
 
 __all__ = ["UploadsCheck"]
 
@@ -96,11 +95,8 @@ class UploadsCheck:
 
     async def _uploads(self, listed: list[CheckRecord]) -> CheckRecord:
         store, bucket, key, retrier = self._store, self._bucket, self._key, self._examiner.retrier
-        # Aborting an upload that does not exist takes the same right. Stores find different words for the rest.
         try:
-            with suppress(ConfigurationError):
-                abort = partial(store.abort_upload, bucket, key, MISSING_UPLOAD)
-                await retrier("AbortMultipartUpload", abort)
+            await try_aborting(store, bucket, key, retrier)
         except AccessDeniedError as error:
             return await self._not_abortable(error)
         create = partial(

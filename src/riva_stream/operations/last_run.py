@@ -52,7 +52,7 @@ def last_run_of(state: Path) -> Remembered:
     if requests and (latest not in requests or latest.stat().st_mtime_ns < requests[-1].stat().st_mtime_ns):
         latest, named = requests[-1], {}
     if not requests:
-        raise _nothing(state, _why_nothing(folder, dry=bool(began)))
+        raise _nothing(state, _why_nothing(folder, named, dry=bool(began)))
     request = _json(latest)
     try:
         bucket = str(request["bucket"])
@@ -111,7 +111,10 @@ def _json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _why_nothing(folder: Path, *, dry: bool) -> str:
+def _why_nothing(folder: Path, named: dict[str, str], *, dry: bool) -> str:
+    if named.get("run_id") and named.get("exit_code"):
+        log = f"; its log: {named['log']}" if named.get("log") else ""
+        return f"run {named['run_id']} ended with {named['exit_code']} before it knew where to stage to{log}"
     if dry:
         return "there are only dry runs in it"
     return "no run has left anything in it" if folder.is_dir() else "it does not exist"

@@ -49,6 +49,12 @@ async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: st
             where=where,
             hint=f"check the prefix; grant s3:ListBucket on {bucket} to be told what is near",
         )
+    if found.objects and prefix.removeprefix(DEPLOYMENTS).count("/") < DEPTH:
+        return SourceNotFoundError(
+            f"{place} names no staging, but a place above some: a staging is at ENV/NAME/VERSION/",
+            where=where,
+            hint=f"see what there is: riva-stream ls {place}",
+        )
     if found.objects:
         names = "".join(f"\n  {entry.key}" for entry in found.objects) + ("\n  …" if found.truncated else "")
         return SourceNotFoundError(

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import anyio.to_thread
 
+from riva_stream.config import DEPLOYMENTS
 from riva_stream.deployment import PAIR
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
 from riva_stream.manifest import ARTIFACT_JSON, MARKER
 from riva_stream.operations.documents import Documents, read_documents
+from riva_stream.operations.find import DEPTH
 from riva_stream.operations.opened import head, opened
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 from riva_stream.pipeline.run import FOLDERS, each
@@ -204,7 +206,9 @@ class _Look:
             listing = await self.retrier(
                 "ListObjectsV2", partial(self.store.list_objects, self.bucket, self.prefix, limit=1)
             )
-            if listing.objects:
+            if listing.objects and self.prefix.removeprefix(DEPLOYMENTS).count("/") < DEPTH:
+                notes.append("it is a place above stagings, which are at ENV/NAME/VERSION/; see ls")
+            elif listing.objects:
                 notes.append("there are objects without a marker; nobody vouches for them")
             uploads = await self.retrier(
                 "ListMultipartUploads", partial(self.store.list_uploads, self.bucket, self.prefix)

@@ -10,6 +10,7 @@ from riva_stream.pipeline.pair import reference_to
 from riva_stream.pipeline.run import Run
 from riva_stream.pipeline.standing import Decision
 from riva_stream.report import Plan, PlannedObject
+from riva_stream.s3.probe import try_aborting
 from riva_stream.source import PinnedSource
 
 __all__ = ["plan_of", "try_rights"]
@@ -104,8 +105,9 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
             async for _ in reply.pieces:
                 pass
 
+    key = request.prefix + ".riva-stream/dry-run"
+
     async def scratch() -> None:
-        key = request.prefix + ".riva-stream/dry-run"
         upload_id = await run.tagging.along(
             lambda tags: run.destination.create_upload(
                 request.bucket,
@@ -122,4 +124,5 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
         return
     if source.size:
         await run.retrier("GetObject", one_byte)
+    await try_aborting(run.destination, request.bucket, key, run.retrier)
     await run.retrier("CreateMultipartUpload", scratch)

@@ -247,7 +247,10 @@ async def remove_leftover(run: Run, standing: Standing) -> None:
         return
     found = await read_journal(run.destination, run.retrier, run.request.bucket, key)
     if found is not None and found.journal is not None and found.journal.run_id == standing.marker.run_id:
-        await run.retrier("DeleteObject", partial(run.destination.delete, run.request.bucket, key))
+        try:
+            await run.retrier("DeleteObject", partial(run.destination.delete, run.request.bucket, key))
+        except AccessDeniedError as error:  # it says of itself that it is over, and misleads nobody
+            run.warn("journal", f"the journal s3://{run.request.bucket}/{key} could not be removed: {error}")
 
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:

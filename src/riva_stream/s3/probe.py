@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 import anyio
 
-from riva_stream.errors import ConfigurationError, RivaStreamError
+from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
 from riva_stream.s3.port import PartBody, Store
 
 __all__ = ["enforced_check"]
@@ -30,6 +30,8 @@ class Attempt(Protocol):
         """Await ``attempt_once()``, again if need be."""
 
 
+MISSING_UPLOAD = "none"
+"""An UploadId that no store has given."""
 _BYTES = b"riva_stream probes whether this store verifies what it is sent\n"
 _CLEANUP_SECONDS = 10.0
 
@@ -60,6 +62,7 @@ async def enforced_check(store: Store, bucket: str, key: str, wanted: str, attem
         return "none"
     if wanted == "auto" and store.is_aws:
         return "crc64nvme"  # documented by AWS, and enforced there
+    await try_aborting(store, bucket, key, attempt)
     tried = {name: body for name, body in _WRONG.items() if wanted in {"auto", name}}
     if "crc64nvme" in tried:
         # Declared when the upload is created; some stores then take no other checksum, and some refuse to declare.
@@ -75,6 +78,22 @@ async def enforced_check(store: Store, bucket: str, key: str, wanted: str, attem
         f"the store does not verify {wanted}: it took a part with a wrong one",
         hint="use --upload-check auto, which takes what the store does verify",
     )
+
+
+async def try_aborting(store: Store, bucket: str, key: str, attempt: Attempt) -> None:
+    """Make sure that what is created at a key could be aborted, by aborting an upload that is missing.
+
+    S3 looks at the right first, so nothing has to be made to find out that it would stay.
+
+    Raises:
+        AccessDeniedError: it could not.
+    """
+    try:
+        await attempt("AbortMultipartUpload", partial(store.abort_upload, bucket, key, MISSING_UPLOAD))
+    except AccessDeniedError:
+        raise
+    except RivaStreamError:
+        return  # stores find different words for what is not there
 
 
 async def _tried(

@@ -117,7 +117,8 @@ def make_session(settings: StoreSettings) -> tuple[Any, str]:
     if asked_for:
         raise ConfigurationError(
             f"there is no profile {name!r} in the AWS configuration",
-            hint=f"known profiles: {', '.join(known) or 'none'}",
+            hint=f"known profiles: {', '.join(known) or 'none'}; or leave it out, and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or run where a role gives some",
         )
     ignored = f"AWS_PROFILE names {name!r}, which is in no AWS configuration file: it is ignored"
     return aioboto3.Session(botocore_session=core), ignored

@@ -27,6 +27,8 @@ __all__ = ["Found", "Lease", "read_journal"]
 
 _LIMIT = 64 << 20
 _BEATS = 3
+_FIRST = 1.0
+_FIRST_OF = 30
 """Journal writes per lease: two may be lost before anybody takes over."""
 _FINAL_SECONDS = 3.0
 
@@ -126,12 +128,17 @@ class Lease:
     async def beat(self) -> None:
         """Write the journal again and again; run it beside the work, and cancel it.
 
+        The first ones come soon, each after twice the pause of the one before: of a run that is killed before its
+        journal names any part, the next one has nothing to go on with.
+
         Raises:
             HeldError: another run has taken over.
         """
+        pause = max(_FIRST, self.seconds / _FIRST_OF)
         while True:
-            await anyio.sleep(self.seconds / _BEATS)
+            await anyio.sleep(min(pause, self.seconds / _BEATS))
             await self.write()
+            pause *= 2
 
     async def write(self, *, stopped: bool = False) -> None:
         """Write the journal as things stand now.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,6 +73,8 @@ def run(args: Namespace, invocation: Invocation) -> int:
     except ConfigurationError as error:
         return _refuse(args, _Problem(_UNREADABLE, error.what, error.hint), {})
     try:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         handover = read(folder)
     except OSError as error:
         unreadable = _Problem(
@@ -120,7 +124,9 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         return _Problem(
             _AGAIN if code in _INTERRUPTED or not code else code,
             f"the last staging, run {run_id} at {status.get('timestamp')}, failed with exit code {code}{log}",
-            f"see what it said, and run it again:\n{again}",
+            f"see what it said, and run it again:\n{again}"
+            if code in _INTERRUPTED or code in {0, _AGAIN}
+            else f"see in its log what has to be mended first; it was:\n{again}",
         )
     missing = [name for name in _NEEDED if not handover.values.get(name)]
     if not _described(handover):

@@ -16,6 +16,11 @@ SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
 FLOOR = {"errors", "events", "sizes", "rights"}
+_BELOW_PIPELINE = (
+    FLOOR
+    | {"config", "memory", "buffers", "lanes", "tee", "retry", "digest", "archive"}
+    | {"manifest", "deployment", "report", "s3", "source", "sink", "state"}
+)
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
@@ -41,36 +46,8 @@ ROOMS: dict[str, set[str]] = {
     "source": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "sink": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "state": FLOOR | {"s3", "manifest", "retry"},
-    "pipeline": FLOOR
-    | {
-        "config",
-        "memory",
-        "buffers",
-        "lanes",
-        "tee",
-        "retry",
-        "digest",
-        "archive",
-        "manifest",
-        "deployment",
-        "report",
-    }
-    | {"s3", "source", "sink", "state"},
-    "operations": FLOOR
-    | {
-        "config",
-        "memory",
-        "buffers",
-        "lanes",
-        "tee",
-        "retry",
-        "digest",
-        "manifest",
-        "deployment",
-        "report",
-        "handover",
-    }
-    | {"s3", "source", "sink", "state", "pipeline"},
+    "pipeline": _BELOW_PIPELINE,
+    "operations": _BELOW_PIPELINE - {"archive"} | {"handover", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations"}
     | {"config", "memory", "settings", "settings_check", "settings_aliases", "settings_file"}

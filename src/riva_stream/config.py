@@ -16,12 +16,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["DEPLOYMENTS", "StageRequest", "UploadCheck", "is_bintarball", "is_run_id", "prefix_of"]
+__all__ = ["DEPLOYMENTS", "LEVELS", "StageRequest", "UploadCheck", "is_bintarball", "is_run_id", "prefix_of"]
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""
 
-_LEVELS = 3
+LEVELS = 3
 """Environment, model and version."""
 
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
@@ -45,7 +45,7 @@ def prefix_of(mode: str | None, env: str, model_name: str, model_version: str) -
 
 def is_bintarball(prefix: str) -> bool:
     """Whether it is where a bintarball reference lies, whose marker is ``deployment_ready.txt``."""
-    return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == _LEVELS
+    return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == LEVELS
 
 
 def _segment(value: str) -> str:

@@ -11,6 +11,7 @@ blocks: not for the event loop.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -164,6 +165,8 @@ def read(folder: Path) -> Handover:
     Raises:
         OSError: it cannot be read.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     for _ in range(_LOOKS):
         before = _get(folder, STATUS)
         status = dict(line.split("=", 1) for line in before.splitlines() if "=" in line)

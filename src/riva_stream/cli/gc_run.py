@@ -9,7 +9,7 @@ from functools import partial
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
-from riva_stream.cli.place import reach_of
+from riva_stream.cli.place import reach_of, store_of
 from riva_stream.operations.uris import split
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.state import new_run_id
@@ -28,11 +28,8 @@ def _collect(session: Session) -> CollectReport:
     reach = reach_of(session)
 
     from riva_stream.pipeline.collect import collect  # noqa: PLC0415 - the AWS libraries come with it
-    from riva_stream.s3 import StoreSettings  # noqa: PLC0415
 
-    settings = StoreSettings(
-        region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
-    )
+    settings = store_of(reach)
     work = partial(
         collect,
         settings,

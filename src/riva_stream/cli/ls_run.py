@@ -8,7 +8,7 @@ from functools import partial
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
-from riva_stream.cli.place import reach_of
+from riva_stream.cli.place import reach_of, store_of
 from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.reports import ListedStaging, ListReport
@@ -49,11 +49,8 @@ def _list(session: Session) -> ListReport:
         )
 
     from riva_stream.operations.ls import list_stagings  # noqa: PLC0415 - the AWS libraries come with it
-    from riva_stream.s3 import StoreSettings  # noqa: PLC0415
 
-    settings = StoreSettings(
-        region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
-    )
+    settings = store_of(reach)
     work = partial(list_stagings, settings, bucket, prefix, observer=session.screen.observe)
     return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
 

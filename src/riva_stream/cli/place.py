@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from riva_stream.cli.execute import Session, set_up_environment
 from riva_stream.deployment import DOCUMENTS
@@ -11,7 +12,10 @@ from riva_stream.operations.uris import split
 from riva_stream.settings import Reach, load_reach
 from riva_stream.settings_file import EnvFile
 
-__all__ = ["reach_of", "staging_prefix"]
+if TYPE_CHECKING:
+    from riva_stream.s3 import StoreSettings
+
+__all__ = ["reach_of", "staging_prefix", "store_of"]
 
 
 def reach_of(
@@ -28,6 +32,15 @@ def reach_of(
     reach = load_reach(vars(args), env_file=env_file or args.env_file, fallback=fallback or {})
     set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
     return reach
+
+
+def store_of(reach: Reach) -> StoreSettings:
+    """The store that a reach names."""
+    from riva_stream.s3 import StoreSettings  # noqa: PLC0415 - the AWS libraries come with it
+
+    return StoreSettings(
+        region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
+    )
 
 
 def staging_prefix(text: str | None, reach: Reach) -> tuple[str, str]:

@@ -7,14 +7,13 @@ from argparse import Namespace
 from functools import partial
 
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.execute import Session, execute, set_up_environment
+from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
+from riva_stream.cli.place import reach_of, store_of
 from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.extent import Extent
 from riva_stream.operations.retention import Policy, RetentionReport, retention
-from riva_stream.s3 import StoreSettings
-from riva_stream.settings import load_reach
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
 
@@ -53,11 +52,7 @@ def _retention(session: Session) -> RetentionReport:
                 f"a rule for {env}/ would apply to the bintarball references of all environments, prod among them",
                 hint="name the environments themselves, for example: --env dev",
             )
-    reach = load_reach(vars(args), env_file=args.env_file)
-    set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
-    settings = StoreSettings(
-        region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
-    )
+    settings = store_of(reach_of(session))
     policy = Policy(
         expire=named or _EXPIRING,
         clean=named or _CLEANED,

@@ -10,7 +10,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import state_dir_of
-from riva_stream.cli.place import reach_of, staging_prefix
+from riva_stream.cli.place import reach_of, staging_prefix, store_of
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
@@ -56,11 +56,8 @@ def _look(session: Session) -> StatusReport:
             bucket, prefix, last, reach = _remembered(session, state, file)
 
     from riva_stream.operations.status import status  # noqa: PLC0415 - the AWS libraries come with it
-    from riva_stream.s3 import StoreSettings  # noqa: PLC0415
 
-    settings = StoreSettings(
-        region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
-    )
+    settings = store_of(reach)
     work = partial(
         status,
         settings,

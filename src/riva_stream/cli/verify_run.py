@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
-from riva_stream.cli.place import reach_of, staging_prefix
+from riva_stream.cli.place import reach_of, staging_prefix, store_of
 from riva_stream.cli.summary import MODES
 from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import ConfigurationError, IntegrityError
@@ -53,22 +54,13 @@ def _verify(session: Session) -> VerifyReport:
     bucket, prefix = staging_prefix(args.prefix, reach)
 
     from riva_stream.operations.verify import verify  # noqa: PLC0415 - the AWS libraries come with it
-    from riva_stream.s3 import StoreSettings  # noqa: PLC0415
 
-    connections = 2 * args.connections + 8
-    settings = StoreSettings(
-        region=reach.region,
-        endpoint_url=reach.endpoint_url,
-        profile=reach.profile,
-        ca_bundle=reach.ca_bundle,
-        connections=connections,
-    )
-    elsewhere = StoreSettings(
+    settings = replace(store_of(reach), connections=2 * args.connections + 8)
+    elsewhere = replace(
+        settings,
         region=reach.source_region or reach.region,
         endpoint_url=reach.source_endpoint_url or reach.endpoint_url,
         profile=reach.source_profile or reach.profile,
-        ca_bundle=reach.ca_bundle,
-        connections=connections,
     )
     work = partial(
         verify,

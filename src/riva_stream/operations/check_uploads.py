@@ -21,9 +21,10 @@ from riva_stream.operations.check_report import (
     warned,
 )
 from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, OURS, unbroken
+from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, unbroken
 from riva_stream.s3 import OpenUpload, PartBody, Store
 from riva_stream.s3.probe import enforced_check, try_aborting
+from riva_stream.state import OWN_FOLDER
 
 __all__ = ["UploadsCheck"]
 
@@ -152,7 +153,7 @@ class UploadsCheck:
         found = await self._examiner.retrier(
             "ListMultipartUploads", partial(self._store.list_uploads, self._bucket, prefix)
         )
-        theirs = [upload for upload in found if not upload.key.startswith(prefix + OURS)]
+        theirs = [upload for upload in found if not upload.key.startswith(prefix + OWN_FOLDER)]
         return passed(
             "list-uploads",
             f"open uploads can be listed; {len(theirs)} below the prefix now",

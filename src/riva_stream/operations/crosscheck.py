@@ -33,6 +33,8 @@ from riva_stream.operations.ledger import Ledger
 
 __all__ = ["Expected", "crosscheck"]
 
+_DIFFER = "their SHA-256 differ"
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -77,31 +79,17 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
 
 
 def _marker(documents: Documents, marker: Marker, prefix: str, ledger: Ledger) -> None:
-    key, artifact = prefix + MARKER, documents.artifact
-    data = documents.texts.get(ARTIFACT_JSON)
-    if data is not None:
-        ledger.compare(
-            prefix + ARTIFACT_JSON,
-            "content",
-            hashlib.sha256(data).hexdigest(),
-            marker.artifact_sha256,
-            "it is not the one that the marker was written for: their SHA-256 differ",
-        )
-    ledger.compare(
-        key,
-        "content",
-        documents.texts[MARKER],
-        marker.text().encode(),
-        "it holds other lines than were written",
-    )
+    artifact = documents.artifact
+    written_for = f"it is not the one that the marker was written for: {_DIFFER}"
+    _vouches(documents, prefix, ledger, ARTIFACT_JSON, marker.artifact_sha256, written_for)
+    told: list[tuple[str, object, object]] = []
     if artifact is not None:
-        for name, told, known in (
+        told = [
             ("run id", marker.run_id, artifact.build_info.run_id),
             ("mode", marker.mode, artifact.deployment.staging_mode),
             ("source", marker.source, artifact.source.uri),
-        ):
-            if told != known:
-                ledger.differs(key, f"its {name} is {told}, artifact.json has {known}")
+        ]
+    _tells(documents, prefix, ledger, MARKER, marker.text(), told, ARTIFACT_JSON)
 
 
 def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> None:
@@ -120,28 +108,47 @@ def _pair(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> Non
 
 
 def _ready(documents: Documents, ready: DeploymentReady, prefix: str, ledger: Ledger) -> None:
-    key, deployment = prefix + DEPLOYMENT_READY, documents.deployment
-    data = documents.texts.get(DEPLOYMENT_JSON)
-    if data is not None:
-        ledger.compare(
-            prefix + DEPLOYMENT_JSON,
-            "content",
-            hashlib.sha256(data).hexdigest(),
-            ready.deployment_sha256,
-            f"it is not the one that {DEPLOYMENT_READY} was written for: their SHA-256 differ",
-        )
-    text = documents.texts[DEPLOYMENT_READY]
-    ledger.compare(key, "content", text, ready.text().encode(), "it holds other lines than were written")
+    deployment = documents.deployment
+    written_for = f"it is not the one that {DEPLOYMENT_READY} was written for: {_DIFFER}"
+    _vouches(documents, prefix, ledger, DEPLOYMENT_JSON, ready.deployment_sha256, written_for)
+    told: list[tuple[str, object, object]] = []
     if deployment is not None:
         references = deployment.bintarball_references
-        for name, told, known in (
+        told = [
             ("run id", ready.run_id, deployment.build_info.run_id),
             ("type", ready.deployment_type, deployment.deployment_type),
             ("model archive", ready.model_archive, references.model_archive.s3_uri),
             ("container image", ready.container_image, references.container_image.s3_uri),
-        ):
-            if told != known:
-                ledger.differs(key, f"its {name} is {told}, {DEPLOYMENT_JSON} has {known}")
+        ]
+    _tells(documents, prefix, ledger, DEPLOYMENT_READY, ready.text(), told, DEPLOYMENT_JSON)
+
+
+def _vouches(
+    documents: Documents, prefix: str, ledger: Ledger, name: str, sha256: str, otherwise: str
+) -> None:
+    """Is a document the one whose SHA-256 its mark tells?"""
+    data = documents.texts.get(name)
+    if data is not None:
+        ledger.compare(prefix + name, "content", hashlib.sha256(data).hexdigest(), sha256, otherwise)
+
+
+def _tells(
+    documents: Documents,
+    prefix: str,
+    ledger: Ledger,
+    mark: str,
+    text: str,
+    told: list[tuple[str, object, object]],
+    by: str,
+) -> None:
+    """Does a mark hold the lines that were written, and what the document ``by`` tells as well?"""
+    key = prefix + mark
+    ledger.compare(
+        key, "content", documents.texts[mark], text.encode(), "it holds other lines than were written"
+    )
+    for name, here, there in told:
+        if here != there:
+            ledger.differs(key, f"its {name} is {here}, {by} has {there}")
 
 
 def _deployment(

@@ -9,14 +9,14 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from riva_stream.config import DEPLOYMENTS
+from riva_stream.config import DEPLOYMENTS, LEVELS
 from riva_stream.pipeline.run import each
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
 
-__all__ = ["DEPTH", "each_folder", "folders_in", "levels_of"]
+__all__ = ["DEPTH", "each_folder", "folders_in", "is_above", "levels_of"]
 
-DEPTH = 3
+DEPTH = LEVELS
 """Folders from the bucket (or ``DEPLOYMENTS``) to a staging: environment, model, version."""
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -63,6 +63,11 @@ async def folders_in(store: Store, retrier: Retrier, bucket: str, prefix: str) -
 def levels_of(prefix: str) -> list[str]:
     """Environment, model and version, as far as a prefix names them; ``DEPLOYMENTS`` itself names none."""
     return prefix.removeprefix(DEPLOYMENTS).split("/")[:-1]
+
+
+def is_above(prefix: str) -> bool:
+    """Whether stagings lie below a prefix, and none at it."""
+    return len(levels_of(prefix)) < DEPTH
 
 
 def _is_of_a_staging(folder: str, above: str) -> bool:

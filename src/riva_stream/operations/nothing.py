@@ -10,7 +10,7 @@ import anyio.to_thread
 from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
 from riva_stream.operations.documents import marker_at
-from riva_stream.operations.find import DEPTH, folders_in
+from riva_stream.operations.find import DEPTH, folders_in, is_above
 from riva_stream.pipeline.run import each
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
@@ -49,7 +49,7 @@ async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: st
             where=where,
             hint=f"check the prefix; grant s3:ListBucket on {bucket} to be told what is near",
         )
-    if found.objects and prefix.removeprefix(DEPLOYMENTS).count("/") < DEPTH:
+    if found.objects and is_above(prefix):
         return SourceNotFoundError(
             f"{place} names no staging, but a place above some: a staging is at ENV/NAME/VERSION/",
             where=where,

@@ -12,18 +12,17 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
 from riva_stream.retry import Retrier
 from riva_stream.s3 import PartBody, Store
+from riva_stream.state import OWN_FOLDER
 
-__all__ = ["BODY", "CLEANUP_SECONDS", "OURS", "ScratchObject", "scratch_folder", "unbroken"]
+__all__ = ["BODY", "CLEANUP_SECONDS", "ScratchObject", "scratch_folder", "unbroken"]
 
 BODY = b"riva_stream check: this is removed again\n"
 CLEANUP_SECONDS = 5.0
-OURS = ".riva-stream/"
-"""Below a staging's prefix: what readers ignore."""
 
 
 def scratch_folder(request: StageRequest) -> str:
     """A prefix of keys below that of the staging, which nobody else uses."""
-    return f"{request.prefix}{OURS}check-{secrets.token_hex(6)}/"
+    return f"{request.prefix}{OWN_FOLDER}check-{secrets.token_hex(6)}/"
 
 
 def unbroken(limit: float) -> AbstractContextManager[object]:

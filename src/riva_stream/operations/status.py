@@ -9,16 +9,15 @@ from typing import Any, Literal
 
 import anyio.to_thread
 
-from riva_stream.config import DEPLOYMENTS
 from riva_stream.deployment import PAIR
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
 from riva_stream.manifest import ARTIFACT_JSON, MARKER
 from riva_stream.operations.documents import Documents, read_documents
-from riva_stream.operations.find import DEPTH
+from riva_stream.operations.find import is_above
 from riva_stream.operations.opened import head, opened
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
-from riva_stream.pipeline.run import FOLDERS, each
+from riva_stream.pipeline.run import FOLDERS, each, is_parted
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store, StoreSettings
 from riva_stream.sizes import human_size
@@ -147,8 +146,9 @@ class _Look:
         if journal is None:
             notes.append(f"its journal cannot be understood: {life.found.problem}")
         # A rerun aborts those of the documents and writes its own.
-        folders = tuple(self.prefix + folder for folder in FOLDERS)
-        parted = [upload for upload in journal.uploads if upload.key.startswith(folders)] if journal else []
+        parted = (
+            [upload for upload in journal.uploads if is_parted(self.prefix, upload.key)] if journal else []
+        )
         uploads = await each(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.prefix)
@@ -206,7 +206,7 @@ class _Look:
             listing = await self.retrier(
                 "ListObjectsV2", partial(self.store.list_objects, self.bucket, self.prefix, limit=1)
             )
-            if listing.objects and self.prefix.removeprefix(DEPLOYMENTS).count("/") < DEPTH:
+            if listing.objects and is_above(self.prefix):
                 notes.append("it is a place above stagings, which are at ENV/NAME/VERSION/; see ls")
             elif listing.objects:
                 notes.append("there are objects without a marker; nobody vouches for them")

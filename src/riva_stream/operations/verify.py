@@ -22,7 +22,7 @@ from riva_stream.operations.opened import head, list_all, opened
 from riva_stream.operations.pointed import pointed_at, referenced
 from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.operations.uris import split
-from riva_stream.pipeline.run import FOLDERS, each
+from riva_stream.pipeline.run import each, is_parted
 from riva_stream.pipeline.verify import differences
 from riva_stream.retry import Retrier
 from riva_stream.s3 import ObjectInfo, Store, StoreSettings
@@ -235,7 +235,6 @@ class _Verification:
         written = {*DOCUMENTS} - {*PAIR, *(OF_FULL if documents.mode == "reference_only" else ())}
         written |= {name for name in PAIR if documents.has(name)}
         named = {item.key for item in expected} | {self.prefix + name for name in written}
-        folders = tuple(self.prefix + folder for folder in FOLDERS)
         more = 0
         try:
             async for entry in list_all(self.store, self.retrier, self.bucket, self.prefix):
@@ -243,7 +242,7 @@ class _Verification:
                     continue  # the latter stand for empty folders
                 if entry.key == self.prefix + JOURNAL:
                     self.notes.append("a run has begun to replace it, or has left its journal: see status")
-                elif entry.key.startswith(folders) and entry.key.endswith(".riva"):
+                elif is_parted(self.prefix, entry.key) and entry.key.endswith(".riva"):
                     self.ledger.size(entry.key, entry.size)
                     self.ledger.differs(entry.key, NOT_STAGED)
                 elif len(self.extra) < _MOST_EXTRA:

@@ -43,11 +43,11 @@ from riva_stream.s3 import Store
 from riva_stream.s3.probe import enforced_check
 from riva_stream.sink import Uploads
 from riva_stream.source import PinnedSource, find_source
-from riva_stream.state import StateDirectory, new_run_id
+from riva_stream.state import OWN_FOLDER, StateDirectory, new_run_id
 
 __all__ = ["stage"]
 
-_SCRATCH = ".riva-stream/probe"
+_SCRATCH = OWN_FOLDER + "probe"
 _OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
 
 

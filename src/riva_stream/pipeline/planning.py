@@ -12,6 +12,7 @@ from riva_stream.pipeline.standing import Decision
 from riva_stream.report import Plan, PlannedObject
 from riva_stream.s3.probe import try_aborting
 from riva_stream.source import PinnedSource
+from riva_stream.state import OWN_FOLDER
 
 __all__ = ["plan_of", "try_rights"]
 
@@ -105,7 +106,7 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
             async for _ in reply.pieces:
                 pass
 
-    key = request.prefix + ".riva-stream/dry-run"
+    key = request.prefix + OWN_FOLDER + "dry-run"
 
     async def scratch() -> None:
         upload_id = await run.tagging.along(

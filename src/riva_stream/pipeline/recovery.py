@@ -19,14 +19,14 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.manifest import MARKER
-from riva_stream.pipeline.run import FOLDERS, Run, each
+from riva_stream.pipeline.run import Run, each, is_parted
 from riva_stream.retry import Retrier
 from riva_stream.s3 import CompletedPart, OpenUpload, Stored
 from riva_stream.sink import KnownPart, Upload, Uploads
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource
 from riva_stream.state import (
-    JOURNAL,
+    OWN_FOLDER,
     Identity,
     Journal,
     JournaledPart,
@@ -38,8 +38,6 @@ from riva_stream.state import (
 __all__ = ["Hold", "hold", "identity_of"]
 
 _CLEANUP_SECONDS = 10.0
-_OWN = JOURNAL.rpartition("/")[0] + "/"
-"""Below the prefix: what readers ignore."""
 
 
 class Hold:
@@ -78,7 +76,9 @@ class Hold:
         journaled = {} if before is None else {upload.upload_id: upload for upload in before.uploads}
         usable = before is not None and before.identity is not None and before.identity == self.identity
         parted = (
-            {i: upload for i, upload in journaled.items() if self._is_parted(upload.key)} if usable else {}
+            {i: upload for i, upload in journaled.items() if is_parted(run.request.prefix, upload.key)}
+            if usable
+            else {}
         )
         adoptable = set(parted)
         try:
@@ -157,7 +157,7 @@ class Hold:
             await run.retrier("AbortMultipartUpload", abort)
         except TransientError as error:
             # A probe's can stay: nothing of it could ever become part of a staging.
-            if not upload.key.startswith(run.request.prefix + _OWN):
+            if not upload.key.startswith(run.request.prefix + OWN_FOLDER):
                 raise
             run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
 
@@ -200,10 +200,6 @@ class Hold:
             upload.stored = Stored(info.etag, info.version_id)
         self._uploads.adopted[journaled.key] = upload
 
-    def _is_parted(self, key: str) -> bool:
-        """Whether a key is that of the archive or of a model, whose parts are worth going on with."""
-        return key.startswith(tuple(self._run.request.prefix + folder for folder in FOLDERS))
-
     def _draw(self, beat: int, stopped: bool) -> Journal:
         run, before = self._run, self.lease.predecessor
         opened = [*self._uploads.opened, *self._uploads.adopted.values()]
@@ -211,9 +207,9 @@ class Hold:
         documents = [
             JournaledUpload(key=upload.key, upload_id=upload.upload_id, created_by=upload.created_by)
             for upload in opened
-            if not self._is_parted(upload.key)
+            if not is_parted(run.request.prefix, upload.key)
         ]
-        parted = [upload for upload in opened if self._is_parted(upload.key)]
+        parted = [upload for upload in opened if is_parted(run.request.prefix, upload.key)]
         identity, journaled = (
             self.identity,
             [_journaled(upload) for upload in parted] if self.identity else [],

@@ -22,7 +22,7 @@ from riva_stream.s3 import Store
 from riva_stream.sink import Tagging
 from riva_stream.state import StateDirectory
 
-__all__ = ["FOLDERS", "Meter", "Run", "each"]
+__all__ = ["FOLDERS", "Meter", "Run", "each", "is_parted"]
 
 FOLDERS = ("source/", "models/")
 """Below the prefix: where the archive and its models go, and nothing else does."""
@@ -32,6 +32,11 @@ R = TypeVar("R")
 
 _TASKS = 8
 _INTERVAL = 0.1
+
+
+def is_parted(prefix: str, key: str) -> bool:
+    """Whether a key is that of the archive or of a model below ``prefix``, whose parts are worth going on with."""
+    return key.startswith(prefix) and key.startswith(FOLDERS, len(prefix))
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from riva_stream.state.directory import StateDirectory, new_run_id
 from riva_stream.state.journal import (
     JOURNAL,
+    OWN_FOLDER,
     Identity,
     Journal,
     JournaledPart,
@@ -15,6 +16,7 @@ from riva_stream.state.watch import LEASE, Life, beats_by_the_stores_clock, know
 __all__ = [
     "JOURNAL",
     "LEASE",
+    "OWN_FOLDER",
     "Found",
     "Identity",
     "Journal",

@@ -14,9 +14,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["JOURNAL", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
+__all__ = ["JOURNAL", "OWN_FOLDER", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
 
-JOURNAL = ".riva-stream/journal.json"
+OWN_FOLDER = ".riva-stream/"
+"""Below the prefix: what is a run's own while it is at it, and readers ignore."""
+JOURNAL = OWN_FOLDER + "journal.json"
 
 
 class _Document(BaseModel):

@@ -27,9 +27,11 @@ __all__ = ["Found", "Lease", "read_journal"]
 
 _LIMIT = 64 << 20
 _BEATS = 3
-_FIRST = 1.0
-_FIRST_OF = 30
 """Journal writes per lease: two may be lost before anybody takes over."""
+_FIRST = 1.0
+"""Seconds before the first of them at least,"""
+_FIRST_OF = 30
+"""and the part of a lease that it comes after, where that is longer."""
 _FINAL_SECONDS = 3.0
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,8 +71,6 @@ def run(args: Namespace, invocation: Invocation) -> int:
     except ConfigurationError as error:
         return _refuse(args, _Problem(_UNREADABLE, error.what, error.hint), {})
     try:
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         handover = read(folder)
     except OSError as error:
         unreadable = _Problem(

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import anyio.to_thread
 from awscrt import checksums as crt
 from blake3 import blake3
 from isal import isal_zlib
 
+from riva_stream import clock
 from riva_stream.buffers import Channel, Chunk, Piece
 from riva_stream.lanes import Lane
 
@@ -153,7 +153,7 @@ class HashLane:
         """Hash until the queue is closed and empty."""
         async for digest, chunk in self._queue:
             with self.lane.busy():
-                await anyio.to_thread.run_sync(digest.update, chunk.pieces)
+                await clock.in_thread(digest.update, chunk.pieces)
             self.lane.bytes += chunk.size
             chunk.release()
 

@@ -6,10 +6,11 @@ into ``artifact.json`` and tell which lane the others wait for.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from riva_stream import clock
 
 __all__ = ["Lane", "Lanes"]
 
@@ -32,7 +33,7 @@ class Lane:
         try:
             yield
         finally:
-            self._ended = time.perf_counter()
+            self._ended = clock.monotonic()
             self.busy_seconds += self._ended - began
 
     @contextmanager
@@ -42,7 +43,7 @@ class Lane:
         try:
             yield
         finally:
-            self._ended = time.perf_counter()
+            self._ended = clock.monotonic()
             self.waiting_seconds += self._ended - began
 
     @property
@@ -51,7 +52,7 @@ class Lane:
         return 0.0 if self._began is None else self._ended - self._began
 
     def _start(self) -> float:
-        now = time.perf_counter()
+        now = clock.monotonic()
         if self._began is None:
             self._began = now
         return now

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import anyio
 
+from riva_stream import clock
 from riva_stream.errors import RivaStreamError, ThrottledError, TransientError
 from riva_stream.events import Observer, RetryScheduled, ignore
 
@@ -86,7 +87,7 @@ class Retrier:
     renew: Callable[[], Awaitable[bool]] = _cannot
     """Makes new sessions when a token has expired; says whether that may help. Asked once a run."""
     slots: int = 64
-    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    sleep: Callable[[float], Awaitable[None]] = clock.sleep
     draw: Callable[[], float] = random.random
     spent: int = field(default=0, init=False)
     """Retries so far, of all requests."""

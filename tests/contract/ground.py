@@ -80,6 +80,11 @@ class Ground:
         given: dict[str, Any] = {"content_type": _TYPE, "metadata": {}} | options
         return (await self.store.put(self.bucket, key, what or body(), **given)).etag
 
+    async def data(self, key: str) -> bytes | None:
+        """The bytes of a small object, or None when there is none."""
+        found = await self.store.get(self.bucket, key, limit=1 << 20)
+        return found.data if found else None
+
     async def create(
         self, key: str, *, declared: bool = False, metadata: Mapping[str, str] | None = None
     ) -> str:

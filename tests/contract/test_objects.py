@@ -65,7 +65,7 @@ async def test_what_is_missing_is_an_answer_and_no_error(ground: Ground) -> None
 async def test_an_object_that_is_longer_than_expected_is_not_read(ground: Ground) -> None:
     key = ground.key()
     await ground.put(key, body(b"12345"))
-    assert await ground.store.get(ground.bucket, key, limit=5) == b"12345"
+    assert await ground.data(key) == b"12345"
     with pytest.raises(IntegrityError, match="has 5 bytes; at most 4"):
         await ground.store.get(ground.bucket, key, limit=4)
 
@@ -96,7 +96,7 @@ async def test_a_put_replaces_and_a_delete_removes(ground: Ground) -> None:
     key = ground.key()
     await ground.put(key, body(b"old"))
     etag = await ground.put(key, body(b"new"))
-    assert await ground.store.get(ground.bucket, key, limit=9) == b"new"
+    assert await ground.data(key) == b"new"
     assert etag == md5(b"new")
     for _ in range(2):
         await ground.store.delete(ground.bucket, key)
@@ -200,12 +200,12 @@ async def test_a_put_if_absent_replaces_nothing_where_the_store_can_tell(ground:
     await ground.put(key, body(b"first"), if_absent=True)
     if ANSWERS[ground.server.name]["PUT, If-None-Match: *, the key is there"] == TAKEN:
         await ground.put(key, body(b"second"), if_absent=True)
-        assert await ground.store.get(ground.bucket, key, limit=9) == b"second"
+        assert await ground.data(key) == b"second"
         return
     with pytest.raises(HeldError) as caught:
         await ground.put(key, body(b"second"), if_absent=True)
     assert (caught.value.where.status, caught.value.exit_code) == (412, 75)
-    assert await ground.store.get(ground.bucket, key, limit=9) == b"first"
+    assert await ground.data(key) == b"first"
 
 
 @pytest.mark.skipif(
@@ -218,11 +218,11 @@ async def test_a_put_if_match_replaces_only_what_it_names_where_the_store_can_te
     await ground.put(key, body(b"second"), **named)
     if ANSWERS[ground.server.name]["PUT, If-Match, another ETag"] == TAKEN:
         await ground.put(key, body(b"third"), **named)
-        assert await ground.store.get(ground.bucket, key, limit=9) == b"third"
+        assert await ground.data(key) == b"third"
         return
     with pytest.raises(HeldError):
         await ground.put(key, body(b"third"), **named)
-    assert await ground.store.get(ground.bucket, key, limit=9) == b"second"
+    assert await ground.data(key) == b"second"
     await ground.store.delete(ground.bucket, key)
     with pytest.raises(HeldError):  # gone: another run has removed it
         await ground.put(key, body(b"third"), **named)

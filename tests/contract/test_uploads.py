@@ -51,7 +51,7 @@ async def test_parts_become_one_object(ground: Ground, check: str) -> None:
     if declared:
         # whether the store keeps it or not: it never tells a wrong one
         assert info.checksums.get("crc64nvme") in {None, crc64nvme(first + last)}
-    assert await ground.store.get(ground.bucket, key, limit=6 * MIB) == first + last
+    assert await ground.data(key) == first + last
     assert await ground.store.list_uploads(ground.bucket, "") == []
 
 
@@ -61,7 +61,7 @@ async def test_a_part_that_is_sent_again_replaces_the_first(ground: Ground) -> N
     parts = await ground.store.list_parts(ground.bucket, key, upload_id)
     assert parts == [CompletedPart(1, md5(b"second"), 6)]
     await ground.complete(key, upload_id, [CompletedPart(1, etag, 6)])
-    assert await ground.store.get(ground.bucket, key, limit=99) == b"second"
+    assert await ground.data(key) == b"second"
 
 
 async def test_a_body_is_sent_whole_each_time(ground: Ground) -> None:
@@ -165,7 +165,7 @@ async def test_two_uploads_of_one_key_are_told_apart(ground: Ground) -> None:
     assert await ground.store.list_parts(ground.bucket, key, two) is None
     assert await ground.store.list_parts(ground.bucket, key, one) == parts
     await ground.complete(key, one, parts)
-    assert await ground.store.get(ground.bucket, key, limit=9) == b"one"
+    assert await ground.data(key) == b"one"
 
 
 async def test_an_abort_can_be_said_twice_and_of_nothing(ground: Ground) -> None:
@@ -182,7 +182,7 @@ async def test_an_abort_after_complete_takes_nothing_away(ground: Ground) -> Non
     key, upload_id, parts = await ground.upload(SMALL)
     await ground.complete(key, upload_id, parts)
     await ground.store.abort_upload(ground.bucket, key, upload_id)
-    assert await ground.store.get(ground.bucket, key, limit=99) == SMALL
+    assert await ground.data(key) == SMALL
 
 
 async def test_a_refused_complete_leaves_the_upload_open(ground: Ground) -> None:
@@ -192,7 +192,7 @@ async def test_a_refused_complete_leaves_the_upload_open(ground: Ground) -> None
         await ground.complete(key, upload_id, [CompletedPart(1, "0" * 32, len(SMALL))])
     assert await ground.store.head(ground.bucket, key) is None
     await ground.complete(key, upload_id, parts)
-    assert await ground.store.get(ground.bucket, key, limit=99) == SMALL
+    assert await ground.data(key) == SMALL
 
 
 async def test_an_upload_that_is_gone_fences(ground: Ground) -> None:
@@ -213,9 +213,9 @@ async def test_a_second_upload_to_the_same_key_wins_by_completing_last(ground: G
     key = ground.key()
     await ground.put(key, body(b"was there"))
     _, upload_id, parts = await ground.upload(SMALL, key=key)
-    assert await ground.store.get(ground.bucket, key, limit=99) == b"was there"
+    assert await ground.data(key) == b"was there"
     await ground.complete(key, upload_id, parts)
-    assert await ground.store.get(ground.bucket, key, limit=99) == SMALL
+    assert await ground.data(key) == SMALL
 
 
 async def test_a_version_is_told_only_where_there_are_versions(ground: Ground) -> None:

@@ -6,7 +6,6 @@ time limit of its own; what is written for that is removed again. A check that f
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from riva_stream import clock
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.operations.check_bucket import clock_record, region_record
@@ -69,7 +69,7 @@ async def check(
         session: the caller's own ``aioboto3.Session``, for both stores.
         log: where the copy of the run's log would go.
     """
-    began = time.monotonic()
+    began = clock.monotonic()
     examiner = Examiner(request, limit, Retrier(_POLICY))
     examiner.keep(settled)
     async with anyio.create_task_group() as tasks:
@@ -80,19 +80,19 @@ async def check(
         ):
             tasks.start_soon(_on_this_host, examiner, record)
         await _Stores(examiner, session, log).check()
-    return report_of(request, run_id, examiner.records.values(), time.monotonic() - began)
+    return report_of(request, run_id, examiner.records.values(), clock.monotonic() - began)
 
 
 async def check_host(settled: CheckRecord, *, state_dir: Path, run_id: str) -> CheckReport:
     """What can be looked at without settings, when those are wrong: this host alone."""
-    began = time.monotonic()
+    began = clock.monotonic()
     looks = (partial(check_state, state_dir), check_versions)
-    records = [await anyio.to_thread.run_sync(look) for look in looks]
-    return report_of(None, run_id, [settled, *records], time.monotonic() - began)
+    records = [await clock.in_thread(look) for look in looks]
+    return report_of(None, run_id, [settled, *records], clock.monotonic() - began)
 
 
 async def _on_this_host(examiner: Examiner, look: Any) -> None:
-    examiner.keep(await anyio.to_thread.run_sync(look, abandon_on_cancel=True))
+    examiner.keep(await clock.in_thread(look, abandon_on_cancel=True))
 
 
 class _Stores:
@@ -117,7 +117,7 @@ class _Stores:
             else:
                 tasks.start_soon(self._side, destination_settings(request), "", self._both)
         look = partial(check_memory, request.memory, self._part_size)
-        examiner.keep(await anyio.to_thread.run_sync(look))
+        examiner.keep(await clock.in_thread(look))
 
     async def _side(self, settings: StoreSettings, name: str, then: Any) -> None:
         """One endpoint with its credentials: these first, for without them everything else fails alike."""

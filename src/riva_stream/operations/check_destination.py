@@ -126,8 +126,8 @@ class DestinationCheck:
     async def _looks(self) -> CheckRecord:
         retrier, key = self._examiner.retrier, self._object.key
         info = await retrier("HeadObject", partial(self._store.head, self._bucket, key))
-        data = await retrier("GetObject", partial(self._store.get, self._bucket, key, limit=1 << 16))
-        if info is None or data != BODY or info.size != len(BODY):
+        read = await retrier("GetObject", partial(self._store.get, self._bucket, key, limit=1 << 16))
+        if info is None or read is None or read.data != BODY or info.size != len(BODY):
             return failed(
                 "head",
                 "what was just written is not what is read back",

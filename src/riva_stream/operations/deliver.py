@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from riva_stream import clock
 from riva_stream.config import StageRequest
 from riva_stream.errors import StalledError
 from riva_stream.events import Observer, Warned, ignore
@@ -78,9 +79,7 @@ async def deliver(
         with anyio.fail_after(seconds):
             async with open_store(settings, warn=warn) as store:
                 for parcel in parcels:
-                    body = await anyio.to_thread.run_sync(
-                        _body, parcel.path, "crc64nvme" if store.is_aws else "md5"
-                    )
+                    body = await clock.in_thread(_body, parcel.path, "crc64nvme" if store.is_aws else "md5")
                     put = partial(
                         store.put,
                         bucket,

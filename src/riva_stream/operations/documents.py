@@ -155,7 +155,7 @@ async def read_documents(
 
     async def read(name: str) -> bytes | None:
         try:
-            return await retrier("GetObject", partial(store.get, bucket, prefix + name, limit=_LIMIT))
+            document = await retrier("GetObject", partial(store.get, bucket, prefix + name, limit=_LIMIT))
         except IntegrityError as error:
             wrong[name] = error.what
             return None
@@ -171,6 +171,7 @@ async def read_documents(
                 "store does not say what is not there"
             )
             raise
+        return document.data if document else None
 
     found = await each(list(names), read)
     texts = {name: text for name, text in zip(names, found, strict=True) if text is not None}

@@ -8,8 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
-
+from riva_stream import clock
 from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.deployment import DOCUMENTS, PAIR
 from riva_stream.errors import AccessDeniedError
@@ -62,7 +61,7 @@ async def list_stagings(
     """
     began = time.perf_counter()
     async with opened(settings, observer, session, slots=_SLOTS) as (store, retrier):
-        here = await anyio.to_thread.run_sync(Process.this)
+        here = await clock.in_thread(Process.this)
         found: list[ListedStaging] = []
         notes: list[str] = []
 

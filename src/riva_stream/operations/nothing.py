@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from functools import partial
 
-import anyio.to_thread
-
+from riva_stream import clock
 from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
 from riva_stream.operations.documents import marker_at
@@ -31,7 +30,7 @@ async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: st
     journal = await read_journal(store, retrier, bucket, prefix + JOURNAL)
     if journal is not None:
         who = journal.journal.holder() if journal.journal else "an unknown run"
-        ended = known_to_have_ended(journal, await anyio.to_thread.run_sync(Process.this))
+        ended = known_to_have_ended(journal, await clock.in_thread(Process.this))
         return SourceNotFoundError(
             f"nothing is staged at {place} yet: {who} "
             + (f"has stopped at it ({ended})" if ended else "is at it, or was")

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
+from riva_stream import clock
 from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, TransientError, Where
 from riva_stream.events import Observer, Warned, ignore
@@ -148,7 +149,7 @@ async def retention(
     apply: bool,
     observer: Observer = ignore,
     session: Any = None,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    clock: Callable[[], datetime] = clock.now,
 ) -> RetentionReport:
     """Compare the rules of ``bucket`` with those that ``policy`` wants, and with ``apply`` set them.
 

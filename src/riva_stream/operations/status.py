@@ -7,8 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
-import anyio.to_thread
-
+from riva_stream import clock
 from riva_stream.deployment import PAIR
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
@@ -67,7 +66,7 @@ async def status(
         RivaStreamError: the state cannot be told.
     """
     async with opened(settings, observer, session) as (store, retrier):
-        here = await anyio.to_thread.run_sync(Process.this)
+        here = await clock.in_thread(Process.this)
         look = _Look(store, retrier, bucket, prefix, here, observer)
         return await look.report(wait=wait, lease=lease, last_run=last_run)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
-
+from riva_stream import clock
 from riva_stream.errors import RivaStreamError
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.pipeline.run import each
@@ -31,7 +30,7 @@ async def collect(
     apply: bool,
     observer: Observer = ignore,
     session: Any = None,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    clock: Callable[[], datetime] = clock.now,
 ) -> CollectReport:
     """List the uploads and journals below ``prefix`` that no live run holds, and with ``apply`` remove them.
 
@@ -119,7 +118,7 @@ async def _live(
     store: Store, retrier: Retrier, bucket: str, journals: dict[str, datetime | None], lease: float
 ) -> list[str]:
     """Those of the journals whose holders show a sign of life within their lease."""
-    here = await anyio.to_thread.run_sync(Process.this)
+    here = await clock.in_thread(Process.this)
 
     async def lives(place: str) -> str | None:
         found = await read_journal(store, retrier, bucket, place + JOURNAL)

@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 
 import anyio
 from pydantic import ValidationError
 
+from riva_stream import clock
 from riva_stream.deployment import OF_FULL, PAIR, DeploymentDocument, ObjectReference
 from riva_stream.errors import HeldError, IntegrityError, leaves_of
 from riva_stream.events import ObjectCompleted, PhaseChanged
@@ -245,7 +245,7 @@ class Commit:
     async def _mark(self, artifact: Artifact, data: bytes, pair: HandedOver | None) -> Committed:
         run = self.run
         marker = Marker(
-            completed_at=datetime.now(UTC),
+            completed_at=clock.now(),
             mode=artifact.deployment.staging_mode,
             run_id=run.run_id,
             source=self.source.uri,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 
+from riva_stream import clock
 from riva_stream.digest import DigestRecord
 from riva_stream.manifest import (
     Artifact,
@@ -39,7 +39,7 @@ def artifact_of(
     files = model_files(source, streamed)
     return Artifact(
         artifact_id=artifact_id(request.model_name, request.model_version),
-        created_at=datetime.now(UTC),
+        created_at=clock.now(),
         model=model_of(run),
         source=Source(
             uri=source.uri,

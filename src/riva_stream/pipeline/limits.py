@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 
+from riva_stream import clock
 from riva_stream.buffers import Credits
 from riva_stream.errors import ConfigurationError, StalledError
 from riva_stream.pipeline.run import Run
@@ -71,10 +71,10 @@ async def _watch(run: Run) -> None:
     """End the run when nothing has moved for ``timeout`` seconds."""
     limit = run.request.timeout
     while True:
-        idle = time.monotonic() - run.meter.moved_at
+        idle = clock.monotonic() - run.meter.moved_at
         if idle >= limit:
             raise StalledError(
                 f"nothing moved for {limit:.0f} s (waiting for: {run.lanes.bottleneck() or 'source'})",
                 hint="check the network and the store, or give it longer with --timeout",
             )
-        await anyio.sleep(limit - idle)
+        await clock.sleep(limit - idle)

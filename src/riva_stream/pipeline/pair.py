@@ -82,9 +82,10 @@ def another_container(document: DeploymentDocument, container: PinnedSource) -> 
 
 async def _document(run: Run, name: str) -> bytes | None:
     try:
-        return await run.retrier(
+        found = await run.retrier(
             "GetObject",
             partial(run.destination.get, run.request.bucket, run.request.prefix + name, limit=_SMALL),
         )
     except AccessDeniedError:
         return None  # without s3:ListBucket that is S3's answer for what is not there
+    return found.data if found else None

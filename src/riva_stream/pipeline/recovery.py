@@ -10,6 +10,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
+from riva_stream import clock
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -239,7 +240,7 @@ async def hold(run: Run, uploads: Uploads) -> AsyncIterator[Hold]:
     Raises:
         HeldError: a live run holds it, or another run has taken it over meanwhile.
     """
-    held = Hold(run, uploads, await anyio.to_thread.run_sync(Process.this))
+    held = Hold(run, uploads, await clock.in_thread(Process.this))
     await held.lease.acquire(wait=run.request.wait)
     try:
         async with anyio.create_task_group() as tasks:

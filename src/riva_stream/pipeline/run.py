@@ -7,12 +7,13 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
 import anyio
 
+from riva_stream import clock
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Observer, Progress, Warned
@@ -55,8 +56,8 @@ class Meter:
     expanded: int = 0
     durable: int = 0
     durable_source: int = 0
-    moved_at: float = field(default_factory=time.monotonic)
-    _began: float = field(default_factory=time.monotonic)
+    moved_at: float = field(default_factory=clock.monotonic)
+    _began: float = field(default_factory=clock.monotonic)
     _told_at: float = 0.0
 
     def add(self, *, fetched: int = 0, expanded: int = 0, durable: int = 0, durable_source: int = 0) -> None:
@@ -65,17 +66,17 @@ class Meter:
         self.expanded += expanded
         self.durable += durable
         self.durable_source += durable_source
-        self.moved_at = time.monotonic()
+        self.moved_at = clock.monotonic()
         if self.moved_at - self._told_at >= _INTERVAL:
             self.tell()
 
     def touch(self) -> None:
         """A request was answered: nothing to count, but the run is alive."""
-        self.moved_at = time.monotonic()
+        self.moved_at = clock.monotonic()
 
     def tell(self) -> None:
         """Report the counters now."""
-        self._told_at = time.monotonic()
+        self._told_at = clock.monotonic()
         self.observer(
             Progress(
                 source_size=self.source_size,
@@ -105,10 +106,10 @@ class Run:
     destination: Store = field(init=False)
     origin: Store = field(init=False)
     """The store that holds the source; often the same."""
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started_at: datetime = field(default_factory=clock.now)
     warnings: list[str] = field(default_factory=list)
     tagging: Tagging = field(init=False)
-    _wall: float = field(default_factory=time.perf_counter)
+    _wall: float = field(default_factory=clock.monotonic)
     _cpu: float = field(default_factory=time.process_time)
 
     def __post_init__(self) -> None:
@@ -130,7 +131,7 @@ class Run:
     @property
     def wall_seconds(self) -> float:
         """Since the run began."""
-        return time.perf_counter() - self._wall
+        return clock.monotonic() - self._wall
 
     @property
     def cpu_seconds(self) -> float:

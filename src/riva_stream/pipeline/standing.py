@@ -284,7 +284,8 @@ async def _keys_below(run: Run) -> list[str]:
 
 
 async def _document(run: Run, name: str) -> bytes | None:
-    return await run.retrier(
+    found = await run.retrier(
         "GetObject",
         partial(run.destination.get, run.request.bucket, run.request.prefix + name, limit=_SMALL),
     )
+    return found.data if found else None

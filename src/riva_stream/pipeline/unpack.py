@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-import anyio.to_thread
-
+from riva_stream import clock
 from riva_stream.archive import (
     ArchiveSummary,
     Event,
@@ -90,13 +89,13 @@ class Unpacker:
             await self._unpack(deque(chunk.pieces))
             self.lane.bytes += chunk.size
             chunk.release()
-        self.summary = await anyio.to_thread.run_sync(self.extractor.finish)
+        self.summary = await clock.in_thread(self.extractor.finish)
 
     async def _unpack(self, pieces: deque[Piece]) -> None:
         while pieces or not self.extractor.needs_input:
             before = self.extractor.expanded
             with self.lane.busy():
-                events = await anyio.to_thread.run_sync(_step, self.extractor, pieces)
+                events = await clock.in_thread(_step, self.extractor, pieces)
             self.expanded(self.extractor.expanded - before)
             for event in events:
                 match event:

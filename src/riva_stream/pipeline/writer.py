@@ -94,10 +94,10 @@ class Writer:
                     return await put(tags=tags)
                 except HeldError:
                     # Refused: another run's is there, or ours is, by an attempt whose answer was lost.
-                    if await run.destination.get(run.request.bucket, key, limit=_LIMIT) != data:
+                    there = await run.destination.get(run.request.bucket, key, limit=_LIMIT)
+                    if there is None or there.data != data:
                         raise
-                    info = await run.destination.head(run.request.bucket, key)
-                    return Stored(info.etag, info.version_id) if info else Stored("", None)
+                    return Stored(there.info.etag, there.info.version_id)
 
             stored = await run.retrier("PutObject", partial(run.tagging.along, once))
             checksum = body.crc64nvme
@@ -152,7 +152,8 @@ class Writer:
             held = error  # a marker is there: another run's, or ours, whose answer was lost
 
         async def read_back() -> None:
-            found = await run.destination.get(run.request.bucket, key, limit=_LIMIT)
+            read = await run.destination.get(run.request.bucket, key, limit=_LIMIT)
+            found = read.data if read else None
             if found == text:
                 return
             if held is not None or (found is not None and not is_ours(found)):

@@ -5,6 +5,7 @@ from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
+    Document,
     Folders,
     Lifecycle,
     Listing,
@@ -12,14 +13,18 @@ from riva_stream.s3.port import (
     OpenUpload,
     PartBody,
     RangeReply,
+    Reader,
     Store,
     Stored,
+    Window,
+    Writer,
 )
 from riva_stream.s3.session import StoreSettings, open_store
 
 __all__ = [
     "NO_TAGS",
     "CompletedPart",
+    "Document",
     "Folders",
     "Lifecycle",
     "Listing",
@@ -27,10 +32,13 @@ __all__ = [
     "OpenUpload",
     "PartBody",
     "RangeReply",
+    "Reader",
     "S3Store",
     "Store",
     "StoreSettings",
     "Stored",
+    "Window",
     "WriteOptions",
+    "Writer",
     "open_store",
 ]

@@ -10,7 +10,16 @@ from typing import Any
 
 from riva_stream.s3.port import Folders, ObjectInfo, PartBody
 
-__all__ = ["checksum_of", "code_of", "folders_of", "info_of", "unquoted", "version_of"]
+__all__ = [
+    "checksum_of",
+    "code_of",
+    "condition_of",
+    "folders_of",
+    "info_of",
+    "now_of",
+    "unquoted",
+    "version_of",
+]
 
 
 def checksum_of(body: PartBody) -> dict[str, str]:
@@ -20,6 +29,21 @@ def checksum_of(body: PartBody) -> dict[str, str]:
     if body.md5:
         return {"ContentMD5": body.md5}
     return {}
+
+
+def condition_of(*, if_absent: bool = False, if_match: str | None = None) -> dict[str, str]:
+    """The arguments of a condition on the object that is there."""
+    if if_absent:
+        return {"IfNoneMatch": "*"}
+    return {"IfMatch": f'"{if_match}"'} if if_match else {}
+
+
+def now_of(answer: Mapping[str, Any]) -> datetime | None:
+    """The store's own clock at its answer."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    with suppress(TypeError, ValueError):
+        return parsedate_to_datetime(headers.get("date"))
+    return None
 
 
 def code_of(error: Any) -> str:
@@ -62,18 +86,15 @@ def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
         encryption=answer.get("ServerSideEncryption", ""),
         storage_class=answer.get("StorageClass", ""),
         restore=answer.get("Restore", ""),
+        now=now_of(answer),
     )
 
 
 def folders_of(answer: Mapping[str, Any]) -> Folders:
     """What a listing with a delimiter tells."""
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    now: datetime | None = None
-    with suppress(TypeError, ValueError):
-        now = parsedate_to_datetime(headers.get("date"))
     return Folders(
         names=[entry["Prefix"] for entry in answer.get("CommonPrefixes", [])],
         objects=[info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])],
         token=str(answer.get("NextContinuationToken", "")) if answer.get("IsTruncated") else "",
-        now=now,
+        now=now_of(answer),
     )

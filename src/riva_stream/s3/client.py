@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, TransientError, Where
-from riva_stream.s3.answers import checksum_of, code_of, info_of, unquoted, version_of
+from riva_stream.s3.answers import checksum_of, code_of, condition_of, info_of, now_of, unquoted, version_of
 from riva_stream.s3.body import SentBody
 from riva_stream.s3.errors import translated
 from riva_stream.s3.listings import ListRequests
@@ -15,10 +15,12 @@ from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
+    Document,
     ObjectInfo,
     PartBody,
     RangeReply,
     Stored,
+    Window,
 )
 from riva_stream.s3.rules import RuleRequests, tagging_of
 
@@ -57,8 +59,9 @@ class S3Store(ListRequests, RuleRequests):
         self._client = await self._reopen()
         return True
 
-    async def head(self, bucket: str, key: str) -> ObjectInfo | None:
+    async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
         """HEAD, with the store's checksums where it keeps any."""
+        del window
         with translated("HeadObject", bucket, key):
             try:
                 answer = await self._client.head_object(
@@ -78,7 +81,7 @@ class S3Store(ListRequests, RuleRequests):
         self._spoke_s3 = True
         return info_of(key, answer, size=answer["ContentLength"])
 
-    async def get(self, bucket: str, key: str, *, limit: int) -> bytes | None:
+    async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object."""
         with translated("GetObject", bucket, key):
             try:
@@ -97,7 +100,7 @@ class S3Store(ListRequests, RuleRequests):
                 data = bytes(await body.content.read())
                 if len(data) != expected:
                     raise TransientError(f"the body ended after {len(data)} of {expected} bytes")
-                return data
+                return Document(data, info_of(key, answer, size=expected))
 
     @asynccontextmanager
     async def get_range(
@@ -144,9 +147,10 @@ class S3Store(ListRequests, RuleRequests):
         tags: Mapping[str, str] = NO_TAGS,
         if_absent: bool = False,
         if_match: str | None = None,
+        window: Window | None = None,
     ) -> Stored:
         """PUT of a small object."""
-        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_match}"'} if if_match else {}
+        del window
         with translated("PutObject", bucket, key), SentBody(body) as sent:
             answer = await self._client.put_object(
                 Bucket=bucket,
@@ -156,17 +160,30 @@ class S3Store(ListRequests, RuleRequests):
                 Metadata=dict(metadata),
                 **tagging_of(tags),
                 **checksum_of(body),
-                **condition,
+                **condition_of(if_absent=if_absent, if_match=if_match),
                 **self._options.for_create(),
             )
-        return Stored(unquoted(answer.get("ETag")), version_of(answer))
+        return Stored(unquoted(answer.get("ETag")), version_of(answer), now_of(answer))
 
-    async def delete(self, bucket: str, key: str, *, version_id: str | None = None) -> str | None:
+    async def delete(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        if_match: str | None = None,
+        window: Window | None = None,
+    ) -> str | None:
         """DELETE."""
+        del window
         versioned = {"VersionId": version_id} if version_id else {}
         with translated("DeleteObject", bucket, key):
             answer = await self._client.delete_object(
-                Bucket=bucket, Key=key, **versioned, **self._options.for_all()
+                Bucket=bucket,
+                Key=key,
+                **versioned,
+                **condition_of(if_match=if_match),
+                **self._options.for_all(),
             )
         return version_of(answer) if answer.get("DeleteMarker") else None
 
@@ -224,15 +241,17 @@ class S3Store(ListRequests, RuleRequests):
         *,
         crc64nvme: str | None,
         if_absent: bool = False,
+        if_match: str | None = None,
+        window: Window | None = None,
     ) -> Stored:
         """Make the object visible."""
+        del window
         listed = [
             {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
             | ({"ChecksumCRC64NVME": part.crc64nvme} if part.crc64nvme else {})
             for part in parts
         ]
         whole = {"ChecksumCRC64NVME": crc64nvme, "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
-        condition = {"IfNoneMatch": "*"} if if_absent else {}
         # The store compares the size with the sum of its parts (AWS; others ignore it).
         with translated("CompleteMultipartUpload", bucket, key):
             answer = await self._client.complete_multipart_upload(
@@ -242,10 +261,10 @@ class S3Store(ListRequests, RuleRequests):
                 MultipartUpload={"Parts": listed},
                 MpuObjectSize=sum(part.size for part in parts),
                 **whole,
-                **condition,
+                **condition_of(if_absent=if_absent, if_match=if_match),
                 **self._options.for_all(),
             )
-        return Stored(unquoted(answer.get("ETag")), version_of(answer))
+        return Stored(unquoted(answer.get("ETag")), version_of(answer), now_of(answer))
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
         """Abort; that of a missing upload succeeds."""

@@ -14,10 +14,10 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
 from aiobotocore.config import AioConfig
 from botocore.exceptions import ClientError, NoCredentialsError
 
+from riva_stream import clock
 from riva_stream.errors import RivaStreamError, TransientError, Where
 from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.regions import RegionName
@@ -120,7 +120,7 @@ class Look:
             return None
         loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
         for kind in ("service-2", "endpoint-rule-set-1"):
-            await anyio.to_thread.run_sync(partial(loader.load_service_model, "sts", kind, api_version=None))
+            await clock.in_thread(partial(loader.load_service_model, "sts", kind, api_version=None))
         config = AioConfig(retries={"mode": "standard", "total_max_attempts": 1})
         arguments: dict[str, Any] = {"config": config, "region_name": self._client.meta.region_name}
         if self._settings.ca_bundle is not None:
@@ -139,14 +139,14 @@ class Look:
                 store does not accept the credentials: ``where.code`` is one of ``s3.errors.CREDENTIALS`` then.
             TransientError: nothing answers, or what answers does not speak HTTP.
         """
-        began = datetime.now(UTC)
+        began = clock.now()
         with translated("HeadBucket", bucket):
             try:
                 answer = await self._client.head_bucket(Bucket=bucket)
             except ClientError as error:
                 answer = error.response
                 await self._refused(bucket, error)
-        ended = datetime.now(UTC)
+        ended = clock.now()
         meta = answer.get("ResponseMetadata", {})
         headers = meta.get("HTTPHeaders", {})
         status = int(meta.get("HTTPStatusCode") or 0)
@@ -192,10 +192,10 @@ async def open_look(
     async with AsyncExitStack() as stack:
         made = session
         if made is None:
-            made, ignored = await anyio.to_thread.run_sync(make_session, settings)
+            made, ignored = await clock.in_thread(make_session, settings)
             if ignored:
                 warn(ignored)
-        await anyio.to_thread.run_sync(warm, made, settings)
+        await clock.in_thread(warm, made, settings)
         with translated("CreateClient", ""):
             client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
         yield Look(settings, made, client)

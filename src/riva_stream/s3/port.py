@@ -16,6 +16,7 @@ from riva_stream.buffers import Piece
 __all__ = [
     "NO_TAGS",
     "CompletedPart",
+    "Document",
     "Folders",
     "Lifecycle",
     "Listing",
@@ -23,8 +24,11 @@ __all__ = [
     "OpenUpload",
     "PartBody",
     "RangeReply",
+    "Reader",
     "Store",
     "Stored",
+    "Window",
+    "Writer",
 ]
 
 NO_TAGS: Mapping[str, str] = {}
@@ -50,6 +54,29 @@ class ObjectInfo:
     """Empty for the standard one."""
     restore: str = ""
     """Of an archived object that is being restored, or was: S3's own words."""
+    now: datetime | None = field(default=None, compare=False)
+    """The store's own clock at its answer (the header ``Date``), to be compared with nothing but its own time stamps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A small object as one GET gave it: the bytes, and the ETag of these very bytes."""
+
+    data: bytes
+    info: ObjectInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time within which the store shall carry a request out; one that arrives later is to be refused.
+
+    By a signature in the query (AWS, "Authenticating Requests: Using Query Parameters"): ``X-Amz-Date`` and
+    ``X-Amz-Expires``. Stores that do not check it carry the request out all the same.
+    """
+
+    since: datetime
+    """By the store's own clock."""
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +154,8 @@ class Stored:
 
     etag: str
     version_id: str | None = None
+    now: datetime | None = field(default=None, compare=False)
+    """As in :class:`ObjectInfo`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +168,8 @@ class Lifecycle:
     """The bucket's setting that a PUT without it would reset (``x-amz-transition-default-minimum-object-size``)."""
 
 
-class Store(Protocol):
-    """One S3 endpoint with one set of credentials.
+class Reader(Protocol):
+    """One S3 endpoint with one set of credentials: the half that changes nothing.
 
     Every method raises :class:`~riva_stream.errors.RivaStreamError` of the fitting kind. A missing object is
     ``None`` from :meth:`head` and :meth:`get`, as that is an answer, not a failure.
@@ -153,11 +182,11 @@ class Store(Protocol):
     async def renew(self) -> bool:
         """Read the credentials anew, after the store has said that they have expired; whether that was possible."""
 
-    async def head(self, bucket: str, key: str) -> ObjectInfo | None:
-        """HEAD, with the store's checksums where it keeps any."""
+    async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
+        """HEAD, with the store's checksums where it keeps any. ``window``: as for a :class:`Writer`."""
 
-    async def get(self, bucket: str, key: str, *, limit: int) -> bytes | None:
-        """The whole of a small object; IntegrityError when it is longer than ``limit`` bytes."""
+    async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
+        """The whole of a small object and its ETag, by one GET; IntegrityError when it is longer than ``limit`` bytes."""
 
     def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
@@ -170,6 +199,26 @@ class Store(Protocol):
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
         """One page of what lies directly below ``prefix``, without a look into the folders there."""
 
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
+        """All parts (all pages) of an upload, or None when there is no such upload."""
+
+    async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
+        """All open uploads (all pages) below ``prefix``."""
+
+    async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
+        """The tags of an object."""
+
+    async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
+        """The lifecycle rules of a bucket, exactly as the store tells them; None when there are none."""
+
+
+class Writer(Protocol):
+    """The half that makes changes. Handed to what may make them, and to nothing else (docs/semantics.md).
+
+    A request with a ``window`` that arrives after it raises :class:`~riva_stream.errors.TransientError` with the
+    code ``RequestExpired``, where the store checks that.
+    """
+
     async def put(
         self,
         bucket: str,
@@ -181,14 +230,26 @@ class Store(Protocol):
         tags: Mapping[str, str] = NO_TAGS,
         if_absent: bool = False,
         if_match: str | None = None,
+        window: Window | None = None,
     ) -> Stored:
         """PUT of a small object, on condition that there is none, or one of this ETag; some stores ignore that.
 
         HeldError when the store finds the condition not met.
         """
 
-    async def delete(self, bucket: str, key: str, *, version_id: str | None = None) -> str | None:
+    async def delete(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        if_match: str | None = None,
+        window: Window | None = None,
+    ) -> str | None:
         """DELETE; that of a missing object succeeds. With ``version_id`` that version is gone for good.
+
+        With ``if_match`` only while the object has this ETag; some stores ignore that. HeldError when the store finds
+        the condition not met.
 
         Returns:
             The VersionId of the delete marker that a bucket with versions puts in its place.
@@ -218,32 +279,27 @@ class Store(Protocol):
         *,
         crc64nvme: str | None,
         if_absent: bool = False,
+        if_match: str | None = None,
+        window: Window | None = None,
     ) -> Stored:
         """Make the object visible. ``crc64nvme`` is that of the whole object, base64.
 
-        HeldError when there is no such upload (any more), or ``if_absent`` was asked for and an object is there.
+        HeldError when there is no such upload (any more), or the store finds a condition on the object that is there
+        (that there is none, or one of this ETag) not met.
         """
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
         """Abort; that of a missing upload succeeds."""
 
-    async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
-        """All parts (all pages) of an upload, or None when there is no such upload."""
-
-    async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
-        """All open uploads (all pages) below ``prefix``."""
-
     async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
         """Replace the tags of an object."""
-
-    async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
-        """The tags of an object."""
-
-    async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
-        """The lifecycle rules of a bucket, exactly as the store tells them; None when there are none."""
 
     async def put_lifecycle(self, bucket: str, lifecycle: Lifecycle) -> None:
         """Replace all lifecycle rules of a bucket; S3 knows no other way, and no condition for it."""
 
     async def delete_lifecycle(self, bucket: str) -> None:
         """Remove all lifecycle rules of a bucket: a document without a rule is refused."""
+
+
+class Store(Reader, Writer, Protocol):
+    """Both halves."""

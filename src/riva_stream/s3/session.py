@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
-import anyio.to_thread
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 
+from riva_stream import clock
 from riva_stream.errors import ConfigurationError
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
@@ -64,11 +64,11 @@ async def open_store(
         async def open_client() -> Any:
             made = session
             if made is None:
-                made, ignored = await anyio.to_thread.run_sync(make_session, settings)
+                made, ignored = await clock.in_thread(make_session, settings)
                 if ignored:
                     warn(ignored)
             # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
-            await anyio.to_thread.run_sync(warm, made, settings)
+            await clock.in_thread(warm, made, settings)
             with translated("CreateClient", ""):
                 client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
             for operation in _SIGNED_HERE:

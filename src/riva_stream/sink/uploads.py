@@ -17,6 +17,7 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
+from riva_stream import clock
 from riva_stream.buffers import Channel, Chunk, Piece
 from riva_stream.digest import combined_crc64nvme
 from riva_stream.errors import (
@@ -208,7 +209,7 @@ class Uploads:
 
     async def _send_part(self, upload: Upload, number: int, chunk: Chunk) -> SentPart:
         pieces = tuple(chunk.pieces)
-        weighed = await anyio.to_thread.run_sync(weigh, pieces, self.check)
+        weighed = await clock.in_thread(weigh, pieces, self.check)
         known = upload.known.get(number)
         if known is not None and known.is_that(weighed):
             etag = known.etag

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiofiles
 import aiofiles.os
 
+from riva_stream import clock
 from riva_stream.errors import ConfigurationError
 
 __all__ = ["StateDirectory", "new_run_id"]
@@ -17,7 +18,7 @@ __all__ = ["StateDirectory", "new_run_id"]
 
 def new_run_id(now: datetime | None = None) -> str:
     """``130-YYYYMMDD-HHMMSS-xxxxxxxx``, in UTC: sorts by time, and names the step as the pipeline does."""
-    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    moment = (now or clock.now()).astimezone(UTC)
     return f"130-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 
+from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Where
 from riva_stream.retry import Retrier
-from riva_stream.s3 import PartBody, Store
+from riva_stream.s3 import Document, PartBody, Store
 from riva_stream.state.journal import JOURNAL, Journal
 
 __all__ = ["Found", "Lease", "read_journal"]
@@ -48,18 +48,19 @@ class Found:
 async def read_journal(store: Store, retrier: Retrier, bucket: str, key: str) -> Found | None:
     """The journal at ``key``, or None when there is none."""
     try:
-        info = await retrier("HeadObject", partial(store.head, bucket, key))
+        document = await retrier("GetObject", partial(store.get, bucket, key, limit=_LIMIT))
     except AccessDeniedError:
         return None  # without s3:ListBucket that is S3's answer for what is not there
-    if info is None:
-        return None
-    data = await retrier("GetObject", partial(store.get, bucket, key, limit=_LIMIT))
-    if data is None:
+    return _found(document)
+
+
+def _found(document: Document | None) -> Found | None:
+    if document is None:
         return None
     try:
-        return Found(info.etag, Journal.parse(data))
+        return Found(document.info.etag, Journal.parse(document.data))
     except ValueError as error:
-        return Found(info.etag, None, str(error))
+        return Found(document.info.etag, None, str(error))
 
 
 @dataclass(eq=False)
@@ -86,7 +87,7 @@ class Lease:
     keep: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
     unfenced: Callable[[], Awaitable[bool | None]]
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = clock.monotonic
     predecessor: Journal | None = field(default=None, init=False)
     """The journal of the run that was there before; set when it is found, before ours takes its place."""
     fenced: bool = field(default=False, init=False)
@@ -138,7 +139,7 @@ class Lease:
         """
         pause = max(_FIRST, self.seconds / _FIRST_OF)
         while True:
-            await anyio.sleep(min(pause, self.seconds / _BEATS))
+            await clock.sleep(min(pause, self.seconds / _BEATS))
             await self.write()
             pause *= 2
 
@@ -174,10 +175,10 @@ class Lease:
                     )
                 except HeldError:
                     # Refused: another run's is there, or ours is, by an attempt whose answer was lost.
-                    if await self.store.get(self.bucket, self.key, limit=_LIMIT) != data:
+                    there = await self.store.get(self.bucket, self.key, limit=_LIMIT)
+                    if there is None or there.data != data:
                         raise
-                    info = await self.store.head(self.bucket, self.key)
-                    return info.etag if info else ""
+                    return there.info.etag
                 return stored.etag
 
             try:
@@ -263,14 +264,7 @@ class Lease:
         self._etag = found.etag if found is not None else None
 
     async def _read(self) -> Found | None:
-        data = await self.store.get(self.bucket, self.key, limit=_LIMIT)
-        info = await self.store.head(self.bucket, self.key) if data is not None else None
-        if data is None or info is None:
-            return None
-        try:
-            return Found(info.etag, Journal.parse(data))
-        except ValueError as error:
-            return Found(info.etag, None, str(error))
+        return _found(await self.store.get(self.bucket, self.key, limit=_LIMIT))
 
     @property
     def _token(self) -> str:
@@ -301,7 +295,7 @@ class Lease:
         since = self.clock()
         while self.clock() - since < lease:
             self.waiting()
-            await anyio.sleep(min(1.0, lease / 10))
+            await clock.sleep(min(1.0, lease / 10))
             now = await self.retrier("HeadObject", partial(self.store.head, self.bucket, self.key))
             if now is None:
                 return None

@@ -7,14 +7,11 @@ of the journal, and the time that the store gives with an answer.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-import anyio
-
+from riva_stream import clock
 from riva_stream.events import Observer, Watching, ignore
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
@@ -64,7 +61,6 @@ async def watch(
     *,
     seconds: float | None = None,
     observer: Observer = ignore,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Life | None:
     """Watch a journal until its holder shows a sign of life, but no longer than ``seconds``.
 
@@ -77,7 +73,6 @@ async def watch(
         here: this process.
         seconds: None: the journal's own lease, after which another run would take over.
         observer: is told that it takes a while.
-        clock: monotonic seconds.
 
     Returns:
         None when the journal went away meanwhile: its run is done, or gave up for good.
@@ -88,9 +83,9 @@ async def watch(
     limit = lease if seconds is None else seconds
     who = found.journal.holder() if found.journal else "an unknown run"
     observer(Watching(who=who, seconds=limit))
-    since = clock()
-    while (watched := clock() - since) < limit:
-        await anyio.sleep(min(1.0, limit / 10, limit - watched))
+    since = clock.monotonic()
+    while (watched := clock.monotonic() - since) < limit:
+        await clock.sleep(min(1.0, limit / 10, limit - watched))
         now = await retrier("HeadObject", partial(store.head, bucket, key))
         if now is None:
             return None
@@ -100,7 +95,7 @@ async def watch(
                 return None
             stopped = again.journal is not None and again.journal.stopped
             why = "it has stopped just now" if stopped else "its journal has changed while it was watched"
-            return Life(again, not stopped, why, clock() - since)
+            return Life(again, not stopped, why, clock.monotonic() - since)
     if watched < lease:
         return Life(
             found, None, f"no sign of life for {watched:.0f} s, which is less than its lease", watched

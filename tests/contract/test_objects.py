@@ -36,7 +36,7 @@ async def test_an_object_comes_back_as_it_was_put(ground: Ground, check: str, da
         key, body(data, check), content_type="text/plain; charset=utf-8", metadata=METADATA
     )
     assert etag == md5(data)
-    assert await ground.store.get(ground.bucket, key, limit=len(data)) == data
+    assert await ground.data(key) == data
     info = await ground.store.head(ground.bucket, key)
     assert info is not None
     assert (info.key, info.size, info.etag, info.version_id) == (key, len(data), etag, None)
@@ -51,7 +51,7 @@ async def test_a_body_of_many_pieces_is_sent_in_order(ground: Ground) -> None:
     pieces = (b"a" * 10, memoryview(b"b" * 600_000), b"", b"c")
     key, whole = ground.key(), b"".join(pieces)
     await ground.put(key, body(whole).__class__(pieces, len(whole)))
-    assert await ground.store.get(ground.bucket, key, limit=len(whole)) == whole
+    assert await ground.data(key) == whole
 
 
 async def test_what_is_missing_is_an_answer_and_no_error(ground: Ground) -> None:

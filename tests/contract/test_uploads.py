@@ -118,7 +118,7 @@ async def test_all_pages_of_parts_are_listed(ground: Ground) -> None:
         etag = await ground.complete(key, upload_id, expected)
         assert etag.endswith(f"-{count}")
         whole = b"".join(f"part {number}".encode() for number in range(1, count + 1))
-        assert await ground.store.get(ground.bucket, key, limit=len(whole)) == whole
+        assert await ground.data(key) == whole
 
 
 async def test_all_pages_of_uploads_are_listed(ground: Ground) -> None:

@@ -82,7 +82,7 @@ class Ground:
 
     async def data(self, key: str) -> bytes | None:
         """The bytes of a small object, or None when there is none."""
-        found = await self.store.get(self.bucket, key, limit=1 << 20)
+        found = await self.store.get(self.bucket, key, limit=8 << 20)
         return found.data if found else None
 
     async def create(

@@ -21,10 +21,11 @@ from tests.support.servers import S3Server
         "moto",
         pytest.param("gateway", marks=pytest.mark.gateway),
         pytest.param("localstack", marks=pytest.mark.localstack),
+        pytest.param("seaweedfs", marks=pytest.mark.seaweedfs),
     ],
 )
 def each_server(request: pytest.FixtureRequest) -> S3Server:
-    """moto, the gateway and LocalStack, one after the other."""
+    """moto, the gateway, LocalStack and SeaweedFS, one after the other."""
     server = request.getfixturevalue(request.param)
     assert isinstance(server, S3Server)
     return server

@@ -11,6 +11,7 @@ from riva_stream.retry import Retrier
 from riva_stream.s3.probe import enforced_check
 from tests.contract.enforcement import ANSWERS, PROBED, QUESTIONS, Question, table
 from tests.contract.ground import Ground, outcome
+from tests.contract.writes import WRITES, WriteQuestion
 
 on_one_loop = pytest.mark.asyncio(loop_scope="session")
 
@@ -18,8 +19,10 @@ DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 
 @on_one_loop
-@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
-async def test_each_store_enforces_what_the_table_says(ground: Ground, question: Question) -> None:
+@pytest.mark.parametrize("question", [*QUESTIONS, *WRITES], ids=lambda question: question.name)
+async def test_each_store_enforces_what_the_table_says(
+    ground: Ground, question: Question | WriteQuestion
+) -> None:
     assert await outcome(lambda: question.ask(ground)) == ANSWERS[ground.server.name][question.name]
 
 

@@ -23,6 +23,7 @@ from riva_stream.s3.port import (
     Window,
 )
 from riva_stream.s3.rules import RuleRequests, tagging_of
+from riva_stream.s3.windows import body_within, within
 
 __all__ = ["S3Store"]
 
@@ -61,8 +62,7 @@ class S3Store(ListRequests, RuleRequests):
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
         """HEAD, with the store's checksums where it keeps any."""
-        del window
-        with translated("HeadObject", bucket, key):
+        with translated("HeadObject", bucket, key), within(window):
             try:
                 answer = await self._client.head_object(
                     Bucket=bucket, Key=key, ChecksumMode="ENABLED", **self._options.for_all()
@@ -150,8 +150,8 @@ class S3Store(ListRequests, RuleRequests):
         window: Window | None = None,
     ) -> Stored:
         """PUT of a small object."""
-        del window
-        with translated("PutObject", bucket, key), SentBody(body) as sent:
+        body = await body_within(body, window)
+        with translated("PutObject", bucket, key), within(window), SentBody(body) as sent:
             answer = await self._client.put_object(
                 Bucket=bucket,
                 Key=key,
@@ -175,9 +175,8 @@ class S3Store(ListRequests, RuleRequests):
         window: Window | None = None,
     ) -> str | None:
         """DELETE."""
-        del window
         versioned = {"VersionId": version_id} if version_id else {}
-        with translated("DeleteObject", bucket, key):
+        with translated("DeleteObject", bucket, key), within(window):
             answer = await self._client.delete_object(
                 Bucket=bucket,
                 Key=key,
@@ -245,7 +244,6 @@ class S3Store(ListRequests, RuleRequests):
         window: Window | None = None,
     ) -> Stored:
         """Make the object visible."""
-        del window
         listed = [
             {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
             | ({"ChecksumCRC64NVME": part.crc64nvme} if part.crc64nvme else {})
@@ -253,7 +251,7 @@ class S3Store(ListRequests, RuleRequests):
         ]
         whole = {"ChecksumCRC64NVME": crc64nvme, "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
         # The store compares the size with the sum of its parts (AWS; others ignore it).
-        with translated("CompleteMultipartUpload", bucket, key):
+        with translated("CompleteMultipartUpload", bucket, key), within(window):
             answer = await self._client.complete_multipart_upload(
                 Bucket=bucket,
                 Key=key,

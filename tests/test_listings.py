@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import anyio
-import botocore.exceptions
 import pytest
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.retry import Retrier
-from riva_stream.s3 import S3Store, WriteOptions
 from riva_stream.s3.listings import STUCK
 from riva_stream.source.find import find_source
+from tests.support.fake_client import store_of
 
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Exceptions:
-    ClientError = botocore.exceptions.ClientError
-
-
-class FakeClient:
-    """Answers each request by a function of its arguments."""
-
-    exceptions = Exceptions()
-
-    def __init__(self, answer: Answer) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self._answer = answer
-
-    def __getattr__(self, _: str) -> Any:
-        async def request(**arguments: Any) -> dict[str, Any]:
-            await anyio.lowlevel.checkpoint()
-            assert len(self.asked) < 50, "asked for ever"
-            self.asked.append(arguments)
-            return self._answer(arguments)
-
-        return request
-
-
-def store_of(answer: Answer) -> tuple[S3Store, FakeClient]:
-    client = FakeClient(answer)
-    return S3Store(client, is_aws=False, options=WriteOptions()), client
 
 
 def part(number: int, etag: str = "e", *, after: int = 0) -> dict[str, Any]:

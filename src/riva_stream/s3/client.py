@@ -70,6 +70,7 @@ class S3Store(ListRequests, RuleRequests):
             except self._client.exceptions.ClientError as error:
                 if code_of(error) in _MISSING:
                     return None
+                await self._ask_why(bucket, key, error)
                 raise
         if not answer.get("ETag") or "ContentLength" not in answer:
             if self._spoke_s3:
@@ -80,6 +81,23 @@ class S3Store(ListRequests, RuleRequests):
             raise _not_s3("HeadObject", bucket, key)
         self._spoke_s3 = True
         return info_of(key, answer, size=answer["ContentLength"])
+
+    async def _ask_why(self, bucket: str, key: str, error: Any) -> None:
+        """The refusal of a HEAD has no body: have a GET of the same object tell what a bare 400 is about.
+
+        It is what an expired token comes to, among others; a GET needs the same right.
+
+        Raises:
+            ClientError: the GET's refusal.
+        """
+        if code_of(error) != "400" or "x-amz-bucket-region" in error.response["ResponseMetadata"].get(
+            "HTTPHeaders", {}
+        ):
+            return
+        answer = await self._client.get_object(
+            Bucket=bucket, Key=key, Range="bytes=0-0", **self._options.for_all()
+        )
+        answer["Body"].close()
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object."""

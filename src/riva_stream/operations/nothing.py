@@ -6,14 +6,13 @@ import difflib
 from functools import partial
 
 from riva_stream import clock
-from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
-from riva_stream.operations.documents import marker_at
+from riva_stream.layout import DEPLOYMENTS, JOURNAL, is_bintarball, marker_at
+from riva_stream.lease import Process, known_to_have_ended, read_journal
 from riva_stream.operations.find import DEPTH, folders_in, is_above
-from riva_stream.pipeline.run import each
 from riva_stream.retry import Retrier
+from riva_stream.run import each
 from riva_stream.s3 import Store
-from riva_stream.state import JOURNAL, Process, known_to_have_ended, read_journal
 
 __all__ = ["nothing_staged"]
 

@@ -98,7 +98,7 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
             ),
             allow_missing_end=request.allow_missing_end,
         ),
-        Credits(shares.write_share),
+        shares,
         request.part_size_for,
         partial(_open_member, run, uploads),
         member_hashes,

@@ -32,47 +32,13 @@ Exit codes: 0 done, 2 usage, 65 integrity, 66 source missing, 73 destination tak
 TEXT
 }
 
-asked=("$@")
-
-# refuse FLAG: it is none of ours. As the command line itself says it: a guess, and one document where that is wanted.
-refuse() {
-    local message="unknown option $1" guess text
-    guess=$(nearest "$1")
-    case " ${asked[*]} " in *" --json "*)
-        text=${message//\\/\\\\}
-        text=${text//\"/\\\"}
-        printf '{"error": {"type": "UsageError", "message": "%s", "where": {}, "hint": "%s", "exit_code": 2}, "run_id": null}\n' \
-            "${text//[[:cntrl:]]/ }" "${guess:-see --help}"
-        ;;
-    esac
-    echo "$(basename "$0"): $message" >&2
-    if [ -n "$guess" ]; then
-        echo "  $guess See $(basename "$0") --help" >&2
-    else
-        usage >&2
-    fi
-    exit 2
-}
-
-# nearest FLAG: the flag of stage that begins most like it, as a question; nothing when they share under three letters.
-nearest() {
-    local best='' most=4 flag shared
-    while read -r flag; do
-        for ((shared = 0; shared < ${#flag} && shared < ${#1}; shared++)); do
-            [ "${flag:shared:1}" = "${1:shared:1}" ] || break
-        done
-        if ((shared > most)); then best=$flag most=$shared; fi
-    done < <(grep -ohs -e '"--[a-z0-9-]*"' "$command_line/options.py" | tr -d '"')
-    if [ -n "$best" ]; then echo "did you mean $best?"; fi
-}
-
 is_true() {
     case ${1,,} in 1 | true | yes | on) true ;; *) false ;; esac
 }
 
 here=$(readlink -f "${BASH_SOURCE[0]}")
 root=$(cd "$(dirname "$here")/.." && pwd)
-command_line=$root/src/riva_stream/cli
+export RIVA_STREAM_ROOT=$root RIVA_STREAM_CALLED_AS=$0
 
 # --- what is asked for; nothing of it needs the environment
 
@@ -88,15 +54,21 @@ for word in "$@"; do
         ;;
     --docs) docs=1 ;;
     --trace) trace=1 ;;
-    --*)
-        # A typing error is told at once, before an environment is made for it. The flags stand in the source.
-        grep -rqsF --include='*.py' -e "\"${word%%=*}\"" "$command_line" || refuse "${word%%=*}"
-        words+=("$word")
-        ;;
-    -?*) refuse "$word" ;;
     *) words+=("$word") ;;
     esac
 done
+
+# A typing error is told at once, before an environment is made for it: the parser needs no package. Where no Python is
+# found for that, the environment says so, or the program itself.
+code=0
+{
+    complaint=$(RIVA_STREAM_PARSE_ONLY=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$root/src \
+        "${PYTHON:-python3}" -m riva_stream stage ${words[@]+"${words[@]}"} 2>&1 1>&3) || code=$?
+} 3>&1
+if [ "$code" = 2 ]; then
+    printf '%s\n' "$complaint" >&2
+    exit 2
+fi
 
 # --- the environment, and on with it
 
@@ -108,7 +80,6 @@ fi
 export PATH
 . "$root/scripts/environment"
 ensure_environment ""
-export RIVA_STREAM_ROOT=$root RIVA_STREAM_CALLED_AS=$0
 if [ -n "$docs" ]; then
     # -P: a json.py in the folder that the caller stands in is none of ours.
     exec "$python" -P -m riva_stream docs riva-130

@@ -91,11 +91,6 @@ def test_only_s3_imports_the_sdk(path: Path) -> None:
         assert not {name.split(".")[0] for name in imports(path)} & SDK
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_room_can_be_read_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 320
-
-
 def test_the_names_of_documents_stand_in_one_place() -> None:
     """What a staging consists of is the table in `deployment`; a list of one's own would fall behind it."""
     naming = {

@@ -23,7 +23,7 @@ from riva_stream import (
     TransientError,
     stage,
 )
-from riva_stream.config import DEPLOYMENTS
+from riva_stream.layout import DEPLOYMENTS
 from riva_stream.operations.lifecycle import id_of, merged, parsed, rules_of, structure, to_xml
 from riva_stream.operations.retention import Policy, RetentionReport, retention
 from riva_stream.sizes import MIB

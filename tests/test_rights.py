@@ -152,19 +152,17 @@ async def refused(place: Place, **fields: Any) -> RivaStreamError:
     return caught.value
 
 
-async def test_a_region_that_there_is_not_ends_the_run_at_once(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unknown_region_ends_the_run_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     names = _Names(monkeypatch)
     error = await refused(place, region="us-esat-1")
     assert type(error) is ConfigurationError
-    assert "no region us-esat-1 is known" in error.what
-    assert "did you mean us-east-1? pass --region us-east-1" in error.hint
+    assert "unknown region us-esat-1" in error.what
+    assert "--region" in error.hint
     assert error.where.attempt == 1
     assert all(".us-esat-1." in name for name in names.asked)
     error = await refused(place, region="us-east-2", source_region="frankfurt")
     assert type(error) is ConfigurationError
-    assert "no region frankfurt is known" in error.what
+    assert "unknown region frankfurt" in error.what
     assert "--source-region" in error.hint
 
 
@@ -184,7 +182,7 @@ async def test_only_a_region_s_own_name_is_blamed(place: Place, monkeypatch: pyt
         _Names(patch, error=socket.EAI_AGAIN)
         error = await refused(place, region="us-esat-1")
         assert type(error) is TransientError
-        assert "did you mean us-east-1?" in error.hint
+        assert "DNS" in error.hint
     with monkeypatch.context() as patch:  # another store may call its regions what it likes
         _Names(patch)
         with pytest.raises(TransientError):
@@ -214,7 +212,7 @@ def test_every_command_says_what_is_wrong_with_the_region(tmp_path: Path) -> Non
         capture_output=True, text=True, check=True, cwd=tmp_path, env=env, timeout=60,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1].split() == ["codes", *["78"] * len(commands)], done.stderr
-    assert (done.stdout + done.stderr).count("did you mean us-east-1?") == len(commands)
+    assert (done.stdout + done.stderr).count("unknown region us-esat-1") == len(commands)
     assert "retry" not in done.stderr
 
 

@@ -32,9 +32,12 @@ async def test_the_probe_finds_out_what_each_store_verifies(ground: Ground, want
     expected, key = PROBED[ground.server.name][wanted], "prefix/.riva-stream/probe"
     if expected == "refused":
         with pytest.raises(ConfigurationError, match="does not verify"):
-            await enforced_check(ground.store, ground.bucket, key, wanted, Retrier())
+            await enforced_check(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
     else:
-        assert await enforced_check(ground.store, ground.bucket, key, wanted, Retrier()) == expected
+        assert (
+            await enforced_check(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
+            == expected
+        )
     # nothing is left of it, and nothing was ever visible
     assert not await ground.store.list_uploads(ground.bucket, "")
     assert not (await ground.store.list_objects(ground.bucket, "")).objects

@@ -144,7 +144,8 @@ async def test_no_signed_url_gets_into_an_error_or_a_log(
     ground: Ground, fault: Reset | Refuse, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, given = ground.server, await window(ground)
-    assert isinstance(server, S3Server)
+    if not isinstance(server, S3Server):
+        pytest.skip("there is no URL")
     session = aioboto3.Session(aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key)
     rules = [Rule(name, fault=fault) for name in ("HeadObject", "PutObject", "DeleteObject")]
     texts: list[str] = []

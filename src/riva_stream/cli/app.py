@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import shutil
 import sys
 from argparse import Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from riva_stream.cli.command import Command, Invocation
+from riva_stream.cli.command import SCRIPT, Command, Invocation
 from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.output import complain, print_result
 
@@ -22,6 +21,8 @@ __all__ = ["build_parser", "main"]
 _USAGE = 2
 _INTERRUPTED = 130
 _WIDEST = 100
+_PARSE_ONLY = "RIVA_STREAM_PARSE_ONLY"
+"""Set by a script that wants to know whether a command line is one, before it makes an environment to run it in."""
 
 _EPILOG = """\
 examples:
@@ -59,7 +60,11 @@ def _main(argv: Sequence[str] | None) -> int:
     prog = "python -m riva_stream" if Path(sys.argv[0]).name == "__main__.py" else "riva-stream"
     parser = build_parser(prog, words)
     try:
-        args = parser.parse_args(words)
+        args, unknown = parser.parse_known_args(words)
+        if unknown:
+            parser.unrecognized(unknown)
+        if os.environ.get(_PARSE_ONLY):
+            return 0
         command: Command | None = args.command
         if command is None:
             parser.print_help(sys.stderr)
@@ -112,12 +117,13 @@ class _Formatter(RawDescriptionHelpFormatter):
 
 
 class _Parser(ArgumentParser):
-    """argparse with examples left as they are typed, no abbreviated flags, and a guess at what was meant."""
+    """argparse with examples left as they are typed, no abbreviated flags, and the flag that was meant."""
 
     def __init__(self, *, argv: Sequence[str], **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
+        self.suggest_on_error = True  # for choices, from Python 3.14 on
         self._argv = argv
-        self.commands: dict[str, ArgumentParser] = {}
+        self.commands: dict[str, _Parser] = {}
         """Unknown flags of a command are complained about by the main parser, which needs them for its guess."""
 
     def print_help(self, file: Any = None) -> None:
@@ -128,34 +134,38 @@ class _Parser(ArgumentParser):
             raise SystemExit(code)
 
     def error(self, message: str) -> NoReturn:
-        command = next((word for word in self._argv if word in self.commands), "")
-        help_of = f"{self.prog} {command} --help" if command else f"{self.prog} --help"
-        guess = self._guess(message, command)
-        hint = f"{guess} See {help_of}" if guess else f"see {help_of}"
+        self._refuse(message)
+
+    def unrecognized(self, words: Sequence[str]) -> NoReturn:
+        """Refuse what no parser took, with the flag that was meant or the command that has it."""
+        import difflib  # noqa: PLC0415 - only a wrong command line pays for it
+
+        wrong = next((word for word in words if word.startswith("--")), "").partition("=")[0]
+        owners = [name for name, sub in self.commands.items() if wrong in sub.flags()]
+        near = difflib.get_close_matches(wrong, self.commands.get(self._command(), self).flags(), n=1)
+        guess = (
+            f"{wrong} is a flag of {', '.join(owners)}."
+            if owners
+            else "".join(f"did you mean {flag}?" for flag in near)
+        )
+        self._refuse(f"unrecognized arguments: {' '.join(words)}", guess)
+
+    def flags(self) -> list[str]:
+        """Every flag that it takes."""
+        return list(self._option_string_actions)
+
+    def _command(self) -> str:
+        return next((word for word in self._argv if word in self.commands), "")
+
+    def _refuse(self, message: str, guess: str = "") -> NoReturn:
+        script = os.environ.get(SCRIPT, "")
+        program = Path(script).name if script else f"{self.prog} {self._command()}".rstrip()
+        hint = f"{guess} See {program} --help" if guess else f"see {program} --help"
         if "--json" in self._argv:
             error = {"type": "UsageError", "message": message, "where": {}, "hint": hint, "exit_code": _USAGE}
             print_result(json.dumps({"error": error, "run_id": None}, indent=2) + "\n")
-        complain(f"{self.prog}: {message}\n  {hint}\n")
+        complain(f"{program}: {message}\n  {hint}\n")
         raise SystemExit(_USAGE)
-
-    def _guess(self, message: str, command: str) -> str:
-        """What may have been meant, as a sentence; "" where nothing comes near."""
-        import difflib  # noqa: PLC0415 - only a wrong command line pays for it
-
-        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            wrong, known = found[1], re.findall(r"[^\s,']+", found[2])
-        elif found := re.search(r"unrecognized arguments: (?:.* )?(--[^\s=]+)", message):
-            wrong, known = found[1], _flags_of(self.commands.get(command, self))
-            owners = [name for name, sub in self.commands.items() if wrong in _flags_of(sub)]
-            if owners:
-                return f"{wrong} is a flag of {', '.join(owners)}."
-        else:
-            return ""
-        return "".join(f"did you mean {name}?" for name in difflib.get_close_matches(wrong, known, n=1))
-
-
-def _flags_of(parser: ArgumentParser) -> list[str]:
-    return [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001 - nothing else tells
 
 
 class _Version(Action):

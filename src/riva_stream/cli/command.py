@@ -12,9 +12,9 @@ from typing import Protocol
 
 from riva_stream.settings_file import ROOT
 
-__all__ = ["Command", "Invocation"]
+__all__ = ["SCRIPT", "Command", "Invocation"]
 
-_SCRIPT = "RIVA_STREAM_CALLED_AS"
+SCRIPT = "RIVA_STREAM_CALLED_AS"
 """Set by a script that calls one command on a user's behalf: the script's own name as it was typed."""
 _CANONICAL = re.compile(r"(?<![\w./-])riva-stream(?= [a-z])")
 """What the rooms below this one call the program by, who cannot know how it was called."""
@@ -33,7 +33,7 @@ class Invocation:
         """The same command as one shell line, with ``extra`` flags it does not have yet."""
         words = [*self.argv, *(flag for flag in extra if flag not in self.argv)]
         # Somebody who called the script of one command has no other program's name at hand.
-        script = os.environ.get(_SCRIPT, "")
+        script = os.environ.get(SCRIPT, "")
         prog, words = (shlex.quote(script), words[1:]) if script else (self.prog, words)
         return " ".join([prog, *(shlex.quote(_USERINFO.sub("", word)) for word in words)])
 
@@ -55,7 +55,7 @@ class Invocation:
 
     def _program(self) -> str:
         """What any command can be called by, from any folder: the script of one command knows no other."""
-        if not os.environ.get(_SCRIPT):
+        if not os.environ.get(SCRIPT):
             return self.prog
         # The script has chosen the interpreter, and whose ``.env`` is meant.
         root = os.environ.get(ROOT, "")

@@ -9,12 +9,12 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from riva_stream.config import DEPLOYMENTS, LEVELS
-from riva_stream.pipeline.run import each
+from riva_stream.layout import DEPLOYMENTS, LEVELS
 from riva_stream.retry import Retrier
+from riva_stream.run import each
 from riva_stream.s3 import Store
 
-__all__ = ["DEPTH", "each_folder", "folders_in", "is_above", "levels_of"]
+__all__ = ["DEPTH", "each_folder", "is_above", "levels_of"]
 
 DEPTH = LEVELS
 """Folders from the bucket (or ``DEPLOYMENTS``) to a staging: environment, model, version."""
@@ -52,12 +52,6 @@ async def each_folder(
         if not page.token:
             return listed
         token = page.token
-
-
-async def folders_in(store: Store, retrier: Retrier, bucket: str, prefix: str) -> list[str]:
-    """The folders of ``prefix`` on the way to a staging, but not to those of ``DEPLOYMENTS``; the first thousand."""
-    page = await retrier("ListObjectsV2", partial(store.list_folder, bucket, prefix))
-    return [name for name in page.names if _is_of_a_staging(name, prefix) and name != DEPLOYMENTS]
 
 
 def levels_of(prefix: str) -> list[str]:

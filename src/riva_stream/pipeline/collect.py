@@ -11,11 +11,12 @@ from typing import Any
 from riva_stream import clock
 from riva_stream.errors import RivaStreamError
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.pipeline.run import each
+from riva_stream.layout import JOURNAL
+from riva_stream.lease import Process, read_journal, watch
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
+from riva_stream.run import each
 from riva_stream.s3 import Store, StoreSettings, open_store
-from riva_stream.state import JOURNAL, Process, read_journal, watch
 
 __all__ = ["collect"]
 

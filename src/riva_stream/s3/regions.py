@@ -8,7 +8,6 @@ is of no use.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -19,9 +18,6 @@ from botocore.exceptions import EndpointConnectionError
 from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError
 
 __all__ = ["RegionName"]
-
-_FARTHEST = 3
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +50,11 @@ class RegionName:
         # An endpoint that was given has no region in its name, or one that was meant.
         if self.name in self.known or f".{self.name.lower()}." not in f".{host}.":
             return None
-        near = _nearest(self.name, self.known)
-        meant = (
-            f"did you mean {' or '.join(near)}? pass --region {near[0]} or set AWS_REGION"
-            if near
-            else "a region is named like us-east-1: check --region (AWS_REGION)"
-        )
         hint = (
-            f"{meant} (for the source: --source-region); "
+            "a region is named like us-east-1: check --region (AWS_REGION), or --source-region for the source; "
             "a store that is not AWS needs --endpoint-url (AWS_ENDPOINT_URL)"
         )
-        what = f"no region {self.name} is known, and {host} has no address"
+        what = f"unknown region {self.name} ({host} does not resolve)"
         if getattr(error, "errno", None) == socket.EAI_AGAIN:
             # The resolver itself is out of reach: about this name it has said nothing.
             return TransientError(f"{what}: {_words(error)}", hint=f"check this host's DNS; {hint}")
@@ -86,27 +76,3 @@ class RegionName:
 
 def _words(error: BaseException | None) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-def _nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The names that the fewest slips of the keyboard lead to, where a few do."""
-    distances = {other: _slips(name.lower(), other) for other in sorted(known)}
-    least = min(distances.values(), default=_FARTHEST)
-    return [other for other, slips in distances.items() if slips == least <= _FARTHEST][:_SHOWN]
-
-
-def _slips(wrong: str, right: str) -> int:
-    """Letters left out, put in, taken for others, or swapped with their neighbours (optimal string alignment).
-
-    difflib knows no swaps: to it ``us-esat-1`` is as near to ``us-west-1`` as to ``us-east-1``.
-    """
-    before: list[int] = []
-    row = list(range(len(right) + 1))
-    for i, letter in enumerate(wrong, start=1):
-        oldest, before, row = before, row, [i]
-        for j, other in enumerate(right, start=1):
-            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
-            if oldest and j > 1 and (letter, other) == (right[j - 2], wrong[i - 2]):
-                least = min(least, oldest[j - 2] + 1)
-            row.append(least)
-    return row[-1]

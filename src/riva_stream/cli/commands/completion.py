@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import print_result
@@ -33,8 +34,16 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
     """Print it."""
-    from riva_stream.cli import shells  # noqa: PLC0415 - only this command needs it
-    from riva_stream.cli.app import build_parser  # noqa: PLC0415 - which knows all commands, this one too
+    import shtab  # noqa: PLC0415 - only this command needs it
 
-    words = shells.words_of(build_parser(shells.PROGRAM))
-    return print_result(getattr(shells, args.shell)(words), closed_is_fine=True)
+    from riva_stream.cli.app import build_parser  # noqa: PLC0415 - which knows all commands, this one too
+    from riva_stream.cli.manual import topics  # noqa: PLC0415
+
+    parser = build_parser("riva-stream")
+    for command in parser.commands.values():
+        for action in command._actions:  # noqa: SLF001 - argparse has no other way to be asked
+            if action.type is Path:
+                action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
+            elif action.dest == "topic":
+                action.choices = [page.topic for page in topics()]
+    return print_result(shtab.complete(parser, args.shell), closed_is_fine=True)

@@ -19,7 +19,7 @@ from riva_stream.report import Plan, PlannedObject
 from riva_stream.run import Run
 from riva_stream.s3 import Writer
 from riva_stream.s3.probe import try_aborting
-from riva_stream.source import PinnedSource
+from riva_stream.source import PinnedRanges, PinnedSource
 
 __all__ = ["plan_of", "try_rights"]
 
@@ -106,10 +106,10 @@ async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
     """
     request = run.request
 
+    ranges = PinnedRanges(run.origin, source, run.observer)
+
     async def one_byte() -> None:
-        async with run.origin.get_range(
-            source.bucket, source.key, first=0, last=0, etag=source.etag, version_id=None
-        ) as reply:
+        async with ranges.open(0, 0, None) as reply:
             async for _ in reply.pieces:
                 pass
 

@@ -58,8 +58,8 @@ def code_of(error: Any) -> str:
 
 
 def unquoted(etag: str | None) -> str:
-    """An ETag without its quotes; "" for none."""
-    return (etag or "").strip('"')
+    """An ETag without its quotes, and without the mark of a weak one (``W/"..."``); "" for none."""
+    return (etag or "").removeprefix("W/").strip('"')
 
 
 def version_of(answer: Mapping[str, Any]) -> str | None:

@@ -124,7 +124,7 @@ class S3Store(ListRequests, RuleRequests):
     async def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
     ) -> AsyncIterator[RangeReply]:
-        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag."""
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever it has."""
         versioned = {"VersionId": version_id} if version_id else {}
         details = {"byte_range": (first, last)}
         with translated("GetObject", bucket, key, **details):
@@ -132,7 +132,7 @@ class S3Store(ListRequests, RuleRequests):
                 Bucket=bucket,
                 Key=key,
                 Range=f"bytes={first}-{last}",
-                IfMatch=f'"{etag}"',
+                **condition_of(if_match=etag),
                 **versioned,
                 **self._options.for_all(),
             )

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from riva_stream.errors import ConfigurationError
+from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, SourceChangedError
 from riva_stream.retry import Retrier
+from riva_stream.s3 import PartBody
+from riva_stream.s3.errors import translated
 from tests.support.fake_client import refusal, store_of
 
 
@@ -51,3 +53,62 @@ async def test_a_head_with_an_expired_token_is_one_reason_to_renew() -> None:
     info = await Retrier(renew=renew)("HeadObject", lambda: store.head("b", "k"))
     assert info is not None
     assert (info.etag, renewed) == ("e", [True])
+
+
+@pytest.mark.parametrize(("code", "status"), [("NoSuchUpload", 404), ("NoSuchKey", 404), ("404", 404)])
+async def test_an_upload_that_is_gone_is_gone_in_whatever_words(code: str, status: int) -> None:
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        raise refusal(code, status)
+
+    store, _ = store_of(answer)
+    assert await store.list_parts("b", "k", "u") is None
+    await store.abort_upload("b", "k", "u")
+    with pytest.raises(HeldError) as caught:
+        await store.upload_part("b", "k", "u", 1, PartBody((b"x",), 1))
+    assert caught.value.where.code == code
+
+
+async def test_no_upload_at_all_is_no_upload_that_is_gone() -> None:
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        raise refusal("NoSuchUpload", 404)
+
+    store, _ = store_of(answer)
+    assert await store.list_uploads("b", "p/") == []
+
+
+async def test_a_bucket_that_is_missing_is_told_of_parts_and_uploads_too() -> None:
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        raise refusal("NoSuchBucket", 404)
+
+    store, _ = store_of(answer)
+    for request in (
+        store.list_uploads("b", "p/"),
+        store.list_parts("b", "k", "u"),
+        store.abort_upload("b", "k", "u"),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            await request
+        assert caught.value.where.code == "NoSuchBucket"
+
+
+@pytest.mark.parametrize("code", ["PreconditionFailed", "InvalidRequest", "412"])
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("PutObject", HeldError),
+        ("DeleteObject", HeldError),
+        ("CompleteMultipartUpload", HeldError),
+        ("GetObject", SourceChangedError),
+    ],
+)
+def test_a_status_of_412_is_a_condition_that_does_not_hold(
+    operation: str, kind: type[RivaStreamError], code: str
+) -> None:
+    with pytest.raises(kind) as caught, translated(operation, "b", "k"):
+        raise refusal(code, 412)
+    assert (caught.value.where.code, caught.value.where.status) == (code, 412)
+
+
+def test_a_request_that_is_wrong_in_itself_is_no_condition() -> None:
+    with pytest.raises(ConfigurationError), translated("PutObject", "b", "k"):
+        raise refusal("InvalidRequest", 400)

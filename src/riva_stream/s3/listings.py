@@ -93,10 +93,13 @@ class ListRequests:
         uploads: dict[tuple[str, str], OpenUpload] = {}
         markers: dict[str, str] = {}
         while True:
-            with translated("ListMultipartUploads", bucket, prefix):
-                answer = await self._client.list_multipart_uploads(
-                    Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
-                )
+            try:
+                with translated("ListMultipartUploads", bucket, prefix):
+                    answer = await self._client.list_multipart_uploads(
+                        Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
+                    )
+            except HeldError:  # rclone: NoSuchUpload, which of a listing can only mean that there are none
+                return list(uploads.values())
             page = [
                 OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
                 for entry in answer.get("Uploads", [])

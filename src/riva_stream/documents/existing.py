@@ -133,7 +133,7 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     checks = await each(files, partial(_compare, run))
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
     names = [ARTIFACT_JSON, MARKER] if existing.manifest is None else [MANIFEST_JSON, MARKER]
-    read = {name: len(existing.documents[name]) for name in names}
+    read = {name: len(existing.documents[name]) for name in names if name in existing.documents}
     if existing.pair.document is not None:
         read |= {DEPLOYMENT_JSON: len(existing.pair.text), DEPLOYMENT_READY: len(existing.pair.ready)}
     known = {check.key for check in checks}

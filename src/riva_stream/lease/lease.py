@@ -47,6 +47,7 @@ _FRESH = 0.5
 """Part of a lease that must be left when a change is sent; else the lease is renewed first."""
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
+_EXPIRED = "RequestExpired"
 _SETTLING = 0.1
 """Part of a lease for which a takeover without conditions is not trusted."""
 
@@ -218,6 +219,11 @@ class Lease:
                     )
                 except HeldError:
                     return None
+                except RivaStreamError as error:
+                    if error.where.code != _EXPIRED:
+                        raise
+                    self._without_conditions()  # it took longer than a lease to ask: nobody knows
+                    return None
 
             stored = await self.retrier("PutObject", put)
             if stored is not None:
@@ -226,14 +232,17 @@ class Lease:
 
     async def _answers(self, since: datetime, seconds: int) -> bool:
         """Whether the store answers a question that goes with such a window."""
-        try:
-            await self.retrier(
-                "HeadObject",
-                partial(self.reader.head, self.layout.bucket, self.key, window=Window(since, seconds)),
-            )
-        except RivaStreamError:
-            return False  # in whatever words: policies can forbid signatures in the query altogether
-        return True
+
+        async def ask() -> bool:
+            try:
+                await self.reader.head(self.layout.bucket, self.key, window=Window(since, seconds))
+            except RivaStreamError as error:
+                if error.retryable and error.where.code != _EXPIRED:
+                    raise
+                return False  # in whatever words: policies can forbid signatures in the query altogether
+            return True
+
+        return await self.retrier("HeadObject", ask)
 
     def _without_conditions(self) -> None:
         self.conditional = False

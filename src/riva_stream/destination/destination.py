@@ -410,10 +410,6 @@ class Destination:
         if error.where.code in {"PreconditionFailed", "412"} and not holds:
             return False
         self._conditional = False
-        self.run.warn(
-            "conditions",
-            "the store does not take conditional writes: two runs at once are kept apart by their uploads alone",
-        )
         return True
 
     async def _delete(self, key: str, etag: str) -> None:

@@ -61,6 +61,12 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
     )
     destination = Destination(run, writer, lease, uploads)
     await lease.acquire(wait=run.request.wait)
+    if not (lease.conditional or lease.windowed):
+        run.warn(
+            "conditions",
+            "the store has neither conditional writes nor expiring signatures: a run that is suspended for longer than "
+            "its lease and wakes up may change what another one has staged meanwhile",
+        )
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)

@@ -48,8 +48,10 @@ _FRESH = 0.5
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
 _EXPIRED = "RequestExpired"
-_SETTLING = 0.1
-"""Part of a lease for which a takeover without conditions is not trusted."""
+_SETTLING = 0.05
+"""Part of a lease for which a takeover without conditions is not trusted,"""
+_LEAST_SETTLING = 1.5
+"""and seconds of it at least, where writes go with a window: that counts whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,12 @@ class Lease:
 
     def _without_conditions(self) -> None:
         self.conditional = False
-        self._settled = clock.monotonic() + _SETTLING * self.seconds
+        self._unsettle()
+
+    def _unsettle(self) -> None:
+        """Our journal is not trusted for a while: somebody who looked before may write over it."""
+        least = _LEAST_SETTLING if self.windowed else 0.0
+        self._settled = clock.monotonic() + max(least, _SETTLING * self.seconds)
 
     async def heartbeat(self) -> None:
         """Write the journal again and again; run it beside the work, and cancel it.
@@ -425,12 +432,10 @@ class Lease:
         """Without conditions a journal of ours must not come late, over that of a run that has taken over since."""
         if clock.monotonic() - self._confirmed < self.seconds * (1 - _MARGIN):
             return self._window()
-        self._settled = (
-            clock.monotonic() + _SETTLING * self.seconds
-        )  # a takeover, or a lease that was over already
+        self._unsettle()  # a takeover, or a lease that was over already
         if watched is None or watched.now is None or not self.windowed:
             return None
-        return Window(watched.now, max(1, int(_SETTLING * self.seconds)))
+        return Window(watched.now, 1)
 
     async def _look(self) -> None:
         """One attempt to see whether the journal is still ours."""

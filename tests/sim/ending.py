@@ -28,10 +28,11 @@ def converge(world: World, request: StageRequest, *, machine: str = "a", last: b
     plain = request.model_copy(update={"force": False, "expect_sha256": None})
     for _ in range(2):
         run = world.run(plain, machine=machine)
-        if run.outcome == _CONFLICT and (standing := world.judge.standing()) is not None:
+        standing = world.judge.standing() if run.outcome == _CONFLICT else None
+        if run.outcome == _CONFLICT and (request.force or standing is not None):
             # What stands there is another one. Whoever was to replace it may do so now, or else it stays, and its own
             # rerun clears away what was left of it.
-            again = request if request.force else _request_for(standing)
+            again = request if request.force or standing is None else _request_for(standing)
             run = world.run(again.model_copy(update={"expect_sha256": None}), machine=machine)
         if run.outcome in _GOOD or (run.outcome == _BAD and not _is_good(plain)):
             break

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from riva_stream import state
+from riva_stream import lease as state
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError
 from tests.sim.breaks import Break

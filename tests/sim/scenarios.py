@@ -116,7 +116,19 @@ def name_foreign_key(store: MemoryStore) -> None:
         return  # a store on which nothing could be staged
     manifest = json.loads(found.data)
     manifest["files"]["models"].append({**manifest["files"]["metadata"], "s3_key": "others/keep"})
-    for name, data in (("others/keep", b"none of ours"), (key, json.dumps(manifest).encode())):
+    marker = store.look(BUCKET, prefix_of() + "staging_complete.txt")
+    # As version 0.1 wrote it, which did not vouch for the manifest.
+    lines = (
+        [line for line in marker.data.splitlines(keepends=True) if b"upload_manifest" not in line]
+        if marker
+        else []
+    )
+    changed = {
+        "others/keep": b"none of ours",
+        key: json.dumps(manifest).encode(),
+        prefix_of() + "staging_complete.txt": b"".join(lines),
+    }
+    for name, data in changed.items():
         immediately(
             store.put(BUCKET, name, PartBody((data,), len(data)), content_type="a/b", metadata=found.metadata)
         )

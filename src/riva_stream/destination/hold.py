@@ -82,6 +82,9 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
             await _withdraw(lease, uploads)
             raise
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
+        if final:
+            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
+                await destination.abort_strangers()
         nothing_left = not (uploads.opened or uploads.adopted) and destination.settled
         if (final or nothing_left) and not destination.in_doubt:
             await lease.release()  # there is nothing to resume

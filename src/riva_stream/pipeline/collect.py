@@ -38,7 +38,6 @@ async def collect(
     apply: bool,
     observer: Observer = ignore,
     session: Any = None,
-    store: Store | None = None,
     now: Callable[[], datetime] = clock.now,
 ) -> CollectReport:
     """List the uploads and journals below ``prefix`` that no live run holds, and with ``apply`` remove them.
@@ -52,7 +51,6 @@ async def collect(
         apply: abort and delete; otherwise only say what would be.
         observer: is told what could not be removed.
         session: the caller's own ``aioboto3.Session``.
-        store: an open store, in place of ``settings`` and ``session``.
         now: the time of day, which is compared with the store's own time stamps.
 
     Raises:
@@ -64,8 +62,7 @@ async def collect(
         observer(Warned(code="gc", message=message))
 
     async with AsyncExitStack() as stack:
-        if store is None:
-            store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+        store: Store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
         limit = now() - timedelta(seconds=older_than)
         place = partial(_Place, store, retrier, limit, lease, await clock.in_thread(Process.this), warn)
         places = {

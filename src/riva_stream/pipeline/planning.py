@@ -10,7 +10,7 @@ from riva_stream.layout import (
     DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
-    OWN_FOLDER,
+    SCRATCH,
 )
 from riva_stream.memory import plan_memory
 from riva_stream.pipeline.decide import Decision
@@ -113,7 +113,7 @@ async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
             async for _ in reply.pieces:
                 pass
 
-    key = request.prefix + OWN_FOLDER + "dry-run"
+    key = request.prefix + SCRATCH[1]
 
     async def scratch() -> None:
         upload_id = await run.tagging.along(

@@ -20,6 +20,8 @@ import anyio.to_thread
 
 __all__ = ["in_thread", "monotonic", "now", "sleep", "threads_inline"]
 
+_LEAST = 0.001
+
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
@@ -40,8 +42,8 @@ def now() -> datetime:
 
 
 async def sleep(seconds: float) -> None:
-    """Wait on the event loop's clock."""
-    await anyio.sleep(seconds)
+    """Wait on the event loop's clock, a millisecond at least: what is left of a time may be too little to add to it."""
+    await anyio.sleep(max(seconds, _LEAST))
 
 
 async def in_thread(function: Callable[[*Args], T], *args: *Args, abandon_on_cancel: bool = False) -> T:

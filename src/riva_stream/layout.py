@@ -28,6 +28,7 @@ __all__ = [
     "MARKER",
     "OF_FULL",
     "OWN_FOLDER",
+    "SCRATCH",
     "Layout",
     "is_bintarball",
     "layout_of",
@@ -52,6 +53,8 @@ FOLDERS = ("source/", "models/")
 OWN_FOLDER = ".riva-stream/"
 """Below the prefix: what is a run's own while it is at it, and readers ignore."""
 JOURNAL = OWN_FOLDER + "journal.json"
+SCRATCH = (OWN_FOLDER + "probe", OWN_FOLDER + "dry-run")
+"""Uploads that are created to be aborted: what the store does with them tells what it can do."""
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""

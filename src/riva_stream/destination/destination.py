@@ -14,7 +14,7 @@ The rules, each kept by the method that could break it:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,7 +118,7 @@ class Destination:
         await each([name for name in names if name not in retracted], self._open)
         self.committing = True
         await self.lease.write()
-        await self._abort_strangers()
+        await self.abort_strangers()
         try:
             yield
         except BaseException as error:
@@ -160,6 +160,7 @@ class Destination:
             if (there := await self._look(upload)) is not None:
                 return there
             window = await self._may_change(upload.key)
+            sent = condition if self._conditional else {}
             if upload.upload_id not in self.lease.named:
                 raise RuntimeError("an upload that no journal names")
             self._sealed |= upload.key == self._seal
@@ -171,7 +172,7 @@ class Destination:
                     upload.completed_parts(),
                     crc64nvme=whole,
                     window=window,
-                    **(condition if self._conditional else {}),  # type: ignore[arg-type]
+                    **sent,  # type: ignore[arg-type]
                 )
             except RivaStreamError as error:
                 # "No such upload", or a condition that does not hold, is also what the second attempt hears after a
@@ -179,7 +180,7 @@ class Destination:
                 info = await self.run.destination.head(self.run.layout.bucket, upload.key)
                 if info is not None and self.uploads.is_ours(info, upload):
                     return Stored(info.etag, info.version_id)
-                if self._store_is_wrong(error, condition, info):
+                if self._store_is_wrong(error, sent, info):
                     raise TransientError(
                         "the store refused a condition that holds", where=error.where
                     ) from error
@@ -269,7 +270,11 @@ class Destination:
             named |= {layout.prefix + name for name in OF_FULL}
         # Where nothing may be listed, whatever may be there is looked at.
         ours = (*FOLDERS, *OF_FULL, *DEPLOYMENT_DOCUMENTS)
-        unseen = set() if existing.listed else named | {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        unseen = set(named)
+        if not existing.listed:
+            before = self.lease.predecessor
+            unseen |= existing.hinted | {upload.key for upload in (before.uploads if before else ())}
+            unseen |= {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
         candidates = {
             key
             for key in {*existing.etags, *unseen}
@@ -299,7 +304,7 @@ class Destination:
             HeldError: another run has taken over.
         """
         self.checks += await each(list(self._records.values()), self._verified)
-        await self._abort_strangers()
+        await self.abort_strangers()
         layout = self.run.layout
         self._seal = layout.prefix + name
         file = await self.put(name, text)
@@ -397,10 +402,10 @@ class Destination:
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
     def _store_is_wrong(
-        self, error: RivaStreamError, condition: dict[str, object], info: ObjectInfo | None
+        self, error: RivaStreamError, condition: Mapping[str, object], info: ObjectInfo | None
     ) -> bool:
         """Whether a condition was refused though it holds, or is not known at all: it is done without from now on."""
-        if not self._conditional or not condition or error.where.code not in _REFUSED:
+        if not condition or error.where.code not in _REFUSED:
             return False
         holds = (
             info is None
@@ -410,10 +415,6 @@ class Destination:
         if error.where.code in {"PreconditionFailed", "412"} and not holds:
             return False
         self._conditional = False
-        self.run.warn(
-            "conditions",
-            "the store does not take conditional writes: two runs at once are kept apart by their uploads alone",
-        )
         return True
 
     async def _delete(self, key: str, etag: str) -> None:
@@ -439,7 +440,7 @@ class Destination:
                     partial(self.writer.delete, layout.bucket, key, window=window, **condition)
                 )
             except RivaStreamError as error:
-                if self._store_is_wrong(error, dict(condition), await self._peek(key)):
+                if self._store_is_wrong(error, condition, await self._peek(key)):
                     raise TransientError(
                         "the store refused a condition that holds", where=error.where
                     ) from error
@@ -476,7 +477,7 @@ class Destination:
             return await verify_upload(self.run, record)
         return await verify_document(self.run, record)
 
-    async def _abort_strangers(self) -> None:
+    async def abort_strangers(self) -> None:
         """Abort every upload of our keys that is not ours: of a run that held the prefix, created late."""
         for upload in await self.open_uploads():
             await self.abort(upload)
@@ -493,11 +494,9 @@ class Destination:
         try:
             found = list(await run.retrier("ListMultipartUploads", partial(ask, layout.prefix)))
             if not run.destination.is_aws and not any(upload.key in keys for upload in found):
-                asked = {
-                    *keys,
-                    *(layout.prefix + name for name in layout.documents),
-                    *self.existing.promised(),
-                }
+                names = (*layout.documents, *SCRATCH)
+                asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
+                asked |= {run.meter.source_key} - {""}
                 for uploads in await each(
                     sorted(asked), lambda key: run.retrier("ListMultipartUploads", partial(ask, key))
                 ):

@@ -61,6 +61,12 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
     )
     destination = Destination(run, writer, lease, uploads)
     await lease.acquire(wait=run.request.wait)
+    if not (lease.conditional or lease.windowed):
+        run.warn(
+            "conditions",
+            "the store has neither conditional writes nor expiring signatures: a run that is suspended for longer than "
+            "its lease and wakes up may change what another one has staged meanwhile",
+        )
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
@@ -76,6 +82,9 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
             await _withdraw(lease, uploads)
             raise
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
+        if final:
+            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
+                await destination.abort_strangers()
         nothing_left = not (uploads.opened or uploads.adopted) and destination.settled
         if (final or nothing_left) and not destination.in_doubt:
             await lease.release()  # there is nothing to resume

@@ -51,6 +51,8 @@ class Existing:
     manifest: UploadManifest | None = None
     foreign: str = ""
     """Why the marker that is there cannot be understood."""
+    hinted: frozenset[str] = frozenset()
+    """Keys that a manifest names which nobody vouches for: what may be there, where nothing may be listed."""
     documents: dict[str, bytes] = field(default_factory=dict)
     """Those that were read, by name, as they are written."""
     pair: Pair = field(default_factory=Pair)
@@ -104,6 +106,7 @@ async def _documents(run: Run, existing: Existing, marker: Marker, text: bytes) 
     """What the marker was written for; ``foreign`` says it when that is no longer there."""
     data = await _document(run, ARTIFACT_JSON)
     listed = await _document(run, MANIFEST_JSON) if marker.mode == "full" else None
+    existing = replace(existing, hinted=_hinted(listed))
     if data is None or (marker.mode == "full" and listed is None):
         missing = ARTIFACT_JSON if data is None else MANIFEST_JSON
         return replace(existing, foreign=f"it has a marker but no {missing}")
@@ -123,6 +126,14 @@ async def _documents(run: Run, existing: Existing, marker: Marker, text: bytes) 
     return replace(existing, artifact=artifact, manifest=manifest, documents=read, pair=pair)
 
 
+def _hinted(manifest: bytes | None) -> frozenset[str]:
+    try:
+        files = UploadManifest.model_validate_json(manifest).files.all() if manifest is not None else []
+    except ValidationError:
+        return frozenset()
+    return frozenset(file.s3_key for file in files)
+
+
 async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     """HEAD every object of a complete staging and compare it with its manifest.
 
@@ -133,7 +144,7 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     checks = await each(files, partial(_compare, run))
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
     names = [ARTIFACT_JSON, MARKER] if existing.manifest is None else [MANIFEST_JSON, MARKER]
-    read = {name: len(existing.documents[name]) for name in names}
+    read = {name: len(existing.documents[name]) for name in names if name in existing.documents}
     if existing.pair.document is not None:
         read |= {DEPLOYMENT_JSON: len(existing.pair.text), DEPLOYMENT_READY: len(existing.pair.ready)}
     known = {check.key for check in checks}

@@ -47,8 +47,11 @@ _FRESH = 0.5
 """Part of a lease that must be left when a change is sent; else the lease is renewed first."""
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
-_SETTLING = 0.1
-"""Part of a lease for which a takeover without conditions is not trusted."""
+_EXPIRED = "RequestExpired"
+_SETTLING = 0.05
+"""Part of a lease for which a takeover without conditions is not trusted,"""
+_LEAST_SETTLING = 1.5
+"""and seconds of it at least, where writes go with a window: that counts whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,11 @@ class Lease:
                     )
                 except HeldError:
                     return None
+                except RivaStreamError as error:
+                    if error.where.code != _EXPIRED:
+                        raise
+                    self._without_conditions()  # it took longer than a lease to ask: nobody knows
+                    return None
 
             stored = await self.retrier("PutObject", put)
             if stored is not None:
@@ -226,18 +234,26 @@ class Lease:
 
     async def _answers(self, since: datetime, seconds: int) -> bool:
         """Whether the store answers a question that goes with such a window."""
-        try:
-            await self.retrier(
-                "HeadObject",
-                partial(self.reader.head, self.layout.bucket, self.key, window=Window(since, seconds)),
-            )
-        except RivaStreamError:
-            return False  # in whatever words: policies can forbid signatures in the query altogether
-        return True
+
+        async def ask() -> bool:
+            try:
+                await self.reader.head(self.layout.bucket, self.key, window=Window(since, seconds))
+            except RivaStreamError as error:
+                if error.retryable and error.where.code != _EXPIRED:
+                    raise
+                return False  # in whatever words: policies can forbid signatures in the query altogether
+            return True
+
+        return await self.retrier("HeadObject", ask)
 
     def _without_conditions(self) -> None:
         self.conditional = False
-        self._settled = clock.monotonic() + _SETTLING * self.seconds
+        self._unsettle()
+
+    def _unsettle(self) -> None:
+        """Our journal is not trusted for a while: somebody who looked before may write over it."""
+        least = _LEAST_SETTLING if self.windowed else 0.0
+        self._settled = clock.monotonic() + max(least, _SETTLING * self.seconds)
 
     async def heartbeat(self) -> None:
         """Write the journal again and again; run it beside the work, and cancel it.
@@ -416,12 +432,10 @@ class Lease:
         """Without conditions a journal of ours must not come late, over that of a run that has taken over since."""
         if clock.monotonic() - self._confirmed < self.seconds * (1 - _MARGIN):
             return self._window()
-        self._settled = (
-            clock.monotonic() + _SETTLING * self.seconds
-        )  # a takeover, or a lease that was over already
+        self._unsettle()  # a takeover, or a lease that was over already
         if watched is None or watched.now is None or not self.windowed:
             return None
-        return Window(watched.now, max(1, int(_SETTLING * self.seconds)))
+        return Window(watched.now, 1)
 
     async def _look(self) -> None:
         """One attempt to see whether the journal is still ours."""

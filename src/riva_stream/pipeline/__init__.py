@@ -12,7 +12,7 @@ from riva_stream.documents.existing import Existing, confirm, inspect, keep_docu
 from riva_stream.errors import AccessDeniedError, HeldError, first_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
 from riva_stream.lanes import Lanes
-from riva_stream.layout import OWN_FOLDER
+from riva_stream.layout import SCRATCH
 from riva_stream.lease import Identity
 from riva_stream.manifest import to_json
 from riva_stream.memory import plan_memory
@@ -35,7 +35,6 @@ from riva_stream.state import StateDirectory, new_run_id
 
 __all__ = ["stage"]
 
-_SCRATCH = OWN_FOLDER + "probe"
 _OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
 
 
@@ -129,6 +128,8 @@ async def _stage_held(
 ) -> StageReport:
     """The part that one run at a time does on a prefix."""
     request = run.request
+    if request.mode == "full":
+        run.meter.source_key = archive_key(run, source)
     async with hold(run, writer) as destination:
         check = destination.uploads.check = await _upload_check(run, writer)
         await resume(destination, identity_of(run, source, check))
@@ -136,6 +137,7 @@ async def _stage_held(
         existing = await destination.inspect()
         decision = decide(request, source, existing, container)
         if decision is Decision.ALREADY_STAGED:
+            await destination.abort_strangers()
             return await _already_staged(run, existing)
         await _begin(run, source, container, check, decision)
         commit = Commit(run, source, container, destination)
@@ -146,7 +148,6 @@ async def _stage_held(
         elif request.reference_only:
             committed = await commit.by_reference()
         else:
-            run.meter.source_key = archive_key(run, source)
             committed = await commit.full(await stream(run, source, destination.uploads))
     return await _report(run, _OUTCOMES.get(decision, "staged"), committed)
 
@@ -195,7 +196,12 @@ async def _upload_check(run: Run, writer: Writer) -> str:
     if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if run.destination.is_aws else "md5"
     return await enforced_check(
-        run.destination, writer, request.bucket, request.prefix + _SCRATCH, request.upload_check, run.retrier
+        run.destination,
+        writer,
+        request.bucket,
+        request.prefix + SCRATCH[0],
+        request.upload_check,
+        run.retrier,
     )
 
 

@@ -12,7 +12,7 @@ from riva_stream.layout import (
     DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
-    OWN_FOLDER,
+    SCRATCH,
 )
 from riva_stream.memory import plan_memory
 from riva_stream.pipeline.decide import Decision
@@ -116,7 +116,7 @@ async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
             async for _ in reply.pieces:
                 pass
 
-    key = request.prefix + OWN_FOLDER + "dry-run"
+    key = request.prefix + SCRATCH[1]
 
     if request.mode != "full":
         return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from riva_stream import clock
 from riva_stream.errors import IntegrityError
@@ -65,6 +66,16 @@ class MemoryReader:
         self._buckets = {name: Bucket() for name in buckets}
 
     # ---- what a test does behind the port
+
+    def copy(self) -> Self:
+        """A store of the same kind with the same contents, which go their own ways from here."""
+        other = copy(self)
+        other._buckets = {name: bucket.copy() for name, bucket in self._buckets.items()}  # noqa: SLF001
+        return other
+
+    def set_clock(self, now: Callable[[], datetime]) -> None:
+        """Go by another clock from now on."""
+        self._now = now
 
     def create_bucket(self, name: str) -> None:
         """Make a bucket; one that is there stays as it is."""

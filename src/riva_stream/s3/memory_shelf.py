@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -88,6 +88,14 @@ class Bucket:
     """The newest last; without versioning there is one at most."""
     uploads: dict[str, Upload] = field(default_factory=dict)
     lifecycle: Lifecycle | None = None
+
+    def copy(self) -> Bucket:
+        """Another one; objects never change, uploads do."""
+        uploads = {
+            number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()
+        }
+        versions = {key: list(found) for key, found in self.versions.items()}
+        return Bucket(versions, uploads, self.lifecycle)
 
     def current(self, key: str) -> MemoryObject | None:
         """The newest version, unless it is a delete marker."""

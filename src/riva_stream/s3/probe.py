@@ -85,7 +85,7 @@ async def enforced_check(
         reader: the store that the parts will go to.
         store: the same, for the scratch uploads.
         bucket: its bucket.
-        key: begin of the keys of the scratch uploads; nothing ever becomes visible there.
+        key: of the scratch uploads; nothing ever becomes visible there.
         wanted: ``auto``, or the one that the user asked for.
         attempt: tries one request again when the transport fails.
         left: is told of scratch uploads that could not be aborted.

@@ -7,7 +7,6 @@ is said.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ def _say_nothing(_: str) -> None:
 
 @dataclass(eq=False)
 class ScratchUpload:
-    """One key, which nobody else uses, and the uploads that are open there."""
+    """One key, and the uploads that are open there for us."""
 
     reader: Reader
     writer: Writer
@@ -130,7 +129,10 @@ class ScratchUpload:
         await self.attempt("AbortMultipartUpload", abort)
 
     async def _sweep(self) -> None:
-        """By the exact key: that listing every store has."""
+        """By the exact key: that listing every store has.
+
+        Another run's scratch upload of the same key looks the same; one that is struck by this is told to run again.
+        """
         find = partial(self.reader.list_uploads, self.bucket, self.key)
         for upload in await self.attempt("ListMultipartUploads", find):
             if upload.key == self.key:
@@ -156,7 +158,8 @@ async def scratch_upload(
         reader: the store.
         writer: the same.
         bucket: its bucket.
-        key: begin of its key; what follows makes it one that no other run uses. Nothing ever becomes visible there.
+        key: its key: one that is known, so that what a killed process left can be found on stores that list the
+            uploads of an exact key only. Nothing ever becomes visible there.
         attempt: tries one request again when the transport fails.
         declare: declare CRC64NVME when it is created.
         limit: seconds that one Create may take.
@@ -166,8 +169,7 @@ async def scratch_upload(
     Raises:
         RivaStreamError: it cannot be made.
     """
-    own = f"{key}-{secrets.token_hex(6)}"
-    scratch = ScratchUpload(reader, writer, bucket, own, attempt, limit, declare, tagged)
+    scratch = ScratchUpload(reader, writer, bucket, key, attempt, limit, declare, tagged)
     try:
         await scratch.create()
         yield scratch

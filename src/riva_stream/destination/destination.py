@@ -35,7 +35,7 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.events import ObjectCompleted
-from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, FOLDERS, OF_FULL
+from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, FOLDERS, OF_FULL, SCRATCH
 from riva_stream.lease import Identity, Lease
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck

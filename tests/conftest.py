@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.localstack import LocalStackServer
+from tests.support.seaweedfs import SeaweedServer
 from tests.support.servers import GatewayServer, MotoServer, S3Server
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that asks for a server is marked with it, so that ``-m 'not localstack'`` can leave it out."""
     for item in items:
         wanted = set(getattr(item, "fixturenames", ()))
-        for name in ("gateway", "localstack"):
+        for name in ("gateway", "localstack", "seaweedfs"):
             if name in wanted:
                 item.add_marker(name)
 
@@ -98,6 +99,13 @@ def gateway(isolated_session: None) -> Iterator[GatewayServer]:
 def localstack(isolated_session: None) -> Iterator[LocalStackServer]:
     """LocalStack's S3, the strict one. Fails, and does not skip, where its environment cannot be made."""
     with LocalStackServer(_CALLER_ENVIRONMENT) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(isolated_session: None) -> Iterator[SeaweedServer]:
+    """SeaweedFS, a real server process that behaves much like AWS."""
+    with SeaweedServer() as server:
         yield server
 
 

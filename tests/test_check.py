@@ -24,7 +24,7 @@ from riva_stream.sizes import GIB, MIB
 from tests.cli_processes import run
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
-from tests.support.faults import Fault, Gate, Refuse, Reset, Rewrite, Stall
+from tests.support.faults import Fault, Gate, IgnoreRange, Refuse, Reset, Rewrite, Stall
 from tests.support.iam import Enforce
 from tests.support.servers import GatewayServer, MotoServer, S3Server
 
@@ -236,10 +236,13 @@ async def test_an_archived_source_says_how_to_restore_it(place: Place) -> None:
     assert (report.exit_code, of(report, "source").status) == (0, "warn")
 
 
-async def test_an_answer_that_a_run_would_not_believe_fails(place: Place) -> None:
+@pytest.mark.parametrize(("odd", "code"), [(Rewrite(shift_range=1), 75), (IgnoreRange(), 78)])
+async def test_an_answer_that_a_run_would_not_believe_fails(
+    place: Place, odd: Rewrite | IgnoreRange, code: int
+) -> None:
     place.source()
-    report = await checked(place, every("GetObject", Rewrite(shift_range=1), SOURCE_KEY))
-    assert (report.exit_code, failures(report)) == (65, {"source"})
+    report = await checked(place, every("GetObject", odd, SOURCE_KEY))
+    assert (report.exit_code, failures(report)) == (code, {"source"})
 
 
 # --- rights

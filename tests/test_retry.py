@@ -122,21 +122,128 @@ async def test_a_store_that_asks_for_fewer_gets_fewer_and_later_more_again() -> 
     assert await burst(paced) == 16
 
 
-async def test_expired_credentials_are_renewed_once() -> None:
-    renewals = [0]
+def expired(code: str = "ExpiredToken") -> ConfigurationError:
+    return ConfigurationError("expired", where=Where(code=code))
 
-    async def renew() -> bool:
-        renewals[0] += 1
+
+class Token:
+    """Credentials that a store takes for an hour, on a clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.until = 3600.0
+        self.client = 0
+        """Of which generation the credentials are that a request begins with."""
+        self.renewals = 0
+        self.failures: list[RivaStreamError] = []
+        self.helps = True
+
+    async def renew(self) -> bool:
+        self.renewals += 1
+        await anyio.sleep(0.01)  # long enough for all that were refused to come and ask
+        if self.failures:
+            raise self.failures.pop(0)
+        if self.helps:
+            self.client += 1
+            self.until = self.now + 3600.0
         return True
 
-    def expired() -> ConfigurationError:
-        return ConfigurationError("expired", where=Where(code="ExpiredToken"))
+    async def request(self) -> str:
+        until = self.until
+        await anyio.lowlevel.checkpoint()
+        if self.now >= until:
+            raise expired()
+        return "done"
 
-    worker = retrier(renew=renew)
+
+async def at_once(worker: Retrier, token: Token, count: int) -> list[str | type[BaseException]]:
+    """What becomes of so many requests that begin in the same moment."""
+    outcomes: list[str | type[BaseException]] = []
+
+    async def one() -> None:
+        try:
+            outcomes.append(await worker("UploadPart", token.request))
+        except RivaStreamError as error:
+            outcomes.append(type(error))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(count):
+            tasks.start_soon(one)
+    return outcomes
+
+
+@pytest.mark.parametrize("count", [1, 4, 16])
+async def test_credentials_that_expire_under_many_requests_are_renewed_once(count: int) -> None:
+    token = Token()
+    worker = retrier(renew=token.renew)
+    token.now = 3600.0
+    assert await at_once(worker, token, count) == ["done"] * count
+    assert token.renewals == 1
+    assert worker.spent == 0  # it is no failure of the transport
+
+
+async def test_credentials_are_renewed_as_often_as_they_expire() -> None:
+    token = Token()
+    worker = retrier(renew=token.renew)
+    for hour in range(1, 6):
+        token.now = hour * 3600.0
+        assert await at_once(worker, token, 4) == ["done"] * 4
+        assert token.renewals == hour
+
+
+async def test_credentials_that_are_refused_right_after_their_renewal_are_of_no_use() -> None:
+    token = Token()
+    token.helps = False
+    worker = retrier(renew=token.renew)
+    token.now = 3600.0
+    assert await at_once(worker, token, 4) == [ConfigurationError] * 4
+    assert token.renewals == 1
+
+
+async def test_a_request_may_outlive_several_credentials() -> None:
+    """One that another failure came between was not refused right after a renewal."""
+    token = Token()
+    attempt, calls = failing(expired(), TransientError("broken"), expired("ExpiredTokenException"))
+    assert await retrier(renew=token.renew)("GetObject", attempt) == "done"
+    assert (calls, token.renewals) == ([4], 2)
+
+
+async def test_a_renewal_that_fails_for_a_while_is_tried_again() -> None:
+    token = Token()
+    token.failures = [TransientError("the helper's own network")] * 2
+    worker = retrier(renew=token.renew)
+    token.now = 3600.0
+    assert await at_once(worker, token, 4) == ["done"] * 4
+
+
+async def test_a_renewal_that_fails_for_good_is_what_is_told() -> None:
+    token = Token()
+    token.failures = [ConfigurationError("no such helper", where=Where(code="Helper"))]
     attempt, calls = failing(expired())
-    assert await worker("UploadPart", attempt) == "done"
-    assert (calls, renewals) == ([2], [1])
-    attempt, _ = failing(expired())
-    with pytest.raises(ConfigurationError):
-        await worker("UploadPart", attempt)
-    assert renewals == [1]
+    with pytest.raises(ConfigurationError) as caught:
+        await retrier(renew=token.renew)("GetObject", attempt)
+    assert (caught.value.where.code, caught.value.where.operation, calls) == ("Helper", "GetObject", [1])
+
+
+async def test_a_renewal_that_is_cancelled_is_made_by_the_next() -> None:
+    token = Token()
+    worker = retrier(renew=token.renew)
+    token.now = 3600.0
+    outcomes: list[str] = []
+
+    async def second() -> None:
+        outcomes.append(await worker("UploadPart", token.request))
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.move_on_after(0.005):
+            tasks.start_soon(second)
+            await worker("UploadPart", token.request)
+    assert outcomes == ["done"]
+    assert token.renewals == 2
+
+
+async def test_without_a_way_to_renew_an_expired_token_is_told() -> None:
+    attempt, calls = failing(expired(), expired())
+    with pytest.raises(ConfigurationError) as caught:
+        await retrier()("UploadPart", attempt)
+    assert (caught.value.where.code, calls) == ("ExpiredToken", [1])

@@ -10,6 +10,7 @@ import botocore.exceptions
 import pytest
 
 from tests.support.daemons import Daemon, ServerStartError, minimal_environment
+from tests.support.seaweedfs import SeaweedServer
 from tests.support.servers import GatewayServer, MotoProcess, S3Server
 
 if TYPE_CHECKING:
@@ -38,8 +39,27 @@ def test_localstack_round_trips_an_object_and_refuses_a_wrong_checksum(localstac
         )
 
 
-@pytest.mark.parametrize("kind", [MotoProcess, pytest.param(GatewayServer, marks=pytest.mark.gateway)])
-def test_a_server_process_ends_with_its_context(kind: type[MotoProcess | GatewayServer]) -> None:
+def test_seaweedfs_round_trips_an_object_and_refuses_a_wrong_checksum(seaweedfs: SeaweedServer) -> None:
+    round_trip(seaweedfs)
+    bucket = seaweedfs.new_bucket()
+    with pytest.raises(botocore.exceptions.ClientError) as caught:
+        seaweedfs.client().put_object(
+            Bucket=bucket, Key="key", Body=b"bytes", ChecksumCRC64NVME="AAAAAAAAAAA="
+        )
+    assert caught.value.response["Error"]["Code"] == "BadDigest"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        MotoProcess,
+        pytest.param(GatewayServer, marks=pytest.mark.gateway),
+        pytest.param(SeaweedServer, marks=pytest.mark.seaweedfs),
+    ],
+)
+def test_a_server_process_ends_with_its_context(
+    kind: type[MotoProcess | GatewayServer | SeaweedServer],
+) -> None:
     with kind() as server:
         round_trip(server)
         pid, folder = server.pid, server._folder

@@ -85,7 +85,8 @@ class Retrier:
     answered: Callable[[], None] = _nothing
     """Called after each success: the run is alive."""
     renew: Callable[[], Awaitable[bool]] = _cannot
-    """Makes new sessions when a token has expired; says whether that may help. Asked once a run."""
+    """Makes new sessions when a token has expired; says whether that may help. Asked once for each expiry, however many
+    requests it was that the store refused for it."""
     slots: int = 64
     sleep: Callable[[float], Awaitable[None]] = clock.sleep
     draw: Callable[[], float] = random.random
@@ -93,7 +94,9 @@ class Retrier:
     """Retries so far, of all requests."""
     _pace: anyio.CapacityLimiter = field(init=False)
     _calm: int = field(default=0, init=False)
-    _renewed: bool = field(default=False, init=False)
+    _generation: int = field(default=0, init=False)
+    """Of the credentials: how often they were renewed."""
+    _renewing: anyio.Lock = field(default_factory=anyio.Lock, init=False)
 
     def __post_init__(self) -> None:
         self._pace = anyio.CapacityLimiter(self.slots)
@@ -107,14 +110,9 @@ class Retrier:
         attempt = 1
         while True:
             try:
-                async with self._pace:
-                    result = await attempt_once()
+                result = await self._with_good_credentials(attempt_once)
             except RivaStreamError as error:
                 error.located(operation=operation, attempt=attempt)
-                if error.where.code in EXPIRED and not self._renewed:
-                    self._renewed = True
-                    if await self.renew():
-                        continue
                 if isinstance(error, ThrottledError):
                     self._slow_down()
                 if not error.retryable or attempt > self.policy.retries:
@@ -140,6 +138,49 @@ class Retrier:
                 return result
             await self.sleep(delay)
             attempt += 1
+
+    async def _with_good_credentials(self, attempt_once: Callable[[], Awaitable[T]]) -> T:
+        """One attempt; made again with renewed credentials, if those it began with were refused as expired.
+
+        Raises:
+            RivaStreamError: the attempt's, or the renewal's. Credentials that are refused right after they were
+                renewed are of no use.
+        """
+        renewed = False
+        while True:
+            async with self._pace:
+                generation = self._generation
+                try:
+                    return await attempt_once()
+                except RivaStreamError as error:
+                    refused = error
+                    # Others may have renewed them meanwhile: what was refused then are not the newest.
+                    newest = generation == self._generation
+                    if error.where.code not in EXPIRED or (renewed and newest):
+                        raise
+            # Out of the pace: whoever waits for a renewal keeps nobody from a slot.
+            if not await self._renewed_after(generation):
+                raise refused
+            renewed = True
+
+    async def _renewed_after(self, generation: int) -> bool:
+        """Renew credentials that were refused; whoever comes second waits for the first, and goes on with its.
+
+        Args:
+            generation: of the credentials that were refused.
+
+        Returns:
+            Whether there are others now.
+
+        Raises:
+            RivaStreamError: they could not be read.
+        """
+        async with self._renewing:
+            if self._generation == generation:
+                if not await self.renew():
+                    return False
+                self._generation += 1
+            return True
 
     def _slow_down(self) -> None:
         self._calm = 0

@@ -22,10 +22,11 @@ from tests.support.servers import S3Server
         "moto",
         pytest.param("gateway", marks=pytest.mark.gateway),
         pytest.param("localstack", marks=pytest.mark.localstack),
+        pytest.param("seaweedfs", marks=pytest.mark.seaweedfs),
     ],
 )
 def each_server(request: pytest.FixtureRequest) -> Server:
-    """The store in memory, moto, the gateway and LocalStack, one after the other."""
+    """The store in memory, moto, the gateway, LocalStack and SeaweedFS, one after the other."""
     if request.param == "memory":
         return MemoryServer()
     server = request.getfixturevalue(request.param)

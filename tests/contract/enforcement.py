@@ -15,6 +15,8 @@ import aioboto3
 
 from riva_stream.s3 import CompletedPart, StoreSettings, open_store
 from tests.contract.ground import SMALL, TAKEN, Ground, body, crc64nvme
+from tests.contract.seaweed import SEAWEED
+from tests.contract.writes import WRITES
 from tests.support.servers import S3Server
 
 __all__ = ["ANSWERS", "PROBED", "QUESTIONS", "Question", "table"]
@@ -303,13 +305,22 @@ QUESTIONS: tuple[Question, ...] = (
 ANSWERS: dict[str, dict[str, str]] = {
     store: {question.name: question.answers[place] for question in QUESTIONS}
     for place, store in enumerate(STORES)
-}
+} | {"seaweedfs": dict(SEAWEED)}
 """By store, then by question."""
+for _store, _answers in ANSWERS.items():
+    _answers |= {question.name: question.answers[_store] for question in WRITES}
 
 PROBED: dict[str, dict[str, str]] = {
     "moto": {"auto": "etag", "crc64nvme": "refused", "md5": "refused", "sha256": "refused", "none": "none"},
     "gateway": {"auto": "sha256", "crc64nvme": "refused", "md5": "md5", "sha256": "sha256", "none": "none"},
     "localstack": {
+        "auto": "crc64nvme",
+        "crc64nvme": "crc64nvme",
+        "md5": "md5",
+        "sha256": "refused",
+        "none": "none",
+    },
+    "seaweedfs": {
         "auto": "crc64nvme",
         "crc64nvme": "crc64nvme",
         "md5": "md5",
@@ -327,13 +338,20 @@ PROBED: dict[str, dict[str, str]] = {
 """What ``--upload-check`` comes to on each store; ``refused``: the run does not begin (exit 78)."""
 
 
+_TITLES = {"localstack": "LocalStack", "seaweedfs": "SeaweedFS"}
+
+
 def table() -> str:
     """Both tables in Markdown."""
-    lines = ["| request | moto | gateway | LocalStack | memory |", "|---|---|---|---|---|"]
-    for question in QUESTIONS:
-        cells = [answer if answer == TAKEN else f"`{answer}`" for answer in question.answers]
-        lines.append(f"| {question.name} | {' | '.join(cells)} |")
-    lines += ["", "| `--upload-check` | moto | gateway | LocalStack | memory |", "|---|---|---|---|---|"]
+    stores = list(ANSWERS)
+    titles = " | ".join(_TITLES.get(store, store) for store in stores)
+    rule = "|---" * (len(stores) + 1) + "|"
+    lines = [f"| request | {titles} |", rule]
+    for name in [*(question.name for question in QUESTIONS), *(question.name for question in WRITES)]:
+        answers = [ANSWERS[store][name] for store in stores]
+        cells = [answer if answer == TAKEN else f"`{answer}`" for answer in answers]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"| `--upload-check` | {titles} |", rule]
     for wanted in PROBED["moto"]:
-        lines.append(f"| `{wanted}` | {' | '.join(PROBED[store][wanted] for store in STORES)} |")
+        lines.append(f"| `{wanted}` | {' | '.join(PROBED[store][wanted] for store in stores)} |")
     return "\n".join(lines)

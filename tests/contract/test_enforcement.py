@@ -11,6 +11,7 @@ from riva_stream.retry import Retrier
 from riva_stream.s3.probe import enforced_check
 from tests.contract.enforcement import ANSWERS, PROBED, QUESTIONS, Question, table
 from tests.contract.ground import Ground, outcome
+from tests.contract.writes import WRITES, WriteQuestion
 
 on_one_loop = pytest.mark.asyncio(loop_scope="session")
 
@@ -18,8 +19,10 @@ DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 
 @on_one_loop
-@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
-async def test_each_store_enforces_what_the_table_says(ground: Ground, question: Question) -> None:
+@pytest.mark.parametrize("question", [*QUESTIONS, *WRITES], ids=lambda question: question.name)
+async def test_each_store_enforces_what_the_table_says(
+    ground: Ground, question: Question | WriteQuestion
+) -> None:
     assert await outcome(lambda: question.ask(ground)) == ANSWERS[ground.server.name][question.name]
 
 
@@ -29,9 +32,12 @@ async def test_the_probe_finds_out_what_each_store_verifies(ground: Ground, want
     expected, key = PROBED[ground.server.name][wanted], "prefix/.riva-stream/probe"
     if expected == "refused":
         with pytest.raises(ConfigurationError, match="does not verify"):
-            await enforced_check(ground.store, ground.bucket, key, wanted, Retrier())
+            await enforced_check(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
     else:
-        assert await enforced_check(ground.store, ground.bucket, key, wanted, Retrier()) == expected
+        assert (
+            await enforced_check(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
+            == expected
+        )
     # nothing is left of it, and nothing was ever visible
     assert not await ground.store.list_uploads(ground.bucket, "")
     assert not (await ground.store.list_objects(ground.bucket, "")).objects

@@ -59,7 +59,10 @@ async def test_a_part_that_is_sent_again_replaces_the_first(ground: Ground) -> N
     key, upload_id, _ = await ground.upload(b"first try")
     etag = await ground.part(key, upload_id, 1, body(b"second"))
     parts = await ground.store.list_parts(ground.bucket, key, upload_id)
-    assert parts == [CompletedPart(1, md5(b"second"), 6)]
+    assert parts is not None
+    assert [part.number for part in parts] == [1]
+    if ground.server.name != "seaweedfs":  # it keeps both, and tells no order within a second
+        assert parts == [CompletedPart(1, md5(b"second"), 6)]
     await ground.complete(key, upload_id, [CompletedPart(1, etag, 6)])
     assert await ground.data(key) == b"second"
 
@@ -91,6 +94,7 @@ async def test_listed_parts_carry_the_checksum_only_if_create_declared_it(
     await ground.part(key, upload_id, 1, body(SMALL, "crc64nvme"))
     listed = await ground.store.list_parts(ground.bucket, key, upload_id)
     keeps = declared and ground.server.name in {"localstack", "memory"}
+    # SeaweedFS keeps it too, and does not list it
     assert listed == [CompletedPart(1, md5(SMALL), len(SMALL), crc64nvme(SMALL) if keeps else None)]
 
 

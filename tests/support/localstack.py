@@ -117,6 +117,8 @@ class LocalStackServer(ProcessServer):
             # Nothing outside loopback: no certificate download, no usage events, no name server of its own.
             "SKIP_SSL_CERT_DOWNLOAD": "1",
             "DISABLE_EVENTS": "1",
+            # Of requests signed in the query it then checks signature and expiry; of others neither.
+            "S3_SKIP_SIGNATURE_VALIDATION": "0",
             "DNS_ADDRESS": "0",
         }
         return Daemon([str(python), str(launcher)], env=environment, cwd=folder, log=folder / "log")

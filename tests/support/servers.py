@@ -1,10 +1,11 @@
-"""Three S3 servers on loopback, for tests, benchmarks and demos.
+"""Four S3 servers on loopback, for tests, benchmarks and demos.
 
 =================  =====================================================================================
 `MotoServer`       in this very process, on a thread; starts in no time, slow with bytes
 `MotoProcess`      the same in a process of its own, where its memory and CPU must not count as ours
 `GatewayServer`    the JuiceFS gateway, a real server process with MinIO's S3 handlers; quick
 `LocalStackServer` LocalStack's S3, the strictest about checksums (in `tests.support.localstack`)
+`SeaweedServer`    SeaweedFS, a real server process, much like AWS (in `tests.support.seaweedfs`)
 =================  =====================================================================================
 
 Each is a context manager::

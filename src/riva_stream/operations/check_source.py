@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from riva_stream.errors import AccessDeniedError, IntegrityError, RivaStreamError, SourceNotFoundError
+from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError, TransientError
 from riva_stream.operations.check_report import CheckRecord, failed, failed_with, passed, warned
 from riva_stream.operations.examiner import Examiner
 from riva_stream.s3 import Store
 from riva_stream.sizes import human_size
-from riva_stream.source import PinnedSource, find_source
+from riva_stream.source import PinnedRanges, PinnedSource, find_source
 
 __all__ = ["SourceCheck", "container_record"]
 
-_PARTIAL_CONTENT = 206
 _INTEGRITY = 65
 
 
@@ -53,31 +52,19 @@ class SourceCheck:
         said = f"{source.uri}, {human_size(source.size)}"
         # By reference a run reads nothing, so it needs no right to read a version.
         version_id = source.version_id if request.mode == "full" else None
+        ranges = PinnedRanges(self._store, source, retrier.observer)
         try:
-            await retrier("GetObject", partial(self._read, source, version_id))
+            await retrier("GetObject", partial(_read, ranges, version_id))
         except SourceNotFoundError as error:
             return await self._archived(source, error)
         except AccessDeniedError as error:
             if version_id is None:
                 raise
-            await retrier("GetObject", partial(self._read, source, None))
+            await retrier("GetObject", partial(_read, ranges, None))
             less = "it would be pinned by its ETag alone, not by its version"
             record = failed_with("source", error, request, degraded=less)
             return record.model_copy(update={"message": f"{said}; {less}", "details": record.details | facts})
         return passed("source", f"{said}, can be read", **facts)
-
-    async def _read(self, source: PinnedSource, version_id: str | None) -> None:
-        async with self._store.get_range(
-            source.bucket, source.key, first=0, last=0, etag=source.etag, version_id=version_id
-        ) as reply:
-            data = b"".join([piece async for piece in reply.pieces])
-        expected = f"bytes 0-0/{source.size}"
-        if (reply.status, reply.content_range, len(data)) != (_PARTIAL_CONTENT, expected, 1):
-            raise IntegrityError(
-                f"the store was asked for one byte and answered with {reply.status}, "
-                f"{reply.content_range or 'no Content-Range'}, {len(data)} bytes",
-                hint="a run would not believe that: check the endpoint and what stands in front of it",
-            ).located(operation="GetObject", bucket=source.bucket, key=source.key, byte_range=(0, 0))
 
     async def _archived(self, source: PinnedSource, error: RivaStreamError) -> CheckRecord:
         """An object that is there, but in an archive: a run by reference does not mind, its readers will."""
@@ -104,6 +91,14 @@ class SourceCheck:
             fix=fix,
             **facts,
         )
+
+
+async def _read(ranges: PinnedRanges, version_id: str | None) -> None:
+    """One byte, as a run would ask for it and believe it."""
+    async with ranges.open(0, 0, version_id) as reply:
+        data = b"".join([piece async for piece in reply.pieces])
+    if len(data) != 1:
+        raise TransientError(f"the store was asked for one byte and sent {len(data)}")
 
 
 async def container_record(examiner: Examiner, store: Store) -> CheckRecord:

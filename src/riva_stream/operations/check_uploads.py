@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-import anyio
-
-from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
+from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
 from riva_stream.operations.asking import may_list_parts, may_put
 from riva_stream.operations.check_report import (
@@ -22,9 +20,10 @@ from riva_stream.operations.check_report import (
     warned,
 )
 from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, unbroken
-from riva_stream.s3 import OpenUpload, PartBody, Store
+from riva_stream.operations.scratch import BODY
+from riva_stream.s3 import PartBody, Store
 from riva_stream.s3.probe import enforced_check, try_aborting
+from riva_stream.s3.scratch import ScratchUpload, scratch_upload
 
 __all__ = ["UploadsCheck"]
 
@@ -41,9 +40,7 @@ class UploadsCheck:
         self._bucket = examiner.request.bucket
         self._folder = folder
         self._key = folder + "upload"
-        self._unsure: set[str] = set()
-        """Keys of uploads that may be open though we do not know their ids: the answer never came."""
-        self._opened: list[OpenUpload] = []
+        self._left: list[str] = []
 
     async def try_upload(self) -> None:
         """A scratch upload: created, one part sent, listed, aborted; then those that find out about checksums."""
@@ -65,34 +62,8 @@ class UploadsCheck:
         await self._examiner.examine("list-uploads", self._lists_uploads, degraded=_UNLISTED)
 
     async def tidy(self) -> list[str]:
-        """Abort whatever is left of the above; gives what could not be aborted."""
-        retrier, store, bucket = self._examiner.retrier, self._store, self._bucket
-        left: list[str] = []
-        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            for upload in self._opened:
-                try:
-                    abort = partial(store.abort_upload, bucket, upload.key, upload.upload_id)
-                    await retrier("AbortMultipartUpload", abort)
-                except RivaStreamError:
-                    left.append(f"an open upload of s3://{bucket}/{upload.key}")
-            if self._unsure:
-                try:
-                    await self._sweep()
-                except RivaStreamError:
-                    left.append(f"perhaps an open upload below s3://{bucket}/{self._folder}")
-            return left
-        return [*left, f"perhaps an open upload below s3://{bucket}/{self._folder}"]
-
-    async def _sweep(self) -> None:
-        find = partial(self._store.list_uploads, self._bucket, self._folder)
-        for upload in await self._examiner.retrier("ListMultipartUploads", find):
-            abort = partial(self._store.abort_upload, self._bucket, upload.key, upload.upload_id)
-            await self._examiner.retrier("AbortMultipartUpload", abort)
-
-    def _settled(self, key: str) -> None:
-        """Every upload that was created there is known; unless an attempt had to be made again."""
-        if not self._examiner.retrier.spent:
-            self._unsure.discard(key)
+        """What of the above could not be aborted."""
+        return self._left
 
     async def _uploads(self, listed: list[CheckRecord]) -> CheckRecord:
         store, bucket, key, retrier = self._store, self._bucket, self._key, self._examiner.retrier
@@ -100,23 +71,15 @@ class UploadsCheck:
             await try_aborting(store, bucket, key, retrier)
         except AccessDeniedError as error:
             return await self._not_abortable(error)
-        create = partial(
-            store.create_upload, bucket, key, content_type="text/plain", metadata={}, crc64nvme=False
-        )
-        self._unsure.add(key)
-        try:
-            with unbroken(self._examiner.limit):
-                upload_id = await retrier("CreateMultipartUpload", create)
-        except (AccessDeniedError, ConfigurationError):
-            self._settled(key)
-            raise
-        self._opened.append(OpenUpload(key, upload_id))
-        self._settled(key)
-        send = partial(store.upload_part, bucket, key, upload_id, 1, PartBody((BODY,), len(BODY)))
-        await retrier("UploadPart", send)
-        listed.append(await self._lists_parts(key, upload_id))
-        await retrier("AbortMultipartUpload", partial(store.abort_upload, bucket, key, upload_id))
-        self._opened.clear()
+        async with scratch_upload(
+            store, store, bucket, key, retrier, limit=self._examiner.limit, left=self._left.append
+        ) as upload:
+            body = PartBody((BODY,), len(BODY))
+            await retrier(
+                "UploadPart", partial(store.upload_part, bucket, upload.key, upload.upload_id, 1, body)
+            )
+            listed.append(await self._lists_parts(upload))
+            await upload.abort()
         return passed(
             "destination", f"{self._examiner.request.destination} can be written, in parts", bucket=bucket
         )
@@ -130,11 +93,11 @@ class UploadsCheck:
             return nothing_written("destination", [first, error], request)
         return failed_with("destination", error, request)
 
-    async def _lists_parts(self, key: str, upload_id: str) -> CheckRecord:
+    async def _lists_parts(self, upload: ScratchUpload) -> CheckRecord:
         request = self._examiner.request
         try:
             parts = await self._examiner.retrier(
-                "ListParts", partial(self._store.list_parts, self._bucket, key, upload_id)
+                "ListParts", partial(self._store.list_parts, self._bucket, upload.key, upload.upload_id)
             )
         except RivaStreamError as error:
             return failed_with("list-parts", error, request, degraded=_NOT_RESUMED)
@@ -163,16 +126,15 @@ class UploadsCheck:
     async def _verifies(self) -> CheckRecord:
         wanted = self._examiner.request.upload_check
         key = self._folder + "probe"
-        self._unsure.add(key)
-        try:
-            with unbroken(self._examiner.limit):
-                check = await enforced_check(
-                    self._store, self._store, self._bucket, key, wanted, self._examiner.retrier
-                )
-        except (AccessDeniedError, ConfigurationError):
-            self._settled(key)
-            raise
-        self._settled(key)
+        check = await enforced_check(
+            self._store,
+            self._store,
+            self._bucket,
+            key,
+            wanted,
+            self._examiner.retrier,
+            left=self._left.append,
+        )
         facts = {"asked_for": wanted, "used": check}
         if check == "none":
             return warned(

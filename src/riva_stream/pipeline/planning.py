@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from riva_stream.documents.pair import reference_to
 from riva_stream.layout import (
     ARTIFACT_JSON,
@@ -19,7 +21,8 @@ from riva_stream.report import Plan, PlannedObject
 from riva_stream.run import Run
 from riva_stream.s3 import Writer
 from riva_stream.s3.probe import try_aborting
-from riva_stream.source import PinnedSource
+from riva_stream.s3.scratch import scratch_upload
+from riva_stream.source import PinnedRanges, PinnedSource
 
 __all__ = ["plan_of", "try_rights"]
 
@@ -106,31 +109,27 @@ async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
     """
     request = run.request
 
+    ranges = PinnedRanges(run.origin, source, run.observer)
+
     async def one_byte() -> None:
-        async with run.origin.get_range(
-            source.bucket, source.key, first=0, last=0, etag=source.etag, version_id=None
-        ) as reply:
+        async with ranges.open(0, 0, None) as reply:
             async for _ in reply.pieces:
                 pass
 
     key = request.prefix + SCRATCH[1]
-
-    async def scratch() -> None:
-        upload_id = await run.tagging.along(
-            lambda tags: writer.create_upload(
-                request.bucket,
-                key,
-                content_type="application/octet-stream",
-                metadata={},
-                crc64nvme=False,
-                tags=tags,
-            )
-        )
-        await writer.abort_upload(request.bucket, key, upload_id)
 
     if request.mode != "full":
         return
     if source.size:
         await run.retrier("GetObject", one_byte)
     await try_aborting(writer, request.bucket, key, run.retrier)
-    await run.retrier("CreateMultipartUpload", scratch)
+    async with scratch_upload(
+        run.destination,
+        writer,
+        request.bucket,
+        key,
+        run.retrier,
+        tagged=run.tagging.along,
+        left=partial(run.warn, "scratch-upload"),
+    ) as upload:
+        await upload.abort()

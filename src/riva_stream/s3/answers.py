@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ __all__ = [
     "checksum_of",
     "code_of",
     "condition_of",
+    "date_of",
     "folders_of",
     "info_of",
     "now_of",
@@ -40,9 +41,14 @@ def condition_of(*, if_absent: bool = False, if_match: str | None = None) -> dic
 
 def now_of(answer: Mapping[str, Any]) -> datetime | None:
     """The store's own clock at its answer."""
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return date_of(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
+
+
+def date_of(headers: Mapping[str, str]) -> datetime | None:
+    """The header ``Date`` of an answer, with its zone; None when there is none, or no date in it."""
     with suppress(TypeError, ValueError):
-        return parsedate_to_datetime(headers.get("date"))
+        told = parsedate_to_datetime(headers["date"]) if "date" in headers else None
+        return told if told is None or told.tzinfo else told.replace(tzinfo=UTC)
     return None
 
 
@@ -52,8 +58,8 @@ def code_of(error: Any) -> str:
 
 
 def unquoted(etag: str | None) -> str:
-    """An ETag without its quotes; "" for none."""
-    return (etag or "").strip('"')
+    """An ETag without its quotes, and without the mark of a weak one (``W/"..."``); "" for none."""
+    return (etag or "").removeprefix("W/").strip('"')
 
 
 def version_of(answer: Mapping[str, Any]) -> str | None:

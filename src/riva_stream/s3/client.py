@@ -23,6 +23,7 @@ from riva_stream.s3.port import (
     Window,
 )
 from riva_stream.s3.rules import RuleRequests, tagging_of
+from riva_stream.s3.windows import body_within, within
 
 __all__ = ["S3Store"]
 
@@ -61,8 +62,7 @@ class S3Store(ListRequests, RuleRequests):
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
         """HEAD, with the store's checksums where it keeps any."""
-        del window
-        with translated("HeadObject", bucket, key):
+        with translated("HeadObject", bucket, key), within(window):
             try:
                 answer = await self._client.head_object(
                     Bucket=bucket, Key=key, ChecksumMode="ENABLED", **self._options.for_all()
@@ -70,6 +70,7 @@ class S3Store(ListRequests, RuleRequests):
             except self._client.exceptions.ClientError as error:
                 if code_of(error) in _MISSING:
                     return None
+                await self._ask_why(bucket, key, error)
                 raise
         if not answer.get("ETag") or "ContentLength" not in answer:
             if self._spoke_s3:
@@ -80,6 +81,23 @@ class S3Store(ListRequests, RuleRequests):
             raise _not_s3("HeadObject", bucket, key)
         self._spoke_s3 = True
         return info_of(key, answer, size=answer["ContentLength"])
+
+    async def _ask_why(self, bucket: str, key: str, error: Any) -> None:
+        """The refusal of a HEAD has no body: have a GET of the same object tell what a bare 400 is about.
+
+        It is what an expired token comes to, among others; a GET needs the same right.
+
+        Raises:
+            ClientError: the GET's refusal.
+        """
+        if code_of(error) != "400" or "x-amz-bucket-region" in error.response["ResponseMetadata"].get(
+            "HTTPHeaders", {}
+        ):
+            return
+        answer = await self._client.get_object(
+            Bucket=bucket, Key=key, Range="bytes=0-0", **self._options.for_all()
+        )
+        answer["Body"].close()
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object."""
@@ -106,7 +124,7 @@ class S3Store(ListRequests, RuleRequests):
     async def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
     ) -> AsyncIterator[RangeReply]:
-        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag."""
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever it has."""
         versioned = {"VersionId": version_id} if version_id else {}
         details = {"byte_range": (first, last)}
         with translated("GetObject", bucket, key, **details):
@@ -114,7 +132,7 @@ class S3Store(ListRequests, RuleRequests):
                 Bucket=bucket,
                 Key=key,
                 Range=f"bytes={first}-{last}",
-                IfMatch=f'"{etag}"',
+                **condition_of(if_match=etag),
                 **versioned,
                 **self._options.for_all(),
             )
@@ -150,8 +168,8 @@ class S3Store(ListRequests, RuleRequests):
         window: Window | None = None,
     ) -> Stored:
         """PUT of a small object."""
-        del window
-        with translated("PutObject", bucket, key), SentBody(body) as sent:
+        body = await body_within(body, window)
+        with translated("PutObject", bucket, key), within(window), SentBody(body) as sent:
             answer = await self._client.put_object(
                 Bucket=bucket,
                 Key=key,
@@ -175,9 +193,8 @@ class S3Store(ListRequests, RuleRequests):
         window: Window | None = None,
     ) -> str | None:
         """DELETE."""
-        del window
         versioned = {"VersionId": version_id} if version_id else {}
-        with translated("DeleteObject", bucket, key):
+        with translated("DeleteObject", bucket, key), within(window):
             answer = await self._client.delete_object(
                 Bucket=bucket,
                 Key=key,
@@ -245,7 +262,6 @@ class S3Store(ListRequests, RuleRequests):
         window: Window | None = None,
     ) -> Stored:
         """Make the object visible."""
-        del window
         listed = [
             {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
             | ({"ChecksumCRC64NVME": part.crc64nvme} if part.crc64nvme else {})
@@ -253,7 +269,7 @@ class S3Store(ListRequests, RuleRequests):
         ]
         whole = {"ChecksumCRC64NVME": crc64nvme, "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
         # The store compares the size with the sum of its parts (AWS; others ignore it).
-        with translated("CompleteMultipartUpload", bucket, key):
+        with translated("CompleteMultipartUpload", bucket, key), within(window):
             answer = await self._client.complete_multipart_upload(
                 Bucket=bucket,
                 Key=key,

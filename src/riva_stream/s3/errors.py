@@ -63,6 +63,8 @@ _TRANSIENT = {
     "502",
     "504",
 }
+_OF_AN_UPLOAD = {"ListParts", "AbortMultipartUpload", "UploadPart"}
+"""Where a store can only mean the upload when it says that there is no such key (Ceph, Swift)."""
 _CONDITIONAL = {"PutObject", "CompleteMultipartUpload", "DeleteObject"}
 """What can go with If-Match."""
 CREDENTIALS = {
@@ -218,7 +220,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         return ConfigurationError(
             f"there is no bucket {place.bucket}", where=place, hint="check the bucket's name and the endpoint"
         )
-    if code == "NoSuchUpload":
+    if code == "NoSuchUpload" or (code in {"NoSuchKey", "404"} and place.operation in _OF_AN_UPLOAD):
         return HeldError(
             "the multipart upload is gone: another run, or a lifecycle rule, has aborted or completed it",
             where=place,
@@ -249,7 +251,8 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
             where=place,
             hint=f"restore it first: aws s3api restore-object --bucket {place.bucket} --key {place.key} …",
         )
-    if code in {"PreconditionFailed", "InvalidRange", "412", "416"}:
+    # Swift calls a condition that does not hold InvalidRequest: there the status is the word.
+    if code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412:  # noqa: PLR2004
         if place.operation == "GetObject":
             return SourceChangedError(
                 "the source was replaced while it was read",

@@ -1,17 +1,25 @@
-"""Listings of objects, of parts and of open uploads: the adapter's requests whose answers come in pages."""
+"""Listings of objects, of parts and of open uploads: the adapter's requests whose answers come in pages.
+
+No page is trusted to lead on: one that says that there are more, but gives nothing to ask for them with or has brought
+nothing new, ends in an error. Going on would take forever, and stopping would pass a part for the whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from riva_stream.errors import HeldError
+from riva_stream.errors import ConfigurationError, HeldError, Where
 from riva_stream.s3.answers import folders_of, info_of, unquoted
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import CompletedPart, Folders, Listing, OpenUpload
 
-__all__ = ["ListRequests"]
+__all__ = ["STUCK", "ListRequests"]
+
+STUCK = "ListingDoesNotAdvance"
+"""Our own code, of a listing whose pages lead nowhere."""
 
 
 class ListRequests:
@@ -21,13 +29,20 @@ class ListRequests:
     _options: WriteOptions
 
     async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
-        """One page of objects below ``prefix``."""
+        """One page of objects below ``prefix``: when it is truncated it holds some, and ``after`` is not among them.
+
+        Raises:
+            ConfigurationError: the store ignores ``after``, or a page is truncated before its first object.
+        """
         with translated("ListObjectsV2", bucket, prefix):
             answer = await self._client.list_objects_v2(
                 Bucket=bucket, Prefix=prefix, MaxKeys=limit, StartAfter=after, **self._options.for_all()
             )
         objects = [info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])]
-        return Listing(objects, bool(answer.get("IsTruncated")))
+        truncated = bool(answer.get("IsTruncated"))
+        if (truncated and not objects) or (after and any(entry.key == after for entry in objects)):
+            raise _stuck("ListObjectsV2", bucket, prefix)
+        return Listing(objects, truncated)
 
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
         """One page of what lies directly below ``prefix``."""
@@ -41,11 +56,14 @@ class ListRequests:
                 **going_on,
                 **self._options.for_all(),
             )
-        return folders_of(answer)
+        page = folders_of(answer)
+        if answer.get("IsTruncated") and page.token in {"", token}:
+            raise _stuck("ListObjectsV2", bucket, prefix)
+        return page
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
-        """All parts of an upload."""
-        parts: list[CompletedPart] = []
+        """All parts of an upload, each number once."""
+        parts: dict[int, tuple[datetime, CompletedPart]] = {}
         marker = 0
         try:
             while True:
@@ -57,37 +75,72 @@ class ListRequests:
                         PartNumberMarker=marker,
                         **self._options.for_all(),
                     )
-                parts += [
-                    CompletedPart(
-                        part["PartNumber"],
-                        unquoted(part["ETag"]),
-                        part["Size"],
-                        part.get("ChecksumCRC64NVME"),
-                    )
-                    for part in answer.get("Parts", [])
-                ]
+                page = answer.get("Parts", [])
+                for part in page:
+                    _keep_newest(parts, part)
                 if not answer.get("IsTruncated"):
-                    return parts
-                marker = answer["NextPartNumberMarker"]
+                    return [part for _, (_, part) in sorted(parts.items())]
+                last = max((part["PartNumber"] for part in page), default=0)
+                following = int(answer.get("NextPartNumberMarker") or last)
+                if following <= marker:
+                    raise _stuck("ListParts", bucket, key)
+                marker = following
         except HeldError:
             return None
 
     async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
         """All open uploads below ``prefix``."""
-        uploads: list[OpenUpload] = []
+        uploads: dict[tuple[str, str], OpenUpload] = {}
         markers: dict[str, str] = {}
         while True:
-            with translated("ListMultipartUploads", bucket, prefix):
-                answer = await self._client.list_multipart_uploads(
-                    Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
-                )
-            uploads += [
+            try:
+                with translated("ListMultipartUploads", bucket, prefix):
+                    answer = await self._client.list_multipart_uploads(
+                        Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
+                    )
+            except HeldError:  # rclone: NoSuchUpload, which of a listing can only mean that there are none
+                return list(uploads.values())
+            page = [
                 OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
                 for entry in answer.get("Uploads", [])
             ]
+            before = len(uploads)
+            uploads |= {(upload.key, upload.upload_id): upload for upload in page}
             if not answer.get("IsTruncated"):
-                return uploads
-            markers = {
-                "KeyMarker": answer["NextKeyMarker"],
-                "UploadIdMarker": answer["NextUploadIdMarker"],
-            }
+                return list(uploads.values())
+            if len(uploads) == before:
+                raise _stuck("ListMultipartUploads", bucket, prefix)
+            markers = _after(answer, page[-1])
+
+
+def _keep_newest(parts: dict[int, tuple[datetime, CompletedPart]], told: Mapping[str, Any]) -> None:
+    """One part of a number: that which was sent last.
+
+    SeaweedFS lists all that were ever sent for a number, in no order, and completes with the one whose ETag is named:
+    of two of the same second either will do.
+    """
+    number, sent = told["PartNumber"], told.get("LastModified") or datetime.min.replace(tzinfo=UTC)
+    if number not in parts or parts[number][0] <= sent:
+        etag, checksum = unquoted(told["ETag"]), told.get("ChecksumCRC64NVME")
+        parts[number] = sent, CompletedPart(number, etag, told["Size"], checksum)
+
+
+def _after(answer: Mapping[str, Any], last: OpenUpload) -> dict[str, str]:
+    """What to ask the next page of uploads with.
+
+    SeaweedFS tells the one marker that it goes by, the UploadId; with a key beside it uploads of other keys are left
+    out. A store that tells neither is asked for what comes after the last that it gave.
+    """
+    key, upload_id = answer.get("NextKeyMarker"), answer.get("NextUploadIdMarker")
+    if not key and not upload_id:
+        key, upload_id = last.key, last.upload_id
+    told = {"KeyMarker": key, "UploadIdMarker": upload_id}
+    return {name: value for name, value in told.items() if value}
+
+
+def _stuck(operation: str, bucket: str, prefix: str) -> ConfigurationError:
+    return ConfigurationError(
+        "the store's listing does not come to an end: it says that there is more, and gives the same page again or none",
+        where=Where(operation, bucket, prefix, code=STUCK),
+        hint="check that the endpoint is the store itself; such a store cannot be listed in pages",
+    )

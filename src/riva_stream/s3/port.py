@@ -191,7 +191,7 @@ class Reader(Protocol):
     def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
     ) -> AbstractAsyncContextManager[RangeReply]:
-        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag."""
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever it has."""
 
     async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
         """One page of at most ``limit`` (1,000 is S3's own limit) objects below ``prefix``, by key."""

@@ -1,39 +1,45 @@
 """Find out what a store verifies, by sending it something wrong.
 
 An echoed header proves nothing: some stores take every checksum header, keep it or drop it, and check none. So a
-part with a wrong checksum goes to a scratch upload that is then aborted; what the store refuses, it checks.
+part with a wrong checksum goes to a scratch upload that is then aborted; what the store refuses, it checks. Stores find
+different words for that (``BadDigest``, ``InvalidArgument``, for a wrong payload hash even ``SignatureDoesNotMatch`` or
+``AccessDenied``): where the words are others, the same part with the right checksum has to be taken, and the wrong one
+refused once more. Where the right one is refused as well, the store has no use for this checksum, and the next is tried.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-import anyio
-
-from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
+from riva_stream.digest import crc64nvme_of
+from riva_stream.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    HeldError,
+    RivaStreamError,
+    ThrottledError,
+)
+from riva_stream.retry import EXPIRED
 from riva_stream.s3.port import PartBody, Reader, Writer
+from riva_stream.s3.scratch import Attempt, ScratchUpload, scratch_upload
 
 __all__ = ["enforced_check"]
 
 EnforcedCheck = Literal["crc64nvme", "sha256", "md5", "etag", "none"]
 
 
-class Attempt(Protocol):
-    """A retrier: tries one request again when the transport fails."""
-
-    async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[Any]]) -> Any:
-        """Await ``attempt_once()``, again if need be."""
-
-
 MISSING_UPLOAD = "none"
 """An UploadId that no store has given."""
 _BYTES = b"riva_stream probes whether this store verifies what it is sent\n"
-_CLEANUP_SECONDS = 10.0
+_VERDICT = ("Digest", "Checksum", "SHA256Mismatch")
+"""What a code holds that speaks of the checksum."""
+_NOT_ABOUT_IT = {"RequestTimeout", "RequestTimeTooSkewed", "OperationAborted", "IncompleteBody", "408"}
+_CLIENT_ERRORS = range(400, 500)
 
 # In the order of preference: CRC64NVME costs a tenth of SHA-256, which costs half of MD5 on CPUs that have SHA
 # instructions (docs/performance.md).
@@ -44,18 +50,45 @@ _WRONG: dict[EnforcedCheck, PartBody] = {
 }
 
 
+_RIGHT: dict[EnforcedCheck, PartBody] = {
+    "crc64nvme": PartBody(
+        (_BYTES,),
+        len(_BYTES),
+        crc64nvme=base64.b64encode(crc64nvme_of([_BYTES]).to_bytes(8, "big")).decode(),
+    ),
+    "sha256": PartBody((_BYTES,), len(_BYTES), sha256=hashlib.sha256(_BYTES).hexdigest()),
+    "md5": PartBody(
+        (_BYTES,),
+        len(_BYTES),
+        md5=base64.b64encode(hashlib.md5(_BYTES, usedforsecurity=False).digest()).decode(),
+    ),
+}
+
+
+def _say_nothing(_: str) -> None:
+    """Take what is left, where nobody wants to know."""
+
+
 async def enforced_check(
-    reader: Reader, store: Writer, bucket: str, key: str, wanted: str, attempt: Attempt
+    reader: Reader,
+    store: Writer,
+    bucket: str,
+    key: str,
+    wanted: str,
+    attempt: Attempt,
+    *,
+    left: Callable[[str], None] = _say_nothing,
 ) -> EnforcedCheck:
     """The checksum that parts shall go with.
 
     Args:
         reader: the store that the parts will go to.
-        store: the same, for the scratch upload.
+        store: the same, for the scratch uploads.
         bucket: its bucket.
-        key: key of the scratch upload; nothing ever becomes visible there.
+        key: of the scratch uploads; nothing ever becomes visible there.
         wanted: ``auto``, or the one that the user asked for.
         attempt: tries one request again when the transport fails.
+        left: is told of scratch uploads that could not be aborted.
 
     Raises:
         ConfigurationError: the store does not verify the one that was asked for.
@@ -66,19 +99,24 @@ async def enforced_check(
     if wanted == "auto" and reader.is_aws:
         return "crc64nvme"  # documented by AWS, and enforced there
     await try_aborting(store, bucket, key, attempt)
-    tried = {name: body for name, body in _WRONG.items() if wanted in {"auto", name}}
+    probe = _Probe(reader, store, bucket, key, attempt, left)
+    tried = [name for name in _WRONG if wanted in {"auto", name}]
     if "crc64nvme" in tried:
         # Declared when the upload is created; some stores then take no other checksum, and some refuse to declare.
-        with suppress(ConfigurationError):
-            if await _tried(store, bucket, key, {"crc64nvme": tried["crc64nvme"]}, attempt, declare=True):
-                return "crc64nvme"
-        del tried["crc64nvme"]
-    if tried and (found := await _tried(store, bucket, key, tried, attempt, declare=False)):
+        try:
+            found = await probe.first_enforced(["crc64nvme"], declare=True)
+        except (AccessDeniedError, ConfigurationError):
+            found = None  # if that is for another reason, what follows is refused too
+        if found:
+            return found
+        tried.remove("crc64nvme")
+    if tried and (found := await probe.first_enforced(tried, declare=False)):
         return found
+    told = await probe.tells_md5()  # raises what a part without any checksum is refused for
     if wanted == "auto":
-        return await _tells_md5(store, bucket, key, attempt)
+        return told
     raise ConfigurationError(
-        f"the store does not verify {wanted}: it took a part with a wrong one",
+        f"the store does not verify {wanted}: it took a part with a wrong one, or takes none with it",
         hint="use --upload-check auto, which takes what the store does verify",
     )
 
@@ -99,57 +137,69 @@ async def try_aborting(store: Writer, bucket: str, key: str, attempt: Attempt) -
         return  # stores find different words for what is not there
 
 
-async def _tried(
-    store: Writer,
-    bucket: str,
-    key: str,
-    tried: Mapping[EnforcedCheck, PartBody],
-    attempt: Attempt,
-    *,
-    declare: bool,
-) -> EnforcedCheck | None:
-    """The first of ``tried`` that the store refuses."""
-    async with _scratch(store, bucket, key, attempt, declare=declare) as upload_id:
-        for name, body in tried.items():
-            if await attempt("UploadPart", partial(_refuses, store, bucket, key, upload_id, body)):
-                return name
-    return None
+@dataclass(eq=False)
+class _Probe:
+    reader: Reader
+    writer: Writer
+    bucket: str
+    key: str
+    attempt: Attempt
+    left: Callable[[str], None]
 
+    async def first_enforced(self, names: list[EnforcedCheck], *, declare: bool) -> EnforcedCheck | None:
+        """The first of these that the store verifies."""
+        async with scratch_upload(
+            self.reader, self.writer, self.bucket, self.key, self.attempt, declare=declare, left=self.left
+        ) as upload:
+            for name in names:
+                if await self._is_enforced(upload, name):
+                    return name
+        return None
 
-async def _tells_md5(store: Writer, bucket: str, key: str, attempt: Attempt) -> EnforcedCheck:
-    """``etag`` when the store answers with the MD5 of what it got, so that we can compare; else ``none``."""
-    body = PartBody((_BYTES,), len(_BYTES))
-    async with _scratch(store, bucket, key, attempt, declare=False) as upload_id:
-        etag = await attempt("UploadPart", partial(store.upload_part, bucket, key, upload_id, 1, body))
-    return "etag" if etag == hashlib.md5(_BYTES, usedforsecurity=False).hexdigest() else "none"
+    async def tells_md5(self) -> EnforcedCheck:
+        """``etag`` when the store answers with the MD5 of what it got, so that we can compare; else ``none``."""
+        body = PartBody((_BYTES,), len(_BYTES))
+        async with scratch_upload(
+            self.reader, self.writer, self.bucket, self.key, self.attempt, left=self.left
+        ) as upload:
+            etag = await self.attempt("UploadPart", partial(self._send, upload, body))
+        return "etag" if etag == hashlib.md5(_BYTES, usedforsecurity=False).hexdigest() else "none"
 
-
-@asynccontextmanager
-async def _scratch(
-    store: Writer, bucket: str, key: str, attempt: Attempt, *, declare: bool
-) -> AsyncIterator[str]:
-    create = partial(
-        store.create_upload,
-        bucket,
-        key,
-        content_type="application/octet-stream",
-        metadata={},
-        crc64nvme=declare,
-    )
-    upload_id = await attempt("CreateMultipartUpload", create)
-    try:
-        yield upload_id
-    finally:
-        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
-            await attempt("AbortMultipartUpload", partial(store.abort_upload, bucket, key, upload_id))
-
-
-async def _refuses(store: Writer, bucket: str, key: str, upload_id: str, body: PartBody) -> bool:
-    try:
-        await store.upload_part(bucket, key, upload_id, 1, body)
-    except RivaStreamError as error:
-        # Only a word about the checksum is a verdict about the checksum.
-        if any(word in error.where.code for word in ("Digest", "Checksum", "SHA256Mismatch")):
+    async def _is_enforced(self, upload: ScratchUpload, name: EnforcedCheck) -> bool:
+        code = await self._refusal(upload, _WRONG[name])
+        if code is None:
+            return False
+        if any(word in code for word in _VERDICT):
             return True
-        raise
-    return False
+        return (
+            await self._refusal(upload, _RIGHT[name]) is None
+            and await self._refusal(upload, _WRONG[name]) is not None
+        )
+
+    async def _refusal(self, upload: ScratchUpload, body: PartBody) -> str | None:
+        """The code that a part is refused with; None: it is taken."""
+
+        async def ask() -> str | None:
+            try:
+                await self._send(upload, body)
+            except RivaStreamError as error:
+                if not _is_refusal(error):
+                    raise
+                return error.where.code or str(error.where.status)
+            return None
+
+        code: str | None = await self.attempt("UploadPart", ask)
+        return code
+
+    async def _send(self, upload: ScratchUpload, body: PartBody) -> str:
+        return await self.writer.upload_part(self.bucket, upload.key, upload.upload_id, 1, body)
+
+
+def _is_refusal(error: RivaStreamError) -> bool:
+    """Whether the store looked at the part and did not want it; else the request failed, or its upload is gone."""
+    where = error.where
+    return (
+        where.status in _CLIENT_ERRORS
+        and not isinstance(error, HeldError | ThrottledError)
+        and where.code not in _NOT_ABOUT_IT | EXPIRED
+    )

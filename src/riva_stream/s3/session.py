@@ -12,9 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
+import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
+from botocore.exceptions import BotoCoreError
 
 from riva_stream import clock
 from riva_stream.errors import ConfigurationError
@@ -24,6 +26,7 @@ from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import carry_rules_as_they_are
+from riva_stream.s3.windows import WINDOWED, choose_window, nameless
 
 __all__ = ["StoreSettings", "client_arguments", "is_aws_url", "make_session", "open_store", "warm"]
 
@@ -71,6 +74,8 @@ async def open_store(
             await clock.in_thread(warm, made, settings)
             with translated("CreateClient", ""):
                 client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
+            for operation in WINDOWED:  # before the next one: the first that chooses has chosen
+                client.meta.events.register(f"choose-signer.s3.{operation}", choose_window)
             for operation in _SIGNED_HERE:
                 client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
                 client.meta.events.register(f"before-call.s3.{operation}", _no_expect)
@@ -95,6 +100,17 @@ class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
         session = await super()._get_session(proxy_url)
         session._retry_connection = False  # noqa: SLF001 - aiohttp has no public name for it
         return session
+
+    async def send(self, request: Any) -> Any:
+        """Send it; an error never quotes a signed URL."""
+        try:
+            return await super().send(request)
+        except (BotoCoreError, aiohttp.ClientError) as error:
+            told = nameless(error)
+            if told is None:
+                raise
+        # Outside of the handler, so that the one that quotes it is no context of this one.
+        raise told
 
 
 def make_session(settings: StoreSettings) -> tuple[Any, str]:

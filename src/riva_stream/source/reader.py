@@ -17,8 +17,9 @@ from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientE
 from riva_stream.events import Warned
 from riva_stream.lanes import Lane
 from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import RangeReply, Reader
+from riva_stream.s3 import Reader
 from riva_stream.source.pin import PinnedSource
+from riva_stream.source.ranges import PinnedRanges
 
 __all__ = ["SourceReader"]
 
@@ -43,6 +44,10 @@ class SourceReader:
     _ready: dict[int, Chunk] = field(default_factory=dict, init=False)
     _arrived: anyio.Event = field(default_factory=anyio.Event, init=False)
     _by_version: bool = field(default=True, init=False)
+    _ranges: PinnedRanges = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._ranges = PinnedRanges(self.store, self.source, self.retrier.observer)
 
     async def fetch(self) -> None:
         """Fetch ranges until none is left."""
@@ -83,15 +88,7 @@ class SourceReader:
                 return  # it broke after its last byte: nothing is left to fetch
             first, last = start + have, start + size - 1
             version = self.source.version_id if self._by_version else None
-            async with self.store.get_range(
-                self.source.bucket,
-                self.source.key,
-                first=first,
-                last=last,
-                etag=self.source.etag,
-                version_id=version,
-            ) as reply:
-                self._believe(reply, first, last)
+            async with self._ranges.open(first, last, version) as reply:
                 with at_least_some_speed(last - first + 1):
                     async for piece in reply.pieces:
                         if have + len(piece) > size:
@@ -126,33 +123,6 @@ class SourceReader:
 
         await self.retrier("GetObject", read_on_without_version)
         return pieces
-
-    def _believe(self, reply: RangeReply, first: int, last: int) -> None:
-        """Distrust an answer that is not exactly the one that was asked for.
-
-        RFC 9110, section 15.3.7: a 206 to a single range tells it in Content-Range; a server may ignore Range and
-        send the whole object with a 200.
-        """
-        expected = f"bytes {first}-{last}/{self.source.size}"
-        where = self._where(first, last)
-        if reply.etag != self.source.etag:
-            raise SourceChangedError(
-                f"the source was replaced while it was read: its ETag is {reply.etag or 'missing'}, "
-                f"it was {self.source.etag}",
-                hint="run again to stage what is there now",
-            ).located(**where)
-        if reply.status != 206:  # noqa: PLR2004 - Partial Content
-            raise TransientError(
-                f"the store answered HTTP {reply.status} to a range, in place of 206"
-            ).located(**where)
-        if reply.content_range != expected:
-            raise TransientError(
-                f"the store answered with Content-Range {reply.content_range or 'missing'!r}, in place of {expected!r}"
-            ).located(**where)
-        if reply.content_length is not None and reply.content_length != last - first + 1:
-            raise TransientError(
-                f"the store promised {reply.content_length} bytes, in place of {last - first + 1}"
-            ).located(**where)
 
     def _where(self, first: int, last: int) -> dict[str, object]:
         return {

@@ -1,0 +1,178 @@
+"""A multipart upload that is only there to find something out, and never stays.
+
+Whatever happens, a cancelled task included: the answer to its Create is waited for, an outcome that nobody told is
+looked for in the store, and what is open is aborted, each within a time limit of its own. What could not be aborted
+is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+
+from riva_stream.errors import RivaStreamError, TransientError
+from riva_stream.s3.port import NO_TAGS, Reader, Writer
+
+__all__ = ["Attempt", "ScratchUpload", "scratch_upload"]
+
+CREATE_SECONDS = 30.0
+CLEANUP_SECONDS = 10.0
+
+Make = Callable[[Mapping[str, str]], Awaitable[str]]
+
+
+class Attempt(Protocol):
+    """A retrier: tries one request again when the transport fails."""
+
+    async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[Any]]) -> Any:
+        """Await ``attempt_once()``, again if need be."""
+
+
+async def _untagged(make: Make) -> str:
+    return await make(NO_TAGS)
+
+
+def _say_nothing(_: str) -> None:
+    """Take what is left, where nobody wants to know."""
+
+
+@dataclass(eq=False)
+class ScratchUpload:
+    """One key, and the uploads that are open there for us."""
+
+    reader: Reader
+    writer: Writer
+    bucket: str
+    key: str
+    attempt: Attempt
+    limit: float
+    """Seconds that one Create may take."""
+    declare: bool
+    tagged: Callable[[Make], Awaitable[str]]
+    _open: list[str] = field(default_factory=list, init=False)
+    _unsure: int = field(default=0, init=False)
+    """Creates of which nobody told what became."""
+
+    @property
+    def upload_id(self) -> str:
+        """Of the upload that was made."""
+        return self._open[-1]
+
+    async def create(self) -> None:
+        """Make it.
+
+        Raises:
+            RivaStreamError: it cannot be made.
+        """
+        await self.attempt("CreateMultipartUpload", partial(self.tagged, self._create_once))
+
+    async def abort(self) -> None:
+        """Abort it, as a step that may fail.
+
+        Raises:
+            RivaStreamError: it cannot be aborted.
+        """
+        upload_id = self.upload_id
+        await self._abort(upload_id)
+        self._open.remove(upload_id)
+
+    async def close(self) -> list[str]:
+        """Abort whatever is open; gives what could not be aborted. Not to be cancelled."""
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            for upload_id in list(self._open):
+                try:
+                    await self._abort(upload_id)
+                except RivaStreamError:
+                    continue
+                self._open.remove(upload_id)
+            if self._unsure:
+                try:
+                    await self._sweep()
+                except RivaStreamError:
+                    pass
+                else:
+                    self._unsure = 0
+        place = f"s3://{self.bucket}/{self.key}"
+        left = [f"an open upload of {place}"] * len(self._open)
+        return [*left, f"perhaps an open upload of {place}"] if self._unsure else left
+
+    async def _create_once(self, tags: Mapping[str, str]) -> str:
+        # Cancelled in the middle it might be made after the clean-up: its answer is waited for.
+        self._unsure += 1
+        try:
+            with anyio.fail_after(self.limit, shield=True):
+                upload_id = await self.writer.create_upload(
+                    self.bucket,
+                    self.key,
+                    content_type="application/octet-stream",
+                    metadata={},
+                    crc64nvme=self.declare,
+                    tags=tags,
+                )
+        except TimeoutError as error:
+            raise TransientError(f"no answer within {self.limit:g} s") from error
+        except RivaStreamError as error:
+            if not isinstance(error, TransientError):
+                self._unsure -= 1  # it was refused
+            raise
+        self._unsure -= 1
+        self._open.append(upload_id)
+        return upload_id
+
+    async def _abort(self, upload_id: str) -> None:
+        abort = partial(self.writer.abort_upload, self.bucket, self.key, upload_id)
+        await self.attempt("AbortMultipartUpload", abort)
+
+    async def _sweep(self) -> None:
+        """By the exact key: that listing every store has.
+
+        Another run's scratch upload of the same key looks the same; one that is struck by this is told to run again.
+        """
+        find = partial(self.reader.list_uploads, self.bucket, self.key)
+        for upload in await self.attempt("ListMultipartUploads", find):
+            if upload.key == self.key:
+                await self._abort(upload.upload_id)
+
+
+@asynccontextmanager
+async def scratch_upload(
+    reader: Reader,
+    writer: Writer,
+    bucket: str,
+    key: str,
+    attempt: Attempt,
+    *,
+    declare: bool = False,
+    limit: float = CREATE_SECONDS,
+    tagged: Callable[[Make], Awaitable[str]] = _untagged,
+    left: Callable[[str], None] = _say_nothing,
+) -> AsyncIterator[ScratchUpload]:
+    """An open upload, for as long as the block lasts.
+
+    Args:
+        reader: the store.
+        writer: the same.
+        bucket: its bucket.
+        key: its key: one that is known, so that what a killed process left can be found on stores that list the
+            uploads of an exact key only. Nothing ever becomes visible there.
+        attempt: tries one request again when the transport fails.
+        declare: declare CRC64NVME when it is created.
+        limit: seconds that one Create may take.
+        tagged: is given what creates it, and calls that with the tags it shall have.
+        left: is told what could not be aborted.
+
+    Raises:
+        RivaStreamError: it cannot be made.
+    """
+    scratch = ScratchUpload(reader, writer, bucket, key, attempt, limit, declare, tagged)
+    try:
+        await scratch.create()
+        yield scratch
+    finally:
+        for what in await scratch.close():
+            left(what)

@@ -1,0 +1,173 @@
+"""Requests that the store carries out within a window of time, or not at all.
+
+Such a request is signed in its query (AWS, "Authenticating Requests: Using Query Parameters"): the signature itself
+says from when on and for how long it is good, so a store that checks signatures refuses what arrives later, whether it
+knows conditions or not. Conditions, checksums and metadata stay headers and are signed as such.
+
+Only SigV4 has windows. What goes unsigned or by SigV4a (multi-region access points) is sent without one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import botocore.auth
+from botocore.exceptions import ClientError, HTTPClientError
+
+from riva_stream import clock
+from riva_stream.errors import TransientError, Where
+from riva_stream.s3.answers import date_of
+from riva_stream.s3.port import PartBody, Window
+
+__all__ = ["EXPIRED_WINDOW", "WINDOWED", "body_within", "choose_window", "nameless", "within"]
+
+EXPIRED_WINDOW = "RequestExpired"
+"""The code of a request that came too late, whatever the store called it."""
+WINDOWED = ("HeadObject", "PutObject", "DeleteObject", "CompleteMultipartUpload")
+"""Operations that can have a window."""
+
+_SIGNER = "riva-stream-s3v4-query"
+_LONGEST = 7 * 24 * 3600
+"""Seconds that a signature in the query may last (AWS, the same page)."""
+_WINDOW: ContextVar[Window | None] = ContextVar("riva_stream_window", default=None)
+"""Of the request under way in this task."""
+_LATE_WORDS = re.compile(r"\bexpired\b", re.IGNORECASE)
+
+
+@contextmanager
+def within(window: Window | None) -> Iterator[None]:
+    """Have the requests of this block signed for a window; None: as always.
+
+    Raises:
+        TransientError: the window was over when the store got the request, or is before it was sent.
+    """
+    if window is None:
+        yield
+        return
+    if window.seconds < 1:
+        raise _too_late(None)
+    token = _WINDOW.set(window)
+    began = clock.monotonic()
+    try:
+        yield
+    except ClientError as error:
+        if _came_too_late(error, window, clock.monotonic() - began):
+            raise _too_late(error) from error
+        raise
+    finally:
+        _WINDOW.reset(token)
+
+
+def choose_window(signature_version: Any = None, **_: Any) -> str | None:
+    """Sign in the query what has a window; botocore's hook ``choose-signer``."""
+    return _SIGNER if _WINDOW.get() is not None and signature_version in {"v4", "s3v4"} else None
+
+
+async def body_within(body: PartBody, window: Window | None) -> PartBody:
+    """The body of a PUT, with a checksum that it can keep in a window.
+
+    A signature in the query has no room for the payload's hash; Content-MD5 in its place is a header like any other,
+    and each store that was seen to check the one checks the other (docs/reliability.md).
+    """
+    if window is None or body.sha256 is None:
+        return body
+    digest = await clock.in_thread(_md5, body)
+    return replace(body, sha256=None, md5=base64.b64encode(digest).decode())
+
+
+def nameless(error: BaseException) -> HTTPClientError | None:
+    """In place of an error of the HTTP client that quotes a signed URL, one of its kind that does not; else None.
+
+    Whoever has the URL can repeat the request, so it must not be in a traceback or a log. What led to the error would
+    quote it too and is told in its words only.
+    """
+    if "X-Amz-Signature" not in f"{error}{error.__cause__}{error.__context__}":
+        return None
+    if not isinstance(error, HTTPClientError):
+        return HTTPClientError(error=_without_queries(str(error)))
+    told = {name: _without_queries(str(value)) for name, value in error.kwargs.items()}
+    return type(error)(**told)
+
+
+class _WindowAuth(botocore.auth.S3SigV4QueryAuth):  # type: ignore[misc]
+    """botocore's signer of presigned URLs, from the window's own time on and with the body left where it is."""
+
+    def _modify_request_before_signing(self, request: Any) -> None:
+        window = _WINDOW.get()
+        if window is None:
+            raise RuntimeError("a request without a window was to be signed for one")
+        request.context["timestamp"] = window.since.astimezone(UTC).strftime(botocore.auth.SIGV4_TIMESTAMP)
+        self._expires = min(window.seconds, _LONGEST)
+        # A hash of the payload or a time of its own in a header would outrank what is signed in the query.
+        for name in ("X-Amz-Content-SHA256", "X-Amz-Date", "Date", "Authorization", "X-Amz-Security-Token"):
+            del request.headers[name]  # nothing happens when there is none
+        # The base class moves a body into the query, as older services of AWS want it.
+        data, request.data = request.data, b""
+        try:
+            super()._modify_request_before_signing(request)
+        finally:
+            request.data = data
+
+
+# A name of our own in botocore's table of signers, as in ``body``.
+botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = _WindowAuth
+
+
+def _came_too_late(error: ClientError, window: Window, took: float) -> bool:
+    """Whether a refusal is for the time, not for a right that is missing.
+
+    AWS and MinIO say AccessDenied and "Request has expired", AWS with the times beside it; a HEAD has only its 403.
+    What says nothing of the kind counts as late only when it was late by the clock of the store, which looks at the
+    time before it looks at rights: asked again in time, it tells them apart.
+    """
+    answer: Mapping[str, Any] = error.response.get("Error", {})
+    meta: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
+    code = str(answer.get("Code", ""))
+    if code in {EXPIRED_WINDOW, "ExpiredPresignRequest"}:
+        return True
+    if code not in {"AccessDenied", "403", "Forbidden"}:
+        return False
+    if "not authorized" in str(answer.get("Message", "")):
+        return False  # IAM's words: it got as far as looking at rights
+    if ("Expires" in answer and "ServerTime" in answer) or _LATE_WORDS.search(str(answer.get("Message", ""))):
+        return True
+    return _over(window, date_of(meta.get("HTTPHeaders", {})), took)
+
+
+def _over(window: Window, store_time: datetime | None, took: float) -> bool:
+    """By the store's clock, which tells whole seconds; without it, by how long the request took."""
+    if store_time is None:
+        return took >= window.seconds
+    return store_time >= window.since + timedelta(seconds=window.seconds)
+
+
+def _too_late(error: ClientError | None) -> TransientError:
+    meta = {} if error is None else error.response.get("ResponseMetadata", {})
+    return TransientError(
+        "the request came later than it was meant to be carried out",
+        where=Where(
+            code=EXPIRED_WINDOW,
+            status=meta.get("HTTPStatusCode"),
+            request_id=str(meta.get("RequestId", "")),
+        ),
+        hint="run the same command again; if it happens again, check the network: requests take very long",
+    )
+
+
+def _md5(body: PartBody) -> bytes:
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in body.pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
+def _without_queries(text: str) -> str:
+    return re.sub(r"\?\S*", "", text)

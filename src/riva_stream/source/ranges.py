@@ -1,0 +1,151 @@
+"""Ranges of a pinned source, and what of an answer to one is believed.
+
+A store's word alone decides neither way. An answer is believed only when it is exactly the one that was asked for, and
+a refusal of If-Match only when a look at the source shows another object: there are stores that answer every If-Match
+with 412, and weak ETags never match (RFC 9110, section 13.1.1). The reply's own ETag is compared in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from riva_stream.errors import (
+    ConfigurationError,
+    RivaStreamError,
+    SourceChangedError,
+    TransientError,
+    Where,
+)
+from riva_stream.events import Observer, Warned
+from riva_stream.s3 import RangeReply, Reader
+from riva_stream.source.pin import PinnedSource
+
+__all__ = ["RANGES_IGNORED", "PinnedRanges"]
+
+RANGES_IGNORED = "RangesIgnored"
+"""Our own code, of a store that answers a range with the whole object."""
+
+_PARTIAL_CONTENT = 206
+_WHOLE = 200
+_CONDITION_FAILED = 412
+
+
+@dataclass(eq=False)
+class PinnedRanges:
+    """Asks for ranges of one object, each as often as the caller's retrier wants."""
+
+    store: Reader
+    source: PinnedSource
+    observer: Observer
+    _conditional: bool = field(default=True, init=False)
+    _whole_for: set[int] = field(default_factory=set, init=False)
+    """Last bytes of ranges that were answered with the whole object; a range that is read on keeps its last byte."""
+
+    @asynccontextmanager
+    async def open(self, first: int, last: int, version_id: str | None) -> AsyncIterator[RangeReply]:
+        """Bytes ``first`` to ``last`` (inclusive): an answer that was found right before any of them moves.
+
+        Raises:
+            SourceChangedError: the source is another object by now.
+            ConfigurationError: the store has answered this range with the whole object for a second time.
+            TransientError: the answer is not the one that was asked for.
+        """
+        async with AsyncExitStack() as stack:
+            etag = self.source.etag if self._conditional else ""
+            try:
+                reply = await stack.enter_async_context(self._ask(first, last, version_id, etag))
+            except SourceChangedError as error:
+                if not etag or not await self._condition_is_at_fault(error):
+                    raise
+                reply = await stack.enter_async_context(self._ask(first, last, version_id, ""))
+            self._believe(reply, first, last)
+            yield reply
+
+    def _ask(
+        self, first: int, last: int, version_id: str | None, etag: str
+    ) -> AbstractAsyncContextManager[RangeReply]:
+        return self.store.get_range(
+            self.source.bucket,
+            self.source.key,
+            first=first,
+            last=last,
+            etag=etag,
+            version_id=version_id,
+        )
+
+    async def _condition_is_at_fault(self, error: SourceChangedError) -> bool:
+        """Look whether the source is still the one that was pinned; then ask without If-Match from here on.
+
+        Raises:
+            TransientError: one cannot look just now.
+        """
+        if error.where.status != _CONDITION_FAILED:
+            return False
+        if not self._conditional:
+            return True  # another range has found out while this one was under way
+        try:
+            info = await self.store.head(self.source.bucket, self.source.key)
+        except TransientError:
+            raise
+        except RivaStreamError:
+            return False  # it was readable a moment ago: something has changed
+        if info is None or info.etag != self.source.etag or info.version_id != self.source.version_id:
+            return False
+        if self._conditional:  # several may have looked at once
+            self._conditional = False
+            self.observer(
+                Warned(
+                    code="source-condition",
+                    message="the source's store refuses If-Match though the source is unchanged: ranges are asked for "
+                    "without it, and the ETag of each answer is compared here",
+                )
+            )
+        return True
+
+    def _believe(self, reply: RangeReply, first: int, last: int) -> None:
+        """Distrust an answer that is not exactly the one that was asked for.
+
+        RFC 9110, section 15.3.7: a 206 to a single range tells it in Content-Range; a server may ignore Range and
+        send the whole object with a 200.
+        """
+        expected = f"bytes {first}-{last}/{self.source.size}"
+        where = Where("GetObject", self.source.bucket, self.source.key, byte_range=(first, last))
+        if reply.status == _WHOLE:
+            raise self._whole(last, where)
+        self._whole_for.discard(last)
+        if reply.status != _PARTIAL_CONTENT:
+            raise TransientError(
+                f"the store answered HTTP {reply.status} to a range, in place of 206", where=where
+            )
+        if not reply.etag:
+            raise TransientError("the store answered a range without its ETag", where=where)
+        if reply.etag != self.source.etag:
+            raise SourceChangedError(
+                f"the source was replaced while it was read: its ETag is {reply.etag}, it was {self.source.etag}",
+                where=where,
+                hint="run again to stage what is there now",
+            )
+        if reply.content_range != expected:
+            raise TransientError(
+                f"the store answered with Content-Range {reply.content_range or 'missing'!r}, in place of {expected!r}",
+                where=where,
+            )
+        if reply.content_length is not None and reply.content_length != last - first + 1:
+            raise TransientError(
+                f"the store promised {reply.content_length} bytes, in place of {last - first + 1}",
+                where=where,
+            )
+
+    def _whole(self, last: int, where: Where) -> RivaStreamError:
+        """A slip of something on the way the first time; the second time it is what this store does."""
+        if last not in self._whole_for:
+            self._whole_for.add(last)
+            return TransientError("the store answered HTTP 200 to a range, in place of 206", where=where)
+        return ConfigurationError(
+            "the store ignores ranges: it answers with the whole object, whatever part of it is asked for",
+            where=replace(where, status=_WHOLE, code=RANGES_IGNORED),
+            hint="the source can only be read from a store that has ranges: check --source-endpoint-url, and what stands "
+            "in front of the store",
+        )

@@ -373,6 +373,21 @@ async def test_the_command_line_prints_the_document_alone(place: Place) -> None:
     assert (json.loads(done.stdout)["changes"], json.loads(done.stdout)["document"]) == ([], printed)
 
 
+def test_no_document_is_printed_with_a_rule_blacked_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = [
+        {"ID": "old", "Status": "Enabled", "Filter": {"Prefix": "old-archives/"}, "Expiration": {"Days": 9}}
+    ]
+    place.client.put_bucket_lifecycle_configuration(
+        Bucket=place.bucket, LifecycleConfiguration={"Rules": rules}
+    )
+    monkeypatch.setenv("FTP_PASSWORD", "old-archives")
+    done = call(f"s3://{place.bucket}", place=place)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "secret" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [

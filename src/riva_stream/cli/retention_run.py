@@ -12,6 +12,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of, store_of
+from riva_stream.cli.redact import SECRETS
 from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.extent import Extent
@@ -31,6 +32,11 @@ def run_retention(args: Namespace, invocation: Invocation) -> int:
 
     def work(session: Session) -> RetentionReport:
         report = _retention(session)
+        if SECRETS.value(report.document) != report.document:
+            raise ConfigurationError(
+                "a rule contains what is a secret in this environment; blacked out, it would be another rule",
+                hint="unset the variable that holds it, such as a password that is also the name of a folder",
+            )
         if not (args.json or args.quiet):
             session.say(_text(report, invocation, args))
         return report

@@ -94,11 +94,14 @@ def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> s
         for kind in ("added", "changed", "removed")
         if (count := sum(change.change == kind for change in report.changes))
     ]
-    if not args.remove:
-        lines.append(
-            f"Markers, documents and bintarball references go after {report.days} days, archives and models after "
-            f"{report.days_of_bytes}"
+    if report.days_of_bytes == report.days:
+        kept = f"Stagings and bintarball references go after {report.days} days"
+    else:
+        kept = (
+            f"Markers, documents and bintarball references go after {report.days} days, archives and models "
+            f"after {report.days_of_bytes}"
         )
+    lines += [] if args.remove else [kept]
     if counts:
         lines += [
             f"Rules {', '.join(counts)}; those of others are as they were. Nothing was written. To put them:",

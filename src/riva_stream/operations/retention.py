@@ -221,9 +221,7 @@ async def retention(
             document={"Rules": after},
             transition_minimum=there.transition_minimum,
             diff=[
-                line
-                for line in difflib.ndiff(list(map(json.dumps, there.rules)), list(map(json.dumps, after)))
-                if not line.startswith("?")
+                line for line in difflib.ndiff(_lines(there.rules), _lines(after)) if not line.startswith("?")
             ],
             extent=extent,
             warnings=warnings,
@@ -255,6 +253,10 @@ def _merged(there: Sequence[Rule], policy: Policy, *, by_size: bool) -> list[Rul
     new = {rule["ID"]: rule for rule in policy.rules(by_size=by_size)}
     kept = [rule for rule in there if rule.get("ID") in new or not policy.replaces(rule.get("ID", ""))]
     return [new.pop(rule.get("ID", ""), rule) for rule in kept] + list(new.values())
+
+
+def _lines(rules: Sequence[Rule]) -> list[str]:
+    return [json.dumps(rule, sort_keys=True) for rule in rules]
 
 
 def _changes(before: Sequence[Rule], after: Sequence[Rule]) -> list[RuleChange]:

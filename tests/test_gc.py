@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from riva_stream import StoreSettings, stage
+from riva_stream.layout import JOURNAL
 from riva_stream.pipeline.collect import collect
 from riva_stream.report import CollectReport
 from riva_stream.sizes import MIB
-from riva_stream.state import JOURNAL
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Stall

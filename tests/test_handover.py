@@ -18,8 +18,8 @@ import pytest
 
 from riva_stream import handover
 from riva_stream.handover import RECORD, STATUS, VALUES, Ending
+from riva_stream.layout import JOURNAL
 from riva_stream.sizes import MIB
-from riva_stream.state import JOURNAL
 from tests.cli_processes import double, run, start, wait_for
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.servers import MotoServer

@@ -14,8 +14,8 @@ from blockbuster import BlockBuster
 
 from riva_stream import ArchiveError, DigestMismatchError, IntegrityError, SourceChangedError, stage
 from riva_stream.events import Event, RetryScheduled
+from riva_stream.layout import JOURNAL
 from riva_stream.sizes import MIB
-from riva_stream.state import JOURNAL
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials, tar_gz
 from tests.support.archives import riva_bytes
 from tests.support.faultproxy import FaultProxy, Rule

@@ -13,13 +13,12 @@ import pytest
 
 from riva_stream import StoreSettings, stage
 from riva_stream.cli import main
-from riva_stream.config import DEPLOYMENTS
+from riva_stream.layout import DEPLOYMENTS, JOURNAL
 from riva_stream.operations.ls import list_stagings
 from riva_stream.operations.reports import ListReport
 from riva_stream.report import json_schema
 from riva_stream.s3 import S3Store
 from riva_stream.sizes import MIB
-from riva_stream.state import JOURNAL
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy
 from tests.support.iam import Enforce

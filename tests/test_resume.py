@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from riva_stream import HeldError, IntegrityError, StageReport, TransientError, stage
+from riva_stream.layout import JOURNAL
 from riva_stream.sizes import MIB
-from riva_stream.state import JOURNAL
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultlog import Record
 from tests.support.faultproxy import FaultProxy, Hook, Rule

@@ -128,6 +128,11 @@ class Channel(Generic[T]):
         self._closed = False
         self._waiting: deque[anyio.Event] = deque()
 
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait for an item."""
+        return len(self._waiting)
+
     def send(self, item: T) -> None:
         """Queue an item.
 
@@ -137,8 +142,7 @@ class Channel(Generic[T]):
         if self._closed:
             raise ValueError("the channel is closed")
         self._items.append(item)
-        if self._waiting:
-            self._waiting.popleft().set()
+        self._wake()
 
     def close(self) -> None:
         """Nothing more will come: whoever iterates ends after the last item."""
@@ -155,5 +159,17 @@ class Channel(Generic[T]):
                 raise StopAsyncIteration
             arrived = anyio.Event()
             self._waiting.append(arrived)
-            await arrived.wait()
+            try:
+                await arrived.wait()
+            except BaseException:
+                if arrived.is_set():
+                    self._wake()  # cancelled with the wake-up in hand: it belongs to the item, not to this task
+                else:
+                    self._waiting.remove(arrived)
+                raise
         return self._items.popleft()
+
+    def _wake(self) -> None:
+        """Wake one task, if there is an item for it."""
+        if self._items and self._waiting:
+            self._waiting.popleft().set()

@@ -13,16 +13,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from riva_stream.layout import prefix_of
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["DEPLOYMENTS", "LEVELS", "StageRequest", "UploadCheck", "is_bintarball", "is_run_id", "prefix_of"]
-
-DEPLOYMENTS = "bintarball/deployment-metadata/"
-"""Below it a bintarball reference writes its two files."""
-
-LEVELS = 3
-"""Environment, model and version."""
+__all__ = ["StageRequest", "UploadCheck", "is_run_id"]
 
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
@@ -35,17 +30,6 @@ _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _LARGEST_PART = 5 << 30
 _MOST_PARTS = 10_000
-
-
-def prefix_of(mode: str | None, env: str, model_name: str, model_version: str) -> str:
-    """Key prefix of a staging, with its closing slash, for each of the three modes."""
-    folder = DEPLOYMENTS if mode == "bintarball_reference" else ""
-    return f"{folder}{env}/{model_name}/{model_version}/"
-
-
-def is_bintarball(prefix: str) -> bool:
-    """Whether it is where a bintarball reference lies, whose marker is ``deployment_ready.txt``."""
-    return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == LEVELS
 
 
 def _segment(value: str) -> str:

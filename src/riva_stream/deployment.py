@@ -13,11 +13,15 @@ from datetime import datetime
 
 from pydantic import Field
 
-from riva_stream.manifest import (
+from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
+    DEPLOYMENT_JSON,
+    DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
+)
+from riva_stream.manifest import (
     SCHEMA_VERSION,
     Artifact,
     BuildInfo,
@@ -29,12 +33,8 @@ from riva_stream.manifest import (
 )
 
 __all__ = [
-    "DEPLOYMENT_JSON",
-    "DEPLOYMENT_READY",
     "DOCUMENTS",
     "KINDS",
-    "OF_FULL",
-    "PAIR",
     "BintarballReferences",
     "DeploymentDocument",
     "DeploymentReady",
@@ -42,12 +42,6 @@ __all__ = [
     "DocumentKind",
     "ObjectReference",
 ]
-
-DEPLOYMENT_JSON = "deployment.json"
-DEPLOYMENT_READY = "deployment_ready.txt"
-PAIR = (DEPLOYMENT_JSON, DEPLOYMENT_READY)
-OF_FULL = (CHECKSUMS, MANIFEST_JSON)
-"""What only a full staging has."""
 
 
 class ObjectReference(Document):
@@ -124,6 +118,8 @@ class DeploymentReady(Document):
     container_image: str
     next_step: str
     deployment_sha256: str
+    token: str = ""
+    """Of the hold under which it was written; "" of version 0.1."""
 
     def text(self) -> str:
         """The file, a few lines for a person and for ``grep``."""
@@ -191,5 +187,6 @@ _LINES = {
     "Model archive": "model_archive",
     "Container image": "container_image",
     "Next step": "next_step",
+    "Token": "token",
     "SHA-256 of deployment.json": "deployment_sha256",
 }

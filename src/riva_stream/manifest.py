@@ -14,10 +14,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
-    "ARTIFACT_JSON",
-    "CHECKSUMS",
-    "MANIFEST_JSON",
-    "MARKER",
     "SCHEMA_VERSION",
     "Artifact",
     "BuildInfo",
@@ -42,10 +38,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = "1.0"
-ARTIFACT_JSON = "artifact.json"
-MANIFEST_JSON = "upload_manifest.json"
-CHECKSUMS = "checksums.sha256"
-MARKER = "staging_complete.txt"
 
 Mode = Literal["full", "reference_only", "bintarball_reference"]
 
@@ -246,15 +238,24 @@ class Marker(Document):
     source: str
     next_step: str
     artifact_sha256: str
+    manifest_sha256: str | None = None
+    """None by reference, and of version 0.1."""
+    token: str = ""
+    """Of the hold under which it was written, as in the journal; "" of version 0.1. No two markers are alike."""
 
     def text(self) -> str:
         """The file, a few lines for a person and for ``grep``."""
+        manifest = (
+            f"SHA-256 of upload_manifest.json: {self.manifest_sha256}\n" if self.manifest_sha256 else ""
+        )
         return (
             f"Staging completed at: {_iso(self.completed_at)}\n"
             f"Mode: {self.mode}\n"
             f"Run ID: {self.run_id}\n"
             f"Source: {self.source}\n"
             f"Next step: {self.next_step}\n"
+            f"Token: {self.token}\n"
+            f"{manifest}"
             f"SHA-256 of artifact.json: {self.artifact_sha256}\n"
         )
 
@@ -272,6 +273,8 @@ class Marker(Document):
             "Source": "source",
             "Next step": "next_step",
             "SHA-256 of artifact.json": "artifact_sha256",
+            "SHA-256 of upload_manifest.json": "manifest_sha256",
+            "Token": "token",
         }
         pairs = (line.partition(": ") for line in text.splitlines())
         return cls.model_validate({names[k]: v for k, _, v in pairs if k in names})

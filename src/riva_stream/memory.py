@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from riva_stream.errors import ConfigurationError
 from riva_stream.sizes import MIB
 
-__all__ = ["BLOCK", "SMALLEST_PART", "MemoryPlan", "plan_memory"]
+__all__ = ["BLOCK", "SMALLEST_PART", "MemoryPlan", "least_memory", "plan_memory"]
 
 SMALLEST_PART = 5 * MIB
 """S3: every part but the last has at least 5 MiB."""
@@ -38,6 +38,14 @@ class MemoryPlan(BaseModel):
     """Expanded bytes in flight: in a part that is filled up, being hashed or uploaded."""
 
 
+def least_memory(part_size: int, write: int = 0) -> int:
+    """The least ceiling for parts of ``part_size`` bytes whose write share has room for ``write`` bytes; whole MiB."""
+    parts = max(
+        _LEAST_PARTS, 2 * math.ceil(write / part_size) - 1
+    )  # of an odd number the write share has one more
+    return math.ceil((_BASE + _ALLOCATOR * (parts * part_size + BLOCK)) / MIB) * MIB
+
+
 def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
     """Divide ``ceiling`` bytes into the shares for reading and for writing.
 
@@ -46,7 +54,7 @@ def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
     """
     parts = int(((ceiling - _BASE) / _ALLOCATOR - BLOCK) // part_size)
     if parts < _LEAST_PARTS:
-        least = math.ceil((_BASE + _ALLOCATOR * (_LEAST_PARTS * part_size + BLOCK)) / MIB)
+        least = least_memory(part_size) // MIB
         raise ConfigurationError(
             f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
             f"{least} MiB is the least that works",

@@ -25,9 +25,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from riva_stream.config import StageRequest, prefix_of
+from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
+from riva_stream.layout import prefix_of
 from riva_stream.settings_aliases import (
     ALIASES,
     SWITCHES,

@@ -11,28 +11,35 @@ import pytest
 import pytest_asyncio
 
 from riva_stream.s3 import StoreSettings, open_store
-from tests.contract.ground import Ground
+from tests.contract.ground import Ground, MemoryServer, Server
 from tests.support.servers import S3Server
 
 
 @pytest.fixture(
     scope="session",
     params=[
+        "memory",
         "moto",
         pytest.param("gateway", marks=pytest.mark.gateway),
         pytest.param("localstack", marks=pytest.mark.localstack),
     ],
 )
-def each_server(request: pytest.FixtureRequest) -> S3Server:
-    """moto, the gateway and LocalStack, one after the other."""
+def each_server(request: pytest.FixtureRequest) -> Server:
+    """The store in memory, moto, the gateway and LocalStack, one after the other."""
+    if request.param == "memory":
+        return MemoryServer()
     server = request.getfixturevalue(request.param)
     assert isinstance(server, S3Server)
     return server
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def opened(each_server: S3Server) -> AsyncIterator[Ground]:
+async def opened(each_server: Server) -> AsyncIterator[Ground]:
     """The store, open for all tests; its bucket is nobody's."""
+    if isinstance(each_server, MemoryServer):
+        yield Ground(each_server, each_server.store, "no-such-bucket-of-ours")
+        return
+    assert isinstance(each_server, S3Server)
     keys = {
         "aws_access_key_id": each_server.access_key,
         "aws_secret_access_key": each_server.secret_key,

@@ -15,7 +15,7 @@ from riva_stream.archive.events import (
 )
 from riva_stream.archive.extract import Extractor
 from riva_stream.archive.inside import InnerFile, InsideReport
-from riva_stream.archive.policy import Limits, Member
+from riva_stream.archive.policy import Limits, Member, show
 
 __all__ = [
     "ArchiveSummary",
@@ -30,4 +30,5 @@ __all__ = [
     "MemberEnd",
     "MemberStart",
     "StagedMember",
+    "show",
 ]

@@ -9,8 +9,8 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of, store_of
-from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import ConfigurationError
+from riva_stream.layout import DEPLOYMENTS
 from riva_stream.operations.reports import ListedStaging, ListReport
 from riva_stream.operations.uris import split
 from riva_stream.sizes import human_size

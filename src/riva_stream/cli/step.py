@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from riva_stream.deployment import DEPLOYMENT_JSON
 from riva_stream.handover import LAST_ARTIFACT, iso
-from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, to_json
+from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
+from riva_stream.manifest import to_json
 from riva_stream.report import StageReport
 
 __all__ = ["artifact_of", "values_of"]

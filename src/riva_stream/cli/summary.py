@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from riva_stream.cli.counters import duration_text
 from riva_stream.deployment import DeploymentDocument
-from riva_stream.manifest import ARTIFACT_JSON, MARKER, Artifact, Validation
+from riva_stream.layout import ARTIFACT_JSON, MARKER
+from riva_stream.manifest import Artifact, Validation
 from riva_stream.report import Plan, StageReport
 from riva_stream.sizes import human_size
 

@@ -12,8 +12,8 @@ from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of, staging_prefix, store_of
 from riva_stream.cli.summary import MODES
-from riva_stream.config import DEPLOYMENTS, is_bintarball
 from riva_stream.errors import ConfigurationError, IntegrityError
+from riva_stream.layout import DEPLOYMENTS, is_bintarball
 from riva_stream.operations.reports import NOT_STAGED, VerifiedObject, VerifyReport
 from riva_stream.settings import Reach
 from riva_stream.sizes import human_size

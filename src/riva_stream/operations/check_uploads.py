@@ -11,6 +11,7 @@ from functools import partial
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
+from riva_stream.layout import OWN_FOLDER
 from riva_stream.operations.asking import may_list_parts, may_put
 from riva_stream.operations.check_report import (
     CheckRecord,
@@ -24,7 +25,6 @@ from riva_stream.operations.examiner import Examiner
 from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, unbroken
 from riva_stream.s3 import OpenUpload, PartBody, Store
 from riva_stream.s3.probe import enforced_check, try_aborting
-from riva_stream.state import OWN_FOLDER
 
 __all__ = ["UploadsCheck"]
 
@@ -166,7 +166,9 @@ class UploadsCheck:
         self._unsure.add(key)
         try:
             with unbroken(self._examiner.limit):
-                check = await enforced_check(self._store, self._bucket, key, wanted, self._examiner.retrier)
+                check = await enforced_check(
+                    self._store, self._store, self._bucket, key, wanted, self._examiner.retrier
+                )
         except (AccessDeniedError, ConfigurationError):
             self._settled(key)
             raise

@@ -10,24 +10,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from riva_stream.deployment import (
-    DEPLOYMENT_JSON,
-    DEPLOYMENT_READY,
-    DOCUMENTS,
-    OF_FULL,
-    DeploymentDocument,
-    DeploymentReady,
-)
-from riva_stream.manifest import (
+from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady
+from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
+    DEPLOYMENT_JSON,
+    DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
-    Artifact,
-    Marker,
-    StagedFile,
-    UploadManifest,
+    OF_FULL,
 )
+from riva_stream.manifest import Artifact, Marker, StagedFile, UploadManifest
 from riva_stream.operations.documents import Documents
 from riva_stream.operations.ledger import Ledger
 

@@ -21,8 +21,8 @@ from riva_stream.events import Observer
 from riva_stream.lanes import Lane, Lanes
 from riva_stream.memory import plan_memory
 from riva_stream.operations.reports import DeepRead
-from riva_stream.pipeline.run import Meter
 from riva_stream.retry import Retrier
+from riva_stream.run import Meter
 from riva_stream.s3 import Store
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, SourceReader

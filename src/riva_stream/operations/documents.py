@@ -11,32 +11,22 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from riva_stream.config import is_bintarball
-from riva_stream.deployment import (
+from riva_stream.deployment import DOCUMENTS, KINDS, DeploymentDocument, DeploymentReady, ObjectReference
+from riva_stream.errors import AccessDeniedError, IntegrityError
+from riva_stream.layout import (
+    ARTIFACT_JSON,
+    DEPLOYMENT_DOCUMENTS,
     DEPLOYMENT_JSON,
     DEPLOYMENT_READY,
-    DOCUMENTS,
-    KINDS,
-    PAIR,
-    DeploymentDocument,
-    DeploymentReady,
-    ObjectReference,
-)
-from riva_stream.errors import AccessDeniedError, IntegrityError
-from riva_stream.manifest import (
-    ARTIFACT_JSON,
     MARKER,
-    Artifact,
-    Document,
-    Marker,
-    Mode,
-    UploadManifest,
+    marker_at,
 )
-from riva_stream.pipeline.run import each
+from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
 from riva_stream.retry import Retrier
+from riva_stream.run import each
 from riva_stream.s3 import Store
 
-__all__ = ["Documents", "marker_at", "read_documents"]
+__all__ = ["Documents", "read_documents"]
 
 D = TypeVar("D", bound=Document)
 
@@ -149,7 +139,7 @@ async def read_documents(
     """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two."""
     marked_by = marker_at(prefix)
     if marked_by == DEPLOYMENT_READY:
-        names = PAIR
+        names = DEPLOYMENT_DOCUMENTS
     wrong: dict[str, str] = {}
     hidden: list[str] = []
 
@@ -160,7 +150,7 @@ async def read_documents(
             wrong[name] = error.what
             return None
         except AccessDeniedError as error:
-            if name in PAIR and marked_by not in PAIR:
+            if name in DEPLOYMENT_DOCUMENTS and marked_by not in DEPLOYMENT_DOCUMENTS:
                 hidden.append(
                     name
                 )  # most stagings have none: that must not keep the rest from being looked at
@@ -179,22 +169,17 @@ async def read_documents(
     return found_there if found_there.is_bintarball else _without_foreign(found_there)
 
 
-def marker_at(prefix: str) -> str:
-    """Name of the marker of what is staged at a prefix."""
-    return DEPLOYMENT_READY if is_bintarball(prefix) else MARKER
-
-
 def _without_foreign(documents: Documents) -> Documents:
     """Leave out a pair that says nothing: one without its marker, and what somebody else has put there."""
-    there = [name for name in PAIR if documents.has(name)]
+    there = [name for name in DEPLOYMENT_DOCUMENTS if documents.has(name)]
     named = documents.manifest is not None and documents.manifest.files.deployment is not None
     ours = documents.ready is not None or documents.deployment is not None
     if not there or named or (documents.has(DEPLOYMENT_READY) and ours):
         return documents
     return replace(
         documents,
-        texts={name: text for name, text in documents.texts.items() if name not in PAIR},
-        wrong={name: why for name, why in documents.wrong.items() if name not in PAIR},
+        texts={name: text for name, text in documents.texts.items() if name not in DEPLOYMENT_DOCUMENTS},
+        wrong={name: why for name, why in documents.wrong.items() if name not in DEPLOYMENT_DOCUMENTS},
         deployment=None,
         ready=None,
         foreign=there,

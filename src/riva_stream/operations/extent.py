@@ -8,10 +8,9 @@ from functools import partial
 
 from pydantic import Field
 
-from riva_stream.config import DEPLOYMENTS
-from riva_stream.deployment import DOCUMENTS, PAIR
+from riva_stream.deployment import DOCUMENTS
+from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENTS, marker_at
 from riva_stream.manifest import Document
-from riva_stream.operations.documents import marker_at
 from riva_stream.operations.find import DEPTH, levels_of
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
@@ -26,7 +25,7 @@ _NAMED = 5
 _STAGED = re.compile(
     rf"(?:[^/]+/){{3}}(?:source/.+|models/.+|\.riva-stream/.+|{'|'.join(map(re.escape, DOCUMENTS))})"
 )
-_REFERENCE = re.compile(rf"{DEPLOYMENTS}(?:[^/]+/){{3}}(?:{'|'.join(map(re.escape, PAIR))})")
+_REFERENCE = re.compile(rf"{DEPLOYMENTS}(?:[^/]+/){{3}}(?:{'|'.join(map(re.escape, DEPLOYMENT_DOCUMENTS))})")
 
 
 class Extent(Document):

@@ -9,9 +9,9 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from riva_stream.config import DEPLOYMENTS, LEVELS
-from riva_stream.pipeline.run import each
+from riva_stream.layout import DEPLOYMENTS, LEVELS
 from riva_stream.retry import Retrier
+from riva_stream.run import each
 from riva_stream.s3 import Store
 
 __all__ = ["DEPTH", "each_folder", "is_above", "levels_of"]

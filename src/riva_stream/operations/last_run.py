@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from riva_stream.config import prefix_of
 from riva_stream.errors import ConfigurationError
 from riva_stream.handover import STATUS
+from riva_stream.layout import prefix_of
+from riva_stream.lease.journal import Journal, Process
 from riva_stream.operations.reports import LastRun
-from riva_stream.state.journal import Journal, Process
 
 __all__ = ["Remembered", "last_run_of"]
 

@@ -9,19 +9,19 @@ from functools import partial
 from typing import Any
 
 from riva_stream import clock
-from riva_stream.config import DEPLOYMENTS, is_bintarball
-from riva_stream.deployment import DOCUMENTS, PAIR
+from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
-from riva_stream.manifest import ARTIFACT_JSON, MARKER
-from riva_stream.operations.documents import Documents, marker_at, read_documents
-from riva_stream.operations.find import each_folder, levels_of
-from riva_stream.operations.opened import head, opened
-from riva_stream.operations.reports import ListedStaging, ListReport
-from riva_stream.retry import Retrier
-from riva_stream.s3 import Store, StoreSettings
-from riva_stream.state import (
+from riva_stream.layout import (
+    ARTIFACT_JSON,
+    DEPLOYMENT_DOCUMENTS,
+    DEPLOYMENTS,
     JOURNAL,
+    MARKER,
+    is_bintarball,
+    marker_at,
+)
+from riva_stream.lease import (
     LEASE,
     Found,
     Journal,
@@ -30,6 +30,12 @@ from riva_stream.state import (
     known_to_have_ended,
     read_journal,
 )
+from riva_stream.operations.documents import Documents, read_documents
+from riva_stream.operations.find import each_folder, levels_of
+from riva_stream.operations.opened import head, opened
+from riva_stream.operations.reports import ListedStaging, ListReport
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Store, StoreSettings
 
 __all__ = ["list_stagings"]
 
@@ -137,7 +143,7 @@ _FOLDER = JOURNAL.partition("/")[0] + "/"
 
 def _documents_at(place: str) -> set[str]:
     """Names of the documents that a staging there may have."""
-    return {*(PAIR if is_bintarball(place) else DOCUMENTS)}
+    return {*(DEPLOYMENT_DOCUMENTS if is_bintarball(place) else DOCUMENTS)}
 
 
 def _names(keys: list[str], place: str) -> set[str]:

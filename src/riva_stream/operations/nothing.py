@@ -6,11 +6,11 @@ from functools import partial
 
 from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
-from riva_stream.operations.documents import marker_at
+from riva_stream.layout import JOURNAL, marker_at
+from riva_stream.lease import Process, known_to_have_ended, read_journal
 from riva_stream.operations.find import is_above
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
-from riva_stream.state import JOURNAL, Process, known_to_have_ended, read_journal
 
 __all__ = ["nothing_staged"]
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-from riva_stream.config import DEPLOYMENTS, StageRequest
+from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError
+from riva_stream.layout import DEPLOYMENTS
 from riva_stream.operations.grants import Grant, PolicyDocument, key_grant, key_grant_for, merged
 from riva_stream.operations.log_place import LogPlace
 from riva_stream.rights import KMS_ACTIONS, RIGHTS, Right, bucket_arn, object_arn

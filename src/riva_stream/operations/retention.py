@@ -25,9 +25,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from riva_stream import clock
-from riva_stream.config import DEPLOYMENTS
 from riva_stream.errors import AccessDeniedError, ConfigurationError, Where
 from riva_stream.events import Observer, Warned, ignore
+from riva_stream.layout import DEPLOYMENTS
 from riva_stream.manifest import Document
 from riva_stream.operations.extent import DOCUMENTS_BELOW, Extent, extent_of
 from riva_stream.retry import Retrier, RetryPolicy

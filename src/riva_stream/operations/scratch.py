@@ -10,9 +10,9 @@ import anyio
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
+from riva_stream.layout import OWN_FOLDER
 from riva_stream.retry import Retrier
 from riva_stream.s3 import PartBody, Store
-from riva_stream.state import OWN_FOLDER
 
 __all__ = ["BODY", "CLEANUP_SECONDS", "ScratchObject", "scratch_folder", "unbroken"]
 

@@ -8,20 +8,10 @@ from functools import partial
 from typing import Any, Literal
 
 from riva_stream import clock
-from riva_stream.deployment import PAIR
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
-from riva_stream.manifest import ARTIFACT_JSON, MARKER
-from riva_stream.operations.documents import Documents, read_documents
-from riva_stream.operations.find import is_above
-from riva_stream.operations.opened import head, opened
-from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
-from riva_stream.pipeline.run import FOLDERS, each, is_parted
-from riva_stream.retry import Retrier
-from riva_stream.s3 import Store, StoreSettings
-from riva_stream.sizes import human_size
-from riva_stream.state import (
-    JOURNAL,
+from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, JOURNAL, MARKER, Layout
+from riva_stream.lease import (
     Found,
     Journal,
     JournaledUpload,
@@ -32,6 +22,14 @@ from riva_stream.state import (
     read_journal,
     watch,
 )
+from riva_stream.operations.documents import Documents, read_documents
+from riva_stream.operations.find import is_above
+from riva_stream.operations.opened import head, opened
+from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
+from riva_stream.retry import Retrier
+from riva_stream.run import each
+from riva_stream.s3 import Store, StoreSettings
+from riva_stream.sizes import human_size
 
 __all__ = ["status"]
 
@@ -89,7 +87,7 @@ class _Look:
             # Its run has ended while it was watched: look at what it has left.
         # After the journal, which goes when the marker is there: a run that ends between the two is not missed.
         documents = await read_documents(
-            self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON, *PAIR)
+            self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS)
         )
         staged = _staged(documents) if documents.is_marked else None
         notes: list[str] = []
@@ -146,7 +144,9 @@ class _Look:
             notes.append(f"its journal cannot be understood: {life.found.problem}")
         # A rerun aborts those of the documents and writes its own.
         parted = (
-            [upload for upload in journal.uploads if is_parted(self.prefix, upload.key)] if journal else []
+            [upload for upload in journal.uploads if Layout(self.bucket, self.prefix).is_payload(upload.key)]
+            if journal
+            else []
         )
         uploads = await each(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None

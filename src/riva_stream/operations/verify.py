@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from riva_stream.deployment import DEPLOYMENT_READY, DOCUMENTS, OF_FULL, PAIR
+from riva_stream.deployment import DOCUMENTS
 from riva_stream.digest import DigestRecord
+from riva_stream.documents.compare import differences
 from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, Where
 from riva_stream.events import ObjectVerified, Observer, ignore
-from riva_stream.manifest import MARKER, Source
+from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, JOURNAL, MARKER, OF_FULL, Layout
+from riva_stream.manifest import Source
 from riva_stream.operations.crosscheck import Expected, crosscheck
 from riva_stream.operations.deep import DeepReader, Target
 from riva_stream.operations.documents import Documents, read_documents
@@ -22,13 +24,11 @@ from riva_stream.operations.opened import head, list_all, opened
 from riva_stream.operations.pointed import pointed_at, referenced
 from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.operations.uris import split
-from riva_stream.pipeline.run import each, is_parted
-from riva_stream.pipeline.verify import differences
 from riva_stream.retry import Retrier
+from riva_stream.run import each
 from riva_stream.s3 import ObjectInfo, Store, StoreSettings
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, Vouchers
-from riva_stream.state import JOURNAL
 
 __all__ = ["verify"]
 
@@ -167,7 +167,7 @@ class _Verification:
     async def _compare_document(self, documents: Documents, name: str) -> None:
         """HEAD one that no manifest speaks of: the manifest and the marker, and by reference all the others."""
         run_id = documents.run_id
-        if name in PAIR:  # it may have been added by a later run
+        if name in DEPLOYMENT_DOCUMENTS:  # it may have been added by a later run
             run_id = documents.ready.run_id if documents.ready else None
         info = await head(self.store, self.retrier, self.bucket, self.prefix + name)
         if info is not None:  # else it has gone since it was read: the marker will tell
@@ -232,8 +232,11 @@ class _Verification:
         if documents.artifact is None and documents.manifest is None and documents.deployment is None:
             self.notes.append("what lies beside it was not looked for: no document tells what was staged")
             return
-        written = {*DOCUMENTS} - {*PAIR, *(OF_FULL if documents.mode == "reference_only" else ())}
-        written |= {name for name in PAIR if documents.has(name)}
+        written = {*DOCUMENTS} - {
+            *DEPLOYMENT_DOCUMENTS,
+            *(OF_FULL if documents.mode == "reference_only" else ()),
+        }
+        written |= {name for name in DEPLOYMENT_DOCUMENTS if documents.has(name)}
         named = {item.key for item in expected} | {self.prefix + name for name in written}
         more = 0
         try:
@@ -242,7 +245,7 @@ class _Verification:
                     continue  # the latter stand for empty folders
                 if entry.key == self.prefix + JOURNAL:
                     self.notes.append("a run has begun to replace it, or has left its journal: see status")
-                elif is_parted(self.prefix, entry.key) and entry.key.endswith(".riva"):
+                elif Layout(self.bucket, self.prefix).is_payload(entry.key) and entry.key.endswith(".riva"):
                     self.ledger.size(entry.key, entry.size)
                     self.ledger.differs(entry.key, NOT_STAGED)
                 elif len(self.extra) < _MOST_EXTRA:

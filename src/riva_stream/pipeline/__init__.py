@@ -7,43 +7,31 @@ from typing import Any
 
 from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest
-from riva_stream.deployment import DEPLOYMENT_READY
-from riva_stream.errors import first_of
+from riva_stream.destination import hold, resume
+from riva_stream.documents.existing import Existing, confirm, inspect, keep_documents
+from riva_stream.errors import AccessDeniedError, HeldError, first_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
 from riva_stream.lanes import Lanes
-from riva_stream.manifest import MARKER, to_json
+from riva_stream.layout import OWN_FOLDER
+from riva_stream.lease import Identity
+from riva_stream.manifest import to_json
 from riva_stream.memory import plan_memory
-from riva_stream.pipeline.bintarball import (
-    commit_reference,
-    confirmed,
-    decide_reference,
-    inspect_reference,
-)
+from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.commit import Commit, Committed
+from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.flow import archive_key, stream
 from riva_stream.pipeline.handover import find_container
 from riva_stream.pipeline.limits import deadline, share_of, watched
 from riva_stream.pipeline.planning import plan_of, try_rights
-from riva_stream.pipeline.recovery import hold, identity_of
-from riva_stream.pipeline.run import Meter, Run
-from riva_stream.pipeline.standing import (
-    Decision,
-    Standing,
-    confirm,
-    decide,
-    inspect,
-    keep_documents,
-    remove_leftover,
-)
 from riva_stream.pipeline.stores import open_stores
 from riva_stream.report import StageReport
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import Store
+from riva_stream.run import Meter, Run
+from riva_stream.s3 import Store, Writer
 from riva_stream.s3.probe import enforced_check
-from riva_stream.sink import Uploads
 from riva_stream.source import PinnedSource, find_source
-from riva_stream.state import OWN_FOLDER, StateDirectory, new_run_id
+from riva_stream.state import StateDirectory, new_run_id
 
 __all__ = ["stage"]
 
@@ -94,108 +82,96 @@ async def stage(
             await StateDirectory(request.state_dir, run_id).write(
                 "request.json", to_json(request.without_secrets())
             )
-            await open_stores(run, stack, session, source_session, store, source_store)
-            retrier.renew = run.renew_sessions
             await stack.enter_async_context(watched(run))
-            return await _stage(run)
+            writer = await open_stores(run, stack, session, source_session, store, source_store)
+            retrier.renew = run.renew_sessions
+            return await _stage(run, writer)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
 
-async def _stage(run: Run) -> StageReport:
+async def _stage(run: Run, writer: Writer) -> StageReport:
     request = run.request
     run.observer(PhaseChanged(phase="prepare"))
     source = await find_source(run.origin, request.source_bucket, request.source_key, run.retrier)
     container = await find_container(run)
-    if request.mode == "bintarball_reference" and container is not None:
-        return await _refer(run, source, container)
-    plan_memory(request.memory, request.part_size_for(source.size))
-    standing = await inspect(run)
-    decision = decide(request, source, standing, container)
-    if decision is Decision.ALREADY_STAGED:
-        return await _already_staged(run, standing)
-    if request.dry_run:
-        return await _planned(run, source, container, decision)
-    if request.reference_only and container is None and standing.is_empty:
-        # Two documents where nothing is: their own condition suffices, that there is none.
-        check = await _upload_check(run)
-        await _begin(run, source, container, check, decision)
-        commit = Commit(run, source, container, standing, check)
-        return await _report(run, "staged", await commit.by_reference())
-    return await _stage_held(run, source, container)
+    if request.mode == "bintarball_reference":
+        require_content(source, *([container] if container else []))
+    else:
+        plan_memory(request.memory, request.part_size_for(source.size))
+    existing = await inspect(run)
+    decision = decide(request, source, existing, container)
+    if request.dry_run and decision is not Decision.ALREADY_STAGED:
+        return await _planned(run, writer, source, container, decision)
+    if decision is Decision.ALREADY_STAGED and (request.dry_run or run.layout.journal not in existing.etags):
+        return await _already_staged(run, existing)
+    try:
+        return await _stage_held(run, writer, source, container)
+    except (HeldError, AccessDeniedError) as error:
+        if decision is not Decision.ALREADY_STAGED:
+            raise
+        run.warn("journal", f"the journal s3://{request.bucket}/{run.layout.journal} stays: {error}")
+        return await _already_staged(run, await inspect(run))
 
 
 async def _planned(
-    run: Run, source: PinnedSource, container: PinnedSource | None, decision: Decision
+    run: Run, writer: Writer, source: PinnedSource, container: PinnedSource | None, decision: Decision
 ) -> StageReport:
-    await try_rights(run, source)
-    plan = plan_of(run, source, container, decision, await _upload_check(run))
+    await try_rights(run, writer, source)
+    plan = plan_of(run, source, container, decision, await _upload_check(run, writer))
     await run.keep("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
     return report.model_copy(update={"plan": plan})
 
 
-async def _refer(run: Run, source: PinnedSource, container: PinnedSource) -> StageReport:
-    """Write the two files that refer to archive and image where they lie."""
-    pair = await inspect_reference(run, source, container)
-    decision = decide_reference(run, source, container, pair)
-    if decision is Decision.ALREADY_STAGED:
-        return await _report(run, "already_staged", confirmed(run, pair))
-    if run.request.dry_run:
-        return await _planned(run, source, container, decision)
-    check = await _upload_check(run)
-    await _begin(run, source, container, check, decision)
-    return await _report(run, "staged", await commit_reference(run, source, container, pair, check))
-
-
-async def _stage_held(run: Run, source: PinnedSource, container: PinnedSource | None) -> StageReport:
+async def _stage_held(
+    run: Run, writer: Writer, source: PinnedSource, container: PinnedSource | None
+) -> StageReport:
     """The part that one run at a time does on a prefix."""
     request = run.request
-    uploads = Uploads(
-        run.destination,
-        request.bucket,
-        "none",
-        run.retrier,
-        run.lanes.upload,
-        lambda upload, size: run.meter.add(
-            durable=size, durable_source=size if upload.key == archive_key(run, source) else 0
-        ),
-        run.run_id,
-        keep=True,
-        tagging=run.tagging,
-    )
-    async with hold(run, uploads) as held:
+    async with hold(run, writer) as destination:
+        check = destination.uploads.check = await _upload_check(run, writer)
+        await resume(destination, identity_of(run, source, check))
         # What was there before may have changed until the prefix was ours.
-        check = uploads.check = await _upload_check(run)
-        held.identity = identity_of(run, source, check)
-        uploads.guard = held.lease.check
-        async with uploads:
-            await held.adopt()
-            standing = await inspect(run)
-            decision = decide(request, source, standing, container)
-            if decision is Decision.ALREADY_STAGED:
-                return await _already_staged(run, standing)
-            await _begin(run, source, container, check, decision)
-            commit = Commit(run, source, container, standing, check, held.lease)
-            if decision is Decision.HAND_OVER:
-                committed = await commit.pair_alone(uploads)
-            elif request.reference_only:
-                await commit.open_documents(uploads)
-                committed = await commit.by_reference()
-            else:
-                await commit.open_documents(uploads)
-                streamed = await stream(run, source, uploads)
-                committed = await commit.full(streamed, uploads)
+        existing = await destination.inspect()
+        decision = decide(request, source, existing, container)
+        if decision is Decision.ALREADY_STAGED:
+            return await _already_staged(run, existing)
+        await _begin(run, source, container, check, decision)
+        commit = Commit(run, source, container, destination)
+        if request.mode == "bintarball_reference":
+            committed = await commit.bintarball()
+        elif decision is Decision.HAND_OVER:
+            committed = await commit.deployment_alone()
+        elif request.reference_only:
+            committed = await commit.by_reference()
+        else:
+            run.meter.source_key = archive_key(run, source)
+            committed = await commit.full(await stream(run, source, destination.uploads))
     return await _report(run, _OUTCOMES.get(decision, "staged"), committed)
 
 
-async def _already_staged(run: Run, standing: Standing) -> StageReport:
-    """Confirm what is staged, and remove what its run could not: its journal, when it died just after the marker."""
-    checks = await confirm(run, standing)
-    if not run.request.dry_run:
-        await remove_leftover(run, standing)
-    await keep_documents(run, standing)
-    staged = standing.artifact
+def identity_of(run: Run, source: PinnedSource, check: str) -> Identity:
+    """What a run must agree in with another one to resume its uploads."""
+    request = run.request
+    return Identity(
+        source=source.uri,
+        etag=source.etag,
+        version_id=source.version_id,
+        size=source.size,
+        include=sorted(request.include),
+        part_size=request.part_size,
+        check=check,
+        options=[str(option) for option in (request.sse, request.kms_key_id, request.storage_class)]
+        + [f"{name}={value}" for name, value in request.tags.items()],
+    )
+
+
+async def _already_staged(run: Run, existing: Existing) -> StageReport:
+    """Confirm what is staged."""
+    checks = await confirm(run, existing)
+    await keep_documents(run, existing)
+    staged = existing.artifact
     if staged is not None:
         compared = {
             "language": (staged.model.language_code, run.request.language),
@@ -210,16 +186,16 @@ async def _already_staged(run: Run, standing: Standing) -> StageReport:
             run.warn(
                 "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
             )
-    return await _report(run, "already_staged", Committed(staged, checks, standing.pair.document))
+    return await _report(run, "already_staged", Committed(staged, checks, existing.pair.document))
 
 
-async def _upload_check(run: Run) -> str:
+async def _upload_check(run: Run, writer: Writer) -> str:
     """The checksum that the store verifies what it is sent with; by reference there is too little to ask for."""
     request = run.request
     if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if run.destination.is_aws else "md5"
     return await enforced_check(
-        run.destination, request.bucket, request.prefix + _SCRATCH, request.upload_check, run.retrier
+        run.destination, writer, request.bucket, request.prefix + _SCRATCH, request.upload_check, run.retrier
     )
 
 
@@ -243,14 +219,13 @@ async def _begin(
 
 async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
     request, artifact = run.request, done.artifact
-    marker = DEPLOYMENT_READY if request.mode == "bintarball_reference" else MARKER
     report = StageReport.model_validate(
         {
             "outcome": outcome,
             "run_id": run.run_id,
             "mode": artifact.deployment.staging_mode if artifact else request.mode,
             "destination": request.destination,
-            "marker": None if outcome == "planned" else request.destination + marker,
+            "marker": None if outcome == "planned" else request.destination + run.layout.marker_name,
             "artifact": artifact,
             "deployment": done.deployment,
             "objects": done.checks,

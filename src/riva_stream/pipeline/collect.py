@@ -1,21 +1,29 @@
-"""``gc``: find, and abort, what dead runs left open below a prefix."""
+"""``gc``: find, and abort, what dead runs left open below a prefix.
+
+Each staging's leftovers are collected under its lease, like every other change, and only what the layout says can be
+this tool's own: uploads of other programs stay.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from riva_stream import clock
-from riva_stream.errors import RivaStreamError
+from riva_stream.errors import HeldError, RivaStreamError
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.pipeline.run import each
+from riva_stream.layout import JOURNAL, Layout, layout_of
+from riva_stream.lease import Found, Lease, Process, known_to_have_ended, read_journal, watch
+from riva_stream.lease.lease import Noted
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Store, StoreSettings, open_store
-from riva_stream.state import JOURNAL, Process, read_journal, watch
+from riva_stream.run import each
+from riva_stream.s3 import OpenUpload, Store, StoreSettings, open_store
+from riva_stream.state import new_run_id
 
 __all__ = ["collect"]
 
@@ -30,7 +38,8 @@ async def collect(
     apply: bool,
     observer: Observer = ignore,
     session: Any = None,
-    clock: Callable[[], datetime] = clock.now,
+    store: Store | None = None,
+    now: Callable[[], datetime] = clock.now,
 ) -> CollectReport:
     """List the uploads and journals below ``prefix`` that no live run holds, and with ``apply`` remove them.
 
@@ -39,11 +48,12 @@ async def collect(
         bucket: its bucket.
         prefix: of one staging, of a model, of an environment, or "" for the whole bucket.
         older_than: seconds; what is younger stays.
-        lease: seconds a journal is watched for a sign of life. That of a journal itself counts when it is longer.
+        lease: seconds a journal is watched for a heartbeat. That of a journal itself counts when it is longer.
         apply: abort and delete; otherwise only say what would be.
         observer: is told what could not be removed.
         session: the caller's own ``aioboto3.Session``.
-        clock: the time of day, which is compared with the store's own time stamps.
+        store: an open store, in place of ``settings`` and ``session``.
+        now: the time of day, which is compared with the store's own time stamps.
 
     Raises:
         RivaStreamError: the uploads or keys cannot be listed.
@@ -54,78 +64,159 @@ async def collect(
         observer(Warned(code="gc", message=message))
 
     async with AsyncExitStack() as stack:
-        store: Store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
-        limit = clock() - timedelta(seconds=older_than)
-        journals = await _journals(store, retrier, bucket, prefix)
-        live = set(await _live(store, retrier, bucket, journals, lease))
-        uploads = await retrier("ListMultipartUploads", partial(store.list_uploads, bucket, prefix))
+        if store is None:
+            store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+        limit = now() - timedelta(seconds=older_than)
+        place = partial(_Place, store, retrier, limit, lease, await clock.in_thread(Process.this), warn)
+        places = {
+            layout: place(layout, written)
+            for layout, written in (await _journals(store, retrier, bucket, prefix)).items()
+        }
+        for upload in await retrier("ListMultipartUploads", partial(store.list_uploads, bucket, prefix)):
+            if (layout := layout_of(bucket, upload.key)) is not None:
+                places.setdefault(layout, place(layout)).uploads.append(upload)
+        found = await each(list(places.values()), lambda place: place.collect(apply=apply))
+        return CollectReport(
+            prefix=f"s3://{bucket}/{prefix}", applied=apply, found=[left for some in found for left in some]
+        )
+
+
+@dataclass(eq=False)
+class _Place:
+    """One staging, and what dead runs left there."""
+
+    store: Store
+    retrier: Retrier
+    limit: datetime
+    lease: float
+    here: Process
+    warn: Callable[[str], None]
+    layout: Layout
+    written: datetime | None = None
+    """When its journal was written."""
+    uploads: list[OpenUpload] = field(default_factory=list, init=False)
+
+    async def collect(self, *, apply: bool) -> list[Leftover]:
+        """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
+        journal = await read_journal(self.store, self.retrier, self.layout.bucket, self.layout.journal)
+        await self._add_named(journal)
+        held = journal is not None and await self._is_live(journal)
         found = [
-            Leftover(
-                kind="upload",
-                key=upload.key,
-                upload_id=upload.upload_id,
-                since=upload.initiated,
-                held=any(upload.key.startswith(held) for held in live),
-                old=upload.initiated is None or upload.initiated <= limit,
-            )
-            for upload in uploads
+            self._leftover("upload", upload.key, upload.initiated, held, upload.upload_id)
+            for upload in self.uploads
         ]
-        found += [
-            Leftover(
-                kind="journal",
-                key=place + JOURNAL,
-                since=written,
-                held=place in live,
-                old=written is None or written <= limit,
-            )
-            for place, written in journals.items()
-        ]
+        if journal is not None:
+            found.append(self._leftover("journal", self.layout.journal, self.written, held))
+        if not apply or held or not any(left.old for left in found):
+            return found
+        try:
+            return await self._removed(found, journal)
+        except HeldError:
+            return [left.model_copy(update={"held": True}) for left in found]
+        except RivaStreamError as error:
+            self.warn(f"{self.layout.uri} could not be collected: {error}")
+            return found
 
-        async def remove(leftover: Leftover) -> Leftover:
-            if leftover.held or not leftover.old or not apply:
-                return leftover
-            try:
-                if leftover.upload_id is not None:
-                    await retrier(
-                        "AbortMultipartUpload",
-                        partial(store.abort_upload, bucket, leftover.key, leftover.upload_id),
-                    )
-                else:
-                    await retrier("DeleteObject", partial(store.delete, bucket, leftover.key))
-            except RivaStreamError as error:
-                warn(f"{leftover.key} could not be removed: {error}")
-                return leftover
-            return leftover.model_copy(update={"removed": True})
+    async def _add_named(self, journal: Found | None) -> None:
+        """Uploads that the journal names and no listing shows: some stores list only those of an exact key."""
+        known = {upload.upload_id for upload in self.uploads}
+        for upload in journal.journal.uploads if journal is not None and journal.journal is not None else ():
+            if upload.upload_id not in known and self.layout.owns(upload.key):
+                ask = partial(self.store.list_parts, self.layout.bucket, upload.key, upload.upload_id)
+                if await self.retrier("ListParts", ask) is not None:
+                    self.uploads.append(OpenUpload(upload.key, upload.upload_id, self.written))
 
-        return CollectReport(prefix=f"s3://{bucket}/{prefix}", applied=apply, found=await each(found, remove))
+    async def _is_live(self, journal: Found) -> bool:
+        if known_to_have_ended(journal, self.here):
+            return False
+        seconds = max(self.lease, journal.journal.lease if journal.journal else 0.0)
+        bucket, key = self.layout.bucket, self.layout.journal
+        life = await watch(self.store, self.retrier, bucket, key, journal, self.here, seconds=seconds)
+        return life is not None and bool(life.alive)
+
+    def _leftover(
+        self, kind: str, key: str, since: datetime | None, held: bool, upload_id: str | None = None
+    ) -> Leftover:
+        return Leftover.model_validate(
+            {
+                "kind": kind,
+                "key": key,
+                "upload_id": upload_id,
+                "since": since,
+                "held": held,
+                "old": since is None or since <= self.limit,
+            }
+        )
+
+    async def _removed(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
+        """Abort the old uploads under the lease of the prefix; the journal goes when nothing is left of its run."""
+        before = journal.journal if journal is not None else None
+        # Should this process die, the next one must still find what it has not come to.
+        noted = Noted(before.identity, before.uploads, before.has_begun) if before else Noted(None, (), False)
+        lease = Lease(
+            self.store,
+            self.store,
+            self.retrier,
+            self.layout,
+            self.lease,
+            new_run_id(),
+            clock.now(),
+            self.here,
+            lambda: noted,
+            self.warn,
+            _keep_nothing,
+            lambda: None,
+            is_aws=self.store.is_aws,
+        )
+        await lease.acquire(wait=False)
+        try:
+            removed = [await self._remove(lease, left) for left in found if left.kind == "upload"]
+        except BaseException:
+            await lease.stop()
+            raise
+        journals = [left for left in found if left.kind == "journal"]
+        if all(left.removed for left in removed):
+            await lease.release()
+            return removed + [left.model_copy(update={"removed": True}) for left in journals]
+        await lease.stop()  # something is still to be resumed, or aborted
+        return removed + journals
+
+    async def _remove(self, lease: Lease, left: Leftover) -> Leftover:
+        if not left.old or left.upload_id is None:
+            return left
+        upload_id = left.upload_id
+
+        async def once() -> None:
+            await lease.check()
+            await self.store.abort_upload(self.layout.bucket, left.key, upload_id)
+
+        try:
+            await self.retrier("AbortMultipartUpload", once)
+        except HeldError:
+            raise
+        except RivaStreamError as error:
+            self.warn(f"{left.key} could not be removed: {error}")
+            return left
+        return left.model_copy(update={"removed": True})
 
 
-async def _journals(store: Store, retrier: Retrier, bucket: str, prefix: str) -> dict[str, datetime | None]:
-    """Prefixes of stagings that have a journal, and when it was written."""
-    found: dict[str, datetime | None] = {}
+async def _keep_nothing(_: bytes) -> None:
+    """No copy of the journal: there is no state directory."""
+
+
+async def _journals(
+    store: Store, retrier: Retrier, bucket: str, prefix: str
+) -> dict[Layout, datetime | None]:
+    """Stagings that have a journal, and when it was written."""
+    found: dict[Layout, datetime | None] = {}
     after = ""
     while True:
         page = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
         for entry in page.objects:
-            if entry.key.endswith(JOURNAL):
-                found[entry.key.removesuffix(JOURNAL)] = entry.last_modified
-        if not page.truncated or not page.objects:
+            layout = layout_of(bucket, entry.key) if entry.key.endswith(JOURNAL) else None
+            if layout is not None and entry.key == layout.journal:
+                found[layout] = entry.last_modified
+        last = page.objects[-1].key if page.objects else ""
+        if not page.truncated or last <= after:
             return found
-        after = page.objects[-1].key
-
-
-async def _live(
-    store: Store, retrier: Retrier, bucket: str, journals: dict[str, datetime | None], lease: float
-) -> list[str]:
-    """Those of the journals whose holders show a sign of life within their lease."""
-    here = await clock.in_thread(Process.this)
-
-    async def lives(place: str) -> str | None:
-        found = await read_journal(store, retrier, bucket, place + JOURNAL)
-        if found is None:
-            return None
-        seconds = max(lease, found.journal.lease if found.journal else 0.0)
-        life = await watch(store, retrier, bucket, place + JOURNAL, found, here, seconds=seconds)
-        return place if life is not None and life.alive else None
-
-    return [place for place in await each(list(journals), lives) if place is not None]
+        after = last

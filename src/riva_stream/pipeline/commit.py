@@ -1,29 +1,31 @@
 """From "all bytes are durable" to the marker: complete, describe, verify, commit.
 
-The order is the promise. The old marker goes just before the first Complete; the new one comes after every object
-was HEADed and compared, and after every key of an older staging that this one does not write was deleted.
+The order is the promise. The old marker goes just before the first Complete; the new one comes after every object was
+HEADed and compared, and after every key of an older staging that this one does not write was deleted.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
-
-import anyio
-from pydantic import ValidationError
+from dataclasses import dataclass
 
 from riva_stream import clock
-from riva_stream.deployment import OF_FULL, PAIR, DeploymentDocument, ObjectReference
-from riva_stream.errors import HeldError, IntegrityError, leaves_of
-from riva_stream.events import ObjectCompleted, PhaseChanged
-from riva_stream.manifest import (
+from riva_stream.deployment import DeploymentDocument, ObjectReference
+from riva_stream.destination import Destination
+from riva_stream.documents.existing import confirm, keep_documents
+from riva_stream.documents.pair import reference_to
+from riva_stream.events import PhaseChanged
+from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
+    DEPLOYMENT_DOCUMENTS,
+    DEPLOYMENT_JSON,
+    DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
+    OF_FULL,
+)
+from riva_stream.manifest import (
     Artifact,
     Marker,
     StagedFile,
@@ -34,17 +36,11 @@ from riva_stream.manifest import (
 )
 from riva_stream.pipeline.documents import NEXT_STEP, artifact_of
 from riva_stream.pipeline.flow import Streamed, is_bare_model
-from riva_stream.pipeline.handover import HandedOver, deployment_of, hand_over, staged_reference
-from riva_stream.pipeline.pair import reference_to
-from riva_stream.pipeline.run import Run, each
-from riva_stream.pipeline.stale import delete, remove_ready, remove_stale, take_back
-from riva_stream.pipeline.standing import Standing, confirm, keep_documents
-from riva_stream.pipeline.verify import verify_upload
-from riva_stream.pipeline.writer import Writer
+from riva_stream.pipeline.handover import HandedOver, deployment_of, ready_of, staged_reference
 from riva_stream.report import ObjectCheck
-from riva_stream.sink import Check, UploadRecord, Uploads
+from riva_stream.run import Run
+from riva_stream.sink import UploadRecord
 from riva_stream.source import PinnedSource
-from riva_stream.state import Lease
 
 __all__ = ["Commit", "Committed"]
 
@@ -62,188 +58,153 @@ class Committed:
 
 @dataclass(eq=False)
 class Commit:
-    """Writes one staging; each step is one method, and :meth:`full` and :meth:`by_reference` read in order."""
+    """Writes one staging; each mode is one method, which reads in order."""
 
     run: Run
     source: PinnedSource
     container: PinnedSource | None
-    """The image that the pair names; None: there is no pair."""
-    standing: Standing
-    check: Check
-    lease: Lease | None = None
-    """None by reference where nothing was there: the documents are put on condition that there are none."""
-    _writer: Writer = field(init=False)
+    """The image that the deployment documents name; None: there are none."""
+    destination: Destination
 
-    def __post_init__(self) -> None:
-        self._writer = Writer(self.run, self.check, self.lease)
+    async def full(self, streamed: Streamed) -> Committed:
+        """Commit a full staging.
 
-    async def open_documents(self, uploads: Uploads) -> None:
-        """Create the uploads of the documents before any byte moves."""
-        pair = PAIR if self.container is not None else ()
-        of_full = () if self.run.request.reference_only else OF_FULL
-        await self._writer.open(uploads, [*of_full, ARTIFACT_JSON, *pair, MARKER])
-
-    async def full(self, streamed: Streamed, uploads: Uploads) -> Committed:
-        """Commit a full staging."""
-        async with self._undone_on_failure():
-            return await self._full(streamed, uploads)
+        Raises:
+            DigestMismatchError: an object is not what was sent; there is no marker then.
+            HeldError: another run has taken over.
+        """
+        run, destination = self.run, self.destination
+        run.observer(PhaseChanged(phase="commit"))
+        async with destination.commit([*OF_FULL, ARTIFACT_JSON, *self._pair, MARKER]):
+            await destination.retract()
+            uploads = [streamed.archive, *(staged.upload for staged in streamed.members)]
+            records = await destination.complete_all(uploads)
+            digests = [streamed.digest, *(staged.digest.record() for staged in streamed.members)]
+            entries = [
+                (digest.sha256, record.key.removeprefix(run.layout.prefix))
+                for digest, record in zip(digests, records, strict=True)
+            ]
+            checksums = await destination.put(CHECKSUMS, checksums_text(entries).encode())
+            await destination.verify(checksums)
+            artifact = artifact_of(
+                run, self.source, streamed, upload_check=destination.uploads.check, objects_verified=True
+            )
+            data = to_json(artifact)
+            metadata = await destination.verify(await destination.put(ARTIFACT_JSON, data))
+            await destination.clear(MANIFEST_JSON, *self._pair)
+            staged = [
+                _staged_file(record, digest.sha256) for record, digest in zip(records, digests, strict=True)
+            ]
+            pair = await self._hand_over(staged_reference(run, staged[0]), artifact, data)
+            bare = is_bare_model(self.source)
+            manifest = UploadManifest(
+                upload_id=run.run_id,
+                started_at=run.started_at,
+                s3_base=run.request.destination,
+                include=list(run.request.include),
+                files=StagedFiles(
+                    source_archive=None if bare else staged[0],
+                    models=staged if bare else staged[1:],
+                    checksums=checksums,
+                    metadata=metadata,
+                    deployment=pair.file if pair else None,
+                    deployment_ready=pair.ready if pair else None,
+                ),
+            )
+            listed = to_json(manifest)
+            await destination.put(MANIFEST_JSON, listed)
+            return await self._seal(artifact, data, listed, pair)
 
     async def by_reference(self) -> Committed:
         """Commit a staging that only points at the source."""
-        async with self._undone_on_failure():
-            return await self._by_reference()
+        run, destination = self.run, self.destination
+        run.observer(PhaseChanged(phase="commit"))
+        # Nobody has probed what a store other than AWS does with it.
+        probed = run.destination.is_aws or run.request.upload_check != "auto"
+        async with destination.commit([ARTIFACT_JSON, *self._pair, MARKER]):
+            await destination.retract()
+            while True:
+                artifact = artifact_of(
+                    run,
+                    self.source,
+                    None,
+                    upload_check=destination.uploads.check if probed else "none",
+                    objects_verified=True,
+                )
+                data = to_json(artifact)
+                await destination.put(ARTIFACT_JSON, data)
+                if artifact.deployment.tags == run.tagging.tags:
+                    break  # else tags were refused just now, and it must not say that it has them
+            await destination.clear(*self._pair)
+            pair = await self._hand_over(reference_to(self.source), artifact, data)
+            return await self._seal(artifact, data, None, pair)
 
-    async def pair_alone(self, uploads: Uploads) -> Committed:
-        """Add ``deployment.json`` and its marker to a staging that is complete without them.
+    async def bintarball(self) -> Committed:
+        """Commit a bintarball reference: its marker is that of the deployment documents."""
+        run, destination, container = self.run, self.destination, self.container
+        if container is None:
+            raise ValueError("a bintarball reference has a container image")
+        run.observer(PhaseChanged(phase="commit"))
+        async with destination.commit(DEPLOYMENT_DOCUMENTS):
+            await destination.retract()
+            document = deployment_of(run, self.source, reference_to(self.source), container)
+            data = to_json(document)
+            await destination.put(DEPLOYMENT_JSON, data)
+            await destination.seal(DEPLOYMENT_READY, ready_of(run, document, data, destination.lease.token))
+        return Committed(None, destination.checks, document)
+
+    async def deployment_alone(self) -> Committed:
+        """Add the deployment documents to a staging that is complete without them.
 
         Raises:
             IntegrityError: an object of the staging is missing, or is not what was staged.
         """
-        async with self._undone_on_failure():
-            return await self._pair_alone(uploads)
-
-    @asynccontextmanager
-    async def _undone_on_failure(self) -> AsyncIterator[None]:
-        """Take back what must not stand after a failure.
-
-        That is all of it when it is not what it should be, and else what says that it may be deployed. What another
-        run has taken over is its own.
-        """
-        try:
-            yield
-        except BaseException as error:
-            causes = leaves_of(error)
-            if any(isinstance(cause, HeldError) for cause in causes):
-                raise
-            # The last first: what says that the others may be used.
-            keys = self._writer.written[::-1]
-            if not any(isinstance(cause, IntegrityError) for cause in causes):
-                pair = {self.run.request.prefix + name for name in PAIR}
-                keys = [key for key in keys if key in pair]
-            with anyio.move_on_after(_UNDO_SECONDS, shield=True):
-                await take_back(run=self.run, lease=self.lease, keys=keys)
-            raise
-
-    async def _full(self, streamed: Streamed, uploads: Uploads) -> Committed:
-        """The steps, in order.
-
-        Raises:
-            DigestMismatchError: an object is not what was sent; there is no marker then.
-            HeldError: another run has put its marker, or has taken over an upload.
-        """
-        run, prefix, writer = self.run, self.run.request.prefix, self._writer
+        run, destination, existing = self.run, self.destination, self.destination.existing
         run.observer(PhaseChanged(phase="commit"))
-        await uploads.abort_unused()
-        if self.lease is not None:
-            # Every part by name, so that whoever has to go on from here sends none again.
-            await self.lease.write()
-        await self._take_down()
-        opened = [streamed.archive, *(staged.upload for staged in streamed.members)]
-        records = await each(opened, uploads.complete)
-        for record in records:
-            run.observer(ObjectCompleted(key=record.key, size=record.size))
-            writer.written.append(record.key)
-        digests = [streamed.digest, *(staged.digest.record() for staged in streamed.members)]
-        pairs = [
-            (digest.sha256, record.key.removeprefix(prefix))
-            for digest, record in zip(digests, records, strict=True)
-        ]
-        text = checksums_text(pairs).encode()
-        checksums = await writer.put(CHECKSUMS, text)
-        writer.checks += await each(records, partial(verify_upload, run))
-        await writer.verify(checksums)
-        await writer.tag(
-            *(record.key for record in records),
-            older=[record.key for record in records if record.created_by != run.run_id],
-        )
-        artifact = artifact_of(run, self.source, streamed, upload_check=self.check, objects_verified=True)
-        data = to_json(artifact)
-        metadata = await writer.put(ARTIFACT_JSON, data)
-        staged_files = [
-            _staged_file(record, digest.sha256) for record, digest in zip(records, digests, strict=True)
-        ]
-        await self._clear(MANIFEST_JSON)
-        pair = await self._hand_over(staged_reference(run, staged_files[0]), artifact, data)
-        bare = is_bare_model(self.source)
-        manifest = UploadManifest(
-            upload_id=run.run_id,
-            started_at=run.started_at,
-            s3_base=run.request.destination,
-            include=list(run.request.include),
-            files=StagedFiles(
-                source_archive=None if bare else staged_files[0],
-                models=staged_files if bare else staged_files[1:],
-                checksums=checksums,
-                metadata=metadata,
-                deployment=pair.file if pair else None,
-                deployment_ready=pair.ready if pair else None,
-            ),
-        )
-        listed = await writer.put(MANIFEST_JSON, to_json(manifest))
-        for document in (metadata, listed):
-            await writer.verify(document)
-        return await self._mark(artifact, data, pair)
-
-    async def _by_reference(self) -> Committed:
-        run = self.run
-        run.observer(PhaseChanged(phase="commit"))
-        await self._take_down()
-        # Nobody has probed what a store other than AWS does with it.
-        verified = self.check if run.destination.is_aws or run.request.upload_check != "auto" else "none"
-        while True:
-            artifact = artifact_of(run, self.source, None, upload_check=verified, objects_verified=True)
-            data = to_json(artifact)
-            first = not self._writer.written
-            file = await self._writer.put(ARTIFACT_JSON, data, if_absent=self.lease is None and first)
-            if artifact.deployment.tags == run.tagging.tags:
-                break  # else tags were refused just now, and it must not say that it has them
-        await self._writer.verify(file)
-        await self._clear()
-        pair = await self._hand_over(reference_to(self.source), artifact, data)
-        return await self._mark(artifact, data, pair)
-
-    async def _pair_alone(self, uploads: Uploads) -> Committed:
-        run, staged = self.run, self.standing.artifact
-        run.observer(PhaseChanged(phase="commit"))
-        checks = await confirm(run, self.standing)
-        await self._writer.open(uploads, PAIR)
-        await remove_ready(run, self.standing)
-        manifest = self.standing.manifest
+        checks = await confirm(run, existing)
+        manifest = existing.manifest
         archive = (
             reference_to(self.source)
             if manifest is None
             else staged_reference(run, manifest.files.source_archive or manifest.files.models[0])
         )
-        pair = await self._hand_over(archive, staged, self.standing.documents[ARTIFACT_JSON])
-        await keep_documents(run, self.standing)
-        return Committed(staged, checks + self._writer.checks, pair.document if pair else None)
+        async with destination.commit(DEPLOYMENT_DOCUMENTS):
+            await destination.retract_ready()
+            document = self._document(archive, existing.artifact, existing.documents[ARTIFACT_JSON])
+            data = to_json(document)
+            await destination.put(DEPLOYMENT_JSON, data)
+            await destination.seal(DEPLOYMENT_READY, ready_of(run, document, data, destination.lease.token))
+        await keep_documents(run, existing)
+        return Committed(existing.artifact, checks + destination.checks, document)
 
-    async def _take_down(self) -> None:
-        """Nothing is staged from here on, and nothing may be deployed."""
-        if self.standing.is_complete:
-            await delete(self.run, self.run.request.prefix + MARKER)
-        await remove_ready(self.run, self.standing)
+    @property
+    def _pair(self) -> tuple[str, ...]:
+        return DEPLOYMENT_DOCUMENTS if self.container is not None else ()
 
-    async def _clear(self, *upcoming: str) -> None:
-        """Remove what must not lie beside the new staging, before anything says that it may be deployed.
-
-        Args:
-            upcoming: names of documents that are written later.
-        """
-        later = (*upcoming, *(PAIR if self.container is not None else ()))
-        kept = [*self._writer.written, *(self.run.request.prefix + name for name in later)]
-        await remove_stale(self.run, self.standing, kept)
+    def _document(
+        self, archive: ObjectReference, artifact: Artifact | None, data: bytes
+    ) -> DeploymentDocument:
+        if self.container is None:
+            raise ValueError("there is no container image to deploy")
+        return deployment_of(self.run, self.source, archive, self.container, artifact, data)
 
     async def _hand_over(
-        self, archive: ObjectReference, artifact: Artifact | None, data: bytes
+        self, archive: ObjectReference, artifact: Artifact, artifact_data: bytes
     ) -> HandedOver | None:
+        """Write the deployment documents, each looked at again; everything that they name is verified by now."""
         if self.container is None:
             return None
-        document = deployment_of(self.run, self.source, archive, self.container, artifact, data)
-        return await hand_over(self._writer, document)
+        destination = self.destination
+        document = self._document(archive, artifact, artifact_data)
+        data = to_json(document)
+        file = await destination.verify(await destination.put(DEPLOYMENT_JSON, data))
+        text = ready_of(self.run, document, data, destination.lease.token)
+        return HandedOver(document, file, await destination.put(DEPLOYMENT_READY, text))
 
-    async def _mark(self, artifact: Artifact, data: bytes, pair: HandedOver | None) -> Committed:
-        run = self.run
+    async def _seal(
+        self, artifact: Artifact, data: bytes, manifest: bytes | None, pair: HandedOver | None
+    ) -> Committed:
+        run, destination = self.run, self.destination
         marker = Marker(
             completed_at=clock.now(),
             mode=artifact.deployment.staging_mode,
@@ -251,17 +212,11 @@ class Commit:
             source=self.source.uri,
             next_step=NEXT_STEP,
             artifact_sha256=hashlib.sha256(data).hexdigest(),
+            manifest_sha256=hashlib.sha256(manifest).hexdigest() if manifest is not None else None,
+            token=destination.lease.token,
         )
-        await self._writer.mark(MARKER, marker.text().encode(), partial(_is_of, run.run_id))
-        return Committed(artifact, self._writer.checks, pair.document if pair else None)
-
-
-def _is_of(run_id: str, text: bytes) -> bool:
-    """Whether a marker is this run's, however garbled it may have come."""
-    try:
-        return Marker.parse(text.decode()).run_id == run_id
-    except (ValidationError, UnicodeDecodeError):
-        return True
+        await destination.seal(MARKER, marker.text().encode())
+        return Committed(artifact, destination.checks, pair.document if pair else None)
 
 
 def _staged_file(record: UploadRecord, sha256: str) -> StagedFile:

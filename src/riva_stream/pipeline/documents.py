@@ -21,7 +21,7 @@ from riva_stream.manifest import (
     artifact_id,
 )
 from riva_stream.pipeline.flow import Streamed, is_bare_model
-from riva_stream.pipeline.run import Run
+from riva_stream.run import Run
 from riva_stream.sizes import GIB, MIB, human_size
 from riva_stream.source import PinnedSource
 

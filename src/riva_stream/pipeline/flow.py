@@ -14,8 +14,8 @@ from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged
 from riva_stream.memory import plan_memory
-from riva_stream.pipeline.run import Run
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
+from riva_stream.run import Run
 from riva_stream.sink import Upload, Uploads
 from riva_stream.source import PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
@@ -98,7 +98,7 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
             ),
             allow_missing_end=request.allow_missing_end,
         ),
-        Credits(shares.write_share),
+        shares,
         request.part_size_for,
         partial(_open_member, run, uploads),
         member_hashes,

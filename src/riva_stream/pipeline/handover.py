@@ -7,23 +7,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from riva_stream.deployment import (
-    DEPLOYMENT_JSON,
-    DEPLOYMENT_READY,
     BintarballReferences,
     DeploymentDocument,
     DeploymentReady,
     DeploymentState,
     ObjectReference,
 )
-from riva_stream.manifest import Artifact, StagedFile, artifact_id, to_json
+from riva_stream.documents.pair import reference_to
+from riva_stream.manifest import Artifact, StagedFile, artifact_id
 from riva_stream.pipeline.documents import NEXT_STEP, build_info, model_of
-from riva_stream.pipeline.pair import reference_to
-from riva_stream.pipeline.run import Run
-from riva_stream.pipeline.writer import Writer
+from riva_stream.run import Run
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource, find_source
 
-__all__ = ["HandedOver", "deployment_of", "find_container", "hand_over", "ready_of", "staged_reference"]
+__all__ = ["HandedOver", "deployment_of", "find_container", "ready_of", "staged_reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +109,8 @@ def deployment_of(
     )
 
 
-def ready_of(run: Run, document: DeploymentDocument, data: bytes) -> bytes:
-    """``deployment_ready.txt`` for ``deployment.json`` as it is written."""
+def ready_of(run: Run, document: DeploymentDocument, data: bytes, token: str) -> bytes:
+    """``deployment_ready.txt`` for ``deployment.json`` as it is written, under the hold of ``token``."""
     references = document.bintarball_references
     ready = DeploymentReady(
         ready_at=datetime.now(UTC),
@@ -123,15 +120,6 @@ def ready_of(run: Run, document: DeploymentDocument, data: bytes) -> bytes:
         container_image=references.container_image.s3_uri,
         next_step=NEXT_STEP,
         deployment_sha256=hashlib.sha256(data).hexdigest(),
+        token=token,
     )
     return ready.text().encode()
-
-
-async def hand_over(writer: Writer, document: DeploymentDocument) -> HandedOver:
-    """Write the pair, each looked at again; everything that it names must be verified by now."""
-    data = to_json(document)
-    file = await writer.verify(await writer.put(DEPLOYMENT_JSON, data))
-    if writer.lease is not None:
-        await writer.lease.check()
-    ready = await writer.verify(await writer.put(DEPLOYMENT_READY, ready_of(writer.run, document, data)))
-    return HandedOver(document, file, ready)

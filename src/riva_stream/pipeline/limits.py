@@ -10,7 +10,7 @@ import anyio
 from riva_stream import clock
 from riva_stream.buffers import Credits
 from riva_stream.errors import ConfigurationError, StalledError
-from riva_stream.pipeline.run import Run
+from riva_stream.run import Run
 from riva_stream.sizes import human_size
 
 __all__ = ["deadline", "share_of", "watched"]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from riva_stream.deployment import DEPLOYMENT_JSON, DEPLOYMENT_READY
-from riva_stream.manifest import ARTIFACT_JSON, CHECKSUMS, MANIFEST_JSON, MARKER
+from riva_stream.documents.pair import reference_to
+from riva_stream.layout import (
+    ARTIFACT_JSON,
+    CHECKSUMS,
+    DEPLOYMENT_JSON,
+    DEPLOYMENT_READY,
+    MANIFEST_JSON,
+    MARKER,
+    OWN_FOLDER,
+)
 from riva_stream.memory import plan_memory
+from riva_stream.pipeline.decide import Decision
 from riva_stream.pipeline.flow import archive_key, is_bare_model
-from riva_stream.pipeline.pair import reference_to
-from riva_stream.pipeline.run import Run
-from riva_stream.pipeline.standing import Decision
 from riva_stream.report import Plan, PlannedObject
+from riva_stream.run import Run
+from riva_stream.s3 import Writer
 from riva_stream.s3.probe import try_aborting
 from riva_stream.source import PinnedSource
-from riva_stream.state import OWN_FOLDER
 
 __all__ = ["plan_of", "try_rights"]
 
@@ -89,7 +96,7 @@ def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
     return [archive, PlannedObject(key=f"{request.prefix}models/<{patterns}>", kind="models")]
 
 
-async def try_rights(run: Run, source: PinnedSource) -> None:
+async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
     """Try what a full staging needs, leaving nothing: one byte of the source, and an upload that is aborted at once.
 
     A reference may need neither.
@@ -110,7 +117,7 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
 
     async def scratch() -> None:
         upload_id = await run.tagging.along(
-            lambda tags: run.destination.create_upload(
+            lambda tags: writer.create_upload(
                 request.bucket,
                 key,
                 content_type="application/octet-stream",
@@ -119,11 +126,11 @@ async def try_rights(run: Run, source: PinnedSource) -> None:
                 tags=tags,
             )
         )
-        await run.destination.abort_upload(request.bucket, key, upload_id)
+        await writer.abort_upload(request.bucket, key, upload_id)
 
     if request.mode != "full":
         return
     if source.size:
         await run.retrier("GetObject", one_byte)
-    await try_aborting(run.destination, request.bucket, key, run.retrier)
+    await try_aborting(writer, request.bucket, key, run.retrier)
     await run.retrier("CreateMultipartUpload", scratch)

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from riva_stream.config import StageRequest
-from riva_stream.pipeline.run import Run
-from riva_stream.s3 import Store, StoreSettings, WriteOptions, open_store
+from riva_stream.run import Run
+from riva_stream.s3 import Store, StoreSettings, WriteOptions, Writer, open_store
 
 __all__ = ["destination_settings", "is_elsewhere", "open_stores", "source_settings"]
 
@@ -20,8 +20,12 @@ async def open_stores(
     source_session: Any,
     store: Store | None,
     source_store: Store | None,
-) -> None:
-    """Give the run its stores; ``stack`` closes those that are opened here, never the caller's."""
+) -> Writer:
+    """Give the run its stores to read from; ``stack`` closes those that are opened here, never the caller's.
+
+    Returns:
+        What changes the destination.
+    """
     request = run.request
     warn = partial(run.warn, "profile")
     if store is None:
@@ -42,6 +46,7 @@ async def open_stores(
             else store
         )
     run.destination, run.origin = store, source_store
+    return store
 
 
 def is_elsewhere(request: StageRequest) -> bool:

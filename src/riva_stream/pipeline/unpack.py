@@ -17,12 +17,15 @@ from riva_stream.archive import (
     MemberData,
     MemberEnd,
     MemberStart,
+    show,
 )
 from riva_stream.buffers import Channel, Chunk, Credits, Piece
 from riva_stream.digest import Digest, HashLane
+from riva_stream.errors import ConfigurationError
 from riva_stream.lanes import Lane
-from riva_stream.memory import BLOCK
+from riva_stream.memory import BLOCK, MemoryPlan, least_memory
 from riva_stream.sink import Upload
+from riva_stream.sizes import MIB, human_size
 from riva_stream.tee import tee
 
 __all__ = ["StagedMember", "Unpacker"]
@@ -57,7 +60,7 @@ class Unpacker:
     """
 
     extractor: Extractor
-    credits: Credits
+    memory: MemoryPlan
     part_size: Callable[[int], int]
     """Bytes of a part, from those of the member."""
     open_upload: Callable[[Member], Awaitable[Upload]]
@@ -67,9 +70,14 @@ class Unpacker:
     """Is told how many bytes came out of inflate."""
     members: list[StagedMember] = field(default_factory=list, init=False)
     summary: ArchiveSummary | None = field(default=None, init=False)
+    credits: Credits = field(init=False)
+    """The write share: what the parts of members are paid from."""
     _filling: _Filling | None = field(default=None, init=False)
     _sent: int = field(default=0, init=False)
     _queue: Channel[Chunk] = field(default_factory=Channel, init=False)
+
+    def __post_init__(self) -> None:
+        self.credits = Credits(self.memory.write_share)
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next chunk, of which this branch holds a share."""
@@ -84,6 +92,7 @@ class Unpacker:
 
         Raises:
             ArchiveError: it is damaged, cut, refused, or holds nothing that was asked for.
+            ConfigurationError: a member needs larger parts than the memory has room for.
         """
         async for chunk in self._queue:
             await self._unpack(deque(chunk.pieces))
@@ -107,6 +116,7 @@ class Unpacker:
                         self._end(inside)
 
     async def _begin(self, member: Member) -> None:
+        self._require_room(member)
         with self.lane.waiting():
             upload = await self.open_upload(member)
         self.members.append(StagedMember(member, upload, Digest()))
@@ -114,6 +124,19 @@ class Unpacker:
         if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
             self._filling = _Filling(0, 0)
             self._ship()
+
+    def _require_room(self, member: Member) -> None:
+        """Refuse a member of which one part would not fit the write share, before anything is opened for it."""
+        part = min(self.part_size(member.size), member.size)
+        if part <= self.credits.limit:
+            return
+        least = least_memory(self.memory.part_size, part) // MIB
+        raise ConfigurationError(
+            f"member {show(member.name)} of {human_size(member.size)} needs parts of {human_size(part)} (S3 takes 10,000 of "
+            f"them); with --memory {self.memory.ceiling // MIB}MiB there is room for {human_size(self.credits.limit)}: "
+            f"{least} MiB of memory is the least that works",
+            hint=f"pass --memory {least}MiB or more",
+        )
 
     async def _keep(self, data: Piece) -> None:
         """Put the next bytes of the member into parts."""

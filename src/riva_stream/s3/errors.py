@@ -25,7 +25,7 @@ from riva_stream.errors import (
 )
 from riva_stream.rights import KMS_ACTIONS, words_for
 
-__all__ = ["CREDENTIALS", "translated"]
+__all__ = ["CREDENTIALS", "refusal", "translated"]
 
 _WITHOUT: Mapping[str, str] = dict.fromkeys(
     ("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
@@ -52,6 +52,8 @@ _TRANSIENT = {
     "OperationAborted",
     "ConditionalRequestConflict",
     "IncompleteBody",
+    # of a signature that was good for a while: the next attempt is signed anew
+    "RequestExpired",
     # the store received other bytes than we hashed: the way there broke them, so they are sent again
     "BadDigest",
     "XAmzContentSHA256Mismatch",
@@ -61,6 +63,8 @@ _TRANSIENT = {
     "502",
     "504",
 }
+_CONDITIONAL = {"PutObject", "CompleteMultipartUpload", "DeleteObject"}
+"""What can go with If-Match."""
 CREDENTIALS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -155,6 +159,12 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
         ) from error
 
 
+def refusal(operation: str, bucket: str, key: str, code: str, status: int, **details: Any) -> RivaStreamError:
+    """What a store's refusal comes to, for stores that are not behind the SDK; ``details`` are fields of ``Where``."""
+    place = Where(operation=operation, bucket=bucket, key=key, code=code, status=status, **details)
+    return _known(code, "", status, place, None)
+
+
 def _text(error: BaseException) -> str:
     """What an error says, without any query string: a signed URL's would hold its signature."""
     words = str(error) or type(error).__name__
@@ -247,7 +257,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
                 hint="run again to stage what is there now",
             )
         return HeldError("another run was there first", where=place, hint="run the same command again")
-    if code in {"NoSuchKey", "404"} and place.operation == "PutObject":
+    if code in {"NoSuchKey", "404"} and place.operation in _CONDITIONAL:
         # If-Match on an object that is gone
         return HeldError("another run has removed the object", where=place, hint="run the same command again")
     if code in _TRANSIENT or (status is not None and status >= 500):  # noqa: PLR2004 - HTTP's server errors

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
-from riva_stream.s3.port import PartBody, Store
+from riva_stream.s3.port import PartBody, Reader, Writer
 
 __all__ = ["enforced_check"]
 
@@ -44,11 +44,14 @@ _WRONG: dict[EnforcedCheck, PartBody] = {
 }
 
 
-async def enforced_check(store: Store, bucket: str, key: str, wanted: str, attempt: Attempt) -> EnforcedCheck:
+async def enforced_check(
+    reader: Reader, store: Writer, bucket: str, key: str, wanted: str, attempt: Attempt
+) -> EnforcedCheck:
     """The checksum that parts shall go with.
 
     Args:
-        store: where the parts will go.
+        reader: the store that the parts will go to.
+        store: the same, for the scratch upload.
         bucket: its bucket.
         key: key of the scratch upload; nothing ever becomes visible there.
         wanted: ``auto``, or the one that the user asked for.
@@ -60,7 +63,7 @@ async def enforced_check(store: Store, bucket: str, key: str, wanted: str, attem
     """
     if wanted == "none":
         return "none"
-    if wanted == "auto" and store.is_aws:
+    if wanted == "auto" and reader.is_aws:
         return "crc64nvme"  # documented by AWS, and enforced there
     await try_aborting(store, bucket, key, attempt)
     tried = {name: body for name, body in _WRONG.items() if wanted in {"auto", name}}
@@ -80,7 +83,7 @@ async def enforced_check(store: Store, bucket: str, key: str, wanted: str, attem
     )
 
 
-async def try_aborting(store: Store, bucket: str, key: str, attempt: Attempt) -> None:
+async def try_aborting(store: Writer, bucket: str, key: str, attempt: Attempt) -> None:
     """Make sure that what is created at a key could be aborted, by aborting an upload that is missing.
 
     S3 looks at the right first, so nothing has to be made to find out that it would stay.
@@ -97,7 +100,7 @@ async def try_aborting(store: Store, bucket: str, key: str, attempt: Attempt) ->
 
 
 async def _tried(
-    store: Store,
+    store: Writer,
     bucket: str,
     key: str,
     tried: Mapping[EnforcedCheck, PartBody],
@@ -113,7 +116,7 @@ async def _tried(
     return None
 
 
-async def _tells_md5(store: Store, bucket: str, key: str, attempt: Attempt) -> EnforcedCheck:
+async def _tells_md5(store: Writer, bucket: str, key: str, attempt: Attempt) -> EnforcedCheck:
     """``etag`` when the store answers with the MD5 of what it got, so that we can compare; else ``none``."""
     body = PartBody((_BYTES,), len(_BYTES))
     async with _scratch(store, bucket, key, attempt, declare=False) as upload_id:
@@ -123,7 +126,7 @@ async def _tells_md5(store: Store, bucket: str, key: str, attempt: Attempt) -> E
 
 @asynccontextmanager
 async def _scratch(
-    store: Store, bucket: str, key: str, attempt: Attempt, *, declare: bool
+    store: Writer, bucket: str, key: str, attempt: Attempt, *, declare: bool
 ) -> AsyncIterator[str]:
     create = partial(
         store.create_upload,
@@ -141,7 +144,7 @@ async def _scratch(
             await attempt("AbortMultipartUpload", partial(store.abort_upload, bucket, key, upload_id))
 
 
-async def _refuses(store: Store, bucket: str, key: str, upload_id: str, body: PartBody) -> bool:
+async def _refuses(store: Writer, bucket: str, key: str, upload_id: str, body: PartBody) -> bool:
     try:
         await store.upload_part(bucket, key, upload_id, 1, body)
     except RivaStreamError as error:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
 from riva_stream.retry import Retrier
-from riva_stream.s3 import NO_TAGS, Store
+from riva_stream.s3 import NO_TAGS, Reader, Writer
 
 __all__ = ["Tagging"]
 
@@ -66,12 +66,20 @@ class Tagging:
             return made
 
     async def settle(
-        self, store: Store, bucket: str, retrier: Retrier, keys: Iterable[str], *, older: Iterable[str] = ()
+        self,
+        reader: Reader,
+        writer: Writer,
+        bucket: str,
+        retrier: Retrier,
+        keys: Iterable[str],
+        *,
+        older: Iterable[str] = (),
     ) -> None:
         """Make sure that these objects, which exist now, have the tags.
 
         Args:
-            store: where they lie.
+            reader: the store that has them.
+            writer: the same.
             bucket: its bucket.
             retrier: tries again what may pass.
             keys: objects that this run has created, with the tags if the store took them.
@@ -81,21 +89,21 @@ class Tagging:
             return
         todo = set(older)
         for key in keys:
-            if self._beside or not await self._is_tagged(store, bucket, retrier, key):
+            if self._beside or not await self._is_tagged(reader, bucket, retrier, key):
                 todo.add(key)
         for key in sorted(todo):
             try:
-                await retrier("PutObjectTagging", partial(store.put_tags, bucket, key, self.wanted))
+                await retrier("PutObjectTagging", partial(writer.put_tags, bucket, key, self.wanted))
             except RivaStreamError as error:
                 self._give_up(error)
                 return
 
-    async def _is_tagged(self, store: Store, bucket: str, retrier: Retrier, key: str) -> bool:
+    async def _is_tagged(self, reader: Reader, bucket: str, retrier: Retrier, key: str) -> bool:
         """Whether the tags that went along with ``key`` are there; read once, and not at all on AWS."""
-        if store.is_aws or self._trusted:
+        if reader.is_aws or self._trusted:
             return True
         try:
-            found = await retrier("GetObjectTagging", partial(store.get_tags, bucket, key))
+            found = await retrier("GetObjectTagging", partial(reader.get_tags, bucket, key))
         except RivaStreamError:
             found = NO_TAGS  # setting them again does no harm
         self._trusted = dict(found) == dict(self.wanted)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from riva_stream.buffers import Chunk
 from riva_stream.digest import md5_of
-from riva_stream.s3 import Stored
+from riva_stream.s3 import CompletedPart, Stored
 from riva_stream.sink.parts import SentPart, Weighed, base64_crc
 
 __all__ = ["KnownPart", "Upload", "UploadRecord", "multipart_etag"]
@@ -65,18 +65,31 @@ class Upload:
     enqueue: Callable[[Upload, int, Chunk], None]
     known: dict[int, KnownPart] = field(default_factory=dict)
     """Parts that the store has from an earlier run."""
-    stored: Stored | None = None
-    """Set when an earlier run had completed the object already."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
-    completing: bool = False
-    """Its Complete has been asked for, so it need no longer be open."""
     record: UploadRecord | None = None
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next part, of which this upload holds a share; the share is released once it is durable."""
         self.numbered += 1
         self.enqueue(self, self.numbered, chunk)
+
+    @property
+    def in_order(self) -> list[SentPart]:
+        """The parts that the store has acknowledged."""
+        return [self.parts[number] for number in sorted(self.parts)]
+
+    def completed_parts(self) -> list[CompletedPart]:
+        """What Complete is asked with."""
+        return [
+            CompletedPart(
+                part.number,
+                part.etag,
+                part.size,
+                None if part.crc64nvme is None else base64_crc(part.crc64nvme),
+            )
+            for part in self.in_order
+        ]
 
     @property
     def size(self) -> int:

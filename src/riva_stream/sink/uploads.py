@@ -1,8 +1,8 @@
-"""All uploads of a run: opened or adopted, fed, completed, kept or aborted.
+"""All uploads of a run: opened or adopted, fed, kept or aborted. They are completed by the destination alone.
 
 :class:`Uploads` is an async context manager. When it ends with an error that a rerun can get over, the open uploads
-stay for that rerun (``keep``); with one that is final they are aborted: shielded, within a limited time, without
-hiding the first error. Parts of all of them go through one queue to as many senders as there shall be connections.
+stay for that rerun; with one that is final they are aborted: shielded, within a limited time, without hiding the first
+error. Parts of all of them go through one queue to as many senders as there shall be connections.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from riva_stream import clock
 from riva_stream.buffers import Channel, Chunk, Piece
 from riva_stream.digest import combined_crc64nvme
 from riva_stream.errors import (
-    DigestMismatchError,
     HeldError,
     RivaStreamError,
     TransientError,
@@ -30,10 +29,10 @@ from riva_stream.errors import (
 )
 from riva_stream.lanes import Lane
 from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import CompletedPart, ObjectInfo, Store, Stored
-from riva_stream.sink.parts import Check, SentPart, Weighed, base64_crc, weigh
+from riva_stream.s3 import ObjectInfo, Reader, Stored, Writer
+from riva_stream.sink.parts import Check, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
-from riva_stream.sink.upload import Upload, UploadRecord, multipart_etag
+from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
 
 __all__ = ["Uploads"]
 
@@ -45,7 +44,8 @@ _CLEANUP_TASKS = 8
 class Uploads:
     """All uploads of a run into one bucket."""
 
-    store: Store
+    reader: Reader
+    writer: Writer
     bucket: str
     check: Check
     retrier: Retrier
@@ -53,10 +53,8 @@ class Uploads:
     durable: Callable[[Upload, int], None]
     """Is told how many bytes of which upload became durable."""
     run_id: str
-    guard: Callable[[], Awaitable[None]] | None = None
+    guard: Callable[[], Awaitable[object]] | None = None
     """Makes sure, before an upload is created, that the prefix is still ours."""
-    keep: bool = False
-    """Leave open uploads for a rerun when the error lets it go on."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
@@ -74,12 +72,10 @@ class Uploads:
         # Held: they are the other run's now. Resumable: they are the next run's.
         held = any(isinstance(cause, HeldError) for cause in causes)
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
-        if error is not None and (held or (self.keep and not final)):
-            return
-        left = [upload for upload in [*self.opened, *self.adopted.values()] if not upload.record]
-        await self._abort(left)
-        if final:
-            await self._take_back([upload.key for upload in left if upload.stored is not None])
+        if error is None or (final and not held):
+            await self._abort(
+                [upload for upload in [*self.opened, *self.adopted.values()] if not upload.record]
+            )
 
     async def open(self, key: str, *, content_type: str, metadata: Mapping[str, str]) -> Upload:
         """Create an upload, or go on with the one that an earlier run had created."""
@@ -98,7 +94,7 @@ class Uploads:
                 nonlocal attempts
                 attempts += 1
                 return await self.tagging.along(
-                    lambda tags: self.store.create_upload(
+                    lambda tags: self.writer.create_upload(
                         self.bucket,
                         key,
                         content_type=content_type,
@@ -121,6 +117,10 @@ class Uploads:
             await self._abort_all(await self._unknown(key))
         return upload
 
+    def adopt(self, key: str, upload_id: str, created_by: str, known: dict[int, KnownPart]) -> None:
+        """Keep an earlier run's upload for :meth:`open`, with the parts that the store has of it."""
+        self.adopted[key] = Upload(key, "", {}, upload_id, created_by, self.enqueue, known)
+
     def enqueue(self, upload: Upload, number: int, chunk: Chunk) -> None:
         """Queue a part; never waits."""
         self._queue.send((upload, number, chunk))
@@ -138,72 +138,48 @@ class Uploads:
             self.durable(upload, chunk.size)
             chunk.release()
 
-    async def put(self, upload: Upload, data: bytes, *, if_absent: bool = False) -> UploadRecord:
-        """Send a small object through its upload, and complete it."""
+    async def send_whole(self, upload: Upload, data: bytes) -> None:
+        """Send a small object as the one part of its upload."""
         weighed = weigh((data,), self.check)
         etag = await self._upload_part(upload, 1, weighed, (data,))
         upload.parts[1] = SentPart(1, weighed.size, etag, weighed.fingerprint, weighed.crc64nvme, weighed.md5)
-        return await self.complete(upload, if_absent=if_absent)
 
-    async def complete(self, upload: Upload, *, if_absent: bool = False) -> UploadRecord:
-        """Make the object visible.
-
-        Raises:
-            HeldError: another run has aborted the upload, or has put an object where there must be none.
-        """
-        parts = [upload.parts[number] for number in sorted(upload.parts)]
-        crcs = [(part.crc64nvme, part.size) for part in parts if part.crc64nvme is not None]
-        whole = combined_crc64nvme(crcs) if self.check == "crc64nvme" else None
-        etag = multipart_etag(parts)
-        completed = [
-            CompletedPart(
-                part.number,
-                part.etag,
-                part.size,
-                None if part.crc64nvme is None else base64_crc(part.crc64nvme),
-            )
-            for part in parts
-        ]
-
-        async def once() -> Stored:
-            try:
-                return await self.store.complete_upload(
-                    self.bucket,
-                    upload.key,
-                    upload.upload_id,
-                    completed,
-                    crc64nvme=whole,
-                    if_absent=if_absent,
-                )
-            except (HeldError, TransientError) as error:
-                conflict = error.where.code == "ConditionalRequestConflict"
-                if isinstance(error, TransientError) and not isinstance(error, HeldError) and not conflict:
-                    raise
-                # "No such upload", or a conflict, is also what the second attempt hears after a first whose answer
-                # was lost.
-                info = await self.store.head(self.bucket, upload.key)
-                if info is not None and _is_ours(info, upload, whole, etag):
-                    return Stored(info.etag, info.version_id)
-                if conflict and if_absent:  # the same request again would meet the same answer
-                    raise HeldError(
-                        "another run writes the same object",
-                        where=error.where,
-                        hint="run the same command again",
-                    ) from error
-                raise
-
-        upload.completing = True
-        stored = upload.stored
-        if stored is None:
-            stored = await self.retrier("CompleteMultipartUpload", once)
-        upload.record = UploadRecord(
-            upload.key, upload.size, upload.content_type, stored, upload.created_by, whole, etag
+    def record_of(self, upload: Upload, stored: Stored) -> UploadRecord:
+        """What an upload ends in once it is completed."""
+        return UploadRecord(
+            upload.key,
+            upload.size,
+            upload.content_type,
+            stored,
+            upload.created_by,
+            self.whole_crc64nvme(upload),
+            multipart_etag(upload.in_order),
         )
-        return upload.record
+
+    def whole_crc64nvme(self, upload: Upload) -> str | None:
+        """CRC64NVME of the whole object, base64, when each part went along with its own."""
+        if self.check != "crc64nvme":
+            return None
+        return combined_crc64nvme(
+            (part.crc64nvme, part.size) for part in upload.in_order if part.crc64nvme is not None
+        )
+
+    def is_ours(self, info: ObjectInfo, upload: Upload) -> bool:
+        """Whether the object that is there is the one that was to be completed."""
+        kept, whole = info.checksums.get("crc64nvme"), self.whole_crc64nvme(upload)
+        return (
+            info.metadata.get("run-id") == upload.created_by
+            and info.size == upload.size
+            and (
+                kept == whole
+                if kept and whole
+                else info.etag == multipart_etag(upload.in_order) or info.encryption.startswith("aws:kms")
+            )
+        )
 
     async def abort_unused(self) -> None:
         """Abort what an earlier run had opened and this one has no use for."""
-        unused = [upload for upload in self.adopted.values() if upload.stored is None]
+        unused = list(self.adopted.values())
         self.adopted.clear()
         await self._abort(unused)
 
@@ -213,12 +189,6 @@ class Uploads:
         known = upload.known.get(number)
         if known is not None and known.is_that(weighed):
             etag = known.etag
-        elif upload.stored is not None:
-            raise DigestMismatchError(
-                "an earlier run has completed this object, but with other bytes than the source has now",
-                where=Where("UploadPart", self.bucket, upload.key, part=number),
-                hint="run the same command again: it will start afresh",
-            )
         else:
             etag = await self._upload_part(upload, number, weighed, pieces)
         return SentPart(number, weighed.size, etag, weighed.fingerprint, weighed.crc64nvme, weighed.md5)
@@ -228,7 +198,7 @@ class Uploads:
     ) -> str:
         async def once() -> str:
             with at_least_some_speed(weighed.size):
-                etag = await self.store.upload_part(
+                etag = await self.writer.upload_part(
                     self.bucket, upload.key, upload.upload_id, number, weighed.body(pieces)
                 )
             if not weighed.matches(etag):
@@ -242,7 +212,7 @@ class Uploads:
 
     async def _abort(self, uploads: Sequence[Upload]) -> None:
         """Abort them, and what was being created; errors here would hide the first one."""
-        left = [(upload.key, upload.upload_id) for upload in uploads if upload.stored is None]
+        left = [(upload.key, upload.upload_id) for upload in uploads]
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             for key in self._creating:
                 left += await self._unknown(key)
@@ -258,19 +228,12 @@ class Uploads:
             ]
         )
 
-    async def _take_back(self, keys: Sequence[str]) -> None:
-        """Delete what an earlier run had completed, now that its source has turned out to be bad."""
-        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            for key in keys:
-                with contextlib.suppress(RivaStreamError):
-                    await self.retrier("DeleteObject", partial(self.store.delete, self.bucket, key))
-
     async def _unknown(self, key: str) -> list[tuple[str, str]]:
         """Uploads of ``key`` that are not ours to know: the prefix is ours alone, so they were left by accident."""
         known = {upload.upload_id for upload in [*self.opened, *self.adopted.values()]}
         with contextlib.suppress(RivaStreamError):
             found = await self.retrier(
-                "ListMultipartUploads", lambda: self.store.list_uploads(self.bucket, key)
+                "ListMultipartUploads", lambda: self.reader.list_uploads(self.bucket, key)
             )
             return [(u.key, u.upload_id) for u in found if u.key == key and u.upload_id not in known]
         return []
@@ -281,23 +244,9 @@ class Uploads:
                 key, upload_id = left.pop()
                 with contextlib.suppress(RivaStreamError):
                     await self.retrier(
-                        "AbortMultipartUpload", partial(self.store.abort_upload, self.bucket, key, upload_id)
+                        "AbortMultipartUpload", partial(self.writer.abort_upload, self.bucket, key, upload_id)
                     )
 
         async with anyio.create_task_group() as cleaners:
             for _ in range(min(_CLEANUP_TASKS, len(left))):
                 cleaners.start_soon(abort_some)
-
-
-def _is_ours(info: ObjectInfo, upload: Upload, crc64nvme: str | None, etag: str) -> bool:
-    """Whether the object that is there is the one that was to be completed."""
-    kept = info.checksums.get("crc64nvme")
-    return (
-        info.metadata.get("run-id") == upload.created_by
-        and info.size == upload.size
-        and (
-            kept == crc64nvme
-            if kept and crc64nvme
-            else info.etag == etag or info.encryption.startswith("aws:kms")
-        )
-    )

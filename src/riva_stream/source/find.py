@@ -19,7 +19,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Store
+from riva_stream.s3 import ObjectInfo, Reader
 from riva_stream.sizes import human_size
 from riva_stream.source.pin import PinnedSource, Vouchers
 
@@ -44,7 +44,7 @@ class _Named:
 
 
 async def find_source(
-    store: Store,
+    store: Reader,
     bucket: str,
     key: str,
     retrier: Retrier,
@@ -99,7 +99,7 @@ async def find_source(
     )
 
 
-async def _head(store: Store, bucket: str, key: str, retrier: Retrier) -> ObjectInfo | None:
+async def _head(store: Reader, bucket: str, key: str, retrier: Retrier) -> ObjectInfo | None:
     """HEAD of the source.
 
     Raises:
@@ -124,7 +124,7 @@ async def _head(store: Store, bucket: str, key: str, retrier: Retrier) -> Object
         ) from error
 
 
-async def _only_archive(store: Store, bucket: str, pattern: str, retrier: Retrier, named: _Named) -> str:
+async def _only_archive(store: Reader, bucket: str, pattern: str, retrier: Retrier, named: _Named) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(store, bucket, prefix, retrier)
     if pattern.endswith("/"):
@@ -148,7 +148,7 @@ async def _only_archive(store: Store, bucket: str, pattern: str, retrier: Retrie
     )
 
 
-async def _list_all(store: Store, bucket: str, prefix: str, retrier: Retrier) -> list[ObjectInfo]:
+async def _list_all(store: Reader, bucket: str, prefix: str, retrier: Retrier) -> list[ObjectInfo]:
     found: list[ObjectInfo] = []
     after = ""
     while len(found) < _MOST_LISTED:
@@ -164,7 +164,7 @@ async def _list_all(store: Store, bucket: str, prefix: str, retrier: Retrier) ->
     )
 
 
-async def _missing(store: Store, bucket: str, key: str, retrier: Retrier, named: _Named) -> RivaStreamError:
+async def _missing(store: Reader, bucket: str, key: str, retrier: Retrier, named: _Named) -> RivaStreamError:
     """The error for a key that is not there, with the nearest keys that are."""
     near: list[ObjectInfo] = []
     where = Where("HeadObject", bucket, key, status=404)

@@ -17,7 +17,7 @@ from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientE
 from riva_stream.events import Warned
 from riva_stream.lanes import Lane
 from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import RangeReply, Store
+from riva_stream.s3 import RangeReply, Reader
 from riva_stream.source.pin import PinnedSource
 
 __all__ = ["SourceReader"]
@@ -30,7 +30,7 @@ class SourceReader:
     Run :meth:`fetch` in as many tasks as there shall be connections, and iterate :meth:`chunks` in another.
     """
 
-    store: Store
+    store: Reader
     source: PinnedSource
     part_size: int
     credits: Credits

@@ -1,7 +1,8 @@
-"""The run's journal: who holds the prefix, and which parts the store has already. No I/O.
+"""The run's journal: who holds the prefix, what it may complete, and which parts the store has already. No I/O.
 
-It lies at ``<prefix>.riva-stream/journal.json`` while a run is under way, and after one that stopped half-way. It is
-a hint for whoever goes on, never an authority: parts are believed only as far as the store itself confirms them.
+It is at ``<prefix>.riva-stream/journal.json`` while a run is under way, and after one that was interrupted. Nothing is
+completed that a journal did not name before: whoever takes over aborts what it names, by id, and has then nothing to
+fear. About parts it is a hint, never an authority: they are believed only as far as the store itself confirms them.
 """
 
 from __future__ import annotations
@@ -14,11 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["JOURNAL", "OWN_FOLDER", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
-
-OWN_FOLDER = ".riva-stream/"
-"""Below the prefix: what is a run's own while it is at it, and readers ignore."""
-JOURNAL = OWN_FOLDER + "journal.json"
+__all__ = ["Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
 
 
 class _Document(BaseModel):
@@ -96,7 +93,10 @@ class Journal(_Document):
     beat: int
     """Grows with every write. Clocks are never compared."""
     stopped: bool = False
-    """The run has ended and let go; whoever comes may take over at once."""
+    """The run has ended and let go; whoever comes need not watch it."""
+    committing: bool | None = None
+    """Whether readers may see changes of this run. If so, nothing of it is resumed, and requests of it may still be
+    under way until its lease is over. None: written by version 0.1, which does not tell: the same as true."""
     identity: Identity | None = None
     uploads: list[JournaledUpload] = Field(default_factory=list)
 
@@ -117,6 +117,11 @@ class Journal(_Document):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the document"
             raise ValueError(f"{place}: {first['msg']}") from error
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether requests of this run that readers see the effect of may have been sent."""
+        return self.committing is not False
 
     def holder(self) -> str:
         """Who it is, for messages."""

@@ -18,26 +18,20 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Observer, Progress, Warned
 from riva_stream.lanes import Lanes
+from riva_stream.layout import Layout
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Store
-from riva_stream.sink import Tagging
+from riva_stream.s3 import Reader
+from riva_stream.sink import Tagging, Upload
 from riva_stream.state import StateDirectory
 
-__all__ = ["FOLDERS", "Meter", "Run", "each", "is_parted"]
+__all__ = ["Meter", "Run", "each"]
 
-FOLDERS = ("source/", "models/")
-"""Below the prefix: where the archive and its models go, and nothing else does."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _TASKS = 8
 _INTERVAL = 0.1
-
-
-def is_parted(prefix: str, key: str) -> bool:
-    """Whether a key is that of the archive or of a model below ``prefix``, whose parts are worth going on with."""
-    return key.startswith(prefix) and key.startswith(FOLDERS, len(prefix))
 
 
 @dataclass(eq=False)
@@ -52,6 +46,8 @@ class Meter:
     counts: tuple[str, ...] = ("fetched", "hashed", "extracted", "durable")
     """As in :class:`Progress`."""
     source_size: int = 0
+    source_key: str = ""
+    """Where the source's own bytes go."""
     fetched: int = 0
     expanded: int = 0
     durable: int = 0
@@ -69,6 +65,10 @@ class Meter:
         self.moved_at = clock.monotonic()
         if self.moved_at - self._told_at >= _INTERVAL:
             self.tell()
+
+    def add_durable(self, upload: Upload, size: int) -> None:
+        """A part of an upload became durable."""
+        self.add(durable=size, durable_source=size if upload.key == self.source_key else 0)
 
     def touch(self) -> None:
         """A request was answered: nothing to count, but the run is alive."""
@@ -95,7 +95,7 @@ class Meter:
 
 @dataclass(eq=False)
 class Run:
-    """One call of :func:`~riva_stream.pipeline.stage`."""
+    """One call of :func:`~riva_stream.stage`."""
 
     request: StageRequest
     run_id: str
@@ -103,8 +103,9 @@ class Run:
     retrier: Retrier
     lanes: Lanes
     meter: Meter
-    destination: Store = field(init=False)
-    origin: Store = field(init=False)
+    destination: Reader = field(init=False)
+    """Only to look at: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
+    origin: Reader = field(init=False)
     """The store that holds the source; often the same."""
     started_at: datetime = field(default_factory=clock.now)
     warnings: list[str] = field(default_factory=list)
@@ -119,6 +120,11 @@ class Run:
         """Tell the observer, and keep it for the report."""
         self.warnings.append(message)
         self.observer(Warned(code=code, message=message))
+
+    @property
+    def layout(self) -> Layout:
+        """Where it goes."""
+        return Layout(self.request.bucket, self.request.prefix)
 
     async def keep(self, name: str, data: bytes) -> None:
         """Leave a copy in the state directory; what cannot be written is worth a warning, once, and no more."""

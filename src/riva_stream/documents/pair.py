@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from riva_stream.deployment import (
-    DEPLOYMENT_JSON,
-    DEPLOYMENT_READY,
-    DeploymentDocument,
-    DeploymentReady,
-    ObjectReference,
-)
+from riva_stream.deployment import DeploymentDocument, DeploymentReady, ObjectReference
 from riva_stream.errors import AccessDeniedError
-from riva_stream.pipeline.run import Run
+from riva_stream.layout import DEPLOYMENT_JSON, DEPLOYMENT_READY
+from riva_stream.run import Run
+from riva_stream.s3 import Document
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource
 
@@ -28,8 +24,6 @@ _SMALL = 16 << 20
 class Pair:
     """What was found."""
 
-    marked: bool = False
-    """Whether there is a ``deployment_ready.txt``."""
     document: DeploymentDocument | None = None
     """None when the pair is not whole."""
     broken: str = ""
@@ -37,8 +31,13 @@ class Pair:
     text: bytes = b""
     """``deployment.json`` as it is written."""
     ready: bytes = b""
-    etag: str | None = None
-    """Of ``deployment.json`` before anything was read; None: there was none, or nobody asked."""
+    ready_etag: str | None = None
+    """Of ``deployment_ready.txt``; None: there is none, or nobody asked."""
+
+    @property
+    def marked(self) -> bool:
+        """Whether there is a ``deployment_ready.txt``."""
+        return self.ready_etag is not None
 
 
 async def read_pair(run: Run) -> Pair:
@@ -46,17 +45,18 @@ async def read_pair(run: Run) -> Pair:
     ready = await _document(run, DEPLOYMENT_READY)
     if ready is None:
         return Pair()
+    found = Pair(ready=ready.data, ready_etag=ready.info.etag)
     text = await _document(run, DEPLOYMENT_JSON)
     if text is None:
-        return Pair(marked=True, broken=f"it has a {DEPLOYMENT_READY} but no {DEPLOYMENT_JSON}")
+        return replace(found, broken=f"it has a {DEPLOYMENT_READY} but no {DEPLOYMENT_JSON}")
     try:
-        marker = DeploymentReady.parse(ready.decode())
-        document = DeploymentDocument.model_validate_json(text)
+        marker = DeploymentReady.parse(ready.data.decode())
+        document = DeploymentDocument.model_validate_json(text.data)
     except ValueError:  # pydantic's and Unicode's errors are such
-        return Pair(marked=True, broken="its documents are not of a version that this tool knows")
-    if marker.deployment_sha256 != hashlib.sha256(text).hexdigest():
-        return Pair(marked=True, broken=f"{DEPLOYMENT_JSON} is not the one that its marker was written for")
-    return Pair(True, document, text=text, ready=ready)
+        return replace(found, broken="its documents are not of a version that this tool knows")
+    if marker.deployment_sha256 != hashlib.sha256(text.data).hexdigest():
+        return replace(found, broken=f"{DEPLOYMENT_JSON} is not the one that its marker was written for")
+    return replace(found, document=document, text=text.data)
 
 
 def reference_to(source: PinnedSource) -> ObjectReference:
@@ -80,12 +80,11 @@ def another_container(document: DeploymentDocument, container: PinnedSource) -> 
     return f"it is for the container image {there.text()}; asked for is {asked.text()}"
 
 
-async def _document(run: Run, name: str) -> bytes | None:
+async def _document(run: Run, name: str) -> Document | None:
+    key = run.layout.prefix + name
     try:
-        found = await run.retrier(
-            "GetObject",
-            partial(run.destination.get, run.request.bucket, run.request.prefix + name, limit=_SMALL),
+        return await run.retrier(
+            "GetObject", partial(run.destination.get, run.layout.bucket, key, limit=_SMALL)
         )
     except AccessDeniedError:
         return None  # without s3:ListBucket that is S3's answer for what is not there
-    return found.data if found else None

@@ -13,10 +13,10 @@ from functools import partial
 
 from riva_stream import clock
 from riva_stream.events import Observer, Watching, ignore
+from riva_stream.lease.journal import Process
+from riva_stream.lease.lease import Found, read_journal
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
-from riva_stream.state.journal import Process
-from riva_stream.state.lease import Found, read_journal
 
 __all__ = ["LEASE", "Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from riva_stream.errors import DigestMismatchError, HeldError, TransientError, Where
 from riva_stream.manifest import StagedFile
-from riva_stream.pipeline.run import Run
 from riva_stream.report import ObjectCheck
+from riva_stream.retry import Retrier
+from riva_stream.run import Run
 from riva_stream.s3 import ObjectInfo, Stored
 from riva_stream.sink import UploadRecord
 
-__all__ = ["differences", "verify_document", "verify_upload"]
+__all__ = ["ContradictionError", "believed", "differences", "verify_document", "verify_upload"]
+
+T = TypeVar("T")
 
 
 async def verify_upload(run: Run, record: UploadRecord) -> ObjectCheck:
@@ -50,25 +56,34 @@ def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[str
     return [name for name, same, _ in told if same], [text for _, same, text in told if not same]
 
 
+class ContradictionError(TransientError):
+    """The store's answer does not fit. It is asked again before it is believed: answers break, too."""
+
+
+async def believed(retrier: Retrier, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
+    """What ``ask`` gives, asked again while it raises :class:`ContradictionError`.
+
+    Raises:
+        DigestMismatchError: it kept contradicting. That the store could not be asked is an error of its own.
+    """
+    try:
+        return await retrier(operation, ask)
+    except ContradictionError as error:
+        raise DigestMismatchError(error.what, where=error.where, hint=error.hint) from error
+
+
 async def _confirmed(
     run: Run, key: str, size: int, stored: Stored, crc64nvme: str | None, created_by: str
 ) -> list[str]:
-    """What was compared. A HEAD that contradicts is asked again before it is believed: answers break, too."""
+    """What was compared."""
 
     async def once() -> list[str]:
         info = await run.destination.head(run.request.bucket, key)
         if info is None:
-            raise TransientError("the object was written, but it is not there")
+            raise ContradictionError("the object was written, but it is not there")
         return _compare(run, info, size, stored, crc64nvme, created_by)
 
-    try:
-        return await run.retrier("HeadObject", once)
-    except HeldError:
-        raise
-    except TransientError as error:
-        if error.where.status is not None or error.__cause__ is not None:
-            raise  # the request itself failed
-        raise DigestMismatchError(error.what, where=error.where, hint=error.hint) from error
+    return await believed(run.retrier, "HeadObject", once)
 
 
 def _compare(
@@ -87,7 +102,7 @@ def _compare(
         told.append(("crc64nvme", crc64nvme, kept))
     for name, sent, found in told:
         if sent != found:
-            raise TransientError(
+            raise ContradictionError(
                 f"the object in the store is not the one that was sent: its {name} is {found}, not {sent}",
                 where=where,
                 hint="run the same command again",

@@ -1,0 +1,6 @@
+"""The one place that changes what readers can see."""
+
+from riva_stream.destination.destination import Destination
+from riva_stream.destination.hold import hold, resume
+
+__all__ = ["Destination", "hold", "resume"]

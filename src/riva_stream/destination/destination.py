@@ -1,0 +1,532 @@
+"""Every change that readers can see: made here, by one object that knows whether a marker stands, or not at all.
+
+The rules, each kept by the method that could break it:
+
+* Nothing is completed but what a confirmed journal names, and no journal says less than what may be under way.
+* Each attempt of a change first looks whether the prefix is still ours and the marker the one that we know, and goes with
+  what is left of the lease in its signature.
+* While a marker stands nothing that it promises is replaced or deleted: first it goes itself.
+* Each change replaces or deletes exactly the object that was looked at, where the store has conditions.
+* Only keys of the layout are deleted, whatever a document says.
+* Once the marker was sent there is no undo. What could not be found out is no reason to delete anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from riva_stream import clock
+from riva_stream.deployment import KINDS
+from riva_stream.documents.compare import ContradictionError, believed, verify_document, verify_upload
+from riva_stream.documents.existing import Existing, inspect
+from riva_stream.errors import (
+    AccessDeniedError,
+    HeldError,
+    IntegrityError,
+    RivaStreamError,
+    TransientError,
+    Where,
+    leaves_of,
+)
+from riva_stream.events import ObjectCompleted
+from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, FOLDERS, OF_FULL
+from riva_stream.lease import Identity, Lease
+from riva_stream.manifest import StagedFile
+from riva_stream.report import ObjectCheck
+from riva_stream.run import Run, each
+from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, Window, Writer
+from riva_stream.sink import Upload, UploadRecord, Uploads
+
+__all__ = ["Destination"]
+
+_ATTEMPTS = 3
+"""Uploads that are created for a document when the store says that its key has changed meanwhile."""
+_LIMIT = 1 << 20
+"""Bytes at most of a document that is read back."""
+_UNDO_SECONDS = 20.0
+_REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
+"""Codes with which a store answers a condition that it does not have, or that does not hold."""
+
+
+@dataclass(eq=False)
+class Destination:
+    """One prefix while this run holds it."""
+
+    run: Run
+    writer: Writer
+    lease: Lease
+    uploads: Uploads
+    existing: Existing = field(default_factory=Existing, init=False)
+    """What was there when we took the prefix."""
+    identity: Identity | None = field(default=None, init=False)
+    """Set once it is known how parts are checked; only then do the uploads mean anything to another run."""
+    settled: bool = field(default=False, init=False)
+    """Whether it is decided what becomes of the uploads of whoever held the prefix before."""
+    committing: bool = field(default=False, init=False)
+    """Whether changes that readers can see may be made."""
+    checks: list[ObjectCheck] = field(default_factory=list, init=False)
+    """What was verified of each object that was written."""
+    _marker: str | None = field(default=None, init=False)
+    """ETag of the marker that stands; None: there is none."""
+    _seal: str = field(default="", init=False)
+    """Key of what tells readers that all is there,"""
+    _sealed: bool = field(default=False, init=False)
+    """and whether its Complete was sent: from here on nothing is undone."""
+    _conditional: bool = field(default=True, init=False)
+    _documents: dict[str, Upload] = field(default_factory=dict, init=False)
+    """Uploads of documents that are not completed yet, by name."""
+    _completed: dict[str, str] = field(default_factory=dict, init=False)
+    """Keys that this run has completed, in order, with their ETags."""
+    _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
+    _doubtful: float = field(default=float("-inf"), init=False)
+    """Until when a deletion of ours whose answer did not come may still take effect."""
+
+    # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def inspect(self) -> Existing:
+        """Look at what is there. Only now: what whoever held the prefix before may still have done is done."""
+        self.existing = await inspect(self.run)
+        self._marker = self.existing.marker_etag
+        return self.existing
+
+    @property
+    def written(self) -> list[str]:
+        """Keys that this run has completed, in that order."""
+        return list(self._completed)
+
+    # ── to commit ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def commit(self, names: Sequence[str]) -> AsyncIterator[None]:
+        """Within it, changes that readers can see are made.
+
+        Args:
+            names: documents that will be put; their uploads are created now.
+
+        What must not stay after a failure is rolled back: all that was completed when it is not what it should be, and
+        else what says that it may be deployed. What another run has taken over is its own.
+        """
+        await self.uploads.abort_unused()
+        retracted = {self.run.layout.marker_name, DEPLOYMENT_READY} if self._marker is not None else set()
+        # S3 wants a new upload where the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict).
+        await each([name for name in names if name not in retracted], self._open)
+        self.committing = True
+        await self.lease.write()
+        await self._abort_strangers()
+        try:
+            yield
+        except BaseException as error:
+            causes = leaves_of(error)
+            if not any(isinstance(cause, HeldError) for cause in causes):
+                with anyio.move_on_after(_UNDO_SECONDS, shield=True):
+                    await self._roll_back(
+                        everything=any(isinstance(cause, IntegrityError) for cause in causes)
+                    )
+            raise
+
+    async def retract(self) -> None:
+        """Nothing is staged from here on, and nothing may be deployed: the markers go first of all."""
+        if self._marker is not None:
+            await self._delete(self.run.layout.marker, self._marker)
+            self._marker = None
+        await self.retract_ready()
+
+    async def retract_ready(self) -> None:
+        """Delete a ``deployment_ready.txt`` that does not belong to what is going to stand."""
+        key = self.run.layout.prefix + DEPLOYMENT_READY
+        if key != self.run.layout.marker and (key in self.existing.etags or not self.existing.listed):
+            info = await self._ours(key)
+            if info is not None:
+                await self._delete(key, info.etag)
+
+    async def complete(self, upload: Upload) -> UploadRecord:
+        """Make the object of an upload visible.
+
+        Raises:
+            HeldError: another run has aborted the upload, or has changed what is there.
+        """
+        if upload.upload_id not in self.lease.named:
+            await self.lease.write()
+        condition = await self._condition(upload.key)
+        whole = self.uploads.whole_crc64nvme(upload)
+
+        async def once() -> Stored:
+            if (there := await self._look(upload)) is not None:
+                return there
+            window = await self._may_change(upload.key)
+            if upload.upload_id not in self.lease.named:
+                raise RuntimeError("an upload that no journal names")
+            self._sealed |= upload.key == self._seal
+            try:
+                return await self.writer.complete_upload(
+                    self.run.layout.bucket,
+                    upload.key,
+                    upload.upload_id,
+                    upload.completed_parts(),
+                    crc64nvme=whole,
+                    window=window,
+                    **(condition if self._conditional else {}),  # type: ignore[arg-type]
+                )
+            except RivaStreamError as error:
+                # "No such upload", or a condition that does not hold, is also what the second attempt hears after a
+                # first whose answer was lost.
+                info = await self.run.destination.head(self.run.layout.bucket, upload.key)
+                if info is not None and self.uploads.is_ours(info, upload):
+                    return Stored(info.etag, info.version_id)
+                if self._store_is_wrong(error, condition, info):
+                    raise TransientError(
+                        "the store refused a condition that holds", where=error.where
+                    ) from error
+                raise
+
+        stored = await self.run.retrier("CompleteMultipartUpload", once)
+        if not stored.etag:  # some stores leave it out of the answer
+            info = await self._head(upload.key)
+            stored = Stored(info.etag, info.version_id) if info is not None else stored
+        record = upload.record = self.uploads.record_of(upload, stored)
+        self._completed[upload.key] = stored.etag
+        self._records[upload.key] = record
+        self.run.meter.touch()
+        return record
+
+    async def complete_all(self, uploads: Sequence[Upload]) -> list[UploadRecord]:
+        """Make the objects of the archive and its models visible, and look at each."""
+        records = await each(uploads, self.complete)
+        for record in records:
+            self.run.observer(ObjectCompleted(key=record.key, size=record.size))
+        await self.tag(
+            *(record.key for record in records),
+            older=[record.key for record in records if record.created_by != self.run.run_id],
+        )
+        await each(records, partial(verify_upload, self.run))
+        return records
+
+    async def put(self, name: str, data: bytes) -> StagedFile:
+        """Write a document; nothing of it is looked at yet.
+
+        Through an upload like all else: whoever takes over aborts it, so a run that was taken for dead cannot put a
+        document of its own beside another run's.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        attempt = 1
+        while True:
+            if name not in self._documents:
+                await self._open(name)
+            upload = self._documents.pop(name)
+            try:
+                await self.uploads.send_whole(upload, data)
+                record = await self.complete(upload)
+                break
+            except RivaStreamError as error:
+                if error.where.code != "ConditionalRequestConflict" or attempt == _ATTEMPTS:
+                    raise
+            attempt += 1
+        await self.tag(record.key)
+        await self.run.keep(name, data)
+        file = StagedFile(
+            s3_key=record.key,
+            size_bytes=len(data),
+            content_type=record.content_type,
+            etag=record.stored.etag,
+            checksum=f"sha256:{hashlib.sha256(data).hexdigest()}",
+            version_id=record.stored.version_id,
+            store_checksum=f"crc64nvme:{record.crc64nvme}" if record.crc64nvme else None,
+        )
+        self._records[record.key] = file
+        return file
+
+    async def verify(self, file: StagedFile) -> StagedFile:
+        """HEAD a document that was put.
+
+        Raises:
+            DigestMismatchError: it is not what was sent.
+            HeldError: another run has written it.
+        """
+        await verify_document(self.run, file)
+        return file
+
+    async def clear(self, *upcoming: str) -> None:
+        """Delete what older stagings left beside the new one: what their manifest names, and what has our metadata.
+
+        Args:
+            upcoming: names of documents that are put later.
+
+        Raises:
+            AccessDeniedError: it may not be deleted, and must not lie beside the new staging.
+        """
+        layout, existing = self.run.layout, self.existing
+        kept = {*self._completed, layout.marker, *(layout.prefix + name for name in upcoming)}
+        named = {key for key in existing.promised() if layout.owns(key)}
+        if existing.is_complete:
+            named |= {layout.prefix + name for name in OF_FULL}
+        # Where nothing may be listed, whatever may be there is looked at.
+        ours = (*FOLDERS, *OF_FULL, *DEPLOYMENT_DOCUMENTS)
+        unseen = set() if existing.listed else named | {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        candidates = {
+            key
+            for key in {*existing.etags, *unseen}
+            if layout.owns(key) and key.removeprefix(layout.prefix).startswith(ours)
+        }
+
+        async def remove(key: str) -> None:
+            info = await self._head(key) if key in named else await self._ours(key)
+            if info is not None:
+                await self._delete(key, info.etag)
+
+        try:
+            await each(sorted(candidates - kept), remove)
+        except* AccessDeniedError as errors:
+            first = leaves_of(errors)[0]
+            raise AccessDeniedError(
+                f"a file of an older staging may not be deleted, and must not lie beside the new one: {first}",
+                where=first.where if isinstance(first, AccessDeniedError) else None,
+                hint="grant s3:DeleteObject, or stage under another --model-version",
+            ) from first
+
+    async def seal(self, name: str, text: bytes) -> None:
+        """Put a marker: look at every object once more, and at the uploads, put it, and read it back.
+
+        Raises:
+            DigestMismatchError: an object is not what was sent, or the marker reads otherwise than it was written.
+            HeldError: another run has taken over.
+        """
+        self.checks += await each(list(self._records.values()), self._verified)
+        await self._abort_strangers()
+        layout = self.run.layout
+        self._seal = layout.prefix + name
+        file = await self.put(name, text)
+
+        async def read_back() -> None:
+            found = await self.run.destination.get(layout.bucket, file.s3_key, limit=_LIMIT)
+            if found is None or found.data != text:
+                raise ContradictionError(
+                    "the marker reads otherwise than it was written",
+                    where=Where("GetObject", layout.bucket, file.s3_key),
+                    hint=f"look at it: riva-stream verify {layout.uri}",
+                )
+
+        await believed(self.run.retrier, "GetObject", read_back)
+        self.checks.append(ObjectCheck(key=file.s3_key, size_bytes=len(text), by=["content"]))
+        if file.s3_key == layout.marker:
+            self._marker = file.etag
+
+    async def tag(self, *keys: str, older: Sequence[str] = ()) -> None:
+        """Make sure that objects have the tags that were asked for; see :class:`~riva_stream.sink.Tagging`."""
+        run = self.run
+        await run.tagging.settle(
+            run.destination, self.writer, run.layout.bucket, run.retrier, keys, older=older
+        )
+
+    async def wait_out_doubts(self) -> None:
+        """Wait until no deletion of ours can take effect any more: after that others may hold the prefix."""
+        if (pause := self._doubtful - clock.monotonic()) > 0:
+            self.run.warn(
+                "doubt",
+                f"a deletion was not answered: waiting {pause:.0f} s, until it can no longer take effect",
+            )
+            await clock.sleep(pause)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a deletion of ours may still take effect."""
+        return self._doubtful > clock.monotonic()
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _open(self, name: str) -> None:
+        self._documents[name] = await self.uploads.open(
+            self.run.layout.prefix + name,
+            content_type=KINDS[name].content_type,
+            metadata=self.run.metadata(KINDS[name].artifact_type),
+        )
+
+    async def _may_change(self, key: str) -> Window | None:
+        """For one attempt of one change: whether it may be made, and within which window.
+
+        Raises:
+            HeldError: the prefix is another run's, or the marker is not the one that we know.
+        """
+        layout = self.run.layout
+        beside = key in {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS} - self.existing.promised()
+        if not (self.lease.committing and self.committing):
+            raise RuntimeError("a change outside a commit")
+        if self._marker is not None and key != layout.marker and not beside:
+            raise RuntimeError("a change under a marker")
+        window = await self.lease.check()
+        info = await self._peek(layout.marker)
+        if key == layout.marker and info is None:
+            return window  # our deletion of it, perhaps, whose answer was lost
+        if (info.etag if info else None) != self._marker:
+            raise HeldError(
+                f"the marker {layout.uri}{layout.marker_name} is not the one that this run has found: another run "
+                "has been there",
+                where=Where("HeadObject", layout.bucket, layout.marker),
+                hint="run the same command again",
+            )
+        return window
+
+    async def _look(self, upload: Upload) -> Stored | None:
+        """Of the marker's Complete: an earlier attempt, whose answer was lost, may have put it."""
+        if upload.key != self.run.layout.marker:
+            return None
+        info = await self._peek(upload.key)
+        if info is not None and self.uploads.is_ours(info, upload):
+            return Stored(info.etag, info.version_id)
+        return None
+
+    async def _condition(self, key: str) -> dict[str, object]:
+        """That there is still what was found at a key: nothing, or an object with this ETag."""
+        if key in self._completed:
+            return {"if_match": self._completed[key]}
+        if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
+            return {"if_absent": True}
+        try:
+            info = await self.run.retrier(
+                "HeadObject", partial(self.run.destination.head, self.run.layout.bucket, key)
+            )
+        except AccessDeniedError:
+            return {}  # without s3:ListBucket that is S3's answer for what is not there, so nobody knows
+        return {"if_match": info.etag} if info is not None else {"if_absent": True}
+
+    def _store_is_wrong(
+        self, error: RivaStreamError, condition: dict[str, object], info: ObjectInfo | None
+    ) -> bool:
+        """Whether a condition was refused though it holds, or is not known at all: it is done without from now on."""
+        if not self._conditional or not condition or error.where.code not in _REFUSED:
+            return False
+        holds = (
+            info is None
+            if "if_absent" in condition
+            else info is not None and info.etag == condition["if_match"]
+        )
+        if error.where.code in {"PreconditionFailed", "412"} and not holds:
+            return False
+        self._conditional = False
+        return True
+
+    async def _delete(self, key: str, etag: str) -> None:
+        """Delete exactly this object."""
+        layout = self.run.layout
+        if not layout.owns(key):
+            raise RuntimeError("a deletion outside the layout")
+
+        async def once() -> None:
+            window = await self._may_change(key)
+            info = await self._peek(key)
+            if info is None:
+                return  # it is gone: by an attempt whose answer was lost
+            if info.etag != etag:
+                raise HeldError(
+                    "another run has written what was to be deleted",
+                    where=Where("HeadObject", layout.bucket, key),
+                    hint="run the same command again",
+                )
+            condition = {"if_match": etag} if self._conditional else {}
+            try:
+                await self._answered(
+                    partial(self.writer.delete, layout.bucket, key, window=window, **condition)
+                )
+            except RivaStreamError as error:
+                if self._store_is_wrong(error, dict(condition), await self._peek(key)):
+                    raise TransientError(
+                        "the store refused a condition that holds", where=error.where
+                    ) from error
+                raise
+
+        await self.run.retrier("DeleteObject", once)
+        self._completed.pop(key, None)
+
+    async def _answered(self, delete: Callable[[], Awaitable[object]]) -> None:
+        """One attempt of a deletion; remembers until when it may still take effect, when no answer came."""
+        try:
+            await delete()
+        except BaseException as error:
+            told = isinstance(error, RivaStreamError) and (
+                not isinstance(error, TransientError) or isinstance(error, HeldError)
+            )
+            if not told:
+                self._doubtful = max(self._doubtful, self.lease.ends)
+            raise
+
+    async def _roll_back(self, *, everything: bool) -> None:
+        """Delete what this run has completed, the last first: what says that the others may be used."""
+        if self._sealed or self._marker is not None:
+            return
+        prefix = self.run.layout.prefix
+        pair = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        with suppress(RivaStreamError):
+            for key, etag in reversed(list(self._completed.items())):
+                if everything or key in pair:
+                    await self._delete(key, etag)
+
+    async def _verified(self, record: UploadRecord | StagedFile) -> ObjectCheck:
+        if isinstance(record, UploadRecord):
+            return await verify_upload(self.run, record)
+        return await verify_document(self.run, record)
+
+    async def _abort_strangers(self) -> None:
+        """Abort every upload of our keys that is not ours: of a run that held the prefix, created late."""
+        for upload in await self.open_uploads():
+            await self.abort(upload)
+
+    async def open_uploads(self) -> list[OpenUpload]:
+        """Uploads of this layout's keys that are open, but for our own.
+
+        Some stores list only those of an exact key. Where none of our own is shown, each key is asked for by itself.
+        """
+        run, layout = self.run, self.run.layout
+        ours = {upload.upload_id for upload in [*self.uploads.opened, *self.uploads.adopted.values()]}
+        keys = {upload.key for upload in self.uploads.opened if upload.record is None}
+        ask = partial(run.destination.list_uploads, layout.bucket)
+        try:
+            found = list(await run.retrier("ListMultipartUploads", partial(ask, layout.prefix)))
+            if not run.destination.is_aws and not any(upload.key in keys for upload in found):
+                asked = {
+                    *keys,
+                    *(layout.prefix + name for name in layout.documents),
+                    *self.existing.promised(),
+                }
+                for uploads in await each(
+                    sorted(asked), lambda key: run.retrier("ListMultipartUploads", partial(ask, key))
+                ):
+                    found += uploads
+        except AccessDeniedError:
+            return []
+        return [upload for upload in found if layout.owns(upload.key) and upload.upload_id not in ours]
+
+    async def abort(self, upload: OpenUpload) -> None:
+        """Abort an upload by its id, wherever it is listed."""
+        run = self.run
+        try:
+            await run.retrier(
+                "AbortMultipartUpload",
+                partial(self.writer.abort_upload, run.layout.bucket, upload.key, upload.upload_id),
+            )
+        except TransientError as error:
+            # A probe's can stay: nothing of it could ever become part of a staging.
+            if run.layout.is_payload(upload.key) or upload.key.removeprefix(run.layout.prefix) in KINDS:
+                raise
+            run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
+
+    async def _ours(self, key: str) -> ObjectInfo | None:
+        """What is at a key if this tool has written it; None where nothing is, or that may not be known."""
+        info = await self._head(key)
+        return info if info is not None and {"run-id", "artifact-type"} <= info.metadata.keys() else None
+
+    async def _head(self, key: str) -> ObjectInfo | None:
+        return await self.run.retrier("HeadObject", partial(self._peek, key))
+
+    async def _peek(self, key: str) -> ObjectInfo | None:
+        """One look, within an attempt."""
+        try:
+            return await self.run.destination.head(self.run.layout.bucket, key)
+        except AccessDeniedError:
+            return None  # without s3:ListBucket that is S3's answer for what is not there

@@ -1,0 +1,198 @@
+"""Hold a prefix: take the lease, fence whoever held it before, resume what it left, and let go in the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import anyio
+
+from riva_stream import clock
+from riva_stream.destination.destination import Destination
+from riva_stream.errors import HeldError, RivaStreamError, leaves_of
+from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload, Lease, Process
+from riva_stream.lease.lease import Noted
+from riva_stream.retry import Retrier
+from riva_stream.run import Run, each
+from riva_stream.s3 import CompletedPart, OpenUpload, Writer
+from riva_stream.sink import KnownPart, Upload, Uploads
+from riva_stream.sizes import human_size
+
+__all__ = ["hold", "resume"]
+
+_CLEANUP_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
+    """Hold the prefix while the body runs.
+
+    It is let go for good when the body succeeds or fails for good; otherwise the journal stays for a rerun.
+
+    Raises:
+        HeldError: a live run holds it, or another run has taken it over meanwhile.
+    """
+    uploads = Uploads(
+        run.destination,
+        writer,
+        run.layout.bucket,
+        "none",
+        run.retrier,
+        run.lanes.upload,
+        run.meter.add_durable,
+        run.run_id,
+        tagging=run.tagging,
+    )
+    lease = Lease(
+        run.destination,
+        writer,
+        Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions),
+        run.layout,
+        run.request.lease,
+        run.run_id,
+        run.started_at,
+        await clock.in_thread(Process.this),
+        lambda: _note(destination),
+        partial(run.warn, "journal"),
+        partial(run.keep, "journal.json"),
+        run.meter.touch,
+        is_aws=run.destination.is_aws,
+    )
+    destination = Destination(run, writer, lease, uploads)
+    await lease.acquire(wait=run.request.wait)
+    if not (lease.conditional or lease.windowed):
+        run.warn(
+            "conditions",
+            "the store has neither conditional writes nor expiring signatures: a run that is suspended for longer than "
+            "its lease and wakes up may change what another one has staged meanwhile",
+        )
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lease.heartbeat)
+            uploads.guard = lease.check
+            async with uploads:
+                yield destination
+            await destination.wait_out_doubts()
+            await lease.settle()
+            tasks.cancel_scope.cancel()
+    except BaseException as error:
+        causes = leaves_of(error)
+        if any(isinstance(cause, HeldError) for cause in causes):
+            await _withdraw(lease, uploads)
+            raise
+        final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
+        nothing_left = not (uploads.opened or uploads.adopted) and destination.settled
+        if (final or nothing_left) and not destination.in_doubt:
+            await lease.release()  # there is nothing to resume
+        elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
+            # What failed, failed because the uploads are another run's now; some stores say so in odd words.
+            await _withdraw(lease, uploads)
+            raise taken from error
+        raise
+    await lease.release()
+
+
+async def resume(destination: Destination, identity: Identity) -> None:
+    """Fence the run that held the prefix before, and adopt of its uploads what can be resumed.
+
+    The UploadId is the fencing token: what the journal names is aborted by id, whatever a listing shows. From here on
+    nothing that an earlier run still sends can become visible. Of a run that had begun to commit nothing is adopted:
+    an adopted upload can still be completed by whoever held it before.
+    """
+    run, uploads = destination.run, destination.uploads
+    destination.identity = identity
+    before = destination.lease.predecessor
+    resumable = before is not None and before.identity == identity and not before.has_begun
+    adoptable: list[JournaledUpload] = []
+    if before is not None:
+        adoptable = [upload for upload in before.uploads if resumable and run.layout.is_payload(upload.key)]
+        kept = {upload.upload_id for upload in adoptable}
+        await destination.lease.check()
+        await each(
+            [
+                OpenUpload(upload.key, upload.upload_id)
+                for upload in before.uploads
+                if upload.upload_id not in kept and run.layout.owns(upload.key)
+            ],
+            destination.abort,
+        )
+    await each(adoptable, partial(_adopt, destination))
+    destination.settled = True
+    for stranger in await destination.open_uploads():
+        await destination.abort(stranger)
+    parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
+    if parts and before is not None:
+        size = human_size(sum(part.size for part in parts))
+        run.warn("resume", f"resuming {before.holder()}: {len(parts)} parts ({size}) are already uploaded")
+
+
+async def _adopt(destination: Destination, journaled: JournaledUpload) -> None:
+    run = destination.run
+    listed = await run.retrier(
+        "ListParts",
+        partial(run.destination.list_parts, run.layout.bucket, journaled.key, journaled.upload_id),
+    )
+    if listed is None:
+        # Another upload takes its place. Should the store have been wrong, it would be open for ever, and whoever
+        # held the prefix before could complete it still.
+        await destination.abort(OpenUpload(journaled.key, journaled.upload_id))
+        return
+    destination.uploads.adopt(
+        journaled.key, journaled.upload_id, journaled.created_by, _known(listed, journaled.parts)
+    )
+
+
+def _note(destination: Destination) -> Noted:
+    """What this run's journal tells."""
+    before = destination.lease.predecessor
+    if not destination.settled and before is not None:
+        # Should this run die before it has come to them, the next one must still find them.
+        return Noted(before.identity, before.uploads, destination.committing or before.has_begun)
+    uploads = [*destination.uploads.opened, *destination.uploads.adopted.values()]
+    return Noted(destination.identity, [_journaled(upload) for upload in uploads], destination.committing)
+
+
+async def _withdraw(lease: Lease, uploads: Uploads) -> None:
+    """Clean up after ourselves once the prefix is another run's: nothing that it knows is touched."""
+    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
+        current: Journal | None = await lease.current()
+        if current is not None and current.token == lease.token:
+            await lease.release()
+            current = None
+        await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
+
+
+def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) -> dict[int, KnownPart]:
+    """What the store has, with the fingerprint of each part that the journal names with the same ETag and size."""
+    fingerprints = {(part.number, part.size, part.etag): part.fingerprint for part in journaled}
+    return {
+        part.number: KnownPart(
+            part.size,
+            part.etag,
+            fingerprints.get((part.number, part.size, part.etag), ""),
+            part.crc64nvme,
+        )
+        for part in listed
+    }
+
+
+def _journaled(upload: Upload) -> JournaledUpload:
+    """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
+    parts = {
+        number: JournaledPart(number=number, size=known.size, etag=known.etag, fingerprint=known.fingerprint)
+        for number, known in upload.known.items()
+        if known.fingerprint
+    }
+    parts |= {
+        sent.number: JournaledPart(
+            number=sent.number, size=sent.size, etag=sent.etag, fingerprint=sent.fingerprint
+        )
+        for sent in upload.parts.values()
+    }
+    return JournaledUpload(
+        key=upload.key,
+        upload_id=upload.upload_id,
+        created_by=upload.created_by,
+        parts=[parts[number] for number in sorted(parts)],
+    )

@@ -1,0 +1,1 @@
+"""What is at a prefix: the documents read back, and compared with the objects that they promise."""

@@ -1,0 +1,133 @@
+"""Every key and prefix that there is, made and parsed in one place. No I/O.
+
+::
+
+    <prefix>source/<archive>        <prefix>checksums.sha256      <prefix>deployment.json
+    <prefix>models/<name>           <prefix>artifact.json         <prefix>deployment_ready.txt
+    <prefix>.riva-stream/…          <prefix>upload_manifest.json  <prefix>staging_complete.txt
+
+A prefix is ``ENV/NAME/VERSION/``, or ``bintarball/deployment-metadata/ENV/NAME/VERSION/`` for a bintarball reference,
+which has the deployment documents alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "ARTIFACT_JSON",
+    "CHECKSUMS",
+    "DEPLOYMENTS",
+    "DEPLOYMENT_DOCUMENTS",
+    "DEPLOYMENT_JSON",
+    "DEPLOYMENT_READY",
+    "FOLDERS",
+    "JOURNAL",
+    "LEVELS",
+    "MANIFEST_JSON",
+    "MARKER",
+    "OF_FULL",
+    "OWN_FOLDER",
+    "Layout",
+    "is_bintarball",
+    "layout_of",
+    "marker_at",
+    "prefix_of",
+]
+
+ARTIFACT_JSON = "artifact.json"
+MANIFEST_JSON = "upload_manifest.json"
+CHECKSUMS = "checksums.sha256"
+MARKER = "staging_complete.txt"
+DEPLOYMENT_JSON = "deployment.json"
+DEPLOYMENT_READY = "deployment_ready.txt"
+
+OF_FULL = (CHECKSUMS, MANIFEST_JSON)
+"""Documents that only a full staging has."""
+DEPLOYMENT_DOCUMENTS = (DEPLOYMENT_JSON, DEPLOYMENT_READY)
+_DOCUMENTS = frozenset({CHECKSUMS, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS, MANIFEST_JSON, MARKER})
+
+FOLDERS = ("source/", "models/")
+"""Below the prefix: where the archive and its models go, and nothing else does."""
+OWN_FOLDER = ".riva-stream/"
+"""Below the prefix: what is a run's own while it is at it, and readers ignore."""
+JOURNAL = OWN_FOLDER + "journal.json"
+
+DEPLOYMENTS = "bintarball/deployment-metadata/"
+"""Below it a bintarball reference writes its two files."""
+LEVELS = 3
+"""Environment, model and version."""
+
+
+def prefix_of(mode: str | None, env: str, model_name: str, model_version: str) -> str:
+    """Key prefix of a staging, with its closing slash, for each of the three modes."""
+    folder = DEPLOYMENTS if mode == "bintarball_reference" else ""
+    return f"{folder}{env}/{model_name}/{model_version}/"
+
+
+def is_bintarball(prefix: str) -> bool:
+    """Whether it is where a bintarball reference lies, whose marker is ``deployment_ready.txt``."""
+    return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == LEVELS
+
+
+def marker_at(prefix: str) -> str:
+    """Name of the marker of what is staged at a prefix."""
+    return DEPLOYMENT_READY if is_bintarball(prefix) else MARKER
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The keys of one staging."""
+
+    bucket: str
+    prefix: str
+    """With its closing slash."""
+
+    @property
+    def uri(self) -> str:
+        """``s3://bucket/prefix/``."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def marker_name(self) -> str:
+        """Name of the document whose being there is the commit."""
+        return marker_at(self.prefix)
+
+    @property
+    def marker(self) -> str:
+        """Key of the marker."""
+        return self.prefix + self.marker_name
+
+    @property
+    def journal(self) -> str:
+        """Key of the journal."""
+        return self.prefix + JOURNAL
+
+    @property
+    def documents(self) -> frozenset[str]:
+        """Names of all documents that may be here."""
+        return frozenset(DEPLOYMENT_DOCUMENTS) if is_bintarball(self.prefix) else _DOCUMENTS
+
+    def owns(self, key: str) -> bool:
+        """Whether this tool writes such a key here: nothing else is ever replaced, deleted or aborted."""
+        if not key.startswith(self.prefix):
+            return False
+        name = key.removeprefix(self.prefix)
+        return name in self.documents or self.is_payload(key) or name.startswith(OWN_FOLDER)
+
+    def is_payload(self, key: str) -> bool:
+        """Whether a key is that of the archive or of a model, whose parts are worth resuming."""
+        if not key.startswith(self.prefix) or is_bintarball(self.prefix):
+            return False
+        folder, _, name = key.removeprefix(self.prefix).partition("/")
+        return f"{folder}/" in FOLDERS and name != "" and "/" not in name
+
+
+def layout_of(bucket: str, key: str) -> Layout | None:
+    """The staging that a key belongs to, or None where it is none of this tool's keys."""
+    root = DEPLOYMENTS if key.startswith(DEPLOYMENTS) else ""
+    levels = key.removeprefix(root).split("/", LEVELS)
+    if len(levels) <= LEVELS or not all(levels[:LEVELS]):
+        return None
+    layout = Layout(bucket, root + "/".join(levels[:LEVELS]) + "/")
+    return layout if layout.owns(key) else None

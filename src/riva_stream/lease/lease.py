@@ -1,0 +1,517 @@
+"""One run at a time holds a prefix: the lease, kept by writing the journal again and again.
+
+Whoever finds a journal watches it with its own clock. If it does not change for one lease, its holder is dead (or cut
+off, which is the same to everybody else) and the watcher takes over: it replaces exactly the journal that it watched.
+A holder whose journal is gone or another's has lost; it never creates a new one.
+
+A takeover is a compare-and-swap (If-Match, If-None-Match) where the store has these. Elsewhere it is Fischer's algorithm
+(Lamport, "A Fast Mutual Exclusion Algorithm", 1987): write, wait longer than a write of somebody who has looked before
+may take, and look again.
+
+Each change that readers can see goes with the lease in its signature (:class:`~riva_stream.s3.Window`): the store refuses
+a request that arrives when somebody else may have taken over. Whether the store does that is tried, never guessed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+
+import anyio
+
+from riva_stream import clock
+from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Where
+from riva_stream.layout import Layout
+from riva_stream.lease.journal import Identity, Journal, JournaledUpload, Process
+from riva_stream.retry import Retrier
+from riva_stream.s3 import Document, ObjectInfo, PartBody, Reader, Stored, Window, Writer
+
+__all__ = ["Found", "Lease", "Noted", "read_journal"]
+
+_LIMIT = 64 << 20
+_BEATS = 3
+"""Heartbeats per lease: two may be lost before anybody takes over."""
+_FIRST = 1.0
+"""Seconds before the first of them at least,"""
+_FIRST_OF = 30
+"""and the part of a lease that it comes after, where that is longer."""
+_FINAL_SECONDS = 3.0
+_MARGIN = 0.1
+"""Part of a lease by which a request of ours must be over before anybody else may act: clocks run at their own pace."""
+_FRESH = 0.5
+"""Part of a lease that must be left when a change is sent; else the lease is renewed first."""
+_LEAST_WINDOWED = 4.0
+"""Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
+_EXPIRED = "RequestExpired"
+_SETTLING = 0.05
+"""Part of a lease for which a takeover without conditions is not trusted,"""
+_LEAST_SETTLING = 1.5
+"""and seconds of it at least, where writes go with a window: that counts whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A journal as it was read."""
+
+    etag: str
+    journal: Journal | None
+    """None: it is there, but cannot be understood."""
+    problem: str = ""
+    info: ObjectInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What a run tells in its journal beside who it is."""
+
+    identity: Identity | None
+    uploads: Sequence[JournaledUpload]
+    committing: bool
+
+
+async def read_journal(store: Reader, retrier: Retrier, bucket: str, key: str) -> Found | None:
+    """The journal at ``key``, or None when there is none."""
+    try:
+        document = await retrier("GetObject", partial(store.get, bucket, key, limit=_LIMIT))
+    except AccessDeniedError:
+        return None  # without s3:ListBucket that is S3's answer for what is not there
+    return _found(document)
+
+
+def _found(document: Document | None) -> Found | None:
+    if document is None:
+        return None
+    try:
+        return Found(document.info.etag, Journal.parse(document.data), info=document.info)
+    except ValueError as error:
+        return Found(document.info.etag, None, str(error), info=document.info)
+
+
+@dataclass(eq=False)
+class Lease:
+    """This process's hold on one prefix.
+
+    Args:
+        reader: the store.
+        writer: for the journal, and nothing else.
+        retrier: apart from the work's: a heartbeat is no progress, and must not queue behind parts.
+        layout: of the prefix.
+        seconds: without a heartbeat, after which another run may take over.
+        run_id: for people; ownership is the token's alone.
+        started_at: for people.
+        process: this process, so that another of the same host can tell whether it lives.
+        note: what the journal tells, as things stand now.
+        warn: is told what was set aside.
+        save_copy: keeps a copy of each journal in the state directory.
+        waiting: is called now and then while another run's journal is watched.
+    """
+
+    reader: Reader
+    writer: Writer
+    retrier: Retrier
+    layout: Layout
+    seconds: float
+    run_id: str
+    started_at: datetime
+    process: Process
+    note: Callable[[], Noted]
+    warn: Callable[[str], None]
+    save_copy: Callable[[bytes], Awaitable[None]]
+    waiting: Callable[[], None]
+    is_aws: bool = False
+    token: str = field(default_factory=partial(secrets.token_hex, 8))
+    """Of this very hold. Two processes may have the same run id, but never this."""
+    predecessor: Journal | None = field(default=None, init=False)
+    """The journal that ours has replaced."""
+    named: frozenset[str] = field(default=frozenset(), init=False)
+    """UploadIds in our last confirmed journal: no other may be completed."""
+    committing: bool = field(default=False, init=False)
+    """Whether a confirmed journal says so."""
+    conditional: bool = field(default=True, init=False)
+    """Whether the store keeps to conditions on PUT."""
+    windowed: bool = field(default=False, init=False)
+    """Whether the store refuses a request that arrives after its window."""
+    _etag: str | None = field(default=None, init=False)
+    _beat: int = field(default=0, init=False)
+    _confirmed: float = field(default=float("-inf"), init=False)
+    """When the last confirmed journal was sent, by our clock:"""
+    _since: datetime | None = field(default=None, init=False)
+    """and the same moment (or a little earlier) by the store's clock."""
+    _settled: float = field(default=float("-inf"), init=False)
+    """From when on our journal is trusted."""
+    _data: bytes = field(default=b"", init=False)
+    """Our last journal."""
+    _writing: anyio.Lock = field(default_factory=anyio.Lock, init=False)
+
+    @property
+    def key(self) -> str:
+        """Of the journal."""
+        return self.layout.journal
+
+    @property
+    def ends(self) -> float:
+        """When everything that goes with this lease is over, by our clock, if it is not renewed."""
+        return self._confirmed + self.seconds
+
+    # ── to hold ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def acquire(self, *, wait: bool) -> None:
+        """Hold the prefix from now on.
+
+        Args:
+            wait: wait for a live holder instead of giving up.
+
+        Raises:
+            HeldError: a live run holds it; the message says which.
+        """
+        while True:
+            found = await read_journal(self.reader, self.retrier, self.layout.bucket, self.key)
+            if found is not None:
+                found = await self._until_free(found, wait=wait)
+                if found is None:
+                    continue  # it went away, or its holder is alive: look again at what is there
+            self._etag = found.etag if found else None
+            self.predecessor = found.journal if found else None
+            if found is not None and found.info is not None:
+                await self._try_windows(found.info.now)
+            try:
+                await self._write(found.info if found else None)
+            except HeldError:
+                if not wait:
+                    raise
+                continue  # somebody else was quicker
+            if found is not None and found.journal is None:
+                self.warn(
+                    f"the journal at s3://{self.layout.bucket}/{self.key} is set aside: {found.problem}"
+                )
+            if found is None:
+                await self._try_windows(self._since)
+            if self.conditional and not self.is_aws:
+                await self._try_conditions()
+            return
+
+    async def _try_windows(self, since: datetime | None) -> None:
+        """Find out whether the store keeps to windows, by questions about the journal."""
+        if self.seconds >= _LEAST_WINDOWED and since is not None:
+            self.windowed = await self._answers(since, int(self.seconds)) and (
+                self.is_aws or not await self._answers(since - timedelta(hours=1), 1)
+            )
+
+    async def _try_conditions(self) -> None:
+        """Put the very same journal where there must be none: a store that takes that ignores conditions."""
+        async with self._writing:
+            body = self._body(self._data)
+
+            async def put() -> Stored | None:
+                await self._look()
+                try:
+                    return await self.writer.put(
+                        self.layout.bucket,
+                        self.key,
+                        body,
+                        content_type="application/json",
+                        metadata={},
+                        if_absent=True,
+                        window=self._window(),
+                    )
+                except HeldError:
+                    return None
+                except RivaStreamError as error:
+                    if error.where.code != _EXPIRED:
+                        raise
+                    self._without_conditions()  # it took longer than a lease to ask: nobody knows
+                    return None
+
+            stored = await self.retrier("PutObject", put)
+            if stored is not None:
+                self._etag = stored.etag
+                self._without_conditions()
+
+    async def _answers(self, since: datetime, seconds: int) -> bool:
+        """Whether the store answers a question that goes with such a window."""
+
+        async def ask() -> bool:
+            try:
+                await self.reader.head(self.layout.bucket, self.key, window=Window(since, seconds))
+            except RivaStreamError as error:
+                if error.retryable and error.where.code != _EXPIRED:
+                    raise
+                return False  # in whatever words: policies can forbid signatures in the query altogether
+            return True
+
+        return await self.retrier("HeadObject", ask)
+
+    def _without_conditions(self) -> None:
+        self.conditional = False
+        self._unsettle()
+
+    def _unsettle(self) -> None:
+        """Our journal is not trusted for a while: somebody who looked before may write over it."""
+        least = _LEAST_SETTLING if self.windowed else 0.0
+        self._settled = clock.monotonic() + max(least, _SETTLING * self.seconds)
+
+    async def heartbeat(self) -> None:
+        """Write the journal again and again; run it beside the work, and cancel it.
+
+        The first ones come soon, each after twice the pause of the one before: of a run that is killed before its
+        journal names any part, the next one has nothing to resume.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        pause = max(_FIRST, self.seconds / _FIRST_OF)
+        while True:
+            await clock.sleep(min(pause, self.seconds / _BEATS))
+            await self.write()
+            pause *= 2
+
+    async def check(self) -> Window | None:
+        """Make sure, by one look, that the prefix is ours. For one attempt of one change: a retry checks again.
+
+        Returns:
+            The window within which the change may take effect; None: the store does not know of any.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        while True:
+            if clock.monotonic() - self._confirmed > (1 - _FRESH) * self.seconds:
+                await self.write()
+            if (pause := self._settled - clock.monotonic()) <= 0:
+                break
+            await clock.sleep(pause)
+        etag = self._etag
+        info = await self.reader.head(self.layout.bucket, self.key)
+        if info is None or info.etag != etag:
+            async with self._writing:
+                await self._reconcile()
+        return self._window()
+
+    async def write(self) -> None:
+        """Write the journal as things stand now.
+
+        Raises:
+            HeldError: another run holds the prefix.
+        """
+        await self._write(None)
+
+    # ── to let go ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settle(self) -> None:
+        """Wait until no write of ours is under way: one that is cut off may arrive after the journal is deleted."""
+        with anyio.move_on_after(_FINAL_SECONDS):
+            await self._writing.acquire()
+            self._writing.release()
+
+    async def stop(self) -> HeldError | None:
+        """Let go, but leave the journal for whoever resumes; takes a few seconds at most.
+
+        Returns:
+            The error to tell instead, when it turns out that another run has taken over.
+        """
+        with anyio.move_on_after(_FINAL_SECONDS, shield=True):
+            try:
+                await self._write(None, stopped=True)
+            except HeldError as error:
+                return error
+            except RivaStreamError:
+                return None  # the first error is the one to tell; without this the next run waits one lease
+        return None
+
+    async def release(self) -> None:
+        """Let go for good: delete the journal if it is ours."""
+        with anyio.move_on_after(2 * _FINAL_SECONDS, shield=True):
+            try:
+                await self.retrier("DeleteObject", self._delete)
+            except HeldError:
+                return  # it is another run's
+            except RivaStreamError as error:
+                self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
+
+    async def current(self) -> Journal | None:
+        """The journal that is there now, whoever wrote it."""
+        found = await read_journal(self.reader, self.retrier, self.layout.bucket, self.key)
+        return found.journal if found else None
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _window(self) -> Window | None:
+        """What is left of the lease, less a margin, from the moment on that our last confirmed journal was sent."""
+        if not self.windowed or self._since is None:
+            return None
+        return Window(self._since, max(1, int(self.seconds * (1 - _MARGIN))))
+
+    def _body(self, data: bytes) -> PartBody:
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        return PartBody((data,), len(data), md5=base64.b64encode(digest).decode())
+
+    def _draw(self, *, stopped: bool) -> Journal:
+        noted = self.note()
+        return Journal(
+            run_id=self.run_id,
+            token=self.token,
+            process=self.process,
+            started_at=self.started_at,
+            lease=self.seconds,
+            beat=self._beat,
+            stopped=stopped,
+            committing=noted.committing,
+            identity=noted.identity,
+            uploads=list(noted.uploads),
+        )
+
+    async def _write(self, watched: ObjectInfo | None, *, stopped: bool = False) -> None:
+        """Write the journal; ``watched`` is the one that a takeover replaces."""
+        async with self._writing:
+            self._beat += 1
+            journal = self._draw(stopped=stopped)
+            self._data = data = journal.to_bytes()
+            await self.save_copy(data)
+            # Whoever watches sees it from the first attempt on, be it that only the answer is lost.
+            sent, attempts = clock.monotonic(), 0
+
+            async def once() -> tuple[str, datetime | None]:
+                nonlocal attempts
+                attempts += 1
+                if self._beat > 1 and (attempts > 1 or not self.conditional):
+                    await self._look()
+                return await self._put_once(data, watched)
+
+            self._etag, now = await self.retrier("PutObject", once)
+            self._confirmed = sent
+            if now is not None:  # rather too early: the store told it at its answer
+                self._since = now - timedelta(seconds=clock.monotonic() - sent)
+            self.named = frozenset(upload.upload_id for upload in journal.uploads)
+            self.committing = bool(journal.committing)
+
+    async def _put_once(self, data: bytes, watched: ObjectInfo | None) -> tuple[str, datetime | None]:
+        """One attempt: the ETag, and the store's clock at its answer."""
+        condition = (
+            {} if not self.conditional else {"if_match": self._etag} if self._etag else {"if_absent": True}
+        )
+        try:
+            stored = await self.writer.put(
+                self.layout.bucket,
+                self.key,
+                self._body(data),
+                content_type="application/json",
+                metadata={},
+                window=None if self.conditional else self._write_window(watched),
+                **condition,
+            )
+        except HeldError as error:
+            # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
+            there = await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
+            if there is not None and there.data == data:
+                return there.info.etag, there.info.now
+            if self.conditional and there is not None and there.info.etag == self._etag:
+                return await self._put_plain(data, watched)
+            found = _found(there)
+            if found is not None and found.journal is not None and found.journal.token == self.token:
+                # A write of ours that was cut off has come in between; the next attempt replaces that one.
+                self._etag = found.etag
+                return await self._put_once(data, watched)
+            raise self._lost(found) from error
+        except RivaStreamError as error:
+            if not self.conditional or error.where.code != "NotImplemented":
+                raise
+            return await self._put_plain(data, watched)
+        return stored.etag, stored.now
+
+    async def _put_plain(self, data: bytes, watched: ObjectInfo | None) -> tuple[str, datetime | None]:
+        """The same on a store that refuses conditions, or the right one: it is used like one that ignores them."""
+        self._without_conditions()
+        return await self._put_once(data, watched)
+
+    def _write_window(self, watched: ObjectInfo | None) -> Window | None:
+        """Without conditions a journal of ours must not come late, over that of a run that has taken over since."""
+        if clock.monotonic() - self._confirmed < self.seconds * (1 - _MARGIN):
+            return self._window()
+        self._unsettle()  # a takeover, or a lease that was over already
+        if watched is None or watched.now is None or not self.windowed:
+            return None
+        return Window(watched.now, 1)
+
+    async def _look(self) -> None:
+        """One attempt to see whether the journal is still ours."""
+        info = await self.reader.head(self.layout.bucket, self.key)
+        if info is None or info.etag != self._etag:
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
+        found = _found(await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT))
+        if found is None or found.journal is None or found.journal.token != self.token:
+            raise self._lost(found)
+        self._etag = found.etag
+
+    async def _delete(self) -> None:
+        info = await self.reader.head(self.layout.bucket, self.key)
+        if info is None:
+            return
+        if info.etag != self._etag:
+            await self._reconcile()
+        condition = self._etag if self.conditional else None
+        delete = partial(self.writer.delete, self.layout.bucket, self.key, window=self._window())
+        try:
+            await delete(if_match=condition)
+        except RivaStreamError as error:
+            if condition is None or error.where.code not in {"NotImplemented", "PreconditionFailed"}:
+                raise
+            await self._look()
+            # Refused though it is as it was: the store has no such condition.
+            await delete(if_match=None if self._etag == condition else self._etag)
+
+    def _lost(self, found: Found | None) -> HeldError:
+        theirs = found.journal if found is not None else None
+        who = theirs.holder() if theirs and theirs.token != self.token else "another run"
+        return HeldError(
+            f"{who} has taken over {self.layout.uri}" + ("" if found else " and ended"),
+            where=Where(bucket=self.layout.bucket, key=self.key),
+            hint="run the same command again when it is done: it then says whether the staging is there",
+        )
+
+    async def _until_free(self, found: Found, *, wait: bool) -> Found | None:
+        """Wait until a journal may be replaced; None when it has changed or went away meanwhile.
+
+        Raises:
+            HeldError: its holder is alive, and ``wait`` is False.
+        """
+        held = found.journal
+        ended = held is not None and (held.stopped or held.process.is_dead(self.process))
+        if held is not None and ended and not held.has_begun:
+            return found
+        lease = max(self.seconds, held.lease if held else 0.0)
+        if ended:
+            # It sends no more, but what it has sent may be under way: its lease has to be over.
+            lease -= _age(found.info)
+        since = clock.monotonic()
+        while (watched := clock.monotonic() - since) < lease:
+            self.waiting()
+            await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
+            now = await self.retrier("HeadObject", partial(self.reader.head, self.layout.bucket, self.key))
+            if now is None:
+                return None
+            if now.etag == found.etag:
+                continue
+            if not wait and not ended:
+                who = held.holder() if held else "another run"
+                raise HeldError(
+                    f"{who} holds {self.layout.uri} and is alive",
+                    where=Where(bucket=self.layout.bucket, key=self.key),
+                    hint="run the same command again when it is done, or pass --wait",
+                )
+            return None  # it is alive: begin again with what it has written now
+        return found
+
+
+def _age(info: ObjectInfo | None) -> float:
+    """Seconds since an object was written, by the store's clock alone, and rather too few of them."""
+    if info is None or info.now is None or info.last_modified is None:
+        return 0.0
+    return max(0.0, (info.now - info.last_modified).total_seconds() - 1.0)

@@ -1,0 +1,112 @@
+"""What to do, from what is asked for and what is there. Nothing is read or written."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from riva_stream.config import StageRequest
+from riva_stream.documents.existing import Existing
+from riva_stream.documents.pair import Pair, another_container, reference_to
+from riva_stream.errors import DestinationConflictError, DigestMismatchError, Where
+from riva_stream.layout import DEPLOYMENT_READY, MARKER
+from riva_stream.manifest import Artifact
+from riva_stream.source import PinnedSource
+
+__all__ = ["Decision", "decide"]
+
+
+class Decision(Enum):
+    """What a run does with what it finds."""
+
+    STAGE = "stage"
+    ALREADY_STAGED = "nothing: it is staged already"
+    HAND_OVER = "add deployment.json to what is staged already"
+    UPGRADE = "upgrade a staging by reference to a full one"
+    REPLACE = "replace what is staged"
+
+
+def decide(
+    request: StageRequest, source: PinnedSource, existing: Existing, container: PinnedSource | None = None
+) -> Decision:
+    """What to do, from what is asked for and what is there.
+
+    Raises:
+        DestinationConflictError: another staging is there, and ``force`` was not given.
+        DigestMismatchError: this very source is staged, but with another SHA-256 than the one expected.
+    """
+    if not existing.is_complete:
+        return Decision.STAGE
+    if request.mode == "bintarball_reference" and container is not None:
+        return _decide_reference(request, source, existing.pair, container)
+    where = Where(bucket=request.bucket, key=request.prefix + MARKER)
+    staged, mode = existing.artifact, existing.marker.mode if existing.marker else "full"
+    if existing.foreign or staged is None:
+        difference = existing.foreign or "it cannot be understood"
+    else:
+        difference = _difference(request, source, existing, staged)
+    if not difference and container is not None and existing.pair.document is not None:
+        difference = another_container(existing.pair.document, container)
+    if not difference and staged is not None:
+        expected = request.expect_sha256
+        if (
+            expected
+            and not request.force
+            and not request.no_checksum
+            and staged.source.sha256 not in {None, expected}
+        ):
+            raise DigestMismatchError(
+                f"what is staged has the SHA-256 {staged.source.sha256}, not the expected {expected}",
+                where=where,
+                hint="check the expected SHA-256; the source itself has not changed since it was staged",
+            )
+        if mode == "reference_only" and not request.reference_only:
+            return Decision.UPGRADE
+        if not request.force:
+            whole = container is None or existing.pair.document is not None
+            return Decision.ALREADY_STAGED if whole else Decision.HAND_OVER
+    if request.force:
+        return Decision.REPLACE
+    raise DestinationConflictError(
+        f"{request.destination} holds another staging: {difference}",
+        where=where,
+        hint="stage under another --model-version, or replace what is there with --force",
+    )
+
+
+def _difference(request: StageRequest, source: PinnedSource, existing: Existing, staged: Artifact) -> str:
+    """In what the staging there differs from what is asked for, or ""."""
+    if staged.source.uri != source.uri:
+        return f"it was made from {staged.source.uri}"
+    if (staged.source.etag, staged.source.size_bytes) != (source.etag, source.size):
+        return f"its source was ETag {staged.source.etag}, {staged.source.size_bytes} bytes; now it is {source.etag}, {source.size}"
+    if staged.source.version_id != source.version_id:
+        return f"its source was version {staged.source.version_id}; now it is {source.version_id}"
+    if (
+        existing.manifest
+        and not request.reference_only
+        and set(existing.manifest.include) != set(request.include)
+    ):
+        return f"it was made with --include {' '.join(existing.manifest.include)}"
+    return ""
+
+
+def _decide_reference(
+    request: StageRequest, source: PinnedSource, pair: Pair, container: PinnedSource
+) -> Decision:
+    """The same for a bintarball reference."""
+    if request.force:
+        return Decision.REPLACE
+    difference = pair.broken
+    if pair.document is not None:
+        there, asked = pair.document.bintarball_references.model_archive, reference_to(source)
+        if there.is_same(asked):
+            difference = another_container(pair.document, container)
+        else:
+            difference = f"it is for the archive {there.text()}; asked for is {asked.text()}"
+        if not difference:
+            return Decision.ALREADY_STAGED
+    raise DestinationConflictError(
+        f"{request.destination} holds another reference: {difference}",
+        where=Where(bucket=request.bucket, key=request.prefix + DEPLOYMENT_READY),
+        hint="write it under another --model-version, or replace what is there with --force",
+    )

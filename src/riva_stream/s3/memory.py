@@ -1,0 +1,226 @@
+"""A store in memory, with the semantics of AWS: for tests of what embeds this package, and for simulations.
+
+::
+
+    store = MemoryStore("models", "staging")
+    await store.put("models", "model.tar.gz", PartBody((data,), len(data)), content_type="…", metadata={})
+    report = await stage(request, store=store)
+
+A request takes effect at once and whole, without giving way to other tasks: what comes in between is the caller's to
+decide. That is also why AWS's 409 (a conditional write that meets another one under way) has no occasion here.
+
+Arguments make it weaker in the ways in which real stores are: conditions on writes that are ignored or refused, open
+uploads that are listed for an exact key only, windows that are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from awscrt import checksums as crt
+
+from riva_stream.s3.errors import refusal
+from riva_stream.s3.memory_reader import Conditions, MemoryReader
+from riva_stream.s3.memory_shelf import (
+    Bucket,
+    MemoryObject,
+    Request,
+    Upload,
+    base64_of,
+    md5_of,
+    received,
+)
+from riva_stream.s3.port import (
+    NO_TAGS,
+    CompletedPart,
+    PartBody,
+    Stored,
+    Window,
+)
+
+__all__ = ["Conditions", "MemoryObject", "MemoryStore"]
+
+_MOST_PARTS = 10_000
+
+
+class MemoryStore(MemoryReader):
+    """Buckets, objects and uploads in memory; see :class:`~riva_stream.s3.port.Store`.
+
+    Args:
+        buckets: names of the buckets that there are; see also :meth:`create_bucket`.
+        is_aws: what :attr:`is_aws` says.
+        conditions: what becomes of If-Match and If-None-Match on PUT, Complete and DELETE: ``honoured``; ``ignored``;
+            ``refused`` with 501. On GET they always hold.
+        list_uploads_by: ``prefix``, or ``exact``: a listing of open uploads shows those of one key only.
+        windows: whether a request that comes after its :class:`~riva_stream.s3.port.Window` is refused.
+        versioned: whether the buckets keep versions.
+        smallest_part: bytes of the smallest part that is not the last.
+        page: entries that one page of a listing has at most.
+        now: the store's clock, in UTC.
+    """
+
+    async def put(
+        self,
+        bucket: str,
+        key: str,
+        body: PartBody,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        tags: Mapping[str, str] = NO_TAGS,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        window: Window | None = None,
+    ) -> Stored:
+        """PUT of a small object."""
+        where = ("PutObject", bucket, key)
+        self._in_time(*where, window)
+        there = self._bucket(*where)
+        part = received(body, where)
+        self._on_condition(where, there, if_absent=if_absent, if_match=if_match)
+        crc64nvme = base64_of(crt.crc64nvme(part.data, 0) if part.crc64nvme is None else part.crc64nvme)
+        return self._keep(there, key, part.data, part.md5.hex(), metadata, content_type, crc64nvme, tags)
+
+    async def delete(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        if_match: str | None = None,
+        window: Window | None = None,
+    ) -> str | None:
+        """DELETE."""
+        where = ("DeleteObject", bucket, key)
+        self._in_time(*where, window)
+        there = self._bucket(*where)
+        self._on_condition(where, there, if_match=if_match)
+        versions = there.versions.get(key, [])
+        if version_id is not None:
+            there.versions[key] = [found for found in versions if found.version_id != version_id]
+        elif not self._versioned:
+            versions.clear()
+        else:
+            marker = self._numbered()
+            there.versions.setdefault(key, []).append(
+                MemoryObject(key, b"", "", self._date(), marker, {}, "", "", {}, deleted=True)
+            )
+            return marker
+        if not there.versions.get(key):
+            there.versions.pop(key, None)
+        return None
+
+    async def create_upload(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        crc64nvme: bool,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> str:
+        """Begin a multipart upload."""
+        there = self._bucket("CreateMultipartUpload", bucket, key)
+        upload_id = self._numbered()
+        there.uploads[upload_id] = Upload(
+            key, upload_id, self._date(), content_type, dict(metadata), crc64nvme, dict(tags)
+        )
+        return upload_id
+
+    async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
+        """Keep one part, in place of one of the same number."""
+        where = ("UploadPart", bucket, key)
+        upload = self._upload(where, upload_id, part=number)
+        if not 1 <= number <= _MOST_PARTS:
+            raise refusal(*where, "InvalidArgument", 400, part=number)
+        if upload.declared and body.crc64nvme is None:
+            raise refusal(*where, "InvalidRequest", 400, part=number)
+        part = upload.parts[number] = received(body, where, part=number)
+        return part.md5.hex()
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[CompletedPart],
+        *,
+        crc64nvme: str | None,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        window: Window | None = None,
+    ) -> Stored:
+        """Make the object visible; a refusal leaves the upload open."""
+        where = ("CompleteMultipartUpload", bucket, key)
+        self._in_time(*where, window)
+        there = self._bucket(*where)
+        upload = self._upload(where, upload_id)
+        self._on_condition(where, there, if_absent=if_absent, if_match=if_match)
+        data = b"".join(part.data for part in upload.asked_for(where, parts, self._smallest_part))
+        if len(data) != sum(part.size for part in parts):  # MpuObjectSize
+            raise refusal(*where, "InvalidRequest", 400)
+        whole = ""
+        if crc64nvme is not None or upload.declared:
+            whole = base64_of(crt.crc64nvme(data, 0))
+            if crc64nvme not in {None, whole}:
+                raise refusal(*where, "BadDigest", 400)
+        digests = b"".join(upload.parts[part.number].md5 for part in parts)
+        etag = f"{md5_of(digests).hex()}-{len(parts)}"
+        del there.uploads[upload_id]
+        return self._keep(there, key, data, etag, upload.metadata, upload.content_type, whole, upload.tags)
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        """Abort; that of a missing upload succeeds."""
+        uploads = self._bucket("AbortMultipartUpload", bucket, key).uploads
+        if upload_id in uploads and uploads[upload_id].key == key:
+            del uploads[upload_id]
+
+    async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+        """Replace the tags of an object."""
+        found = self._version(("PutObjectTagging", bucket, key), None)
+        self._buckets[bucket].versions[key][-1] = replace(found, tags=dict(tags))
+
+    def _on_condition(
+        self,
+        where: Request,
+        there: Bucket,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> None:
+        if (not if_absent and not if_match) or self._conditions == "ignored":
+            return
+        if self._conditions == "refused":
+            raise refusal(*where, "NotImplemented", 501)
+        current = there.current(where[2])
+        if if_absent:
+            if current is not None:
+                raise refusal(*where, "PreconditionFailed", 412)
+        elif current is None:
+            raise refusal(*where, "NoSuchKey", 404)
+        elif current.etag != if_match:
+            raise refusal(*where, "PreconditionFailed", 412)
+
+    def _keep(
+        self,
+        there: Bucket,
+        key: str,
+        data: bytes,
+        etag: str,
+        metadata: Mapping[str, str],
+        content_type: str,
+        crc64nvme: str,
+        tags: Mapping[str, str],
+    ) -> Stored:
+        version_id = self._numbered() if self._versioned else None
+        now = self._date()
+        new = MemoryObject(
+            key, data, etag, now, version_id, dict(metadata), content_type, crc64nvme, dict(tags)
+        )
+        if self._versioned:
+            there.versions.setdefault(key, []).append(new)
+        else:
+            there.versions[key] = [new]
+        return Stored(etag, version_id, now)

@@ -1,0 +1,274 @@
+"""The half of the store in memory that changes nothing, and what both halves share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import copy
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any, Literal, Self
+
+from riva_stream import clock
+from riva_stream.errors import IntegrityError
+from riva_stream.s3.errors import refusal
+from riva_stream.s3.memory_shelf import (
+    Bucket,
+    MemoryObject,
+    Request,
+    Upload,
+    base64_of,
+)
+from riva_stream.s3.port import (
+    CompletedPart,
+    Document,
+    Folders,
+    Lifecycle,
+    Listing,
+    ObjectInfo,
+    OpenUpload,
+    RangeReply,
+    Window,
+)
+
+__all__ = ["Conditions", "MemoryReader"]
+
+Conditions = Literal["honoured", "ignored", "refused"]
+
+_PAGE = 1000
+_SMALLEST_PART = 5 << 20
+
+
+class MemoryReader:
+    """What the store answers; see :class:`~riva_stream.s3.memory.MemoryStore`, which says what the arguments are."""
+
+    def __init__(
+        self,
+        *buckets: str,
+        is_aws: bool = True,
+        conditions: Conditions = "honoured",
+        list_uploads_by: Literal["prefix", "exact"] = "prefix",
+        windows: bool = True,
+        versioned: bool = False,
+        smallest_part: int = _SMALLEST_PART,
+        page: int = _PAGE,
+        now: Callable[[], datetime] = clock.now,
+    ) -> None:
+        self._is_aws = is_aws
+        self._conditions = conditions
+        self._list_uploads_by = list_uploads_by
+        self._windows = windows
+        self._versioned = versioned
+        self._smallest_part = smallest_part
+        self._page = page
+        self._now = now
+        self._numbers = count(1)
+        self._buckets = {name: Bucket() for name in buckets}
+
+    # ---- what a test does behind the port
+
+    def copy(self) -> Self:
+        """A store of the same kind with the same contents, which go their own ways from here."""
+        other = copy(self)
+        other._buckets = {name: bucket.copy() for name, bucket in self._buckets.items()}  # noqa: SLF001
+        return other
+
+    def set_clock(self, now: Callable[[], datetime]) -> None:
+        """Go by another clock from now on."""
+        self._now = now
+
+    def create_bucket(self, name: str) -> None:
+        """Make a bucket; one that is there stays as it is."""
+        self._buckets.setdefault(name, Bucket())
+
+    def delete_bucket(self, name: str) -> None:
+        """Remove a bucket with all that is in it."""
+        self._buckets.pop(name, None)
+
+    def look(self, bucket: str, key: str) -> MemoryObject | None:
+        """The object as it is kept, or None; no request."""
+        return self._buckets[bucket].current(key)
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """All keys below ``prefix``, in order; no request."""
+        return [found.key for found in self._buckets[bucket].below(prefix)]
+
+    def open_uploads(self, bucket: str, prefix: str = "") -> list[OpenUpload]:
+        """All open uploads below ``prefix``, however the store lists them; no request."""
+        return [
+            OpenUpload(upload.key, upload.upload_id, upload.initiated)
+            for upload in self._buckets[bucket].uploads.values()
+            if upload.key.startswith(prefix)
+        ]
+
+    # ---- the port's reader
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether it says that it is AWS."""
+        return self._is_aws
+
+    async def renew(self) -> bool:
+        """There are no credentials to read anew."""
+        return False
+
+    async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
+        """HEAD."""
+        self._in_time("HeadObject", bucket, key, window)
+        found = self._buckets[bucket].current(key) if bucket in self._buckets else None
+        return None if found is None else self._info(found)
+
+    async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
+        """The whole of a small object."""
+        found = self._bucket("GetObject", bucket, key).current(key)
+        if found is None:
+            return None
+        if len(found.data) > limit:
+            raise IntegrityError(
+                f"the object has {len(found.data)} bytes; at most {limit} were expected",
+                hint="look at the object; if it is of a staging, replace it with: stage --force",
+            ).located(operation="GetObject", bucket=bucket, key=key)
+        return Document(found.data, self._info(found))
+
+    @asynccontextmanager
+    async def get_range(
+        self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
+    ) -> AsyncIterator[RangeReply]:
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag."""
+        where = ("GetObject", bucket, key)
+        found = self._version(where, version_id, byte_range=(first, last))
+        if found.etag != etag:
+            raise refusal(*where, "PreconditionFailed", 412, byte_range=(first, last))
+        if first >= len(found.data):
+            raise refusal(*where, "InvalidRange", 416, byte_range=(first, last))
+        data = found.data[first : last + 1]
+
+        async def pieces() -> AsyncIterator[bytes]:
+            if data:
+                yield data
+
+        yield RangeReply(
+            status=206,
+            content_range=f"bytes {first}-{first + len(data) - 1}/{len(found.data)}",
+            content_length=len(data),
+            etag=found.etag,
+            pieces=pieces(),
+        )
+
+    async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
+        """One page of objects below ``prefix``."""
+        size = min(limit, self._page)
+        found = [o for o in self._bucket("ListObjectsV2", bucket, prefix).below(prefix) if o.key > after]
+        return Listing([_listed(o) for o in found[:size]], len(found) > size)
+
+    async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
+        """One page of what lies directly below ``prefix``."""
+        entries: dict[str, MemoryObject | None] = {}
+        for found in self._bucket("ListObjectsV2", bucket, prefix).below(prefix):
+            name, slash, _ = found.key[len(prefix) :].partition("/")
+            entry = f"{prefix}{name}{slash}"
+            if entry > token:
+                entries[entry] = None if slash else found
+        size = min(limit, self._page)
+        page = sorted(entries)[:size]
+        return Folders(
+            names=[entry for entry in page if entries[entry] is None],
+            objects=[_listed(at_top) for entry in page if (at_top := entries[entry]) is not None],
+            token=page[-1] if len(entries) > size else "",
+            now=self._date(),
+        )
+
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
+        """All parts of an upload, or None when there is no such upload."""
+        upload = self._bucket("ListParts", bucket, key).uploads.get(upload_id)
+        if upload is None or upload.key != key:
+            return None
+        return [
+            CompletedPart(
+                number,
+                part.md5.hex(),
+                len(part.data),
+                None if not upload.declared or part.crc64nvme is None else base64_of(part.crc64nvme),
+            )
+            for number, part in sorted(upload.parts.items())
+        ]
+
+    async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
+        """All open uploads below ``prefix``; of this very key alone where the store lists them so."""
+        self._bucket("ListMultipartUploads", bucket, prefix)
+        found = self.open_uploads(bucket, prefix)
+        if self._list_uploads_by == "exact":
+            found = [upload for upload in found if upload.key == prefix]
+        return sorted(found, key=lambda upload: (upload.key, upload.upload_id))
+
+    async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
+        """The tags of an object."""
+        return dict(self._version(("GetObjectTagging", bucket, key), None).tags)
+
+    async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
+        """None: the port puts no rules."""
+        self._bucket("GetBucketLifecycleConfiguration", bucket)
+        return None
+
+    # ---- what they share
+
+    def _date(self) -> datetime:
+        """The header Date: whole seconds."""
+        return self._now().replace(microsecond=0)
+
+    def _numbered(self) -> str:
+        """An id that no other upload and no other version has."""
+        return f"{next(self._numbers):032x}"
+
+    def _bucket(self, operation: str, bucket: str, key: str = "") -> Bucket:
+        found = self._buckets.get(bucket)
+        if found is None:
+            raise refusal(operation, bucket, key, "NoSuchBucket", 404)
+        return found
+
+    def _upload(self, where: Request, upload_id: str, **details: Any) -> Upload:
+        found = self._bucket(*where).uploads.get(upload_id)
+        if found is None or found.key != where[2]:
+            raise refusal(*where, "NoSuchUpload", 404, **details)
+        return found
+
+    def _version(self, where: Request, version_id: str | None, **details: Any) -> MemoryObject:
+        """The object, or a version of it."""
+        there = self._bucket(*where)
+        if version_id is None:
+            current = there.current(where[2])
+            if current is None:
+                raise refusal(*where, "NoSuchKey", 404, **details)
+            return current
+        if len(version_id) != len(f"{0:032x}"):
+            raise refusal(*where, "InvalidArgument", 400, **details)
+        for found in there.versions.get(where[2], []):
+            if found.version_id == version_id:
+                if found.deleted:
+                    raise refusal(*where, "MethodNotAllowed", 405, **details)
+                return found
+        raise refusal(*where, "NoSuchVersion", 404, **details)
+
+    def _in_time(self, operation: str, bucket: str, key: str, window: Window | None) -> None:
+        if not self._windows or window is None:
+            return
+        if self._now() > window.since + timedelta(seconds=window.seconds):
+            raise refusal(operation, bucket, key, "RequestExpired", 403)
+
+    def _info(self, found: MemoryObject) -> ObjectInfo:
+        return ObjectInfo(
+            key=found.key,
+            size=len(found.data),
+            etag=found.etag,
+            last_modified=found.last_modified,
+            version_id=found.version_id,
+            metadata=found.metadata,
+            content_type=found.content_type,
+            checksums={"crc64nvme": found.crc64nvme} if found.crc64nvme else {},
+            encryption="AES256" if self._is_aws else "",
+            now=self._date(),
+        )
+
+
+def _listed(found: MemoryObject) -> ObjectInfo:
+    return ObjectInfo(found.key, len(found.data), found.etag, found.last_modified)

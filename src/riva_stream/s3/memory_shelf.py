@@ -1,0 +1,137 @@
+"""What the store in memory keeps, and the checks that need no more than that."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from awscrt import checksums as crt
+
+from riva_stream.s3.errors import refusal
+from riva_stream.s3.port import CompletedPart, PartBody
+
+__all__ = ["Bucket", "MemoryObject", "Part", "Request", "Upload", "base64_of", "md5_of", "received"]
+
+Request = tuple[str, str, str]
+"""Operation, bucket and key."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryObject:
+    """One version of an object as the store keeps it."""
+
+    key: str
+    data: bytes
+    etag: str
+    last_modified: datetime
+    version_id: str | None
+    metadata: Mapping[str, str]
+    content_type: str
+    crc64nvme: str
+    """base64; empty where the store keeps none."""
+    tags: Mapping[str, str]
+    deleted: bool = False
+    """Whether it is the delete marker of a bucket with versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part as it was received."""
+
+    data: bytes
+    md5: bytes
+    crc64nvme: int | None
+
+
+@dataclass(slots=True, eq=False)
+class Upload:
+    """An open upload."""
+
+    key: str
+    upload_id: str
+    initiated: datetime
+    content_type: str
+    metadata: Mapping[str, str]
+    declared: bool
+    """Whether it was created with CRC64NVME."""
+    tags: Mapping[str, str]
+    parts: dict[int, Part] = field(default_factory=dict)
+
+    def asked_for(self, where: Request, parts: Sequence[CompletedPart], smallest: int) -> list[Part]:
+        """The parts that Complete names, if they are what it says."""
+        if not parts:
+            raise refusal(*where, "MalformedXML", 400)
+        found: list[Part] = []
+        numbers = [part.number for part in parts]
+        if numbers != sorted(set(numbers)):
+            raise refusal(*where, "InvalidPartOrder", 400)
+        for part in parts:
+            kept = self.parts.get(part.number)
+            known = None if kept is None or kept.crc64nvme is None else base64_of(kept.crc64nvme)
+            if kept is None or kept.md5.hex() != part.etag or part.crc64nvme not in {None, known}:
+                raise refusal(*where, "InvalidPart", 400, part=part.number)
+            if len(kept.data) < smallest and part is not parts[-1]:
+                raise refusal(*where, "EntityTooSmall", 400, part=part.number)
+            found.append(kept)
+        return found
+
+
+@dataclass(slots=True, eq=False)
+class Bucket:
+    """One bucket with all that is in it."""
+
+    versions: dict[str, list[MemoryObject]] = field(default_factory=dict)
+    """The newest last; without versioning there is one at most."""
+    uploads: dict[str, Upload] = field(default_factory=dict)
+
+    def copy(self) -> Bucket:
+        """Another one; objects never change, uploads do."""
+        uploads = {
+            number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()
+        }
+        versions = {key: list(found) for key, found in self.versions.items()}
+        return Bucket(versions, uploads)
+
+    def current(self, key: str) -> MemoryObject | None:
+        """The newest version, unless it is a delete marker."""
+        found = self.versions.get(key)
+        return found[-1] if found and not found[-1].deleted else None
+
+    def below(self, prefix: str) -> Iterator[MemoryObject]:
+        """The objects below ``prefix``, by key."""
+        for key in sorted(key for key in self.versions if key.startswith(prefix)):
+            if (found := self.current(key)) is not None:
+                yield found
+
+
+def base64_of(crc64nvme: int) -> str:
+    """A CRC64NVME as S3 writes it."""
+    return base64.b64encode(crc64nvme.to_bytes(8, "big")).decode()
+
+
+def md5_of(data: bytes) -> bytes:
+    """MD5, as ETags are made of."""
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def received(body: PartBody, where: Request, **details: Any) -> Part:
+    """The bytes of a body, if they are what its checksum says."""
+    data = b"".join(body.pieces)
+    md5 = md5_of(data)
+    crc64nvme = None if body.crc64nvme is None else crt.crc64nvme(data, 0)
+    problem = ""
+    if len(data) != body.size:
+        problem = "IncompleteBody"
+    elif (crc64nvme is not None and base64_of(crc64nvme) != body.crc64nvme) or (
+        body.md5 is not None and base64.b64encode(md5).decode() != body.md5
+    ):
+        problem = "BadDigest"
+    elif body.sha256 is not None and hashlib.sha256(data).hexdigest() != body.sha256:
+        problem = "XAmzContentSHA256Mismatch"
+    if problem:
+        raise refusal(*where, problem, 400, **details)
+    return Part(data, md5, crc64nvme)

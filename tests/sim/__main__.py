@@ -1,0 +1,118 @@
+"""``python -m tests.sim``: many simulations, or one of them again."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from tests.sim import seeds
+from tests.sim.exhaustive import Cell, Duel, Result, cells, duels, parse
+from tests.sim.kinds import KINDS
+from tests.sim.report import Tally
+from tests.sim.scenarios import SCENARIOS
+
+_BATCH = 25
+"""Simulations between two collections of garbage: it is made faster than it is worth looking for."""
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - it is what this module is for
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser.add_argument("--seeds", type=int, metavar="N", help="simulate N seeds")
+    parser.add_argument("--start", type=int, default=0, metavar="S", help="the first of them")
+    parser.add_argument("--exhaustive", action="store_true", help="break every request in every way")
+    parser.add_argument(
+        "--duels", action="store_true", help="two runs, all schedules with up to two switches"
+    )
+    parser.add_argument("--step", type=int, default=1, help="of duels: only every STEP-th request")
+    parser.add_argument("--no-leftovers", action="store_true", help="not over the leftovers of killed runs")
+    parser.add_argument("--store", choices=list(KINDS), action="append", help="only this kind of store")
+    parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="only this scenario")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="P")
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after that time")
+    parser.add_argument("--replay", metavar="NAME", help="one seed, or one cell by its name")
+    parser.add_argument("--trace", action="store_true", help="with --replay: print every request")
+    return parser.parse_args()
+
+
+def _work(options: argparse.Namespace) -> Iterator[int | Cell | Duel]:
+    kinds = options.store or list(KINDS)
+    for kind, scenario in itertools.product(kinds, options.scenario or list(SCENARIOS)):
+        if options.exhaustive:
+            yield from cells(kind, scenario, leftovers=not options.no_leftovers)
+        if options.duels:
+            yield from duels(kind, scenario, step=options.step)
+    if options.seeds:
+        yield from range(options.start, options.start + options.seeds)
+
+
+def _simulate(batch: tuple[list[int | Cell | Duel], str]) -> list[Result]:
+    work, kind = batch
+    gc.disable()
+    done = [seeds.simulate(one, kind=kind) if isinstance(one, int) else one.simulate() for one in work]
+    gc.collect()
+    return [result for result in done if result is not None]
+
+
+def _batches(work: Iterable[int | Cell | Duel], kind: str) -> Iterator[tuple[list[int | Cell | Duel], str]]:
+    items = iter(work)
+    while batch := list(itertools.islice(items, _BATCH)):
+        yield batch, kind
+
+
+def _replay(name: str, kind: str, *, trace: bool) -> int:
+    tell: Callable[[str], None] | None = _say if trace else None
+    result = (
+        seeds.simulate(int(name), kind=kind, trace=tell) if name.isdigit() else parse(name).simulate(tell)
+    )
+    if result is None:
+        _say("there is no such request")
+        return 2
+    _say(f"{result.name} on {result.kind}: {result.runs} runs, {result.requests} requests")
+    for violation in result.violations:
+        _say(f"  {violation}")
+    return 1 if result.violations else 0
+
+
+def _everything(options: argparse.Namespace, kind: str) -> int:
+    tally, began = Tally(), time.monotonic()
+    batches = _batches(_work(options), kind)
+    with multiprocessing.Pool(options.processes, maxtasksperchild=100) as pool:
+        for results in pool.imap(_simulate, batches):
+            for result in results:
+                tally.add(result)
+            spent = time.monotonic() - began
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{tally.simulations} simulations, {tally.violating} bad")
+            if options.minutes and spent > options.minutes * 60:
+                break
+    _say("\n".join(tally.lines(time.monotonic() - began)))
+    return 1 if tally.violating else 0
+
+
+def main() -> int:
+    options = _arguments()
+    kind = options.store[0] if options.store else ""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # Sets of strings are walked in an order of their own in each process; a seed must give the same every time.
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.sim", *sys.argv[1:]],
+            os.environ | {"PYTHONHASHSEED": "0"},
+        )
+    if options.replay:
+        return _replay(options.replay, kind, trace=options.trace)
+    return _everything(options, kind)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

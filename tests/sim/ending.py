@@ -1,0 +1,62 @@
+"""What must come of it in the end: plain runs converge, and leave nothing behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from riva_stream.config import StageRequest
+from tests.sim.judge import Violation
+from tests.sim.scenarios import asked
+from tests.sim.sources import SOURCES, source
+from tests.sim.world import World
+
+__all__ = ["converge"]
+
+_GOOD = {"staged", "already_staged", "upgraded", "deployment_added"}
+_CONFLICT, _BAD = "73", "65"
+
+
+def converge(world: World, request: StageRequest, *, machine: str = "a", last: bool = True) -> None:
+    """Run the same again, plainly, and judge what that comes to.
+
+    Args:
+        world: with nothing running in it.
+        request: what was asked for.
+        machine: where it is run.
+        last: whether nothing can arrive late any more, so that nothing may be left over.
+    """
+    plain = request.model_copy(update={"force": False, "expect_sha256": None})
+    for _ in range(2):
+        run = world.run(plain, machine=machine)
+        if run.outcome == _CONFLICT and (standing := world.judge.standing()) is not None:
+            # What stands there is another one. Whoever was to replace it may do so now, or else it stays, and its own
+            # rerun clears away what was left of it.
+            again = request if request.force else _request_for(standing)
+            run = world.run(again.model_copy(update={"expect_sha256": None}), machine=machine)
+        if run.outcome in _GOOD or (run.outcome == _BAD and not _is_good(plain)):
+            break
+    else:
+        text = f"the second plain run ends with {run.outcome}: {run.problem}"
+        world.judge.violations.append(Violation("E1", text))
+        return
+    if run.outcome in _GOOD and world.judge.standing() is None:
+        world.judge.violations.append(Violation("E1", f"{run.outcome}, but what stands there is not whole"))
+    if last:
+        world.judge.judge_end()
+
+
+def _is_good(request: StageRequest) -> bool:
+    return all(source(name).is_good for name in SOURCES if source(name).uri == request.source)
+
+
+def _request_for(standing: dict[str, Any]) -> StageRequest:
+    """What has to be asked for to be told that this is staged already."""
+    mode = standing.get("deployment_type") or standing["deployment"]["staging_mode"]
+    references = standing.get("bintarball_references")
+    uri = references["model_archive"]["s3_uri"] if references else standing["source"]["uri"]
+    name = next(name for name in SOURCES if source(name).uri == uri)
+    if mode == "bintarball_reference":
+        return asked(name, bintarball=True)
+    if mode == "reference_only":
+        return asked(name, reference=True)
+    return asked(name, include=tuple(standing["include"]))

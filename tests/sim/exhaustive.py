@@ -1,0 +1,203 @@
+"""Every request of every scenario, broken in every way; and every schedule of two runs with up to two switches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from riva_stream.config import StageRequest
+from riva_stream.s3.memory import MemoryStore
+from tests.sim.breaks import Break
+from tests.sim.ending import converge
+from tests.sim.judge import Violation
+from tests.sim.kinds import KINDS
+from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS, Scenario, name_foreign_key
+from tests.sim.schedules import Plain, Strike, Switches
+from tests.sim.world import World, new_store, simulated
+
+__all__ = ["BREAKS", "Cell", "Duel", "Result", "Trace", "cells", "duels", "parse", "prepared", "result_of"]
+
+Trace = Callable[[str], None]
+
+BREAKS = (
+    Break.CANCEL_BEFORE,
+    Break.CANCEL_AFTER,
+    Break.KILL_AFTER,
+    Break.ERROR_BEFORE,
+    Break.ERROR_AFTER,
+    Break.LOST,
+    Break.CUT,
+    Break.CUTS,
+    Break.DOWN,
+    Break.DENIED,
+    Break.BUSY,
+    Break.EXPIRED,
+)
+_LEFTOVERS = (Break.CANCEL_BEFORE, Break.KILL_AFTER, Break.ERROR_AFTER, Break.LOST)
+"""What strikes a run over the leftover of a killed one."""
+_PASSING = {Break.ERROR_BEFORE, Break.ERROR_AFTER, Break.LOST, Break.CUT, Break.BUSY, Break.EXPIRED}
+"""What trying again is for."""
+_RIVALS = ("same", "force", "other", "other forced")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one simulation came to."""
+
+    name: str
+    kind: str
+    violations: tuple[Violation, ...]
+    broken: int
+    """Runs that were broken in it."""
+    runs: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run that is broken at one request, what is run after it, and the same again."""
+
+    kind: str
+    scenario: str
+    ordinal: int
+    how: Break
+    follow_up: str
+    leftover: int = -1
+    """The request at which a run before it was killed; -1: there was none."""
+
+    @property
+    def name(self) -> str:
+        over = f"@{self.leftover}" if self.leftover >= 0 else ""
+        return f"{self.kind}/{self.scenario}{over}/{self.ordinal}/{self.how.name}/{self.follow_up}"
+
+    def simulate(self, trace: Trace | None = None) -> Result | None:
+        """Run it; None when the run has no such request."""
+        scenario = SCENARIOS[self.scenario]
+        store = prepared(self.kind, self.scenario, self.leftover).copy()
+        strike = Strike(self.ordinal, self.how)
+        world = World(store, strike, bintarball=scenario.is_bintarball, trace=trace)
+        with simulated(world, self.ordinal):
+            run = world.run(scenario.request, denied=scenario.denied)
+            if strike.struck is None:
+                return None
+            if self.how in _PASSING and run.outcome != _unbroken(self.kind, self.scenario, self.leftover)[0]:
+                text = f"it ends with {run.outcome}: {run.problem}, after {strike.struck}"
+                world.judge.violations.append(Violation("E5", text))
+            world.schedule = Plain()
+            if self.follow_up != "same":
+                world.run(FOLLOW_UPS[self.follow_up](scenario.request))
+            converge(world, scenario.request)
+            return result_of(world, self.name, self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two runs by turns on one prefix."""
+
+    kind: str
+    scenario: str
+    rival: str
+    first: int
+    second: int | None
+    how: Break
+
+    @property
+    def name(self) -> str:
+        second = "end" if self.second is None else self.second
+        return f"{self.kind}/{self.scenario}+{self.rival}/{self.first}-{second}/{self.how.name}"
+
+    def simulate(self, trace: Trace | None = None) -> Result | None:
+        """Run it; None when there are no such requests."""
+        scenario = SCENARIOS[self.scenario]
+        store = prepared(self.kind, self.scenario, -1).copy()
+        rival = FOLLOW_UPS[self.rival](scenario.request)
+        switches = Switches(self.first, self.second, self.how, lambda: world.start(rival, machine="b"))
+        world = World(store, switches, bintarball=scenario.is_bintarball, trace=trace)
+        with simulated(world, self.first):
+            world.run(scenario.request, denied=scenario.denied)
+            if switches.switched < 1 + (self.second is not None):
+                return None
+            world.schedule = Plain()
+            converge(world, scenario.request, machine="c")
+            return result_of(world, self.name, self.kind)
+
+
+def cells(kind: str, scenario: str, *, leftovers: bool = True) -> Iterator[Cell]:
+    """All cells of a scenario on a kind of store."""
+    for ordinal in range(_requests_of(kind, scenario, -1)):
+        for how in BREAKS:
+            for follow_up in FOLLOW_UPS:
+                yield Cell(kind, scenario, ordinal, how, follow_up)
+    if not leftovers:
+        return
+    for leftover in range(_requests_of(kind, scenario, -1)):
+        for ordinal in range(_requests_of(kind, scenario, leftover)):
+            for how in _LEFTOVERS:
+                yield Cell(kind, scenario, ordinal, how, "same", leftover)
+
+
+def duels(kind: str, scenario: str, *, step: int = 1) -> Iterator[Duel]:
+    """All schedules of two runs with up to two switches, or every ``step``-th request of each."""
+    for rival in _RIVALS:
+        for how in (Break.FREEZE_BEFORE, Break.FREEZE_AFTER):
+            for first in range(0, _requests_of(kind, scenario, -1), step):
+                yield Duel(kind, scenario, rival, first, None, how)
+                for second in range(0, 2 * _requests_of(kind, scenario, -1), step):
+                    yield Duel(kind, scenario, rival, first, second, how)
+
+
+def parse(name: str) -> Cell | Duel:
+    """The simulation of a name.
+
+    Raises:
+        ValueError: it is none.
+    """
+    kind, what, place, *rest = name.split("/")
+    if "+" in what:
+        scenario, _, rival = what.partition("+")
+        first, _, second = place.partition("-")
+        return Duel(
+            kind, scenario, rival, int(first), None if second == "end" else int(second), Break[rest[0]]
+        )
+    scenario, _, leftover = what.partition("@")
+    return Cell(kind, scenario, int(place), Break[rest[0]], rest[1], int(leftover or -1))
+
+
+def result_of(world: World, name: str, kind: str) -> Result:
+    broken = world.network.breaks
+    return Result(name, kind, tuple(world.violations), broken, len(world.processes), world.network.sent)
+
+
+@cache
+def prepared(kind: str, scenario: str, leftover: int) -> MemoryStore:
+    """The store before the run that is looked at."""
+    what: Scenario = SCENARIOS[scenario]
+    if leftover >= 0:
+        store = prepared(kind, scenario, -1).copy()
+        world = World(store, Strike(leftover, Break.KILL_AFTER), bintarball=what.is_bintarball)
+        requests: tuple[StageRequest, ...] = (what.request,)
+    else:
+        store = new_store(KINDS[kind])
+        world = World(store, Plain(), bintarball=what.is_bintarball)
+        requests = what.before
+    with simulated(world, leftover):
+        for request in requests:
+            world.run(request)
+    if what.is_hostile and leftover < 0:
+        name_foreign_key(store)
+    return store
+
+
+def _requests_of(kind: str, scenario: str, leftover: int) -> int:
+    return _unbroken(kind, scenario, leftover)[1]
+
+
+@cache
+def _unbroken(kind: str, scenario: str, leftover: int) -> tuple[str, int]:
+    """How the run ends when nothing breaks, and how many requests it has."""
+    what: Scenario = SCENARIOS[scenario]
+    world = World(prepared(kind, scenario, leftover).copy(), Plain(), bintarball=what.is_bintarball)
+    with simulated(world, 0):
+        run = world.run(what.request, denied=what.denied)
+        return run.outcome, world.network.sent

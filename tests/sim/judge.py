@@ -1,0 +1,330 @@
+"""What must hold, judged at the moment a request takes effect, by nothing but what is in the store.
+
+The documents are read by a parser of the judge's own: it shares no line with the code under test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from riva_stream.s3.memory import MemoryObject, MemoryStore
+from tests.sim.network import Request
+from tests.sim.process import Process
+from tests.sim.sources import SOURCE_BUCKET, Source
+
+__all__ = ["NOT_PROMISED", "PROPERTIES", "Judge", "Violation"]
+
+PROPERTIES: Mapping[str, str] = {
+    "P1": "nothing that a standing marker promises is deleted or replaced",
+    "P1m": "a marker goes only by a run that was asked to replace it and has seen this very one",
+    "P2": "nothing outside the prefix changes",
+    "P3": "a marker appears only over a complete, unmixed set whose bytes are right",
+    "P4": "no archive and no model is visible before its source was read to the end and found good",
+    "E1": "two plain runs later it is staged, or refused for what stands there",
+    "E2": "no upload is left open",
+    "E3": "no journal is left",
+    "E4": "no run ends in a bug, or hangs",
+    "E5": "one failure that passes does not end a run",
+    "L2": "(not promised) what a dead run's late request has created is found",
+    "L3": "(not promised) what a dead run's late request has written is found",
+}
+
+NOT_PROMISED = frozenset({"L2", "L3"})
+
+_MARKER, _READY, _PAIRED = "staging_complete.txt", "deployment_ready.txt", "deployment.json"
+_ARTIFACT, _MANIFEST, _CHECKSUMS = "artifact.json", "upload_manifest.json", "checksums.sha256"
+_STAGED = ("source/", "models/")
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One promise that was broken."""
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+class _WrongError(Exception):
+    """What is not as the marker says."""
+
+
+class Judge:
+    """Looks at every request that changes something.
+
+    Args:
+        store: what it judges.
+        bucket: where the staging is.
+        prefix: of the staging.
+        sources: what there is to stage, by URI.
+    """
+
+    def __init__(self, store: MemoryStore, bucket: str, prefix: str, sources: Mapping[str, Source]) -> None:
+        self.store, self.bucket, self.prefix = store, bucket, prefix
+        self._sources = sources
+        self._is_pair = prefix.startswith("bintarball/")
+        self._marker = prefix + (_READY if self._is_pair else _MARKER)
+        self.violations: list[Violation] = []
+        self.promised: dict[str, MemoryObject] = {}
+        """What the marker that stands promises; itself among it."""
+        self._seen: dict[int, list[MemoryObject]] = {}
+        """Markers that each process was shown, by its pid."""
+        self._late: set[str] = set()
+        """Keys, and UploadIds, that came to be by requests of runs that were over by then."""
+        marker = self._look(self._marker)
+        if marker is not None:
+            with suppress(_WrongError):
+                self.promised = self._complete(marker)
+
+    # ---- while it goes on
+
+    def carry_out(self, request: Request) -> Any:
+        """Let a request take effect, and judge what it did."""
+        if request.bucket != self.bucket:
+            if request.changes:
+                self._blame(request, "P2", f"s3://{request.bucket}/{request.key} is written")
+            return request.carry_out()
+        if not request.changes:
+            result = request.carry_out()
+            if request.key == self._marker and (shown := self._look(request.key)) is not None:
+                self._seen.setdefault(request.process.pid, []).append(shown)
+            return result
+        if not request.key.startswith(self.prefix):
+            self._blame(request, "P2", f"{request.key} is outside of {self.prefix}")
+        before = self._look(request.key)
+        result = request.carry_out()
+        after = self._look(request.key)
+        if request.process.is_over:
+            self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)
+        if before is not after:
+            self._changed(request, before, after)
+        return result
+
+    def standing(self) -> dict[str, Any] | None:
+        """``artifact.json`` (``deployment.json`` of a bintarball reference) under a marker that is right, or None.
+
+        ``include`` is the manifest's.
+        """
+        marker = self._look(self._marker)
+        if marker is None:
+            return None
+        try:
+            self._complete(marker)
+        except _WrongError:
+            return None
+        told = self._json(_PAIRED if self._is_pair else _ARTIFACT)
+        if self._look(self.prefix + _MANIFEST) is not None:
+            told["include"] = self._json(_MANIFEST)["include"]
+        return told
+
+    def _changed(self, request: Request, before: MemoryObject | None, after: MemoryObject | None) -> None:
+        key = request.key
+        if key == self._marker:
+            if before is not None:
+                self._judge_removal(request, before)
+            self.promised = {}
+            if after is not None:
+                self._judge_marker(request, after)
+            return
+        verb = "deleted" if after is None else "replaced"
+        if key in self.promised:
+            self._blame(request, "P1", f"{key} is {verb} under a standing marker")
+            self.promised.pop(key)  # told once
+        elif self.promised and after is not None and self._is_staged(key) and self._is_full():
+            self._blame(request, "P1", f"{key} appears beside a standing marker")
+        elif self.promised and key == self.prefix + _READY and after is not None:
+            self._judge_pair(request)
+        if self.promised and key == self.prefix + _READY and after is None:
+            self.promised.pop(self.prefix + _PAIRED, None)
+        if after is not None and self._is_staged(key):
+            self._judge_visible(request)
+
+    def _judge_removal(self, request: Request, marker: MemoryObject) -> None:
+        process = request.process
+        if not any(shown is marker for shown in self._seen.get(process.pid, ())):
+            self._blame(request, "P1m", f"{self._marker} goes, and {process.name} has never seen this one")
+        elif self.promised and not self._may_replace(process):
+            self._blame(
+                request, "P1m", f"{self._marker} goes, and {process.name} was not asked to replace it"
+            )
+
+    def _may_replace(self, process: Process) -> bool:
+        asked = process.request
+        upgrade = not self._is_full() and asked.mode == "full"
+        return asked.force or upgrade or asked.server_path is not None
+
+    def _judge_marker(self, request: Request, marker: MemoryObject) -> None:
+        self._seen.setdefault(request.process.pid, [])
+        try:
+            self.promised = self._complete(marker)
+        except _WrongError as wrong:
+            self._blame(request, "P3", str(wrong))
+
+    def _judge_pair(self, request: Request) -> None:
+        try:
+            self.promised |= self._pair()
+        except _WrongError as wrong:
+            self._blame(request, "P3", str(wrong))
+
+    def _judge_visible(self, request: Request) -> None:
+        """An archive or a model has appeared."""
+        asked = request.process.request
+        source = self._sources[asked.source]
+        kept = self.store.look(SOURCE_BUCKET, source.key)
+        if not source.is_good:
+            self._blame(request, "P4", f"{request.key} of a source that is bad")
+        elif asked.expect_sha256 not in {None, source.sha256}:
+            self._blame(
+                request, "P4", f"{request.key} of a source with another SHA-256 than the expected one"
+            )
+        elif kept is not None:
+            read = request.process.has_read(SOURCE_BUCKET, source.key, kept.etag)
+            if read < len(source.data):
+                self._blame(request, "P4", f"{request.key} after {read} of {len(source.data)} bytes")
+
+    # ---- in the end
+
+    def judge_end(self) -> None:
+        """Nothing may be left over once a plain run has ended well."""
+        for upload in self.store.open_uploads(self.bucket):
+            kind = "L2" if upload.upload_id in self._late else "E2"
+            self.violations.append(Violation(kind, f"{upload.key} has an open upload"))
+        for key in self.store.keys(self.bucket, self.prefix + ".riva-stream/"):
+            self.violations.append(Violation("L3" if key in self._late else "E3", f"{key} is left"))
+
+    # ---- what a marker says
+
+    def _complete(self, marker: MemoryObject) -> dict[str, MemoryObject]:
+        """All that the marker promises.
+
+        Raises:
+            _WrongError: it is not there, or not right.
+        """
+        if self._is_pair:
+            return {marker.key: marker, **self._pair()}
+        says = _lines(marker.data)
+        artifact = self._there(_ARTIFACT)
+        _same("SHA-256 of artifact.json", says.get("SHA-256 of artifact.json"), _sha256(artifact))
+        promised = {marker.key: marker, artifact.key: artifact}
+        described = self._json(_ARTIFACT)
+        source = self._sources.get(described["source"]["uri"])
+        if source is None:
+            raise _WrongError(f"the source {described['source']['uri']} is unknown")
+        kept = self.store.look(SOURCE_BUCKET, source.key)
+        _same("ETag of the source", described["source"]["etag"], kept.etag if kept else None)
+        run_id = says.get("Run ID")
+        _same("run id of artifact.json", described["build_info"]["run_id"], run_id)
+        _same("run id of artifact.json's metadata", artifact.metadata.get("run-id"), run_id)
+        _same("run id of the marker's metadata", marker.metadata.get("run-id"), run_id)
+        mode = described["deployment"]["staging_mode"]
+        _same("mode", says.get("Mode"), mode)
+        staged = {key for key in self.store.keys(self.bucket, self.prefix) if self._is_staged(key)}
+        if mode == "full":
+            listed = self._listed(source, described, run_id, says)
+            promised |= listed
+            staged -= set(listed)
+        if staged:
+            raise _WrongError(f"{min(staged)} is there, and no manifest names it")
+        if self._look(self.prefix + _READY) is not None:
+            promised |= self._pair()
+        return promised
+
+    def _listed(
+        self, source: Source, described: Mapping[str, Any], run_id: str | None, says: Mapping[str, str]
+    ) -> dict[str, MemoryObject]:
+        """What ``upload_manifest.json`` lists, and itself."""
+        manifest = self._there(_MANIFEST)
+        expected = says.get("SHA-256 of upload_manifest.json")
+        if expected is not None:
+            _same("SHA-256 of upload_manifest.json", expected, _sha256(manifest))
+        lists = self._json(_MANIFEST)
+        _same("run id of upload_manifest.json", lists["upload_id"], run_id)
+        _same("run id of upload_manifest.json's metadata", manifest.metadata.get("run-id"), run_id)
+        promised = {manifest.key: manifest}
+        digests: dict[str, str] = {}
+        for file in _files(lists):
+            there = self._look(file["s3_key"])
+            if there is None:
+                raise _WrongError(f"{file['s3_key']} is missing")
+            _same(f"ETag of {there.key}", file["etag"], there.etag)
+            _same(f"size of {there.key}", file["size_bytes"], len(there.data))
+            _same(f"checksum of {there.key}", file["checksum"], f"sha256:{_sha256(there)}")
+            digests[there.key.removeprefix(self.prefix)] = _sha256(there)
+            promised[there.key] = there
+        name = "source/" + source.key.rpartition("/")[2]
+        parted = {path: digest for path, digest in digests.items() if path.startswith(_STAGED)}
+        models = {f"models/{m}": d for m, d in source.matching(lists["include"]).items()}
+        _same("archive and models", parted, {name: source.sha256, **models})
+        _same("SHA-256 of the source", described["source"]["sha256"], source.sha256)
+        told = {model["relative_path"]: model["sha256"] for model in described["models"]}
+        _same("models of artifact.json", told, models)
+        lines = self._there(_CHECKSUMS).data.decode().splitlines()
+        sums = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+        _same("checksums.sha256", sums, parted)
+        for name in (_ARTIFACT, _CHECKSUMS):
+            if self.prefix + name not in promised:
+                raise _WrongError(f"upload_manifest.json does not list {name}")
+        return promised
+
+    def _pair(self) -> dict[str, MemoryObject]:
+        """``deployment.json``, if ``deployment_ready.txt`` is right about it."""
+        ready, document = self._there(_READY), self._there(_PAIRED)
+        says = _lines(ready.data).get("SHA-256 of deployment.json")
+        _same("SHA-256 of deployment.json", says, _sha256(document))
+        if self._is_pair:
+            return {document.key: document}
+        belongs = self._json(_PAIRED)["deployment"]["artifact_sha256"]
+        _same("artifact.json of deployment.json", belongs, _sha256(self._there(_ARTIFACT)))
+        return {document.key: document}
+
+    # ---- small things
+
+    def _is_staged(self, key: str) -> bool:
+        return key.startswith(tuple(self.prefix + folder for folder in _STAGED))
+
+    def _is_full(self) -> bool:
+        return self.prefix + _MANIFEST in self.promised
+
+    def _look(self, key: str) -> MemoryObject | None:
+        return self.store.look(self.bucket, key)
+
+    def _there(self, name: str) -> MemoryObject:
+        found = self._look(self.prefix + name)
+        if found is None:
+            raise _WrongError(f"{name} is missing")
+        return found
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._there(name).data))
+        except ValueError as error:
+            raise _WrongError(f"{name} is not JSON") from error
+
+    def _blame(self, request: Request, kind: str, text: str) -> None:
+        self.violations.append(Violation(kind, f"{text}, by {request}"))
+
+
+def _files(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for entry in manifest["files"].values():
+        yield from entry if isinstance(entry, list) else [entry] if entry else []
+
+
+def _lines(text: bytes) -> dict[str, str]:
+    pairs = (line.partition(": ") for line in text.decode(errors="replace").splitlines())
+    return {name: value for name, _, value in pairs}
+
+
+def _sha256(found: MemoryObject) -> str:
+    return hashlib.sha256(found.data).hexdigest()
+
+
+def _same(what: str, said: object, real: object) -> None:
+    if said != real:
+        raise _WrongError(f"{what} is {real}, not {said}")

@@ -1,0 +1,49 @@
+"""The kinds of store that there are, by what they leave out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from riva_stream.s3.memory import MemoryStore
+
+__all__ = ["KINDS", "Kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of store."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    weaker: frozenset[str] = frozenset()
+    """The promises (see ``judge.PROPERTIES``) that docs/semantics.md does not make on it."""
+
+    def store(self, *buckets: str) -> MemoryStore:
+        """A new one."""
+        return MemoryStore(*buckets, smallest_part=1, **dict(self.options))
+
+
+_BASES: dict[str, dict[str, Any]] = {
+    "aws": {},
+    "ignores": {"is_aws": False, "conditions": "ignored"},
+    "refuses": {"is_aws": False, "conditions": "refused"},
+    "exact": {"is_aws": False, "list_uploads_by": "exact"},
+}
+
+_WEAKER: dict[str, frozenset[str]] = {
+    # Neither a condition nor an expiry holds back what comes too late: sets can mix, and a reader finds out.
+    "ignores-no-expiry": frozenset({"P1", "P1m", "P3", "E1"}),
+    "refuses-no-expiry": frozenset({"P1", "P1m", "P3", "E1"}),
+}
+
+KINDS: dict[str, Kind] = {
+    name + suffix: Kind(
+        name + suffix,
+        tuple({**options, "windows": windows}.items()),
+        _WEAKER.get(name + suffix, frozenset()),
+    )
+    for name, options in _BASES.items()
+    for suffix, windows in (("", True), ("-no-expiry", False))
+}
+"""AWS's semantics; write conditions ignored; refused with 501; uploads listed by exact key alone. Each with windows, and without."""

@@ -1,0 +1,218 @@
+"""An event loop on virtual time, in which a process can be frozen, suspended and killed.
+
+Whatever runs for a process (its tasks, their callbacks, its timers) carries the process in its context, so holding
+one back needs no help from the code that runs: callbacks of a frozen process wait, those of a dead one are dropped, as
+SIGSTOP and SIGKILL have it. That is also why this is no library for virtual time: those (``looptime`` for one) move the
+clock of a selector loop, and cannot hold back one part of what runs on it; besides, each turn of theirs costs a system
+call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import events
+from collections import deque
+from collections.abc import Coroutine
+from contextvars import Context, ContextVar, copy_context
+from enum import Enum
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any
+
+__all__ = ["CURRENT", "Host", "State", "VirtualLoop"]
+
+
+class State(Enum):
+    RUNNING = "running"
+    FROZEN = "frozen"
+    DEAD = "dead"
+
+
+class Host:
+    """What one process is to the loop: whether it runs, and how far its clock is behind."""
+
+    def __init__(self) -> None:
+        self.state = State.RUNNING
+        self.lag = 0.0
+        """Seconds for which its clock stood still."""
+        self.frozen_at = 0.0
+        self.held: list[events.Handle] = []
+        self.held_timers: list[tuple[float, int, events.TimerHandle]] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+
+
+CURRENT: ContextVar[Host | None] = ContextVar("simulated_process", default=None)
+
+
+class _Task(asyncio.Task[Any]):
+    """A task whose hash is its number: sets of tasks are then walked in the same order every time."""
+
+    _numbers = count()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.number = next(self._numbers)
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class VirtualLoop:
+    """As much of an event loop as a run needs that speaks to a store in memory: no sockets, signals or threads."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        """Seconds of virtual time, of the world."""
+        self._ready: deque[events.Handle] = deque()
+        self._timers: list[tuple[float, int, events.TimerHandle]] = []
+        self._numbers = count()
+        self._morgue: list[Host] = []
+        self._stopped = False
+        self.failures: list[str] = []
+        """What the loop was told of that nobody awaited."""
+
+    # ---- what a simulation does
+
+    def run(self, *, limit: float) -> bool:
+        """Run until :meth:`stop`; False when nothing is left to run before, or when it is ``limit`` by then."""
+        ready, timers = self._ready, self._timers
+        self._stopped = False
+        before = events._get_running_loop()
+        events._set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            while not self._stopped:
+                if not ready:
+                    while timers and timers[0][2]._cancelled:
+                        heappop(timers)
+                    if not timers or timers[0][0] > limit:
+                        return False
+                    self.now = max(self.now, timers[0][0])
+                    while timers and timers[0][0] <= self.now:
+                        self._fire(heappop(timers))
+                    continue
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                host = handle._context.get(CURRENT)  # type: ignore[attr-defined]
+                if host is None or host.state is State.RUNNING:
+                    handle._run()
+                elif host.state is State.FROZEN:
+                    host.held.append(handle)
+        finally:
+            events._set_running_loop(before)
+        return True
+
+    def stop(self) -> None:
+        """Let :meth:`run` return before anything else runs."""
+        self._stopped = True
+
+    def _fire(self, timer: tuple[float, int, events.TimerHandle]) -> None:
+        handle = timer[2]
+        host = handle._context.get(CURRENT)  # type: ignore[attr-defined]
+        if host is not None and host.state is State.FROZEN:
+            host.held_timers.append(timer)
+        elif host is None or host.state is State.RUNNING:
+            self._ready.append(handle)
+
+    def freeze(self, host: Host) -> None:
+        """Let nothing of it run from now on."""
+        if host.state is State.RUNNING:
+            host.state, host.frozen_at = State.FROZEN, self.now
+
+    def thaw(self, host: Host, *, clock_stood_still: bool) -> None:
+        """Let it run again: as after SIGCONT, or as a virtual machine that was suspended, whose clock stood still."""
+        if host.state is not State.FROZEN:
+            return
+        host.state = State.RUNNING
+        self._ready.extend(host.held)
+        host.held.clear()
+        held, host.held_timers = host.held_timers, []
+        if not clock_stood_still:
+            self._ready.extend(timer[2] for timer in held)
+            return
+        lag = self.now - host.frozen_at
+        host.lag += lag
+        mine = [t for t in self._timers if t[2]._context.get(CURRENT) is host]  # type: ignore[attr-defined]
+        others = [t for t in self._timers if t[2]._context.get(CURRENT) is not host]  # type: ignore[attr-defined]
+        self._timers[:] = others + [(when + lag, number, handle) for when, number, handle in [*mine, *held]]
+        heapify(self._timers)
+
+    def kill(self, host: Host) -> None:
+        """Nothing of it runs any more, not even its clean-up."""
+        host.state = State.DEAD
+        host.held.clear()
+        host.held_timers.clear()
+        self._morgue.append(host)
+
+    def close(self) -> None:
+        """Clear away what was killed: its clean-up does run now, where nobody sees it."""
+        for host in self._morgue:
+            for task in host.tasks:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+            host.tasks.clear()
+        self._ready.clear()
+        self._timers.clear()
+
+    def spawn(self, host: Host, coroutine: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
+        """Start the main task of a process."""
+        context.run(CURRENT.set, host)
+        before = events._get_running_loop()
+        events._set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            return context.run(self.create_task, coroutine)
+        finally:
+            events._set_running_loop(before)
+
+    # ---- what asyncio and anyio ask for
+
+    def time(self) -> float:
+        host = CURRENT.get()
+        return self.now if host is None else self.now - host.lag
+
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> events.Handle:
+        handle = events.Handle(callback, args, self, context if context is not None else copy_context())  # type: ignore[arg-type]
+        self._ready.append(handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> events.TimerHandle:
+        context = context if context is not None else copy_context()
+        host = context.get(CURRENT)
+        due = when if host is None else when + host.lag
+        handle = events.TimerHandle(due, callback, args, self, context)  # type: ignore[arg-type]
+        heappush(self._timers, (due, next(self._numbers), handle))
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> events.TimerHandle:
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)  # type: ignore[arg-type]
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> Any:
+        task = _Task(coro, loop=self, name=name, context=context)
+        host = (context or copy_context()).get(CURRENT)
+        if host is not None:
+            host.tasks.append(task)
+        return task
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.failures.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
+        pass

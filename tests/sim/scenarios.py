@@ -1,0 +1,137 @@
+"""What may be asked for, of what state of the destination."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from riva_stream.config import StageRequest
+from riva_stream.s3.memory import MemoryStore
+from riva_stream.s3.port import PartBody
+from riva_stream.sizes import MIB
+from tests.sim.network import immediately
+from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
+
+__all__ = ["BUCKET", "FOLLOW_UPS", "SCENARIOS", "Scenario", "asked", "name_foreign_key", "prefix_of"]
+
+BUCKET = "staging"
+LEASE = 6.0
+_PART = 2048
+
+
+def prefix_of(*, bintarball: bool = False) -> str:
+    """Where all of it is staged."""
+    return ("bintarball/deployment-metadata/" if bintarball else "") + "prod/parakeet/v1/"
+
+
+@cache
+def asked(
+    name: str = "one",
+    *,
+    force: bool = False,
+    image: bool = False,
+    reference: bool = False,
+    bintarball: bool = False,
+    include: tuple[str, ...] = ("*.riva",),
+    wrong: bool = False,
+) -> StageRequest:
+    """A request. Parts are small beyond what a request may have, so that a few KiB are many of them."""
+    fields: dict[str, Any] = {
+        "source": source(name).uri,
+        "bucket": BUCKET,
+        "env": "prod",
+        "model_name": "parakeet",
+        "model_version": "v1",
+        "force": force,
+        "reference_only": reference,
+        "bintarball_reference": bintarball,
+        "include": include,
+        "lease": LEASE,
+        "memory": 192 * MIB,
+        "retries": 3,
+        "connections": 4,
+    }
+    if image or bintarball:
+        fields["server_path"] = f"s3://{SOURCE_BUCKET}/{IMAGE}"
+    if wrong:
+        fields["expect_sha256"] = "0" * 64
+    return StageRequest(**fields).model_copy(update={"part_size": _PART})
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A destination in some state, and what is asked for then."""
+
+    name: str
+    before: tuple[StageRequest, ...]
+    """Runs that have ended well."""
+    request: StageRequest
+    denied: frozenset[str] = frozenset()
+    """Operations for which its run has no right."""
+    is_hostile: bool = False
+    """Whether the manifest that stands there names a key that is none of ours."""
+
+    @property
+    def is_bintarball(self) -> bool:
+        return self.request.bintarball_reference
+
+
+_UNLISTED = frozenset({"ListObjectsV2"})
+
+SCENARIOS: Mapping[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("fresh", (), asked()),
+        Scenario("image", (), asked(image=True)),
+        Scenario("forced same", (asked(),), asked(force=True)),
+        Scenario("forced image", (asked(image=True),), asked(image=True, force=True)),
+        Scenario("forced other", (asked("two"),), asked(force=True)),
+        Scenario("other includes", (asked(include=("a.riva",)),), asked(force=True)),
+        Scenario("fewer includes", (asked(),), asked(include=("b.riva",), force=True)),
+        Scenario("reference", (), asked(reference=True)),
+        Scenario("reference image", (), asked(reference=True, image=True)),
+        Scenario("upgrade", (asked(reference=True),), asked()),
+        Scenario("image added", (asked(),), asked(image=True)),
+        Scenario("downgrade", (asked(),), asked(reference=True, force=True)),
+        Scenario("bintarball", (), asked(bintarball=True)),
+        Scenario("bintarball other", (asked("two", bintarball=True),), asked(bintarball=True, force=True)),
+        Scenario("already staged", (asked(),), asked()),
+        Scenario("unlisted", (), asked(), _UNLISTED),
+        Scenario("unlisted other", (asked("two"),), asked(force=True), _UNLISTED),
+        Scenario("hostile manifest", (asked("two"),), asked(force=True), _UNLISTED, is_hostile=True),
+        Scenario("bad source", (), asked("bad")),
+        Scenario("bad source over good", (asked(),), asked("bad", force=True)),
+    )
+}
+
+
+def name_foreign_key(store: MemoryStore) -> None:
+    """Let the manifest that stands in ``store`` name a key outside of the prefix, where something is."""
+    key = prefix_of() + "upload_manifest.json"
+    found = store.look(BUCKET, key)
+    if found is None:
+        return  # a store on which nothing could be staged
+    manifest = json.loads(found.data)
+    manifest["files"]["models"].append({**manifest["files"]["metadata"], "s3_key": "others/keep"})
+    for name, data in (("others/keep", b"none of ours"), (key, json.dumps(manifest).encode())):
+        immediately(
+            store.put(BUCKET, name, PartBody((data,), len(data)), content_type="a/b", metadata=found.metadata)
+        )
+
+
+def _other(request: StageRequest) -> StageRequest:
+    return request.model_copy(update={"source": source("two").uri})
+
+
+FOLLOW_UPS: Mapping[str, Any] = {
+    "same": lambda request: request,
+    "force": lambda request: request.model_copy(update={"force": True}),
+    "refused": lambda request: request.model_copy(update={"force": True, "expect_sha256": "0" * 64}),
+    "refused plain": lambda request: request.model_copy(update={"force": False, "expect_sha256": "0" * 64}),
+    "other": lambda request: _other(request).model_copy(update={"force": False}),
+    "other forced": lambda request: _other(request).model_copy(update={"force": True}),
+}
+"""What is run after a broken run."""

@@ -1,0 +1,85 @@
+"""What a seed draws: the store, what is staged, runs after and beside each other, and what becomes of their requests."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from riva_stream.config import StageRequest
+from tests.sim.breaks import Break
+from tests.sim.ending import converge
+from tests.sim.exhaustive import Result, Trace, prepared, result_of
+from tests.sim.kinds import KINDS
+from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS
+from tests.sim.schedules import Drawn, Plain
+from tests.sim.world import World, simulated
+
+__all__ = ["simulate"]
+
+_LATENESS = 90.0
+_REQUESTS = 75
+"""About as many as a run has."""
+
+_ALONE = (
+    *(Break.CANCEL_BEFORE, Break.CANCEL_AFTER, Break.KILL_BEFORE, Break.KILL_AFTER, Break.KILL_LATE),
+    *(
+        Break.ERROR_BEFORE,
+        Break.ERROR_AFTER,
+        Break.LOST,
+        Break.CUT,
+        Break.CUTS,
+        Break.DENIED,
+        Break.BUSY,
+        Break.EXPIRED,
+    ),
+    *(Break.HANGS, Break.DOWN),
+)
+_BESIDE = (*(Break.FREEZE_BEFORE, Break.FREEZE_AFTER) * 4, *_ALONE)
+
+
+def simulate(seed: int, *, kind: str = "", trace: Trace | None = None) -> Result:
+    """Run what ``seed`` draws.
+
+    Args:
+        seed: any number.
+        kind: of the store; empty: drawn as well.
+        trace: takes a line for each thing that happens.
+    """
+    draw = Random(seed)
+    drawn = draw.choice([*KINDS, "aws", "aws", "aws"])
+    kind = kind or drawn
+    scenario = SCENARIOS[draw.choice(list(SCENARIOS))]
+    count = draw.choice((1, 2, 2, 2, 3))
+    together = count > 1 and draw.random() < 0.8
+    breaks = _BESIDE if together else _ALONE
+    strikes = {
+        pid: {draw.randrange(_REQUESTS): draw.choice(breaks) for _ in range(draw.choice((0, 1, 1, 2)))}
+        for pid in range(1, count + 1)
+    }
+    schedule = Drawn(draw, strikes, draw.choice((0.02, 0.2, 2.0)), _LATENESS)
+    world = World(
+        prepared(kind, scenario.name, -1).copy(), schedule, bintarball=scenario.is_bintarball, trace=trace
+    )
+    requests = [scenario.request, *(_asked_beside(draw, scenario.request) for _ in range(count - 1))]
+    with simulated(world, seed):
+        for request in requests:
+            options: dict[str, Any] = {
+                "machine": draw.choice("ab"),
+                "skew": draw.choice((0.0, -4e5, 3e3)),
+                "denied": scenario.denied,
+            }
+            if together:
+                world.start_in(draw.random() * draw.choice((0.1, 1.0, 15.0)), request, **options)
+            else:
+                world.run(request, **options)
+        world.wait()
+        world.schedule = Plain()
+        converge(world, scenario.request, machine="c", last=False)
+        world.pass_time(2 * _LATENESS)
+        converge(world, scenario.request, machine="c")
+        return result_of(world, str(seed), kind)
+
+
+def _asked_beside(draw: Random, request: StageRequest) -> StageRequest:
+    asked: StageRequest = FOLLOW_UPS[draw.choice(list(FOLLOW_UPS))](request)
+    return asked

@@ -1,0 +1,70 @@
+"""Tiny archives, and what is really in them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+
+from tests.staging import tar_gz
+from tests.support.archives import riva_bytes
+
+__all__ = ["IMAGE", "SOURCES", "Source", "source"]
+
+SOURCE_BUCKET = "sources"
+IMAGE = "images/server.tar.gz"
+"""Key of a container image; only its HEAD is ever looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An archive as it lies in its bucket."""
+
+    key: str
+    data: bytes
+    members: dict[str, str]
+    """Base name → SHA-256 of each file in it."""
+    is_good: bool = True
+    """Otherwise nothing of it may ever become visible."""
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{SOURCE_BUCKET}/{self.key}"
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def matching(self, include: list[str]) -> dict[str, str]:
+        """What of it a staging with these patterns has to have below ``models/``."""
+        return {
+            name: digest
+            for name, digest in self.members.items()
+            if any(fnmatch(name, pattern) for pattern in include)
+        }
+
+
+def _made(name: str, *, cut: int = 0) -> Source:
+    files = [
+        ("parakeet/README.md", f"{name}\n".encode()),
+        ("parakeet/a.riva", riva_bytes(5_000, f"{name}/a")),
+        ("parakeet/b.riva", riva_bytes(1_500, f"{name}/b")),
+        ("parakeet/vocab.txt", f"{name} words\n".encode() * 20),
+    ]
+    data = tar_gz(files)
+    members = {path.rpartition("/")[2]: hashlib.sha256(body).hexdigest() for path, body in files}
+    return Source(f"archives/{name}.tar.gz", data[: len(data) - cut], members, is_good=not cut)
+
+
+@cache
+def _sources() -> dict[str, Source]:
+    return {"one": _made("one"), "two": _made("two"), "bad": _made("bad", cut=9)}
+
+
+def source(name: str) -> Source:
+    """``one`` and ``two``, which are good, and ``bad``, which is cut."""
+    return _sources()[name]
+
+
+SOURCES = ("one", "two", "bad")

@@ -1,0 +1,160 @@
+"""The branch that opens the archive, apart from any store: what it asks of the memory it was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from riva_stream import ArchiveError, ConfigurationError, StageRequest
+from riva_stream.archive import Extractor, Limits, Member
+from riva_stream.buffers import Chunk, Credits
+from riva_stream.digest import HashLane
+from riva_stream.lanes import Lane
+from riva_stream.memory import SMALLEST_PART, least_memory, plan_memory
+from riva_stream.pipeline.unpack import Unpacker
+from riva_stream.sink import Upload
+from riva_stream.sizes import GIB, MIB
+from tests.archive.kit import END, OLD_GNU, header, member, pax
+
+TIB = 1 << 40
+
+
+def request_of(part_size: int) -> StageRequest:
+    """A request with parts of this size."""
+    return StageRequest(
+        source="s3://m/a.tar",
+        bucket="bucket",
+        env="e",
+        model_name="m",
+        model_version="1",
+        part_size=part_size,
+    )
+
+
+@dataclass(eq=False)
+class Sent:
+    """An upload that drops what it is sent."""
+
+    size: int = 0
+
+    def send(self, chunk: Chunk) -> None:
+        self.size += chunk.size
+        chunk.release()
+
+
+@dataclass(eq=False)
+class Unpacking:
+    """One run of the branch: its uploads by the member's name."""
+
+    memory: int
+    part_size: int = 8 * MIB
+    limits: Limits = field(default_factory=Limits)
+    opened: dict[str, Sent] = field(default_factory=dict)
+
+    async def run(self, archive: bytes) -> None:
+        """Push ``archive`` through it as one chunk."""
+        request = request_of(self.part_size)
+        hashes = HashLane(Lane("member-hash"))
+        unpacker = Unpacker(
+            Extractor(limits=self.limits),
+            plan_memory(self.memory, self.part_size),
+            request.part_size_for,
+            self._open,
+            hashes,
+            Lane("extract"),
+            lambda _: None,
+        )
+        budget = Credits(len(archive))
+        await budget.acquire(len(archive))
+        unpacker.send(Chunk(0, len(archive), [archive], budget, len(archive)))
+        unpacker.close()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hashes.run)
+            try:
+                await unpacker.run()
+            finally:
+                hashes.close()
+        assert unpacker.credits.statistics().in_use == 0
+
+    async def _open(self, member: Member) -> Upload:
+        self.opened[member.name] = Sent()
+        return cast("Upload", self.opened[member.name])
+
+
+def base_256(size: int) -> bytes:
+    return b"\x80" + size.to_bytes(11, "big")
+
+
+def huge(how: str, size: int) -> bytes:
+    """The header of a member of ``size`` bytes, and a block of its data."""
+    name = b"m/huge.riva"
+    if how == "base-256":
+        return header(name, size_field=base_256(size)) + b"w" * 512
+    if how == "pax size":
+        return pax((b"size", b"%d" % size)) + header(name) + b"w" * 512
+    if how == "sparse, old GNU":
+        entries = base_256(0) + base_256(512) + base_256(size) + base_256(0)
+        head = header(name, 512, b"S", magic=OLD_GNU, gnu=entries.ljust(97, b"\0") + base_256(size))
+        return head + b"w" * 512 + END
+    records = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", name)]
+    body = (b"2\n0\n512\n%d\n0\n" % size).ljust(512, b"\0") + b"w" * 512
+    return pax(*records, (b"GNU.sparse.realsize", b"%d" % size)) + member(b"x", body) + END
+
+
+HUGE = {
+    "the least memory": (130 * MIB, 8 * MIB, 200 * GIB),
+    "the least memory, small parts": (117 * MIB, SMALLEST_PART, 120 * GIB),
+    "the default": (256 * MIB, 8 * MIB, TIB),
+    "1 GiB": (1024 * MIB, 8 * MIB, 5 * TIB - GIB),
+}
+
+
+@pytest.mark.parametrize("how", ["base-256", "pax size", "sparse, old GNU", "sparse, pax"])
+@pytest.mark.parametrize("case", HUGE)
+async def test_a_member_whose_parts_do_not_fit_is_refused_at_its_header(how: str, case: str) -> None:
+    memory, part_size, size = HUGE[case]
+    unpacking = Unpacking(memory, part_size)
+    with pytest.raises(ExceptionGroup) as caught:
+        await unpacking.run(member(b"small.riva") + huge(how, size))
+    (error,) = caught.value.exceptions
+    assert isinstance(error, ConfigurationError)
+    assert error.exit_code == 78
+    assert error.resumable, "what was uploaded serves the next run"
+    assert "'m/huge.riva'" in error.what
+    part = request_of(part_size).part_size_for(size)
+    least = least_memory(part_size, part)
+    assert f"{least // MIB}MiB" in error.hint
+    assert list(unpacking.opened) == ["small.riva"], "no upload was opened for it"
+    assert plan_memory(least, part_size).write_share >= part, "the advice works"
+    assert plan_memory(least - MIB, part_size).write_share < part, "and is the least that does"
+
+
+@pytest.mark.parametrize("how", ["base-256", "pax size"])
+async def test_a_member_whose_parts_just_fit_is_begun(how: str) -> None:
+    size = 10_000 * 16 * MIB  # two parts of 8 MiB are the write share at the least memory
+    unpacking = Unpacking(130 * MIB)
+    with pytest.raises(ExceptionGroup) as caught:
+        await unpacking.run(huge(how, size))
+    assert caught.group_contains(ArchiveError), "it is cut, of course"
+    assert list(unpacking.opened) == ["m/huge.riva"]
+
+
+@pytest.mark.parametrize("part_size", [5 * MIB, 8 * MIB, 13 * MIB, 64 * MIB, GIB])
+@pytest.mark.parametrize("write", [0, 1, 8 * MIB, 8 * MIB + 1, 24 * MIB, 99 * MIB, 525 * MIB, 5 * GIB])
+def test_the_least_memory_works_and_less_does_not(part_size: int, write: int) -> None:
+    least = least_memory(part_size, write)
+    assert plan_memory(least, part_size).write_share >= write
+    with pytest.raises((ConfigurationError, AssertionError)):
+        assert plan_memory(least - MIB, part_size).write_share >= write
+
+
+async def test_members_go_on_as_they_are() -> None:
+    unpacking = Unpacking(130 * MIB)
+    data: dict[str, Any] = {"a.riva": b"w" * 100_000, "b.riva": b"x" * (9 * MIB)}
+    await unpacking.run(b"".join(member(name.encode(), body) for name, body in data.items()) + END)
+    assert {name: sent.size for name, sent in unpacking.opened.items()} == {
+        n: len(b) for n, b in data.items()
+    }

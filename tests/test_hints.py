@@ -102,7 +102,7 @@ def test_errors_of_an_archive_get_their_hint_from_the_pipeline() -> None:
         (["stage", "--upload-check", "crc64"], "crc64nvme"),
         (["stage", "--zzz"], "see python -m riva_stream stage --help"),
         (["gc"], "see python -m riva_stream gc --help"),
-        (["docs", "semantic"], "did you mean semantics?"),
+        (["docs", "semantic"], "semantics"),
     ],
 )
 def test_a_wrong_command_line_is_told_with_what_helps(argv: list[str], said: str) -> None:

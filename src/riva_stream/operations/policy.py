@@ -36,10 +36,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         *("AbortMultipartUpload", "DeleteObject"),
     ),
     "tag": ("PutObjectTagging",),
-    "retention": (
-        *("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
-        "ListObjectsV2",
-    ),
+    "retention": ("GetBucketLifecycleConfiguration", "ListObjectsV2"),
 }
 """What else the destination may be used for, and the requests that makes."""
 

@@ -151,6 +151,10 @@ class StageRequest(BaseModel):
     """Bytes that an archive may expand to."""
     max_ratio: float = Field(default=100.0, gt=1)
     """How much larger than its archive the expansion may be, judged once 64 MiB are expanded."""
+    max_streams: int = Field(default=4_000_000, ge=1)
+    """gzip members or zstd frames that an archive may be made of."""
+    max_zstd_window: int = Field(default=32 * MIB, ge=1024, le=1 << 31)
+    """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
     force: bool = False
     dry_run: bool = False
     retention_days: int = Field(default=90, ge=1, le=36500)

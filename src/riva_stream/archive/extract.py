@@ -23,7 +23,7 @@ from riva_stream.archive.policy import Limits, show
 from riva_stream.archive.selection import Selection
 from riva_stream.archive.walk import Walk
 from riva_stream.archive.zstd import ZstdStream
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +91,11 @@ class Extractor:
     def expanded(self) -> int:
         """Bytes that came out so far: of tar stream, and of holes that were filled."""
         return self._expanded + self._selection.holes
+
+    @property
+    def window(self) -> int:
+        """Bytes that inflating holds besides, of which nothing else tells: the largest window of zstd so far."""
+        return self._container.window if isinstance(self._container, ZstdStream) else 0
 
     def push(self, piece: bytes | memoryview) -> None:
         """Hand over the next piece of the archive, of any size; it has to stay unchanged until it is used up.
@@ -204,7 +209,11 @@ class Extractor:
     def _judge_size(self) -> None:
         total = self.expanded
         if total > self._limits.expanded_bytes:
-            raise ArchiveError(f"the archive expands to more than {self._limits.expanded_bytes} bytes")
+            raise ArchiveError(
+                f"the archive expands to more than {self._limits.expanded_bytes} bytes",
+                hint="if that is how the archive should be, raise --max-expanded",
+                fault=ArchiveFault.LIMIT,
+            )
         consumed = self.consumed
         if total >= self._limits.ratio_floor and total > self._limits.ratio * consumed:
             last = self._selection.last
@@ -212,5 +221,6 @@ class Extractor:
             raise ArchiveError(
                 f"the first {consumed} bytes of the archive expand to {total} or more{name}: over {self._limits.ratio:g} "
                 "times, as a decompression bomb would",
-                hint="If it is meant to, raise the limit on the expansion ratio.",
+                hint="if that is how the archive should be, raise --max-ratio",
+                fault=ArchiveFault.LIMIT,
             )

@@ -15,7 +15,7 @@ from riva_stream.archive.policy import show
 from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.walk import Walk
 from riva_stream.archive.zeros import is_zero
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.policy import Member
@@ -112,7 +112,11 @@ class Inside:
         if self._zero:  # or empty
             fault = f"its {self._seen} bytes are all zero" if self._seen else "it has 0 bytes"
             if model:
-                raise ArchiveError(f"member {name} is empty: {fault}, and a model cannot be")
+                raise ArchiveError(
+                    f"member {name} is empty: {fault}, and a model cannot be",
+                    hint="look at that file where the archive was made: it was packed so; pack it again, or narrow --include",
+                    fault=ArchiveFault.MEMBER,
+                )
             self.warn(fault)
         if self._walk:
             try:

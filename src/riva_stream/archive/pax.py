@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["Pax", "parse_global", "parse_pax"]
 
@@ -34,17 +34,25 @@ def _records(body: bytes, place: str) -> list[tuple[bytes, bytes]]:
         if space < 0 or not digits.isdigit():
             if not body[at:].strip(b"\0"):
                 break  # NULs behind the last record: GNU tar stops there as well.
-            raise ArchiveError(f"{place}: no record length at byte {at} of its {len(body)} bytes")
+            raise ArchiveError(
+                f"{place}: no record length at byte {at} of its {len(body)} bytes",
+                fault=ArchiveFault.MALFORMED,
+            )
         end = at + int(digits)
         if end > len(body) or end <= space + 1:
             raise ArchiveError(
-                f"{place}: the record at byte {at} says it has {int(digits)} bytes, which cannot be"
+                f"{place}: the record at byte {at} says it has {int(digits)} bytes, which cannot be",
+                fault=ArchiveFault.MALFORMED,
             )
         if body[end - 1 : end] != b"\n":
-            raise ArchiveError(f"{place}: the record at byte {at} does not end in a newline")
+            raise ArchiveError(
+                f"{place}: the record at byte {at} does not end in a newline", fault=ArchiveFault.MALFORMED
+            )
         keyword, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals or not keyword:
-            raise ArchiveError(f"{place}: the record at byte {at} is not keyword=value")
+            raise ArchiveError(
+                f"{place}: the record at byte {at} is not keyword=value", fault=ArchiveFault.MALFORMED
+            )
         records.append((keyword, value))
         at = end
     return records
@@ -57,7 +65,7 @@ def decimal(value: bytes, what: str, place: str) -> int:
         ArchiveError: it is not plain decimal digits, or is over 2**63 - 1.
     """
     if not value.isdigit() or len(value) > 19 or int(value) > _MAX_SIZE:  # noqa: PLR2004
-        raise ArchiveError(f"{place}: {what}={value[:40]!r} is not a size")
+        raise ArchiveError(f"{place}: {what}={value[:40]!r} is not a size", fault=ArchiveFault.MALFORMED)
     return int(value)
 
 
@@ -72,7 +80,10 @@ def parse_pax(body: bytes, place: str) -> Pax:
     sparse = []
     for keyword, value in _records(body, place):
         if keyword in {b"path", b"GNU.sparse.name"} and (not value or b"\0" in value):
-            raise ArchiveError(f"{place}: its {keyword.decode()} {'holds a NUL' if value else 'is empty'}")
+            raise ArchiveError(
+                f"{place}: its {keyword.decode()} {'holds a NUL' if value else 'is empty'}",
+                fault=ArchiveFault.AMBIGUOUS,
+            )
         if keyword == b"path":
             path = value
         elif keyword == b"size":
@@ -81,7 +92,8 @@ def parse_pax(body: bytes, place: str) -> Pax:
             sparse.append((keyword[len(b"GNU.sparse.") :], value))
         elif keyword.startswith((b"GNU.volume.", b"SCHILY.realsize")):
             raise ArchiveError(
-                f"{place}: {keyword[:40].decode(errors='replace')} (several volumes, or star) is not read"
+                f"{place}: {keyword[:40].decode(errors='replace')} (several volumes, or star) is not read",
+                fault=ArchiveFault.UNSUPPORTED,
             )
     return Pax(path, size, tuple(sparse))
 
@@ -98,5 +110,6 @@ def parse_global(body: bytes, place: str) -> None:
     for keyword, _ in _records(body, place):
         if keyword.startswith(_GLOBAL_REFUSED):
             raise ArchiveError(
-                f"{place}: a global {keyword[:40].decode(errors='replace')} would apply to every member"
+                f"{place}: a global {keyword[:40].decode(errors='replace')} would apply to every member",
+                fault=ArchiveFault.AMBIGUOUS,
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,24 +113,31 @@ class Policy:
             target = f" to {show(entry.link)}" if entry.link else ""
             raise ArchiveError(
                 f"{place} is a {entry.kind}{target}, not a file, and it matches --include",
-                hint="Pack the file itself (tar --dereference --hard-dereference), or narrow --include.",
+                hint="pack the file itself (tar --dereference --hard-dereference), or narrow --include",
+                fault=ArchiveFault.MEMBER,
             )
         key_name = entry.name.rpartition("/")[2]
         fault = _fault(entry.name, key_name)
         if fault:
-            raise ArchiveError(f"{place} is refused for its name: {fault}", hint="Rename it and pack again.")
+            raise ArchiveError(
+                f"{place} is refused for its name: {fault}",
+                hint="rename the file and pack it again, or narrow --include",
+                fault=ArchiveFault.MEMBER,
+            )
         if key_name in self._taken:
             other = self._taken[key_name]
             what = "appears twice" if other == entry.name else f"and {show(other)} would both become"
             tail = "" if other == entry.name else f" models/{key_name}"
             raise ArchiveError(
                 f"{place} {what}{tail}",
-                hint="Give every matching member a base name of its own, or narrow --include.",
+                hint="give every matching member a base name of its own, or narrow --include",
+                fault=ArchiveFault.MEMBER,
             )
         if len(self._taken) >= self._limits.matching_members:
             raise ArchiveError(
                 f"{place} is one more than the {self._limits.matching_members} matching members allowed",
-                hint="Narrow --include, or raise the limit on matching members.",
+                hint="if that is how the archive should be, raise --max-models; or narrow --include",
+                fault=ArchiveFault.LIMIT,
             )
         self._taken[key_name] = entry.name
         return Member(entry.name, key_name, entry.size, entry.index, entry.offset)

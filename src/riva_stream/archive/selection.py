@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from riva_stream.archive.events import Event, ListedEntry, MemberData, MemberEnd, MemberStart, StagedMember
 from riva_stream.archive.inside import Inside, shorten
 from riva_stream.archive.policy import Limits, Policy, show
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,8 @@ class Selection:
         if self.entries > self._limits.members:
             raise ArchiveError(
                 f"the archive has more than {self._limits.members} entries; {show(entry.name)} is one too many",
-                hint="Raise the limit on members if that is how it should be.",
+                hint="if that is how the archive should be, raise --max-members",
+                fault=ArchiveFault.LIMIT,
             )
         if len(self.listing) < self._limits.listing:
             self.listing.append(ListedEntry(shorten(entry.name), entry.size, entry.kind))
@@ -75,7 +76,9 @@ class Selection:
             return False
         if entry.offset + self.holes + entry.size > self._limits.expanded_bytes:
             raise ArchiveError(
-                f"member {show(entry.name)} of {entry.size} bytes takes the archive over {self._limits.expanded_bytes} bytes"
+                f"member {show(entry.name)} of {entry.size} bytes takes the archive over {self._limits.expanded_bytes} bytes",
+                hint="if that is how the archive should be, raise --max-expanded",
+                fault=ArchiveFault.LIMIT,
             )
         self._inside = Inside(self._member, self._limits.header_bytes)
         self._events.append(MemberStart(self._member))
@@ -122,5 +125,5 @@ class Selection:
         more = self.entries - len(self.listing[:20])
         return ArchiveError(
             f"no member matches {patterns}; the archive {what}" + (f" and {more} more" if more else ""),
-            hint="Check --include, or whether this is the right archive.",
+            fault=ArchiveFault.NO_MATCH,
         )

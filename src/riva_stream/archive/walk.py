@@ -20,7 +20,7 @@ from riva_stream.archive.tar import (
     stored_size,
 )
 from riva_stream.archive.zeros import ZEROS, is_zero
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.extensions import Described
@@ -181,7 +181,8 @@ class Walk:
         if header is None:
             if self._extensions.pending:
                 raise ArchiveError(
-                    f"the tar stream ends at byte {at}, right behind an extended header without a member"
+                    f"the tar stream ends at byte {at}, right behind an extended header without a member",
+                    fault=ArchiveFault.MALFORMED,
                 )
             self._state = _State.ONE_ZERO
         elif header.typeflag in b"LKxXg":
@@ -207,7 +208,10 @@ class Walk:
         self._stored = stored_size(header, described.stored)
         place = place_of(self._name, at)
         if kind == "directory" and self._stored and header.typeflag != b"D":
-            raise ArchiveError(f"{place} has a directory's name, yet {self._stored} bytes of data")
+            raise ArchiveError(
+                f"{place} has a directory's name, yet {self._stored} bytes of data",
+                fault=ArchiveFault.AMBIGUOUS,
+            )
         if is_unknown(header):
             self._sink.warn(f"{place}: unknown type {header.typeflag!r}, taken for a file as GNU tar does")
         size = described.real if kind == "file" else 0
@@ -254,7 +258,10 @@ class Walk:
             self._use_map(self._map, self._stored)
             self._map = []
         elif ended:
-            raise ArchiveError(f"{self._place}: its sparse map has ended, yet says that it goes on")
+            raise ArchiveError(
+                f"{self._place}: its sparse map has ended, yet says that it goes on",
+                fault=ArchiveFault.MALFORMED,
+            )
 
     def _on_new_map(self, block: bytes) -> None:
         reader = self._map_1_0
@@ -270,7 +277,9 @@ class Walk:
             if looks_like_tar(block):
                 raise ArchiveError(
                     f"a lone block of zeros at byte {where} of the tar stream, after {show(self._name)}, and then another "
-                    "header: GNU tar would stop there without an error"
+                    "header: GNU tar would stop there without an error",
+                    hint="pack the files in one archive (tars cannot be joined by cat), or upload the one that is meant",
+                    fault=ArchiveFault.AMBIGUOUS,
                 )
             self._sink.warn(f"a lone block of zeros at byte {where} ends the archive; there should be two")
             self._trailing += BLOCK
@@ -293,7 +302,9 @@ class Walk:
             return
         if self._state is _State.ONE_ZERO:
             if any(self._partial):
-                raise ArchiveError(f"the tar stream is cut at byte {at}, inside a block{after}")
+                raise ArchiveError(
+                    f"the tar stream is cut at byte {at}, inside a block{after}", fault=ArchiveFault.CUT
+                )
             self._sink.warn(f"only one block of zeros ends the archive (at byte {at}); there should be two")
             return
         if self._state is _State.HEADER and not any(self._partial) and not self._extensions.pending:
@@ -301,7 +312,8 @@ class Walk:
                 raise ArchiveError(
                     f"the tar stream stops at byte {at}{after} without an end-of-archive block: that is how a cut tar "
                     "looks",
-                    hint="If it was written so, take it with --allow-missing-end.",
+                    hint="upload the archive again, the whole of it; if it was written so, pass --allow-missing-end",
+                    fault=ArchiveFault.CUT,
                 )
             self._sink.warn(f"no end-of-archive block: the tar stream just stops at byte {at}{after}")
             return
@@ -311,4 +323,4 @@ class Walk:
             _State.SKIP: f"inside member {show(self._name)} or its padding, which lacks {self._skip} bytes",
             _State.HEADER: f"inside a header{after}",
         }.get(self._state, f"inside the headers of a member{after}")
-        raise ArchiveError(f"the tar stream is cut at byte {at}, {inside}")
+        raise ArchiveError(f"the tar stream is cut at byte {at}, {inside}", fault=ArchiveFault.CUT)

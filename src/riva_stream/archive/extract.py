@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Protocol
 from riva_stream.archive.detect import HEAD, ContainerName, detect
 from riva_stream.archive.events import ArchiveSummary, Event
 from riva_stream.archive.gzip import GzipStream
+from riva_stream.archive.looks import DEEP, layers_of, not_a_tar
 from riva_stream.archive.plain import PlainStream
 from riva_stream.archive.policy import Limits, show
 from riva_stream.archive.selection import Selection
+from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.walk import Walk
 from riva_stream.archive.zstd import ZstdStream
 from riva_stream.errors import ArchiveError, ArchiveFault
@@ -76,6 +78,7 @@ class Extractor:
         self._container: _Container | None = None
         self._error: ArchiveError | None = None
         self._pushed = self._expanded = 0
+        self._inner: bytes | None = b""  # the first bytes inside, until it is sure that they begin a tar
 
     @property
     def needs_input(self) -> bool:
@@ -118,6 +121,8 @@ class Extractor:
                 self._head = head
                 return
             self._container = self._open(self._name)
+            if self._name == "tar":
+                self._inner = None
             if self._head:
                 piece, self._head = self._head + bytes(piece), b""
         self._container.push(piece)
@@ -142,7 +147,7 @@ class Extractor:
                         break
                     block = container.pull(max_output - done)
                     self._expanded += len(block)
-                    walk.feed(block)
+                    walk.feed(self._look_inside(block))
                 done += walk.walk(max_output - done)
                 self._judge_size()
         except ArchiveError as error:
@@ -170,10 +175,13 @@ class Extractor:
             if self._name is None:  # pragma: no cover - a final look always decides
                 raise ArchiveError("the source is no archive that is read")
             self._container = self._open(self._name)
+            self._inner = None if self._name == "tar" else b""
             self._container.push(self._head)
             while not self.needs_input:
                 self.pull(len(self._head))
         self._container.finish()
+        if self._inner:
+            self._end_of_a_short_one()
         self._walk.finish()
         selection = self._selection
         if not selection.staged:
@@ -196,6 +204,37 @@ class Extractor:
         if name == "zstd":
             return ZstdStream(streams=self._limits.streams, window=self._limits.zstd_window)
         return PlainStream()
+
+    def _look_inside(self, block: bytes | memoryview, *, final: bool = False) -> bytes | memoryview:
+        """Hold back the first bytes inside a gzip or zstd until it is sure that they begin a tar.
+
+        Raises:
+            ArchiveError: they do not; it says what they are.
+        """
+        if self._inner is None or self._name is None:
+            return block
+        head = self._inner + bytes(block) if self._inner else block
+        if len(head) >= BLOCK or final:
+            start = bytes(head[:DEEP])
+            if self._begins_a_tar(start):
+                self._inner = None
+                return head
+            if len(start) >= DEEP or final:
+                raise not_a_tar(start, (self._name,))
+        self._inner = bytes(head)
+        return b""
+
+    def _begins_a_tar(self, start: bytes) -> bool:
+        """Also where its first header is damaged, cut, or of zeros: the walk says more of that."""
+        first = start[:BLOCK]
+        if looks_like_tar(first) or first[257:262] == b"ustar" or not any(first):
+            return True
+        return len(first) < BLOCK and layers_of(first) == ("unknown",)
+
+    def _end_of_a_short_one(self) -> None:
+        self._walk.feed(self._look_inside(b"", final=True))
+        while not self._walk.hungry:
+            self._walk.walk(BLOCK)
 
     def _failed(self, error: ArchiveError) -> ArchiveError:
         self._error = error

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Selection"]
 
 _WARNINGS = 100
+_PACKED = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".7z", ".rar")
 
 
 class Selection:
@@ -125,5 +126,18 @@ class Selection:
         more = self.entries - len(self.listing[:20])
         return ArchiveError(
             f"no member matches {patterns}; the archive {what}" + (f" and {more} more" if more else ""),
+            hint=self._where_to_look(),
             fault=ArchiveFault.NO_MATCH,
+        )
+
+    def _where_to_look(self) -> str:
+        """The hint for an archive without a match; empty for the usual one."""
+        packed = next(
+            (e.name for e in self.listing if e.kind == "file" and e.name.lower().endswith(_PACKED)), None
+        )
+        if packed is None:
+            return ""
+        return (
+            f"the models may be one layer further in: unpack {show(packed)} and upload what is in it as a tar of its own, or "
+            "check --include"
         )

@@ -35,8 +35,8 @@ class _Kind(NamedTuple):
 
 _REPACK = "and pack the files as a tar: tar --zstd -cf model.tar.zst -C FOLDER ."
 _ERROR_PAGE = (
-    "whatever wrote the object saved an answer in place of the archive: fetch the archive again from where it comes from, "
-    "look at it, and upload that"
+    "the program that wrote the object saved a server's answer in place of the archive: fetch the archive "
+    "again, look at it, and upload that"
 )
 _NO_ARCHIVE = "check the URI; the archive has to be a tar, plain or compressed with gzip or zstd"
 
@@ -61,7 +61,7 @@ _KINDS: dict[str, _Kind] = {
     "html": _Kind("an HTML page, such as an error page", advice=_ERROR_PAGE),
     "xml": _Kind("an XML document, such as an error answer of a store", advice=_ERROR_PAGE),
     "json": _Kind("JSON", advice=_ERROR_PAGE),
-    "text": _Kind("plain text", advice=_ERROR_PAGE),
+    "text": _Kind("plain text", advice="look at the object, and upload the archive itself"),
     "git-lfs": _Kind(
         "a Git LFS pointer: the model itself was not checked out",
         advice="run git lfs pull, and upload the file then",
@@ -156,14 +156,17 @@ def layers_of(head: bytes) -> tuple[str, ...]:
 def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
     """The error for ``head``, the first bytes of the source, or of what is inside its layers ``outer``."""
     found = layers_of(head)
-    if found == ("empty",) or (found == ("zeros",) and not outer):
-        seen = f"it is empty ({len(head)} bytes)" if not head else f"its {len(head)} bytes are all zero"
-    else:
-        seen = f"it looks like {_sentence(found, head)}"
     if outer:
-        seen = f"inside the {outer[-1]} is {_sentence(found, head, outer)}"
+        text = f"inside the {outer[-1]} is {_sentence(found, head, outer)}"
+    else:
+        seen = {
+            "empty": "it is empty (0 bytes)",
+            "zeros": f"its {len(head)} bytes are all zero",
+            "unknown": f"it begins with {head[:16]!r}",
+        }.get(found[0], f"it looks like {_sentence(found, head)}")
+        text = f"the source is no tar, .tar.gz or .tar.zst: {seen}"
     return ArchiveError(
-        seen if outer else f"the source is no tar, .tar.gz or .tar.zst: {seen}",
+        text,
         hint=_hint((*outer, *found)),
         fault=ArchiveFault.LAYER,
         layers=(*outer, *found),
@@ -172,7 +175,7 @@ def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
 
 def _sentence(found: tuple[str, ...], head: bytes, outer: Sequence[str] = ()) -> str:
     if found == ("unknown",):
-        return f"no tar: it begins with {head[:16]!r}"
+        return f"no tar; it begins with {head[:16]!r}"
     words = []
     for kind in found:
         article = _KINDS[kind].article
@@ -189,17 +192,15 @@ def _sentence(found: tuple[str, ...], head: bytes, outer: Sequence[str] = ()) ->
 
 def _hint(layers: tuple[str, ...]) -> str:
     """How to come from these layers to an archive that is read."""
-    odd = next((kind for kind in layers if not _KINDS[kind].unwrap and kind != "tar"), None)
-    if odd == "unknown":
-        return _NO_ARCHIVE
+    odd = next((i for i, kind in enumerate(layers) if not _KINDS[kind].unwrap and kind != "tar"), None)
     if odd is not None:
-        return _KINDS[odd].advice or _NO_ARCHIVE
+        advice = _KINDS[layers[odd]].advice or _NO_ARCHIVE
+        if odd and _REPACK in advice:
+            return f"take off the layers around it ({_pipe(layers[:odd])}), then {advice}"
+        return advice
     wraps = [kind for kind in layers if kind != "tar"]
     ready = wraps[-1] in {"gzip", "zstd"} and len(wraps) > 1  # the innermost one can stay
-    off = wraps[:-1] if ready else wraps
-    pipe = " | ".join(
-        f"{_KINDS[kind].unwrap}{' FILE' if not index else ''}" for index, kind in enumerate(off)
-    )
+    pipe = _pipe(wraps[:-1] if ready else wraps)
     end = (
         f" > model.tar.{'gz' if wraps[-1] == 'gzip' else 'zst'}"
         if ready
@@ -212,8 +213,8 @@ def _hint(layers: tuple[str, ...]) -> str:
 
 def _pipe(layers: Sequence[str]) -> str:
     """The filters that take these layers off a file."""
-    filters = [_KINDS[kind].unwrap for kind in layers]
-    return " | ".join([f"{filters[0]} FILE", *filters[1:]]) if filters else ""
+    first, *rest = (_KINDS[kind].unwrap for kind in layers)
+    return " | ".join([f"{first} FILE", *rest])
 
 
 def _kind_of(head: bytes) -> str:

@@ -146,7 +146,7 @@ class StageRequest(BaseModel):
     max_models: int = Field(default=1_000, ge=1)
     """Members that may match ``include``; each costs an upload."""
     max_header_bytes: int = Field(default=MIB, ge=1024)
-    """Bytes that the headers of one member may take."""
+    """Bytes that are kept of the headers of one member; pax records that nobody needs do not count."""
     max_expanded: int = Field(default=5 << 40, ge=1)
     """Bytes that an archive may expand to."""
     max_ratio: float = Field(default=100.0, gt=1)

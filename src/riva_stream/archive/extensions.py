@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from riva_stream.archive.pax import Pax, parse_global, parse_pax
+from riva_stream.archive.pax import Pax, PaxReader, parse_global, parse_pax
 from riva_stream.archive.policy import show
 from riva_stream.archive.sparse import old_gnu_head, pax_sparse
 from riva_stream.archive.tar import BLOCK, Header, decode
@@ -43,7 +44,7 @@ class Extensions:
     """Gathers the extended headers of one member, and applies them.
 
     Args:
-        limit: most bytes of extended headers in front of one member.
+        limit: most bytes that are kept of the extended headers in front of one member.
     """
 
     def __init__(self, limit: int) -> None:
@@ -61,35 +62,41 @@ class Extensions:
         """Whether a member has to follow."""
         return self._pax is not None or self._long_name is not None or self._long_link is not None
 
-    def announce(self, header: Header, at: int) -> None:
-        """An extended header begins at byte ``at``.
+    def announce(self, header: Header, at: int) -> PaxReader | None:
+        """An extended header begins at byte ``at``; what reads its body, or None for one that is gathered whole.
 
         Raises:
             ArchiveError: it is longer than is read, together with those before it.
         """
-        self._bytes += BLOCK + header.size
+        place = place_of(decode(header.name), at, "extended header")
+        whole = header.typeflag in b"LK"
+        self._hold(BLOCK + (header.size if whole else 0), place)
+        return None if whole else PaxReader(header.size, place, partial(self._hold, place=place))
+
+    def _hold(self, count: int, place: str) -> None:
+        """Count bytes that are kept, and blocks."""
+        self._bytes += count
         if self._bytes > self._limit:
             raise ArchiveError(
-                f"{place_of(decode(header.name), at, 'extended header')}: {self._bytes} bytes of extended headers in a row; "
-                f"at most {self._limit} are read",
+                f"{place}: {self._bytes} bytes of extended headers in a row; at most {self._limit} are read",
                 hint="if that is how the archive should be, raise --max-header-bytes",
                 fault=ArchiveFault.LIMIT,
             )
 
-    def add(self, header: Header, body: bytes, at: int) -> None:
+    def add(self, header: Header, body: bytes | PaxReader, at: int) -> None:
         """Its body is complete.
 
         Raises:
             ArchiveError: it is malformed, or the second of its kind for one member: readers differ in which one counts.
         """
         place = place_of(decode(header.name), at, "extended header")
-        kind = header.typeflag
-        if kind == b"g":
-            parse_global(body, place)
-            return
-        if kind in b"xX":
-            second, self._pax = self._pax is not None, parse_pax(body, place)
-        elif kind == b"L":
+        if isinstance(body, PaxReader):
+            body.finish()
+            if header.typeflag == b"g":
+                parse_global(body.records, place)
+                return
+            second, self._pax = self._pax is not None, parse_pax(body.records, place)
+        elif header.typeflag == b"L":
             second, self._long_name = self._long_name is not None, body.partition(b"\0")[0]
         else:
             second, self._long_link = self._long_link is not None, body.partition(b"\0")[0]

@@ -39,7 +39,8 @@ class Limits:
     matching_members: int = 1_000
     """Members that match ``include``; each costs an upload."""
     header_bytes: int = _MIB
-    """Bytes of extended headers (pax, GNU long names) or of a sparse map that describe one member."""
+    """Bytes that are kept of the extended headers (pax, GNU long names), or of a sparse map, of one member. Values of pax
+    records that nobody needs are skipped and do not count."""
     expanded_bytes: int = 5 << 40
     """Bytes of tar stream, holes of sparse members included: 5 TiB."""
     ratio: float = 100.0

@@ -24,6 +24,7 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.extensions import Described
+    from riva_stream.archive.pax import PaxReader
     from riva_stream.archive.sparse import Segment
     from riva_stream.archive.tar import Header, Sink
 
@@ -32,7 +33,8 @@ __all__ = ["Walk"]
 
 class _State(Enum):
     HEADER = auto()
-    EXTENSION = auto()  # the body of a pax header or of a GNU long name
+    EXTENSION = auto()  # the body of a GNU long name
+    PAX = auto()  # the body of a pax header
     OLD_MAP = auto()  # more blocks of an old GNU sparse map
     NEW_MAP = auto()  # the map of a pax 1.0 sparse member
     DATA = auto()
@@ -46,7 +48,7 @@ class Walk:
 
     Args:
         sink: who is told.
-        header_bytes: most bytes of extended headers, or of a sparse map, for one member.
+        header_bytes: most bytes that are kept of extended headers, or of a sparse map, for one member.
         allow_missing_end: take a stream without an end-of-archive block, as GNU tar does.
     """
 
@@ -65,6 +67,8 @@ class Walk:
         self._stored = 0
         self._extension: Header | None = None
         self._extension_at = 0
+        self._pax: PaxReader | None = None
+        self._pax_left = 0
         self._extensions = Extensions(header_bytes)
         self._segments: deque[Segment] = deque()
         self._map: list[Segment] = []
@@ -96,6 +100,8 @@ class Walk:
                 used += self._on_data(budget - used)
             elif state is _State.SKIP:
                 used += self._on_skip()
+            elif state is _State.PAX:
+                used += self._on_pax()
             elif state is _State.ENDED:
                 used += self._on_trailing()
             else:
@@ -186,20 +192,30 @@ class Walk:
                 )
             self._state = _State.ONE_ZERO
         elif header.typeflag in b"LKxXg":
-            self._extensions.announce(header, at)
+            self._pax = self._extensions.announce(header, at)
             self._extension, self._extension_at = header, at
-            self._state = _State.EXTENSION
+            self._pax_left = header.size
+            self._state = _State.PAX if self._pax else _State.EXTENSION
             if not header.size:
-                self._on_extension(b"")
+                self._on_extension(self._pax or b"")
         else:
             self._on_member(block, header, at)
 
-    def _on_extension(self, body: bytes) -> None:
+    def _on_pax(self) -> int:
+        taken = self._advance(min(self._pax_left, len(self._view)))
+        self._pax_left -= len(taken)
+        if self._pax:
+            self._pax.feed(taken)
+            if not self._pax_left:
+                self._on_extension(self._pax)
+        return len(taken)
+
+    def _on_extension(self, body: bytes | PaxReader) -> None:
         header = self._extension
         if header is not None:
-            self._extension = None
+            self._extension = self._pax = None
             self._extensions.add(header, body, self._extension_at)
-        self._to_skip(-len(body) % BLOCK)
+            self._to_skip(-header.size % BLOCK)
 
     def _on_member(self, block: bytes, header: Header, at: int) -> None:
         described = self._extensions.apply(block, header, at)

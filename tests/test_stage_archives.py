@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import re
 
@@ -10,9 +11,10 @@ import zstandard
 
 from riva_stream import ArchiveError, ConfigurationError, stage
 from riva_stream.errors import ArchiveFault
+from riva_stream.events import Event, MemberFound
 from riva_stream.sizes import GIB, MIB
 from tests.archive.kit import END, header, member, tar_of
-from tests.staging import SOURCE_KEY, Place, put_credentials
+from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.servers import MotoServer
 
 
@@ -55,3 +57,50 @@ async def test_a_member_that_is_too_large_for_the_memory_ends_with_78(place: Pla
     assert caught.value.exit_code == 78
     assert "'large.riva'" in caught.value.what
     assert place.names() == [] or all(name.startswith(".riva-stream/") for name in place.names())
+
+
+async def test_what_macos_left_beside_a_model_is_not_staged_and_opens_no_upload(place: Place) -> None:
+    twin = bytes.fromhex("0005160700020000") + bytes(300)
+    model = b"PK\3\4" + MODEL
+    files = {
+        "m/._a.riva": twin,
+        "m/a.riva": model,
+        "__MACOSX/m/._a.riva": twin,
+        "m/._real.riva": model,
+        "PaxHeader/a.riva": b"20 mtime=1700000000\n",
+    }
+    place.put(SOURCE_KEY, b"".join(member(name.encode(), data) for name, data in files.items()) + END)
+    seen: list[Event] = []
+    report = await stage(place.request(), observer=seen.append)
+    assert [e.name for e in seen if isinstance(e, MemberFound)] == ["m/a.riva", "m/._real.riva"]
+    assert [name for name in place.names() if name.startswith("models/")] == [
+        "models/._real.riva",
+        "models/a.riva",
+    ]
+    assert place.read(PREFIX + "models/a.riva") == model
+    told = [warning for warning in report.warnings if "'m/._a.riva'" in warning]
+    assert len(told) == 1
+    assert "'__MACOSX/m/._a.riva'" in told[0]
+    assert "'PaxHeader/a.riva'" in told[0]
+
+
+@pytest.mark.parametrize("what", ["gzip in gzip", "an error page in a gzip", "an upload's framing"])
+async def test_what_is_no_archive_is_told_as_what_it_is_and_leaves_nothing(place: Place, what: str) -> None:
+    archive = gzip.compress(tar_of({"a.riva": MODEL}))
+    layers, data = {
+        "gzip in gzip": (("gzip", "gzip", "tar"), gzip.compress(archive)),
+        "an error page in a gzip": (("gzip", "html"), gzip.compress(b"<!doctype html><p>403")),
+        "an upload's framing": (
+            ("aws-chunked", "gzip", "tar"),
+            b"%x;chunk-signature=%064x\r\n" % (len(archive), 1)
+            + archive
+            + b"\r\n0;chunk-signature=%064x\r\n" % 2,
+        ),
+    }[what]
+    place.put(SOURCE_KEY, data)
+    with pytest.raises(ArchiveError) as caught:
+        await stage(place.request())
+    assert caught.value.exit_code == 65
+    assert caught.value.layers == layers
+    assert caught.value.where.key == SOURCE_KEY
+    place.assert_nothing_left()

@@ -193,6 +193,7 @@ class Extractor:
             listing=tuple(selection.listing),
             unlisted=selection.entries - len(selection.listing),
             selected=tuple(selection.staged),
+            left_out=tuple(selection.left_out),
             warnings=selection.warnings,
             compressed_bytes=self._pushed,
             expanded_bytes=self.expanded,

@@ -26,6 +26,7 @@ _NAME_BYTES = 255
 """NAME_MAX of every common file system: a longer base name could not be written back to a disk."""
 _PATH_BYTES = 4096
 """PATH_MAX of Linux."""
+_WILDCARD = re.compile(r"[*?\[]")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Direction overrides: a name that holds one is shown as something that it is not."""
 
@@ -100,6 +101,12 @@ class Policy:
             return True
         whole = name.removeprefix("./")
         return any(match(whole) for match in self._whole)
+
+    def names(self, name: str) -> bool:
+        """Whether it is asked for by its own name, by a pattern without a wildcard."""
+        base, whole = name.rpartition("/")[2], name.removeprefix("./")
+        plain = (p.removeprefix("./") for p in self.include if not _WILDCARD.search(p))
+        return any(p == (whole if "/" in p else base) for p in plain)
 
     def select(self, entry: Entry) -> Member | None:
         """The member to stage, or None for an entry that is not asked for.

@@ -59,6 +59,7 @@ JSON = json.dumps({"message": "Forbidden"}).encode()
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 TWIN = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100)
 TENSORS = struct.pack("<Q", 60) + b'{"w":{"dtype":"F32"}}' + bytes(600)
+FORM = b'------x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
 DEEP = 5000  # more than the look under a layer needs
 
 INSIDE: dict[str, tuple[tuple[str, ...], bytes]] = {
@@ -86,6 +87,8 @@ INSIDE: dict[str, tuple[tuple[str, ...], bytes]] = {
     "AppleDouble in gzip": (("gzip", "appledouble"), gz(TWIN)),
     "safetensors in gzip": (("gzip", "safetensors"), gz(TENSORS)),
     "framing in gzip": (("gzip", "aws-chunked", "tar"), gz(framed(TAR, signed=True))),
+    "HTTP in gzip": (("gzip", "http"), gz(b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\n" + TAR)),
+    "encrypted in gzip": (("gzip", "encrypted"), gz(b"Salted__" + random.Random(6).randbytes(DEEP))),
     "anything in gzip": (("gzip", "unknown"), gz(random.Random(3).randbytes(DEEP))),
 }
 OUTSIDE: dict[str, tuple[tuple[str, ...], bytes]] = {
@@ -117,6 +120,9 @@ OUTSIDE: dict[str, tuple[tuple[str, ...], bytes]] = {
     "AppleDouble": (("appledouble",), TWIN),
     "safetensors": (("safetensors",), TENSORS),
     "nothing": (("empty",), b""),
+    "a form": (("form-data",), FORM + gz(TAR) + b"\r\n------x--\r\n"),
+    "HTTP": (("http",), b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\n" + gz(TAR)),
+    "encrypted": (("encrypted",), b"age-encryption.org/v1\n" + bytes(range(256)) * 4),
     "anything": (("unknown",), random.Random(3).randbytes(DEEP)),
 }
 BOTH = INSIDE | OUTSIDE
@@ -144,6 +150,7 @@ def test_the_text_names_each_layer(what: str) -> None:
         "xml": "XML",
         "json": "JSON",
     }
+    named |= {"form-data": "form", "http": "HTTP"}
     named |= {"git-lfs": "LFS", "appledouble": "AppleDouble", "unknown": "begins with"}
     text = refused(data).what
     assert all(named.get(layer, layer) in text for layer in layers)

@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from riva_stream.archive.looks import described
 from riva_stream.archive.policy import show
 from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.walk import Walk
@@ -125,7 +126,8 @@ class Inside:
                 self._stop(error)
         container = self._container or "unknown"
         if container == "unknown" and model:
-            self.warn("it is no tar, gzip or zip: its container is not known")
+            looks = described(bytes(self._head))
+            self.warn(f"it is no tar, gzip or zip: {looks or 'its container is not known'}")
         return InsideReport(
             container,
             tuple(self._files),

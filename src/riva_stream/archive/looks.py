@@ -15,7 +15,7 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DEEP", "chunked", "layers_of", "not_a_tar"]
+__all__ = ["DEEP", "chunked", "described", "layers_of", "not_a_tar"]
 
 DEEP = 8192
 """Bytes with which a look under one more layer mostly succeeds (not under zstd, whose blocks have up to 128 KiB)."""
@@ -75,6 +75,15 @@ _KINDS: dict[str, _Kind] = {
         "an AppleDouble file, which macOS leaves beside the real one",
         advice="stage the file of that name without ._ in front",
     ),
+    "form-data": _Kind(
+        "the framing of a form (multipart/form-data) that was left in the object",
+        advice="upload the archive again as the body itself: aws s3 cp, or curl -T in place of curl -F",
+    ),
+    "http": _Kind(
+        "an HTTP answer with its headers",
+        advice="upload the archive again without them: curl without -i, or aws s3 cp",
+    ),
+    "encrypted": _Kind("an encrypted file", advice="decrypt it and upload what comes out"),
     "pdf": _Kind("a PDF document"),
     "elf": _Kind("an ELF program"),
     "hdf5": _Kind("an HDF5 file"),
@@ -110,6 +119,11 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF", "hdf5"),
     (b"GGUF", "gguf"),
     (b"\0\5\x16\7", "appledouble"),
+    (b"HTTP/1.", "http"),
+    (b"HTTP/2", "http"),
+    (b"Salted__", "encrypted"),
+    (b"age-encryption.org/", "encrypted"),
+    (b"-----BEGIN PGP", "encrypted"),
 )
 _ZLIB = frozenset((b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"))
 
@@ -121,6 +135,7 @@ _TEXTS: tuple[tuple[tuple[bytes, ...], str], ...] = (
 _CODE = re.compile(rb"<code>([A-Za-z0-9._-]{1,64})</code>", re.IGNORECASE)
 _SIGNED = re.compile(rb"[0-9A-Fa-f]{1,16};chunk-signature=[0-9A-Fa-f*]{16,200}\r\n")
 _UNSIGNED = re.compile(rb"[0-9A-Fa-f]{1,16}\r\n")
+_FORM = re.compile(rb"--[^\r\n]{1,100}\r\ncontent-disposition:", re.IGNORECASE)
 _SAFETENSORS = re.compile(rb'[\s\S]{5}\0\0\0\{"')
 
 
@@ -151,6 +166,12 @@ def layers_of(head: bytes) -> tuple[str, ...]:
         if not head:
             break
     return tuple(layers)
+
+
+def described(head: bytes) -> str:
+    """What a file with these first bytes looks like; empty where that is not known."""
+    layers = layers_of(head)
+    return "" if layers[0] in {"unknown", "empty", "zeros"} else f"it looks like {_sentence(layers, head)}"
 
 
 def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
@@ -225,6 +246,7 @@ def _kind_of(head: bytes) -> str:
         ("tar", head[257:262] == b"ustar" or looks_like_tar(head[:BLOCK])),
         (_by_magic(head), True),
         ("zlib", head[:2] in _ZLIB and _inflated("zlib", head)),
+        ("form-data", _FORM.match(head)),
         ("safetensors", _SAFETENSORS.match(head)),
         ("zeros", not any(head)),
         (_by_text(head), True),

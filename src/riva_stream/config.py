@@ -130,11 +130,15 @@ class StageRequest(BaseModel):
     max_models: int = Field(default=1_000, ge=1)
     """Members that may match ``include``; each costs an upload."""
     max_header_bytes: int = Field(default=MIB, ge=1024)
-    """Bytes that the headers of one member may take."""
+    """Bytes that are kept of the headers of one member; pax records that nobody needs do not count."""
     max_expanded: int = Field(default=5 << 40, ge=1)
     """Bytes that an archive may expand to."""
     max_ratio: float = Field(default=100.0, gt=1)
     """How much larger than its archive the expansion may be, judged once 64 MiB are expanded."""
+    max_streams: int = Field(default=4_000_000, ge=1)
+    """gzip members or zstd frames that an archive may be made of."""
+    max_zstd_window: int = Field(default=32 * MIB, ge=1024, le=1 << 31)
+    """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
     force: bool = False
     dry_run: bool = False
     retention_days: int = Field(default=90, ge=1, le=36500)

@@ -223,6 +223,15 @@ def add_limits(parser: ArgumentParser) -> None:
     group.add_argument(
         "--max-ratio", type=float, metavar="N", help="expanded to archive, once 64 MiB are out (default: 100)"
     )
+    group.add_argument(
+        "--max-streams", type=int, metavar="N", help="gzip members or zstd frames (default: 4000000)"
+    )
+    group.add_argument(
+        "--max-zstd-window",
+        type=parse_size,
+        metavar="SIZE",
+        help="that a zstd archive may need; it is taken from --memory (default: 32MiB)",
+    )
 
 
 def add_output(parser: ArgumentParser) -> None:

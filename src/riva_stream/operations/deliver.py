@@ -43,6 +43,7 @@ def log_store(request: StageRequest) -> StoreSettings:
         profile=request.profile,
         ca_bundle=request.ca_bundle,
         read_timeout=min(_READ_SECONDS, request.timeout),
+        credentials_timeout=min(_READ_SECONDS, request.timeout),
     )
 
 

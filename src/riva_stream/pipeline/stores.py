@@ -60,6 +60,7 @@ def destination_settings(request: StageRequest) -> StoreSettings:
         ca_bundle=request.ca_bundle,
         connections=2 * request.connections + 4,
         read_timeout=min(60.0, request.timeout),
+        credentials_timeout=request.timeout,
         options=WriteOptions(
             sse=request.sse,
             kms_key_id=request.kms_key_id,
@@ -78,4 +79,5 @@ def source_settings(request: StageRequest) -> StoreSettings:
         ca_bundle=request.ca_bundle,
         connections=request.connections + 4,
         read_timeout=min(60.0, request.timeout),
+        credentials_timeout=request.timeout,
     )

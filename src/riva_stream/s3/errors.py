@@ -29,6 +29,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.s3.answers import now_of
+from riva_stream.s3.config_files import malformed
 from riva_stream.s3.denials import denied
 from riva_stream.s3.unanswered import one_line, refused_before_the_store, text_of, without_answer
 
@@ -121,7 +122,6 @@ _NOCREDENTIALS = (
     boto.SSOError,
     boto.UnauthorizedSSOTokenError,
     boto.ProfileNotFound,
-    boto.ConfigParseError,
     boto.ConfigNotFound,
 )
 
@@ -151,6 +151,8 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in the environment or in .env), or AWS_PROFILE "
             "to a profile that exists, or run where a role gives some",
         ) from error
+    except boto.ConfigParseError as error:
+        raise malformed(error, where) from error
     except boto.NoRegionError as error:
         raise ConfigurationError(
             "no region is set", where=where, hint="set AWS_REGION or pass --region"

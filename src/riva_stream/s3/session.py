@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,14 @@ from riva_stream import clock
 from riva_stream.errors import ConfigurationError
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
+from riva_stream.s3.config_files import read_configuration
+from riva_stream.s3.credentials import Warn, guard, resolve
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import carry_rules_as_they_are
 
-__all__ = ["StoreSettings", "client_arguments", "is_aws_url", "make_session", "open_store", "warm"]
+__all__ = ["StoreSettings", "client_arguments", "is_aws_url", "open_store", "prepared"]
 
 _CONNECT_TIMEOUT = 10.0
 _SIGNED_HERE = ("PutObject", "UploadPart")
@@ -42,13 +44,13 @@ class StoreSettings:
     ca_bundle: Path | None = None
     connections: int = 16
     read_timeout: float = 60.0
+    credentials_timeout: float = 60.0
+    """What gives the credentials, a helper or a metadata service, may take so long."""
     options: WriteOptions = field(default_factory=WriteOptions)
 
 
 @asynccontextmanager
-async def open_store(
-    settings: StoreSettings, *, session: Any = None, warn: Callable[[str], None]
-) -> AsyncIterator[S3Store]:
+async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn) -> AsyncIterator[S3Store]:
     """A store behind one client, which is closed at the end.
 
     Args:
@@ -57,18 +59,14 @@ async def open_store(
         warn: is told what was ignored.
 
     Raises:
-        ConfigurationError: no credentials, no region, an unknown profile that was asked for, a bad CA bundle.
+        ConfigurationError: no credentials or none that can be used, no region, an unknown profile that was asked for,
+            an AWS configuration that cannot be parsed, a bad CA bundle.
+        StalledError: what gives the credentials does not answer.
     """
     async with AsyncExitStack() as stack:
 
         async def open_client() -> Any:
-            made = session
-            if made is None:
-                made, ignored = await clock.in_thread(make_session, settings)
-                if ignored:
-                    warn(ignored)
-            # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
-            await clock.in_thread(warm, made, settings)
+            made = await prepared(settings, session, warn)
             with translated("CreateClient", ""):
                 client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
             for operation in _SIGNED_HERE:
@@ -97,7 +95,33 @@ class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
         return session
 
 
-def make_session(settings: StoreSettings) -> tuple[Any, str]:
+async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
+    """A session whose files are read, and whose credentials are found and can be used.
+
+    Args:
+        settings: where and how.
+        session: the caller's own; None makes one.
+        warn: is told what was ignored.
+
+    Raises:
+        ConfigurationError: as :func:`open_store` says.
+        StalledError: the same.
+    """
+    made = session
+    if made is None:
+        made, ignored = await clock.in_thread(_make_session, settings, abandon_on_cancel=True)
+        if ignored:
+            warn(ignored)
+    core = made._session  # noqa: SLF001 - aioboto3 has no other way to it
+    if session is None:
+        guard(core, limit=settings.credentials_timeout, warn=warn)
+    # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
+    await clock.in_thread(_warm, made, settings, abandon_on_cancel=True)
+    await resolve(core, ours=session is None, limit=settings.credentials_timeout, warn=warn)
+    return made
+
+
+def _make_session(settings: StoreSettings) -> tuple[Any, str]:
     """The session, and what was ignored in making it."""
     inherited = os.environ.get("AWS_PROFILE") or None
     # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
@@ -105,6 +129,7 @@ def make_session(settings: StoreSettings) -> tuple[Any, str]:
     asked_for = settings.profile if settings.profile != inherited else None
     name = asked_for or inherited
     core = AioSession(session_vars={"profile": (None, None, None, None)})
+    read_configuration(core)
     if name is None:
         return aioboto3.Session(botocore_session=core), ""
     with translated("LoadProfile", ""):
@@ -124,7 +149,7 @@ def make_session(settings: StoreSettings) -> tuple[Any, str]:
     return aioboto3.Session(botocore_session=core), ignored
 
 
-def warm(session: Any, settings: StoreSettings) -> None:
+def _warm(session: Any, settings: StoreSettings) -> None:
     """Read what the SDK reads when a client is made. Blocks; for a worker thread."""
     core = session._session  # noqa: SLF001 - aioboto3 offers no other way to its loader
     loader = core.get_component("data_loader")

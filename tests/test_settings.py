@@ -83,6 +83,7 @@ def test_every_variable_reaches_its_field(monkeypatch: pytest.MonkeyPatch, tmp_p
         "AWS_REGION": "eu-west-1",
         "AWS_ENDPOINT_URL": "http://localhost:9000",
         "AWS_PROFILE": "work",
+        "RIVA_STREAM_ADDRESSING": "virtual",
         "AWS_CA_BUNDLE": str(bundle),
         "RIVA_SOURCE_REGION": "eu-west-2",
         "RIVA_SOURCE_ENDPOINT_URL": "http://localhost:9001",

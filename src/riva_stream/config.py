@@ -16,13 +16,33 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["DEPLOYMENTS", "LEVELS", "StageRequest", "UploadCheck", "is_bintarball", "is_run_id", "prefix_of"]
+__all__ = [
+    "DEPLOYMENTS",
+    "LEVELS",
+    "Addressing",
+    "StageRequest",
+    "UploadCheck",
+    "is_bintarball",
+    "is_run_id",
+    "prefix_of",
+]
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""
 
 LEVELS = 3
 """Environment, model and version."""
+
+Addressing = Literal["auto", "path", "virtual"]
+Acl = Literal[
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+]
 
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
@@ -164,7 +184,16 @@ class StageRequest(BaseModel):
     source_endpoint_url: Endpoint | None = None
     source_profile: str | None = None
     ca_bundle: Path | None = None
+    addressing: Addressing = "auto"
+    """Where the bucket stands in a URL. auto: as the AWS configuration says, else in the path where there is an endpoint
+    URL, else as AWS wants it."""
+    request_payer: Literal["requester"] | None = None
+    """Who pays for requests to a bucket that wants that said; goes with every request."""
+    no_sign_request: bool = False
+    """The source is public: requests for it are not signed, and need no credentials."""
 
+    acl: Acl | None = None
+    """Canned access control list of every object that is written."""
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
     storage_class: str | None = None

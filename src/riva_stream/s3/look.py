@@ -22,7 +22,7 @@ from riva_stream.errors import RivaStreamError, TransientError, Where
 from riva_stream.s3.credentials import source_of
 from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.regions import RegionName
-from riva_stream.s3.session import StoreSettings, client_arguments, is_aws_url, prepared
+from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, prepared
 
 __all__ = ["BucketLook", "CredentialsLook", "Identity", "Look", "open_look"]
 
@@ -84,6 +84,8 @@ class Look:
         Raises:
             ConfigurationError: there are none.
         """
+        if self._settings.unsigned:
+            return CredentialsLook("nobody: requests are not signed", "unsigned", profile="", temporary=False)
         core = self.session._session  # noqa: SLF001 - aioboto3 gives credentials without their origin
         with translated("GetCredentials", ""):
             found = await core.get_credentials()
@@ -180,7 +182,7 @@ async def open_look(
     async with AsyncExitStack() as stack:
         made = await prepared(settings, session, warn)
         with translated("CreateClient", ""):
-            client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
+            client = await stack.enter_async_context(client_of(made, settings))
         yield Look(settings, made, client)
 
 

@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 from riva_stream.settings_aliases import (
     ALIASES,
@@ -154,7 +155,11 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     traced = trace is not None and read_switch(so_far, "debug", trace)
     resolve(so_far, layers)
     usual_names = {name: usual(name) for name in EnvironmentSettings.model_fields}
-    request = check(so_far.values, so_far.origins, usual_names, so_far.wrong)
+    try:
+        request = check(so_far.values, so_far.origins, usual_names, so_far.wrong)
+    except ConfigurationError as error:
+        error.ignored = tuple(warning.message for warning in so_far.warnings)
+        raise
     if request.env not in _USUAL_ENVIRONMENTS:
         so_far.warnings.append(
             Warned(

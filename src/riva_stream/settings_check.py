@@ -124,7 +124,7 @@ class SettingsError(ConfigurationError):
         self.problems = problems
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.what, self.where, self.hint, self.problems)
+        return _rebuild, (self.what, self.where, self.hint, self.problems), {"ignored": self.ignored}
 
 
 def _rebuild(what: str, where: Where, hint: str, problems: tuple[Problem, ...]) -> SettingsError:

@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 
 from riva_stream.config import Addressing, prefix_of
 from riva_stream.errors import ConfigurationError
+from riva_stream.events import Warned
 from riva_stream.settings import EnvironmentSettings, environment_of, keys_outrank_profile, reading, usual
 from riva_stream.settings_aliases import Layers, Resolution, read_mode, resolve
 from riva_stream.settings_file import EnvFile, read_env_file
@@ -36,6 +37,7 @@ class Reach:
     addressing: Addressing = "auto"
     request_payer: str | None = None
     no_sign_request: bool = False
+    warnings: tuple[Warned, ...] = ()
 
 
 def load_reach(
@@ -66,9 +68,11 @@ def load_reach(
     layers = Layers((("the environment", os.environ), (str(file.path), in_file)))
     bucket, prefix = _staging_of(settings, layers)
     if not settings.region and not settings.endpoint_url:
-        raise ConfigurationError(
+        error = ConfigurationError(
             "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"
         )
+        error.ignored = tuple(warning.message for warning in file.warnings)
+        raise error
     return Reach(
         region=settings.region,
         endpoint_url=settings.endpoint_url,
@@ -83,6 +87,7 @@ def load_reach(
         addressing=_addressing(settings.addressing),
         request_payer=str(flags["request_payer"]) if flags.get("request_payer") else None,
         no_sign_request=bool(flags.get("no_sign_request")),
+        warnings=file.warnings,
     )
 
 

@@ -30,6 +30,8 @@ def reach_of(
     """
     args = session.args
     reach = load_reach(vars(args), env_file=env_file or args.env_file, fallback=fallback or {})
+    for warning in reach.warnings:
+        session.warn(warning)
     set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
     return reach
 

@@ -17,7 +17,18 @@ from riva_stream.layout import prefix_of
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["StageRequest", "UploadCheck", "is_run_id"]
+__all__ = ["Addressing", "StageRequest", "UploadCheck", "is_run_id"]
+
+Addressing = Literal["auto", "path", "virtual"]
+Acl = Literal[
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+]
 
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
@@ -152,7 +163,16 @@ class StageRequest(BaseModel):
     source_endpoint_url: Endpoint | None = None
     source_profile: str | None = None
     ca_bundle: Path | None = None
+    addressing: Addressing = "auto"
+    """Where the bucket stands in a URL. auto: as the AWS configuration says, else in the path where there is an endpoint
+    URL, else as AWS wants it."""
+    request_payer: Literal["requester"] | None = None
+    """Who pays for requests to a bucket that wants that said; goes with every request."""
+    no_sign_request: bool = False
+    """The source is public: requests for it are not signed, and need no credentials."""
 
+    acl: Acl | None = None
+    """Canned access control list of every object that is written."""
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
     storage_class: str | None = None

@@ -153,6 +153,11 @@ class ConfigurationError(RivaStreamError):
     """Settings, profile, credentials or region do not let the run begin."""
 
     exit_code = 78
+    ignored: tuple[str, ...] = ()
+    """What was ignored in looking for the settings: it may be what is missing now."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"ignored": self.ignored})
 
 
 class IntegrityError(RivaStreamError):

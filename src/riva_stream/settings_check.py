@@ -36,6 +36,9 @@ _EXAMPLES = {
     "source_endpoint_url": "https://s3.us-east-1.amazonaws.com",
     "source_profile": "models",
     "endpoint_url": "https://s3.us-east-2.amazonaws.com",
+    "addressing": "virtual",
+    "request_payer": "requester",
+    "acl": "bucket-owner-full-control",
     "sse": "aws:kms",
     "kms_key_id": "alias/my-key",
     "storage_class": "INTELLIGENT_TIERING",
@@ -124,7 +127,7 @@ class SettingsError(ConfigurationError):
         self.problems = problems
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.what, self.where, self.hint, self.problems)
+        return _rebuild, (self.what, self.where, self.hint, self.problems), {"ignored": self.ignored}
 
 
 def _rebuild(what: str, where: Where, hint: str, problems: tuple[Problem, ...]) -> SettingsError:

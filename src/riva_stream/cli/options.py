@@ -100,6 +100,7 @@ def add_source_reach(group: Any) -> None:
         "--source-endpoint-url", metavar="URL", help="when it differs [RIVA_SOURCE_ENDPOINT_URL]"
     )
     group.add_argument("--source-profile", metavar="NAME", help="when it differs [RIVA_SOURCE_PROFILE]")
+    _switch(group, "--no-sign-request", "the source is public: do not sign requests for it")
 
 
 def add_where_to(parser: ArgumentParser) -> None:
@@ -163,6 +164,11 @@ def add_store(parser: ArgumentParser) -> None:
     add_reach(group)
     group.add_argument("--sse", choices=("AES256", "aws:kms", "aws:kms:dsse"), help="server-side encryption")
     group.add_argument("--kms-key-id", metavar="KEY", help="with --sse aws:kms")
+    group.add_argument(
+        "--acl",
+        metavar="ACL",
+        help="canned access control list of what is written, e.g. bucket-owner-full-control",
+    )
     group.add_argument("--storage-class", metavar="CLASS", help="e.g. INTELLIGENT_TIERING")
     group.add_argument("--expected-bucket-owner", metavar="ACCOUNT", help="12 digits; refuse any other owner")
     group.add_argument(
@@ -178,6 +184,12 @@ def add_reach(group: Any) -> None:
     group.add_argument("--endpoint-url", metavar="URL", help="an S3-compatible store [AWS_ENDPOINT_URL]")
     group.add_argument("--profile", metavar="NAME", help="of the AWS configuration [AWS_PROFILE]")
     group.add_argument("--ca-bundle", type=Path, metavar="FILE", help="certificates to trust [AWS_CA_BUNDLE]")
+    group.add_argument(
+        "--addressing",
+        choices=("auto", "path", "virtual"),
+        help="where a URL has the bucket (default: as the AWS configuration says) [RIVA_STREAM_ADDRESSING]",
+    )
+    group.add_argument("--request-payer", choices=("requester",), help="for a bucket whose readers pay")
 
 
 def add_how(parser: ArgumentParser) -> None:

@@ -360,7 +360,8 @@ class Destination:
             HeldError: the prefix is another run's, or the marker is not the one that we know.
         """
         layout = self.run.layout
-        beside = key in {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS} - self.existing.promised()
+        pair = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        beside = layout.marker not in pair and key in pair - self.existing.promised()
         if not (self.lease.committing and self.committing):
             raise RuntimeError("a change outside a commit")
         if self._marker is not None and key != layout.marker and not beside:

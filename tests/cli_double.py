@@ -187,7 +187,7 @@ def plan() -> Plan:
     )
 
 
-async def _run(  # noqa: C901, PLR0912 - a list of scenarios
+async def _run(  # noqa: C901, PLR0912, PLR0915 - a list of scenarios
     scenario: str, request: StageRequest, observer: Observer
 ) -> StageReport:
     run_id = request.run_id or ""
@@ -213,6 +213,13 @@ async def _run(  # noqa: C901, PLR0912 - a list of scenarios
             finally:
                 if scenario == "unclean":
                     raise TransientError("the clean-up failed too")
+        case "linger":
+            observer(Warned(code="ready", message="READY"))
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.5)  # a clean-up that takes its time, in which further signals come
+                raise TransientError("the clean-up ended")
         case "stuck":
             observer(Warned(code="ready", message="READY"))
             try:

@@ -90,6 +90,14 @@ def test_all_wrong_settings_are_said_at_once(tmp_path: Path) -> None:
     assert done.stderr.count("for example:") == 7
 
 
+@pytest.mark.parametrize("argv", [["stage"], ["check"], ["ls", "s3://b/"], ["policy"]])
+def test_what_the_file_had_in_vain_is_said_with_what_is_missing(argv: list[str], tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# settings\nAWS_REGION us-east-2\n")
+    done = run("riva_stream", *argv, "--json" if argv != ["policy"] else "--debug", cwd=tmp_path)
+    assert done.returncode == 78
+    assert ".env: line 2 is not NAME=value" in done.stdout + done.stderr
+
+
 # --- results
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,18 @@ from tests.cli_processes import ROOT, double, start, wait_for
 # --- signals
 
 
+STOPS = [
+    (signal.SIGINT, 130),
+    (signal.SIGTERM, 143),
+    (signal.SIGHUP, 129),
+    (signal.SIGUSR1, 128 + signal.SIGUSR1),
+    (signal.SIGUSR2, 128 + signal.SIGUSR2),
+    (signal.SIGXCPU, 128 + signal.SIGXCPU),
+]
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_signal_cancels_the_run(loop: str, number: signal.Signals, code: int) -> None:
     with start("sleep", "--json", "--loop", loop) as process:
         wait_for("READY", process)
@@ -48,9 +59,45 @@ def test_a_second_signal_ends_the_process_even_when_its_loop_is_stuck(loop: str)
         wait_for("READY", process)
         process.send_signal(signal.SIGINT)
         wait_for("stopping cleanly", process)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        while process.poll() is None:  # what comes within a second of the first counts as the same request
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    "burst",
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGHUP, signal.SIGINT),
+        (signal.SIGUSR1, signal.SIGTERM),
+    ],
+)
+def test_one_request_that_comes_as_several_signals_stops_cleanly(burst: tuple[signal.Signals, ...]) -> None:
+    with start("linger", "--json") as process:
+        wait_for("READY", process)
+        process.send_signal(burst[0])
+        wait_for(
+            "stopping cleanly", process
+        )  # the watch is back at its post: the others are not merged with it
+        for number in burst[1:]:
+            process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 128 + burst[0]
+    assert json.loads(out)["error"]["also"] == ["the clean-up ended"]
+
+
+def test_timeout_of_gnu_stops_a_run_cleanly() -> None:
+    argv = ["timeout", "60", sys.executable, "-m", "tests.cli_double", "linger", *ARGUMENTS, "--json"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(argv, cwd=ROOT, **pipes) as process:
+        wait_for("READY", process)
+        process.send_signal(signal.SIGTERM)  # it hands that on twice, as when the time is up
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert json.loads(out)["error"]["also"] == ["the clean-up ended"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -67,13 +114,14 @@ def test_a_signal_before_the_run_begins(number: signal.Signals, code: int, tmp_p
     assert "interrupted by" in err
 
 
-def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
+@pytest.mark.parametrize("number", [number for number, _ in STOPS])
+def test_a_signal_that_the_caller_ignores_stays_ignored(number: signal.Signals) -> None:
     argv = [sys.executable, "-m", "tests.cli_double", "short", *ARGUMENTS]
-    shell = "trap '' INT; exec \"$@\""
+    shell = f"trap '' {number.name.removeprefix('SIG')}; exec \"$@\""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(["sh", "-c", shell, "sh", *argv], cwd=ROOT, **pipes) as process:
         wait_for("READY", process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 0
     assert out.startswith("Staged")

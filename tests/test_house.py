@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "config": FLOOR | {"memory"},
     "handover": {"errors"},
     "settings": FLOOR | {"config", "memory", "settings_check", "settings_aliases", "settings_file"},
+    "settings_reach": FLOOR | {"config", "settings", "settings_aliases", "settings_file"},
     "settings_aliases": FLOOR | {"settings_check"},
     "settings_file": FLOOR,
     "settings_check": FLOOR | {"config", "memory"},
@@ -50,7 +51,15 @@ ROOMS: dict[str, set[str]] = {
     "operations": _BELOW_PIPELINE - {"archive"} | {"handover", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations"}
-    | {"config", "memory", "settings", "settings_check", "settings_aliases", "settings_file"}
+    | {
+        "config",
+        "memory",
+        "settings",
+        "settings_check",
+        "settings_aliases",
+        "settings_file",
+        "settings_reach",
+    }
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }

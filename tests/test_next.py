@@ -100,7 +100,20 @@ def test_copies_are_found_where_the_directory_is_mounted_now(
 
 @pytest.mark.parametrize(
     ("failed_with", "code"),
-    [(65, 65), (66, 66), (73, 73), (75, 75), (77, 77), (78, 78), (1, 1), (130, 75), (143, 75)],
+    [
+        (65, 65),
+        (66, 66),
+        (73, 73),
+        (75, 75),
+        (77, 77),
+        (78, 78),
+        (1, 1),
+        (129, 75),
+        (130, 75),
+        (138, 75),
+        (143, 75),
+        (152, 75),
+    ],
 )
 def test_after_a_failure_it_ends_as_the_run_did(
     failed_with: int, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]

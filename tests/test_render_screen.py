@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from riva_stream.cli.rendering import ScreenStream
-from riva_stream.cli.screen import Screen
+from riva_stream.cli.screen import Renderer, Screen
 from riva_stream.cli.summary import summary_text
 from riva_stream.events import (
     Event,
@@ -20,7 +20,7 @@ from tests.cli_double import DIGEST, plan, progress, report
 RETRY = RetryScheduled(operation="UploadPart", attempt=2, delay=0.5, reason="SlowDown")
 
 
-class Recorder:
+class Recorder(Renderer):
     """A renderer that says what it was asked, and a place to write to that can be blocked."""
 
     interval = 0.01

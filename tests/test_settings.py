@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import threading
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,8 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.settings import EnvironmentSettings, load, variables_of
 from riva_stream.settings_check import _EXAMPLES, SettingsError
+from riva_stream.settings_file import read_env_file
+from riva_stream.settings_reach import load_reach
 
 FLAGS = {
     "source": "s3://models/p.tar.gz",
@@ -83,6 +87,7 @@ def test_every_variable_reaches_its_field(monkeypatch: pytest.MonkeyPatch, tmp_p
         "AWS_REGION": "eu-west-1",
         "AWS_ENDPOINT_URL": "http://localhost:9000",
         "AWS_PROFILE": "work",
+        "RIVA_STREAM_ADDRESSING": "virtual",
         "AWS_CA_BUNDLE": str(bundle),
         "RIVA_SOURCE_REGION": "eu-west-2",
         "RIVA_SOURCE_ENDPOINT_URL": "http://localhost:9001",
@@ -246,6 +251,84 @@ def test_the_file_may_be_a_pipe(tmp_path: Path) -> None:
     writer.join()
     assert loaded.request.model_version == "piped"
     assert loaded.environment == {"AWS_SESSION_TOKEN": "t"}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_file_that_nobody_named_may_be_a_pipe_too(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(".env")
+    writing = threading.Event()
+    looked = select.select
+
+    def look(*args: Any) -> Any:
+        writing.set()  # it has found a writer who has nothing to say
+        return looked(*args)
+
+    monkeypatch.setattr(select, "select", look)
+
+    def write() -> None:
+        with Path(".env").open("w") as pipe:
+            pipe.write("MODEL_VERSION=")
+            pipe.flush()
+            if late:
+                writing.wait(20)
+            pipe.write("piped\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    loaded = load({**FLAGS, "model_version": None})
+    writer.join()
+    assert loaded.request.model_version == "piped"
+
+
+@pytest.mark.parametrize("text", ["MODEL_VERSION=piped\n", ""])
+def test_the_file_may_be_of_a_process_substitution(text: str) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, text.encode())
+    os.close(writer)
+    try:
+        file = read_env_file(Path(f"/dev/fd/{reader}"))
+    finally:
+        os.close(reader)
+    assert dict(file.values) == ({"MODEL_VERSION": "piped"} if text else {})
+
+
+def test_a_pipe_that_nobody_writes_into_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("riva_stream.settings_file._PIPE_SECONDS", 0.2)
+    os.mkfifo(".env")
+    with pytest.raises(ConfigurationError):
+        load(FLAGS)
+
+
+def test_a_folder_that_nobody_named_is_told_and_stops_no_run() -> None:
+    Path(".env").mkdir()
+    assert [warning.code for warning in load(FLAGS).warnings] == ["env-file-folder"]
+
+
+def test_a_link_to_nowhere_is_told() -> None:
+    Path(".env").symlink_to("nowhere")
+    with pytest.raises(ConfigurationError):
+        load(FLAGS)
+
+
+@pytest.mark.parametrize("text", ["MODEL_VERSION v1\n", "MODEL_VERSION\n", "MODEL_VERSION: v1\n", None])
+def test_what_was_ignored_is_told_with_what_is_missing(text: str | None) -> None:
+    if text is None:
+        Path(".env").mkdir()
+    else:
+        Path(".env").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load({**FLAGS, "model_version": None})
+    assert len(caught.value.ignored) == 1
+    assert pickle.loads(pickle.dumps(caught.value)).ignored == caught.value.ignored
+    with pytest.raises(ConfigurationError) as missing:
+        load_reach({})
+    assert missing.value.ignored == caught.value.ignored
+    assert [warning.message for warning in load_reach({"region": "x"}).warnings] == list(caught.value.ignored)
+
+
+def test_a_name_that_is_exported_is_no_slip() -> None:
+    Path(".env").write_text("export MODEL_VERSION=v1\nexport MODEL_VERSION\n")
+    assert load({**FLAGS, "model_version": None}).warnings == ()
 
 
 def test_only_the_named_file_is_read(tmp_path: Path) -> None:

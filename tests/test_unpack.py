@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import re
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import anyio
 import pytest
+import zstandard
 
 from riva_stream import ArchiveError, ConfigurationError, StageRequest
 from riva_stream.archive import Extractor, Limits, Member
@@ -53,6 +56,8 @@ class Unpacking:
     part_size: int = 8 * MIB
     limits: Limits = field(default_factory=Limits)
     opened: dict[str, Sent] = field(default_factory=dict)
+    peak: int = 0
+    """Bytes of the write share that were in use at most."""
 
     async def run(self, archive: bytes) -> None:
         """Push ``archive`` through it as one chunk."""
@@ -77,7 +82,9 @@ class Unpacking:
                 await unpacker.run()
             finally:
                 hashes.close()
-        assert unpacker.credits.statistics().in_use == 0
+        statistics = unpacker.credits.statistics()
+        assert statistics.in_use == 0
+        self.peak = statistics.peak
 
     async def _open(self, member: Member) -> Upload:
         self.opened[member.name] = Sent()
@@ -149,6 +156,49 @@ def test_the_least_memory_works_and_less_does_not(part_size: int, write: int) ->
     assert plan_memory(least, part_size).write_share >= write
     with pytest.raises((ConfigurationError, AssertionError)):
         assert plan_memory(least - MIB, part_size).write_share >= write
+
+
+def zst(data: bytes, window: int) -> bytes:
+    """``data`` in one zstd frame that asks for a window of ``window`` bytes."""
+    params = zstandard.ZstdCompressionParameters.from_level(
+        3, window_log=window.bit_length() - 1, write_content_size=0, write_checksum=1
+    )
+    out = zstandard.ZstdCompressor(compression_params=params).compressobj()
+    return bytes(out.compress(data) + out.flush())
+
+
+MODELS = {f"{index}.riva": random.Random(index).randbytes(3 * MIB) for index in range(5)}
+TAR = b"".join(member(name.encode(), body) for name, body in MODELS.items()) + END
+WINDOWS = {
+    "the first frame": (117 * MIB, SMALLEST_PART, 16 * MIB, zst(TAR, 16 * MIB)),
+    "a later frame": (130 * MIB, 8 * MIB, 16 * MIB, zst(TAR[: 4 * MIB], MIB) + zst(TAR[4 * MIB :], 16 * MIB)),
+    "a long one": (256 * MIB, 8 * MIB, 128 * MIB, zst(TAR, 128 * MIB)),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+async def test_a_zstd_window_that_the_memory_has_no_room_for_names_the_least_that_works(case: str) -> None:
+    memory, part_size, window, archive = WINDOWS[case]
+    limits = Limits(zstd_window=window)
+    with pytest.raises(ExceptionGroup) as caught:
+        await Unpacking(memory, part_size, limits).run(archive)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, ConfigurationError)
+    (least,) = (int(text) for text in re.findall(r"--memory (\d+)MiB", error.hint))
+    assert least * MIB > memory
+    unpacking = Unpacking(least * MIB, part_size, limits)
+    await unpacking.run(archive)
+    assert {name: sent.size for name, sent in unpacking.opened.items()} == {
+        n: len(b) for n, b in MODELS.items()
+    }
+    assert unpacking.peak >= window, "the window is paid for"
+
+
+@pytest.mark.parametrize("window", [MIB, 2 * MIB, 8 * MIB])
+async def test_usual_zstd_windows_fit_the_least_memory(window: int) -> None:
+    unpacking = Unpacking(130 * MIB)
+    await unpacking.run(zst(TAR, window))
+    assert len(unpacking.opened) == len(MODELS)
 
 
 async def test_members_go_on_as_they_are() -> None:

@@ -13,7 +13,7 @@ from riva_stream.operations.reports import VerifyReport
 from riva_stream.operations.status import status
 from riva_stream.operations.verify import verify
 from riva_stream.s3 import StoreSettings
-from riva_stream.settings import load_reach
+from riva_stream.settings_reach import load_reach
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Refuse

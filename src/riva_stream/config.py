@@ -17,7 +17,18 @@ from riva_stream.layout import prefix_of
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["StageRequest", "UploadCheck", "is_run_id"]
+__all__ = ["Addressing", "StageRequest", "UploadCheck", "is_run_id"]
+
+Addressing = Literal["auto", "path", "virtual"]
+Acl = Literal[
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+]
 
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
@@ -130,11 +141,15 @@ class StageRequest(BaseModel):
     max_models: int = Field(default=1_000, ge=1)
     """Members that may match ``include``; each costs an upload."""
     max_header_bytes: int = Field(default=MIB, ge=1024)
-    """Bytes that the headers of one member may take."""
+    """Bytes that are kept of the headers of one member; pax records that nobody needs do not count."""
     max_expanded: int = Field(default=5 << 40, ge=1)
     """Bytes that an archive may expand to."""
     max_ratio: float = Field(default=100.0, gt=1)
     """How much larger than its archive the expansion may be, judged once 64 MiB are expanded."""
+    max_streams: int = Field(default=4_000_000, ge=1)
+    """gzip members or zstd frames that an archive may be made of."""
+    max_zstd_window: int = Field(default=32 * MIB, ge=1024, le=1 << 31)
+    """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
     force: bool = False
     dry_run: bool = False
     retention_days: int = Field(default=90, ge=1, le=36500)
@@ -148,7 +163,16 @@ class StageRequest(BaseModel):
     source_endpoint_url: Endpoint | None = None
     source_profile: str | None = None
     ca_bundle: Path | None = None
+    addressing: Addressing = "auto"
+    """Where the bucket stands in a URL. auto: as the AWS configuration says, else in the path where there is an endpoint
+    URL, else as AWS wants it."""
+    request_payer: Literal["requester"] | None = None
+    """Who pays for requests to a bucket that wants that said; goes with every request."""
+    no_sign_request: bool = False
+    """The source is public: requests for it are not signed, and need no credentials."""
 
+    acl: Acl | None = None
+    """Canned access control list of every object that is written."""
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
     storage_class: str | None = None

@@ -24,11 +24,13 @@ the fields of :class:`Where`. All of them survive pickling, so they can cross a 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 __all__ = [
     "AccessDeniedError",
     "ArchiveError",
+    "ArchiveFault",
     "ConfigurationError",
     "DestinationConflictError",
     "DigestMismatchError",
@@ -151,6 +153,11 @@ class ConfigurationError(RivaStreamError):
     """Settings, profile, credentials or region do not let the run begin."""
 
     exit_code = 78
+    ignored: tuple[str, ...] = ()
+    """What was ignored in looking for the settings: it may be what is missing now."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"ignored": self.ignored})
 
 
 class IntegrityError(RivaStreamError):
@@ -160,8 +167,80 @@ class IntegrityError(RivaStreamError):
     resumable = False
 
 
+class ArchiveFault(StrEnum):
+    """What kind of fault an archive has; it decides what there is to do about it."""
+
+    DAMAGED = "damaged"
+    """Bytes are not those that were written: a checksum or a length is wrong."""
+    CUT = "cut"
+    """Bytes are missing at the end."""
+    MALFORMED = "malformed"
+    """It was not written as its format says, or is damaged where no checksum tells."""
+    AMBIGUOUS = "ambiguous"
+    """Readers of archives would take it differently."""
+    UNSUPPORTED = "unsupported"
+    """It may be sound, but it is written in a way that is not read here."""
+    LAYER = "layer"
+    """It is no tar, or one in more layers than one: :attr:`ArchiveError.layers` says what was found."""
+    MEMBER = "member"
+    """A member that matches cannot be staged as it is."""
+    NO_MATCH = "no-match"
+    """No member matches."""
+    LIMIT = "limit"
+    """It asks for more than it may; the hint names the flag."""
+
+
+_NOTHING_STAGED = "; nothing of it was staged"
+_WHAT_TO_DO = {
+    ArchiveFault.DAMAGED: "upload the archive again from where it is sound (compare its SHA-256 there)"
+    + _NOTHING_STAGED,
+    ArchiveFault.CUT: "upload the archive again, the whole of it" + _NOTHING_STAGED,
+    ArchiveFault.MALFORMED: "try tar -tvf on the archive where it was made: if it is read there, pack it again with GNU tar "
+    "or bsdtar; if not, it is damaged: make it anew" + _NOTHING_STAGED,
+    ArchiveFault.AMBIGUOUS: "unpack the archive where it was made, see that the files are right, and pack them again with GNU "
+    "tar or bsdtar" + _NOTHING_STAGED,
+    ArchiveFault.UNSUPPORTED: "unpack the archive where it was made and pack the files again: tar --format=posix -cf"
+    + _NOTHING_STAGED,
+    ArchiveFault.LAYER: "check the URI; the archive has to be a tar, plain or compressed with gzip or zstd",
+    ArchiveFault.MEMBER: "pack the archive again without that member, or narrow --include",
+    ArchiveFault.NO_MATCH: "check --include, or whether this is the right archive",
+    ArchiveFault.LIMIT: "raise the limit if that is how the archive should be",
+}
+
+
 class ArchiveError(IntegrityError):
-    """The archive is damaged, cut, or one that the member policy refuses."""
+    """The archive is damaged, cut, or one that is refused.
+
+    Args:
+        what: as for every error.
+        where: as for every error.
+        hint: as for every error; by default what the kind of fault asks for.
+        fault: its kind.
+        layers: what was found instead of an archive, from outside to inside: ``("gzip", "gzip", "tar")``,
+            ``("html",)``.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Where | None = None,
+        hint: str = "",
+        fault: ArchiveFault = ArchiveFault.DAMAGED,
+        layers: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(what, where=where, hint=hint or _WHAT_TO_DO[fault])
+        self.fault = fault
+        self.layers = layers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_archive, (type(self), self.what, self.where, self.hint, self.fault, self.layers)
+
+
+def _rebuild_archive(
+    kind: type[ArchiveError], what: str, where: Where, hint: str, fault: ArchiveFault, layers: tuple[str, ...]
+) -> ArchiveError:
+    return kind(what, where=where, hint=hint, fault=fault, layers=layers)
 
 
 class DigestMismatchError(IntegrityError):

@@ -44,8 +44,6 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
     "ListParts": (Right("s3:ListMultipartUploadParts", "object"),),
     "ListMultipartUploads": (Right("s3:ListBucketMultipartUploads", "bucket"),),
     "GetBucketLifecycleConfiguration": (Right("s3:GetLifecycleConfiguration", "bucket"),),
-    "PutBucketLifecycleConfiguration": (Right("s3:PutLifecycleConfiguration", "bucket"),),
-    "DeleteBucketLifecycle": (Right("s3:PutLifecycleConfiguration", "bucket"),),
 }
 """What each operation of the S3 API needs (Amazon S3 User Guide, "Required permissions for S3 API operations")."""
 

@@ -28,7 +28,6 @@ from pydantic_settings import (
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
-from riva_stream.layout import prefix_of
 from riva_stream.settings_aliases import (
     ALIASES,
     SWITCHES,
@@ -41,7 +40,17 @@ from riva_stream.settings_aliases import (
 from riva_stream.settings_check import Origin, check
 from riva_stream.settings_file import ENV_FILE, EnvFile, read_env_file
 
-__all__ = ["OTHER_VARIABLES", "EnvironmentSettings", "Loaded", "Reach", "load", "load_reach", "variables_of"]
+__all__ = [
+    "OTHER_VARIABLES",
+    "EnvironmentSettings",
+    "Loaded",
+    "environment_of",
+    "keys_outrank_profile",
+    "load",
+    "reading",
+    "usual",
+    "variables_of",
+]
 
 _TRACE = "TRACE"
 OTHER_VARIABLES = (ENV_FILE, _TRACE)
@@ -78,6 +87,7 @@ class EnvironmentSettings(BaseSettings):
     # The narrower name first, as the AWS SDKs have it.
     endpoint_url: str | None = _from("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     profile: str | None = _from("AWS_PROFILE")
+    addressing: str | None = _from("RIVA_STREAM_ADDRESSING")
     ca_bundle: str | None = _from("AWS_CA_BUNDLE")
     source_region: str | None = _from("RIVA_SOURCE_REGION")
     source_endpoint_url: str | None = _from("RIVA_SOURCE_ENDPOINT_URL")
@@ -131,7 +141,7 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     layers = Layers((("the environment", os.environ), (str(file.path), file.values)))
     known = {name: value for name, value in given.items() if name in EnvironmentSettings.model_fields}
     texts: dict[str, Any] = {name: str(value) for name, value in known.items()}
-    settings = _reading(file.values)(**texts)
+    settings = reading(file.values)(**texts)
     found = {name: value for name, value in settings.model_dump().items() if value and name not in SWITCHES}
     so_far = Resolution(
         values={**given, **found},
@@ -144,8 +154,12 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     trace = layers.find(_TRACE)
     traced = trace is not None and read_switch(so_far, "debug", trace)
     resolve(so_far, layers)
-    usual = {name: _usual(name) for name in EnvironmentSettings.model_fields}
-    request = check(so_far.values, so_far.origins, usual, so_far.wrong)
+    usual_names = {name: usual(name) for name in EnvironmentSettings.model_fields}
+    try:
+        request = check(so_far.values, so_far.origins, usual_names, so_far.wrong)
+    except ConfigurationError as error:
+        error.ignored = tuple(warning.message for warning in so_far.warnings)
+        raise
     if request.env not in _USUAL_ENVIRONMENTS:
         so_far.warnings.append(
             Warned(
@@ -153,11 +167,11 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
                 message=f"ENV is {request.env!r}, which is none of {', '.join(_USUAL_ENVIRONMENTS)}",
             )
         )
-    return Loaded(request, tuple(so_far.warnings), file.path, _environment(file.values), traced)
+    return Loaded(request, tuple(so_far.warnings), file.path, environment_of(file.values), traced)
 
 
 def _profile(so_far: Resolution, given: Mapping[str, object], file: EnvFile) -> None:
-    if not _keys_outrank_profile(given, file.values):
+    if not keys_outrank_profile(given, file.values):
         return
     # The AWS libraries let keys in the environment win over AWS_PROFILE, but not over a profile that they are handed,
     # as they will be handed ours.
@@ -171,91 +185,14 @@ def _profile(so_far: Resolution, given: Mapping[str, object], file: EnvFile) -> 
 
 
 def _switches(so_far: Resolution, given: Mapping[str, object], mode: object, layers: Layers) -> None:
-    modes = {name: _usual(name) for name in ("reference_only", "bintarball_reference")}
+    modes = {name: usual(name) for name in ("reference_only", "bintarball_reference")}
     if mode is None and not modes.keys() & given.keys():
         mode = read_mode(so_far, layers, modes)
     if mode is not None:
         so_far.values.update({name: name == mode for name in modes})
     for name in SWITCHES:
-        if name not in modes and name not in given and (value := layers.find(_usual(name))):
+        if name not in modes and name not in given and (value := layers.find(usual(name))):
             so_far.values[name] = read_switch(so_far, name, value)
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How to get at a store, for commands that stage nothing."""
-
-    region: str | None
-    endpoint_url: str | None
-    profile: str | None
-    ca_bundle: Path | None
-    environment: Mapping[str, str] = field(repr=False)
-    bucket: str | None = None
-    """That of stagings."""
-    prefix: str | None = None
-    """Of the staging that the settings name, with its closing slash; None when they name none."""
-    source_region: str | None = None
-    source_endpoint_url: str | None = None
-    source_profile: str | None = None
-
-
-def load_reach(
-    flags: Mapping[str, object],
-    *,
-    env_file: Path | EnvFile | None = None,
-    fallback: Mapping[str, str | None] | None = None,
-) -> Reach:
-    """The endpoint and the credentials, from the same places and in the same order as :func:`load`.
-
-    Args:
-        flags: as there; what is not asked for here is passed over.
-        env_file: as there.
-        fallback: values of fields for which no source has one.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
-    """
-    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
-    in_file = file.values
-    here = ("region", "endpoint_url", "profile", "ca_bundle")
-    names = (*here, "source_region", "source_endpoint_url", "source_profile")
-    given = {name: flags[name] for name in names if flags.get(name)}
-    texts: dict[str, Any] = {name: str(value) for name, value in given.items()}
-    settings = _reading(in_file)(**texts)
-    missing = {k: v for k, v in (fallback or {}).items() if v and not getattr(settings, k)}
-    settings = settings.model_copy(update=missing)
-    layers = Layers((("the environment", os.environ), (str(file.path), in_file)))
-    bucket, prefix = _staging_of(settings, layers)
-    if not settings.region and not settings.endpoint_url:
-        raise ConfigurationError(
-            "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"
-        )
-    return Reach(
-        region=settings.region,
-        endpoint_url=settings.endpoint_url,
-        profile=None if _keys_outrank_profile(given, in_file) else settings.profile,
-        ca_bundle=Path(settings.ca_bundle) if settings.ca_bundle else None,
-        environment=_environment(in_file),
-        bucket=bucket,
-        prefix=prefix,
-        source_region=settings.source_region,
-        source_endpoint_url=settings.source_endpoint_url,
-        source_profile=settings.source_profile,
-    )
-
-
-def _staging_of(settings: EnvironmentSettings, layers: Layers) -> tuple[str | None, str | None]:
-    """Bucket and prefix of the staging that :func:`load` would make a request for, as far as they are named."""
-    levels = ("env", "model_name", "model_version")
-    named = {name: value for name in ("bucket", *levels) if (value := getattr(settings, name))}
-    so_far = Resolution(values=named, origins={}, wrong={}, warnings=[])
-    modes = {name: _usual(name) for name in ("reference_only", "bintarball_reference")}
-    mode = read_mode(so_far, layers, modes)
-    resolve(so_far, layers)
-    values = [str(so_far.values[name]) for name in levels if name in so_far.values]
-    unclear = so_far.wrong.keys() & {*levels, *modes}
-    prefix = None if unclear or len(values) != len(levels) else prefix_of(mode, *values)
-    return so_far.values.get("bucket"), prefix
 
 
 def _own_variables(name: str) -> tuple[str, ...]:
@@ -265,12 +202,12 @@ def _own_variables(name: str) -> tuple[str, ...]:
     return tuple(str(choice) for choice in info.validation_alias.choices)
 
 
-def _usual(name: str) -> str:
+def usual(name: str) -> str:
     """AWS_REGION, AWS_ENDPOINT_URL: of two, the shorter is the usual one."""
     return min(_own_variables(name), key=len)
 
 
-def _reading(in_file: Mapping[str, str]) -> type[EnvironmentSettings]:
+def reading(in_file: Mapping[str, str]) -> type[EnvironmentSettings]:
     """The settings with ``in_file`` as their last source.
 
     pydantic-settings would read the file itself, a second time; but ``--env-file <(decrypt .env.gpg)`` is a pipe,
@@ -296,12 +233,13 @@ def _reading(in_file: Mapping[str, str]) -> type[EnvironmentSettings]:
 
 def _origin(name: str, given: Mapping[str, object], layers: Layers) -> Origin:
     if name in given:
-        return Origin(variable=_usual(name), place="the flag")
+        return Origin(variable=usual(name), place="the flag")
     value = layers.find(*_own_variables(name))
-    return value.origin if value else Origin(variable=_usual(name), place="")
+    return value.origin if value else Origin(variable=usual(name), place="")
 
 
-def _keys_outrank_profile(given: Mapping[str, object], in_file: Mapping[str, str]) -> bool:
+def keys_outrank_profile(given: Mapping[str, object], in_file: Mapping[str, str]) -> bool:
+    """Whether keys are set too, which the AWS libraries let win over AWS_PROFILE; a profile that was given wins."""
     if "profile" in given:
         return False
     if os.environ.get("AWS_PROFILE"):
@@ -309,7 +247,8 @@ def _keys_outrank_profile(given: Mapping[str, object], in_file: Mapping[str, str
     return bool(in_file.get("AWS_PROFILE") and (os.environ.get(_KEYS[0]) or in_file.get(_KEYS[0])))
 
 
-def _environment(in_file: Mapping[str, str]) -> dict[str, str]:
+def environment_of(in_file: Mapping[str, str]) -> dict[str, str]:
+    """AWS variables of a file (credentials among them) that the process environment lacks."""
     ours = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
     # Key, secret and token belong together: one half from each place would be refused as a wrong signature.
     skipped = set(_KEYS) if any(os.environ.get(name) for name in _KEYS[:2]) else set()

@@ -36,6 +36,9 @@ _EXAMPLES = {
     "source_endpoint_url": "https://s3.us-east-1.amazonaws.com",
     "source_profile": "models",
     "endpoint_url": "https://s3.us-east-2.amazonaws.com",
+    "addressing": "virtual",
+    "request_payer": "requester",
+    "acl": "bucket-owner-full-control",
     "sse": "aws:kms",
     "kms_key_id": "alias/my-key",
     "storage_class": "INTELLIGENT_TIERING",
@@ -53,6 +56,8 @@ _EXAMPLES = {
     "max_header_bytes": "1MiB",
     "max_expanded": "5TiB",
     "max_ratio": "100",
+    "max_streams": "4000000",
+    "max_zstd_window": "128MiB",
     "upload_check": "auto",
     "retention_days": "90",
     "state_dir": "./state",
@@ -73,6 +78,7 @@ _RELATED = {
 # A switch has no value on the command line; what can be wrong with it is what its variable says.
 _SWITCH = "true"
 _SIZES = ("part_size", "memory")
+_BYTES = (*_SIZES, "max_header_bytes", "max_expanded", "max_zstd_window")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 
 
@@ -121,7 +127,7 @@ class SettingsError(ConfigurationError):
         self.problems = problems
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.what, self.where, self.hint, self.problems)
+        return _rebuild, (self.what, self.where, self.hint, self.problems), {"ignored": self.ignored}
 
 
 def _rebuild(what: str, where: Where, hint: str, problems: tuple[Problem, ...]) -> SettingsError:
@@ -228,7 +234,7 @@ def _reason(name: str, item: Mapping[str, Any]) -> str:
     limits = item.get("ctx", {})
     for key, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than")):
         if key in limits:
-            limit = human_size(limits[key]) if name in _SIZES else f"{limits[key]:g}"
+            limit = human_size(limits[key]) if name in _BYTES else f"{limits[key]:g}"
             return f"must be {words} {limit}"
     message = str(item["msg"]).removeprefix("Value error, ")
     return message.replace("Input should", "should", 1).replace("String should", "should", 1)

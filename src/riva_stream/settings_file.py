@@ -1,23 +1,37 @@
 """The file of settings: which one it is, and what stands in it.
 
-``--env-file`` names it, else RIVA_ENV_FILE; else it is ``.env`` in :func:`root`, where there is one.
+``--env-file`` names it, else RIVA_ENV_FILE; else it is ``.env`` in :func:`root`, where there is one. It may be a pipe,
+named or of a process substitution: some keep their secrets so.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import select
+import stat
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
 
 __all__ = ["ENV_FILE", "ROOT", "EnvFile", "on_read", "read_env_file", "root"]
 
 ENV_FILE = "RIVA_ENV_FILE"
 ROOT = "RIVA_STREAM_ROOT"
+
+_PIPE_SECONDS = 30.0
+"""That a named pipe may be without anybody who writes into it. One who does may take any time: he may be typing."""
+_LOOK_SECONDS = 0.1
+_OF_A_SHELL = ("/dev/fd/", "/proc/", "/dev/stdin")
 
 _listeners: list[Callable[[Mapping[str, str]], None]] = []
 
@@ -54,14 +68,18 @@ def read_env_file(wanted: Path | None) -> EnvFile:
     """
     named = wanted or os.environ.get(ENV_FILE, "").strip()
     path = (Path(named) if named else root() / ".env").expanduser()
-    if not named and not path.is_file():
+    if not named and not os.path.lexists(path):
         return EnvFile()
+    if not named and path.is_dir():
+        # Often a virtual environment. Nobody has asked for it, so that it stops no run.
+        message = f"{path} is a folder, and no file of settings: it is ignored"
+        return EnvFile(warnings=(Warned(code="env-file-folder", message=message),))
     from dotenv import dotenv_values  # noqa: PLC0415 - not for a command without such a file to load
     from dotenv.parser import parse_stream  # noqa: PLC0415
 
     try:
         # Once: --env-file <(decrypt .env.gpg) is a pipe.
-        text = path.read_text(encoding="utf-8-sig")
+        text = _read(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text"
         by = "" if wanted or not named else f" (named by {ENV_FILE})"
@@ -69,10 +87,51 @@ def read_env_file(wanted: Path | None) -> EnvFile:
             f"the environment file {path}{by} cannot be read: {reason}",
             hint="name a file that exists with --env-file FILE, or leave --env-file out to use ./.env if there is one",
         ) from error
-    bad = [str(item.original.line) for item in parse_stream(io.StringIO(text)) if item.error]
-    lines = f"line {', '.join(bad)} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
-    told = Warned(code="env-file-line", message=f"{path}: {lines} not NAME=value and ignored")
-    values = {k: v for k, v in dotenv_values(stream=io.StringIO(text)).items() if v}
+    lines = list(parse_stream(io.StringIO(text)))
+    bad = [str(line.original.line) for line in lines if _is_odd(line)]
+    named_lines = f"line {', '.join(bad)} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
+    told = Warned(code="env-file-line", message=f"{path}: {named_lines} not NAME=value and ignored")
+    # Without those of bare names, as in "A=1; export A": they would take the value away again.
+    setting = "".join(line.original.string for line in lines if line.value is not None)
+    values = {k: v for k, v in dotenv_values(stream=io.StringIO(setting)).items() if v}
     for listener in _listeners:
         listener(values)
     return EnvFile(path, values, (told,) if bad else ())
+
+
+def _is_odd(item: Binding) -> bool:
+    """Whether it sets nothing, though it looks as if it should; ``export NAME`` is right for a shell."""
+    bare = item.key is not None and item.value is None
+    return item.error or (bare and not item.original.string.lstrip().startswith("export"))
+
+
+def _read(path: Path) -> bytes:
+    """All of a file or a pipe.
+
+    Opening a pipe that nobody writes into waits without end, where no signal could be heard.
+
+    Raises:
+        OSError: it cannot be read, or nobody writes into it.
+    """
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        return path.read_bytes()
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+        # That of a process substitution has had its writer from the start; a named one may yet get it.
+        until = 0.0 if str(path).startswith(_OF_A_SHELL) else time.monotonic() + _PIPE_SECONDS
+        pieces: list[bytes] = []
+        is_written = False
+        while True:
+            piece = file.read(1 << 16)
+            if piece:
+                pieces.append(piece)
+            elif piece is None:  # there is a writer, who has nothing to say as yet
+                select.select([file], [], [], _LOOK_SECONDS)
+            elif is_written or pieces or not until:
+                return b"".join(pieces)
+            elif time.monotonic() > until:
+                raise OSError(
+                    errno.ETIMEDOUT, f"it is a pipe that nobody has written into for {_PIPE_SECONDS:.0f} s"
+                )
+            else:
+                time.sleep(_LOOK_SECONDS)
+            is_written = is_written or piece is None

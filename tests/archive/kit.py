@@ -94,12 +94,17 @@ def cut_at(*places: int) -> Callable[[], int]:
     return lambda: next(sizes, 1 << 62)
 
 
-def refusal(data: bytes, **options: Any) -> str:
-    """The text of the ArchiveError that ``data`` ends in."""
+def refused(data: bytes, **options: Any) -> ArchiveError:
+    """The ArchiveError that ``data`` ends in."""
     with pytest.raises(ArchiveError) as caught:
         extract(data, **options)
     assert caught.value.exit_code == 65
-    return str(caught.value)
+    return caught.value
+
+
+def refusal(data: bytes, **options: Any) -> str:
+    """The text of the ArchiveError that ``data`` ends in."""
+    return str(refused(data, **options))
 
 
 def pad(data: bytes) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
 import lzma
 import random
@@ -130,6 +129,5 @@ def test_what_is_no_archive_is_refused_by_what_it_looks_like(what: str, cuts: in
     assert "no tar, .tar.gz or .tar.zst" in text
 
 
-def test_a_gzip_of_something_else_is_refused() -> None:
-    assert "tar header at byte 0" in refusal(gzip.compress(b"no tar, just text. " * 100))
+def test_a_damaged_first_header_is_told_as_that() -> None:
     assert "tar header at byte 0 is damaged" in refusal(b"\1" + TAR[1:])

@@ -72,3 +72,19 @@ def test_reports_are_in_the_summary() -> None:
     result = extract(tar_of({"x.riva": tar_of(INNER)}))
     (staged,) = result.summary.selected
     assert staged.inside == result.inside["x.riva"]
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"<!doctype html><p>403 Forbidden", "HTML"),
+        (b'<?xml version="1.0"?><Error><Code>SlowDown</Code></Error>', "SlowDown"),
+        (b"\0\5\x16\7" + bytes(200), "AppleDouble"),
+        (b"400;chunk-signature=" + b"0" * 64 + b"\r\n" + b"w" * 1024, "aws-chunked"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+    ],
+)
+def test_a_model_that_is_something_else_is_told_as_what_it_looks_like(data: bytes, word: str) -> None:
+    result = extract(tar_of({"x.riva": data}))
+    assert result.files == {"x.riva": data}
+    assert any("'x.riva'" in warning and word in warning for warning in result.summary.warnings)

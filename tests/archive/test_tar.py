@@ -6,14 +6,18 @@ import gzip
 import importlib.util
 import random
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from riva_stream.archive import Limits
+from riva_stream.archive.pax import PaxReader
+from riva_stream.errors import ArchiveFault
 from tests.archive.kit import (
     END,
+    MIB,
     OLD_GNU,
     extract,
     gnu_tar,
@@ -24,6 +28,7 @@ from tests.archive.kit import (
     pax,
     record,
     refusal,
+    refused,
     tar_of,
 )
 
@@ -184,11 +189,68 @@ def test_a_gnu_long_name_ends_at_its_nul(tmp_path: Path) -> None:
 def test_extended_headers_are_bounded() -> None:
     limits = Limits(header_bytes=10_000)
     assert "at most 10000" in refusal(long_name(b"n" * 20_000) + member(b"x") + END, limits=limits)
-    assert "at most 10000" in refusal(pax((b"comment", b"c" * 20_000)) + member(b"x") + END, limits=limits)
+    assert "at most 10000" in refusal(pax((b"path", b"c" * 20_000)) + member(b"x") + END, limits=limits)
+    names = pax(*((b"k%d" % index + b"n" * 90, b"") for index in range(200)))
+    assert "at most 10000" in refusal(names + member(b"x") + END, limits=limits), "keywords are kept"
     many = b"".join(pax((b"comment", b"c"), kind=b"g") for _ in range(30))
     assert "in a row" in refusal(many + member(b"x.riva") + END, limits=limits)
-    claimed = header(b"pax", kind=b"x", size_field=b"\x80" + (1 << 60).to_bytes(11, "big"))
+    claimed = header(b"long", kind=b"L", magic=OLD_GNU, size_field=b"\x80" + (1 << 60).to_bytes(11, "big"))
     assert "at most 10000" in refusal(claimed, limits=limits)
+
+
+UNNEEDED = {
+    "extended attributes": pax((b"SCHILY.xattr.user.notes", b"n" * 3_000_000), (b"path", b"x.riva")),
+    "macOS's": pax((b"path", b"x.riva"), (b"LIBARCHIVE.xattr.com.apple.ResourceFork", b"r" * 3_000_000)),
+    "a comment": pax((b"comment", b"c\n=\0" * 700_000), (b"path", b"x.riva")),
+    "a global comment": pax((b"comment", b"c" * 3_000_000), kind=b"g") + pax((b"path", b"x.riva")),
+    "Solaris's": pax((b"uname", b"u" * 3_000_000), (b"path", b"x.riva"), kind=b"X"),
+    "many of them": pax((b"path", b"x.riva"), *((b"a%d" % index, b"v" * 9000) for index in range(200))),
+    "records that look like others": pax(
+        (b"comment", b"\n" + record(b"path", b"y.riva") * 9000), (b"path", b"x.riva")
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNNEEDED)
+@pytest.mark.parametrize("cuts", [701, None])
+def test_pax_records_that_nobody_needs_do_not_count(what: str, cuts: int | None) -> None:
+    data = UNNEEDED[what] + member(b"short") + END
+    assert extract(data, cuts=cuts, limits=Limits(header_bytes=8000)).files == ONE
+
+
+def test_pax_records_that_nobody_needs_are_not_held() -> None:
+    value = 200 * MIB
+    size = len(b"209715219 comment=") + value + 1
+    reader = PaxReader(size, "the header", lambda _: None)
+    piece = memoryview(bytes(MIB))
+    tracemalloc.start()
+    try:
+        reader.feed(memoryview(b"%d comment=" % size))
+        for _ in range(200):
+            reader.feed(piece)
+        reader.feed(memoryview(b"\n"))
+        reader.finish()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert reader.records == []
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize(
+    "what", ["cut in its length", "cut in its keyword", "cut in its value", "NULs, then more"]
+)
+@pytest.mark.parametrize("cuts", [1, None])
+def test_a_pax_header_whose_last_record_is_not_whole_is_refused(what: str, cuts: int | None) -> None:
+    good = record(b"path", b"x.riva")
+    body = {
+        "cut in its length": good + b"15",
+        "cut in its keyword": good + b"15 path",
+        "cut in its value": good + b"15 path=x",
+        "NULs, then more": good + b"\0\0" + good,
+    }[what]
+    error = refused(pax(body=body) + member(b"short") + END, cuts=cuts)
+    assert error.fault is ArchiveFault.MALFORMED
 
 
 def test_members_without_data_and_what_is_not_asked_for(tmp_path: Path) -> None:

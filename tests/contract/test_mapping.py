@@ -6,8 +6,13 @@ A class or a code that an upgrade brings, and that stands in no table here, fail
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any, cast
 
+import aiohttp
 import botocore.session
 import pytest
 from botocore import exceptions as boto
@@ -203,19 +208,22 @@ CODES: dict[Kind | tuple[Kind, ...], dict[str, int]] = {
     (HeldError, TransientError): {"InvalidPart": 400},  # a part is not what it was: run it again
     SourceNotFoundError: {"InvalidObjectState": 403},
     (SourceChangedError, SourceNotFoundError): {"InvalidRange": 416, "NoSuchKey": 404, "NoSuchVersion": 404},
-    AccessDeniedError: {
-        "AccessDenied": 403,
+    AccessDeniedError: {"AccessDenied": 403},
+    ConfigurationError: {
+        # no grant mends these
         "AccountProblem": 403,
         "AllAccessDisabled": 403,
         "InvalidPayer": 403,
-        "InvalidSecurity": 403,
         "NotSignedUp": 403,
-    },
-    ConfigurationError: {
+        "PathStyleDomainForbidden": 403,
+        "SecondLevelDomainForbidden": 403,
+        "SomethingThatNobodyHasHeardOf": 403,
         # credentials
         "CredentialsNotSupported": 400,
         "ExpiredToken": 400,
         "InvalidAccessKeyId": 403,
+        "InvalidSecurity": 403,
+        "InvalidTokenId": 403,
         "InvalidToken": 400,
         "SignatureDoesNotMatch": 403,
         "TokenRefreshRequired": 400,
@@ -272,6 +280,22 @@ def answer(code: str, status: int, operation: str, message: str = "", **headers:
     return boto.ClientError(response, operation)
 
 
+CONNECTION = cast(Any, type("Key", (), {"host": "h", "port": 80, "ssl": True}))
+
+
+def proxy_error(status: int) -> boto.ProxyConnectionError:
+    refused = aiohttp.ClientHttpProxyError(cast(Any, None), (), status=status, message="words of the proxy")
+    return boto.ProxyConnectionError(proxy_url="http://proxy:3128", error=refused)
+
+
+def a_bad_certificate() -> ssl.SSLError:
+    try:
+        ssl.create_default_context().load_verify_locations(cafile=__file__)
+    except ssl.SSLError as error:
+        return error
+    raise AssertionError
+
+
 def operation_for(code: str) -> str:
     if code in ON_SOURCE:
         return "GetObject"
@@ -294,6 +318,7 @@ def test_every_documented_code_becomes_an_error_of_its_kind(row: Row) -> None:
     assert (where.code, where.status, where.request_id) == (code, status, "R1")
     assert (where.operation, where.bucket, where.key) == (operation, "bucket", "key")
     assert caught.value.hint or code in CODES[ConfigurationError] or caught.value.retryable
+    assert "words of the store" in caught.value.what
 
 
 def test_every_code_of_the_sdks_model_stands_in_the_table() -> None:
@@ -306,7 +331,7 @@ def test_every_code_of_the_sdks_model_stands_in_the_table() -> None:
     ("status", "kind"),
     [
         (400, ConfigurationError),
-        (401, AccessDeniedError),
+        (401, ConfigurationError),
         (403, AccessDeniedError),
         (408, TransientError),
         (412, HeldError),
@@ -321,6 +346,128 @@ def test_a_head_has_no_body_so_that_its_status_alone_tells(status: int, kind: Ki
     with pytest.raises(RivaStreamError) as caught, translated("HeadObject", "bucket", "key"):
         raise answer(str(status), status, "HeadObject")
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    "code", ["InvalidTokenId", "SecondLevelDomainForbidden", "AccountProblem", "Unheard"]
+)
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_code_outranks_the_status(code: str, status: int) -> None:
+    with pytest.raises(ConfigurationError) as caught, translated("PutObject", "bucket", "key"):
+        raise answer(code, status, "PutObject", "words of the store")
+    assert "words of the store" in str(caught.value)
+    assert ("--addressing virtual" in caught.value.hint) == (code == "SecondLevelDomainForbidden")
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "headers", "kind"),
+    [
+        ("PutObject", 403, {"server": "squid/5.7"}, ConfigurationError),
+        ("ListObjectsV2", 403, {}, ConfigurationError),
+        ("HeadObject", 403, {"content-type": "text/html; charset=utf-8"}, ConfigurationError),
+        ("HeadObject", 403, {"x-squid-error": "ERR_ACCESS_DENIED 0"}, ConfigurationError),
+        ("HeadObject", 407, {}, ConfigurationError),
+        ("GetObject", 407, {"proxy-authenticate": "Basic"}, ConfigurationError),
+        ("HeadObject", 403, {}, AccessDeniedError),
+        ("HeadObject", 403, {"content-type": "application/xml"}, AccessDeniedError),
+        ("HeadObject", 403, {"content-type": "text/html", "x-amz-request-id": "R"}, AccessDeniedError),
+        ("PutObject", 403, {"x-amz-request-id": "R"}, AccessDeniedError),
+    ],
+)
+@pytest.mark.parametrize("code", ["", "bare"])
+def test_a_refusal_without_a_code_is_the_stores_only_where_it_looks_so(
+    operation: str, status: int, headers: dict[str, str], kind: Kind, code: str
+) -> None:
+    with pytest.raises(RivaStreamError) as caught, translated(operation, "bucket", "key"):
+        raise answer(code and str(status), status, operation, **headers)
+    assert type(caught.value) is kind
+    assert headers.get("server", "") in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("hours", "kind"), [(0, TransientError), (2, ConfigurationError), (-2, ConfigurationError)]
+)
+def test_a_skewed_request_is_the_clocks_fault_only_where_the_clocks_differ(hours: int, kind: Kind) -> None:
+    there = format_datetime(datetime.now(UTC) + timedelta(hours=hours), usegmt=True)
+    with pytest.raises(RivaStreamError) as caught, translated("PutObject", "bucket", "key"):
+        raise answer("RequestTimeTooSkewed", 403, "PutObject", date=there)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("code", ["InvalidTokenId", "AccessDenied", "InternalError", "Unheard", None])
+def test_an_absent_message_is_not_told_as_none(code: str | None) -> None:
+    error = answer("", 403, "PutObject")
+    error.response["Error"] = {"Code": code, "Message": None}
+    with pytest.raises(RivaStreamError) as caught, translated("PutObject", "bucket", "key"):
+        raise error
+    assert "None" not in str(caught.value)
+    assert (code or "403") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "operation"),
+    [
+        ("400", "", "HeadObject"),
+        ("InvalidRequest", "The object was stored using a form of Server Side Encryption.", "GetObject"),
+        (
+            "InvalidArgument",
+            "Requests specifying Server Side Encryption with Customer provided keys",
+            "GetObject",
+        ),
+    ],
+)
+def test_a_source_that_is_encrypted_with_its_readers_key(code: str, message: str, operation: str) -> None:
+    with pytest.raises(ConfigurationError, match="SSE-C"), translated(operation, "bucket", "key"):
+        raise answer(code, 400, operation, message)
+
+
+LOCAL: dict[str, Exception] = {
+    "a header": boto.HTTPClientError(error=ValueError("Newline in header 'abc\nSECRET'")),
+    "a header's coding": boto.HTTPClientError(
+        error=UnicodeEncodeError("latin-1", "SECRET\u4e00", 6, 7, "no")
+    ),
+    "a proxy's url": boto.HTTPClientError(error=aiohttp.InvalidURL("::SECRET::")),
+    "no such file": boto.HTTPClientError(error=FileNotFoundError(2, "No such file", "/etc/none.pem")),
+    "no right to a file": boto.HTTPClientError(
+        error=PermissionError(13, "Permission denied", "/root/ca.pem")
+    ),
+    "a folder": IsADirectoryError(21, "Is a directory", "/etc"),
+    "not a program": PermissionError(13, "Permission denied", "/etc/passwd"),
+    "no program": FileNotFoundError(2, "No such file", "/no/helper"),
+    "no certificate": boto.HTTPClientError(error=a_bad_certificate()),
+    "proxy authentication": proxy_error(407),
+    "a proxy that forbids": proxy_error(403),
+}
+REMOTE: dict[str, Exception] = {
+    "refused": ConnectionRefusedError(111, "Connection refused"),
+    "reset": boto.HTTPClientError(error=ConnectionResetError(104, "reset")),
+    "unreachable": OSError(113, "No route to host"),
+    "no address": socket.gaierror(-3, "try again"),
+    "a firewall": boto.EndpointConnectionError(
+        endpoint_url="http://h",
+        error=aiohttp.ClientConnectorError(CONNECTION, PermissionError(1, "not permitted")),
+    ),
+    "an odd header of an answer": boto.HTTPClientError(
+        error=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
+    ),
+    "a proxy's gateway": proxy_error(502),
+    "too many open files": OSError(24, "Too many open files"),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_what_fails_on_this_host_is_no_failure_of_the_network(name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught, translated("GetObject", "bucket", "key"):
+        raise LOCAL[name]
+    assert caught.value.hint
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_what_fails_on_the_way_is_worth_another_attempt(name: str) -> None:
+    with pytest.raises(TransientError) as caught, translated("GetObject", "bucket", "key"):
+        raise REMOTE[name]
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(("code", "status"), [("PermanentRedirect", 301), ("400", 400), ("301", 301)])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from riva_stream.errors import ConfigurationError, HeldError, SourceChangedError, TransientError
-from riva_stream.s3 import CompletedPart, Lifecycle, Store, Window
+from riva_stream.s3 import CompletedPart, Store, Window
 from riva_stream.s3.memory import MemoryStore
 from tests.contract.ground import SMALL, body
 
@@ -150,17 +150,10 @@ async def test_pages_and_parts_may_be_small() -> None:
     assert caught.value.where.code == "EntityTooSmall"
 
 
-async def test_tags_and_rules_come_back() -> None:
+async def test_tags_come_back_and_there_are_no_rules() -> None:
     store = MemoryStore(BUCKET)
     await put(store, tags={"a": "1"})
     assert await store.get_tags(BUCKET, "k") == {"a": "1"}
     await store.put_tags(BUCKET, "k", {"b": "2"})
     assert await store.get_tags(BUCKET, "k") == {"b": "2"}
-    rules = Lifecycle(b"<LifecycleConfiguration><Rule></Rule></LifecycleConfiguration>", "varies")
-    assert await store.get_lifecycle(BUCKET) is None
-    await store.put_lifecycle(BUCKET, rules)
-    assert await store.get_lifecycle(BUCKET) == rules
-    with pytest.raises(ConfigurationError):
-        await store.put_lifecycle(BUCKET, Lifecycle(b"<LifecycleConfiguration/>"))
-    await store.delete_lifecycle(BUCKET)
     assert await store.get_lifecycle(BUCKET) is None

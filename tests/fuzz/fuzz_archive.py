@@ -106,6 +106,9 @@ def seeds() -> list[bytes]:
         old + member(b"y") + END,
         new + END,
         map_0_1 + member(b"z", b"d" * 512) + END,
+        member(b"._x.riva", b"\0\5\x16\7" + bytes(90)) + member(b"PaxHeader/x", b"11 path=xy\n") + END,
+        pax((b"SCHILY.xattr.user.x", b"v" * 1500), (b"path", b"y.riva")) + member(b"x") + END,
+        gzip.compress(tar_of({"a.riva": b"model"}), 1, mtime=0),
         header(b"l", 0, b"2", link=b"x") + header(b"d/", 0, b"5") + member(b"x.riva") + END + b"rest",
     ]
     plain = [bytes([how]) + tar for tar in tars for how in (PLAIN, SEALED, GZIPPED)]

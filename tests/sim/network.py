@@ -595,12 +595,6 @@ class Connection:
         effect = partial(self._store.put_tags, bucket, key, tags)
         await self._ask("PutObjectTagging", bucket, key, lambda: immediately(effect()), changes=True)
 
-    async def put_lifecycle(self, bucket: str, lifecycle: Lifecycle) -> None:
-        raise AssertionError("no run changes the rules of a bucket")
-
-    async def delete_lifecycle(self, bucket: str) -> None:
-        raise AssertionError("no run changes the rules of a bucket")
-
 
 async def _first_of(pieces: AsyncIterator[bytes]) -> bytes:
     return await anext(pieces)

@@ -72,6 +72,8 @@ class ArchiveSummary:
     unlisted: int
     """How many more there are."""
     selected: tuple[StagedMember, ...]
+    left_out: tuple[str, ...]
+    """Names of members that match, but that an operating system left beside the real ones; the first hundred."""
     warnings: tuple[str, ...]
     compressed_bytes: int
     """Bytes of the archive as stored."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from riva_stream.archive.pax import Pax, parse_global, parse_pax
+from riva_stream.archive.pax import Pax, PaxReader, parse_global, parse_pax
 from riva_stream.archive.policy import show
 from riva_stream.archive.sparse import old_gnu_head, pax_sparse
 from riva_stream.archive.tar import BLOCK, Header, decode
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.sparse import Segment
@@ -43,7 +44,7 @@ class Extensions:
     """Gathers the extended headers of one member, and applies them.
 
     Args:
-        limit: most bytes of extended headers in front of one member.
+        limit: most bytes that are kept of the extended headers in front of one member.
     """
 
     def __init__(self, limit: int) -> None:
@@ -61,38 +62,48 @@ class Extensions:
         """Whether a member has to follow."""
         return self._pax is not None or self._long_name is not None or self._long_link is not None
 
-    def announce(self, header: Header, at: int) -> None:
-        """An extended header begins at byte ``at``.
+    def announce(self, header: Header, at: int) -> PaxReader | None:
+        """An extended header begins at byte ``at``; what reads its body, or None for one that is gathered whole.
 
         Raises:
             ArchiveError: it is longer than is read, together with those before it.
         """
-        self._bytes += BLOCK + header.size
+        place = place_of(decode(header.name), at, "extended header")
+        whole = header.typeflag in b"LK"
+        self._hold(BLOCK + (header.size if whole else 0), place)
+        return None if whole else PaxReader(header.size, place, partial(self._hold, place=place))
+
+    def _hold(self, count: int, place: str) -> None:
+        """Count bytes that are kept, and blocks."""
+        self._bytes += count
         if self._bytes > self._limit:
             raise ArchiveError(
-                f"{place_of(decode(header.name), at, 'extended header')}: {self._bytes} bytes of extended headers in a row; "
-                f"at most {self._limit} are read"
+                f"{place}: {self._bytes} bytes of extended headers in a row; at most {self._limit} are read",
+                hint="if that is how the archive should be, raise --max-header-bytes",
+                fault=ArchiveFault.LIMIT,
             )
 
-    def add(self, header: Header, body: bytes, at: int) -> None:
+    def add(self, header: Header, body: bytes | PaxReader, at: int) -> None:
         """Its body is complete.
 
         Raises:
             ArchiveError: it is malformed, or the second of its kind for one member: readers differ in which one counts.
         """
         place = place_of(decode(header.name), at, "extended header")
-        kind = header.typeflag
-        if kind == b"g":
-            parse_global(body, place)
-            return
-        if kind in b"xX":
-            second, self._pax = self._pax is not None, parse_pax(body, place)
-        elif kind == b"L":
+        if isinstance(body, PaxReader):
+            body.finish()
+            if header.typeflag == b"g":
+                parse_global(body.records, place)
+                return
+            second, self._pax = self._pax is not None, parse_pax(body.records, place)
+        elif header.typeflag == b"L":
             second, self._long_name = self._long_name is not None, body.partition(b"\0")[0]
         else:
             second, self._long_link = self._long_link is not None, body.partition(b"\0")[0]
         if second:
-            raise ArchiveError(f"{place} is the second of its kind for one member")
+            raise ArchiveError(
+                f"{place} is the second of its kind for one member", fault=ArchiveFault.AMBIGUOUS
+            )
 
     def apply(self, block: bytes, header: Header, at: int) -> Described:
         """Describe the member whose header block this is, and forget the extended headers.
@@ -105,24 +116,31 @@ class Extensions:
         if pax.path is not None:
             if self._long_name not in {None, pax.path}:
                 place = place_of(decode(pax.path), at)
-                raise ArchiveError(f"{place} has another name, {show(decode(name))}, in a GNU header")
+                raise ArchiveError(
+                    f"{place} has another name, {show(decode(name))}, in a GNU header",
+                    fault=ArchiveFault.AMBIGUOUS,
+                )
             name = pax.path
         place = place_of(decode(name), at)
         link = header.link if self._long_link is None else self._long_link
         size = header.size if pax.size is None else pax.size
         if size > _MAX_OFFSET - at - 2 * BLOCK:
-            raise ArchiveError(f"{place}: a size of {size} bytes cannot be")
+            raise ArchiveError(f"{place}: a size of {size} bytes cannot be", fault=ArchiveFault.MALFORMED)
         self._forget()
         if pax.sparse:
             if not header.ustar or header.typeflag not in {b"0", b"\0"}:
-                raise ArchiveError(f"{place} is sparse, but no regular pax member")
+                raise ArchiveError(
+                    f"{place} is sparse, but no regular pax member", fault=ArchiveFault.MALFORMED
+                )
             info = pax_sparse(pax, self._limit, place)
             return Described(info.name or name, link, size, info.size, sparse=True, segments=info.segments)
         if header.typeflag == b"S":
             if not header.gnu:
-                raise ArchiveError(f"{place} is sparse in a format (star) that is not read")
+                raise ArchiveError(
+                    f"{place} is sparse in a format (star) that is not read", fault=ArchiveFault.UNSUPPORTED
+                )
             real, segments, more = old_gnu_head(block, place)
             return Described(name, link, size, real, sparse=True, segments=segments, more=more)
         if header.typeflag == b"M":
-            raise ArchiveError(f"{place} continues from another volume")
+            raise ArchiveError(f"{place} continues from another volume", fault=ArchiveFault.UNSUPPORTED)
         return Described(name, link, size, size)

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Protocol
 from riva_stream.archive.detect import HEAD, ContainerName, detect
 from riva_stream.archive.events import ArchiveSummary, Event
 from riva_stream.archive.gzip import GzipStream
+from riva_stream.archive.looks import DEEP, layers_of, not_a_tar
 from riva_stream.archive.plain import PlainStream
 from riva_stream.archive.policy import Limits, show
 from riva_stream.archive.selection import Selection
+from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.walk import Walk
 from riva_stream.archive.zstd import ZstdStream
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +78,7 @@ class Extractor:
         self._container: _Container | None = None
         self._error: ArchiveError | None = None
         self._pushed = self._expanded = 0
+        self._inner: bytes | None = b""  # the first bytes inside, until it is sure that they begin a tar
 
     @property
     def needs_input(self) -> bool:
@@ -91,6 +94,11 @@ class Extractor:
     def expanded(self) -> int:
         """Bytes that came out so far: of tar stream, and of holes that were filled."""
         return self._expanded + self._selection.holes
+
+    @property
+    def window(self) -> int:
+        """Bytes that inflating holds besides, of which nothing else tells: the largest window of zstd so far."""
+        return self._container.window if isinstance(self._container, ZstdStream) else 0
 
     def push(self, piece: bytes | memoryview) -> None:
         """Hand over the next piece of the archive, of any size; it has to stay unchanged until it is used up.
@@ -113,6 +121,8 @@ class Extractor:
                 self._head = head
                 return
             self._container = self._open(self._name)
+            if self._name == "tar":
+                self._inner = None
             if self._head:
                 piece, self._head = self._head + bytes(piece), b""
         self._container.push(piece)
@@ -137,7 +147,7 @@ class Extractor:
                         break
                     block = container.pull(max_output - done)
                     self._expanded += len(block)
-                    walk.feed(block)
+                    walk.feed(self._look_inside(block))
                 done += walk.walk(max_output - done)
                 self._judge_size()
         except ArchiveError as error:
@@ -165,10 +175,13 @@ class Extractor:
             if self._name is None:  # pragma: no cover - a final look always decides
                 raise ArchiveError("the source is no archive that is read")
             self._container = self._open(self._name)
+            self._inner = None if self._name == "tar" else b""
             self._container.push(self._head)
             while not self.needs_input:
                 self.pull(len(self._head))
         self._container.finish()
+        if self._inner:
+            self._end_of_a_short_one()
         self._walk.finish()
         selection = self._selection
         if not selection.staged:
@@ -180,6 +193,7 @@ class Extractor:
             listing=tuple(selection.listing),
             unlisted=selection.entries - len(selection.listing),
             selected=tuple(selection.staged),
+            left_out=tuple(selection.left_out),
             warnings=selection.warnings,
             compressed_bytes=self._pushed,
             expanded_bytes=self.expanded,
@@ -191,6 +205,37 @@ class Extractor:
         if name == "zstd":
             return ZstdStream(streams=self._limits.streams, window=self._limits.zstd_window)
         return PlainStream()
+
+    def _look_inside(self, block: bytes | memoryview, *, final: bool = False) -> bytes | memoryview:
+        """Hold back the first bytes inside a gzip or zstd until it is sure that they begin a tar.
+
+        Raises:
+            ArchiveError: they do not; it says what they are.
+        """
+        if self._inner is None or self._name is None:
+            return block
+        head = self._inner + bytes(block) if self._inner else block
+        if len(head) >= BLOCK or final:
+            start = bytes(head[:DEEP])
+            if self._begins_a_tar(start):
+                self._inner = None
+                return head
+            if len(start) >= DEEP or final:
+                raise not_a_tar(start, (self._name,))
+        self._inner = bytes(head)
+        return b""
+
+    def _begins_a_tar(self, start: bytes) -> bool:
+        """Also where its first header is damaged, cut, or of zeros: the walk says more of that."""
+        first = start[:BLOCK]
+        if looks_like_tar(first) or first[257:262] == b"ustar" or not any(first):
+            return True
+        return len(first) < BLOCK and layers_of(first) == ("unknown",)
+
+    def _end_of_a_short_one(self) -> None:
+        self._walk.feed(self._look_inside(b"", final=True))
+        while not self._walk.hungry:
+            self._walk.walk(BLOCK)
 
     def _failed(self, error: ArchiveError) -> ArchiveError:
         self._error = error
@@ -204,7 +249,11 @@ class Extractor:
     def _judge_size(self) -> None:
         total = self.expanded
         if total > self._limits.expanded_bytes:
-            raise ArchiveError(f"the archive expands to more than {self._limits.expanded_bytes} bytes")
+            raise ArchiveError(
+                f"the archive expands to more than {self._limits.expanded_bytes} bytes",
+                hint="if that is how the archive should be, raise --max-expanded",
+                fault=ArchiveFault.LIMIT,
+            )
         consumed = self.consumed
         if total >= self._limits.ratio_floor and total > self._limits.ratio * consumed:
             last = self._selection.last
@@ -212,5 +261,6 @@ class Extractor:
             raise ArchiveError(
                 f"the first {consumed} bytes of the archive expand to {total} or more{name}: over {self._limits.ratio:g} "
                 "times, as a decompression bomb would",
-                hint="If it is meant to, raise the limit on the expansion ratio.",
+                hint="if that is how the archive should be, raise --max-ratio",
+                fault=ArchiveFault.LIMIT,
             )

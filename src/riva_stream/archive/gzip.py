@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 from isal import igzip_lib, isal_zlib
 
 from riva_stream.archive.gzip_header import GzipHeader
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["GzipStream"]
 
@@ -124,7 +124,10 @@ class GzipStream:
             _State.TRAILER: f"inside its trailer, {8 - len(self._trailer)} bytes missing",
         }.get(self._state)
         if where:
-            raise ArchiveError(f"{self._header.place} is cut at byte {self._at} of the archive, {where}")
+            raise ArchiveError(
+                f"{self._header.place} is cut at byte {self._at} of the archive, {where}",
+                fault=ArchiveFault.CUT,
+            )
 
     def _advance(self, count: int) -> None:
         self._pos += count
@@ -195,7 +198,11 @@ class GzipStream:
             return
         self._members += 1
         if self._members > self._streams:
-            raise ArchiveError(f"the archive has more than {self._streams} gzip members (at byte {self._at})")
+            raise ArchiveError(
+                f"the archive has more than {self._streams} gzip members (at byte {self._at})",
+                hint="if that is how the archive should be, raise --max-streams; or compress it again in one piece",
+                fault=ArchiveFault.LIMIT,
+            )
         self._header = GzipHeader(self._members, self._at)
         self._state = _State.HEADER
 

@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 from isal import isal_zlib
 
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["GzipHeader"]
 
@@ -75,7 +75,11 @@ class GzipHeader:
         self._left += count
         self._crc = isal_zlib.crc32(text[:count], self._crc)
         if self._left > _TEXT_LIMIT:
-            raise ArchiveError(f"{self.place}: a name or comment in its header is over {_TEXT_LIMIT} bytes")
+            raise ArchiveError(
+                f"{self.place}: a name or comment in its header is over {_TEXT_LIMIT} bytes",
+                hint="compress the archive again without them: gzip -n",
+                fault=ArchiveFault.LIMIT,
+            )
         if end:
             self._next(self._stage)
         return count

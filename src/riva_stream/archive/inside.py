@@ -11,11 +11,12 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from riva_stream.archive.looks import described
 from riva_stream.archive.policy import show
 from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.walk import Walk
 from riva_stream.archive.zeros import is_zero
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.policy import Member
@@ -112,7 +113,11 @@ class Inside:
         if self._zero:  # or empty
             fault = f"its {self._seen} bytes are all zero" if self._seen else "it has 0 bytes"
             if model:
-                raise ArchiveError(f"member {name} is empty: {fault}, and a model cannot be")
+                raise ArchiveError(
+                    f"member {name} is empty: {fault}, and a model cannot be",
+                    hint="look at that file where the archive was made: it was packed so; pack it again, or narrow --include",
+                    fault=ArchiveFault.MEMBER,
+                )
             self.warn(fault)
         if self._walk:
             try:
@@ -121,7 +126,8 @@ class Inside:
                 self._stop(error)
         container = self._container or "unknown"
         if container == "unknown" and model:
-            self.warn("it is no tar, gzip or zip: its container is not known")
+            looks = described(bytes(self._head))
+            self.warn(f"it is no tar, gzip or zip: {looks or 'its container is not known'}")
         return InsideReport(
             container,
             tuple(self._files),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ _NAME_BYTES = 255
 """NAME_MAX of every common file system: a longer base name could not be written back to a disk."""
 _PATH_BYTES = 4096
 """PATH_MAX of Linux."""
+_WILDCARD = re.compile(r"[*?\[]")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Direction overrides: a name that holds one is shown as something that it is not."""
 
@@ -39,7 +40,8 @@ class Limits:
     matching_members: int = 1_000
     """Members that match ``include``; each costs an upload."""
     header_bytes: int = _MIB
-    """Bytes of extended headers (pax, GNU long names) or of a sparse map that describe one member."""
+    """Bytes that are kept of the extended headers (pax, GNU long names), or of a sparse map, of one member. Values of pax
+    records that nobody needs are skipped and do not count."""
     expanded_bytes: int = 5 << 40
     """Bytes of tar stream, holes of sparse members included: 5 TiB."""
     ratio: float = 100.0
@@ -100,6 +102,12 @@ class Policy:
         whole = name.removeprefix("./")
         return any(match(whole) for match in self._whole)
 
+    def names(self, name: str) -> bool:
+        """Whether it is asked for by its own name, by a pattern without a wildcard."""
+        base, whole = name.rpartition("/")[2], name.removeprefix("./")
+        plain = (p.removeprefix("./") for p in self.include if not _WILDCARD.search(p))
+        return any(p == (whole if "/" in p else base) for p in plain)
+
     def select(self, entry: Entry) -> Member | None:
         """The member to stage, or None for an entry that is not asked for.
 
@@ -113,24 +121,31 @@ class Policy:
             target = f" to {show(entry.link)}" if entry.link else ""
             raise ArchiveError(
                 f"{place} is a {entry.kind}{target}, not a file, and it matches --include",
-                hint="Pack the file itself (tar --dereference --hard-dereference), or narrow --include.",
+                hint="pack the file itself (tar --dereference --hard-dereference), or narrow --include",
+                fault=ArchiveFault.MEMBER,
             )
         key_name = entry.name.rpartition("/")[2]
         fault = _fault(entry.name, key_name)
         if fault:
-            raise ArchiveError(f"{place} is refused for its name: {fault}", hint="Rename it and pack again.")
+            raise ArchiveError(
+                f"{place} is refused for its name: {fault}",
+                hint="rename the file and pack it again, or narrow --include",
+                fault=ArchiveFault.MEMBER,
+            )
         if key_name in self._taken:
             other = self._taken[key_name]
             what = "appears twice" if other == entry.name else f"and {show(other)} would both become"
             tail = "" if other == entry.name else f" models/{key_name}"
             raise ArchiveError(
                 f"{place} {what}{tail}",
-                hint="Give every matching member a base name of its own, or narrow --include.",
+                hint="give every matching member a base name of its own, or narrow --include",
+                fault=ArchiveFault.MEMBER,
             )
         if len(self._taken) >= self._limits.matching_members:
             raise ArchiveError(
                 f"{place} is one more than the {self._limits.matching_members} matching members allowed",
-                hint="Narrow --include, or raise the limit on matching members.",
+                hint="if that is how the archive should be, raise --max-models; or narrow --include",
+                fault=ArchiveFault.LIMIT,
             )
         self._taken[key_name] = entry.name
         return Member(entry.name, key_name, entry.size, entry.index, entry.offset)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from riva_stream.archive.numbers import number
 from riva_stream.archive.pax import decimal
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.pax import Pax
@@ -58,7 +58,7 @@ def old_gnu_entries(block: bytes, start: int, count: int, place: str) -> tuple[l
         try:
             segments.append(Segment(number(block[at : at + 12]), number(block[at + 12 : at + 24])))
         except ValueError as error:
-            raise ArchiveError(f"{place}: its sparse map has {error}") from None
+            raise ArchiveError(f"{place}: its sparse map has {error}", fault=ArchiveFault.MALFORMED) from None
     return segments, False
 
 
@@ -67,11 +67,13 @@ def old_gnu_head(block: bytes, place: str) -> tuple[int, list[Segment], bool]:
     try:
         size = number(block[483:495])
     except ValueError as error:
-        raise ArchiveError(f"{place}: its real size is {error}") from None
+        raise ArchiveError(f"{place}: its real size is {error}", fault=ArchiveFault.MALFORMED) from None
     segments, ended = old_gnu_entries(block, 386, 4, place)
     more = bool(block[482])
     if ended and more:
-        raise ArchiveError(f"{place}: its sparse map has ended, yet says that it goes on")
+        raise ArchiveError(
+            f"{place}: its sparse map has ended, yet says that it goes on", fault=ArchiveFault.MALFORMED
+        )
     return size, segments, more
 
 
@@ -84,12 +86,15 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
     single = dict(pax.sparse)
     size_text = single.get(b"realsize", single.get(b"size"))
     if size_text is None:
-        raise ArchiveError(f"{place}: sparse, but without its real size")
+        raise ArchiveError(f"{place}: sparse, but without its real size", fault=ArchiveFault.MALFORMED)
     size = decimal(size_text, "GNU.sparse.realsize", place)
     name = single.get(b"name")
     if b"major" in single:
         if (single[b"major"], single.get(b"minor")) != (b"1", b"0"):
-            raise ArchiveError(f"{place}: a sparse format that is not known ({single[b'major'][:20]!r})")
+            raise ArchiveError(
+                f"{place}: a sparse format that is not known ({single[b'major'][:20]!r})",
+                fault=ArchiveFault.UNSUPPORTED,
+            )
         return SparseInfo(name, size, None)
     if b"map" in single:
         numbers = single[b"map"].split(b",") if single[b"map"] else []
@@ -100,12 +105,17 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
             if key not in {b"offset", b"numbytes"}:
                 continue
             if key != wanted:
-                raise ArchiveError(f"{place}: its sparse map has two {key.decode()} in a row")
+                raise ArchiveError(
+                    f"{place}: its sparse map has two {key.decode()} in a row", fault=ArchiveFault.MALFORMED
+                )
             numbers.append(value)
             wanted = b"numbytes" if key == b"offset" else b"offset"
     count = decimal(single.get(b"numblocks", b""), "GNU.sparse.numblocks", place)
     if len(numbers) != 2 * count:
-        raise ArchiveError(f"{place}: its sparse map has {len(numbers)} numbers, not 2 x {count}")
+        raise ArchiveError(
+            f"{place}: its sparse map has {len(numbers)} numbers, not 2 x {count}",
+            fault=ArchiveFault.MALFORMED,
+        )
     check_count(count, limit, place)
     values = [decimal(n, "a number of its sparse map", place) for n in numbers]
     return SparseInfo(name, size, [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)])
@@ -142,11 +152,18 @@ class MapReader:
         if self._count < 0:
             head, newline, _ = block.partition(b"\n")
             if not newline:
-                raise ArchiveError(f"{self._place}: its sparse map does not begin with a number")
+                raise ArchiveError(
+                    f"{self._place}: its sparse map does not begin with a number",
+                    fault=ArchiveFault.MALFORMED,
+                )
             self._count = decimal(head, "the length of its sparse map", self._place)
             check_count(self._count, self._limit, self._place)
         if len(self._text) > self._limit:
-            raise ArchiveError(f"{self._place}: its sparse map is longer than {self._limit} bytes")
+            raise ArchiveError(
+                f"{self._place}: its sparse map is longer than {self._limit} bytes",
+                hint="if that is how the archive should be, raise --max-header-bytes",
+                fault=ArchiveFault.LIMIT,
+            )
         return self._lines > 2 * self._count
 
     def segments(self) -> list[Segment]:
@@ -167,11 +184,13 @@ def check_map(segments: list[Segment], size: int, stored: int, place: str) -> li
     for segment in segments:
         if packed % 512 and segment.length:
             raise ArchiveError(
-                f"{place}: a stretch of its sparse map inside the file is not a multiple of 512 bytes"
+                f"{place}: a stretch of its sparse map inside the file is not a multiple of 512 bytes",
+                fault=ArchiveFault.AMBIGUOUS,
             )
         if segment.offset < at or segment.offset + segment.length > size:
             raise ArchiveError(
-                f"{place}: its sparse map is out of order, overlaps, or leaves the {size} bytes of the file"
+                f"{place}: its sparse map is out of order, overlaps, or leaves the {size} bytes of the file",
+                fault=ArchiveFault.AMBIGUOUS,
             )
         at = segment.offset + segment.length
         packed += segment.length
@@ -179,14 +198,22 @@ def check_map(segments: list[Segment], size: int, stored: int, place: str) -> li
             data.append(segment)
     if at != size:
         raise ArchiveError(
-            f"{place}: its sparse map ends at byte {at} of {size}; GNU tar would cut the file there"
+            f"{place}: its sparse map ends at byte {at} of {size}; GNU tar would cut the file there",
+            fault=ArchiveFault.AMBIGUOUS,
         )
     if packed + -packed % 512 != stored + -stored % 512:
-        raise ArchiveError(f"{place}: its sparse map has {packed} bytes of data, its header {stored}")
+        raise ArchiveError(
+            f"{place}: its sparse map has {packed} bytes of data, its header {stored}",
+            fault=ArchiveFault.MALFORMED,
+        )
     return data
 
 
 def check_count(count: int, limit: int, place: str) -> None:
     """Refuse a map of more entries than ``limit`` bytes would hold."""
     if count * _ENTRY > limit:
-        raise ArchiveError(f"{place}: its sparse map has {count} entries; at most {limit // _ENTRY} are read")
+        raise ArchiveError(
+            f"{place}: its sparse map has {count} entries; at most {limit // _ENTRY} are read",
+            hint="if that is how the archive should be, raise --max-header-bytes",
+            fault=ArchiveFault.LIMIT,
+        )

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from riva_stream.archive.numbers import checksum, number
 from riva_stream.archive.policy import show
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header"]
 
@@ -111,7 +111,9 @@ def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
     place = f"the tar header at byte {at}" + (f", after member {show(after)}," if after else "")
     name = _text(block[0:100])
     try:
-        recorded = number(block[148:156]) if block[148] < 0x80 else -1  # noqa: PLR2004 - octal only (from_header)
+        if block[148] >= 0x80:  # noqa: PLR2004 - octal only (from_header)
+            raise ValueError(f"something that is no octal number ({block[148:156]!r})")  # noqa: TRY301 - as below
+        recorded = number(block[148:156])
     except ValueError as error:
         raise ArchiveError(f"{place} is damaged: its checksum field has {error}") from None
     sums = checksum(block)
@@ -123,7 +125,8 @@ def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
         size = number(block[124:136])
     except ValueError as error:
         raise ArchiveError(
-            f"{place} (member {show(decode(name))}) is damaged: its size field has {error}"
+            f"{place} (member {show(decode(name))}) is malformed: its size field has {error}",
+            fault=ArchiveFault.MALFORMED,
         ) from None
     ustar = block[257:263] == b"ustar\0"
     prefix = _text(block[345:500]) if ustar else b""

@@ -20,10 +20,11 @@ from riva_stream.archive.tar import (
     stored_size,
 )
 from riva_stream.archive.zeros import ZEROS, is_zero
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.extensions import Described
+    from riva_stream.archive.pax import PaxReader
     from riva_stream.archive.sparse import Segment
     from riva_stream.archive.tar import Header, Sink
 
@@ -32,7 +33,8 @@ __all__ = ["Walk"]
 
 class _State(Enum):
     HEADER = auto()
-    EXTENSION = auto()  # the body of a pax header or of a GNU long name
+    EXTENSION = auto()  # the body of a GNU long name
+    PAX = auto()  # the body of a pax header
     OLD_MAP = auto()  # more blocks of an old GNU sparse map
     NEW_MAP = auto()  # the map of a pax 1.0 sparse member
     DATA = auto()
@@ -46,7 +48,7 @@ class Walk:
 
     Args:
         sink: who is told.
-        header_bytes: most bytes of extended headers, or of a sparse map, for one member.
+        header_bytes: most bytes that are kept of extended headers, or of a sparse map, for one member.
         allow_missing_end: take a stream without an end-of-archive block, as GNU tar does.
     """
 
@@ -65,6 +67,8 @@ class Walk:
         self._stored = 0
         self._extension: Header | None = None
         self._extension_at = 0
+        self._pax: PaxReader | None = None
+        self._pax_left = 0
         self._extensions = Extensions(header_bytes)
         self._segments: deque[Segment] = deque()
         self._map: list[Segment] = []
@@ -96,6 +100,8 @@ class Walk:
                 used += self._on_data(budget - used)
             elif state is _State.SKIP:
                 used += self._on_skip()
+            elif state is _State.PAX:
+                used += self._on_pax()
             elif state is _State.ENDED:
                 used += self._on_trailing()
             else:
@@ -181,24 +187,35 @@ class Walk:
         if header is None:
             if self._extensions.pending:
                 raise ArchiveError(
-                    f"the tar stream ends at byte {at}, right behind an extended header without a member"
+                    f"the tar stream ends at byte {at}, right behind an extended header without a member",
+                    fault=ArchiveFault.MALFORMED,
                 )
             self._state = _State.ONE_ZERO
         elif header.typeflag in b"LKxXg":
-            self._extensions.announce(header, at)
+            self._pax = self._extensions.announce(header, at)
             self._extension, self._extension_at = header, at
-            self._state = _State.EXTENSION
+            self._pax_left = header.size
+            self._state = _State.PAX if self._pax else _State.EXTENSION
             if not header.size:
-                self._on_extension(b"")
+                self._on_extension(self._pax or b"")
         else:
             self._on_member(block, header, at)
 
-    def _on_extension(self, body: bytes) -> None:
+    def _on_pax(self) -> int:
+        taken = self._advance(min(self._pax_left, len(self._view)))
+        self._pax_left -= len(taken)
+        if self._pax:
+            self._pax.feed(taken)
+            if not self._pax_left:
+                self._on_extension(self._pax)
+        return len(taken)
+
+    def _on_extension(self, body: bytes | PaxReader) -> None:
         header = self._extension
         if header is not None:
-            self._extension = None
+            self._extension = self._pax = None
             self._extensions.add(header, body, self._extension_at)
-        self._to_skip(-len(body) % BLOCK)
+            self._to_skip(-header.size % BLOCK)
 
     def _on_member(self, block: bytes, header: Header, at: int) -> None:
         described = self._extensions.apply(block, header, at)
@@ -207,7 +224,10 @@ class Walk:
         self._stored = stored_size(header, described.stored)
         place = place_of(self._name, at)
         if kind == "directory" and self._stored and header.typeflag != b"D":
-            raise ArchiveError(f"{place} has a directory's name, yet {self._stored} bytes of data")
+            raise ArchiveError(
+                f"{place} has a directory's name, yet {self._stored} bytes of data",
+                fault=ArchiveFault.AMBIGUOUS,
+            )
         if is_unknown(header):
             self._sink.warn(f"{place}: unknown type {header.typeflag!r}, taken for a file as GNU tar does")
         size = described.real if kind == "file" else 0
@@ -254,7 +274,10 @@ class Walk:
             self._use_map(self._map, self._stored)
             self._map = []
         elif ended:
-            raise ArchiveError(f"{self._place}: its sparse map has ended, yet says that it goes on")
+            raise ArchiveError(
+                f"{self._place}: its sparse map has ended, yet says that it goes on",
+                fault=ArchiveFault.MALFORMED,
+            )
 
     def _on_new_map(self, block: bytes) -> None:
         reader = self._map_1_0
@@ -270,7 +293,9 @@ class Walk:
             if looks_like_tar(block):
                 raise ArchiveError(
                     f"a lone block of zeros at byte {where} of the tar stream, after {show(self._name)}, and then another "
-                    "header: GNU tar would stop there without an error"
+                    "header: GNU tar would stop there without an error",
+                    hint="pack the files in one archive (tars cannot be joined by cat), or upload the one that is meant",
+                    fault=ArchiveFault.AMBIGUOUS,
                 )
             self._sink.warn(f"a lone block of zeros at byte {where} ends the archive; there should be two")
             self._trailing += BLOCK
@@ -293,7 +318,9 @@ class Walk:
             return
         if self._state is _State.ONE_ZERO:
             if any(self._partial):
-                raise ArchiveError(f"the tar stream is cut at byte {at}, inside a block{after}")
+                raise ArchiveError(
+                    f"the tar stream is cut at byte {at}, inside a block{after}", fault=ArchiveFault.CUT
+                )
             self._sink.warn(f"only one block of zeros ends the archive (at byte {at}); there should be two")
             return
         if self._state is _State.HEADER and not any(self._partial) and not self._extensions.pending:
@@ -301,7 +328,8 @@ class Walk:
                 raise ArchiveError(
                     f"the tar stream stops at byte {at}{after} without an end-of-archive block: that is how a cut tar "
                     "looks",
-                    hint="If it was written so, take it with --allow-missing-end.",
+                    hint="upload the archive again, the whole of it; if it was written so, pass --allow-missing-end",
+                    fault=ArchiveFault.CUT,
                 )
             self._sink.warn(f"no end-of-archive block: the tar stream just stops at byte {at}{after}")
             return
@@ -311,4 +339,4 @@ class Walk:
             _State.SKIP: f"inside member {show(self._name)} or its padding, which lacks {self._skip} bytes",
             _State.HEADER: f"inside a header{after}",
         }.get(self._state, f"inside the headers of a member{after}")
-        raise ArchiveError(f"the tar stream is cut at byte {at}, {inside}")
+        raise ArchiveError(f"the tar stream is cut at byte {at}, {inside}", fault=ArchiveFault.CUT)

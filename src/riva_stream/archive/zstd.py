@@ -11,7 +11,8 @@ from enum import Enum, auto
 
 import zstandard
 
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ArchiveFault
+from riva_stream.sizes import MIB, human_size
 
 __all__ = ["ZstdStream", "is_zstd"]
 
@@ -20,6 +21,8 @@ _SKIPPABLE = b"\x2a\x4d\x18"
 """Bytes 1 to 3 of a skippable frame's magic; byte 0 is 0x50 to 0x5f."""
 _BLOCK = 128 << 10
 """Block_Maximum_Size of RFC 8878, section 3.1.1.2.4."""
+_MAX_WINDOW = 1 << 31
+"""What the library can do, and the most that ``--max-zstd-window`` takes."""
 _RAW, _RLE, _COMPRESSED = 0, 1, 2
 
 
@@ -50,7 +53,9 @@ class ZstdStream:
 
     def __init__(self, *, streams: int, window: int) -> None:
         self._streams = streams
-        self._window = window
+        self._limit = window
+        self.window = 0
+        """Bytes of the largest window that a frame has asked for so far: the inflater holds them."""
         self._state = _State.MAGIC
         self._piece = memoryview(b"")
         self._pos = 0
@@ -127,7 +132,9 @@ class ZstdStream:
             ArchiveError: it is cut inside a frame.
         """
         if self._state is not _State.MAGIC or self._kept:
-            raise ArchiveError(f"{self._place()} is cut at byte {self._at} of the archive")
+            raise ArchiveError(
+                f"{self._place()} is cut at byte {self._at} of the archive", fault=ArchiveFault.CUT
+            )
 
     def _place(self) -> str:
         return f"zstd frame {self._frames} (at byte {self._frame_at} of the archive)"
@@ -165,15 +172,17 @@ class ZstdStream:
         self._frames += 1
         if self._frames > self._streams:
             raise ArchiveError(
-                f"the archive has more than {self._streams} zstd frames (at byte {self._frame_at})"
+                f"the archive has more than {self._streams} zstd frames (at byte {self._frame_at})",
+                hint="if that is how the archive should be, raise --max-streams; or compress it again in one piece",
+                fault=ArchiveFault.LIMIT,
             )
         if kept != _MAGIC:
             self._expect(_State.SKIP_SIZE, 4)
             return
         self._ready += kept
-        self._inflater = zstandard.ZstdDecompressor(max_window_size=self._window).decompressobj(
-            write_size=1 << 20
-        )
+        self._inflater = zstandard.ZstdDecompressor(
+            max_window_size=min(self._limit, _MAX_WINDOW)
+        ).decompressobj(write_size=1 << 20)
         self._size = 0
         self._expect(_State.HEADER, 1)
 
@@ -188,12 +197,21 @@ class ZstdStream:
         size = int.from_bytes(kept[want - size_bytes : want], "little") + (256 if size_bytes == 2 else 0)  # noqa: PLR2004
         window = size if single else (1 << 10 + (kept[1] >> 3)) // 8 * (8 + (kept[1] & 7))
         if descriptor & 3 and any(kept[1 + (not single) : want - size_bytes]):
-            raise ArchiveError(f"{self._place()} needs a dictionary, which an archive cannot")
-        if window > self._window:
             raise ArchiveError(
-                f"{self._place()} needs a window of {window} bytes in memory; at most {self._window} are allowed",
-                hint="Compress it again without --long or --ultra, or raise the limit on the zstd window.",
+                f"{self._place()} needs a dictionary, which an archive cannot",
+                hint="compress the archive again without a dictionary",
+                fault=ArchiveFault.UNSUPPORTED,
             )
+        if window > self._limit:
+            possible = window <= _MAX_WINDOW
+            raise_it = f"pass --max-zstd-window {-(-window // MIB)}MiB or more, or " if possible else ""
+            raise ArchiveError(
+                f"{self._place()} needs a window of {human_size(window)} in memory; at most {human_size(self._limit)} "
+                "are allowed",
+                hint=raise_it + "compress the archive again without --long and --ultra",
+                fault=ArchiveFault.LIMIT,
+            )
+        self.window = max(self.window, window)
         self._has_checksum = bool(descriptor & 4)
         self._all_checked = self._all_checked and self._has_checksum
         self._ready += kept
@@ -210,7 +228,9 @@ class ZstdStream:
         self._empty += not size
         if self._empty > self._streams:
             raise ArchiveError(
-                f"{self._place()}: more than {self._streams} empty blocks (at byte {self._at})"
+                f"{self._place()}: more than {self._streams} empty blocks (at byte {self._at})",
+                hint="if that is how the archive should be, raise --max-streams; or compress it again",
+                fault=ArchiveFault.LIMIT,
             )
         self._ready += kept
         self._left = 1 if kind == _RLE else size

@@ -73,7 +73,8 @@ def _right(env_file: Path | None, warnings: list[str]) -> CheckRecord:
 
 def _wrong(error: ConfigurationError) -> CheckRecord:
     problems = error.problems if isinstance(error, SettingsError) else ()
-    return failed("settings", error.what, fix=error.hint, problems=[asdict(problem) for problem in problems])
+    said = "; ".join([error.what, *error.ignored])
+    return failed("settings", said, fix=error.hint, problems=[asdict(problem) for problem in problems])
 
 
 def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Failure:
     exit_code: int
     problems: tuple[Any, ...] = ()
     also: tuple[str, ...] = ()
-    """Other errors of the same moment."""
+    """Other errors of the same moment, and what was ignored before it."""
     trace: str = ""
     policy: Mapping[str, Any] | None = None
     """An IAM policy that grants what was denied."""
@@ -123,7 +123,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             hint=_hint(worst, invocation),
             exit_code=worst.exit_code,
             problems=worst.problems if isinstance(worst, SettingsError) else (),
-            also=also,
+            also=also + (worst.ignored if isinstance(worst, ConfigurationError) else ()),
             trace=trace,
             policy=_policy(worst),
         )

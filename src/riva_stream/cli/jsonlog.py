@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from riva_stream.cli.lines import INTERVAL
 from riva_stream.cli.redact import SECRETS, Redactor
+from riva_stream.cli.screen import Renderer
 from riva_stream.events import Event, Progress
 
 __all__ = ["JsonRenderer", "kind_of"]
@@ -20,7 +21,7 @@ def kind_of(event: Event) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
 
 
-class JsonRenderer:
+class JsonRenderer(Renderer):
     """``{"time": …, "run_id": …, "event": "member_found", …its fields}``.
 
     Args:
@@ -59,10 +60,6 @@ class JsonRenderer:
     def message(self, text: str, /) -> str:
         """The text as an event of its own."""
         return self._line("message", {"message": text.rstrip("\n")})
-
-    def close(self, latest: Progress | None, /) -> str:  # noqa: ARG002
-        """Nothing: each line was whole."""
-        return ""
 
     def _line(self, kind: str, fields: dict[str, object]) -> str:
         head = {"time": self._now().isoformat(timespec="milliseconds"), "run_id": self._run_id, "event": kind}

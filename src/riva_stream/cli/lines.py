@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from riva_stream.cli.counters import Counters, duration_text
+from riva_stream.cli.screen import Renderer
 from riva_stream.cli.words import sentence
 from riva_stream.events import Event, Progress
 from riva_stream.sizes import MIB, human_size
@@ -18,7 +19,7 @@ _QUIET_FOR = 10.0  # seconds without movement that are worth a word
 _BURST = 20  # lines of one kind that may come in one interval
 
 
-class LineRenderer:
+class LineRenderer(Renderer):
     """One line of progress every few seconds, and one for whatever else happens.
 
     Args:
@@ -59,14 +60,6 @@ class LineRenderer:
         now = self._clock()
         self._counters.update(latest, now)
         return self._line(progress_text(self._counters, now))
-
-    def message(self, text: str, /) -> str:
-        """The text as it is."""
-        return text if text.endswith("\n") else text + "\n"
-
-    def close(self, latest: Progress | None, /) -> str:  # noqa: ARG002
-        """Nothing: each line was whole."""
-        return ""
 
     def _line(self, text: str) -> str:
         return f"{self._now():%H:%M:%S} {self._run_id}  {text}\n"

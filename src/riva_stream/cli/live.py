@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
-from riva_stream.cli.counters import Counters, duration_text
+from riva_stream.cli.counters import Counters
 from riva_stream.cli.lines import Burst
+from riva_stream.cli.screen import Renderer
 from riva_stream.cli.words import PHASES, sentence
-from riva_stream.events import Event, PhaseChanged, Progress, RetryScheduled, Warned
+from riva_stream.events import Event, PhaseChanged, RetryScheduled, Warned
+from riva_stream.events import Progress as Seen
 from riva_stream.sizes import MIB, human_size
 
 __all__ = ["LiveRenderer"]
 
 _QUIET_FOR = 3.0  # seconds without movement that are worth a word
-_BAR_FROM = 60  # columns: a narrower terminal has no room for the bar itself
 
 
-class LiveRenderer:
+class _Bars(Progress):
+    """rich's bar for the run, and what stands below it."""
+
+    below: Callable[[], Iterable[RenderableType]] = tuple
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        yield from self.below()
+
+
+class LiveRenderer(Renderer):
     """One block that is drawn over and over; whatever else happens is printed above it.
 
     rich draws into a buffer, never to the terminal: writing is the screen's matter. Colours and width are those of
@@ -49,7 +59,19 @@ class LiveRenderer:
         self._counters = Counters()
         self._phase = ""
         self._burst = Burst(5.0, clock)
-        self._live: Live | None = None
+        self._bars = _Bars(
+            TextColumn("{task.percentage:3.0f} %", style="bold"),
+            BarColumn(),
+            DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_time=clock,
+        )
+        self._bars.below = self._below
+        self._task = self._bars.add_task("")
 
     def event(self, event: Event, /) -> str:
         """A line above the bars."""
@@ -64,15 +86,11 @@ class LiveRenderer:
                 self._console.print(f"[{style}]{escape(text + more)}[/]", soft_wrap=True)
         return self._drawn()
 
-    def progress(self, latest: Progress, /) -> str:
+    def progress(self, latest: Seen, /) -> str:
         """The bars anew."""
-        self._counters.update(latest, self._clock())
-        if self._live is None:
-            self._live = Live(
-                console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-            )
-            self._live.start()
-        self._live.update(self._block(), refresh=True)
+        self._count(latest)
+        self._bars.start()
+        self._bars.refresh()
         return self._drawn()
 
     def message(self, text: str, /) -> str:
@@ -80,15 +98,16 @@ class LiveRenderer:
         self._console.out(text.rstrip("\n"), highlight=False)
         return self._drawn()
 
-    def close(self, latest: Progress | None, /) -> str:
+    def close(self, latest: Seen | None, /) -> str:
         """The last drawing stays, with the last counters."""
-        if self._live is not None:
-            if latest is not None:
-                self._counters.update(latest, self._clock())
-            self._live.update(self._block(), refresh=True)
-            self._live.stop()
-            self._live = None
+        if latest is not None and self._bars.live.is_started:
+            self._count(latest)
+        self._bars.stop()
         return self._drawn()
+
+    def _count(self, latest: Seen) -> None:
+        self._counters.update(latest, self._clock())
+        self._bars.update(self._task, total=self._counters.size, completed=self._counters.done)
 
     def _drawn(self) -> str:
         text = self._buffer.getvalue()
@@ -96,29 +115,18 @@ class LiveRenderer:
         self._buffer.truncate()
         return text
 
-    def _block(self) -> RenderableType:
-        seen = self._counters
-        head = Table.grid(padding=(0, 1), expand=False)
-        cells: list[RenderableType] = [Text(f"{seen.percent:3.0f} %", style="bold")]
-        if self._console.width >= _BAR_FROM:
-            cells.append(
-                ProgressBar(
-                    total=max(seen.size, 1), completed=seen.done, width=min(40, self._console.width - 40)
-                )
-            )
-        cells.append(
-            Text(f"{human_size(seen.done)} of {human_size(seen.size)}", no_wrap=True, overflow="crop")
+    def _below(self) -> Iterator[RenderableType]:
+        lanes = Table.grid(
+            *(Column(justify=side, no_wrap=True) for side in ("left", "right", "right")), padding=(0, 2)
         )
-        left = seen.left()
-        if left is not None and seen.done < seen.size:
-            cells.append(Text(f"left {duration_text(left)}", style="cyan", no_wrap=True, overflow="crop"))
-        head.add_row(*cells)
-        lanes = Table.grid(padding=(0, 2))
-        for column in ("left", "right", "right"):
-            lanes.add_column(justify=column, no_wrap=True)
-        for lane in seen.shown:
-            lanes.add_row(f"  {lane}", human_size(seen.lanes[lane]), f"{seen.rate(lane) / MIB:.0f} MiB/s")
-        return Group(head, lanes, Text(self._foot(), style="dim", no_wrap=True, overflow="ellipsis"))
+        for lane in self._counters.shown:
+            lanes.add_row(
+                f"  {lane}",
+                human_size(self._counters.lanes[lane]),
+                f"{self._counters.rate(lane) / MIB:.0f} MiB/s",
+            )
+        yield lanes
+        yield Text(self._foot(), style="dim", no_wrap=True, overflow="ellipsis")
 
     def _foot(self) -> str:
         words = [self._phase] if self._phase else []

@@ -15,6 +15,7 @@ from riva_stream.cli.jsonlog import kind_of
 from riva_stream.cli.lines import progress_text
 from riva_stream.cli.log_settings import LEVELS
 from riva_stream.cli.redact import Redactor
+from riva_stream.cli.screen import Renderer
 from riva_stream.cli.words import sentence
 from riva_stream.events import Event, PhaseChanged, Progress, RetryScheduled, Warned
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
@@ -29,7 +30,7 @@ _INTERVAL = 30.0
 _ERROR = "\n  exit code "  # the last line of every failure's text
 
 
-class LogRenderer:
+class LogRenderer(Renderer):
     """A renderer for a :class:`~riva_stream.cli.screen.Screen` that writes to a file.
 
     Args:

@@ -100,6 +100,7 @@ def add_source_reach(group: Any) -> None:
         "--source-endpoint-url", metavar="URL", help="when it differs [RIVA_SOURCE_ENDPOINT_URL]"
     )
     group.add_argument("--source-profile", metavar="NAME", help="when it differs [RIVA_SOURCE_PROFILE]")
+    _switch(group, "--no-sign-request", "the source is public: do not sign requests for it")
 
 
 def add_where_to(parser: ArgumentParser) -> None:
@@ -163,6 +164,11 @@ def add_store(parser: ArgumentParser) -> None:
     add_reach(group)
     group.add_argument("--sse", choices=("AES256", "aws:kms", "aws:kms:dsse"), help="server-side encryption")
     group.add_argument("--kms-key-id", metavar="KEY", help="with --sse aws:kms")
+    group.add_argument(
+        "--acl",
+        metavar="ACL",
+        help="canned access control list of what is written, e.g. bucket-owner-full-control",
+    )
     group.add_argument("--storage-class", metavar="CLASS", help="e.g. INTELLIGENT_TIERING")
     group.add_argument("--expected-bucket-owner", metavar="ACCOUNT", help="12 digits; refuse any other owner")
     group.add_argument(
@@ -178,6 +184,12 @@ def add_reach(group: Any) -> None:
     group.add_argument("--endpoint-url", metavar="URL", help="an S3-compatible store [AWS_ENDPOINT_URL]")
     group.add_argument("--profile", metavar="NAME", help="of the AWS configuration [AWS_PROFILE]")
     group.add_argument("--ca-bundle", type=Path, metavar="FILE", help="certificates to trust [AWS_CA_BUNDLE]")
+    group.add_argument(
+        "--addressing",
+        choices=("auto", "path", "virtual"),
+        help="where a URL has the bucket (default: as the AWS configuration says) [RIVA_STREAM_ADDRESSING]",
+    )
+    group.add_argument("--request-payer", choices=("requester",), help="for a bucket whose readers pay")
 
 
 def add_how(parser: ArgumentParser) -> None:
@@ -222,6 +234,15 @@ def add_limits(parser: ArgumentParser) -> None:
     group.add_argument("--max-expanded", type=parse_size, metavar="SIZE", help="in all (default: 5TiB)")
     group.add_argument(
         "--max-ratio", type=float, metavar="N", help="expanded to archive, once 64 MiB are out (default: 100)"
+    )
+    group.add_argument(
+        "--max-streams", type=int, metavar="N", help="gzip members or zstd frames (default: 4000000)"
+    )
+    group.add_argument(
+        "--max-zstd-window",
+        type=parse_size,
+        metavar="SIZE",
+        help="that a zstd archive may need; it is taken from --memory (default: 32MiB)",
     )
 
 

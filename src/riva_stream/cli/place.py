@@ -9,8 +9,8 @@ from riva_stream.cli.execute import Session, set_up_environment
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.uris import split
-from riva_stream.settings import Reach, load_reach
 from riva_stream.settings_file import EnvFile
+from riva_stream.settings_reach import Reach, load_reach
 
 if TYPE_CHECKING:
     from riva_stream.s3 import StoreSettings
@@ -30,16 +30,23 @@ def reach_of(
     """
     args = session.args
     reach = load_reach(vars(args), env_file=env_file or args.env_file, fallback=fallback or {})
+    for warning in reach.warnings:
+        session.warn(warning)
     set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
     return reach
 
 
 def store_of(reach: Reach) -> StoreSettings:
     """The store that a reach names."""
-    from riva_stream.s3 import StoreSettings  # noqa: PLC0415 - the AWS libraries come with it
+    from riva_stream.s3 import StoreSettings, WriteOptions  # noqa: PLC0415 - the AWS libraries come with it
 
     return StoreSettings(
-        region=reach.region, endpoint_url=reach.endpoint_url, profile=reach.profile, ca_bundle=reach.ca_bundle
+        region=reach.region,
+        endpoint_url=reach.endpoint_url,
+        profile=reach.profile,
+        ca_bundle=reach.ca_bundle,
+        addressing=reach.addressing,
+        options=WriteOptions(request_payer=reach.request_payer),
     )
 
 

@@ -10,9 +10,8 @@ from typing import Protocol
 from riva_stream.cli.jsonlog import JsonRenderer
 from riva_stream.cli.lines import LineRenderer
 from riva_stream.cli.screen import Renderer
-from riva_stream.events import Event, Progress
 
-__all__ = ["QuietRenderer", "ScreenStream", "choose_renderer"]
+__all__ = ["ScreenStream", "choose_renderer"]
 
 _STDERR = 2
 
@@ -20,7 +19,7 @@ _STDERR = 2
 def choose_renderer(args: Namespace, run_id: str) -> Renderer:
     """Bars where they can be drawn, else lines; what a flag asks for first."""
     if args.quiet:
-        return QuietRenderer()
+        return Renderer()
     if args.log_format == "json":
         return JsonRenderer(run_id)
     if args.log_format != "plain" and _can_draw():
@@ -32,28 +31,6 @@ def choose_renderer(args: Namespace, run_id: str) -> Renderer:
 
 def _can_draw() -> bool:
     return os.isatty(_STDERR) and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
-
-
-class QuietRenderer:
-    """Nothing but what the command line itself has to say."""
-
-    interval = 3600.0
-
-    def event(self, event: Event, /) -> str:  # noqa: ARG002
-        """Nothing."""
-        return ""
-
-    def progress(self, latest: Progress, /) -> str:  # noqa: ARG002
-        """Nothing."""
-        return ""
-
-    def message(self, text: str, /) -> str:
-        """The text as it is."""
-        return text if text.endswith("\n") else text + "\n"
-
-    def close(self, latest: Progress | None, /) -> str:  # noqa: ARG002
-        """Nothing."""
-        return ""
 
 
 class _Hearer(Protocol):

@@ -1,8 +1,10 @@
-"""A run of ``retention``."""
+"""A run of ``retention``: the merged rules to standard output, what they change and apply to beside it."""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from argparse import Namespace
 from functools import partial
 
@@ -10,6 +12,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of, store_of
+from riva_stream.cli.redact import SECRETS
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.operations.extent import Extent
@@ -25,12 +28,23 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def run_retention(args: Namespace, invocation: Invocation) -> int:
-    """Compare, set, show the result, and give the exit code."""
+    """Compare, show the result, and give the exit code."""
+
+    def work(session: Session) -> RetentionReport:
+        report = _retention(session)
+        if SECRETS.value(report.document) != report.document:
+            raise ConfigurationError(
+                "a rule contains what is a secret in this environment; blacked out, it would be another rule",
+                hint="unset the variable that holds it, such as a password that is also the name of a folder",
+            )
+        if not (args.json or args.quiet):
+            session.say(_text(report, invocation, args))
+        return report
 
     def text(report: RetentionReport, fancy: bool) -> str:  # noqa: ARG001 - as execute() calls it
-        return _text(report, invocation, remove=args.remove)
+        return json.dumps(report.document, indent=2, ensure_ascii=False) + "\n"
 
-    return execute(args, invocation, new_run_id(), _retention, text)
+    return execute(args, invocation, new_run_id(), work, text)
 
 
 def _retention(session: Session) -> RetentionReport:
@@ -62,17 +76,12 @@ def _retention(session: Session) -> RetentionReport:
         by_tag=args.by_tag,
         remove=args.remove,
     )
-    work = partial(retention, settings, bucket, policy, apply=args.apply, observer=session.screen.observe)
+    work = partial(retention, settings, bucket, policy, observer=session.screen.observe)
     return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
 
 
-def _text(report: RetentionReport, invocation: Invocation, *, remove: bool) -> str:
-    lines = [
-        f"Lifecycle rules of s3://{report.bucket} ({'set' if report.applied else 'nothing was written'})",
-        "",
-    ]
-    lines += report.diff or ["  there are none"]
-    lines.append("")
+def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> str:
+    lines = [f"Lifecycle rules of s3://{report.bucket}", "", *(report.diff or ["  there are none"]), ""]
     if report.extent:
         lines += [
             "What the rules for expiry apply to now",
@@ -85,19 +94,37 @@ def _text(report: RetentionReport, invocation: Invocation, *, remove: bool) -> s
         for kind in ("added", "changed", "removed")
         if (count := sum(change.change == kind for change in report.changes))
     ]
-    if not counts:
-        lines.append("Nothing to do: the rules are as they shall be")
-    elif report.applied:
-        lines.append(f"Rules {', '.join(counts)}; those of others are as they were")
+    if report.days_of_bytes == report.days:
+        kept = f"Stagings and bintarball references go after {report.days} days"
     else:
-        lines += [f"Rules that would be {', '.join(counts)}. To do so:", f"  {invocation.again('--apply')}"]
-    if not remove:
-        lines.append(
-            f"Markers, documents and bintarball references go after {report.days} days, archives and models after "
-            f"{report.days_of_bytes}"
+        kept = (
+            f"Markers, documents and bintarball references go after {report.days} days, archives and models "
+            f"after {report.days_of_bytes}"
         )
-    lines += [f"warning: {invocation.called(warning)}" for warning in report.warnings]
+    lines += [] if args.remove else [kept]
+    if counts:
+        lines += [
+            f"Rules {', '.join(counts)}; those of others are as they were. Nothing was written. To put them:",
+            f"  {invocation.again()} > lifecycle.json",
+            f"  {_put(report, args)}",
+        ]
+    else:
+        lines.append("Nothing to do: the rules are as they shall be")
     return "\n".join(lines) + "\n"
+
+
+def _put(report: RetentionReport, args: Namespace) -> str:
+    """The command that puts the document; S3 takes none without a rule."""
+    words = ["aws", "s3api", "delete-bucket-lifecycle", "--bucket", report.bucket]
+    if report.document["Rules"]:
+        words[2] = "put-bucket-lifecycle-configuration"
+        words += ["--lifecycle-configuration", "file://lifecycle.json"]
+        if report.transition_minimum:
+            words += ["--transition-default-minimum-object-size", report.transition_minimum]
+    for flag in ("region", "endpoint_url", "profile"):
+        if value := getattr(args, flag):
+            words += [f"--{flag.replace('_', '-')}", value]
+    return shlex.join(words)
 
 
 def _extent(extent: Extent) -> str:

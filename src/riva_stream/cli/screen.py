@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from riva_stream.cli.output import complain
 from riva_stream.cli.redact import redact
@@ -25,23 +25,30 @@ T = TypeVar("T")
 _MOST_WAITING = 2000
 
 
-class Renderer(Protocol):
-    """Turns events into the text to write. Called by one thread only; knows no streams."""
+class Renderer:
+    """Turns events into the text to write. Called by one thread only; knows no streams.
 
-    interval: float
+    This one says nothing but what the command line itself has to say.
+    """
+
+    interval: float = 3600.0
     """Seconds between two looks at the counters."""
 
-    def event(self, event: Event, /) -> str:
+    def event(self, event: Event, /) -> str:  # noqa: ARG002
         """What to write for an event that is not progress."""
+        return ""
 
-    def progress(self, latest: Progress, /) -> str:
+    def progress(self, latest: Progress, /) -> str:  # noqa: ARG002
         """What to write for the newest counters."""
+        return ""
 
     def message(self, text: str, /) -> str:
-        """What to write for a text of the command line's own, such as an error."""
+        """What to write for a text of the command line's own, such as an error: the text as it is."""
+        return text if text.endswith("\n") else text + "\n"
 
-    def close(self, latest: Progress | None, /) -> str:
+    def close(self, latest: Progress | None, /) -> str:  # noqa: ARG002
         """What to write at the end, when the counters stood at ``latest``."""
+        return ""
 
 
 class Screen:

@@ -1,4 +1,9 @@
-"""SIGINT and SIGTERM: the first one stops the run cleanly, the second one ends the process.
+"""Signals that ask a run to end: the first one stops it cleanly, a later one ends the process.
+
+SIGINT and SIGTERM, SIGHUP of a terminal or a connection that is gone, and what batch systems send as a warning some
+time before they kill: SIGUSR1, SIGUSR2, SIGXCPU. One request often comes as two signals: GNU ``timeout`` signals its
+child and then its process group, a terminal and a supervisor each send their own. So a second signal counts as
+impatience only when it comes a second after the first.
 
 The signals are blocked in every thread but one, which waits for them. A handler would not do: Python runs handlers
 in the main thread only, which learns of a signal that the kernel gave to another thread (a worker, the screen's)
@@ -11,12 +16,19 @@ import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 __all__ = ["Interrupted", "SignalWatch"]
+
+_PATIENCE = 1.0
+"""Seconds after a signal in which others belong to the same request."""
+_ASKING = (signal.SIGINT, signal.SIGTERM)
+_WARNING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Taken only where they would kill the process: who handles or ignores one (``nohup``) means something else by it."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
@@ -28,7 +40,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for
 
     @property
     def exit_code(self) -> int:
-        """As a shell counts it: 130 or 143."""
+        """As a shell counts it: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.number
 
 
@@ -38,7 +50,7 @@ class SignalWatch:
     A signal that the caller has ignored (``nohup``, a job in the background) stays ignored.
 
     Args:
-        on_second: called on the second signal, just before the process ends; may only tidy the terminal.
+        on_second: called on a second signal that is none of the first one's, just before the process ends; may only tidy the terminal.
     """
 
     def __init__(self, on_second: Callable[[], None] = lambda: None) -> None:
@@ -54,8 +66,8 @@ class SignalWatch:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            wanted = (signal.SIGINT, signal.SIGTERM)
-            self._signals = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+            self._signals = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+            self._signals += [number for number in _WARNING if signal.getsignal(number) is signal.SIG_DFL]
             signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
             # What interrupt_main() calls in the main thread, while there is no run yet that could be cancelled.
             self._handlers = {n: signal.signal(n, signal.default_int_handler) for n in self._signals}
@@ -87,14 +99,18 @@ class SignalWatch:
                 self._stop = before
 
     def _wait(self) -> None:
+        patient_until = 0.0
         while True:
             number = signal.sigwait(self._signals)
             if self._leaving:
                 return
             if self.caught:
+                if time.monotonic() < patient_until:
+                    continue
                 self._on_second()
                 os._exit(128 + number)
             self.caught = number
+            patient_until = time.monotonic() + _PATIENCE
             with self._lock:
                 if self._stop is not None:
                     self._stop(number)

@@ -14,8 +14,8 @@ from riva_stream.cli.place import reach_of, staging_prefix, store_of
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
-from riva_stream.settings import Reach
 from riva_stream.settings_file import EnvFile, read_env_file
+from riva_stream.settings_reach import Reach
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
 

@@ -15,7 +15,7 @@ from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
 from riva_stream.operations.reports import NOT_STAGED, VerifiedObject, VerifyReport
-from riva_stream.settings import Reach
+from riva_stream.settings_reach import Reach
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
 
@@ -61,6 +61,7 @@ def _verify(session: Session) -> VerifyReport:
         region=reach.source_region or reach.region,
         endpoint_url=reach.source_endpoint_url or reach.endpoint_url,
         profile=reach.source_profile or reach.profile,
+        unsigned=reach.no_sign_request,
     )
     work = partial(
         verify,
@@ -77,7 +78,7 @@ def _verify(session: Session) -> VerifyReport:
 
 
 def _is_elsewhere(reach: Reach) -> bool:
-    return any((reach.source_region, reach.source_endpoint_url, reach.source_profile))
+    return any((reach.source_region, reach.source_endpoint_url, reach.source_profile, reach.no_sign_request))
 
 
 def _text(report: VerifyReport, invocation: Invocation) -> str:

@@ -86,13 +86,12 @@ async def inspect(run: Run) -> Existing:
         return replace(existing, marker_etag=pair.ready_etag, pair=pair)
     if unmarked:
         return existing
-    try:
-        found = await _read(run, MARKER)
-    except AccessDeniedError:
-        if existing.listed:
-            raise
-        return existing  # S3 answers 403 to the GET of what is not there, so as not to tell
+    found = await _read(run, MARKER) if existing.listed else await _read_unlisted(run, MARKER)
     if found is None:
+        if not existing.listed:
+            # A run that was interrupted in its commit has perhaps left more than its successor can see.
+            manifest = await _read_unlisted(run, MANIFEST_JSON)
+            existing = replace(existing, hinted=_hinted(manifest.data if manifest else None))
         return existing
     existing = replace(existing, marker_etag=found.info.etag)
     try:
@@ -207,6 +206,13 @@ async def _etags_below(run: Run) -> dict[str, str]:
 async def _document(run: Run, name: str) -> bytes | None:
     found = await _read(run, name)
     return found.data if found else None
+
+
+async def _read_unlisted(run: Run, name: str) -> Document | None:
+    try:
+        return await _read(run, name)
+    except AccessDeniedError:
+        return None  # S3 answers 403 to the GET of what is not there, so as not to tell
 
 
 async def _read(run: Run, name: str) -> Document | None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from riva_stream import clock
 from riva_stream.config import StageRequest
-from riva_stream.errors import ConfigurationError, TransientError
+from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError, TransientError
 from riva_stream.operations.check_bucket import clock_record, region_record
 from riva_stream.operations.check_log import check_log
 from riva_stream.operations.check_report import (
@@ -44,6 +45,8 @@ from riva_stream.s3.errors import CREDENTIALS
 from riva_stream.s3.look import Look, open_look
 
 __all__ = ["check", "check_host"]
+
+E = TypeVar("E", bound=RivaStreamError)
 
 _IDENTITY_SECONDS = 2.0
 _STORE = ("endpoint", "destination-region", "clock")
@@ -126,8 +129,13 @@ class _Stores:
             async with self._looking(settings, name) as look:
                 if look is not None:
                     await then(settings, look)
-        except ConfigurationError as error:  # the client cannot be made: a profile, the CA bundle
-            examiner.keep(failed_with(f"{name}credentials", error, self._request))
+        except (
+            ConfigurationError,
+            StalledError,
+        ) as error:  # the client cannot be made: credentials, the CA bundle
+            component = f"{name}credentials"
+            told = _noting(error, self._ignored[component])
+            examiner.keep(failed_with(component, told, self._request))
         self._skip_the_rest(name)
 
     @asynccontextmanager
@@ -135,6 +143,7 @@ class _Stores:
         """The client to look with once there are credentials and the endpoint has an address; else None."""
         examiner, component = self._examiner, f"{name}credentials"
         ignored = self._ignored[component] = []
+        settings = replace(settings, credentials_timeout=examiner.limit)
         async with open_look(settings, session=self._session, warn=ignored.append) as look:
             found = await examiner.examine(component, partial(_credentials, component, look, ignored))
             if found.status == "fail":
@@ -246,7 +255,7 @@ def _ignore(_: str) -> None:
     """The look at the credentials has said it."""
 
 
-def _noting(error: ConfigurationError, ignored: list[str]) -> ConfigurationError:
+def _noting(error: E, ignored: list[str]) -> E:
     """What was ignored may be what is missing now."""
     error.what = "; ".join([error.what, *ignored])
     return error
@@ -262,7 +271,8 @@ async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckR
     facts = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
     message = f"from {found.source}{profile}{kind}"
     if ignored:
-        return warned(component, f"{message}; {'; '.join(ignored)}", fix="unset AWS_PROFILE", **facts)
+        fix = "unset AWS_PROFILE" if any("AWS_PROFILE" in text for text in ignored) else ""
+        return warned(component, f"{message}; {'; '.join(ignored)}", fix=fix, **facts)
     return passed(component, message, **facts)
 
 

@@ -15,7 +15,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import StalledError
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import PartBody, StoreSettings, open_store
+from riva_stream.s3 import PartBody, StoreSettings, WriteOptions, open_store
 from riva_stream.sink import body_of
 
 __all__ = ["Parcel", "deliver", "log_store"]
@@ -42,7 +42,10 @@ def log_store(request: StageRequest) -> StoreSettings:
         endpoint_url=request.endpoint_url,
         profile=request.profile,
         ca_bundle=request.ca_bundle,
+        addressing=request.addressing,
+        options=WriteOptions(request_payer=request.request_payer),
         read_timeout=min(_READ_SECONDS, request.timeout),
+        credentials_timeout=min(_READ_SECONDS, request.timeout),
     )
 
 

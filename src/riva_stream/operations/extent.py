@@ -12,12 +12,13 @@ from riva_stream.deployment import DOCUMENTS
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENTS, marker_at
 from riva_stream.manifest import Document
 from riva_stream.operations.find import DEPTH, levels_of
-from riva_stream.operations.lifecycle import DOCUMENTS_BELOW
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Store
 
-__all__ = ["Extent", "extent_of"]
+__all__ = ["DOCUMENTS_BELOW", "Extent", "extent_of"]
 
+DOCUMENTS_BELOW = 128 << 10
+"""Bytes. A marker and the documents around it are smaller; archives and models are larger."""
 _PAGES = 20
 """Pages of 1,000 keys that are looked at; what is beyond is said to be there, not counted."""
 _NAMED = 5

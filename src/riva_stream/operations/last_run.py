@@ -18,7 +18,7 @@ __all__ = ["Remembered", "last_run_of"]
 
 _Status = Literal["success", "failure", "running", "unknown"]
 
-_SETTINGS = ("region", "endpoint_url", "profile", "ca_bundle")
+_SETTINGS = ("region", "endpoint_url", "profile", "ca_bundle", "addressing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Remembered:
     bucket: str
     prefix: str
     reach: dict[str, str | None]
-    """Region, endpoint, profile and CA bundle that it ran with."""
+    """Region, endpoint, profile, CA bundle and addressing that it ran with."""
 
 
 def last_run_of(state: Path) -> Remembered:

@@ -36,10 +36,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         *("AbortMultipartUpload", "DeleteObject"),
     ),
     "tag": ("PutObjectTagging",),
-    "retention": (
-        *("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
-        "ListObjectsV2",
-    ),
+    "retention": ("GetBucketLifecycleConfiguration", "ListObjectsV2"),
 }
 """What else the destination may be used for, and the requests that makes."""
 
@@ -57,6 +54,9 @@ _HELD = (
 # By reference a prefix is held too, but for the first time.
 _DESTINATION = {"full": _HELD, "reference_only": _HELD, "bintarball_reference": _DOCUMENTS}
 _LOG = ("PutObject",)
+
+_ACL = "s3:PutObjectAcl"
+"""What a canned access control list needs beside the right to write."""
 
 
 def uses_of(
@@ -122,7 +122,7 @@ def policy_of(
         ),
         Grant(
             Sid="WriteStaging",
-            Action=_actions(there, "object"),
+            Action=_actions(there, "object") + ([_ACL] if request.acl else []),
             Resource=object_arn(request.bucket, prefix + "*", request.region),
         ),
         Grant(
@@ -132,6 +132,8 @@ def policy_of(
             Condition=_below(prefix.rstrip("/")),
         ),
     ]
+    if request.no_sign_request:  # nobody asks for the rights of somebody who is not named
+        grants = grants[2:]
     if "retention" in extras and scope != "bucket":  # the rules are an environment's, whatever the scope
         grants.append(
             Grant(

@@ -11,7 +11,7 @@ import anyio
 from riva_stream.archive import ArchiveSummary, Extractor, Limits, Member
 from riva_stream.buffers import Credits
 from riva_stream.digest import Digest, DigestRecord, HashLane
-from riva_stream.errors import ArchiveError, DigestMismatchError
+from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged
 from riva_stream.memory import plan_memory
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
@@ -60,7 +60,7 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         StalledError: nothing moved for ``timeout`` seconds.
     """
     if source.size == 0:
-        raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again")
+        raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
     request, lanes = run.request, run.lanes
     bare = is_bare_model(source)
     part_size = request.part_size_for(source.size)
@@ -95,6 +95,8 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
                 header_bytes=request.max_header_bytes,
                 expanded_bytes=request.max_expanded,
                 ratio=request.max_ratio,
+                streams=request.max_streams,
+                zstd_window=request.max_zstd_window,
             ),
             allow_missing_end=request.allow_missing_end,
         ),
@@ -120,7 +122,6 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
             try:
                 await unpacker.run()
             except ArchiveError as error:
-                error.hint = error.hint or "upload the archive again; nothing of it was staged"
                 raise error.located(bucket=source.bucket, key=source.key)  # noqa: B904 - the very same error
         member_hashes.close()
 

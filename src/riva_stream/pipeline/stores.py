@@ -52,6 +52,7 @@ async def open_stores(
 def is_elsewhere(request: StageRequest) -> bool:
     """Whether the source needs a client of its own."""
     other = any((request.source_region, request.source_endpoint_url, request.source_profile))
+    other = other or request.no_sign_request
     # The owner that is expected of the destination's bucket is not that of the source's.
     return other or request.expected_bucket_owner is not None
 
@@ -63,13 +64,17 @@ def destination_settings(request: StageRequest) -> StoreSettings:
         endpoint_url=request.endpoint_url,
         profile=request.profile,
         ca_bundle=request.ca_bundle,
+        addressing=request.addressing,
         connections=2 * request.connections + 4,
         read_timeout=min(60.0, request.timeout),
+        credentials_timeout=request.timeout,
         options=WriteOptions(
             sse=request.sse,
             kms_key_id=request.kms_key_id,
             storage_class=request.storage_class,
             expected_bucket_owner=request.expected_bucket_owner,
+            acl=request.acl,
+            request_payer=request.request_payer,
         ),
     )
 
@@ -81,6 +86,10 @@ def source_settings(request: StageRequest) -> StoreSettings:
         endpoint_url=request.source_endpoint_url or request.endpoint_url,
         profile=request.source_profile or request.profile,
         ca_bundle=request.ca_bundle,
+        addressing=request.addressing,
+        unsigned=request.no_sign_request,
+        options=WriteOptions(request_payer=request.request_payer),
         connections=request.connections + 4,
         read_timeout=min(60.0, request.timeout),
+        credentials_timeout=request.timeout,
     )

@@ -74,6 +74,10 @@ class Unpacker:
     """The write share: what the parts of members are paid from."""
     _filling: _Filling | None = field(default=None, init=False)
     _sent: int = field(default=0, init=False)
+    _part: int = field(default=0, init=False)
+    """Bytes of a part of the member that has begun; 0 between members."""
+    _window: int = field(default=0, init=False)
+    """Bytes of the write share that the inflater's window takes."""
     _queue: Channel[Chunk] = field(default_factory=Channel, init=False)
 
     def __post_init__(self) -> None:
@@ -92,13 +96,14 @@ class Unpacker:
 
         Raises:
             ArchiveError: it is damaged, cut, refused, or holds nothing that was asked for.
-            ConfigurationError: a member needs larger parts than the memory has room for.
+            ConfigurationError: a member needs larger parts, or zstd a larger window, than the memory has room for.
         """
         async for chunk in self._queue:
             await self._unpack(deque(chunk.pieces))
             self.lane.bytes += chunk.size
             chunk.release()
         self.summary = await clock.in_thread(self.extractor.finish)
+        self.credits.release(self._window)
 
     async def _unpack(self, pieces: deque[Piece]) -> None:
         while pieces or not self.extractor.needs_input:
@@ -106,6 +111,7 @@ class Unpacker:
             with self.lane.busy():
                 events = await clock.in_thread(_step, self.extractor, pieces)
             self.expanded(self.extractor.expanded - before)
+            await self._pay_for_window()
             for event in events:
                 match event:
                     case MemberStart(member):
@@ -116,7 +122,9 @@ class Unpacker:
                         self._end(inside)
 
     async def _begin(self, member: Member) -> None:
-        self._require_room(member)
+        part = min(self.part_size(member.size), member.size)
+        self._require_room(part, f"member {show(member.name)} of {human_size(member.size)}")
+        self._part = part
         with self.lane.waiting():
             upload = await self.open_upload(member)
         self.members.append(StagedMember(member, upload, Digest()))
@@ -125,16 +133,31 @@ class Unpacker:
             self._filling = _Filling(0, 0)
             self._ship()
 
-    def _require_room(self, member: Member) -> None:
-        """Refuse a member of which one part would not fit the write share, before anything is opened for it."""
-        part = min(self.part_size(member.size), member.size)
-        if part <= self.credits.limit:
+    async def _pay_for_window(self) -> None:
+        """Take from the write share what zstd's window holds; it stays taken, for the inflater keeps it."""
+        more = self.extractor.window - self._window
+        if more > 0:
+            self._window += more
+            self._require_room(self._part, "the archive")
+            with self.lane.waiting():
+                await self.credits.acquire(more)
+
+    def _require_room(self, part: int, who: str) -> None:
+        """Refuse what would wait for ever: the window and one part have to fit the write share together.
+
+        Raises:
+            ConfigurationError: they do not; it names the least memory for which they do.
+        """
+        needed = self._window + part
+        if needed <= self.credits.limit:
             return
-        least = least_memory(self.memory.part_size, part) // MIB
+        window = f"a zstd window of {human_size(self._window)}" if self._window else ""
+        parts = f"parts of {human_size(part)} (S3 takes 10,000 of them)" if part else ""
+        # Between members nobody knows yet how large the parts will be; mostly they are as large as the source's.
+        least = least_memory(self.memory.part_size, self._window + (part or self.memory.part_size)) // MIB
         raise ConfigurationError(
-            f"member {show(member.name)} of {human_size(member.size)} needs parts of {human_size(part)} (S3 takes 10,000 of "
-            f"them); with --memory {self.memory.ceiling // MIB}MiB there is room for {human_size(self.credits.limit)}: "
-            f"{least} MiB of memory is the least that works",
+            f"{who} needs {' and '.join(filter(None, (window, parts)))}; with --memory {self.memory.ceiling // MIB}MiB there is "
+            f"room for {human_size(self.credits.limit)}: {least} MiB of memory is the least that works",
             hint=f"pass --memory {least}MiB or more",
         )
 
@@ -145,7 +168,7 @@ class Unpacker:
         while view:
             filling = self._filling
             if filling is None:
-                size = min(self.part_size(member.size), member.size - self._sent)
+                size = min(self._part, member.size - self._sent)
                 with self.lane.waiting():
                     await self.credits.acquire(size)
                 self._filling = filling = _Filling(self._sent, size)
@@ -168,6 +191,7 @@ class Unpacker:
 
     def _end(self, inside: InsideReport) -> None:
         self.members[-1].inside = inside
+        self._part = 0
 
 
 def _rest_of_block(view: memoryview) -> int:

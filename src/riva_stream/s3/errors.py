@@ -1,4 +1,9 @@
-"""The map from what botocore and aiohttp raise to our errors."""
+"""The map from what botocore and aiohttp raise to our errors.
+
+Failures are classed by what happened, never by an exception's base class or by an HTTP status that has an S3 code
+beside it: botocore wraps a header that cannot be sent, a CA bundle that is not there and a proxy's refusal in the same
+class as a broken connection, and aiohttp's errors are OSErrors as those of a missing file are.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -13,7 +19,6 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from riva_stream.errors import (
-    AccessDeniedError,
     ConfigurationError,
     HeldError,
     RivaStreamError,
@@ -23,7 +28,10 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
-from riva_stream.rights import KMS_ACTIONS, words_for
+from riva_stream.s3.answers import now_of
+from riva_stream.s3.config_files import malformed
+from riva_stream.s3.denials import denied
+from riva_stream.s3.unanswered import one_line, refused_before_the_store, text_of, without_answer
 
 __all__ = ["CREDENTIALS", "refusal", "translated"]
 
@@ -32,6 +40,9 @@ _WITHOUT: Mapping[str, str] = dict.fromkeys(
     "remove what is too old by hand, and what dead runs left with: riva-stream gc s3://BUCKET",
 )
 """What to do where the store does not have an operation."""
+
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN = 400, 401, 403
+_READS = ("HeadObject", "GetObject")
 
 _THROTTLED = {
     "SlowDown",
@@ -48,7 +59,6 @@ _TRANSIENT = {
     "InternalError",
     "InternalFailure",
     "RequestTimeout",
-    "RequestTimeTooSkewed",
     "OperationAborted",
     "ConditionalRequestConflict",
     "IncompleteBody",
@@ -67,16 +77,23 @@ _OF_AN_UPLOAD = {"ListParts", "AbortMultipartUpload", "UploadPart"}
 """Where a store can only mean the upload when it says that there is no such key (Ceph, Swift)."""
 _CONDITIONAL = {"PutObject", "CompleteMultipartUpload", "DeleteObject"}
 """What can go with If-Match."""
+_DENIED = {"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"}
+"""The codes of a missing right. A HEAD's refusal has no body, so there the bare status is all there is."""
+_BARE = {"", "None", "Unknown", "Forbidden", "Unauthorized", "BadRequest", "Bad Request"}
+"""What stands for a code where the answer had none; the status in digits is another."""
 CREDENTIALS = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidToken",
-    "TokenRefreshRequired",
-    "UnrecognizedClientException",
+    *("InvalidAccessKeyId", "InvalidTokenId", "InvalidClientTokenId", "InvalidToken", "InvalidSecurity"),
+    *("MissingAuthenticationToken", "MissingSecurityHeader", "CredentialsNotSupported"),
+    *("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"),
+    *("SignatureDoesNotMatch", "UnrecognizedClientException"),
 }
 """Service codes that say: it is the credentials themselves."""
+_VIRTUAL_ONLY = {"SecondLevelDomainForbidden", "PathStyleDomainForbidden"}
+"""Alibaba's and Tencent's way of saying that the bucket has to stand in the host name."""
+_VIRTUAL_WORDS = re.compile(r"virtual[- ]host", re.IGNORECASE)
+_SSE_C = re.compile(r"server[- ]side encryption|customer[- ]provided|SSE-C", re.IGNORECASE)
+_CLOCK = timedelta(minutes=5)
+"""How far the clocks may be apart before it is the clock that is wrong and not a request that was sent too late."""
 _REGION = {
     "PermanentRedirect",
     "TemporaryRedirect",
@@ -95,7 +112,6 @@ _NETWORK = (
     boto.IncompleteReadError,
     aiohttp.ClientError,
     asyncio.TimeoutError,
-    ConnectionError,
     OSError,
 )
 _BROKEN_ANSWERS = (
@@ -112,7 +128,6 @@ _NOCREDENTIALS = (
     boto.SSOError,
     boto.UnauthorizedSSOTokenError,
     boto.ProfileNotFound,
-    boto.ConfigParseError,
     boto.ConfigNotFound,
 )
 
@@ -131,31 +146,29 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
         raise _from_answer(error, where) from error
     except (boto.SSLError, aiohttp.ClientSSLError) as error:
         raise ConfigurationError(
-            f"the TLS certificate of the endpoint is not trusted: {_text(error)}",
+            f"the TLS certificate of the endpoint is not trusted: {text_of(error)}",
             where=where,
             hint="pass the store's CA certificates with --ca-bundle",
         ) from error
     except _NOCREDENTIALS as error:
         raise ConfigurationError(
-            f"there are no usable credentials: {_text(error)}",
+            f"there are no usable credentials: {text_of(error)}",
             where=where,
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in the environment or in .env), or AWS_PROFILE "
             "to a profile that exists, or run where a role gives some",
         ) from error
+    except boto.ConfigParseError as error:
+        raise malformed(error, where) from error
     except boto.NoRegionError as error:
         raise ConfigurationError(
             "no region is set", where=where, hint="set AWS_REGION or pass --region"
         ) from error
     except (*_NETWORK, *_BROKEN_ANSWERS) as error:
-        raise TransientError(
-            f"the connection failed: {_text(error)}",
-            where=where,
-            hint="check the network, and that --endpoint-url (AWS_ENDPOINT_URL) is right",
-        ) from error
+        raise without_answer(error, where) from error
     except boto.BotoCoreError as error:
         # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
         raise ConfigurationError(
-            f"the request cannot be made: {_text(error)}",
+            f"the request cannot be made: {text_of(error)}",
             where=where,
             hint="check --region, --endpoint-url, --bucket and the AWS configuration file",
         ) from error
@@ -164,21 +177,16 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
 def refusal(operation: str, bucket: str, key: str, code: str, status: int, **details: Any) -> RivaStreamError:
     """What a store's refusal comes to, for stores that are not behind the SDK; ``details`` are fields of ``Where``."""
     place = Where(operation=operation, bucket=bucket, key=key, code=code, status=status, **details)
-    return _known(code, "", status, place, None)
-
-
-def _text(error: BaseException) -> str:
-    """What an error says, without any query string: a signed URL's would hold its signature."""
-    words = str(error) or type(error).__name__
-    return " ".join(word.partition("?")[0] for word in words.split())
+    return _known(code, "", status, place, None, None)
 
 
 def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
     answer: dict[str, Any] = error.response
     meta = answer.get("ResponseMetadata", {})
     headers = meta.get("HTTPHeaders", {})
-    code = str(answer.get("Error", {}).get("Code", ""))
-    message = str(answer.get("Error", {}).get("Message", ""))
+    told = answer.get("Error", {})
+    # Both may be there and be None: Ceph sends an empty <Message/>.
+    code, message = str(told.get("Code") or ""), one_line(str(told.get("Message") or ""))
     status = meta.get("HTTPStatusCode")
     place = Where(
         operation=where.operation,
@@ -188,16 +196,32 @@ def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
         byte_range=where.byte_range,
         status=status,
         code=code,
-        request_id=str(meta.get("RequestId") or headers.get("x-amz-request-id", "")),
+        request_id=str(meta.get("RequestId") or headers.get("x-amz-request-id") or ""),
     )
-    region = headers.get("x-amz-bucket-region") or answer.get("Error", {}).get("Region")
-    return _known(code, message, status, place, region)
+    is_bare = code in _BARE or code == str(status)
+    region = headers.get("x-amz-bucket-region") or told.get("Region")
+    in_front = refused_before_the_store(status, message, place, headers) if is_bare else None
+    found = in_front or _known(code, message, status, place, region, now_of(answer))
+    if not is_bare and message and message not in found.what:
+        found.what = f"{found.what}; the store says: {message}"
+    return found
+
+
+def _is_far_off(there: datetime | None) -> bool:
+    """Whether the store's clock, by its answer, and this host's are too far apart for any signature."""
+    return there is not None and abs(datetime.now(UTC) - there.replace(tzinfo=there.tzinfo or UTC)) > _CLOCK
 
 
 def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
-    code: str, message: str, status: int | None, place: Where, region: str | None
+    code: str,
+    message: str,
+    status: int | None,
+    place: Where,
+    region: str | None,
+    there: datetime | None,
 ) -> RivaStreamError:
-    if code in _REGION or (status in {301, 307, 400} and region and code != "ExpiredToken"):
+    is_bare = code in _BARE or code == str(status)
+    if code in _REGION or (is_bare and status in {301, 307, 400} and region):
         named = f"the bucket lies in {region}" if region else "the bucket lies in another region"
         return ConfigurationError(
             f"wrong region: {named}",
@@ -206,15 +230,33 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
             if region
             else "check AWS_REGION",
         )
-    if code in _THROTTLED or status in {429, 503}:
+    if code in _THROTTLED or (status in {429, 503} and code not in _DENIED | CREDENTIALS):
         return ThrottledError(
             "the store asks for fewer requests", where=place, hint="with fewer at once: --connections 4"
         )
-    if code in CREDENTIALS:
+    if code in CREDENTIALS or (status == _UNAUTHORIZED and is_bare):
         return ConfigurationError(
             f"the store does not accept the credentials: {message or code}",
             where=place,
             hint="check the access key, the secret key and the session token, or sign in again",
+        )
+    if code in _VIRTUAL_ONLY or (not is_bare and status in {400, 403} and _VIRTUAL_WORDS.search(message)):
+        return ConfigurationError(
+            f"the store wants the bucket in the host name: {message or code}",
+            where=place,
+            hint="pass --addressing virtual (RIVA_STREAM_ADDRESSING)",
+        )
+    if code == "RequestTimeTooSkewed":
+        if _is_far_off(there):
+            return ConfigurationError(
+                f"this host's clock is wrong: {message or code}",
+                where=place,
+                hint="set the clock (NTP), then run again",
+            )
+        return TransientError(
+            f"the request was on its way for too long: {message or code}",
+            where=place,
+            hint="check this host's clock, and the network",
         )
     if code == "NoSuchBucket":
         return ConfigurationError(
@@ -236,7 +278,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         return SourceChangedError(
             "the source was removed while it was read", where=place, hint="check the source and run again"
         )
-    if code == "NotImplemented" or status == 501:  # noqa: PLR2004 - Not Implemented
+    if code == "NotImplemented" or (status == 501 and code not in _DENIED | CREDENTIALS):  # noqa: PLR2004
         lacking = "no lifecycle rules" if "Lifecycle" in place.operation else f"no {place.operation}"
         return ConfigurationError(
             f"the store does not support this ({lacking}): {message or code}",
@@ -263,47 +305,25 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
     if code in {"NoSuchKey", "404"} and place.operation in _CONDITIONAL:
         # If-Match on an object that is gone
         return HeldError("another run has removed the object", where=place, hint="run the same command again")
-    if code in _TRANSIENT or (status is not None and status >= 500):  # noqa: PLR2004 - HTTP's server errors
+    if code in _TRANSIENT or (
+        status is not None and status >= 500 and code not in _DENIED  # noqa: PLR2004 - HTTP's server errors
+    ):
         return TransientError(
             f"the store failed: {message or code}", where=place, hint="more patience for each: --retries 20"
         )
-    if status in {401, 403} or code in {"AccessDenied", "Forbidden"}:
-        return _denied(code, message, place)
+    if code in _DENIED or (status == _FORBIDDEN and is_bare):
+        return denied(code, message, place)
+    if status == _BAD_REQUEST and place.operation in _READS and (is_bare or _SSE_C.search(message)):
+        return ConfigurationError(
+            "the store refuses to read the object"
+            + (f": {message or code}" if not is_bare else " and gives no reason (HTTP 400)")
+            + ": most likely it is encrypted with a key that the reader has to bring (SSE-C)",
+            where=place,
+            hint="copy it once without SSE-C (aws s3 cp --sse-c-copy-source AES256 --sse-c-copy-source-key …), and "
+            "stage the copy; if it is not encrypted so, check the region and whether the session token has expired",
+        )
     return ConfigurationError(
-        f"the store refuses the request: {message or code}",
+        f"the store refuses the request: {message or code or f'HTTP {status}'}",
         where=place,
         hint="check the settings it was made with: bucket, endpoint, encryption, storage class, owner",
-    )
-
-
-# "User: ARN is not authorized to perform: s3:PutObject on resource: "ARN" because no identity-based policy allows
-# the s3:PutObject action", or "... with an explicit deny in a service control policy" (IAM User Guide, "Troubleshoot
-# access denied error messages").
-_ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")
-_RESOURCE = re.compile(r"on resource: \"?(arn:[^\s\"]+)")
-_DENY = re.compile(r"with an explicit deny in (an? [\w -]+)")
-
-
-def _denied(code: str, message: str, place: Where) -> AccessDeniedError:
-    """What is missing: as the store says, where it says so; else what the request is known to need."""
-    action, resource, denied_by = (
-        found[1] if (found := pattern.search(message)) else "" for pattern in (_ACTION, _RESOURCE, _DENY)
-    )
-    if not action and "kms" in message.lower():
-        action = KMS_ACTIONS[0]
-    if action.startswith("kms:"):
-        key = resource or "the key of the bucket"
-        right = f"{' and '.join(KMS_ACTIONS)} on {key}"
-    else:
-        right = words_for(place.operation)
-    hint = f"the credentials need {right}"
-    if denied_by:
-        hint = f"{denied_by} forbids it in so many words, and no grant outweighs that: ask whoever keeps that policy"
-    return AccessDeniedError(
-        f"access denied: {message or code}",
-        where=place,
-        hint=hint,
-        action=action,
-        resource=resource,
-        denied_by=denied_by,
     )

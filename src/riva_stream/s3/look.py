@@ -19,28 +19,15 @@ from botocore.exceptions import ClientError, NoCredentialsError
 
 from riva_stream import clock
 from riva_stream.errors import RivaStreamError, TransientError, Where
+from riva_stream.s3.credentials import source_of
 from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.regions import RegionName
-from riva_stream.s3.session import StoreSettings, client_arguments, is_aws_url, make_session, warm
+from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, prepared
 
 __all__ = ["BucketLook", "CredentialsLook", "Identity", "Look", "open_look"]
 
 _UNEXPLAINED = (400, 401, 403)
 _STS_ENDPOINT = "AWS_ENDPOINT_URL_STS"
-_FROM = {
-    "env": "environment variables (or .env)",
-    "explicit": "the caller",
-    "shared-credentials-file": "the credentials file",
-    "config-file": "the AWS configuration file",
-    "boto-config": "the boto configuration file",
-    "assume-role": "a role that the profile assumes",
-    "assume-role-with-web-identity": "a web identity token",
-    "sso": "a sign-in by SSO",
-    "login": "a sign-in by `aws login`",
-    "custom-process": "the credential process of the profile",
-    "container-role": "the role of the container",
-    "iam-role": "the role of the EC2 instance",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +84,8 @@ class Look:
         Raises:
             ConfigurationError: there are none.
         """
+        if self._settings.unsigned:
+            return CredentialsLook("nobody: requests are not signed", "unsigned", profile="", temporary=False)
         core = self.session._session  # noqa: SLF001 - aioboto3 gives credentials without their origin
         with translated("GetCredentials", ""):
             found = await core.get_credentials()
@@ -104,7 +93,7 @@ class Look:
                 raise NoCredentialsError  # as any request would, and so in the same words
             frozen = await found.get_frozen_credentials()
         return CredentialsLook(
-            source=_FROM.get(found.method, found.method),
+            source=source_of(found.method),
             method=found.method,
             profile=core.get_config_variable("profile") or "",
             temporary=bool(frozen.token),
@@ -118,7 +107,7 @@ class Look:
         """
         if not self.is_aws and not os.environ.get(_STS_ENDPOINT):
             return None
-        loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
+        loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.prepared
         for kind in ("service-2", "endpoint-rule-set-1"):
             await clock.in_thread(partial(loader.load_service_model, "sts", kind, api_version=None))
         config = AioConfig(retries={"mode": "standard", "total_max_attempts": 1})
@@ -187,17 +176,13 @@ async def open_look(
         warn: is told what was ignored.
 
     Raises:
-        ConfigurationError: no region, an unknown profile that was asked for, a bad CA bundle.
+        ConfigurationError: as ``session.open_store`` says.
+        StalledError: the same.
     """
     async with AsyncExitStack() as stack:
-        made = session
-        if made is None:
-            made, ignored = await clock.in_thread(make_session, settings)
-            if ignored:
-                warn(ignored)
-        await clock.in_thread(warm, made, settings)
+        made = await prepared(settings, session, warn)
         with translated("CreateClient", ""):
-            client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
+            client = await stack.enter_async_context(client_of(made, settings))
         yield Look(settings, made, client)
 
 

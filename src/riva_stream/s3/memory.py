@@ -34,7 +34,6 @@ from riva_stream.s3.memory_shelf import (
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
-    Lifecycle,
     PartBody,
     Stored,
     Window,
@@ -182,17 +181,6 @@ class MemoryStore(MemoryReader):
         """Replace the tags of an object."""
         found = self._version(("PutObjectTagging", bucket, key), None)
         self._buckets[bucket].versions[key][-1] = replace(found, tags=dict(tags))
-
-    async def put_lifecycle(self, bucket: str, lifecycle: Lifecycle) -> None:
-        """Replace all rules of the bucket."""
-        there = self._bucket("PutBucketLifecycleConfiguration", bucket)
-        if b"<Rule>" not in lifecycle.xml:
-            raise refusal("PutBucketLifecycleConfiguration", bucket, "", "MalformedXML", 400)
-        there.lifecycle = lifecycle
-
-    async def delete_lifecycle(self, bucket: str) -> None:
-        """Remove all rules of the bucket."""
-        self._bucket("DeleteBucketLifecycle", bucket).lifecycle = None
 
     def _on_condition(
         self,

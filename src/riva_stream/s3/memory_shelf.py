@@ -12,7 +12,7 @@ from typing import Any
 from awscrt import checksums as crt
 
 from riva_stream.s3.errors import refusal
-from riva_stream.s3.port import CompletedPart, Lifecycle, PartBody
+from riva_stream.s3.port import CompletedPart, PartBody
 
 __all__ = ["Bucket", "MemoryObject", "Part", "Request", "Upload", "base64_of", "md5_of", "received"]
 
@@ -87,7 +87,6 @@ class Bucket:
     versions: dict[str, list[MemoryObject]] = field(default_factory=dict)
     """The newest last; without versioning there is one at most."""
     uploads: dict[str, Upload] = field(default_factory=dict)
-    lifecycle: Lifecycle | None = None
 
     def copy(self) -> Bucket:
         """Another one; objects never change, uploads do."""
@@ -95,7 +94,7 @@ class Bucket:
             number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()
         }
         versions = {key: list(found) for key, found in self.versions.items()}
-        return Bucket(versions, uploads, self.lifecycle)
+        return Bucket(versions, uploads)
 
     def current(self, key: str) -> MemoryObject | None:
         """The newest version, unless it is a delete marker."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["WriteOptions"]
+__all__ = ["Addressing", "WriteOptions"]
+
+Addressing = Literal["auto", "path", "virtual"]
+"""Where the bucket stands in a URL; auto leaves it to the AWS configuration and the endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,9 @@ class WriteOptions:
     kms_key_id: str | None = None
     storage_class: str | None = None
     expected_bucket_owner: str | None = None
+    acl: str | None = None
+    request_payer: str | None = None
+    """Goes with every request that has a place for it, reading ones too: see ``session``."""
 
     def for_create(self) -> dict[str, Any]:
         """Arguments of PutObject and CreateMultipartUpload."""
@@ -23,6 +29,7 @@ class WriteOptions:
             "ServerSideEncryption": self.sse,
             "SSEKMSKeyId": self.kms_key_id,
             "StorageClass": self.storage_class,
+            "ACL": self.acl,
         }
         return {k: v for k, v in named.items() if v is not None} | self.for_all()
 

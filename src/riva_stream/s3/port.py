@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from riva_stream.buffers import Piece
 
@@ -162,10 +162,12 @@ class Stored:
 class Lifecycle:
     """The lifecycle rules of a bucket, all of them."""
 
-    xml: bytes
-    """As the store tells them: a ``LifecycleConfiguration`` document."""
+    rules: Sequence[Mapping[str, Any]]
+    """In the form, and the order, that the AWS command line reads and writes."""
     transition_minimum: str = ""
     """The bucket's setting that a PUT without it would reset (``x-amz-transition-default-minimum-object-size``)."""
+    unknown: Sequence[str] = ()
+    """Elements of rules, such as ``Rule/Colour``, that have no place in that form: putting it would delete them."""
 
 
 class Reader(Protocol):
@@ -209,7 +211,7 @@ class Reader(Protocol):
         """The tags of an object."""
 
     async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
-        """The lifecycle rules of a bucket, exactly as the store tells them; None when there are none."""
+        """The lifecycle rules of a bucket; None when there are none."""
 
 
 class Writer(Protocol):
@@ -293,12 +295,6 @@ class Writer(Protocol):
 
     async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
         """Replace the tags of an object."""
-
-    async def put_lifecycle(self, bucket: str, lifecycle: Lifecycle) -> None:
-        """Replace all lifecycle rules of a bucket; S3 knows no other way, and no condition for it."""
-
-    async def delete_lifecycle(self, bucket: str) -> None:
-        """Remove all lifecycle rules of a bucket: a document without a rule is refused."""
 
 
 class Store(Reader, Writer, Protocol):

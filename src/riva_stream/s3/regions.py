@@ -29,8 +29,8 @@ class RegionName:
 
     @classmethod
     def of(cls, session: Any, client: Any) -> Self:
-        """That of a client. Reads nothing once ``session.warm`` has."""
-        loader = session._session.get_component("data_loader")  # noqa: SLF001 - as in session.warm
+        """That of a client. Reads nothing once ``session.prepared`` has."""
+        loader = session._session.get_component("data_loader")  # noqa: SLF001 - as in session.prepared
         partitions = loader.load_data("partitions")["partitions"]
         known = (region for partition in partitions for region in partition["regions"])
         return cls(client.meta.region_name or "", frozenset(known))

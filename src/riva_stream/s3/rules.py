@@ -1,19 +1,23 @@
 """Tags of objects and lifecycle rules of buckets: the adapter's requests that move no bytes of a model.
 
-Lifecycle rules travel as the XML that the store speaks. botocore's parser drops what its model does not know (a
-field that S3 gets next year, or one of another vendor), and putting the rest back would delete it from the rules of
-others: PutBucketLifecycleConfiguration replaces all of them.
+botocore's parser drops what its model does not know: a field that S3 gets next year, or one of another vendor. Whoever
+puts the rest back has deleted it from the rules of others, for PutBucketLifecycleConfiguration replaces all of them.
+So the answer is compared with what botocore would send again, and what is missing there is named.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Mapping
-from contextvars import ContextVar
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
+from xml.etree import ElementTree as ET
 
+from botocore.serialize import create_serializer
+
+from riva_stream.errors import ConfigurationError, Where
 from riva_stream.s3.answers import code_of
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
@@ -22,8 +26,7 @@ from riva_stream.s3.port import Lifecycle
 __all__ = ["RuleRequests", "carry_rules_as_they_are", "tagging_of"]
 
 _RAW = "RivaStreamRawBody"
-_XML: ContextVar[bytes] = ContextVar("riva_stream_lifecycle_xml")
-"""What the request under way sends in place of what botocore has made."""
+_READ, _PUT = "GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration"
 
 
 def tagging_of(tags: Mapping[str, str]) -> dict[str, str]:
@@ -54,8 +57,8 @@ class RuleRequests:
         return {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", [])}
 
     async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
-        """The rules as the store tells them; None when there are none."""
-        with translated("GetBucketLifecycleConfiguration", bucket):
+        """The rules, and what they say beyond what botocore understands; None when there are none."""
+        with translated(_READ, bucket):
             try:
                 answer = await self._client.get_bucket_lifecycle_configuration(
                     Bucket=bucket, **self._options.for_all()
@@ -64,46 +67,45 @@ class RuleRequests:
                 if code_of(error) == "NoSuchLifecycleConfiguration":
                     return None
                 raise
-        return Lifecycle(bytes(answer[_RAW]), answer.get("TransitionDefaultMinimumObjectSize", ""))
+        root = ET.fromstring(answer[_RAW])  # noqa: S314 - botocore has read the same bytes with the same parser
+        if _name(root) != "LifecycleConfiguration":
+            raise ConfigurationError(
+                f"the lifecycle rules of the bucket cannot be read: the store answers with <{_name(root)}>",
+                where=Where(_READ, bucket),
+                hint=f"look at them with: aws s3api get-bucket-lifecycle-configuration --bucket {bucket}",
+            )
+        rules = answer.get("Rules", [])
+        understood = Counter(_elements(self._sent_again(rules)))
+        return Lifecycle(
+            rules=json.loads(json.dumps(rules, default=datetime.isoformat)),
+            transition_minimum=answer.get("TransitionDefaultMinimumObjectSize", ""),
+            unknown=sorted(Counter(_elements(root)) - understood),
+        )
 
-    async def put_lifecycle(self, bucket: str, lifecycle: Lifecycle) -> None:
-        """Replace all rules of the bucket."""
-        minimum = lifecycle.transition_minimum
-        kept = {"TransitionDefaultMinimumObjectSize": minimum} if minimum else {}
-        token = _XML.set(lifecycle.xml)
-        try:
-            with translated("PutBucketLifecycleConfiguration", bucket):
-                await self._client.put_bucket_lifecycle_configuration(
-                    Bucket=bucket,
-                    LifecycleConfiguration={"Rules": []},  # in its place goes the XML
-                    **kept,
-                    **self._options.for_all(),
-                )
-        finally:
-            _XML.reset(token)
+    def _sent_again(self, rules: Sequence[Any]) -> ET.Element:
+        operation = self._client.meta.service_model.operation_model(_PUT)
+        serializer = create_serializer("rest-xml", include_validation=False)
+        parameters = {"Bucket": "any", "LifecycleConfiguration": {"Rules": rules}}
+        return ET.fromstring(serializer.serialize_to_request(parameters, operation)["body"])  # noqa: S314 - our own
 
-    async def delete_lifecycle(self, bucket: str) -> None:
-        """Remove all rules of the bucket."""
-        with translated("DeleteBucketLifecycle", bucket):
-            await self._client.delete_bucket_lifecycle(Bucket=bucket, **self._options.for_all())
+
+def _elements(parent: ET.Element, above: str = "") -> Iterator[str]:
+    """The path of every element of the rules, as often as it is there."""
+    for child in parent:
+        path = f"{above}/{_name(child)}".lstrip("/")
+        if path.startswith("Rule"):
+            yield path
+            yield from _elements(child, path)
+
+
+def _name(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]
 
 
 def carry_rules_as_they_are(client: Any) -> None:
-    """Let lifecycle rules pass through ``client`` as the bytes that they are."""
-    events = client.meta.events
-    events.register("before-parse.s3.GetBucketLifecycleConfiguration", _keep_body)
-    events.register("before-call.s3.PutBucketLifecycleConfiguration", _send_body)
+    """Keep the bytes that lifecycle rules come as."""
+    client.meta.events.register(f"before-parse.s3.{_READ}", _keep_body)
 
 
 def _keep_body(response_dict: Any, customized_response_dict: Any, **_: Any) -> None:
     customized_response_dict[_RAW] = response_dict["body"]
-
-
-def _send_body(params: Any, **_: Any) -> None:
-    data = _XML.get()
-    params["body"] = data
-    # Content-MD5 is the one checksum of this request that every store has always taken.
-    params["headers"]["Content-MD5"] = base64.b64encode(
-        hashlib.md5(data, usedforsecurity=False).digest()
-    ).decode()
-    params["context"].pop("checksum", None)

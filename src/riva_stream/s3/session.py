@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,19 +17,23 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
+from botocore import UNSIGNED
+from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError
 
 from riva_stream import clock
 from riva_stream.errors import ConfigurationError
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
+from riva_stream.s3.config_files import read_configuration
+from riva_stream.s3.credentials import Warn, guard, resolve
 from riva_stream.s3.errors import translated
-from riva_stream.s3.options import WriteOptions
+from riva_stream.s3.options import Addressing, WriteOptions
 from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import carry_rules_as_they_are
 from riva_stream.s3.windows import WINDOWED, choose_window, nameless
 
-__all__ = ["StoreSettings", "client_arguments", "is_aws_url", "make_session", "open_store", "warm"]
+__all__ = ["StoreSettings", "client_of", "is_aws_url", "open_store", "prepared"]
 
 _CONNECT_TIMEOUT = 10.0
 _SIGNED_HERE = ("PutObject", "UploadPart")
@@ -43,15 +48,18 @@ class StoreSettings:
     profile: str | None = None
     """None: AWS_PROFILE, which is ignored where no such profile exists."""
     ca_bundle: Path | None = None
+    addressing: Addressing = "auto"
+    unsigned: bool = False
+    """Requests are not signed, and no credentials are looked for."""
     connections: int = 16
     read_timeout: float = 60.0
+    credentials_timeout: float = 60.0
+    """What gives the credentials, a helper or a metadata service, may take so long."""
     options: WriteOptions = field(default_factory=WriteOptions)
 
 
 @asynccontextmanager
-async def open_store(
-    settings: StoreSettings, *, session: Any = None, warn: Callable[[str], None]
-) -> AsyncIterator[S3Store]:
+async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn) -> AsyncIterator[S3Store]:
     """A store behind one client, which is closed at the end.
 
     Args:
@@ -60,20 +68,16 @@ async def open_store(
         warn: is told what was ignored.
 
     Raises:
-        ConfigurationError: no credentials, no region, an unknown profile that was asked for, a bad CA bundle.
+        ConfigurationError: no credentials or none that can be used, no region, an unknown profile that was asked for,
+            an AWS configuration that cannot be parsed, a bad CA bundle.
+        StalledError: what gives the credentials does not answer.
     """
     async with AsyncExitStack() as stack:
 
         async def open_client() -> Any:
-            made = session
-            if made is None:
-                made, ignored = await clock.in_thread(make_session, settings)
-                if ignored:
-                    warn(ignored)
-            # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
-            await clock.in_thread(warm, made, settings)
+            made = await prepared(settings, session, warn)
             with translated("CreateClient", ""):
-                client = await stack.enter_async_context(made.client("s3", **client_arguments(settings)))
+                client = await stack.enter_async_context(client_of(made, settings))
             for operation in WINDOWED:  # before the next one: the first that chooses has chosen
                 client.meta.events.register(f"choose-signer.s3.{operation}", choose_window)
             for operation in _SIGNED_HERE:
@@ -113,7 +117,34 @@ class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
         raise told
 
 
-def make_session(settings: StoreSettings) -> tuple[Any, str]:
+async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
+    """A session whose files are read, and whose credentials are found and can be used.
+
+    Args:
+        settings: where and how.
+        session: the caller's own; None makes one.
+        warn: is told what was ignored.
+
+    Raises:
+        ConfigurationError: as :func:`open_store` says.
+        StalledError: the same.
+    """
+    made = session
+    if made is None:
+        made, ignored = await clock.in_thread(_make_session, settings, abandon_on_cancel=True)
+        if ignored:
+            warn(ignored)
+    core = made._session  # noqa: SLF001 - aioboto3 has no other way to it
+    if session is None:
+        guard(core, limit=settings.credentials_timeout, warn=warn)
+    # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
+    await clock.in_thread(_warm, made, settings, abandon_on_cancel=True)
+    if not settings.unsigned:
+        await resolve(core, ours=session is None, limit=settings.credentials_timeout, warn=warn)
+    return made
+
+
+def _make_session(settings: StoreSettings) -> tuple[Any, str]:
     """The session, and what was ignored in making it."""
     inherited = os.environ.get("AWS_PROFILE") or None
     # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
@@ -121,6 +152,7 @@ def make_session(settings: StoreSettings) -> tuple[Any, str]:
     asked_for = settings.profile if settings.profile != inherited else None
     name = asked_for or inherited
     core = AioSession(session_vars={"profile": (None, None, None, None)})
+    read_configuration(core)
     if name is None:
         return aioboto3.Session(botocore_session=core), ""
     with translated("LoadProfile", ""):
@@ -140,7 +172,7 @@ def make_session(settings: StoreSettings) -> tuple[Any, str]:
     return aioboto3.Session(botocore_session=core), ignored
 
 
-def warm(session: Any, settings: StoreSettings) -> None:
+def _warm(session: Any, settings: StoreSettings) -> None:
     """Read what the SDK reads when a client is made. Blocks; for a worker thread."""
     core = session._session  # noqa: SLF001 - aioboto3 offers no other way to its loader
     loader = core.get_component("data_loader")
@@ -158,13 +190,30 @@ def warm(session: Any, settings: StoreSettings) -> None:
                 ) from error
 
 
-def client_arguments(settings: StoreSettings) -> dict[str, Any]:
+@asynccontextmanager
+async def client_of(session: Any, settings: StoreSettings) -> AsyncIterator[Any]:
+    """A client of a session that :func:`prepared` has given."""
+    core = session._session  # noqa: SLF001 - aioboto3 has no other way to it
+    async with session.client("s3", **_client_arguments(settings, core)) as client:
+        if settings.options.request_payer is not None:
+            pay = partial(_pay, settings.options.request_payer)
+            client.meta.events.register("provide-client-params.s3", pay)
+        yield client
+
+
+def _client_arguments(settings: StoreSettings, core: Any) -> dict[str, Any]:
     """What every client is made with."""
     s3: dict[str, Any] = {"payload_signing_enabled": False}
-    if settings.endpoint_url is not None:
-        s3["addressing_style"] = "path"
+    endpoint_url = settings.endpoint_url or _configured_endpoint(core)
+    style = _addressing(settings, core, has_endpoint=endpoint_url is not None)
+    if style is not None:
+        s3["addressing_style"] = style
+    region = settings.region or core.get_config_variable("region")
+    if region is None and endpoint_url is not None:
+        region = "us-east-1"  # a store that is not AWS mostly has no regions, but a signature has to name one
     config = AioConfig(
-        region_name=settings.region,
+        region_name=region,
+        signature_version=UNSIGNED if settings.unsigned else None,
         connect_timeout=_CONNECT_TIMEOUT,
         read_timeout=settings.read_timeout,
         max_pool_connections=settings.connections,
@@ -174,14 +223,36 @@ def client_arguments(settings: StoreSettings) -> dict[str, Any]:
         s3=s3,
         http_session_cls=_SentOnce,
     )
-    arguments: dict[str, Any] = {"config": config, "region_name": settings.region}
+    arguments: dict[str, Any] = {"config": config, "region_name": region}
     if settings.endpoint_url is not None:
         arguments["endpoint_url"] = settings.endpoint_url
-        if settings.region is None:
-            arguments["region_name"] = "us-east-1"
     if settings.ca_bundle is not None:
         arguments["verify"] = str(settings.ca_bundle)
     return arguments
+
+
+def _configured_endpoint(core: Any) -> str | None:
+    """The endpoint of the AWS configuration or the environment, which the SDK takes where it is given none."""
+    if core.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    provider = ConfiguredEndpointProvider(core.full_config, core.get_scoped_config(), client_name="s3")
+    found: str | None = provider.provide()
+    return found
+
+
+def _addressing(settings: StoreSettings, core: Any, *, has_endpoint: bool) -> str | None:
+    """How the bucket is written into a URL; None leaves it to the SDK and the AWS configuration."""
+    if settings.addressing != "auto":
+        return settings.addressing
+    configured = core.get_scoped_config().get("s3")
+    if not has_endpoint or (isinstance(configured, dict) and configured.get("addressing_style")):
+        return None
+    return "path"
+
+
+def _pay(payer: str, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
+    """Say who pays, wherever an operation has a place for it."""
+    return params | {"RequestPayer": payer} if "RequestPayer" in model.input_shape.members else params
 
 
 def is_aws_url(endpoint_url: str) -> bool:

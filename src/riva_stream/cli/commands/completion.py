@@ -37,7 +37,7 @@ def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the s
     import shtab  # noqa: PLC0415 - only this command needs it
 
     from riva_stream.cli.app import build_parser  # noqa: PLC0415 - which knows all commands, this one too
-    from riva_stream.cli.manual import topics  # noqa: PLC0415
+    from riva_stream.cli.commands.docs import pages  # noqa: PLC0415 - as above
 
     parser = build_parser("riva-stream")
     for command in parser.commands.values():
@@ -45,5 +45,5 @@ def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the s
             if action.type is Path:
                 action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
             elif action.dest == "topic":
-                action.choices = [page.topic for page in topics()]
+                action.choices = list(pages())
     return print_result(shtab.complete(parser, args.shell), closed_is_fine=True)

@@ -1,11 +1,12 @@
-"""``docs``: the manual."""
+"""``docs``: the manual, which is the README and the pages of ``docs/``; the package ships them."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
+import riva_stream
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import complain, print_result
 
@@ -13,54 +14,55 @@ NAME = "docs"
 SUMMARY = "read the manual"
 USAGE = "[TOPIC] [--raw]"
 DESCRIPTION = """\
-Show a page of the manual, or one section of it by its heading. Without a topic: what there is. On a terminal it is
-shown through $PAGER, where that is set.
+Show a page of the manual. Without a topic: what there is. On a terminal it is shown through $PAGER, or less where that
+is not set.
 """
 EXAMPLES = """\
   PROG docs
       the topics
   PROG docs readme
       what it is, and a tour of five minutes
-  PROG docs troubleshooting
-      one section: what you see, what it is, what to do
   PROG docs semantics --raw > semantics.md
       the page as it is written
 """
 _USAGE_ERROR = 2
-_WIDTH = 100
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a page, or the heading of a section")
+    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a page, by its topic or its file's name")
     parser.add_argument("--raw", action="store_true", help="as it is written, in Markdown")
     parser.add_argument(
         "--json", action="store_true", help="topics, or the page's text, as one JSON document"
     )
 
 
+def pages() -> dict[str, Path]:
+    """Every page by its topic, the README first; none where they were not installed."""
+    package = Path(riva_stream.__file__).parent
+    shipped, checkout = package / "manual", package.parent.parent
+    places = [shipped / "README.md", *sorted(shipped.glob("*.md"))]
+    if not shipped.is_dir():  # a checkout, or an editable install, which is one
+        places = [checkout / "README.md", *sorted(checkout.glob("docs/*.md"))]
+    return {_topic(path): path for path in places if path.is_file()}
+
+
 def run(args: Namespace, invocation: Invocation) -> int:
     """Show it."""
-    from riva_stream.cli import manual  # noqa: PLC0415 - only this command needs it
-
-    pages = manual.topics()
-    if args.topic is None and pages:
+    texts = {topic: path.read_text(encoding="utf-8") for topic, path in pages().items()}
+    if args.topic is None and texts:
+        titles = {topic: text.partition("\n")[0].lstrip("# ") for topic, text in texts.items()}
         if args.json:
             return _print_json(
-                {
-                    "topics": [
-                        {"topic": page.topic, "title": page.title, "summary": page.summary} for page in pages
-                    ]
-                }
+                {"topics": [{"topic": topic, "title": title} for topic, title in titles.items()]}
             )
-        width = max(len(page.topic) for page in pages)
-        columns = shutil.get_terminal_size((_WIDTH, 24)).columns
-        lines = [_row(page.topic, width, page.title, page.summary, columns) for page in pages]
-        lines += ["", f"{invocation.prog} docs TOPIC shows one; a heading of any page is a topic too"]
+        width = max(map(len, titles))
+        lines = [f"{topic:<{width}}  {title}" for topic, title in titles.items()]
+        lines += ["", f"{invocation.prog} docs TOPIC shows one"]
         return print_result("\n".join(lines) + "\n", closed_is_fine=True)
-    text = manual.find(args.topic or "")
+    text = texts.get(_topic(Path((args.topic or "").partition("#")[0])))
     if text is None:
-        return _unknown(args, invocation, manual.nearest(args.topic or ""), empty=not pages)
+        return _unknown(args, invocation, known=list(texts))
     if args.json:
         return _print_json({"topic": args.topic, "text": text})
     if args.raw:
@@ -68,19 +70,17 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
     from riva_stream.cli.page import show  # noqa: PLC0415 - rich comes with it
 
-    return show(text, invocation.prog)
+    return show(text)
 
 
-def _row(topic: str, width: int, title: str, summary: str, columns: int) -> str:
-    told = f"{topic:<{width}}  {title}" + (f": {summary}" if summary else "")
-    return told if len(told) <= columns else told[: columns - 3].rstrip() + "..."
+def _topic(path: Path) -> str:
+    return path.name.lower().removesuffix(".md").removeprefix("from-").replace("_", "-")
 
 
-def _unknown(args: Namespace, invocation: Invocation, nearest: list[str], *, empty: bool) -> int:
-    message = "the manual is not installed" if empty else f"there is no page or section {args.topic!r}"
-    guess = f"did you mean {' or '.join(nearest)}? " if nearest else ""
-    hint = f"{guess}{invocation.prog} docs lists the topics"
-    if empty:
+def _unknown(args: Namespace, invocation: Invocation, *, known: list[str]) -> int:
+    message = f"there is no page {args.topic!r}" if known else "the manual is not installed"
+    hint = f"{invocation.prog} docs lists the topics: {', '.join(known)}"
+    if not known:
         hint = "install the package from its wheel, or run it from its checkout"
     if args.json:
         error = {"type": "UsageError", "message": message, "where": {}, "hint": hint}

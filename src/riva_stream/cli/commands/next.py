@@ -44,7 +44,8 @@ _OF_THE_ARTIFACT = {
     "STAGING_RUN_ID": ("build_info", "run_id"),
 }
 _NEEDED = ("s3_staging_uri", "upload_timestamp", "source_model_s3_uri", "source_model_size")
-_INTERRUPTED = {130, 143}
+_INTERRUPTED = {128 + number for number in (1, 2, 10, 12, 15, 24)}
+"""By SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM, SIGXCPU."""
 _MISSING, _INCONSISTENT, _AGAIN, _UNREADABLE = 66, 65, 75, 78
 
 

@@ -8,25 +8,27 @@ from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 
 NAME = "retention"
-SUMMARY = "show, and set, the lifecycle rules for stagings"
+SUMMARY = "show, and print, the lifecycle rules for stagings"
 USAGE = "s3://BUCKET [flags]"
 DESCRIPTION = """\
 Show the lifecycle rules of a bucket and what they would become: stagings expire, abandoned multipart uploads are
-aborted. With --apply set them. Rules of others stay as they are, where they are.
+aborted. The result, on standard output, is all rules of the bucket, ours merged with those of others, as the document
+that aws s3api put-bucket-lifecycle-configuration takes. Nothing is written.
 
 Markers and documents expire after --days, archives and models --abort-days and one day later, so that no marker
-outlives what it vouches for. Stagings of dev and staging expire unless --env names others; those of prod only if
---env prod is given. See also: PROG docs retention
+outlives what it vouches for; on a store that is not AWS all expire after --days. Stagings of dev and staging expire
+unless --env names others; those of prod only if --env prod is given. See also: PROG docs retention
 """
 EXAMPLES = """\
   PROG retention s3://deployments
       the rules there, what they would become, and what they apply to now
-  PROG retention s3://deployments --days 30 --apply
+  PROG retention s3://deployments --days 30 > lifecycle.json
+  aws s3api put-bucket-lifecycle-configuration --bucket deployments --lifecycle-configuration file://lifecycle.json
       set them: dev and staging, 30 days
-  PROG retention s3://deployments --env prod --days 365 --apply
+  PROG retention s3://deployments --env prod --days 365
       prod too; the rules for other environments stay
-  PROG retention s3://deployments --remove --apply
-      take the rules for dev and staging away again
+  PROG retention s3://deployments --remove
+      without the rules for dev and staging
 """
 _MOST = 36500
 
@@ -64,8 +66,7 @@ def configure(parser: ArgumentParser) -> None:
     group.add_argument(
         "--by-tag", action="store_true", help="only objects tagged retention-days=DAYS (stage --tag)"
     )
-    group.add_argument("--remove", action="store_true", help="take the rules of these environments away")
-    group.add_argument("--apply", action="store_true", help="set them; else they are only shown")
+    group.add_argument("--remove", action="store_true", help="leave the rules for these environments out")
     options.add_reach(parser.add_argument_group("S3"))
     options.add_output(parser)
 

@@ -1,0 +1,79 @@
+"""Files that an operating system or a program left beside the real ones, told by their place *and* their first bytes.
+
+``._model.riva`` and ``__MACOSX/._model.riva`` match ``*.riva`` but are no models: macOS keeps a file's attributes there.
+The place alone never decides, since a model might be named so; nor do the bytes alone. Both together leave no doubt.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["HEAD", "Suspicion", "suspicions"]
+
+HEAD = 512
+"""First bytes of a file that are enough to tell."""
+
+_APPLE_DOUBLE = b"\0\5\x16\7"
+_BESIDE = frozenset(("__MACOSX", ".AppleDouble", "@eaDir"))
+"""Folders of macOS's zip, of netatalk, and of Synology, that repeat the names of the real files."""
+_PAX_FOLDER = re.compile(r"(?:@?PaxHeaders?|GlobalHead)(?:\.\d+)*")
+_PAX_RECORD = re.compile(rb"([1-9]\d{0,6}) [^=\n\0]{1,200}=")
+_THUMBS = frozenset(("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db"))
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_BINS = frozenset(("$recycle.bin", "recycler"))
+_SMALL = 1 << 20
+
+
+class Suspicion(NamedTuple):
+    """What a file may be by its place, and what its bytes say to that."""
+
+    what: str
+    confirms: Callable[[bytes, int], bool]
+    """From its first bytes (``HEAD`` of them, or all) and its size: whether it is that, and no model."""
+
+
+def suspicions(name: str) -> tuple[Suspicion, ...]:
+    """What a file of this name may be that was left beside the real ones; empty for a usual name."""
+    *folders, base = name.split("/")
+    lower = base.lower()
+    candidates = (
+        (any(_PAX_FOLDER.fullmatch(part) for part in (*folders, base)), _PAX),
+        (lower == ".ds_store", _DS_STORE),
+        (lower in _THUMBS, _THUMBS_DB),
+        (lower == "desktop.ini", _DESKTOP_INI),
+        (lower.endswith(":zone.identifier"), _ZONE),
+        (base in {"Icon\r", ".localized"}, _MARKER),
+        (base.startswith("$I") and bool(_BINS & {part.lower() for part in folders}), _BIN),
+        (base.startswith("._") or bool(_BESIDE & set(folders)), _TWIN),
+    )
+    return tuple(what for fits, what in candidates if fits)
+
+
+def _is_pax(head: bytes, size: int) -> bool:
+    record = _PAX_RECORD.match(head)
+    if record is None or size > _SMALL:
+        return False
+    end = int(record[1])
+    return record.end() < end <= size and (end > len(head) or head[end - 1 : end] == b"\n")
+
+
+def _is_ini(head: bytes, size: int) -> bool:
+    encoding = "utf-16" if head[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
+    text = head[: len(head) // 2 * 2].decode(encoding, "replace").lstrip()
+    return size <= _SMALL and text.startswith(("[", ";"))
+
+
+_TWIN = Suspicion("AppleDouble of macOS", lambda head, _: head.startswith(_APPLE_DOUBLE))
+_DS_STORE = Suspicion(".DS_Store of macOS", lambda head, _: head.startswith(b"\0\0\0\1Bud1"))
+_THUMBS_DB = Suspicion("thumbnails of Windows", lambda head, _: head.startswith(_OLE))
+_DESKTOP_INI = Suspicion("desktop.ini of Windows", _is_ini)
+_ZONE = Suspicion("Zone.Identifier of Windows", lambda head, _: b"[ZoneTransfer]" in head[:64])
+_MARKER = Suspicion("an empty marker of macOS", lambda _, size: not size)
+_BIN = Suspicion(
+    "an index of Windows's recycle bin", lambda head, _: head[:8] in {b"\1" + bytes(7), b"\2" + bytes(7)}
+)
+_PAX = Suspicion("a pax header that was unpacked as a file", _is_pax)

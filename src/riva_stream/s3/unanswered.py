@@ -1,0 +1,155 @@
+"""Failures that are no answer of the store: the network's, a proxy's, and this host's own."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Mapping
+
+import aiohttp
+from botocore import exceptions as boto
+
+from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError, Where
+
+__all__ = ["is_local", "one_line", "refused_before_the_store", "text_of", "without_answer"]
+
+_FORBIDDEN, _PROXY_AUTHENTICATION = 403, 407
+_OF_A_PROXY = {"proxy-authenticate", "proxy-status", "x-squid-error"}
+_LONGEST = 600
+"""Characters of a store's own words that go into an error."""
+_LOCAL = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EROFS, errno.E2BIG, errno.ENXIO, errno.ENODEV, errno.EINVAL),
+}
+"""Error numbers of files and programs of this host; a connection that fails with one is told apart by its class."""
+_TOO_FEW = {errno.EMFILE, errno.ENFILE}
+_CERTIFICATE_FILES = {"X509", "PEM", "ASN1"}
+"""The parts of OpenSSL that read files; its others speak with the server."""
+
+
+def without_answer(error: BaseException, where: Where) -> RivaStreamError:
+    """A request that nobody has answered: by the network, by a proxy, or because this host could not send it."""
+    cause = _cause_of(error)
+    if isinstance(error, boto.ProxyConnectionError):
+        return _from_proxy(error, where)
+    if is_local(cause):
+        return _of_this_host(cause, where)
+    hint = "check the network, and that --endpoint-url (AWS_ENDPOINT_URL) is right"
+    if getattr(cause, "errno", None) in _TOO_FEW:
+        hint = (
+            "this host gives the process too few open files: raise ulimit -n, or pass a smaller --connections"
+        )
+    return TransientError(f"the connection failed: {text_of(error)}", where=where, hint=hint)
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """What happened, out of what the SDK and its HTTP client have wrapped it in."""
+    while True:
+        inner = getattr(error, "kwargs", {}).get("error") if isinstance(error, boto.BotoCoreError) else None
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
+def is_local(error: BaseException) -> bool:
+    """Whether it happened on this host before anything went out: no other attempt will fare better."""
+    if isinstance(error, UnicodeDecodeError):
+        return False  # an answer's header that is not UTF-8
+    if isinstance(error, ValueError):
+        return not isinstance(error, aiohttp.ClientError) or isinstance(error, aiohttp.InvalidURL)
+    if isinstance(error, ssl.SSLError):
+        return error.library in _CERTIFICATE_FILES
+    if isinstance(error, aiohttp.ClientError | socket.gaierror | ConnectionError) or not isinstance(
+        error, OSError
+    ):
+        return False
+    return error.errno in _LOCAL
+
+
+def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
+    """A file, a header or a URL that cannot be used. Headers hold credentials: a value is never repeated."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return ConfigurationError(
+            "a URL is malformed, that of the endpoint or of a proxy",
+            where=where,
+            hint="check --endpoint-url (AWS_ENDPOINT_URL), HTTPS_PROXY and HTTP_PROXY",
+        )
+    if isinstance(error, ssl.SSLError):
+        return ConfigurationError(
+            f"a file of certificates cannot be read: {error.reason}",
+            where=where,
+            hint="check --ca-bundle (AWS_CA_BUNDLE) and ca_bundle in the AWS configuration file",
+        )
+    if isinstance(error, OSError):
+        file = f": {error.filename}" if error.filename else ""
+        return ConfigurationError(
+            f"a file that the request needs cannot be used{file}: {error.strerror}",
+            where=where,
+            hint="check --ca-bundle (AWS_CA_BUNDLE) and the files that the AWS configuration names",
+        )
+    return ConfigurationError(
+        "the request cannot be sent: a header or a URL of it is malformed",
+        where=where,
+        hint="look for line breaks and odd characters in the credentials (AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN), in "
+        "HTTPS_PROXY, HTTP_PROXY and --endpoint-url, and in the options of what is written",
+    )
+
+
+def _from_proxy(error: boto.ProxyConnectionError, where: Where) -> RivaStreamError:
+    """The proxy was not reached, or does not let the request through."""
+    cause = _cause_of(error)
+    status = cause.status if isinstance(cause, aiohttp.ClientHttpProxyError) else None
+    if status is None or status in {408, 429} or status >= 500:  # noqa: PLR2004 - HTTP's server errors
+        return TransientError(
+            f"the connection failed: {text_of(error)}",
+            where=where,
+            hint="check the proxy (HTTPS_PROXY, HTTP_PROXY), and NO_PROXY for a store that needs none",
+        )
+    return _refused_on_the_way(status, str(getattr(cause, "message", "")), where, "the proxy")
+
+
+def _refused_on_the_way(status: int, message: str, where: Where, who: str) -> ConfigurationError:
+    wants = "wants a user name and a password" if status == _PROXY_AUTHENTICATION else "refuses the request"
+    said = f": {one_line(message)}" if message else ""
+    return ConfigurationError(
+        f"{who} {wants} (HTTP {status}, not an answer of S3){said}",
+        where=where,
+        hint="give them in HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or name the store in NO_PROXY"
+        if status == _PROXY_AUTHENTICATION
+        else "ask whoever runs the proxy or the firewall to let it through; check --endpoint-url (AWS_ENDPOINT_URL), "
+        "HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+    )
+
+
+def one_line(message: str) -> str:
+    """A store's own words in one line of a bearable length."""
+    line = " ".join(message.split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says, without any query string: a signed URL's would hold its signature."""
+    words = str(error) or type(error).__name__
+    return " ".join(word.partition("?")[0] for word in words.split())
+
+
+def refused_before_the_store(
+    status: int | None, message: str, place: Where, headers: Mapping[str, str]
+) -> ConfigurationError | None:
+    """A refusal without an S3 code, where S3 would have sent one: something that stands in front of the store."""
+    if status == _PROXY_AUTHENTICATION:
+        return _refused_on_the_way(status, message, place, _answered_by(headers))
+    if status != _FORBIDDEN or "x-amz-request-id" in headers or "x-amz-id-2" in headers:
+        return None
+    is_page = headers.get("content-type", "").startswith("text/html")
+    if place.operation.startswith("Head") and not is_page and not _OF_A_PROXY & headers.keys():
+        return None  # a HEAD's answer has no body to tell by: mostly it is S3's own
+    return _refused_on_the_way(status, message, place, _answered_by(headers))
+
+
+def _answered_by(headers: Mapping[str, str]) -> str:
+    name = headers.get("via") or headers.get("server")
+    return (
+        f"something in front of the store ({one_line(name)})" if name else "something in front of the store"
+    )

@@ -1,0 +1,209 @@
+"""What requests look like: how the bucket is written, who signs, who pays. Nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.operations.policy import policy_of
+from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
+from riva_stream.s3 import PartBody, StoreSettings, WriteOptions, open_store
+from riva_stream.settings import load
+from riva_stream.settings_check import SettingsError
+from riva_stream.settings_reach import load_reach
+from tests.test_settings import FLAGS
+
+BODY = PartBody((b"x",), 1, md5="nU5KIPEGhRqEPSvCGGEqyA==")
+
+Act = Callable[[Any], Awaitable[Any]]
+
+
+class Sent(Exception):  # noqa: N818 - it is no error
+    """A request, in place of sending it."""
+
+    def __init__(self, request: Any) -> None:
+        super().__init__(request.url)
+        self.url: str = request.url
+        self.headers = {
+            name.lower(): value.decode() if isinstance(value, bytes) else value
+            for name, value in request.headers.items()
+        }
+
+
+async def sent(settings: StoreSettings, act: Act) -> Sent:
+    def stop(request: Any, **_: Any) -> None:
+        raise Sent(request)
+
+    async with open_store(settings, warn=pytest.fail) as store:
+        store._client.meta.events.register("before-send.s3", stop)
+        with pytest.raises(Sent) as caught:
+            await act(store)
+        return caught.value
+
+
+async def read_range(store: Any) -> None:
+    async with store.get_range("bucket", "key", first=0, last=1, etag="e", version_id=None):
+        pass
+
+
+ACTS: dict[str, Act] = {
+    "head": lambda store: store.head("bucket", "key"),
+    "get": lambda store: store.get("bucket", "key", limit=10),
+    "range": read_range,
+    "list": lambda store: store.list_objects("bucket", "p/"),
+    "put": lambda store: store.put("bucket", "key", BODY, content_type="a/b", metadata={}),
+    "create": lambda store: store.create_upload(
+        "bucket", "key", content_type="a/b", metadata={}, crc64nvme=False
+    ),
+    "part": lambda store: store.upload_part("bucket", "key", "u", 1, BODY),
+    "complete": lambda store: store.complete_upload("bucket", "key", "u", [], crc64nvme=None),
+    "parts": lambda store: store.list_parts("bucket", "key", "u"),
+    "uploads": lambda store: store.list_uploads("bucket", "p/"),
+    "abort": lambda store: store.abort_upload("bucket", "key", "u"),
+    "delete": lambda store: store.delete("bucket", "key"),
+    "lifecycle": lambda store: store.get_lifecycle("bucket"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+def configured(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    (folder / "config").write_text("\n".join(["[default]", *lines]) + "\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+
+
+URL = "http://store.example:9000"
+
+
+@pytest.mark.parametrize(
+    ("addressing", "endpoint", "lines", "host", "path"),
+    [
+        ("auto", URL, (), "store.example", "/bucket/key"),
+        ("auto", URL, ("s3 =", "  addressing_style = virtual"), "bucket.store.example", "/key"),
+        ("auto", URL, ("s3 =", "  addressing_style = path"), "store.example", "/bucket/key"),
+        ("auto", URL, ("s3 =", "  max_bandwidth = 1MB/s"), "store.example", "/bucket/key"),
+        ("auto", None, (f"endpoint_url = {URL}",), "store.example", "/bucket/key"),
+        ("auto", None, (), "bucket.s3.us-east-2.amazonaws.com", "/key"),
+        ("auto", None, ("s3 =", "  addressing_style = path"), "s3.us-east-2.amazonaws.com", "/bucket/key"),
+        ("virtual", URL, (), "bucket.store.example", "/key"),
+        ("virtual", URL, ("s3 =", "  addressing_style = path"), "bucket.store.example", "/key"),
+        ("path", URL, ("s3 =", "  addressing_style = virtual"), "store.example", "/bucket/key"),
+        ("path", None, (), "s3.us-east-2.amazonaws.com", "/bucket/key"),
+    ],
+)
+async def test_where_the_bucket_stands(
+    addressing: Any,
+    endpoint: str | None,
+    lines: tuple[str, ...],
+    host: str,
+    path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configured(tmp_path, monkeypatch, *lines)
+    settings = StoreSettings(region="us-east-2", endpoint_url=endpoint, addressing=addressing)
+    url = urlsplit((await sent(settings, ACTS["head"])).url)
+    assert (url.hostname, url.path) == (host, path)
+
+
+async def test_an_addressing_of_the_configuration_that_is_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(tmp_path, monkeypatch, "s3 =", "  addressing_style = sideways")
+    with pytest.raises(ConfigurationError):
+        await sent(StoreSettings(region="us-east-2", endpoint_url=URL), ACTS["head"])
+
+
+@pytest.mark.parametrize(
+    ("region", "lines", "signed"),
+    [
+        ("us-east-2", ("region = eu-west-3",), "us-east-2"),
+        (None, ("region = eu-west-3",), "eu-west-3"),
+        (None, (), "us-east-1"),
+    ],
+)
+async def test_the_region_of_the_profile_signs_where_none_is_given(
+    region: str | None, lines: tuple[str, ...], signed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(tmp_path, monkeypatch, *lines)
+    request = await sent(StoreSettings(region=region, endpoint_url=URL), ACTS["head"])
+    assert f"/{signed}/s3/" in request.headers["authorization"]
+
+
+@pytest.mark.parametrize("name", ACTS)
+async def test_who_pays_is_said_wherever_there_is_a_place_for_it(name: str) -> None:
+    payer = WriteOptions(request_payer="requester")
+    request = await sent(StoreSettings(region="us-east-2", endpoint_url=URL, options=payer), ACTS[name])
+    assert (request.headers.get("x-amz-request-payer") == "requester") == (name != "lifecycle")
+    plain = await sent(StoreSettings(region="us-east-2", endpoint_url=URL), ACTS[name])
+    assert "x-amz-request-payer" not in plain.headers
+
+
+@pytest.mark.parametrize("name", ACTS)
+async def test_the_access_control_list_goes_with_what_makes_objects(name: str) -> None:
+    settings = StoreSettings(region="us-east-2", endpoint_url=URL, options=WriteOptions(acl="public-read"))
+    request = await sent(settings, ACTS[name])
+    assert ("x-amz-acl" in request.headers) == (name in {"put", "create"})
+
+
+@pytest.mark.parametrize("name", ["head", "range", "list"])
+@pytest.mark.parametrize("keys", ["none", "right", "malformed"])
+async def test_a_public_source_is_not_signed_for(
+    name: str, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if keys == "none":
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    elif keys == "malformed":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a\nb")
+    request = await sent(StoreSettings(region="us-east-2", endpoint_url=URL, unsigned=True), ACTS[name])
+    assert "authorization" not in request.headers
+
+
+def test_the_options_of_a_run_reach_its_stores() -> None:
+    flags = {"addressing": "virtual", "request_payer": "requester", "no_sign_request": True, "acl": "private"}
+    request = load({**FLAGS, **flags}).request
+    source, destination = source_settings(request), destination_settings(request)
+    assert is_elsewhere(request)
+    assert (source.addressing, source.options, source.unsigned) == (
+        "virtual",
+        WriteOptions(request_payer="requester"),
+        True,
+    )
+    assert destination.addressing == "virtual"
+    assert destination.options == WriteOptions(acl="private", request_payer="requester")
+    assert not destination.unsigned
+
+
+def test_the_policy_knows_of_them() -> None:
+    plain = policy_of(load(FLAGS).request)
+    with_all = policy_of(load({**FLAGS, "acl": "private", "no_sign_request": True}).request)
+    actions = {grant.Sid: set(grant.Action) for grant in plain.Statement}
+    changed = {grant.Sid: set(grant.Action) for grant in with_all.Statement}
+    assert actions.keys() - changed.keys() == {"ReadSource", "FindSource"}
+    assert changed["WriteStaging"] - actions["WriteStaging"] == {"s3:PutObjectAcl"}
+
+
+def test_commands_that_look_have_the_same_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIVA_STREAM_ADDRESSING", "path")
+    reach = load_reach({"region": "us-east-2", "request_payer": "requester", "no_sign_request": True})
+    assert (reach.addressing, reach.request_payer, reach.no_sign_request) == ("path", "requester", True)
+    assert load_reach({"region": "us-east-2", "addressing": "virtual"}).addressing == "virtual"
+
+
+def test_an_addressing_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIVA_STREAM_ADDRESSING", "sideways")
+    with pytest.raises(SettingsError) as caught:
+        load(FLAGS)
+    assert [problem.setting for problem in caught.value.problems] == ["addressing"]
+    with pytest.raises(ConfigurationError):
+        load_reach({"region": "us-east-2"})

@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 __all__ = [
+    "EXPIRED",
     "AccessDeniedError",
     "ArchiveError",
     "ArchiveFault",
@@ -46,6 +47,10 @@ __all__ = [
     "first_of",
     "leaves_of",
 ]
+
+
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+"""Service codes of credentials that were right, and may be so again once they are read anew."""
 
 
 @dataclass(frozen=True, slots=True)

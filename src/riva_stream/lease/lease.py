@@ -48,10 +48,10 @@ _FRESH = 0.5
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
 _EXPIRED = "RequestExpired"
-_SETTLING = 0.05
-"""Part of a lease for which a takeover without conditions is not trusted,"""
-_LEAST_SETTLING = 1.5
-"""and seconds of it at least, where writes go with a window: that counts whole seconds."""
+_SETTLING = 1.5
+"""Seconds for which a takeover without conditions is not trusted: longer than the window of a write, which is one,"""
+_SETTLING_PART = 0.05
+"""and no more than this part of a lease that is too short for windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +252,8 @@ class Lease:
 
     def _unsettle(self) -> None:
         """Our journal is not trusted for a while: somebody who looked before may write over it."""
-        least = _LEAST_SETTLING if self.windowed else 0.0
-        self._settled = clock.monotonic() + max(least, _SETTLING * self.seconds)
+        pause = _SETTLING if self.windowed else min(_SETTLING, _SETTLING_PART * self.seconds)
+        self._settled = clock.monotonic() + pause
 
     async def heartbeat(self) -> None:
         """Write the journal again and again; run it beside the work, and cancel it.

@@ -19,8 +19,9 @@ from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
-from riva_stream.s3.probe import enforced_check
+from riva_stream.s3.probe import _BYTES, _RIGHT, enforced_check
 from riva_stream.s3.scratch import scratch_upload
+from tests.contract.ground import crc64nvme
 
 KEY = "p/.riva-stream/probe"
 
@@ -179,6 +180,10 @@ async def test_what_cannot_be_cleaned_up_does_not_hide_why_it_ended() -> None:
 
 
 # ---- verdicts
+
+
+def test_the_right_checksum_is_right() -> None:
+    assert _RIGHT["crc64nvme"].crc64nvme == crc64nvme(_BYTES)
 
 
 def wrong(body: PartBody) -> str:

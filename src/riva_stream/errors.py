@@ -25,9 +25,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any, ClassVar, Self
 
 __all__ = [
+    "EXPIRED",
     "AccessDeniedError",
     "ArchiveError",
     "ArchiveFault",
@@ -46,6 +48,10 @@ __all__ = [
     "first_of",
     "leaves_of",
 ]
+
+
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+"""Service codes of credentials that were right, and may be so again once they are read anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +196,13 @@ class ArchiveFault(StrEnum):
     """It asks for more than it may; the hint names the flag."""
 
 
-_NOTHING_STAGED = "; nothing of it was staged"
 _WHAT_TO_DO = {
-    ArchiveFault.DAMAGED: "upload the archive again from where it is sound (compare its SHA-256 there)"
-    + _NOTHING_STAGED,
-    ArchiveFault.CUT: "upload the archive again, the whole of it" + _NOTHING_STAGED,
-    ArchiveFault.MALFORMED: "try tar -tvf on the archive where it was made: if it is read there, pack it again with GNU tar "
-    "or bsdtar; if not, it is damaged: make it anew" + _NOTHING_STAGED,
-    ArchiveFault.AMBIGUOUS: "unpack the archive where it was made, see that the files are right, and pack them again with GNU "
-    "tar or bsdtar" + _NOTHING_STAGED,
-    ArchiveFault.UNSUPPORTED: "unpack the archive where it was made and pack the files again: tar --format=posix -cf"
-    + _NOTHING_STAGED,
+    ArchiveFault.DAMAGED: "upload the archive again from where it is sound; nothing of it was staged",
+    ArchiveFault.CUT: "upload the archive again, the whole of it; nothing of it was staged",
+    ArchiveFault.MALFORMED: "try tar -tvf where the archive was made: if it is read there, pack it again with GNU tar or "
+    "bsdtar; if not, it is damaged: make it anew",
+    ArchiveFault.AMBIGUOUS: "unpack the archive where it was made, see that the files are right, and pack them again",
+    ArchiveFault.UNSUPPORTED: "unpack the archive where it was made and pack the files again: tar --format=posix -cf",
     ArchiveFault.LAYER: "check the URI; the archive has to be a tar, plain or compressed with gzip or zstd",
     ArchiveFault.MEMBER: "pack the archive again without that member, or narrow --include",
     ArchiveFault.NO_MATCH: "check --include, or whether this is the right archive",
@@ -211,13 +213,8 @@ _WHAT_TO_DO = {
 class ArchiveError(IntegrityError):
     """The archive is damaged, cut, or one that is refused.
 
-    Args:
-        what: as for every error.
-        where: as for every error.
-        hint: as for every error; by default what the kind of fault asks for.
-        fault: its kind.
-        layers: what was found instead of an archive, from outside to inside: ``("gzip", "gzip", "tar")``,
-            ``("html",)``.
+    Its hint is by default what the kind of ``fault`` asks for. ``layers`` are what was found in place of an archive, from
+    outside to inside: ``("gzip", "gzip", "tar")``, ``("html",)``.
     """
 
     def __init__(
@@ -234,13 +231,13 @@ class ArchiveError(IntegrityError):
         self.layers = layers
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_archive, (type(self), self.what, self.where, self.hint, self.fault, self.layers)
-
-
-def _rebuild_archive(
-    kind: type[ArchiveError], what: str, where: Where, hint: str, fault: ArchiveFault, layers: tuple[str, ...]
-) -> ArchiveError:
-    return kind(what, where=where, hint=hint, fault=fault, layers=layers)
+        known: dict[str, Any] = {
+            "where": self.where,
+            "hint": self.hint,
+            "fault": self.fault,
+            "layers": self.layers,
+        }
+        return partial(type(self), **known), (self.what,)
 
 
 class DigestMismatchError(IntegrityError):

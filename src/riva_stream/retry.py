@@ -16,15 +16,12 @@ from typing import TypeVar
 import anyio
 
 from riva_stream import clock
-from riva_stream.errors import RivaStreamError, ThrottledError, TransientError
+from riva_stream.errors import EXPIRED, RivaStreamError, ThrottledError, TransientError
 from riva_stream.events import Observer, RetryScheduled, ignore
 
 __all__ = ["EXPIRED", "Retrier", "RetryPolicy", "at_least_some_speed"]
 
 T = TypeVar("T")
-
-EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-"""Service codes of credentials that were right, and may be so again once they are read anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,13 @@ def part_bytes(actor: Actor) -> int:
     return sum(record.received for record in _parts(actor))
 
 
+def _is_resumed(journal: dict[str, Any] | None) -> bool:
+    """Whether anything of it is: of a run that had begun to commit, all is sent again."""
+    return journal is not None and journal.get("committing") is False
+
+
 def _named(journal: dict[str, Any] | None) -> set[tuple[str, int]]:
-    uploads = journal["uploads"] if journal else []
+    uploads = journal["uploads"] if journal is not None and _is_resumed(journal) else []
     return {(upload["upload_id"], part["number"]) for upload in uploads for part in upload["parts"]}
 
 
@@ -44,7 +49,7 @@ def left_out(actor: Actor, journal: dict[str, Any] | None) -> list[str]:
         for record in actor.proxy.select("PutObject", JOURNAL)
         if record.number in tape.answered
     ]
-    if journal is None or not written:
+    if not _is_resumed(journal) or not written:
         return []
     return [
         f"part {record.part} of {record.key} is not in the journal, though it was acknowledged {age:.1f} s before"

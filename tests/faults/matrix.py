@@ -390,7 +390,7 @@ ELSEWHERE: Final = tuple(
         (LEFT_PART.name, "lost answer"),
     }
 )
-"""What moto and LocalStack are asked as well: conditional writes and checksums, which the gateway ignores."""
+"""What moto, LocalStack and SeaweedFS are asked as well: conditional writes and checksums, which the gateway ignores."""
 
 
 def table() -> str:

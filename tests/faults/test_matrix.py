@@ -33,6 +33,7 @@ def parameters(server: str, cells: tuple[Cell, ...]) -> list[Any]:
         *parameters("gateway", CELLS if FULL else REPRESENTATIVE),
         *parameters("moto", ELSEWHERE),
         *parameters("localstack", ELSEWHERE),
+        *parameters("seaweedfs", ELSEWHERE),
     ],
 )
 async def test_a_cell_of_the_matrix(plot: Field, server_name: str, cell: Cell) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from riva_stream.archive.pax import Pax, PaxReader, parse_global, parse_pax
@@ -49,6 +48,11 @@ class Extensions:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._header: Header | None = None
+        self._place = ""
+        self._body: bytearray | PaxReader = bytearray()
+        self.left = 0
+        """Bytes that are to come of the header that was announced."""
         self._forget()
 
     def _forget(self) -> None:
@@ -62,47 +66,58 @@ class Extensions:
         """Whether a member has to follow."""
         return self._pax is not None or self._long_name is not None or self._long_link is not None
 
-    def announce(self, header: Header, at: int) -> PaxReader | None:
-        """An extended header begins at byte ``at``; what reads its body, or None for one that is gathered whole.
+    def announce(self, header: Header, at: int) -> None:
+        """An extended header begins at byte ``at``; its body is fed next.
 
         Raises:
-            ArchiveError: it is longer than is read, together with those before it.
+            ArchiveError: with those before it, more would be kept than may be.
         """
-        place = place_of(decode(header.name), at, "extended header")
+        self._header, self.left = header, header.size
+        self._place = place_of(decode(header.name), at, "extended header")
         whole = header.typeflag in b"LK"
-        self._hold(BLOCK + (header.size if whole else 0), place)
-        return None if whole else PaxReader(header.size, place, partial(self._hold, place=place))
+        self._hold(BLOCK + (header.size if whole else 0))
+        self._body = bytearray() if whole else PaxReader(header.size, self._place, self._hold)
 
-    def _hold(self, count: int, place: str) -> None:
-        """Count bytes that are kept, and blocks."""
-        self._bytes += count
-        if self._bytes > self._limit:
-            raise ArchiveError(
-                f"{place}: {self._bytes} bytes of extended headers in a row; at most {self._limit} are read",
-                hint="if that is how the archive should be, raise --max-header-bytes",
-                fault=ArchiveFault.LIMIT,
-            )
-
-    def add(self, header: Header, body: bytes | PaxReader, at: int) -> None:
-        """Its body is complete.
+    def feed(self, view: memoryview) -> bool:
+        """Take the next bytes of its body, ``left`` at most; whether it is complete.
 
         Raises:
             ArchiveError: it is malformed, or the second of its kind for one member: readers differ in which one counts.
         """
-        place = place_of(decode(header.name), at, "extended header")
+        self.left -= len(view)
+        if isinstance(self._body, PaxReader):
+            self._body.feed(view)
+        else:
+            self._body += view
+        if not self.left:
+            self._complete()
+        return not self.left
+
+    def _hold(self, count: int) -> None:
+        """Count bytes that are kept, and blocks."""
+        self._bytes += count
+        if self._bytes > self._limit:
+            raise ArchiveError(
+                f"{self._place}: {self._bytes} bytes of extended headers in a row; at most {self._limit} are read",
+                hint="if that is how the archive should be, raise --max-header-bytes",
+                fault=ArchiveFault.LIMIT,
+            )
+
+    def _complete(self) -> None:
+        kind, body = self._header.typeflag if self._header else b"", self._body
         if isinstance(body, PaxReader):
             body.finish()
-            if header.typeflag == b"g":
-                parse_global(body.records, place)
+            if kind == b"g":
+                parse_global(body.records, self._place)
                 return
-            second, self._pax = self._pax is not None, parse_pax(body.records, place)
-        elif header.typeflag == b"L":
-            second, self._long_name = self._long_name is not None, body.partition(b"\0")[0]
+            second, self._pax = self._pax is not None, parse_pax(body.records, self._place)
+        elif kind == b"L":
+            second, self._long_name = self._long_name is not None, bytes(body).partition(b"\0")[0]
         else:
-            second, self._long_link = self._long_link is not None, body.partition(b"\0")[0]
+            second, self._long_link = self._long_link is not None, bytes(body).partition(b"\0")[0]
         if second:
             raise ArchiveError(
-                f"{place} is the second of its kind for one member", fault=ArchiveFault.AMBIGUOUS
+                f"{self._place} is the second of its kind for one member", fault=ArchiveFault.AMBIGUOUS
             )
 
     def apply(self, block: bytes, header: Header, at: int) -> Described:

@@ -141,7 +141,7 @@ class Selection:
                 self._more_left_out += 1
             return
         self.warn(
-            f"member {show(name)} is staged: its name is one of {suspect.suspicions[0].what}, its bytes are not"
+            f"member {show(name)} is staged: by its name it could be {suspect.suspicions[0].what}, by its bytes it is not"
         )
         self._begin(suspect.entry)
         for view in suspect.pieces:
@@ -195,10 +195,12 @@ class Selection:
         shown = ", ".join(show(name) for name in self.left_out[:_SHOWN])
         count = len(self.left_out) + self._more_left_out
         more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
-        return (
-            f"{count} {'file' if count == 1 else 'files'} that match, but are no models, left out "
-            f"({', '.join(self._kinds_left_out)}): {shown}{more}"
+        files = (
+            "1 file that matches, but is no model,"
+            if count == 1
+            else f"{count} files that match, but are no models,"
         )
+        return f"{files} left out ({', '.join(self._kinds_left_out)}): {shown}{more}"
 
     def _where_to_look(self) -> str:
         """The hint for an archive without a match; empty for the usual one."""

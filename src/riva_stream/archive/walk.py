@@ -24,7 +24,6 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from riva_stream.archive.extensions import Described
-    from riva_stream.archive.pax import PaxReader
     from riva_stream.archive.sparse import Segment
     from riva_stream.archive.tar import Header, Sink
 
@@ -33,8 +32,7 @@ __all__ = ["Walk"]
 
 class _State(Enum):
     HEADER = auto()
-    EXTENSION = auto()  # the body of a GNU long name
-    PAX = auto()  # the body of a pax header
+    EXTENSION = auto()  # the body of a pax header or of a GNU long name
     OLD_MAP = auto()  # more blocks of an old GNU sparse map
     NEW_MAP = auto()  # the map of a pax 1.0 sparse member
     DATA = auto()
@@ -59,16 +57,12 @@ class Walk:
         self._state = _State.HEADER
         self._view = memoryview(b"")
         self._at = 0  # offset in the stream of the next byte of the view
-        self._partial = bytearray()  # a block, an extension body: what is being gathered
+        self._partial = bytearray()  # the block that is being gathered
         self._index = 0
         self._name = ""
         self._place = ""
         self._entry: Entry | None = None
         self._stored = 0
-        self._extension: Header | None = None
-        self._extension_at = 0
-        self._pax: PaxReader | None = None
-        self._pax_left = 0
         self._extensions = Extensions(header_bytes)
         self._segments: deque[Segment] = deque()
         self._map: list[Segment] = []
@@ -81,11 +75,6 @@ class Walk:
     def hungry(self) -> bool:
         """Whether everything fed has been walked over."""
         return not self._view and not self._hole
-
-    @property
-    def ended(self) -> bool:
-        """Whether the end of the archive was seen."""
-        return self._state is _State.ENDED
 
     def feed(self, block: bytes | memoryview) -> None:
         """Hand over the next bytes of the stream; only when hungry. Slices of them go to the sink uncopied."""
@@ -100,8 +89,8 @@ class Walk:
                 used += self._on_data(budget - used)
             elif state is _State.SKIP:
                 used += self._on_skip()
-            elif state is _State.PAX:
-                used += self._on_pax()
+            elif state is _State.EXTENSION:
+                used += self._on_extension()
             elif state is _State.ENDED:
                 used += self._on_trailing()
             else:
@@ -117,17 +106,14 @@ class Walk:
         return taken
 
     def _on_block(self, state: _State) -> int:
-        """Gather what this state needs whole, then act on it."""
-        need = self._extension.size if state is _State.EXTENSION and self._extension else BLOCK
-        taken = self._advance(min(need - len(self._partial), len(self._view)))
+        """Gather a whole block, then act on it."""
+        taken = self._advance(min(BLOCK - len(self._partial), len(self._view)))
         self._partial += taken
-        if len(self._partial) == need:
+        if len(self._partial) == BLOCK:
             block = bytes(self._partial)
             self._partial.clear()
             if state is _State.HEADER:
                 self._on_header(block)
-            elif state is _State.EXTENSION:
-                self._on_extension(block)
             elif state is _State.OLD_MAP:
                 self._on_old_map(block)
             elif state is _State.NEW_MAP:
@@ -192,30 +178,18 @@ class Walk:
                 )
             self._state = _State.ONE_ZERO
         elif header.typeflag in b"LKxXg":
-            self._pax = self._extensions.announce(header, at)
-            self._extension, self._extension_at = header, at
-            self._pax_left = header.size
-            self._state = _State.PAX if self._pax else _State.EXTENSION
+            self._extensions.announce(header, at)
+            self._state = _State.EXTENSION
             if not header.size:
-                self._on_extension(self._pax or b"")
+                self._on_extension()
         else:
             self._on_member(block, header, at)
 
-    def _on_pax(self) -> int:
-        taken = self._advance(min(self._pax_left, len(self._view)))
-        self._pax_left -= len(taken)
-        if self._pax:
-            self._pax.feed(taken)
-            if not self._pax_left:
-                self._on_extension(self._pax)
+    def _on_extension(self) -> int:
+        taken = self._advance(min(self._extensions.left, len(self._view)))
+        if self._extensions.feed(taken):
+            self._to_skip(-self._at % BLOCK)  # headers begin at whole blocks
         return len(taken)
-
-    def _on_extension(self, body: bytes | PaxReader) -> None:
-        header = self._extension
-        if header is not None:
-            self._extension = self._pax = None
-            self._extensions.add(header, body, self._extension_at)
-            self._to_skip(-header.size % BLOCK)
 
     def _on_member(self, block: bytes, header: Header, at: int) -> None:
         described = self._extensions.apply(block, header, at)

@@ -334,12 +334,12 @@ class Destination:
 
     async def wait_out_doubts(self) -> None:
         """Wait until no deletion of ours can take effect any more: after that others may hold the prefix."""
-        if (pause := self._doubtful - clock.monotonic()) > 0:
-            self.run.warn(
-                "doubt",
-                f"a deletion was not answered: waiting {pause:.0f} s, until it can no longer take effect",
-            )
-            await clock.sleep(pause)
+        if not self.in_doubt:
+            return
+        self.run.warn("doubt", "a deletion was not answered: waiting until it can no longer take effect")
+        while (pause := self._doubtful - clock.monotonic()) > 0:
+            self.run.meter.touch()
+            await clock.sleep(min(1.0, pause))
 
     @property
     def in_doubt(self) -> bool:
@@ -362,7 +362,8 @@ class Destination:
             HeldError: the prefix is another run's, or the marker is not the one that we know.
         """
         layout = self.run.layout
-        beside = key in {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS} - self.existing.promised()
+        pair = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        beside = layout.marker not in pair and key in pair - self.existing.promised()
         if not (self.lease.committing and self.committing):
             raise RuntimeError("a change outside a commit")
         if self._marker is not None and key != layout.marker and not beside:

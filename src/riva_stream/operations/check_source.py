@@ -7,7 +7,7 @@ from functools import partial
 from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError, TransientError
 from riva_stream.operations.check_report import CheckRecord, failed, failed_with, passed, warned
 from riva_stream.operations.examiner import Examiner
-from riva_stream.s3 import Store
+from riva_stream.s3 import Reader
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedRanges, PinnedSource, find_source
 
@@ -19,7 +19,7 @@ _INTEGRITY = 65
 class SourceCheck:
     """Looks for the source and reads one byte of it."""
 
-    def __init__(self, examiner: Examiner, store: Store) -> None:
+    def __init__(self, examiner: Examiner, store: Reader) -> None:
         self.found: PinnedSource | None = None
         """Set once it was found, readable or not."""
         self._examiner = examiner
@@ -101,7 +101,7 @@ async def _read(ranges: PinnedRanges, version_id: str | None) -> None:
         raise TransientError(f"the store was asked for one byte and sent {len(data)}")
 
 
-async def container_record(examiner: Examiner, store: Store) -> CheckRecord:
+async def container_record(examiner: Examiner, store: Reader) -> CheckRecord:
     """One HEAD of the container image, as a run pins it; nobody here reads it.
 
     Raises:

@@ -23,7 +23,7 @@ from riva_stream.memory import plan_memory
 from riva_stream.operations.reports import DeepRead
 from riva_stream.retry import Retrier
 from riva_stream.run import Meter
-from riva_stream.s3 import Store
+from riva_stream.s3 import Reader
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
@@ -39,7 +39,7 @@ _AT_ONCE = 3
 class Target:
     """One object to read."""
 
-    store: Store
+    store: Reader
     pinned: PinnedSource
     sha256: str | None = None
     """What it should come to; None: nobody knows."""

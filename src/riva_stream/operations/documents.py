@@ -24,7 +24,7 @@ from riva_stream.layout import (
 from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Store
+from riva_stream.s3 import Reader
 
 __all__ = ["Documents", "read_documents"]
 
@@ -134,7 +134,7 @@ class Documents:
 
 
 async def read_documents(
-    store: Store, retrier: Retrier, bucket: str, prefix: str, names: Sequence[str] = DOCUMENTS
+    store: Reader, retrier: Retrier, bucket: str, prefix: str, names: Sequence[str] = DOCUMENTS
 ) -> Documents:
     """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two."""
     marked_by = marker_at(prefix)

@@ -13,7 +13,7 @@ from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENTS, marker_at
 from riva_stream.manifest import Document
 from riva_stream.operations.find import DEPTH, levels_of
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Store
+from riva_stream.s3 import Reader
 
 __all__ = ["DOCUMENTS_BELOW", "Extent", "extent_of"]
 
@@ -49,7 +49,7 @@ class Extent(Document):
 
 
 async def extent_of(
-    store: Store, retrier: Retrier, bucket: str, prefix: str, days: int, days_of_bytes: int, now: datetime
+    store: Reader, retrier: Retrier, bucket: str, prefix: str, days: int, days_of_bytes: int, now: datetime
 ) -> Extent:
     """List what is below ``prefix``, ``ENV/`` or that of its bintarball references, and say what rules come to.
 

@@ -10,7 +10,7 @@ from typing import Any
 from riva_stream.errors import AccessDeniedError, first_of
 from riva_stream.events import Observer, Warned
 from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Store, StoreSettings, open_store
+from riva_stream.s3 import ObjectInfo, Reader, StoreSettings, open_store
 
 __all__ = ["head", "list_all", "opened"]
 
@@ -18,7 +18,7 @@ __all__ = ["head", "list_all", "opened"]
 @asynccontextmanager
 async def opened(
     settings: StoreSettings, observer: Observer, session: Any = None, *, slots: int = 16
-) -> AsyncIterator[tuple[Store, Retrier]]:
+) -> AsyncIterator[tuple[Reader, Retrier]]:
     """An open store, and a retrier of at most ``slots`` requests at once.
 
     Several errors of one moment leave as the one that matters most.
@@ -34,7 +34,7 @@ async def opened(
         raise first_of(group) from None
 
 
-async def head(store: Store, retrier: Retrier, bucket: str, key: str) -> ObjectInfo | None:
+async def head(store: Reader, retrier: Retrier, bucket: str, key: str) -> ObjectInfo | None:
     """HEAD of a key that should be there; None when it is not."""
     try:
         return await retrier("HeadObject", partial(store.head, bucket, key))
@@ -47,7 +47,7 @@ async def head(store: Store, retrier: Retrier, bucket: str, key: str) -> ObjectI
         raise
 
 
-async def list_all(store: Store, retrier: Retrier, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
+async def list_all(store: Reader, retrier: Retrier, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
     """Every object below ``prefix``, page by page."""
     after = ""
     while True:

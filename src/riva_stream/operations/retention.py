@@ -31,7 +31,7 @@ from riva_stream.layout import DEPLOYMENTS
 from riva_stream.manifest import Document
 from riva_stream.operations.extent import DOCUMENTS_BELOW, Extent, extent_of
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import Lifecycle, Store, StoreSettings, open_store
+from riva_stream.s3 import Lifecycle, Reader, StoreSettings, open_store
 
 __all__ = ["Policy", "RetentionReport", "RuleChange", "retention"]
 
@@ -183,7 +183,7 @@ async def retention(
         observer(Warned(code=code, message=message))
 
     async with AsyncExitStack() as stack:
-        store: Store = await stack.enter_async_context(
+        store: Reader = await stack.enter_async_context(
             open_store(settings, session=session, warn=partial(warn, "profile"))
         )
         retrier = Retrier(_RETRIES, observer)

@@ -28,7 +28,7 @@ from riva_stream.operations.opened import head, opened
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Store, StoreSettings
+from riva_stream.s3 import Reader, StoreSettings
 from riva_stream.sizes import human_size
 
 __all__ = ["status"]
@@ -71,7 +71,7 @@ async def status(
 
 @dataclass(eq=False)
 class _Look:
-    store: Store
+    store: Reader
     retrier: Retrier
     bucket: str
     prefix: str
@@ -151,6 +151,9 @@ class _Look:
         uploads = await each(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.prefix)
+        if life.alive is False and journal is not None and journal.has_begun:
+            notes.append("it was interrupted in its commit: the next run sends everything again")
+            done = 0
         return Holder(
             state="resumable" if life.alive is False else "in_flight",
             alive=life.alive,
@@ -251,13 +254,17 @@ def _staged(documents: Documents) -> StagedNow:
 
 
 def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: str) -> int:
-    """How much of the source's own object the store has acknowledged, by whoever knows of more."""
+    """How much of the source's own object the store has; by the journal where the store does not say."""
     if journal is None or journal.identity is None:
         return 0
     name = journal.identity.source.rpartition("/")[2]
     own = {f"{prefix}{folder}{name}" for folder in FOLDERS}
     return max(
-        (max(upload.journaled_bytes, upload.stored_bytes or 0) for upload in uploads if upload.key in own),
+        (
+            upload.journaled_bytes if upload.stored_bytes is None else upload.stored_bytes
+            for upload in uploads
+            if upload.key in own
+        ),
         default=0,
     )
 

@@ -26,7 +26,7 @@ from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.operations.uris import split
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import ObjectInfo, Store, StoreSettings
+from riva_stream.s3 import ObjectInfo, Reader, StoreSettings
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, Vouchers
 
@@ -92,9 +92,9 @@ async def verify(
 
 @dataclass(eq=False)
 class _Verification:
-    store: Store
+    store: Reader
     retrier: Retrier
-    origin: Store
+    origin: Reader
     origin_retrier: Retrier
     bucket: str
     prefix: str
@@ -220,7 +220,7 @@ class _Verification:
         return [] if info is None else [Target(self.origin, _pinned(bucket, info), vouched=True)]
 
     @property
-    def _stores(self) -> dict[bool, tuple[Store, Retrier]]:
+    def _stores(self) -> dict[bool, tuple[Reader, Retrier]]:
         return {True: (self.store, self.retrier), False: (self.origin, self.origin_retrier)}
 
     async def _beside(self, expected: list[Expected], documents: Documents) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from riva_stream import HeldError, IntegrityError, StageReport, TransientError, stage
+from riva_stream import HeldError, IntegrityError, StageReport, StoreSettings, TransientError, stage
 from riva_stream.layout import JOURNAL
+from riva_stream.operations.status import status
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultlog import Record
@@ -127,6 +128,10 @@ async def test_what_stopped_in_its_commit_is_sent_again(place: Place, which: int
     await stopped_at(place, at("CompleteMultipartUpload", which))
     journal = json.loads(place.read(PREFIX + JOURNAL))
     assert (journal["stopped"], journal["committing"]) == (True, True)
+    settings = StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
+    told = await status(settings, place.bucket, PREFIX)
+    assert (told.state, told.run and told.run.source_bytes) == ("resumable", 0)
+    assert "from the beginning" in told.rerun
     report, second = await finished(place)
     assert report.outcome == "staged"
     assert not resumed(report)

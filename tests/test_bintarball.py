@@ -22,6 +22,7 @@ from riva_stream import (
     StageRequest,
     stage,
 )
+from riva_stream.layout import JOURNAL
 from riva_stream.report import schema_of
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
@@ -181,32 +182,53 @@ async def test_a_dry_run_plans_and_leaves_nothing(quick: Place) -> None:
 
 
 async def test_of_two_references_at_once_none_is_mixed(quick: Place) -> None:
-    """The first is stopped between its document and its marker; the second writes both meanwhile."""
+    """The first is stopped between its document and its marker, and is alive: the second changes nothing."""
     gate = Gate()
-    rule = Rule("PutObject", key="*/deployment_ready.txt", fault=Stall("request", gate=gate))
+    rule = Rule("CompleteMultipartUpload", key="*/deployment_ready.txt", fault=Stall("request", gate=gate))
     async with FaultProxy(quick.server, [rule]) as proxy:
-        first = asyncio.create_task(stage(referring(quick, endpoint_url=proxy.endpoint_url)))
+        first = asyncio.create_task(stage(referring(quick, endpoint_url=proxy.endpoint_url, lease=1.0)))
         await gate.reached()
-        second = await stage(referring(quick, language="de-DE"))
-        gate.release()
         with pytest.raises(HeldError):
-            await first
-    assert pair_of(quick, REFERENCE)["build_info"]["run_id"] == second.run_id
+            await stage(referring(quick, language="de-DE", lease=1.0))
+        gate.release()
+        report = await first
+    assert pair_of(quick, REFERENCE)["build_info"]["run_id"] == report.run_id
+    assert (quick.names(REFERENCE), quick.open_uploads()) == (PAIR, [])
 
 
 async def test_a_reference_that_comes_second_takes_nothing_from_the_first(quick: Place) -> None:
-    """It had looked before the first one wrote anything, and puts its document when the first one is done."""
+    """It had looked before the first one wrote anything, and takes the prefix when the first one is done."""
     gate = Gate()
-    rule = Rule("PutObject", key="*/deployment.json", fault=Stall("request", gate=gate))
+    rule = Rule("PutObject", key=f"*{JOURNAL}", occurrence="first", fault=Stall("request", gate=gate))
     async with FaultProxy(quick.server, [rule]) as proxy:
-        late = asyncio.create_task(stage(referring(quick, endpoint_url=proxy.endpoint_url)))
+        late = asyncio.create_task(
+            stage(referring(quick, language="de-DE", endpoint_url=proxy.endpoint_url, lease=1.0))
+        )
         await gate.reached()
         first = await stage(referring(quick))
         gate.release()
-        with pytest.raises(HeldError):
+        assert (await late).outcome == "already_staged"
+    assert pair_of(quick, REFERENCE)["build_info"]["run_id"] == first.run_id
+    assert (quick.names(REFERENCE), quick.open_uploads()) == (PAIR, [])
+
+
+async def test_a_reference_whose_place_was_taken_changes_nothing(quick: Place) -> None:
+    """The same with another archive: what it finds once it holds the prefix is refused, not replaced."""
+    gate = Gate()
+    rule = Rule("PutObject", key=f"*{JOURNAL}", occurrence="first", fault=Stall("request", gate=gate))
+    quick.put(SOURCE_KEY + ".old.tar.gz", b"an older archive")
+    async with FaultProxy(quick.server, [rule]) as proxy:
+        older = f"s3://{quick.bucket}/{SOURCE_KEY}.old.tar.gz"
+        late = asyncio.create_task(
+            stage(referring(quick, source=older, endpoint_url=proxy.endpoint_url, lease=1.0))
+        )
+        await gate.reached()
+        first = await stage(referring(quick))
+        gate.release()
+        with pytest.raises(DestinationConflictError):
             await late
     assert pair_of(quick, REFERENCE)["build_info"]["run_id"] == first.run_id
-    assert (await stage(referring(quick))).outcome == "already_staged"
+    assert (quick.names(REFERENCE), quick.open_uploads()) == (PAIR, [])
 
 
 # --- the pair beside a staging

@@ -12,14 +12,23 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster
 
-from riva_stream import ArchiveError, DigestMismatchError, IntegrityError, SourceChangedError, stage
+from riva_stream import (
+    AccessDeniedError,
+    ArchiveError,
+    DigestMismatchError,
+    IntegrityError,
+    RivaStreamError,
+    SourceChangedError,
+    TransientError,
+    stage,
+)
 from riva_stream.events import Event, RetryScheduled
 from riva_stream.layout import JOURNAL
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials, tar_gz
 from tests.support.archives import riva_bytes
 from tests.support.faultproxy import FaultProxy, Rule
-from tests.support.faults import FlipBit, Gate, Rewrite, Stall
+from tests.support.faults import Fault, FlipBit, Gate, Refuse, Reset, Rewrite, Stall
 from tests.support.servers import GatewayServer, MotoServer, S3Server
 
 MARKER = "staging_complete.txt"
@@ -220,8 +229,11 @@ async def test_invariant_8_cancellation_is_clean(place: Place, operation: str) -
             await run
         gate.release()
     # nothing is visible but the journal, and that has let go: a rerun need not wait for the lease
-    assert place.names() == [JOURNAL]
-    assert json.loads(place.read(PREFIX + JOURNAL))["stopped"] is True
+    if operation == "CreateMultipartUpload":
+        assert place.names() == []  # of the very first upload: there is nothing to resume, and so no journal
+    else:
+        assert place.names() == [JOURNAL]
+        assert json.loads(place.read(PREFIX + JOURNAL))["stopped"] is True
     assert len(asyncio.all_tasks()) == 1
     assert threading.active_count() <= before + 40  # idle workers, kept by the loop for the next call
     await stage(place.request(part_size=5 * MIB))
@@ -262,3 +274,33 @@ async def test_invariant_11_an_expected_sha256_and_the_stores_own_checksum_vouch
     report = await stage(place.request(expect_sha256=hashlib.sha256(data).hexdigest()))
     assert report.artifact is not None
     assert report.artifact.validation.source_integrity == "sha256-expected+md5-etag+gzip-crc32"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "error"),
+    [
+        (FlipBit("response", 10), 65, IntegrityError),
+        (Reset("response-body", after=10), 75, TransientError),
+        (Refuse("AccessDenied"), 77, AccessDeniedError),
+    ],
+    ids=["reads otherwise", "cannot be read", "may not be read"],
+)
+async def test_invariant_12_once_the_marker_was_sent_nothing_is_deleted(
+    place: Place, fault: Fault, code: int, error: type[RivaStreamError]
+) -> None:
+    """Whatever the read-back of the marker comes to: the marker is there, and so is all that it promises."""
+    place.source()
+    place.put("images/riva-speech.tar.gz", b"a container image")
+    fields = {"server_path": f"s3://{place.bucket}/images/riva-speech.tar.gz", "lease": 0.6}
+    rule = Rule("GetObject", key=PREFIX + MARKER, occurrence="every", fault=fault)
+    async with FaultProxy(place.server, [rule]) as proxy:
+        with pytest.raises(error) as caught:
+            await stage(place.request(endpoint_url=proxy.endpoint_url, retries=1, **fields))
+        assert proxy.select("DeleteObject", PREFIX + "[!.]*") == ()
+    assert caught.value.exit_code == code
+    left = {"artifact.json", "upload_manifest.json", "deployment.json", "deployment_ready.txt", MARKER}
+    assert left < set(place.names())
+    report = await stage(place.request(**fields))
+    assert report.outcome == "already_staged"
+    assert JOURNAL not in place.names()
+    assert place.open_uploads() == []

@@ -1,4 +1,4 @@
-"""Going on where another run stopped, and never two runs on one prefix."""
+"""Resuming a run that stopped, and never two runs on one prefix."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from riva_stream import HeldError, IntegrityError, StageReport, TransientError, stage
+from riva_stream import HeldError, IntegrityError, StageReport, StoreSettings, TransientError, stage
 from riva_stream.layout import JOURNAL
+from riva_stream.operations.status import status
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultlog import Record
@@ -63,6 +64,10 @@ def sent(proxy: FaultProxy) -> int:
     return sum(record.forwarded for record in parts(proxy))
 
 
+def resumed(report: StageReport) -> bool:
+    return any(warning.startswith("resuming") for warning in report.warnings)
+
+
 async def test_what_the_store_has_is_not_sent_again(place: Place) -> None:
     archive, data = place.source(38 * MIB, members=2)
     total = len(data) + sum(member.size for member in archive.rivas)
@@ -72,7 +77,7 @@ async def test_what_the_store_has_is_not_sent_again(place: Place) -> None:
     assert acknowledged >= 5 * PART
     report, second = await finished(place)
     assert report.outcome == "staged"
-    assert any("going on where" in warning for warning in report.warnings)
+    assert resumed(report)
     # an answer that was under way when the run was cancelled is not known to it: its part goes again
     assert total - acknowledged <= sent(second) <= total - acknowledged + 2 * PART
     place.assert_staged(archive, data)
@@ -114,14 +119,40 @@ async def test_a_journal_names_parts_long_before_a_lease_has_passed(place: Place
 
 
 @pytest.mark.parametrize("which", [1, 2, 3, 4, 5, 6, 7])
-async def test_a_run_that_stopped_in_its_commit_is_gone_on_with(place: Place, which: int) -> None:
-    """Stopped before the n-th Complete: two models, the archive, and each of the documents."""
+async def test_what_stopped_in_its_commit_is_sent_again(place: Place, which: int) -> None:
+    """Stopped before the n-th Complete: two models, the archive, and each of the documents.
+
+    Whoever held the prefix before could still complete an upload that it had begun to complete: none is adopted.
+    """
     archive, data = place.source(12 * MIB, members=2)
     await stopped_at(place, at("CompleteMultipartUpload", which))
+    journal = json.loads(place.read(PREFIX + JOURNAL))
+    assert (journal["stopped"], journal["committing"]) == (True, True)
+    settings = StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
+    told = await status(settings, place.bucket, PREFIX)
+    assert (told.state, told.run and told.run.source_bytes) == ("resumable", 0)
+    assert "from the beginning" in told.rerun
     report, second = await finished(place)
     assert report.outcome == "staged"
-    assert parts(second) == []  # every byte of the archive and of its models was there already
+    assert not resumed(report)
+    assert sent(second) == len(data) + sum(member.size for member in archive.rivas)
     place.assert_staged(archive, data)
+
+
+async def test_before_the_first_complete_the_journal_names_every_upload_of_the_commit(place: Place) -> None:
+    place.source(12 * MIB, members=2)
+    gate = Gate()
+    rule = Rule("CompleteMultipartUpload", occurrence="every", fault=Stall("request", gate=gate))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        run = asyncio.create_task(stage(request(place, endpoint_url=proxy.endpoint_url)))
+        await gate.reached()
+        journal = json.loads(await asyncio.to_thread(place.read, PREFIX + JOURNAL))
+        opened = await asyncio.to_thread(place.open_uploads)
+        gate.release()
+        await run
+    assert journal["committing"] is True
+    assert {upload["key"] for upload in journal["uploads"]} == set(opened)
+    assert {PREFIX + name for name in ("artifact.json", "staging_complete.txt")} < set(opened)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +173,7 @@ async def test_another_source_starts_afresh_and_leaves_no_upload(place: Place) -
     await stopped_at(place, at("UploadPart", 3, "*/source/*"))
     archive, data = place.source(11 * MIB, seed="two")
     report, second = await finished(place)
-    assert not any("going on where" in warning for warning in report.warnings)
+    assert not resumed(report)
     assert sent(second) == len(data) + sum(member.size for member in archive.rivas)
     place.assert_staged(archive, data)
 
@@ -163,20 +194,23 @@ async def test_a_journal_that_lies_about_its_parts_is_not_believed(place: Place)
     place.assert_staged(archive, data)
 
 
+@pytest.mark.parametrize("committing", [False, True], ids=["while it streams", "in its commit"])
 async def test_without_the_right_to_list_uploads_those_that_the_journal_names_are_aborted(
-    place: Place,
+    place: Place, committing: bool
 ) -> None:
     """The documents' too: with the marker's left open, the run before could still put it."""
     archive, data = place.source(20 * MIB, members=1)
     # when the only model's third part comes, none of the uploads is just being created
-    await stopped_at(place, at("UploadPart", 3, "*/models/*"))
-    assert PREFIX + "staging_complete.txt" in place.open_uploads()
+    await stopped_at(
+        place, at("CompleteMultipartUpload", 1) if committing else at("UploadPart", 3, "*/models/*")
+    )
+    assert (PREFIX + "staging_complete.txt" in place.open_uploads()) is committing
     async with FaultProxy(
-        place.server, [Rule("ListMultipartUploads", fault=Refuse("AccessDenied"))]
+        place.server, [Rule("ListMultipartUploads", occurrence="every", fault=Refuse("AccessDenied"))]
     ) as proxy:
         report = await stage(request(place, endpoint_url=proxy.endpoint_url))
-    assert any("may not be listed" in warning for warning in report.warnings)
-    assert any("going on where" in warning for warning in report.warnings)
+    assert sum("s3:ListBucketMultipartUploads" in warning for warning in report.warnings) == 1
+    assert resumed(report) is not committing
     place.assert_staged(archive, data)
     assert place.open_uploads() == []
 
@@ -199,34 +233,60 @@ async def test_a_live_run_is_not_disturbed(place: Place) -> None:
     place.assert_staged(archive, data)
 
 
-async def test_the_same_run_id_takes_over_at_once_and_the_first_ends(place: Place) -> None:
+async def test_the_same_run_id_takes_over_nothing(place: Place) -> None:
+    """A live run of the same id is another run: ownership is the token's."""
     archive, data = place.source(12 * MIB)
     gate = Gate()
     async with FaultProxy(place.server, [at("UploadPart", 2, "*/source/*")(gate)]) as proxy:
-        first = asyncio.create_task(
-            stage(request(place, endpoint_url=proxy.endpoint_url, run_id="same", lease=600))
-        )
+        first = asyncio.create_task(stage(request(place, endpoint_url=proxy.endpoint_url, run_id="same")))
         await gate.reached()
-        report = await stage(request(place, run_id="same", lease=600))
-        assert report.outcome == "staged"
-        gate.release()
         with pytest.raises(HeldError):
-            await first
+            await stage(request(place, run_id="same"))
+        gate.release()
+        assert (await first).outcome == "staged"
     place.assert_staged(archive, data)
+
+
+@pytest.mark.parametrize("how", ["gone", "another's"])
+async def test_a_holder_whose_journal_is_no_longer_its_own_has_lost(place: Place, how: str) -> None:
+    """It never writes a new one, and completes nothing."""
+    place.source(12 * MIB)
+    gate = Gate()
+    async with FaultProxy(place.server, [at("UploadPart", 2, "*/source/*")(gate)]) as proxy:
+        holder = asyncio.create_task(stage(request(place, endpoint_url=proxy.endpoint_url, lease=60)))
+        await gate.reached()
+        journal = json.loads(await asyncio.to_thread(place.read, PREFIX + JOURNAL))
+        if how == "gone":
+            await asyncio.to_thread(place.client.delete_object, Bucket=place.bucket, Key=PREFIX + JOURNAL)
+        else:
+            theirs = json.dumps(journal | {"token": "another", "uploads": []}).encode()
+            await asyncio.to_thread(place.put, PREFIX + JOURNAL, theirs)
+        gate.release()
+        with pytest.raises(HeldError) as caught:
+            await holder
+        assert caught.value.exit_code == 75
+        assert proxy.select("CompleteMultipartUpload") == ()
+    assert place.names() == ([] if how == "gone" else [JOURNAL])
+    assert place.open_uploads() == []
 
 
 async def test_a_holder_that_was_replaced_writes_nothing_more(place: Place) -> None:
     """The zombie: held up between its last check and its Completes, while another source is staged."""
     place.source(12 * MIB, seed="zombie")
-    gate = Gate()
+    gate, silence = Gate(), Gate()
     async with FaultProxy(place.server, [at("CompleteMultipartUpload", 1)(gate)]) as proxy:
+        # long enough for requests that expire with the lease, which the gateway needs: it ignores conditions
         zombie = asyncio.create_task(
-            stage(request(place, endpoint_url=proxy.endpoint_url, run_id="same", lease=600, connections=1))
+            stage(request(place, endpoint_url=proxy.endpoint_url, lease=4.0, connections=1))
         )
         await gate.reached()
-        archive, data = place.source(11 * MIB, seed="winner")
-        await stage(request(place, run_id="same", lease=600))
+        proxy.rules.append(
+            Rule("PutObject", key=f"*{JOURNAL}", occurrence="every", fault=Stall("request", gate=silence))
+        )
+        archive, data = await asyncio.to_thread(place.source, 11 * MIB, seed="winner")
+        await stage(request(place, lease=4.0))
         gate.release()
+        silence.release()
         with pytest.raises(
             TransientError
         ) as caught:  # moto has no "no such upload" here: it breaks with a 500

@@ -21,11 +21,13 @@ from riva_stream import (
 )
 from riva_stream.cli.summary import summary_text
 from riva_stream.events import Event, MemberFound, ObjectCompleted, Progress, StageFinished, StageStarted
+from riva_stream.layout import JOURNAL
 from riva_stream.manifest import Marker
 from riva_stream.report import schema_of
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials, tar_gz
 from tests.support.archives import riva_bytes
+from tests.support.faultproxy import FaultProxy
 from tests.support.servers import S3Server
 
 
@@ -129,6 +131,9 @@ async def test_the_marker_is_the_last_word(place: Place) -> None:
     marker = Marker.parse(place.read(PREFIX + "staging_complete.txt").decode())
     artifact = place.read(PREFIX + "artifact.json")
     assert marker.artifact_sha256 == hashlib.sha256(artifact).hexdigest()
+    manifest = place.read(PREFIX + "upload_manifest.json")
+    assert marker.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
+    assert marker.token
     assert marker.run_id == report.run_id
     assert marker.mode == "full"
     newest = max(place.names(), key=lambda key: place.head(PREFIX + key)["LastModified"])
@@ -289,7 +294,10 @@ async def test_a_missing_source_bucket_is_a_missing_source(place: Place) -> None
 
 async def test_by_reference_nothing_is_read_and_little_is_asked(place: Place) -> None:
     _, data = place.source()
-    report = await stage(place.request(reference_only=True))
+    async with FaultProxy(place.server) as proxy:
+        report = await stage(place.request(reference_only=True, lease=0.6, endpoint_url=proxy.endpoint_url))
+    assert [record.operation for record in proxy.select("*", SOURCE_KEY)] == ["HeadObject"]
+    assert len([record for record in proxy.log if not record.key.endswith(JOURNAL)]) < 40
     assert place.names() == ["artifact.json", "staging_complete.txt"]
     artifact: dict[str, Any] = json.loads(place.read(PREFIX + "artifact.json"))
     jsonschema.validate(artifact, schema_of("artifact"))

@@ -84,6 +84,8 @@ class Destination:
     _completed: dict[str, str] = field(default_factory=dict, init=False)
     """Keys that this run has completed, in order, with their ETags."""
     _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
+    _unlisted: bool = field(default=False, init=False)
+    """Whether it was told that open uploads may not be listed."""
     _doubtful: float = field(default=float("-inf"), init=False)
     """Until when a deletion of ours whose answer did not come may still take effect."""
 
@@ -503,6 +505,13 @@ class Destination:
                 ):
                     found += uploads
         except AccessDeniedError:
+            if not self._unlisted:
+                self._unlisted = True
+                run.warn(
+                    "list-uploads",
+                    "open uploads may not be listed (s3:ListBucketMultipartUploads): those that no journal names "
+                    "stay open until the bucket's lifecycle rule aborts them",
+                )
             return []
         return [upload for upload in found if layout.owns(upload.key) and upload.upload_id not in ours]
 

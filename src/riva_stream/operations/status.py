@@ -108,7 +108,12 @@ class _Look:
             staged=staged,
             run=holder,
             last_run=last_run,
-            rerun=_rerun(staged, holder, whole=documents.ready is not None),
+            rerun=_rerun(
+                staged,
+                holder,
+                whole=documents.ready is not None,
+                in_commit=life is not None and _is_in_commit(life.found),
+            ),
             notes=notes,
             watched_seconds=round(life.seconds if life else 0.0, 1),
         )
@@ -151,7 +156,7 @@ class _Look:
         uploads = await each(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.prefix)
-        if life.alive is False and journal is not None and journal.has_begun:
+        if life.alive is False and _is_in_commit(life.found):
             notes.append("it was interrupted in its commit: the next run sends everything again")
             done = 0
         return Holder(
@@ -269,7 +274,12 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
     )
 
 
-def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool) -> str:
+def _is_in_commit(found: Found) -> bool:
+    """Whether the run had begun its commit: then nothing of it is resumed."""
+    return found.journal is not None and found.journal.has_begun
+
+
+def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_commit: bool) -> str:
     if staged is not None and staged.problem:
         return "be refused (73); with --force replace what is there"
     if holder is not None and holder.state == "in_flight":
@@ -284,6 +294,11 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool) -> s
     kept = [upload for upload in holder.uploads if upload.state != "gone"]
     parts = sum(u.journaled_parts if u.stored_parts is None else u.stored_parts for u in kept)
     size = sum(u.journaled_bytes if u.stored_bytes is None else u.stored_bytes for u in kept)
-    if not parts:
-        return "take over and stage it from the beginning: the store has nothing that could be gone on with"
+    if in_commit or not parts:
+        why = (
+            "the run was interrupted in its commit"
+            if in_commit
+            else "the store has nothing that can be resumed"
+        )
+        return f"take over and stage it from the beginning: {why}"
     return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already"

@@ -16,7 +16,7 @@ from riva_stream.events import Observer, Watching, ignore
 from riva_stream.lease.journal import Process
 from riva_stream.lease.lease import Found, read_journal
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Store
+from riva_stream.s3 import Reader
 
 __all__ = ["LEASE", "Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
 
@@ -52,7 +52,7 @@ def known_to_have_ended(found: Found, here: Process) -> str:
 
 
 async def watch(
-    store: Store,
+    store: Reader,
     retrier: Retrier,
     bucket: str,
     key: str,

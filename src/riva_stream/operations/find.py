@@ -12,7 +12,7 @@ from functools import partial
 from riva_stream.layout import DEPLOYMENTS, LEVELS
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Store
+from riva_stream.s3 import Reader
 
 __all__ = ["DEPTH", "each_folder", "is_above", "levels_of"]
 
@@ -22,7 +22,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
 async def each_folder(
-    store: Store,
+    store: Reader,
     retrier: Retrier,
     bucket: str,
     prefix: str,

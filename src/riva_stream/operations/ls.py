@@ -35,7 +35,7 @@ from riva_stream.operations.find import each_folder, levels_of
 from riva_stream.operations.opened import head, opened
 from riva_stream.operations.reports import ListedStaging, ListReport
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Store, StoreSettings
+from riva_stream.s3 import Reader, StoreSettings
 
 __all__ = ["list_stagings"]
 
@@ -98,7 +98,7 @@ async def list_stagings(
 
 
 async def _look(
-    store: Store, retrier: Retrier, bucket: str, place: str, here: Process
+    store: Reader, retrier: Retrier, bucket: str, place: str, here: Process
 ) -> ListedStaging | None:
     """One folder; None when it has nothing to do with a staging."""
     marker, names = marker_at(place), set[str]()

@@ -10,14 +10,14 @@ from riva_stream.layout import JOURNAL, marker_at
 from riva_stream.lease import Process, known_to_have_ended, read_journal
 from riva_stream.operations.find import is_above
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Store
+from riva_stream.s3 import Reader
 
 __all__ = ["nothing_staged"]
 
 _SHOWN = 5
 
 
-async def nothing_staged(store: Store, retrier: Retrier, bucket: str, prefix: str) -> SourceNotFoundError:
+async def nothing_staged(store: Reader, retrier: Retrier, bucket: str, prefix: str) -> SourceNotFoundError:
     """The error for a prefix without a marker."""
     place = f"s3://{bucket}/{prefix}"
     marker = marker_at(prefix)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 from riva_stream.errors import AccessDeniedError, first_of
 from riva_stream.events import Observer, Warned
 from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Store, StoreSettings, open_store
+from riva_stream.s3 import ObjectInfo, Reader, StoreSettings, open_store
 
 __all__ = ["head", "list_all", "opened"]
 
 
 @asynccontextmanager
 async def opened(
-    settings: StoreSettings, observer: Observer, session: Any = None, *, slots: int = 16
-) -> AsyncIterator[tuple[Store, Retrier]]:
-    """An open store, and a retrier of at most ``slots`` requests at once.
+    settings: StoreSettings | Reader, observer: Observer, session: Any = None, *, slots: int = 16
+) -> AsyncIterator[tuple[Reader, Retrier]]:
+    """An open store, and a retrier of at most ``slots`` requests at once; one that is open already stays so.
 
     Several errors of one moment leave as the one that matters most.
     """
@@ -28,13 +28,18 @@ async def opened(
         observer(Warned(code="profile", message=message))
 
     try:
-        async with open_store(settings, session=session, warn=warn) as store:
+        async with AsyncExitStack() as stack:
+            store: Reader = (
+                await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+                if isinstance(settings, StoreSettings)
+                else settings
+            )
             yield store, Retrier(observer=observer, renew=store.renew, slots=slots)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
 
-async def head(store: Store, retrier: Retrier, bucket: str, key: str) -> ObjectInfo | None:
+async def head(store: Reader, retrier: Retrier, bucket: str, key: str) -> ObjectInfo | None:
     """HEAD of a key that should be there; None when it is not."""
     try:
         return await retrier("HeadObject", partial(store.head, bucket, key))
@@ -47,7 +52,7 @@ async def head(store: Store, retrier: Retrier, bucket: str, key: str) -> ObjectI
         raise
 
 
-async def list_all(store: Store, retrier: Retrier, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
+async def list_all(store: Reader, retrier: Retrier, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
     """Every object below ``prefix``, page by page."""
     after = ""
     while True:

@@ -7,13 +7,13 @@ from riva_stream.operations.ledger import Ledger
 from riva_stream.operations.opened import head
 from riva_stream.operations.uris import split
 from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Store
+from riva_stream.s3 import ObjectInfo, Reader
 
 __all__ = ["pointed_at", "referenced"]
 
 
 async def referenced(
-    ledger: Ledger, store: Store, retrier: Retrier, reference: ObjectReference
+    ledger: Ledger, store: Reader, retrier: Retrier, reference: ObjectReference
 ) -> ObjectInfo | None:
     """HEAD what ``deployment.json`` pins; None when it is not that any more."""
     pinned = (reference.size_bytes, reference.etag, reference.version_id)
@@ -21,7 +21,7 @@ async def referenced(
 
 
 async def pointed_at(
-    ledger: Ledger, store: Store, retrier: Retrier, uri: str, size: int, etag: str, version_id: str | None
+    ledger: Ledger, store: Reader, retrier: Retrier, uri: str, size: int, etag: str, version_id: str | None
 ) -> ObjectInfo | None:
     """HEAD what a document pins where it lies; None when it is not that any more."""
     bucket, key = split(uri)

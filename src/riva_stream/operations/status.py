@@ -28,7 +28,7 @@ from riva_stream.operations.opened import head, opened
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Store, StoreSettings
+from riva_stream.s3 import Reader, StoreSettings
 from riva_stream.sizes import human_size
 
 __all__ = ["status"]
@@ -71,7 +71,7 @@ async def status(
 
 @dataclass(eq=False)
 class _Look:
-    store: Store
+    store: Reader
     retrier: Retrier
     bucket: str
     prefix: str

@@ -173,25 +173,29 @@ DAMAGE: list[tuple[str, Callable[[bytes], bytes] | None, str]] = [
     (
         f"{PREFIX}checksums.sha256",
         lambda data: b"0" * 64 + data[64:],
-        "line 1 has another SHA-256 for source/",
+        "it tells of source/",
     ),
     (
         f"{PREFIX}checksums.sha256",
         lambda data: b"".join(data.splitlines(keepends=True)[:-1]),
-        "it has no line for models/model-1.riva",
+        "it tells of models/model-1.riva otherwise than artifact.json",
     ),
-    (f"{PREFIX}checksums.sha256", lambda data: data + b"what is this\n", "line 4 names 'what is this'"),
+    (
+        f"{PREFIX}checksums.sha256",
+        lambda data: data + b"what is this\n",
+        "it tells of what is this otherwise",
+    ),
     (f"{PREFIX}artifact.json", edited("model", "language_code", value="de-DE"), "marker was written for"),
     (f"{PREFIX}artifact.json", lambda _: b"{", "it cannot be understood"),
     (
         f"{PREFIX}upload_manifest.json",
         edited("files", "models", 0, "size_bytes", value=lambda size: size + 1),
-        "another size or SHA-256 for",
+        "models/model-0.riva otherwise than artifact.json",
     ),
     (
         f"{PREFIX}upload_manifest.json",
         edited("files", "models", value=lambda models: models[:1]),
-        "it does not name",
+        "models/model-1.riva otherwise than artifact.json",
     ),
     (f"{PREFIX}upload_manifest.json", edited("upload_id", value="130-x"), "its run id is 130-x"),
     (

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from riva_stream.events import Event, Observer, throttled
+    from riva_stream.operations.staging import StagedObject, Staging, read_staging
     from riva_stream.pipeline import stage
     from riva_stream.report import StageReport
     from riva_stream.s3 import StoreSettings, open_store
@@ -58,6 +59,9 @@ _HOMES = {
     "Event": ("events", ""),
     "Observer": ("events", ""),
     "throttled": ("events", ""),
+    "StagedObject": ("operations.crosscheck", ""),
+    "Staging": ("operations.staging", ""),
+    "read_staging": ("operations.staging", ""),
     "stage": ("pipeline", ""),
     "StageReport": ("report", ""),
     "StoreSettings": ("s3", ""),
@@ -80,12 +84,15 @@ __all__ = [
     "SourceNotFoundError",
     "StageReport",
     "StageRequest",
+    "StagedObject",
+    "Staging",
     "StalledError",
     "StoreSettings",
     "ThrottledError",
     "TransientError",
     "__version__",
     "open_store",
+    "read_staging",
     "stage",
     "throttled",
 ]

@@ -123,11 +123,8 @@ class DeploymentReady(Document):
 
     def text(self) -> str:
         """The file, a few lines for a person and for ``grep``."""
-        return "".join(f"{name}: {value}\n" for name, value in zip(_LINES, self._values(), strict=True))
-
-    def _values(self) -> tuple[str, ...]:
         fields = self.model_dump(mode="json")
-        return tuple(str(fields[field]) for field in _LINES.values())
+        return "".join(f"{name}: {fields[field]}\n" for name, field in _LINES.items() if fields[field])
 
     @classmethod
     def parse(cls, text: str) -> DeploymentReady:

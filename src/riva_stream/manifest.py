@@ -248,14 +248,14 @@ class Marker(Document):
         manifest = (
             f"SHA-256 of upload_manifest.json: {self.manifest_sha256}\n" if self.manifest_sha256 else ""
         )
+        token = f"Token: {self.token}\n" if self.token else ""
         return (
             f"Staging completed at: {_iso(self.completed_at)}\n"
             f"Mode: {self.mode}\n"
             f"Run ID: {self.run_id}\n"
             f"Source: {self.source}\n"
             f"Next step: {self.next_step}\n"
-            f"Token: {self.token}\n"
-            f"{manifest}"
+            f"{token}{manifest}"
             f"SHA-256 of artifact.json: {self.artifact_sha256}\n"
         )
 

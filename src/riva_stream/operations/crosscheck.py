@@ -1,13 +1,15 @@
 """Do the documents of a staging agree with each other? And what objects do they promise? No I/O.
 
-The marker vouches for ``artifact.json`` by its SHA-256; that one tells the digests of everything else, so an edit of
-any other document contradicts it. ``deployment.json`` is vouched for by ``deployment_ready.txt``, and names in turn the
-``artifact.json`` that it was written for.
+The marker vouches for ``artifact.json`` and ``upload_manifest.json`` by their SHA-256; between them these tell the
+ETag, VersionId and digests of everything else. A marker of version 0.1 vouches for ``artifact.json`` alone: what a
+manifest says is then only as good as its agreement with that. ``deployment.json`` is vouched for by
+``deployment_ready.txt``, and names in turn the ``artifact.json`` that it was written for.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady
@@ -24,29 +26,42 @@ from riva_stream.manifest import Artifact, Marker, StagedFile, UploadManifest
 from riva_stream.operations.documents import Documents
 from riva_stream.operations.ledger import Ledger
 
-__all__ = ["Expected", "crosscheck"]
+__all__ = ["StagedObject", "crosscheck"]
 
 _DIFFER = "their SHA-256 differ"
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """An object that the documents promise. None: they do not tell."""
+class StagedObject:
+    """An object of a staging, as its documents promise it."""
 
     key: str
-    size: int | None
+    path: str
+    """The same below the staging's prefix."""
+    size: int
     sha256: str | None
     blake3: str | None = None
-    staged: StagedFile | None = None
-    """Its entry in the manifest."""
+    """None of a document."""
+    entry: StagedFile | None = None
+    """In the manifest; None only where that cannot be used."""
+
+    @property
+    def etag(self) -> str | None:
+        """As the store gave it when the object was completed."""
+        return self.entry.etag if self.entry else None
+
+    @property
+    def version_id(self) -> str | None:
+        """The same; None in a bucket without versions."""
+        return self.entry.version_id if self.entry else None
 
     @property
     def is_document(self) -> bool:
         """Whether it is one of the documents, which are read whole."""
-        return self.key.rpartition("/")[2] in DOCUMENTS
+        return self.path in DOCUMENTS
 
 
-def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> list[Expected]:
+def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> list[StagedObject]:
     """Note in the ledger what the documents contradict each other in; give the objects that they promise."""
     for name, text in documents.texts.items():
         ledger.size(prefix + name, len(text))
@@ -67,7 +82,12 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
         return []
     expected = _expected(artifact, manifest, prefix)
     if CHECKSUMS in documents.texts:
-        _checksums(documents.texts[CHECKSUMS], expected, prefix, ledger)
+        split = (
+            line.partition("  ") for line in documents.texts[CHECKSUMS].decode(errors="replace").splitlines()
+        )
+        lines = {path or digest: digest for digest, _, path in split}
+        known = {item.path: item.sha256 for item in expected if not item.is_document}
+        _agree(ledger, prefix + CHECKSUMS, "lines", lines, known)
     return expected
 
 
@@ -75,8 +95,10 @@ def _marker(documents: Documents, marker: Marker, prefix: str, ledger: Ledger) -
     artifact = documents.artifact
     written_for = f"it is not the one that the marker was written for: {_DIFFER}"
     _vouches(documents, prefix, ledger, ARTIFACT_JSON, marker.artifact_sha256, written_for)
+    if marker.manifest_sha256 is not None:
+        _vouches(documents, prefix, ledger, MANIFEST_JSON, marker.manifest_sha256, written_for)
     told: list[tuple[str, object, object]] = []
-    if artifact is not None:
+    if artifact is not None and not ledger.difference(prefix + ARTIFACT_JSON):
         told = [
             ("run id", marker.run_id, artifact.build_info.run_id),
             ("mode", marker.mode, artifact.deployment.staging_mode),
@@ -105,7 +127,7 @@ def _ready(documents: Documents, ready: DeploymentReady, prefix: str, ledger: Le
     written_for = f"it is not the one that {DEPLOYMENT_READY} was written for: {_DIFFER}"
     _vouches(documents, prefix, ledger, DEPLOYMENT_JSON, ready.deployment_sha256, written_for)
     told: list[tuple[str, object, object]] = []
-    if deployment is not None:
+    if deployment is not None and not ledger.difference(prefix + DEPLOYMENT_JSON):
         references = deployment.bintarball_references
         told = [
             ("run id", ready.run_id, deployment.build_info.run_id),
@@ -196,37 +218,37 @@ def _manifest(
     ledger.differs(key, *(f"it names {name}, which lies elsewhere" for name in outside))
     files = manifest.files
     for name, file in (
-        (CHECKSUMS, files.checksums),
         (ARTIFACT_JSON, files.metadata),
+        (CHECKSUMS, files.checksums),
         (DEPLOYMENT_JSON, files.deployment),
         (DEPLOYMENT_READY, files.deployment_ready),
     ):
         if file is not None and name in documents.texts and file.s3_key == prefix + name:
-            digest = f"sha256:{hashlib.sha256(documents.texts[name]).hexdigest()}"
-            ledger.compare(
-                prefix + name,
-                "content",
-                digest,
-                file.checksum,
-                "its SHA-256 is not that in upload_manifest.json",
-            )
+            same = f"sha256:{hashlib.sha256(documents.texts[name]).hexdigest()}" == file.checksum
+            if same:
+                ledger.same(prefix + name, "content")
+            elif name != ARTIFACT_JSON:
+                ledger.differs(prefix + name, f"its SHA-256 is not that in {MANIFEST_JSON}")
+            elif not ledger.difference(prefix + name):  # the marker vouches for it, so the other one is wrong
+                ledger.differs(key, f"it was written for another {ARTIFACT_JSON}: {_DIFFER}")
     if artifact is None:
         return
     if manifest.upload_id != artifact.build_info.run_id:
         ledger.differs(
             key, f"its run id is {manifest.upload_id}, artifact.json has {artifact.build_info.run_id}"
         )
-    entries = {f.s3_key: (f.size_bytes, f.checksum) for f in _archives(manifest)}
+    entries = {file.s3_key: (file.size_bytes, file.checksum) for file in _archives(manifest)}
     known = {prefix + path: (size, f"sha256:{sha256}") for path, size, sha256, _ in _described(artifact)}
-    for name in sorted(known.keys() - entries.keys()):
-        ledger.differs(key, f"it does not name {name}, which artifact.json has")
-    for name in sorted(entries.keys() - known.keys()):
-        ledger.differs(key, f"it names {name}, which artifact.json does not have")
-    for name in sorted(entries.keys() & known.keys()):
-        if entries[name] != known[name]:
-            ledger.differs(key, f"it has another size or SHA-256 for {name} than artifact.json")
-    if ARTIFACT_JSON not in ledger.difference(key):
-        ledger.same(key, ARTIFACT_JSON)
+    _agree(ledger, key, ARTIFACT_JSON, entries, known)
+
+
+def _agree(
+    ledger: Ledger, key: str, name: str, told: Mapping[str, object], known: Mapping[str, object]
+) -> None:
+    """Does a document tell of the archive and the models what ``artifact.json`` tells?"""
+    other = sorted({of for of, _ in told.items() ^ known.items()})
+    text = f"it tells of {', '.join(other)} otherwise than {ARTIFACT_JSON}"
+    ledger.compare(key, name, other, [], text)
 
 
 def _archives(manifest: UploadManifest) -> list[StagedFile]:
@@ -246,31 +268,14 @@ def _described(artifact: Artifact) -> list[tuple[str, int, str | None, str | Non
     return rows
 
 
-def _expected(artifact: Artifact | None, manifest: UploadManifest | None, prefix: str) -> list[Expected]:
+def _expected(artifact: Artifact | None, manifest: UploadManifest | None, prefix: str) -> list[StagedObject]:
     entries = {file.s3_key: file for file in manifest.files.all()} if manifest else {}
     found = {
-        prefix + path: Expected(prefix + path, size, sha256, blake3, entries.get(prefix + path))
+        prefix + path: StagedObject(prefix + path, path, size, sha256, blake3, entries.get(prefix + path))
         for path, size, sha256, blake3 in (_described(artifact) if artifact else [])
     }
     for key, file in entries.items():
         if key.startswith(prefix) and key not in found:
-            found[key] = Expected(key, file.size_bytes, file.checksum.removeprefix("sha256:"), None, file)
+            path, sha256 = key.removeprefix(prefix), file.checksum.removeprefix("sha256:")
+            found[key] = StagedObject(key, path, file.size_bytes, sha256, None, file)
     return list(found.values())
-
-
-def _checksums(data: bytes, expected: list[Expected], prefix: str, ledger: Ledger) -> None:
-    """Every line against what the other documents say."""
-    key = prefix + CHECKSUMS
-    known = {item.key.removeprefix(prefix): item.sha256 for item in expected if not item.is_document}
-    seen: set[str] = set()
-    for number, line in enumerate(data.decode(errors="replace").splitlines(), 1):
-        digest, _, path = line.partition("  ")
-        if path not in known:
-            ledger.differs(key, f"line {number} names {path or line[:80]!r}, which is not staged")
-        elif digest != known[path]:
-            ledger.differs(key, f"line {number} has another SHA-256 for {path} than artifact.json")
-        seen.add(path)
-    for path in sorted(known.keys() - seen):
-        ledger.differs(key, f"it has no line for {path}")
-    if not ledger.difference(key):
-        ledger.same(key, "lines")

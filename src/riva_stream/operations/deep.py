@@ -14,12 +14,13 @@ from functools import partial
 
 import anyio
 
-from riva_stream.buffers import Chunk, Credits
+from riva_stream.buffers import Credits
 from riva_stream.digest import Hash, HashLane
 from riva_stream.errors import ConfigurationError, SourceChangedError, first_of
 from riva_stream.events import Observer
 from riva_stream.lanes import Lane, Lanes
 from riva_stream.memory import plan_memory
+from riva_stream.operations.fetching import RANGE, fetching
 from riva_stream.operations.reports import DeepRead
 from riva_stream.retry import Retrier
 from riva_stream.run import Meter
@@ -30,7 +31,6 @@ from riva_stream.tee import Branch, tee
 
 __all__ = ["DeepReader", "Target"]
 
-_RANGE = 8 * MIB
 _AT_ONCE = 3
 """Objects."""
 
@@ -100,7 +100,7 @@ class DeepReader:
         done: Callable[[int, dict[str, str] | str], None],
     ) -> None:
         try:
-            plan = plan_memory(memory, _RANGE)
+            plan = plan_memory(memory, RANGE)
         except ConfigurationError as error:
             error.hint = error.hint.partition(",")[0]  # the size of a range is not to be chosen here
             raise
@@ -157,7 +157,7 @@ class DeepReader:
         reader = SourceReader(
             target.store,
             target.pinned,
-            _RANGE,
+            RANGE,
             account,
             self._retrier,
             self._lanes.source,
@@ -169,13 +169,10 @@ class DeepReader:
             partial(lane.send, hashed) for lane, hashed in zip(lanes, hashes, strict=True)
         ]
         try:
-            async with anyio.create_task_group() as tasks:
-                for _ in range(self._connections):
-                    tasks.start_soon(reader.fetch)
+            async with fetching(reader, self._connections) as chunks, anyio.create_task_group() as tasks:
                 for lane in lanes:
                     tasks.start_soon(lane.run)
-                chunk: Chunk
-                async for chunk in reader.chunks():
+                async for chunk in chunks:
                     tee(chunk, branches)
                 for lane in lanes:
                     lane.close()

@@ -24,6 +24,7 @@ from riva_stream.layout import (
 from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
 from riva_stream.retry import Retrier
 from riva_stream.run import each
+from riva_stream.s3 import Document as InStore
 from riva_stream.s3 import Reader
 
 __all__ = ["Documents", "read_documents"]
@@ -40,6 +41,8 @@ class Documents:
 
     texts: Mapping[str, bytes]
     """Name → content of each that is there."""
+    etags: Mapping[str, str] = field(default_factory=dict)
+    """Name → ETag of these very bytes."""
     marker: Marker | None = None
     artifact: Artifact | None = None
     manifest: UploadManifest | None = None
@@ -136,37 +139,48 @@ class Documents:
 async def read_documents(
     store: Reader, retrier: Retrier, bucket: str, prefix: str, names: Sequence[str] = DOCUMENTS
 ) -> Documents:
-    """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two."""
+    """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two.
+
+    The marker first: without it nobody vouches for the others, and none of them is read.
+    """
     marked_by = marker_at(prefix)
     if marked_by == DEPLOYMENT_READY:
         names = DEPLOYMENT_DOCUMENTS
     wrong: dict[str, str] = {}
     hidden: list[str] = []
+    read: dict[str, InStore] = {}
 
-    async def read(name: str) -> bytes | None:
+    async def read_one(name: str) -> None:
         try:
             document = await retrier("GetObject", partial(store.get, bucket, prefix + name, limit=_LIMIT))
         except IntegrityError as error:
             wrong[name] = error.what
-            return None
         except AccessDeniedError as error:
             if name in DEPLOYMENT_DOCUMENTS and marked_by not in DEPLOYMENT_DOCUMENTS:
-                hidden.append(
-                    name
-                )  # most stagings have none: that must not keep the rest from being looked at
-                return None
+                # most stagings have none: that must not keep the rest from being looked at
+                hidden.append(name)
+                return
             # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, GetObject)
             error.hint = error.hint or (
                 f"grant s3:GetObject on s3://{bucket}/{prefix}*, and s3:ListBucket on {bucket}, without which the "
                 "store does not say what is not there"
             )
             raise
-        return document.data if document else None
+        else:
+            if document is not None:
+                read[name] = document
 
-    found = await each(list(names), read)
-    texts = {name: text for name, text in zip(names, found, strict=True) if text is not None}
-    found_there = replace(_understood(texts, wrong), marked_by=marked_by, hidden=sorted(hidden))
-    return found_there if found_there.is_bintarball else _without_foreign(found_there)
+    await read_one(marked_by)
+    if read or wrong:
+        await each([name for name in names if name != marked_by], read_one)
+    understood = _understood({name: read[name].data for name in names if name in read}, wrong)
+    found = replace(
+        understood,
+        etags={name: document.info.etag for name, document in read.items()},
+        marked_by=marked_by,
+        hidden=sorted(hidden),
+    )
+    return found if found.is_bintarball else _without_foreign(found)
 
 
 def _without_foreign(documents: Documents) -> Documents:
@@ -203,11 +217,11 @@ def _understood(texts: Mapping[str, bytes], wrong: dict[str, str]) -> Documents:
 
     return Documents(
         texts,
-        of(Marker),
-        of(Artifact),
-        of(UploadManifest),
-        of(DeploymentDocument),
-        of(DeploymentReady),
+        marker=of(Marker),
+        artifact=of(Artifact),
+        manifest=of(UploadManifest),
+        deployment=of(DeploymentDocument),
+        ready=of(DeploymentReady),
         wrong=wrong,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,9 @@ __all__ = ["head", "list_all", "opened"]
 
 @asynccontextmanager
 async def opened(
-    settings: StoreSettings, observer: Observer, session: Any = None, *, slots: int = 16
+    settings: StoreSettings | Reader, observer: Observer, session: Any = None, *, slots: int = 16
 ) -> AsyncIterator[tuple[Reader, Retrier]]:
-    """An open store, and a retrier of at most ``slots`` requests at once.
+    """An open store, and a retrier of at most ``slots`` requests at once; one that is open already stays so.
 
     Several errors of one moment leave as the one that matters most.
     """
@@ -28,7 +28,12 @@ async def opened(
         observer(Warned(code="profile", message=message))
 
     try:
-        async with open_store(settings, session=session, warn=warn) as store:
+        async with AsyncExitStack() as stack:
+            store: Reader = (
+                await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+                if isinstance(settings, StoreSettings)
+                else settings
+            )
             yield store, Retrier(observer=observer, renew=store.renew, slots=slots)
     except BaseExceptionGroup as group:
         raise first_of(group) from None

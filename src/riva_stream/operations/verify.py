@@ -10,25 +10,22 @@ from typing import Any
 
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.digest import DigestRecord
-from riva_stream.documents.compare import differences
-from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, Where
+from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
-from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, JOURNAL, MARKER, OF_FULL, Layout
+from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL
 from riva_stream.manifest import Source
-from riva_stream.operations.crosscheck import Expected, crosscheck
+from riva_stream.operations.crosscheck import StagedObject
 from riva_stream.operations.deep import DeepReader, Target
-from riva_stream.operations.documents import Documents, read_documents
-from riva_stream.operations.ledger import Ledger
-from riva_stream.operations.nothing import nothing_staged
+from riva_stream.operations.documents import Documents
 from riva_stream.operations.opened import head, list_all, opened
 from riva_stream.operations.pointed import pointed_at, referenced
 from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
+from riva_stream.operations.staging import Staging, compare, find_staging, pinned
 from riva_stream.operations.uris import split
 from riva_stream.retry import Retrier
 from riva_stream.run import each
 from riva_stream.s3 import ObjectInfo, Reader, StoreSettings
 from riva_stream.sizes import MIB
-from riva_stream.source import PinnedSource, Vouchers
 
 __all__ = ["verify"]
 
@@ -36,7 +33,7 @@ _MOST_EXTRA = 1000
 
 
 async def verify(
-    settings: StoreSettings,
+    settings: StoreSettings | Reader,
     bucket: str,
     prefix: str,
     *,
@@ -50,7 +47,7 @@ async def verify(
     """Compare everything that is staged below ``prefix`` with what was staged.
 
     Args:
-        settings: the store.
+        settings: the store, or one that is open.
         bucket: its bucket.
         prefix: of one staging, with its closing slash.
         deep: read every object whole and compare its digests, too.
@@ -83,7 +80,8 @@ async def verify(
                     slots=slots,
                 )
             )
-        job = _Verification(store, retrier, origin, origin_retrier, bucket, prefix, observer)
+        staging = await find_staging(store, retrier, bucket, prefix)
+        job = _Verification(staging, store, retrier, origin, origin_retrier, observer)
         reading = (
             partial(DeepReader, observer=observer, connections=connections, memory=memory) if deep else None
         )
@@ -92,37 +90,39 @@ async def verify(
 
 @dataclass(eq=False)
 class _Verification:
+    staging: Staging
     store: Reader
     retrier: Retrier
     origin: Reader
     origin_retrier: Retrier
-    bucket: str
-    prefix: str
     observer: Observer
-    ledger: Ledger = field(default_factory=Ledger, init=False)
     notes: list[str] = field(default_factory=list, init=False)
     extra: list[str] = field(default_factory=list, init=False)
     _told: set[str] = field(default_factory=set, init=False)
 
+    def __post_init__(self) -> None:
+        self.bucket, self.prefix = self.staging.layout.bucket, self.staging.layout.prefix
+        self.ledger = self.staging.ledger
+
     async def run(self, reading: partial[DeepReader] | None) -> VerifyReport:
         """The steps, in order."""
         began = time.perf_counter()
-        documents = await read_documents(self.store, self.retrier, self.bucket, self.prefix)
-        if not documents.is_marked:
-            raise await nothing_staged(self.store, self.retrier, self.bucket, self.prefix)
-        expected = crosscheck(documents, self.bucket, self.prefix, self.ledger)
-        run_id = documents.run_id
-        there = await each(expected, partial(self._compare, run_id))
-        named = {item.key for item in expected}
-        unnamed = [name for name in DOCUMENTS if self.prefix + name not in named and name in documents.texts]
+        staging, documents = self.staging, self.staging.documents
+        expected = list(staging.objects.values())
+        there = await each(expected, self._compare)
+        unnamed = [name for name in DOCUMENTS if name not in staging.objects and name in documents.texts]
         await each(unnamed, partial(self._compare_document, documents))
         targets = self._targets(expected, there)
         if documents.mode == "reference_only" and documents.artifact is not None:
             targets += await self._source(documents.artifact.source)
         targets += await self._references(documents, deep=reading is not None)
         await self._beside(expected, documents)
+        if not staging.vouched:
+            self.notes.append(
+                f"nothing vouches for {MANIFEST_JSON}: version 0.1, which staged it, left its SHA-256 out of the marker"
+            )
         read = None if reading is None else await self._deep(reading, targets)
-        await self._still_the_same(documents)
+        await staging.still_stands()
         written = [item.key for item in expected if not item.is_document]
         objects = self.ledger.objects([*written, *(self.prefix + name for name in DOCUMENTS)])
         references = documents.deployment.bintarball_references if documents.deployment else None
@@ -131,10 +131,10 @@ class _Verification:
                 self._tell(entry.key, entry.size_bytes or 0)
         return VerifyReport(
             ok=all(entry.ok for entry in objects),
-            destination=f"s3://{self.bucket}/{self.prefix}",
+            destination=staging.destination,
             depth="quick" if reading is None else "deep",
             mode=documents.mode,
-            run_id=run_id,
+            run_id=documents.run_id,
             staged_at=documents.staged_at,
             source=documents.source,
             container=references.container_image.s3_uri if references else None,
@@ -145,23 +145,12 @@ class _Verification:
             seconds=round(time.perf_counter() - began, 3),
         )
 
-    async def _compare(self, run_id: str | None, item: Expected) -> ObjectInfo | None:
+    async def _compare(self, item: StagedObject) -> ObjectInfo | None:
         """HEAD one object that the documents promise."""
-        ledger, key = self.ledger, item.key
-        info = await head(self.store, self.retrier, self.bucket, key)
-        if info is None:
-            ledger.differs(key, "it is gone")
-            return None
-        ledger.size(key, info.size)
-        if item.staged is not None:
-            by, different = differences(item.staged, info)
-            ledger.same(key, *by)
-            ledger.differs(key, *different)
-            if item.staged.version_id is not None:
-                ledger.compare(key, "version-id", info.version_id, item.staged.version_id)
-        if item.size is not None and info.size != item.size:
-            ledger.differs(key, f"it has {info.size} bytes, {item.size} were staged")
-        self._run_id(info, run_id, must_be=item.is_document)
+        info = await head(self.store, self.retrier, self.bucket, item.key)
+        compare(item, info, self.ledger)
+        if info is not None:
+            self._run_id(info, self.staging.run_id, must_be=item.is_document)
         return info
 
     async def _compare_document(self, documents: Documents, name: str) -> None:
@@ -185,21 +174,21 @@ class _Verification:
         elif must_be:
             self.ledger.differs(info.key, f"it was written by run {found}, not by {run_id}")
 
-    def _targets(self, expected: list[Expected], there: list[ObjectInfo | None]) -> list[Target]:
+    def _targets(self, expected: list[StagedObject], there: list[ObjectInfo | None]) -> list[Target]:
         """What ``--deep`` has to read: all but the documents, and what cannot be the same any more."""
         return [
-            Target(self.store, _pinned(self.bucket, info), item.sha256, item.blake3)
+            Target(self.store, pinned(self.bucket, info), item.sha256, item.blake3)
             for item, info in zip(expected, there, strict=True)
             if info is not None and not item.is_document and info.size == item.size
         ]
 
     async def _source(self, source: Source) -> list[Target]:
         """By reference: is the source that the staging points at still the one that was pinned?"""
-        pinned = (source.size_bytes, source.etag, source.version_id)
-        info = await pointed_at(self.ledger, self.origin, self.origin_retrier, source.uri, *pinned)
+        was = (source.size_bytes, source.etag, source.version_id)
+        info = await pointed_at(self.ledger, self.origin, self.origin_retrier, source.uri, *was)
         if info is None:
             return []
-        return [Target(self.origin, _pinned(split(source.uri)[0], info), vouched=True)]
+        return [Target(self.origin, pinned(split(source.uri)[0], info), vouched=True)]
 
     async def _references(self, documents: Documents, *, deep: bool) -> list[Target]:
         """Are the objects that ``deployment.json`` pins still the same?"""
@@ -217,13 +206,13 @@ class _Verification:
         archive = references.model_archive
         info = await referenced(self.ledger, *self._stores[False], archive)
         bucket = split(archive.s3_uri)[0]
-        return [] if info is None else [Target(self.origin, _pinned(bucket, info), vouched=True)]
+        return [] if info is None else [Target(self.origin, pinned(bucket, info), vouched=True)]
 
     @property
     def _stores(self) -> dict[bool, tuple[Reader, Retrier]]:
         return {True: (self.store, self.retrier), False: (self.origin, self.origin_retrier)}
 
-    async def _beside(self, expected: list[Expected], documents: Documents) -> None:
+    async def _beside(self, expected: list[StagedObject], documents: Documents) -> None:
         """What lies below the prefix that was not staged."""
         if documents.hidden:
             self.notes.append(
@@ -241,23 +230,30 @@ class _Verification:
         more = 0
         try:
             async for entry in list_all(self.store, self.retrier, self.bucket, self.prefix):
-                if entry.key in named or entry.key.endswith("/"):
-                    continue  # the latter stand for empty folders
-                if entry.key == self.prefix + JOURNAL:
-                    self.notes.append("a run has begun to replace it, or has left its journal: see status")
-                elif Layout(self.bucket, self.prefix).is_payload(entry.key) and entry.key.endswith(".riva"):
-                    self.ledger.size(entry.key, entry.size)
-                    self.ledger.differs(entry.key, NOT_STAGED)
-                elif len(self.extra) < _MOST_EXTRA:
-                    self.extra.append(entry.key)
-                else:
-                    more += 1
+                if entry.key not in named and not entry.key.endswith("/"):  # which stand for empty folders
+                    more += not self._one_beside(entry, documents)
         except AccessDeniedError:
             self.notes.append(
                 f"what lies beside it was not looked for: s3:ListBucket on {self.bucket} is missing"
             )
         if more:
             self.notes.append(f"{more} more keys were not staged")
+
+    def _one_beside(self, entry: ObjectInfo, documents: Documents) -> bool:
+        """Tell of one key; False: there were too many before it."""
+        name = entry.key.removeprefix(self.prefix)
+        if name in DEPLOYMENT_DOCUMENTS and name not in {*documents.foreign, *documents.hidden}:
+            raise self.staging.replaced(name)  # it was not there when the documents were read
+        if name == JOURNAL:
+            self.notes.append("a run has begun to replace it, or has left its journal: see status")
+        elif self.staging.layout.is_payload(entry.key) and name.endswith(".riva"):
+            self.ledger.size(entry.key, entry.size)
+            self.ledger.differs(entry.key, NOT_STAGED)
+        elif len(self.extra) < _MOST_EXTRA:
+            self.extra.append(entry.key)
+        else:
+            return False
+        return True
 
     async def _deep(self, reading: partial[DeepReader], targets: list[Target]) -> DeepRead:
         """Read all of it, and compare the digests."""
@@ -302,21 +298,3 @@ class _Verification:
                 "nothing vouches for the source's bytes: it was read, and compared with nothing"
             )
         self.notes.append(f"the source's SHA-256 is {came_to['sha256']}")
-
-    async def _still_the_same(self, documents: Documents) -> None:
-        """Only a staging that stood still while it was looked at was looked at."""
-        marks = (MARKER, DEPLOYMENT_READY)
-        now = await read_documents(self.store, self.retrier, self.bucket, self.prefix, marks)
-        # A pair may come and go below a marker that stays.
-        read = marks if documents.has(DEPLOYMENT_READY) or now.ready else marks[:1]
-        if any(now.texts.get(name) != documents.texts.get(name) for name in read):
-            raise HeldError(
-                f"s3://{self.bucket}/{self.prefix} was replaced, or is being replaced, while it was verified",
-                where=Where("GetObject", self.bucket, self.prefix + documents.marked_by),
-                hint="verify it again when that run is done",
-            )
-
-
-def _pinned(bucket: str, info: ObjectInfo) -> PinnedSource:
-    # By ETag alone: If-Match pins it as well, and reading by VersionId takes a right of its own.
-    return PinnedSource(bucket, info.key, info.size, info.etag, None, info.last_modified, Vouchers.of(info))

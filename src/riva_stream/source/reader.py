@@ -7,7 +7,7 @@ ones after it can never starve it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 import anyio
@@ -65,7 +65,7 @@ class SourceReader:
             self._ready[start] = Chunk(start, size, pieces, self.credits, size)
             self._arrived.set()
 
-    async def chunks(self) -> AsyncIterator[Chunk]:
+    async def chunks(self) -> AsyncGenerator[Chunk]:
         """The ranges in order; whoever takes one holds its one share."""
         start = 0
         while start < self.source.size:

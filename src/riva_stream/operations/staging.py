@@ -1,0 +1,323 @@
+"""``read_staging()``: a committed staging as its marker vouches for it, and not as it happens to lie there.
+
+::
+
+    marker ──SHA-256──► artifact.json, upload_manifest.json ──ETag, VersionId, digests──► every object
+      └── looked at again at the end: the same ETag, or nothing of what was read counts
+
+A store may let sets mix (docs/semantics.md); a reader that goes by these two lines finds out. ``verify`` is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from riva_stream import clock
+from riva_stream.buffers import Credits, Piece
+from riva_stream.deployment import DeploymentDocument
+from riva_stream.digest import Hash
+from riva_stream.documents.compare import differences
+from riva_stream.errors import (
+    DigestMismatchError,
+    HeldError,
+    IntegrityError,
+    SourceChangedError,
+    SourceNotFoundError,
+    Where,
+    first_of,
+)
+from riva_stream.events import Observer, Warned, ignore
+from riva_stream.lanes import Lane
+from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
+from riva_stream.manifest import Artifact, Mode, UploadManifest
+from riva_stream.operations.crosscheck import StagedObject, crosscheck
+from riva_stream.operations.documents import Documents, read_documents
+from riva_stream.operations.fetching import RANGE, fetching
+from riva_stream.operations.ledger import Ledger
+from riva_stream.operations.nothing import nothing_staged
+from riva_stream.operations.opened import head
+from riva_stream.operations.uris import split
+from riva_stream.retry import Retrier
+from riva_stream.s3 import ObjectInfo, Reader, StoreSettings, open_store
+from riva_stream.source import PinnedSource, SourceReader, Vouchers
+
+__all__ = ["STAGING_REPLACED", "StagedObject", "Staging", "compare", "find_staging", "pinned", "read_staging"]
+
+STAGING_REPLACED = "StagingReplaced"
+"""Our own code, of a staging whose marker is no longer the one that was read."""
+
+
+@asynccontextmanager
+async def read_staging(
+    place: str,
+    store: StoreSettings | Reader | None = None,
+    *,
+    session: Any = None,
+    observer: Observer = ignore,
+    connections: int = 4,
+) -> AsyncIterator[Staging]:
+    """Read a staging's documents, each compared with what vouches for it; within the block its objects can be read.
+
+    At the end of the block the marker is looked at again. No object is read until it is asked for.
+
+    Args:
+        place: ``s3://BUCKET/PREFIX/`` of the staging, as ``StageReport.destination`` has it.
+        store: how to reach the store, or one that is open (see :func:`riva_stream.open_store`) and stays so; by default
+            what the environment of the AWS SDK says.
+        session: the caller's own ``aioboto3.Session``, to open the store with.
+        observer: is told of retries.
+        connections: ranges of one object that are asked for at once; each takes 8 MiB of memory.
+
+    Raises:
+        SourceNotFoundError: nothing is staged there; the message says what there is.
+        IntegrityError: the documents, or an object that was read, are not those of one staging; ``where`` names it.
+        HeldError: the staging was replaced since it was first looked at (``where.code`` is ``StagingReplaced``): read
+            it again.
+        ConfigurationError: ``place`` is no such URI.
+    """
+    bucket, key = split(place)
+    prefix = key.rstrip("/") + "/"
+    async with AsyncExitStack() as stack:
+        if store is None or isinstance(store, StoreSettings):
+            store = await stack.enter_async_context(
+                open_store(store or StoreSettings(), session=session, warn=partial(_warn, observer))
+            )
+        retrier = Retrier(observer=observer, renew=store.renew)
+        staging = await find_staging(store, retrier, bucket, prefix, connections=connections)
+        await staging.require_agreement()
+        yield staging
+        await staging.still_stands()
+
+
+def _warn(observer: Observer, message: str) -> None:
+    observer(Warned(code="profile", message=message))
+
+
+async def find_staging(
+    store: Reader, retrier: Retrier, bucket: str, prefix: str, *, connections: int = 4
+) -> Staging:
+    """What is staged at a prefix. In what its documents contradict each other is in its ledger, and not raised.
+
+    Raises:
+        SourceNotFoundError: nothing is.
+    """
+    try:
+        documents = await read_documents(store, retrier, bucket, prefix)
+    except BaseExceptionGroup as group:
+        raise first_of(group) from None
+    if not documents.is_marked:
+        raise await nothing_staged(store, retrier, bucket, prefix)
+    ledger = Ledger()
+    promised = crosscheck(documents, bucket, prefix, ledger)
+    objects = {item.path: item for item in promised}
+    return Staging(Layout(bucket, prefix), documents, objects, ledger, store, retrier, connections)
+
+
+@dataclass(eq=False)
+class Staging:
+    """A staging as its marker vouches for it."""
+
+    layout: Layout
+    documents: Documents
+    objects: Mapping[str, StagedObject]
+    """Path below the prefix → archive, models and documents, as the manifest has them; empty by reference."""
+    ledger: Ledger
+    """What was compared."""
+    store: Reader = field(repr=False)
+    retrier: Retrier = field(repr=False)
+    connections: int
+
+    @property
+    def destination(self) -> str:
+        """``s3://bucket/prefix/``."""
+        return self.layout.uri
+
+    @property
+    def mode(self) -> Mode | None:
+        """How it was staged."""
+        return self.documents.mode
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the run that staged it."""
+        return self.documents.run_id
+
+    @property
+    def staged_at(self) -> datetime | None:
+        """When it was committed."""
+        return self.documents.staged_at
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """None of a bintarball reference, which has ``deployment`` alone."""
+        return self.documents.artifact
+
+    @property
+    def manifest(self) -> UploadManifest | None:
+        """None by reference."""
+        return self.documents.manifest
+
+    @property
+    def deployment(self) -> DeploymentDocument | None:
+        """``deployment.json``; None where no container image was handed over."""
+        return self.documents.deployment
+
+    @property
+    def vouched(self) -> bool:
+        """Whether the marker vouches for the manifest, too. One of version 0.1 does not.
+
+        Digests are then as good as ever, for ``artifact.json`` has them; ETags and VersionIds are anybody's word.
+        """
+        marker = self.documents.marker
+        return self.manifest is None or (marker is not None and marker.manifest_sha256 is not None)
+
+    @asynccontextmanager
+    async def read(self, path: str) -> AsyncIterator[AsyncIterator[Piece]]:
+        """The bytes of one object in order, from the very object that was staged or not at all.
+
+        Each range is asked for with If-Match. Size and SHA-256 are compared before the last range (8 MiB at most) is
+        handed over, so that whoever reads to the end has what was staged; who stops before has it on trust. The
+        pieces may be kept only until the next one is asked for.
+
+        Args:
+            path: below the prefix, such as ``models/parakeet.riva``; see ``objects``.
+
+        Raises:
+            SourceNotFoundError: there is no such object in the staging.
+            IntegrityError: the object is gone, was replaced, or has other bytes.
+            HeldError: the whole staging was replaced meanwhile.
+        """
+        item = self.objects.get(path)
+        if item is None:
+            raise SourceNotFoundError(
+                f"{self.destination} has no {path!r}",
+                hint=f"it has: {', '.join(self.objects) or 'no objects of its own; it is by reference'}",
+            )
+        try:
+            info = await head(self.store, self.retrier, self.layout.bucket, item.key)
+            compared = Ledger()
+            compare(item, info, compared)
+            self._require(compared, item.key)
+            assert info is not None  # noqa: S101 - one that is gone was raised
+            async with self._fetched(item, info) as pieces:
+                yield pieces
+        except SourceChangedError as error:
+            if error.where.key != item.key:
+                raise  # the caller's own, of another object
+            await self.still_stands()
+            where = Where("GetObject", self.layout.bucket, item.key)
+            raise IntegrityError(
+                f"it was replaced or removed while it was read ({error.what})", where=where
+            ) from error
+        except IntegrityError:
+            await self.still_stands()
+            raise
+
+    @asynccontextmanager
+    async def _fetched(self, item: StagedObject, info: ObjectInfo) -> AsyncIterator[AsyncIterator[Piece]]:
+        source = pinned(self.layout.bucket, info)
+        reader = SourceReader(
+            self.store,
+            source,
+            RANGE,
+            Credits(self.connections * RANGE),
+            self.retrier,
+            Lane("read"),
+            lambda _: None,
+        )
+        digest = Hash("sha256")
+
+        def require_same() -> None:
+            if digest.text() != item.sha256:
+                raise DigestMismatchError(
+                    f"its SHA-256 is {digest.text()}, that of what was staged is {item.sha256}",
+                    where=Where("GetObject", source.bucket, source.key),
+                    hint="stage it again with --force",
+                )
+
+        async def pieces() -> AsyncGenerator[Piece]:
+            async for chunk in chunks:
+                await clock.in_thread(digest.update, chunk.pieces)
+                if chunk.offset + chunk.size == source.size:
+                    require_same()
+                for piece in chunk.pieces:
+                    yield piece
+                chunk.release()
+            if not source.size:
+                require_same()
+
+        async with fetching(reader, self.connections) as chunks, aclosing(pieces()) as given:
+            yield given
+
+    async def still_stands(self) -> None:
+        """Look at the marker again (and at ``deployment_ready.txt``, if it was there).
+
+        Raises:
+            HeldError: it is another one, or gone: what was read in between may be of two stagings.
+        """
+        for name in dict.fromkeys((self.layout.marker_name, DEPLOYMENT_READY)):
+            etag = self.documents.etags.get(name) if self.documents.has(name) else None
+            if etag is not None:
+                info = await head(self.store, self.retrier, self.layout.bucket, self.layout.prefix + name)
+                if info is None or info.etag != etag:
+                    raise self.replaced(name)
+
+    def replaced(self, name: str) -> HeldError:
+        """The error for a document that changed since it was read."""
+        where = Where("HeadObject", self.layout.bucket, self.layout.prefix + name, code=STAGING_REPLACED)
+        return HeldError(
+            f"{self.destination} was replaced, or is being replaced, while it was read",
+            where=where,
+            hint="read it again when that run is done",
+        )
+
+    async def require_agreement(self) -> None:
+        """Raise the first of what the documents contradict each other in.
+
+        Raises:
+            IntegrityError: they are not those of one staging.
+            HeldError: because it is being replaced.
+        """
+        try:
+            # In the order in which they vouch for each other: the first is at fault, the rest only differs from it.
+            chain = (self.layout.marker_name, ARTIFACT_JSON, MANIFEST_JSON, DEPLOYMENT_READY)
+            for entry in self.ledger.objects([self.layout.prefix + name for name in chain]):
+                self._require(self.ledger, entry.key)
+        except IntegrityError:
+            await self.still_stands()
+            raise
+
+    def _require(self, ledger: Ledger, key: str) -> None:
+        if difference := ledger.difference(key):
+            raise IntegrityError(
+                f"what is staged is no longer what was staged: {difference}",
+                where=Where("GetObject", self.layout.bucket, key),
+                hint=f"all that differs: riva-stream verify {self.destination}; to stage it again: stage --force",
+            )
+
+
+def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None:
+    """Note in what an object differs from what the documents promise."""
+    key = item.key
+    if info is None:
+        ledger.differs(key, "it is gone")
+        return
+    ledger.size(key, info.size)
+    if item.entry is not None:
+        by, different = differences(item.entry, info)
+        ledger.same(key, *by)
+        ledger.differs(key, *different)
+        if item.version_id is not None:
+            ledger.compare(key, "version-id", info.version_id, item.version_id)
+    if info.size != item.size:
+        ledger.differs(key, f"it has {info.size} bytes, {item.size} were staged")
+
+
+def pinned(bucket: str, info: ObjectInfo) -> PinnedSource:
+    """An object to be read by its ETag alone: by VersionId would take a right of its own, and If-Match pins it as well."""
+    return PinnedSource(bucket, info.key, info.size, info.etag, None, info.last_modified, Vouchers.of(info))

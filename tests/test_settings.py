@@ -211,6 +211,77 @@ def test_a_region_may_be_missing_with_an_endpoint() -> None:
     assert request.region is None
 
 
+CONFIG = """[default]
+region = eu-west-1
+[profile work]
+region=eu-west-2
+[profile "two words"]
+region = eu-west-3
+[profile bare]
+output = json
+[profile both]
+region = us-west-1
+"""
+
+
+@pytest.fixture
+def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text(CONFIG)
+    (tmp_path / "credentials").write_text("[both]\nregion = us-west-2\n[keys]\nregion = ap-south-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "region"),
+    [
+        ({}, {}, "eu-west-1"),
+        ({"profile": "work"}, {}, "eu-west-2"),
+        ({}, {"AWS_PROFILE": "two words"}, "eu-west-3"),
+        ({}, {"AWS_PROFILE": "keys"}, "ap-south-1"),
+        ({}, {"AWS_PROFILE": "both"}, "us-west-2"),
+        ({}, {"AWS_PROFILE": "work", "AWS_ACCESS_KEY_ID": "AKID"}, "eu-west-2"),
+        ({}, {"AWS_PROFILE": "nobody"}, "eu-west-1"),
+        ({"profile": "work"}, {"AWS_REGION": "us-east-1"}, "us-east-1"),
+        ({"profile": "work", "endpoint_url": "http://localhost:9000"}, {}, "eu-west-2"),
+        ({"profile": "work", "region": "us-east-2"}, {}, "us-east-2"),
+    ],
+)
+def test_a_region_that_only_the_profile_has_is_used(
+    flags: dict[str, str],
+    variables: dict[str, str],
+    region: str,
+    configuration: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load({**FLAGS, "region": None, **flags}).request.region == region
+    assert load_reach(flags).region == region
+
+
+def test_a_profile_without_a_region_has_none(configuration: None) -> None:
+    assert problems({**FLAGS, "region": None, "profile": "bare"}).keys() == {"region"}
+    with pytest.raises(ConfigurationError):
+        load_reach({"profile": "bare"})
+
+
+def test_the_region_of_the_sources_profile_is_the_sources(configuration: None) -> None:
+    assert load({**FLAGS, "source_profile": "work"}).request.source_region == "eu-west-2"
+    assert load({**FLAGS, "source_profile": "work", "source_region": "x"}).request.source_region == "x"
+    assert load(FLAGS).request.source_region is None
+    assert load_reach({"region": "us-east-2", "source_profile": "work"}).source_region == "eu-west-2"
+    assert load_reach({"region": "us-east-2"}).source_region is None
+
+
+def test_the_file_of_settings_may_name_the_configuration(
+    configuration: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_CONFIG_FILE")
+    Path(".env").write_text(f"AWS_CONFIG_FILE={tmp_path}/config\nAWS_PROFILE=work\n")
+    assert load({**FLAGS, "region": None}).request.region == "eu-west-2"
+
+
 def test_an_unusual_environment_is_a_warning() -> None:
     assert load(FLAGS).warnings == ()
     (warning,) = load({**FLAGS, "env": "qa"}).warnings

@@ -39,6 +39,7 @@ from riva_stream.settings_aliases import (
 )
 from riva_stream.settings_check import Origin, check
 from riva_stream.settings_file import ENV_FILE, EnvFile, read_env_file
+from riva_stream.settings_profile import region_of_profile
 
 __all__ = [
     "OTHER_VARIABLES",
@@ -149,6 +150,7 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
         wrong={},
         warnings=list(file.warnings),
     )
+    _regions(so_far, file)
     _profile(so_far, given, file)
     _switches(so_far, given, mode, layers)
     trace = layers.find(_TRACE)
@@ -168,6 +170,22 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
             )
         )
     return Loaded(request, tuple(so_far.warnings), file.path, environment_of(file.values), traced)
+
+
+def _regions(so_far: Resolution, file: EnvFile) -> None:
+    """Those that only the profiles have. Keys that outrank AWS_PROFILE leave its region, as in the AWS libraries."""
+    values = so_far.values
+    if "source_profile" in values and "source_region" not in values:
+        _region(so_far, "source_region", values["source_profile"], file)
+    if "region" not in values:
+        _region(so_far, "region", values.get("profile"), file)
+
+
+def _region(so_far: Resolution, name: str, profile: str | None, file: EnvFile) -> None:
+    found = region_of_profile(profile, {**file.values, **os.environ})
+    if found is not None:
+        so_far.values[name], path = found
+        so_far.origins[name] = Origin(variable=usual(name), place=f"the AWS configuration, {path}")
 
 
 def _profile(so_far: Resolution, given: Mapping[str, object], file: EnvFile) -> None:

@@ -14,6 +14,7 @@ from riva_stream.events import Warned
 from riva_stream.settings import EnvironmentSettings, environment_of, keys_outrank_profile, reading, usual
 from riva_stream.settings_aliases import Layers, Resolution, read_mode, resolve
 from riva_stream.settings_file import EnvFile, read_env_file
+from riva_stream.settings_profile import region_of_profile
 
 __all__ = ["Reach", "load_reach"]
 
@@ -67,6 +68,12 @@ def load_reach(
     settings = settings.model_copy(update=missing)
     layers = Layers((("the environment", os.environ), (str(file.path), in_file)))
     bucket, prefix = _staging_of(settings, layers)
+    profiles = {**in_file, **os.environ}
+    regions = {"region": settings.profile, "source_region": settings.source_profile}
+    for name, profile in regions.items():
+        wanted = not getattr(settings, name) and (name == "region" or profile)
+        if wanted and (found := region_of_profile(profile, profiles)) is not None:
+            settings = settings.model_copy(update={name: found[0]})
     if not settings.region and not settings.endpoint_url:
         error = ConfigurationError(
             "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"

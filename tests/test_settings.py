@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from riva_stream.cli.options import state_dir_of
 from riva_stream.config import StageRequest
@@ -195,6 +196,67 @@ def test_values_are_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     found = problems({})
     assert len(found) > 8
     assert secret not in "".join(found.values())
+
+
+BYTES = "QQ\udcff"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "source",
+        "env",
+        "description",
+        "include",
+        "kms_key_id",
+        "profile",
+        "architecture",
+        "state_dir",
+        "endpoint_url",
+    ],
+)
+def test_a_flag_that_is_not_utf_8_is_told_and_not_repeated(name: str) -> None:
+    value: Any = (BYTES,) if name == "include" else f"s3://b/{BYTES}" if name == "source" else BYTES
+    found = problems({**FLAGS, "sse": "aws:kms", name: value})
+    assert found.keys() == {name}
+    assert "is not UTF-8" in found[name]
+    assert "QQ" not in found[name]
+    with pytest.raises(ValidationError, match="is not UTF-8"):
+        StageRequest.model_validate({**FLAGS, name: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("ENV", "env"),
+        ("RIVA_MODEL", "model_name"),
+        ("RIVA_ASR_MODEL_ARCHITECTURE", "architecture"),
+        ("AWS_PROFILE", "profile"),
+        ("RIVA_STREAM_ADDRESSING", "addressing"),
+        ("DRY_RUN", "dry_run"),
+        ("AWS_REGION", "region"),
+    ],
+)
+def test_a_variable_that_is_not_utf_8_is_told_and_not_repeated(
+    variable: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, BYTES)
+    with pytest.raises(SettingsError) as caught:
+        load({**FLAGS, setting: None})
+    assert [problem.setting for problem in caught.value.problems] == [setting]
+    assert caught.value.problems[0].variable == variable
+    assert "QQ" not in "".join(map(str, caught.value.problems))
+
+
+@pytest.mark.parametrize(
+    "variable", ["AWS_REGION", "AWS_PROFILE", "NVIDIA_DRIVERS_S3_BUCKET", "AWS_ENDPOINT_URL"]
+)
+def test_commands_that_look_tell_it_too(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-2")
+    monkeypatch.setenv(variable, BYTES)
+    with pytest.raises(ConfigurationError) as caught:
+        load_reach({})
+    assert "QQ" not in str(caught.value)
 
 
 def test_a_source_inside_its_own_destination_is_refused() -> None:

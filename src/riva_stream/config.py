@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
@@ -24,6 +24,7 @@ __all__ = [
     "UploadCheck",
     "is_bintarball",
     "is_run_id",
+    "is_text",
     "prefix_of",
 ]
 
@@ -66,6 +67,17 @@ def prefix_of(mode: str | None, env: str, model_name: str, model_version: str) -
 def is_bintarball(prefix: str) -> bool:
     """Whether it is where a bintarball reference lies, whose marker is ``deployment_ready.txt``."""
     return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == LEVELS
+
+
+def is_text(value: object) -> bool:
+    """Whether it can be written as UTF-8: what a process is given may be any bytes, which Python keeps as surrogates."""
+    if isinstance(value, tuple | list):
+        return all(map(is_text, value))
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _segment(value: str) -> str:
@@ -133,6 +145,13 @@ class StageRequest(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        if not is_text(value):
+            raise ValueError("is not UTF-8")
+        return value
 
     source: Annotated[str, AfterValidator(_source)]
     """``s3://bucket/key`` of the archive; a key that ends in ``/`` or holds a glob must fit exactly one archive."""

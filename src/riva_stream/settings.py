@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -73,8 +73,13 @@ class EnvironmentSettings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         populate_by_name=True,
-        str_strip_whitespace=True,
     )
+
+    # Not by str_strip_whitespace, which takes no bytes that are not UTF-8: the request's own check tells of these.
+    @field_validator("*")
+    @classmethod
+    def _stripped(cls, value: str | None) -> str | None:
+        return value.strip() if value else value
 
     source: str | None = _from("RIVA_ASR_MODEL_S3_URI")
     bucket: str | None = _from("NVIDIA_DRIVERS_S3_BUCKET")

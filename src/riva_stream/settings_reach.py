@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from riva_stream.config import Addressing, prefix_of
+from riva_stream.config import Addressing, is_text, prefix_of
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 from riva_stream.settings import EnvironmentSettings, environment_of, keys_outrank_profile, reading, usual
@@ -67,6 +67,11 @@ def load_reach(
     missing = {k: v for k, v in (fallback or {}).items() if v and not getattr(settings, k)}
     settings = settings.model_copy(update=missing)
     layers = Layers((("the environment", os.environ), (str(file.path), in_file)))
+    wrong = [name for name in EnvironmentSettings.model_fields if not is_text(getattr(settings, name))]
+    if wrong:
+        raise ConfigurationError(
+            f"not UTF-8: {', '.join(wrong)}", hint="look at the flags, and at the variables of these settings"
+        )
     bucket, prefix = _staging_of(settings, layers)
     profiles = {**in_file, **os.environ}
     regions = {"region": settings.profile, "source_region": settings.source_profile}

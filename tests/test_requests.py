@@ -8,7 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import ValidationError
 
+from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.policy import policy_of
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
@@ -213,6 +215,12 @@ def test_the_options_of_a_run_reach_its_stores() -> None:
     assert destination.addressing == "virtual"
     assert destination.options == WriteOptions(acl="private", request_payer="requester")
     assert not destination.unsigned
+
+
+@pytest.mark.parametrize("acl", ["log-delivery-write", "public", "PRIVATE", ""])
+def test_an_access_control_list_that_is_none_of_objects_is_refused(acl: str) -> None:
+    with pytest.raises(ValidationError):
+        StageRequest.model_validate({**FLAGS, "acl": acl})
 
 
 def test_the_policy_knows_of_them() -> None:

@@ -35,22 +35,13 @@ LEVELS = 3
 """Environment, model and version."""
 
 Addressing = Literal["auto", "path", "virtual"]
-Acl = Literal[
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-]
-
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _S3_URI = re.compile(r"s3://[A-Za-z0-9.\-_:/]*?[A-Za-z0-9.\-_]+/.+", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3[a-z-]*:.+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -211,7 +202,7 @@ class StageRequest(BaseModel):
     no_sign_request: bool = False
     """The source is public: requests for it are not signed, and need no credentials."""
 
-    acl: Acl | None = None
+    acl: str | None = Field(default=None, pattern=_ACL)
     """Canned access control list of every object that is written."""
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None

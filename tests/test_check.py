@@ -521,6 +521,21 @@ async def test_an_unknown_profile_is_said_where_the_keys_are_refused(
     assert "AWS_PROFILE names 'nosuch'" in of(report, "credentials").message
 
 
+async def test_a_public_source_needs_no_credentials(
+    moto: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_credentials(moto, monkeypatch)
+    place = Place(moto, moto_bucket)
+    place.source()
+    request = place.request(no_sign_request=True)
+    denied = await check(request, SETTLED)  # moto lets nobody read what is not public, when nobody is named
+    place.client.put_object_acl(Bucket=moto_bucket, Key=SOURCE_KEY, ACL="public-read")
+    allowed = await check(request, SETTLED)
+    assert (failures(denied), failures(allowed)) == ({"source"}, set())
+    assert of(allowed, "source-credentials").details["method"] == "unsigned"
+    assert (await stage(request)).outcome == "staged"
+
+
 async def test_a_profile_that_does_not_exist(place: Place) -> None:
     report = await checked(place, profile="nobody")
     assert (report.exit_code, failures(report)) == (78, {"credentials"})

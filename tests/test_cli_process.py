@@ -98,6 +98,24 @@ def test_what_the_file_had_in_vain_is_said_with_what_is_missing(argv: list[str],
     assert ".env: line 2 is not NAME=value" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["ls", b"s3://b/QQ\xff", "--region", "us-east-1"],
+        ["verify", b"s3://b/QQ\xff/n/v/", "--region", "us-east-1"],
+        ["status", b"s3://b/QQ\xff/n/v/", "--region", "us-east-1"],
+        ["gc", b"s3://b/QQ\xff", "--region", "us-east-1"],
+        ["stage", "--description", b"QQ\xff"],
+        ["check", "--source", b"s3://b/QQ\xff"],
+        ["policy", "--env", b"QQ\xff"],
+    ],
+)
+def test_words_that_are_not_utf_8_are_no_bug(argv: list[str], tmp_path: Path) -> None:
+    done = run("riva_stream", *argv, cwd=tmp_path)
+    assert done.returncode == 78
+    assert "QQ" not in done.stdout + done.stderr
+
+
 # --- results
 
 

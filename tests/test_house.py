@@ -37,8 +37,11 @@ ROOMS: dict[str, set[str]] = {
     "memory": FLOOR,
     "config": FLOOR | {"memory"},
     "handover": {"errors"},
-    "settings": FLOOR | {"config", "memory", "settings_check", "settings_aliases", "settings_file"},
-    "settings_reach": FLOOR | {"config", "settings", "settings_aliases", "settings_file"},
+    "settings": FLOOR
+    | {"config", "memory", "settings_check", "settings_aliases", "settings_file"}
+    | {"settings_profile"},
+    "settings_profile": set(),
+    "settings_reach": FLOOR | {"config", "settings", "settings_aliases", "settings_file", "settings_profile"},
     "settings_aliases": FLOOR | {"settings_check"},
     "settings_file": FLOOR,
     "settings_check": FLOOR | {"config", "memory"},

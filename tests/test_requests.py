@@ -8,7 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import ValidationError
 
+from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.policy import policy_of
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
@@ -169,6 +171,37 @@ async def test_a_public_source_is_not_signed_for(
     assert "authorization" not in request.headers
 
 
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://bad host:3128",
+        "socks5://h:1080",
+        "http://h:port",
+        "not a url",
+        "http://",
+        "ftp://h",
+        "h:99999",
+        "http://[h",
+    ],
+)
+async def test_a_proxy_that_cannot_be_is_told_at_once(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.delenv("NO_PROXY")
+    with pytest.raises(ConfigurationError) as caught:
+        async with open_store(StoreSettings(region="us-east-2", endpoint_url=URL), warn=pytest.fail):
+            pass
+    assert "HTTP_PROXY" in caught.value.hint
+    monkeypatch.setenv("NO_PROXY", "store.example")
+    await sent(StoreSettings(region="us-east-2", endpoint_url=URL), ACTS["head"])
+
+
+@pytest.mark.parametrize("proxy", ["http://h:3128", "https://u:p@h", "h:3128", "//h:3128"])
+async def test_a_proxy_that_can_be_is_taken(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.delenv("NO_PROXY")
+    await sent(StoreSettings(region="us-east-2", endpoint_url=URL), ACTS["head"])
+
+
 def test_the_options_of_a_run_reach_its_stores() -> None:
     flags = {"addressing": "virtual", "request_payer": "requester", "no_sign_request": True, "acl": "private"}
     request = load({**FLAGS, **flags}).request
@@ -182,6 +215,12 @@ def test_the_options_of_a_run_reach_its_stores() -> None:
     assert destination.addressing == "virtual"
     assert destination.options == WriteOptions(acl="private", request_payer="requester")
     assert not destination.unsigned
+
+
+@pytest.mark.parametrize("acl", ["log-delivery-write", "public", "PRIVATE", ""])
+def test_an_access_control_list_that_is_none_of_objects_is_refused(acl: str) -> None:
+    with pytest.raises(ValidationError):
+        StageRequest.model_validate({**FLAGS, "acl": acl})
 
 
 def test_the_policy_knows_of_them() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from riva_stream.cli.options import state_dir_of
 from riva_stream.config import StageRequest
@@ -197,6 +198,67 @@ def test_values_are_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert secret not in "".join(found.values())
 
 
+BYTES = "QQ\udcff"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "source",
+        "env",
+        "description",
+        "include",
+        "kms_key_id",
+        "profile",
+        "architecture",
+        "state_dir",
+        "endpoint_url",
+    ],
+)
+def test_a_flag_that_is_not_utf_8_is_told_and_not_repeated(name: str) -> None:
+    value: Any = (BYTES,) if name == "include" else f"s3://b/{BYTES}" if name == "source" else BYTES
+    found = problems({**FLAGS, "sse": "aws:kms", name: value})
+    assert found.keys() == {name}
+    assert "is not UTF-8" in found[name]
+    assert "QQ" not in found[name]
+    with pytest.raises(ValidationError, match="is not UTF-8"):
+        StageRequest.model_validate({**FLAGS, name: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("ENV", "env"),
+        ("RIVA_MODEL", "model_name"),
+        ("RIVA_ASR_MODEL_ARCHITECTURE", "architecture"),
+        ("AWS_PROFILE", "profile"),
+        ("RIVA_STREAM_ADDRESSING", "addressing"),
+        ("DRY_RUN", "dry_run"),
+        ("AWS_REGION", "region"),
+    ],
+)
+def test_a_variable_that_is_not_utf_8_is_told_and_not_repeated(
+    variable: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, BYTES)
+    with pytest.raises(SettingsError) as caught:
+        load({**FLAGS, setting: None})
+    assert [problem.setting for problem in caught.value.problems] == [setting]
+    assert caught.value.problems[0].variable == variable
+    assert "QQ" not in "".join(map(str, caught.value.problems))
+
+
+@pytest.mark.parametrize(
+    "variable", ["AWS_REGION", "AWS_PROFILE", "NVIDIA_DRIVERS_S3_BUCKET", "AWS_ENDPOINT_URL"]
+)
+def test_commands_that_look_tell_it_too(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-2")
+    monkeypatch.setenv(variable, BYTES)
+    with pytest.raises(ConfigurationError) as caught:
+        load_reach({})
+    assert "QQ" not in str(caught.value)
+
+
 def test_a_source_inside_its_own_destination_is_refused() -> None:
     found = problems({**FLAGS, "source": "s3://staging-bucket/prod/parakeet/v1/source/p.tar.gz"})
     assert "inside the destination" in found["source"]
@@ -209,6 +271,77 @@ def test_too_little_memory_names_the_least_that_works() -> None:
 def test_a_region_may_be_missing_with_an_endpoint() -> None:
     request = load({**FLAGS, "region": None, "endpoint_url": "http://localhost:9000"}).request
     assert request.region is None
+
+
+CONFIG = """[default]
+region = eu-west-1
+[profile work]
+region=eu-west-2
+[profile "two words"]
+region = eu-west-3
+[profile bare]
+output = json
+[profile both]
+region = us-west-1
+"""
+
+
+@pytest.fixture
+def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text(CONFIG)
+    (tmp_path / "credentials").write_text("[both]\nregion = us-west-2\n[keys]\nregion = ap-south-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "region"),
+    [
+        ({}, {}, "eu-west-1"),
+        ({"profile": "work"}, {}, "eu-west-2"),
+        ({}, {"AWS_PROFILE": "two words"}, "eu-west-3"),
+        ({}, {"AWS_PROFILE": "keys"}, "ap-south-1"),
+        ({}, {"AWS_PROFILE": "both"}, "us-west-2"),
+        ({}, {"AWS_PROFILE": "work", "AWS_ACCESS_KEY_ID": "AKID"}, "eu-west-2"),
+        ({}, {"AWS_PROFILE": "nobody"}, "eu-west-1"),
+        ({"profile": "work"}, {"AWS_REGION": "us-east-1"}, "us-east-1"),
+        ({"profile": "work", "endpoint_url": "http://localhost:9000"}, {}, "eu-west-2"),
+        ({"profile": "work", "region": "us-east-2"}, {}, "us-east-2"),
+    ],
+)
+def test_a_region_that_only_the_profile_has_is_used(
+    flags: dict[str, str],
+    variables: dict[str, str],
+    region: str,
+    configuration: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load({**FLAGS, "region": None, **flags}).request.region == region
+    assert load_reach(flags).region == region
+
+
+def test_a_profile_without_a_region_has_none(configuration: None) -> None:
+    assert problems({**FLAGS, "region": None, "profile": "bare"}).keys() == {"region"}
+    with pytest.raises(ConfigurationError):
+        load_reach({"profile": "bare"})
+
+
+def test_the_region_of_the_sources_profile_is_the_sources(configuration: None) -> None:
+    assert load({**FLAGS, "source_profile": "work"}).request.source_region == "eu-west-2"
+    assert load({**FLAGS, "source_profile": "work", "source_region": "x"}).request.source_region == "x"
+    assert load(FLAGS).request.source_region is None
+    assert load_reach({"region": "us-east-2", "source_profile": "work"}).source_region == "eu-west-2"
+    assert load_reach({"region": "us-east-2"}).source_region is None
+
+
+def test_the_file_of_settings_may_name_the_configuration(
+    configuration: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_CONFIG_FILE")
+    Path(".env").write_text(f"AWS_CONFIG_FILE={tmp_path}/config\nAWS_PROFILE=work\n")
+    assert load({**FLAGS, "region": None}).request.region == "eu-west-2"
 
 
 def test_an_unusual_environment_is_a_warning() -> None:

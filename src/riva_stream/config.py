@@ -11,36 +11,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from riva_stream.layout import prefix_of
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["Addressing", "StageRequest", "UploadCheck", "is_run_id"]
+__all__ = ["Addressing", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
+
 
 Addressing = Literal["auto", "path", "virtual"]
-Acl = Literal[
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
-]
-
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _S3_URI = re.compile(r"s3://[A-Za-z0-9.\-_:/]*?[A-Za-z0-9.\-_]+/.+", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3[a-z-]*:.+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _LARGEST_PART = 5 << 30
 _MOST_PARTS = 10_000
+
+
+def is_text(value: object) -> bool:
+    """Whether it can be written as UTF-8: what a process is given may be any bytes, which Python keeps as surrogates."""
+    if isinstance(value, tuple | list):
+        return all(map(is_text, value))
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _segment(value: str) -> str:
@@ -109,6 +112,13 @@ class StageRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        if not is_text(value):
+            raise ValueError("is not UTF-8")
+        return value
+
     source: Annotated[str, AfterValidator(_source)]
     """``s3://bucket/key`` of the archive; a key that ends in ``/`` or holds a glob must fit exactly one archive."""
     bucket: Annotated[str, AfterValidator(_bucket)]
@@ -171,7 +181,7 @@ class StageRequest(BaseModel):
     no_sign_request: bool = False
     """The source is public: requests for it are not signed, and need no credentials."""
 
-    acl: Acl | None = None
+    acl: str | None = Field(default=None, pattern=_ACL)
     """Canned access control list of every object that is written."""
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -39,6 +39,7 @@ from riva_stream.settings_aliases import (
 )
 from riva_stream.settings_check import Origin, check
 from riva_stream.settings_file import ENV_FILE, EnvFile, read_env_file
+from riva_stream.settings_profile import region_of_profile
 
 __all__ = [
     "OTHER_VARIABLES",
@@ -72,8 +73,13 @@ class EnvironmentSettings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         populate_by_name=True,
-        str_strip_whitespace=True,
     )
+
+    # Not by str_strip_whitespace, which takes no bytes that are not UTF-8: the request's own check tells of these.
+    @field_validator("*")
+    @classmethod
+    def _stripped(cls, value: str | None) -> str | None:
+        return value.strip() if value else value
 
     source: str | None = _from("RIVA_ASR_MODEL_S3_URI")
     bucket: str | None = _from("NVIDIA_DRIVERS_S3_BUCKET")
@@ -149,6 +155,7 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
         wrong={},
         warnings=list(file.warnings),
     )
+    _regions(so_far, file)
     _profile(so_far, given, file)
     _switches(so_far, given, mode, layers)
     trace = layers.find(_TRACE)
@@ -168,6 +175,22 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
             )
         )
     return Loaded(request, tuple(so_far.warnings), file.path, environment_of(file.values), traced)
+
+
+def _regions(so_far: Resolution, file: EnvFile) -> None:
+    """Those that only the profiles have. Keys that outrank AWS_PROFILE leave its region, as in the AWS libraries."""
+    values = so_far.values
+    if "source_profile" in values and "source_region" not in values:
+        _region(so_far, "source_region", values["source_profile"], file)
+    if "region" not in values:
+        _region(so_far, "region", values.get("profile"), file)
+
+
+def _region(so_far: Resolution, name: str, profile: str | None, file: EnvFile) -> None:
+    found = region_of_profile(profile, {**file.values, **os.environ})
+    if found is not None:
+        so_far.values[name], path = found
+        so_far.origins[name] = Origin(variable=usual(name), place=f"the AWS configuration, {path}")
 
 
 def _profile(so_far: Resolution, given: Mapping[str, object], file: EnvFile) -> None:

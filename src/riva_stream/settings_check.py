@@ -64,6 +64,7 @@ _EXAMPLES = {
     "run_id": "130-20250923-101500-0a1b2c3d",
 }
 _WRONG = {
+    "acl": "is not a canned access control list of objects",
     "language": "is not a language code: letters, digits and '-', at most 35",
     "expected_bucket_owner": "is not an AWS account id: 12 digits",
 }

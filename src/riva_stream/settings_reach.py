@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from riva_stream.config import Addressing
+from riva_stream.config import Addressing, is_text
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 from riva_stream.layout import prefix_of
 from riva_stream.settings import EnvironmentSettings, environment_of, keys_outrank_profile, reading, usual
 from riva_stream.settings_aliases import Layers, Resolution, read_mode, resolve
 from riva_stream.settings_file import EnvFile, read_env_file
+from riva_stream.settings_profile import region_of_profile
 
 __all__ = ["Reach", "load_reach"]
 
@@ -67,7 +68,18 @@ def load_reach(
     missing = {k: v for k, v in (fallback or {}).items() if v and not getattr(settings, k)}
     settings = settings.model_copy(update=missing)
     layers = Layers((("the environment", os.environ), (str(file.path), in_file)))
+    wrong = [name for name in EnvironmentSettings.model_fields if not is_text(getattr(settings, name))]
+    if wrong:
+        raise ConfigurationError(
+            f"not UTF-8: {', '.join(wrong)}", hint="look at the flags, and at the variables of these settings"
+        )
     bucket, prefix = _staging_of(settings, layers)
+    profiles = {**in_file, **os.environ}
+    regions = {"region": settings.profile, "source_region": settings.source_profile}
+    for name, profile in regions.items():
+        wanted = not getattr(settings, name) and (name == "region" or profile)
+        if wanted and (found := region_of_profile(profile, profiles)) is not None:
+            settings = settings.model_copy(update={name: found[0]})
     if not settings.region and not settings.endpoint_url:
         error = ConfigurationError(
             "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"

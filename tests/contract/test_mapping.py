@@ -371,7 +371,9 @@ def test_a_code_outranks_the_status(code: str, status: int) -> None:
         ("HeadObject", 403, {}, AccessDeniedError),
         ("HeadObject", 403, {"content-type": "application/xml"}, AccessDeniedError),
         ("HeadObject", 403, {"content-type": "text/html", "x-amz-request-id": "R"}, AccessDeniedError),
+        ("HeadObject", 403, {"content-type": "text/html", "content-length": "0"}, AccessDeniedError),
         ("PutObject", 403, {"x-amz-request-id": "R"}, AccessDeniedError),
+        ("GetObject", 403, {"content-type": "text/html", "x-amzn-requestid": "R"}, AccessDeniedError),
     ],
 )
 @pytest.mark.parametrize("code", ["", "bare"])

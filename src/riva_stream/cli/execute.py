@@ -23,6 +23,8 @@ from riva_stream.cli.redact import SECRETS, redact, remember
 from riva_stream.cli.rendering import ScreenStream, choose_renderer
 from riva_stream.cli.screen import Screen
 from riva_stream.cli.signals import Interrupted, SignalWatch
+from riva_stream.config import StageRequest, is_text
+from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, Warned
 from riva_stream.settings_file import on_read
 
@@ -138,6 +140,7 @@ def _outcome(
             with redirect_stderr(ScreenStream(session)):
                 _set_up_logging(debug=args.debug)
                 _forget_empty_variables(session)
+                _refuse_bytes(args)
                 outcome = work(session)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: nothing goes further
             if isinstance(error, KeyboardInterrupt):  # a signal before the event loop ran
@@ -183,6 +186,26 @@ def _forget_empty_variables(session: Session) -> None:
         del os.environ[name]
     if "AWS_PROFILE" in empty:
         session.warn(Warned(code="empty-profile", message="AWS_PROFILE is empty and was ignored"))
+
+
+def _refuse_bytes(args: Namespace) -> None:
+    """Words that are not UTF-8, of which no request and no document could be made. Paths may be any bytes.
+
+    The settings of a request are looked at with the rest of them.
+
+    Raises:
+        ConfigurationError: there are some.
+    """
+    words = {name: value for name, value in vars(args).items() if isinstance(value, str | list | tuple)}
+    wrong = [
+        name for name, value in words.items() if name not in StageRequest.model_fields and not is_text(value)
+    ]
+    wrong += [name for name in ("RIVA_STREAM_HOST_ID",) if not is_text(os.environ.get(name))]
+    if wrong:
+        raise ConfigurationError(
+            f"not UTF-8: {', '.join(sorted(wrong))}",
+            hint="look at what the command line and the environment hold",
+        )
 
 
 def _set_up_logging(*, debug: bool) -> None:

@@ -31,7 +31,8 @@ def read_configuration(core: Any) -> None:
 
 def malformed(error: ConfigParseError, where: Where | None = None) -> ConfigurationError:
     """The file, the line, and what is wrong there."""
-    path, inner = str(error.kwargs.get("path", "")), error.kwargs.get("error")
+    details = getattr(error, "kwargs", {})
+    path, inner = str(details.get("path", "a file")), details.get("error")
     wrong, line = _wrong(path, inner)
     place = f", line {line}" if line else ""
     return ConfigurationError(

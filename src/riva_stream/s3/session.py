@@ -29,6 +29,7 @@ from riva_stream.s3.config_files import read_configuration
 from riva_stream.s3.credentials import Warn, guard, resolve
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import Addressing, WriteOptions
+from riva_stream.s3.proxy import check_proxy
 from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import carry_rules_as_they_are
 from riva_stream.s3.windows import WINDOWED, choose_window, nameless
@@ -195,6 +196,7 @@ async def client_of(session: Any, settings: StoreSettings) -> AsyncIterator[Any]
     """A client of a session that :func:`prepared` has given."""
     core = session._session  # noqa: SLF001 - aioboto3 has no other way to it
     async with session.client("s3", **_client_arguments(settings, core)) as client:
+        check_proxy(client.meta.endpoint_url)
         if settings.options.request_payer is not None:
             pay = partial(_pay, settings.options.request_payer)
             client.meta.events.register("provide-client-params.s3", pay)

@@ -140,9 +140,9 @@ def refused_before_the_store(
     """A refusal without an S3 code, where S3 would have sent one: something that stands in front of the store."""
     if status == _PROXY_AUTHENTICATION:
         return _refused_on_the_way(status, message, place, _answered_by(headers))
-    if status != _FORBIDDEN or "x-amz-request-id" in headers or "x-amz-id-2" in headers:
+    if status != _FORBIDDEN or any(name.startswith("x-amz") for name in headers):
         return None
-    is_page = headers.get("content-type", "").startswith("text/html")
+    is_page = headers.get("content-type", "").startswith("text/html") and headers.get("content-length") != "0"
     if place.operation.startswith("Head") and not is_page and not _OF_A_PROXY & headers.keys():
         return None  # a HEAD's answer has no body to tell by: mostly it is S3's own
     return _refused_on_the_way(status, message, place, _answered_by(headers))

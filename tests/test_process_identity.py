@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from riva_stream.state.journal import Process
+
+from riva_stream.lease.journal import Process
 
 
 @pytest.fixture
 def gone() -> Process:
     """A process of this very host and pid namespace that has ended."""
-    code = "from riva_stream.state.journal import Process; print(Process.this().model_dump_json())"
+    code = "from riva_stream.lease.journal import Process; print(Process.this().model_dump_json())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return Process.model_validate_json(done.stdout)
 

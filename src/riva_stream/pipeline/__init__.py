@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from riva_stream.buffers import Credits
@@ -163,8 +164,11 @@ def identity_of(run: Run, source: PinnedSource, check: str) -> Identity:
         include=sorted(request.include),
         part_size=request.part_size,
         check=check,
-        options=[str(option) for option in (request.sse, request.kms_key_id, request.storage_class)]
-        + [f"{name}={value}" for name, value in request.tags.items()],
+        options=[
+            *(str(option) for option in (request.sse, request.kms_key_id, request.storage_class)),
+            *([f"acl={request.acl}"] if request.acl else []),
+            *(f"{name}={value}" for name, value in request.tags.items()),
+        ],
     )
 
 

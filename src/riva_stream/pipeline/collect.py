@@ -172,7 +172,7 @@ class _Place:
             await lease.stop()
             raise
         journals = [left for left in found if left.kind == "journal"]
-        if all(left.removed for left in removed):
+        if all(left.removed for left in removed) and all(left.old for left in journals):
             await lease.release()
             return removed + [left.model_copy(update={"removed": True}) for left in journals]
         await lease.stop()  # something is still to be resumed, or aborted

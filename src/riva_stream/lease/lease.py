@@ -409,7 +409,7 @@ class Lease:
             there = await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
             if there is not None and there.data == data:
                 return there.info.etag, there.info.now
-            if self.conditional and there is not None and there.info.etag == self._etag:
+            if self.conditional and self._etag == (there.info.etag if there is not None else None):
                 return await self._put_plain(data, watched)
             found = _found(there)
             if found is not None and found.journal is not None and found.journal.token == self.token:

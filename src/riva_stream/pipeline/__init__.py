@@ -206,6 +206,7 @@ async def _upload_check(run: Run, writer: Writer) -> str:
         request.prefix + SCRATCH[0],
         request.upload_check,
         run.retrier,
+        left=partial(run.warn, "scratch-upload"),
     )
 
 

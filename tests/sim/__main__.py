@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from tests.sim.exhaustive import Cell, Duel, Result, cells, duels, parse
 from tests.sim.kinds import KINDS
 from tests.sim.report import Tally
 from tests.sim.scenarios import SCENARIOS
+from tests.sim.world import RunFactory
 
 _BATCH = 25
 """Simulations between two collections of garbage: it is made faster than it is worth looking for."""
@@ -33,12 +35,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--duels", action="store_true", help="two runs, all schedules with up to two switches"
     )
-    parser.add_argument("--step", type=int, default=1, help="of duels: only every STEP-th request")
+    parser.add_argument(
+        "--step", type=int, default=1, help="of duels: only every STEP-th request of the second run"
+    )
     parser.add_argument("--no-leftovers", action="store_true", help="not over the leftovers of killed runs")
     parser.add_argument("--store", choices=list(KINDS), action="append", help="only this kind of store")
     parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="only this scenario")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="P")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after that time")
+    parser.add_argument(
+        "--beside",
+        default="tests.sim.world:newest",
+        metavar="MODULE:FUNCTION",
+        help="of seeds: what makes the runs beside the first, for another version of the package",
+    )
     parser.add_argument("--replay", metavar="NAME", help="one seed, or one cell by its name")
     parser.add_argument("--trace", action="store_true", help="with --replay: print every request")
     return parser.parse_args()
@@ -55,24 +65,38 @@ def _work(options: argparse.Namespace) -> Iterator[int | Cell | Duel]:
         yield from range(options.start, options.start + options.seeds)
 
 
-def _simulate(batch: tuple[list[int | Cell | Duel], str]) -> list[Result]:
-    work, kind = batch
+def _factory(name: str) -> RunFactory:
+    module, _, function = name.partition(":")
+    factory: RunFactory = getattr(importlib.import_module(module), function)
+    return factory
+
+
+def _simulate(batch: tuple[list[int | Cell | Duel], str, str]) -> list[Result]:
+    work, kind, beside = batch
+    factory = _factory(beside)
     gc.disable()
-    done = [seeds.simulate(one, kind=kind) if isinstance(one, int) else one.simulate() for one in work]
+    done = [
+        seeds.simulate(one, kind=kind, beside=factory) if isinstance(one, int) else one.simulate()
+        for one in work
+    ]
     gc.collect()
     return [result for result in done if result is not None]
 
 
-def _batches(work: Iterable[int | Cell | Duel], kind: str) -> Iterator[tuple[list[int | Cell | Duel], str]]:
+def _batches(
+    work: Iterable[int | Cell | Duel], kind: str, beside: str
+) -> Iterator[tuple[list[int | Cell | Duel], str, str]]:
     items = iter(work)
     while batch := list(itertools.islice(items, _BATCH)):
-        yield batch, kind
+        yield batch, kind, beside
 
 
-def _replay(name: str, kind: str, *, trace: bool) -> int:
+def _replay(name: str, kind: str, beside: RunFactory, *, trace: bool) -> int:
     tell: Callable[[str], None] | None = _say if trace else None
     result = (
-        seeds.simulate(int(name), kind=kind, trace=tell) if name.isdigit() else parse(name).simulate(tell)
+        seeds.simulate(int(name), kind=kind, beside=beside, trace=tell)
+        if name.isdigit()
+        else parse(name).simulate(tell)
     )
     if result is None:
         _say("there is no such request")
@@ -85,7 +109,7 @@ def _replay(name: str, kind: str, *, trace: bool) -> int:
 
 def _everything(options: argparse.Namespace, kind: str) -> int:
     tally, began = Tally(), time.monotonic()
-    batches = _batches(_work(options), kind)
+    batches = _batches(_work(options), kind, options.beside)
     with multiprocessing.Pool(options.processes, maxtasksperchild=100) as pool:
         for results in pool.imap(_simulate, batches):
             for result in results:
@@ -110,7 +134,7 @@ def main() -> int:
             os.environ | {"PYTHONHASHSEED": "0"},
         )
     if options.replay:
-        return _replay(options.replay, kind, trace=options.trace)
+        return _replay(options.replay, kind, _factory(options.beside), trace=options.trace)
     return _everything(options, kind)
 
 

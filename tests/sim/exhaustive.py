@@ -138,10 +138,10 @@ def cells(kind: str, scenario: str, *, leftovers: bool = True) -> Iterator[Cell]
 
 
 def duels(kind: str, scenario: str, *, step: int = 1) -> Iterator[Duel]:
-    """All schedules of two runs with up to two switches, or every ``step``-th request of each."""
+    """All schedules of two runs with up to two switches, or every ``step``-th request of the second."""
     for rival in _RIVALS:
         for how in (Break.FREEZE_BEFORE, Break.FREEZE_AFTER):
-            for first in range(0, _requests_of(kind, scenario, -1), step):
+            for first in range(_requests_of(kind, scenario, -1)):
                 yield Duel(kind, scenario, rival, first, None, how)
                 for second in range(0, 2 * _requests_of(kind, scenario, -1), step):
                     yield Duel(kind, scenario, rival, first, second, how)

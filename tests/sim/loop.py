@@ -68,8 +68,6 @@ class VirtualLoop:
         self._numbers = count()
         self._morgue: list[Host] = []
         self._stopped = False
-        self.failures: list[str] = []
-        """What the loop was told of that nobody awaited."""
 
     # ---- what a simulation does
 
@@ -212,7 +210,13 @@ class VirtualLoop:
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.failures.append(f"{context.get('message')}: {context.get('exception')!r}")
+        """Let a callback that fails end the simulation: it is one of ours, or of anyio's.
+
+        What else a loop is told of here is what killed processes leave behind.
+        """
+        error = context.get("exception")
+        if error is not None and str(context.get("message")).startswith("Exception in callback"):
+            raise error
 
     def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
         pass

@@ -24,7 +24,7 @@ from tests.sim.process import Process, identities
 from tests.sim.scenarios import BUCKET, prefix_of
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, SOURCES, source
 
-__all__ = ["RunFactory", "World", "new_store", "simulated"]
+__all__ = ["RunFactory", "World", "new_store", "newest", "simulated"]
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PATIENCE = 3600.0
@@ -34,7 +34,8 @@ RunFactory = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 """Starts one run; another version of the package can be plugged in here."""
 
 
-def _newest(request: StageRequest, store: Store) -> Coroutine[Any, Any, Any]:
+def newest(request: StageRequest, store: Store) -> Coroutine[Any, Any, Any]:
+    """The code that is tested here."""
     return stage(request, store=store)
 
 
@@ -101,7 +102,7 @@ class World:
         machine: str = "a",
         skew: float = 0.0,
         denied: frozenset[str] = frozenset(),
-        factory: RunFactory = _newest,
+        factory: RunFactory = newest,
     ) -> Process:
         """Start a run as a process of its own.
 

@@ -38,6 +38,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--step", type=int, default=1, help="of duels: only every STEP-th request of the second run"
     )
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th cell and duel")
     parser.add_argument("--no-leftovers", action="store_true", help="not over the leftovers of killed runs")
     parser.add_argument("--store", choices=list(KINDS), action="append", help="only this kind of store")
     parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="only this scenario")
@@ -58,9 +59,10 @@ def _work(options: argparse.Namespace) -> Iterator[int | Cell | Duel]:
     kinds = options.store or list(KINDS)
     for kind, scenario in itertools.product(kinds, options.scenario or list(SCENARIOS)):
         if options.exhaustive:
-            yield from cells(kind, scenario, leftovers=not options.no_leftovers)
+            found = cells(kind, scenario, leftovers=not options.no_leftovers)
+            yield from itertools.islice(found, 0, None, options.every)
         if options.duels:
-            yield from duels(kind, scenario, step=options.step)
+            yield from itertools.islice(duels(kind, scenario, step=options.step), 0, None, options.every)
     if options.seeds:
         yield from range(options.start, options.start + options.seeds)
 

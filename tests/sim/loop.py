@@ -45,12 +45,10 @@ CURRENT: ContextVar[Host | None] = ContextVar("simulated_process", default=None)
 
 
 class _Task(asyncio.Task[Any]):
-    """A task whose hash is its number: sets of tasks are then walked in the same order every time."""
+    """A task whose hash is its number in its loop: sets of tasks are then walked in the same order every time."""
 
-    _numbers = count()
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.number = next(self._numbers)
+    def __init__(self, number: int, *args: Any, **options: Any) -> None:
+        self.number = number
         super().__init__(*args, **options)
 
     def __hash__(self) -> int:
@@ -66,6 +64,7 @@ class VirtualLoop:
         self._ready: deque[events.Handle] = deque()
         self._timers: list[tuple[float, int, events.TimerHandle]] = []
         self._numbers = count()
+        self._task_numbers = count()
         self._morgue: list[Host] = []
         self._stopped = False
 
@@ -191,7 +190,7 @@ class VirtualLoop:
         return asyncio.Future(loop=self)  # type: ignore[arg-type]
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> Any:
-        task = _Task(coro, loop=self, name=name, context=context)
+        task = _Task(next(self._task_numbers), coro, loop=self, name=name, context=context)
         host = (context or copy_context()).get(CURRENT)
         if host is not None:
             host.tasks.append(task)

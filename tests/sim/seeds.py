@@ -76,9 +76,9 @@ def simulate(seed: int, *, kind: str = "", beside: RunFactory = newest, trace: T
                 world.run(request, **options)
         world.wait()
         world.schedule = Plain()
-        converge(world, scenario.request, machine="c", last=False)
+        converge(world, scenario.request, force=scenario.is_hostile, machine="c", last=False)
         world.pass_time(2 * _LATENESS)
-        converge(world, scenario.request, machine="c")
+        converge(world, scenario.request, force=scenario.is_hostile, machine="c")
         return result_of(world, str(seed), kind)
 
 

@@ -12,14 +12,18 @@ from __future__ import annotations
 import asyncio
 from asyncio import events
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from enum import Enum
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import patch
 
-__all__ = ["CURRENT", "Host", "State", "VirtualLoop"]
+from anyio._backends import _asyncio
+
+__all__ = ["CURRENT", "Host", "State", "VirtualLoop", "in_order"]
 
 
 class State(Enum):
@@ -53,6 +57,28 @@ class _Task(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self.number
+
+
+class _Scope(_asyncio.CancelScope):
+    """The same for anyio's cancel scopes, so that what is cancelled together ends in the same order every time."""
+
+    __slots__ = ("number",)
+    numbers: ClassVar[Iterator[int]] = count()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.number = next(self.numbers)
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Let nothing within depend on where objects are in memory."""
+    _Scope.numbers = count()
+    with patch.object(_asyncio, "CancelScope", _Scope):
+        yield
 
 
 class VirtualLoop:

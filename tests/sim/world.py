@@ -18,7 +18,7 @@ from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody, Store
 from tests.sim.judge import Judge, Violation
 from tests.sim.kinds import Kind
-from tests.sim.loop import VirtualLoop
+from tests.sim.loop import VirtualLoop, in_order
 from tests.sim.network import Connection, Network, Schedule, immediately
 from tests.sim.process import Process, identities
 from tests.sim.scenarios import BUCKET, prefix_of
@@ -42,6 +42,7 @@ def newest(request: StageRequest, store: Store) -> Coroutine[Any, Any, Any]:
 def new_store(kind: Kind) -> MemoryStore:
     """A store of this kind with the sources in it, and nothing else."""
     store = kind.store(SOURCE_BUCKET, BUCKET)
+    store.set_clock(lambda: _EPOCH)
     keys = {source(name).key: source(name).data for name in SOURCES} | {IMAGE: b"an image"}
     for key, data in keys.items():
         immediately(
@@ -196,6 +197,7 @@ def simulated(world: World, seed: int) -> Iterator[World]:
     drawn = random.Random(seed)
     random.seed(seed)
     with ExitStack() as stack:
+        stack.enter_context(in_order())
         stack.enter_context(identities(world.processes))
         stack.enter_context(patch.object(secrets, "token_hex", lambda size: drawn.randbytes(size).hex()))
         stack.enter_context(patch.object(time, "process_time", lambda: world.loop.now))

@@ -22,9 +22,9 @@ from tests.sim.sources import source
 from tests.sim.world import World, simulated
 
 PREFIX = prefix_of()
-SEEDS = range(400)
-CELLS = 500
-DUELS = 200
+SEEDS = range(300)
+CELLS = 300
+DUELS = 120
 
 Rogue = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 

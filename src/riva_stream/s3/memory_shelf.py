@@ -91,7 +91,9 @@ class Bucket:
 
     def copy(self) -> Bucket:
         """Another one; objects never change, uploads do."""
-        uploads = {number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()}
+        uploads = {
+            number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()
+        }
         versions = {key: list(found) for key, found in self.versions.items()}
         return Bucket(versions, uploads, self.lifecycle)
 

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from tests.sim import seeds
 from tests.sim.exhaustive import Cell, Duel, Result, cells, duels, parse
@@ -77,6 +78,7 @@ def _simulate(batch: tuple[list[int | Cell | Duel], str, str]) -> list[Result]:
     work, kind, beside = batch
     factory = _factory(beside)
     gc.disable()
+    sys.unraisablehook = lambda _: None  # what is left of killed runs complains when it is cleared away
     done = [
         seeds.simulate(one, kind=kind, beside=factory) if isinstance(one, int) else one.simulate()
         for one in work
@@ -112,14 +114,16 @@ def _replay(name: str, kind: str, beside: RunFactory, *, trace: bool) -> int:
 def _everything(options: argparse.Namespace, kind: str) -> int:
     tally, began = Tally(), time.monotonic()
     batches = _batches(_work(options), kind, options.beside)
-    with multiprocessing.Pool(options.processes, maxtasksperchild=100) as pool:
-        for results in pool.imap(_simulate, batches):
+    # A pool that says so when one of its processes dies, in place of waiting for its answer for ever.
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
+        for results in pool.map(_simulate, batches):
             for result in results:
                 tally.add(result)
             spent = time.monotonic() - began
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r{tally.simulations} simulations, {tally.violating} bad")
             if options.minutes and spent > options.minutes * 60:
+                pool.shutdown(wait=False, cancel_futures=True)
                 break
     _say("\n".join(tally.lines(time.monotonic() - began)))
     return 1 if tally.violating else 0

@@ -10,6 +10,7 @@ call.
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Coroutine, Iterator
@@ -44,6 +45,9 @@ class Host:
         self.held_timers: list[tuple[float, int, events.TimerHandle]] = []
         self.tasks: list[asyncio.Task[Any]] = []
 
+
+_AWAITS = 50
+"""Places at which the clean-up of one task may want to wait."""
 
 CURRENT: ContextVar[Host | None] = ContextVar("simulated_process", default=None)
 
@@ -81,6 +85,19 @@ def in_order() -> Iterator[None]:
         yield
 
 
+def _unwind(task: asyncio.Task[Any]) -> None:
+    """Close what a task runs, over whatever it would still wait for."""
+    coroutine: Any = task.get_coro()
+    for _ in range(_AWAITS):
+        try:
+            coroutine.close()
+        except RuntimeError:  # it has awaited something on its way out
+            continue
+        except BaseException:  # noqa: BLE001 - what it ends with is of no interest
+            return
+        return
+
+
 class VirtualLoop:
     """As much of an event loop as a run needs that speaks to a store in memory: no sockets, signals or threads."""
 
@@ -102,6 +119,9 @@ class VirtualLoop:
         self._stopped = False
         before = events._get_running_loop()
         events._set_running_loop(self)  # type: ignore[arg-type]
+        hooks = sys.get_asyncgen_hooks()
+        # A generator of a killed process is let go of as it is: nobody is left to finish it.
+        sys.set_asyncgen_hooks(finalizer=lambda _: None)
         try:
             while not self._stopped:
                 if not ready:
@@ -123,6 +143,7 @@ class VirtualLoop:
                     host.held.append(handle)
         finally:
             events._set_running_loop(before)
+            sys.set_asyncgen_hooks(*hooks)
         return True
 
     def stop(self) -> None:
@@ -168,11 +189,18 @@ class VirtualLoop:
         self._morgue.append(host)
 
     def close(self) -> None:
-        """Clear away what was killed: its clean-up does run now, where nobody sees it."""
-        for host in self._morgue:
-            for task in host.tasks:
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-            host.tasks.clear()
+        """Unwind what was killed, where nobody sees it: the garbage collector is no place for that."""
+        before = events._get_running_loop()
+        events._set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            for host in self._morgue:
+                for task in host.tasks:
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    if not task.done():
+                        _unwind(task)
+                host.tasks.clear()
+        finally:
+            events._set_running_loop(before)
         self._ready.clear()
         self._timers.clear()
 

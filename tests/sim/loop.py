@@ -46,6 +46,9 @@ class Host:
         self.tasks: list[asyncio.Task[Any]] = []
 
 
+_TURNS = 5_000
+"""Callbacks after which time passes although more are waiting: anyio calls itself again and again while a task that it
+has cancelled does not end, and what that task waits for may need time."""
 _AWAITS = 50
 """Places at which the clean-up of one task may want to wait."""
 
@@ -123,8 +126,11 @@ class VirtualLoop:
         # A generator of a killed process is let go of as it is: nobody is left to finish it.
         sys.set_asyncgen_hooks(finalizer=lambda _: None)
         try:
+            turns = 0
             while not self._stopped:
-                if not ready:
+                turns += 1
+                if not ready or turns > _TURNS:
+                    turns = 0
                     while timers and timers[0][2]._cancelled:
                         heappop(timers)
                     if not timers or timers[0][0] > limit:

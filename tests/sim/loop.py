@@ -46,7 +46,8 @@ class Host:
         self.tasks: list[asyncio.Task[Any]] = []
 
 
-_TURNS = 5_000
+_ROUNDING = 1e-9
+_TURNS = 2_000
 """Callbacks after which time passes although more are waiting: anyio calls itself again and again while a task that it
 has cancelled does not end, and what that task waits for may need time."""
 _AWAITS = 50
@@ -236,7 +237,8 @@ class VirtualLoop:
     ) -> events.TimerHandle:
         context = context if context is not None else copy_context()
         host = context.get(CURRENT)
-        due = when if host is None else when + host.lag
+        # With a lag the sum may come out a little short, and the timer would find that it is not yet time, for ever.
+        due = when if host is None or not host.lag else when + host.lag + _ROUNDING
         handle = events.TimerHandle(due, callback, args, self, context)  # type: ignore[arg-type]
         heappush(self._timers, (due, next(self._numbers), handle))
         return handle

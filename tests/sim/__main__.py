@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import itertools
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from tests.sim import seeds
 from tests.sim.exhaustive import Cell, Duel, Result, cells, duels, parse
 from tests.sim.kinds import KINDS
 from tests.sim.report import Tally
 from tests.sim.scenarios import SCENARIOS
+from tests.sim.world import RunFactory
 
 _BATCH = 25
 """Simulations between two collections of garbage: it is made faster than it is worth looking for."""
@@ -33,12 +36,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--duels", action="store_true", help="two runs, all schedules with up to two switches"
     )
-    parser.add_argument("--step", type=int, default=1, help="of duels: only every STEP-th request")
+    parser.add_argument(
+        "--step", type=int, default=1, help="of duels: only every STEP-th request of the second run"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th cell and duel")
     parser.add_argument("--no-leftovers", action="store_true", help="not over the leftovers of killed runs")
     parser.add_argument("--store", choices=list(KINDS), action="append", help="only this kind of store")
     parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="only this scenario")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="P")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after that time")
+    parser.add_argument(
+        "--beside",
+        default="tests.sim.world:newest",
+        metavar="MODULE:FUNCTION",
+        help="of seeds: what makes the runs beside the first, for another version of the package",
+    )
     parser.add_argument("--replay", metavar="NAME", help="one seed, or one cell by its name")
     parser.add_argument("--trace", action="store_true", help="with --replay: print every request")
     return parser.parse_args()
@@ -48,31 +60,47 @@ def _work(options: argparse.Namespace) -> Iterator[int | Cell | Duel]:
     kinds = options.store or list(KINDS)
     for kind, scenario in itertools.product(kinds, options.scenario or list(SCENARIOS)):
         if options.exhaustive:
-            yield from cells(kind, scenario, leftovers=not options.no_leftovers)
+            found = cells(kind, scenario, leftovers=not options.no_leftovers)
+            yield from itertools.islice(found, 0, None, options.every)
         if options.duels:
-            yield from duels(kind, scenario, step=options.step)
+            yield from itertools.islice(duels(kind, scenario, step=options.step), 0, None, options.every)
     if options.seeds:
         yield from range(options.start, options.start + options.seeds)
 
 
-def _simulate(batch: tuple[list[int | Cell | Duel], str]) -> list[Result]:
-    work, kind = batch
+def _factory(name: str) -> RunFactory:
+    module, _, function = name.partition(":")
+    factory: RunFactory = getattr(importlib.import_module(module), function)
+    return factory
+
+
+def _simulate(batch: tuple[list[int | Cell | Duel], str, str]) -> list[Result]:
+    work, kind, beside = batch
+    factory = _factory(beside)
     gc.disable()
-    done = [seeds.simulate(one, kind=kind) if isinstance(one, int) else one.simulate() for one in work]
+    sys.unraisablehook = lambda _: None  # what is left of killed runs complains when it is cleared away
+    done = [
+        seeds.simulate(one, kind=kind, beside=factory) if isinstance(one, int) else one.simulate()
+        for one in work
+    ]
     gc.collect()
     return [result for result in done if result is not None]
 
 
-def _batches(work: Iterable[int | Cell | Duel], kind: str) -> Iterator[tuple[list[int | Cell | Duel], str]]:
+def _batches(
+    work: Iterable[int | Cell | Duel], kind: str, beside: str
+) -> Iterator[tuple[list[int | Cell | Duel], str, str]]:
     items = iter(work)
     while batch := list(itertools.islice(items, _BATCH)):
-        yield batch, kind
+        yield batch, kind, beside
 
 
-def _replay(name: str, kind: str, *, trace: bool) -> int:
+def _replay(name: str, kind: str, beside: RunFactory, *, trace: bool) -> int:
     tell: Callable[[str], None] | None = _say if trace else None
     result = (
-        seeds.simulate(int(name), kind=kind, trace=tell) if name.isdigit() else parse(name).simulate(tell)
+        seeds.simulate(int(name), kind=kind, beside=beside, trace=tell)
+        if name.isdigit()
+        else parse(name).simulate(tell)
     )
     if result is None:
         _say("there is no such request")
@@ -85,15 +113,17 @@ def _replay(name: str, kind: str, *, trace: bool) -> int:
 
 def _everything(options: argparse.Namespace, kind: str) -> int:
     tally, began = Tally(), time.monotonic()
-    batches = _batches(_work(options), kind)
-    with multiprocessing.Pool(options.processes, maxtasksperchild=100) as pool:
-        for results in pool.imap(_simulate, batches):
+    batches = _batches(_work(options), kind, options.beside)
+    # A pool that says so when one of its processes dies, in place of waiting for its answer for ever.
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
+        for results in pool.map(_simulate, batches):
             for result in results:
                 tally.add(result)
             spent = time.monotonic() - began
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r{tally.simulations} simulations, {tally.violating} bad")
             if options.minutes and spent > options.minutes * 60:
+                pool.shutdown(wait=False, cancel_futures=True)
                 break
     _say("\n".join(tally.lines(time.monotonic() - began)))
     return 1 if tally.violating else 0
@@ -110,7 +140,7 @@ def main() -> int:
             os.environ | {"PYTHONHASHSEED": "0"},
         )
     if options.replay:
-        return _replay(options.replay, kind, trace=options.trace)
+        return _replay(options.replay, kind, _factory(options.beside), trace=options.trace)
     return _everything(options, kind)
 
 

@@ -16,16 +16,19 @@ _GOOD = {"staged", "already_staged", "upgraded", "deployment_added"}
 _CONFLICT, _BAD = "73", "65"
 
 
-def converge(world: World, request: StageRequest, *, machine: str = "a", last: bool = True) -> None:
+def converge(
+    world: World, request: StageRequest, *, machine: str = "a", last: bool = True, force: bool = False
+) -> None:
     """Run the same again, plainly, and judge what that comes to.
 
     Args:
         world: with nothing running in it.
         request: what was asked for.
         machine: where it is run.
+        force: whether the run that shall end well replaces what stands there, since that is nobody's.
         last: whether nothing can arrive late any more, so that nothing may be left over.
     """
-    plain = request.model_copy(update={"force": False, "expect_sha256": None})
+    plain = request.model_copy(update={"force": force, "expect_sha256": None})
     for _ in range(2):
         run = world.run(plain, machine=machine)
         standing = world.judge.standing() if run.outcome == _CONFLICT else None

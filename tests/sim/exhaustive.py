@@ -38,6 +38,10 @@ _LEFTOVERS = (Break.CANCEL_BEFORE, Break.KILL_AFTER, Break.ERROR_AFTER, Break.LO
 """What strikes a run over the leftover of a killed one."""
 _PASSING = {Break.ERROR_BEFORE, Break.ERROR_AFTER, Break.LOST, Break.CUT, Break.BUSY, Break.EXPIRED}
 """What trying again is for."""
+_AFTER_SUCCESS = ("same", "refused", "other forced")
+"""What comes after a run that has got over its break; the rest finds what it finds after any other."""
+_WATCHING = 16
+"""Requests with which the second run waits for the first one's lease to end."""
 _RIVALS = ("same", "force", "other", "other forced")
 
 
@@ -87,7 +91,7 @@ class Cell:
             world.schedule = Plain()
             if self.follow_up != "same":
                 world.run(FOLLOW_UPS[self.follow_up](scenario.request))
-            converge(world, scenario.request)
+            converge(world, scenario.request, force=scenario.is_hostile)
             return result_of(world, self.name, self.kind)
 
 
@@ -119,7 +123,7 @@ class Duel:
             if switches.switched < 1 + (self.second is not None):
                 return None
             world.schedule = Plain()
-            converge(world, scenario.request, machine="c")
+            converge(world, scenario.request, force=scenario.is_hostile, machine="c")
             return result_of(world, self.name, self.kind)
 
 
@@ -127,7 +131,7 @@ def cells(kind: str, scenario: str, *, leftovers: bool = True) -> Iterator[Cell]
     """All cells of a scenario on a kind of store."""
     for ordinal in range(_requests_of(kind, scenario, -1)):
         for how in BREAKS:
-            for follow_up in FOLLOW_UPS:
+            for follow_up in _AFTER_SUCCESS if how in _PASSING else FOLLOW_UPS:
                 yield Cell(kind, scenario, ordinal, how, follow_up)
     if not leftovers:
         return
@@ -138,12 +142,12 @@ def cells(kind: str, scenario: str, *, leftovers: bool = True) -> Iterator[Cell]
 
 
 def duels(kind: str, scenario: str, *, step: int = 1) -> Iterator[Duel]:
-    """All schedules of two runs with up to two switches, or every ``step``-th request of each."""
+    """All schedules of two runs with up to two switches, or every ``step``-th request of the second."""
     for rival in _RIVALS:
         for how in (Break.FREEZE_BEFORE, Break.FREEZE_AFTER):
-            for first in range(0, _requests_of(kind, scenario, -1), step):
+            for first in range(_requests_of(kind, scenario, -1)):
                 yield Duel(kind, scenario, rival, first, None, how)
-                for second in range(0, 2 * _requests_of(kind, scenario, -1), step):
+                for second in range(0, _requests_of(kind, scenario, -1) + _WATCHING, step):
                     yield Duel(kind, scenario, rival, first, second, how)
 
 

@@ -35,7 +35,7 @@ __all__ = ["Connection", "Network", "Request", "Schedule", "immediately"]
 
 T = TypeVar("T")
 
-BUSY = 3
+BUSY = 2
 """Requests that are asked to come later, once the store is busy: no more than one request is tried again."""
 HANGS = 60.0
 """Seconds after which a client gives a request up that is not answered."""

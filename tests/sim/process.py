@@ -83,7 +83,7 @@ class Process:
             return
         error = task.exception()
         if error is None:
-            self.over(task.result().outcome)
+            self.over(getattr(task.result(), "outcome", "0"))
         elif isinstance(error, RivaStreamError):
             self.over(str(error.exit_code), f"{type(error).__name__}: {error}")
         else:

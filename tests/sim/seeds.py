@@ -12,7 +12,7 @@ from tests.sim.exhaustive import Result, Trace, prepared, result_of
 from tests.sim.kinds import KINDS
 from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS
 from tests.sim.schedules import Drawn, Plain
-from tests.sim.world import World, simulated
+from tests.sim.world import RunFactory, World, newest, simulated
 
 __all__ = ["simulate"]
 
@@ -37,12 +37,13 @@ _ALONE = (
 _BESIDE = (*(Break.FREEZE_BEFORE, Break.FREEZE_AFTER) * 4, *_ALONE)
 
 
-def simulate(seed: int, *, kind: str = "", trace: Trace | None = None) -> Result:
+def simulate(seed: int, *, kind: str = "", beside: RunFactory = newest, trace: Trace | None = None) -> Result:
     """Run what ``seed`` draws.
 
     Args:
         seed: any number.
         kind: of the store; empty: drawn as well.
+        beside: makes every run but the first, and but those that are to converge in the end.
         trace: takes a line for each thing that happens.
     """
     draw = Random(seed)
@@ -68,15 +69,16 @@ def simulate(seed: int, *, kind: str = "", trace: Trace | None = None) -> Result
                 "skew": draw.choice((0.0, -4e5, 3e3)),
                 "denied": scenario.denied,
             }
+            options["factory"] = newest if request is requests[0] else beside
             if together:
                 world.start_in(draw.random() * draw.choice((0.1, 1.0, 15.0)), request, **options)
             else:
                 world.run(request, **options)
         world.wait()
         world.schedule = Plain()
-        converge(world, scenario.request, machine="c", last=False)
+        converge(world, scenario.request, force=scenario.is_hostile, machine="c", last=False)
         world.pass_time(2 * _LATENESS)
-        converge(world, scenario.request, machine="c")
+        converge(world, scenario.request, force=scenario.is_hostile, machine="c")
         return result_of(world, str(seed), kind)
 
 

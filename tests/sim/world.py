@@ -18,13 +18,13 @@ from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody, Store
 from tests.sim.judge import Judge, Violation
 from tests.sim.kinds import Kind
-from tests.sim.loop import VirtualLoop
+from tests.sim.loop import VirtualLoop, in_order
 from tests.sim.network import Connection, Network, Schedule, immediately
 from tests.sim.process import Process, identities
 from tests.sim.scenarios import BUCKET, prefix_of
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, SOURCES, source
 
-__all__ = ["RunFactory", "World", "new_store", "simulated"]
+__all__ = ["RunFactory", "World", "new_store", "newest", "simulated"]
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PATIENCE = 3600.0
@@ -34,13 +34,15 @@ RunFactory = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 """Starts one run; another version of the package can be plugged in here."""
 
 
-def _newest(request: StageRequest, store: Store) -> Coroutine[Any, Any, Any]:
+def newest(request: StageRequest, store: Store) -> Coroutine[Any, Any, Any]:
+    """The code that is tested here."""
     return stage(request, store=store)
 
 
 def new_store(kind: Kind) -> MemoryStore:
     """A store of this kind with the sources in it, and nothing else."""
     store = kind.store(SOURCE_BUCKET, BUCKET)
+    store.set_clock(lambda: _EPOCH)
     keys = {source(name).key: source(name).data for name in SOURCES} | {IMAGE: b"an image"}
     for key, data in keys.items():
         immediately(
@@ -101,7 +103,7 @@ class World:
         machine: str = "a",
         skew: float = 0.0,
         denied: frozenset[str] = frozenset(),
-        factory: RunFactory = _newest,
+        factory: RunFactory = newest,
     ) -> Process:
         """Start a run as a process of its own.
 
@@ -195,6 +197,7 @@ def simulated(world: World, seed: int) -> Iterator[World]:
     drawn = random.Random(seed)
     random.seed(seed)
     with ExitStack() as stack:
+        stack.enter_context(in_order())
         stack.enter_context(identities(world.processes))
         stack.enter_context(patch.object(secrets, "token_hex", lambda size: drawn.randbytes(size).hex()))
         stack.enter_context(patch.object(time, "process_time", lambda: world.loop.now))

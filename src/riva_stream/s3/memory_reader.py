@@ -70,6 +70,7 @@ class MemoryReader:
     def copy(self) -> Self:
         """A store of the same kind with the same contents, which go their own ways from here."""
         other = copy(self)
+        other._numbers = copy(self._numbers)  # noqa: SLF001
         other._buckets = {name: bucket.copy() for name, bucket in self._buckets.items()}  # noqa: SLF001
         return other
 

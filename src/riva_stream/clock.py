@@ -8,6 +8,7 @@ thread runs inline while :func:`threads_inline` holds. Nothing else in the packa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-__all__ = ["in_thread", "monotonic", "now", "sleep", "threads_inline"]
+__all__ = ["cpu", "in_thread", "monotonic", "now", "sleep", "threads_inline"]
 
 _LEAST = 0.001
 
@@ -39,6 +40,11 @@ def now() -> datetime:
     """The time of day, in UTC; for time stamps that people read, never to be compared with another clock's."""
     epoch = _EPOCH.get()
     return datetime.now(UTC) if epoch is None else epoch + timedelta(seconds=anyio.current_time())
+
+
+def cpu() -> float:
+    """User and system seconds of this process; none in a simulation, which shares its process with others."""
+    return 0.0 if _INLINE.get() else time.process_time()
 
 
 async def sleep(seconds: float) -> None:

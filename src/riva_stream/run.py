@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -111,7 +110,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     tagging: Tagging = field(init=False)
     _wall: float = field(default_factory=clock.monotonic)
-    _cpu: float = field(default_factory=time.process_time)
+    _cpu: float = field(default_factory=clock.cpu)
 
     def __post_init__(self) -> None:
         self.tagging = Tagging(self.request.tags, partial(self.warn, "tags"))
@@ -142,7 +141,7 @@ class Run:
     @property
     def cpu_seconds(self) -> float:
         """User and system time of this process since the run began, of other runs in it as well."""
-        return time.process_time() - self._cpu
+        return clock.cpu() - self._cpu
 
     async def renew_sessions(self) -> bool:
         """Read the credentials anew; says whether that was possible."""

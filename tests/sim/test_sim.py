@@ -30,8 +30,6 @@ DUELS = 120
 
 Rogue = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 
-to_come = pytest.mark.xfail(reason="the commit protocol that keeps these promises is not in yet", strict=True)
-
 
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -73,13 +71,11 @@ def test_nothing_is_blamed_when_nothing_breaks(kind: str) -> None:
             assert not [v for v in world.violations if not scenario.is_hostile], name
 
 
-@to_come
 def test_no_promise_is_broken_whatever_a_seed_draws() -> None:
     results = (seeds.simulate(seed) for seed in SEEDS)
     assert not broken((r.name, r.kind, list(map(str, r.violations))) for r in results)
 
 
-@to_come
 def test_no_promise_is_broken_at_any_request() -> None:
     results = (cell.simulate() for cell in drawn_cells())
     assert not broken((r.name, r.kind, list(map(str, r.violations))) for r in results if r is not None)

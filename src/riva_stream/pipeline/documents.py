@@ -117,7 +117,7 @@ def build_info(run: Run, source: PinnedSource, streamed: Streamed | None) -> Bui
         aws_region=run.request.region,
         preparation_timestamp=run.started_at,
         wall_seconds=round(wall, 3),
-        mib_per_second=round(source.size / MIB / wall, 2) if streamed else 0.0,
+        mib_per_second=round(source.size / MIB / wall, 2) if streamed and wall else 0.0,
         cpu_seconds=round(cpu, 3),
         cpu_seconds_per_gib=round(cpu * GIB / source.size, 3) if streamed and source.size else None,
         lanes=_lanes(run) if streamed else {},

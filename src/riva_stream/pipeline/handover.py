@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from riva_stream import clock
 from riva_stream.deployment import (
     BintarballReferences,
     DeploymentDocument,
@@ -91,7 +91,7 @@ def deployment_of(
     return DeploymentDocument(
         deployment_type=mode,
         artifact_id=artifact_id(request.model_name, request.model_version),
-        created_at=datetime.now(UTC),
+        created_at=clock.now(),
         model=staged.model if staged else model_of(run),
         bintarball_references=BintarballReferences(
             model_archive=archive, container_image=reference_to(container)
@@ -113,7 +113,7 @@ def ready_of(run: Run, document: DeploymentDocument, data: bytes, token: str) ->
     """``deployment_ready.txt`` for ``deployment.json`` as it is written, under the hold of ``token``."""
     references = document.bintarball_references
     ready = DeploymentReady(
-        ready_at=datetime.now(UTC),
+        ready_at=clock.now(),
         deployment_type=document.deployment_type,
         run_id=run.run_id,
         model_archive=references.model_archive.s3_uri,

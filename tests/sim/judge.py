@@ -30,7 +30,7 @@ PROPERTIES: Mapping[str, str] = {
     "E3": "no journal is left",
     "E4": "no run ends in a bug, or hangs",
     "E5": "one failure that passes does not end a run",
-    "L2": "(not promised) what a dead run's late request has created is found",
+    "L2": "(not promised) an upload that came late, or that neither listing nor journal tells of, is found",
     "L3": "(not promised) what a dead run's late request has written is found",
 }
 
@@ -38,6 +38,7 @@ NOT_PROMISED = frozenset({"L2", "L3"})
 
 _MARKER, _READY, _PAIRED = "staging_complete.txt", "deployment_ready.txt", "deployment.json"
 _ARTIFACT, _MANIFEST, _CHECKSUMS = "artifact.json", "upload_manifest.json", "checksums.sha256"
+_JOURNAL = ".riva-stream/journal.json"
 _STAGED = ("source/", "models/")
 
 
@@ -77,6 +78,8 @@ class Judge:
         self._seen: dict[int, list[MemoryObject]] = {}
         """Markers that each process was shown, by its pid."""
         self._late: set[str] = set()
+        self._named: set[str] = set()
+        """UploadIds that a journal has named."""
         """Keys, and UploadIds, that came to be by requests of runs that were over by then."""
         marker = self._look(self._marker)
         if marker is not None:
@@ -105,6 +108,8 @@ class Judge:
             self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)
         if before is not after:
             self._changed(request, before, after)
+        if request.key == self.prefix + _JOURNAL and after is not None:
+            self._named |= {upload["upload_id"] for upload in json.loads(after.data)["uploads"]}
         return result
 
     def standing(self) -> dict[str, Any] | None:
@@ -194,7 +199,8 @@ class Judge:
     def judge_end(self) -> None:
         """Nothing may be left over once a plain run has ended well."""
         for upload in self.store.open_uploads(self.bucket):
-            kind = "L2" if upload.upload_id in self._late else "E2"
+            found = self.store.lists_uploads_by_prefix or upload.upload_id in self._named
+            kind = "E2" if found and upload.upload_id not in self._late else "L2"
             self.violations.append(Violation(kind, f"{upload.key} has an open upload"))
         for key in self.store.keys(self.bucket, self.prefix + ".riva-stream/"):
             self.violations.append(Violation("L3" if key in self._late else "E3", f"{key} is left"))

@@ -105,6 +105,11 @@ class MemoryReader:
     # ---- the port's reader
 
     @property
+    def lists_uploads_by_prefix(self) -> bool:
+        """Whether a listing of open uploads shows those of more than one key."""
+        return self._list_uploads_by == "prefix"
+
+    @property
     def is_aws(self) -> bool:
         """Whether it says that it is AWS."""
         return self._is_aws

@@ -93,7 +93,7 @@ async def test_every_kind_of_run_needs_just_what_is_printed(
             await stopped
         gate.release()
         resumed = await stage(request(force=True))
-        assert any("going on where" in warning for warning in resumed.warnings)
+        assert any("resuming" in warning for warning in resumed.warnings)
         settings = StoreSettings(region="us-east-1", endpoint_url=proxy.endpoint_url)
         await collect(settings, place.bucket, PREFIX, older_than=0.0, lease=0.3, apply=True)
         assert not [record for record in proxy.log if record.faults == ("Refuse",)]

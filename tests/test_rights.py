@@ -226,15 +226,6 @@ async def test_a_token_that_expires_half_way_is_read_anew(place: Place) -> None:
     place.assert_staged(archive, data)
 
 
-async def test_by_reference_six_requests_suffice_and_none_reads_the_source(place: Place) -> None:
-    place.source()
-    async with FaultProxy(place.server) as proxy:
-        await stage(place.request(reference_only=True, endpoint_url=proxy.endpoint_url))
-        operations = [record.operation for record in proxy.log]
-        assert len(operations) <= 6, operations
-        assert proxy.count("GetObject", SOURCE_KEY) == 0
-
-
 @pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
 async def test_wrong_credentials_are_told_from_missing_rights(
     place: Place, monkeypatch: pytest.MonkeyPatch, variable: str

@@ -75,9 +75,11 @@ async def test_a_refused_right_is_one_warning_and_the_staging_succeeds(
     place: Place, by_reference: bool
 ) -> None:
     archive, data = place.source()
-    creates = "PutObject" if by_reference else "CreateMultipartUpload"
     first = "*/artifact.json" if by_reference else "*/source/*"
-    denied = [*DENIED, Rule(creates, key=first, occurrence="first", fault=Refuse("AccessDenied"))]
+    denied = [
+        *DENIED,
+        Rule("CreateMultipartUpload", key=first, occurrence="first", fault=Refuse("AccessDenied")),
+    ]
     report, operations = await staged(place, denied, reference_only=by_reference)
     (warning,) = [warning for warning in report.warnings if "tag" in warning]
     assert "s3:PutObjectTagging" in warning
@@ -179,7 +181,7 @@ async def test_what_was_opened_while_the_right_was_missing_is_tagged_by_the_run_
         gate.release()
     report, operations = await staged(place, part_size=5 * MIB, upload_check="none")
     assert "GetObjectTagging" not in operations
-    assert [warning for warning in report.warnings if "going on where run" in warning]
+    assert [warning for warning in report.warnings if "resuming run" in warning]
     assert all(tags == TAGS for tags in tags_of(place).values())
 
 

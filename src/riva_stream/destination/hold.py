@@ -85,7 +85,10 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         if final:
             with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
                 await destination.abort_strangers()
-        nothing_left = not (uploads.opened or uploads.adopted) and destination.settled
+        # Nothing of ours, nothing of whoever was there before.
+        nothing_left = not (uploads.opened or uploads.adopted or uploads.creating) and (
+            destination.settled or lease.predecessor is None
+        )
         if (final or nothing_left) and not destination.in_doubt:
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):

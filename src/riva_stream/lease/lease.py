@@ -74,6 +74,10 @@ class Noted:
     committing: bool
 
 
+def _nothing_left() -> Noted:
+    return Noted(None, (), committing=False)
+
+
 async def read_journal(store: Reader, retrier: Retrier, bucket: str, key: str) -> Found | None:
     """The journal at ``key``, or None when there is none."""
     try:
@@ -332,6 +336,8 @@ class Lease:
                 return  # it is another run's
             except RivaStreamError as error:
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
+                self.note = _nothing_left  # so that nobody waits for it
+                await self.stop()
 
     async def current(self) -> Journal | None:
         """The journal that is there now, whoever wrote it."""

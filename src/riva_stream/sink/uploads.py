@@ -59,7 +59,8 @@ class Uploads:
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
     """By key: uploads of an earlier run that this one has not come to yet."""
-    _creating: list[str] = field(default_factory=list, init=False)
+    creating: list[str] = field(default_factory=list, init=False)
+    """Keys of uploads that are asked for, and of which there may be one that nobody knows by its id."""
     _queue: Channel[tuple[Upload, int, Chunk]] = field(default_factory=Channel, init=False)
 
     async def __aenter__(self) -> Self:
@@ -88,7 +89,7 @@ class Uploads:
             # its id; the key is remembered so that the cleanup can look for it.
             if self.guard is not None:
                 await self.guard()
-            self._creating.append(key)
+            self.creating.append(key)
 
             async def create() -> str:
                 nonlocal attempts
@@ -108,9 +109,9 @@ class Uploads:
                 upload_id = await self.retrier("CreateMultipartUpload", create)
             except RivaStreamError as error:
                 if error.where.status is not None:
-                    self._creating.remove(key)  # the store has said no: there is nothing of ours to look for
+                    self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
                 raise
-            self._creating.remove(key)
+            self.creating.remove(key)
             upload = Upload(key, content_type, metadata, upload_id, self.run_id, self.enqueue)
         self.opened.append(upload)
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
@@ -214,7 +215,7 @@ class Uploads:
         """Abort them, and what was being created; errors here would hide the first one."""
         left = [(upload.key, upload.upload_id) for upload in uploads]
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            for key in self._creating:
+            for key in self.creating:
                 left += await self._unknown(key)
             await self._abort_all(left)
 

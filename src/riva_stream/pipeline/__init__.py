@@ -139,18 +139,24 @@ async def _stage_held(
         decision = decide(request, source, existing, container)
         if decision is Decision.ALREADY_STAGED:
             await destination.abort_strangers()
-            return await _already_staged(run, existing)
-        await _begin(run, source, container, check, decision)
-        commit = Commit(run, source, container, destination)
-        if request.mode == "bintarball_reference":
-            committed = await commit.bintarball()
-        elif decision is Decision.HAND_OVER:
-            committed = await commit.deployment_alone()
-        elif request.reference_only:
-            committed = await commit.by_reference()
         else:
-            committed = await commit.full(await stream(run, source, destination.uploads))
+            await _begin(run, source, container, check, decision)
+            committed = await _commit(Commit(run, source, container, destination), decision)
+    if decision is Decision.ALREADY_STAGED:
+        return await _already_staged(run, existing)
     return await _report(run, _OUTCOMES.get(decision, "staged"), committed)
+
+
+async def _commit(commit: Commit, decision: Decision) -> Committed:
+    """Stream what is to be streamed, and commit it."""
+    run, destination = commit.run, commit.destination
+    if run.request.mode == "bintarball_reference":
+        return await commit.bintarball()
+    if decision is Decision.HAND_OVER:
+        return await commit.deployment_alone()
+    if run.request.reference_only:
+        return await commit.by_reference()
+    return await commit.full(await stream(run, commit.source, destination.uploads))
 
 
 def identity_of(run: Run, source: PinnedSource, check: str) -> Identity:

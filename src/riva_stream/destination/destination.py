@@ -97,11 +97,6 @@ class Destination:
         self._marker = self.existing.marker_etag
         return self.existing
 
-    @property
-    def written(self) -> list[str]:
-        """Keys that this run has completed, in that order."""
-        return list(self._completed)
-
     # ── to commit ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
@@ -179,7 +174,7 @@ class Destination:
             except RivaStreamError as error:
                 # "No such upload", or a condition that does not hold, is also what the second attempt hears after a
                 # first whose answer was lost.
-                info = await self.run.destination.head(self.run.layout.bucket, upload.key)
+                info = await self._peek(upload.key)
                 if info is not None and self.uploads.is_ours(info, upload):
                     return Stored(info.etag, info.version_id)
                 if self._store_is_wrong(error, sent, info):

@@ -313,6 +313,14 @@ class AccessDeniedError(RivaStreamError):
         self.grants: tuple[dict[str, Any], ...] = ()
         """Statements of an IAM policy that grant what is missing, once somebody knows what the run is about."""
 
+    @property
+    def hides_absence(self) -> bool:
+        """Whether it may be the answer for what is not there.
+
+        S3 gives 403 for that without s3:ListBucket, so as not to tell. Where it names another right, there is something.
+        """
+        return self.action in {"", "s3:ListBucket"}
+
     def __reduce__(self) -> tuple[Any, ...]:
         known = ("action", "resource", "denied_by", "grants")
         return _rebuild_denied, (

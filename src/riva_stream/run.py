@@ -14,7 +14,7 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.config import StageRequest
-from riva_stream.errors import ConfigurationError
+from riva_stream.errors import ConfigurationError, first_of
 from riva_stream.events import Observer, Progress, Warned
 from riva_stream.lanes import Lanes
 from riva_stream.layout import Layout
@@ -116,7 +116,9 @@ class Run:
         self.tagging = Tagging(self.request.tags, partial(self.warn, "tags"))
 
     def warn(self, code: str, message: str) -> None:
-        """Tell the observer, and keep it for the report."""
+        """Tell the observer, and keep it for the report; once."""
+        if message in self.warnings:
+            return
         self.warnings.append(message)
         self.observer(Warned(code=code, message=message))
 
@@ -165,7 +167,7 @@ class Run:
 
 
 async def each(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
-    """``act`` on every item, a few at a time; the results in the items' order."""
+    """``act`` on every item, a few at a time; the results in the items' order. Of several errors the one to tell."""
     results: dict[int, R] = {}
     todo = list(enumerate(items))[::-1]
 
@@ -174,7 +176,10 @@ async def each(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
             index, item = todo.pop()
             results[index] = await act(item)
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(min(_TASKS, len(items))):
-            tasks.start_soon(some)
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(_TASKS, len(items))):
+                tasks.start_soon(some)
+    except BaseExceptionGroup as group:
+        raise first_of(group) from None
     return [results[index] for index in range(len(items))]

@@ -50,6 +50,8 @@ _ATTEMPTS = 3
 _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
+_UNSEEN = ObjectInfo(key="", size=-1, etag="")
+"""In place of what may not be looked at. No object of ours is like it."""
 _REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
 """Codes with which a store answers a condition that it does not have, or that does not hold."""
 
@@ -110,10 +112,13 @@ class Destination:
         else what says that it may be deployed. What another run has taken over is its own.
         """
         await self.uploads.abort_unused()
-        retracted = {self.run.layout.marker_name, DEPLOYMENT_READY} if self._marker is not None else set()
+        retracted = {self.run.layout.marker_name} if self._marker is not None else set()
+        if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
+            retracted.add(DEPLOYMENT_READY)
         # S3 wants a new upload where the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict).
         await each([name for name in names if name not in retracted], self._open)
         self.committing = True
+        self._conditional = self.lease.conditional
         await self.lease.write()
         await self.abort_strangers()
         try:
@@ -154,34 +159,32 @@ class Destination:
         whole = self.uploads.whole_crc64nvme(upload)
 
         async def once() -> Stored:
-            if (there := await self._look(upload)) is not None:
-                return there
-            window = await self._may_change(upload.key)
-            sent = condition if self._conditional else {}
-            if upload.upload_id not in self.lease.named:
-                raise RuntimeError("an upload that no journal names")
-            self._sealed |= upload.key == self._seal
-            try:
-                return await self.writer.complete_upload(
-                    self.run.layout.bucket,
-                    upload.key,
-                    upload.upload_id,
-                    upload.completed_parts(),
-                    crc64nvme=whole,
-                    window=window,
-                    **sent,  # type: ignore[arg-type]
-                )
-            except RivaStreamError as error:
-                # "No such upload", or a condition that does not hold, is also what the second attempt hears after a
-                # first whose answer was lost.
-                info = await self._peek(upload.key)
-                if info is not None and self.uploads.is_ours(info, upload):
-                    return Stored(info.etag, info.version_id)
-                if self._store_is_wrong(error, sent, info):
-                    raise TransientError(
-                        "the store refused a condition that holds", where=error.where
-                    ) from error
-                raise
+            while True:
+                if (there := await self._look(upload)) is not None:
+                    return there
+                window = await self._may_change(upload.key)
+                sent = condition if self._conditional else {}
+                if upload.upload_id not in self.lease.named:
+                    raise RuntimeError("an upload that no journal names")
+                self._sealed |= upload.key == self._seal
+                try:
+                    return await self.writer.complete_upload(
+                        self.run.layout.bucket,
+                        upload.key,
+                        upload.upload_id,
+                        upload.completed_parts(),
+                        crc64nvme=whole,
+                        window=window,
+                        **sent,  # type: ignore[arg-type]
+                    )
+                except RivaStreamError as error:
+                    # "No such upload", or a condition that does not hold, is also what the second attempt hears after
+                    # a first whose answer was lost.
+                    info = await self._peek(upload.key)
+                    if info is not None and self.uploads.is_ours(info, upload):
+                        return Stored(info.etag, info.version_id)
+                    if not self._again_without(error, sent, window, info):
+                        raise _told(error) from error
 
         stored = await self.run.retrier("CompleteMultipartUpload", once)
         if not stored.etag:  # some stores leave it out of the answer
@@ -285,13 +288,12 @@ class Destination:
 
         try:
             await each(sorted(candidates - kept), remove)
-        except* AccessDeniedError as errors:
-            first = leaves_of(errors)[0]
+        except AccessDeniedError as error:
             raise AccessDeniedError(
-                f"a file of an older staging may not be deleted, and must not lie beside the new one: {first}",
-                where=first.where if isinstance(first, AccessDeniedError) else None,
+                f"a file of an older staging may not be deleted, and must not lie beside the new one: {error}",
+                where=error.where,
                 hint="grant s3:DeleteObject, or stage under another --model-version",
-            ) from first
+            ) from error
 
     async def seal(self, name: str, text: bytes) -> None:
         """Put a marker: look at every object once more, and at the uploads, put it, and read it back.
@@ -365,6 +367,8 @@ class Destination:
             raise RuntimeError("a change under a marker")
         window = await self.lease.check()
         info = await self._peek(layout.marker)
+        if info is _UNSEEN:
+            info = None
         if key == layout.marker and info is None:
             return window  # our deletion of it, perhaps, whose answer was lost
         if (info.etag if info else None) != self._marker:
@@ -391,26 +395,37 @@ class Destination:
             return {"if_match": self._completed[key]}
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
             return {"if_absent": True}
-        try:
-            info = await self.run.retrier(
-                "HeadObject", partial(self.run.destination.head, self.run.layout.bucket, key)
-            )
-        except AccessDeniedError:
-            return {}  # without s3:ListBucket that is S3's answer for what is not there, so nobody knows
+        # What may not be seen must not be there: it is never written over blindly.
+        info = await self._head(key)
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
-    def _store_is_wrong(
-        self, error: RivaStreamError, condition: Mapping[str, object], info: ObjectInfo | None
+    def _again_without(
+        self,
+        error: RivaStreamError,
+        condition: Mapping[str, object],
+        window: Window | None,
+        info: ObjectInfo | None,
     ) -> bool:
-        """Whether a condition was refused though it holds, or is not known at all: it is done without from now on."""
-        if not condition or error.where.code not in _REFUSED:
+        """Whether the same change may be sent again at once, without what the store cannot deal with.
+
+        A condition that is refused though it holds, or is not known at all; a signature in the query that a policy
+        forbids. From then on this run does without.
+        """
+        code = error.where.code
+        if code == "RequestExpired":
+            self.lease.expire()  # the next attempt renews it, and is signed anew
+            return False
+        if window is not None and isinstance(error, AccessDeniedError):
+            self.lease.windowed = False
+            return True
+        if not condition or code not in _REFUSED or info is _UNSEEN:
             return False
         holds = (
             info is None
             if "if_absent" in condition
             else info is not None and info.etag == condition["if_match"]
         )
-        if error.where.code in {"PreconditionFailed", "412"} and not holds:
+        if code in {"PreconditionFailed", "412"} and not holds:
             return False
         self._conditional = False
         return True
@@ -424,7 +439,7 @@ class Destination:
         async def once() -> None:
             window = await self._may_change(key)
             info = await self._peek(key)
-            if info is None:
+            if info is None or info is _UNSEEN:
                 return  # it is gone: by an attempt whose answer was lost
             if info.etag != etag:
                 raise HeldError(
@@ -432,16 +447,14 @@ class Destination:
                     where=Where("HeadObject", layout.bucket, key),
                     hint="run the same command again",
                 )
-            condition = {"if_match": etag} if self._conditional else {}
+            condition: dict[str, object] = {"if_match": etag} if self._conditional else {}
+            delete = partial(self.writer.delete, layout.bucket, key, window=window)
             try:
-                await self._answered(
-                    partial(self.writer.delete, layout.bucket, key, window=window, **condition)
-                )
+                await self._answered(partial(delete, **condition))
             except RivaStreamError as error:
-                if self._store_is_wrong(error, condition, await self._peek(key)):
-                    raise TransientError(
-                        "the store refused a condition that holds", where=error.where
-                    ) from error
+                if self._again_without(error, condition, window, await self._peek(key)):
+                    await once()
+                    return
                 raise
 
         await self.run.retrier("DeleteObject", once)
@@ -465,9 +478,9 @@ class Destination:
             return
         prefix = self.run.layout.prefix
         pair = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
-        with suppress(RivaStreamError):
-            for key, etag in reversed(list(self._completed.items())):
-                if everything or key in pair:
+        for key, etag in reversed(list(self._completed.items())):
+            if everything or key in pair:
+                with suppress(RivaStreamError):
                     await self._delete(key, etag)
 
     async def _verified(self, record: UploadRecord | StagedFile) -> ObjectCheck:
@@ -530,11 +543,22 @@ class Destination:
         return info if info is not None and {"run-id", "artifact-type"} <= info.metadata.keys() else None
 
     async def _head(self, key: str) -> ObjectInfo | None:
-        return await self.run.retrier("HeadObject", partial(self._peek, key))
+        """What is at a key, as far as may be seen."""
+        info = await self.run.retrier("HeadObject", partial(self._peek, key))
+        return None if info is _UNSEEN else info
 
     async def _peek(self, key: str) -> ObjectInfo | None:
-        """One look, within an attempt."""
+        """One look, within an attempt; :data:`_UNSEEN` where it may not be known what is there, if anything."""
         try:
             return await self.run.destination.head(self.run.layout.bucket, key)
-        except AccessDeniedError:
-            return None  # without s3:ListBucket that is S3's answer for what is not there
+        except AccessDeniedError as error:
+            if error.hides_absence:
+                return _UNSEEN
+            raise
+
+
+def _told(error: RivaStreamError) -> RivaStreamError:
+    """The error to tell of a Complete; one that only another upload can mend is not tried again."""
+    if error.where.code == "ConditionalRequestConflict":
+        return HeldError("another run writes the same object", where=error.where, hint=error.hint)
+    return error

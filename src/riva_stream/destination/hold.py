@@ -10,7 +10,7 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.destination.destination import Destination
-from riva_stream.errors import HeldError, RivaStreamError, leaves_of
+from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, first_of, leaves_of
 from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload, Lease, Process
 from riva_stream.lease.lease import Noted
 from riva_stream.retry import Retrier
@@ -60,7 +60,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         is_aws=run.destination.is_aws,
     )
     destination = Destination(run, writer, lease, uploads)
-    await lease.acquire(wait=run.request.wait)
+    await _acquired(lease, wait=run.request.wait)
     if not (lease.conditional or lease.windowed):
         run.warn(
             "conditions",
@@ -79,12 +79,12 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
     except BaseException as error:
         causes = leaves_of(error)
         if any(isinstance(cause, HeldError) for cause in causes):
-            await _withdraw(lease, uploads)
-            raise
+            await _withdraw(destination)
+            raise _one(error) from None
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
-        if final:
-            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
-                await destination.abort_strangers()
+        if final and (taken := await _sweep(destination)):
+            await _withdraw(destination)
+            raise taken from error
         # Nothing of ours, nothing of whoever was there before.
         nothing_left = not (uploads.opened or uploads.adopted or uploads.creating) and (
             destination.settled or lease.predecessor is None
@@ -93,10 +93,40 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
             # What failed, failed because the uploads are another run's now; some stores say so in odd words.
-            await _withdraw(lease, uploads)
+            await _withdraw(destination)
             raise taken from error
-        raise
+        raise _one(error) from None
     await lease.release()
+
+
+def _one(error: BaseException) -> BaseException:
+    """The error to tell."""
+    return first_of(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _acquired(lease: Lease, *, wait: bool) -> None:
+    """Take the lease; what fails after it is ours lets go of it again."""
+    try:
+        await lease.acquire(wait=wait)
+    except BaseException:
+        if lease.is_held and lease.predecessor is None:
+            await lease.release()
+        elif lease.is_held:
+            await lease.stop()  # it names what the run before left
+        raise
+
+
+async def _sweep(destination: Destination) -> HeldError | None:
+    """Leave nothing open after a final refusal; the error to tell instead when the prefix is another run's."""
+    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+        try:
+            await destination.lease.check()
+            await destination.abort_strangers()
+        except HeldError as error:
+            return error
+        except RivaStreamError:
+            return None
+    return None
 
 
 async def resume(destination: Destination, identity: Identity) -> None:
@@ -135,10 +165,14 @@ async def resume(destination: Destination, identity: Identity) -> None:
 
 async def _adopt(destination: Destination, journaled: JournaledUpload) -> None:
     run = destination.run
-    listed = await run.retrier(
-        "ListParts",
-        partial(run.destination.list_parts, run.layout.bucket, journaled.key, journaled.upload_id),
-    )
+    try:
+        listed = await run.retrier(
+            "ListParts",
+            partial(run.destination.list_parts, run.layout.bucket, journaled.key, journaled.upload_id),
+        )
+    except AccessDeniedError as error:
+        run.warn("list-parts", f"nothing can be resumed: {error}")
+        listed = None
     if listed is None:
         # Another upload takes its place. Should the store have been wrong, it would be open for ever, and whoever
         # held the prefix before could complete it still.
@@ -159,14 +193,20 @@ def _note(destination: Destination) -> Noted:
     return Noted(destination.identity, [_journaled(upload) for upload in uploads], destination.committing)
 
 
-async def _withdraw(lease: Lease, uploads: Uploads) -> None:
+async def _withdraw(destination: Destination) -> None:
     """Clean up after ourselves once the prefix is another run's: nothing that it knows is touched."""
+    lease, uploads = destination.lease, destination.uploads
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
         current: Journal | None = await lease.current()
-        if current is not None and current.token == lease.token:
+        if current is None or current.token != lease.token:
+            await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
+            return
+        await uploads.abort_own(set())
+        # An upload that is gone does not make the journal another's.
+        if destination.in_doubt:
+            await lease.stop()
+        else:
             await lease.release()
-            current = None
-        await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
 
 
 def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) -> dict[int, KnownPart]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from riva_stream import clock
 from riva_stream.errors import DigestMismatchError, HeldError, TransientError, Where
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
@@ -56,8 +57,15 @@ def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[str
     return [name for name, same, _ in told if same], [text for _, same, text in told if not same]
 
 
+_LOOKS = 5
+_PAUSE = 0.2
+"""Seconds before the second look; twice as many before each further one."""
+
+
 class ContradictionError(TransientError):
     """The store's answer does not fit. It is asked again before it is believed: answers break, too."""
+
+    retryable = False  # by :func:`believed` alone, which does not depend on how many retries there are
 
 
 async def believed(retrier: Retrier, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
@@ -66,6 +74,11 @@ async def believed(retrier: Retrier, operation: str, ask: Callable[[], Awaitable
     Raises:
         DigestMismatchError: it kept contradicting. That the store could not be asked is an error of its own.
     """
+    for look in range(_LOOKS - 1):
+        try:
+            return await retrier(operation, ask)
+        except ContradictionError:
+            await clock.sleep(_PAUSE * 2**look)
     try:
         return await retrier(operation, ask)
     except ContradictionError as error:

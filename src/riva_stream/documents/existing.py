@@ -211,8 +211,10 @@ async def _document(run: Run, name: str) -> bytes | None:
 async def _read_unlisted(run: Run, name: str) -> Document | None:
     try:
         return await _read(run, name)
-    except AccessDeniedError:
-        return None  # S3 answers 403 to the GET of what is not there, so as not to tell
+    except AccessDeniedError as error:
+        if error.hides_absence:
+            return None
+        raise
 
 
 async def _read(run: Run, name: str) -> Document | None:

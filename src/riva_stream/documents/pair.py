@@ -86,5 +86,7 @@ async def _document(run: Run, name: str) -> Document | None:
         return await run.retrier(
             "GetObject", partial(run.destination.get, run.layout.bucket, key, limit=_SMALL)
         )
-    except AccessDeniedError:
-        return None  # without s3:ListBucket that is S3's answer for what is not there
+    except AccessDeniedError as error:
+        if error.hides_absence:
+            return None
+        raise

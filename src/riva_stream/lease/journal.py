@@ -13,9 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 __all__ = ["Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
+
+
+_LONGEST = 3600.0
+"""Seconds; of a lease that can be asked for."""
 
 
 class _Document(BaseModel):
@@ -36,13 +40,14 @@ class Process(_Document):
     def this(cls) -> Process:
         """This very process; RIVA_STREAM_HOST_ID names the host. Reads /proc, so call it in a thread."""
         host = os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
-        return cls(host=host, boot=_boot_id(), pid=os.getpid(), started=_started(os.getpid()))
+        return cls(host=host, boot=_boot_id(), pid=os.getpid(), started=_started(os.getpid()) or "")
 
     def is_dead(self, here: Process) -> bool:
         """Whether it surely runs no more, as seen from ``here``; False whenever that cannot be known."""
         if not self.boot or (self.host, self.boot) != (here.host, here.boot):
             return False
-        return _started(self.pid) != self.started
+        started = _started(self.pid)
+        return started is not None and started != self.started
 
 
 class Identity(_Document):
@@ -90,6 +95,12 @@ class Journal(_Document):
     started_at: datetime
     lease: float
     """Seconds. A holder writes its journal several times in that time; who sees no change for so long takes over."""
+
+    @field_validator("lease")
+    @classmethod
+    def _is_bounded(cls, value: float) -> float:
+        return min(value, _LONGEST)  # whoever may write the bucket must not make others wait for ever
+
     beat: int
     """Grows with every write. Clocks are never compared."""
     stopped: bool = False
@@ -135,12 +146,17 @@ def _boot_id() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """Start time of a live process, or "" when there is none of this pid (or it is only waiting to be reaped)."""
+def _started(pid: int) -> str | None:
+    """Start time of a live process, or "" when there is none of this pid (or it is only waiting to be reaped).
+
+    None where that cannot be known: /proc may hide the processes of other users (proc(5), hidepid).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return "" if Path("/proc/1").exists() else None
     except OSError:
-        return ""
+        return None
     # the command's name is in parentheses and may hold anything, so count from the last one
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] in {"Z", "X"} else fields[19]

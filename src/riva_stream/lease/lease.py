@@ -18,9 +18,10 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import anyio
 
@@ -28,7 +29,7 @@ from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Where
 from riva_stream.layout import Layout
 from riva_stream.lease.journal import Identity, Journal, JournaledUpload, Process
-from riva_stream.retry import Retrier
+from riva_stream.retry import EXPIRED, Retrier
 from riva_stream.s3 import Document, ObjectInfo, PartBody, Reader, Stored, Window, Writer
 
 __all__ = ["Found", "Lease", "Noted", "read_journal"]
@@ -48,6 +49,7 @@ _FRESH = 0.5
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
 _EXPIRED = "RequestExpired"
+_NO_ETAG = "0" * 32
 _SETTLING = 1.5
 """Seconds for which a takeover without conditions is not trusted: longer than the window of a write, which is one,"""
 _SETTLING_PART = 0.05
@@ -82,8 +84,10 @@ async def read_journal(store: Reader, retrier: Retrier, bucket: str, key: str) -
     """The journal at ``key``, or None when there is none."""
     try:
         document = await retrier("GetObject", partial(store.get, bucket, key, limit=_LIMIT))
-    except AccessDeniedError:
-        return None  # without s3:ListBucket that is S3's answer for what is not there
+    except AccessDeniedError as error:
+        if not error.hides_absence:
+            raise
+        return None
     return _found(document)
 
 
@@ -140,7 +144,10 @@ class Lease:
     """Whether the store keeps to conditions on PUT."""
     windowed: bool = field(default=False, init=False)
     """Whether the store refuses a request that arrives after its window."""
+    is_held: bool = field(default=False, init=False)
+    """Whether a journal of ours was confirmed."""
     _etag: str | None = field(default=None, init=False)
+    """Of the journal that we know: ours, or before that the one that it replaces."""
     _beat: int = field(default=0, init=False)
     _confirmed: float = field(default=float("-inf"), init=False)
     """When the last confirmed journal was sent, by our clock:"""
@@ -184,7 +191,7 @@ class Lease:
             if found is not None and found.info is not None:
                 await self._try_windows(found.info.now)
             try:
-                await self._write(found.info if found else None)
+                await self.write()
             except HeldError:
                 if not wait:
                     raise
@@ -211,7 +218,7 @@ class Lease:
         async with self._writing:
             body = self._body(self._data)
 
-            async def put() -> Stored | None:
+            async def put(**condition: Any) -> Stored | None:
                 await self._look()
                 try:
                     return await self.writer.put(
@@ -220,8 +227,8 @@ class Lease:
                         body,
                         content_type="application/json",
                         metadata={},
-                        if_absent=True,
                         window=self._window(),
+                        **condition,
                     )
                 except HeldError:
                     return None
@@ -231,10 +238,12 @@ class Lease:
                     self._without_conditions()  # it took longer than a lease to ask: nobody knows
                     return None
 
-            stored = await self.retrier("PutObject", put)
-            if stored is not None:
-                self._etag = stored.etag
-                self._without_conditions()
+            for condition in ({"if_absent": True}, {"if_match": _NO_ETAG}):
+                stored = await self.retrier("PutObject", partial(put, **condition))
+                if stored is not None:
+                    self._etag = stored.etag
+                    self._without_conditions()
+                    return
 
     async def _answers(self, since: datetime, seconds: int) -> bool:
         """Whether the store answers a question that goes with such a window."""
@@ -243,7 +252,7 @@ class Lease:
             try:
                 await self.reader.head(self.layout.bucket, self.key, window=Window(since, seconds))
             except RivaStreamError as error:
-                if error.retryable and error.where.code != _EXPIRED:
+                if error.where.code in EXPIRED or (error.retryable and error.where.code != _EXPIRED):
                     raise
                 return False  # in whatever words: policies can forbid signatures in the query altogether
             return True
@@ -290,11 +299,15 @@ class Lease:
                 break
             await clock.sleep(pause)
         etag = self._etag
-        info = await self.reader.head(self.layout.bucket, self.key)
+        info = await self._head()
         if info is None or info.etag != etag:
             async with self._writing:
                 await self._reconcile()
         return self._window()
+
+    def expire(self) -> None:
+        """Take the lease for over: a window was, be it that a clock has stood still. The next look renews it first."""
+        self._confirmed = float("-inf")
 
     async def write(self) -> None:
         """Write the journal as things stand now.
@@ -302,7 +315,7 @@ class Lease:
         Raises:
             HeldError: another run holds the prefix.
         """
-        await self._write(None)
+        await self._write()
 
     # ── to let go ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -320,7 +333,7 @@ class Lease:
         """
         with anyio.move_on_after(_FINAL_SECONDS, shield=True):
             try:
-                await self._write(None, stopped=True)
+                await self._write(stopped=True)
             except HeldError as error:
                 return error
             except RivaStreamError:
@@ -371,8 +384,7 @@ class Lease:
             uploads=list(noted.uploads),
         )
 
-    async def _write(self, watched: ObjectInfo | None, *, stopped: bool = False) -> None:
-        """Write the journal; ``watched`` is the one that a takeover replaces."""
+    async def _write(self, *, stopped: bool = False) -> None:
         async with self._writing:
             self._beat += 1
             journal = self._draw(stopped=stopped)
@@ -384,9 +396,9 @@ class Lease:
             async def once() -> tuple[str, datetime | None]:
                 nonlocal attempts
                 attempts += 1
-                if self._beat > 1 and (attempts > 1 or not self.conditional):
-                    await self._look()
-                return await self._put_once(data, watched)
+                if attempts > 1 or not self.conditional:
+                    return await self._put_once(data, await self._look())
+                return await self._put_once(data, None)
 
             self._etag, now = await self.retrier("PutObject", once)
             self._confirmed = sent
@@ -394,9 +406,10 @@ class Lease:
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)
             self.named = frozenset(upload.upload_id for upload in journal.uploads)
             self.committing = bool(journal.committing)
+            self.is_held = True
 
-    async def _put_once(self, data: bytes, watched: ObjectInfo | None) -> tuple[str, datetime | None]:
-        """One attempt: the ETag, and the store's clock at its answer."""
+    async def _put_once(self, data: bytes, looked: ObjectInfo | None) -> tuple[str, datetime | None]:
+        """One attempt: the ETag, and the store's clock at its answer. ``looked`` is the journal as it was just seen."""
         condition = (
             {} if not self.conditional else {"if_match": self._etag} if self._etag else {"if_absent": True}
         )
@@ -407,57 +420,74 @@ class Lease:
                 self._body(data),
                 content_type="application/json",
                 metadata={},
-                window=None if self.conditional else self._write_window(watched),
+                window=None if self.conditional else self._write_window(looked),
                 **condition,
             )
         except HeldError as error:
             # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
-            there = await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
+            there = await self._get()
             if there is not None and there.data == data:
                 return there.info.etag, there.info.now
             if self.conditional and self._etag == (there.info.etag if there is not None else None):
-                return await self._put_plain(data, watched)
+                return await self._put_plain(data)
             found = _found(there)
             if found is not None and found.journal is not None and found.journal.token == self.token:
                 # A write of ours that was cut off has come in between; the next attempt replaces that one.
                 self._etag = found.etag
-                return await self._put_once(data, watched)
+                return await self._put_once(data, found.info)
             raise self._lost(found) from error
         except RivaStreamError as error:
             if not self.conditional or error.where.code != "NotImplemented":
                 raise
-            return await self._put_plain(data, watched)
+            return await self._put_plain(data)
         return stored.etag, stored.now
 
-    async def _put_plain(self, data: bytes, watched: ObjectInfo | None) -> tuple[str, datetime | None]:
+    async def _put_plain(self, data: bytes) -> tuple[str, datetime | None]:
         """The same on a store that refuses conditions, or the right one: it is used like one that ignores them."""
         self._without_conditions()
-        return await self._put_once(data, watched)
+        return await self._put_once(data, await self._look())
 
-    def _write_window(self, watched: ObjectInfo | None) -> Window | None:
+    def _write_window(self, looked: ObjectInfo | None) -> Window | None:
         """Without conditions a journal of ours must not come late, over that of a run that has taken over since."""
         if clock.monotonic() - self._confirmed < self.seconds * (1 - _MARGIN):
             return self._window()
         self._unsettle()  # a takeover, or a lease that was over already
-        if watched is None or watched.now is None or not self.windowed:
+        if looked is None or looked.now is None or not self.windowed:
             return None
-        return Window(watched.now, 1)
+        return Window(looked.now, 1)
 
-    async def _look(self) -> None:
-        """One attempt to see whether the journal is still ours."""
-        info = await self.reader.head(self.layout.bucket, self.key)
-        if info is None or info.etag != self._etag:
+    async def _look(self) -> ObjectInfo | None:
+        """One attempt to see whether the journal is still the one that we know: ours, or the one that we replace."""
+        info = await self._head()
+        if (info.etag if info is not None else None) != self._etag:
             await self._reconcile()
+        return info
+
+    async def _head(self) -> ObjectInfo | None:
+        try:
+            return await self.reader.head(self.layout.bucket, self.key)
+        except AccessDeniedError as error:
+            if error.hides_absence:
+                return None
+            raise
+
+    async def _get(self) -> Document | None:
+        try:
+            return await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
+        except AccessDeniedError as error:
+            if error.hides_absence:
+                return None
+            raise
 
     async def _reconcile(self) -> None:
         """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
-        found = _found(await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT))
+        found = _found(await self._get())
         if found is None or found.journal is None or found.journal.token != self.token:
             raise self._lost(found)
         self._etag = found.etag
 
     async def _delete(self) -> None:
-        info = await self.reader.head(self.layout.bucket, self.key)
+        info = await self._head()
         if info is None:
             return
         if info.etag != self._etag:
@@ -500,10 +530,11 @@ class Lease:
         while (watched := clock.monotonic() - since) < lease:
             self.waiting()
             await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
-            now = await self.retrier("HeadObject", partial(self.reader.head, self.layout.bucket, self.key))
+            now = await self.retrier("HeadObject", self._head)
             if now is None:
                 return None
             if now.etag == found.etag:
+                found = replace(found, info=now)  # with the store's clock as it is now
                 continue
             if not wait and not ended:
                 who = held.holder() if held else "another run"

@@ -95,9 +95,13 @@ class _Place:
 
     async def collect(self, *, apply: bool) -> list[Leftover]:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
-        journal = await read_journal(self.store, self.retrier, self.layout.bucket, self.layout.journal)
-        await self._add_named(journal)
-        held = journal is not None and await self._is_live(journal)
+        try:
+            journal = await read_journal(self.store, self.retrier, self.layout.bucket, self.layout.journal)
+            await self._add_named(journal)
+            held = journal is not None and await self._is_live(journal)
+        except RivaStreamError as error:
+            self.warn(f"{self.layout.uri} could not be looked at: {error}")
+            return []
         found = [
             self._leftover("upload", upload.key, upload.initiated, held, upload.upload_id)
             for upload in self.uploads
@@ -147,9 +151,14 @@ class _Place:
 
     async def _removed(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
         """Abort the old uploads under the lease of the prefix; the journal goes when nothing is left of its run."""
-        before = journal.journal if journal is not None else None
-        # Should this process die, the next one must still find what it has not come to.
-        noted = Noted(before.identity, before.uploads, before.has_begun) if before else Noted(None, (), False)
+
+        def note() -> Noted:
+            # Should this process die, the next one must still find what it has not come to.
+            before = lease.predecessor
+            return (
+                Noted(before.identity, before.uploads, before.has_begun) if before else Noted(None, (), False)
+            )
+
         lease = Lease(
             self.store,
             self.store,
@@ -159,7 +168,7 @@ class _Place:
             new_run_id(),
             clock.now(),
             self.here,
-            lambda: noted,
+            note,
             self.warn,
             _keep_nothing,
             lambda: None,
@@ -175,7 +184,10 @@ class _Place:
         if all(left.removed for left in removed) and all(left.old for left in journals):
             await lease.release()
             return removed + [left.model_copy(update={"removed": True}) for left in journals]
-        await lease.stop()  # something is still to be resumed, or aborted
+        if journal is None:
+            await lease.release()
+        else:
+            await lease.stop()  # something is still to be resumed, or aborted
         return removed + journals
 
     async def _remove(self, lease: Lease, left: Leftover) -> Leftover:

@@ -44,8 +44,6 @@ from riva_stream.source import PinnedSource
 
 __all__ = ["Commit", "Committed"]
 
-_UNDO_SECONDS = 20.0
-
 
 @dataclass(frozen=True, slots=True)
 class Committed:

@@ -73,10 +73,22 @@ class Uploads:
         # Held: they are the other run's now. Resumable: they are the next run's.
         held = any(isinstance(cause, HeldError) for cause in causes)
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
-        if error is None or (final and not held):
+        if error is None or (final and not held and await self._are_ours()):
             await self._abort(
                 [upload for upload in [*self.opened, *self.adopted.values()] if not upload.record]
             )
+
+    async def _are_ours(self) -> bool:
+        """Whether the prefix is still ours, as far as can be known now."""
+        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+            try:
+                if self.guard is not None:
+                    await self.guard()
+            except HeldError:
+                return False
+            except RivaStreamError:
+                return True
+        return True
 
     async def open(self, key: str, *, content_type: str, metadata: Mapping[str, str]) -> Upload:
         """Create an upload, or go on with the one that an earlier run had created."""

@@ -163,7 +163,8 @@ class _Waker:
 def _did_after(actor: Actor, moment: float) -> list[str]:
     """What the store did of what a run asked for after *moment*, and others could see.
 
-    To abort its own uploads is no harm. A last word about its own journal, or one more upload that nobody goes on with,
+    To abort its own uploads is no harm, nor is a part that it sends once more: parts cannot be seen, and whoever has adopted
+    the upload looks at what it completes. A last word about its own journal, or one more upload that nobody goes on with,
     may come from between its last look and its being stopped, where a store knows no conditional writes: the other run
     puts its journal back, and the verdict on the prefix makes sure that no upload stays.
     """
@@ -173,7 +174,7 @@ def _did_after(actor: Actor, moment: float) -> list[str]:
         for record in actor.proxy.select("mutating")
         if record.number in tape.answered
         and tape.came.get(record.number, 0.0) > moment
-        and record.operation not in {"AbortMultipartUpload", "CreateMultipartUpload"}
+        and record.operation not in {"AbortMultipartUpload", "CreateMultipartUpload", "UploadPart"}
         and not record.key.endswith(JOURNAL)
     ]
 

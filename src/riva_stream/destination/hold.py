@@ -139,7 +139,12 @@ async def resume(destination: Destination, identity: Identity) -> None:
     run, uploads = destination.run, destination.uploads
     destination.identity = identity
     before = destination.lease.predecessor
-    resumable = before is not None and before.identity == identity and not before.has_begun
+    resumable = (
+        run.request.mode == "full"
+        and before is not None
+        and before.identity == identity
+        and not before.has_begun
+    )
     adoptable: list[JournaledUpload] = []
     if before is not None:
         adoptable = [upload for upload in before.uploads if resumable and run.layout.is_payload(upload.key)]

@@ -33,7 +33,7 @@ SCOPES = ("version", "model", "env", "bucket")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gc": (
         *("ListObjectsV2", "ListMultipartUploads", "HeadObject", "GetObject"),
-        *("AbortMultipartUpload", "DeleteObject"),
+        *("ListParts", "AbortMultipartUpload", "PutObject", "DeleteObject"),
     ),
     "tag": ("PutObjectTagging",),
     "retention": ("GetBucketLifecycleConfiguration", "ListObjectsV2"),
@@ -45,14 +45,12 @@ _SOURCE = {
     "reference_only": ("HeadObject",),
     "bintarball_reference": ("HeadObject",),
 }
-_DOCUMENTS = ("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject")
 _HELD = (
-    *_DOCUMENTS,
+    *("HeadObject", "GetObject", "ListObjectsV2", "ListMultipartUploads", "PutObject", "DeleteObject"),
     *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"),
-    *("ListParts", "ListMultipartUploads"),
 )
-# By reference a prefix is held too, but for the first time.
-_DESTINATION = {"full": _HELD, "reference_only": _HELD, "bintarball_reference": _DOCUMENTS}
+# Every mode holds its prefix. By reference there are no parts to resume.
+_DESTINATION = {"full": (*_HELD, "ListParts"), "reference_only": _HELD, "bintarball_reference": _HELD}
 _LOG = ("PutObject",)
 
 _ACL = "s3:PutObjectAcl"

@@ -212,7 +212,9 @@ class Staging:
             await self.still_stands()
             where = Where("GetObject", self.layout.bucket, item.key)
             raise IntegrityError(
-                f"it was replaced or removed while it was read ({error.what})", where=where
+                f"it was replaced or removed while it was read ({error.what})",
+                where=where,
+                hint=f"see what is there now: riva-stream verify {self.layout.uri}",
             ) from error
         except IntegrityError:
             await self.still_stands()

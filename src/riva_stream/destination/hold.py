@@ -86,7 +86,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
             await _withdraw(destination)
             raise taken from error
         # Nothing of ours, nothing of whoever was there before.
-        nothing_left = not (uploads.opened or uploads.adopted or uploads.creating) and (
+        nothing_left = not (uploads.opened or uploads.adopted) and (
             destination.settled or lease.predecessor is None
         )
         if (final or nothing_left) and not destination.in_doubt:

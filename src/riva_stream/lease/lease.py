@@ -153,6 +153,8 @@ class Lease:
     """When the last confirmed journal was sent, by our clock:"""
     _since: datetime | None = field(default=None, init=False)
     """and the same moment (or a little earlier) by the store's clock."""
+    _visible: bool = field(default=False, init=False)
+    """Whether a journal that was there could be read."""
     _settled: float = field(default=float("-inf"), init=False)
     """From when on our journal is trusted."""
     _data: bytes = field(default=b"", init=False)
@@ -183,6 +185,7 @@ class Lease:
         while True:
             found = await read_journal(self.reader, self.retrier, self.layout.bucket, self.key)
             if found is not None:
+                self._visible = True
                 found = await self._until_free(found, wait=wait)
                 if found is None:
                     continue  # it went away, or its holder is alive: look again at what is there
@@ -425,7 +428,7 @@ class Lease:
             )
         except HeldError as error:
             # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
-            there = await self._get()
+            there = await self._there(error)
             if there is not None and there.data == data:
                 return there.info.etag, there.info.now
             if self.conditional and self._etag == (there.info.etag if there is not None else None):
@@ -441,6 +444,19 @@ class Lease:
                 raise
             return await self._put_plain(data)
         return stored.etag, stored.now
+
+    async def _there(self, refused: HeldError) -> Document | None:
+        """The journal that is in the way of ours; None: there is none.
+
+        Raises:
+            AccessDeniedError: there is one that may not be read.
+        """
+        try:
+            return await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
+        except AccessDeniedError as error:
+            if error.hides_absence and refused.where.code in {"NoSuchKey", "404"}:
+                return None
+            raise
 
     async def _put_plain(self, data: bytes) -> tuple[str, datetime | None]:
         """The same on a store that refuses conditions, or the right one: it is used like one that ignores them."""
@@ -465,19 +481,26 @@ class Lease:
 
     async def _head(self) -> ObjectInfo | None:
         try:
-            return await self.reader.head(self.layout.bucket, self.key)
+            info = await self.reader.head(self.layout.bucket, self.key)
         except AccessDeniedError as error:
-            if error.hides_absence:
-                return None
-            raise
+            self._require_absence(error)
+            return None
+        self._visible |= info is not None
+        return info
 
     async def _get(self) -> Document | None:
         try:
-            return await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
+            document = await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
         except AccessDeniedError as error:
-            if error.hides_absence:
-                return None
-            raise
+            self._require_absence(error)
+            return None
+        self._visible |= document is not None
+        return document
+
+    def _require_absence(self, error: AccessDeniedError) -> None:
+        """Take a refusal for what S3 says without s3:ListBucket of what is not there, where it can be nothing else."""
+        if error.action != "s3:ListBucket" and not (error.hides_absence and self._visible):
+            raise error
 
     async def _reconcile(self) -> None:
         """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""

@@ -12,6 +12,7 @@ class Break(Enum):
 
     CANCEL_BEFORE = "cancelled before it takes effect"
     CANCEL_AFTER = "cancelled after it took effect"
+    CANCEL_LATE = "cancelled; it takes effect later"
     KILL_BEFORE = "killed before it takes effect"
     KILL_AFTER = "killed after it took effect"
     KILL_LATE = "killed; it takes effect later"

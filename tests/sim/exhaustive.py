@@ -23,7 +23,9 @@ Trace = Callable[[str], None]
 BREAKS = (
     Break.CANCEL_BEFORE,
     Break.CANCEL_AFTER,
+    Break.CANCEL_LATE,
     Break.KILL_AFTER,
+    Break.KILL_LATE,
     Break.ERROR_BEFORE,
     Break.ERROR_AFTER,
     Break.LOST,

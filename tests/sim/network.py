@@ -225,6 +225,9 @@ class Network:
     def _cancel(self, request: Request, _before: float, _after: float, *, all_arrive: bool) -> None:
         self._in(0.0, partial(self._cancel_now, request, all_arrive=all_arrive))
 
+    def _cancel_late(self, request: Request, _before: float, _after: float) -> None:
+        self._in(0.0, request.process.cancel)
+
     def _kill(self, request: Request, _before: float, _after: float, *, how: Break) -> None:
         self._in(0.0, partial(self._kill_now, request, how))
 
@@ -240,6 +243,7 @@ class Network:
         None: _pass,
         Break.CANCEL_BEFORE: partial(_cancel, all_arrive=False),
         Break.CANCEL_AFTER: partial(_cancel, all_arrive=True),
+        Break.CANCEL_LATE: _cancel_late,
         Break.KILL_BEFORE: partial(_kill, how=Break.KILL_BEFORE),
         Break.KILL_AFTER: partial(_kill, how=Break.KILL_AFTER),
         Break.KILL_LATE: partial(_kill, how=Break.KILL_LATE),

@@ -109,13 +109,15 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 def name_foreign_key(store: MemoryStore) -> None:
-    """Let the manifest that stands in ``store`` name a key outside of the prefix, where something is."""
+    """Let the manifest that stands in ``store`` name keys outside of the prefix, where something is."""
     key = prefix_of() + "upload_manifest.json"
     found = store.look(BUCKET, key)
     if found is None:
         return  # a store on which nothing could be staged
     manifest = json.loads(found.data)
-    manifest["files"]["models"].append({**manifest["files"]["metadata"], "s3_key": "others/keep"})
+    # One of them reads like one of ours, were it below the prefix.
+    foreign = ("others/keep", "models/keep")
+    manifest["files"]["models"] += [{**manifest["files"]["metadata"], "s3_key": key} for key in foreign]
     marker = store.look(BUCKET, prefix_of() + "staging_complete.txt")
     # As version 0.1 wrote it, which did not vouch for the manifest.
     lines = (
@@ -124,7 +126,7 @@ def name_foreign_key(store: MemoryStore) -> None:
         else []
     )
     changed = {
-        "others/keep": b"none of ours",
+        **dict.fromkeys(foreign, b"none of ours"),
         key: json.dumps(manifest).encode(),
         prefix_of() + "staging_complete.txt": b"".join(lines),
     }

@@ -14,6 +14,9 @@ __all__ = ["Drawn", "Plain", "Strike", "Switches"]
 
 _STEP = 0.01
 _OF_BODIES = {Break.CUT, Break.CUTS}
+_LATE = {Break.CANCEL_LATE, Break.KILL_LATE}
+_LATENESS = 3.0
+"""Seconds after which such a request takes effect: the next run is about to end, and the lease is not over yet."""
 
 
 class Plain:
@@ -53,6 +56,9 @@ class Strike(Plain):
             return None
         self.struck = request
         return self.how
+
+    def abandoned(self, request: Request) -> float | None:
+        return _LATENESS if self.how in _LATE and request is self.struck else None
 
 
 @dataclass(eq=False)

@@ -40,6 +40,8 @@ _LEFTOVERS = (Break.CANCEL_BEFORE, Break.KILL_AFTER, Break.ERROR_AFTER, Break.LO
 """What strikes a run over the leftover of a killed one."""
 _PASSING = {Break.ERROR_BEFORE, Break.ERROR_AFTER, Break.LOST, Break.CUT, Break.BUSY, Break.EXPIRED}
 """What trying again is for."""
+_WRONG = "65"
+"""How a run ends that has found something to be wrong."""
 _AFTER_SUCCESS = ("same", "refused", "other forced")
 """What comes after a run that has got over its break; the rest finds what it finds after any other."""
 _WATCHING = 16
@@ -90,6 +92,9 @@ class Cell:
             if self.how in _PASSING and run.outcome != _unbroken(self.kind, self.scenario, self.leftover)[0]:
                 text = f"it ends with {run.outcome}: {run.problem}, after {strike.struck}"
                 world.judge.violations.append(Violation("E5", text))
+            if run.outcome == _WRONG != _unbroken(self.kind, self.scenario, self.leftover)[0]:
+                text = f"it ends with {run.outcome}: {run.problem}, after {strike.struck}"
+                world.judge.violations.append(Violation("E6", text))
             world.schedule = Plain()
             if self.follow_up != "same":
                 world.run(FOLLOW_UPS[self.follow_up](scenario.request))

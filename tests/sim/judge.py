@@ -30,6 +30,7 @@ PROPERTIES: Mapping[str, str] = {
     "E3": "no journal is left",
     "E4": "no run ends in a bug, or hangs",
     "E5": "one failure that passes does not end a run",
+    "E6": "what could not be found out is not taken for wrong",
     "L2": "(not promised) an upload that came late, or that neither listing nor journal tells of, is found",
     "L3": "(not promised) what a dead run's late request has written is found",
 }

@@ -296,7 +296,7 @@ def _ended() -> Iterator[Cell]:
     # Somebody else has taken over: exit 75.
     yield from _strike((PART, COMPLETE, DOCUMENT_COMPLETE, MARKER_COMPLETE, LEFT_PART), (GONE,), 75)
     # A condition that is refused though it holds is the store's mistake: it is done without.
-    yield from _strike((COMPLETE, MARKER_COMPLETE, JOURNAL_PUT), (THERE_FIRST,), 0)
+    yield from _strike((COMPLETE, MARKER_COMPLETE, JOURNAL_PUT), (THERE_FIRST,), 0, 75)
     yield from _strike((COMPLETE,), (_refused("InvalidPart"),), 0, 75)
     yield from _strike((LEFT_PARTS,), (GONE,), 0)
 
@@ -331,7 +331,9 @@ def _ended() -> Iterator[Cell]:
     yield from _strike((CONFIRM,), (OTHER_ETAG, OTHER_SIZE), 65)
     # Of what was just written one answer alone is not believed.
     yield from _strike((HEAD,), (OTHER_ETAG, OTHER_SIZE), 0)
-    yield from _strike((HEAD,), tuple(_for_good(fault) for fault in (OTHER_ETAG, OTHER_SIZE)), 65)
+    yield from _strike((HEAD,), (_for_good(OTHER_SIZE),), 65)
+    # What is told to be another's is not deleted.
+    yield from _strike((HEAD,), (_for_good(OTHER_ETAG),), 65, leaves_open=True)
     # The answers lie, the store does not: anything that is safe.
     flip = Fault("a bit flips on the way from the store", (FlipBit("response", 5),))
     yield from _strike((MARKER_READ,), (flip,), *_SAFE)

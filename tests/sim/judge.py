@@ -110,7 +110,7 @@ class Judge:
         if before is not after:
             self._changed(request, before, after)
         if request.key == self.prefix + _JOURNAL and after is not None:
-            self._named |= {upload["upload_id"] for upload in json.loads(after.data)["uploads"]}
+            self._named |= {upload["upload_id"] for upload in json.loads(after.data).get("uploads", ())}
         return result
 
     def standing(self) -> dict[str, Any] | None:

@@ -184,7 +184,7 @@ class Destination:
                     if info is not None and self.uploads.is_ours(info, upload):
                         return Stored(info.etag, info.version_id)
                     if not self._again_without(error, sent, window, info):
-                        raise _told(error) from error
+                        raise self._told(error, upload) from error
 
         stored = await self.run.retrier("CompleteMultipartUpload", once)
         if not stored.etag:  # some stores leave it out of the answer
@@ -537,6 +537,12 @@ class Destination:
                 raise
             run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
 
+    def _told(self, error: RivaStreamError, upload: Upload) -> RivaStreamError:
+        """The error to tell of a Complete; one that another upload of a document can mend is not tried again."""
+        if error.where.code == "ConditionalRequestConflict" and not self.run.layout.is_payload(upload.key):
+            return HeldError("another run writes the same object", where=error.where, hint=error.hint)
+        return error
+
     async def _ours(self, key: str) -> ObjectInfo | None:
         """What is at a key if this tool has written it; None where nothing is, or that may not be known."""
         info = await self._head(key)
@@ -555,10 +561,3 @@ class Destination:
             if error.hides_absence:
                 return _UNSEEN
             raise
-
-
-def _told(error: RivaStreamError) -> RivaStreamError:
-    """The error to tell of a Complete; one that only another upload can mend is not tried again."""
-    if error.where.code == "ConditionalRequestConflict":
-        return HeldError("another run writes the same object", where=error.where, hint=error.hint)
-    return error

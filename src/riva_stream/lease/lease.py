@@ -308,6 +308,14 @@ class Lease:
                 await self._reconcile()
         return self._window()
 
+    async def ensure(self) -> None:
+        """The same, tried again when the store cannot be asked.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        await self.retrier("HeadObject", self.check)
+
     def expire(self) -> None:
         """Take the lease for over: a window was, be it that a clock has stood still. The next look renews it first."""
         self._confirmed = float("-inf")

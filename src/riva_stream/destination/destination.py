@@ -91,6 +91,14 @@ class Destination:
     _doubtful: float = field(default=float("-inf"), init=False)
     """Until when a deletion of ours whose answer did not come may still take effect."""
 
+    async def ensure(self) -> None:
+        """Make sure that the prefix is still ours.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        await self.run.retrier("HeadObject", self.lease.check)
+
     # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def inspect(self) -> Existing:

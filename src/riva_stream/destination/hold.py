@@ -70,7 +70,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.guard = lease.ensure
+            uploads.guard = destination.ensure
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -120,7 +120,7 @@ async def _sweep(destination: Destination) -> HeldError | None:
     """Leave nothing open after a final refusal; the error to tell instead when the prefix is another run's."""
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
         try:
-            await destination.lease.ensure()
+            await destination.ensure()
             await destination.abort_strangers()
         except HeldError as error:
             return error
@@ -149,7 +149,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
     if before is not None:
         adoptable = [upload for upload in before.uploads if resumable and run.layout.is_payload(upload.key)]
         kept = {upload.upload_id for upload in adoptable}
-        await destination.lease.ensure()
+        await destination.ensure()
         await each(
             [
                 OpenUpload(upload.key, upload.upload_id)

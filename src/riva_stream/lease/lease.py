@@ -132,7 +132,7 @@ class Lease:
     save_copy: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
     is_aws: bool = False
-    token: str = field(default_factory=partial(secrets.token_hex, 8))
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
     """Of this very hold. Two processes may have the same run id, but never this."""
     predecessor: Journal | None = field(default=None, init=False)
     """The journal that ours has replaced."""
@@ -307,14 +307,6 @@ class Lease:
             async with self._writing:
                 await self._reconcile()
         return self._window()
-
-    async def ensure(self) -> None:
-        """The same, tried again when the store cannot be asked.
-
-        Raises:
-            HeldError: another run has taken over.
-        """
-        await self.retrier("HeadObject", self.check)
 
     def expire(self) -> None:
         """Take the lease for over: a window was, be it that a clock has stood still. The next look renews it first."""

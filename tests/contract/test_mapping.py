@@ -430,9 +430,7 @@ LOCAL: dict[str, Exception] = {
     ),
     "a proxy's url": boto.HTTPClientError(error=aiohttp.InvalidURL("::SECRET::")),
     "no such file": boto.HTTPClientError(error=FileNotFoundError(2, "No such file", "/etc/none.pem")),
-    "no right to a file": boto.HTTPClientError(
-        error=PermissionError(13, "Permission denied", "/etc/ca.pem")
-    ),
+    "no right to a file": boto.HTTPClientError(error=PermissionError(13, "Permission denied", "/etc/ca.pem")),
     "a folder": IsADirectoryError(21, "Is a directory", "/etc"),
     "not a program": PermissionError(13, "Permission denied", "/etc/passwd"),
     "no program": FileNotFoundError(2, "No such file", "/no/helper"),

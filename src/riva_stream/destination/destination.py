@@ -151,8 +151,8 @@ class Destination:
         """Delete a ``deployment_ready.txt`` that does not belong to what is going to stand."""
         key = self.run.layout.prefix + DEPLOYMENT_READY
         if key != self.run.layout.marker and (key in self.existing.etags or not self.existing.listed):
-            info = await self._ours(key)
-            if info is not None:
+            info = await self._listed(key) if key in self.existing.etags else await self._head(key)
+            if info is not None and _has_our_metadata(info):
                 await self._delete(key, info.etag)
 
     async def complete(self, upload: Upload) -> UploadRecord:
@@ -290,8 +290,8 @@ class Destination:
         }
 
         async def remove(key: str) -> None:
-            info = await self._head(key) if key in named else await self._ours(key)
-            if info is not None:
+            info = await self._listed(key) if key in existing.etags else await self._head(key)
+            if info is not None and (key in named or _has_our_metadata(info)):
                 await self._delete(key, info.etag)
 
         try:
@@ -551,10 +551,10 @@ class Destination:
             return HeldError("another run writes the same object", where=error.where, hint=error.hint)
         return error
 
-    async def _ours(self, key: str) -> ObjectInfo | None:
-        """What is at a key if this tool has written it; None where nothing is, or that may not be known."""
-        info = await self._head(key)
-        return info if info is not None and {"run-id", "artifact-type"} <= info.metadata.keys() else None
+    async def _listed(self, key: str) -> ObjectInfo | None:
+        """What is at a key that a listing has shown: a refusal does not mean there that nothing is."""
+        ask = partial(self.run.destination.head, self.run.layout.bucket, key)
+        return await self.run.retrier("HeadObject", ask)
 
     async def _head(self, key: str) -> ObjectInfo | None:
         """What is at a key, as far as may be seen."""
@@ -569,3 +569,8 @@ class Destination:
             if error.hides_absence:
                 return _UNSEEN
             raise
+
+
+def _has_our_metadata(info: ObjectInfo) -> bool:
+    """Whether this tool has written an object."""
+    return {"run-id", "artifact-type"} <= info.metadata.keys()

@@ -40,7 +40,7 @@ from riva_stream.lease import Identity, Lease
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, each
-from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, Window, Writer
+from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, OpenUpload, Stored, Window, Writer
 from riva_stream.sink import Upload, UploadRecord, Uploads
 
 __all__ = ["Destination"]
@@ -420,7 +420,7 @@ class Destination:
         forbids. From then on this run does without.
         """
         code = error.where.code
-        if code == "RequestExpired":
+        if code == REQUEST_EXPIRED:
             self.lease.expire()  # the next attempt renews it, and is signed anew
             return False
         if window is not None and isinstance(error, AccessDeniedError):

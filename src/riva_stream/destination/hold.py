@@ -57,7 +57,6 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         partial(run.warn, "journal"),
         partial(run.keep, "journal.json"),
         run.meter.touch,
-        is_aws=run.destination.is_aws,
     )
     destination = Destination(run, writer, lease, uploads)
     await _acquired(lease, wait=run.request.wait)

@@ -30,7 +30,7 @@ from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Wh
 from riva_stream.layout import Layout
 from riva_stream.lease.journal import Identity, Journal, JournaledUpload, Process
 from riva_stream.retry import EXPIRED, Retrier
-from riva_stream.s3 import Document, ObjectInfo, PartBody, Reader, Stored, Window, Writer
+from riva_stream.s3 import REQUEST_EXPIRED, Document, ObjectInfo, PartBody, Reader, Stored, Window, Writer
 
 __all__ = ["Found", "Lease", "Noted", "read_journal"]
 
@@ -48,7 +48,6 @@ _FRESH = 0.5
 """Part of a lease that must be left when a change is sent; else the lease is renewed first."""
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
-_EXPIRED = "RequestExpired"
 _NO_ETAG = "0" * 32
 _SETTLING = 1.5
 """Seconds for which a takeover without conditions is not trusted: longer than the window of a write, which is one,"""
@@ -131,7 +130,6 @@ class Lease:
     warn: Callable[[str], None]
     save_copy: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
-    is_aws: bool = False
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     """Of this very hold. Two processes may have the same run id, but never this."""
     predecessor: Journal | None = field(default=None, init=False)
@@ -205,7 +203,7 @@ class Lease:
                 )
             if found is None:
                 await self._try_windows(self._since)
-            if self.conditional and not self.is_aws:
+            if self.conditional and not self.reader.is_aws:
                 await self._try_conditions()
             return
 
@@ -213,7 +211,7 @@ class Lease:
         """Find out whether the store keeps to windows, by questions about the journal."""
         if self.seconds >= _LEAST_WINDOWED and since is not None:
             self.windowed = await self._answers(since, int(self.seconds)) and (
-                self.is_aws or not await self._answers(since - timedelta(hours=1), 1)
+                self.reader.is_aws or not await self._answers(since - timedelta(hours=1), 1)
             )
 
     async def _try_conditions(self) -> None:
@@ -236,7 +234,7 @@ class Lease:
                 except HeldError:
                     return None
                 except RivaStreamError as error:
-                    if error.where.code != _EXPIRED:
+                    if error.where.code != REQUEST_EXPIRED:
                         raise
                     self._without_conditions()  # it took longer than a lease to ask: nobody knows
                     return None
@@ -255,7 +253,7 @@ class Lease:
             try:
                 await self.reader.head(self.layout.bucket, self.key, window=Window(since, seconds))
             except RivaStreamError as error:
-                if error.where.code in EXPIRED or (error.retryable and error.where.code != _EXPIRED):
+                if error.where.code in EXPIRED or (error.retryable and error.where.code != REQUEST_EXPIRED):
                     raise
                 return False  # in whatever words: policies can forbid signatures in the query altogether
             return True

@@ -172,7 +172,6 @@ class _Place:
             self.warn,
             _keep_nothing,
             lambda: None,
-            is_aws=self.store.is_aws,
         )
         await lease.acquire(wait=False)
         try:

@@ -4,6 +4,7 @@ from riva_stream.s3.client import S3Store
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     NO_TAGS,
+    REQUEST_EXPIRED,
     CompletedPart,
     Document,
     Folders,
@@ -23,6 +24,7 @@ from riva_stream.s3.session import StoreSettings, open_store
 
 __all__ = [
     "NO_TAGS",
+    "REQUEST_EXPIRED",
     "CompletedPart",
     "Document",
     "Folders",

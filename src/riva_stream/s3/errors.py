@@ -31,14 +31,14 @@ from riva_stream.errors import (
 from riva_stream.s3.answers import now_of
 from riva_stream.s3.config_files import malformed
 from riva_stream.s3.denials import denied
+from riva_stream.s3.port import REQUEST_EXPIRED
 from riva_stream.s3.unanswered import one_line, refused_before_the_store, text_of, without_answer
 
 __all__ = ["CREDENTIALS", "refusal", "translated"]
 
-_WITHOUT: Mapping[str, str] = dict.fromkeys(
-    ("GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
-    "remove what is too old by hand, and what dead runs left with: riva-stream gc s3://BUCKET",
-)
+_WITHOUT: Mapping[str, str] = {
+    "GetBucketLifecycleConfiguration": "remove what is too old by hand, and what dead runs left with: riva-stream gc s3://BUCKET",
+}
 """What to do where the store does not have an operation."""
 
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN = 400, 401, 403
@@ -63,7 +63,7 @@ _TRANSIENT = {
     "ConditionalRequestConflict",
     "IncompleteBody",
     # of a signature that was good for a while: the next attempt is signed anew
-    "RequestExpired",
+    REQUEST_EXPIRED,
     # the store received other bytes than we hashed: the way there broke them, so they are sent again
     "BadDigest",
     "XAmzContentSHA256Mismatch",

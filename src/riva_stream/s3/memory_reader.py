@@ -20,6 +20,7 @@ from riva_stream.s3.memory_shelf import (
     base64_of,
 )
 from riva_stream.s3.port import (
+    REQUEST_EXPIRED,
     CompletedPart,
     Document,
     Folders,
@@ -259,7 +260,7 @@ class MemoryReader:
         if not self._windows or window is None:
             return
         if self._now() > window.since + timedelta(seconds=window.seconds):
-            raise refusal(operation, bucket, key, "RequestExpired", 403)
+            raise refusal(operation, bucket, key, REQUEST_EXPIRED, 403)
 
     def _info(self, found: MemoryObject) -> ObjectInfo:
         return ObjectInfo(

@@ -15,6 +15,7 @@ from riva_stream.buffers import Piece
 
 __all__ = [
     "NO_TAGS",
+    "REQUEST_EXPIRED",
     "CompletedPart",
     "Document",
     "Folders",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 NO_TAGS: Mapping[str, str] = {}
+REQUEST_EXPIRED = "RequestExpired"
+"""Our code for a request that arrived after its :class:`Window`; stores have different words for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +221,7 @@ class Writer(Protocol):
     """The half that makes changes. Handed to what may make them, and to nothing else (docs/semantics.md).
 
     A request with a ``window`` that arrives after it raises :class:`~riva_stream.errors.TransientError` with the
-    code ``RequestExpired``, where the store checks that.
+    code :data:`REQUEST_EXPIRED`, where the store checks that.
     """
 
     async def put(

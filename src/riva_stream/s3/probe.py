@@ -25,7 +25,7 @@ from riva_stream.errors import (
     ThrottledError,
 )
 from riva_stream.s3.port import PartBody, Reader, Writer
-from riva_stream.s3.scratch import Attempt, ScratchUpload, scratch_upload
+from riva_stream.s3.scratch import Attempt, ScratchUpload, say_nothing, scratch_upload
 
 __all__ = ["enforced_check"]
 
@@ -60,10 +60,6 @@ _RIGHT: dict[EnforcedCheck, PartBody] = {
 }
 
 
-def _say_nothing(_: str) -> None:
-    """Take what is left, where nobody wants to know."""
-
-
 async def enforced_check(
     reader: Reader,
     store: Writer,
@@ -72,7 +68,7 @@ async def enforced_check(
     wanted: str,
     attempt: Attempt,
     *,
-    left: Callable[[str], None] = _say_nothing,
+    left: Callable[[str], None] = say_nothing,
 ) -> EnforcedCheck:
     """The checksum that parts shall go with.
 

@@ -18,7 +18,7 @@ import anyio
 from riva_stream.errors import RivaStreamError, TransientError
 from riva_stream.s3.port import NO_TAGS, Reader, Writer
 
-__all__ = ["Attempt", "ScratchUpload", "scratch_upload"]
+__all__ = ["Attempt", "ScratchUpload", "say_nothing", "scratch_upload"]
 
 CREATE_SECONDS = 30.0
 CLEANUP_SECONDS = 10.0
@@ -37,7 +37,7 @@ async def _untagged(make: Make) -> str:
     return await make(NO_TAGS)
 
 
-def _say_nothing(_: str) -> None:
+def say_nothing(_: str) -> None:
     """Take what is left, where nobody wants to know."""
 
 
@@ -150,7 +150,7 @@ async def scratch_upload(
     declare: bool = False,
     limit: float = CREATE_SECONDS,
     tagged: Callable[[Make], Awaitable[str]] = _untagged,
-    left: Callable[[str], None] = _say_nothing,
+    left: Callable[[str], None] = say_nothing,
 ) -> AsyncIterator[ScratchUpload]:
     """An open upload, for as long as the block lasts.
 

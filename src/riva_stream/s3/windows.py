@@ -25,12 +25,10 @@ from botocore.exceptions import ClientError, HTTPClientError
 from riva_stream import clock
 from riva_stream.errors import TransientError, Where
 from riva_stream.s3.answers import date_of
-from riva_stream.s3.port import PartBody, Window
+from riva_stream.s3.port import REQUEST_EXPIRED, PartBody, Window
 
-__all__ = ["EXPIRED_WINDOW", "WINDOWED", "body_within", "choose_window", "nameless", "within"]
+__all__ = ["WINDOWED", "body_within", "choose_window", "nameless", "within"]
 
-EXPIRED_WINDOW = "RequestExpired"
-"""The code of a request that came too late, whatever the store called it."""
 WINDOWED = ("HeadObject", "PutObject", "DeleteObject", "CompleteMultipartUpload")
 """Operations that can have a window."""
 
@@ -131,7 +129,7 @@ def _came_too_late(error: ClientError, window: Window, took: float) -> bool:
     answer: Mapping[str, Any] = error.response.get("Error", {})
     meta: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
     code = str(answer.get("Code", ""))
-    if code in {EXPIRED_WINDOW, "ExpiredPresignRequest"}:
+    if code in {REQUEST_EXPIRED, "ExpiredPresignRequest"}:
         return True
     if code not in {"AccessDenied", "403", "Forbidden"}:
         return False
@@ -154,7 +152,7 @@ def _too_late(error: ClientError | None) -> TransientError:
     return TransientError(
         "the request came later than it was meant to be carried out",
         where=Where(
-            code=EXPIRED_WINDOW,
+            code=REQUEST_EXPIRED,
             status=meta.get("HTTPStatusCode"),
             request_id=str(meta.get("RequestId", "")),
         ),

@@ -15,7 +15,7 @@ from riva_stream.deployment import DOCUMENTS
 SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
-FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout"}
+FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks"}
 _BELOW_RUN = (
     FLOOR
     | {"config", "memory", "buffers", "lanes", "tee", "retry", "digest", "archive"}
@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "sizes": set(),
     "rights": set(),
     "clock": set(),
+    "tasks": set(),
     "layout": set(),
     "buffers": set(),
     "lanes": {"clock"},

@@ -25,6 +25,11 @@ from tests.sim.world import World, simulated
 
 PREFIX = prefix_of()
 SEEDS = range(300)
+FOUND = (
+    *(9121, 9482, 12022, 12523, 16948, 18127, 27388, 28729, 28773, 29019, 29795),
+    *(30218, 38312, 38979, 40743, 41163, 41654, 49207, 52179, 7987),
+)
+"""Seeds that broke a promise once; what they draw is another thing after each change of the simulator."""
 CELLS = 300
 DUELS = 120
 
@@ -72,7 +77,7 @@ def test_nothing_is_blamed_when_nothing_breaks(kind: str) -> None:
 
 
 def test_no_promise_is_broken_whatever_a_seed_draws() -> None:
-    results = (seeds.simulate(seed) for seed in SEEDS)
+    results = (seeds.simulate(seed) for seed in (*SEEDS, *FOUND))
     assert not broken((r.name, r.kind, list(map(str, r.violations))) for r in results)
 
 

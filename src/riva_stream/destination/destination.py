@@ -52,6 +52,10 @@ _LIMIT = 1 << 20
 _UNDO_SECONDS = 20.0
 _UNSEEN = ObjectInfo(key="", size=-1, etag="")
 """In place of what may not be looked at. No object of ours is like it."""
+_LOOKS = 3
+"""Refusals in a row that are believed where something was expected: one alone may pass,"""
+_PAUSE = 0.2
+"""and seconds from the first to the second; then twice as many."""
 _REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
 """Codes with which a store answers a condition that it does not have, or that does not hold."""
 
@@ -64,8 +68,8 @@ class Destination:
     writer: Writer
     lease: Lease
     uploads: Uploads
-    existing: Existing = field(default_factory=Existing, init=False)
-    """What was there when we took the prefix."""
+    existing: Existing = field(default_factory=partial(Existing, listed=False), init=False)
+    """What was there when we took the prefix; before that is known, nothing."""
     identity: Identity | None = field(default=None, init=False)
     """Set once it is known how parts are checked; only then do the uploads mean anything to another run."""
     settled: bool = field(default=False, init=False)
@@ -151,7 +155,7 @@ class Destination:
         """Delete a ``deployment_ready.txt`` that does not belong to what is going to stand."""
         key = self.run.layout.prefix + DEPLOYMENT_READY
         if key != self.run.layout.marker and (key in self.existing.etags or not self.existing.listed):
-            info = await self._listed(key) if key in self.existing.etags else await self._head(key)
+            info = await self._listed(key) if key in self.existing.etags else await self._expected(key)
             if info is not None and _has_our_metadata(info):
                 await self._delete(key, info.etag)
 
@@ -196,7 +200,7 @@ class Destination:
 
         stored = await self.run.retrier("CompleteMultipartUpload", once)
         if not stored.etag:  # some stores leave it out of the answer
-            info = await self._head(upload.key)
+            info = await self._expected(upload.key)
             stored = Stored(info.etag, info.version_id) if info is not None else stored
         record = upload.record = self.uploads.record_of(upload, stored)
         self._completed[upload.key] = stored.etag
@@ -281,7 +285,7 @@ class Destination:
         unseen = set(named)
         if not existing.listed:
             before = self.lease.predecessor
-            unseen |= existing.hinted | {upload.key for upload in (before.uploads if before else ())}
+            unseen |= existing.hinted | set(before.leaves() if before else ())
             unseen |= {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
         candidates = {
             key
@@ -290,7 +294,7 @@ class Destination:
         }
 
         async def remove(key: str) -> None:
-            info = await self._listed(key) if key in existing.etags else await self._head(key)
+            info = await self._listed(key) if key in existing.etags else await self._expected(key)
             if info is not None and (key in named or _has_our_metadata(info)):
                 await self._delete(key, info.etag)
 
@@ -351,6 +355,12 @@ class Destination:
         """Whether a deletion of ours may still take effect."""
         return self._doubtful > clock.monotonic()
 
+    @property
+    def leaves_unseen(self) -> bool:
+        """Whether only a journal can tell the next run of objects that must not lie beside its staging."""
+        before = self.lease.predecessor
+        return not self.existing.listed and bool(self._completed or (before is not None and before.leaves()))
+
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _open(self, name: str) -> None:
@@ -374,7 +384,7 @@ class Destination:
         if self._marker is not None and key != layout.marker and not beside:
             raise RuntimeError("a change under a marker")
         window = await self.lease.check()
-        info = await self._peek(layout.marker)
+        info = await self._peek(layout.marker, expected=self._marker is not None)
         if info is _UNSEEN:
             info = None
         if key == layout.marker and info is None:
@@ -404,7 +414,8 @@ class Destination:
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
             return {"if_absent": True}
         # What may not be seen must not be there: it is never written over blindly.
-        info = await self._head(key)
+        hinted = key in self.existing.promised() | self.existing.hinted
+        info = await (self._expected(key) if hinted else self._head(key))
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
     def _again_without(
@@ -446,7 +457,7 @@ class Destination:
 
         async def once() -> None:
             window = await self._may_change(key)
-            info = await self._peek(key)
+            info = await self._peek(key, expected=True)
             if info is None or info is _UNSEEN:
                 return  # it is gone: by an attempt whose answer was lost
             if info.etag != etag:
@@ -556,19 +567,31 @@ class Destination:
         ask = partial(self.run.destination.head, self.run.layout.bucket, key)
         return await self.run.retrier("HeadObject", ask)
 
-    async def _head(self, key: str) -> ObjectInfo | None:
+    async def _head(self, key: str, *, expected: bool = False) -> ObjectInfo | None:
         """What is at a key, as far as may be seen."""
-        info = await self.run.retrier("HeadObject", partial(self._peek, key))
+        info = await self.run.retrier("HeadObject", partial(self._peek, key, expected=expected))
         return None if info is _UNSEEN else info
 
-    async def _peek(self, key: str) -> ObjectInfo | None:
-        """One look, within an attempt; :data:`_UNSEEN` where it may not be known what is there, if anything."""
-        try:
-            return await self.run.destination.head(self.run.layout.bucket, key)
-        except AccessDeniedError as error:
-            if error.hides_absence:
-                return _UNSEEN
-            raise
+    async def _expected(self, key: str) -> ObjectInfo | None:
+        """The same of a key at which there may well be something of ours."""
+        return await self._head(key, expected=True)
+
+    async def _peek(self, key: str, *, expected: bool = False) -> ObjectInfo | None:
+        """One look, within an attempt; :data:`_UNSEEN` where it may not be known what is there, if anything.
+
+        Args:
+            key: to look at.
+            expected: whether something should be there: then a refusal is not believed at once.
+        """
+        for look in range(_LOOKS if expected else 1):
+            if look:
+                await clock.sleep(_PAUSE * 2 ** (look - 1))
+            try:
+                return await self.run.destination.head(self.run.layout.bucket, key)
+            except AccessDeniedError as error:
+                if not error.hides_absence:
+                    raise
+        return _UNSEEN
 
 
 def _has_our_metadata(info: ObjectInfo) -> bool:

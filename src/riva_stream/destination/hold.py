@@ -88,7 +88,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         nothing_left = not (uploads.opened or uploads.adopted) and (
             destination.settled or lease.predecessor is None
         )
-        if (final or nothing_left) and not destination.in_doubt:
+        if (final or nothing_left) and not (destination.in_doubt or destination.leaves_unseen):
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
             # What failed, failed because the uploads are another run's now; some stores say so in odd words.
@@ -158,9 +158,8 @@ async def resume(destination: Destination, identity: Identity) -> None:
             destination.abort,
         )
     await each(adoptable, partial(_adopt, destination))
+    await destination.abort_strangers()
     destination.settled = True
-    for stranger in await destination.open_uploads():
-        await destination.abort(stranger)
     parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
     if parts and before is not None:
         size = human_size(sum(part.size for part in parts))
@@ -192,9 +191,16 @@ def _note(destination: Destination) -> Noted:
     before = destination.lease.predecessor
     if not destination.settled and before is not None:
         # Should this run die before it has come to them, the next one must still find them.
-        return Noted(before.identity, before.uploads, destination.committing or before.has_begun)
+        return Noted(
+            before.identity, before.uploads, destination.committing or before.has_begun, before.stale
+        )
     uploads = [*destination.uploads.opened, *destination.uploads.adopted.values()]
-    return Noted(destination.identity, [_journaled(upload) for upload in uploads], destination.committing)
+    return Noted(
+        destination.identity,
+        [_journaled(upload) for upload in uploads],
+        destination.committing,
+        before.leaves() if before else (),
+    )
 
 
 async def _withdraw(destination: Destination) -> None:

@@ -73,6 +73,7 @@ class Noted:
     identity: Identity | None
     uploads: Sequence[JournaledUpload]
     committing: bool
+    stale: Sequence[str] = ()
 
 
 def _nothing_left() -> Noted:
@@ -383,6 +384,7 @@ class Lease:
             committing=noted.committing,
             identity=noted.identity,
             uploads=list(noted.uploads),
+            stale=list(noted.stale),
         )
 
     async def _write(self, *, stopped: bool = False) -> None:

@@ -33,12 +33,14 @@ from riva_stream.s3 import Store, Writer
 from riva_stream.s3.probe import enforced_check
 from riva_stream.source import PinnedSource, find_source
 from riva_stream.state import StateDirectory, new_run_id
+from riva_stream.tasks import in_child_task
 
 __all__ = ["stage"]
 
 _OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
 
 
+@in_child_task
 async def stage(
     request: StageRequest,
     *,

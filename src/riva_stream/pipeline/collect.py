@@ -24,10 +24,12 @@ from riva_stream.retry import Retrier
 from riva_stream.run import each
 from riva_stream.s3 import OpenUpload, Store, StoreSettings, open_store
 from riva_stream.state import new_run_id
+from riva_stream.tasks import in_child_task
 
 __all__ = ["collect"]
 
 
+@in_child_task
 async def collect(
     settings: StoreSettings,
     bucket: str,
@@ -156,7 +158,9 @@ class _Place:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
             return (
-                Noted(before.identity, before.uploads, before.has_begun) if before else Noted(None, (), False)
+                Noted(before.identity, before.uploads, before.has_begun, before.stale)
+                if before
+                else Noted(None, (), False)
             )
 
         lease = Lease(

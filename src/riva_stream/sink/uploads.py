@@ -33,11 +33,14 @@ from riva_stream.s3 import ObjectInfo, Reader, Stored, Writer
 from riva_stream.sink.parts import Check, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
+from riva_stream.tasks import answered
 
 __all__ = ["Uploads"]
 
 _CLEANUP_SECONDS = 20.0
 _CLEANUP_TASKS = 8
+_ANSWER_SECONDS = 10.0
+"""For which a cancelled run waits for the answer to a Create: without it nobody knows the upload by its id."""
 
 
 @dataclass(eq=False)
@@ -96,36 +99,41 @@ class Uploads:
         attempts = 0
         if upload is not None:
             upload.content_type, upload.metadata = content_type, metadata
+            self.opened.append(upload)
         else:
-            # Whoever is cancelled between the store's doing and its answer leaves an upload that nobody knows by
-            # its id; the key is remembered so that the cleanup can look for it.
+            # Whoever gives up between the store's doing and its answer leaves an upload that nobody knows by its id:
+            # the answer is waited for, and where none comes the key is remembered so that the cleanup can look for it.
             if self.guard is not None:
                 await self.guard()
             self.creating.append(key)
 
-            async def create() -> str:
+            async def create(tags: Mapping[str, str]) -> Upload:
+                upload_id = await self.writer.create_upload(
+                    self.bucket,
+                    key,
+                    content_type=content_type,
+                    metadata=metadata,
+                    crc64nvme=self.check == "crc64nvme",
+                    tags=tags,
+                )
+                created = Upload(key, content_type, metadata, upload_id, self.run_id, self.enqueue)
+                self.opened.append(created)
+                self.creating.remove(key)
+                return created
+
+            async def once() -> Upload:
                 nonlocal attempts
                 attempts += 1
                 return await self.tagging.along(
-                    lambda tags: self.writer.create_upload(
-                        self.bucket,
-                        key,
-                        content_type=content_type,
-                        metadata=metadata,
-                        crc64nvme=self.check == "crc64nvme",
-                        tags=tags,
-                    )
+                    lambda tags: answered(partial(create, tags), grace=_ANSWER_SECONDS)
                 )
 
             try:
-                upload_id = await self.retrier("CreateMultipartUpload", create)
+                upload = await self.retrier("CreateMultipartUpload", once)
             except RivaStreamError as error:
                 if error.where.status is not None:
                     self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
                 raise
-            self.creating.remove(key)
-            upload = Upload(key, content_type, metadata, upload_id, self.run_id, self.enqueue)
-        self.opened.append(upload)
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
             await self._abort_all(await self._unknown(key))
         return upload

@@ -74,6 +74,8 @@ class Destination:
     """Set once it is known how parts are checked; only then do the uploads mean anything to another run."""
     settled: bool = field(default=False, init=False)
     """Whether it is decided what becomes of the uploads of whoever held the prefix before."""
+    adoptable: bool = field(default=True, init=False)
+    """Whether another run may go on with the uploads that our journal names."""
     committing: bool = field(default=False, init=False)
     """Whether changes that readers can see may be made."""
     checks: list[ObjectCheck] = field(default_factory=list, init=False)
@@ -103,6 +105,17 @@ class Destination:
         """
         await self.run.retrier("HeadObject", self.lease.check)
 
+    async def give_up(self) -> None:
+        """Let nobody go on with the uploads that our journal names: they are going to be aborted.
+
+        An abort may come late, after whoever sent it has died: it must not strike what the next run sends its parts to.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        self.adoptable = False
+        await self.lease.write()
+
     # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def inspect(self) -> Existing:
@@ -123,7 +136,6 @@ class Destination:
         What must not stay after a failure is rolled back: all that was completed when it is not what it should be, and
         else what says that it may be deployed. What another run has taken over is its own.
         """
-        await self.uploads.abort_unused()
         retracted = {self.run.layout.marker_name} if self._marker is not None else set()
         if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
             retracted.add(DEPLOYMENT_READY)
@@ -132,6 +144,7 @@ class Destination:
         self.committing = True
         self._conditional = self.lease.conditional
         await self.lease.write()
+        await self.uploads.abort_unused()
         await self.abort_strangers()
         try:
             yield

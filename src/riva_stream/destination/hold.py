@@ -69,7 +69,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.guard = destination.ensure
+            uploads.guard, uploads.give_up = destination.ensure, destination.give_up
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -148,18 +148,16 @@ async def resume(destination: Destination, identity: Identity) -> None:
     if before is not None:
         adoptable = [upload for upload in before.uploads if resumable and run.layout.is_payload(upload.key)]
         kept = {upload.upload_id for upload in adoptable}
-        await destination.ensure()
-        await each(
-            [
-                OpenUpload(upload.key, upload.upload_id)
-                for upload in before.uploads
-                if upload.upload_id not in kept and run.layout.owns(upload.key)
-            ],
-            destination.abort,
-        )
+        unwanted = [
+            OpenUpload(upload.key, upload.upload_id)
+            for upload in before.uploads
+            if upload.upload_id not in kept and run.layout.owns(upload.key)
+        ]
+        await (destination.give_up() if unwanted and not resumable else destination.ensure())
+        await each(unwanted, destination.abort)
     await each(adoptable, partial(_adopt, destination))
     await destination.abort_strangers()
-    destination.settled = True
+    destination.settled = destination.adoptable = True
     parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
     if parts and before is not None:
         size = human_size(sum(part.size for part in parts))
@@ -192,11 +190,14 @@ def _note(destination: Destination) -> Noted:
     if not destination.settled and before is not None:
         # Should this run die before it has come to them, the next one must still find them.
         return Noted(
-            before.identity, before.uploads, destination.committing or before.has_begun, before.stale
+            before.identity if destination.adoptable else None,
+            before.uploads,
+            destination.committing or before.has_begun,
+            before.stale,
         )
     uploads = [*destination.uploads.opened, *destination.uploads.adopted.values()]
     return Noted(
-        destination.identity,
+        destination.identity if destination.adoptable else None,
         [_journaled(upload) for upload in uploads],
         destination.committing,
         before.leaves() if before else (),

@@ -166,7 +166,8 @@ class _Place:
         lease = Lease(
             self.store,
             self.store,
-            self.retrier,
+            # Of its own: an attempt of ours looks at the lease, which may have to write its journal.
+            Retrier(observer=self.retrier.observer),
             self.layout,
             self.lease,
             new_run_id(),

@@ -58,6 +58,8 @@ class Uploads:
     run_id: str
     guard: Callable[[], Awaitable[object]] | None = None
     """Makes sure, before an upload is created, that the prefix is still ours."""
+    give_up: Callable[[], Awaitable[object]] | None = None
+    """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
@@ -85,8 +87,8 @@ class Uploads:
         """Whether the prefix is still ours, as far as can be known now."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             try:
-                if self.guard is not None:
-                    await self.guard()
+                if self.give_up is not None:
+                    await self.give_up()
             except HeldError:
                 return False
             except RivaStreamError:

@@ -74,7 +74,9 @@ class Existing:
 async def inspect(run: Run) -> Existing:
     """Look at the destination: one listing, and the documents if there is a marker."""
     try:
-        existing = Existing(await _etags_below(run))
+        existing = Existing(
+            {entry.key: entry.etag async for entry in run.destination.objects(run.layout.prefix)}
+        )
         unmarked = run.layout.marker not in existing.etags
     except AccessDeniedError:
         run.warn(
@@ -86,7 +88,7 @@ async def inspect(run: Run) -> Existing:
         return replace(existing, marker_etag=pair.ready_etag, pair=pair)
     if unmarked:
         return existing
-    found = await _read(run, MARKER) if existing.listed else await _read_unlisted(run, MARKER)
+    found = await (_read if existing.listed else _read_unlisted)(run, MARKER)
     if found is None:
         if not existing.listed:
             # A run that was interrupted in its commit has perhaps left more than its successor can see.
@@ -174,33 +176,15 @@ async def keep_documents(run: Run, existing: Existing) -> None:
 
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
-    bucket = run.request.bucket
-    info = await run.retrier("HeadObject", partial(run.destination.head, bucket, file.s3_key))
+    info = await run.destination.head(file.s3_key)
     by, different = ([], ["it is gone"]) if info is None else differences(file, info)
     if not different:
         return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
     raise IntegrityError(
         f"what is staged is no longer what was staged: {different[0]}",
-        where=Where("HeadObject", bucket, file.s3_key),
+        where=Where("HeadObject", run.layout.bucket, file.s3_key),
         hint="stage it again with --force",
     )
-
-
-async def _etags_below(run: Run) -> dict[str, str]:
-    etags: dict[str, str] = {}
-    after = ""
-    while True:
-        page = await run.retrier(
-            "ListObjectsV2",
-            partial(run.destination.list_objects, run.layout.bucket, run.layout.prefix, after=after),
-        )
-        etags |= {entry.key: entry.etag for entry in page.objects}
-        last = page.objects[-1].key if page.objects else ""
-        if (
-            not page.truncated or last <= after
-        ):  # a store that knows no start-after gives the same page for ever
-            return etags
-        after = last
 
 
 async def _document(run: Run, name: str) -> bytes | None:
@@ -209,14 +193,8 @@ async def _document(run: Run, name: str) -> bytes | None:
 
 
 async def _read_unlisted(run: Run, name: str) -> Document | None:
-    try:
-        return await _read(run, name)
-    except AccessDeniedError as error:
-        if error.hides_absence:
-            return None
-        raise
+    return await run.destination.find(run.layout.prefix + name, limit=_SMALL)
 
 
 async def _read(run: Run, name: str) -> Document | None:
-    key = run.layout.prefix + name
-    return await run.retrier("GetObject", partial(run.destination.get, run.layout.bucket, key, limit=_SMALL))
+    return await run.destination.get(run.layout.prefix + name, limit=_SMALL)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import partial
 
 from riva_stream.deployment import DeploymentDocument, DeploymentReady, ObjectReference
-from riva_stream.errors import AccessDeniedError
 from riva_stream.layout import DEPLOYMENT_JSON, DEPLOYMENT_READY
 from riva_stream.run import Run
-from riva_stream.s3 import Document
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource
 
@@ -42,11 +39,11 @@ class Pair:
 
 async def read_pair(run: Run) -> Pair:
     """Read both; the marker vouches for the other by its SHA-256."""
-    ready = await _document(run, DEPLOYMENT_READY)
+    ready = await run.destination.find(run.layout.prefix + DEPLOYMENT_READY, limit=_SMALL)
     if ready is None:
         return Pair()
     found = Pair(ready=ready.data, ready_etag=ready.info.etag)
-    text = await _document(run, DEPLOYMENT_JSON)
+    text = await run.destination.find(run.layout.prefix + DEPLOYMENT_JSON, limit=_SMALL)
     if text is None:
         return replace(found, broken=f"it has a {DEPLOYMENT_READY} but no {DEPLOYMENT_JSON}")
     try:
@@ -78,15 +75,3 @@ def another_container(document: DeploymentDocument, container: PinnedSource) -> 
     if there.is_same(asked):
         return ""
     return f"it is for the container image {there.text()}; asked for is {asked.text()}"
-
-
-async def _document(run: Run, name: str) -> Document | None:
-    key = run.layout.prefix + name
-    try:
-        return await run.retrier(
-            "GetObject", partial(run.destination.get, run.layout.bucket, key, limit=_SMALL)
-        )
-    except AccessDeniedError as error:
-        if error.hides_absence:
-            return None
-        raise

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -22,10 +21,9 @@ from riva_stream.layout import (
     marker_at,
 )
 from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
-from riva_stream.retry import Retrier
 from riva_stream.run import each
+from riva_stream.s3 import Bucket
 from riva_stream.s3 import Document as InStore
-from riva_stream.s3 import Reader
 
 __all__ = ["Documents", "read_documents"]
 
@@ -136,9 +134,7 @@ class Documents:
         return self.wrong.get(ARTIFACT_JSON, "")
 
 
-async def read_documents(
-    store: Reader, retrier: Retrier, bucket: str, prefix: str, names: Sequence[str] = DOCUMENTS
-) -> Documents:
+async def read_documents(bucket: Bucket, prefix: str, names: Sequence[str] = DOCUMENTS) -> Documents:
     """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two.
 
     The marker first: without it nobody vouches for the others, and none of them is read.
@@ -152,20 +148,14 @@ async def read_documents(
 
     async def read_one(name: str) -> None:
         try:
-            document = await retrier("GetObject", partial(store.get, bucket, prefix + name, limit=_LIMIT))
+            document = await bucket.get(prefix + name, limit=_LIMIT)
         except IntegrityError as error:
             wrong[name] = error.what
-        except AccessDeniedError as error:
-            if name in DEPLOYMENT_DOCUMENTS and marked_by not in DEPLOYMENT_DOCUMENTS:
-                # most stagings have none: that must not keep the rest from being looked at
-                hidden.append(name)
-                return
-            # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, GetObject)
-            error.hint = error.hint or (
-                f"grant s3:GetObject on s3://{bucket}/{prefix}*, and s3:ListBucket on {bucket}, without which the "
-                "store does not say what is not there"
-            )
-            raise
+        except AccessDeniedError:
+            if name not in DEPLOYMENT_DOCUMENTS or marked_by in DEPLOYMENT_DOCUMENTS:
+                raise
+            # most stagings have none: that must not keep the rest from being looked at
+            hidden.append(name)
         else:
             if document is not None:
                 read[name] = document

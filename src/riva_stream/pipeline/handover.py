@@ -43,7 +43,7 @@ async def find_container(run: Run) -> PinnedSource | None:
     request = run.request
     if request.server_path is None:
         return None
-    store = run.destination if request.server_bucket == request.bucket else run.origin
+    store = run.destination.store if request.server_bucket == request.bucket else run.origin
     return await find_source(
         store,
         request.server_bucket,

@@ -286,7 +286,7 @@ class Destination:
         unseen = set(named)
         if not existing.listed:
             before = self.lease.predecessor
-            unseen |= existing.hinted | {upload.key for upload in (before.uploads if before else ())}
+            unseen |= existing.hinted() | {upload.key for upload in (before.uploads if before else ())}
             unseen |= {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
         candidates = {
             key

@@ -9,6 +9,7 @@ from typing import Any
 
 from riva_stream import clock
 from riva_stream.deployment import DOCUMENTS
+from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
 from riva_stream.layout import (
@@ -29,7 +30,6 @@ from riva_stream.lease import (
     known_to_have_ended,
     read_journal,
 )
-from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.find import each_folder, levels_of
 from riva_stream.operations.opened import opened
 from riva_stream.operations.reports import ListedStaging, ListReport

@@ -22,6 +22,7 @@ from riva_stream.buffers import Credits, Piece
 from riva_stream.deployment import DeploymentDocument
 from riva_stream.digest import Hash
 from riva_stream.documents.compare import differences
+from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import (
     DigestMismatchError,
     HeldError,
@@ -36,7 +37,6 @@ from riva_stream.lanes import Lane
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
 from riva_stream.operations.crosscheck import StagedObject, crosscheck
-from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.fetching import RANGE, fetching
 from riva_stream.operations.ledger import Ledger
 from riva_stream.operations.nothing import nothing_staged

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from riva_stream import clock
+from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MARKER, Layout
@@ -21,7 +22,6 @@ from riva_stream.lease import (
     read_journal,
     watch,
 )
-from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.find import is_above
 from riva_stream.operations.opened import opened
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus

@@ -10,13 +10,13 @@ from typing import Any
 
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.digest import DigestRecord
+from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL
 from riva_stream.manifest import Source
 from riva_stream.operations.crosscheck import StagedObject
 from riva_stream.operations.deep import DeepReader, Target
-from riva_stream.operations.documents import Documents
 from riva_stream.operations.opened import opened
 from riva_stream.operations.pointed import pointed_at, referenced
 from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport

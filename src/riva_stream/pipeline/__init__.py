@@ -201,7 +201,7 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
             run.warn(
                 "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
             )
-    return await _report(run, "already_staged", Committed(staged, checks, existing.pair.document))
+    return await _report(run, "already_staged", Committed(staged, checks, existing.deployment))
 
 
 async def _upload_check(run: Run, bucket: WritableBucket) -> str:

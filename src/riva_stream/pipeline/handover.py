@@ -13,7 +13,7 @@ from riva_stream.deployment import (
     DeploymentState,
     ObjectReference,
 )
-from riva_stream.documents.pair import reference_to
+from riva_stream.documents.references import reference_to
 from riva_stream.manifest import Artifact, StagedFile, artifact_id
 from riva_stream.pipeline.documents import NEXT_STEP, build_info, model_of
 from riva_stream.run import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from riva_stream.documents.pair import reference_to
+from riva_stream.documents.references import reference_to
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,

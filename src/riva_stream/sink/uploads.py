@@ -28,8 +28,8 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.lanes import Lane
-from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import ObjectInfo, Reader, Stored, Writer
+from riva_stream.retry import at_least_some_speed
+from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
 from riva_stream.sink.parts import Check, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
@@ -47,11 +47,8 @@ _ANSWER_SECONDS = 10.0
 class Uploads:
     """All uploads of a run into one bucket."""
 
-    reader: Reader
-    writer: Writer
-    bucket: str
+    bucket: WritableBucket
     check: Check
-    retrier: Retrier
     lane: Lane
     durable: Callable[[Upload, int], None]
     """Is told how many bytes of which upload became durable."""
@@ -110,8 +107,7 @@ class Uploads:
             self.creating.append(key)
 
             async def create(tags: Mapping[str, str]) -> Upload:
-                upload_id = await self.writer.create_upload(
-                    self.bucket,
+                upload_id = await self.bucket.once.create_upload(
                     key,
                     content_type=content_type,
                     metadata=metadata,
@@ -131,7 +127,7 @@ class Uploads:
                 )
 
             try:
-                upload = await self.retrier("CreateMultipartUpload", once)
+                upload = await self.bucket.retrier("CreateMultipartUpload", once)
             except RivaStreamError as error:
                 if error.where.status is not None:
                     self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
@@ -221,21 +217,21 @@ class Uploads:
     ) -> str:
         async def once() -> str:
             with at_least_some_speed(weighed.size):
-                etag = await self.writer.upload_part(
-                    self.bucket, upload.key, upload.upload_id, number, weighed.body(pieces)
+                etag = await self.bucket.once.upload_part(
+                    upload.key, upload.upload_id, number, weighed.body(pieces)
                 )
             if not weighed.matches(etag):
                 raise TransientError(
                     "the store has received other bytes than were sent: its ETag is not their MD5",
-                    where=Where("UploadPart", self.bucket, upload.key, part=number),
+                    where=Where("UploadPart", self.bucket.name, upload.key, part=number),
                 )
             return etag
 
-        return await self.retrier("UploadPart", once)
+        return await self.bucket.retrier("UploadPart", once)
 
     async def _abort(self, uploads: Sequence[Upload]) -> None:
         """Abort them, and what was being created; errors here would hide the first one."""
-        left = [(upload.key, upload.upload_id) for upload in uploads]
+        left = [upload.handle for upload in uploads]
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             for key in self.creating:
                 left += await self._unknown(key)
@@ -245,30 +241,26 @@ class Uploads:
         """Abort what this run has open, but for the UploadIds that are another run's now."""
         await self._abort_all(
             [
-                (upload.key, upload.upload_id)
+                upload.handle
                 for upload in self.opened
                 if upload.created_by == self.run_id and not upload.record and upload.upload_id not in theirs
             ]
         )
 
-    async def _unknown(self, key: str) -> list[tuple[str, str]]:
+    async def _unknown(self, key: str) -> list[OpenUpload]:
         """Uploads of ``key`` that are not ours to know: the prefix is ours alone, so they were left by accident."""
         known = {upload.upload_id for upload in [*self.opened, *self.adopted.values()]}
         with contextlib.suppress(RivaStreamError):
-            found = await self.retrier(
-                "ListMultipartUploads", lambda: self.reader.list_uploads(self.bucket, key)
-            )
-            return [(u.key, u.upload_id) for u in found if u.key == key and u.upload_id not in known]
+            found = await self.bucket.list_uploads(key)
+            return [upload for upload in found if upload.key == key and upload.upload_id not in known]
         return []
 
-    async def _abort_all(self, left: list[tuple[str, str]]) -> None:
+    async def _abort_all(self, left: list[OpenUpload]) -> None:
         async def abort_some() -> None:
             while left:
-                key, upload_id = left.pop()
+                upload = left.pop()
                 with contextlib.suppress(RivaStreamError):
-                    await self.retrier(
-                        "AbortMultipartUpload", partial(self.writer.abort_upload, self.bucket, key, upload_id)
-                    )
+                    await self.bucket.abort_upload(upload.key, upload.upload_id)
 
         async with anyio.create_task_group() as cleaners:
             for _ in range(min(_CLEANUP_TASKS, len(left))):

@@ -67,6 +67,8 @@ class Upload:
     """Parts that the store has from an earlier run."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
+    expected: int = 0
+    """Bytes of the whole object, where that is known beforehand."""
     record: UploadRecord | None = None
 
     @property

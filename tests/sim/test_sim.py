@@ -124,6 +124,16 @@ async def _replaces_under_the_marker(_: StageRequest, store: Store) -> None:
     await store.complete_upload(BUCKET, f"{PREFIX}artifact.json", upload_id, [part], crc64nvme=None)
 
 
+async def _replaces_what_is_ready(_: StageRequest, store: Store) -> None:
+    await _delete_seen(store, f"{PREFIX}staging_complete.txt")
+    await _put(store, f"{PREFIX}source/one.tar.gz")
+
+
+async def _delete_seen(store: Store, key: str) -> None:
+    await store.head(BUCKET, key)
+    await store.delete(BUCKET, key)
+
+
 async def _adds_beside_the_marker(_: StageRequest, store: Store) -> None:
     await _put(store, f"{PREFIX}models/c.riva")
 
@@ -193,6 +203,14 @@ def test_the_judge_sees_what_is_wrong(rogue: Rogue, force: bool, kinds: set[str]
     with simulated(world, 0):
         world.run(asked(force=force), factory=rogue)
         assert {violation.kind for violation in world.violations} == kinds
+
+
+def test_the_judge_sees_what_changes_under_the_deployment_documents() -> None:
+    world = World(prepared("aws", "image", -1).copy(), Plain())
+    with simulated(world, 0):
+        world.run(SCENARIOS["image"].request)
+        world.run(asked(force=True), factory=_replaces_what_is_ready)
+        assert {violation.kind for violation in world.violations} == {"P1r", "P4"}
 
 
 def test_what_is_left_over_is_told() -> None:

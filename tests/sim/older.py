@@ -2,7 +2,7 @@
 
     python -m tests.sim --seeds 3000 --beside tests.sim.older:stage
 
-Its source comes from the repository's history, or from the folder that RIVA_STREAM_0_1 names (the one with
+Its source comes from the repository's history, or from the folder that SIM_OLDER names (the one with
 ``riva_stream`` in it), and is loaded under another name. 0.1 had no seam for time and threads: where it asks for them, the
 source is made to ask the newer version's. What it sees of the store, and how it ends, is told in its own classes.
 """
@@ -36,7 +36,8 @@ __all__ = ["NotAvailableError", "load", "stage"]
 
 COMMIT = "d3e4b57"
 """Of version 0.1.0."""
-FOLDER = "RIVA_STREAM_0_1"
+FOLDER = "SIM_OLDER"
+"""Not one of RIVA_STREAM_*: those are settings of the package, which tests are kept from."""
 
 _NAME = "riva_stream_0_1"
 _ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from riva_stream.archive import HEAD, suspicions
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -18,6 +19,7 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
+from riva_stream.events import Warned
 from riva_stream.retry import Retrier
 from riva_stream.s3 import ObjectInfo, Reader
 from riva_stream.sizes import human_size
@@ -133,6 +135,12 @@ async def _only_archive(store: Reader, bucket: str, pattern: str, retrier: Retri
     else:
         found = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
         sought = f"object that fits s3://{bucket}/{pattern}"
+    found, left = await _without_leftovers(store, bucket, found, retrier)
+    if left:
+        names = ", ".join(f"{key.rpartition('/')[2]} ({what})" for key, what in left.items())
+        retrier.observer(
+            Warned(code="leftovers", message=f"left out of what fits s3://{bucket}/{pattern}: {names}")
+        )
     if len(found) == 1:
         return found[0].key
     if found:
@@ -146,6 +154,38 @@ async def _only_archive(store: Reader, bucket: str, pattern: str, retrier: Retri
         where=Where("ListObjectsV2", bucket, prefix),
         hint=named.check(),
     )
+
+
+async def _without_leftovers(
+    store: Reader, bucket: str, entries: Sequence[ObjectInfo], retrier: Retrier
+) -> tuple[list[ObjectInfo], dict[str, str]]:
+    """What an operating system has left beside real files, told by name and first bytes, apart from all else."""
+    found: list[ObjectInfo] = []
+    left: dict[str, str] = {}
+    for entry in entries:
+        may_be = suspicions(entry.key)
+        head = await _first_bytes(store, bucket, entry, retrier) if may_be and entry.size else b""
+        told = next((one.what for one in may_be if one.confirms(head, entry.size)), None)
+        if told is None:
+            found.append(entry)
+        else:
+            left[entry.key] = told
+    return found, left
+
+
+async def _first_bytes(store: Reader, bucket: str, entry: ObjectInfo, retrier: Retrier) -> bytes:
+    async def read() -> bytes:
+        head = b""
+        last = min(entry.size, HEAD) - 1
+        async with store.get_range(bucket, entry.key, first=0, last=last, etag="", version_id=None) as reply:
+            async for piece in reply.pieces:
+                head += piece[: HEAD - len(head)]
+                if len(head) == HEAD:
+                    break
+        return head
+
+    found: bytes = await retrier("GetObject", read)
+    return found
 
 
 async def _list_all(store: Reader, bucket: str, prefix: str, retrier: Retrier) -> list[ObjectInfo]:

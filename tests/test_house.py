@@ -53,7 +53,8 @@ ROOMS: dict[str, set[str]] = {
     "deployment": FLOOR | {"manifest"},
     "report": FLOOR | {"manifest", "deployment"},
     "s3": FLOOR | {"buffers"},
-    "source": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
+    "source": FLOOR
+    | {"archive", "s3", "buffers", "retry", "lanes", "digest"},  # of archive: what is no file of one's own
     "sink": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
     "state": FLOOR,
     "run": FLOOR | {"config", "lanes", "retry", "s3", "sink", "state"},

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,10 @@ def _killed(site: Site) -> list[int]:
                 body = site.server.client().get_object(Bucket=site.bucket, Key=journal)["Body"].read()
             except site.server.client().exceptions.ClientError:
                 continue
-            if any(upload["parts"] for upload in json.loads(body).get("uploads", ())):
-                break
+            # There are stores that show an object while it is being written.
+            with suppress(ValueError):
+                if any(upload["parts"] for upload in json.loads(body).get("uploads", ())):
+                    break
     finally:
         process.kill()
         process.communicate()

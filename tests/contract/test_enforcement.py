@@ -11,7 +11,10 @@ from riva_stream.retry import Retrier
 from riva_stream.s3.probe import probe_uploads
 from tests.contract.enforcement import ANSWERS, PROBED, QUESTIONS, Question, table
 from tests.contract.ground import Ground, outcome
+from tests.contract.jobs import JOBS
+from tests.contract.on_demand import Seen, differences, seen, table_of_jobs, table_of_servers
 from tests.contract.writes import WRITES, WriteQuestion
+from tests.support.on_demand import ON_DEMAND
 
 on_one_loop = pytest.mark.asyncio(loop_scope="session")
 
@@ -53,4 +56,21 @@ def test_the_probe_agrees_with_the_table() -> None:
 
 
 def test_the_table_stands_in_the_docs() -> None:
-    assert table() in DOCS.read_text()
+    text = DOCS.read_text()
+    for made in (table(), table_of_servers(), table_of_jobs()):
+        assert made in text
+
+
+@pytest.mark.parametrize("name", ON_DEMAND)
+def test_every_server_on_demand_was_asked_everything(name: str) -> None:
+    known = seen(name)
+    assert list(known.answers) == list(ANSWERS["moto"])
+    assert list(known.probed) == list(PROBED["moto"])
+    assert list(known.jobs) == [job.name for job in JOBS]
+
+
+def test_what_is_seen_now_is_compared_with_what_is_written_down() -> None:
+    known = seen("ceph")
+    assert differences(known, known) == []
+    assert differences(known, Seen(jobs={"check": known.jobs["check"]})) == []
+    assert len(differences(known, Seen(jobs={"check": "1"}, probed={"auto": "none"}))) == 2

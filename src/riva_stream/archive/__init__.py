@@ -15,9 +15,13 @@ from riva_stream.archive.events import (
 )
 from riva_stream.archive.extract import Extractor
 from riva_stream.archive.inside import InnerFile, InsideReport
+from riva_stream.archive.leftovers import HEAD, suspicions
+from riva_stream.archive.looks import DEEP, not_a_model, odd_for_a_model
 from riva_stream.archive.policy import Limits, Member, show
 
 __all__ = [
+    "DEEP",
+    "HEAD",
     "ArchiveSummary",
     "Event",
     "Extractor",
@@ -30,5 +34,8 @@ __all__ = [
     "MemberEnd",
     "MemberStart",
     "StagedMember",
+    "not_a_model",
+    "odd_for_a_model",
     "show",
+    "suspicions",
 ]

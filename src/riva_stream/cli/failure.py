@@ -15,6 +15,7 @@ from riva_stream.cli.redact import SECRETS, redact
 from riva_stream.cli.signals import Interrupted
 from riva_stream.errors import (
     AccessDeniedError,
+    ArchiveError,
     ConfigurationError,
     DestinationConflictError,
     RivaStreamError,
@@ -43,6 +44,10 @@ class Failure:
     trace: str = ""
     policy: Mapping[str, Any] | None = None
     """An IAM policy that grants what was denied."""
+    fault: str = ""
+    """Of an archive: the kind of its fault."""
+    layers: tuple[str, ...] = ()
+    """What was found in place of an archive, from outside to inside."""
     log: str = ""
     """The run's log; empty where there is none."""
     bundle: str = ""
@@ -83,6 +88,8 @@ class Failure:
             "hint": self.hint,
             "exit_code": self.exit_code,
         }
+        if self.fault:
+            error |= {"fault": self.fault, "layers": list(self.layers)}
         if self.problems:
             error["problems"] = [asdict(problem) for problem in self.problems]
         if self.also:
@@ -126,6 +133,8 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             also=also + (worst.ignored if isinstance(worst, ConfigurationError) else ()),
             trace=trace,
             policy=_policy(worst),
+            fault=worst.fault.value if isinstance(worst, ArchiveError) else "",
+            layers=worst.layers if isinstance(worst, ArchiveError) else (),
         )
     if isinstance(worst, MemoryError) or (isinstance(worst, RuntimeError) and "new thread" in str(worst)):
         return Failure(

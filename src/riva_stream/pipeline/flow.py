@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 import anyio
 
-from riva_stream.archive import ArchiveSummary, Extractor, Limits, Member
-from riva_stream.buffers import Credits
+from riva_stream.archive import DEEP, ArchiveSummary, Extractor, Limits, Member, not_a_model, odd_for_a_model
+from riva_stream.buffers import Chunk, Credits
 from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged
@@ -115,6 +115,8 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
 
     async def read() -> None:
         async for chunk in reader.chunks():
+            if bare and chunk.offset == 0:
+                _look_at_model(run, source, chunk)
             tee(chunk, branches)
         hashes.close()
         unpacker.close()
@@ -148,6 +150,27 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
     return Streamed(
         archive, record, unpacker.members, unpacker.summary, _verify(run, source, record, unpacker.summary)
     )
+
+
+def _look_at_model(run: Run, source: PinnedSource, first: Chunk) -> None:
+    """Look at the first bytes of a bare model: nobody else opens it.
+
+    Raises:
+        ArchiveError: no model begins like that.
+    """
+    head = b""
+    for piece in first.pieces:
+        head += bytes(piece[: DEEP - len(head)])
+        if len(head) == DEEP:
+            break
+    if error := not_a_model(source.filename, head):
+        raise error.located(bucket=source.bucket, key=source.key)
+    if looks := odd_for_a_model(head):
+        run.warn(
+            "bare-model",
+            f"{source.uri} is staged as one model, but it looks like {looks}: if it is an archive of models, its name has to "
+            "end in .tar, .tar.gz or .tar.zst",
+        )
 
 
 async def _open_member(run: Run, uploads: Uploads, member: Member) -> Upload:

@@ -187,10 +187,13 @@ class _Probe:
 
     async def _most_parts(self, upload: ScratchUpload, body: PartBody) -> int:
         """The largest number that a part may have: two requests on most stores, 14 at most."""
-        if self.reader.is_aws or await self._refusal(upload, body, MOST_PARTS) is None:
+        if self.reader.is_aws:
             return MOST_PARTS
-        if await self._refusal(upload, body) is not None:
-            return MOST_PARTS  # it was not about the number
+        try:
+            if await self._refusal(upload, body, MOST_PARTS) is None or await self._refusal(upload, body):
+                return MOST_PARTS  # taken, or refused for another reason than its number
+        except HeldError:
+            return MOST_PARTS  # there are stores that drop an upload whose only part was refused (rclone)
         taken, refused = 1, MOST_PARTS
         number = _LIKELY_LIMIT
         while refused - taken > 1:

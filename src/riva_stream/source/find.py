@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+from riva_stream.archive import HEAD, suspicions
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -17,6 +18,7 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
+from riva_stream.events import Observer, Warned
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader
 from riva_stream.sizes import human_size
@@ -70,7 +72,7 @@ async def find_source(
         # A key may hold a glob's characters itself: the object of that very name goes first.
         info = None if key.endswith("/") else await _head(place, key)
         if info is None and (key.endswith("/") or _GLOB.search(key)):
-            key = await _only_archive(place, key, named)
+            key = await _only_archive(place, key, named, retrier.observer)
             info = await _head(place, key)
         if info is None:
             raise await _missing(place, key, named)
@@ -123,7 +125,7 @@ async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
         ) from error
 
 
-async def _only_archive(bucket: Bucket, pattern: str, named: _Named) -> str:
+async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: Observer) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(bucket, prefix)
     if pattern.endswith("/"):
@@ -132,6 +134,12 @@ async def _only_archive(bucket: Bucket, pattern: str, named: _Named) -> str:
     else:
         found = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
         sought = f"object that fits s3://{bucket.name}/{pattern}"
+    found, left = await _without_leftovers(bucket, found)
+    if left:
+        names = ", ".join(f"{key.rpartition('/')[2]} ({what})" for key, what in left.items())
+        observer(
+            Warned(code="leftovers", message=f"left out of what fits s3://{bucket.name}/{pattern}: {names}")
+        )
     if len(found) == 1:
         return found[0].key
     if found:
@@ -145,6 +153,39 @@ async def _only_archive(bucket: Bucket, pattern: str, named: _Named) -> str:
         where=Where("ListObjectsV2", bucket.name, prefix),
         hint=named.check(),
     )
+
+
+async def _without_leftovers(
+    bucket: Bucket, entries: Sequence[ObjectInfo]
+) -> tuple[list[ObjectInfo], dict[str, str]]:
+    """What an operating system has left beside real files, told by name and first bytes, apart from all else."""
+    found: list[ObjectInfo] = []
+    left: dict[str, str] = {}
+    for entry in entries:
+        may_be = suspicions(entry.key)
+        head = await _first_bytes(bucket, entry) if may_be and entry.size else b""
+        told = next((one.what for one in may_be if one.confirms(head, entry.size)), None)
+        if told is None:
+            found.append(entry)
+        else:
+            left[entry.key] = told
+    return found, left
+
+
+async def _first_bytes(bucket: Bucket, entry: ObjectInfo) -> bytes:
+    async def read() -> bytes:
+        head = b""
+        last = min(entry.size, HEAD) - 1
+        async with bucket.store.get_range(
+            bucket.name, entry.key, first=0, last=last, etag="", version_id=None
+        ) as reply:
+            async for piece in reply.pieces:
+                head += piece[: HEAD - len(head)]
+                if len(head) == HEAD:
+                    break
+        return head
+
+    return await bucket.retrier("GetObject", read)
 
 
 async def _list_all(bucket: Bucket, prefix: str) -> list[ObjectInfo]:

@@ -16,9 +16,9 @@ import pytest
 
 from riva_stream import errors, handover
 from riva_stream.cli.app import build_parser
+from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
 from riva_stream.cli.units import parse_duration, parse_size
 from riva_stream.config import StageRequest
-from riva_stream.settings import OTHER_VARIABLES, EnvironmentSettings, variables_of
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
@@ -96,7 +96,11 @@ def test_every_flag_of_stage_is_in_the_table_of_settings() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
-    known = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    known = {
+        variable
+        for name in Settings.model_fields
+        for variable in (*Settings.variables(name), *Settings.aliases(name))
+    }
     known |= set(OTHER_VARIABLES)
     named = {name.strip("`") for name in _VARIABLE.findall(page.read_text())}
     code = "".join(path.read_text() for room in ("src", "tests") for path in (ROOT / room).rglob("*.py"))
@@ -107,7 +111,11 @@ def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
 
 def test_every_setting_with_a_variable_is_in_the_readme() -> None:
     text = README.read_text() + CONFIGURATION.read_text()
-    variables = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    variables = {
+        variable
+        for name in Settings.model_fields
+        for variable in (*Settings.variables(name), *Settings.aliases(name))
+    }
     for variable in {*variables, *OTHER_VARIABLES}:
         assert re.search(rf"`{variable}[`=]", text), variable
 

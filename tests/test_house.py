@@ -22,7 +22,6 @@ _BELOW_RUN = (
     | {"manifest", "deployment", "report", "s3", "source", "sink", "state"}
 )
 _BELOW_PIPELINE = _BELOW_RUN | {"run", "lease", "documents", "destination"}
-_SETTINGS = {"settings", "settings_check", "settings_aliases", "settings_file", "settings_reach"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
@@ -37,14 +36,6 @@ ROOMS: dict[str, set[str]] = {
     "memory": FLOOR,
     "config": FLOOR | {"memory"},
     "handover": {"errors"},
-    "settings": FLOOR
-    | {"config", "memory", "settings_check", "settings_aliases", "settings_file"}
-    | {"settings_profile"},
-    "settings_profile": set(),
-    "settings_reach": FLOOR | {"config", "settings", "settings_aliases", "settings_file", "settings_profile"},
-    "settings_aliases": FLOOR | {"settings_check"},
-    "settings_file": FLOOR,
-    "settings_check": FLOOR | {"config", "memory"},
     "digest": {"buffers", "lanes", "clock"},
     "archive": {"errors", "sizes"},
     "manifest": FLOOR,
@@ -63,7 +54,6 @@ ROOMS: dict[str, set[str]] = {
     "operations": _BELOW_PIPELINE - {"archive"} | {"handover", "pipeline"},
     "cli": FLOOR
     | {"s3", "operations", "config", "memory"}
-    | _SETTINGS
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }

@@ -16,12 +16,12 @@ from riva_stream.cli.execute import Session, execute, set_up_environment
 from riva_stream.cli.log_settings import log_settings
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import request_flags, state_dir_of
+from riva_stream.cli.settings.env_file import read_env_file
+from riva_stream.cli.settings.load import load
+from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.check_report import NOT_TRIED, CheckRecord, CheckReport, failed, passed, warned
-from riva_stream.settings import load
-from riva_stream.settings_check import SettingsError
-from riva_stream.settings_file import read_env_file
 from riva_stream.state import new_run_id
 
 __all__ = ["run_check"]

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from typing import Protocol
 
-from riva_stream.settings_file import ROOT
+from riva_stream.cli.settings.env_file import ROOT
 
 __all__ = ["SCRIPT", "Command", "Invocation"]
 

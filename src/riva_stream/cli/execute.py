@@ -22,11 +22,11 @@ from riva_stream.cli.output import print_result, show_cursor
 from riva_stream.cli.redact import SECRETS, redact, remember
 from riva_stream.cli.rendering import ScreenStream, choose_renderer
 from riva_stream.cli.screen import Screen
+from riva_stream.cli.settings.env_file import on_read
 from riva_stream.cli.signals import Interrupted, SignalWatch
 from riva_stream.config import StageRequest, is_text
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, Warned
-from riva_stream.settings_file import on_read
 
 if TYPE_CHECKING:
     from riva_stream.cli.record import Record

@@ -12,6 +12,7 @@ from typing import Any
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.redact import SECRETS, redact
+from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.cli.signals import Interrupted
 from riva_stream.errors import (
     AccessDeniedError,
@@ -21,7 +22,6 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
-from riva_stream.settings_check import SettingsError
 
 __all__ = ["Failure", "failure_of"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from riva_stream.cli.settings.env_file import read_env_file, root
 from riva_stream.cli.units import parse_count, parse_duration, parse_size
-from riva_stream.settings_file import read_env_file, root
 
 __all__ = [
     "NOT_OF_THE_REQUEST",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from riva_stream.cli.execute import Session, set_up_environment
+from riva_stream.cli.settings.env_file import EnvFile
+from riva_stream.cli.settings.load import Endpoint, load_endpoint
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.uris import split
-from riva_stream.settings_file import EnvFile
-from riva_stream.settings_reach import Reach, load_reach
 
 if TYPE_CHECKING:
     from riva_stream.s3 import StoreSettings
@@ -20,7 +20,7 @@ __all__ = ["reach_of", "staging_prefix", "store_of"]
 
 def reach_of(
     session: Session, fallback: Mapping[str, str | None] | None = None, *, env_file: EnvFile | None = None
-) -> Reach:
+) -> Endpoint:
     """The endpoint and the credentials, which this process has from here on.
 
     Args:
@@ -29,14 +29,14 @@ def reach_of(
         env_file: the file of settings, where it was read already: a pipe can be read just once.
     """
     args = session.args
-    reach = load_reach(vars(args), env_file=env_file or args.env_file, fallback=fallback or {})
+    reach = load_endpoint(vars(args), env_file=env_file or args.env_file, fallback=fallback or {})
     for warning in reach.warnings:
         session.warn(warning)
     set_up_environment(reach.environment, reach.profile, profile_flag=bool(args.profile))
     return reach
 
 
-def store_of(reach: Reach) -> StoreSettings:
+def store_of(reach: Endpoint) -> StoreSettings:
     """The store that a reach names."""
     from riva_stream.s3 import StoreSettings, WriteOptions  # noqa: PLC0415 - the AWS libraries come with it
 
@@ -50,7 +50,7 @@ def store_of(reach: Reach) -> StoreSettings:
     )
 
 
-def staging_prefix(text: str | None, reach: Reach) -> tuple[str, str]:
+def staging_prefix(text: str | None, reach: Endpoint) -> tuple[str, str]:
     """Bucket and prefix, with its closing slash, of one staging; by default the one that the settings of stage name.
 
     Raises:

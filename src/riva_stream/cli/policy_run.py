@@ -8,12 +8,12 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.log_settings import log_settings
 from riva_stream.cli.options import request_flags
+from riva_stream.cli.settings.env_file import EnvFile, read_env_file
+from riva_stream.cli.settings.load import load
+from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.config import StageRequest
 from riva_stream.operations.grants import PolicyDocument
 from riva_stream.operations.policy import policy_of, uses_of
-from riva_stream.settings import load
-from riva_stream.settings_check import SettingsError
-from riva_stream.settings_file import EnvFile, read_env_file
 
 __all__ = ["run_policy"]
 

@@ -31,14 +31,14 @@ from riva_stream.cli.old_runs import BUNDLE, EVENTS, remove_old_runs
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.redact import redact
 from riva_stream.cli.screen import Screen
+from riva_stream.cli.settings.env_file import EnvFile
+from riva_stream.cli.settings.load import is_asked
 from riva_stream.cli.signals import SignalWatch
 from riva_stream.cli.step import artifact_of, values_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, RetryScheduled, Warned
 from riva_stream.report import StageReport
-from riva_stream.settings_aliases import is_asked
-from riva_stream.settings_file import EnvFile
 
 __all__ = ["Record"]
 

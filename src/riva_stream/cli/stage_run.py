@@ -11,11 +11,11 @@ from riva_stream.cli.log_lines import LogRenderer
 from riva_stream.cli.log_settings import LogSettings
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import request_flags
+from riva_stream.cli.settings.env_file import read_env_file
+from riva_stream.cli.settings.load import load
 from riva_stream.cli.summary import summary_text
 from riva_stream.config import is_run_id
 from riva_stream.report import StageReport
-from riva_stream.settings import load
-from riva_stream.settings_file import read_env_file
 from riva_stream.state import new_run_id
 
 __all__ = ["run_stage"]

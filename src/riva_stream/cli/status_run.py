@@ -11,11 +11,11 @@ from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.place import reach_of, staging_prefix, store_of
+from riva_stream.cli.settings.env_file import EnvFile, read_env_file
+from riva_stream.cli.settings.load import Endpoint
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
-from riva_stream.settings_file import EnvFile, read_env_file
-from riva_stream.settings_reach import Reach
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
 
@@ -71,7 +71,7 @@ def _look(session: Session) -> StatusReport:
     return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
 
 
-def _remembered(session: Session, state: Path, file: EnvFile) -> tuple[str, str, LastRun, Reach]:
+def _remembered(session: Session, state: Path, file: EnvFile) -> tuple[str, str, LastRun, Endpoint]:
     from riva_stream.operations.last_run import last_run_of  # noqa: PLC0415
 
     found = last_run_of(state)

@@ -11,11 +11,11 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.execute import Session, execute
 from riva_stream.cli.loop import run
 from riva_stream.cli.place import reach_of, staging_prefix, store_of
+from riva_stream.cli.settings.load import Endpoint
 from riva_stream.cli.summary import MODES
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
 from riva_stream.operations.reports import NOT_STAGED, VerifiedObject, VerifyReport
-from riva_stream.settings_reach import Reach
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
 
@@ -77,7 +77,7 @@ def _verify(session: Session) -> VerifyReport:
     return run(work, watch=session.watch, loop=args.loop, on_signal=session.on_signal)
 
 
-def _is_elsewhere(reach: Reach) -> bool:
+def _is_elsewhere(reach: Endpoint) -> bool:
     return any((reach.source_region, reach.source_endpoint_url, reach.source_profile, reach.no_sign_request))
 
 

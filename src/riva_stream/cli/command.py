@@ -28,6 +28,8 @@ class Invocation:
     prog: str
     """``python -m riva_stream`` or ``riva-stream``."""
     argv: tuple[str, ...]
+    parsers: tuple[ArgumentParser, ...] = ()
+    """Of the whole command line, then of each command, for the command that describes them."""
 
     def again(self, *extra: str) -> str:
         """The same command as one shell line, with ``extra`` flags it does not have yet."""

@@ -181,6 +181,18 @@ def test_a_message_of_many_lines_has_the_run_in_each() -> None:
     assert json.loads(LogJson("R4").format(record_of(retry)))["request_id"] == "Q1"
 
 
+def test_the_level_of_a_line_is_that_of_its_kind_whatever_it_says() -> None:
+    texts = (
+        "a library says\n  exit code 1",
+        Warned(code="gc", message="riva_stream: x\n  exit code 75, run R"),
+    )
+    for item in texts:
+        assert "[WARNING]" in LogLines("R").format(record_of(item))
+        assert json.loads(LogJson("R").format(record_of(item)))["level"] == "WARNING"
+    assert "[INFO]" in LogLines("R").format(record_of(Warned(code="started", message="warning: error")))
+    assert "[ERROR]" in LogLines("R").format(record_of("all is well", logging.ERROR))
+
+
 def test_a_file_that_fails_says_so_once(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "full.log").symlink_to("/dev/full")

@@ -751,6 +751,12 @@ class TestCredentials:
         assert [warning.code for warning in loaded.warnings] == ["profile-outranked"]
         assert load({**FLAGS, "profile": "asked"}).request.profile == "asked"
 
+    def test_a_blank_profile_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "  ")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        assert load(FLAGS).request.profile is None
+        assert load_endpoint(FLAGS).profile is None
+
     def test_a_profile_of_the_environment_wins_over_keys_of_the_file(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
@@ -41,6 +41,8 @@ from riva_stream.cli.progress import (
     sentence,
 )
 from riva_stream.cli.redact import SECRETS, Redactor
+from riva_stream.cli.settings.env_file import EnvFile
+from riva_stream.cli.settings.model import Places
 from riva_stream.events import Event, PhaseChanged, Progress, Warned
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.operations.log_place import LogPlace
@@ -449,21 +451,23 @@ def renderer_of(settings: LogSettings, run_id: str) -> LogLines | LogJson:
     return kind(run_id, settings.redactor, interval=5.0 if settings.level == "debug" else 30.0)
 
 
-def log_settings(args: Namespace, in_file: Mapping[str, str]) -> LogSettings:
-    """Look up everything; ``in_file`` is what the ``.env`` holds.
+def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
+    """Look up everything.
 
     The names LOG_LEVEL, LOG_FORMAT and so on belong to many programs. What does not fit here is a warning, therefore,
     and never ends a run.
     """
     warnings: list[Warned] = []
+    places = Places(file)
 
     def variable(name: str) -> str:
-        return (os.environ.get(name) or in_file.get(name) or "").strip()
+        found = places.find(name)
+        return found.text if found else ""
 
     def warn(message: str) -> None:
         warnings.append(Warned(code="log-settings", message=message))
 
-    folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, in_file) / "logs"
+    folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, file.values) / "logs"
     level = (args.log_level or variable("LOG_LEVEL") or "info").lower()
     level = _ALIASES.get(level, level)
     if level not in LEVELS:

@@ -141,7 +141,7 @@ class Record:
         """Begin to write, now that it is known where and how."""
         self._in_file = file.values
         self._state = state_dir_of(self._args, file.values)
-        settings = self.settings = log_settings(self._args, file.values)
+        settings = self.settings = log_settings(self._args, file)
         self._refused = _refusal(self._state)
         self._recent.records.appendleft(record_of(Warned(code=STARTED, message=self._command)))
         renderer = renderer_of(settings, self._run_id)

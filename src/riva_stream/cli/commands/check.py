@@ -78,7 +78,7 @@ def _check(session: Session) -> CheckReport:
     try:
         file = read_env_file(args.env_file)
         state_dir = state_dir_of(args, file.values)
-        logs = log_settings(args, file.values)
+        logs = log_settings(args, file)
         loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
         work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)

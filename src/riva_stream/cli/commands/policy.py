@@ -81,7 +81,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
     def work(_: Session) -> PolicyDocument:
         file = read_env_file(args.env_file)
         request = _request(args, file)
-        target = log_settings(args, file.values).target
+        target = log_settings(args, file).target
         extras = tuple(args.extras or ())
         if args.format == "table":
             table.append(_table(request, extras, log=target is not None))

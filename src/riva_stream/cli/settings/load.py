@@ -217,17 +217,12 @@ class _Draft:
 
     def _read_profile(self) -> None:
         """Keys win over AWS_PROFILE in the AWS libraries, but not over a profile that they are handed, as ours will be."""
-        in_file = self.places.file.values
-        if "profile" in self._given:
+        profile = self._found.get("profile")
+        if profile is None:
             return
-        if os.environ.get("AWS_PROFILE"):
-            outranked = bool(os.environ.get(_KEYS[0]))
-        else:
-            outranked = bool(
-                in_file.get("AWS_PROFILE") and (os.environ.get(_KEYS[0]) or in_file.get(_KEYS[0]))
-            )
-        if outranked:
-            self.values.pop("profile", None)
+        from_file = profile.origin.place != self.places.names[0]
+        if os.environ.get(_KEYS[0]) or (from_file and self.places.file.values.get(_KEYS[0])):
+            del self.values["profile"]
             told = "AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it"
             self.warn("profile-outranked", told)
 

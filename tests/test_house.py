@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,28 @@ def test_arrows_point_down_only(path: Path) -> None:
     room = room_of(path)
     known = {name.split(".")[1] for name in imports(path) if name.startswith("riva_stream.")} - {room}
     assert known <= ROOMS[room], f"{room} must not know {sorted(known - ROOMS[room])}"
+
+
+def test_there_is_no_circle_in_the_command_line() -> None:
+    """Neither at import nor later: what is imported inside a function counts as well."""
+    names = {
+        ".".join(("riva_stream", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+        if room_of(path) == "cli"
+    }
+    graph = {
+        name: {
+            full if (full := f"{node.module}.{alias.name}") in names else str(node.module)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for name, path in names.items()
+    }
+    assert len(graph) > 20
+    list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

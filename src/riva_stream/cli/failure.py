@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +12,7 @@ from typing import Any
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
+from riva_stream.cli.output import snake_case
 from riva_stream.cli.redact import SECRETS, redact
 from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.errors import (
@@ -23,6 +23,7 @@ from riva_stream.errors import (
     RivaStreamError,
     TransientError,
     Where,
+    leaves_of,
 )
 
 __all__ = ["Failure", "failure_of"]
@@ -155,8 +156,7 @@ def _code(error: RivaStreamError) -> str:
     """``access_denied`` of AccessDeniedError; of an archive its fault, such as ``cut``."""
     if isinstance(error, ArchiveError):
         return error.fault.value
-    name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    return snake_case(type(error).__name__.removesuffix("Error"))
 
 
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:
@@ -206,7 +206,5 @@ def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: In
 
 def _leaves(error: BaseException) -> list[BaseException]:
     """The single errors of a group; cancellations are no errors of their own."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    found = [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [leaf for leaf in found if not isinstance(leaf, asyncio.CancelledError)] or found[:1]
+    leaves = leaves_of(error)
+    return [leaf for leaf in leaves if not isinstance(leaf, asyncio.CancelledError)] or leaves[:1]

@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import queue
-import re
 import socket
 import threading
 import time
@@ -29,7 +28,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
-from riva_stream.cli.output import complain
+from riva_stream.cli.output import complain, snake_case
 from riva_stream.cli.progress import (
     Closed,
     Counters,
@@ -264,7 +263,7 @@ class StandardError(io.TextIOBase):
 
 def kind_of(event: type[Event | Closed]) -> str:
     """``member_found`` of :class:`~riva_stream.events.MemberFound`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
+    return snake_case(event.__name__)
 
 
 def document_of(record: logging.LogRecord) -> dict[str, Any]:

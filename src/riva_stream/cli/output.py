@@ -6,10 +6,11 @@ import contextlib
 import errno
 import json
 import os
+import re
 import select
 import sys
 
-__all__ = ["complain", "error_document", "print_result", "show_cursor"]
+__all__ = ["complain", "error_document", "print_result", "show_cursor", "snake_case"]
 
 _STDOUT = 1
 _STDERR = 2
@@ -45,6 +46,11 @@ def error_document(
     error = {"type": kind, "code": code, "message": message, "where": {}, "hint": hint}
     document = {"error": error | {"exit_code": exit_code}, "run_id": run_id}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def snake_case(name: str) -> str:
+    """``member_found`` of ``MemberFound``, as types are told to programs."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def complain(text: str) -> None:

@@ -19,8 +19,9 @@ from riva_stream.events import Observer, Progress, Warned
 from riva_stream.lanes import Lanes
 from riva_stream.layout import Layout
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket, Reader
 from riva_stream.sink import Tagging, Upload
+from riva_stream.sizes import MOST_PARTS
 from riva_stream.state import StateDirectory
 
 __all__ = ["Meter", "Run", "each"]
@@ -102,13 +103,15 @@ class Run:
     retrier: Retrier
     lanes: Lanes
     meter: Meter
-    destination: Reader = field(init=False)
+    destination: Bucket = field(init=False)
     """Only to look at: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
     origin: Reader = field(init=False)
     """The store that holds the source; often the same."""
     started_at: datetime = field(default_factory=clock.now)
     warnings: list[str] = field(default_factory=list)
     tagging: Tagging = field(init=False)
+    most_parts: int = MOST_PARTS
+    """Parts that the destination takes of an upload, as far as is known."""
     _wall: float = field(default_factory=clock.monotonic)
     _cpu: float = field(default_factory=clock.cpu)
 
@@ -121,6 +124,10 @@ class Run:
             return
         self.warnings.append(message)
         self.observer(Warned(code=code, message=message))
+
+    def part_size_for(self, size: int) -> int:
+        """Bytes of a part for an object of ``size`` bytes that goes to the destination."""
+        return self.request.part_size_for(size, self.most_parts)
 
     @property
     def layout(self) -> Layout:
@@ -147,8 +154,8 @@ class Run:
 
     async def renew_sessions(self) -> bool:
         """Read the credentials anew; says whether that was possible."""
-        stores = [self.destination] if self.origin is self.destination else [self.destination, self.origin]
-        return all([await store.renew() for store in stores])
+        stores = {id(store): store for store in (self.destination.store, self.origin)}
+        return all([await store.renew() for store in stores.values()])
 
     def metadata(self, artifact_type: str) -> dict[str, str]:
         """Metadata of every object that this run creates."""

@@ -45,6 +45,7 @@ from riva_stream.cli.settings.model import Places
 from riva_stream.events import Event, PhaseChanged, Progress, Warned
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.operations.log_place import LogPlace
+from riva_stream.uris import split_uri
 
 __all__ = [
     "JsonLines",
@@ -500,16 +501,18 @@ def _switch(value: str, name: str, warn: Callable[[str], None]) -> bool:
 
 def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[str], None]) -> LogPlace | None:
     if flag:
-        bucket, _, prefix = flag.removeprefix("s3://").partition("/")
-        if flag.startswith("s3://") and bucket:
-            return LogPlace(bucket, prefix.strip("/"))
-        warn("--log-to-s3 is no s3://BUCKET/PREFIX: the log stays here alone")
-        return None
+        try:
+            bucket, prefix = split_uri(flag)
+        except ValueError as error:
+            warn(f"--log-to-s3 is no s3://BUCKET/PREFIX, it {error}: the log stays here alone")
+            return None
+        return LogPlace(bucket, prefix.strip("/"))
     if not _switch(variable("LOG_TO_S3"), "LOG_TO_S3", warn):
         return None
-    bucket = variable("LOG_S3_BUCKET").removeprefix("s3://").strip("/")
-    if bucket and "/" not in bucket:
-        return LogPlace(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))
+    with contextlib.suppress(ValueError):
+        bucket, rest = split_uri(f"s3://{variable('LOG_S3_BUCKET').removeprefix('s3://').strip('/')}")
+        if not rest:
+            return LogPlace(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))
     warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is no bucket: the log stays here alone")
     return None
 

@@ -16,7 +16,6 @@ from riva_stream.lanes import Lanes
 from riva_stream.layout import SCRATCH
 from riva_stream.lease import Identity
 from riva_stream.manifest import to_json
-from riva_stream.memory import plan_memory
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
@@ -29,16 +28,18 @@ from riva_stream.pipeline.stores import open_stores
 from riva_stream.report import StageReport
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
-from riva_stream.s3 import Store, Writer
-from riva_stream.s3.probe import enforced_check
+from riva_stream.s3 import Store, WritableBucket
+from riva_stream.s3.probe import probe_uploads
 from riva_stream.source import PinnedSource, find_source
 from riva_stream.state import StateDirectory, new_run_id
+from riva_stream.tasks import in_child_task
 
 __all__ = ["stage"]
 
 _OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
 
 
+@in_child_task
 async def stage(
     request: StageRequest,
     *,
@@ -83,14 +84,14 @@ async def stage(
                 "request.json", to_json(request.without_secrets())
             )
             await stack.enter_async_context(watched(run))
-            writer = await open_stores(run, stack, session, source_session, store, source_store)
+            bucket = await open_stores(run, stack, session, source_session, store, source_store)
             retrier.renew = run.renew_sessions
-            return await _stage(run, writer)
+            return await _stage(run, bucket)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
 
-async def _stage(run: Run, writer: Writer) -> StageReport:
+async def _stage(run: Run, bucket: WritableBucket) -> StageReport:
     request = run.request
     run.observer(PhaseChanged(phase="prepare"))
     source = await find_source(run.origin, request.source_bucket, request.source_key, run.retrier)
@@ -98,15 +99,15 @@ async def _stage(run: Run, writer: Writer) -> StageReport:
     if request.mode == "bintarball_reference":
         require_content(source, *([container] if container else []))
     else:
-        plan_memory(request.memory, request.part_size_for(source.size))
+        request.plan_for(source.size)
     existing = await inspect(run)
     decision = decide(request, source, existing, container)
     if request.dry_run and decision is not Decision.ALREADY_STAGED:
-        return await _planned(run, writer, source, container, decision)
+        return await _planned(run, bucket, source, container, decision)
     if decision is Decision.ALREADY_STAGED and (request.dry_run or run.layout.journal not in existing.etags):
         return await _already_staged(run, existing)
     try:
-        return await _stage_held(run, writer, source, container)
+        return await _stage_held(run, bucket, source, container)
     except (HeldError, AccessDeniedError) as error:
         if decision is not Decision.ALREADY_STAGED:
             raise
@@ -115,24 +116,28 @@ async def _stage(run: Run, writer: Writer) -> StageReport:
 
 
 async def _planned(
-    run: Run, writer: Writer, source: PinnedSource, container: PinnedSource | None, decision: Decision
+    run: Run,
+    bucket: WritableBucket,
+    source: PinnedSource,
+    container: PinnedSource | None,
+    decision: Decision,
 ) -> StageReport:
-    await try_rights(run, writer, source)
-    plan = plan_of(run, source, container, decision, await _upload_check(run, writer))
+    await try_rights(run, bucket, source)
+    plan = plan_of(run, source, container, decision, await _upload_check(run, bucket))
     await run.keep("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
     return report.model_copy(update={"plan": plan})
 
 
 async def _stage_held(
-    run: Run, writer: Writer, source: PinnedSource, container: PinnedSource | None
+    run: Run, bucket: WritableBucket, source: PinnedSource, container: PinnedSource | None
 ) -> StageReport:
     """The part that one run at a time does on a prefix."""
     request = run.request
     if request.mode == "full":
         run.meter.source_key = archive_key(run, source)
-    async with hold(run, writer) as destination:
-        check = destination.uploads.check = await _upload_check(run, writer)
+    async with hold(run, bucket) as destination:
+        check = destination.uploads.check = await _upload_check(run, bucket)
         await resume(destination, identity_of(run, source, check))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
@@ -197,23 +202,25 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
             run.warn(
                 "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
             )
-    return await _report(run, "already_staged", Committed(staged, checks, existing.pair.document))
+    return await _report(run, "already_staged", Committed(staged, checks, existing.deployment))
 
 
-async def _upload_check(run: Run, writer: Writer) -> str:
+async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     """The checksum that the store verifies what it is sent with; by reference there is too little to ask for."""
     request = run.request
     if request.mode != "full" and request.upload_check == "auto":
-        return "crc64nvme" if run.destination.is_aws else "md5"
-    return await enforced_check(
-        run.destination,
-        writer,
-        request.bucket,
+        return "crc64nvme" if bucket.is_aws else "md5"
+    probed = await probe_uploads(
+        bucket.store,
+        bucket.store,
+        bucket.name,
         request.prefix + SCRATCH[0],
         request.upload_check,
-        run.retrier,
+        bucket.retrier,
         left=partial(run.warn, "scratch-upload"),
     )
+    run.most_parts = probed.most_parts
+    return probed.check
 
 
 async def _begin(

@@ -13,9 +13,9 @@ from riva_stream.buffers import Credits
 from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged
-from riva_stream.memory import plan_memory
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
+from riva_stream.s3 import Bucket
 from riva_stream.sink import Upload, Uploads
 from riva_stream.source import PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
@@ -63,8 +63,8 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
     request, lanes = run.request, run.lanes
     bare = is_bare_model(source)
-    part_size = request.part_size_for(source.size)
-    shares = plan_memory(request.memory, part_size)
+    part_size = run.part_size_for(source.size)
+    shares = request.plan_for(source.size, run.most_parts)
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
         archive_key(run, source),
@@ -72,17 +72,18 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         if bare
         else _ARCHIVE_TYPES.get(PurePosixPath(source.key).suffix, "application/gzip"),
         metadata=run.metadata("riva-model" if bare else "model-archive"),
+        size=source.size,
     )
     run.observer(PhaseChanged(phase="stream"))
     run.meter.source_size = source.size
     reader = SourceReader(
-        run.origin,
+        Bucket(run.origin, source.bucket, run.retrier),
         source,
         part_size,
         Credits(shares.read_share),
-        run.retrier,
         lanes.source,
         lambda count: run.meter.add(fetched=count),
+        run.observer,
     )
     digest = Digest(source.vouchers.to_compute)
     hashes, member_hashes = HashLane(lanes.hash), HashLane(lanes.member_hash)
@@ -101,11 +102,12 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
             allow_missing_end=request.allow_missing_end,
         ),
         shares,
-        request.part_size_for,
+        run.part_size_for,
         partial(_open_member, run, uploads),
         member_hashes,
         lanes.extract,
         lambda count: run.meter.add(expanded=count),
+        run.most_parts,
     )
     branches: list[Branch] = [partial(hashes.send, digest), archive.send]
     if not bare:
@@ -150,7 +152,9 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
 
 async def _open_member(run: Run, uploads: Uploads, member: Member) -> Upload:
     key = f"{run.request.prefix}models/{member.key_name}"
-    upload = await uploads.open(key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"))
+    upload = await uploads.open(
+        key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"), size=member.size
+    )
     run.observer(MemberFound(name=member.name, key=key, size=member.size))
     return upload
 

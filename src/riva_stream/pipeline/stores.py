@@ -8,7 +8,7 @@ from typing import Any
 
 from riva_stream.config import StageRequest
 from riva_stream.run import Run
-from riva_stream.s3 import Store, StoreSettings, WriteOptions, Writer, open_store
+from riva_stream.s3 import Store, StoreSettings, WritableBucket, WriteOptions, open_store
 
 __all__ = ["destination_settings", "is_elsewhere", "open_stores", "source_settings"]
 
@@ -20,7 +20,7 @@ async def open_stores(
     source_session: Any,
     store: Store | None,
     source_store: Store | None,
-) -> Writer:
+) -> WritableBucket:
     """Give the run its stores to read from; ``stack`` closes those that are opened here, never the caller's.
 
     Returns:
@@ -45,8 +45,9 @@ async def open_stores(
             if elsewhere
             else store
         )
-    run.destination, run.origin = store, source_store
-    return store
+    bucket = WritableBucket(store, request.bucket, run.retrier)
+    run.destination, run.origin = bucket, source_store
+    return bucket
 
 
 def is_elsewhere(request: StageRequest) -> bool:

@@ -23,7 +23,7 @@ from awscrt import checksums as crt
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory_reader import Conditions, MemoryReader
 from riva_stream.s3.memory_shelf import (
-    Bucket,
+    Contents,
     MemoryObject,
     Request,
     Upload,
@@ -185,7 +185,7 @@ class MemoryStore(MemoryReader):
     def _on_condition(
         self,
         where: Request,
-        there: Bucket,
+        there: Contents,
         *,
         if_absent: bool = False,
         if_match: str | None = None,
@@ -205,7 +205,7 @@ class MemoryStore(MemoryReader):
 
     def _keep(
         self,
-        there: Bucket,
+        there: Contents,
         key: str,
         data: bytes,
         etag: str,

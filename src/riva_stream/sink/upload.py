@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from riva_stream.buffers import Chunk
 from riva_stream.digest import md5_of
-from riva_stream.s3 import CompletedPart, Stored
+from riva_stream.s3 import CompletedPart, OpenUpload, Stored
 from riva_stream.sink.parts import SentPart, Weighed, base64_crc
 
 __all__ = ["KnownPart", "Upload", "UploadRecord", "multipart_etag"]
@@ -67,7 +67,14 @@ class Upload:
     """Parts that the store has from an earlier run."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
+    expected: int = 0
+    """Bytes of the whole object, where that is known beforehand."""
     record: UploadRecord | None = None
+
+    @property
+    def handle(self) -> OpenUpload:
+        """What it is aborted by."""
+        return OpenUpload(self.key, self.upload_id)
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next part, of which this upload holds a share; the share is released once it is durable."""

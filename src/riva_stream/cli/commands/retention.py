@@ -120,13 +120,15 @@ def _days(text: str) -> int:
 def _compare(session: Session) -> RetentionReport:
     from riva_stream.cli.session import store_of
     from riva_stream.operations.retention import Policy, retention
+    from riva_stream.operations.uris import split
 
     args = session.args
-    bucket, _, prefix = args.bucket.removeprefix("s3://").partition("/")
-    if not args.bucket.startswith("s3://") or not bucket or prefix:
+    example = "s3://deployments; environments are chosen with --env"
+    bucket, prefix = split(args.bucket, example)
+    if prefix or bucket.startswith("arn:"):
         raise ConfigurationError(
             f"{args.bucket!r} is not a bucket: lifecycle rules belong to a whole one",
-            hint="for example: s3://deployments; environments are chosen with --env",
+            hint=f"for example: {example}",
         )
     named = tuple(dict.fromkeys(args.env or ()))
     for env in named:

@@ -13,6 +13,7 @@ from riva_stream.cli.options import MODES, request_flags
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.sizes import human_size
+from riva_stream.uris import key_of
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
@@ -131,7 +132,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
 
 def _tree(report: StageReport, *, fancy: bool) -> list[str]:
     artifact = report.artifact
-    prefix = report.destination.removeprefix("s3://").partition("/")[2]
+    prefix = key_of(report.destination)
     sizes = {check.key.removeprefix(prefix): check.size_bytes for check in report.objects}
     digests: dict[str, str | None] = {}
     if artifact is not None:

@@ -19,7 +19,7 @@ from riva_stream import (
     StageReport,
     stage,
 )
-from riva_stream.cli.summary import summary_text
+from riva_stream.cli.commands.stage import summary_text
 from riva_stream.events import Event, MemberFound, ObjectCompleted, Progress, StageFinished, StageStarted
 from riva_stream.layout import JOURNAL
 from riva_stream.manifest import Marker

@@ -424,7 +424,7 @@ async def test_the_command_line_tells_it(moto_place: Place, tmp_path: Path) -> N
     }
     good = await call("good", "--quiet", "--deep", more=named)
     assert good.exit_code == 0, good.stderr
-    assert good.stdout.startswith("Verified: what is staged is what was staged (in full, deep)")
+    assert good.stdout.startswith("Verified: every object is as it was staged (in full, deep)")
     assert "MiB/s" in good.stdout
     assert good.stderr == ""
     assert good.files == ()  # nothing of it touches the disk

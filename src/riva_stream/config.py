@@ -1,24 +1,26 @@
 """What a run is asked to do: frozen, validated settings.
 
 :class:`StageRequest` is all that :func:`riva_stream.stage` reads: no environment, no files. The command line
-fills it from flags, the environment and ``.env`` (see ``settings``).
+fills it from flags, the environment and ``.env`` (see ``cli.settings``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from riva_stream.layout import prefix_of
 from riva_stream.memory import SMALLEST_PART, MemoryPlan, plan_memory
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
-__all__ = ["Addressing", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
+__all__ = ["Addressing", "Contradiction", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
 
 
 Addressing = Literal["auto", "path", "virtual"]
@@ -31,6 +33,7 @@ _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-
 _USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
+_DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
 _LARGEST_PART = 5 << 30
 
 
@@ -102,6 +105,17 @@ def _endpoint(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
         raise ValueError("is not an endpoint URL: https://host[:port]")
     return value.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A field that does not go with the others; in the ``ctx`` of the validation error, under ``contradictions``."""
+
+    field: str
+    text: str
+    """The end of a sentence that begins with the field."""
+    presumed: frozenset[str] = frozenset()
+    """Fields that must be right by themselves for this to mean anything."""
 
 
 Segment = Annotated[str, AfterValidator(_segment)]
@@ -219,23 +233,30 @@ class StageRequest(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> StageRequest:
-        if wrong := list(self._contradictions()):
-            raise ValueError("\n".join(wrong))
+        if found := list(self._contradictions()):
+            text = "\n".join(f"{each.field} {each.text}" for each in found)
+            raise PydanticCustomError(
+                "contradiction", "{text}", {"text": text, "contradictions": tuple(found)}
+            )
         return self
 
-    def _contradictions(self) -> Iterator[str]:
-        """What does not fit together; each begins with the field to blame."""
+    def _contradictions(self) -> Iterator[Contradiction]:
+        """What does not fit together."""
         if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
-            yield "kms_key_id needs sse to be aws:kms or aws:kms:dsse"
+            yield Contradiction("kms_key_id", "needs sse to be aws:kms or aws:kms:dsse", frozenset({"sse"}))
         if self.bintarball_reference and self.reference_only:
-            yield "bintarball_reference and reference_only are two modes: ask for one of them"
+            yield Contradiction(
+                "bintarball_reference", "and reference_only are two modes: ask for one of them"
+            )
         if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
-            yield "source lies inside the destination prefix: it would be overwritten by its own staging"
+            inside = "lies inside the destination prefix: it would be overwritten by its own staging"
+            yield Contradiction("source", inside, _DESTINATION)
         if self.server_path is None:
             if self.bintarball_reference:
-                yield "server_path is not set (--bintarball-reference needs it)"
+                yield Contradiction("server_path", "is not set (--bintarball-reference needs it)")
         elif self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
-            yield "server_path lies inside the destination prefix, which belongs to the staging alone"
+            inside = "lies inside the destination prefix, which belongs to the staging alone"
+            yield Contradiction("server_path", inside, _DESTINATION)
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:

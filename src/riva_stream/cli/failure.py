@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.loop import Interrupted
+from riva_stream.cli.output import snake_case
 from riva_stream.cli.redact import SECRETS, redact
-from riva_stream.cli.signals import Interrupted
+from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.errors import (
     AccessDeniedError,
     ArchiveError,
@@ -21,8 +23,8 @@ from riva_stream.errors import (
     RivaStreamError,
     TransientError,
     Where,
+    leaves_of,
 )
-from riva_stream.settings_check import SettingsError
 
 __all__ = ["Failure", "failure_of"]
 
@@ -34,6 +36,9 @@ class Failure:
     """A failure in words, whatever it was."""
 
     kind: str
+    """The error's type."""
+    code: str
+    """What a program goes by, with the type: docs/json.md lists every one."""
     message: str
     where: Where
     hint: str
@@ -83,6 +88,7 @@ class Failure:
         }
         error: dict[str, Any] = {
             "type": self.kind,
+            "code": self.code,
             "message": self.message,
             "where": where,
             "hint": self.hint,
@@ -115,9 +121,10 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(worst, Interrupted):
         return Failure(
             kind="Interrupted",
+            code="interrupted",
             message=f"interrupted by {worst}; what a rerun can use was kept",
             where=Where(),
-            hint=f"to go on, run the same command again:\n{invocation.again()}",
+            hint=f"to resume, run the same command again:\n{invocation.again()}",
             exit_code=worst.exit_code,
             also=(str(error.__cause__),) if error.__cause__ else (),
             trace=trace,
@@ -125,6 +132,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(worst, RivaStreamError) and worst.exit_code != _BUG:
         return Failure(
             kind=type(worst).__name__,
+            code=_code(worst),
             message=worst.what,
             where=worst.where,
             hint=_hint(worst, invocation),
@@ -136,9 +144,11 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             fault=worst.fault.value if isinstance(worst, ArchiveError) else "",
             layers=worst.layers if isinstance(worst, ArchiveError) else (),
         )
+    # CPython has neither a type nor a number for a thread that could not be started.
     if isinstance(worst, MemoryError) or (isinstance(worst, RuntimeError) and "new thread" in str(worst)):
         return Failure(
             kind="OutOfResources",
+            code="out_of_resources",
             message=f"this host gives the process too little: {worst or 'no memory is left'}",
             where=Where(),
             hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
@@ -150,9 +160,16 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     return _bug(worst, also, trace, invocation)
 
 
+def _code(error: RivaStreamError) -> str:
+    """``access_denied`` of AccessDeniedError; of an archive its fault, such as ``cut``."""
+    if isinstance(error, ArchiveError):
+        return error.fault.value
+    return snake_case(type(error).__name__.removesuffix("Error"))
+
+
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:
     if isinstance(error, TransientError):
-        command = f"run the same command again, it goes on from here:\n{invocation.again()}"
+        command = f"run the same command again, it resumes from here:\n{invocation.again()}"
     elif isinstance(error, DestinationConflictError):
         command = f"to replace what is staged there:\n{invocation.again('--force')}"
     elif isinstance(error, AccessDeniedError) and invocation.argv[:1] in {("stage",), ("check",)}:
@@ -184,6 +201,7 @@ def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: In
     )
     return Failure(
         kind=type(error).__name__,
+        code="bug",
         message=f"this is a bug in riva_stream, not in your set-up: {type(error).__name__}: {error}{place}",
         where=error.where if isinstance(error, RivaStreamError) else Where(),
         hint="please report it to the maintainers with these lines, --version and the traceback; to see that:\n"
@@ -196,7 +214,5 @@ def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: In
 
 def _leaves(error: BaseException) -> list[BaseException]:
     """The single errors of a group; cancellations are no errors of their own."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    found = [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [leaf for leaf in found if not isinstance(leaf, asyncio.CancelledError)] or found[:1]
+    leaves = leaves_of(error)
+    return [leaf for leaf in leaves if not isinstance(leaf, asyncio.CancelledError)] or leaves[:1]

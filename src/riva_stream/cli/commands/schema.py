@@ -47,8 +47,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
     """Print it."""
-    from riva_stream.operations import reports  # noqa: PLC0415 - pydantic is not for --help to load
-    from riva_stream.report import SCHEMAS, json_schema  # noqa: PLC0415
+    from riva_stream.operations import reports
+    from riva_stream.report import SCHEMAS, json_schema
 
     name = _REPORTS.get(args.document)
     kind = SCHEMAS[args.document] if name is None else getattr(reports, name)

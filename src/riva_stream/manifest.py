@@ -93,7 +93,7 @@ class ModelFile(Document):
     size_bytes: int
     size_human: str
     sha256: str
-    blake3: str
+    blake3: str | None
     format: str = "riva"
 
 

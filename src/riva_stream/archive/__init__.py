@@ -13,9 +13,11 @@ from riva_stream.archive.events import (
     MemberStart,
     StagedMember,
 )
-from riva_stream.archive.extract import Extractor
+from riva_stream.archive.extract import Extractor, Snapshot
+from riva_stream.archive.formats import content_type_of
 from riva_stream.archive.inside import InnerFile, InsideReport
 from riva_stream.archive.policy import Limits, Member, show
+from riva_stream.archive.snapshot import InvalidSnapshotError
 
 __all__ = [
     "ArchiveSummary",
@@ -23,12 +25,15 @@ __all__ = [
     "Extractor",
     "InnerFile",
     "InsideReport",
+    "InvalidSnapshotError",
     "Limits",
     "ListedEntry",
     "Member",
     "MemberData",
     "MemberEnd",
     "MemberStart",
+    "Snapshot",
     "StagedMember",
+    "content_type_of",
     "show",
 ]

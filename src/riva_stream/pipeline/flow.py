@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 import anyio
 
-from riva_stream.archive import ArchiveSummary, Extractor, Limits, Member
+from riva_stream.archive import ArchiveSummary, Extractor, Limits, Member, content_type_of
 from riva_stream.buffers import Credits
 from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
@@ -23,7 +22,6 @@ from riva_stream.tee import Branch, tee
 __all__ = ["Streamed", "archive_key", "stream"]
 
 _MODEL_TYPE = "application/octet-stream"
-_ARCHIVE_TYPES = {".tar": "application/x-tar", ".zst": "application/zstd", ".tzst": "application/zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +66,7 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
         archive_key(run, source),
-        content_type=_MODEL_TYPE
-        if bare
-        else _ARCHIVE_TYPES.get(PurePosixPath(source.key).suffix, "application/gzip"),
+        content_type=_MODEL_TYPE if bare else content_type_of(source.key),
         metadata=run.metadata("riva-model" if bare else "model-archive"),
         size=source.size,
     )

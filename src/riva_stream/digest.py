@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -138,6 +138,11 @@ class Digest:
         crcs = {name: hasher.value for name, hasher in self._others.items() if isinstance(hasher, _Crc)}
         return DigestState(self.size, sha256, crcs)  # type: ignore[arg-type]  # the names that Literal lists
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The further algorithms."""
+        return tuple(self._others)
+
     @classmethod
     def restore(cls, state: DigestState) -> Digest:
         """Go on where a snapshot was taken. BLAKE3 is None from there on, and MD5 and SHA-1 are not in the record.
@@ -198,6 +203,10 @@ class Hash:
         return _encoded(self.algorithm, self._hasher.digest())
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Updated(Protocol):
     def update(self, pieces: Sequence[Piece], /) -> None:
         """Take the next pieces."""
@@ -208,6 +217,8 @@ class HashLane:
     """One worker through which chunks go in order, each into the digest it came with."""
 
     lane: Lane
+    done: Callable[[], None] = _nothing
+    """Called after each chunk."""
     _queue: Channel[tuple[_Updated, Chunk]] = field(default_factory=Channel, init=False)
 
     def send(self, digest: _Updated, chunk: Chunk) -> None:
@@ -225,6 +236,7 @@ class HashLane:
                 await clock.in_thread(digest.update, chunk.pieces)
             self.lane.bytes += chunk.size
             chunk.release()
+            self.done()
 
 
 def sha256_of(pieces: Sequence[Piece]) -> str:

@@ -51,6 +51,8 @@ _EXAMPLES = {
     "deadline": "2h",
     "retries": "8",
     "lease": "30s",
+    "checkpoint": "256MiB",
+    "resume": "auto",
     "max_members": "100000",
     "max_models": "1000",
     "max_header_bytes": "1MiB",

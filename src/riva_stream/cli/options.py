@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from riva_stream.cli.units import parse_count, parse_duration, parse_size
+from riva_stream.cli.units import parse_count, parse_duration, parse_interval, parse_size
 from riva_stream.settings_file import read_env_file, root
 
 __all__ = [
@@ -202,6 +202,17 @@ def add_how(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--part-size", type=parse_size, metavar="SIZE", help="of a part and a range (default: 8MiB)"
+    )
+    group.add_argument(
+        "--checkpoint",
+        type=parse_interval,
+        metavar="SIZE|auto|off",
+        help="of the archive, between two places from which an interrupted run goes on (default: auto, 256MiB)",
+    )
+    group.add_argument(
+        "--resume",
+        choices=("auto", "full"),
+        help="full: read the source from its start, whatever checkpoints there are (default: auto)",
     )
     group.add_argument("--connections", type=int, metavar="N", help="requests at once each way (default: 8)")
     group.add_argument(

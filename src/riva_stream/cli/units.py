@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 
-__all__ = ["ALL", "parse_count", "parse_duration", "parse_size", "size_text"]
+__all__ = ["ALL", "parse_count", "parse_duration", "parse_interval", "parse_size", "size_text"]
 
 ALL = -1
 """What :func:`parse_count` makes of the word."""
@@ -32,6 +32,21 @@ def parse_size(text: str) -> int:
     factor: int = step ** _POWERS[match[2].lower()]
     # Whole numbers stay exact: a float would lose the last bytes of a large one.
     return int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+
+
+def parse_interval(text: str) -> int | None:
+    """Bytes between two checkpoints, as :func:`parse_size` has them; 0 of ``off``, None (the default) of ``auto``.
+
+    Raises:
+        ArgumentTypeError: it is none of these, or less than 1 MiB.
+    """
+    words = {"auto": None, "off": 0}
+    if text in words:
+        return words[text]
+    size = parse_size(text)
+    if size < 1 << 20:
+        raise ArgumentTypeError(f"{text!r} is too little; at least 1MiB, or auto, or off")
+    return size
 
 
 def parse_duration(text: str) -> float:

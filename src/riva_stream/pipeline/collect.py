@@ -159,7 +159,7 @@ class _Place:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
             return (
-                Noted(before.identity, before.uploads, before.has_begun, before.stale)
+                Noted(before.identity, before.uploads, before.has_begun, before.stale, before.checkpoints)
                 if before
                 else Noted(None, (), False)
             )

@@ -7,7 +7,9 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +26,8 @@ from riva_stream import (
 )
 from riva_stream.errors import Where
 from riva_stream.events import Event, Progress, Resumed
-from riva_stream.s3 import PartBody
+from riva_stream.pipeline.collect import collect
+from riva_stream.s3 import PartBody, StoreSettings
 from riva_stream.s3.memory import MemoryStore
 
 KIB = 1 << 10
@@ -327,4 +330,24 @@ async def test_damage_behind_the_checkpoint_is_refused_as_in_one_go() -> None:
     with pytest.raises(ArchiveError) as later:
         await staged(store)
     assert str(later.value) == str(at_once.value)
+    nothing_is_left(store)
+
+
+async def test_gc_removes_what_nobody_goes_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await store_with(ARCHIVES["gzip"]())
+    await interrupted(store, 2)
+    stray = OWN + "checkpoint-0011223344556677-1.json"
+    await store.put(BUCKET, stray, PartBody((b"{}",), 2), content_type="a/b", metadata={})
+
+    @asynccontextmanager
+    async def opened(*_: Any, **__: Any) -> AsyncIterator[Cut]:
+        yield store
+
+    monkeypatch.setattr("riva_stream.pipeline.collect.open_store", opened)
+    ask = partial(collect, StoreSettings(), BUCKET, PREFIX, lease=1.0, apply=True)
+    young = await ask(older_than=3600.0)
+    assert [left.kind for left in young.found if left.removed] == []
+    assert stray in {left.key for left in young.found if left.kind == "checkpoint"}
+    old = await ask(older_than=-1.0)
+    assert all(left.removed for left in old.found)
     nothing_is_left(store)

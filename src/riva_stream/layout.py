@@ -113,6 +113,10 @@ class Layout:
         """Key of a checkpoint of one process."""
         return f"{self.prefix}{CHECKPOINT}{token}-{number}.json"
 
+    def is_own(self, key: str) -> bool:
+        """Whether a key is a run's own while it is at it, and no reader's."""
+        return key.startswith(self.prefix + OWN_FOLDER)
+
     def is_checkpoint(self, key: str) -> bool:
         """Whether a key is that of a checkpoint, of any process."""
         return key.startswith(self.prefix + CHECKPOINT)

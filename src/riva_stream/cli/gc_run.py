@@ -45,7 +45,7 @@ def _collect(session: Session) -> CollectReport:
 
 def _text(report: CollectReport, fancy: bool) -> str:  # noqa: ARG001 - as execute() calls it
     lines = [
-        f"{_word(leftover, report)}  {_since(leftover)}  {leftover.kind:7}  {leftover.key}"
+        f"{_word(leftover, report)}  {_since(leftover)}  {leftover.kind:10}  {leftover.key}"
         for leftover in report.found
     ]
     gone = sum(leftover.removed for leftover in report.found)

@@ -15,7 +15,7 @@ from isal import isal_zlib
 from tests.archive.generate import TARFILE, TOOLS, Spec, compress, specs, write
 from tests.archive.kit import END, OLD_GNU, header, long_name, member, pad, pax, tar_of
 
-__all__ = ["Case", "build", "cases", "quick_case"]
+__all__ = ["EXTRAS", "Case", "build", "cases", "quick_case"]
 
 _NOTES = pax((b"comment", b"about all of it"), kind=b"g")
 _OWNERS = pax(*((b"SCHILY.xattr.user.n%d" % n, b"v" * 90 * n) for n in range(20)), (b"path", b"owned.bin"))

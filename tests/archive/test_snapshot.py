@@ -132,6 +132,17 @@ def test_a_pull_stops_at_a_byte_of_the_member(name: str, at: int) -> None:
     assert seen == TEXT
 
 
+def test_a_window_of_zstd_is_paid_for_after_a_restore_too() -> None:
+    archive = ARCHIVES["zstd, several frames"]
+    extractor = Extractor()
+    extractor.push(archive[: len(archive) // 2])
+    while not extractor.needs_input:
+        extractor.pull(MIB)
+    snapshot = extractor.snapshot()
+    assert snapshot is not None
+    assert Extractor.restore(snapshot.data)[0].window == extractor.window > 0
+
+
 def test_a_snapshot_can_be_taken_again_right_after_a_restore() -> None:
     archive = ARCHIVES["gzip -6"]
     first, _ = advanced(archive, 0.3)

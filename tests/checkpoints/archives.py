@@ -42,6 +42,13 @@ EXTRAS: dict[str, bytes] = {
     )
     + b"d" * 512,
     "new sparse": _SPARSE_1_0,
+    "sparse in many stretches": pax(
+        (b"GNU.sparse.name", b"stretches.bin"),
+        (b"GNU.sparse.size", b"20000"),
+        (b"GNU.sparse.numblocks", b"5"),
+        (b"GNU.sparse.map", b"0,512,2048,512,8192,512,12288,512,20000,0"),
+    )
+    + member(b"y", b"1" * 512 + b"2" * 512 + b"3" * 512 + b"4" * 512),
     "unknown type": header(b"odd-type", 700, b"Q") + pad(b"q" * 700),
     "not UTF-8": member(b"caf\xe9.txt", b"text" * 300),
     "larger than all the rest": member(

@@ -25,7 +25,7 @@ def test_several_sittings_come_to_the_same_as_one(damaged: bool) -> None:
 _SMALL = b"".join(EXTRAS[name] for name in EXTRAS if name != "larger than all the rest")
 _MORE = (
     member(b"zeros-later.bin", b"x" + bytes(3000))
-    + member(b"two-files.bin", tar_of({"first": b"1" * 700, "second": b"2" * 700}))
+    + member(b"two-files.bin", tar_of({"first": b"1" * 6000, "second": b"2" * 700}))
     + member(b"d/.DS_Store", b"\0\0\0\1Bud1" + bytes(100))
     + member(b"d/._z.bin", b"\0\5\x16\7")
 )

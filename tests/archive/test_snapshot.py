@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from isal import isal_zlib
 
 from riva_stream.archive import Extractor, InvalidSnapshotError, Limits, MemberData, Snapshot, inflate
 from riva_stream.errors import ArchiveError
@@ -98,6 +99,28 @@ def test_it_begins_close_to_where_it_was_taken(name: str) -> None:
     assert summary == rest(advanced(archive, 0.0, mark=False)[0].data, archive)[1]
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_block_is_looked_for_in_the_next_mib_and_no_further(late: bool) -> None:
+    packer = isal_zlib.compressobj(0, 8, 31)
+    noise = random.Random(2).randbytes(3 * MIB)
+    tar = tar_of({"noise.riva": bytes(byte & 0x7F for byte in noise), "text.riva": TEXT})
+    first = packer.compress(tar[: 3 * MIB]) + packer.flush(isal_zlib.Z_SYNC_FLUSH)
+    archive = first + packer.compress(tar[3 * MIB :]) + packer.flush()
+    assert len(first) > 2 * MIB
+    extractor, offset = Extractor(), 0
+    for at in range(0, len(archive), 100_000):
+        if at in {0, 100_000} or (late and at == 2_600_000):
+            extractor.mark()
+        extractor.push(archive[at : at + 100_000])
+        while not extractor.needs_input:
+            extractor.pull(MIB)
+        snapshot = extractor.snapshot()
+        assert snapshot is not None
+        offset = snapshot.offset
+    # The flush is an empty stored block of five bytes, the last ones of what is in front.
+    assert offset == (len(first) - 5 if late else 10)
+
+
 @pytest.mark.parametrize("name", ["bgzip", "zstd, several frames", "plain"])
 def test_members_frames_and_plain_bytes_need_no_mark(name: str) -> None:
     archive = ARCHIVES[name]
@@ -130,6 +153,17 @@ def test_a_pull_stops_at_a_byte_of_the_member(name: str, at: int) -> None:
     while not extractor.needs_input:
         seen += b"".join(e.data for e in extractor.pull(MIB, until=at) if isinstance(e, MemberData))
     assert seen == TEXT
+
+
+def test_a_window_of_zstd_is_paid_for_after_a_restore_too() -> None:
+    archive = ARCHIVES["zstd, several frames"]
+    extractor = Extractor()
+    extractor.push(archive[: len(archive) // 2])
+    while not extractor.needs_input:
+        extractor.pull(MIB)
+    snapshot = extractor.snapshot()
+    assert snapshot is not None
+    assert Extractor.restore(snapshot.data)[0].window == extractor.window > 0
 
 
 def test_a_snapshot_can_be_taken_again_right_after_a_restore() -> None:

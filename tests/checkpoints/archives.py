@@ -15,7 +15,7 @@ from isal import isal_zlib
 from tests.archive.generate import TARFILE, TOOLS, Spec, compress, specs, write
 from tests.archive.kit import END, OLD_GNU, header, long_name, member, pad, pax, tar_of
 
-__all__ = ["Case", "build", "cases", "quick_case"]
+__all__ = ["EXTRAS", "Case", "build", "cases", "quick_case"]
 
 _NOTES = pax((b"comment", b"about all of it"), kind=b"g")
 _OWNERS = pax(*((b"SCHILY.xattr.user.n%d" % n, b"v" * 90 * n) for n in range(20)), (b"path", b"owned.bin"))
@@ -42,6 +42,13 @@ EXTRAS: dict[str, bytes] = {
     )
     + b"d" * 512,
     "new sparse": _SPARSE_1_0,
+    "sparse in many stretches": pax(
+        (b"GNU.sparse.name", b"stretches.bin"),
+        (b"GNU.sparse.size", b"20000"),
+        (b"GNU.sparse.numblocks", b"5"),
+        (b"GNU.sparse.map", b"0,512,2048,512,8192,512,12288,512,20000,0"),
+    )
+    + member(b"y", b"1" * 512 + b"2" * 512 + b"3" * 512 + b"4" * 512),
     "unknown type": header(b"odd-type", 700, b"Q") + pad(b"q" * 700),
     "not UTF-8": member(b"caf\xe9.txt", b"text" * 300),
     "larger than all the rest": member(

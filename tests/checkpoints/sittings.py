@@ -21,7 +21,7 @@ from riva_stream.archive import (
 from riva_stream.digest import Digest, DigestState
 from riva_stream.errors import ArchiveError
 
-__all__ = ["Outcome", "in_one_go", "in_sittings"]
+__all__ = ["Outcome", "in_one_go", "in_sittings", "in_two"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,31 @@ def in_sittings(
         if outcome is not None:
             return outcome
     raise AssertionError("the last sitting did not end")
+
+
+def in_two(archive: bytes, cut: int, **options: Any) -> Outcome | None:
+    """The archive in two sittings, the first of ``cut`` bytes; None where no snapshot is to be had there."""
+    extractor, reader = Extractor(**options), _Reader()
+    extractor.push(archive[:cut])
+    try:
+        while not extractor.needs_input:
+            reader.take(extractor.pull(1 << 20))
+    except ArchiveError:
+        return None
+    saved = _save(extractor, reader, Counter())
+    if saved is None:
+        return None
+    reader = _Reader()
+    extractor, at = _restored(saved, reader, Counter(), **options)
+    while not extractor.needs_input:
+        reader.take(extractor.pull(1 << 20))
+    extractor.push(archive[at:])
+    try:
+        while not extractor.needs_input:
+            reader.take(extractor.pull(1 << 20))
+        return Outcome(tuple(reader.files), extractor.finish())
+    except ArchiveError as error:
+        return _refusal(error)
 
 
 def _sitting(

@@ -8,8 +8,10 @@ import random
 import pytest
 
 from riva_stream.archive import Extractor, InvalidSnapshotError
+from tests.archive.kit import END, member, tar_of
 from tests.checkpoints import equivalence, hostile
-from tests.checkpoints.archives import quick_case
+from tests.checkpoints.archives import EXTRAS, quick_case
+from tests.checkpoints.sittings import in_one_go, in_two
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -18,6 +20,36 @@ def test_several_sittings_come_to_the_same_as_one(damaged: bool) -> None:
     assert counts["archives that were refused"] + counts["archives that came out whole"] == 25
     assert counts["archives that were refused" if damaged else "archives that came out whole"] > 15
     assert counts["sittings from a snapshot"] > 25
+
+
+_SMALL = b"".join(EXTRAS[name] for name in EXTRAS if name != "larger than all the rest")
+_MORE = (
+    member(b"zeros-later.bin", b"x" + bytes(3000))
+    + member(b"two-files.bin", tar_of({"first": b"1" * 6000, "second": b"2" * 700}))
+    + member(b"d/.DS_Store", b"\0\0\0\1Bud1" + bytes(100))
+    + member(b"d/._z.bin", b"\0\5\x16\7")
+)
+_EVERYTHING = {
+    "sound": _SMALL + _MORE + END,
+    "with something behind its end": _SMALL + _MORE + END + b"\1" + bytes(2000),
+    "with a name twice": _MORE + member(b"e/zeros-later.bin"),
+    "of zeros": member(b"zeros.bin", bytes(5000)) + END,
+    "without its end": _MORE,
+    "cut": _SMALL[:-200],
+}
+
+
+@pytest.mark.parametrize("name", _EVERYTHING)
+def test_a_sitting_may_end_at_every_part_of_an_archive(name: str) -> None:
+    """All that the walk, the selection and the look inside remember is tried: forgetting any of it shows somewhere."""
+    archive, options = _EVERYTHING[name], {"include": ("*.bin", ".DS_Store*")}
+    whole = in_one_go(archive, **options)
+    places = 0
+    for cut in range(1, len(archive), 101 if len(archive) > 20_000 else 29):
+        parts = in_two(archive, cut, **options)
+        assert parts in (None, whole)
+        places += parts is not None
+    assert places > 30
 
 
 def test_changed_snapshots_end_in_a_refusal_or_an_end() -> None:

@@ -276,7 +276,8 @@ class Extractor:
     def mark(self) -> None:
         """Ask for the next place from which the archive could be read on; snapshots from there on begin at it.
 
-        It costs a few milliseconds where a deflate block has to be found, and nothing elsewhere. Without it they begin at
+        It costs a few milliseconds where a deflate block has to be found, and nothing elsewhere; where none begins in the
+        next MiB of the archive, the last place stays. Without a mark they begin at
         the latest place that there is anyway: a member of a gzip, a frame of zstd, any byte of a plain tar.
         """
         if self._decoder is None:

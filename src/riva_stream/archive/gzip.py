@@ -27,6 +27,9 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["GzipPlace", "GzipStream"]
 
+_REACH = 1 << 20
+"""Bytes of input in which a block is looked for: they are a tenth of that long where anybody writes several, and looking
+costs a third of inflating, which a gzip of one endless block would cost for ever."""
 _LEAST_HEADER = 10
 _GIVEN_BACK = 8
 """Bytes that the inflater may have read beyond the deflate data."""
@@ -114,7 +117,7 @@ class GzipStream:
         self._slices = _Slices()
         self._trailer = bytearray()
         self._inflater: Inflater | None = None
-        self._wanted = False
+        self._wanted_until = 0  # byte of the archive
         self.place = place or GzipPlace()
         self._produced = self.place.produced
         self._at = self._body_at = self.place.offset  # in the archive
@@ -153,8 +156,8 @@ class GzipStream:
         return 0
 
     def mark(self) -> None:
-        """Let :attr:`place` be the next place from which the rest could be read."""
-        self._wanted = True
+        """Let :attr:`place` be the next place from which the rest could be read, if there is one in the next MiB."""
+        self._wanted_until = self._at + _REACH
 
     def push(self, piece: bytes | memoryview) -> None:
         """Hand over the next piece of the archive; only when it is needed."""
@@ -229,7 +232,7 @@ class GzipStream:
             piece = self._piece[self._pos : self._pos + max(_MIN_SLICE, min(wanted, self._slices.cap))]
             self._advance(len(piece))
             inflater.feed(piece)
-        inflater.seeking = self._wanted
+        inflater.seeking = self._at < self._wanted_until
         try:
             block = inflater.inflate(max_output)
         except InflateError as error:
@@ -268,7 +271,7 @@ class GzipStream:
             crc=self._crc,
             size=self._size,
         )
-        self._wanted = False
+        self._wanted_until = 0
 
     def _end_body(self, unused: int) -> None:
         """Give back what the inflater read beyond the deflate data: up to eight bytes may be from earlier pieces."""
@@ -309,7 +312,7 @@ class GzipStream:
         self._header = GzipHeader(self._members, self._at)
         self._state = _State.HEADER
         self.place = GzipPlace(self._at, self._produced, self._members, self._at)
-        self._wanted = False
+        self._wanted_until = 0
 
     def _check_padding(self) -> None:
         rest = bytes(self._piece[self._pos : self._pos + 65536])

@@ -54,6 +54,9 @@ class _Slices(NamedTuple):
     cap: int = _FIRST_SLICE
     """Most input bytes: small while nothing is known, and for archives of many small members (bgzip), because
     what is left behind the end of a member is copied by the inflater."""
+    room: int = 0
+    """Bytes of the block for the next member: what the last one came to; 0 is as many as may be. A block that is mostly
+    empty is copied by whoever keeps what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +236,9 @@ class GzipStream:
             self._advance(len(piece))
             inflater.feed(piece)
         inflater.seeking = self._at < self._wanted_until
+        room = self._slices.room
         try:
-            block = inflater.inflate(max_output)
+            block = inflater.inflate(min(max_output, room) if room else max_output)
         except InflateError as error:
             raise ArchiveError(
                 f"{self._header.place}: its deflate data is damaged near byte {self._body_at + error.position} of the "
@@ -243,6 +247,8 @@ class GzipStream:
         self._crc = isal_zlib.crc32(block, self._crc)
         self._size += len(block)
         self._produced += len(block)
+        if room and not inflater.eof:
+            self._slices = self._slices._replace(room=0)
         if inflater.boundary is not None:
             self._found(inflater)
         elif inflater.eof:
@@ -281,7 +287,9 @@ class GzipStream:
             self._piece = memoryview(self._tail[self._pos :] + bytes(self._piece))
             self._pos = 0
         self._slices = _Slices(
-            self._slices.ratio, min(max(_MIN_SLICE, 2 * (self._at - self._body_at)), _MAX_SLICE)
+            self._slices.ratio,
+            min(max(_MIN_SLICE, 2 * (self._at - self._body_at)), _MAX_SLICE),
+            self._size + _MIN_SLICE if self._size < _MAX_SLICE else 0,
         )
         self._trailer.clear()
         self._state = _State.TRAILER

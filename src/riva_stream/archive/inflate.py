@@ -177,8 +177,7 @@ class NativeInflater:
             pin = Pinned(window)
             self._library.set_dict(self._state, pin.address, pin.size)
         self._skip = skip
-        self._piece: memoryview | bytes = b""
-        self._pin = Pinned(b"")
+        self._pin: Pinned | None = None
         self._fed = self._left = 0
         self._full = False
         self._spilled = memoryview(b"")
@@ -203,11 +202,11 @@ class NativeInflater:
 
     def feed(self, piece: memoryview) -> None:
         """As :class:`Inflater` says."""
-        self._pin = Pinned(piece)
+        self._pin = pin = Pinned(piece)
         self._fed += len(piece)
         self._left = len(piece)
         state = self._state
-        state.next_in = self._pin.address
+        state.next_in = pin.address
         if self._skip and piece:
             state.read_in = piece[0] >> self._skip
             state.read_in_length = 8 - self._skip

@@ -220,6 +220,10 @@ class StageRequest(BaseModel):
     retries: int = Field(default=8, ge=0, le=1000)
     """How often one request is tried again."""
     upload_check: UploadCheck = "auto"
+    checkpoint: int = Field(default=256 * MIB, ge=0)
+    """Bytes of the archive between two checkpoints, from which an interrupted run goes on; 0: none are kept."""
+    resume: Literal["auto", "full"] = "auto"
+    """``full``: read the source from its start, whatever checkpoints there are."""
 
     lease: float = Field(default=30.0, gt=0, le=3600)
     """Seconds without a sign of life after which another run may take a run's place."""

@@ -20,6 +20,7 @@ __all__ = [
     "Phase",
     "PhaseChanged",
     "Progress",
+    "Resumed",
     "RetryScheduled",
     "StageFinished",
     "StageStarted",
@@ -73,10 +74,23 @@ class Progress:
     """The same of the archive's own object alone: at most ``source_size``."""
     elapsed: float
     """Seconds since the first byte was asked for."""
+    resumed_from: int = 0
+    """Source bytes that an earlier run has moved; the counters of source bytes begin there."""
     bottleneck: str
     """The lane that the others wait for: ``source``, ``hash``, ``extract``, ``upload``, or empty at the start."""
     counts: tuple[str, ...] = ("fetched", "hashed", "extracted", "durable")
     """Which of the counters mean something: where objects are only read, nothing is extracted or made durable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The source is read on from where an earlier run has left a checkpoint."""
+
+    offset: int
+    """Source bytes that are not read again."""
+    source_size: int
+    by: str
+    """What vouches for them: ``crc64nvme`` or ``etag``; see docs/semantics.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +160,7 @@ class StageFinished:
 
 Event = (
     StageStarted
+    | Resumed
     | PhaseChanged
     | Progress
     | MemberFound

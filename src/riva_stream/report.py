@@ -98,9 +98,9 @@ class StageReport(Document):
 
 
 class Leftover(Document):
-    """An open upload or a journal that ``gc`` found."""
+    """An open upload, a checkpoint or a journal that ``gc`` found."""
 
-    kind: Literal["upload", "journal"]
+    kind: Literal["upload", "checkpoint", "journal"]
     key: str
     upload_id: str | None = None
     since: datetime | None = None

@@ -52,6 +52,8 @@ class Meter:
     expanded: int = 0
     durable: int = 0
     durable_source: int = 0
+    skipped: int = 0
+    """Bytes of the source that an earlier run has moved: counted as if this one had, but for its lanes' own bytes."""
     moved_at: float = field(default_factory=clock.monotonic)
     _began: float = field(default_factory=clock.monotonic)
     _told_at: float = 0.0
@@ -80,12 +82,13 @@ class Meter:
         self.observer(
             Progress(
                 source_size=self.source_size,
-                fetched=self.fetched,
-                hashed=self.lanes.hash.bytes,
-                extracted=self.lanes.extract.bytes,
+                fetched=self.skipped + self.fetched,
+                hashed=self.skipped + self.lanes.hash.bytes,
+                extracted=self.skipped + self.lanes.extract.bytes,
                 expanded=self.expanded,
                 durable=self.durable,
-                durable_source=self.durable_source,
+                durable_source=self.skipped + self.durable_source,
+                resumed_from=self.skipped,
                 elapsed=self._told_at - self._began,
                 bottleneck=self.lanes.bottleneck(),
                 counts=self.counts,

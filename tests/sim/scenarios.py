@@ -14,12 +14,14 @@ from riva_stream.s3.port import PartBody
 from riva_stream.sizes import MIB
 from tests.sim.network import immediately
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
+from tests.support.ceilings import ceiling_for
 
 __all__ = ["BUCKET", "FOLLOW_UPS", "SCENARIOS", "Scenario", "asked", "name_foreign_key", "prefix_of"]
 
 BUCKET = "staging"
 LEASE = 6.0
 _PART = 2048
+_LITTLE = ceiling_for(_PART, 3)
 
 
 def prefix_of(*, bintarball: bool = False) -> str:
@@ -58,7 +60,10 @@ def asked(
         fields["server_path"] = f"s3://{SOURCE_BUCKET}/{IMAGE}"
     if wrong:
         fields["expect_sha256"] = "0" * 64
-    return StageRequest(**fields).model_copy(update={"part_size": _PART})
+    small = {"part_size": _PART, "checkpoint": _PART if name == "long" else 0}
+    if name == "long":
+        small["memory"] = _LITTLE  # so that a run cannot have read all of it before it has sent any
+    return StageRequest(**fields).model_copy(update=small)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("unlisted", (), asked(), _UNLISTED),
         Scenario("unlisted other", (asked("two"),), asked(force=True), _UNLISTED),
         Scenario("hostile manifest", (asked("two"),), asked(force=True), _UNLISTED, is_hostile=True),
+        Scenario("long", (), asked("long")),
+        Scenario("long over other", (asked("two"),), asked("long", force=True)),
         Scenario("bad source", (), asked("bad")),
         Scenario("bad source over good", (asked(),), asked("bad", force=True)),
     )

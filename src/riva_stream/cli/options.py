@@ -64,6 +64,21 @@ def parse_size(text: str) -> int:
     return int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
 
 
+def parse_interval(text: str) -> int | None:
+    """Bytes between two checkpoints, as :func:`parse_size` has them; 0 of ``off``, None (the default) of ``auto``.
+
+    Raises:
+        ArgumentTypeError: it is none of these, or less than 1 MiB.
+    """
+    words = {"auto": None, "off": 0}
+    if text in words:
+        return words[text]
+    size = parse_size(text)
+    if size < 1 << 20:
+        raise ArgumentTypeError(f"{text!r} is too little; at least 1MiB, or auto, or off")
+    return size
+
+
 def parse_duration(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``5m``, ``1h``, ``1h30m``, ``2d``.
 
@@ -199,6 +214,15 @@ _OBJECTS: Flags = {
 _LIMITS: Flags = {
     "--memory": _value("SIZE", "of the whole process (default: 256MiB)", parse_size),
     "--part-size": _value("SIZE", "of a part and a range (default: 8MiB)", parse_size),
+    "--checkpoint": _value(
+        "SIZE|auto|off",
+        "of the archive, between two places from which an interrupted run goes on (default: auto, 256MiB)",
+        parse_interval,
+    ),
+    "--resume": _choice(
+        ("auto", "full"),
+        "full: read the source from its start, whatever checkpoints there are (default: auto)",
+    ),
     "--connections": _value("N", "requests at once each way (default: 8)", int),
     "--timeout": _value("TIME", "stop after so long without progress (default: 5m)", parse_duration),
     "--deadline": _value("TIME", "of the whole run (default: none)", parse_duration),

@@ -19,6 +19,7 @@ from riva_stream.events import (
     ObjectVerified,
     PhaseChanged,
     Progress,
+    Resumed,
     RetryScheduled,
     StageFinished,
     StageStarted,
@@ -83,13 +84,15 @@ def record_of(item: Item, level: int | None = None) -> logging.LogRecord:
     return logging.makeLogRecord({"name": "riva_stream", **fields})
 
 
-def sentence(event: Event) -> str:
+def sentence(event: Event) -> str:  # noqa: C901 - a case for each event
     """One line for a person; empty for what needs no line of its own."""
     text = ""
     match event:
         case StageStarted():
             how = f"parts checked by {event.upload_check}" if event.mode == "full" else "by reference"
             text = f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({how})"
+        case Resumed():
+            text = f"resuming at {human_size(event.offset)} of {human_size(event.source_size)}: the store has what comes before"
         case PhaseChanged():
             text = PHASES[event.phase]
         case MemberFound():

@@ -36,7 +36,7 @@ from riva_stream.errors import (
 )
 from riva_stream.events import ObjectCompleted
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, FOLDERS, OF_FULL, SCRATCH
-from riva_stream.lease import Identity, Lease
+from riva_stream.lease import Identity, Journal, JournaledCheckpoint, Lease
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, each
@@ -50,7 +50,8 @@ from riva_stream.s3 import (
     WritableBucket,
 )
 from riva_stream.s3.scratch import CONDITION_REFUSED
-from riva_stream.sink import Upload, UploadRecord, Uploads
+from riva_stream.sink import Upload, UploadRecord, Uploads, body_of
+from riva_stream.tasks import answered
 
 __all__ = ["Destination"]
 
@@ -59,6 +60,9 @@ _ATTEMPTS = 3
 _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
+_ANSWER_SECONDS = 10.0
+_KEPT = 2
+"""Checkpoints that are kept: should the newest not hold, there is one more."""
 
 
 @dataclass(eq=False)
@@ -79,6 +83,8 @@ class Destination:
     """Whether another run may go on with the uploads that our journal names."""
     committing: bool = field(default=False, init=False)
     """Whether changes that readers can see may be made."""
+    checkpoints: list[JournaledCheckpoint] = field(default_factory=list, init=False)
+    """The newest first: of this run, and of the one that it goes on with."""
     checks: list[ObjectCheck] = field(default_factory=list, init=False)
     """What was verified of each object that was written."""
     _marker: str | None = field(default=None, init=False)
@@ -93,6 +99,10 @@ class Destination:
     _completed: dict[str, str] = field(default_factory=dict, init=False)
     """Keys that this run has completed, in order, with their ETags."""
     _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
+    _checkpoints: int = field(default=0, init=False)
+    """How many this run has written;"""
+    _written: set[str] = field(default_factory=set, init=False)
+    """and those of them that may still be there."""
     _unlisted: bool = field(default=False, init=False)
     """Whether it was told that open uploads may not be listed."""
     _doubtful: float = field(default=float("-inf"), init=False)
@@ -116,6 +126,56 @@ class Destination:
         """
         self.adoptable = False
         await self.lease.write()
+
+    # ── checkpoints: no reader sees them, and each key is one process's alone ─────────────────────────────────────────────
+
+    async def keep_checkpoint(self, data: bytes, offset: int) -> None:
+        """Keep a checkpoint, name it in the journal, and forget all but the newest two.
+
+        Args:
+            data: of the checkpoint.
+            offset: bytes of the archive that need not be read again with it.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        self._checkpoints += 1
+        key = self.run.layout.checkpoint(self.lease.token, self._checkpoints)
+        self._written.add(key)
+        await answered(partial(self._put_checkpoint, key, data), grace=_ANSWER_SECONDS)
+        named = JournaledCheckpoint(key=key, sha256=hashlib.sha256(data).hexdigest(), offset=offset)
+        kept, dropped = self.checkpoints[: _KEPT - 1], self.checkpoints[_KEPT - 1 :]
+        self.checkpoints = [named, *kept]
+        await self.lease.write()
+        for old in dropped:
+            await self._delete_checkpoint(old.key)
+
+    async def forget_checkpoints(self, theirs: Journal | None = None) -> None:
+        """Delete what checkpoints there are: nobody goes on from them. Not to be cancelled; what stays is gc's.
+
+        Args:
+            theirs: another run's journal: what it names, and what others have written, is not ours to delete.
+        """
+        named = {checkpoint.key for checkpoint in (theirs.checkpoints if theirs else ())}
+        keys = set(self._written)
+        if theirs is None:
+            before = self.lease.predecessor
+            keys |= {checkpoint.key for checkpoint in (before.checkpoints if before else ())}
+            keys |= set(self.existing.etags)
+        with anyio.move_on_after(_UNDO_SECONDS, shield=True), suppress(RivaStreamError):
+            await each(
+                sorted(key for key in keys - named if self.run.layout.is_checkpoint(key)),
+                self._delete_checkpoint,
+            )
+
+    async def _put_checkpoint(self, key: str, data: bytes) -> None:
+        await self.bucket.put(
+            key, body_of(data, self.uploads.check), content_type="application/json", metadata={}
+        )
+
+    async def _delete_checkpoint(self, key: str) -> None:
+        await self.bucket.delete(key)
+        self._written.discard(key)
 
     # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

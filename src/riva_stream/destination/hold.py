@@ -17,7 +17,7 @@ from riva_stream.lease.lease import Noted
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, each
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
-from riva_stream.sink import KnownPart, Upload, Uploads
+from riva_stream.sink import KnownPart, Upload, Uploads, base64_crc
 from riva_stream.sizes import human_size
 
 __all__ = ["hold", "resume"]
@@ -85,12 +85,14 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
             destination.settled or lease.predecessor is None
         )
         if (final or nothing_left) and not (destination.in_doubt or destination.leaves_unseen):
+            await destination.forget_checkpoints()
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
             # What failed, failed because the uploads are another run's now; some stores say so in odd words.
             await _withdraw(destination)
             raise taken from error
         raise _one(error) from None
+    await destination.forget_checkpoints()
     await lease.release()
 
 
@@ -152,6 +154,13 @@ async def resume(destination: Destination, identity: Identity) -> None:
         await (destination.give_up() if unwanted and not resumable else destination.ensure())
         await each(unwanted, destination.abort)
     await each(adoptable, partial(_adopt, destination))
+    if before is not None:
+        if resumable:
+            destination.checkpoints = [
+                named for named in before.checkpoints if run.layout.is_checkpoint(named.key)
+            ]
+        else:
+            await destination.forget_checkpoints()
     await destination.abort_strangers()
     destination.settled = destination.adoptable = True
     parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
@@ -187,6 +196,7 @@ def _note(destination: Destination) -> Noted:
             before.uploads,
             destination.committing or before.has_begun,
             before.stale,
+            before.checkpoints,
         )
     uploads = [*destination.uploads.opened, *destination.uploads.adopted.values()]
     return Noted(
@@ -194,6 +204,7 @@ def _note(destination: Destination) -> Noted:
         [_journaled(upload) for upload in uploads],
         destination.committing,
         before.leaves() if before else (),
+        destination.checkpoints,
     )
 
 
@@ -204,8 +215,10 @@ async def _withdraw(destination: Destination) -> None:
         current: Journal | None = await lease.current()
         if current is None or current.token != lease.token:
             await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
+            await destination.forget_checkpoints(current)
             return
         await uploads.abort_own(set())
+        await destination.forget_checkpoints()
         # An upload that is gone does not make the journal another's.
         if destination.in_doubt:
             await lease.stop()
@@ -214,29 +227,41 @@ async def _withdraw(destination: Destination) -> None:
 
 
 def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) -> dict[int, KnownPart]:
-    """What the store has, with the fingerprint of each part that the journal names with the same ETag and size."""
-    fingerprints = {(part.number, part.size, part.etag): part.fingerprint for part in journaled}
-    return {
-        part.number: KnownPart(
+    """What the store has, with what the journal tells of each part that it names with the same ETag and size."""
+    told = {(part.number, part.size, part.etag): part for part in journaled}
+    known: dict[int, KnownPart] = {}
+    for part in listed:
+        same = told.get((part.number, part.size, part.etag))
+        known[part.number] = KnownPart(
             part.size,
             part.etag,
-            fingerprints.get((part.number, part.size, part.etag), ""),
+            same.fingerprint if same else "",
             part.crc64nvme,
+            same.crc64nvme if same else None,
         )
-        for part in listed
-    }
+    return known
 
 
 def _journaled(upload: Upload) -> JournaledUpload:
     """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
     parts = {
-        number: JournaledPart(number=number, size=known.size, etag=known.etag, fingerprint=known.fingerprint)
+        number: JournaledPart(
+            number=number,
+            size=known.size,
+            etag=known.etag,
+            fingerprint=known.fingerprint,
+            crc64nvme=known.sent_crc64nvme,
+        )
         for number, known in upload.known.items()
         if known.fingerprint
     }
     parts |= {
         sent.number: JournaledPart(
-            number=sent.number, size=sent.size, etag=sent.etag, fingerprint=sent.fingerprint
+            number=sent.number,
+            size=sent.size,
+            etag=sent.etag,
+            fingerprint=sent.fingerprint,
+            crc64nvme=None if sent.crc64nvme is None else base64_crc(sent.crc64nvme),
         )
         for sent in upload.parts.values()
     }

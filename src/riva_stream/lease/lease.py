@@ -28,7 +28,7 @@ import anyio
 from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Where
 from riva_stream.layout import Layout
-from riva_stream.lease.journal import Identity, Journal, JournaledUpload, Process
+from riva_stream.lease.journal import Identity, Journal, JournaledCheckpoint, JournaledUpload, Process
 from riva_stream.retry import EXPIRED
 from riva_stream.s3 import (
     REQUEST_EXPIRED,
@@ -83,6 +83,7 @@ class Noted:
     uploads: Sequence[JournaledUpload]
     committing: bool
     stale: Sequence[str] = ()
+    checkpoints: Sequence[JournaledCheckpoint] = ()
 
 
 def _nothing_left() -> Noted:
@@ -384,6 +385,7 @@ class Lease:
             identity=noted.identity,
             uploads=list(noted.uploads),
             stale=list(noted.stale),
+            checkpoints=list(noted.checkpoints),
         )
 
     async def _write(self, *, stopped: bool = False) -> None:

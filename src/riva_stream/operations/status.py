@@ -163,6 +163,7 @@ class _Look:
             source_size=size,
             source_bytes=done,
             percent=round(100.0 * min(done, size) / size, 1) if size else None,
+            resumes_at=_resumes_at(journal, uploads),
             uploads=uploads,
         )
 
@@ -253,6 +254,15 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
     )
 
 
+def _resumes_at(journal: Journal | None, uploads: list[UploadStatus]) -> int | None:
+    """Byte of the source at which a run of the same request would begin to read, by the newest checkpoint."""
+    if journal is None or journal.identity is None or journal.has_begun:
+        return None
+    if not journal.checkpoints or any(upload.state == "gone" for upload in uploads):
+        return 0
+    return journal.checkpoints[0].offset
+
+
 def _is_in_commit(found: Found) -> bool:
     """Whether the run had begun its commit: then nothing of it is resumed."""
     return found.journal is not None and found.journal.has_begun
@@ -280,4 +290,7 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
             else "the store has nothing that can be resumed"
         )
         return f"take over and stage it from the beginning: {why}"
-    return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already"
+    left = ""
+    if holder.resumes_at and holder.source_size:
+        left = f"; {human_size(holder.source_size - holder.resumes_at)} of the source are left to read"
+    return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already{left}"

@@ -161,7 +161,7 @@ async def _commit(commit: Commit, decision: Decision) -> Committed:
         return await commit.deployment_alone()
     if run.request.reference_only:
         return await commit.by_reference()
-    return await commit.full(await stream(run, commit.source, destination.uploads))
+    return await commit.full(await stream(run, commit.source, destination))
 
 
 def identity_of(run: Run, source: PinnedSource, check: str) -> Identity:

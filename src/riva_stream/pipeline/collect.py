@@ -16,13 +16,13 @@ from typing import Any
 from riva_stream import clock
 from riva_stream.errors import HeldError, RivaStreamError
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.layout import JOURNAL, Layout, layout_of
+from riva_stream.layout import Layout, layout_of
 from riva_stream.lease import Found, Lease, Process, known_to_have_ended, read_journal, watch
 from riva_stream.lease.lease import Noted
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Bucket, OpenUpload, StoreSettings, WritableBucket, open_store
+from riva_stream.s3 import ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 
@@ -42,7 +42,7 @@ async def collect(
     session: Any = None,
     now: Callable[[], datetime] = clock.now,
 ) -> CollectReport:
-    """List the uploads and journals below ``prefix`` that no live run holds, and with ``apply`` remove them.
+    """List what dead runs left below ``prefix``, uploads, checkpoints and journals, and with ``apply`` remove it.
 
     Args:
         settings: the store.
@@ -69,9 +69,10 @@ async def collect(
         )
         limit = now() - timedelta(seconds=older_than)
         place = partial(_Place, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn)
-        places = {
-            layout: place(layout, written) for layout, written in (await _journals(there, prefix)).items()
-        }
+        places: dict[Layout, _Place] = {}
+        async for entry in there.objects(prefix):
+            if (layout := layout_of(bucket, entry.key)) is not None and layout.is_own(entry.key):
+                places.setdefault(layout, place(layout)).add(entry)
         for upload in await there.list_uploads(prefix):
             if (layout := layout_of(bucket, upload.key)) is not None:
                 places.setdefault(layout, place(layout)).uploads.append(upload)
@@ -93,9 +94,18 @@ class _Place:
     here: Process
     warn: Callable[[str], None]
     layout: Layout
-    written: datetime | None = None
+    written: datetime | None = field(default=None, init=False)
     """When its journal was written."""
     uploads: list[OpenUpload] = field(default_factory=list, init=False)
+    checkpoints: dict[str, datetime | None] = field(default_factory=dict, init=False)
+    """When each was written."""
+
+    def add(self, entry: ObjectInfo) -> None:
+        """A key of its own folder."""
+        if entry.key == self.layout.journal:
+            self.written = entry.last_modified
+        elif self.layout.is_checkpoint(entry.key):
+            self.checkpoints[entry.key] = entry.last_modified
 
     async def collect(self, *, apply: bool) -> list[Leftover]:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
@@ -109,6 +119,9 @@ class _Place:
         found = [
             self._leftover("upload", upload.key, upload.initiated, held, upload.upload_id)
             for upload in self.uploads
+        ]
+        found += [
+            self._leftover("checkpoint", key, since, held) for key, since in sorted(self.checkpoints.items())
         ]
         if journal is not None:
             found.append(self._leftover("journal", self.layout.journal, self.written, held))
@@ -125,6 +138,11 @@ class _Place:
     async def _add_named(self, journal: Found | None) -> None:
         """Uploads that the journal names and no listing shows: some stores list only those of an exact key."""
         known = {upload.upload_id for upload in self.uploads}
+        for named in (
+            journal.journal.checkpoints if journal is not None and journal.journal is not None else ()
+        ):
+            if named.key in self.checkpoints:
+                self.checkpoints[named.key] = self.written  # it is of use for as long as the journal is
         for upload in journal.journal.uploads if journal is not None and journal.journal is not None else ():
             if upload.upload_id in known or not self.layout.owns(upload.key):
                 continue
@@ -153,13 +171,13 @@ class _Place:
         )
 
     async def _removed(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
-        """Abort the old uploads under the lease of the prefix; the journal goes when nothing is left of its run."""
+        """Remove what is old, under the lease of the prefix; the journal goes when nothing is left of its run."""
 
         def note() -> Noted:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
             return (
-                Noted(before.identity, before.uploads, before.has_begun, before.stale)
+                Noted(before.identity, before.uploads, before.has_begun, before.stale, before.checkpoints)
                 if before
                 else Noted(None, (), False)
             )
@@ -178,7 +196,7 @@ class _Place:
         )
         await lease.acquire(wait=False)
         try:
-            removed = [await self._remove(lease, left) for left in found if left.kind == "upload"]
+            removed = [await self._remove(lease, left) for left in found if left.kind != "journal"]
         except BaseException:
             await lease.stop()
             raise
@@ -193,16 +211,20 @@ class _Place:
         return removed + journals
 
     async def _remove(self, lease: Lease, left: Leftover) -> Leftover:
-        if not left.old or left.upload_id is None:
+        if not left.old:
             return left
-        upload_id = left.upload_id
 
         async def once() -> None:
             await lease.check()
-            await self.bucket.once.abort_upload(left.key, upload_id)
+            if left.upload_id is None:
+                await self.bucket.once.delete(left.key)
+            else:
+                await self.bucket.once.abort_upload(left.key, left.upload_id)
 
         try:
-            await self.bucket.retrier("AbortMultipartUpload", once)
+            await self.bucket.retrier(
+                "DeleteObject" if left.upload_id is None else "AbortMultipartUpload", once
+            )
         except HeldError:
             raise
         except RivaStreamError as error:
@@ -213,13 +235,3 @@ class _Place:
 
 async def _keep_nothing(_: bytes) -> None:
     """No copy of the journal: there is no state directory."""
-
-
-async def _journals(bucket: Bucket, prefix: str) -> dict[Layout, datetime | None]:
-    """Stagings that have a journal, and when it was written."""
-    found: dict[Layout, datetime | None] = {}
-    async for entry in bucket.objects(prefix):
-        layout = layout_of(bucket.name, entry.key) if entry.key.endswith(JOURNAL) else None
-        if layout is not None and entry.key == layout.journal:
-            found[layout] = entry.last_modified
-    return found

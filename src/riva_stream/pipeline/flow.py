@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 import anyio
 
-from riva_stream.archive import DEEP, ArchiveSummary, Extractor, Limits, Member, not_a_model, odd_for_a_model
+from riva_stream.archive import (
+    DEEP,
+    ArchiveSummary,
+    Extractor,
+    Member,
+    content_type_of,
+    not_a_model,
+    odd_for_a_model,
+)
 from riva_stream.buffers import Chunk, Credits
+from riva_stream.destination import Destination
 from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
-from riva_stream.events import MemberFound, PhaseChanged
+from riva_stream.events import MemberFound, PhaseChanged, Resumed
+from riva_stream.pipeline.checkpoint import (
+    Checkpointer,
+    TracedDigest,
+    can_resume,
+    extractor_options,
+    resumed,
+)
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket
@@ -23,7 +38,6 @@ from riva_stream.tee import Branch, tee
 __all__ = ["Streamed", "archive_key", "stream"]
 
 _MODEL_TYPE = "application/octet-stream"
-_ARCHIVE_TYPES = {".tar": "application/x-tar", ".zst": "application/zstd", ".tzst": "application/zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,10 @@ class Streamed:
     """None for a bare model."""
     vouched_by: list[str]
     """What was compared with the stream and agreed."""
+    resumed_from: int | None = None
+    """Byte of the source from which it was read; None: from its start."""
+    resumed_by: str | None = None
+    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.Resumed`."""
 
 
 def is_bare_model(source: PinnedSource) -> bool:
@@ -51,7 +69,7 @@ def archive_key(run: Run, source: PinnedSource) -> str:
     return f"{run.request.prefix}{folder}/{source.filename}"
 
 
-async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed:  # noqa: C901 - it is the picture
+async def stream(run: Run, source: PinnedSource, destination: Destination) -> Streamed:  # noqa: C901, PLR0915 - the picture
     """Move every byte, and verify what can be verified before anything becomes visible.
 
     Raises:
@@ -61,21 +79,31 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
     """
     if source.size == 0:
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
-    request, lanes = run.request, run.lanes
+    request, lanes, uploads = run.request, run.lanes, destination.uploads
     bare = is_bare_model(source)
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
+    earlier = await resumed(
+        run,
+        destination,
+        archive_key(run, source),
+        partial(_member_key, run),
+        part_size,
+        vouchers=source.vouchers,
+    )
+    start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
         archive_key(run, source),
-        content_type=_MODEL_TYPE
-        if bare
-        else _ARCHIVE_TYPES.get(PurePosixPath(source.key).suffix, "application/gzip"),
+        content_type=_MODEL_TYPE if bare else content_type_of(source.key),
         metadata=run.metadata("riva-model" if bare else "model-archive"),
         size=source.size,
     )
+    archive.skip(start // part_size)
     run.observer(PhaseChanged(phase="stream"))
-    run.meter.source_size = source.size
+    run.meter.source_size, run.meter.skipped = source.size, start
+    if earlier:
+        run.observer(Resumed(offset=start, source_size=source.size, by=earlier.by))
     reader = SourceReader(
         Bucket(run.origin, source.bucket, run.retrier),
         source,
@@ -84,23 +112,14 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         lanes.source,
         lambda count: run.meter.add(fetched=count),
         run.observer,
+        start,
     )
-    digest = Digest(source.vouchers.to_compute)
-    hashes, member_hashes = HashLane(lanes.hash), HashLane(lanes.member_hash)
+    digest = TracedDigest(earlier.digest if earlier else Digest(source.vouchers.to_compute))
+    every = request.checkpoint if can_resume(source.vouchers) else 0
+    checkpointer = Checkpointer(destination, every, part_size, archive, digest, start, bare=bare)
+    hashes, member_hashes = (HashLane(lane, checkpointer.moved) for lane in (lanes.hash, lanes.member_hash))
     unpacker = Unpacker(
-        Extractor(
-            include=request.include,
-            limits=Limits(
-                members=request.max_members,
-                matching_members=request.max_models,
-                header_bytes=request.max_header_bytes,
-                expanded_bytes=request.max_expanded,
-                ratio=request.max_ratio,
-                streams=request.max_streams,
-                zstd_window=request.max_zstd_window,
-            ),
-            allow_missing_end=request.allow_missing_end,
-        ),
+        earlier.extractor if earlier and earlier.extractor else Extractor(**extractor_options(request)),
         shares,
         run.part_size_for,
         partial(_open_member, run, uploads),
@@ -108,7 +127,10 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         lanes.extract,
         lambda count: run.meter.add(expanded=count),
         run.most_parts,
+        checkpointer,
     )
+    if earlier:
+        await unpacker.resume(earlier)
     branches: list[Branch] = [partial(hashes.send, digest), archive.send]
     if not bare:
         branches.append(unpacker.send)
@@ -133,13 +155,15 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         async with anyio.create_task_group() as lane_tasks:
             for _ in range(request.connections):
                 lane_tasks.start_soon(reader.fetch)
-                lane_tasks.start_soon(uploads.send_parts)
+                lane_tasks.start_soon(uploads.send_parts, checkpointer.moved)
             lane_tasks.start_soon(hashes.run)
             lane_tasks.start_soon(member_hashes.run)
+            lane_tasks.start_soon(checkpointer.run)
             async with anyio.create_task_group() as producers:
                 producers.start_soon(read)
                 producers.start_soon(unpack)
             uploads.close()
+            checkpointer.close()
 
     await lane_group()
     run.meter.tell()
@@ -148,7 +172,13 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         run.warn("archive", warning)
     record = digest.record()
     return Streamed(
-        archive, record, unpacker.members, unpacker.summary, _verify(run, source, record, unpacker.summary)
+        archive,
+        record,
+        unpacker.members,
+        unpacker.summary,
+        _verify(run, source, record, unpacker.summary),
+        earlier.offset if earlier else None,
+        earlier.by if earlier else None,
     )
 
 
@@ -173,8 +203,12 @@ def _look_at_model(run: Run, source: PinnedSource, first: Chunk) -> None:
         )
 
 
+def _member_key(run: Run, member: Member) -> str:
+    return f"{run.request.prefix}models/{member.key_name}"
+
+
 async def _open_member(run: Run, uploads: Uploads, member: Member) -> Upload:
-    key = f"{run.request.prefix}models/{member.key_name}"
+    key = _member_key(run, member)
     upload = await uploads.open(
         key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"), size=member.size
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,18 @@ class KnownPart:
     """From the journal; "" where the journal does not name the part with this ETag."""
     crc64nvme: str | None
     """From the store; base64."""
+    sent_crc64nvme: str | None = None
+    """From the journal, of the bytes that were sent; base64. None where it was not computed, or the ETag is another."""
+
+    @property
+    def proof(self) -> str:
+        """What shows, without its bytes, that this is the part which the journal's run has sent; "": nothing does.
+
+        ``crc64nvme``: the store's own checksum is that of the bytes. ``etag``: its ETag is the one that the store told then.
+        """
+        if self.crc64nvme is not None and self.sent_crc64nvme is not None:
+            return "crc64nvme" if self.crc64nvme == self.sent_crc64nvme else ""
+        return "etag" if self.fingerprint else ""
 
     def is_that(self, weighed: Weighed) -> bool:
         """Whether the store has exactly the bytes that were weighed.
@@ -75,6 +88,21 @@ class Upload:
     def handle(self) -> OpenUpload:
         """What it is aborted by."""
         return OpenUpload(self.key, self.upload_id)
+
+    def skip(self, parts: int) -> None:
+        """Take the first parts from what an earlier run has sent; the next one that is sent follows them."""
+        for number in range(1, parts + 1):
+            known = self.known[number]
+            crc = known.crc64nvme or known.sent_crc64nvme
+            self.parts[number] = SentPart(
+                number,
+                known.size,
+                known.etag,
+                known.fingerprint,
+                None if crc is None else int.from_bytes(base64.b64decode(crc), "big"),
+                None,
+            )
+        self.numbered = parts
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next part, of which this upload holds a share; the share is released once it is durable."""

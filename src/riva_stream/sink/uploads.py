@@ -49,6 +49,10 @@ _TOO_MANY = frozenset(
 """Codes of stores for a part whose number is too large."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(eq=False)
 class Uploads:
     """All uploads of a run into one bucket."""
@@ -157,14 +161,19 @@ class Uploads:
         """No more parts will come; :meth:`send_parts` ends after the last."""
         self._queue.close()
 
-    async def send_parts(self) -> None:
-        """Send parts until the queue is closed and empty; run it in as many tasks as there shall be connections."""
+    async def send_parts(self, moved: Callable[[], None] = _nothing) -> None:
+        """Send parts until the queue is closed and empty; run it in as many tasks as there shall be connections.
+
+        Args:
+            moved: called after each part that became durable.
+        """
         async for upload, number, chunk in self._queue:
             with self.lane.busy():
                 upload.parts[number] = await self._send_part(upload, number, chunk)
             self.lane.bytes += chunk.size
             self.durable(upload, chunk.size)
             chunk.release()
+            moved()
 
     async def send_whole(self, upload: Upload, data: bytes) -> None:
         """Send a small object as the one part of its upload."""

@@ -26,7 +26,7 @@ __all__ = ["SourceReader"]
 
 @dataclass(eq=False)
 class SourceReader:
-    """Reads one pinned object from start to end.
+    """Reads one pinned object to its end.
 
     Run :meth:`fetch` in as many tasks as there shall be connections, and iterate :meth:`chunks` in another.
     """
@@ -39,7 +39,9 @@ class SourceReader:
     fetched: Callable[[int], None]
     """Is told how many bytes came, as they come."""
     observer: Observer = ignore
-    _next: int = field(default=0, init=False)
+    start: int = 0
+    """Byte to begin at; a multiple of ``part_size``."""
+    _next: int = field(init=False)
     _turn: anyio.Lock = field(default_factory=anyio.Lock, init=False)
     _ready: dict[int, Chunk] = field(default_factory=dict, init=False)
     _arrived: anyio.Event = field(default_factory=anyio.Event, init=False)
@@ -47,6 +49,7 @@ class SourceReader:
     _ranges: PinnedRanges = field(init=False)
 
     def __post_init__(self) -> None:
+        self._next = self.start
         self._ranges = PinnedRanges(self.bucket.store, self.source, self.observer)
 
     async def fetch(self) -> None:
@@ -67,7 +70,7 @@ class SourceReader:
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The ranges in order; whoever takes one holds its one share."""
-        start = 0
+        start = self.start
         while start < self.source.size:
             while start not in self._ready:
                 self._arrived = anyio.Event()

@@ -74,7 +74,7 @@ def _collect(session: Session) -> CollectReport:
 
 def _text(report: CollectReport) -> str:
     lines = [
-        f"{_word(leftover, report)}  {_since(leftover)}  {leftover.kind:7}  {leftover.key}"
+        f"{_word(leftover, report)}  {_since(leftover)}  {leftover.kind:10}  {leftover.key}"
         for leftover in report.found
     ]
     gone = sum(leftover.removed for leftover in report.found)

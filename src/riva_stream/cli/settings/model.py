@@ -148,6 +148,8 @@ class Settings(BaseSettings):
     expected_bucket_owner: Any = _setting(example="111122223333")
 
     part_size: Any = _setting(example="16MiB")
+    checkpoint: Any = _setting(example="256MiB")
+    resume: Any = _setting(example="auto")
     connections: Any = _setting(example="8")
     memory: Any = _setting(example="256MiB")
     timeout: Any = _setting(example="5m")

@@ -9,6 +9,7 @@ import pytest
 from riva_stream.errors import ConfigurationError
 from riva_stream.retry import Retrier
 from riva_stream.s3.probe import enforced_check
+from tests.contract.copies import COPIES, COPY_FACTS, CopyFact
 from tests.contract.enforcement import ANSWERS, PROBED, QUESTIONS, Question, table
 from tests.contract.ground import Ground, outcome
 from tests.contract.writes import WRITES, WriteQuestion
@@ -19,11 +20,17 @@ DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 
 @on_one_loop
-@pytest.mark.parametrize("question", [*QUESTIONS, *WRITES], ids=lambda question: question.name)
+@pytest.mark.parametrize("question", [*QUESTIONS, *WRITES, *COPIES], ids=lambda question: question.name)
 async def test_each_store_enforces_what_the_table_says(
     ground: Ground, question: Question | WriteQuestion
 ) -> None:
     assert await outcome(lambda: question.ask(ground)) == ANSWERS[ground.server.name][question.name]
+
+
+@on_one_loop
+@pytest.mark.parametrize("fact", COPY_FACTS, ids=lambda fact: fact.name)
+async def test_copies_are_what_the_table_says(ground: Ground, fact: CopyFact) -> None:
+    assert await fact.find(ground) == fact.answers[ground.server.name]
 
 
 @on_one_loop

@@ -17,11 +17,12 @@ from riva_stream.layout import prefix_of
 from riva_stream.memory import SMALLEST_PART
 from riva_stream.sizes import MIB
 
-__all__ = ["Addressing", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
+__all__ = ["Addressing", "SourceCopy", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
 
 
 Addressing = Literal["auto", "path", "virtual"]
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
+SourceCopy = Literal["auto", "store", "send"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _S3_URI = re.compile(r"s3://[A-Za-z0-9.\-_:/]*?[A-Za-z0-9.\-_]+/.+", re.DOTALL)
@@ -201,6 +202,10 @@ class StageRequest(BaseModel):
     retries: int = Field(default=8, ge=0, le=1000)
     """How often one request is tried again."""
     upload_check: UploadCheck = "auto"
+    source_copy: SourceCopy = "auto"
+    """Who makes the object below ``source/``, a model that is staged as it is, and the members of a tar that is not
+    compressed. store: the store, from the source, or the run ends. send: this process. auto: the store, where one set of
+    credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""
 
     lease: float = Field(default=30.0, gt=0, le=3600)
     """Seconds without a sign of life after which another run may take a run's place."""

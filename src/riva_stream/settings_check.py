@@ -59,6 +59,7 @@ _EXAMPLES = {
     "max_streams": "4000000",
     "max_zstd_window": "128MiB",
     "upload_check": "auto",
+    "source_copy": "auto",
     "retention_days": "90",
     "state_dir": "./state",
     "run_id": "130-20250923-101500-0a1b2c3d",

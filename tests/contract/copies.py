@@ -16,7 +16,7 @@ from riva_stream.s3 import CompletedPart, CopiedPart, CopySource, ObjectPart
 from tests.contract.ground import SMALL, TAKEN, Ground, body, crc64nvme, md5
 from tests.contract.writes import WriteQuestion
 
-__all__ = ["COPIES", "COPY_FACTS", "Copied", "CopyFact", "copy_of_parts"]
+__all__ = ["COPIES", "COPIES_WORTH", "COPY_FACTS", "MIB", "Copied", "CopyFact", "copy_of_parts"]
 
 MIB = 1 << 20
 YES, NO = "yes", "no"
@@ -239,3 +239,12 @@ COPY_FACTS: tuple[CopyFact, ...] = (
     ),
 )
 """What a copy is on each store."""
+
+COPIES_WORTH: Mapping[str, tuple[bool, bool, bool]] = {
+    "moto": (False, False, False),
+    "gateway": (True, False, True),
+    "localstack": (False, False, False),
+    "seaweedfs": (True, True, True),
+    "memory": (True, True, True),
+}
+"""Whether parts are copied at all with ``--source-copy auto``, and whether their CRC64NVME and their ETag are believed."""

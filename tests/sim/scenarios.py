@@ -37,6 +37,8 @@ def asked(
     bintarball: bool = False,
     include: tuple[str, ...] = ("*.riva",),
     wrong: bool = False,
+    copy: str = "send",
+    check: str = "auto",
 ) -> StageRequest:
     """A request. Parts are small beyond what a request may have, so that a few KiB are many of them."""
     fields: dict[str, Any] = {
@@ -53,6 +55,8 @@ def asked(
         "memory": 192 * MIB,
         "retries": 3,
         "connections": 4,
+        "source_copy": copy,
+        "upload_check": check,
     }
     if image or bintarball:
         fields["server_path"] = f"s3://{SOURCE_BUCKET}/{IMAGE}"
@@ -103,6 +107,11 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("unlisted other", (asked("two"),), asked(force=True), _UNLISTED),
         Scenario("hostile manifest", (asked("two"),), asked(force=True), _UNLISTED, is_hostile=True),
         Scenario("bad source", (), asked("bad")),
+        Scenario("copied", (), asked(copy="auto")),
+        Scenario("copied members", (), asked("plain", copy="auto")),
+        Scenario("copied by its ETag", (), asked(copy="auto", check="md5")),
+        Scenario("copied over another", (asked("two", copy="auto"),), asked(copy="auto", force=True)),
+        Scenario("copied, bad", (), asked("bad", copy="store")),
         Scenario("bad source over good", (asked(),), asked("bad", force=True)),
     )
 }

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 
+from isal import isal_zlib
+
 from tests.staging import tar_gz
 from tests.support.archives import riva_bytes
 
@@ -45,26 +47,33 @@ class Source:
         }
 
 
-def _made(name: str, *, cut: int = 0) -> Source:
+def _made(name: str, *, cut: int = 0, plain: bool = False) -> Source:
     files = [
         ("parakeet/README.md", f"{name}\n".encode()),
         ("parakeet/a.riva", riva_bytes(5_000, f"{name}/a")),
         ("parakeet/b.riva", riva_bytes(1_500, f"{name}/b")),
         ("parakeet/vocab.txt", f"{name} words\n".encode() * 20),
     ]
-    data = tar_gz(files)
+    data = isal_zlib.decompress(tar_gz(files), wbits=31) if plain else tar_gz(files)
     members = {path.rpartition("/")[2]: hashlib.sha256(body).hexdigest() for path, body in files}
-    return Source(f"archives/{name}.tar.gz", data[: len(data) - cut], members, is_good=not cut)
+    return Source(
+        f"archives/{name}.tar{'' if plain else '.gz'}", data[: len(data) - cut], members, is_good=not cut
+    )
 
 
 @cache
 def _sources() -> dict[str, Source]:
-    return {"one": _made("one"), "two": _made("two"), "bad": _made("bad", cut=9)}
+    return {
+        "one": _made("one"),
+        "two": _made("two"),
+        "plain": _made("plain", plain=True),
+        "bad": _made("bad", cut=9),
+    }
 
 
 def source(name: str) -> Source:
-    """``one`` and ``two``, which are good, and ``bad``, which is cut."""
+    """``one`` and ``two``, which are good, ``plain``, which is not compressed either, and ``bad``, which is cut."""
     return _sources()[name]
 
 
-SOURCES = ("one", "two", "bad")
+SOURCES = ("one", "two", "plain", "bad")

@@ -86,6 +86,11 @@ class Extractor:
         return self._walk.hungry and (self._container is None or self._container.needs_input)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the tar is not compressed, so that offsets in it are offsets in the source."""
+        return self._name == "tar"
+
+    @property
     def consumed(self) -> int:
         """Bytes of the archive that have been worked on."""
         return self._container.consumed if self._container else 0

@@ -205,7 +205,8 @@ class Walk:
         if is_unknown(header):
             self._sink.warn(f"{place}: unknown type {header.typeflag!r}, taken for a file as GNU tar does")
         size = described.real if kind == "file" else 0
-        entry = Entry(self._name, kind, size, self._index, at, decode(described.link))
+        whole = None if described.sparse or described.more else self._at
+        entry = Entry(self._name, kind, size, self._index, at, decode(described.link), whole)
         self._index += 1
         self._entry = entry if self._sink.entry(entry) else None
         self._begin_data(described, place)

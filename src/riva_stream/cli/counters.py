@@ -9,7 +9,9 @@ from riva_stream.events import Progress
 
 __all__ = ["LANES", "Counters", "duration_text"]
 
-LANES = ("fetched", "hashed", "extracted", "durable")
+LANES = ("fetched", "hashed", "extracted", "durable", "copied")
+_ALWAYS = LANES[:4]
+"""Nothing is copied in most runs."""
 _WINDOW = (
     20.0  # seconds that a rate is averaged over: long enough for whole parts, short enough to see a stall
 )
@@ -30,7 +32,7 @@ class Counters:
         self.done = 0
         """Source bytes that are through everything: read, hashed, unpacked and acknowledged by the store."""
         self.bottleneck = ""
-        self.shown: tuple[str, ...] = LANES
+        self.shown: tuple[str, ...] = _ALWAYS
         """The lanes that there are in this kind of run."""
         self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
         self._samples: deque[_Sample] = deque()

@@ -176,6 +176,11 @@ def add_store(parser: ArgumentParser) -> None:
         choices=("auto", "crc64nvme", "md5", "sha256", "none"),
         help="what the store checks each part with (default: auto, the best it really checks)",
     )
+    group.add_argument(
+        "--source-copy",
+        choices=("auto", "store", "send"),
+        help="who makes the copy of the source (default: auto, the store where that can be proven)",
+    )
 
 
 def add_reach(group: Any) -> None:

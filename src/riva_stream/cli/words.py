@@ -33,8 +33,9 @@ def sentence(event: Event) -> str:
     text = ""
     match event:
         case StageStarted():
-            how = f"parts checked by {event.upload_check}" if event.mode == "full" else "by reference"
-            text = f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({how})"
+            text = (
+                f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({_how(event)})"
+            )
         case PhaseChanged():
             text = PHASES[event.phase]
         case MemberFound():
@@ -52,3 +53,10 @@ def sentence(event: Event) -> str:
         case StageFinished():
             text = f"{event.outcome.replace('_', ' ')} after {event.seconds:.1f} s"
     return redact(text)
+
+
+def _how(event: StageStarted) -> str:
+    if event.mode != "full":
+        return "by reference"
+    copied = f", source copied by the store ({event.source_copy})" if event.source_copy != "sent" else ""
+    return f"parts checked by {event.upload_check}{copied}"

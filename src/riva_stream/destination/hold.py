@@ -42,6 +42,8 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         run.lanes.upload,
         run.meter.add_durable,
         run.run_id,
+        run.lanes.copy,
+        run.meter.add_copied,
         tagging=run.tagging,
     )
     lease = Lease(
@@ -239,6 +241,7 @@ def _journaled(upload: Upload) -> JournaledUpload:
             number=sent.number, size=sent.size, etag=sent.etag, fingerprint=sent.fingerprint
         )
         for sent in upload.parts.values()
+        if sent.fingerprint
     }
     return JournaledUpload(
         key=upload.key,

@@ -14,6 +14,7 @@ from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged
 from riva_stream.memory import plan_memory
+from riva_stream.pipeline.copies import Outlets, SourceCopy
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
 from riva_stream.sink import Upload, Uploads
@@ -38,6 +39,8 @@ class Streamed:
     """None for a bare model."""
     vouched_by: list[str]
     """What was compared with the stream and agreed."""
+    copy: SourceCopy
+    """How the source's own object was made."""
 
 
 def is_bare_model(source: PinnedSource) -> bool:
@@ -51,13 +54,16 @@ def archive_key(run: Run, source: PinnedSource) -> str:
     return f"{run.request.prefix}{folder}/{source.filename}"
 
 
-async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed:  # noqa: C901 - it is the picture
+async def stream(  # noqa: C901 - it is the picture
+    run: Run, source: PinnedSource, uploads: Uploads, copy: SourceCopy
+) -> Streamed:
     """Move every byte, and verify what can be verified before anything becomes visible.
 
     Raises:
         ArchiveError: the archive is damaged, cut, refused, or holds nothing that was asked for.
         DigestMismatchError: the bytes are not those that were expected, or not those the source's store holds.
         StalledError: nothing moved for ``timeout`` seconds.
+        NotCopiedError: the store was to copy the source, and does not, or nothing proves that it did.
     """
     if source.size == 0:
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
@@ -86,6 +92,7 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
     )
     digest = Digest(source.vouchers.to_compute)
     hashes, member_hashes = HashLane(lanes.hash), HashLane(lanes.member_hash)
+    outlets = Outlets(run, uploads, copy.plan)
     unpacker = Unpacker(
         Extractor(
             include=request.include,
@@ -102,12 +109,12 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         ),
         shares,
         request.part_size_for,
-        partial(_open_member, run, uploads),
+        lambda member: _open_member(run, uploads, outlets, member, plain=unpacker.extractor.is_plain),
         member_hashes,
         lanes.extract,
         lambda count: run.meter.add(expanded=count),
     )
-    branches: list[Branch] = [partial(hashes.send, digest), archive.send]
+    branches: list[Branch] = [partial(hashes.send, digest), outlets.of_source(archive)]
     if not bare:
         branches.append(unpacker.send)
 
@@ -132,10 +139,12 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
                 lane_tasks.start_soon(uploads.send_parts)
             lane_tasks.start_soon(hashes.run)
             lane_tasks.start_soon(member_hashes.run)
+            outlets.start(lane_tasks)
             async with anyio.create_task_group() as producers:
                 producers.start_soon(read)
                 producers.start_soon(unpack)
             uploads.close()
+            outlets.close()
 
     await lane_group()
     run.meter.tell()
@@ -143,16 +152,18 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
     for warning in unpacker.summary.warnings if unpacker.summary else ():
         run.warn("archive", warning)
     record = digest.record()
-    return Streamed(
-        archive, record, unpacker.members, unpacker.summary, _verify(run, source, record, unpacker.summary)
-    )
+    vouched = _verify(run, source, record, unpacker.summary)
+    outlets.prove()
+    return Streamed(archive, record, unpacker.members, unpacker.summary, vouched, copy)
 
 
-async def _open_member(run: Run, uploads: Uploads, member: Member) -> Upload:
+async def _open_member(
+    run: Run, uploads: Uploads, outlets: Outlets, member: Member, *, plain: bool
+) -> tuple[Upload, Branch]:
     key = f"{run.request.prefix}models/{member.key_name}"
     upload = await uploads.open(key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"))
     run.observer(MemberFound(name=member.name, key=key, size=member.size))
-    return upload
+    return upload, outlets.of_member(upload, member, plain=plain)
 
 
 def _verify(

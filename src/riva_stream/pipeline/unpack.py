@@ -26,7 +26,7 @@ from riva_stream.lanes import Lane
 from riva_stream.memory import BLOCK, MemoryPlan, least_memory
 from riva_stream.sink import Upload
 from riva_stream.sizes import MIB, human_size
-from riva_stream.tee import tee
+from riva_stream.tee import Branch, tee
 
 __all__ = ["StagedMember", "Unpacker"]
 
@@ -37,6 +37,8 @@ class StagedMember:
 
     member: Member
     upload: Upload
+    outlet: Branch
+    """Takes its bytes, beside the digest."""
     digest: Digest
     inside: InsideReport | None = None
 
@@ -63,7 +65,8 @@ class Unpacker:
     memory: MemoryPlan
     part_size: Callable[[int], int]
     """Bytes of a part, from those of the member."""
-    open_upload: Callable[[Member], Awaitable[Upload]]
+    open_upload: Callable[[Member], Awaitable[tuple[Upload, Branch]]]
+    """Also tells where the member's bytes go beside the digest: to be sent, or to prove that they were copied."""
     hashes: HashLane
     lane: Lane
     expanded: Callable[[int], None]
@@ -126,8 +129,8 @@ class Unpacker:
         self._require_room(part, f"member {show(member.name)} of {human_size(member.size)}")
         self._part = part
         with self.lane.waiting():
-            upload = await self.open_upload(member)
-        self.members.append(StagedMember(member, upload, Digest()))
+            upload, outlet = await self.open_upload(member)
+        self.members.append(StagedMember(member, upload, outlet, Digest()))
         self._sent = 0
         if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
             self._filling = _Filling(0, 0)
@@ -187,7 +190,7 @@ class Unpacker:
         self._filling = None
         self._sent += filling.size
         chunk = Chunk(filling.offset, filling.size, filling.pieces, self.credits, filling.size)
-        tee(chunk, (partial(self.hashes.send, staged.digest), staged.upload.send))
+        tee(chunk, (partial(self.hashes.send, staged.digest), staged.outlet))
 
     def _end(self, inside: InsideReport) -> None:
         self.members[-1].inside = inside

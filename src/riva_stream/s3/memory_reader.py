@@ -83,6 +83,10 @@ class MemoryReader:
         """Go by another clock from now on."""
         self._now = now
 
+    def set_copies(self, copies: Copies) -> None:
+        """Let another thing become of UploadPartCopy from now on."""
+        self._copies = copies
+
     def create_bucket(self, name: str) -> None:
         """Make a bucket; one that is there stays as it is."""
         self._buckets.setdefault(name, Bucket())

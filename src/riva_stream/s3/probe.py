@@ -27,7 +27,7 @@ from riva_stream.errors import (
 from riva_stream.s3.port import PartBody, Reader, Writer
 from riva_stream.s3.scratch import Attempt, ScratchUpload, say_nothing, scratch_upload
 
-__all__ = ["enforced_check"]
+__all__ = ["enforced_check", "is_refusal", "try_aborting"]
 
 EnforcedCheck = Literal["crc64nvme", "sha256", "md5", "etag", "none"]
 
@@ -174,7 +174,7 @@ class _Probe:
             try:
                 await self._send(upload, body)
             except RivaStreamError as error:
-                if not _is_refusal(error):
+                if not is_refusal(error):
                     raise
                 return error.where.code or str(error.where.status)
             return None
@@ -186,7 +186,7 @@ class _Probe:
         return await self.writer.upload_part(self.bucket, upload.key, upload.upload_id, 1, body)
 
 
-def _is_refusal(error: RivaStreamError) -> bool:
+def is_refusal(error: RivaStreamError) -> bool:
     """Whether the store looked at the part and did not want it; else the request failed, or its upload is gone."""
     where = error.where
     return (

@@ -19,7 +19,7 @@ from riva_stream.events import Observer, Progress, Warned
 from riva_stream.lanes import Lanes
 from riva_stream.layout import Layout
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket, Reader
 from riva_stream.sink import Tagging, Upload
 from riva_stream.state import StateDirectory
 
@@ -117,7 +117,7 @@ class Run:
     retrier: Retrier
     lanes: Lanes
     meter: Meter
-    destination: Reader = field(init=False)
+    destination: Bucket = field(init=False)
     """Only to look at: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
     origin: Reader = field(init=False)
     """The store that holds the source; often the same."""
@@ -164,8 +164,8 @@ class Run:
 
     async def renew_sessions(self) -> bool:
         """Read the credentials anew; says whether that was possible."""
-        stores = [self.destination] if self.origin is self.destination else [self.destination, self.origin]
-        return all([await store.renew() for store in stores])
+        stores = {id(store): store for store in (self.destination.store, self.origin)}
+        return all([await store.renew() for store in stores.values()])
 
     def metadata(self, artifact_type: str) -> dict[str, str]:
         """Metadata of every object that this run creates."""

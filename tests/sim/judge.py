@@ -21,6 +21,7 @@ __all__ = ["NOT_PROMISED", "PROPERTIES", "Judge", "Violation"]
 
 PROPERTIES: Mapping[str, str] = {
     "P1": "nothing that a standing marker promises is deleted or replaced",
+    "P1r": "nothing that a standing deployment_ready.txt vouches for is deleted or replaced",
     "P1m": "a marker goes only by a run that was asked to replace it and has seen this very one",
     "P2": "nothing outside the prefix changes",
     "P3": "a marker appears only over a complete, unmixed set whose bytes are right",
@@ -76,6 +77,8 @@ class Judge:
         self.violations: list[Violation] = []
         self.promised: dict[str, MemoryObject] = {}
         """What the marker that stands promises; itself among it."""
+        self._ready: dict[str, MemoryObject] = {}
+        """What the deployment documents that stand vouch for; there may be no marker beside them."""
         self._seen: dict[int, list[MemoryObject]] = {}
         """Markers that each process was shown, by its pid."""
         self._late: set[str] = set()
@@ -86,6 +89,7 @@ class Judge:
         if marker is not None:
             with suppress(_WrongError):
                 self.promised = self._complete(marker)
+        self._look_at_the_pair()
 
     # ---- while it goes on
 
@@ -108,6 +112,7 @@ class Judge:
         if request.process.is_over:
             self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)
         if before is not after:
+            self._judge_ready(request, after)
             self._changed(request, before, after)
         if request.key == self.prefix + _JOURNAL and after is not None:
             self._named |= {upload["upload_id"] for upload in json.loads(after.data).get("uploads", ())}
@@ -151,6 +156,27 @@ class Judge:
             self.promised.pop(self.prefix + _PAIRED, None)
         if after is not None and self._is_staged(key):
             self._judge_visible(request)
+
+    def _judge_ready(self, request: Request, after: MemoryObject | None) -> None:
+        if request.key == self.prefix + _READY:
+            self._look_at_the_pair()
+        elif request.key in self._ready:
+            self._blame(request, "P1r", f"{request.key} is {'deleted' if after is None else 'replaced'}")
+            self._ready.pop(request.key)  # told once
+
+    def _look_at_the_pair(self) -> None:
+        """Note what ``deployment_ready.txt`` vouches for, by way of ``deployment.json``."""
+        self._ready = {}
+        ready, document = self._look(self.prefix + _READY), self._look(self.prefix + _PAIRED)
+        if ready is None or document is None:
+            return
+        if _lines(ready.data).get("SHA-256 of deployment.json") != _sha256(document):
+            return
+        archive = self._json(_PAIRED)["bintarball_references"]["model_archive"]
+        there = self._look(archive["s3_uri"].removeprefix(f"s3://{self.bucket}/"))
+        self._ready = {document.key: document}
+        if there is not None and there.etag == archive["etag"]:
+            self._ready[there.key] = there
 
     def _judge_removal(self, request: Request, marker: MemoryObject) -> None:
         process = request.process

@@ -62,7 +62,11 @@ class Request:
     future: asyncio.Future[Any]
     credential: int
     arrived: bool = False
+    outcome: tuple[Any, RivaStreamError | None] = (None, None)
+    """What came of it, once it has arrived: its answer may be under way for longer than its sender's cancellation."""
     dropped: bool = False
+    unsent: bool = False
+    """It has not left its host, and does not once its sender no longer waits for it."""
     cut: bool = False
 
     @property
@@ -170,6 +174,9 @@ class Network:
         request.process.in_flight.pop(request.number, None)
         if request.arrived or request.dropped:
             return
+        if request.unsent:
+            request.dropped = True
+            return
         self._leave_behind(request)
 
     def kill(self, process: Process, *, all_arrive: bool = False) -> None:
@@ -225,11 +232,14 @@ class Network:
             self._in(late, partial(self._effect, request))
         self._in(HANGS, partial(self._break_off, request))
 
-    def _cancel(self, request: Request, _before: float, _after: float, *, all_arrive: bool) -> None:
+    def _cancel(self, request: Request, before: float, after: float, *, all_arrive: bool) -> None:
         self._in(0.0, partial(self._cancel_now, request, all_arrive=all_arrive))
+        # A run that waits for the answer all the same, for it must know what became of it, gets one.
+        self._in(before, partial(self._arrive, request, after))
 
-    def _cancel_late(self, request: Request, _before: float, _after: float) -> None:
+    def _cancel_late(self, request: Request, before: float, after: float) -> None:
         self._in(0.0, request.process.cancel)
+        self._in(before, partial(self._arrive, request, after))
 
     def _kill(self, request: Request, _before: float, _after: float, *, how: Break) -> None:
         self._in(0.0, partial(self._kill_now, request, how))
@@ -293,16 +303,17 @@ class Network:
     def _effect(self, request: Request, *, late: bool = False) -> tuple[Any, RivaStreamError | None]:
         """Let it take effect, once."""
         if request.arrived or (request.dropped and not late):
-            return None, None
+            return request.outcome
         request.arrived = True
         if self.trace and late:
             self._tell(f"{request}   *** arrives late")
         try:
-            return self.judged(request), None
+            request.outcome = self.judged(request), None
         except RivaStreamError as error:
             if self.trace:
                 self._tell(f"{request} -> {error.where.code or error}")
-            return None, error
+            request.outcome = None, error
+        return request.outcome
 
     def _answer(self, request: Request, result: Any, error: RivaStreamError | None) -> None:
         request.process.in_flight.pop(request.number, None)
@@ -326,7 +337,7 @@ class Network:
             if all_arrive:
                 self._effect(each)
             elif each is request:
-                each.dropped = True
+                each.unsent = True
         request.process.cancel()
 
     def _kill_now(self, request: Request, how: Break) -> None:

@@ -25,6 +25,11 @@ from tests.sim.world import World, simulated
 
 PREFIX = prefix_of()
 SEEDS = range(300)
+FOUND = (
+    *(9121, 9482, 12022, 12523, 16948, 18127, 27388, 28729, 28773, 29019, 29795),
+    *(30218, 38312, 38979, 40743, 41163, 41654, 49207, 52179, 7987),
+)
+"""Seeds that broke a promise once; what they draw is another thing after each change of the simulator."""
 CELLS = 300
 DUELS = 120
 
@@ -72,7 +77,7 @@ def test_nothing_is_blamed_when_nothing_breaks(kind: str) -> None:
 
 
 def test_no_promise_is_broken_whatever_a_seed_draws() -> None:
-    results = (seeds.simulate(seed) for seed in SEEDS)
+    results = (seeds.simulate(seed) for seed in (*SEEDS, *FOUND))
     assert not broken((r.name, r.kind, list(map(str, r.violations))) for r in results)
 
 
@@ -113,6 +118,16 @@ async def _replaces_under_the_marker(_: StageRequest, store: Store) -> None:
     etag = await store.upload_part(BUCKET, f"{PREFIX}artifact.json", upload_id, 1, PartBody((b"{}",), 2))
     part = CompletedPart(1, etag, 2)
     await store.complete_upload(BUCKET, f"{PREFIX}artifact.json", upload_id, [part], crc64nvme=None)
+
+
+async def _replaces_what_is_ready(_: StageRequest, store: Store) -> None:
+    await _delete_seen(store, f"{PREFIX}staging_complete.txt")
+    await _put(store, f"{PREFIX}source/one.tar.gz")
+
+
+async def _delete_seen(store: Store, key: str) -> None:
+    await store.head(BUCKET, key)
+    await store.delete(BUCKET, key)
 
 
 async def _adds_beside_the_marker(_: StageRequest, store: Store) -> None:
@@ -184,6 +199,14 @@ def test_the_judge_sees_what_is_wrong(rogue: Rogue, force: bool, kinds: set[str]
     with simulated(world, 0):
         world.run(asked(force=force), factory=rogue)
         assert {violation.kind for violation in world.violations} == kinds
+
+
+def test_the_judge_sees_what_changes_under_the_deployment_documents() -> None:
+    world = World(prepared("aws", "image", -1).copy(), Plain())
+    with simulated(world, 0):
+        world.run(SCENARIOS["image"].request)
+        world.run(asked(force=True), factory=_replaces_what_is_ready)
+        assert {violation.kind for violation in world.violations} == {"P1r", "P4"}
 
 
 def test_what_is_left_over_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -15,7 +16,7 @@ from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload,
 from riva_stream.lease.lease import Noted
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, each
-from riva_stream.s3 import CompletedPart, OpenUpload, Writer
+from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
 from riva_stream.sink import KnownPart, Upload, Uploads
 from riva_stream.sizes import human_size
 
@@ -25,7 +26,7 @@ _CLEANUP_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
+async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
     """Hold the prefix while the body runs.
 
     It is let go for good when the body succeeds or fails for good; otherwise the journal stays for a rerun.
@@ -34,11 +35,8 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         HeldError: a live run holds it, or another run has taken it over meanwhile.
     """
     uploads = Uploads(
-        run.destination,
-        writer,
-        run.layout.bucket,
+        bucket,
         "none",
-        run.retrier,
         run.lanes.upload,
         run.meter.add_durable,
         run.run_id,
@@ -47,9 +45,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         tagging=run.tagging,
     )
     lease = Lease(
-        run.destination,
-        writer,
-        Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions),
+        replace(bucket, retrier=Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions)),
         run.layout,
         run.request.lease,
         run.run_id,
@@ -60,7 +56,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         partial(run.keep, "journal.json"),
         run.meter.touch,
     )
-    destination = Destination(run, writer, lease, uploads)
+    destination = Destination(run, bucket, lease, uploads)
     await _acquired(lease, wait=run.request.wait)
     if not (lease.conditional or lease.windowed):
         run.warn(
@@ -71,7 +67,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.guard = destination.ensure
+            uploads.guard, uploads.give_up = destination.ensure, destination.give_up
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -90,7 +86,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         nothing_left = not (uploads.opened or uploads.adopted) and (
             destination.settled or lease.predecessor is None
         )
-        if (final or nothing_left) and not destination.in_doubt:
+        if (final or nothing_left) and not (destination.in_doubt or destination.leaves_unseen):
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
             # What failed, failed because the uploads are another run's now; some stores say so in odd words.
@@ -150,19 +146,16 @@ async def resume(destination: Destination, identity: Identity) -> None:
     if before is not None:
         adoptable = [upload for upload in before.uploads if resumable and run.layout.is_payload(upload.key)]
         kept = {upload.upload_id for upload in adoptable}
-        await destination.ensure()
-        await each(
-            [
-                OpenUpload(upload.key, upload.upload_id)
-                for upload in before.uploads
-                if upload.upload_id not in kept and run.layout.owns(upload.key)
-            ],
-            destination.abort,
-        )
+        unwanted = [
+            OpenUpload(upload.key, upload.upload_id)
+            for upload in before.uploads
+            if upload.upload_id not in kept and run.layout.owns(upload.key)
+        ]
+        await (destination.give_up() if unwanted and not resumable else destination.ensure())
+        await each(unwanted, destination.abort)
     await each(adoptable, partial(_adopt, destination))
-    destination.settled = True
-    for stranger in await destination.open_uploads():
-        await destination.abort(stranger)
+    await destination.abort_strangers()
+    destination.settled = destination.adoptable = True
     parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
     if parts and before is not None:
         size = human_size(sum(part.size for part in parts))
@@ -172,10 +165,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
 async def _adopt(destination: Destination, journaled: JournaledUpload) -> None:
     run = destination.run
     try:
-        listed = await run.retrier(
-            "ListParts",
-            partial(run.destination.list_parts, run.layout.bucket, journaled.key, journaled.upload_id),
-        )
+        listed = await destination.bucket.list_parts(journaled.key, journaled.upload_id)
     except AccessDeniedError as error:
         run.warn("list-parts", f"nothing can be resumed: {error}")
         listed = None
@@ -194,9 +184,19 @@ def _note(destination: Destination) -> Noted:
     before = destination.lease.predecessor
     if not destination.settled and before is not None:
         # Should this run die before it has come to them, the next one must still find them.
-        return Noted(before.identity, before.uploads, destination.committing or before.has_begun)
+        return Noted(
+            before.identity if destination.adoptable else None,
+            before.uploads,
+            destination.committing or before.has_begun,
+            before.stale,
+        )
     uploads = [*destination.uploads.opened, *destination.uploads.adopted.values()]
-    return Noted(destination.identity, [_journaled(upload) for upload in uploads], destination.committing)
+    return Noted(
+        destination.identity if destination.adoptable else None,
+        [_journaled(upload) for upload in uploads],
+        destination.committing,
+        before.leaves() if before else (),
+    )
 
 
 async def _withdraw(destination: Destination) -> None:

@@ -110,6 +110,9 @@ class Journal(_Document):
     under way until its lease is over. None: written by version 0.1, which does not tell: the same as true."""
     identity: Identity | None = None
     uploads: list[JournaledUpload] = Field(default_factory=list)
+    stale: list[str] = Field(default_factory=list)
+    """Keys at which commits of earlier runs, which did not come to their end, may have left an object. Where nothing may
+    be listed nobody else knows of them."""
 
     def to_bytes(self) -> bytes:
         """As it is stored: compact, it is written often."""
@@ -133,6 +136,11 @@ class Journal(_Document):
     def has_begun(self) -> bool:
         """Whether requests of this run that readers see the effect of may have been sent."""
         return self.committing is not False
+
+    def leaves(self) -> list[str]:
+        """Keys at which this run, or those before it, may have left an object that no marker speaks for."""
+        begun = {upload.key for upload in self.uploads} if self.has_begun else set()
+        return sorted({*self.stale, *begun})
 
     def holder(self) -> str:
         """Who it is, for messages."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady
+from riva_stream.documents.read import Documents
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -23,7 +24,6 @@ from riva_stream.layout import (
     OF_FULL,
 )
 from riva_stream.manifest import Artifact, Marker, StagedFile, UploadManifest
-from riva_stream.operations.documents import Documents
 from riva_stream.operations.ledger import Ledger
 
 __all__ = ["StagedObject", "crosscheck"]

@@ -30,17 +30,19 @@ from riva_stream.pipeline.stores import open_stores
 from riva_stream.report import StageReport
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
-from riva_stream.s3 import Store, Writer
+from riva_stream.s3 import Store, WritableBucket
 from riva_stream.s3.probe import enforced_check
 from riva_stream.sink import NotCopiedError, Uploads
 from riva_stream.source import PinnedSource, find_source
 from riva_stream.state import StateDirectory, new_run_id
+from riva_stream.tasks import in_child_task
 
 __all__ = ["stage"]
 
 _OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
 
 
+@in_child_task
 async def stage(
     request: StageRequest,
     *,
@@ -88,14 +90,14 @@ async def stage(
                 "request.json", to_json(request.without_secrets())
             )
             await stack.enter_async_context(watched(run))
-            writer = await open_stores(run, stack, session, source_session, store, source_store)
+            bucket = await open_stores(run, stack, session, source_session, store, source_store)
             retrier.renew = run.renew_sessions
-            return await _stage(run, writer)
+            return await _stage(run, bucket)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
 
-async def _stage(run: Run, writer: Writer) -> StageReport:
+async def _stage(run: Run, bucket: WritableBucket) -> StageReport:
     request = run.request
     run.observer(PhaseChanged(phase="prepare"))
     source = await find_source(run.origin, request.source_bucket, request.source_key, run.retrier)
@@ -107,11 +109,11 @@ async def _stage(run: Run, writer: Writer) -> StageReport:
     existing = await inspect(run)
     decision = decide(request, source, existing, container)
     if request.dry_run and decision is not Decision.ALREADY_STAGED:
-        return await _planned(run, writer, source, container, decision)
+        return await _planned(run, bucket, source, container, decision)
     if decision is Decision.ALREADY_STAGED and (request.dry_run or run.layout.journal not in existing.etags):
         return await _already_staged(run, existing)
     try:
-        return await _stage_held(run, writer, source, container)
+        return await _stage_held(run, bucket, source, container)
     except (HeldError, AccessDeniedError) as error:
         if decision is not Decision.ALREADY_STAGED:
             raise
@@ -120,26 +122,30 @@ async def _stage(run: Run, writer: Writer) -> StageReport:
 
 
 async def _planned(
-    run: Run, writer: Writer, source: PinnedSource, container: PinnedSource | None, decision: Decision
+    run: Run,
+    bucket: WritableBucket,
+    source: PinnedSource,
+    container: PinnedSource | None,
+    decision: Decision,
 ) -> StageReport:
-    await try_rights(run, writer, source)
-    check = await _upload_check(run, writer)
-    plan = plan_of(run, source, container, decision, check, await plan_copies(run, writer, source, check))
+    await try_rights(run, bucket, source)
+    check = await _upload_check(run, bucket)
+    plan = plan_of(run, source, container, decision, check, await plan_copies(run, bucket, source, check))
     await run.keep("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
     return report.model_copy(update={"plan": plan})
 
 
 async def _stage_held(
-    run: Run, writer: Writer, source: PinnedSource, container: PinnedSource | None
+    run: Run, bucket: WritableBucket, source: PinnedSource, container: PinnedSource | None
 ) -> StageReport:
     """The part that one run at a time does on a prefix."""
     request = run.request
     if request.mode == "full":
         run.meter.source_key = archive_key(run, source)
-    async with hold(run, writer) as destination:
-        check = destination.uploads.check = await _upload_check(run, writer)
-        copy = await plan_copies(run, writer, source, check)
+    async with hold(run, bucket) as destination:
+        check = destination.uploads.check = await _upload_check(run, bucket)
+        copy = await plan_copies(run, bucket, source, check)
         await resume(destination, identity_of(run, source, check, copy.how))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
@@ -222,21 +228,21 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
             run.warn(
                 "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
             )
-    return await _report(run, "already_staged", Committed(staged, checks, existing.pair.document))
+    return await _report(run, "already_staged", Committed(staged, checks, existing.deployment))
 
 
-async def _upload_check(run: Run, writer: Writer) -> str:
+async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     """The checksum that the store verifies what it is sent with; by reference there is too little to ask for."""
     request = run.request
     if request.mode != "full" and request.upload_check == "auto":
-        return "crc64nvme" if run.destination.is_aws else "md5"
+        return "crc64nvme" if bucket.is_aws else "md5"
     return await enforced_check(
-        run.destination,
-        writer,
-        request.bucket,
+        bucket.store,
+        bucket.store,
+        bucket.name,
         request.prefix + SCRATCH[0],
         request.upload_check,
-        run.retrier,
+        bucket.retrier,
         left=partial(run.warn, "scratch-upload"),
     )
 

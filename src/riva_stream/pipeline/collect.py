@@ -22,12 +22,14 @@ from riva_stream.lease.lease import Noted
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import OpenUpload, Store, StoreSettings, open_store
+from riva_stream.s3 import Bucket, OpenUpload, StoreSettings, WritableBucket, open_store
 from riva_stream.state import new_run_id
+from riva_stream.tasks import in_child_task
 
 __all__ = ["collect"]
 
 
+@in_child_task
 async def collect(
     settings: StoreSettings,
     bucket: str,
@@ -56,20 +58,21 @@ async def collect(
     Raises:
         RivaStreamError: the uploads or keys cannot be listed.
     """
-    retrier = Retrier(observer=observer)
 
     def warn(message: str) -> None:
         observer(Warned(code="gc", message=message))
 
     async with AsyncExitStack() as stack:
-        store: Store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+        store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+        there, for_leases = (
+            WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
+        )
         limit = now() - timedelta(seconds=older_than)
-        place = partial(_Place, store, retrier, limit, lease, await clock.in_thread(Process.this), warn)
+        place = partial(_Place, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn)
         places = {
-            layout: place(layout, written)
-            for layout, written in (await _journals(store, retrier, bucket, prefix)).items()
+            layout: place(layout, written) for layout, written in (await _journals(there, prefix)).items()
         }
-        for upload in await retrier("ListMultipartUploads", partial(store.list_uploads, bucket, prefix)):
+        for upload in await there.list_uploads(prefix):
             if (layout := layout_of(bucket, upload.key)) is not None:
                 places.setdefault(layout, place(layout)).uploads.append(upload)
         found = await each(list(places.values()), lambda place: place.collect(apply=apply))
@@ -82,8 +85,9 @@ async def collect(
 class _Place:
     """One staging, and what dead runs left there."""
 
-    store: Store
-    retrier: Retrier
+    bucket: WritableBucket
+    for_leases: WritableBucket
+    """The same with a retrier of its own: a lease is renewed within an attempt of the work, which has its slot."""
     limit: datetime
     lease: float
     here: Process
@@ -96,7 +100,7 @@ class _Place:
     async def collect(self, *, apply: bool) -> list[Leftover]:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
         try:
-            journal = await read_journal(self.store, self.retrier, self.layout.bucket, self.layout.journal)
+            journal = await read_journal(self.bucket, self.layout.journal)
             await self._add_named(journal)
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
@@ -122,17 +126,16 @@ class _Place:
         """Uploads that the journal names and no listing shows: some stores list only those of an exact key."""
         known = {upload.upload_id for upload in self.uploads}
         for upload in journal.journal.uploads if journal is not None and journal.journal is not None else ():
-            if upload.upload_id not in known and self.layout.owns(upload.key):
-                ask = partial(self.store.list_parts, self.layout.bucket, upload.key, upload.upload_id)
-                if await self.retrier("ListParts", ask) is not None:
-                    self.uploads.append(OpenUpload(upload.key, upload.upload_id, self.written))
+            if upload.upload_id in known or not self.layout.owns(upload.key):
+                continue
+            if await self.bucket.list_parts(upload.key, upload.upload_id) is not None:
+                self.uploads.append(OpenUpload(upload.key, upload.upload_id, self.written))
 
     async def _is_live(self, journal: Found) -> bool:
         if known_to_have_ended(journal, self.here):
             return False
         seconds = max(self.lease, journal.journal.lease if journal.journal else 0.0)
-        bucket, key = self.layout.bucket, self.layout.journal
-        life = await watch(self.store, self.retrier, bucket, key, journal, self.here, seconds=seconds)
+        life = await watch(self.bucket, self.layout.journal, journal, self.here, seconds=seconds)
         return life is not None and bool(life.alive)
 
     def _leftover(
@@ -156,13 +159,13 @@ class _Place:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
             return (
-                Noted(before.identity, before.uploads, before.has_begun) if before else Noted(None, (), False)
+                Noted(before.identity, before.uploads, before.has_begun, before.stale)
+                if before
+                else Noted(None, (), False)
             )
 
         lease = Lease(
-            self.store,
-            self.store,
-            self.retrier,
+            self.for_leases,
             self.layout,
             self.lease,
             new_run_id(),
@@ -196,10 +199,10 @@ class _Place:
 
         async def once() -> None:
             await lease.check()
-            await self.store.abort_upload(self.layout.bucket, left.key, upload_id)
+            await self.bucket.once.abort_upload(left.key, upload_id)
 
         try:
-            await self.retrier("AbortMultipartUpload", once)
+            await self.bucket.retrier("AbortMultipartUpload", once)
         except HeldError:
             raise
         except RivaStreamError as error:
@@ -212,19 +215,11 @@ async def _keep_nothing(_: bytes) -> None:
     """No copy of the journal: there is no state directory."""
 
 
-async def _journals(
-    store: Store, retrier: Retrier, bucket: str, prefix: str
-) -> dict[Layout, datetime | None]:
+async def _journals(bucket: Bucket, prefix: str) -> dict[Layout, datetime | None]:
     """Stagings that have a journal, and when it was written."""
     found: dict[Layout, datetime | None] = {}
-    after = ""
-    while True:
-        page = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
-        for entry in page.objects:
-            layout = layout_of(bucket, entry.key) if entry.key.endswith(JOURNAL) else None
-            if layout is not None and entry.key == layout.journal:
-                found[layout] = entry.last_modified
-        last = page.objects[-1].key if page.objects else ""
-        if not page.truncated or last <= after:
-            return found
-        after = last
+    async for entry in bucket.objects(prefix):
+        layout = layout_of(bucket.name, entry.key) if entry.key.endswith(JOURNAL) else None
+        if layout is not None and entry.key == layout.journal:
+            found[layout] = entry.last_modified
+    return found

@@ -21,7 +21,7 @@ from riva_stream.lanes import Lane
 from riva_stream.layout import SCRATCH
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Run, each
-from riva_stream.s3 import CopySource, ObjectPart, Writer
+from riva_stream.s3 import Bucket, CopySource, ObjectPart, WritableBucket
 from riva_stream.s3.copy_probe import CopyAbility, probe_copies
 from riva_stream.sink import CopiedObject, PartCopier, Proof, Upload, Uploads
 from riva_stream.sizes import MIB
@@ -108,12 +108,12 @@ class SourceCopy:
         return str(self.plan.proof) if self.plan else "sent"
 
 
-async def plan_copies(run: Run, writer: Writer, source: PinnedSource, check: str) -> SourceCopy:
+async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, check: str) -> SourceCopy:
     """Decide who makes the objects that are ranges of the source.
 
     Args:
         run: its request says what is wished.
-        writer: the destination, for scratch uploads.
+        bucket: the destination, for scratch uploads.
         source: what is staged.
         check: what parts are checked with; see ``--upload-check``.
 
@@ -123,7 +123,7 @@ async def plan_copies(run: Run, writer: Writer, source: PinnedSource, check: str
     wished = run.request.source_copy
     if run.request.mode != "full" or wished == "send" or not source.size:
         return SourceCopy(None)
-    found = await _Planner(run, writer, source, check).plan()
+    found = await _Planner(run, bucket, source, check).plan()
     if found.plan is None and wished == "store":
         raise ConfigurationError(
             f"the store cannot copy the source: {found.reason}",
@@ -146,9 +146,7 @@ class Outlets:
         if self.plan is not None:
             self.run.meter.counts = (*self.run.meter.counts, "copied")
             self.uploads.copier = PartCopier(
-                self.uploads.writer,
                 self.uploads.bucket,
-                self.run.retrier,
                 partial(_is_unchanged, self.run, self.plan.source),
                 with_crc64nvme=self.plan.proof is Proof.CRC64NVME,
             )
@@ -185,7 +183,7 @@ class Outlets:
 
 async def _is_unchanged(run: Run, source: PinnedSource) -> bool:
     try:
-        info = await run.retrier("HeadObject", partial(run.origin.head, source.bucket, source.key))
+        info = await Bucket(run.origin, source.bucket, run.retrier).head(source.key)
     except TransientError:
         raise
     except RivaStreamError:
@@ -196,7 +194,7 @@ async def _is_unchanged(run: Run, source: PinnedSource) -> bool:
 @dataclass(eq=False)
 class _Planner:
     run: Run
-    writer: Writer
+    bucket: WritableBucket
     source: PinnedSource
     check: str
 
@@ -259,9 +257,9 @@ class _Planner:
             run.renew_sessions,
         )
         return await probe_copies(
-            run.destination,
-            self.writer,
-            run.request.bucket,
+            self.bucket.store,
+            self.bucket.store,
+            self.bucket.name,
             run.request.prefix + SCRATCH[0],
             asked,
             await self._first(span) if read else None,
@@ -304,9 +302,9 @@ class _Planner:
         return sizes if sum(sizes) == size and len(sizes) == count else None
 
     async def _part(self, number: int) -> ObjectPart | None:
-        ask = partial(self.run.origin.head_part, self.source.bucket, self.source.key, number)
+        place = Bucket(self.run.origin, self.source.bucket, self.run.retrier)
         try:
-            return await self.run.retrier("HeadObject", ask)
+            return await place.head_part(self.source.key, number)
         except TransientError:
             raise
         except RivaStreamError:

@@ -17,6 +17,7 @@ from riva_stream.memory import plan_memory
 from riva_stream.pipeline.copies import Outlets, SourceCopy
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
+from riva_stream.s3 import Bucket
 from riva_stream.sink import Upload, Uploads
 from riva_stream.source import PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
@@ -82,13 +83,13 @@ async def stream(  # noqa: C901 - it is the picture
     run.observer(PhaseChanged(phase="stream"))
     run.meter.source_size = source.size
     reader = SourceReader(
-        run.origin,
+        Bucket(run.origin, source.bucket, run.retrier),
         source,
         part_size,
         Credits(shares.read_share),
-        run.retrier,
         lanes.source,
         lambda count: run.meter.add(fetched=count),
+        run.observer,
     )
     digest = Digest(source.vouchers.to_compute)
     hashes, member_hashes = HashLane(lanes.hash), HashLane(lanes.member_hash)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from riva_stream.documents.pair import reference_to
+from riva_stream.documents.references import reference_to
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -20,7 +20,7 @@ from riva_stream.pipeline.decide import Decision
 from riva_stream.pipeline.flow import archive_key, is_bare_model
 from riva_stream.report import Plan, PlannedObject
 from riva_stream.run import Run
-from riva_stream.s3 import Writer
+from riva_stream.s3 import WritableBucket
 from riva_stream.s3.probe import try_aborting
 from riva_stream.s3.scratch import scratch_upload
 from riva_stream.source import PinnedRanges, PinnedSource
@@ -107,7 +107,7 @@ def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
     return [archive, PlannedObject(key=f"{request.prefix}models/<{patterns}>", kind="models")]
 
 
-async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
+async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> None:
     """Try what a full staging needs, leaving nothing: one byte of the source, and an upload that is aborted at once.
 
     A reference may need neither.
@@ -130,13 +130,13 @@ async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
         return
     if source.size:
         await run.retrier("GetObject", one_byte)
-    await try_aborting(writer, request.bucket, key, run.retrier)
+    await try_aborting(bucket.store, bucket.name, key, bucket.retrier)
     async with scratch_upload(
-        run.destination,
-        writer,
-        request.bucket,
+        bucket.store,
+        bucket.store,
+        bucket.name,
         key,
-        run.retrier,
+        bucket.retrier,
         tagged=run.tagging.along,
         left=partial(run.warn, "scratch-upload"),
     ) as upload:

@@ -9,7 +9,7 @@ from typing import Any
 from riva_stream.config import StageRequest
 from riva_stream.pipeline.copies import COPIES
 from riva_stream.run import Run
-from riva_stream.s3 import Store, StoreSettings, WriteOptions, Writer, open_store
+from riva_stream.s3 import Store, StoreSettings, WritableBucket, WriteOptions, open_store
 
 __all__ = ["destination_settings", "is_elsewhere", "is_one_principal", "open_stores", "source_settings"]
 
@@ -21,7 +21,7 @@ async def open_stores(
     source_session: Any,
     store: Store | None,
     source_store: Store | None,
-) -> Writer:
+) -> WritableBucket:
     """Give the run its stores to read from; ``stack`` closes those that are opened here, never the caller's.
 
     Returns:
@@ -47,9 +47,10 @@ async def open_stores(
             if elsewhere
             else store
         )
-    run.destination, run.origin = store, source_store
+    bucket = WritableBucket(store, request.bucket, run.retrier)
+    run.destination, run.origin = bucket, source_store
     run.one_principal = source_store is store or (opened and is_one_principal(request))
-    return store
+    return bucket
 
 
 def is_elsewhere(request: StageRequest) -> bool:

@@ -18,9 +18,10 @@ import anyio
 from awscrt import checksums as crt
 
 from riva_stream.errors import RivaStreamError, SourceChangedError
+from riva_stream.s3.bucket import Attempt
 from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource, Reader, Writer
 from riva_stream.s3.probe import is_refusal, try_aborting
-from riva_stream.s3.scratch import CLEANUP_SECONDS, Attempt, ScratchUpload, say_nothing, scratch_upload
+from riva_stream.s3.scratch import CLEANUP_SECONDS, ScratchUpload, say_nothing, scratch_upload
 
 __all__ = ["CopyAbility", "probe_copies"]
 

@@ -25,7 +25,7 @@ from riva_stream.errors import RivaStreamError
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory_reader import Conditions, Copies, MemoryReader
 from riva_stream.s3.memory_shelf import (
-    Bucket,
+    Contents,
     MemoryObject,
     Part,
     Request,
@@ -249,7 +249,7 @@ class MemoryStore(MemoryReader):
     def _on_condition(
         self,
         where: Request,
-        there: Bucket,
+        there: Contents,
         *,
         if_absent: bool = False,
         if_match: str | None = None,
@@ -269,7 +269,7 @@ class MemoryStore(MemoryReader):
 
     def _keep(
         self,
-        there: Bucket,
+        there: Contents,
         key: str,
         data: bytes,
         etag: str,

@@ -13,7 +13,7 @@ from riva_stream import clock
 from riva_stream.errors import IntegrityError
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory_shelf import (
-    Bucket,
+    Contents,
     MemoryObject,
     Request,
     Upload,
@@ -68,7 +68,7 @@ class MemoryReader:
         self._page = page
         self._now = now
         self._numbers = count(1)
-        self._buckets = {name: Bucket() for name in buckets}
+        self._buckets = {name: Contents() for name in buckets}
 
     # ---- what a test does behind the port
 
@@ -89,7 +89,7 @@ class MemoryReader:
 
     def create_bucket(self, name: str) -> None:
         """Make a bucket; one that is there stays as it is."""
-        self._buckets.setdefault(name, Bucket())
+        self._buckets.setdefault(name, Contents())
 
     def delete_bucket(self, name: str) -> None:
         """Remove a bucket with all that is in it."""
@@ -245,7 +245,7 @@ class MemoryReader:
         """An id that no other upload and no other version has."""
         return f"{next(self._numbers):032x}"
 
-    def _bucket(self, operation: str, bucket: str, key: str = "") -> Bucket:
+    def _bucket(self, operation: str, bucket: str, key: str = "") -> Contents:
         found = self._buckets.get(bucket)
         if found is None:
             raise refusal(operation, bucket, key, "NoSuchBucket", 404)

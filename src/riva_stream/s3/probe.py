@@ -24,8 +24,9 @@ from riva_stream.errors import (
     RivaStreamError,
     ThrottledError,
 )
+from riva_stream.s3.bucket import Attempt
 from riva_stream.s3.port import PartBody, Reader, Writer
-from riva_stream.s3.scratch import Attempt, ScratchUpload, say_nothing, scratch_upload
+from riva_stream.s3.scratch import ScratchUpload, say_nothing, scratch_upload
 
 __all__ = ["enforced_check", "is_refusal", "try_aborting"]
 
@@ -179,8 +180,7 @@ class _Probe:
                 return error.where.code or str(error.where.status)
             return None
 
-        code: str | None = await self.attempt("UploadPart", ask)
-        return code
+        return await self.attempt("UploadPart", ask)
 
     async def _send(self, upload: ScratchUpload, body: PartBody) -> str:
         return await self.writer.upload_part(self.bucket, upload.key, upload.upload_id, 1, body)

@@ -11,26 +11,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
 
 import anyio
 
 from riva_stream.errors import RivaStreamError, TransientError
+from riva_stream.s3.bucket import Attempt
 from riva_stream.s3.port import NO_TAGS, Reader, Writer
 
-__all__ = ["Attempt", "ScratchUpload", "say_nothing", "scratch_upload"]
+__all__ = ["ScratchUpload", "say_nothing", "scratch_upload"]
 
 CREATE_SECONDS = 30.0
 CLEANUP_SECONDS = 10.0
 
 Make = Callable[[Mapping[str, str]], Awaitable[str]]
-
-
-class Attempt(Protocol):
-    """A retrier: tries one request again when the transport fails."""
-
-    async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[Any]]) -> Any:
-        """Await ``attempt_once()``, again if need be."""
 
 
 async def _untagged(make: Make) -> str:

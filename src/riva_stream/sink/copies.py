@@ -20,8 +20,8 @@ from riva_stream.errors import (
     SourceChangedError,
     Where,
 )
-from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import CopiedPart, Writer
+from riva_stream.retry import at_least_some_speed
+from riva_stream.s3 import CopiedPart, WritableBucket
 from riva_stream.sink.parts import Copy, SentPart
 from riva_stream.sink.upload import Upload, multipart_etag
 
@@ -148,11 +148,9 @@ class CopiedObject:
 
 @dataclass(eq=False)
 class PartCopier:
-    """Has the store copy parts, each tried as often as its retrier wants."""
+    """Has the store copy parts, each tried as often as the bucket's retrier wants."""
 
-    writer: Writer
-    bucket: str
-    retrier: Retrier
+    bucket: WritableBucket
     unchanged: Callable[[], Awaitable[bool]]
     """Looks whether the source is still the one that was pinned."""
     with_crc64nvme: bool
@@ -183,10 +181,10 @@ class PartCopier:
 
         async def once() -> CopiedPart:
             with at_least_some_speed(part.size):
-                return await self.writer.copy_part(self.bucket, upload.key, upload.upload_id, number, source)
+                return await self.bucket.once.copy_part(upload.key, upload.upload_id, number, source)
 
         try:
-            return await self.retrier("UploadPartCopy", once)
+            return await self.bucket.retrier("UploadPartCopy", once)
         except SourceChangedError as error:
             # A store's word alone does not decide that: some refuse every condition, or call an upload a key.
             if not await self.unchanged():

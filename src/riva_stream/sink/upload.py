@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from riva_stream.buffers import Chunk
 from riva_stream.digest import md5_of
-from riva_stream.s3 import CompletedPart, CopySource, Stored
+from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
 from riva_stream.sink.parts import Copy, Part, Send, SentPart, Weighed, base64_crc
 
 __all__ = ["KnownPart", "Upload", "UploadRecord", "multipart_etag"]
@@ -70,6 +70,11 @@ class Upload:
     is_copied: bool = False
     """Whether the store was asked to copy parts of it."""
     record: UploadRecord | None = None
+
+    @property
+    def handle(self) -> OpenUpload:
+        """What it is aborted by."""
+        return OpenUpload(self.key, self.upload_id)
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next part, of which this upload holds a share; the share is released once it is durable."""

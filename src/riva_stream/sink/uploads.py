@@ -28,28 +28,28 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.lanes import Lane
-from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import ObjectInfo, Reader, Stored, Writer
+from riva_stream.retry import at_least_some_speed
+from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
 from riva_stream.sink.copies import PartCopier
 from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
+from riva_stream.tasks import answered
 
 __all__ = ["Uploads"]
 
 _CLEANUP_SECONDS = 20.0
 _CLEANUP_TASKS = 8
+_ANSWER_SECONDS = 10.0
+"""For which a cancelled run waits for the answer to a Create: without it nobody knows the upload by its id."""
 
 
 @dataclass(eq=False)
 class Uploads:
     """All uploads of a run into one bucket."""
 
-    reader: Reader
-    writer: Writer
-    bucket: str
+    bucket: WritableBucket
     check: Check
-    retrier: Retrier
     lane: Lane
     durable: Callable[[Upload, int], None]
     """Is told how many bytes of which upload became durable."""
@@ -61,6 +61,8 @@ class Uploads:
     """Copies parts; None: all of them are sent."""
     guard: Callable[[], Awaitable[object]] | None = None
     """Makes sure, before an upload is created, that the prefix is still ours."""
+    give_up: Callable[[], Awaitable[object]] | None = None
+    """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
@@ -89,8 +91,8 @@ class Uploads:
         """Whether the prefix is still ours, as far as can be known now."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             try:
-                if self.guard is not None:
-                    await self.guard()
+                if self.give_up is not None:
+                    await self.give_up()
             except HeldError:
                 return False
             except RivaStreamError:
@@ -103,36 +105,40 @@ class Uploads:
         attempts = 0
         if upload is not None:
             upload.content_type, upload.metadata = content_type, metadata
+            self.opened.append(upload)
         else:
-            # Whoever is cancelled between the store's doing and its answer leaves an upload that nobody knows by
-            # its id; the key is remembered so that the cleanup can look for it.
+            # Whoever gives up between the store's doing and its answer leaves an upload that nobody knows by its id:
+            # the answer is waited for, and where none comes the key is remembered so that the cleanup can look for it.
             if self.guard is not None:
                 await self.guard()
             self.creating.append(key)
 
-            async def create() -> str:
+            async def create(tags: Mapping[str, str]) -> Upload:
+                upload_id = await self.bucket.once.create_upload(
+                    key,
+                    content_type=content_type,
+                    metadata=metadata,
+                    crc64nvme=self.check == "crc64nvme",
+                    tags=tags,
+                )
+                created = Upload(key, content_type, metadata, upload_id, self.run_id, self.enqueue)
+                self.opened.append(created)
+                self.creating.remove(key)
+                return created
+
+            async def once() -> Upload:
                 nonlocal attempts
                 attempts += 1
                 return await self.tagging.along(
-                    lambda tags: self.writer.create_upload(
-                        self.bucket,
-                        key,
-                        content_type=content_type,
-                        metadata=metadata,
-                        crc64nvme=self.check == "crc64nvme",
-                        tags=tags,
-                    )
+                    lambda tags: answered(partial(create, tags), grace=_ANSWER_SECONDS)
                 )
 
             try:
-                upload_id = await self.retrier("CreateMultipartUpload", create)
+                upload = await self.bucket.retrier("CreateMultipartUpload", once)
             except RivaStreamError as error:
                 if error.where.status is not None:
                     self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
                 raise
-            self.creating.remove(key)
-            upload = Upload(key, content_type, metadata, upload_id, self.run_id, self.enqueue)
-        self.opened.append(upload)
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
             await self._abort_all(await self._unknown(key))
         return upload
@@ -179,7 +185,11 @@ class Uploads:
         An upload that has copied parts is aborted: a copy that is still under way could come after a part that is sent.
         """
         self._queue, self._copies, self.copier = Channel(), Channel(), None
-        todo, self.opened[:] = [u for u in self.opened if not u.record], [u for u in self.opened if u.record]
+        todo = [upload for upload in self.opened if not upload.record]
+        if self.guard is not None:
+            await self.guard()
+        await self._abort([upload for upload in todo if upload.is_copied])
+        self.opened = [upload for upload in self.opened if upload.record]
         for upload in todo:
             if not upload.is_copied:
                 known = upload.known | {
@@ -187,7 +197,6 @@ class Uploads:
                     for part in upload.parts.values()
                 }
                 self.adopt(upload.key, upload.upload_id, upload.created_by, known)
-        await self._abort([upload for upload in todo if upload.is_copied])
 
     async def send_whole(self, upload: Upload, data: bytes) -> None:
         """Send a small object as the one part of its upload."""
@@ -249,21 +258,21 @@ class Uploads:
     ) -> str:
         async def once() -> str:
             with at_least_some_speed(weighed.size):
-                etag = await self.writer.upload_part(
-                    self.bucket, upload.key, upload.upload_id, number, weighed.body(pieces)
+                etag = await self.bucket.once.upload_part(
+                    upload.key, upload.upload_id, number, weighed.body(pieces)
                 )
             if not weighed.matches(etag):
                 raise TransientError(
                     "the store has received other bytes than were sent: its ETag is not their MD5",
-                    where=Where("UploadPart", self.bucket, upload.key, part=number),
+                    where=Where("UploadPart", self.bucket.name, upload.key, part=number),
                 )
             return etag
 
-        return await self.retrier("UploadPart", once)
+        return await self.bucket.retrier("UploadPart", once)
 
     async def _abort(self, uploads: Sequence[Upload]) -> None:
         """Abort them, and what was being created; errors here would hide the first one."""
-        left = [(upload.key, upload.upload_id) for upload in uploads]
+        left = [upload.handle for upload in uploads]
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             for key in self.creating:
                 left += await self._unknown(key)
@@ -273,30 +282,26 @@ class Uploads:
         """Abort what this run has open, but for the UploadIds that are another run's now."""
         await self._abort_all(
             [
-                (upload.key, upload.upload_id)
+                upload.handle
                 for upload in self.opened
                 if upload.created_by == self.run_id and not upload.record and upload.upload_id not in theirs
             ]
         )
 
-    async def _unknown(self, key: str) -> list[tuple[str, str]]:
+    async def _unknown(self, key: str) -> list[OpenUpload]:
         """Uploads of ``key`` that are not ours to know: the prefix is ours alone, so they were left by accident."""
         known = {upload.upload_id for upload in [*self.opened, *self.adopted.values()]}
         with contextlib.suppress(RivaStreamError):
-            found = await self.retrier(
-                "ListMultipartUploads", lambda: self.reader.list_uploads(self.bucket, key)
-            )
-            return [(u.key, u.upload_id) for u in found if u.key == key and u.upload_id not in known]
+            found = await self.bucket.list_uploads(key)
+            return [upload for upload in found if upload.key == key and upload.upload_id not in known]
         return []
 
-    async def _abort_all(self, left: list[tuple[str, str]]) -> None:
+    async def _abort_all(self, left: list[OpenUpload]) -> None:
         async def abort_some() -> None:
             while left:
-                key, upload_id = left.pop()
+                upload = left.pop()
                 with contextlib.suppress(RivaStreamError):
-                    await self.retrier(
-                        "AbortMultipartUpload", partial(self.writer.abort_upload, self.bucket, key, upload_id)
-                    )
+                    await self.bucket.abort_upload(upload.key, upload.upload_id)
 
         async with anyio.create_task_group() as cleaners:
             for _ in range(min(_CLEANUP_TASKS, len(left))):

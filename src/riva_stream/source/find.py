@@ -6,9 +6,8 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import partial
 
 from riva_stream.errors import (
     AccessDeniedError,
@@ -19,7 +18,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Reader
+from riva_stream.s3 import Bucket, ObjectInfo, Reader
 from riva_stream.sizes import human_size
 from riva_stream.source.pin import PinnedSource, Vouchers
 
@@ -66,15 +65,15 @@ async def find_source(
         SourceNotFoundError: there is none, or more than one; the message lists what there is.
         AccessDeniedError: it may not be read, or (where listing is not allowed either) may not exist.
     """
-    named = _Named(flag, variable)
+    named, place = _Named(flag, variable), Bucket(store, bucket, retrier)
     try:
         # A key may hold a glob's characters itself: the object of that very name goes first.
-        info = None if key.endswith("/") else await _head(store, bucket, key, retrier)
+        info = None if key.endswith("/") else await _head(place, key)
         if info is None and (key.endswith("/") or _GLOB.search(key)):
-            key = await _only_archive(store, bucket, key, retrier, named)
-            info = await _head(store, bucket, key, retrier)
+            key = await _only_archive(place, key, named)
+            info = await _head(place, key)
         if info is None:
-            raise await _missing(store, bucket, key, retrier, named)
+            raise await _missing(place, key, named)
     except ConfigurationError as error:
         if error.where.code != "NoSuchBucket":
             raise
@@ -99,7 +98,7 @@ async def find_source(
     )
 
 
-async def _head(store: Reader, bucket: str, key: str, retrier: Retrier) -> ObjectInfo | None:
+async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
     """HEAD of the source.
 
     Raises:
@@ -107,80 +106,77 @@ async def _head(store: Reader, bucket: str, key: str, retrier: Retrier) -> Objec
         AccessDeniedError: it does, but they do not grant this.
     """
     try:
-        return await retrier("HeadObject", lambda: store.head(bucket, key))
+        return await bucket.head(key)
     except AccessDeniedError as error:
         # The answer to a HEAD has no body that would say so when it is the credentials that are wrong.
         with suppress(AccessDeniedError, TransientError):
-            await retrier("ListObjectsV2", partial(store.list_objects, bucket, key, limit=1))
+            await bucket.list_objects(key, limit=1)
         # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, HeadObject)
         raise AccessDeniedError(
-            f"s3://{bucket}/{key} may not be read: either the credentials lack s3:GetObject on it, or there is no such "
+            f"s3://{bucket.name}/{key} may not be read: either the credentials lack s3:GetObject on it, or there is no such "
             "key and they lack s3:ListBucket, without which the store will not say so",
             where=error.where,
-            hint=f"check the key, and grant s3:GetObject on it and s3:ListBucket on {bucket}",
+            hint=f"check the key, and grant s3:GetObject on it and s3:ListBucket on {bucket.name}",
             action=error.action,
             resource=error.resource,
             denied_by=error.denied_by,
         ) from error
 
 
-async def _only_archive(store: Reader, bucket: str, pattern: str, retrier: Retrier, named: _Named) -> str:
+async def _only_archive(bucket: Bucket, pattern: str, named: _Named) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
-    below = await _list_all(store, bucket, prefix, retrier)
+    below = await _list_all(bucket, prefix)
     if pattern.endswith("/"):
         found = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
-        sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket}/{pattern}"
+        sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket.name}/{pattern}"
     else:
         found = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
-        sought = f"object that fits s3://{bucket}/{pattern}"
+        sought = f"object that fits s3://{bucket.name}/{pattern}"
     if len(found) == 1:
         return found[0].key
     if found:
         raise SourceNotFoundError(
             f"there are {len(found)} of them, where exactly one {sought} is wanted:{_listed(found)}",
-            where=Where("ListObjectsV2", bucket, prefix),
-            hint=f"name one: {named.flag} s3://{bucket}/{found[0].key}",
+            where=Where("ListObjectsV2", bucket.name, prefix),
+            hint=f"name one: {named.flag} s3://{bucket.name}/{found[0].key}",
         )
     raise SourceNotFoundError(
         f"there is no {sought}" + (f"; there is:{_listed(below)}" if below else ""),
-        where=Where("ListObjectsV2", bucket, prefix),
+        where=Where("ListObjectsV2", bucket.name, prefix),
         hint=named.check(),
     )
 
 
-async def _list_all(store: Reader, bucket: str, prefix: str, retrier: Retrier) -> list[ObjectInfo]:
+async def _list_all(bucket: Bucket, prefix: str) -> list[ObjectInfo]:
     found: list[ObjectInfo] = []
-    after = ""
-    while len(found) < _MOST_LISTED:
-        listing = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
-        found += listing.objects
-        if not listing.truncated or not listing.objects:
-            return found
-        after = listing.objects[-1].key
-    raise SourceNotFoundError(
-        f"there are more than {_MOST_LISTED} keys below s3://{bucket}/{prefix}: too many to choose from",
-        where=Where("ListObjectsV2", bucket, prefix),
-        hint="name the archive, or a longer prefix",
-    )
+    async with aclosing(bucket.objects(prefix)) as entries:
+        async for entry in entries:
+            if len(found) == _MOST_LISTED:
+                raise SourceNotFoundError(
+                    f"there are more than {_MOST_LISTED} keys below s3://{bucket.name}/{prefix}: too many to choose from",
+                    where=Where("ListObjectsV2", bucket.name, prefix),
+                    hint="name the archive, or a longer prefix",
+                )
+            found.append(entry)
+    return found
 
 
-async def _missing(store: Reader, bucket: str, key: str, retrier: Retrier, named: _Named) -> RivaStreamError:
+async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
     """The error for a key that is not there, with the nearest keys that are."""
     near: list[ObjectInfo] = []
-    where = Where("HeadObject", bucket, key, status=404)
+    where = Where("HeadObject", bucket.name, key, status=404)
     # from its own folder outwards, until something is there
     folder = key
     while not near and folder:
         folder = folder.rstrip("/").rpartition("/")[0]
         folder = f"{folder}/" if folder else ""
         try:
-            listing = await retrier("ListObjectsV2", partial(store.list_objects, bucket, folder))
-            near = list(listing.objects)
+            near = list((await bucket.list_objects(folder)).objects)
         except AccessDeniedError:
             return SourceNotFoundError(
-                f"there is no s3://{bucket}/{key} (and what there is instead may not be listed)",
+                f"there is no s3://{bucket.name}/{key} (and what there is instead may not be listed)",
                 where=where,
-                hint=f"check the key; grant s3:ListBucket on {bucket} to be told what is near",
+                hint=f"check the key; grant s3:ListBucket on {bucket.name} to be told what is near",
             )
         if not folder:
             break
@@ -188,10 +184,10 @@ async def _missing(store: Reader, bucket: str, key: str, retrier: Retrier, named
     closest = difflib.get_close_matches(key, keys, n=_SHOWN, cutoff=0.3) or sorted(keys)[:_SHOWN]
     shown = _listed([keys[name] for name in closest])
     return SourceNotFoundError(
-        f"there is no s3://{bucket}/{key}"
+        f"there is no s3://{bucket.name}/{key}"
         + (f"; the nearest keys are:{shown}" if closest else "; the bucket is empty"),
         where=where,
-        hint=f"did you mean {named.flag} s3://{bucket}/{closest[0]} ?" if closest else named.check(),
+        hint=f"did you mean {named.flag} s3://{bucket.name}/{closest[0]} ?" if closest else named.check(),
     )
 
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -22,16 +21,15 @@ from riva_stream.layout import (
     marker_at,
 )
 from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
-from riva_stream.retry import Retrier
 from riva_stream.run import each
+from riva_stream.s3 import Bucket
 from riva_stream.s3 import Document as InStore
-from riva_stream.s3 import Reader
 
-__all__ = ["Documents", "read_documents"]
+__all__ = ["DOCUMENT_LIMIT", "Documents", "read_documents", "understood"]
 
 D = TypeVar("D", bound=Document)
 
-_LIMIT = 64 << 20
+DOCUMENT_LIMIT = 64 << 20
 """Bytes at most of a document."""
 
 
@@ -39,7 +37,7 @@ _LIMIT = 64 << 20
 class Documents:
     """What was read. What is missing or cannot be understood is None, and ``wrong`` says why."""
 
-    texts: Mapping[str, bytes]
+    texts: Mapping[str, bytes] = field(default_factory=dict)
     """Name → content of each that is there."""
     etags: Mapping[str, str] = field(default_factory=dict)
     """Name → ETag of these very bytes."""
@@ -119,26 +117,24 @@ class Documents:
             return ""
         if self.ready is None:
             return f"its {DEPLOYMENT_READY} is not one of this tool's"
-        if DEPLOYMENT_JSON not in self.texts:
-            return self.wrong.get(DEPLOYMENT_JSON, f"it has a {DEPLOYMENT_READY} but no {DEPLOYMENT_JSON}")
-        if hashlib.sha256(self.texts[DEPLOYMENT_JSON]).hexdigest() != self.ready.deployment_sha256:
-            return f"{DEPLOYMENT_JSON} is not the one that {DEPLOYMENT_READY} was written for"
-        return self.wrong.get(DEPLOYMENT_JSON, "")
+        return self.problem_of(DEPLOYMENT_JSON, DEPLOYMENT_READY, self.ready.deployment_sha256)
 
     @property
     def _problem(self) -> str:
         if self.marker is None:
             return "its marker is not one of this tool's"
-        if ARTIFACT_JSON not in self.texts:
-            return self.wrong.get(ARTIFACT_JSON, f"it has a marker but no {ARTIFACT_JSON}")
-        if hashlib.sha256(self.texts[ARTIFACT_JSON]).hexdigest() != self.marker.artifact_sha256:
-            return f"{ARTIFACT_JSON} is not the one that the marker was written for"
-        return self.wrong.get(ARTIFACT_JSON, "")
+        return self.problem_of(ARTIFACT_JSON, "the marker", self.marker.artifact_sha256)
+
+    def problem_of(self, name: str, marker: str, sha256: str | None) -> str:
+        """Why a document cannot be used, or "". ``sha256``: what its marker says; None: it says nothing."""
+        if name not in self.texts:
+            return self.wrong.get(name, f"it has {marker} but no {name}")
+        if sha256 not in {None, hashlib.sha256(self.texts[name]).hexdigest()}:
+            return f"{name} is not the one that {marker} was written for"
+        return self.wrong.get(name, "")
 
 
-async def read_documents(
-    store: Reader, retrier: Retrier, bucket: str, prefix: str, names: Sequence[str] = DOCUMENTS
-) -> Documents:
+async def read_documents(bucket: Bucket, prefix: str, names: Sequence[str] = DOCUMENTS) -> Documents:
     """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two.
 
     The marker first: without it nobody vouches for the others, and none of them is read.
@@ -152,20 +148,14 @@ async def read_documents(
 
     async def read_one(name: str) -> None:
         try:
-            document = await retrier("GetObject", partial(store.get, bucket, prefix + name, limit=_LIMIT))
+            document = await bucket.get(prefix + name, limit=DOCUMENT_LIMIT)
         except IntegrityError as error:
             wrong[name] = error.what
-        except AccessDeniedError as error:
-            if name in DEPLOYMENT_DOCUMENTS and marked_by not in DEPLOYMENT_DOCUMENTS:
-                # most stagings have none: that must not keep the rest from being looked at
-                hidden.append(name)
-                return
-            # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, GetObject)
-            error.hint = error.hint or (
-                f"grant s3:GetObject on s3://{bucket}/{prefix}*, and s3:ListBucket on {bucket}, without which the "
-                "store does not say what is not there"
-            )
-            raise
+        except AccessDeniedError:
+            if name not in DEPLOYMENT_DOCUMENTS or marked_by in DEPLOYMENT_DOCUMENTS:
+                raise
+            # most stagings have none: that must not keep the rest from being looked at
+            hidden.append(name)
         else:
             if document is not None:
                 read[name] = document
@@ -173,13 +163,8 @@ async def read_documents(
     await read_one(marked_by)
     if read or wrong:
         await each([name for name in names if name != marked_by], read_one)
-    understood = _understood({name: read[name].data for name in names if name in read}, wrong)
-    found = replace(
-        understood,
-        etags={name: document.info.etag for name, document in read.items()},
-        marked_by=marked_by,
-        hidden=sorted(hidden),
-    )
+    found = understood({name: read[name] for name in names if name in read}, wrong, marked_by=marked_by)
+    found = replace(found, hidden=sorted(hidden))
     return found if found.is_bintarball else _without_foreign(found)
 
 
@@ -200,11 +185,15 @@ def _without_foreign(documents: Documents) -> Documents:
     )
 
 
-def _understood(texts: Mapping[str, bytes], wrong: dict[str, str]) -> Documents:
+def understood(
+    found: Mapping[str, InStore], unreadable: Mapping[str, str] | None = None, *, marked_by: str = MARKER
+) -> Documents:
+    """What was read, by name, and why others could not be."""
     read: dict[type[Document], Document] = {}
-    for name, text in texts.items():
+    wrong = dict(unreadable or {})
+    for name, text in found.items():
         try:
-            document = KINDS[name].parse(text)
+            document = KINDS[name].parse(text.data)
         except ValueError as error:  # pydantic's and Unicode's are of this kind
             wrong[name] = _why(error) if KINDS[name].is_json else "it is not a marker of this tool's"
         else:
@@ -216,12 +205,14 @@ def _understood(texts: Mapping[str, bytes], wrong: dict[str, str]) -> Documents:
         return document if isinstance(document, kind) else None
 
     return Documents(
-        texts,
+        {name: text.data for name, text in found.items()},
+        {name: text.info.etag for name, text in found.items()},
         marker=of(Marker),
         artifact=of(Artifact),
         manifest=of(UploadManifest),
         deployment=of(DeploymentDocument),
         ready=of(DeploymentReady),
+        marked_by=marked_by,
         wrong=wrong,
     )
 

@@ -1,0 +1,78 @@
+"""Cancellation: what it may cut off, and what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import anyio
+
+__all__ = ["answered", "in_child_task"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_child_task(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a coroutine function run in a task of its own, which only a cancel scope can cancel.
+
+    ``asyncio.Task.cancel()``, which is what an event loop does at Ctrl-C and what ``asyncio.timeout()`` does, cuts off
+    whatever its task awaits, a shielded clean-up included. Of the task that waits here it makes the cancellation of a
+    scope, and shields hold against that.
+    """
+
+    @wraps(work)
+    async def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        async def run() -> None:
+            try:
+                results.append(await work(*args, **kwargs))
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised below, and not as a group
+                errors.append(error)
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+        finally:
+            if errors:
+                raise errors[0]
+        return results[0]
+
+    return wrapped
+
+
+async def answered(request: Callable[[], Awaitable[T]], *, grace: float) -> T:
+    """Await a request of which the answer must be known, be it that nobody waits for it any more.
+
+    Args:
+        request: keeps by itself what it was answered: after a cancellation nothing is returned.
+        grace: seconds that it has from a cancellation on.
+    """
+    results: list[T] = []
+    errors: list[Exception] = []
+    over = anyio.Event()
+    shield = anyio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with shield:
+            try:
+                results.append(await request())
+            except Exception as error:  # noqa: BLE001 - raised below, and not as a group
+                errors.append(error)
+        over.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        try:
+            await over.wait()
+        except anyio.get_cancelled_exc_class():
+            shield.deadline = anyio.current_time() + grace
+            raise
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -27,7 +27,9 @@ from riva_stream import (
     TransientError,
     stage,
 )
-from riva_stream.events import Event, Progress, StageStarted
+from riva_stream.cli.counters import Counters
+from riva_stream.cli.summary import summary_text
+from riva_stream.events import Event, Progress, StageStarted, Warned
 from riva_stream.pipeline import copies
 from riva_stream.retry import RetryPolicy
 from riva_stream.s3 import CompletedPart, CopiedPart, CopySource, ObjectPart, PartBody, Stored
@@ -486,9 +488,12 @@ async def test_a_source_that_changes_in_mid_copy_ends_the_run(kind: str, at: int
             await store.put_source(model.key, other.data)
 
     store.before = replace
+    seen: list[Event] = []
     with pytest.raises(SourceChangedError):
-        await stage(asked(model), store=store)
+        await stage(asked(model), store=store, observer=seen.append)
     assert_nothing_left(store)
+    # Nor was it taken for a store that does not copy, and read once more.
+    assert not [event for event in seen if isinstance(event, Warned) and event.code == "source-copy"]
 
 
 async def test_a_refused_condition_is_the_stores_mistake_while_the_source_is_unchanged() -> None:
@@ -601,3 +606,30 @@ async def test_a_dry_run_says_who_makes_the_copy_and_leaves_nothing() -> None:
 
 async def planned(run: Awaitable[StageReport]) -> Any:
     return (await run).plan
+
+
+@pytest.mark.parametrize("copied", [True, False])
+async def test_summary_and_bars_tell_of_copies(copied: bool) -> None:
+    store, model = Watched(copies="honoured" if copied else "refused"), made("tar")
+    await store.put_source(model.key, model.data)
+    counters = Counters()
+    seen: list[Event] = []
+    report = await stage(asked(model), store=store, observer=seen.append)
+    for event in seen:
+        if isinstance(event, Progress):
+            counters.update(event, event.elapsed)
+    text, validation = summary_text(report), store.validation()
+    assert ("crc64nvme" in text.partition("source copied")[2].partition("\n")[0]) == copied
+    assert (validation["source_copy_reason"] in text) or copied
+    assert "copied" in counters.shown
+    assert counters.lanes["copied"] == (sum(map(len, model.objects.values())) if copied else 0)
+    assert counters.lanes["durable"] == store.account.payload()
+    assert counters.percent == 100.0
+
+
+async def test_nothing_is_shown_of_copies_where_all_is_sent() -> None:
+    store, model = Watched(), made("tar")
+    await store.put_source(model.key, model.data)
+    seen: list[Event] = []
+    await stage(asked(model, source_copy="send"), store=store, observer=seen.append)
+    assert not [event for event in seen if isinstance(event, Progress) and "copied" in event.counts]

@@ -15,7 +15,7 @@ from riva_stream.deployment import DOCUMENTS
 SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
-FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks"}
+FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks", "uris"}
 _BELOW_RUN = (
     FLOOR
     | {"config", "memory", "buffers", "lanes", "tee", "retry", "digest", "archive"}
@@ -27,7 +27,8 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "sizes": set(),
-    "rights": set(),
+    "uris": set(),
+    "rights": {"uris"},
     "clock": set(),
     "tasks": set(),
     "layout": set(),

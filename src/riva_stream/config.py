@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from riva_stream.layout import prefix_of
-from riva_stream.memory import SMALLEST_PART
-from riva_stream.sizes import MIB
+from riva_stream.memory import SMALLEST_PART, MemoryPlan, plan_memory
+from riva_stream.sizes import MIB, MOST_PARTS, human_size
+from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
 __all__ = ["Addressing", "SourceCopy", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
 
@@ -25,15 +26,13 @@ UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 SourceCopy = Literal["auto", "store", "send"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_S3_URI = re.compile(r"s3://[A-Za-z0-9.\-_:/]*?[A-Za-z0-9.\-_]+/.+", re.DOTALL)
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3[a-z-]*:.+")
+_SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _LARGEST_PART = 5 << 30
-_MOST_PARTS = 10_000
 
 
 def is_text(value: object) -> bool:
@@ -56,15 +55,21 @@ def _segment(value: str) -> str:
 
 
 def _bucket(value: str) -> str:
-    if not _BUCKET.fullmatch(value):
-        raise ValueError("is not a bucket name (3 to 63 of a-z, 0-9, '.' and '-'; no s3:// and no path)")
-    return value
+    point = access_point_of(value)
+    if point is not None and point.is_multi_region:
+        raise ValueError(
+            "is a multi-region access point, where each request may reach another bucket, so no run could hold its "
+            "prefix: name one bucket, or an access point of one region"
+        )
+    return valid_bucket(value)
 
 
 def _source(value: str) -> str:
-    if not _S3_URI.fullmatch(value):
+    bucket, key = split_uri(value) if value.startswith("s3://") else ("", "")
+    is_bucket = bool(_SOURCE_BUCKET.fullmatch(bucket)) or access_point_of(bucket) is not None
+    if not key or not is_bucket:
         raise ValueError("is not an S3 URI with a bucket and a key: s3://bucket/path/model.tar.gz")
-    return value
+    return f"s3://{bucket}/{key}"
 
 
 def _server_path(value: str) -> str:
@@ -190,7 +195,7 @@ class StageRequest(BaseModel):
     expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$")
 
     part_size: int = Field(default=8 * MIB, ge=SMALLEST_PART, le=_LARGEST_PART)
-    """Bytes of a part and of a range; raised by itself where the source would need more than 10,000 of them."""
+    """Bytes of a part and of a range; raised by itself where the source would need more of them than the store takes."""
     connections: int = Field(default=8, ge=1, le=256)
     """Requests in flight at once in each direction, as far as ``memory`` lets them."""
     memory: int = Field(default=256 * MIB, ge=1)
@@ -247,24 +252,24 @@ class StageRequest(BaseModel):
     @property
     def source_bucket(self) -> str:
         """The source's bucket."""
-        return self.source.removeprefix("s3://").partition("/")[0]
+        return bucket_of(self.source)
 
     @property
     def source_key(self) -> str:
         """The source's key, prefix or pattern."""
-        return self.source.removeprefix("s3://").partition("/")[2]
+        return key_of(self.source)
 
     @property
     def server_bucket(self) -> str:
         """The container image's bucket: the destination's unless the path is a URI."""
         path = self.server_path or ""
-        return path.removeprefix("s3://").partition("/")[0] if path.startswith("s3://") else self.bucket
+        return bucket_of(path) if path.startswith("s3://") else self.bucket
 
     @property
     def server_key(self) -> str:
         """The container image's key."""
         path = self.server_path or ""
-        return path.removeprefix("s3://").partition("/")[2] if path.startswith("s3://") else path
+        return key_of(path) if path.startswith("s3://") else path
 
     @property
     def prefix(self) -> str:
@@ -290,9 +295,28 @@ class StageRequest(BaseModel):
             update={name: _USERINFO.sub("", url) for name, url in urls.items() if url is not None}
         )
 
-    def part_size_for(self, size: int) -> int:
-        """Bytes of a part for an object of ``size`` bytes: at most 10,000 parts (S3's limit), whole MiB."""
-        least = -(-size // _MOST_PARTS)
+    def plan_for(self, size: int, most_parts: int = MOST_PARTS) -> MemoryPlan:
+        """How the memory is divided for a source of ``size`` bytes.
+
+        Raises:
+            ConfigurationError: there is too little for parts that are as large as they have to be.
+        """
+        part = self.part_size_for(size, most_parts)
+        return plan_memory(self.memory, part, forced=self.why_larger(size, most_parts))
+
+    def why_larger(self, size: int, most_parts: int = MOST_PARTS) -> str:
+        """Why the parts of such an object are larger than was asked for; empty where they are not."""
+        part = self.part_size_for(size, most_parts)
+        if part == self.part_size:
+            return ""
+        return (
+            f"the store takes at most {most_parts:,} parts of an upload, so {human_size(size)} need parts of "
+            f"{part // MIB} MiB"
+        )
+
+    def part_size_for(self, size: int, most_parts: int = MOST_PARTS) -> int:
+        """Bytes of a part for an object of ``size`` bytes: at most so many parts, whole MiB."""
+        least = -(-size // most_parts)
         if least <= self.part_size:
             return self.part_size
         return -(-least // MIB) * MIB

@@ -21,6 +21,7 @@ from riva_stream.layout import Layout
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, Reader
 from riva_stream.sink import Tagging, Upload
+from riva_stream.sizes import MOST_PARTS
 from riva_stream.state import StateDirectory
 
 __all__ = ["Meter", "Run", "each"]
@@ -126,6 +127,8 @@ class Run:
     started_at: datetime = field(default_factory=clock.now)
     warnings: list[str] = field(default_factory=list)
     tagging: Tagging = field(init=False)
+    most_parts: int = MOST_PARTS
+    """Parts that the destination takes of an upload, as far as is known."""
     _wall: float = field(default_factory=clock.monotonic)
     _cpu: float = field(default_factory=clock.cpu)
 
@@ -138,6 +141,10 @@ class Run:
             return
         self.warnings.append(message)
         self.observer(Warned(code=code, message=message))
+
+    def part_size_for(self, size: int) -> int:
+        """Bytes of a part for an object of ``size`` bytes that goes to the destination."""
+        return self.request.part_size_for(size, self.most_parts)
 
     @property
     def layout(self) -> Layout:

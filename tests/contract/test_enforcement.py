@@ -11,7 +11,7 @@ from riva_stream.errors import ConfigurationError, SourceChangedError
 from riva_stream.retry import Retrier
 from riva_stream.s3 import CopySource
 from riva_stream.s3.copy_probe import probe_copies
-from riva_stream.s3.probe import enforced_check
+from riva_stream.s3.probe import probe_uploads
 from tests.contract.copies import COPIES, COPIES_WORTH, COPY_FACTS, MIB, CopyFact
 from tests.contract.enforcement import ANSWERS, PROBED, QUESTIONS, Question, table
 from tests.contract.ground import Ground, body, outcome
@@ -42,12 +42,10 @@ async def test_the_probe_finds_out_what_each_store_verifies(ground: Ground, want
     expected, key = PROBED[ground.server.name][wanted], "prefix/.riva-stream/probe"
     if expected == "refused":
         with pytest.raises(ConfigurationError, match="does not verify"):
-            await enforced_check(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
+            await probe_uploads(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
     else:
-        assert (
-            await enforced_check(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
-            == expected
-        )
+        probed = await probe_uploads(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
+        assert (probed.check, probed.most_parts) == (expected, 10_000)
     # nothing is left of it, and nothing was ever visible
     assert not await ground.store.list_uploads(ground.bucket, "")
     assert not (await ground.store.list_objects(ground.bucket, "")).objects

@@ -95,15 +95,16 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         yield f"from  {report.source}"
         yield f"to    {report.destination}"
         yield ""
-    tried = [record for record in report.records if not record.message.startswith(NOT_TRIED)]
+    tried = [record for record in report.records if record.code != NOT_TRIED]
     width = max(len(record.component) for record in report.records)
     for record in tried:
         yield from _record_lines(record, width, invocation)
     # One line for all that one failure hides.
-    for reason in dict.fromkeys(record.message for record in report.records if record not in tried):
-        names = ", ".join(record.component for record in report.records if record.message == reason)
+    skipped = [record for record in report.records if record.code == NOT_TRIED]
+    for reason in dict.fromkeys(record.details["because"] for record in skipped):
+        names = ", ".join(record.component for record in skipped if record.details["because"] == reason)
         start = " " * (width + 8)
-        yield f"warn  {NOT_TRIED:{width}}  because {reason.removeprefix(NOT_TRIED + ': ')}:"
+        yield f"warn  {'not tried':{width}}  because {reason}:"
         yield from textwrap.wrap(
             names, 100, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
         )

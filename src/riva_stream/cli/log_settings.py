@@ -17,6 +17,7 @@ from riva_stream.cli.redact import Redactor
 from riva_stream.cli.units import ALL, parse_count
 from riva_stream.events import Warned
 from riva_stream.operations.log_place import LogPlace
+from riva_stream.uris import split_uri
 
 __all__ = ["LEVELS", "LogSettings", "log_settings"]
 
@@ -89,15 +90,19 @@ def _switch(value: str, name: str, warn: Callable[[str], None]) -> bool:
 
 def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[str], None]) -> LogPlace | None:
     if flag:
-        if not flag.startswith("s3://") or not flag.removeprefix("s3://").partition("/")[0]:
-            warn("--log-to-s3 is no s3://BUCKET/PREFIX: the log stays here alone")
+        try:
+            bucket, prefix = split_uri(flag)
+        except ValueError as error:
+            warn(f"--log-to-s3 is no s3://BUCKET/PREFIX, it {error}: the log stays here alone")
             return None
-        bucket, _, prefix = flag.removeprefix("s3://").partition("/")
         return LogPlace(bucket, prefix.strip("/"))
     if not _switch(variable("LOG_TO_S3"), "LOG_TO_S3", warn):
         return None
-    bucket = variable("LOG_S3_BUCKET").removeprefix("s3://").strip("/")
-    if not bucket or "/" in bucket:
+    try:
+        bucket, rest = split_uri(f"s3://{variable('LOG_S3_BUCKET').removeprefix('s3://').strip('/')}")
+    except ValueError:
+        bucket, rest = "", ""
+    if not bucket or rest:
         warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is no bucket: the log stays here alone")
         return None
     return LogPlace(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))

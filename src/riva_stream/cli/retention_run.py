@@ -17,6 +17,7 @@ from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.operations.extent import Extent
 from riva_stream.operations.retention import Policy, RetentionReport, retention
+from riva_stream.operations.uris import split
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
 
@@ -49,11 +50,12 @@ def run_retention(args: Namespace, invocation: Invocation) -> int:
 
 def _retention(session: Session) -> RetentionReport:
     args = session.args
-    bucket, _, prefix = args.bucket.removeprefix("s3://").partition("/")
-    if not args.bucket.startswith("s3://") or not bucket or prefix:
+    example = "s3://deployments; environments are chosen with --env"
+    bucket, prefix = split(args.bucket, example)
+    if prefix or bucket.startswith("arn:"):
         raise ConfigurationError(
             f"{args.bucket!r} is not a bucket: lifecycle rules belong to a whole one",
-            hint="for example: s3://deployments; environments are chosen with --env",
+            hint=f"for example: {example}",
         )
     named = tuple(dict.fromkeys(args.env or ()))
     for env in named:

@@ -8,6 +8,7 @@ from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.manifest import Artifact, Validation
 from riva_stream.report import Plan, StageReport
 from riva_stream.sizes import human_size
+from riva_stream.uris import key_of
 
 __all__ = ["MODES", "summary_text"]
 
@@ -60,7 +61,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
 
 def _tree(report: StageReport, *, fancy: bool) -> list[str]:
     artifact = report.artifact
-    prefix = report.destination.removeprefix("s3://").partition("/")[2]
+    prefix = key_of(report.destination)
     sizes = {check.key.removeprefix(prefix): check.size_bytes for check in report.objects}
     digests: dict[str, str | None] = {}
     if artifact is not None:

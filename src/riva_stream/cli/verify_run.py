@@ -18,6 +18,7 @@ from riva_stream.operations.reports import NOT_STAGED, VerifiedObject, VerifyRep
 from riva_stream.settings_reach import Reach
 from riva_stream.sizes import human_size
 from riva_stream.state import new_run_id
+from riva_stream.uris import key_of, split_uri
 
 __all__ = ["run_verify"]
 
@@ -111,7 +112,7 @@ def _text(report: VerifyReport, invocation: Invocation) -> str:
 
 
 def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocation) -> list[str]:
-    bucket, _, prefix = report.destination.removeprefix("s3://").partition("/")
+    bucket, prefix = split_uri(report.destination)
     if all(not entry.by and entry.difference == NOT_STAGED for entry in wrong):
         return ["Next: delete what was not staged:", *(f"  aws s3 rm s3://{bucket}/{e.key}" for e in wrong)]
     levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
@@ -130,7 +131,7 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
 
 
 def _rows(report: VerifyReport) -> list[str]:
-    prefix = report.destination.removeprefix("s3://").partition("/")[2]
+    prefix = key_of(report.destination)
     names = {entry.key: entry.key.removeprefix(prefix) for entry in report.objects}
     width = max(map(len, names.values()), default=0)
     rows = []

@@ -49,6 +49,7 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
+from riva_stream.s3.scratch import CONDITION_REFUSED
 from riva_stream.sink import Upload, UploadRecord, Uploads
 
 __all__ = ["Destination"]
@@ -58,8 +59,6 @@ _ATTEMPTS = 3
 _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
-_REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
-"""Codes with which a store answers a condition that it does not have, or that does not hold."""
 
 
 @dataclass(eq=False)
@@ -448,7 +447,7 @@ class Destination:
         if window is not None and isinstance(error, AccessDeniedError):
             self.lease.windowed = False
             return True
-        if not condition or code not in _REFUSED or info is UNSEEN:
+        if not condition or code not in CONDITION_REFUSED or info is UNSEEN:
             return False
         holds = (
             info is None

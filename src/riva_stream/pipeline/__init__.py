@@ -16,7 +16,6 @@ from riva_stream.lanes import Lanes
 from riva_stream.layout import SCRATCH
 from riva_stream.lease import Identity
 from riva_stream.manifest import to_json
-from riva_stream.memory import plan_memory
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.copies import COPIES, SourceCopy, plan_copies
@@ -31,7 +30,7 @@ from riva_stream.report import StageReport
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
 from riva_stream.s3 import Store, WritableBucket
-from riva_stream.s3.probe import enforced_check
+from riva_stream.s3.probe import probe_uploads
 from riva_stream.sink import NotCopiedError, Uploads
 from riva_stream.source import PinnedSource, find_source
 from riva_stream.state import StateDirectory, new_run_id
@@ -105,7 +104,7 @@ async def _stage(run: Run, bucket: WritableBucket) -> StageReport:
     if request.mode == "bintarball_reference":
         require_content(source, *([container] if container else []))
     else:
-        plan_memory(request.memory, request.part_size_for(source.size))
+        request.plan_for(source.size)
     existing = await inspect(run)
     decision = decide(request, source, existing, container)
     if request.dry_run and decision is not Decision.ALREADY_STAGED:
@@ -236,7 +235,7 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     request = run.request
     if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if bucket.is_aws else "md5"
-    return await enforced_check(
+    probed = await probe_uploads(
         bucket.store,
         bucket.store,
         bucket.name,
@@ -245,6 +244,8 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
         bucket.retrier,
         left=partial(run.warn, "scratch-upload"),
     )
+    run.most_parts = probed.most_parts
+    return probed.check
 
 
 async def _begin(

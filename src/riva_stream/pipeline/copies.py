@@ -205,7 +205,7 @@ class _Planner:
         if ability.reason:
             return SourceCopy(None, ability.reason)
         request, size = self.run.request, self.source.size
-        part_size = max(LEAST_COPY, request.part_size_for(size))
+        part_size = max(LEAST_COPY, self.run.part_size_for(size))
         own = tuple(_ranges(size, part_size))
         ranged: Proof | None = None
         if self.check == "crc64nvme":
@@ -290,6 +290,8 @@ class _Planner:
         if found is None:
             return None
         count, size = int(found[1]), self.source.size
+        if count > self.run.most_parts:
+            return None
         first = await self._part(1)
         if first is None or first.parts != count:
             return _usual_parts(size, count)

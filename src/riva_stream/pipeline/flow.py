@@ -13,7 +13,6 @@ from riva_stream.buffers import Credits
 from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged
-from riva_stream.memory import plan_memory
 from riva_stream.pipeline.copies import Outlets, SourceCopy
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
@@ -70,8 +69,8 @@ async def stream(  # noqa: C901 - it is the picture
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
     request, lanes = run.request, run.lanes
     bare = is_bare_model(source)
-    part_size = request.part_size_for(source.size)
-    shares = plan_memory(request.memory, part_size)
+    part_size = run.part_size_for(source.size)
+    shares = request.plan_for(source.size, run.most_parts)
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
         archive_key(run, source),
@@ -79,6 +78,7 @@ async def stream(  # noqa: C901 - it is the picture
         if bare
         else _ARCHIVE_TYPES.get(PurePosixPath(source.key).suffix, "application/gzip"),
         metadata=run.metadata("riva-model" if bare else "model-archive"),
+        size=source.size,
     )
     run.observer(PhaseChanged(phase="stream"))
     run.meter.source_size = source.size
@@ -109,11 +109,12 @@ async def stream(  # noqa: C901 - it is the picture
             allow_missing_end=request.allow_missing_end,
         ),
         shares,
-        request.part_size_for,
+        run.part_size_for,
         lambda member: _open_member(run, uploads, outlets, member, plain=unpacker.extractor.is_plain),
         member_hashes,
         lanes.extract,
         lambda count: run.meter.add(expanded=count),
+        run.most_parts,
     )
     branches: list[Branch] = [partial(hashes.send, digest), outlets.of_source(archive)]
     if not bare:
@@ -162,7 +163,9 @@ async def _open_member(
     run: Run, uploads: Uploads, outlets: Outlets, member: Member, *, plain: bool
 ) -> tuple[Upload, Branch]:
     key = f"{run.request.prefix}models/{member.key_name}"
-    upload = await uploads.open(key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"))
+    upload = await uploads.open(
+        key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"), size=member.size
+    )
     run.observer(MemberFound(name=member.name, key=key, size=member.size))
     return upload, outlets.of_member(upload, member, plain=plain)
 

@@ -14,7 +14,6 @@ from riva_stream.layout import (
     MARKER,
     SCRATCH,
 )
-from riva_stream.memory import plan_memory
 from riva_stream.pipeline.copies import SourceCopy
 from riva_stream.pipeline.decide import Decision
 from riva_stream.pipeline.flow import archive_key, is_bare_model
@@ -38,8 +37,8 @@ def plan_of(
 ) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
     request = run.request
-    part_size = request.part_size_for(source.size)
-    shares = plan_memory(request.memory, part_size)
+    part_size = run.part_size_for(source.size)
+    shares = request.plan_for(source.size, run.most_parts)
     rights = ["source: HeadObject", "destination: ListObjectsV2"]
     if request.mode == "full":
         rights[0] += ", GetObject"
@@ -94,7 +93,7 @@ def _objects(run: Run, source: PinnedSource, decision: Decision) -> list[Planned
 def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
     """The archive and its models."""
     request, bare = run.request, is_bare_model(source)
-    part_size = request.part_size_for(source.size)
+    part_size = run.part_size_for(source.size)
     archive = PlannedObject(
         key=archive_key(run, source),
         kind="model" if bare else "archive",
@@ -108,7 +107,7 @@ def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
 
 
 async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> None:
-    """Try what a full staging needs, leaving nothing: one byte of the source, and an upload that is aborted at once.
+    """Try what a full staging needs, leaving nothing: two bytes of the source, and an upload that is aborted at once.
 
     A reference may need neither.
 
@@ -119,8 +118,9 @@ async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> 
 
     ranges = PinnedRanges(run.origin, source, run.observer)
 
-    async def one_byte() -> None:
-        async with ranges.open(0, 0, None) as reply:
+    async def read() -> None:
+        # Not the first byte alone, which no run asks for: there are stores that take that range for the whole object.
+        async with ranges.open(0, min(source.size, 2) - 1, None) as reply:
             async for _ in reply.pieces:
                 pass
 
@@ -129,7 +129,7 @@ async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> 
     if request.mode != "full":
         return
     if source.size:
-        await run.retrier("GetObject", one_byte)
+        await run.retrier("GetObject", read)
     await try_aborting(bucket.store, bucket.name, key, bucket.retrier)
     async with scratch_upload(
         bucket.store,

@@ -25,7 +25,7 @@ from riva_stream.errors import ConfigurationError
 from riva_stream.lanes import Lane
 from riva_stream.memory import BLOCK, MemoryPlan, least_memory
 from riva_stream.sink import Upload
-from riva_stream.sizes import MIB, human_size
+from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.tee import Branch, tee
 
 __all__ = ["StagedMember", "Unpacker"]
@@ -71,6 +71,8 @@ class Unpacker:
     lane: Lane
     expanded: Callable[[int], None]
     """Is told how many bytes came out of inflate."""
+    most_parts: int = MOST_PARTS
+    """Parts that the store takes of an upload."""
     members: list[StagedMember] = field(default_factory=list, init=False)
     summary: ArchiveSummary | None = field(default=None, init=False)
     credits: Credits = field(init=False)
@@ -155,7 +157,7 @@ class Unpacker:
         if needed <= self.credits.limit:
             return
         window = f"a zstd window of {human_size(self._window)}" if self._window else ""
-        parts = f"parts of {human_size(part)} (S3 takes 10,000 of them)" if part else ""
+        parts = f"parts of {human_size(part)} (the store takes {self.most_parts:,} of them)" if part else ""
         # Between members nobody knows yet how large the parts will be; mostly they are as large as the source's.
         least = least_memory(self.memory.part_size, self._window + (part or self.memory.part_size)) // MIB
         raise ConfigurationError(

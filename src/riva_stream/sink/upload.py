@@ -69,6 +69,8 @@ class Upload:
     numbered: int = 0
     is_copied: bool = False
     """Whether the store was asked to copy parts of it."""
+    expected: int = 0
+    """Bytes of the whole object, where that is known beforehand."""
     record: UploadRecord | None = None
 
     @property

@@ -8,7 +8,7 @@ error. Parts of all of them go through one queue to as many senders as there sha
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -21,6 +21,7 @@ from riva_stream import clock
 from riva_stream.buffers import Channel, Piece
 from riva_stream.digest import combined_crc64nvme
 from riva_stream.errors import (
+    ConfigurationError,
     HeldError,
     RivaStreamError,
     TransientError,
@@ -34,6 +35,7 @@ from riva_stream.sink.copies import PartCopier
 from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
+from riva_stream.sizes import MIB
 from riva_stream.tasks import answered
 
 __all__ = ["Uploads"]
@@ -42,6 +44,10 @@ _CLEANUP_SECONDS = 20.0
 _CLEANUP_TASKS = 8
 _ANSWER_SECONDS = 10.0
 """For which a cancelled run waits for the answer to a Create: without it nobody knows the upload by its id."""
+_TOO_MANY = frozenset(
+    {"InvalidArgument", "InvalidPart", "InvalidPartNumber", "InvalidRequest", "TooManyParts"}
+)
+"""Codes of stores for a part whose number is too large."""
 
 
 @dataclass(eq=False)
@@ -99,8 +105,10 @@ class Uploads:
                 return True
         return True
 
-    async def open(self, key: str, *, content_type: str, metadata: Mapping[str, str]) -> Upload:
-        """Create an upload, or go on with the one that an earlier run had created."""
+    async def open(
+        self, key: str, *, content_type: str, metadata: Mapping[str, str], size: int = 0
+    ) -> Upload:
+        """Create an upload, or go on with the one that an earlier run had created. ``size``: bytes, 0 for unknown."""
         upload = self.adopted.pop(key, None)
         attempts = 0
         if upload is not None:
@@ -139,6 +147,7 @@ class Uploads:
                 if error.where.status is not None:
                     self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
                 raise
+        upload.expected = size
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
             await self._abort_all(await self._unknown(key))
         return upload
@@ -257,7 +266,7 @@ class Uploads:
         self, upload: Upload, number: int, weighed: Weighed, pieces: Sequence[Piece]
     ) -> str:
         async def once() -> str:
-            with at_least_some_speed(weighed.size):
+            with at_least_some_speed(weighed.size), _limit_of_parts(upload, number):
                 etag = await self.bucket.once.upload_part(
                     upload.key, upload.upload_id, number, weighed.body(pieces)
                 )
@@ -306,3 +315,26 @@ class Uploads:
         async with anyio.create_task_group() as cleaners:
             for _ in range(min(_CLEANUP_TASKS, len(left))):
                 cleaners.start_soon(abort_some)
+
+
+@contextlib.contextmanager
+def _limit_of_parts(upload: Upload, number: int) -> Iterator[None]:
+    """Tell a refusal of a part, after others were taken, as what it is likely to be: there may be no more of them.
+
+    The store was asked before (:func:`~riva_stream.s3.probe.probe_uploads`); this is for one that answers otherwise then.
+
+    Raises:
+        ConfigurationError: it names the least size of a part that fits.
+    """
+    try:
+        yield
+    except (ConfigurationError, HeldError) as error:
+        taken = max((done for done in upload.parts if done < number), default=0)
+        if not taken or error.where.code not in _TOO_MANY:
+            raise
+        part = max(-(-upload.expected // taken), upload.parts[taken].size + 1)
+        raise ConfigurationError(
+            f"the store has taken {taken:,} parts of the upload and refuses part {number:,}: {error.what}",
+            where=error.where,
+            hint=f"if it limits the parts of an upload, make them fewer: --part-size {-(-part // MIB)}MiB",
+        ) from error

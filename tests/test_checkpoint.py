@@ -117,6 +117,7 @@ def request(**options: Any) -> StageRequest:
         "model_version": "v1",
         "region": "us-east-1",
         "retries": 0,
+        "source_copy": "send",
     }
     small = {"part_size": PART, "checkpoint": 2 * PART, "memory": ceiling_for(PART, 5)}
     return StageRequest(**fields | {k: v for k, v in options.items() if k not in small}).model_copy(

@@ -70,6 +70,7 @@ WRITERS = {
     "s3": "the probe, with its scratch; and the stores themselves",
     "pipeline/stores.py": "opens the store",
     "pipeline/__init__.py": "hands it to the destination and the probe",
+    "pipeline/copies.py": "hands it to the probe of copies",
     "pipeline/planning.py": "hands it to the scratch upload of a dry run",
     "pipeline/collect.py": "aborts what dead runs left, under the lease",
     "operations/deliver.py": "the log of a run",

@@ -20,6 +20,7 @@ from riva_stream.memory import SMALLEST_PART, least_memory, plan_memory
 from riva_stream.pipeline.unpack import Unpacker
 from riva_stream.sink import Upload
 from riva_stream.sizes import GIB, MIB
+from riva_stream.tee import Branch
 from tests.archive.kit import END, OLD_GNU, header, member, pax
 
 TIB = 1 << 40
@@ -86,9 +87,9 @@ class Unpacking:
         assert statistics.in_use == 0
         self.peak = statistics.peak
 
-    async def _open(self, member: Member) -> Upload:
-        self.opened[member.name] = Sent()
-        return cast("Upload", self.opened[member.name])
+    async def _open(self, member: Member) -> tuple[Upload, Branch]:
+        sent = self.opened[member.name] = Sent()
+        return cast("Upload", sent), sent.send
 
 
 def base_256(size: int) -> bytes:

@@ -20,11 +20,12 @@ from riva_stream.memory import SMALLEST_PART, MemoryPlan, plan_memory
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
-__all__ = ["Addressing", "Contradiction", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
+__all__ = ["Addressing", "Contradiction", "SourceCopy", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
 
 
 Addressing = Literal["auto", "path", "virtual"]
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
+SourceCopy = Literal["auto", "store", "send"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
@@ -224,6 +225,10 @@ class StageRequest(BaseModel):
     """Bytes of the archive between two checkpoints, from which an interrupted run goes on; 0: none are kept."""
     resume: Literal["auto", "full"] = "auto"
     """``full``: read the source from its start, whatever checkpoints there are."""
+    source_copy: SourceCopy = "auto"
+    """Who makes the object below ``source/``, a model that is staged as it is, and the members of a tar that is not
+    compressed. store: the store, from the source, or the run ends. send: this process. auto: the store, where one set of
+    credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""
 
     lease: float = Field(default=30.0, gt=0, le=3600)
     """Seconds without a sign of life after which another run may take a run's place."""

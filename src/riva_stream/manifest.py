@@ -162,6 +162,12 @@ class Validation(Document):
     expected_sha256: str | None = None
     upload_check: str
     """The checksum that the store verified each part with: crc64nvme, md5, sha256 or none."""
+    source_copy: str = "sent"
+    """``sent``: this tool sent the source's bytes. Else the store has copied them, and by what it was proven before
+    anything became visible that they are those that were hashed: ``crc64nvme``, ``multipart-etag``, ``plain-etag`` or
+    ``md5`` (of each range)."""
+    source_copy_reason: str = ""
+    """Why they were sent; empty where they were not, or where the store was not to be asked."""
     objects_verified: bool
     """Every object was HEADed after its completion; size and checksum or ETag are what was computed on the way."""
     archive_container: str | None = None

@@ -41,6 +41,11 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
     "DeleteObject": (Right("s3:DeleteObject", "object"),),
     "CreateMultipartUpload": (_WRITE,),
     "UploadPart": (_WRITE,),
+    "UploadPartCopy": (
+        _WRITE,
+        Right("s3:GetObject", "object", "on the source", of_source=True),
+        Right("s3:GetObjectVersion", "object", "for a version", of_source=True),
+    ),
     "CompleteMultipartUpload": (_WRITE,),
     "AbortMultipartUpload": (Right("s3:AbortMultipartUpload", "object"),),
     "ListParts": (Right("s3:ListMultipartUploadParts", "object"),),

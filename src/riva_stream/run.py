@@ -54,16 +54,26 @@ class Meter:
     durable_source: int = 0
     skipped: int = 0
     """Bytes of the source that an earlier run has moved: counted as if this one had, but for its lanes' own bytes."""
+    copied: int = 0
     moved_at: float = field(default_factory=clock.monotonic)
     _began: float = field(default_factory=clock.monotonic)
     _told_at: float = 0.0
 
-    def add(self, *, fetched: int = 0, expanded: int = 0, durable: int = 0, durable_source: int = 0) -> None:
+    def add(
+        self,
+        *,
+        fetched: int = 0,
+        expanded: int = 0,
+        durable: int = 0,
+        durable_source: int = 0,
+        copied: int = 0,
+    ) -> None:
         """Something moved."""
         self.fetched += fetched
         self.expanded += expanded
         self.durable += durable
         self.durable_source += durable_source
+        self.copied += copied
         self.moved_at = clock.monotonic()
         if self.moved_at - self._told_at >= _INTERVAL:
             self.tell()
@@ -71,6 +81,10 @@ class Meter:
     def add_durable(self, upload: Upload, size: int) -> None:
         """A part of an upload became durable."""
         self.add(durable=size, durable_source=size if upload.key == self.source_key else 0)
+
+    def add_copied(self, upload: Upload, size: int) -> None:
+        """The store has copied a part of an upload."""
+        self.add(copied=size, durable_source=size if upload.key == self.source_key else 0)
 
     def touch(self) -> None:
         """A request was answered: nothing to count, but the run is alive."""
@@ -87,7 +101,8 @@ class Meter:
                 extracted=self.skipped + self.lanes.extract.bytes,
                 expanded=self.expanded,
                 durable=self.durable,
-                durable_source=self.skipped + self.durable_source,
+                durable_source=min(self.skipped + self.durable_source, self.source_size),
+                copied=self.copied,
                 resumed_from=self.skipped,
                 elapsed=self._told_at - self._began,
                 bottleneck=self.lanes.bottleneck(),
@@ -110,6 +125,8 @@ class Run:
     """Only to look at: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
     origin: Reader = field(init=False)
     """The store that holds the source; often the same."""
+    one_principal: bool = field(default=False, init=False)
+    """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
     started_at: datetime = field(default_factory=clock.now)
     warnings: list[str] = field(default_factory=list)
     tagging: Tagging = field(init=False)

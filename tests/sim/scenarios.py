@@ -39,6 +39,8 @@ def asked(
     bintarball: bool = False,
     include: tuple[str, ...] = ("*.riva",),
     wrong: bool = False,
+    copy: str = "send",
+    check: str = "auto",
 ) -> StageRequest:
     """A request. Parts are small beyond what a request may have, so that a few KiB are many of them."""
     fields: dict[str, Any] = {
@@ -55,6 +57,8 @@ def asked(
         "memory": 192 * MIB,
         "retries": 3,
         "connections": 4,
+        "source_copy": copy,
+        "upload_check": check,
     }
     if image or bintarball:
         fields["server_path"] = f"s3://{SOURCE_BUCKET}/{IMAGE}"
@@ -110,6 +114,11 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("long", (), asked("long")),
         Scenario("long over other", (asked("two"),), asked("long", force=True)),
         Scenario("bad source", (), asked("bad")),
+        Scenario("copied", (), asked(copy="auto")),
+        Scenario("copied members", (), asked("plain", copy="auto")),
+        Scenario("copied by its ETag", (), asked(copy="auto", check="md5")),
+        Scenario("copied over another", (asked("two", copy="auto"),), asked(copy="auto", force=True)),
+        Scenario("copied, bad", (), asked("bad", copy="store")),
         Scenario("bad source over good", (asked(),), asked("bad", force=True)),
     )
 }

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from riva_stream import clock, stage
 from riva_stream.config import StageRequest
+from riva_stream.pipeline import copies
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody, Store
 from tests.sim.judge import Judge, Violation
@@ -202,6 +203,9 @@ def simulated(world: World, seed: int) -> Iterator[World]:
         stack.enter_context(in_order())
         stack.enter_context(identities(world.processes))
         stack.enter_context(patch.object(secrets, "token_hex", lambda size: drawn.randbytes(size).hex()))
+        # As small as the parts: a few KiB are many copies.
+        stack.enter_context(patch.object(copies, "LEAST_COPY", 2500))
+        stack.enter_context(patch.object(copies, "FEW_BYTES", 1))
         stack.enter_context(patch.object(time, "process_time", lambda: world.loop.now))
         try:
             yield world

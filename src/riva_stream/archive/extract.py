@@ -141,6 +141,11 @@ class Extractor:
         return self._walk.hungry and (self._decoder is None or self._decoder.needs_input)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the tar is not compressed, so that offsets in it are offsets in the source."""
+        return self._format is not None and self._format.name == "tar"
+
+    @property
     def consumed(self) -> int:
         """Bytes of the archive that have been worked on."""
         return self._decoder.consumed if self._decoder else 0

@@ -75,6 +75,8 @@ class Member:
     """Its place among all entries of the archive, from 0."""
     offset: Count
     """Where its header block begins in the tar stream."""
+    data_offset: int | None = None
+    """Where its bytes begin in the tar stream; None where they are not there as they are staged (sparse)."""
 
 
 def show(name: str, limit: int = 200) -> str:
@@ -154,7 +156,7 @@ class Policy:
                 fault=ArchiveFault.LIMIT,
             )
         self._taken[key_name] = entry.name
-        return Member(entry.name, key_name, entry.size, entry.index, entry.offset)
+        return Member(entry.name, key_name, entry.size, entry.index, entry.offset, entry.data_offset)
 
 
 def _fault(name: str, key_name: str) -> str:

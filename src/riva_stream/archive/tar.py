@@ -77,6 +77,8 @@ class Entry:
     """Where its header block begins in the tar stream."""
     link: Name = ""
     """What a link points to."""
+    data_offset: int | None = None
+    """Where its bytes begin in the tar stream; None where they are not there as they are extracted (sparse)."""
 
 
 class Sink(Protocol):

@@ -266,7 +266,8 @@ class Walk:
         if is_unknown(header):
             self._sink.warn(f"{place}: unknown type {header.typeflag!r}, taken for a file as GNU tar does")
         size = described.real if kind == "file" else 0
-        entry = Entry(self.state.name, kind, size, self.state.index, at, decode(described.link))
+        whole = None if described.sparse or described.more else self.state.at
+        entry = Entry(self.state.name, kind, size, self.state.index, at, decode(described.link), whole)
         self.state.index += 1
         self.state.entry = entry if self._sink.entry(entry) else None
         self._begin_data(described, place)

@@ -219,6 +219,10 @@ _LIMITS: Flags = {
         "of the archive, between two places from which an interrupted run goes on (default: auto, 256MiB)",
         parse_interval,
     ),
+    "--source-copy": _choice(
+        ("auto", "store", "send"),
+        "who makes the copy of the source (default: auto, the store where that can be proven)",
+    ),
     "--resume": _choice(
         ("auto", "full"),
         "full: read the source from its start, whatever checkpoints there are (default: auto)",

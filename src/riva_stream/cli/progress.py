@@ -53,7 +53,9 @@ PHASES = {
     "commit": "committing",
     "done": "",  # StageFinished says it
 }
-LANES = ("fetched", "hashed", "extracted", "durable")
+LANES = ("fetched", "hashed", "extracted", "durable", "copied")
+_ALWAYS = LANES[:4]
+"""Nothing is copied in most runs."""
 _INTERVAL = 5.0
 _QUIET_FOR = 10.0  # seconds without movement that are worth a word
 _BURST = 20  # lines of one kind that may come in one interval
@@ -89,8 +91,9 @@ def sentence(event: Event) -> str:  # noqa: C901 - a case for each event
     text = ""
     match event:
         case StageStarted():
-            how = f"parts checked by {event.upload_check}" if event.mode == "full" else "by reference"
-            text = f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({how})"
+            text = (
+                f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({_how(event)})"
+            )
         case Resumed():
             text = f"resuming at {human_size(event.offset)} of {human_size(event.source_size)}: the store has what comes before"
         case PhaseChanged():
@@ -112,6 +115,13 @@ def sentence(event: Event) -> str:  # noqa: C901 - a case for each event
     return redact(text)
 
 
+def _how(event: StageStarted) -> str:
+    if event.mode != "full":
+        return "by reference"
+    copied = f", source copied by the store ({event.source_copy})" if event.source_copy != "sent" else ""
+    return f"parts checked by {event.upload_check}{copied}"
+
+
 class Counters:
     """What was seen so far. Events that come out of order cannot turn anything back."""
 
@@ -120,7 +130,7 @@ class Counters:
         self.done = 0
         """Source bytes that are through everything: read, hashed, unpacked and acknowledged by the store."""
         self.bottleneck = ""
-        self.shown: tuple[str, ...] = LANES
+        self.shown: tuple[str, ...] = _ALWAYS
         """The lanes that there are in this kind of run."""
         self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
         self._samples: deque[tuple[float, dict[str, int]]] = deque()

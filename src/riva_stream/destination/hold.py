@@ -17,7 +17,7 @@ from riva_stream.lease.lease import Noted
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, each
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
-from riva_stream.sink import KnownPart, Upload, Uploads, base64_crc
+from riva_stream.sink import KnownPart, Upload, Uploads
 from riva_stream.sizes import human_size
 
 __all__ = ["hold", "resume"]
@@ -40,6 +40,8 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
         run.lanes.upload,
         run.meter.add_durable,
         run.run_id,
+        run.lanes.copy,
+        run.meter.add_copied,
         tagging=run.tagging,
     )
     lease = Lease(
@@ -261,9 +263,11 @@ def _journaled(upload: Upload) -> JournaledUpload:
             size=sent.size,
             etag=sent.etag,
             fingerprint=sent.fingerprint,
-            crc64nvme=None if sent.crc64nvme is None else base64_crc(sent.crc64nvme),
+            # Of a copied part the store alone has told it.
+            crc64nvme=sent.checksum if sent.fingerprint else None,
         )
         for sent in upload.parts.values()
+        if sent.fingerprint
     }
     return JournaledUpload(
         key=upload.key,

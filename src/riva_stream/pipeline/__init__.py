@@ -8,7 +8,7 @@ from typing import Any
 
 from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest
-from riva_stream.destination import hold, resume
+from riva_stream.destination import Destination, hold, resume
 from riva_stream.documents.existing import Existing, confirm, inspect, keep_documents
 from riva_stream.errors import AccessDeniedError, HeldError, first_of
 from riva_stream.events import Observer, PhaseChanged, StageFinished, StageStarted, ignore
@@ -18,9 +18,10 @@ from riva_stream.lease import Identity
 from riva_stream.manifest import to_json
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.commit import Commit, Committed
+from riva_stream.pipeline.copies import COPIES, SourceCopy, plan_copies
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
-from riva_stream.pipeline.flow import archive_key, stream
+from riva_stream.pipeline.flow import Streamed, archive_key, stream
 from riva_stream.pipeline.handover import find_container
 from riva_stream.pipeline.limits import deadline, share_of, watched
 from riva_stream.pipeline.planning import plan_of, try_rights
@@ -30,6 +31,7 @@ from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
 from riva_stream.s3 import Store, WritableBucket
 from riva_stream.s3.probe import probe_uploads
+from riva_stream.sink import NotCopiedError
 from riva_stream.source import PinnedSource, find_source
 from riva_stream.state import StateDirectory, new_run_id
 from riva_stream.tasks import in_child_task
@@ -76,7 +78,10 @@ async def stage(
             lanes = Lanes()
             meter = Meter(observer, lanes)
             retrier = Retrier(
-                RetryPolicy(retries=request.retries), observer, meter.touch, slots=2 * request.connections + 8
+                RetryPolicy(retries=request.retries),
+                observer,
+                meter.touch,
+                slots=2 * request.connections + 8 + COPIES,
             )
             run = Run(request, run_id, observer, retrier, lanes, meter)
             # Whether there is a place for state is found out now, and not when the bytes are moved.
@@ -123,7 +128,8 @@ async def _planned(
     decision: Decision,
 ) -> StageReport:
     await try_rights(run, bucket, source)
-    plan = plan_of(run, source, container, decision, await _upload_check(run, bucket))
+    check = await _upload_check(run, bucket)
+    plan = plan_of(run, source, container, decision, check, await plan_copies(run, bucket, source, check))
     await run.keep("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
     return report.model_copy(update={"plan": plan})
@@ -138,21 +144,22 @@ async def _stage_held(
         run.meter.source_key = archive_key(run, source)
     async with hold(run, bucket) as destination:
         check = destination.uploads.check = await _upload_check(run, bucket)
-        await resume(destination, identity_of(run, source, check))
+        copy = await plan_copies(run, bucket, source, check)
+        await resume(destination, identity_of(run, source, check, copy.how))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
         decision = decide(request, source, existing, container)
         if decision is Decision.ALREADY_STAGED:
             await destination.abort_strangers()
         else:
-            await _begin(run, source, container, check, decision)
-            committed = await _commit(Commit(run, source, container, destination), decision)
+            await _begin(run, source, container, check, copy, decision)
+            committed = await _commit(Commit(run, source, container, destination), decision, copy)
     if decision is Decision.ALREADY_STAGED:
         return await _already_staged(run, existing)
     return await _report(run, _OUTCOMES.get(decision, "staged"), committed)
 
 
-async def _commit(commit: Commit, decision: Decision) -> Committed:
+async def _commit(commit: Commit, decision: Decision, copy: SourceCopy) -> Committed:
     """Stream what is to be streamed, and commit it."""
     run, destination = commit.run, commit.destination
     if run.request.mode == "bintarball_reference":
@@ -161,10 +168,26 @@ async def _commit(commit: Commit, decision: Decision) -> Committed:
         return await commit.deployment_alone()
     if run.request.reference_only:
         return await commit.by_reference()
-    return await commit.full(await stream(run, commit.source, destination))
+    return await commit.full(await _streamed(run, commit.source, destination, copy))
 
 
-def identity_of(run: Run, source: PinnedSource, check: str) -> Identity:
+async def _streamed(run: Run, source: PinnedSource, destination: Destination, copy: SourceCopy) -> Streamed:
+    """Stream the source; once more, and sent, where it turns out that the store does not copy it after all."""
+    try:
+        return await stream(run, source, destination, copy)
+    except (BaseExceptionGroup, NotCopiedError) as error:
+        first = first_of(error) if isinstance(error, BaseExceptionGroup) else error
+        if not isinstance(first, NotCopiedError):
+            raise
+        if run.request.source_copy == "store":
+            raise first from first.__cause__
+        reason = first.what
+    run.warn("source-copy", f"{reason}: the source is read once more, and sent")
+    await destination.uploads.start_over()
+    return await stream(run, source, destination, SourceCopy(None, reason))
+
+
+def identity_of(run: Run, source: PinnedSource, check: str, copy: str) -> Identity:
     """What a run must agree in with another one to resume its uploads."""
     request = run.request
     return Identity(
@@ -179,6 +202,8 @@ def identity_of(run: Run, source: PinnedSource, check: str) -> Identity:
             *(str(option) for option in (request.sse, request.kms_key_id, request.storage_class)),
             *([f"acl={request.acl}"] if request.acl else []),
             *(f"{name}={value}" for name, value in request.tags.items()),
+            # What a dead run has still under way must not come in between parts that were made otherwise.
+            *([] if copy == "sent" else [f"copy={copy}"]),
         ],
     )
 
@@ -224,10 +249,15 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
 
 
 async def _begin(
-    run: Run, source: PinnedSource, container: PinnedSource | None, check: str, decision: Decision
+    run: Run,
+    source: PinnedSource,
+    container: PinnedSource | None,
+    check: str,
+    copy: SourceCopy,
+    decision: Decision,
 ) -> None:
     request = run.request
-    plan = plan_of(run, source, container, decision, check)
+    plan = plan_of(run, source, container, decision, check, copy)
     await run.keep("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
     run.observer(
         StageStarted(
@@ -237,6 +267,8 @@ async def _begin(
             source_size=source.size,
             destination=request.destination,
             upload_check=check,
+            source_copy=copy.how,
+            source_copy_reason=copy.reason,
         )
     )
 

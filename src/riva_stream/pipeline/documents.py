@@ -154,6 +154,8 @@ def _validation(
         checksums_verified="sha256-expected" in vouched,
         expected_sha256=run.request.expect_sha256,
         upload_check=upload_check,
+        source_copy=streamed.copy.how if streamed else "sent",
+        source_copy_reason=streamed.copy.reason if streamed else "",
         objects_verified=objects_verified,
         archive_container=summary.container if summary else None,
         archive_members=summary.members if summary else None,

@@ -28,6 +28,7 @@ from riva_stream.pipeline.checkpoint import (
     extractor_options,
     resumed,
 )
+from riva_stream.pipeline.copies import Outlets, SourceCopy
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket
@@ -52,10 +53,12 @@ class Streamed:
     """None for a bare model."""
     vouched_by: list[str]
     """What was compared with the stream and agreed."""
+    copy: SourceCopy
+    """How the source's own object was made."""
     resumed_from: int | None = None
     """Byte of the source from which it was read; None: from its start."""
     resumed_by: str | None = None
-    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.Resumed`."""
+    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.Earlier`."""
 
 
 def is_bare_model(source: PinnedSource) -> bool:
@@ -69,13 +72,16 @@ def archive_key(run: Run, source: PinnedSource) -> str:
     return f"{run.request.prefix}{folder}/{source.filename}"
 
 
-async def stream(run: Run, source: PinnedSource, destination: Destination) -> Streamed:  # noqa: C901, PLR0915 - the picture
+async def stream(  # noqa: C901, PLR0915 - the picture
+    run: Run, source: PinnedSource, destination: Destination, copy: SourceCopy
+) -> Streamed:
     """Move every byte, and verify what can be verified before anything becomes visible.
 
     Raises:
         ArchiveError: the archive is damaged, cut, refused, or holds nothing that was asked for.
         DigestMismatchError: the bytes are not those that were expected, or not those the source's store holds.
         StalledError: nothing moved for ``timeout`` seconds.
+        NotCopiedError: the store was to copy the source, and does not, or nothing proves that it did.
     """
     if source.size == 0:
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
@@ -115,14 +121,16 @@ async def stream(run: Run, source: PinnedSource, destination: Destination) -> St
         start,
     )
     digest = TracedDigest(earlier.digest if earlier else Digest(source.vouchers.to_compute))
-    every = request.checkpoint if can_resume(source.vouchers) else 0
+    # Parts that the store copies are not those that are read: nothing to go on from is found at their ends.
+    every = request.checkpoint if can_resume(source.vouchers) and copy.plan is None else 0
     checkpointer = Checkpointer(destination, every, part_size, archive, digest, start, bare=bare)
     hashes, member_hashes = (HashLane(lane, checkpointer.moved) for lane in (lanes.hash, lanes.member_hash))
+    outlets = Outlets(run, uploads, copy.plan)
     unpacker = Unpacker(
         earlier.extractor if earlier and earlier.extractor else Extractor(**extractor_options(request)),
         shares,
         run.part_size_for,
-        partial(_open_member, run, uploads),
+        lambda member: _open_member(run, uploads, outlets, member, plain=unpacker.extractor.is_plain),
         member_hashes,
         lanes.extract,
         lambda count: run.meter.add(expanded=count),
@@ -131,7 +139,7 @@ async def stream(run: Run, source: PinnedSource, destination: Destination) -> St
     )
     if earlier:
         await unpacker.resume(earlier)
-    branches: list[Branch] = [partial(hashes.send, digest), archive.send]
+    branches: list[Branch] = [partial(hashes.send, digest), outlets.of_source(archive)]
     if not bare:
         branches.append(unpacker.send)
 
@@ -159,11 +167,13 @@ async def stream(run: Run, source: PinnedSource, destination: Destination) -> St
             lane_tasks.start_soon(hashes.run)
             lane_tasks.start_soon(member_hashes.run)
             lane_tasks.start_soon(checkpointer.run)
+            outlets.start(lane_tasks)
             async with anyio.create_task_group() as producers:
                 producers.start_soon(read)
                 producers.start_soon(unpack)
             uploads.close()
             checkpointer.close()
+            outlets.close()
 
     await lane_group()
     run.meter.tell()
@@ -171,12 +181,15 @@ async def stream(run: Run, source: PinnedSource, destination: Destination) -> St
     for warning in unpacker.summary.warnings if unpacker.summary else ():
         run.warn("archive", warning)
     record = digest.record()
+    vouched = _verify(run, source, record, unpacker.summary)
+    outlets.prove()
     return Streamed(
         archive,
         record,
         unpacker.members,
         unpacker.summary,
-        _verify(run, source, record, unpacker.summary),
+        vouched,
+        copy,
         earlier.offset if earlier else None,
         earlier.by if earlier else None,
     )
@@ -207,13 +220,15 @@ def _member_key(run: Run, member: Member) -> str:
     return f"{run.request.prefix}models/{member.key_name}"
 
 
-async def _open_member(run: Run, uploads: Uploads, member: Member) -> Upload:
+async def _open_member(
+    run: Run, uploads: Uploads, outlets: Outlets, member: Member, *, plain: bool
+) -> tuple[Upload, Branch]:
     key = _member_key(run, member)
     upload = await uploads.open(
         key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"), size=member.size
     )
     run.observer(MemberFound(name=member.name, key=key, size=member.size))
-    return upload
+    return upload, outlets.of_member(upload, member, plain=plain)
 
 
 def _verify(

@@ -14,6 +14,7 @@ from riva_stream.layout import (
     MARKER,
     SCRATCH,
 )
+from riva_stream.pipeline.copies import SourceCopy
 from riva_stream.pipeline.decide import Decision
 from riva_stream.pipeline.flow import archive_key, is_bare_model
 from riva_stream.report import Plan, PlannedObject
@@ -27,7 +28,12 @@ __all__ = ["plan_of", "try_rights"]
 
 
 def plan_of(
-    run: Run, source: PinnedSource, container: PinnedSource | None, decision: Decision, check: str
+    run: Run,
+    source: PinnedSource,
+    container: PinnedSource | None,
+    decision: Decision,
+    check: str,
+    copy: SourceCopy,
 ) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
     request = run.request
@@ -57,6 +63,8 @@ def plan_of(
         read_share=shares.read_share,
         write_share=shares.write_share,
         upload_check=check,
+        source_copy=copy.how,
+        source_copy_reason=copy.reason,
         rights=rights,
         would=decision.value,
     )

@@ -27,7 +27,7 @@ from riva_stream.memory import BLOCK, MemoryPlan, least_memory
 from riva_stream.pipeline.checkpoint import Checkpointer, Earlier, FinishedDigest, TracedDigest
 from riva_stream.sink import Upload
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
-from riva_stream.tee import tee
+from riva_stream.tee import Branch, tee
 
 __all__ = ["StagedMember", "Unpacker"]
 
@@ -42,6 +42,8 @@ class StagedMember:
 
     member: Member
     upload: Upload
+    outlet: Branch
+    """Takes its bytes, beside the digest."""
     digest: TracedDigest | FinishedDigest
     inside: InsideReport | None = None
 
@@ -68,7 +70,8 @@ class Unpacker:
     memory: MemoryPlan
     part_size: Callable[[int], int]
     """Bytes of a part, from those of the member."""
-    open_upload: Callable[[Member], Awaitable[Upload]]
+    open_upload: Callable[[Member], Awaitable[tuple[Upload, Branch]]]
+    """Also tells where the member's bytes go beside the digest: to be sent, or to prove that they were copied."""
     hashes: HashLane
     lane: Lane
     expanded: Callable[[int], None]
@@ -103,9 +106,9 @@ class Unpacker:
             return
         self._skipped = earlier.snapshot.offset - earlier.offset
         for begun in earlier.members:
-            upload = await self.open_upload(begun.member)
+            upload, outlet = await self.open_upload(begun.member)
             upload.skip(begun.parts)
-            self.members.append(StagedMember(begun.member, upload, begun.digest, begun.inside))
+            self.members.append(StagedMember(begun.member, upload, outlet, begun.digest, begun.inside))
         if earlier.snapshot.member is not None:
             size = earlier.snapshot.member.size
             self._part = min(self.part_size(size), size)
@@ -194,8 +197,8 @@ class Unpacker:
         self._require_room(part, f"member {show(member.name)} of {human_size(member.size)}")
         self._part = part
         with self.lane.waiting():
-            upload = await self.open_upload(member)
-        self.members.append(StagedMember(member, upload, TracedDigest(Digest())))
+            upload, outlet = await self.open_upload(member)
+        self.members.append(StagedMember(member, upload, outlet, TracedDigest(Digest())))
         self._sent = 0
         if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
             self._filling = _Filling(0, 0)
@@ -255,7 +258,7 @@ class Unpacker:
         self._filling = None
         self._sent += filling.size
         chunk = Chunk(filling.offset, filling.size, filling.pieces, self.credits, filling.size)
-        tee(chunk, (partial(self.hashes.send, staged.digest), staged.upload.send))
+        tee(chunk, (partial(self.hashes.send, staged.digest), staged.outlet))
 
     def _end(self, inside: InsideReport) -> None:
         self.members[-1].inside = inside

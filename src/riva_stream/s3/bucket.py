@@ -69,6 +69,7 @@ class Bucket:
     retrier: Attempt
 
     head = _Operation("HeadObject", Reader.head)
+    head_part = _Operation("HeadObject", Reader.head_part)
     get = _Operation("GetObject", Reader.get)
     list_objects = _Operation("ListObjectsV2", Reader.list_objects)
     list_folder = _Operation("ListObjectsV2", Reader.list_folder)
@@ -175,6 +176,7 @@ class WritableBucket(Bucket):
     delete = _Operation("DeleteObject", Writer.delete)
     create_upload = _Operation("CreateMultipartUpload", Writer.create_upload)
     upload_part = _Operation("UploadPart", Writer.upload_part)
+    copy_part = _Operation("UploadPartCopy", Writer.copy_part)
     complete_upload = _Operation("CompleteMultipartUpload", Writer.complete_upload)
     abort_upload = _Operation("AbortMultipartUpload", Writer.abort_upload)
     put_tags = _Operation("PutObjectTagging", Writer.put_tags)

@@ -27,14 +27,16 @@ from riva_stream.s3.port import (
     Lifecycle,
     Listing,
     ObjectInfo,
+    ObjectPart,
     OpenUpload,
     RangeReply,
     Window,
 )
 
-__all__ = ["Conditions", "MemoryReader"]
+__all__ = ["Conditions", "Copies", "MemoryReader"]
 
 Conditions = Literal["honoured", "ignored", "refused"]
+Copies = Literal["honoured", "unconditional", "refused", "unproven", "flipped", "lying"]
 
 _PAGE = 1000
 _SMALLEST_PART = 5 << 20
@@ -48,6 +50,7 @@ class MemoryReader:
         *buckets: str,
         is_aws: bool = True,
         conditions: Conditions = "honoured",
+        copies: Copies = "honoured",
         list_uploads_by: Literal["prefix", "exact"] = "prefix",
         windows: bool = True,
         versioned: bool = False,
@@ -57,6 +60,7 @@ class MemoryReader:
     ) -> None:
         self._is_aws = is_aws
         self._conditions = conditions
+        self._copies = copies
         self._list_uploads_by = list_uploads_by
         self._windows = windows
         self._versioned = versioned
@@ -78,6 +82,10 @@ class MemoryReader:
     def set_clock(self, now: Callable[[], datetime]) -> None:
         """Go by another clock from now on."""
         self._now = now
+
+    def set_copies(self, copies: Copies) -> None:
+        """Let another thing become of UploadPartCopy from now on."""
+        self._copies = copies
 
     def create_bucket(self, name: str) -> None:
         """Make a bucket; one that is there stays as it is."""
@@ -124,6 +132,16 @@ class MemoryReader:
         self._in_time("HeadObject", bucket, key, window)
         found = self._buckets[bucket].current(key) if bucket in self._buckets else None
         return None if found is None else self._info(found)
+
+    async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
+        """HEAD of one part of an object."""
+        where = ("HeadObject", bucket, key)
+        parts = self._version(where, None, part=number).parts
+        if not parts:
+            return None
+        if not 1 <= number <= len(parts):
+            raise refusal(*where, "416", 416, part=number)
+        return ObjectPart(parts[number - 1], len(parts))
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object."""

@@ -34,6 +34,8 @@ class MemoryObject:
     crc64nvme: str
     """base64; empty where the store keeps none."""
     tags: Mapping[str, str]
+    parts: tuple[int, ...] = ()
+    """Bytes of each part that it was completed from; empty where it was put whole."""
     deleted: bool = False
     """Whether it is the delete marker of a bucket with versions."""
 

@@ -32,7 +32,7 @@ from riva_stream.s3.port import PartBody, Reader, Writer
 from riva_stream.s3.scratch import ScratchUpload, say_nothing, scratch_upload
 from riva_stream.sizes import MOST_PARTS
 
-__all__ = ["Probed", "probe_uploads"]
+__all__ = ["Probed", "is_refusal", "probe_uploads", "try_aborting"]
 
 EnforcedCheck = Literal["crc64nvme", "sha256", "md5", "etag", "none"]
 
@@ -226,7 +226,7 @@ class _Probe:
                 await self._send(upload, body, number)
             except RivaStreamError as error:
                 # InvalidPart may mean the number; of the one part of an upload it means something else.
-                if not _is_refusal(error) and not (number > 1 and error.where.code == "InvalidPart"):
+                if not is_refusal(error) and not (number > 1 and error.where.code == "InvalidPart"):
                     raise
                 return error.where.code or str(error.where.status)
             return None
@@ -237,7 +237,7 @@ class _Probe:
         return await self.writer.upload_part(self.bucket, upload.key, upload.upload_id, number, body)
 
 
-def _is_refusal(error: RivaStreamError) -> bool:
+def is_refusal(error: RivaStreamError) -> bool:
     """Whether the store looked at the part and did not want it; else the request failed, or its upload is gone."""
     where = error.where
     return (

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from riva_stream.buffers import Chunk
 from riva_stream.digest import md5_of
-from riva_stream.s3 import CompletedPart, OpenUpload, Stored
-from riva_stream.sink.parts import SentPart, Weighed, base64_crc
+from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
+from riva_stream.sink.parts import Copy, Part, Send, SentPart, Weighed, base64_crc
 
 __all__ = ["KnownPart", "Upload", "UploadRecord", "multipart_etag"]
 
@@ -75,11 +75,13 @@ class Upload:
     metadata: Mapping[str, str]
     upload_id: str
     created_by: str
-    enqueue: Callable[[Upload, int, Chunk], None]
+    enqueue: Callable[[Upload, int, Part], None]
     known: dict[int, KnownPart] = field(default_factory=dict)
     """Parts that the store has from an earlier run."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
+    is_copied: bool = False
+    """Whether the store was asked to copy parts of it."""
     expected: int = 0
     """Bytes of the whole object, where that is known beforehand."""
     record: UploadRecord | None = None
@@ -106,8 +108,16 @@ class Upload:
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next part, of which this upload holds a share; the share is released once it is durable."""
+        self._enqueue(Send(chunk))
+
+    def copy(self, source: CopySource, size: int) -> None:
+        """Queue the next part, of ``size`` bytes, which the store shall copy."""
+        self.is_copied = True
+        self._enqueue(Copy(source, size))
+
+    def _enqueue(self, part: Part) -> None:
         self.numbered += 1
-        self.enqueue(self, self.numbered, chunk)
+        self.enqueue(self, self.numbered, part)
 
     @property
     def in_order(self) -> list[SentPart]:
@@ -116,15 +126,9 @@ class Upload:
 
     def completed_parts(self) -> list[CompletedPart]:
         """What Complete is asked with."""
-        return [
-            CompletedPart(
-                part.number,
-                part.etag,
-                part.size,
-                None if part.crc64nvme is None else base64_crc(part.crc64nvme),
-            )
-            for part in self.in_order
-        ]
+        if not all(part.proven for part in self.parts.values()):
+            raise RuntimeError("a copy that was not compared with what was hashed")
+        return [CompletedPart(part.number, part.etag, part.size, part.checksum) for part in self.in_order]
 
     @property
     def size(self) -> int:

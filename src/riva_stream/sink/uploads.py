@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from riva_stream import clock
-from riva_stream.buffers import Channel, Chunk, Piece
+from riva_stream.buffers import Channel, Piece
 from riva_stream.digest import combined_crc64nvme
 from riva_stream.errors import (
     ConfigurationError,
@@ -31,7 +31,8 @@ from riva_stream.errors import (
 from riva_stream.lanes import Lane
 from riva_stream.retry import at_least_some_speed
 from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
-from riva_stream.sink.parts import Check, SentPart, Weighed, weigh
+from riva_stream.sink.copies import PartCopier
+from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
 from riva_stream.sizes import MIB
@@ -63,6 +64,11 @@ class Uploads:
     durable: Callable[[Upload, int], None]
     """Is told how many bytes of which upload became durable."""
     run_id: str
+    copy_lane: Lane
+    copied: Callable[[Upload, int], None]
+    """Is told how many bytes of which upload the store has copied."""
+    copier: PartCopier | None = None
+    """Copies parts; None: all of them are sent."""
     guard: Callable[[], Awaitable[object]] | None = None
     """Makes sure, before an upload is created, that the prefix is still ours."""
     give_up: Callable[[], Awaitable[object]] | None = None
@@ -73,7 +79,8 @@ class Uploads:
     """By key: uploads of an earlier run that this one has not come to yet."""
     creating: list[str] = field(default_factory=list, init=False)
     """Keys of uploads that are asked for, and of which there may be one that nobody knows by its id."""
-    _queue: Channel[tuple[Upload, int, Chunk]] = field(default_factory=Channel, init=False)
+    _queue: Channel[tuple[Upload, int, Send]] = field(default_factory=Channel, init=False)
+    _copies: Channel[tuple[Upload, int, Copy]] = field(default_factory=Channel, init=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,13 +160,18 @@ class Uploads:
         """Keep an earlier run's upload for :meth:`open`, with the parts that the store has of it."""
         self.adopted[key] = Upload(key, "", {}, upload_id, created_by, self.enqueue, known)
 
-    def enqueue(self, upload: Upload, number: int, chunk: Chunk) -> None:
+    def enqueue(self, upload: Upload, number: int, part: Part) -> None:
         """Queue a part; never waits."""
-        self._queue.send((upload, number, chunk))
+        match part:
+            case Send():
+                self._queue.send((upload, number, part))
+            case Copy():
+                self._copies.send((upload, number, part))
 
     def close(self) -> None:
-        """No more parts will come; :meth:`send_parts` ends after the last."""
+        """No more parts will come; :meth:`send_parts` and :meth:`copy_parts` end after the last."""
         self._queue.close()
+        self._copies.close()
 
     async def send_parts(self, moved: Callable[[], None] = _nothing) -> None:
         """Send parts until the queue is closed and empty; run it in as many tasks as there shall be connections.
@@ -167,13 +179,42 @@ class Uploads:
         Args:
             moved: called after each part that became durable.
         """
-        async for upload, number, chunk in self._queue:
+        async for upload, number, part in self._queue:
             with self.lane.busy():
-                upload.parts[number] = await self._send_part(upload, number, chunk)
-            self.lane.bytes += chunk.size
-            self.durable(upload, chunk.size)
-            chunk.release()
+                upload.parts[number] = await self._send_part(upload, number, part)
+            self.lane.bytes += part.chunk.size
+            self.durable(upload, part.chunk.size)
+            part.chunk.release()
             moved()
+
+    async def copy_parts(self) -> None:
+        """Have parts copied until the queue is closed and empty; run it in as many tasks as there shall be copies."""
+        async for upload, number, part in self._copies:
+            if self.copier is None:
+                raise RuntimeError("nobody copies parts here")
+            with self.copy_lane.busy():
+                upload.parts[number] = await self.copier.copy(upload, number, part)
+            self.copy_lane.bytes += part.size
+            self.copied(upload, part.size)
+
+    async def start_over(self) -> None:
+        """Keep what was sent for :meth:`open`, as if an earlier run had sent it; drop what is queued or was copied.
+
+        An upload that has copied parts is aborted: a copy that is still under way could come after a part that is sent.
+        """
+        self._queue, self._copies, self.copier = Channel(), Channel(), None
+        todo = [upload for upload in self.opened if not upload.record]
+        if self.guard is not None:
+            await self.guard()
+        await self._abort([upload for upload in todo if upload.is_copied])
+        self.opened = [upload for upload in self.opened if upload.record]
+        for upload in todo:
+            if not upload.is_copied:
+                known = upload.known | {
+                    part.number: KnownPart(part.size, part.etag, part.fingerprint, part.checksum)
+                    for part in upload.parts.values()
+                }
+                self.adopt(upload.key, upload.upload_id, upload.created_by, known)
 
     async def send_whole(self, upload: Upload, data: bytes) -> None:
         """Send a small object as the one part of its upload."""
@@ -220,8 +261,8 @@ class Uploads:
         self.adopted.clear()
         await self._abort(unused)
 
-    async def _send_part(self, upload: Upload, number: int, chunk: Chunk) -> SentPart:
-        pieces = tuple(chunk.pieces)
+    async def _send_part(self, upload: Upload, number: int, part: Send) -> SentPart:
+        pieces = tuple(part.chunk.pieces)
         weighed = await clock.in_thread(weigh, pieces, self.check)
         known = upload.known.get(number)
         if known is not None and known.is_that(weighed):

@@ -176,6 +176,7 @@ def _checked(report: StageReport, done: Validation) -> list[str]:
                 f"each part checked by the store: {done.upload_check}",
             ),
             (done.upload_check == "etag", "each part compared with the MD5 that the store told"),
+            (done.source_copy != "sent", f"source copied by the store, and proven by {done.source_copy}"),
         ]
     by = sorted({way for check in report.objects for way in check.by})
     how = f" by {', '.join(by)}" if by else ""
@@ -189,6 +190,8 @@ def _checked(report: StageReport, done: Validation) -> list[str]:
         )
     if report.mode == "full" and done.source_integrity == "none":
         rows.append("  [ ] nothing vouches for the source's bytes")
+    if report.mode == "full" and done.source_copy_reason:
+        rows.append(f"  [ ] source sent, not copied by the store: {done.source_copy_reason}")
     if report.mode == "full" and done.upload_check == "none":
         rows.append("  [ ] the store did not check the parts")
     return rows
@@ -252,5 +255,10 @@ def _plan(plan: Plan) -> list[str]:
         f"Memory  at most {human_size(plan.memory_ceiling)}: {reading} for reading, {writing} for writing",
         f"Parts   {human_size(plan.part_size)}, checked by {plan.upload_check}; {plan.connections} at once each way",
         "Tried   " + (", ".join(plan.rights) or "nothing"),
+        *(
+            (f"Source  copied by the store, to be proven by {plan.source_copy}",)
+            if plan.source_copy != "sent"
+            else (f"Source  sent: {plan.source_copy_reason}",) * bool(plan.source_copy_reason)
+        ),
     ]
     return rows

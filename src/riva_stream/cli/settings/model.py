@@ -150,6 +150,7 @@ class Settings(BaseSettings):
     part_size: Any = _setting(example="16MiB")
     checkpoint: Any = _setting(example="256MiB")
     resume: Any = _setting(example="auto")
+    source_copy: Any = _setting(example="auto")
     connections: Any = _setting(example="8")
     memory: Any = _setting(example="256MiB")
     timeout: Any = _setting(example="5m")

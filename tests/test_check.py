@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from riva_stream import stage
-from riva_stream.operations.check import check
-from riva_stream.operations.check_report import CheckRecord, CheckReport, passed
-from riva_stream.operations.host import check_files, check_memory, check_state, free_memory
-from riva_stream.operations.log_place import LogPlace
-from riva_stream.operations.policy import policy_of
+from riva_stream.log_delivery import LogPlace
+from riva_stream.preflight.check import check
+from riva_stream.preflight.host import check_files, check_memory, check_state, free_memory
+from riva_stream.preflight.policy import policy_of
+from riva_stream.preflight.report import CheckRecord, CheckReport, passed
 from riva_stream.sizes import GIB, MIB
 from tests.cli_processes import run
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials

@@ -26,7 +26,7 @@ from riva_stream import (
 )
 from riva_stream.errors import Where
 from riva_stream.events import Event, Progress, Resumed
-from riva_stream.pipeline.collect import collect
+from riva_stream.inspection.gc import collect
 from riva_stream.s3 import PartBody, StoreSettings
 from riva_stream.s3.memory import MemoryStore
 from tests.support.ceilings import ceiling_for
@@ -347,7 +347,7 @@ async def test_gc_removes_what_nobody_goes_on_from(monkeypatch: pytest.MonkeyPat
     async def opened(*_: Any, **__: Any) -> AsyncIterator[Cut]:
         yield store
 
-    monkeypatch.setattr("riva_stream.pipeline.collect.open_store", opened)
+    monkeypatch.setattr("riva_stream.inspection.gc.open_store", opened)
     ask = partial(collect, StoreSettings(), BUCKET, PREFIX, lease=1.0, apply=True)
     young = await ask(older_than=3600.0)
     assert [left.kind for left in young.found if left.removed] == []

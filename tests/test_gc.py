@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from riva_stream import StoreSettings, stage
+from riva_stream.inspection.gc import collect
 from riva_stream.layout import JOURNAL
-from riva_stream.pipeline.collect import collect
 from riva_stream.report import CollectReport
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, Place, put_credentials

@@ -57,9 +57,13 @@ ROOMS: dict[str, set[str]] = {
     "destination": FLOOR
     | {"deployment", "manifest", "report", "retry", "run", "lease", "documents", "s3", "sink"},
     "pipeline": _BELOW_PIPELINE,
-    "operations": _BELOW_PIPELINE - {"archive"} | {"handover", "pipeline"},
+    "log_delivery": FLOOR | {"config", "handover", "retry", "s3", "sink"},
+    "inspection": _BELOW_RUN - {"archive", "config", "sink"}
+    | {"handover", "run", "lease", "documents"},  # neither what changes a staging nor what makes one
+    "preflight": FLOOR
+    | {"config", "log_delivery", "manifest", "memory", "pipeline", "retry", "s3", "source"},
     "cli": FLOOR
-    | {"s3", "operations", "config", "memory"}
+    | {"s3", "inspection", "preflight", "log_delivery", "config", "memory"}
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }
@@ -72,14 +76,14 @@ WRITERS = {
     "pipeline/__init__.py": "hands it to the destination and the probe",
     "pipeline/copies.py": "hands it to the probe of copies",
     "pipeline/planning.py": "hands it to the scratch upload of a dry run",
-    "pipeline/collect.py": "aborts what dead runs left, under the lease",
-    "operations/deliver.py": "the log of a run",
-    "operations/scratch.py": "the scratch object of `check`",
-    "operations/check_uploads.py": "the scratch uploads of `check`",
-    "operations/check_destination.py": "hands it to the scratch object",
-    "operations/check_writing.py": "the same",
-    "operations/check_log.py": "the same, where the log shall go",
-    "operations/asking.py": "asks for rights with what cannot succeed",
+    "inspection/gc.py": "aborts what dead runs left, under the lease",
+    "log_delivery.py": "the log of a run",
+    "preflight/scratch.py": "the scratch object of `check`",
+    "preflight/uploads.py": "the scratch uploads of `check`",
+    "preflight/destination.py": "hands it to the scratch object",
+    "preflight/writing.py": "the same",
+    "preflight/log.py": "the same, where the log shall go",
+    "preflight/asked_rights.py": "asks for rights with what cannot succeed",
 }
 """What may name the half of the port that changes anything, and what for."""
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

@@ -13,9 +13,9 @@ import pytest
 
 from riva_stream import StoreSettings, stage
 from riva_stream.cli import main
+from riva_stream.inspection.ls import list_stagings
+from riva_stream.inspection.reports import ListReport
 from riva_stream.layout import DEPLOYMENTS, JOURNAL
-from riva_stream.operations.ls import list_stagings
-from riva_stream.operations.reports import ListReport
 from riva_stream.report import json_schema
 from riva_stream.s3 import S3Store
 from riva_stream.sizes import MIB

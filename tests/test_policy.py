@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from riva_stream import AccessDeniedError, StageRequest, StoreSettings, stage
-from riva_stream.operations.check import check
-from riva_stream.operations.check_report import passed
-from riva_stream.operations.policy import granting, policy_of
-from riva_stream.operations.retention import Policy, retention
-from riva_stream.pipeline.collect import collect
+from riva_stream.inspection.gc import collect
+from riva_stream.inspection.retention import Policy, retention
+from riva_stream.preflight.check import check
+from riva_stream.preflight.policy import granting, policy_of
+from riva_stream.preflight.report import passed
 from riva_stream.rights import RIGHTS
 from riva_stream.sizes import MIB
 from tests.cli_processes import run

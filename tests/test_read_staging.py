@@ -21,8 +21,8 @@ from riva_stream import (
     read_staging,
     stage,
 )
-from riva_stream.operations.staging import STAGING_REPLACED
-from riva_stream.operations.verify import verify
+from riva_stream.inspection.staging import STAGING_REPLACED
+from riva_stream.inspection.verify import verify
 from riva_stream.retry import RetryPolicy
 from riva_stream.s3 import Document, ObjectInfo, PartBody, RangeReply, Window
 from riva_stream.s3.memory import MemoryStore

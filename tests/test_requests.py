@@ -14,8 +14,8 @@ from riva_stream.cli.settings.load import load, load_endpoint
 from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
-from riva_stream.operations.policy import policy_of
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
+from riva_stream.preflight.policy import policy_of
 from riva_stream.s3 import PartBody, StoreSettings, WriteOptions, open_store
 from tests.test_settings import FLAGS
 

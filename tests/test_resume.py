@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from riva_stream import HeldError, IntegrityError, StageReport, StoreSettings, TransientError, stage
+from riva_stream.inspection.status import status
 from riva_stream.layout import JOURNAL
-from riva_stream.operations.status import status
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultlog import Record

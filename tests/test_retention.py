@@ -21,8 +21,8 @@ from riva_stream import (
     StoreSettings,
     stage,
 )
+from riva_stream.inspection.retention import Policy, RetentionReport, retention
 from riva_stream.layout import DEPLOYMENTS
-from riva_stream.operations.retention import Policy, RetentionReport, retention
 from riva_stream.sizes import MIB
 from tests.staging import Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule

@@ -15,10 +15,10 @@ import pytest
 
 from riva_stream import ConfigurationError, StoreSettings, stage
 from riva_stream.events import Event, Watching
+from riva_stream.inspection.last_run import last_run_of
+from riva_stream.inspection.reports import StatusReport
+from riva_stream.inspection.status import status
 from riva_stream.layout import JOURNAL
-from riva_stream.operations.last_run import last_run_of
-from riva_stream.operations.reports import StatusReport
-from riva_stream.operations.status import status
 from riva_stream.report import json_schema
 from riva_stream.sizes import MIB
 from tests.cli_processes import run as run_module

@@ -9,10 +9,10 @@ import pytest
 
 from riva_stream import AccessDeniedError, StageRequest, stage
 from riva_stream.cli.settings.load import load_endpoint
-from riva_stream.operations.last_run import last_run_of
-from riva_stream.operations.reports import VerifyReport
-from riva_stream.operations.status import status
-from riva_stream.operations.verify import verify
+from riva_stream.inspection.last_run import last_run_of
+from riva_stream.inspection.reports import VerifyReport
+from riva_stream.inspection.status import status
+from riva_stream.inspection.verify import verify
 from riva_stream.s3 import StoreSettings
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from riva_stream.events import Event, Observer, throttled
-    from riva_stream.operations.staging import StagedObject, Staging, read_staging
+    from riva_stream.inspection.staging import StagedObject, Staging, read_staging
     from riva_stream.pipeline import stage
     from riva_stream.report import StageReport
     from riva_stream.s3 import StoreSettings, open_store
@@ -59,9 +59,9 @@ _HOMES = {
     "Event": ("events", ""),
     "Observer": ("events", ""),
     "throttled": ("events", ""),
-    "StagedObject": ("operations.crosscheck", ""),
-    "Staging": ("operations.staging", ""),
-    "read_staging": ("operations.staging", ""),
+    "StagedObject": ("inspection.crosscheck", ""),
+    "Staging": ("inspection.staging", ""),
+    "read_staging": ("inspection.staging", ""),
     "stage": ("pipeline", ""),
     "StageReport": ("report", ""),
     "StoreSettings": ("s3", ""),

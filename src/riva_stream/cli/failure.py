@@ -183,8 +183,8 @@ def _policy(error: RivaStreamError) -> dict[str, Any] | None:
     """What grants the access that was denied; None where that would not help, or is not known."""
     if not isinstance(error, AccessDeniedError):
         return None
-    from riva_stream.operations.grants import PolicyDocument  # noqa: PLC0415 - for this error alone
-    from riva_stream.operations.policy import grants_for  # noqa: PLC0415
+    from riva_stream.preflight.grants import PolicyDocument  # noqa: PLC0415 - for this error alone
+    from riva_stream.preflight.policy import grants_for  # noqa: PLC0415
 
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     grants = error.grants or tuple(grant.model_dump() for grant in grants_for(error, region=region))

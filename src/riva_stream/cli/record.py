@@ -46,8 +46,8 @@ from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
 from riva_stream.handover import LAST_ARTIFACT, iso
 from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
+from riva_stream.log_delivery import LogPlace
 from riva_stream.manifest import to_json
-from riva_stream.operations.log_place import LogPlace
 from riva_stream.report import StageReport
 
 __all__ = ["Record"]
@@ -339,7 +339,7 @@ def _copy(
     if refusal := target.refusal(request):
         return refusal
 
-    from riva_stream.operations.deliver import Parcel, deliver, log_store  # noqa: PLC0415 - the AWS libraries
+    from riva_stream.log_delivery import Parcel, deliver, log_store  # noqa: PLC0415 - the AWS libraries
 
     parcels = [Parcel(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
     work = partial(

@@ -19,7 +19,7 @@ from riva_stream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
-    from riva_stream.operations.check_report import CheckRecord, CheckReport
+    from riva_stream.preflight.report import CheckRecord, CheckReport
 
 NAME = "check"
 SUMMARY = "try everything that a staging needs, and say how to mend what is missing"
@@ -71,7 +71,7 @@ def _check(session: Session) -> CheckReport:
     from riva_stream.cli.logs import log_settings
     from riva_stream.cli.session import set_up_environment
     from riva_stream.cli.settings.load import load
-    from riva_stream.operations.check import check, check_host
+    from riva_stream.preflight.check import check, check_host
 
     args = session.args
     state_dir = state_dir_of(args)
@@ -93,7 +93,7 @@ def _check(session: Session) -> CheckReport:
 
 
 def _right(env_file: Path | None, warnings: list[str]) -> CheckRecord:
-    from riva_stream.operations.check_report import passed, warned
+    from riva_stream.preflight.report import passed, warned
 
     file = f" and {env_file}" if env_file else ""
     facts: dict[str, Any] = {"env_file": str(env_file) if env_file else None}
@@ -104,7 +104,7 @@ def _right(env_file: Path | None, warnings: list[str]) -> CheckRecord:
 
 def _wrong(error: ConfigurationError) -> CheckRecord:
     from riva_stream.cli.settings.problems import SettingsError
-    from riva_stream.operations.check_report import failed
+    from riva_stream.preflight.report import failed
 
     problems = error.problems if isinstance(error, SettingsError) else ()
     said = "; ".join([error.what, *error.ignored])
@@ -124,7 +124,7 @@ def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> It
 
 
 def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
-    from riva_stream.operations.check_report import NOT_TRIED
+    from riva_stream.preflight.report import NOT_TRIED
 
     if report.destination and report.mode:
         yield f"Check of a staging ({MODES[report.mode]})"

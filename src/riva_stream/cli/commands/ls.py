@@ -14,7 +14,7 @@ from riva_stream.sizes import human_size
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
-    from riva_stream.operations.reports import ListedStaging, ListReport
+    from riva_stream.inspection.reports import ListedStaging, ListReport
 
 NAME = "ls"
 SUMMARY = "environments, models and versions staged in a bucket"
@@ -66,8 +66,8 @@ def run(args: Namespace, invocation: Invocation) -> int:
 def _list(session: Session) -> ListReport:
     endpoint = session.endpoint()
     from riva_stream.cli.session import store_of
-    from riva_stream.operations.ls import list_stagings
-    from riva_stream.operations.uris import split
+    from riva_stream.inspection.bucket import split
+    from riva_stream.inspection.ls import list_stagings
 
     example = "s3://deployments"
     place = session.args.prefix or (f"s3://{endpoint.bucket}" if endpoint.bucket else None)

@@ -13,7 +13,7 @@ from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.config import StageRequest
-    from riva_stream.operations.grants import PolicyDocument
+    from riva_stream.preflight.grants import PolicyDocument
 
 NAME = "policy"
 SUMMARY = "print the least IAM policy that a staging needs"
@@ -74,7 +74,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
     """Print it."""
     from riva_stream.cli.logs import log_settings
     from riva_stream.cli.session import execute
-    from riva_stream.operations.policy import policy_of
+    from riva_stream.preflight.policy import policy_of
 
     table: list[str] = []
 
@@ -118,7 +118,7 @@ def _request(args: Namespace, file: EnvFile) -> StageRequest:
 
 def _table(request: StageRequest, extras: tuple[str, ...], *, log: bool) -> str:
     """Which request needs which right, for a person."""
-    from riva_stream.operations.policy import uses_of
+    from riva_stream.preflight.policy import uses_of
 
     rows = [
         ("request", "at the", "right"),

@@ -18,8 +18,7 @@ from riva_stream.sizes import human_size
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
-    from riva_stream.operations.extent import Extent
-    from riva_stream.operations.retention import RetentionReport
+    from riva_stream.inspection.retention import Extent, RetentionReport
 
 NAME = "retention"
 SUMMARY = "show, and print, the lifecycle rules for stagings"
@@ -119,8 +118,8 @@ def _days(text: str) -> int:
 
 def _compare(session: Session) -> RetentionReport:
     from riva_stream.cli.session import store_of
-    from riva_stream.operations.retention import Policy, retention
-    from riva_stream.operations.uris import split
+    from riva_stream.inspection.bucket import split
+    from riva_stream.inspection.retention import Policy, retention
 
     args = session.args
     example = "s3://deployments; environments are chosen with --env"

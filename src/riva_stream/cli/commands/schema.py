@@ -30,7 +30,7 @@ EXAMPLES = """\
 
 
 _REPORTS = {"verify": "VerifyReport", "status": "StatusReport", "ls": "ListReport"}
-"""Commands, and the documents of operations/reports.py that they print."""
+"""Commands, and the documents of inspection/reports.py that they print."""
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
     """Print it."""
-    from riva_stream.operations import reports
+    from riva_stream.inspection import reports
     from riva_stream.report import SCHEMAS, json_schema
 
     name = _REPORTS.get(args.document)

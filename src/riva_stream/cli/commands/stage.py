@@ -74,7 +74,7 @@ def _stage(session: Session) -> StageReport:
     from riva_stream.cli.logs import Printer, renderer_of
     from riva_stream.cli.session import set_up_environment
     from riva_stream.cli.settings.load import load
-    from riva_stream.operations.policy import granting
+    from riva_stream.preflight.policy import granting
 
     args, record = session.args, session.record
     assert record is not None  # noqa: S101 - this command keeps one

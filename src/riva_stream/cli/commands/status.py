@@ -17,7 +17,7 @@ from riva_stream.sizes import human_size
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.cli.settings.load import Endpoint
-    from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
+    from riva_stream.inspection.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 
 NAME = "status"
 SUMMARY = "staged, in flight (how far?), resumable or absent"
@@ -90,7 +90,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 def _look(session: Session) -> StatusReport:
     from riva_stream.cli.session import staging_prefix, store_of
-    from riva_stream.operations.status import status
+    from riva_stream.inspection.status import status
 
     args = session.args
     file = read_env_file(args.env_file)
@@ -122,7 +122,7 @@ def _look(session: Session) -> StatusReport:
 
 
 def _remembered(session: Session, state: Path, file: EnvFile) -> tuple[str, str, LastRun, Endpoint]:
-    from riva_stream.operations.last_run import last_run_of
+    from riva_stream.inspection.last_run import last_run_of
 
     found = last_run_of(state)
     return found.bucket, found.prefix, found.run, session.endpoint(found.reach, env_file=file)

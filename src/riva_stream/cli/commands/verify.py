@@ -18,7 +18,7 @@ from riva_stream.uris import key_of, split_uri
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
-    from riva_stream.operations.reports import VerifiedObject, VerifyReport
+    from riva_stream.inspection.reports import VerifiedObject, VerifyReport
 
 NAME = "verify"
 SUMMARY = "is what is staged still what was staged?"
@@ -89,7 +89,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 def _verify(session: Session) -> VerifyReport:
     from riva_stream.cli.session import staging_prefix, store_of
-    from riva_stream.operations.verify import verify
+    from riva_stream.inspection.verify import verify
 
     args = session.args
     if not 1 <= args.connections <= _MOST_CONNECTIONS:
@@ -151,7 +151,7 @@ def _text(report: VerifyReport, invocation: Invocation) -> str:
 
 
 def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocation) -> list[str]:
-    from riva_stream.operations.reports import NOT_STAGED
+    from riva_stream.inspection.reports import NOT_STAGED
 
     bucket, prefix = split_uri(report.destination)
     if all(not entry.by and entry.difference == NOT_STAGED for entry in wrong):

@@ -8,27 +8,27 @@ sizes; within each the lowest range is always paid for first, so none can starve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import anyio
 
-from riva_stream.buffers import Credits
+from riva_stream.buffers import Chunk, Credits
 from riva_stream.digest import Hash, HashLane
 from riva_stream.errors import ConfigurationError, SourceChangedError, first_of
 from riva_stream.events import Observer
+from riva_stream.inspection.reports import DeepRead
 from riva_stream.lanes import Lane, Lanes
 from riva_stream.memory import plan_memory
-from riva_stream.operations.fetching import RANGE, fetching
-from riva_stream.operations.reports import DeepRead
 from riva_stream.run import Meter
 from riva_stream.s3 import Bucket
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
 
-__all__ = ["DeepReader", "Target"]
+__all__ = ["RANGE", "DeepReader", "Target", "fetching"]
 
 _AT_ONCE = 3
 """Objects."""
@@ -175,3 +175,33 @@ class DeepReader:
                     lane.close()
         except BaseExceptionGroup as group:
             raise first_of(group) from None
+
+
+RANGE = 8 * MIB
+"""Bytes of one ranged GET."""
+
+
+@asynccontextmanager
+async def fetching(reader: SourceReader, connections: int) -> AsyncIterator[AsyncIterator[Chunk]]:
+    """Fetch within the block, and give the chunks; whoever takes one releases it.
+
+    The block may be left at any time; what is still being fetched then is given up. An error that the block raises
+    leaves it as it is, never in a group.
+
+    Raises:
+        RivaStreamError: a range cannot be read.
+    """
+    raised: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks, aclosing(reader.chunks()) as chunks:
+            for _ in range(connections):
+                tasks.start_soon(reader.fetch)
+            try:
+                yield chunks
+            except Exception as error:  # noqa: BLE001 - raised again below, outside of the group
+                raised = error
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise first_of(group) from None
+    if raised is not None:
+        raise raised

@@ -7,11 +7,11 @@ import secrets
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError
-from riva_stream.operations.asking import may_put
-from riva_stream.operations.check_report import CheckRecord, as_warning, nothing_written, passed, warned
-from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.log_place import LogPlace
-from riva_stream.operations.scratch import CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.log_delivery import LogPlace
+from riva_stream.preflight.asked_rights import may_put
+from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned
+from riva_stream.preflight.scratch import CLEANUP_SECONDS, Left, ScratchObject
 from riva_stream.s3 import Store
 
 __all__ = ["check_log"]

@@ -16,8 +16,9 @@ from typing import Any
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
-from riva_stream.operations.asking import may_put, may_read, tells_missing
-from riva_stream.operations.check_report import (
+from riva_stream.preflight.asked_rights import may_put, may_read, tells_missing
+from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.report import (
     CheckRecord,
     failed,
     failed_with,
@@ -26,9 +27,8 @@ from riva_stream.operations.check_report import (
     passed,
     warned,
 )
-from riva_stream.operations.check_store import Condition
-from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.preflight.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.preflight.store import Condition
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window
 from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
 

@@ -7,13 +7,13 @@ from functools import partial
 
 import anyio
 
-from riva_stream.operations.check_destination import DestinationCheck
-from riva_stream.operations.check_report import warned
-from riva_stream.operations.check_source import container_record
-from riva_stream.operations.check_store import store_record
-from riva_stream.operations.check_uploads import UploadsCheck
-from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import Left, scratch_folder
+from riva_stream.preflight.destination import DestinationCheck
+from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.report import warned
+from riva_stream.preflight.scratch import Left, scratch_folder
+from riva_stream.preflight.source import container_record
+from riva_stream.preflight.store import store_record
+from riva_stream.preflight.uploads import UploadsCheck
 from riva_stream.s3 import Store
 
 __all__ = ["check_writing"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from riva_stream.operations.check_report import CheckRecord, not_tried, passed, warned
+from riva_stream.preflight.report import CheckRecord, not_tried, passed, warned
 from riva_stream.sizes import MOST_PARTS
 
 __all__ = ["Condition", "StoreFacts", "store_record"]

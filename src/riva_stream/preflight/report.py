@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
+from riva_stream.log_delivery import LogPlace
 from riva_stream.manifest import Document, Mode
-from riva_stream.operations.grants import Grant, PolicyDocument, merged
-from riva_stream.operations.log_place import LogPlace
-from riva_stream.operations.policy import grants_for
+from riva_stream.preflight.grants import Grant, PolicyDocument, merged
+from riva_stream.preflight.policy import grants_for
 from riva_stream.rights import RIGHTS
 
 __all__ = [

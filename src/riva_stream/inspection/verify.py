@@ -13,15 +13,13 @@ from riva_stream.digest import DigestRecord
 from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
+from riva_stream.inspection.bucket import open_bucket, split
+from riva_stream.inspection.crosscheck import StagedObject, pointed_at, referenced
+from riva_stream.inspection.deep import DeepReader, Target
+from riva_stream.inspection.reports import NOT_STAGED, DeepRead, VerifyReport
+from riva_stream.inspection.staging import Staging, compare, find_staging, pinned
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL
 from riva_stream.manifest import Source
-from riva_stream.operations.crosscheck import StagedObject
-from riva_stream.operations.deep import DeepReader, Target
-from riva_stream.operations.opened import opened
-from riva_stream.operations.pointed import pointed_at, referenced
-from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
-from riva_stream.operations.staging import Staging, compare, find_staging, pinned
-from riva_stream.operations.uris import split
 from riva_stream.run import each
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings
 from riva_stream.sizes import MIB
@@ -66,13 +64,13 @@ async def verify(
     """
     slots = max(16, 2 * connections)
     async with (
-        opened(settings, bucket, observer, session, slots=slots) as there,
+        open_bucket(settings, bucket, observer, session, slots=slots) as there,
         AsyncExitStack() as stack,
     ):
         origin = there
         if source_settings is not None:
             origin = await stack.enter_async_context(
-                opened(
+                open_bucket(
                     source_settings,
                     bucket,
                     observer,

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.handover import STATUS
+from riva_stream.inspection.reports import LastRun
 from riva_stream.layout import prefix_of
 from riva_stream.lease.journal import Journal, Process
-from riva_stream.operations.reports import LastRun
 
 __all__ = ["Remembered", "last_run_of"]
 

@@ -33,14 +33,13 @@ from riva_stream.errors import (
     first_of,
 )
 from riva_stream.events import Observer, Warned, ignore
+from riva_stream.inspection.bucket import split
+from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
+from riva_stream.inspection.deep import RANGE, fetching
+from riva_stream.inspection.find import nothing_staged
 from riva_stream.lanes import Lane
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
-from riva_stream.operations.crosscheck import StagedObject, crosscheck
-from riva_stream.operations.fetching import RANGE, fetching
-from riva_stream.operations.ledger import Ledger
-from riva_stream.operations.nothing import nothing_staged
-from riva_stream.operations.uris import split
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings, open_store
 from riva_stream.source import PinnedSource, SourceReader, Vouchers

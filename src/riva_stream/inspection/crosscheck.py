@@ -9,11 +9,13 @@ manifest says is then only as good as its agreement with that. ``deployment.json
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady
+from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady, ObjectReference
 from riva_stream.documents.read import Documents
+from riva_stream.inspection.bucket import split
+from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -24,10 +26,10 @@ from riva_stream.layout import (
     OF_FULL,
 )
 from riva_stream.manifest import Artifact, Marker, StagedFile, UploadManifest
-from riva_stream.operations.ledger import Ledger
+from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of
 
-__all__ = ["StagedObject", "crosscheck"]
+__all__ = ["Ledger", "StagedObject", "crosscheck", "pointed_at", "referenced"]
 
 _DIFFER = "their SHA-256 differ"
 
@@ -283,3 +285,85 @@ def _expected(artifact: Artifact | None, manifest: UploadManifest | None, prefix
             path, sha256 = key.removeprefix(prefix), file.checksum.removeprefix("sha256:")
             found[key] = StagedObject(key, path, file.size_bytes, sha256, None, file)
     return list(found.values())
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    size: int | None = None
+    by: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Ledger:
+    """Entries in the order in which they were first spoken of."""
+
+    _entries: dict[str, _Entry] = field(default_factory=dict, init=False)
+
+    def size(self, key: str, size: int) -> None:
+        """The object has so many bytes."""
+        self._entry(key).size = size
+
+    def same(self, key: str, *names: str) -> None:
+        """Each of these was compared and agrees."""
+        by = self._entry(key).by
+        by += [name for name in names if name not in by]
+
+    def differs(self, key: str, *texts: str) -> None:
+        """The object differs in each of these."""
+        differences = self._entry(key).differences
+        differences += [text for text in texts if text not in differences]
+
+    def compare(self, key: str, name: str, found: object, wanted: object, text: str = "") -> None:
+        """Note whether ``found`` is ``wanted``; ``text`` says it when it is not."""
+        if found == wanted:
+            self.same(key, name)
+        else:
+            self.differs(key, text or f"its {name} is {found}, that of what was staged is {wanted}")
+
+    def difference(self, key: str) -> str:
+        """All in which the object differs."""
+        return "; ".join(self._entry(key).differences)
+
+    def objects(self, first: Sequence[str] = ()) -> list[VerifiedObject]:
+        """Every entry; those in ``first`` before the others, in that order."""
+        order = {key: index for index, key in enumerate(first)}
+        return [
+            VerifiedObject(
+                key=key,
+                size_bytes=entry.size,
+                by=entry.by,
+                ok=not entry.differences,
+                difference="; ".join(entry.differences),
+            )
+            for key, entry in sorted(self._entries.items(), key=lambda pair: order.get(pair[0], len(order)))
+        ]
+
+    def _entry(self, key: str) -> _Entry:
+        return self._entries.setdefault(key, _Entry())
+
+
+async def referenced(ledger: Ledger, bucket: Bucket, reference: ObjectReference) -> ObjectInfo | None:
+    """HEAD what ``deployment.json`` pins; None when it is not that any more."""
+    pinned = (reference.size_bytes, reference.etag, reference.version_id)
+    return await pointed_at(ledger, bucket, reference.s3_uri, *pinned)
+
+
+async def pointed_at(
+    ledger: Ledger, bucket: Bucket, uri: str, size: int, etag: str, version_id: str | None
+) -> ObjectInfo | None:
+    """HEAD what a document pins where it lies, in any bucket of the store; None when it is not that any more."""
+    name, key = split(uri)
+    info = await bucket.named(name).head(key)
+    if info is None:
+        ledger.differs(uri, "it is gone")
+        return None
+    ledger.size(uri, info.size)
+    for name, found, pinned in (
+        ("size", info.size, size),
+        ("etag", info.etag, etag),
+        ("version-id", info.version_id, version_id),
+    ):
+        text = f"its {name} is {found}, the staging points at {pinned}"
+        ledger.compare(uri, name, found, pinned, text)
+    return None if ledger.difference(uri) else info

@@ -18,7 +18,7 @@ from typing import Any
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.memory import plan_memory
-from riva_stream.operations.check_report import CheckRecord, failed, passed, warned
+from riva_stream.preflight.report import CheckRecord, failed, passed, warned
 from riva_stream.sizes import MIB, human_size
 
 __all__ = ["FreeMemory", "check_files", "check_memory", "check_state", "check_versions", "free_memory"]

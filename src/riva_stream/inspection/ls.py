@@ -12,6 +12,9 @@ from riva_stream.deployment import DOCUMENTS
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
+from riva_stream.inspection.bucket import open_bucket
+from riva_stream.inspection.find import each_folder, levels_of
+from riva_stream.inspection.reports import ListedStaging, ListReport
 from riva_stream.layout import (
     ARTIFACT_JSON,
     DEPLOYMENT_DOCUMENTS,
@@ -30,9 +33,6 @@ from riva_stream.lease import (
     known_to_have_ended,
     read_journal,
 )
-from riva_stream.operations.find import each_folder, levels_of
-from riva_stream.operations.opened import opened
-from riva_stream.operations.reports import ListedStaging, ListReport
 from riva_stream.s3 import Bucket, StoreSettings
 
 __all__ = ["list_stagings"]
@@ -64,7 +64,7 @@ async def list_stagings(
         RivaStreamError: something may not be listed or read.
     """
     began = time.perf_counter()
-    async with opened(settings, bucket, observer, session, slots=_SLOTS) as there:
+    async with open_bucket(settings, bucket, observer, session, slots=_SLOTS) as there:
         here = await clock.in_thread(Process.this)
         found: list[ListedStaging] = []
         notes: list[str] = []

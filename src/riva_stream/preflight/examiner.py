@@ -9,8 +9,8 @@ import anyio
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError
-from riva_stream.operations.check_report import CheckRecord, failed, failed_with, not_tried
-from riva_stream.operations.check_store import StoreFacts
+from riva_stream.preflight.report import CheckRecord, failed, failed_with, not_tried
+from riva_stream.preflight.store import StoreFacts
 from riva_stream.retry import Retrier
 
 __all__ = ["Examiner"]

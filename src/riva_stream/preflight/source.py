@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError, TransientError
-from riva_stream.operations.check_report import CheckRecord, failed, failed_with, passed, warned
-from riva_stream.operations.examiner import Examiner
+from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.report import CheckRecord, failed, failed_with, passed, warned
 from riva_stream.s3 import Reader
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedRanges, PinnedSource, find_source

@@ -13,8 +13,9 @@ import anyio
 
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
-from riva_stream.operations.asking import may_list_parts, may_put
-from riva_stream.operations.check_report import (
+from riva_stream.preflight.asked_rights import may_list_parts, may_put
+from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.report import (
     CheckRecord,
     failed,
     failed_with,
@@ -23,8 +24,7 @@ from riva_stream.operations.check_report import (
     passed,
     warned,
 )
-from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.preflight.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
 from riva_stream.s3 import CompletedPart, PartBody, Store
 from riva_stream.s3.probe import probe_uploads, try_aborting
 from riva_stream.s3.scratch import ScratchUpload, scratch_upload

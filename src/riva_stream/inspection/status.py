@@ -10,6 +10,9 @@ from riva_stream import clock
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
+from riva_stream.inspection.bucket import open_bucket
+from riva_stream.inspection.find import is_above
+from riva_stream.inspection.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MARKER, Layout
 from riva_stream.lease import (
     Found,
@@ -22,9 +25,6 @@ from riva_stream.lease import (
     read_journal,
     watch,
 )
-from riva_stream.operations.find import is_above
-from riva_stream.operations.opened import opened
-from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 from riva_stream.run import each
 from riva_stream.s3 import Bucket, StoreSettings
 from riva_stream.sizes import human_size
@@ -61,7 +61,7 @@ async def status(
     Raises:
         RivaStreamError: the state cannot be told.
     """
-    async with opened(settings, bucket, observer, session) as there:
+    async with open_bucket(settings, bucket, observer, session) as there:
         here = await clock.in_thread(Process.this)
         look = _Look(there, Layout(bucket, prefix), here, observer)
         return await look.report(wait=wait, lease=lease, last_run=last_run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from riva_stream.operations.check_report import CheckRecord, failed, passed, warned
+from riva_stream.preflight.report import CheckRecord, failed, passed, warned
 from riva_stream.s3.look import BucketLook
 
 __all__ = ["clock_record", "region_record"]

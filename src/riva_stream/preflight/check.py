@@ -19,9 +19,13 @@ import anyio.to_thread
 from riva_stream import clock
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError, TransientError
-from riva_stream.operations.check_bucket import clock_record, region_record
-from riva_stream.operations.check_log import check_log
-from riva_stream.operations.check_report import (
+from riva_stream.log_delivery import LogPlace, log_store
+from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
+from riva_stream.preflight.bucket import clock_record, region_record
+from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.host import check_files, check_memory, check_state, check_versions
+from riva_stream.preflight.log import check_log
+from riva_stream.preflight.report import (
     NOT_TRIED,
     CheckRecord,
     CheckReport,
@@ -32,14 +36,9 @@ from riva_stream.operations.check_report import (
     report_of,
     warned,
 )
-from riva_stream.operations.check_source import SourceCheck, container_record
-from riva_stream.operations.check_writing import check_writing
-from riva_stream.operations.deliver import log_store
-from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.host import check_files, check_memory, check_state, check_versions
-from riva_stream.operations.log_place import LogPlace
-from riva_stream.operations.resolve import resolved
-from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
+from riva_stream.preflight.resolver import resolved
+from riva_stream.preflight.source import SourceCheck, container_record
+from riva_stream.preflight.writing import check_writing
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
 from riva_stream.s3.errors import CREDENTIALS

@@ -66,7 +66,9 @@ def test_usage_errors_exit_2(argv: list[str], said: str) -> None:
     assert json.loads(done.stdout)["error"]["exit_code"] == 2
 
 
-@pytest.mark.parametrize("kind", ["artifact", "manifest", "deployment", "report", "verify", "status", "ls"])
+@pytest.mark.parametrize(
+    "kind", ["artifact", "manifest", "deployment", "report", "verify", "status", "ls", "catalogue"]
+)
 def test_schema_prints_one_json_schema(kind: str) -> None:
     done = run("riva_stream", "schema", kind)
     assert done.returncode == 0

@@ -62,8 +62,9 @@ ROOMS: dict[str, set[str]] = {
     | {"deployment", "manifest", "report", "retry", "run", "lease", "documents", "s3", "sink"},
     "pipeline": _BELOW_PIPELINE,
     "operations": _BELOW_PIPELINE - {"archive"} | {"handover", "pipeline"},
+    "catalogue": FLOOR | {"config", "manifest", "operations", "pipeline", "report"},
     "cli": FLOOR
-    | {"s3", "operations", "config", "memory"}
+    | {"s3", "operations", "config", "memory", "catalogue"}
     | _SETTINGS
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},

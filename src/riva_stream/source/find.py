@@ -23,7 +23,7 @@ from riva_stream.s3 import ObjectInfo, Reader
 from riva_stream.sizes import human_size
 from riva_stream.source.pin import PinnedSource, Vouchers
 
-__all__ = ["find_source"]
+__all__ = ["find_archives", "find_source"]
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.zst", ".riva")
 _GLOB = re.compile(r"[*?\[]")
@@ -99,6 +99,27 @@ async def find_source(
     )
 
 
+async def find_archives(store: Reader, bucket: str, key: str, retrier: Retrier) -> list[ObjectInfo]:
+    """All objects that ``key`` means, in the order of their keys.
+
+    Args:
+        store: where they lie.
+        bucket: its bucket.
+        key: a prefix that ends in ``/``, below which those with an archive's ending count; or a glob.
+        retrier: for transport failures.
+
+    Raises:
+        SourceNotFoundError: there are too many keys to look through.
+    """
+    return _fitting(key, await _list_all(store, bucket, _GLOB.split(key, maxsplit=1)[0], retrier))
+
+
+def _fitting(pattern: str, below: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    if pattern.endswith("/"):
+        return [entry for entry in below if entry.key.endswith(_ARCHIVES)]
+    return [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
+
+
 async def _head(store: Reader, bucket: str, key: str, retrier: Retrier) -> ObjectInfo | None:
     """HEAD of the source.
 
@@ -127,11 +148,10 @@ async def _head(store: Reader, bucket: str, key: str, retrier: Retrier) -> Objec
 async def _only_archive(store: Reader, bucket: str, pattern: str, retrier: Retrier, named: _Named) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(store, bucket, prefix, retrier)
+    found = _fitting(pattern, below)
     if pattern.endswith("/"):
-        found = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
         sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket}/{pattern}"
     else:
-        found = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
         sought = f"object that fits s3://{bucket}/{pattern}"
     if len(found) == 1:
         return found[0].key

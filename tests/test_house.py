@@ -173,12 +173,15 @@ def test_public_names_are_pinned() -> None:
     assert sorted(riva_stream.__all__) == [
         "AccessDeniedError",
         "ArchiveError",
+        "Catalogue",
+        "CatalogueReport",
         "ConfigurationError",
         "DestinationConflictError",
         "DigestMismatchError",
         "Event",
         "HeldError",
         "IntegrityError",
+        "LocalEngine",
         "MemoryBudget",
         "Observer",
         "RivaStreamError",
@@ -193,9 +196,11 @@ def test_public_names_are_pinned() -> None:
         "ThrottledError",
         "TransientError",
         "__version__",
+        "load_catalogue",
         "open_store",
         "read_staging",
         "stage",
+        "stage_all",
         "throttled",
     ]
     for name in riva_stream.__all__:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from riva_stream.buffers import Credits as MemoryBudget
+    from riva_stream.catalogue import Catalogue, CatalogueReport, LocalEngine, load_catalogue, stage_all
     from riva_stream.config import StageRequest
     from riva_stream.errors import (
         AccessDeniedError,
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "MemoryBudget": ("buffers", "Credits"),
     "StageRequest": ("config", ""),
+    "Catalogue": ("catalogue", ""),
+    "CatalogueReport": ("catalogue", ""),
+    "LocalEngine": ("catalogue", ""),
+    "load_catalogue": ("catalogue", ""),
+    "stage_all": ("catalogue", ""),
     "AccessDeniedError": ("errors", ""),
     "ArchiveError": ("errors", ""),
     "ConfigurationError": ("errors", ""),
@@ -71,12 +77,15 @@ _HOMES = {
 __all__ = [
     "AccessDeniedError",
     "ArchiveError",
+    "Catalogue",
+    "CatalogueReport",
     "ConfigurationError",
     "DestinationConflictError",
     "DigestMismatchError",
     "Event",
     "HeldError",
     "IntegrityError",
+    "LocalEngine",
     "MemoryBudget",
     "Observer",
     "RivaStreamError",
@@ -91,9 +100,11 @@ __all__ = [
     "ThrottledError",
     "TransientError",
     "__version__",
+    "load_catalogue",
     "open_store",
     "read_staging",
     "stage",
+    "stage_all",
     "throttled",
 ]
 

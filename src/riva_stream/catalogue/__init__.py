@@ -8,8 +8,36 @@
 There is no queue here and no state: what is staged already is known by the bucket, so running the list again is the resume.
 """
 
+from riva_stream.catalogue.engine import (
+    CatalogueReport,
+    Engine,
+    EntryEnded,
+    EntryError,
+    EntryEvent,
+    EntryReport,
+    EntryStarted,
+    Planned,
+)
 from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem
+from riva_stream.catalogue.local import LocalEngine
 from riva_stream.catalogue.model import Catalogue
 from riva_stream.catalogue.plan import load_catalogue
+from riva_stream.catalogue.run import stage_all
 
-__all__ = ["Catalogue", "CatalogueError", "LoadedCatalogue", "Problem", "load_catalogue"]
+__all__ = [
+    "Catalogue",
+    "CatalogueError",
+    "CatalogueReport",
+    "Engine",
+    "EntryEnded",
+    "EntryError",
+    "EntryEvent",
+    "EntryReport",
+    "EntryStarted",
+    "LoadedCatalogue",
+    "LocalEngine",
+    "Planned",
+    "Problem",
+    "load_catalogue",
+    "stage_all",
+]

@@ -1,4 +1,6 @@
-"""A staging that is made up, for engines: what it does is the model's name. ``python -m tests.catalogue_double stage ...``
+"""A staging that is made up, for engines: what it does is the model's name. ``python -m tests.catalogue_double COMMAND ...``
+
+``stage`` is made up; ``stage-all`` is the real one, whose children are made up.
 
 ``description`` is a folder where each attempt leaves its process id, and a run that was stopped leaves a word.
 """
@@ -18,6 +20,7 @@ from riva_stream.events import Observer, StageStarted
 from riva_stream.report import StageReport
 from tests.cli_double import progress, report
 
+DOUBLE = (sys.executable, "-m", "tests.catalogue_double")
 FAILURES = {
     "archive": ArchiveError("the gzip CRC is wrong", hint="upload it again"),
     "denied": AccessDeniedError("not allowed"),
@@ -65,15 +68,24 @@ async def run(request: StageRequest, observer: Observer) -> StageReport:
 
 
 def main() -> int:
+    if sys.argv[1] == "stage-all":
+        from riva_stream.catalogue import local  # noqa: PLC0415
+
+        local._PROGRAM = DOUBLE
+    else:
+        _make_up_the_pipeline()
+    from riva_stream.cli import main as command_line  # noqa: PLC0415
+
+    return command_line(sys.argv[1:])
+
+
+def _make_up_the_pipeline() -> None:
     async def stage(request: StageRequest, *, observer: Observer) -> StageReport:
         return await run(request, observer)
 
     module = ModuleType("riva_stream.pipeline")
     module.stage = stage  # type: ignore[attr-defined]
     sys.modules["riva_stream.pipeline"] = module
-    from riva_stream.cli import main as command_line  # noqa: PLC0415
-
-    return command_line(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,14 @@ from tests.cli_processes import double, run
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["stage", "--help"], ["verify", "--help"], ["status", "--help"], ["schema", "--help"]],
+    [
+        ["--help"],
+        ["stage", "--help"],
+        ["stage-all", "--help"],
+        ["verify", "--help"],
+        ["status", "--help"],
+        ["schema", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     code = (

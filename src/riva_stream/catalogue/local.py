@@ -90,7 +90,7 @@ class LocalEngine:
 
 
 async def stage_in_child(
-    request: StageRequest, observer: Observer, *, state_dir: Path, program: Sequence[str] = _PROGRAM
+    request: StageRequest, observer: Observer, *, state_dir: Path, program: Sequence[str] | None = None
 ) -> StageReport:
     """Stage a request in a child process: ``python -m riva_stream stage --json``.
 
@@ -98,7 +98,7 @@ async def stage_in_child(
         request: what to stage.
         observer: is told of its progress, every few seconds.
         state_dir: the child's own state directory is in it.
-        program: the command line without the command.
+        program: the command line without the command; None: this very program.
 
     Raises:
         StagingFailed: it failed.
@@ -107,7 +107,7 @@ async def stage_in_child(
     folder = (
         state_dir / "catalogue" / request.bucket / request.env / request.model_name / request.model_version
     )
-    argv = [*program, *arguments(request), f"--state-dir={folder.absolute()}"]
+    argv = [*(program or _PROGRAM), *arguments(request), f"--state-dir={folder.absolute()}"]
     # In a session of its own: a Ctrl-C in the terminal is for this process, which then stops its children.
     process = await anyio.open_process(argv, env=environment_for(request), start_new_session=True)
     try:

@@ -21,7 +21,6 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
-from riva_stream.settings_check import SettingsError
 
 __all__ = ["Failure", "failure_of"]
 
@@ -122,7 +121,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             where=worst.where,
             hint=_hint(worst, invocation),
             exit_code=worst.exit_code,
-            problems=worst.problems if isinstance(worst, SettingsError) else (),
+            problems=getattr(worst, "problems", ()),
             also=also + (worst.ignored if isinstance(worst, ConfigurationError) else ()),
             trace=trace,
             policy=_policy(worst),

@@ -184,6 +184,7 @@ def test_public_names_are_pinned() -> None:
         "LocalEngine",
         "MemoryBudget",
         "Observer",
+        "RayEngine",
         "RivaStreamError",
         "SourceChangedError",
         "SourceNotFoundError",

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from riva_stream.buffers import Credits as MemoryBudget
-    from riva_stream.catalogue import Catalogue, CatalogueReport, LocalEngine, load_catalogue, stage_all
+    from riva_stream.catalogue import (
+        Catalogue,
+        CatalogueReport,
+        LocalEngine,
+        RayEngine,
+        load_catalogue,
+        stage_all,
+    )
     from riva_stream.config import StageRequest
     from riva_stream.errors import (
         AccessDeniedError,
@@ -47,6 +54,7 @@ _HOMES = {
     "Catalogue": ("catalogue", ""),
     "CatalogueReport": ("catalogue", ""),
     "LocalEngine": ("catalogue", ""),
+    "RayEngine": ("catalogue", ""),
     "load_catalogue": ("catalogue", ""),
     "stage_all": ("catalogue", ""),
     "AccessDeniedError": ("errors", ""),
@@ -88,6 +96,7 @@ __all__ = [
     "LocalEngine",
     "MemoryBudget",
     "Observer",
+    "RayEngine",
     "RivaStreamError",
     "SourceChangedError",
     "SourceNotFoundError",

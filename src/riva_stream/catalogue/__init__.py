@@ -22,6 +22,7 @@ from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem
 from riva_stream.catalogue.local import LocalEngine
 from riva_stream.catalogue.model import Catalogue
 from riva_stream.catalogue.plan import load_catalogue
+from riva_stream.catalogue.ray_engine import RayEngine
 from riva_stream.catalogue.run import stage_all
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "LocalEngine",
     "Planned",
     "Problem",
+    "RayEngine",
     "load_catalogue",
     "stage_all",
 ]

@@ -111,9 +111,14 @@ class Overview:
         total = sum(sizes) / len(sizes) * (self.entries - self.spared)
         return max(0.0, total - self.done) / self.rate
 
+    @property
+    def begun(self) -> dict[str, Counters]:
+        """Those of the stagings that were handed to the engine which have a place there already."""
+        return {destination: counters for destination, counters in self.running.items() if counters.size}
+
     def total(self) -> str:
         """All of them in one line."""
-        words = [f"{self.ended} of {self.entries} done", f"{len(self.running)} running"]
+        words = [f"{self.ended} of {self.entries} done", f"{len(self.begun)} running"]
         if self.failed:
             words.append(f"{self.failed} failed")
         words += [human_size(self.done), f"{self.rate / MIB:.1f} MiB/s"]
@@ -174,12 +179,12 @@ class LiveOverview(Overview):
             *(Column(justify=side, no_wrap=True, overflow="ellipsis") for side in sides),  # type: ignore[arg-type]
             padding=(0, 2),
         )
-        for destination, counters in list(self.running.items()):
+        for destination, counters in list(self.begun.items()):
             left = counters.left()
             table.add_row(
                 destination.removeprefix("s3://"),
-                ProgressBar(total=counters.size or 1, completed=counters.done, width=20),
-                f"{human_size(counters.done)} of {human_size(counters.size)}" if counters.size else "",
+                ProgressBar(total=counters.size, completed=counters.done, width=20),
+                f"{human_size(counters.done)} of {human_size(counters.size)}",
                 f"{counters.rate('fetched') / MIB:.1f} MiB/s",
                 duration_text(left) if left is not None else "",
             )

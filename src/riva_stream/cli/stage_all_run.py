@@ -91,6 +91,10 @@ def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
 
 
 def _engine(args: Namespace) -> Engine:
+    if args.engine == "ray":
+        from riva_stream.catalogue.ray_engine import RayEngine  # noqa: PLC0415 - an extra
+
+        return RayEngine(args.ray_address, at_once=args.at_once)
     return LocalEngine(at_once=args.at_once, state_dir=find_state_dir(args))
 
 

@@ -9,10 +9,10 @@ from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 
 NAME = "stage-all"
-SUMMARY = "stage everything that a catalogue lists"
+SUMMARY = "stage everything that a catalogue lists, here or on Ray"
 USAGE = "CATALOGUE [flags]"
 DESCRIPTION = """\
-Stage every entry of a catalogue (TOML, or JSON by its name), as many at once as this host can. One that
+Stage every entry of a catalogue (TOML, or JSON by its name), as many at once as this host or a Ray cluster can. One that
 fails holds up no other. Running the same command again is always safe, from any host: what is staged already takes one
 look each, what was interrupted is resumed.
 
@@ -25,6 +25,7 @@ EXAMPLES = """\
   PROG stage-all catalogue.toml --dry-run
       looks at each source, destination and right, writes nothing
   PROG stage-all catalogue.toml --only 'prod/parakeet-*/*' --at-once 4
+  PROG stage-all catalogue.toml --engine ray --ray-address ray-head:6379 --json
 """
 
 
@@ -34,12 +35,17 @@ def configure(parser: ArgumentParser) -> None:
         "catalogue", type=Path, metavar="CATALOGUE", help="a TOML file; .json: JSON (schema catalogue)"
     )
     group = parser.add_argument_group("stagings")
-    group.add_argument("--engine", choices=("local",), default="local", help="default: local")
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
+    group.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="of a cluster; default: $RAY_ADDRESS, else one on this host",
+    )
     group.add_argument(
         "--at-once",
         type=_count,
         metavar="N",
-        help="stagings at the same time (default: as memory and cores allow)",
+        help="stagings at the same time (default: as memory and cores allow; ray: all, as the cluster has room)",
     )
     group.add_argument(
         "--only", metavar="PATTERN", help="entries whose ENV/MODEL_NAME/MODEL_VERSION, or whole URI, fits"

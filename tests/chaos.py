@@ -7,6 +7,7 @@ is verified to its last byte, and no upload may be open. Not a part of the suite
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -91,7 +92,7 @@ class OfACluster:
 
     def strike(self, driver: int, tally: Tally) -> None:
         if random.random() < 0.5:
-            busy = [pid for pid, line in below(os.getpid()).items() if line.startswith("ray::_work")]
+            busy = [pid for pid, line in below(os.getpid()).items() if line.startswith("ray::s3://")]
             tally.workers += kill_one(busy)
             return
         self.cluster.remove_node(self.nodes.pop(random.randrange(len(self.nodes))), allow_graceful=False)
@@ -106,6 +107,7 @@ def ground(engine: str) -> Iterator[OfThisHost | OfACluster]:
         yield OfThisHost()
         return
     with ray_cluster(nodes=0, cores=1) as cluster:
+        importlib.import_module("ray").shutdown()  # the command is the driver, not this process
         nodes = [add_node(cluster, 1, RIVA_STREAM_HOST_ID=f"node-{number}") for number in range(1, 4)]
         yield OfACluster(cluster, nodes)
 

@@ -87,12 +87,15 @@ k = "\\""" """""
 n = 1
 [[list]]
 raw = \'\'\'
-n = 2 \'\'\'
+n = 2 \'\'\'\'
 n = 3
 [list.sub]
 m = {}
 [[list.inner]]
 z = 1
+quotes = ["""a"""", "b",
+\'\'\'c\'\'\'\', \'d\',
+"e"]
 '''
 
 
@@ -116,6 +119,9 @@ def test_lines_of_a_toml_file_with_everything_in_it() -> None:
         ("list", 1, "sub", "m"): 19,
         ("list", 1, "inner", 0): 20,
         ("list", 1, "inner", 0, "z"): 21,
+        ("list", 1, "inner", 0, "quotes", 1): 22,
+        ("list", 1, "inner", 0, "quotes", 3): 23,
+        ("list", 1, "inner", 0, "quotes", 4): 24,
     }
     assert {path: known.get(path) for path in expected} == expected
     assert ("list", 2) not in known

@@ -91,7 +91,6 @@ class _Reader:
         path = (*path, last)
         if is_array:
             self._take()
-            self.lines.known.setdefault(path, line)
             self._entries[path] = self._entries.get(path, -1) + 1
         path = self._latest(path)
         self.lines.known[path] = line

@@ -32,7 +32,10 @@ _NOTES = 5
 
 @dataclass(eq=False)
 class Overview:
-    """What is known of all stagings; this one shows nothing."""
+    """What is known of all stagings; this one shows nothing.
+
+    Another thread may look at it at any time, so what may change meanwhile is copied before it is gone through.
+    """
 
     clock: Callable[[], float] = time.monotonic
     entries: int = 0
@@ -92,7 +95,7 @@ class Overview:
     @property
     def done(self) -> int:
         """Bytes of all sources that are through everything."""
-        return self.moved + sum(counters.done for counters in self.running.values())
+        return self.moved + sum(counters.done for counters in list(self.running.values()))
 
     @property
     def rate(self) -> float:
@@ -105,7 +108,7 @@ class Overview:
     @property
     def left(self) -> float | None:
         """Seconds to the end, if those that have not begun are as large as the others; None while that cannot be told."""
-        sizes = [*self.sizes, *(c.size for c in self.running.values() if c.size)]
+        sizes = [*self.sizes, *(c.size for c in list(self.running.values()) if c.size)]
         if not sizes or not self.rate:
             return None
         total = sum(sizes) / len(sizes) * (self.entries - self.spared)
@@ -114,7 +117,9 @@ class Overview:
     @property
     def begun(self) -> dict[str, Counters]:
         """Those of the stagings that were handed to the engine which have a place there already."""
-        return {destination: counters for destination, counters in self.running.items() if counters.size}
+        return {
+            destination: counters for destination, counters in list(self.running.items()) if counters.size
+        }
 
     def total(self) -> str:
         """All of them in one line."""
@@ -179,7 +184,7 @@ class LiveOverview(Overview):
             *(Column(justify=side, no_wrap=True, overflow="ellipsis") for side in sides),  # type: ignore[arg-type]
             padding=(0, 2),
         )
-        for destination, counters in list(self.begun.items()):
+        for destination, counters in self.begun.items():
             left = counters.left()
             table.add_row(
                 destination.removeprefix("s3://"),

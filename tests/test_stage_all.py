@@ -160,6 +160,10 @@ async def test_an_entry_whose_archives_cannot_be_listed_is_one_failure() -> None
     report = await stage_all(catalogue(many, entry("a")), engine=engine, list_archives=listed)
     assert (report.exit_code, [e.exit_code for e in report.entries]) == (66, [0, 66])
     assert len(engine.given) == 1
+    # what is asked for may be among the archives that nobody knows
+    options: dict[str, Any] = {"engine": engine, "list_archives": listed}
+    assert (await stage_all(catalogue(many, entry("a")), only="dev/z/*", **options)).exit_code == 66
+    assert (await stage_all(catalogue(many, entry("a")), only="dev/a/*", **options)).exit_code == 0
 
 
 async def test_a_bug_in_an_engine_is_told_and_holds_up_no_other() -> None:

@@ -83,7 +83,8 @@ async def stage_all(
     engine = engine or LocalEngine()
     plan = await expand(catalogue, prepare(catalogue, fallback), list_archives)
     requests = [request for request, _ in plan.requests if matches(request, only)]
-    unlisted = [(request, error) for request, error in plan.failed if only is None]
+    # What ``only`` fits may be among those that could not be listed.
+    unlisted = plan.failed if only is None or not requests else []
     if not requests and not unlisted:
         raise ConfigurationError(
             f"no entry fits {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are understood"

@@ -103,7 +103,12 @@ def _run(kind: str, mib: int, memory: int, folder: Path) -> dict[str, Any]:
             "--json",
             "--quiet",
         ]
-        argv += [f"--memory={memory}MiB", "--upload-check=none", f"--state-dir={folder / 'state'}"]
+        argv += [
+            f"--memory={memory}MiB",
+            "--upload-check=none",
+            "--source-copy=send",
+            f"--state-dir={folder / 'state'}",
+        ]
         environment = {
             "PATH": "/usr/bin:/bin",
             "HOME": str(folder),

@@ -82,6 +82,7 @@ def _riva_stream(check: str, *more: str) -> Callable[[Job], Command]:
             f"--model-name={name}",
             f"--model-version={model_version}",
             f"--upload-check={check}",
+            "--source-copy=send",  # every byte through the client, as in the peers
             f"--state-dir={job.folder / 'state'}",
             "--json",
             "--quiet",

@@ -36,6 +36,7 @@ def record_lanes(stand: Stand, source: Source) -> list[dict[str, float]]:
         "endpoint_url": stand.server.endpoint_url,
         "region": stand.server.region,
         "upload_check": "none",
+        "source_copy": "send",
     }
     folder.mkdir()
     (folder / "request.json").write_text(json.dumps(request))

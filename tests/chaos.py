@@ -119,6 +119,7 @@ def write_catalogue(folder: Path, server: S3Server, bucket: str, sources: int, s
         client.put_object(Bucket=bucket, Key=f"in/m{number}_v1.tar.gz", Body=data)
     defaults: dict[str, Any] = {"bucket": bucket, "region": server.region, "env": PLACES}
     defaults |= {"endpoint_url": server.endpoint_url, "memory": "160MiB", "part_size": "5MiB", "lease": "4s"}
+    defaults |= {"checkpoint": "5MiB"}
     entry = {"source": f"s3://{bucket}/in/", "pattern": "{model_name}_{model_version}.tar.gz"}
     path = folder / "catalogue.json"
     path.write_text(json.dumps({"defaults": defaults, "staging": [entry]}))

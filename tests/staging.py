@@ -72,6 +72,8 @@ class Place:
             "region": self.server.region,
             "endpoint_url": self.server.endpoint_url,
             "retries": 2,
+            # What is looked at is what is sent; copies in the store are looked at in test_copies.
+            "source_copy": "send",
         }
         return StageRequest.model_validate(given | fields)
 

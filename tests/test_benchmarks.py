@@ -174,7 +174,13 @@ def test_the_made_up_store_serves_a_staging(tmp_path: Path) -> None:
         f"--bucket={BUCKET}",
         "--json",
     ]
-    argv += ["--env=to", "--model-name=memory", "--model-version=1", "--upload-check=none"]
+    argv += [
+        "--env=to",
+        "--model-name=memory",
+        "--model-version=1",
+        "--upload-check=none",
+        "--source-copy=send",
+    ]
     try:
         found = measure(argv, folder=tmp_path, env=environment)
     finally:

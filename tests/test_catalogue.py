@@ -20,6 +20,7 @@ from riva_stream.catalogue.model import catalogue_schema
 from riva_stream.catalogue.plan import Plan, expand, jobs_of, matches, prepare
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, RivaStreamError
+from riva_stream.events import Event, Warned
 from riva_stream.operations.archives import list_archives
 from tests.staging import Place, put_credentials
 from tests.support.servers import MotoServer
@@ -45,6 +46,14 @@ def problems_of(tmp_path: Path, text: str, name: str = "c.toml") -> list[tuple[i
         load_catalogue(path)
     assert caught.value.exit_code == 78
     return [(problem.line, problem.setting) for problem in caught.value.problems]
+
+
+def codes_of(tmp_path: Path, text: str, name: str = "c.toml") -> list[str]:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(path)
+    return [problem.code for problem in caught.value.problems]
 
 
 async def plan_of(
@@ -192,6 +201,9 @@ replicate_to = [
 ]
 """
     )
+    assert codes_of(tmp_path, text) == [
+        *("malformed", "unknown", "malformed", "missing", "malformed", "missing", "malformed"),
+    ]
     # what is wrong with an entry by itself hides what is wrong with the same entry otherwise, and nothing else
     assert problems_of(tmp_path, text) == [
         (10, "staging[0].env[1]"),
@@ -205,7 +217,14 @@ replicate_to = [
 
 
 def test_what_does_not_fit_together_is_the_entrys(tmp_path: Path) -> None:
-    assert problems_of(tmp_path, DEFAULTS + ENTRY + 'kms_key_id = "alias/k"\n') == [(5, "staging[0]")]
+    text = DEFAULTS + ENTRY + 'kms_key_id = "alias/k"\n'
+    assert problems_of(tmp_path, text) == [(5, "staging[0]")]
+    assert codes_of(tmp_path, text) == ["contradiction"]
+
+
+def test_a_pattern_that_its_own_source_does_not_fit_is_a_contradiction(tmp_path: Path) -> None:
+    text = DEFAULTS + ENTRY + 'pattern = "{model_name}.zip"\n'
+    assert codes_of(tmp_path, text) == ["contradiction"]
 
 
 def test_what_all_share_is_told_at_its_own_line(tmp_path: Path) -> None:
@@ -222,6 +241,7 @@ def test_what_all_share_is_told_at_its_own_line(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_toml_or_json_says_where(tmp_path: Path, text: str, name: str, line: int) -> None:
     assert problems_of(tmp_path, text, name) == [(line, "")]
+    assert codes_of(tmp_path, text, name) == ["syntax"]
 
 
 def test_json_is_taken_and_has_lines_too(tmp_path: Path) -> None:
@@ -234,6 +254,7 @@ def test_json_is_taken_and_has_lines_too(tmp_path: Path) -> None:
 def test_two_entries_with_one_destination_are_refused(tmp_path: Path) -> None:
     text = DEFAULTS + ENTRY + ENTRY.replace("models/x", "models/other")
     assert problems_of(tmp_path, text) == [(11, "staging[1]")]
+    assert codes_of(tmp_path, text) == ["duplicate"]
 
 
 def test_a_replica_where_another_entry_is_staged_is_refused(tmp_path: Path) -> None:
@@ -293,6 +314,20 @@ async def test_durations_have_units() -> None:
     plan = await plan_of({"staging": [entry(timeout="5m", deadline="1.5h", lease=7)]})
     request = plan.requests[0][0]
     assert (request.timeout, request.deadline, request.lease) == (300, 5400, 7)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"), [("off", 0), (0, 0), ("auto", 256 << 20), ("8MiB", 8 << 20), (1 << 20, 1 << 20)]
+)
+async def test_checkpoints_are_written_as_the_flag_has_them(written: str | int, size: int) -> None:
+    plan = await plan_of({"staging": [entry(checkpoint=written)]})
+    assert plan.requests[0][0].checkpoint == size
+
+
+def test_an_interval_of_checkpoints_that_the_flag_would_refuse_is_refused_here_too(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, DEFAULTS + ENTRY + 'checkpoint = "1KiB"\n') == [
+        (10, "staging[0].checkpoint")
+    ]
 
 
 async def test_a_pattern_makes_a_request_of_each_archive() -> None:
@@ -414,3 +449,10 @@ async def test_archives_are_listed_by_prefix_and_glob(
     assert found == ["m/a.tar.gz", "m/b.tgz"]
     found = await list_archives(place.request(source=f"s3://{moto_bucket}/*/a*", env="dev"))
     assert found == ["m/a.tar.gz", "n/a.tar.gz"]
+    # what macOS leaves beside an archive is told by its first bytes, not by its name alone
+    place.put("m/._a.tar.gz", bytes.fromhex("00051607 00020000") + bytes(100))
+    place.put("m/._b.tar.gz", b"x")
+    events: list[Event] = []
+    request = place.request(source=f"s3://{moto_bucket}/m/", env="dev")
+    assert await list_archives(request, observer=events.append) == ["m/._b.tar.gz", "m/a.tar.gz", "m/b.tgz"]
+    assert [event.code for event in events if isinstance(event, Warned)] == ["leftovers"]

@@ -120,6 +120,14 @@ def request(source: str = "one", **fields: Any) -> StageRequest:
     )
 
 
+CHANGES: tuple[Callable[[bytes], bytes | None], ...] = (
+    lambda _: None,
+    lambda data: data + b" ",
+    lambda _: b"{}",
+)
+"""What somebody may do to a document: delete it, edit it (it is as good JSON as before), write another."""
+
+
 def raise_once(error: RivaStreamError, operation: str, key: str) -> Callable[[str, str], None]:
     left = [error]
 
@@ -299,6 +307,33 @@ async def test_a_refusal_of_another_source_changes_nothing() -> None:
     with pytest.raises(DestinationConflictError):
         await stage(request("two"), store=store)
     assert {key: store.look(BUCKET, key) for key in store.keys(BUCKET, PREFIX)} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("staging_complete.txt", lambda _: b"{}"),
+        *((name, change) for name in ("artifact.json", "upload_manifest.json") for change in CHANGES),
+    ],
+)
+async def test_what_its_marker_does_not_vouch_for_is_replaced_only_by_force(
+    name: str, change: Callable[[bytes], bytes | None]
+) -> None:
+    store = await store_with_sources()
+    await stage(request(), store=store)
+    found = store.look(BUCKET, PREFIX + name)
+    assert found is not None
+    data = change(found.data)
+    if data is None:
+        await store.delete(BUCKET, found.key)
+    else:
+        await store.put(BUCKET, found.key, PartBody((data,), len(data)), content_type="a/b", metadata={})
+    before = {key: store.look(BUCKET, key) for key in store.keys(BUCKET, PREFIX)}
+    with pytest.raises(DestinationConflictError):
+        await stage(request(), store=store)
+    assert {key: store.look(BUCKET, key) for key in store.keys(BUCKET, PREFIX)} == before
+    assert (await stage(request(force=True), store=store)).outcome == "staged"
+    assert (await stage(request(), store=store)).outcome == "already_staged"
 
 
 @pytest.mark.parametrize(("error", "dead"), [(PermissionError, False), (FileNotFoundError, True)])

@@ -10,15 +10,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from riva_stream import errors, handover
+from riva_stream.catalogue import CatalogueError
+from riva_stream.catalogue.engine import WorkerDiedError
+from riva_stream.catalogue.load import ProblemCode
 from riva_stream.cli.app import build_parser
-from riva_stream.cli.units import parse_duration, parse_size
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.commands import COMMANDS
+from riva_stream.cli.failure import failure_of
+from riva_stream.cli.logs import kind_of
+from riva_stream.cli.options import parse_duration, parse_size
+from riva_stream.cli.progress import STARTED
+from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
 from riva_stream.config import StageRequest
-from riva_stream.settings import OTHER_VARIABLES, EnvironmentSettings, variables_of
+from riva_stream.events import Event
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
@@ -28,6 +37,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 README = ROOT / "README.md"
 LIBRARY = ROOT / "docs" / "library.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
+WITH_FLAGS = ("semantics", "tour", "running-again", "troubleshooting")
 FROM_RIVA_130 = ROOT / "docs" / "from-riva-130.md"
 
 # Variables that the pages may name though they are no settings: read by the SDK, the C library or other programs.
@@ -72,7 +82,9 @@ def flags_of_the_help() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [README, ROOT / "docs" / "semantics.md", LIBRARY, CONFIGURATION], ids=lambda page: page.name
+    "page",
+    [README, LIBRARY, CONFIGURATION, *(ROOT / "docs" / f"{name}.md" for name in WITH_FLAGS)],
+    ids=lambda page: page.name,
 )
 def test_every_flag_that_is_named_exists(page: Path) -> None:
     text = re.sub(
@@ -96,7 +108,11 @@ def test_every_flag_of_stage_is_in_the_table_of_settings() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
-    known = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    known = {
+        variable
+        for name in Settings.model_fields
+        for variable in (*Settings.variables(name), *Settings.aliases(name))
+    }
     known |= set(OTHER_VARIABLES)
     named = {name.strip("`") for name in _VARIABLE.findall(page.read_text())}
     code = "".join(path.read_text() for room in ("src", "tests") for path in (ROOT / room).rglob("*.py"))
@@ -107,7 +123,11 @@ def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
 
 def test_every_setting_with_a_variable_is_in_the_readme() -> None:
     text = README.read_text() + CONFIGURATION.read_text()
-    variables = {variable for name in EnvironmentSettings.model_fields for variable in variables_of(name)}
+    variables = {
+        variable
+        for name in Settings.model_fields
+        for variable in (*Settings.variables(name), *Settings.aliases(name))
+    }
     for variable in {*variables, *OTHER_VARIABLES}:
         assert re.search(rf"`{variable}[`=]", text), variable
 
@@ -117,6 +137,18 @@ def test_the_first_screen_has_the_two_commands_and_they_can_be_run() -> None:
     for command in ("./scripts/demo", "./scripts/test"):
         assert command in screen
         assert os.access(ROOT / command, os.X_OK)
+
+
+def test_every_command_is_in_the_readme_which_is_short() -> None:
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 250
+    rows = {match[1] for line in lines if (match := re.match(r"\| `([\w-]+)", line))}
+    assert {command.NAME for command in COMMANDS} <= rows
+
+
+def test_every_page_is_in_the_readme() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", README.read_text()))
+    assert linked == {page.name for page in ROOT.glob("docs/*.md")}
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
@@ -221,3 +253,47 @@ def test_the_library_example_of_the_readme_runs(models: None, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "models/model-0.riva" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def codes_of_warnings() -> set[str]:
+    """Every code that a warning may have, as the code of the package names it."""
+    found: set[str] = {STARTED}
+    calls = (
+        node
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    )
+    for call in calls:
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        first = getattr(call.args[0], "attr", "") or getattr(call.args[0], "id", "") if call.args else ""
+        codes = [word.value for word in call.keywords if word.arg == "code" and name == "Warned"]
+        codes += call.args[:1] if name == "warn" and len(call.args) == 2 else []
+        codes += call.args[1:2] if name == "partial" and first == "warn" else []
+        found |= {str(code.value) for code in codes if isinstance(code, ast.Constant)}
+    return found
+
+
+def test_every_code_of_the_json_is_in_its_page() -> None:
+    page = (ROOT / "docs" / "json.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`[^|]+`|see below) \|", page, re.MULTILINE))
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    kinds += [CatalogueError, WorkerDiedError]
+    for kind in (kind for kind in kinds if issubclass(kind, errors.RivaStreamError)):
+        if kind is errors.RivaStreamError:
+            continue
+        made = [kind("x")]
+        if issubclass(kind, errors.ArchiveError):
+            made = [kind("x", fault=fault) for fault in errors.ArchiveFault]
+        for error in made:
+            failure = failure_of(error, Invocation("riva-stream", ("stage",)))
+            assert f"`{failure.code}`" in rows[failure.kind], failure
+            assert re.search(rf"^\| `{failure.kind}` .*\| {failure.exit_code} \|", page, re.MULTILINE), (
+                failure
+            )
+    assert not {code for code in get_args(ProblemCode) if f"\n| `{code}` |" not in page}
+    codes = codes_of_warnings()
+    assert len(codes) > 25
+    assert not {code for code in codes if f"`{code}`" not in page}
+    events = {kind_of(kind) for kind in get_args(Event)}
+    assert not {name for name in events if f"`{name}`" not in page}

@@ -61,6 +61,16 @@ async def test_it_lists_first_and_removes_on_request(place: Place) -> None:
     assert (await run_gc(place)).found == []
 
 
+async def test_the_lease_is_renewed_between_removals(place: Place) -> None:
+    place.source(12 * MIB)
+    await stopped_run(place)
+    # so short that each removal comes when it is nearly over
+    report = await run_gc(place, lease=0.001)
+    assert report.found
+    assert all(entry.removed for entry in report.found)
+    place.assert_nothing_left()
+
+
 async def test_what_is_younger_stays(place: Place) -> None:
     place.source(12 * MIB)
     await stopped_run(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import string
 import subprocess
@@ -16,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riva_stream.cli import main, old_runs
+from riva_stream.cli import main
 from riva_stream.cli import redact as redacting
-from riva_stream.cli.log_file import LogFile
-from riva_stream.cli.log_lines import LogRenderer
+from riva_stream.cli.logs import LogFile, LogJson, LogLines
 from riva_stream.cli.old_runs import remove_old_runs
+from riva_stream.cli.progress import Renderer, record_of
 from riva_stream.cli.redact import Redactor, redact, remember
 from riva_stream.config import StageRequest
 from riva_stream.events import PhaseChanged, RetryScheduled, Warned
@@ -167,26 +168,38 @@ def test_a_state_directory_that_cannot_be_written_is_said_once(
 
 
 def test_a_message_of_many_lines_has_the_run_in_each() -> None:
-    renderer = LogRenderer("R4")
-    text = renderer.message("riva_stream: one\n  two\n  exit code 1, run R4\n")
+    renderer = LogLines("R4")
+    text = renderer.format(record_of("riva_stream: one\n  two\n  exit code 1, run R4\n", logging.ERROR))
     assert [line.partition(" ")[2] for line in text.splitlines()] == [
         "[ERROR] [R4] riva_stream: one",
         "[ERROR] [R4]   two",
         "[ERROR] [R4]   exit code 1, run R4",
     ]
-    assert renderer.event(PhaseChanged(phase="done")) == ""
+    assert renderer.format(record_of(PhaseChanged(phase="done"))) == ""
     retry = RetryScheduled(operation="PutObject", attempt=1, delay=0.5, reason="SlowDown", request_id="Q1")
-    assert "[WARNING] [R4] retry 1 of PutObject" in renderer.event(retry)
-    assert json.loads(LogRenderer("R4", form="json").event(retry))["request_id"] == "Q1"
+    assert "[WARNING] [R4] retry 1 of PutObject" in renderer.format(record_of(retry))
+    assert json.loads(LogJson("R4").format(record_of(retry)))["request_id"] == "Q1"
+
+
+def test_the_level_of_a_line_is_that_of_its_kind_whatever_it_says() -> None:
+    texts = (
+        "a library says\n  exit code 1",
+        Warned(code="gc", message="riva_stream: x\n  exit code 75, run R"),
+    )
+    for item in texts:
+        assert "[WARNING]" in LogLines("R").format(record_of(item))
+        assert json.loads(LogJson("R").format(record_of(item)))["level"] == "WARNING"
+    assert "[INFO]" in LogLines("R").format(record_of(Warned(code="started", message="warning: error")))
+    assert "[ERROR]" in LogLines("R").format(record_of("all is well", logging.ERROR))
 
 
 def test_a_file_that_fails_says_so_once(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "full.log").symlink_to("/dev/full")
-    file = LogFile(tmp_path / "full.log", said.append)
+    file = LogFile(tmp_path / "full.log", Renderer(), said.append)
     assert file.open()
     for _ in range(3):
-        file.write("x" * 10_000)
+        file.handle(record_of("x" * 10_000))
     assert said == [f"{tmp_path / 'full.log'} cannot be written: No space left on device"]
 
 
@@ -424,10 +437,7 @@ def test_json_stays_json_whatever_is_redacted() -> None:
     found = redactor.value({"size": 12, "message": 'bucket="x" s3://models/k', "more": [{"Bucket": None}]})
     assert found == {"size": "***", "message": 'bucket="***" s3://***/k', "more": [{"Bucket": "***"}]}
     event = Warned(code="x", message="in bucket: models")
-    assert (
-        json.loads(LogRenderer("R", form="json", redactor=redactor).event(event))["message"]
-        == "in bucket: ***"
-    )
+    assert json.loads(LogJson("R", redactor).format(record_of(event)))["message"] == "in bucket: ***"
 
 
 # --- what old runs have left
@@ -518,7 +528,7 @@ def test_a_run_that_is_still_at_it_stays(tmp_path: Path) -> None:
     """It may have had nothing to say for days, as one that waits for another."""
     state = tmp_path / "state"
     folder = an_old_run(state, 1)
-    file = LogFile(folder / "events.jsonl", pytest.fail)
+    file = LogFile(folder / "events.jsonl", Renderer(), pytest.fail)
     assert file.open()
     assert remove_old_runs(state, state / "logs", keep=1, spared=()) == 0
     an_old_run(state, 2)
@@ -564,15 +574,14 @@ def test_what_cannot_be_removed_is_a_warning(
     place.source()
     state = tmp_path / "state"
     stuck, gone = an_old_run(state, 1), an_old_run(state, 2)
-    inode = stuck.stat().st_ino
-    unlink = old_runs._unlink
+    unlink = Path.unlink
 
-    def refuse(name: str, folder: int) -> None:
-        if os.fstat(folder).st_ino == inode:
-            raise PermissionError(13, "Permission denied", name)
-        unlink(name, folder)
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == stuck:
+            raise PermissionError(13, "Permission denied", path.name)
+        unlink(path, missing_ok)
 
-    monkeypatch.setattr(old_runs, "_unlink", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
     flags = ["--reference-only", "--keep-runs=1", f"--state-dir={state}", "--json", "--quiet"]
     assert main(["stage", *settings(place), *flags]) == 0
     (warning,) = json.loads(capfd.readouterr().out)["warnings"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from argparse import Namespace
 from dataclasses import replace
@@ -14,12 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from riva_stream.cli.counters import LANES, Counters, duration_text
-from riva_stream.cli.jsonlog import JsonRenderer
-from riva_stream.cli.lines import LineRenderer
 from riva_stream.cli.live import LiveRenderer
-from riva_stream.cli.rendering import choose_renderer
-from riva_stream.cli.screen import Renderer
+from riva_stream.cli.logs import JsonLines, choose_renderer
+from riva_stream.cli.progress import (
+    LANES,
+    Closed,
+    Counters,
+    Item,
+    LineRenderer,
+    Renderer,
+    duration_text,
+    record_of,
+)
 from riva_stream.events import (
     MemberFound,
     PhaseChanged,
@@ -38,8 +45,11 @@ class Clock:
         return self.now
 
 
-def lines(clock: Clock) -> LineRenderer:
-    return LineRenderer("130-x", clock=clock, now=lambda: datetime(2025, 9, 23, 12, 31, 7, tzinfo=UTC))
+def shown(renderer: logging.Formatter, item: Item, at: datetime | None = None) -> str:
+    record = record_of(item)
+    if at is not None:
+        record.created = at.timestamp()
+    return renderer.format(record)
 
 
 RETRY = RetryScheduled(operation="UploadPart", attempt=2, delay=0.5, reason="SlowDown")
@@ -93,7 +103,9 @@ class TestCounters:
             counters.update(progress(min(second, 50) * MIB, elapsed=float(second)), float(second))
         assert counters.rate("fetched") == 0
         assert counters.left() is None
-        assert counters.idle(200.0) == pytest.approx(150, abs=1)
+        assert counters.state(200.0, 10.0)[-1] in {
+            f"nothing moved for {seconds} s" for seconds in (149, 150, 151)
+        }
 
     def test_an_empty_source(self) -> None:
         counters = Counters()
@@ -111,48 +123,50 @@ class TestCounters:
 class TestLines:
     def test_a_line_of_progress(self) -> None:
         clock = Clock()
-        renderer = lines(clock)
-        renderer.progress(progress(20 * MIB, elapsed=2.0))
+        renderer = LineRenderer("130-x", clock=clock)
+        when = datetime(2025, 9, 23, 12, 31, 7)  # noqa: DTZ001 - a person's time of day
+        shown(renderer, progress(20 * MIB, elapsed=2.0))
         clock.now += 1
-        assert renderer.progress(progress(41 * MIB, fetched=43 * MIB, elapsed=3.0)) == (
+        line = shown(renderer, progress(41 * MIB, fetched=43 * MIB, elapsed=3.0), when)
+        assert line == (
             "12:31:07 130-x  41 %  41.00 MiB/100.00 MiB  fetched 43.00 MiB 14 MiB/s  hashed 41.00 MiB 14 MiB/s  "
             "extracted 41.00 MiB 14 MiB/s  durable 82.00 MiB 27 MiB/s  left 0:04  waiting for: extract\n"
         )
 
     def test_a_run_that_stands_still_says_so(self) -> None:
         clock = Clock()
-        renderer = lines(clock)
-        renderer.progress(progress(MIB))
+        renderer = LineRenderer("130-x", clock=clock)
+        shown(renderer, progress(MIB))
         clock.now += 25
-        assert "nothing moved for 25 s" in renderer.progress(progress(MIB))
+        assert "nothing moved for 25 s" in shown(renderer, progress(MIB))
 
     def test_many_events_of_a_kind_become_few_lines(self) -> None:
         clock = Clock()
-        renderer = lines(clock)
-        shown = [text for _ in range(1000) if (text := renderer.event(RETRY))]
-        assert len(shown) == 20
+        renderer = LineRenderer("130-x", clock=clock)
+        seen = [text for _ in range(1000) if (text := shown(renderer, RETRY))]
+        assert len(seen) == 20
         clock.now += 5
-        assert "and 980 more like it before" in renderer.event(RETRY)
-        assert renderer.event(Warned(code="c", message="another kind"))
+        assert "and 980 more like it before" in shown(renderer, RETRY)
+        assert shown(renderer, Warned(code="c", message="another kind"))
 
     def test_events_in_words(self) -> None:
-        renderer = lines(Clock())
-        assert "found a/b.riva (5.00 MiB)" in renderer.event(
-            MemberFound(name="a/b.riva", key="k", size=5 * MIB)
+        renderer = LineRenderer("130-x", clock=Clock())
+        assert "found a/b.riva (5.00 MiB)" in shown(
+            renderer, MemberFound(name="a/b.riva", key="k", size=5 * MIB)
         )
-        assert "retry 2 of UploadPart in 0.5 s: SlowDown" in renderer.event(RETRY)
-        assert "warning: look" in renderer.event(Warned(code="c", message="look"))
-        assert renderer.event(PhaseChanged(phase="commit")).endswith("committing\n")
-        assert renderer.event(PhaseChanged(phase="done")) == ""
-        assert "already staged after 1.0 s" in renderer.event(
-            StageFinished(run_id="r", outcome="already_staged", seconds=1.0)
+        assert "retry 2 of UploadPart in 0.5 s: SlowDown" in shown(renderer, RETRY)
+        assert "warning: look" in shown(renderer, Warned(code="c", message="look"))
+        assert shown(renderer, PhaseChanged(phase="commit")).endswith("committing\n")
+        assert shown(renderer, PhaseChanged(phase="done")) == ""
+        assert "already staged after 1.0 s" in shown(
+            renderer, StageFinished(run_id="r", outcome="already_staged", seconds=1.0)
         )
 
 
 class TestJson:
     def test_one_object_per_event(self) -> None:
-        renderer = JsonRenderer("130-x", now=lambda: datetime(2025, 9, 23, 10, 15, tzinfo=UTC))
-        assert json.loads(renderer.event(RETRY)) == {
+        renderer = JsonLines("130-x")
+        assert json.loads(shown(renderer, RETRY, datetime(2025, 9, 23, 10, 15, tzinfo=UTC))) == {
             "time": "2025-09-23T10:15:00.000+00:00",
             "run_id": "130-x",
             "event": "retry_scheduled",
@@ -164,13 +178,13 @@ class TestJson:
         }
 
     def test_counters_never_go_backwards(self) -> None:
-        renderer = JsonRenderer("130-x")
-        renderer.progress(progress(5))
-        line = json.loads(renderer.progress(progress(3, durable=99)))
+        renderer = JsonLines("130-x")
+        shown(renderer, progress(5))
+        line = json.loads(shown(renderer, progress(3, durable=99)))
         assert (line["fetched"], line["durable"], line["event"]) == (5, 99, "progress")
 
     def test_a_message_is_an_event_too(self) -> None:
-        assert json.loads(JsonRenderer("r").message("two\nlines\n"))["message"] == "two\nlines"
+        assert json.loads(shown(JsonLines("r"), "two\nlines\n"))["message"] == "two\nlines"
 
 
 class TestLive:
@@ -185,11 +199,11 @@ class TestLive:
     def test_nothing_is_wider_than_the_terminal(self, width: int) -> None:
         clock = Clock()
         renderer = LiveRenderer("130-20250923-101500-0a1b2c3d", clock=clock, width=width)
-        renderer.event(PhaseChanged(phase="stream"))
+        shown(renderer, PhaseChanged(phase="stream"))
         text = ""
         for second in range(1, 4):
             clock.now += 1
-            text = renderer.progress(progress(second * 10 * MIB, elapsed=float(second)))
+            text = shown(renderer, progress(second * 10 * MIB, elapsed=float(second)))
         rows = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", row).strip("\r") for row in text.split("\n")]
         assert len(rows) == 6, "a row that wrapped would shift everything at the next drawing"
         assert all(len(row) <= width for row in rows)
@@ -201,15 +215,15 @@ class TestLive:
 
     def test_warnings_go_above_the_bars(self) -> None:
         renderer = LiveRenderer("130-x", clock=Clock(), width=100)
-        renderer.progress(progress(MIB))
-        text = renderer.event(Warned(code="c", message="[bold]look[/bold]"))
+        shown(renderer, progress(MIB))
+        text = shown(renderer, Warned(code="c", message="[bold]look[/bold]"))
         assert text.index("[bold]look[/bold]") < text.index("1 %")
 
     def test_no_color_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def drawn() -> str:
             renderer = LiveRenderer("130-x", clock=Clock(), width=100)
-            renderer.progress(progress(MIB))
-            return renderer.progress(progress(50 * MIB)) + renderer.event(Warned(code="c", message="look"))
+            shown(renderer, progress(MIB))
+            return shown(renderer, progress(50 * MIB)) + shown(renderer, Warned(code="c", message="look"))
 
         colour = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
         assert colour.search(drawn())
@@ -218,11 +232,11 @@ class TestLive:
 
     def test_the_cursor_comes_back(self) -> None:
         renderer = LiveRenderer("130-x", clock=Clock(), width=100)
-        assert "\x1b[?25l" in renderer.progress(progress(MIB))
-        last = renderer.close(progress(100 * MIB))
+        assert "\x1b[?25l" in shown(renderer, progress(MIB))
+        last = shown(renderer, Closed(progress(100 * MIB)))
         assert "\x1b[?25h" in last
         assert "100 %" in last, "the last drawing shows the last counters"
-        assert renderer.close(None) == ""
+        assert shown(renderer, Closed(None)) == ""
 
     def test_a_drawing_is_cheap(self) -> None:
         import time  # noqa: PLC0415
@@ -230,7 +244,7 @@ class TestLive:
         renderer = LiveRenderer("130-x", clock=Clock(), width=100)
         began = time.process_time()
         for number in range(100):
-            renderer.progress(progress(number * MIB))
+            shown(renderer, progress(number * MIB))
         assert (time.process_time() - began) / 100 < 0.02
 
 
@@ -244,7 +258,7 @@ class TestChoice:
             (True, "dumb", {}, LineRenderer),
             (True, "", {"log_format": "pretty"}, LineRenderer),
             (False, "xterm", {}, LineRenderer),
-            (True, "xterm", {"log_format": "json"}, JsonRenderer),
+            (True, "xterm", {"log_format": "json"}, JsonLines),
             (True, "xterm", {"quiet": True}, Renderer),
         ],
     )
@@ -259,9 +273,9 @@ class TestChoice:
 
 def test_rich_draws_to_no_stream_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
     renderer = LiveRenderer("130-x", width=80)
-    renderer.progress(progress(MIB))
-    renderer.event(replace(RETRY, attempt=3))
-    renderer.close(None)
+    shown(renderer, progress(MIB))
+    shown(renderer, replace(RETRY, attempt=3))
+    shown(renderer, Closed(None))
     assert capfd.readouterr() == ("", "")
     assert isinstance(renderer._console, Console)
     assert isinstance(renderer._console.file, io.StringIO)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 
 import pytest
 
-from riva_stream.cli.rendering import ScreenStream
-from riva_stream.cli.screen import Renderer, Screen
-from riva_stream.cli.summary import summary_text
+from riva_stream.cli.commands.stage import summary_text
+from riva_stream.cli.logs import Outlet, Printer, StandardError, observe
+from riva_stream.cli.progress import Closed, Renderer
 from riva_stream.events import (
     Event,
     Progress,
@@ -26,22 +27,23 @@ class Recorder(Renderer):
     interval = 0.01
 
     def __init__(self) -> None:
+        super().__init__()
         self.written: list[str] = []
         self.open = threading.Event()
         self.open.set()
         self.drawn = threading.Event()
 
-    def event(self, event: Event, /) -> str:
+    def event(self, event: Event, record: logging.LogRecord) -> str:
         return f"{type(event).__name__}\n"
 
-    def progress(self, latest: Progress, /) -> str:
+    def progress(self, latest: Progress, record: logging.LogRecord) -> str:
         self.drawn.set()
         return f"at {latest.fetched}\n"
 
-    def message(self, text: str, /) -> str:
+    def message(self, text: str, record: logging.LogRecord) -> str:
         return f"{text}\n"
 
-    def close(self, latest: Progress | None, /) -> str:
+    def close(self, closed: Closed, record: logging.LogRecord) -> str:
         return "closed\n"
 
     def write(self, text: str) -> None:
@@ -53,40 +55,52 @@ class Recorder(Renderer):
         return "".join(self.written)
 
 
+class Screen(Outlet):
+    """An outlet as a run uses it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(Printer(recorder, recorder.write))
+        self.logger = logging.Logger("test")  # noqa: LOG001 - nothing global
+        self.logger.addHandler(self)
+
+    def observe(self, item: Event | str) -> None:
+        observe(self.logger, item)
+
+
 class TestScreen:
     def test_everything_is_written_in_order_and_the_last_word_at_the_end(self) -> None:
         recorder = Recorder()
-        screen = Screen(recorder, write=recorder.write)
+        screen = Screen(recorder)
         screen.observe(RETRY)
-        screen.say("hello")
-        assert screen.close("the end\n")
+        screen.observe("hello")
+        assert screen.end("the end\n")
         assert recorder.text == "RetryScheduled\nhello\nclosed\nthe end\n"
 
     def test_only_the_newest_counters_are_drawn(self) -> None:
         recorder = Recorder()
         recorder.open.clear()
-        screen = Screen(recorder, write=recorder.write)
-        screen.say("blocks")
+        screen = Screen(recorder)
+        screen.observe("blocks")
         for number in range(10_000):
             screen.observe(progress(number))
         recorder.drawn.clear()  # an older one may stand at the place that is blocked
         recorder.open.set()
         assert recorder.drawn.wait(10)
-        assert screen.close()
+        assert screen.end()
         assert "at 9999\n" in recorder.text
         assert recorder.text.count("at ") < 200
 
     def test_a_blocked_terminal_blocks_nobody(self) -> None:
         recorder = Recorder()
         recorder.open.clear()
-        screen = Screen(recorder, write=recorder.write)
-        screen.say("first")
+        screen = Screen(recorder)
+        screen.observe("first")
         for _ in range(5000):
             screen.observe(RETRY)
-        screen.say("an error")
-        assert not screen.close("the end\n", timeout=0.1)
+        screen.observe("an error")
+        assert not screen.end("the end\n", timeout=0.1)
         recorder.open.set()
-        assert screen.close("the end\n")
+        assert screen.end("the end\n")
         assert recorder.text.count("RetryScheduled") <= 2001
         assert "messages were dropped" in recorder.text
         assert "an error\n" in recorder.text
@@ -94,29 +108,29 @@ class TestScreen:
 
     def test_a_drawing_that_fails_takes_nothing_with_it(self) -> None:
         class Broken(Recorder):
-            def event(self, event: Event, /) -> str:
+            def event(self, event: Event, record: logging.LogRecord) -> str:
                 raise ZeroDivisionError
 
         recorder = Broken()
-        screen = Screen(recorder, write=recorder.write)
+        screen = Screen(recorder)
         screen.observe(RETRY)
-        assert screen.close("the end\n")
+        assert screen.end("the end\n")
         assert "could not be shown" in recorder.text
         assert recorder.text.endswith("the end\n")
 
     def test_what_libraries_print_goes_the_same_way(self) -> None:
         recorder = Recorder()
-        screen = Screen(recorder, write=recorder.write)
-        print("from a library", file=ScreenStream(screen))
-        assert screen.close()
+        screen = Screen(recorder)
+        print("from a library", file=StandardError(screen.observe))
+        assert screen.end()
         assert "from a library" in recorder.text
 
     def test_secrets_of_the_environment_are_blacked_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-long-enough-secret")
         recorder = Recorder()
-        screen = Screen(recorder, write=recorder.write)
-        screen.say("it is a-long-enough-secret; http://u:p4ss@host/?X-Amz-Signature=abc&x=1")
-        screen.close()
+        screen = Screen(recorder)
+        screen.observe("it is a-long-enough-secret; http://u:p4ss@host/?X-Amz-Signature=abc&x=1")
+        screen.end()
         assert "it is ***; http://***@host/?X-Amz-Signature=***&x=1\n" in recorder.text
 
 

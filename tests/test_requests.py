@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import ValidationError
 
+from riva_stream.cli.settings.load import load, load_endpoint
+from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.operations.policy import policy_of
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
 from riva_stream.s3 import PartBody, StoreSettings, WriteOptions, open_store
-from riva_stream.settings import load
-from riva_stream.settings_check import SettingsError
-from riva_stream.settings_reach import load_reach
 from tests.test_settings import FLAGS
 
 BODY = PartBody((b"x",), 1, md5="nU5KIPEGhRqEPSvCGGEqyA==")
@@ -234,9 +233,9 @@ def test_the_policy_knows_of_them() -> None:
 
 def test_commands_that_look_have_the_same_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIVA_STREAM_ADDRESSING", "path")
-    reach = load_reach({"region": "us-east-2", "request_payer": "requester", "no_sign_request": True})
+    reach = load_endpoint({"region": "us-east-2", "request_payer": "requester", "no_sign_request": True})
     assert (reach.addressing, reach.request_payer, reach.no_sign_request) == ("path", "requester", True)
-    assert load_reach({"region": "us-east-2", "addressing": "virtual"}).addressing == "virtual"
+    assert load_endpoint({"region": "us-east-2", "addressing": "virtual"}).addressing == "virtual"
 
 
 def test_an_addressing_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,4 +244,4 @@ def test_an_addressing_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) 
         load(FLAGS)
     assert [problem.setting for problem in caught.value.problems] == ["addressing"]
     with pytest.raises(ConfigurationError):
-        load_reach({"region": "us-east-2"})
+        load_endpoint({"region": "us-east-2"})

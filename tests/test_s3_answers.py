@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
-from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, SourceChangedError
+from riva_stream.errors import (
+    ConfigurationError,
+    HeldError,
+    RivaStreamError,
+    SourceChangedError,
+    SourceNotFoundError,
+    TransientError,
+)
 from riva_stream.retry import Retrier
-from riva_stream.s3 import PartBody
+from riva_stream.s3 import CopiedPart, CopySource, ObjectPart, PartBody
 from riva_stream.s3.errors import translated
 from tests.support.fake_client import refusal, store_of
 
@@ -99,6 +106,7 @@ async def test_a_bucket_that_is_missing_is_told_of_parts_and_uploads_too() -> No
         ("DeleteObject", HeldError),
         ("CompleteMultipartUpload", HeldError),
         ("GetObject", SourceChangedError),
+        ("UploadPartCopy", SourceChangedError),
     ],
 )
 def test_a_status_of_412_is_a_condition_that_does_not_hold(
@@ -112,3 +120,68 @@ def test_a_status_of_412_is_a_condition_that_does_not_hold(
 def test_a_request_that_is_wrong_in_itself_is_no_condition() -> None:
     with pytest.raises(ConfigurationError), translated("PutObject", "b", "k"):
         raise refusal("InvalidRequest", 400)
+
+
+SOURCE = CopySource("b", "src/k ö", "e-1", "v1", 5, 9)
+
+
+async def test_a_copied_part_is_asked_for_by_range_etag_and_version() -> None:
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        return {"CopyPartResult": {"ETag": '"p"', "ChecksumCRC64NVME": "crc"}}
+
+    store, client = store_of(answer)
+    assert await store.copy_part("b", "k", "u", 3, SOURCE) == CopiedPart("p", "crc")
+    await store.copy_part("b", "k", "u", 4, CopySource("b", "whole", "e"))
+    ranged, whole = client.asked
+    assert ranged["CopySource"] == {"Bucket": "b", "Key": "src/k ö", "VersionId": "v1"}
+    assert (ranged["CopySourceIfMatch"], ranged["CopySourceRange"]) == ('"e-1"', "bytes=5-9")
+    assert (ranged["UploadId"], ranged["PartNumber"]) == ("u", 3)
+    assert whole["CopySource"] == {"Bucket": "b", "Key": "whole"}
+    assert "CopySourceRange" not in whole
+
+
+@pytest.mark.parametrize("told", [{}, {"CopyPartResult": {}}, {"CopyPartResult": {"ETag": '""'}}])
+async def test_a_copied_part_without_an_etag_is_asked_for_again(told: dict[str, Any]) -> None:
+    """What is cut off behind the 200 with which the answer begins."""
+    store, _ = store_of(lambda _: told)
+    with pytest.raises(TransientError) as caught:
+        await store.copy_part("b", "k", "u", 3, SOURCE)
+    where = caught.value.where
+    assert (where.operation, where.part, where.byte_range) == ("UploadPartCopy", 3, (5, 9))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("NoSuchKey", 404, SourceChangedError),
+        ("NoSuchVersion", 404, SourceChangedError),
+        ("InvalidRange", 416, SourceChangedError),
+        ("NoSuchUpload", 404, HeldError),
+        ("InternalError", 500, TransientError),
+        ("NotImplemented", 501, ConfigurationError),
+        ("InvalidObjectState", 403, ConfigurationError),
+    ],
+)
+async def test_a_refusal_of_a_copy_is_the_sources_or_the_uploads(
+    code: str, status: int, kind: type[RivaStreamError]
+) -> None:
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        raise refusal(code, status)
+
+    store, _ = store_of(answer)
+    with pytest.raises(kind) as caught:
+        await store.copy_part("b", "k", "u", 3, SOURCE)
+    assert not isinstance(caught.value, SourceNotFoundError)
+    assert (caught.value.where.code, caught.value.where.part) == (code, 3)
+
+
+@pytest.mark.parametrize("told", [{"ContentLength": 7}, {"ContentLength": 7, "PartsCount": 0}])
+async def test_a_store_that_does_not_know_parts_answers_with_the_whole(told: dict[str, Any]) -> None:
+    store, _ = store_of(lambda _: told)
+    assert await store.head_part("b", "k", 1) is None
+
+
+async def test_a_store_tells_of_a_part() -> None:
+    store, client = store_of(lambda _: {"ContentLength": 7, "PartsCount": 3})
+    assert await store.head_part("b", "k", 2) == ObjectPart(7, 3)
+    assert client.asked[0]["PartNumber"] == 2

@@ -19,7 +19,7 @@ from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
-from riva_stream.s3.probe import _BYTES, _RIGHT, enforced_check
+from riva_stream.s3.probe import _BYTES, _RIGHT, probe_uploads
 from riva_stream.s3.scratch import scratch_upload
 from tests.contract.ground import crc64nvme
 
@@ -202,7 +202,7 @@ def no(code: str, status: int) -> RivaStreamError:
 
 async def probed(store: OddStore, wanted: str = "auto") -> str:
     try:
-        return await enforced_check(store, store, "b", KEY, wanted, retrier())
+        return (await probe_uploads(store, store, "b", KEY, wanted, retrier())).check
     finally:
         assert await is_clean(store)
 

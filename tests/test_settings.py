@@ -15,12 +15,12 @@ import pytest
 from pydantic import ValidationError
 
 from riva_stream.cli.options import state_dir_of
+from riva_stream.cli.settings.env_file import read_env_file
+from riva_stream.cli.settings.load import load, load_endpoint
+from riva_stream.cli.settings.model import SWITCH, Settings
+from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
-from riva_stream.settings import EnvironmentSettings, load, variables_of
-from riva_stream.settings_check import _EXAMPLES, SettingsError
-from riva_stream.settings_file import read_env_file
-from riva_stream.settings_reach import load_reach
 
 FLAGS = {
     "source": "s3://models/p.tar.gz",
@@ -30,6 +30,7 @@ FLAGS = {
     "model_version": "v1",
     "region": "us-east-2",
 }
+WITH_VARIABLE = [name for name in Settings.model_fields if Settings.variables(name)]
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_every_variable_reaches_its_field(monkeypatch: pytest.MonkeyPatch, tmp_p
     values["CHECKSUM_VALIDATION"] = "true"  # what --no-checksum is then
     monkeypatch.setenv("CHECKSUM_VALIDATION", "false")
     request = load({}).request
-    found = {name: getattr(request, name) for name in EnvironmentSettings.model_fields}
+    found = {name: getattr(request, name) for name in WITH_VARIABLE}
     assert sorted(str(value).upper() for value in found.values()) == sorted(
         v.upper() for v in values.values()
     )
@@ -188,10 +189,29 @@ def test_missing_and_malformed_are_said_together(monkeypatch: pytest.MonkeyPatch
     assert all("for example: --" in text for text in found.values())
 
 
+def test_each_problem_has_a_code() -> None:
+    flags = {**FLAGS, "bucket": None, "retention_days": 0, "kms_key_id": "k", "memory": 64 << 20}
+    with pytest.raises(SettingsError) as caught:
+        load({**flags, "mode": "bintarball_reference"})
+    assert {problem.setting: problem.code for problem in caught.value.problems} == {
+        "bucket": "missing",
+        "retention_days": "malformed",
+        "kms_key_id": "contradiction",
+        "server_path": "contradiction",
+        "memory": "contradiction",
+    }
+
+
+def test_a_contradiction_is_told_once_what_it_presumes_is_right() -> None:
+    inside = {**FLAGS, "source": "s3://staging-bucket/prod/parakeet/v1/source/p.tar.gz"}
+    assert problems({**inside, "env": "a/b"}).keys() == {"env"}
+    assert problems({**FLAGS, "kms_key_id": "k", "sse": "none"}).keys() == {"sse"}
+
+
 def test_values_are_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-    for name in EnvironmentSettings.model_fields:
-        for variable in variables_of(name):
+    for name in WITH_VARIABLE:
+        for variable in (*Settings.variables(name), *Settings.aliases(name)):
             monkeypatch.setenv(variable, secret)
     found = problems({})
     assert len(found) > 8
@@ -255,7 +275,7 @@ def test_commands_that_look_tell_it_too(variable: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_REGION", "us-east-2")
     monkeypatch.setenv(variable, BYTES)
     with pytest.raises(ConfigurationError) as caught:
-        load_reach({})
+        load_endpoint({})
     assert "QQ" not in str(caught.value)
 
 
@@ -319,21 +339,21 @@ def test_a_region_that_only_the_profile_has_is_used(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert load({**FLAGS, "region": None, **flags}).request.region == region
-    assert load_reach(flags).region == region
+    assert load_endpoint(flags).region == region
 
 
 def test_a_profile_without_a_region_has_none(configuration: None) -> None:
     assert problems({**FLAGS, "region": None, "profile": "bare"}).keys() == {"region"}
     with pytest.raises(ConfigurationError):
-        load_reach({"profile": "bare"})
+        load_endpoint({"profile": "bare"})
 
 
 def test_the_region_of_the_sources_profile_is_the_sources(configuration: None) -> None:
     assert load({**FLAGS, "source_profile": "work"}).request.source_region == "eu-west-2"
     assert load({**FLAGS, "source_profile": "work", "source_region": "x"}).request.source_region == "x"
     assert load(FLAGS).request.source_region is None
-    assert load_reach({"region": "us-east-2", "source_profile": "work"}).source_region == "eu-west-2"
-    assert load_reach({"region": "us-east-2"}).source_region is None
+    assert load_endpoint({"region": "us-east-2", "source_profile": "work"}).source_region == "eu-west-2"
+    assert load_endpoint({"region": "us-east-2"}).source_region is None
 
 
 def test_the_file_of_settings_may_name_the_configuration(
@@ -352,7 +372,8 @@ def test_an_unusual_environment_is_a_warning() -> None:
 
 def test_every_field_that_can_be_wrong_has_an_example() -> None:
     switches = {name for name, info in StageRequest.model_fields.items() if info.annotation is bool}
-    assert set(_EXAMPLES) == set(StageRequest.model_fields) - switches
+    assert set(Settings.model_fields) == set(StageRequest.model_fields)
+    assert {name for name in Settings.model_fields if Settings.example(name) == SWITCH} == switches
 
 
 def test_the_list_of_problems_survives_pickling() -> None:
@@ -426,7 +447,7 @@ def test_the_file_may_be_of_a_process_substitution(text: str) -> None:
 
 
 def test_a_pipe_that_nobody_writes_into_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("riva_stream.settings_file._PIPE_SECONDS", 0.2)
+    monkeypatch.setattr("riva_stream.cli.settings.env_file._PIPE_SECONDS", 0.2)
     os.mkfifo(".env")
     with pytest.raises(ConfigurationError):
         load(FLAGS)
@@ -454,9 +475,11 @@ def test_what_was_ignored_is_told_with_what_is_missing(text: str | None) -> None
     assert len(caught.value.ignored) == 1
     assert pickle.loads(pickle.dumps(caught.value)).ignored == caught.value.ignored
     with pytest.raises(ConfigurationError) as missing:
-        load_reach({})
+        load_endpoint({})
     assert missing.value.ignored == caught.value.ignored
-    assert [warning.message for warning in load_reach({"region": "x"}).warnings] == list(caught.value.ignored)
+    assert [warning.message for warning in load_endpoint({"region": "x"}).warnings] == list(
+        caught.value.ignored
+    )
 
 
 def test_a_name_that_is_exported_is_no_slip() -> None:
@@ -727,6 +750,12 @@ class TestCredentials:
         assert loaded.request.profile is None
         assert [warning.code for warning in loaded.warnings] == ["profile-outranked"]
         assert load({**FLAGS, "profile": "asked"}).request.profile == "asked"
+
+    def test_a_blank_profile_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "  ")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        assert load(FLAGS).request.profile is None
+        assert load_endpoint(FLAGS).profile is None
 
     def test_a_profile_of_the_environment_wins_over_keys_of_the_file(
         self, monkeypatch: pytest.MonkeyPatch

@@ -22,7 +22,7 @@ from riva_stream.errors import (
 from riva_stream.events import Event, RetryScheduled, Warned
 from riva_stream.lanes import Lane
 from riva_stream.retry import Retrier
-from riva_stream.s3 import PartBody, RangeReply
+from riva_stream.s3 import Bucket, PartBody, RangeReply
 from riva_stream.s3.answers import unquoted
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.source import RANGES_IGNORED, PinnedSource, SourceReader, find_source
@@ -88,7 +88,9 @@ async def read(store: OddStore, source: PinnedSource, *, connections: int = 3) -
         await anyio.lowlevel.checkpoint()
 
     retrier = Retrier(observer=events.append, sleep=no_wait)
-    reader = SourceReader(store, source, PART, Credits(10 * PART), retrier, Lane("source"), lambda _: None)
+    bucket = Bucket(store, "b", retrier)
+    lane = Lane("source")
+    reader = SourceReader(bucket, source, PART, Credits(10 * PART), lane, lambda _: None, retrier.observer)
     data = b""
     try:
         async with anyio.create_task_group() as tasks:

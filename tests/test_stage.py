@@ -19,7 +19,7 @@ from riva_stream import (
     StageReport,
     stage,
 )
-from riva_stream.cli.summary import summary_text
+from riva_stream.cli.commands.stage import summary_text
 from riva_stream.events import Event, MemberFound, ObjectCompleted, Progress, StageFinished, StageStarted
 from riva_stream.layout import JOURNAL
 from riva_stream.manifest import Marker
@@ -77,7 +77,14 @@ async def test_artifact_json_says_what_was_staged(place: Place) -> None:
     assert artifact["deployment"]["retention_days"] == 90
     assert artifact["build_info"]["run_id"] == "130-20260101-000000-deadbeef"
     assert artifact["build_info"]["cpu_seconds_per_gib"] > 0
-    assert set(artifact["build_info"]["lanes"]) == {"source", "hash", "extract", "member-hash", "upload"}
+    assert set(artifact["build_info"]["lanes"]) == {
+        "source",
+        "hash",
+        "extract",
+        "member-hash",
+        "upload",
+        "copy",
+    }
     validation = artifact["validation"]
     assert validation["archive_complete"]
     assert "gzip-crc32" in validation["source_integrity"]

@@ -19,6 +19,8 @@ from riva_stream.catalogue.engine import StagingFailed, error_of, worst
 from riva_stream.catalogue.local import arguments, environment_for, stage_in_child
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.options import request_flags
+from riva_stream.cli.settings.load import load
+from riva_stream.cli.settings.model import Settings
 from riva_stream.errors import (
     ArchiveError,
     ConfigurationError,
@@ -26,10 +28,9 @@ from riva_stream.errors import (
     SourceNotFoundError,
     TransientError,
 )
-from riva_stream.events import Event, Observer, Progress, Warned
+from riva_stream.events import Event, Observer, Progress, StageStarted, Warned
 from riva_stream.pipeline import stage
 from riva_stream.report import StageReport
-from riva_stream.settings import EnvironmentSettings, load, variables_of
 from tests.cli_double import progress
 from tests.cli_double import report as made_up
 from tests.staging import Place, put_credentials
@@ -297,6 +298,9 @@ EVERY = {
     "storage_class": "INTELLIGENT_TIERING",
     "expected_bucket_owner": "111122223333",
     "part_size": (6 << 20) + 1,
+    "checkpoint": (7 << 20) + 1,
+    "resume": "full",
+    "source_copy": "send",
     "connections": 3,
     "memory": (300 << 20) + 1,
     "timeout": 77.5,
@@ -308,9 +312,11 @@ EVERY = {
 }
 
 
-@pytest.mark.parametrize("mode", [{}, {"reference_only": True}, {"bintarball_reference": True}])
+@pytest.mark.parametrize(
+    "mode", [{}, {"reference_only": True}, {"bintarball_reference": True}, {"checkpoint": 0}]
+)
 def test_a_child_is_asked_for_the_very_same_request(
-    mode: dict[str, bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever else the environment says of what to stage, and with every field there is."""
     plain = {
@@ -325,7 +331,9 @@ def test_a_child_is_asked_for_the_very_same_request(
     assert set(StageRequest.model_fields) == {*EVERY, *plain, "state_dir", "run_id"}
     request = StageRequest(**{**entry("a"), **EVERY, **mode})
     around = {
-        name: "misleading" for setting in EnvironmentSettings.model_fields for name in variables_of(setting)
+        name: "misleading"
+        for setting in Settings.model_fields
+        for name in (*Settings.variables(setting), *Settings.aliases(setting))
     }
     around = {name: value for name, value in around.items() if not name.startswith("AWS_")}
     child = environment_for(request, {**around, "AWS_ACCESS_KEY_ID": "k", "HOME": str(tmp_path)})
@@ -360,16 +368,21 @@ async def test_a_child_tells_its_progress_and_its_result(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("code", "output", "kind", "exit_code"),
     [
-        ("os.kill(os.getpid(), 9)", "", "WorkerDiedError", 75),
-        ("sys.exit(1)", "Traceback", "WorkerDiedError", 75),
-        ("sys.exit(0)", "", "WorkerDiedError", 75),
+        ("os.kill(os.getpid(), 9)", "", "worker_died", 75),
+        ("sys.exit(1)", "Traceback", "worker_died", 75),
+        ("sys.exit(0)", "", "worker_died", 75),
         (
             "sys.exit(143)",
-            '{"error": {"type": "Interrupted", "message": "m", "exit_code": 143}}',
-            "WorkerDiedError",
+            '{"error": {"type": "Interrupted", "code": "interrupted", "message": "m", "exit_code": 143}}',
+            "worker_died",
             75,
         ),
-        ("sys.exit(77)", '{"error": {"type": "X", "message": "m", "hint": "h", "exit_code": 77}}', "X", 77),
+        (
+            "sys.exit(77)",
+            '{"error": {"type": "X", "code": "x", "message": "m", "hint": "h", "exit_code": 77}}',
+            "x",
+            77,
+        ),
     ],
 )
 async def test_how_a_child_ends_is_what_its_staging_came_to(
@@ -380,7 +393,7 @@ async def test_how_a_child_ends_is_what_its_staging_came_to(
     with pytest.raises((StagingFailed, TransientError)) as caught:
         await stage_in_child(request, list[Event]().append, state_dir=tmp_path, program=program)
     error = error_of(caught.value)
-    assert (error.type, error.exit_code) == (kind, exit_code)
+    assert (error.code, error.exit_code) == (kind, exit_code)
 
 
 # --- the real thing
@@ -403,12 +416,15 @@ async def test_a_catalogue_is_staged_by_child_processes_and_again_takes_a_look_e
         }
     )
     events: list[Any] = []
+    place.put("in/._a_v1.tar.gz", bytes.fromhex("00051607 00020000") + bytes(100))
     fallback = {"endpoint_url": moto.endpoint_url}
     engine = LocalEngine(state_dir=tmp_path, at_once=2)
     report = await stage_all(whole, engine=engine, observer=events.append, fallback=fallback)
     assert [e.outcome for e in report.entries] == ["staged"] * 4
     assert [e.size_bytes for e in report.entries] == [len(data)] * 4
-    assert any(isinstance(event, EntryEvent) for event in events)
+    told = [event.event for event in events if isinstance(event, EntryEvent)]
+    assert "leftovers" in {event.code for event in told if isinstance(event, Warned)}
+    assert any(isinstance(event, StageStarted) for event in told)
     for prefix in ("dev/a/v1/", "prod/b/v1/"):
         assert "staging_complete.txt" in place.names(prefix)
     again = await stage_all(whole, engine=LocalEngine(run=_here), fallback=fallback)

@@ -54,7 +54,8 @@ def stage_argv(place: Place, endpoint: str, *more: str) -> list[str]:
         *(sys.executable, "-m", "riva_stream", "stage", "--quiet", "--region", place.server.region),
         *("--source", f"s3://{place.bucket}/{SOURCE_KEY}", "--bucket", place.bucket, "--env", "prod"),
         *("--model-name", "parakeet-rnnt-en-us", "--model-version", "v2025.09"),
-        *("--endpoint-url", endpoint, "--part-size", str(PART), "--connections", "2", *more),
+        *("--endpoint-url", endpoint, "--part-size", str(PART), "--connections", "2"),
+        *("--source-copy", "send", *more),
     ]
 
 

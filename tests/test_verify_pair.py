@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from riva_stream import AccessDeniedError, StageRequest, stage
+from riva_stream.cli.settings.load import load_endpoint
 from riva_stream.operations.last_run import last_run_of
 from riva_stream.operations.reports import VerifyReport
 from riva_stream.operations.status import status
 from riva_stream.operations.verify import verify
 from riva_stream.s3 import StoreSettings
-from riva_stream.settings_reach import load_reach
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Refuse
@@ -144,7 +144,7 @@ def test_the_settings_name_the_place_that_stage_writes_to(
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    reach = load_reach({})
+    reach = load_endpoint({})
     assert (reach.bucket, reach.prefix) == ("models", "prod/parakeet_v8.1/v8.1/")
     monkeypatch.setenv("BINTARBALL_REFERENCE", "1")
-    assert load_reach({}).prefix == "bintarball/deployment-metadata/prod/parakeet_v8.1/v8.1/"
+    assert load_endpoint({}).prefix == "bintarball/deployment-metadata/prod/parakeet_v8.1/v8.1/"

@@ -1,38 +1,41 @@
 """What a run is asked to do: frozen, validated settings.
 
 :class:`StageRequest` is all that :func:`riva_stream.stage` reads: no environment, no files. The command line
-fills it from flags, the environment and ``.env`` (see ``settings``).
+fills it from flags, the environment and ``.env`` (see ``cli.settings``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from riva_stream.layout import prefix_of
-from riva_stream.memory import SMALLEST_PART
-from riva_stream.sizes import MIB
+from riva_stream.memory import SMALLEST_PART, MemoryPlan, plan_memory
+from riva_stream.sizes import MIB, MOST_PARTS, human_size
+from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
-__all__ = ["Addressing", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
+__all__ = ["Addressing", "Contradiction", "SourceCopy", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
 
 
 Addressing = Literal["auto", "path", "virtual"]
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
+SourceCopy = Literal["auto", "store", "send"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_S3_URI = re.compile(r"s3://[A-Za-z0-9.\-_:/]*?[A-Za-z0-9.\-_]+/.+", re.DOTALL)
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3[a-z-]*:.+")
+_SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
+_DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
 _LARGEST_PART = 5 << 30
-_MOST_PARTS = 10_000
 
 
 def is_text(value: object) -> bool:
@@ -55,15 +58,21 @@ def _segment(value: str) -> str:
 
 
 def _bucket(value: str) -> str:
-    if not _BUCKET.fullmatch(value):
-        raise ValueError("is not a bucket name (3 to 63 of a-z, 0-9, '.' and '-'; no s3:// and no path)")
-    return value
+    point = access_point_of(value)
+    if point is not None and point.is_multi_region:
+        raise ValueError(
+            "is a multi-region access point, where each request may reach another bucket, so no run could hold its "
+            "prefix: name one bucket, or an access point of one region"
+        )
+    return valid_bucket(value)
 
 
 def _source(value: str) -> str:
-    if not _S3_URI.fullmatch(value):
+    bucket, key = split_uri(value) if value.startswith("s3://") else ("", "")
+    is_bucket = bool(_SOURCE_BUCKET.fullmatch(bucket)) or access_point_of(bucket) is not None
+    if not key or not is_bucket:
         raise ValueError("is not an S3 URI with a bucket and a key: s3://bucket/path/model.tar.gz")
-    return value
+    return f"s3://{bucket}/{key}"
 
 
 def _server_path(value: str) -> str:
@@ -97,6 +106,17 @@ def _endpoint(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
         raise ValueError("is not an endpoint URL: https://host[:port]")
     return value.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A field that does not go with the others; in the ``ctx`` of the validation error, under ``contradictions``."""
+
+    field: str
+    text: str
+    """The end of a sentence that begins with the field."""
+    presumed: frozenset[str] = frozenset()
+    """Fields that must be right by themselves for this to mean anything."""
 
 
 Segment = Annotated[str, AfterValidator(_segment)]
@@ -189,7 +209,7 @@ class StageRequest(BaseModel):
     expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$")
 
     part_size: int = Field(default=8 * MIB, ge=SMALLEST_PART, le=_LARGEST_PART)
-    """Bytes of a part and of a range; raised by itself where the source would need more than 10,000 of them."""
+    """Bytes of a part and of a range; raised by itself where the source would need more of them than the store takes."""
     connections: int = Field(default=8, ge=1, le=256)
     """Requests in flight at once in each direction, as far as ``memory`` lets them."""
     memory: int = Field(default=256 * MIB, ge=1)
@@ -201,6 +221,14 @@ class StageRequest(BaseModel):
     retries: int = Field(default=8, ge=0, le=1000)
     """How often one request is tried again."""
     upload_check: UploadCheck = "auto"
+    checkpoint: int = Field(default=256 * MIB, ge=0)
+    """Bytes of the archive between two checkpoints, from which an interrupted run goes on; 0: none are kept."""
+    resume: Literal["auto", "full"] = "auto"
+    """``full``: read the source from its start, whatever checkpoints there are."""
+    source_copy: SourceCopy = "auto"
+    """Who makes the object below ``source/``, a model that is staged as it is, and the members of a tar that is not
+    compressed. store: the store, from the source, or the run ends. send: this process. auto: the store, where one set of
+    credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""
 
     lease: float = Field(default=30.0, gt=0, le=3600)
     """Seconds without a sign of life after which another run may take a run's place."""
@@ -214,23 +242,30 @@ class StageRequest(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> StageRequest:
-        if wrong := list(self._contradictions()):
-            raise ValueError("\n".join(wrong))
+        if found := list(self._contradictions()):
+            text = "\n".join(f"{each.field} {each.text}" for each in found)
+            raise PydanticCustomError(
+                "contradiction", "{text}", {"text": text, "contradictions": tuple(found)}
+            )
         return self
 
-    def _contradictions(self) -> Iterator[str]:
-        """What does not fit together; each begins with the field to blame."""
+    def _contradictions(self) -> Iterator[Contradiction]:
+        """What does not fit together."""
         if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
-            yield "kms_key_id needs sse to be aws:kms or aws:kms:dsse"
+            yield Contradiction("kms_key_id", "needs sse to be aws:kms or aws:kms:dsse", frozenset({"sse"}))
         if self.bintarball_reference and self.reference_only:
-            yield "bintarball_reference and reference_only are two modes: ask for one of them"
+            yield Contradiction(
+                "bintarball_reference", "and reference_only are two modes: ask for one of them"
+            )
         if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
-            yield "source lies inside the destination prefix: it would be overwritten by its own staging"
+            inside = "lies inside the destination prefix: it would be overwritten by its own staging"
+            yield Contradiction("source", inside, _DESTINATION)
         if self.server_path is None:
             if self.bintarball_reference:
-                yield "server_path is not set (--bintarball-reference needs it)"
+                yield Contradiction("server_path", "is not set (--bintarball-reference needs it)")
         elif self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
-            yield "server_path lies inside the destination prefix, which belongs to the staging alone"
+            inside = "lies inside the destination prefix, which belongs to the staging alone"
+            yield Contradiction("server_path", inside, _DESTINATION)
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:
@@ -242,24 +277,24 @@ class StageRequest(BaseModel):
     @property
     def source_bucket(self) -> str:
         """The source's bucket."""
-        return self.source.removeprefix("s3://").partition("/")[0]
+        return bucket_of(self.source)
 
     @property
     def source_key(self) -> str:
         """The source's key, prefix or pattern."""
-        return self.source.removeprefix("s3://").partition("/")[2]
+        return key_of(self.source)
 
     @property
     def server_bucket(self) -> str:
         """The container image's bucket: the destination's unless the path is a URI."""
         path = self.server_path or ""
-        return path.removeprefix("s3://").partition("/")[0] if path.startswith("s3://") else self.bucket
+        return bucket_of(path) if path.startswith("s3://") else self.bucket
 
     @property
     def server_key(self) -> str:
         """The container image's key."""
         path = self.server_path or ""
-        return path.removeprefix("s3://").partition("/")[2] if path.startswith("s3://") else path
+        return key_of(path) if path.startswith("s3://") else path
 
     @property
     def prefix(self) -> str:
@@ -285,9 +320,28 @@ class StageRequest(BaseModel):
             update={name: _USERINFO.sub("", url) for name, url in urls.items() if url is not None}
         )
 
-    def part_size_for(self, size: int) -> int:
-        """Bytes of a part for an object of ``size`` bytes: at most 10,000 parts (S3's limit), whole MiB."""
-        least = -(-size // _MOST_PARTS)
+    def plan_for(self, size: int, most_parts: int = MOST_PARTS) -> MemoryPlan:
+        """How the memory is divided for a source of ``size`` bytes.
+
+        Raises:
+            ConfigurationError: there is too little for parts that are as large as they have to be.
+        """
+        part = self.part_size_for(size, most_parts)
+        return plan_memory(self.memory, part, forced=self.why_larger(size, most_parts))
+
+    def why_larger(self, size: int, most_parts: int = MOST_PARTS) -> str:
+        """Why the parts of such an object are larger than was asked for; empty where they are not."""
+        part = self.part_size_for(size, most_parts)
+        if part == self.part_size:
+            return ""
+        return (
+            f"the store takes at most {most_parts:,} parts of an upload, so {human_size(size)} need parts of "
+            f"{part // MIB} MiB"
+        )
+
+    def part_size_for(self, size: int, most_parts: int = MOST_PARTS) -> int:
+        """Bytes of a part for an object of ``size`` bytes: at most so many parts, whole MiB."""
+        least = -(-size // most_parts)
         if least <= self.part_size:
             return self.part_size
         return -(-least // MIB) * MIB

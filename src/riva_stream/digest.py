@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from awscrt import checksums as crt
 from blake3 import blake3
 from isal import isal_zlib
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from riva_stream import clock
 from riva_stream.buffers import Channel, Chunk, Piece
 from riva_stream.lanes import Lane
+from riva_stream.sha256 import Sha256, Sha256State
 
 __all__ = [
     "Digest",
     "DigestRecord",
+    "DigestState",
     "Hash",
     "HashLane",
     "combined_crc64nvme",
@@ -34,7 +37,8 @@ class DigestRecord:
 
     size: int
     sha256: str
-    blake3: str
+    blake3: str | None
+    """None where the digest was restored: BLAKE3 has no state that could be written down."""
     others: dict[str, str]
     """Further algorithms that were asked for, in the encoding S3 uses: base64, but hexadecimal for ``md5``."""
 
@@ -59,6 +63,15 @@ class _Crc:
     def digest(self) -> bytes:
         return self._value.to_bytes(self._width, "big")
 
+    @property
+    def value(self) -> int:
+        return self._value
+
+    def restore(self, value: int) -> None:
+        if value >> 8 * self._width:
+            raise ValueError(f"a CRC of more than {self._width} bytes")
+        self._value = value
+
 
 _OTHERS: dict[str, Any] = {
     "crc64nvme": lambda: _Crc(crt.crc64nvme, 8),
@@ -69,7 +82,34 @@ _OTHERS: dict[str, Any] = {
 }
 
 
-_OWN: dict[str, Any] = {"sha256": hashlib.sha256, "blake3": blake3}
+_OWN: dict[str, Any] = {"sha256": Sha256, "blake3": blake3}
+
+
+@dataclass(frozen=True, slots=True)
+class DigestState:
+    """A digest in the middle of its object: plain data, the same on every host."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    size: Annotated[int, Field(ge=0, lt=1 << 61)]
+    sha256: Sha256State
+    crcs: dict[Literal["crc64nvme", "crc32", "crc32c"], Annotated[int, Field(ge=0, lt=1 << 64)]]
+
+    def to_json(self) -> bytes:
+        """What :meth:`from_json` reads."""
+        return _STATE.dump_json(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> DigestState:
+        """Read it back.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return _STATE.validate_json(data)
+
+
+_STATE = TypeAdapter(DigestState)
 
 
 def _encoded(algorithm: str, value: bytes) -> str:
@@ -86,13 +126,47 @@ class Digest:
 
     def __init__(self, others: Iterable[str] = ()) -> None:
         self.size = 0
-        self._sha256 = hashlib.sha256()
-        self._blake3 = blake3()
+        self._sha256 = Sha256()
+        self._blake3: _Hasher | None = blake3()
         self._others: dict[str, _Hasher] = {name: _OTHERS[name]() for name in others}
+
+    def snapshot(self) -> DigestState | None:
+        """What all bytes so far come to, to be gone on with elsewhere; None where SHA-256 has no such state here."""
+        sha256 = self._sha256.snapshot()
+        if sha256 is None:
+            return None
+        crcs = {name: hasher.value for name, hasher in self._others.items() if isinstance(hasher, _Crc)}
+        return DigestState(self.size, sha256, crcs)  # type: ignore[arg-type]  # the names that Literal lists
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The further algorithms."""
+        return tuple(self._others)
+
+    @classmethod
+    def restore(cls, state: DigestState) -> Digest:
+        """Go on where a snapshot was taken. BLAKE3 is None from there on, and MD5 and SHA-1 are not in the record.
+
+        Raises:
+            ValueError: it is none that a digest can have, or SHA-256 cannot be restored here.
+        """
+        if state.size != state.sha256.size:
+            raise ValueError("a digest of two sizes")
+        digest = cls(state.crcs)
+        digest.size = state.size
+        digest._sha256 = Sha256.restore(state.sha256)
+        digest._blake3 = None
+        for name, value in state.crcs.items():
+            crc = digest._others[name]
+            if isinstance(crc, _Crc):
+                crc.restore(value)
+        return digest
 
     def update(self, pieces: Sequence[Piece]) -> None:
         """Take the next pieces; runs in a worker thread."""
-        hashers: tuple[_Hasher, ...] = (self._sha256, self._blake3, *self._others.values())
+        hashers: list[_Hasher] = [self._sha256, *self._others.values()]
+        if self._blake3 is not None:
+            hashers.append(self._blake3)
         for piece in pieces:
             for hasher in hashers:
                 hasher.update(piece)
@@ -102,8 +176,8 @@ class Digest:
         """What all bytes so far come to."""
         return DigestRecord(
             self.size,
-            self._sha256.hexdigest(),
-            self._blake3.hexdigest(),
+            self._sha256.digest().hex(),
+            None if self._blake3 is None else self._blake3.digest().hex(),
             {name: _encoded(name, hasher.digest()) for name, hasher in self._others.items()},
         )
 
@@ -129,6 +203,10 @@ class Hash:
         return _encoded(self.algorithm, self._hasher.digest())
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Updated(Protocol):
     def update(self, pieces: Sequence[Piece], /) -> None:
         """Take the next pieces."""
@@ -139,6 +217,8 @@ class HashLane:
     """One worker through which chunks go in order, each into the digest it came with."""
 
     lane: Lane
+    done: Callable[[], None] = _nothing
+    """Called after each chunk."""
     _queue: Channel[tuple[_Updated, Chunk]] = field(default_factory=Channel, init=False)
 
     def send(self, digest: _Updated, chunk: Chunk) -> None:
@@ -156,6 +236,7 @@ class HashLane:
                 await clock.in_thread(digest.update, chunk.pieces)
             self.lane.bytes += chunk.size
             chunk.release()
+            self.done()
 
 
 def sha256_of(pieces: Sequence[Piece]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "Phase",
     "PhaseChanged",
     "Progress",
+    "Resumed",
     "RetryScheduled",
     "StageFinished",
     "StageStarted",
@@ -45,6 +46,11 @@ class StageStarted:
     """``s3://bucket/prefix/`` of the staging."""
     upload_check: str
     """How the store checks what it is sent, e.g. ``crc64nvme``."""
+    source_copy: str = "sent"
+    """``sent``, or how it will be proven that the store has copied the source: ``crc64nvme``, ``multipart-etag``,
+    ``plain-etag`` or ``md5``."""
+    source_copy_reason: str = ""
+    """Why it is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +74,30 @@ class Progress:
     expanded: int
     """Bytes that came out of inflate."""
     durable: int
-    """Bytes of all objects (archive and members) that the store has acknowledged."""
+    """Bytes of all objects (archive and members) that were sent and that the store has acknowledged."""
     durable_source: int
-    """The same of the archive's own object alone: at most ``source_size``."""
+    """Bytes of the archive's own object alone, copied or sent: at most ``source_size``."""
+    copied: int = 0
+    """Bytes of all objects that the store has copied itself: they are neither sent nor part of ``durable``."""
     elapsed: float
     """Seconds since the first byte was asked for."""
+    resumed_from: int = 0
+    """Source bytes that an earlier run has moved; the counters of source bytes begin there."""
     bottleneck: str
     """The lane that the others wait for: ``source``, ``hash``, ``extract``, ``upload``, or empty at the start."""
     counts: tuple[str, ...] = ("fetched", "hashed", "extracted", "durable")
     """Which of the counters mean something: where objects are only read, nothing is extracted or made durable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The source is read on from where an earlier run has left a checkpoint."""
+
+    offset: int
+    """Source bytes that are not read again."""
+    source_size: int
+    by: str
+    """What vouches for them: ``crc64nvme`` or ``etag``; see docs/semantics.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +167,7 @@ class StageFinished:
 
 Event = (
     StageStarted
+    | Resumed
     | PhaseChanged
     | Progress
     | MemberFound

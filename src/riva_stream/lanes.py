@@ -1,6 +1,6 @@
 """Clocks of the run's lanes: how many bytes each moved, how long it worked and how long it waited.
 
-A lane is one stage of the picture: ``source``, ``hash``, ``extract``, ``member-hash``, ``upload``. The figures go
+A lane is one stage of the picture: ``source``, ``hash``, ``extract``, ``member-hash``, ``upload``, ``copy``. The figures go
 into ``artifact.json`` and tell which lane the others wait for.
 """
 
@@ -67,10 +67,11 @@ class Lanes:
     extract: Lane = field(default_factory=lambda: Lane("extract"))
     member_hash: Lane = field(default_factory=lambda: Lane("member-hash"))
     upload: Lane = field(default_factory=lambda: Lane("upload"))
+    copy: Lane = field(default_factory=lambda: Lane("copy"))
 
     def all(self) -> tuple[Lane, ...]:
         """Each of them, in the order of the picture."""
-        return (self.source, self.hash, self.extract, self.member_hash, self.upload)
+        return (self.source, self.hash, self.extract, self.member_hash, self.upload, self.copy)
 
     def bottleneck(self) -> str:
         """The lane that the others wait for, or "" before anything moved.

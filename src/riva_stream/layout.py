@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "ARTIFACT_JSON",
+    "CHECKPOINT",
     "CHECKSUMS",
     "DEPLOYMENTS",
     "DEPLOYMENT_DOCUMENTS",
@@ -55,6 +56,8 @@ OWN_FOLDER = ".riva-stream/"
 JOURNAL = OWN_FOLDER + "journal.json"
 SCRATCH = (OWN_FOLDER + "probe", OWN_FOLDER + "dry-run")
 """Uploads that are created to be aborted: what the store does with them tells what it can do."""
+CHECKPOINT = OWN_FOLDER + "checkpoint-"
+"""Each has the token of the process that wrote it, and a number."""
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""
@@ -105,6 +108,18 @@ class Layout:
     def journal(self) -> str:
         """Key of the journal."""
         return self.prefix + JOURNAL
+
+    def checkpoint(self, token: str, number: int) -> str:
+        """Key of a checkpoint of one process."""
+        return f"{self.prefix}{CHECKPOINT}{token}-{number}.json"
+
+    def is_own(self, key: str) -> bool:
+        """Whether a key is a run's own while it is at it, and no reader's."""
+        return key.startswith(self.prefix + OWN_FOLDER)
+
+    def is_checkpoint(self, key: str) -> bool:
+        """Whether a key is that of a checkpoint, of any process."""
+        return key.startswith(self.prefix + CHECKPOINT)
 
     @property
     def documents(self) -> frozenset[str]:

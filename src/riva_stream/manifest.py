@@ -93,7 +93,7 @@ class ModelFile(Document):
     size_bytes: int
     size_human: str
     sha256: str
-    blake3: str
+    blake3: str | None
     format: str = "riva"
 
 
@@ -138,6 +138,8 @@ class BuildInfo(Document):
     """User and system time of this process during the run."""
     cpu_seconds_per_gib: float | None
     """The same per GiB of the source; None by reference."""
+    resumed_from: int | None = None
+    """Byte of the source from which this run has read it, going on from a checkpoint; None: from its start."""
     lanes: dict[str, LaneSeconds] = Field(default_factory=dict)
 
 
@@ -151,12 +153,21 @@ class Validation(Document):
     """What vouches for the source's bytes, joined by "+": gzip-crc32, zstd-checksum, sha256, crc64nvme, …, or "none"."""
     archive_complete: bool
     """Read to its last byte; lengths, CRCs and end-of-archive blocks were right."""
+    resumed_by: str | None = None
+    """Digests were continued from a checkpoint: what vouches for the parts before it (crc64nvme: the store's checksum of
+    each is that of the stream; etag: its ETag is the one that the store told when it was sent). None: all was read."""
     checksums_computed: bool
     checksums_verified: bool
     """An expected SHA-256 was given and matched."""
     expected_sha256: str | None = None
     upload_check: str
     """The checksum that the store verified each part with: crc64nvme, md5, sha256 or none."""
+    source_copy: str = "sent"
+    """``sent``: this tool sent the source's bytes. Else the store has copied them, and by what it was proven before
+    anything became visible that they are those that were hashed: ``crc64nvme``, ``multipart-etag``, ``plain-etag`` or
+    ``md5`` (of each range)."""
+    source_copy_reason: str = ""
+    """Why they were sent; empty where they were not, or where the store was not to be asked."""
     objects_verified: bool
     """Every object was HEADed after its completion; size and checksum or ETag are what was computed on the way."""
     archive_container: str | None = None

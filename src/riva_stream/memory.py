@@ -15,8 +15,8 @@ SMALLEST_PART = 5 * MIB
 """S3: every part but the last has at least 5 MiB."""
 
 # Measured, with the method, in docs/memory.md.
-_BASE = 92 * MIB
-"""The interpreter, the libraries, an idle client and its sockets."""
+_BASE = 100 * MIB
+"""The interpreter, the libraries, a client with all its connections in use, and the ends of blocks that parts keep alive."""
 _ALLOCATOR = 1.15
 """Bytes of the process per byte of the archive in it: what the allocator cannot reuse at once comes on top."""
 BLOCK = MIB
@@ -46,8 +46,13 @@ def least_memory(part_size: int, write: int = 0) -> int:
     return math.ceil((_BASE + _ALLOCATOR * (parts * part_size + BLOCK)) / MIB) * MIB
 
 
-def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
+def plan_memory(ceiling: int, part_size: int, *, forced: str = "") -> MemoryPlan:
     """Divide ``ceiling`` bytes into the shares for reading and for writing.
+
+    Args:
+        ceiling: of the whole process.
+        part_size: bytes of a part.
+        forced: why parts have to be as large as that, where it is not what was asked for.
 
     Raises:
         ConfigurationError: the ceiling is too small; the message names the least that works.
@@ -55,9 +60,15 @@ def plan_memory(ceiling: int, part_size: int) -> MemoryPlan:
     parts = int(((ceiling - _BASE) / _ALLOCATOR - BLOCK) // part_size)
     if parts < _LEAST_PARTS:
         least = least_memory(part_size) // MIB
+        said = f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
+        said += f"{least} MiB is the least that works"
+        if forced:
+            raise ConfigurationError(
+                f"{forced}; {said}",
+                hint=f"pass --part-size {part_size // MIB}MiB --memory {least}MiB, or more",
+            )
         raise ConfigurationError(
-            f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
-            f"{least} MiB is the least that works",
+            said,
             hint=f"pass --memory {least}MiB or more"
             + (", or a smaller --part-size" if part_size > SMALLEST_PART else ""),
         )

@@ -70,6 +70,10 @@ class Plan(Document):
     read_share: int
     write_share: int
     upload_check: str
+    source_copy: str = "sent"
+    """``sent``, or how it is going to be proven that the store has copied the source; see ``Validation``."""
+    source_copy_reason: str = ""
+    """Why it is sent."""
     rights: list[str]
     """What was tried, e.g. "source HeadObject"."""
     would: str
@@ -98,9 +102,9 @@ class StageReport(Document):
 
 
 class Leftover(Document):
-    """An open upload or a journal that ``gc`` found."""
+    """An open upload, a checkpoint or a journal that ``gc`` found."""
 
-    kind: Literal["upload", "journal"]
+    kind: Literal["upload", "checkpoint", "journal"]
     key: str
     upload_id: str | None = None
     since: datetime | None = None

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["KMS_ACTIONS", "RIGHTS", "Right", "bucket_arn", "object_arn", "partition_of", "words_for"]
+from riva_stream.uris import ALIAS, partition_of
+
+__all__ = ["KMS_ACTIONS", "RIGHTS", "Right", "bucket_arn", "object_arn", "words_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
     "DeleteObject": (Right("s3:DeleteObject", "object"),),
     "CreateMultipartUpload": (_WRITE,),
     "UploadPart": (_WRITE,),
+    "UploadPartCopy": (
+        _WRITE,
+        Right("s3:GetObject", "object", "on the source", of_source=True),
+        Right("s3:GetObjectVersion", "object", "for a version", of_source=True),
+    ),
     "CompleteMultipartUpload": (_WRITE,),
     "AbortMultipartUpload": (Right("s3:AbortMultipartUpload", "object"),),
     "ListParts": (Right("s3:ListMultipartUploadParts", "object"),),
@@ -50,17 +57,6 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
 KMS_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
 """What writing with a KMS key needs: a multipart upload reads its parts again when it is completed."""
 
-# By the beginning of a region's name (AWS General Reference, "Partitions").
-_PARTITIONS = {
-    "cn-": "aws-cn",
-    "us-gov-": "aws-us-gov",
-    "us-iso-": "aws-iso",
-    "us-isob-": "aws-iso-b",
-    "us-isof-": "aws-iso-f",
-    "eu-isoe-": "aws-iso-e",
-    "eusc-": "aws-eusc",
-}
-
 
 def words_for(operation: str) -> str:
     """The rights of an operation for a person: ``s3:GetObject (s3:GetObjectVersion for a version)``."""
@@ -70,15 +66,17 @@ def words_for(operation: str) -> str:
     return f"{text} ({', '.join(also)})" if also else text
 
 
-def partition_of(region: str | None) -> str:
-    """The part of AWS that a region belongs to: the second word of its ARNs."""
-    name = region or ""
-    return next((found for start, found in _PARTITIONS.items() if name.startswith(start)), "aws")
-
-
 def bucket_arn(bucket: str, region: str | None) -> str:
-    """ARN of a bucket; that of an access point is one already."""
-    return bucket if bucket.startswith("arn:") else f"arn:{partition_of(region)}:s3:::{bucket}"
+    """ARN of a bucket; that of an access point is one already.
+
+    An alias is unknown to IAM: the access points whose name it begins with are meant (AWS cuts a long name for it).
+    """
+    if bucket.startswith("arn:"):
+        return bucket
+    if bucket.endswith(ALIAS):
+        name = bucket.removesuffix(ALIAS).rpartition("-")[0]
+        return f"arn:{partition_of(region)}:s3:{region or '*'}:*:accesspoint/{name}*"
+    return f"arn:{partition_of(region)}:s3:::{bucket}"
 
 
 def object_arn(bucket: str, pattern: str, region: str | None) -> str:
@@ -86,5 +84,6 @@ def object_arn(bucket: str, pattern: str, region: str | None) -> str:
 
     A ``$`` would begin a policy variable, so it is written as IAM wants it.
     """
-    middle = "/object/" if bucket.startswith("arn:") else "/"
-    return bucket_arn(bucket, region) + middle + pattern.replace("$", "${$}")
+    whole = bucket_arn(bucket, region)
+    middle = "/object/" if ":accesspoint/" in whole else "/"
+    return whole + middle + pattern.replace("$", "${$}")

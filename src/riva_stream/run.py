@@ -19,8 +19,9 @@ from riva_stream.events import Observer, Progress, Warned
 from riva_stream.lanes import Lanes
 from riva_stream.layout import Layout
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket, Reader
 from riva_stream.sink import Tagging, Upload
+from riva_stream.sizes import MOST_PARTS
 from riva_stream.state import StateDirectory
 
 __all__ = ["Meter", "Run", "each"]
@@ -51,16 +52,28 @@ class Meter:
     expanded: int = 0
     durable: int = 0
     durable_source: int = 0
+    skipped: int = 0
+    """Bytes of the source that an earlier run has moved: counted as if this one had, but for its lanes' own bytes."""
+    copied: int = 0
     moved_at: float = field(default_factory=clock.monotonic)
     _began: float = field(default_factory=clock.monotonic)
     _told_at: float = 0.0
 
-    def add(self, *, fetched: int = 0, expanded: int = 0, durable: int = 0, durable_source: int = 0) -> None:
+    def add(
+        self,
+        *,
+        fetched: int = 0,
+        expanded: int = 0,
+        durable: int = 0,
+        durable_source: int = 0,
+        copied: int = 0,
+    ) -> None:
         """Something moved."""
         self.fetched += fetched
         self.expanded += expanded
         self.durable += durable
         self.durable_source += durable_source
+        self.copied += copied
         self.moved_at = clock.monotonic()
         if self.moved_at - self._told_at >= _INTERVAL:
             self.tell()
@@ -68,6 +81,10 @@ class Meter:
     def add_durable(self, upload: Upload, size: int) -> None:
         """A part of an upload became durable."""
         self.add(durable=size, durable_source=size if upload.key == self.source_key else 0)
+
+    def add_copied(self, upload: Upload, size: int) -> None:
+        """The store has copied a part of an upload."""
+        self.add(copied=size, durable_source=size if upload.key == self.source_key else 0)
 
     def touch(self) -> None:
         """A request was answered: nothing to count, but the run is alive."""
@@ -79,12 +96,14 @@ class Meter:
         self.observer(
             Progress(
                 source_size=self.source_size,
-                fetched=self.fetched,
-                hashed=self.lanes.hash.bytes,
-                extracted=self.lanes.extract.bytes,
+                fetched=self.skipped + self.fetched,
+                hashed=self.skipped + self.lanes.hash.bytes,
+                extracted=self.skipped + self.lanes.extract.bytes,
                 expanded=self.expanded,
                 durable=self.durable,
-                durable_source=self.durable_source,
+                durable_source=min(self.skipped + self.durable_source, self.source_size),
+                copied=self.copied,
+                resumed_from=self.skipped,
                 elapsed=self._told_at - self._began,
                 bottleneck=self.lanes.bottleneck(),
                 counts=self.counts,
@@ -102,13 +121,17 @@ class Run:
     retrier: Retrier
     lanes: Lanes
     meter: Meter
-    destination: Reader = field(init=False)
+    destination: Bucket = field(init=False)
     """Only to look at: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
     origin: Reader = field(init=False)
     """The store that holds the source; often the same."""
+    one_principal: bool = field(default=False, init=False)
+    """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
     started_at: datetime = field(default_factory=clock.now)
     warnings: list[str] = field(default_factory=list)
     tagging: Tagging = field(init=False)
+    most_parts: int = MOST_PARTS
+    """Parts that the destination takes of an upload, as far as is known."""
     _wall: float = field(default_factory=clock.monotonic)
     _cpu: float = field(default_factory=clock.cpu)
 
@@ -121,6 +144,10 @@ class Run:
             return
         self.warnings.append(message)
         self.observer(Warned(code=code, message=message))
+
+    def part_size_for(self, size: int) -> int:
+        """Bytes of a part for an object of ``size`` bytes that goes to the destination."""
+        return self.request.part_size_for(size, self.most_parts)
 
     @property
     def layout(self) -> Layout:
@@ -147,8 +174,8 @@ class Run:
 
     async def renew_sessions(self) -> bool:
         """Read the credentials anew; says whether that was possible."""
-        stores = [self.destination] if self.origin is self.destination else [self.destination, self.origin]
-        return all([await store.renew() for store in stores])
+        stores = {id(store): store for store in (self.destination.store, self.origin)}
+        return all([await store.renew() for store in stores.values()])
 
     def metadata(self, artifact_type: str) -> dict[str, str]:
         """Metadata of every object that this run creates."""

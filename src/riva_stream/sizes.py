@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["GIB", "MIB", "human_size"]
+__all__ = ["GIB", "MIB", "MOST_PARTS", "human_size"]
 
 MIB = 1 << 20
 GIB = 1 << 30
+
+MOST_PARTS = 10_000
+"""Parts that an upload may have on AWS."""
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 

@@ -13,7 +13,9 @@ PAGE = (ROOT / "docs" / "archives.md").read_text(encoding="utf-8")
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py")
+    )
     named = set(re.findall(r"`(test_\w+)`", PAGE))
     assert len(named) > 80
     assert {name for name in named if f"def {name}(" not in sources} == set()

@@ -221,14 +221,14 @@ def test_pax_records_that_nobody_needs_do_not_count(what: str, cuts: int | None)
 def test_pax_records_that_nobody_needs_are_not_held() -> None:
     value = 200 * MIB
     size = len(b"209715219 comment=") + value + 1
-    reader = PaxReader(size, "the header", lambda _: None)
+    reader = PaxReader(size, "the header")
     piece = memoryview(bytes(MIB))
     tracemalloc.start()
     try:
-        reader.feed(memoryview(b"%d comment=" % size))
+        reader.feed(memoryview(b"%d comment=" % size), lambda _: None)
         for _ in range(200):
-            reader.feed(piece)
-        reader.feed(memoryview(b"\n"))
+            reader.feed(piece, lambda _: None)
+        reader.feed(memoryview(b"\n"), lambda _: None)
         reader.finish()
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 import aioboto3
 
 from riva_stream.s3 import CompletedPart, StoreSettings, open_store
+from tests.contract.copies import COPIES, COPY_FACTS
 from tests.contract.ground import SMALL, TAKEN, Ground, body, crc64nvme
 from tests.contract.seaweed import SEAWEED
 from tests.contract.writes import WRITES
@@ -308,7 +309,7 @@ ANSWERS: dict[str, dict[str, str]] = {
 } | {"seaweedfs": dict(SEAWEED)}
 """By store, then by question."""
 for _store, _answers in ANSWERS.items():
-    _answers |= {question.name: question.answers[_store] for question in WRITES}
+    _answers |= {question.name: question.answers[_store] for question in (*WRITES, *COPIES)}
 
 PROBED: dict[str, dict[str, str]] = {
     "moto": {"auto": "etag", "crc64nvme": "refused", "md5": "refused", "sha256": "refused", "none": "none"},
@@ -342,15 +343,20 @@ _TITLES = {"localstack": "LocalStack", "seaweedfs": "SeaweedFS"}
 
 
 def table() -> str:
-    """Both tables in Markdown."""
+    """All tables in Markdown."""
     stores = list(ANSWERS)
     titles = " | ".join(_TITLES.get(store, store) for store in stores)
     rule = "|---" * (len(stores) + 1) + "|"
     lines = [f"| request | {titles} |", rule]
-    for name in [*(question.name for question in QUESTIONS), *(question.name for question in WRITES)]:
+    for name in ANSWERS["memory"]:
         answers = [ANSWERS[store][name] for store in stores]
         cells = [answer if answer == TAKEN else f"`{answer}`" for answer in answers]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"| of parts that the store copies | {titles} |", rule]
+    for fact in COPY_FACTS:
+        told = [fact.answers[store] for store in stores]
+        cells = [answer if answer in {"yes", "no"} else f"`{answer}`" for answer in told]
+        lines.append(f"| {fact.name} | {' | '.join(cells)} |")
     lines += ["", f"| `--upload-check` | {titles} |", rule]
     for wanted in PROBED["moto"]:
         lines.append(f"| `{wanted}` | {' | '.join(PROBED[store][wanted] for store in stores)} |")

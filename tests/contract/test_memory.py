@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from riva_stream.errors import ConfigurationError, HeldError, SourceChangedError, TransientError
-from riva_stream.s3 import CompletedPart, Store, Window
-from riva_stream.s3.memory import MemoryStore
-from tests.contract.ground import SMALL, body
+from riva_stream.s3 import CompletedPart, CopySource, ObjectPart, Store, Window
+from riva_stream.s3.memory import Copies, MemoryStore
+from tests.contract.ground import SMALL, body, crc64nvme, md5
 
 BUCKET = "bucket"
 PLAIN: dict[str, Any] = {"content_type": "a/b", "metadata": {}}
@@ -157,3 +157,80 @@ async def test_tags_come_back_and_there_are_no_rules() -> None:
     await store.put_tags(BUCKET, "k", {"b": "2"})
     assert await store.get_tags(BUCKET, "k") == {"b": "2"}
     assert await store.get_lifecycle(BUCKET) is None
+
+
+async def copied(
+    store: MemoryStore, source: CopySource, *, declared: bool = True
+) -> tuple[str, CompletedPart]:
+    """An upload with one copied part of what is at a key."""
+    upload_id = await store.create_upload(BUCKET, "copy", crc64nvme=declared, **PLAIN)
+    told = await store.copy_part(BUCKET, "copy", upload_id, 1, source)
+    size = 0 if source.first is None or source.last is None else source.last - source.first + 1
+    return upload_id, CompletedPart(1, told.etag, size or len(SMALL), told.crc64nvme)
+
+
+async def test_a_range_is_copied_of_what_is_large_enough() -> None:
+    store = MemoryStore(BUCKET, smallest_part=8)
+    etag = await put(store)
+    upload_id, part = await copied(store, CopySource(BUCKET, "k", etag, None, 3, 7))
+    assert (part.etag, part.crc64nvme) == (md5(SMALL[3:8]), crc64nvme(SMALL[3:8]))
+    await store.complete_upload(BUCKET, "copy", upload_id, [part], crc64nvme=crc64nvme(SMALL[3:8]))
+    found = store.look(BUCKET, "copy")
+    assert found is not None
+    assert found.data == SMALL[3:8]
+    small = await put(store, "small", b"12345678")
+    for first, last, code in ((0, 3, "InvalidRequest"), (0, 8, "InvalidRequest")):
+        with pytest.raises(ConfigurationError) as caught:
+            await copied(store, CopySource(BUCKET, "small", small, None, first, last))
+        assert caught.value.where.code == code
+    with pytest.raises(ConfigurationError) as caught:
+        await copied(store, CopySource(BUCKET, "k", etag, None, 0, len(SMALL)))
+    assert caught.value.where.code == "InvalidArgument"
+
+
+async def test_a_version_is_copied_while_it_is_there() -> None:
+    store = MemoryStore(BUCKET, versioned=True)
+    old = await store.put(BUCKET, "k", body(b"old"), **PLAIN)
+    await put(store)
+    _, part = await copied(store, CopySource(BUCKET, "k", old.etag, old.version_id))
+    assert part.etag == md5(b"old")
+    with pytest.raises(SourceChangedError) as caught:  # it is not the newest
+        await copied(store, CopySource(BUCKET, "k", old.etag))
+    assert caught.value.where.status == 412
+
+
+async def test_an_object_tells_the_parts_that_it_was_completed_from() -> None:
+    store = MemoryStore(BUCKET, smallest_part=1)
+    await put(store)
+    assert await store.head_part(BUCKET, "k", 1) is None
+    upload_id, parts = await upload(store, "u", b"12345", b"678")
+    await store.complete_upload(BUCKET, "u", upload_id, parts, crc64nvme=None)
+    assert [await store.head_part(BUCKET, "u", n) for n in (1, 2)] == [ObjectPart(5, 2), ObjectPart(3, 2)]
+
+
+@pytest.mark.parametrize(("copies", "told"), [("flipped", "of the copy"), ("lying", "of the source")])
+async def test_a_store_may_copy_other_bytes(copies: Copies, told: str) -> None:
+    store = MemoryStore(BUCKET, copies=copies)
+    upload_id, part = await copied(store, CopySource(BUCKET, "k", await put(store)))
+    assert (part.etag == md5(SMALL)) == (part.crc64nvme == crc64nvme(SMALL)) == (told == "of the source")
+    with pytest.raises(TransientError) as caught:  # the checksum of the whole is of what there is
+        await store.complete_upload(BUCKET, "copy", upload_id, [part], crc64nvme=crc64nvme(SMALL))
+    assert caught.value.where.code == "BadDigest"
+    await store.complete_upload(BUCKET, "copy", upload_id, [part], crc64nvme=None)
+    found = store.look(BUCKET, "copy")
+    assert found is not None
+    assert sum((a ^ b).bit_count() for a, b in zip(found.data, SMALL, strict=True)) == 1
+
+
+async def test_copies_may_be_weaker() -> None:
+    refusing = MemoryStore(BUCKET, copies="refused")
+    with pytest.raises(ConfigurationError) as caught:
+        await copied(refusing, CopySource(BUCKET, "k", await put(refusing)))
+    assert caught.value.where.code == "NotImplemented"
+    careless = MemoryStore(BUCKET, copies="unconditional")
+    await put(careless)
+    assert (await copied(careless, CopySource(BUCKET, "k", "0" * 32)))[1].etag == md5(SMALL)
+    silent = MemoryStore(BUCKET, copies="unproven")
+    _, part = await copied(silent, CopySource(BUCKET, "k", await put(silent)))
+    assert part.crc64nvme is None
+    assert part.etag != md5(SMALL)

@@ -10,7 +10,8 @@ import pytest
 
 from riva_stream.digest import combined_crc64nvme, crc64nvme_of
 from riva_stream.errors import HeldError, RivaStreamError
-from riva_stream.s3 import CompletedPart, PartBody
+from riva_stream.s3 import CompletedPart, CopySource, PartBody
+from tests.contract.copies import copy_of_parts
 from tests.contract.enforcement import ANSWERS
 from tests.contract.ground import SMALL, TAKEN, Ground, body, crc64nvme, md5
 
@@ -228,3 +229,29 @@ async def test_a_version_is_told_only_where_there_are_versions(ground: Ground) -
     stored = await ground.store.complete_upload(ground.bucket, key, upload_id, parts, crc64nvme=None)
     put = await ground.store.put(ground.bucket, ground.key(), body(), content_type="a/b", metadata={})
     assert (stored.version_id, put.version_id) == (None, None)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+async def test_copied_parts_become_the_bytes_of_their_source(ground: Ground, declared: bool) -> None:
+    copied = await copy_of_parts(ground, declared=declared)
+    assert await ground.store.head(ground.bucket, copied.key) is None  # nothing is visible
+    listed = await ground.store.list_parts(ground.bucket, copied.key, copied.upload_id)
+    assert [(part.number, part.size) for part in listed or ()] == [
+        (number, len(part)) for number, part in enumerate(copied.parts, 1)
+    ]
+    await ground.complete(copied.key, copied.upload_id, copied.completed)
+    assert await ground.data(copied.key) == copied.data
+
+
+async def test_copied_and_sent_parts_go_into_one_object(ground: Ground) -> None:
+    sent, source = os.urandom(5 * MIB), os.urandom(6 * MIB)
+    source_key, key = ground.key(), ground.key()
+    etag = await ground.put(source_key, body(source))
+    upload_id = await ground.create(key)
+    first = await ground.part(key, upload_id, 1, body(sent))
+    asked = CopySource(ground.bucket, source_key, etag, None, 1000, 6 * MIB - 1)
+    second = await ground.store.copy_part(ground.bucket, key, upload_id, 2, asked)
+    rest = source[1000:]
+    parts = [CompletedPart(1, first, len(sent)), CompletedPart(2, second.etag, len(rest))]
+    await ground.complete(key, upload_id, parts)
+    assert await ground.data(key) == sent + rest

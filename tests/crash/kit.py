@@ -160,6 +160,7 @@ class Actor:
             f"--part-size={PART}",
             f"--lease={trial.ground.lease:g}",
             "--connections=3",
+            "--source-copy=send",  # the accounts are about what is sent
             "--json",
             *flags,
         ]

@@ -76,6 +76,17 @@ class Field:
             self.server.client().put_object(
                 Bucket=self.sources, Key=f"{folder}/{SOURCE_KEY}", Body=model.data
             )
+        self._put_in_parts(f"parts/{SOURCE_KEY}", self.new.data)
+
+    def _put_in_parts(self, key: str, data: bytes) -> None:
+        """A source that is copied in as many parts as it was uploaded in: there a first, a middle and a last one."""
+        client, place = self.server.client(), {"Bucket": self.sources, "Key": key}
+        upload = place | {"UploadId": client.create_multipart_upload(**place)["UploadId"]}
+        parts = []
+        for number, at in enumerate(range(0, len(data), 5 * MIB), 1):
+            answer = client.upload_part(**upload, PartNumber=number, Body=data[at : at + 5 * MIB])
+            parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+        client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
 
     def request(self, place: Place, folder: str = "new", **fields: Any) -> StageRequest:
         given: dict[str, Any] = {
@@ -83,6 +94,7 @@ class Field:
             "part_size": 5 * MIB,
             "connections": 4,
             "retries": 2,
+            "source_copy": "send",
         }
         return place.request(**(given | fields))
 
@@ -114,8 +126,10 @@ class Field:
         wrong = hashlib.sha256(b"another archive").hexdigest()
         # Short, for what a run leaves in its commit is waited out; but long enough for windows.
         lease = 2.0 if situation == "resume" else _LEASE
+        copied: dict[str, Any] = {"folder": "parts", "source_copy": "auto"} if situation == "copied" else {}
         return self.request(
             place,
+            **copied,
             lease=lease,
             force=situation == "replace",
             expect_sha256=wrong if situation == "refused" else None,
@@ -171,7 +185,7 @@ class Field:
         names = place.names()
         if MARKER.removeprefix(PREFIX) in names:
             marked = self._marked(place)
-            assert situation not in {"fresh", "resume"} or marked is self.new
+            assert situation not in {"fresh", "resume", "copied"} or marked is self.new
             assert situation != "refused", "a refused run has put a marker"
             self._assert_whole(place, marked)
             assert code != 65 or situation == "again", "exit 65, and yet it is staged"
@@ -188,7 +202,7 @@ class Field:
     def _marked(self, place: Place) -> Model:
         """Which of both a marker says is staged."""
         source = Marker.parse(place.read(MARKER).decode()).source
-        return self.new if source == f"s3://{self.sources}/new/{SOURCE_KEY}" else self.old
+        return self.old if source == f"s3://{self.sources}/old/{SOURCE_KEY}" else self.new
 
     def _assert_right(self, place: Place, name: str) -> None:
         """An object that can be seen is one that was meant, whole: the new one's or the old one's."""

@@ -27,7 +27,7 @@ from tests.support.faults import Fault as Strike
 
 __all__ = ["ALL", "CELLS", "ELSEWHERE", "REPRESENTATIVE", "Cell", "Fault", "Target", "table"]
 
-Situation = Literal["fresh", "replace", "again", "refused", "resume"]
+Situation = Literal["fresh", "replace", "again", "refused", "resume", "copied"]
 At = Literal["only", "first", "middle", "last"]
 Lasts = Literal["once", "twice", "on"]
 
@@ -102,7 +102,7 @@ JOURNAL_HEAD = Target("journal HEAD", "HeadObject", _JOURNAL)
 JOURNAL_PUT = Target("journal PUT", "PutObject", _JOURNAL, body="sent")
 JOURNAL_DELETE = Target("journal DELETE", "DeleteObject", _JOURNAL, count=_ONE)
 PROBE_CREATE = Target("probe Create", "CreateMultipartUpload", _PROBE, count="some", body="xml")
-PROBE_PART = Target("probe UploadPart", "UploadPart", _PROBE, count=_TWO)
+PROBE_PART = Target("probe UploadPart", "UploadPart", _PROBE)
 PROBE_ABORT = Target("probe Abort", "AbortMultipartUpload", _PROBE, count="some")
 UPLOADS = Target("listing of uploads", "ListMultipartUploads", "", body="xml")
 RANGE = Target("source range", "GetObject", SOURCE_KEY)
@@ -130,6 +130,7 @@ LEFT_UPLOADS = Target("listing of uploads that are left", "ListMultipartUploads"
 LEFT_PARTS = Target("ListParts of what is left", "ListParts", _DATA, "resume", body="xml")
 LEFT_ABORT = Target("Abort of what is left", "AbortMultipartUpload", _OBJECT, "resume", count=_ONE)
 LEFT_PART = Target("UploadPart of what is left", "UploadPart", _DATA, "resume", count="some")
+COPY = Target("UploadPartCopy", "UploadPartCopy", _DATA, "copied", body="xml")
 
 FRESH: Final = (
     SOURCE_HEAD,
@@ -166,6 +167,7 @@ LATER: Final = (
     LEFT_PARTS,
     LEFT_ABORT,
     LEFT_PART,
+    COPY,
 )
 ALL: Final = FRESH + LATER
 
@@ -271,11 +273,12 @@ def _survived() -> Iterator[Cell]:
     yield from _strike(xml, XML, 0)
     yield from _strike((RANGE,), BODY, 0)
     yield from _strike((COMPLETE, MARKER_COMPLETE, NEW_COMPLETE), COMPLETES, 0)
+    yield from _strike((COPY,), COMPLETES[:3], 0)
     yield from _strike((PART,), (NO_ETAG,), 0)
     yield from _strike((RANGE, CREATE, PART, COMPLETE, JOURNAL_PUT), (_refused("ExpiredToken"),), 0)
 
     # A connection on which nothing moves: given up and tried again, or the run ends by --timeout.
-    stalled = (RANGE, CREATE, PART, COMPLETE, HEAD, MARKER_COMPLETE, JOURNAL_PUT)
+    stalled = (RANGE, CREATE, PART, COMPLETE, HEAD, MARKER_COMPLETE, JOURNAL_PUT, COPY)
     yield from _strike(stalled, STALLS, 0, 75, timeout=5.0)
     yield from _strike((PART,), (STALL_SENT,), 0, 75, timeout=5.0)
     yield from _strike((RANGE,), (STALL_READ,), 0, 75, timeout=5.0)
@@ -294,16 +297,27 @@ def _ended() -> Iterator[Cell]:
     yield from _strike(cleaning, for_good[:1], 0, leaves_open=True)
 
     # Somebody else has taken over: exit 75.
-    yield from _strike((PART, COMPLETE, DOCUMENT_COMPLETE, MARKER_COMPLETE, LEFT_PART), (GONE,), 75)
+    yield from _strike((PART, COMPLETE, DOCUMENT_COMPLETE, MARKER_COMPLETE, LEFT_PART, COPY), (GONE,), 75)
     # A condition that is refused though it holds is the store's mistake: it is done without.
     yield from _strike((COMPLETE, MARKER_COMPLETE, JOURNAL_PUT), (THERE_FIRST,), 0, 75)
     yield from _strike((COMPLETE,), (_refused("InvalidPart"),), 0, 75)
     yield from _strike((LEFT_PARTS,), (GONE,), 0)
 
+    # What the store does not copy, though the source is unchanged, is sent.
+    uncopied = (
+        THERE_FIRST,
+        _refused("NoSuchKey"),
+        _refused("NotImplemented"),
+        _refused("AccessDenied", "on"),
+    )
+    yield from _strike((COPY,), uncopied, 0)
+
     # Refused for good, each with its own exit code. Some rights can be done without.
     denied = _refused("AccessDenied", "on")
     spared = (LISTING, UPLOADS, LEFT_UPLOADS)
-    forbidden = tuple(t for t in ALL if t not in {*cleaning, *spared, JOURNAL_HEAD, LEFT_ABORT, LEFT_PARTS})
+    forbidden = tuple(
+        t for t in ALL if t not in {*cleaning, *spared, JOURNAL_HEAD, LEFT_ABORT, LEFT_PARTS, COPY}
+    )
     yield from _strike(forbidden, (denied,), 77)
     yield from _strike((JOURNAL_HEAD,), (denied,), 0, 77, leaves_open=True)
     yield from _strike((LEFT_ABORT, LEFT_PARTS), (denied,), 0, 77)

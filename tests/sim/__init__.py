@@ -9,12 +9,14 @@
 `scenarios`       what may be asked for, of what state of the destination
 `exhaustive`      every request of every scenario, broken in every way; every schedule of two runs with two switches
 `seeds`           what a seed draws: two and three runs, crashes, freezes, requests of the dead that come late
+`older`           version 0.1 of the package, to be run beside this one
 `report`          counts, and the command that replays a violation
 ================  ===================================================================================================
 
 ::
 
     python -m tests.sim --seeds 100000
+    python -m tests.sim --seeds 3000 --beside tests.sim.older:stage
     python -m tests.sim --exhaustive
     python -m tests.sim --replay 4711 --trace
 """

@@ -20,6 +20,8 @@ from tests.sim.report import Tally
 from tests.sim.scenarios import SCENARIOS
 from tests.sim.world import RunFactory
 
+_TELL = 60.0
+"""Seconds between two lines about how far it is, where nobody watches a terminal."""
 _BATCH = 25
 """Simulations between two collections of garbage: it is made faster than it is worth looking for."""
 
@@ -112,7 +114,7 @@ def _replay(name: str, kind: str, beside: RunFactory, *, trace: bool) -> int:
 
 
 def _everything(options: argparse.Namespace, kind: str) -> int:
-    tally, began = Tally(), time.monotonic()
+    tally, began, told = Tally(), time.monotonic(), 0.0
     batches = _batches(_work(options), kind, options.beside)
     # A pool that says so when one of its processes dies, in place of waiting for its answer for ever.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
@@ -120,8 +122,10 @@ def _everything(options: argparse.Namespace, kind: str) -> int:
             for result in results:
                 tally.add(result)
             spent = time.monotonic() - began
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{tally.simulations} simulations, {tally.violating} bad")
+            if sys.stderr.isatty() or spent - told >= _TELL:
+                told, end = spent, "\r" if sys.stderr.isatty() else "\n"
+                sys.stderr.write(f"{tally.simulations} simulations, {tally.violating} bad{end}")
+                sys.stderr.flush()
             if options.minutes and spent > options.minutes * 60:
                 pool.shutdown(wait=False, cancel_futures=True)
                 break

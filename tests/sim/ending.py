@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from riva_stream.config import StageRequest
-from tests.sim.judge import Violation
 from tests.sim.scenarios import asked
 from tests.sim.sources import SOURCES, source
 from tests.sim.world import World
@@ -41,10 +40,10 @@ def converge(
             break
     else:
         text = f"the second plain run ends with {run.outcome}: {run.problem}"
-        world.judge.violations.append(Violation("E1", text))
+        world.judge.blame_end("E1", text)
         return
     if run.outcome in _GOOD and world.judge.standing() is None:
-        world.judge.violations.append(Violation("E1", f"{run.outcome}, but what stands there is not whole"))
+        world.judge.blame_end("E1", f"{run.outcome}, but what stands there is not whole")
     if last:
         world.judge.judge_end()
 

@@ -21,6 +21,7 @@ __all__ = ["NOT_PROMISED", "PROPERTIES", "Judge", "Violation"]
 
 PROPERTIES: Mapping[str, str] = {
     "P1": "nothing that a standing marker promises is deleted or replaced",
+    "P1r": "nothing that a standing deployment_ready.txt vouches for is deleted or replaced",
     "P1m": "a marker goes only by a run that was asked to replace it and has seen this very one",
     "P2": "nothing outside the prefix changes",
     "P3": "a marker appears only over a complete, unmixed set whose bytes are right",
@@ -36,6 +37,7 @@ PROPERTIES: Mapping[str, str] = {
 }
 
 NOT_PROMISED = frozenset({"L2", "L3"})
+_MIXED = frozenset({"P1", "P1m", "P3"})
 
 _MARKER, _READY, _PAIRED = "staging_complete.txt", "deployment_ready.txt", "deployment.json"
 _ARTIFACT, _MANIFEST, _CHECKSUMS = "artifact.json", "upload_manifest.json", "checksums.sha256"
@@ -49,9 +51,11 @@ class Violation:
 
     kind: str
     text: str
+    is_beside: bool = False
+    """Whether it was a run of another version that broke it."""
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.text}"
+        return f"{self.kind}: {self.text}" + (" (another version)" if self.is_beside else "")
 
 
 class _WrongError(Exception):
@@ -76,16 +80,27 @@ class Judge:
         self.violations: list[Violation] = []
         self.promised: dict[str, MemoryObject] = {}
         """What the marker that stands promises; itself among it."""
+        self._ready: dict[str, MemoryObject] = {}
+        """What the deployment documents that stand vouch for; there may be no marker beside them."""
         self._seen: dict[int, list[MemoryObject]] = {}
         """Markers that each process was shown, by its pid."""
         self._late: set[str] = set()
+        """Keys, and UploadIds, that came to be by requests of runs that were over by then."""
         self._named: set[str] = set()
         """UploadIds that a journal has named."""
-        """Keys, and UploadIds, that came to be by requests of runs that were over by then."""
+        self._answerable: dict[str, bool] = {}
+        """For each UploadId: whether a run of another version had to abort it."""
+        self._shown: dict[tuple[int, str], MemoryObject | None] = {}
+        """What each process, by its pid, saw last at a key, or has put there."""
+        self._changed_beside: dict[str, bool] = {}
+        """For each key: whether a run of another version has made the last change."""
+        self._holder = 0
+        """Pid of the process whose journal is there."""
         marker = self._look(self._marker)
         if marker is not None:
             with suppress(_WrongError):
                 self.promised = self._complete(marker)
+        self._look_at_the_pair()
 
     # ---- while it goes on
 
@@ -97,8 +112,7 @@ class Judge:
             return request.carry_out()
         if not request.changes:
             result = request.carry_out()
-            if request.key == self._marker and (shown := self._look(request.key)) is not None:
-                self._seen.setdefault(request.process.pid, []).append(shown)
+            self._show(request, result)
             return result
         if not request.key.startswith(self.prefix):
             self._blame(request, "P2", f"{request.key} is outside of {self.prefix}")
@@ -107,11 +121,34 @@ class Judge:
         after = self._look(request.key)
         if request.process.is_over:
             self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)
+        if request.operation == "CreateMultipartUpload":
+            self._answerable[str(result)] = request.process.is_beside
         if before is not after:
+            self._shown[request.process.pid, request.key] = after
+            self._changed_beside[request.key] = request.process.is_beside
+            if request.key == self.prefix + _JOURNAL:
+                self._journaled(request.process, before, after)
+            self._judge_ready(request, after)
             self._changed(request, before, after)
-        if request.key == self.prefix + _JOURNAL and after is not None:
-            self._named |= {upload["upload_id"] for upload in json.loads(after.data).get("uploads", ())}
         return result
+
+    def _show(self, request: Request, answer: Any) -> None:
+        """Its process knows from here on what is there."""
+        process, keys = request.process, [request.key]
+        if request.operation == "ListObjectsV2":
+            keys = self.store.keys(self.bucket, request.key)
+        elif request.operation == "ListMultipartUploads" and self._holder == process.pid:
+            self._answerable |= {found.upload_id: process.is_beside for found in answer}
+        for key in keys:
+            self._shown[process.pid, key] = shown = self._look(key)
+            if key == self._marker == request.key and shown is not None:
+                self._seen.setdefault(process.pid, []).append(shown)
+
+    def _journaled(self, process: Process, before: MemoryObject | None, after: MemoryObject | None) -> None:
+        self._holder = process.pid if after is not None else 0
+        self._named |= _named(after)
+        # Whoever takes the last word of an upload away has to have aborted it, or does so next.
+        self._answerable |= dict.fromkeys(_named(before) - _named(after), process.is_beside)
 
     def standing(self) -> dict[str, Any] | None:
         """``artifact.json`` (``deployment.json`` of a bintarball reference) under a marker that is right, or None.
@@ -152,6 +189,27 @@ class Judge:
         if after is not None and self._is_staged(key):
             self._judge_visible(request)
 
+    def _judge_ready(self, request: Request, after: MemoryObject | None) -> None:
+        if request.key == self.prefix + _READY:
+            self._look_at_the_pair()
+        elif request.key in self._ready:
+            self._blame(request, "P1r", f"{request.key} is {'deleted' if after is None else 'replaced'}")
+            self._ready.pop(request.key)  # told once
+
+    def _look_at_the_pair(self) -> None:
+        """Note what ``deployment_ready.txt`` vouches for, by way of ``deployment.json``."""
+        self._ready = {}
+        ready, document = self._look(self.prefix + _READY), self._look(self.prefix + _PAIRED)
+        if ready is None or document is None:
+            return
+        if _lines(ready.data).get("SHA-256 of deployment.json") != _sha256(document):
+            return
+        archive = self._json(_PAIRED)["bintarball_references"]["model_archive"]
+        there = self._look(archive["s3_uri"].removeprefix(f"s3://{self.bucket}/"))
+        self._ready = {document.key: document}
+        if there is not None and there.etag == archive["etag"]:
+            self._ready[there.key] = there
+
     def _judge_removal(self, request: Request, marker: MemoryObject) -> None:
         process = request.process
         if not any(shown is marker for shown in self._seen.get(process.pid, ())):
@@ -171,13 +229,20 @@ class Judge:
         try:
             self.promised = self._complete(marker)
         except _WrongError as wrong:
-            self._blame(request, "P3", str(wrong))
+            self._blame(request, "P3", str(wrong), is_beside=self._is_meddled_with(request.process))
+
+    def _is_meddled_with(self, process: Process) -> bool:
+        """Whether another version has changed something under this process's hold, since it looked there last."""
+        return self._holder == process.pid and any(
+            is_beside and self._look(key) is not self._shown.get((process.pid, key))
+            for key, is_beside in self._changed_beside.items()
+        )
 
     def _judge_pair(self, request: Request) -> None:
         try:
             self.promised |= self._pair()
         except _WrongError as wrong:
-            self._blame(request, "P3", str(wrong))
+            self._blame(request, "P3", str(wrong), is_beside=self._is_meddled_with(request.process))
 
     def _judge_visible(self, request: Request) -> None:
         """An archive or a model has appeared."""
@@ -202,9 +267,15 @@ class Judge:
         for upload in self.store.open_uploads(self.bucket):
             found = self.store.lists_uploads_by_prefix or upload.upload_id in self._named
             kind = "E2" if found and upload.upload_id not in self._late else "L2"
-            self.violations.append(Violation(kind, f"{upload.key} has an open upload"))
+            is_beside = self._answerable.get(upload.upload_id, False)
+            self.violations.append(Violation(kind, f"{upload.key} has an open upload", is_beside))
         for key in self.store.keys(self.bucket, self.prefix + ".riva-stream/"):
             self.violations.append(Violation("L3" if key in self._late else "E3", f"{key} is left"))
+
+    def blame_end(self, kind: str, text: str) -> None:
+        """Something is wrong in the end; if another version has left a mixture, it comes of that."""
+        is_beside = any(v.is_beside for v in self.violations if v.kind in _MIXED)
+        self.violations.append(Violation(kind, text, is_beside))
 
     # ---- what a marker says
 
@@ -314,13 +385,21 @@ class Judge:
         except ValueError as error:
             raise _WrongError(f"{name} is not JSON") from error
 
-    def _blame(self, request: Request, kind: str, text: str) -> None:
-        self.violations.append(Violation(kind, f"{text}, by {request}"))
+    def _blame(self, request: Request, kind: str, text: str, *, is_beside: bool = False) -> None:
+        is_beside |= request.process.is_beside
+        self.violations.append(Violation(kind, f"{text}, by {request}", is_beside))
 
 
 def _files(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for entry in manifest["files"].values():
         yield from entry if isinstance(entry, list) else [entry] if entry else []
+
+
+def _named(journal: MemoryObject | None) -> set[str]:
+    """UploadIds in a journal."""
+    return (
+        {upload["upload_id"] for upload in json.loads(journal.data).get("uploads", ())} if journal else set()
+    )
 
 
 def _lines(text: bytes) -> dict[str, str]:

@@ -16,11 +16,14 @@ from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
+    CopiedPart,
+    CopySource,
     Document,
     Folders,
     Lifecycle,
     Listing,
     ObjectInfo,
+    ObjectPart,
     OpenUpload,
     PartBody,
     RangeReply,
@@ -401,6 +404,13 @@ class Connection:
         found, _ = await self._ask("HeadObject", bucket, key, lambda: immediately(effect()))
         return found  # type: ignore[no-any-return]
 
+    async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
+        effect = partial(self._store.head_part, bucket, key, number)
+        found, _ = await self._ask(
+            "HeadObject", bucket, key, lambda: immediately(effect()), detail=f" part {number}"
+        )
+        return found  # type: ignore[no-any-return]
+
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         effect = partial(self._store.get, bucket, key, limit=limit)
         found, request = await self._ask("GetObject", bucket, key, lambda: immediately(effect()))
@@ -560,6 +570,20 @@ class Connection:
             detail=f"{_short(upload_id)} part {number}",
         )
         return etag  # type: ignore[no-any-return]
+
+    async def copy_part(
+        self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
+    ) -> CopiedPart:
+        effect = partial(self._store.copy_part, bucket, key, upload_id, number, source)
+        copied, _ = await self._ask(
+            "UploadPartCopy",
+            bucket,
+            key,
+            lambda: immediately(effect()),
+            changes=True,
+            detail=f"{_short(upload_id)} part {number} from {source.key} bytes {source.first}-{source.last}",
+        )
+        return copied  # type: ignore[no-any-return]
 
     async def complete_upload(
         self,

@@ -37,6 +37,8 @@ class Process:
         self.cuts = False
         """Whether every body that it is sent ends early."""
         self.down_until = 0.0
+        self.is_beside = False
+        """Whether it runs another version of the package: what that breaks is told apart."""
         self.denied: frozenset[str] = frozenset()
         """Operations for which it has no right."""
         self.credential = 0

@@ -13,6 +13,7 @@ from tests.sim.kinds import KINDS
 __all__ = ["Tally"]
 
 _EXAMPLES = 3
+_Place = tuple[str, str, bool]
 
 
 @dataclass
@@ -22,14 +23,16 @@ class Tally:
     simulations: int = 0
     violating: int = 0
     """Simulations in which a promise was broken that is made on that kind of store."""
+    beside: int = 0
+    """The same, but by another version, which has not made it."""
     runs: int = 0
     broken: int = 0
     requests: int = 0
-    violations: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Simulations by (kind of store, property)."""
-    first: dict[tuple[str, str], int] = field(default_factory=dict)
+    violations: Counter[_Place] = field(default_factory=Counter)
+    """Simulations by (property, kind of store, whether another version broke it)."""
+    first: dict[_Place, int] = field(default_factory=dict)
     """How many simulations it took to find it."""
-    examples: dict[tuple[str, str], list[tuple[str, str]]] = field(default_factory=dict)
+    examples: dict[_Place, list[tuple[str, str]]] = field(default_factory=dict)
     """Names of some of these simulations, and what was wrong there."""
 
     def add(self, result: Result) -> None:
@@ -38,11 +41,13 @@ class Tally:
         self.runs += result.runs
         self.broken += result.broken
         self.requests += result.requests
-        told_of = {violation.kind for violation in result.violations}
-        self.violating += bool(told_of - NOT_PROMISED - KINDS[result.kind].weaker)
-        told = {violation.kind: violation.text for violation in reversed(result.violations)}
-        for kind, text in told.items():
-            place = (result.kind, kind)
+        promised = PROPERTIES.keys() - NOT_PROMISED - KINDS[result.kind].weaker
+        broken = {violation.is_beside for violation in result.violations if violation.kind in promised}
+        self.violating += False in broken
+        self.beside += True in broken
+        told = {(v.kind, v.is_beside): v.text for v in reversed(result.violations)}
+        for (kind, is_beside), text in told.items():
+            place = (kind, result.kind, is_beside)
             self.violations[place] += 1
             self.first.setdefault(place, self.simulations)
             examples = self.examples.setdefault(place, [])
@@ -58,11 +63,13 @@ class Tally:
             f"{self.broken / minutes:.0f} breaks a minute"
         )
         yield f"{self.violating} simulations in which a promise is broken"
-        for (kind, name), number in sorted(
-            self.violations.items(), key=lambda item: (item[0][1], item[0][0])
-        ):
+        if self.beside:
+            yield f"{self.beside} simulations in which another version breaks one"
+        for place, number in sorted(self.violations.items()):
+            name, kind, is_beside = place
             weaker = ", which is not promised there" if name in KINDS[kind].weaker else ""
-            yield f"  {name} on {kind}: {number} (the first after {self.first[kind, name]}){weaker}; {PROPERTIES[name]}"
-            for example, text in self.examples[kind, name]:
+            whose = " by another version" if is_beside else ""
+            yield f"  {name} on {kind}{whose}: {number} (the first after {self.first[place]}){weaker}; {PROPERTIES[name]}"
+            for example, text in self.examples[place]:
                 yield f"      python -m tests.sim --replay '{example}' --trace"
                 yield f"          {text}"

@@ -14,12 +14,14 @@ from riva_stream.s3.port import PartBody
 from riva_stream.sizes import MIB
 from tests.sim.network import immediately
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
+from tests.support.ceilings import ceiling_for
 
 __all__ = ["BUCKET", "FOLLOW_UPS", "SCENARIOS", "Scenario", "asked", "name_foreign_key", "prefix_of"]
 
 BUCKET = "staging"
 LEASE = 6.0
 _PART = 2048
+_LITTLE = ceiling_for(_PART, 3)
 
 
 def prefix_of(*, bintarball: bool = False) -> str:
@@ -37,6 +39,8 @@ def asked(
     bintarball: bool = False,
     include: tuple[str, ...] = ("*.riva",),
     wrong: bool = False,
+    copy: str = "send",
+    check: str = "auto",
 ) -> StageRequest:
     """A request. Parts are small beyond what a request may have, so that a few KiB are many of them."""
     fields: dict[str, Any] = {
@@ -53,12 +57,17 @@ def asked(
         "memory": 192 * MIB,
         "retries": 3,
         "connections": 4,
+        "source_copy": copy,
+        "upload_check": check,
     }
     if image or bintarball:
         fields["server_path"] = f"s3://{SOURCE_BUCKET}/{IMAGE}"
     if wrong:
         fields["expect_sha256"] = "0" * 64
-    return StageRequest(**fields).model_copy(update={"part_size": _PART})
+    small = {"part_size": _PART, "checkpoint": _PART if name == "long" else 0}
+    if name == "long":
+        small["memory"] = _LITTLE  # so that a run cannot have read all of it before it has sent any
+    return StageRequest(**fields).model_copy(update=small)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,14 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("unlisted", (), asked(), _UNLISTED),
         Scenario("unlisted other", (asked("two"),), asked(force=True), _UNLISTED),
         Scenario("hostile manifest", (asked("two"),), asked(force=True), _UNLISTED, is_hostile=True),
+        Scenario("long", (), asked("long")),
+        Scenario("long over other", (asked("two"),), asked("long", force=True)),
         Scenario("bad source", (), asked("bad")),
+        Scenario("copied", (), asked(copy="auto")),
+        Scenario("copied members", (), asked("plain", copy="auto")),
+        Scenario("copied by its ETag", (), asked(copy="auto", check="md5")),
+        Scenario("copied over another", (asked("two", copy="auto"),), asked(copy="auto", force=True)),
+        Scenario("copied, bad", (), asked("bad", copy="store")),
         Scenario("bad source over good", (asked(),), asked("bad", force=True)),
     )
 }

@@ -69,7 +69,8 @@ def simulate(seed: int, *, kind: str = "", beside: RunFactory = newest, trace: T
                 "skew": draw.choice((0.0, -4e5, 3e3)),
                 "denied": scenario.denied,
             }
-            options["factory"] = newest if request is requests[0] else beside
+            if request is not requests[0]:
+                options |= {"factory": beside, "is_beside": beside is not newest}
             if together:
                 world.start_in(draw.random() * draw.choice((0.1, 1.0, 15.0)), request, **options)
             else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from random import Random
 from typing import Any
 
+import anyio
 import pytest
 
 from riva_stream.config import StageRequest
@@ -15,15 +17,17 @@ from riva_stream.errors import TransientError
 from riva_stream.s3.port import CompletedPart, PartBody, Store
 from tests.sim import seeds
 from tests.sim.ending import converge
-from tests.sim.exhaustive import Cell, Duel, cells, duels, parse, prepared
+from tests.sim.exhaustive import Cell, Duel, cells, duels, parse, prepared, result_of
 from tests.sim.judge import NOT_PROMISED
 from tests.sim.kinds import KINDS
+from tests.sim.report import Tally
 from tests.sim.scenarios import BUCKET, SCENARIOS, asked, prefix_of
 from tests.sim.schedules import Plain
 from tests.sim.sources import source
 from tests.sim.world import World, simulated
 
 PREFIX = prefix_of()
+JOURNAL = f"{PREFIX}.riva-stream/journal.json"
 SEEDS = range(300)
 FOUND = (
     *(9121, 9482, 12022, 12523, 16948, 18127, 27388, 28729, 28773, 29019, 29795),
@@ -120,6 +124,16 @@ async def _replaces_under_the_marker(_: StageRequest, store: Store) -> None:
     await store.complete_upload(BUCKET, f"{PREFIX}artifact.json", upload_id, [part], crc64nvme=None)
 
 
+async def _replaces_what_is_ready(_: StageRequest, store: Store) -> None:
+    await _delete_seen(store, f"{PREFIX}staging_complete.txt")
+    await _put(store, f"{PREFIX}source/one.tar.gz")
+
+
+async def _delete_seen(store: Store, key: str) -> None:
+    await store.head(BUCKET, key)
+    await store.delete(BUCKET, key)
+
+
 async def _adds_beside_the_marker(_: StageRequest, store: Store) -> None:
     await _put(store, f"{PREFIX}models/c.riva")
 
@@ -191,6 +205,14 @@ def test_the_judge_sees_what_is_wrong(rogue: Rogue, force: bool, kinds: set[str]
         assert {violation.kind for violation in world.violations} == kinds
 
 
+def test_the_judge_sees_what_changes_under_the_deployment_documents() -> None:
+    world = World(prepared("aws", "image", -1).copy(), Plain())
+    with simulated(world, 0):
+        world.run(SCENARIOS["image"].request)
+        world.run(asked(force=True), factory=_replaces_what_is_ready)
+        assert {violation.kind for violation in world.violations} == {"P1r", "P4"}
+
+
 def test_what_is_left_over_is_told() -> None:
     async def leaves(_: StageRequest, store: Store) -> None:
         await store.create_upload(
@@ -203,3 +225,88 @@ def test_what_is_left_over_is_told() -> None:
         world.run(asked(), factory=leaves)
         world.judge.judge_end()
         assert {violation.kind for violation in world.violations} == {"E2", "E3"}
+
+
+# ---- what another version has done is told apart
+
+
+async def _create(store: Store) -> None:
+    """Create an upload, and name it in a journal."""
+    upload_id = await store.create_upload(
+        BUCKET, f"{PREFIX}models/a.riva", content_type="a/b", metadata={}, crc64nvme=False
+    )
+    await _put(store, JOURNAL, json.dumps({"uploads": [{"upload_id": upload_id}]}).encode())
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_what_a_run_deletes_is_put_down_to_its_version(is_beside: bool) -> None:
+    world = World(prepared("aws", "already staged", -1).copy(), Plain())
+    with simulated(world, 0):
+        world.run(asked(force=True), factory=_deletes_under_the_marker, is_beside=is_beside)
+        assert [(v.kind, v.is_beside) for v in world.violations] == [("P1", is_beside)]
+        tally = Tally()
+        tally.add(result_of(world, "", "aws"))
+        assert (tally.violating, tally.beside) == (not is_beside, is_beside)
+
+
+@pytest.mark.parametrize(
+    ("holds", "looks", "is_beside"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_mixture_is_put_down_to_a_version_that_meddled_unseen(
+    holds: bool, looks: bool, is_beside: bool
+) -> None:
+    async def marks(_: StageRequest, store: Store) -> None:
+        if holds:
+            await _put(store, JOURNAL, b"{}")
+        marker = await store.get(BUCKET, f"{PREFIX}staging_complete.txt", limit=9999)
+        assert marker is not None
+        await store.delete(BUCKET, f"{PREFIX}staging_complete.txt")
+        await store.head(BUCKET, f"{PREFIX}models/b.riva")
+        await anyio.sleep(2)
+        if looks:
+            await store.head(BUCKET, f"{PREFIX}models/b.riva")
+        await _put(store, f"{PREFIX}staging_complete.txt", marker.data)
+
+    async def meddles(_: StageRequest, store: Store) -> None:
+        await store.delete(BUCKET, f"{PREFIX}models/b.riva")
+
+    world = World(prepared("aws", "already staged", -1).copy(), Plain())
+    with simulated(world, 0):
+        world.start_in(0.0, asked(force=True), factory=marks)
+        world.start_in(1.0, asked(force=True), factory=meddles, is_beside=True)
+        world.wait()
+        assert [(v.kind, v.is_beside) for v in world.violations] == [("P3", is_beside)]
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_an_open_upload_is_put_down_to_who_took_its_last_word_away(is_beside: bool) -> None:
+    async def creates(_: StageRequest, store: Store) -> None:
+        await _create(store)
+
+    async def forgets(_: StageRequest, store: Store) -> None:
+        await store.delete(BUCKET, JOURNAL)
+
+    world = World(prepared("aws", "already staged", -1).copy(), Plain())
+    with simulated(world, 0):
+        world.run(asked(), factory=creates, is_beside=not is_beside)
+        world.run(asked(), factory=forgets, is_beside=is_beside)
+        world.judge.judge_end()
+        assert [(v.kind, v.is_beside) for v in world.violations] == [("E2", is_beside)]
+
+
+def test_an_open_upload_is_put_down_to_the_holder_that_saw_it() -> None:
+    async def creates(_: StageRequest, store: Store) -> None:
+        await _create(store)
+        await store.delete(BUCKET, JOURNAL)
+
+    async def looks(_: StageRequest, store: Store) -> None:
+        await _put(store, JOURNAL, b"{}")
+        await store.list_uploads(BUCKET, PREFIX)
+        await store.delete(BUCKET, JOURNAL)
+
+    world = World(prepared("aws", "already staged", -1).copy(), Plain())
+    with simulated(world, 0):
+        world.run(asked(), factory=creates, is_beside=True)
+        world.run(asked(), factory=looks)
+        world.judge.judge_end()
+        assert [(v.kind, v.is_beside) for v in world.violations] == [("E2", False)]

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from riva_stream import clock, stage
 from riva_stream.config import StageRequest
+from riva_stream.pipeline import copies
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody, Store
 from tests.sim.judge import Judge, Violation
@@ -104,6 +105,7 @@ class World:
         skew: float = 0.0,
         denied: frozenset[str] = frozenset(),
         factory: RunFactory = newest,
+        is_beside: bool = False,
     ) -> Process:
         """Start a run as a process of its own.
 
@@ -113,9 +115,10 @@ class World:
             skew: seconds by which the machine's time of day is off.
             denied: operations for which it has no right.
             factory: makes the run.
+            is_beside: whether that is another version of the package.
         """
         process = Process(f"run{len(self.processes) + 1}", len(self.processes) + 1, machine, request)
-        process.denied = denied
+        process.denied, process.is_beside = denied, is_beside
         self.processes.append(process)
         epoch = _EPOCH + timedelta(seconds=skew)
 
@@ -154,11 +157,11 @@ class World:
             self.loop.run(limit=self.loop.now + _PATIENCE)
         for process in self.processes[self._judged :]:
             if not process.is_over:
-                self.judge.violations.append(Violation("E4", f"{process.name} hangs"))
+                self.judge.violations.append(Violation("E4", f"{process.name} hangs", process.is_beside))
                 self.network.kill(process)
             elif process.outcome == "1":
                 text = f"{process.name} ends with a bug: {process.problem}"
-                self.judge.violations.append(Violation("E4", text))
+                self.judge.violations.append(Violation("E4", text, process.is_beside))
         self._judged = len(self.processes)
 
     def run(self, request: StageRequest, **options: Any) -> Process:
@@ -200,6 +203,9 @@ def simulated(world: World, seed: int) -> Iterator[World]:
         stack.enter_context(in_order())
         stack.enter_context(identities(world.processes))
         stack.enter_context(patch.object(secrets, "token_hex", lambda size: drawn.randbytes(size).hex()))
+        # As small as the parts: a few KiB are many copies.
+        stack.enter_context(patch.object(copies, "LEAST_COPY", 2500))
+        stack.enter_context(patch.object(copies, "FEW_BYTES", 1))
         stack.enter_context(patch.object(time, "process_time", lambda: world.loop.now))
         try:
             yield world

@@ -7,7 +7,7 @@ for Amazon S3 API operations"), so that the table of the program is held against
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +26,7 @@ _ACTIONS = {
     "PutObject": "s3:PutObject",
     "CreateMultipartUpload": "s3:PutObject",
     "UploadPart": "s3:PutObject",
+    "UploadPartCopy": "s3:PutObject",
     "CompleteMultipartUpload": "s3:PutObject",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "ListParts": "s3:ListMultipartUploadParts",
@@ -45,7 +46,13 @@ def action_of(request: S3Request) -> str:
 
 
 def allows(policy: Mapping[str, Any], request: S3Request) -> bool:
-    """Whether a policy of Allow statements allows a request."""
+    """Whether a policy of Allow statements allows a request; a copy needs to read its source as well."""
+    if request.source is not None:
+        bucket, _, key = request.source.partition("?")[0].partition("/")
+        read = replace(
+            request, operation="GetObject", target=request.source, bucket=bucket, key=key, source=None
+        )
+        return allows(policy, read) and allows(policy, replace(request, source=None))
     arn = f"arn:aws:s3:::{request.bucket}" + (f"/{request.key}" if request.key else "")
     query = parse_qs(urlsplit(request.target).query)
     context = {"s3:prefix": query["prefix"][0]} if "prefix" in query else {}

@@ -23,7 +23,13 @@ from tests.support.servers import ProcessServer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["REQUIREMENTS", "LocalStackServer", "LocalStackUnavailableError", "ensure_localstack_venv"]
+__all__ = [
+    "LAUNCHER",
+    "REQUIREMENTS",
+    "LocalStackServer",
+    "LocalStackUnavailableError",
+    "ensure_localstack_venv",
+]
 
 REQUIREMENTS: Final = (
     "localstack-core[base-runtime]==4.7.0",
@@ -36,7 +42,7 @@ REQUIREMENTS: Final = (
 
 _CACHE: Final = Path(__file__).resolve().parents[2] / ".cache"
 
-_LAUNCHER: Final = """\
+LAUNCHER: Final = """\
 # The package lacks the entry point that localstack.runtime.main looks for: say outright what it would name.
 from localstack.aws.components import AwsComponents
 from localstack.runtime import runtime
@@ -110,7 +116,7 @@ class LocalStackServer(ProcessServer):
     def _launch(self, folder: Path) -> Daemon:
         python = ensure_localstack_venv(self._environ)
         launcher = folder / "launch.py"
-        launcher.write_text(_LAUNCHER)
+        launcher.write_text(LAUNCHER)
         environment = minimal_environment(folder) | {
             "SERVICES": "s3",
             "GATEWAY_LISTEN": f"{LOOPBACK}:{self._port}",

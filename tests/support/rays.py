@@ -39,11 +39,14 @@ def ray_cluster(*, nodes: int, cores: int) -> Iterator[Any]:
 
     The driver's own node is a further one without cores, so that it survives whatever becomes of the others.
     """
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    ray = importlib.import_module("ray")
     # The names of its sockets may have no more than 107 bytes.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    # Ray also writes the cluster's address to a folder that it does not make, and that other clusters may share.
+    Path(folder, "ray").mkdir()
+    environment = _ENVIRONMENT | {"RAY_TMPDIR": folder}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    ray = importlib.import_module("ray")
     cluster = importlib.import_module("ray.cluster_utils").Cluster()
     try:
         cluster.add_node(

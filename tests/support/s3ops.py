@@ -66,6 +66,8 @@ class S3Request:
     there: ``bytes=5-`` is ``(5, None)``, ``bytes=-5`` is ``(None, 5)``."""
     if_match: str | None = None
     if_none_match: str | None = None
+    source: str | None = None
+    """``bucket/key`` that is copied, with its ``?versionId=`` if it has one."""
 
     @property
     def mutating(self) -> bool:
@@ -147,4 +149,5 @@ def recognise(head: Head) -> S3Request:
         range=_range(head.get("x-amz-copy-source-range" if copies else "range")),
         if_match=head.get("x-amz-copy-source-if-match" if copies else "if-match"),
         if_none_match=head.get("if-none-match"),
+        source=unquote(head.get("x-amz-copy-source") or "").removeprefix("/") or None,
     )

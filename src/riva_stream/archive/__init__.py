@@ -13,22 +13,34 @@ from riva_stream.archive.events import (
     MemberStart,
     StagedMember,
 )
-from riva_stream.archive.extract import Extractor
+from riva_stream.archive.extract import Extractor, Snapshot
+from riva_stream.archive.formats import content_type_of
 from riva_stream.archive.inside import InnerFile, InsideReport
+from riva_stream.archive.leftovers import HEAD, suspicions
+from riva_stream.archive.looks import DEEP, not_a_model, odd_for_a_model
 from riva_stream.archive.policy import Limits, Member, show
+from riva_stream.archive.snapshot import InvalidSnapshotError
 
 __all__ = [
+    "DEEP",
+    "HEAD",
     "ArchiveSummary",
     "Event",
     "Extractor",
     "InnerFile",
     "InsideReport",
+    "InvalidSnapshotError",
     "Limits",
     "ListedEntry",
     "Member",
     "MemberData",
     "MemberEnd",
     "MemberStart",
+    "Snapshot",
     "StagedMember",
+    "content_type_of",
+    "not_a_model",
+    "odd_for_a_model",
     "show",
+    "suspicions",
 ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from riva_stream.archive.inside import InsideReport
+from riva_stream.archive.policy import Member
+from riva_stream.archive.snapshot import STRICT, Count
+from riva_stream.archive.tar import Kind
+
 if TYPE_CHECKING:
-    from riva_stream.archive.detect import ContainerName
-    from riva_stream.archive.inside import InsideReport
-    from riva_stream.archive.policy import Member
-    from riva_stream.archive.tar import Kind
+    from riva_stream.archive.formats import ContainerName
 
 __all__ = ["ArchiveSummary", "Event", "ListedEntry", "MemberData", "MemberEnd", "MemberStart", "StagedMember"]
 
@@ -44,15 +46,19 @@ Event = MemberStart | MemberData | MemberEnd
 class ListedEntry:
     """One entry of the archive, for a report."""
 
+    __pydantic_config__ = STRICT
+
     name: str
     """UTF-8; bytes that are not are escaped, and a very long name is shortened."""
-    size: int
+    size: Count
     kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
 class StagedMember:
     """A member that was handed over, and what was found inside it."""
+
+    __pydantic_config__ = STRICT
 
     member: Member
     inside: InsideReport

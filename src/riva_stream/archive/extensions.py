@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from riva_stream.archive.pax import Pax, PaxReader, parse_global, parse_pax
 from riva_stream.archive.policy import show
-from riva_stream.archive.sparse import old_gnu_head, pax_sparse
+from riva_stream.archive.snapshot import STRICT, Buffer, Bytes, Count, Name, require
+from riva_stream.archive.sparse import Segment, old_gnu_head, pax_sparse
 from riva_stream.archive.tar import BLOCK, Header, decode
 from riva_stream.errors import ArchiveError, ArchiveFault
-
-if TYPE_CHECKING:
-    from riva_stream.archive.sparse import Segment
 
 __all__ = ["Described", "Extensions", "place_of"]
 
@@ -39,32 +38,52 @@ def place_of(name: str, at: int, what: str = "member") -> str:
     return f"{what} {show(name)} (header at byte {at} of the tar stream)"
 
 
+@dataclass(eq=False, slots=True)
 class Extensions:
-    """Gathers the extended headers of one member, and applies them.
+    """Gathers the extended headers of one member, and applies them."""
 
-    Args:
-        limit: most bytes that are kept of the extended headers in front of one member.
-    """
+    __pydantic_config__ = STRICT
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._header: Header | None = None
-        self._place = ""
-        self._body: bytearray | PaxReader = bytearray()
-        self.left = 0
-        """Bytes that are to come of the header that was announced."""
-        self._forget()
+    limit: Count
+    """Most bytes that are kept of the extended headers in front of one member."""
+    header: Header | None = None
+    place: Name = ""
+    text: Buffer = field(default_factory=bytearray)
+    """What there is of a GNU long name or link."""
+    records: PaxReader | None = None
+    """Reads a pax header."""
+    left: Count = 0
+    """Bytes that are to come of the header that was announced."""
+    kept: Count = 0
+    long_name: Bytes | None = None
+    long_link: Bytes | None = None
+    pax: Pax | None = None
+
+    def check(self, *, reading: bool) -> None:
+        """Hold it against what can be, ``reading`` the body of a header or not.
+
+        Raises:
+            InvalidSnapshotError: no stream leads to it.
+        """
+        require((self.header is not None and self.left > 0) if reading else not self.left, "a header's rest")
+        names = len(self.text) + len(self.long_name or b"") + len(self.long_link or b"")
+        require(names <= self.kept <= self.limit, "what is kept of extended headers")
+        if self.header is not None and reading:
+            whole = self.header.typeflag in b"LK"
+            require(len(self.header.typeflag) == 1 and self.header.typeflag in b"LKxXg", "an extended header")
+            require((self.records is None) == whole, "the body of an extended header")
+            require(not whole or len(self.text) + self.left <= self.limit, "the length of a name")
+        if self.records is not None:
+            self.records.check()
 
     def _forget(self) -> None:
-        self._bytes = 0
-        self._long_name: bytes | None = None
-        self._long_link: bytes | None = None
-        self._pax: Pax | None = None
+        self.kept = 0
+        self.long_name = self.long_link = self.pax = None
 
     @property
     def pending(self) -> bool:
         """Whether a member has to follow."""
-        return self._pax is not None or self._long_name is not None or self._long_link is not None
+        return self.pax is not None or self.long_name is not None or self.long_link is not None
 
     def announce(self, header: Header, at: int) -> None:
         """An extended header begins at byte ``at``; its body is fed next.
@@ -72,11 +91,12 @@ class Extensions:
         Raises:
             ArchiveError: with those before it, more would be kept than may be.
         """
-        self._header, self.left = header, header.size
-        self._place = place_of(decode(header.name), at, "extended header")
+        self.header, self.left = header, header.size
+        self.place = place_of(decode(header.name), at, "extended header")
         whole = header.typeflag in b"LK"
         self._hold(BLOCK + (header.size if whole else 0))
-        self._body = bytearray() if whole else PaxReader(header.size, self._place, self._hold)
+        self.text.clear()
+        self.records = None if whole else PaxReader(header.size, self.place)
 
     def feed(self, view: memoryview) -> bool:
         """Take the next bytes of its body, ``left`` at most; whether it is complete.
@@ -85,39 +105,41 @@ class Extensions:
             ArchiveError: it is malformed, or the second of its kind for one member: readers differ in which one counts.
         """
         self.left -= len(view)
-        if isinstance(self._body, PaxReader):
-            self._body.feed(view)
+        if self.records is not None:
+            self.records.feed(view, self._hold)
         else:
-            self._body += view
+            self.text += view
         if not self.left:
             self._complete()
         return not self.left
 
     def _hold(self, count: int) -> None:
         """Count bytes that are kept, and blocks."""
-        self._bytes += count
-        if self._bytes > self._limit:
+        self.kept += count
+        if self.kept > self.limit:
             raise ArchiveError(
-                f"{self._place}: {self._bytes} bytes of extended headers in a row; at most {self._limit} are read",
+                f"{self.place}: {self.kept} bytes of extended headers in a row; at most {self.limit} are read",
                 hint="if that is how the archive should be, raise --max-header-bytes",
                 fault=ArchiveFault.LIMIT,
             )
 
     def _complete(self) -> None:
-        kind, body = self._header.typeflag if self._header else b"", self._body
-        if isinstance(body, PaxReader):
-            body.finish()
+        kind, reader, text = self.header.typeflag if self.header else b"", self.records, bytes(self.text)
+        self.records = None
+        self.text.clear()
+        if reader is not None:
+            reader.finish()
             if kind == b"g":
-                parse_global(body.records, self._place)
+                parse_global(reader.records, self.place)
                 return
-            second, self._pax = self._pax is not None, parse_pax(body.records, self._place)
+            second, self.pax = self.pax is not None, parse_pax(reader.records, self.place)
         elif kind == b"L":
-            second, self._long_name = self._long_name is not None, bytes(body).partition(b"\0")[0]
+            second, self.long_name = self.long_name is not None, text.partition(b"\0")[0]
         else:
-            second, self._long_link = self._long_link is not None, bytes(body).partition(b"\0")[0]
+            second, self.long_link = self.long_link is not None, text.partition(b"\0")[0]
         if second:
             raise ArchiveError(
-                f"{self._place} is the second of its kind for one member", fault=ArchiveFault.AMBIGUOUS
+                f"{self.place} is the second of its kind for one member", fault=ArchiveFault.AMBIGUOUS
             )
 
     def apply(self, block: bytes, header: Header, at: int) -> Described:
@@ -126,10 +148,10 @@ class Extensions:
         Raises:
             ArchiveError: they contradict each other or the header, or make a member that is not read.
         """
-        pax = self._pax or Pax()
-        name = header.name if self._long_name is None else self._long_name
+        pax = self.pax or Pax()
+        name = header.name if self.long_name is None else self.long_name
         if pax.path is not None:
-            if self._long_name not in {None, pax.path}:
+            if self.long_name not in {None, pax.path}:
                 place = place_of(decode(pax.path), at)
                 raise ArchiveError(
                     f"{place} has another name, {show(decode(name))}, in a GNU header",
@@ -137,7 +159,7 @@ class Extensions:
                 )
             name = pax.path
         place = place_of(decode(name), at)
-        link = header.link if self._long_link is None else self._long_link
+        link = header.link if self.long_link is None else self.long_link
         size = header.size if pax.size is None else pax.size
         if size > _MAX_OFFSET - at - 2 * BLOCK:
             raise ArchiveError(f"{place}: a size of {size} bytes cannot be", fault=ArchiveFault.MALFORMED)
@@ -147,7 +169,7 @@ class Extensions:
                 raise ArchiveError(
                     f"{place} is sparse, but no regular pax member", fault=ArchiveFault.MALFORMED
                 )
-            info = pax_sparse(pax, self._limit, place)
+            info = pax_sparse(pax, self.limit, place)
             return Described(info.name or name, link, size, info.size, sparse=True, segments=info.segments)
         if header.typeflag == b"S":
             if not header.gnu:

@@ -2,51 +2,103 @@
 
 ::
 
-    push(piece) ─► container (gzip | zstd | plain) ─► tar walk ─► policy ─► events ◄─ pull(max_output)
-                    headers, trailers, checksums       headers     names      Start, Data..., End
-                                                                   limits
+    push(piece) ─► decoder (gzip | zstd | plain) ─► tar walk ─► policy ─► events ◄─ pull(max_output)
+                    headers, trailers, checksums     headers     names      Start, Data..., End
+                                                                 limits
 
 The caller owns the pace: it pushes a piece when ``needs_input`` says so, and otherwise pulls, each time at most about
 ``max_output`` expanded bytes. So a piece that expands a thousandfold costs no more memory than any other. What is
 held between two calls: the piece, one inflated block, and records that ``Limits`` bounds.
+
+All of that can be written down between two pulls (``snapshot``), and another process can begin there (``restore``): it
+reads the archive from ``Snapshot.offset`` on, decodes up to where the first one was, and hands over what comes then. The
+decoder can begin at few places only; ``mark`` asks it for the next one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
-from riva_stream.archive.detect import HEAD, ContainerName, detect
-from riva_stream.archive.events import ArchiveSummary, Event
-from riva_stream.archive.gzip import GzipStream
+from pydantic import Field, TypeAdapter, ValidationError
+
+from riva_stream.archive.events import ArchiveSummary, Event, StagedMember
+from riva_stream.archive.formats import FORMATS, HEAD, Decoder, Format, Place, detect
 from riva_stream.archive.looks import DEEP, layers_of, not_a_tar
-from riva_stream.archive.plain import PlainStream
-from riva_stream.archive.policy import Limits, show
-from riva_stream.archive.selection import Selection
+from riva_stream.archive.policy import Limits, Member, show
+from riva_stream.archive.selection import Found, Selection, SelectionState
+from riva_stream.archive.snapshot import STRICT, Count, InvalidSnapshotError, require
 from riva_stream.archive.tar import BLOCK, looks_like_tar
-from riva_stream.archive.walk import Walk
-from riva_stream.archive.zstd import ZstdStream
+from riva_stream.archive.walk import Walk, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["Extractor"]
+__all__ = ["Extractor", "Snapshot"]
 
 _DEFAULT_LIMITS = Limits()
+_MOST_STATE = 256 << 10
+"""Bytes of a snapshot, apart from what was found in the archive."""
+_MOST_SNAPSHOT = 64 << 20
+"""Bytes of a snapshot that are looked at: a thousand models, each with two hundred files inside, have half of that."""
 
 
-class _Container(Protocol):
-    """The layer around the tar."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where an extractor was after a pull; :meth:`Extractor.restore` begins there."""
 
-    @property
-    def checksum(self) -> str | None: ...
-    @property
-    def consumed(self) -> int: ...
-    @property
-    def needs_input(self) -> bool: ...
-    def push(self, piece: bytes | memoryview) -> None: ...
-    def pull(self, max_output: int) -> bytes | memoryview: ...
-    def finish(self) -> None: ...
+    data: bytes
+    """JSON. Keep it as it is, and keep its digest elsewhere: nothing in it tells whether somebody has changed it."""
+    offset: int
+    """Byte of the archive that has to be pushed first."""
+    repeated: int
+    """Bytes that are decoded once more from there on before anything is handed over."""
+    member: Member | None
+    """That was begun and is not complete."""
+    handed_over: int
+    """Bytes of it that were; 0 without one."""
+    staged: tuple[StagedMember, ...]
+    """That are complete."""
+
+
+@dataclass(eq=False, slots=True)
+class _Options:
+    """What an extractor was made with: another one has to be made with the same."""
+
+    __pydantic_config__ = STRICT
+
+    include: tuple[str, ...]
+    allow_missing_end: bool
+    limits: Limits
+
+
+@dataclass(eq=False, slots=True)
+class _State:
+    """A snapshot, apart from what was found."""
+
+    __pydantic_config__ = STRICT
+
+    options: _Options
+    place: Annotated[Place, Field(discriminator="format")]
+    walked: Count
+    """Bytes of the tar stream that were walked over."""
+    pushed: Count
+    walk: WalkState
+    selection: SelectionState
+
+
+@dataclass(eq=False, slots=True)
+class _Document:
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    version: Literal[1]
+    state: _State
+    found: Found
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 class Extractor:
@@ -69,36 +121,44 @@ class Extractor:
         allow_missing_end: bool = False,
     ) -> None:
         self._limits = limits
+        self._options = _Options(tuple(include), allow_missing_end, limits)
         self._selection = Selection(include, limits)
         self._walk = Walk(
             self._selection, header_bytes=limits.header_bytes, allow_missing_end=allow_missing_end
         )
         self._head = b""
-        self._name: ContainerName | None = None
-        self._container: _Container | None = None
+        self._format: Format | None = None
+        self._decoder: Decoder | None = None
         self._error: ArchiveError | None = None
-        self._pushed = self._expanded = 0
+        self._pushed = self._expanded = self._repeated = 0
         self._inner: bytes | None = b""  # the first bytes inside, until it is sure that they begin a tar
+        self._marked = False
+        self._place: Place | None = None  # of the decoder, when all it had made was walked over
 
     @property
     def needs_input(self) -> bool:
         """Whether everything pushed has been pulled: push the next piece, or finish."""
-        return self._walk.hungry and (self._container is None or self._container.needs_input)
+        return self._walk.hungry and (self._decoder is None or self._decoder.needs_input)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tar is not compressed, so that offsets in it are offsets in the source."""
+        return self._format is not None and self._format.name == "tar"
 
     @property
     def consumed(self) -> int:
         """Bytes of the archive that have been worked on."""
-        return self._container.consumed if self._container else 0
+        return self._decoder.consumed if self._decoder else 0
 
     @property
     def expanded(self) -> int:
         """Bytes that came out so far: of tar stream, and of holes that were filled."""
-        return self._expanded + self._selection.holes
+        return self._expanded + self._selection.state.holes
 
     @property
     def window(self) -> int:
         """Bytes that inflating holds besides, of which nothing else tells: the largest window of zstd so far."""
-        return self._container.window if isinstance(self._container, ZstdStream) else 0
+        return self._decoder.window if self._decoder else 0
 
     def push(self, piece: bytes | memoryview) -> None:
         """Hand over the next piece of the archive, of any size; it has to stay unchanged until it is used up.
@@ -111,24 +171,28 @@ class Extractor:
         if not self.needs_input:
             raise RuntimeError("push() before the last piece was pulled to its end")
         self._pushed += len(piece)
-        if self._container is None:
+        decoder = self._decoder
+        if decoder is None:
             head = self._head + bytes(piece[: HEAD - len(self._head)])
             try:
-                self._name = detect(head)
+                found = detect(head)
             except ArchiveError as error:
                 raise self._failed(error) from None
-            if self._name is None:
+            if found is None:
                 self._head = head
                 return
-            self._container = self._open(self._name)
-            if self._name == "tar":
-                self._inner = None
+            decoder = self._open(found)
             if self._head:
                 piece, self._head = self._head + bytes(piece), b""
-        self._container.push(piece)
+        decoder.push(piece)
 
-    def pull(self, max_output: int) -> list[Event]:
+    def pull(self, max_output: int, *, until: int = 0) -> list[Event]:
         """Work on what was pushed, for about ``max_output`` bytes of output; call again until ``needs_input``.
+
+        Args:
+            max_output: bytes.
+            until: stop behind that many bytes of the open member, or of the next one, so that a snapshot can be taken
+                there; 0 is nowhere. The next call goes on.
 
         Raises:
             ArchiveError: the archive is damaged or refused. Events of this call are lost; none of what was handed over
@@ -137,19 +201,28 @@ class Extractor:
         if max_output < 1:
             raise ValueError(f"max_output must be at least 1, not {max_output}")
         self._check_usable()
-        container, walk = self._container, self._walk
+        decoder, walk = self._decoder, self._walk
         done = 0
         try:
             # Half a block is as good as a whole one: asking for the rest would only make small slices.
-            while container and done < (max_output + 1) // 2:
+            while decoder and done < (max_output + 1) // 2:
                 if walk.hungry:
-                    if container.needs_input:
+                    self._place = decoder.place
+                    if decoder.needs_input:
                         break
-                    block = container.pull(max_output - done)
+                    block = decoder.pull(max_output - done)
                     self._expanded += len(block)
+                    if self._repeated:
+                        repeated = min(self._repeated, len(block))
+                        self._repeated -= repeated
+                        done += repeated
+                        block = memoryview(block)[repeated:]
                     walk.feed(self._look_inside(block))
-                done += walk.walk(max_output - done)
+                written = walk.state.written
+                done += walk.walk(max_output - done, until)
                 self._judge_size()
+                if until and written != walk.state.written == until:
+                    break
         except ArchiveError as error:
             raise self._failed(error) from None
         return self._selection.take()
@@ -170,41 +243,154 @@ class Extractor:
             raise self._failed(error) from None
 
     def _finish(self) -> ArchiveSummary:
-        if self._container is None or self._name is None:
-            self._name = detect(self._head, final=True)
-            if self._name is None:  # pragma: no cover - a final look always decides
+        if self._decoder is None or self._format is None:
+            format_ = detect(self._head, final=True)
+            if format_ is None:  # pragma: no cover - a final look always decides
                 raise ArchiveError("the source is no archive that is read")
-            self._container = self._open(self._name)
-            self._inner = None if self._name == "tar" else b""
-            self._container.push(self._head)
+            self._decoder, self._format = self._open(format_), format_
+            self._decoder.push(self._head)
             while not self.needs_input:
                 self.pull(len(self._head))
-        self._container.finish()
+        self._decoder.finish()
+        if self._repeated:
+            raise ArchiveError(
+                f"the archive ends {self._repeated} bytes of tar stream before the place that a snapshot was taken at",
+                fault=ArchiveFault.CUT,
+            )
         if self._inner:
             self._end_of_a_short_one()
         self._walk.finish()
-        selection = self._selection
-        if not selection.staged:
+        selection, found = self._selection, self._selection.found
+        if not found.staged:
             raise selection.nothing_matched()
         return ArchiveSummary(
-            container=self._name,
-            checksum=self._container.checksum,
-            members=selection.entries,
-            listing=tuple(selection.listing),
-            unlisted=selection.entries - len(selection.listing),
-            selected=tuple(selection.staged),
-            left_out=tuple(selection.left_out),
+            container=self._format.name,
+            checksum=self._decoder.checksum,
+            members=selection.state.entries,
+            listing=tuple(found.listing),
+            unlisted=selection.state.entries - len(found.listing),
+            selected=tuple(found.staged),
+            left_out=tuple(found.left_out),
             warnings=selection.warnings,
             compressed_bytes=self._pushed,
             expanded_bytes=self.expanded,
         )
 
-    def _open(self, name: ContainerName) -> _Container:
-        if name == "gzip":
-            return GzipStream(streams=self._limits.streams)
-        if name == "zstd":
-            return ZstdStream(streams=self._limits.streams, window=self._limits.zstd_window)
-        return PlainStream()
+    # -- snapshots -----------------------------------------------------------------------------------------------
+
+    def mark(self) -> None:
+        """Ask for the next place from which the archive could be read on; snapshots from there on begin at it.
+
+        It costs a few milliseconds where a deflate block has to be found, and nothing elsewhere; where none begins in the
+        next MiB of the archive, the last place stays. Without a mark they begin at
+        the latest place that there is anyway: a member of a gzip, a frame of zstd, any byte of a plain tar.
+        """
+        if self._decoder is None:
+            self._marked = True
+        else:
+            self._decoder.mark()
+
+    def snapshot(self) -> Snapshot | None:
+        """Write down where everything is after the last pull, its events all being handed over.
+
+        None: not here, ask again after the next pull. That is so before the tar has begun, and within headers or a sparse
+        map that are too large to be kept.
+        """
+        decoder, walk, selection = self._decoder, self._walk, self._selection
+        if decoder is None or self._inner is not None or self._repeated or self._error is not None:
+            return None
+        place = decoder.place if walk.hungry else self._place
+        if place is None:
+            return None
+        state = _State(
+            self._options, place, self._expanded - walk.pending, self._pushed, walk.state, selection.state
+        )
+        written = _adapter(_State).dump_json(state)
+        if len(written) > _MOST_STATE:
+            return None
+        found = _adapter(Found).dump_json(selection.found)
+        return self._described(b'{"version":1,"state":' + written + b',"found":' + found + b"}", state)
+
+    def _described(self, data: bytes, state: _State) -> Snapshot:
+        return Snapshot(
+            data,
+            state.place.offset,
+            state.walked - state.place.produced,
+            state.selection.member,
+            state.walk.written if state.selection.member else 0,
+            tuple(self._selection.found.staged),
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        data: bytes,
+        *,
+        include: Sequence[str] = ("*.riva",),
+        limits: Limits = _DEFAULT_LIMITS,
+        allow_missing_end: bool = False,
+    ) -> tuple[Extractor, Snapshot]:
+        """Begin where a snapshot of the same archive was taken, with the same options.
+
+        Push the archive from ``Snapshot.offset`` on; events begin with what comes behind the snapshot. Whether it is the same
+        archive is for the caller to see to, and so is the digest of ``data``.
+
+        Raises:
+            InvalidSnapshotError: it is damaged, made up, of another version, or was taken with other options, or nothing
+                here can begin at its place. That says nothing of the archive.
+        """
+        require(len(data) <= _MOST_SNAPSHOT, f"a snapshot of {len(data)} bytes")
+        try:
+            document: _Document = _adapter(_Document).validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InvalidSnapshotError(
+                f"no snapshot of this version: {place or 'it'}: {first['msg']}"
+            ) from None
+        extractor = cls(include=include, limits=limits, allow_missing_end=allow_missing_end)
+        return extractor, extractor._restore(data, document)
+
+    def _restore(self, data: bytes, document: _Document) -> Snapshot:
+        state, limits = document.state, self._limits
+        ours, theirs = self._options, state.options
+        require(
+            (ours.include, ours.allow_missing_end, ours.limits)
+            == (theirs.include, theirs.allow_missing_end, theirs.limits),
+            "a snapshot that was taken with other options",
+        )
+        state.walk.check(limits.header_bytes)
+        state.selection.check(state.walk, limits)
+        document.found.check(limits)
+        require(state.place.produced <= state.walked <= limits.expanded_bytes, "the place of the decoder")
+        require(state.walk.at == state.walked, "the place of the tar walk")
+        require(state.place.offset <= state.pushed, "what was read of the archive")
+        format_ = next(f for f in FORMATS if f.name == state.place.format)
+        self._format = format_
+        self._decoder = format_.open(limits, state.place)
+        self._inner = None
+        self._place = state.place
+        self._pushed, self._expanded = state.place.offset, state.place.produced
+        self._repeated = state.walked - state.place.produced
+        self._selection = Selection(theirs.include, limits, state.selection, document.found)
+        self._walk = Walk(
+            self._selection,
+            header_bytes=limits.header_bytes,
+            allow_missing_end=theirs.allow_missing_end,
+            state=state.walk,
+        )
+        return self._described(data, state)
+
+    # -- the layers ----------------------------------------------------------------------------------------------
+
+    def _open(self, found: Format) -> Decoder:
+        self._format = found
+        self._decoder = decoder = found.open(self._limits, None)
+        if found.name == "tar":
+            self._inner = None
+        if self._marked:
+            decoder.mark()
+        return decoder
 
     def _look_inside(self, block: bytes | memoryview, *, final: bool = False) -> bytes | memoryview:
         """Hold back the first bytes inside a gzip or zstd until it is sure that they begin a tar.
@@ -212,7 +398,7 @@ class Extractor:
         Raises:
             ArchiveError: they do not; it says what they are.
         """
-        if self._inner is None or self._name is None:
+        if self._inner is None or self._format is None:
             return block
         head = self._inner + bytes(block) if self._inner else block
         if len(head) >= BLOCK or final:
@@ -221,7 +407,7 @@ class Extractor:
                 self._inner = None
                 return head
             if len(start) >= DEEP or final:
-                raise not_a_tar(start, (self._name,))
+                raise not_a_tar(start, (self._format.name,))
         self._inner = bytes(head)
         return b""
 
@@ -256,7 +442,7 @@ class Extractor:
             )
         consumed = self.consumed
         if total >= self._limits.ratio_floor and total > self._limits.ratio * consumed:
-            last = self._selection.last
+            last = self._selection.state.last
             name = f", at member {show(last)}" if last else ""
             raise ArchiveError(
                 f"the first {consumed} bytes of the archive expand to {total} or more{name}: over {self._limits.ratio:g} "

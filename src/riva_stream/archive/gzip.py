@@ -1,24 +1,38 @@
 """gzip, member by member (RFC 1952): our own headers and trailers around ISA-L's raw inflate.
 
 ISA-L's own gzip mode refuses valid headers that are cut by a call, and says nothing about a cut trailer; raw inflate
-has neither fault at the same speed. ``igzip_lib.IgzipDecompressor`` is used rather than ``isal_zlib.decompressobj``:
-with a ``max_length`` it allocates its output once, at the right size, where the other starts at 16 KiB and doubles.
-Figures are in ``docs/archives.md``.
+has neither fault at the same speed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from isal import igzip_lib, isal_zlib
+from isal import isal_zlib
+from pydantic import Field
 
 from riva_stream.archive.gzip_header import GzipHeader
+from riva_stream.archive.inflate import (
+    WINDOW,
+    InflateError,
+    Inflater,
+    NativeInflater,
+    WheelInflater,
+    why_not_native,
+)
+from riva_stream.archive.snapshot import STRICT, Bytes, Count, InvalidSnapshotError, require
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-__all__ = ["GzipStream"]
+__all__ = ["GzipPlace", "GzipStream"]
 
-_INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # the stubs call it an instance
+_REACH = 1 << 20
+"""Bytes of input in which a block is looked for: they are a tenth of that long where anybody writes several, and looking
+costs a third of inflating, which a gzip of one endless block would cost for ever."""
+_LEAST_HEADER = 10
+_GIVEN_BACK = 8
+"""Bytes that the inflater may have read beyond the deflate data."""
 _FIRST_SLICE = 1 << 16
 _MIN_SLICE = 1 << 12
 _MAX_SLICE = 1 << 22
@@ -40,6 +54,51 @@ class _Slices(NamedTuple):
     cap: int = _FIRST_SLICE
     """Most input bytes: small while nothing is known, and for archives of many small members (bgzip), because
     what is left behind the end of a member is copied by the inflater."""
+    room: int = 0
+    """Bytes of the block for the next member: what the last one came to; 0 is as many as may be. A block that is mostly
+    empty is copied by whoever keeps what is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GzipPlace:
+    """Where a gzip can be read on from: the beginning of a member, or of a deflate block in one."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    offset: Count = 0
+    """Byte of the archive that is the first to be read."""
+    produced: Count = 0
+    """Bytes that everything before it inflates to."""
+    members: Annotated[int, Field(ge=1, le=(1 << 63) - 1)] = 1
+    """The number of the member, from 1."""
+    member_at: Count = 0
+    """Byte of the archive at which the member begins."""
+    body: bool = False
+    """Whether it is a block inside; what follows says more of that."""
+    bit: Annotated[int, Field(ge=0, le=7)] = 0
+    """Bits of the first byte that are before the block."""
+    window: Bytes = b""
+    """The last 32 KiB that the member inflated to, or all there is."""
+    crc: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0
+    """CRC32 of all the member inflated to so far."""
+    size: Count = 0
+    """And its length."""
+    format: Literal["gzip"] = "gzip"
+
+    def check(self) -> None:
+        """Hold it against what can be.
+
+        Raises:
+            InvalidSnapshotError: no gzip has such a place.
+        """
+        require(self.member_at <= self.offset and self.size <= self.produced, "a place in the gzip")
+        require(len(self.window) == min(self.size, WINDOW), "the length of a window")
+        if self.body:
+            require(self.offset >= self.member_at + _LEAST_HEADER, "a block in a gzip header")
+            require(isal_zlib.crc32(self.window) == self.crc or self.size > WINDOW, "the CRC of a window")
+        else:
+            require(self.offset == self.member_at, "the beginning of a gzip member")
+            require(not (self.bit or self.size or self.crc), "a block outside a gzip member")
 
 
 class GzipStream:
@@ -47,22 +106,36 @@ class GzipStream:
 
     Args:
         streams: most members that are read.
+        place: where to read on.
+
+    Raises:
+        InvalidSnapshotError: there is no such place, or nothing here could read on from it.
     """
 
-    container = "gzip"
-
-    def __init__(self, *, streams: int) -> None:
+    def __init__(self, *, streams: int, place: GzipPlace | None = None) -> None:
         self._streams = streams
-        self._state = _State.HEADER
         self._piece = memoryview(b"")
+        self._tail = b""  # the last bytes of the pieces before
         self._pos = 0  # in the piece
-        self._at = 0  # in the archive
-        self._members = 1
-        self._header = GzipHeader(1, 0)
-        self._trailer = bytearray()
-        self._inflater: igzip_lib.IgzipDecompressor | None = None
-        self._crc = self._size = self._body_at = 0
         self._slices = _Slices()
+        self._trailer = bytearray()
+        self._inflater: Inflater | None = None
+        self._wanted_until = 0  # byte of the archive
+        self.place = place or GzipPlace()
+        self._produced = self.place.produced
+        self._at = self._body_at = self.place.offset  # in the archive
+        self._members = self.place.members
+        self._crc, self._size = self.place.crc, self.place.size
+        self._state = _State.BODY if self.place.body else _State.HEADER
+        self._header = GzipHeader(self._members, self.place.member_at)
+        if place is None:
+            return
+        place.check()
+        require(self._members <= streams, "the number of gzip members")
+        if place.body:
+            if why_not_native():
+                raise InvalidSnapshotError(why_not_native())
+            self._inflater = NativeInflater(place.window, place.bit)
 
     @property
     def checksum(self) -> str | None:
@@ -80,12 +153,22 @@ class GzipStream:
         pending = self._state is _State.BODY and self._inflater is not None and not self._inflater.needs_input
         return self._pos == len(self._piece) and not pending
 
+    @property
+    def window(self) -> int:
+        """Bytes that inflating holds besides: they are few."""
+        return 0
+
+    def mark(self) -> None:
+        """Let :attr:`place` be the next place from which the rest could be read, if there is one in the next MiB."""
+        self._wanted_until = self._at + _REACH
+
     def push(self, piece: bytes | memoryview) -> None:
         """Hand over the next piece of the archive; only when it is needed."""
+        self._tail = (self._tail + bytes(self._piece[-_GIVEN_BACK:]))[-_GIVEN_BACK:]
         self._piece = memoryview(piece)
         self._pos = 0
 
-    def pull(self, max_output: int) -> bytes:
+    def pull(self, max_output: int) -> bytes | memoryview:
         """The next inflated block, of at most ``max_output`` bytes; empty when the pushed piece gives no more.
 
         Raises:
@@ -120,7 +203,7 @@ class GzipStream:
         """
         where = {
             _State.HEADER: "inside its header",
-            _State.BODY: f"inside its deflate data, {self._size} bytes of it inflated",
+            _State.BODY: "inside its deflate data",
             _State.TRAILER: f"inside its trailer, {8 - len(self._trailer)} bytes missing",
         }.get(self._state)
         if where:
@@ -134,12 +217,15 @@ class GzipStream:
         self._at += count
 
     def _begin_body(self) -> None:
-        self._inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+        if self._inflater is not None:
+            self._inflater.begin()
+        else:
+            self._inflater = WheelInflater() if why_not_native() else NativeInflater()
         self._crc = self._size = 0
         self._body_at = self._at
         self._state = _State.BODY
 
-    def _inflate(self, max_output: int) -> bytes:
+    def _inflate(self, max_output: int) -> bytes | memoryview:
         inflater = self._inflater
         if inflater is None:  # pragma: no cover - the state is only entered with one
             return b""
@@ -148,17 +234,25 @@ class GzipStream:
             wanted = int(max_output / self._slices.ratio)
             piece = self._piece[self._pos : self._pos + max(_MIN_SLICE, min(wanted, self._slices.cap))]
             self._advance(len(piece))
+            inflater.feed(piece)
+        inflater.seeking = self._at < self._wanted_until
+        room = self._slices.room
         try:
-            block: bytes = inflater.decompress(piece, max_output)
-        except _INFLATE_ERROR as error:
+            block = inflater.inflate(min(max_output, room) if room else max_output)
+        except InflateError as error:
             raise ArchiveError(
-                f"{self._header.place}: its deflate data is damaged near byte {self._at} of the archive ({error}), "
-                f"{self._size} bytes into what it inflates to"
+                f"{self._header.place}: its deflate data is damaged near byte {self._body_at + error.position} of the "
+                f"archive ({error}), {self._size} bytes into what it inflates to"
             ) from None
         self._crc = isal_zlib.crc32(block, self._crc)
         self._size += len(block)
-        if inflater.eof:
-            self._end_body(inflater.unused_data)
+        self._produced += len(block)
+        if room and not inflater.eof:
+            self._slices = self._slices._replace(room=0)
+        if inflater.boundary is not None:
+            self._found(inflater)
+        elif inflater.eof:
+            self._end_body(inflater.unused)
         elif len(piece) >= _MIN_SLICE:
             # A little more than was seen, so that the output stays below the block: what does not fit costs a second,
             # short block. A full block says no more than that the ratio is at least this.
@@ -166,16 +260,36 @@ class GzipStream:
             self._slices = _Slices(min(max(ratio, 0.5), 1040.0), min(2 * self._slices.cap, _MAX_SLICE))
         return block
 
-    def _end_body(self, unused: bytes) -> None:
+    def _found(self, inflater: Inflater) -> None:
+        """A block begins behind all that was inflated so far."""
+        boundary, inflater.boundary = inflater.boundary, None
+        if boundary is None:  # pragma: no cover - it is only called with one
+            return
+        byte, bit = divmod(boundary.bit, 8)
+        self.place = GzipPlace(
+            self._body_at + byte,
+            self._produced,
+            self._members,
+            self._header.at,
+            body=True,
+            bit=bit,
+            window=boundary.window,
+            crc=self._crc,
+            size=self._size,
+        )
+        self._wanted_until = 0
+
+    def _end_body(self, unused: int) -> None:
         """Give back what the inflater read beyond the deflate data: up to eight bytes may be from earlier pieces."""
-        self._inflater = None
-        self._at -= len(unused)
-        self._pos -= len(unused)
+        self._at -= unused
+        self._pos -= unused
         if self._pos < 0:
-            self._piece = memoryview(unused[: -self._pos] + bytes(self._piece))
+            self._piece = memoryview(self._tail[self._pos :] + bytes(self._piece))
             self._pos = 0
         self._slices = _Slices(
-            self._slices.ratio, min(max(_MIN_SLICE, 2 * (self._at - self._body_at)), _MAX_SLICE)
+            self._slices.ratio,
+            min(max(_MIN_SLICE, 2 * (self._at - self._body_at)), _MAX_SLICE),
+            self._size + _MIN_SLICE if self._size < _MAX_SLICE else 0,
         )
         self._trailer.clear()
         self._state = _State.TRAILER
@@ -205,6 +319,8 @@ class GzipStream:
             )
         self._header = GzipHeader(self._members, self._at)
         self._state = _State.HEADER
+        self.place = GzipPlace(self._at, self._produced, self._members, self._at)
+        self._wanted_until = 0
 
     def _check_padding(self) -> None:
         rest = bytes(self._piece[self._pos : self._pos + 65536])

@@ -30,6 +30,7 @@ class GzipHeader:
     """One header, cut anywhere. Keeps no field longer than ten bytes."""
 
     def __init__(self, member: int, at: int) -> None:
+        self.at = at
         self.place = f"gzip member {member} (at byte {at} of the archive)"
         self._first = member == 1
         self._stage = _Stage.FIXED

@@ -8,18 +8,18 @@ are a ``.riva`` of no bytes and one of nothing but zeros, neither of which can b
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from riva_stream.archive.looks import described
-from riva_stream.archive.policy import show
+from riva_stream.archive.policy import Member, show
+from riva_stream.archive.snapshot import STRICT, Buffer, Count, require
 from riva_stream.archive.tar import BLOCK, looks_like_tar
-from riva_stream.archive.walk import Walk
+from riva_stream.archive.walk import Step, Walk, WalkState
 from riva_stream.archive.zeros import is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
-    from riva_stream.archive.policy import Member
     from riva_stream.archive.tar import Entry
 
 __all__ = ["InnerFile", "Inside", "InsideReport"]
@@ -27,6 +27,8 @@ __all__ = ["InnerFile", "Inside", "InsideReport"]
 _NAMES = 200
 """Inner names that are kept."""
 _NAME_CHARS = 200
+_REMARKS = 5
+"""Remarks about the inner tar that are kept."""
 _HEAD = 4096
 """Bytes of the member that are kept until its container is known."""
 
@@ -37,55 +39,95 @@ Container = Literal["tar", "gzip over tar", "gzip", "zip", "unknown"]
 class InnerFile:
     """One file inside a member."""
 
+    __pydantic_config__ = STRICT
+
     name: str
-    size: int
+    size: Count
 
 
 @dataclass(frozen=True, slots=True)
 class InsideReport:
     """What a member was found to be."""
 
+    __pydantic_config__ = STRICT
+
     container: Container
     files: tuple[InnerFile, ...] = ()
     """Of a tar: the first 200 files in it; long names are shortened."""
-    more_files: int = 0
+    more_files: Count = 0
     """How many files there are beyond these."""
     warnings: tuple[str, ...] = ()
 
 
-class Inside:
-    """Watches one member. It keeps at most 4 KiB of it and 200 names."""
+@dataclass(eq=False, slots=True)
+class InsideState:
+    """What was seen of a member so far: at most 4 KiB of it and 200 names."""
 
-    def __init__(self, member: Member, header_bytes: int) -> None:
+    __pydantic_config__ = STRICT
+
+    head: Buffer = field(default_factory=bytearray)
+    seen: Count = 0
+    zero: bool = True
+    container: Container | None = None
+    walk: WalkState | None = None
+    """Of the tar inside."""
+    files: list[InnerFile] = field(default_factory=list)
+    more: Count = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def check(self, member: Member, header_bytes: int) -> None:
+        """Hold it against what can be.
+
+        Raises:
+            InvalidSnapshotError: no member leads to it.
+        """
+        require(self.seen <= member.size and len(self.head) == min(self.seen, _HEAD), "what was seen inside")
+        require(len(self.files) <= _NAMES and len(self.warnings) <= _REMARKS, "what was noted inside")
+        if self.walk is None:
+            return
+        require(self.container == "tar", "a walk inside")
+        self.walk.check(header_bytes)
+        require(self.walk.entry is None and self.walk.step is not Step.DATA, "an entry inside")
+
+
+class Inside:
+    """Watches one member.
+
+    Args:
+        member: which.
+        header_bytes: as in :class:`~riva_stream.archive.walk.Walk`.
+        state: what an earlier one saw of it.
+    """
+
+    def __init__(self, member: Member, header_bytes: int, state: InsideState | None = None) -> None:
         self._member = member
         self._header_bytes = header_bytes
-        self._head = bytearray()
-        self._seen = 0
-        self._zero = True
-        self._container: Container | None = None
-        self._walk: Walk | None = None
-        self._files: list[InnerFile] = []
-        self._more = 0
-        self._warnings: list[str] = []
+        self.state = InsideState() if state is None else state
+        self._walk = self._watch(self.state.walk) if self.state.walk is not None else None
 
     def feed(self, view: memoryview) -> None:
         """Look at the next bytes of the member."""
-        self._seen += len(view)
-        if self._zero:
-            self._zero = is_zero(view)
-        if self._container is None:
-            self._head += view[: _HEAD - len(self._head)]
-            enough = len(self._head) == _HEAD or self._seen == self._member.size
+        self.state.seen += len(view)
+        if self.state.zero:
+            self.state.zero = is_zero(view)
+        if self.state.container is None:
+            self.state.head += view[: _HEAD - len(self.state.head)]
+            enough = len(self.state.head) == _HEAD or self.state.seen == self._member.size
             if not enough:
                 return
-            self._container = container_of(bytes(self._head))
-            if self._container == "tar":
-                self._walk = Walk(self, header_bytes=self._header_bytes, allow_missing_end=True)
-                begin = self._seen - len(view)
+            self.state.container = container_of(bytes(self.state.head))
+            if self.state.container == "tar":
+                self._walk = self._watch()
+                begin = self.state.seen - len(view)
                 if begin:  # the head came in several pieces: the walk starts with the kept ones
-                    self._step(memoryview(bytes(self._head[:begin])))
+                    self._step(memoryview(bytes(self.state.head[:begin])))
         if self._walk:
             self._step(view)
+
+    def _watch(self, state: WalkState | None = None) -> Walk:
+        walk = Walk(self, header_bytes=self._header_bytes, allow_missing_end=True, state=state)
+        self.state.walk = walk.state
+        return walk
 
     def _step(self, view: memoryview) -> None:
         walk = self._walk
@@ -99,7 +141,7 @@ class Inside:
             self._stop(error)
 
     def _stop(self, error: ArchiveError) -> None:
-        self._walk = None
+        self._walk = self.state.walk = None
         self.warn(f"the tar inside could not be read to its end: {error.what}")
 
     def finish(self) -> InsideReport:
@@ -110,8 +152,8 @@ class Inside:
         """
         name = show(self._member.name)
         model = self._member.key_name.endswith(".riva")
-        if self._zero:  # or empty
-            fault = f"its {self._seen} bytes are all zero" if self._seen else "it has 0 bytes"
+        if self.state.zero:  # or empty
+            fault = f"its {self.state.seen} bytes are all zero" if self.state.seen else "it has 0 bytes"
             if model:
                 raise ArchiveError(
                     f"member {name} is empty: {fault}, and a model cannot be",
@@ -124,15 +166,15 @@ class Inside:
                 self._walk.finish()
             except ArchiveError as error:
                 self._stop(error)
-        container = self._container or "unknown"
+        container = self.state.container or "unknown"
         if container == "unknown" and model:
-            looks = described(bytes(self._head))
+            looks = described(bytes(self.state.head))
             self.warn(f"it is no tar, gzip or zip: {looks or 'its container is not known'}")
         return InsideReport(
             container,
-            tuple(self._files),
-            self._more,
-            tuple(f"member {name}: {text}" for text in self._warnings),
+            tuple(self.state.files),
+            self.state.more,
+            tuple(f"member {name}: {text}" for text in self.state.warnings),
         )
 
     # -- what the walk over the inner tar tells ------------------------------------------------------------------
@@ -140,10 +182,10 @@ class Inside:
     def entry(self, entry: Entry) -> bool:
         """Note a file; its data is never wanted."""
         if entry.kind == "file":
-            if len(self._files) < _NAMES:
-                self._files.append(InnerFile(shorten(entry.name), entry.size))
+            if len(self.state.files) < _NAMES:
+                self.state.files.append(InnerFile(shorten(entry.name), entry.size))
             else:
-                self._more += 1
+                self.state.more += 1
         return False
 
     def data(self, view: memoryview) -> None:
@@ -157,8 +199,8 @@ class Inside:
 
     def warn(self, text: str) -> None:
         """Keep the first few remarks about the inner tar."""
-        if len(self._warnings) < 5:  # noqa: PLR2004
-            self._warnings.append(text)
+        if len(self.state.warnings) < _REMARKS:
+            self.state.warnings.append(text)
 
 
 def shorten(name: str) -> str:

@@ -15,7 +15,7 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DEEP", "chunked", "described", "layers_of", "not_a_tar"]
+__all__ = ["DEEP", "chunked", "described", "layers_of", "not_a_model", "not_a_tar", "odd_for_a_model"]
 
 DEEP = 8192
 """Bytes with which a look under one more layer mostly succeeds (not under zstd, whose blocks have up to 128 KiB)."""
@@ -93,6 +93,13 @@ _KINDS: dict[str, _Kind] = {
     "empty": _Kind("nothing at all: 0 bytes", advice="upload the archive again from where it is sound"),
     "unknown": _Kind("something that is not known here"),
 }
+
+_NO_MODELS = frozenset(("html", "xml", "git-lfs", "aws-chunked", "form-data", "http", "pdf", "empty"))
+"""What no model ever is: pages, answers, pointers, framing, nothing."""
+_ODD_MODELS = frozenset(
+    ("zip", "7z", "rar", "xz", "bzip2", "cpio", "squashfs", "ar", "text", "appledouble", "elf")
+)
+"""What is not how a model is packed."""
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "zip"),
@@ -192,6 +199,33 @@ def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
         fault=ArchiveFault.LAYER,
         layers=(*outer, *found),
     )
+
+
+def not_a_model(name: str, head: bytes) -> ArchiveError | None:
+    """The error for a bare model whose first bytes are those of what no model can be; None where they are not.
+
+    Args:
+        name: of the file, for what takes both a name and bytes to tell.
+        head: its first bytes; ``DEEP`` of them, or all.
+    """
+    found = layers_of(head)
+    # One byte is all that tells JSON, and a model may begin with it.
+    sure = found[0] in _NO_MODELS or (found[0] == "json" and _is_text(head))
+    if not sure and not (found[0] == "appledouble" and name.startswith("._")):
+        return None
+    return ArchiveError(
+        f"the source is no model: it looks like {_sentence(found, head)}",
+        hint=_hint(found),
+        fault=ArchiveFault.LAYER,
+        layers=found,
+    )
+
+
+def odd_for_a_model(head: bytes) -> str:
+    """What a bare model looks like that seems to be something else; empty where it does not."""
+    found = layers_of(head)
+    is_odd = found[0] in _ODD_MODELS or (found[0] in {"gzip", "zstd"} and "tar" in found)
+    return _sentence(found, head) if is_odd else ""
 
 
 def _sentence(found: tuple[str, ...], head: bytes, outer: Sequence[str] = ()) -> str:

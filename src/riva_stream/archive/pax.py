@@ -6,14 +6,14 @@ GNU tar reads the same records in ``xheader.c``. Where it warns and goes on, or 
 
 from __future__ import annotations
 
-from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
 
+from riva_stream.archive.snapshot import STRICT, Buffer, Bytes, Count, Name, require
 from riva_stream.archive.zeros import is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 __all__ = ["Pax", "PaxReader", "parse_global", "parse_pax"]
 
@@ -25,61 +25,81 @@ _NEEDED = (b"path", b"size", b"GNU.sparse.", b"GNU.volume.", b"SCHILY.realsize")
 class Pax(NamedTuple):
     """What an extended header says of the member that follows; fields it does not give are None."""
 
-    path: bytes | None = None
-    size: int | None = None
-    sparse: tuple[tuple[bytes, bytes], ...] = ()
+    path: Bytes | None = None
+    size: Count | None = None
+    sparse: tuple[tuple[Bytes, Bytes], ...] = ()
     """The ``GNU.sparse.*`` records without their prefix, in order: version 0.0 repeats its keywords."""
 
 
-class _State(Enum):
-    LENGTH = auto()
-    KEYWORD = auto()
-    VALUE = auto()
-    NULS = auto()
+class Step(Enum):
+    """What the next byte of the body belongs to."""
+
+    LENGTH = "length"
+    KEYWORD = "keyword"
+    VALUE = "value"
+    NULS = "nuls"
 
 
+@dataclass(eq=False, slots=True)
 class PaxReader:
     """Reads the body of one extended header as it streams by, and keeps the records that change what is extracted.
 
     The values of all others (times, owners, extended attributes of any size) are skipped where they are: they are neither
     held nor counted.
-
-    Args:
-        size: bytes of the body.
-        place: names the header in errors.
-        hold: is told how many bytes more are kept, and may raise.
     """
 
-    def __init__(self, size: int, place: str, hold: Callable[[int], None]) -> None:
-        self.records: list[tuple[bytes, bytes]] = []
-        """Keywords and values of the records that are needed, in order."""
-        self._size = size
-        self._place = place
-        self._hold = hold
-        self._state = _State.LENGTH
-        self._at = 0  # bytes of the body read
-        self._begin = 0  # where the record begins
-        self._left = 0  # bytes of it that are to come
-        self._text = bytearray()  # its length, or its keyword
-        self._value: bytearray | None = None
-        self._last = b""
+    __pydantic_config__ = STRICT
 
-    def feed(self, view: memoryview) -> None:
+    size: Count
+    """Bytes of the body."""
+    place: Name
+    """Names the header in errors."""
+    records: list[tuple[Bytes, Bytes]] = field(default_factory=list)
+    """Keywords and values of the records that are needed, in order."""
+    step: Step = Step.LENGTH
+    at: Count = 0
+    """Bytes of the body read."""
+    begin: Count = 0
+    """Where the record begins."""
+    left: Count = 0
+    """Bytes of it that are to come."""
+    text: Buffer = field(default_factory=bytearray)
+    """Its length, or its keyword."""
+    value: Buffer | None = None
+
+    def check(self) -> None:
+        """Hold it against what can be.
+
+        Raises:
+            InvalidSnapshotError: no body leads to it.
+        """
+        require(
+            self.begin <= self.at <= self.size and self.at + self.left <= self.size, "a pax header's place"
+        )
+        require((self.left > 0) == (self.step in {Step.KEYWORD, Step.VALUE}), "a pax record's rest")
+        require(self.step is not Step.LENGTH or len(self.text) <= _LENGTH_DIGITS, "a pax record's length")
+        require(self.step is not Step.VALUE or self.text.endswith(b"="), "a pax record's keyword")
+
+    def feed(self, view: memoryview, hold: Callable[[int], None]) -> None:
         """Take the next bytes of the body.
+
+        Args:
+            view: the bytes.
+            hold: is told how many bytes more are kept, and may raise.
 
         Raises:
             ArchiveError: a record is malformed, or more would be kept than may be.
         """
         while view:
-            if self._state is _State.LENGTH:
-                count = self._on_length(bytes(view[:1]))
-            elif self._state is _State.KEYWORD:
-                count = self._on_keyword(bytes(view[: min(self._left, 4096)]))
-            elif self._state is _State.VALUE:
-                count = self._on_value(view[: self._left])
+            if self.step is Step.LENGTH:
+                count = self._on_length(bytes(view[:1]), hold)
+            elif self.step is Step.KEYWORD:
+                count = self._on_keyword(bytes(view[: min(self.left, 4096)]), hold)
+            elif self.step is Step.VALUE:
+                count = self._on_value(view[: self.left], hold)
             else:
                 count = self._on_nuls(view)
-            self._at += count
+            self.at += count
             view = view[count:]
 
     def finish(self) -> None:
@@ -88,54 +108,53 @@ class PaxReader:
         Raises:
             ArchiveError: its last record is not.
         """
-        if self._state is _State.LENGTH and self._text:
+        if self.step is Step.LENGTH and self.text:
             raise self._no_length()
 
-    def _on_length(self, byte: bytes) -> int:
-        if byte == b" " and self._text.isdigit():
-            whole = int(self._text)
-            self._left = whole - len(self._text) - 1
-            if self._left < 1 or self._begin + whole > self._size:
+    def _on_length(self, byte: bytes, hold: Callable[[int], None]) -> int:
+        if byte == b" " and self.text.isdigit():
+            whole = int(self.text)
+            self.left = whole - len(self.text) - 1
+            if self.left < 1 or self.begin + whole > self.size:
                 raise self._malformed(f"says it has {whole} bytes, which cannot be")
-            self._hold(len(self._text) + 1)
-            self._text.clear()
-            self._state = _State.KEYWORD
-        elif not self._text and byte == b"\0":
-            self._state = _State.NULS  # behind the last record: GNU tar stops there as well
+            hold(len(self.text) + 1)
+            self.text.clear()
+            self.step = Step.KEYWORD
+        elif not self.text and byte == b"\0":
+            self.step = Step.NULS  # behind the last record: GNU tar stops there as well
         else:
-            self._text += byte
-            if len(self._text) > _LENGTH_DIGITS or not self._text.isdigit():
+            self.text += byte
+            if len(self.text) > _LENGTH_DIGITS or not self.text.isdigit():
                 raise self._no_length()
         return 1
 
-    def _on_keyword(self, text: bytes) -> int:
+    def _on_keyword(self, text: bytes, hold: Callable[[int], None]) -> int:
         end = text.find(b"=")
         count = len(text) if end < 0 else end + 1
-        self._left -= count
-        self._hold(count)
-        self._text += text[:count]
+        self.left -= count
+        hold(count)
+        self.text += text[:count]
         if end >= 0:
-            needed = self._text.startswith(_NEEDED)
-            self._value = bytearray() if needed else None
-            self._state = _State.VALUE
-        if not self._left or self._text == b"=":
+            needed = self.text.startswith(_NEEDED)
+            self.value = bytearray() if needed else None
+            self.step = Step.VALUE
+        if not self.left or self.text == b"=":
             raise self._malformed("is not keyword=value")
         return count
 
-    def _on_value(self, view: memoryview) -> int:
-        self._left -= len(view)
-        self._last = bytes(view[-1:])
-        if self._value is not None:
-            self._hold(len(view))
-            self._value += view
-        if not self._left:
-            if self._last != b"\n":
+    def _on_value(self, view: memoryview, hold: Callable[[int], None]) -> int:
+        self.left -= len(view)
+        if self.value is not None:
+            hold(len(view))
+            self.value += view
+        if not self.left:
+            if bytes(view[-1:]) != b"\n":
                 raise self._malformed("does not end in a newline")
-            if self._value is not None:
-                self.records.append((bytes(self._text[:-1]), bytes(self._value[:-1])))
-            self._text.clear()
-            self._begin = self._at + len(view)
-            self._state = _State.LENGTH
+            if self.value is not None:
+                self.records.append((bytes(self.text[:-1]), bytes(self.value[:-1])))
+            self.text.clear()
+            self.begin = self.at + len(view)
+            self.step = Step.LENGTH
         return len(view)
 
     def _on_nuls(self, view: memoryview) -> int:
@@ -145,13 +164,13 @@ class PaxReader:
 
     def _no_length(self) -> ArchiveError:
         return ArchiveError(
-            f"{self._place}: no record length at byte {self._begin} of its {self._size} bytes",
+            f"{self.place}: no record length at byte {self.begin} of its {self.size} bytes",
             fault=ArchiveFault.MALFORMED,
         )
 
     def _malformed(self, how: str) -> ArchiveError:
         return ArchiveError(
-            f"{self._place}: the record at byte {self._begin} {how}", fault=ArchiveFault.MALFORMED
+            f"{self.place}: the record at byte {self.begin} {how}", fault=ArchiveFault.MALFORMED
         )
 
 

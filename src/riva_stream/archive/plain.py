@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-__all__ = ["PlainStream"]
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from riva_stream.archive.snapshot import STRICT, Count, require
+
+__all__ = ["PlainPlace", "PlainStream"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPlace:
+    """Where it can be read on from: anywhere."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    offset: Count = 0
+    """Byte of the archive that is the first to be read."""
+    produced: Count = 0
+    """The same: bytes come out as they go in."""
+    format: Literal["tar"] = "tar"
 
 
 class PlainStream:
-    """Passes an uncompressed tar through by reference."""
+    """Passes an uncompressed tar through by reference.
 
-    container = "tar"
+    Args:
+        place: where to read on.
 
-    def __init__(self) -> None:
+    Raises:
+        InvalidSnapshotError: there is no such place.
+    """
+
+    def __init__(self, place: PlainPlace | None = None) -> None:
+        place = place or PlainPlace()
+        require(place.offset == place.produced, "a place in the tar")
         self._view = memoryview(b"")
-        self._at = 0
+        self._at = place.offset
 
     @property
     def checksum(self) -> str | None:
@@ -23,6 +48,19 @@ class PlainStream:
     def consumed(self) -> int:
         """Archive bytes passed on so far."""
         return self._at
+
+    @property
+    def window(self) -> int:
+        """Bytes that are held besides: none."""
+        return 0
+
+    @property
+    def place(self) -> PlainPlace:
+        """Right behind what was passed on."""
+        return PlainPlace(self._at, self._at)
+
+    def mark(self) -> None:
+        """Every byte is a place."""
 
     @property
     def needs_input(self) -> bool:

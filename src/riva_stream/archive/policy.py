@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
+from riva_stream.archive.snapshot import STRICT, Count
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one archive may ask of us. All are refused while streaming, as soon as they are passed."""
+
+    __pydantic_config__ = STRICT
 
     members: int = 100_000
     """Entries of any kind in the tar stream."""
@@ -60,16 +63,20 @@ class Limits:
 class Member:
     """One member that is staged."""
 
+    __pydantic_config__ = STRICT
+
     name: str
     """As in the archive."""
     key_name: str
     """Its base name: the object's name under ``models/``."""
-    size: int
+    size: Count
     """Bytes, holes of a sparse member included."""
-    index: int
+    index: Count
     """Its place among all entries of the archive, from 0."""
-    offset: int
+    offset: Count
     """Where its header block begins in the tar stream."""
+    data_offset: int | None = None
+    """Where its bytes begin in the tar stream; None where they are not there as they are staged (sparse)."""
 
 
 def show(name: str, limit: int = 200) -> str:
@@ -85,14 +92,15 @@ class Policy:
         include: shell patterns. One without a slash is held against the base name, one with a slash against the whole
             name (without a leading ``./``); ``*`` crosses slashes, letter case counts.
         limits: see :class:`Limits`.
+        taken: the members that were selected so far: name by base name.
     """
 
-    def __init__(self, include: Sequence[str], limits: Limits) -> None:
+    def __init__(self, include: Sequence[str], limits: Limits, taken: dict[str, str]) -> None:
         self.include = tuple(include)
         self._limits = limits
         self._base = [re.compile(translate(p)).match for p in include if "/" not in p]
         self._whole = [re.compile(translate(p.removeprefix("./"))).match for p in include if "/" in p]
-        self._taken: dict[str, str] = {}
+        self._taken = taken
 
     def matches(self, name: str) -> bool:
         """Whether a member of this name is asked for."""
@@ -148,7 +156,7 @@ class Policy:
                 fault=ArchiveFault.LIMIT,
             )
         self._taken[key_name] = entry.name
-        return Member(entry.name, key_name, entry.size, entry.index, entry.offset)
+        return Member(entry.name, key_name, entry.size, entry.index, entry.offset, entry.data_offset)
 
 
 def _fault(name: str, key_name: str) -> str:

@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from riva_stream.archive.events import Event, ListedEntry, MemberData, MemberEnd, MemberStart, StagedMember
-from riva_stream.archive.inside import Inside, shorten
+from riva_stream.archive.inside import Inside, InsideState, shorten
 from riva_stream.archive.leftovers import HEAD, suspicions
-from riva_stream.archive.policy import Limits, Policy, show
+from riva_stream.archive.policy import Limits, Member, Policy, show
+from riva_stream.archive.snapshot import STRICT, Buffer, Count, Name, require
+from riva_stream.archive.tar import Entry
+from riva_stream.archive.walk import Step
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from riva_stream.archive.leftovers import Suspicion
-    from riva_stream.archive.policy import Member
-    from riva_stream.archive.tar import Entry
+    from riva_stream.archive.walk import WalkState
 
-__all__ = ["Selection"]
+__all__ = ["Found", "Selection", "SelectionState"]
 
 _WARNINGS = 100
 _LEFT_OUT = 100
@@ -31,10 +32,82 @@ _PACKED = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip",
 class _Suspect:
     """A file that matches, but may be no model: its first bytes will tell."""
 
+    __pydantic_config__ = STRICT
+
     entry: Entry
-    suspicions: tuple[Suspicion, ...]
-    head: bytearray = field(default_factory=bytearray)
-    pieces: list[memoryview] = field(default_factory=list)
+    head: Buffer = field(default_factory=bytearray)
+
+
+@dataclass(eq=False, slots=True)
+class Found:
+    """What was found so far: as much as there is in the archive, up to the limits."""
+
+    __pydantic_config__ = STRICT
+
+    listing: list[ListedEntry] = field(default_factory=list)
+    staged: list[StagedMember] = field(default_factory=list)
+    taken: dict[str, str] = field(default_factory=dict)
+    """The names of the members that were selected, by their base names."""
+    left_out: list[str] = field(default_factory=list)
+    """Names of members that were left out as no models; the first hundred."""
+
+    def check(self, limits: Limits) -> None:
+        """Hold it against what can be.
+
+        Raises:
+            InvalidSnapshotError: it is more than the limits allow.
+        """
+        require(len(self.listing) <= limits.listing, "the listing")
+        require(len(self.staged) <= len(self.taken) <= limits.matching_members, "the members")
+        require(len(self.left_out) <= _LEFT_OUT, "what was left out")
+
+
+@dataclass(eq=False, slots=True)
+class SelectionState:
+    """Where the selection is, apart from what it found."""
+
+    __pydantic_config__ = STRICT
+
+    entries: Count = 0
+    holes: Count = 0
+    """Zero bytes made up for sparse members so far."""
+    last: Name = ""
+    """The name of the latest entry."""
+    member: Member | None = None
+    """That has begun."""
+    inside: InsideState | None = None
+    suspect: _Suspect | None = None
+    warnings: list[Name] = field(default_factory=list)
+    more_warnings: Count = 0
+    more_left_out: Count = 0
+    kinds_left_out: list[str] = field(default_factory=list)
+
+    def check(self, walk: WalkState, limits: Limits) -> None:
+        """Hold it against what can be, and against the walk that it belongs to.
+
+        Raises:
+            InvalidSnapshotError: no archive leads to it.
+        """
+        require(self.entries <= limits.members, "the count of entries")
+        require(len(self.warnings) <= _WARNINGS and len(self.kinds_left_out) <= _LEFT_OUT, "the remarks")
+        member, suspect, inside, entry = self.member, self.suspect, self.inside, walk.entry
+        require(
+            (member is None) == (inside is None) and (member is None or suspect is None), "the open member"
+        )
+        if member is None and suspect is None:
+            return
+        open_steps = {Step.DATA, Step.OLD_MAP, Step.NEW_MAP}
+        require(entry is not None and walk.step in open_steps, "a member without data")
+        written = walk.written if walk.step is Step.DATA else 0
+        if entry is not None and suspect is not None:
+            require(suspect.entry == entry and suspicions(entry.name), "a suspect")
+            require(len(suspect.head) == written < min(HEAD, max(1, entry.size)), "the head of a suspect")
+        if entry is not None and member is not None and inside is not None:
+            described = (entry.name, entry.size, entry.index, entry.offset)
+            require((member.name, member.size, member.index, member.offset) == described, "the open member")
+            require(entry.offset + entry.size <= limits.expanded_bytes, "its size")
+            inside.check(member, limits.header_bytes)
+            require(inside.seen == written, "what was seen of the open member")
 
 
 class Selection:
@@ -43,35 +116,32 @@ class Selection:
     Args:
         include: shell patterns of the members to stage.
         limits: what the archive may ask of us.
+        state: where an earlier one was.
+        found: what it had found.
     """
 
-    def __init__(self, include: Sequence[str], limits: Limits) -> None:
+    def __init__(
+        self,
+        include: Sequence[str],
+        limits: Limits,
+        state: SelectionState | None = None,
+        found: Found | None = None,
+    ) -> None:
         self._limits = limits
-        self._policy = Policy(include, limits)
+        self.state = SelectionState() if state is None else state
+        self.found = Found() if found is None else found
+        self._policy = Policy(include, limits, self.found.taken)
         self._events: list[Event] = []
-        self._member: Member | None = None
         self._inside: Inside | None = None
-        self._suspect: _Suspect | None = None
-        self._warnings: list[str] = []
-        self._more_warnings = 0
-        self.entries = 0
-        self.holes = 0
-        """Zero bytes made up for sparse members so far."""
-        self.last = ""
-        """The name of the latest entry."""
-        self.listing: list[ListedEntry] = []
-        self.staged: list[StagedMember] = []
-        self.left_out: list[str] = []
-        """Names of members that were left out as no models; the first hundred."""
-        self._more_left_out = 0
-        self._kinds_left_out: dict[str, None] = {}
+        if self.state.member is not None:
+            self._inside = Inside(self.state.member, limits.header_bytes, self.state.inside)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was left out, then the first hundred remarks, and how many more there were."""
-        left_out = (self._what_was_left_out(),) if self.left_out else ()
-        more = (f"and {self._more_warnings} more warnings",) if self._more_warnings else ()
-        return (*left_out, *self._warnings, *more)
+        left_out = (self._what_was_left_out(),) if self.found.left_out else ()
+        more = (f"and {self.state.more_warnings} more warnings",) if self.state.more_warnings else ()
+        return (*left_out, *self.state.warnings, *more)
 
     def take(self) -> list[Event]:
         """The events since the last call."""
@@ -84,72 +154,76 @@ class Selection:
         Raises:
             ArchiveError: there are too many, or it matches and cannot be staged.
         """
-        self.entries += 1
-        self.last = entry.name
-        if self.entries > self._limits.members:
+        self.state.entries += 1
+        self.state.last = entry.name
+        if self.state.entries > self._limits.members:
             raise ArchiveError(
                 f"the archive has more than {self._limits.members} entries; {show(entry.name)} is one too many",
                 hint="if that is how the archive should be, raise --max-members",
                 fault=ArchiveFault.LIMIT,
             )
-        if len(self.listing) < self._limits.listing:
-            self.listing.append(ListedEntry(shorten(entry.name), entry.size, entry.kind))
+        if len(self.found.listing) < self._limits.listing:
+            self.found.listing.append(ListedEntry(shorten(entry.name), entry.size, entry.kind))
         matches = entry.kind == "file" and self._policy.matches(entry.name)
         suspected = suspicions(entry.name) if matches else ()
         if suspected and not self._policy.names(entry.name):
-            self._suspect = _Suspect(entry, suspected)
+            self.state.suspect = _Suspect(entry)
             return True
         return self._begin(entry)
 
     def _begin(self, entry: Entry) -> bool:
-        self._member = self._policy.select(entry)
-        if self._member is None:
+        self.state.member = self._policy.select(entry)
+        if self.state.member is None:
             return False
-        if entry.offset + self.holes + entry.size > self._limits.expanded_bytes:
+        if entry.offset + self.state.holes + entry.size > self._limits.expanded_bytes:
             raise ArchiveError(
                 f"member {show(entry.name)} of {entry.size} bytes takes the archive over {self._limits.expanded_bytes} bytes",
                 hint="if that is how the archive should be, raise --max-expanded",
                 fault=ArchiveFault.LIMIT,
             )
-        self._inside = Inside(self._member, self._limits.header_bytes)
-        self._events.append(MemberStart(self._member))
+        self._inside = Inside(self.state.member, self._limits.header_bytes)
+        self.state.inside = self._inside.state
+        self._events.append(MemberStart(self.state.member))
         return True
 
     def data(self, view: memoryview) -> None:
         """Bytes of the member."""
-        suspect = self._suspect
+        suspect = self.state.suspect
         if suspect:
+            before = bytes(suspect.head)
             suspect.head += view[: HEAD - len(suspect.head)]
-            suspect.pieces.append(view)
             if len(suspect.head) == min(HEAD, suspect.entry.size):
-                self._decide(suspect)
+                self._decide(suspect, (before, view))
         elif self._inside:
             self._inside.feed(view)
             self._events.append(MemberData(view))
 
-    def _decide(self, suspect: _Suspect) -> None:
+    def _decide(self, suspect: _Suspect, pieces: tuple[bytes, memoryview] | None = None) -> None:
         """Leave it out, or begin the member with what is there of it."""
-        self._suspect = None
+        self.state.suspect = None
         name = suspect.entry.name
         head, size = bytes(suspect.head), suspect.entry.size
-        found = next((s.what for s in suspect.suspicions if s.confirms(head, size)), None)
+        suspected = suspicions(name)
+        found = next((s.what for s in suspected if s.confirms(head, size)), None)
         if found:
-            self._kinds_left_out[found] = None
-            if len(self.left_out) < _LEFT_OUT:
-                self.left_out.append(shorten(name))
+            if found not in self.state.kinds_left_out:
+                self.state.kinds_left_out.append(found)
+            if len(self.found.left_out) < _LEFT_OUT:
+                self.found.left_out.append(shorten(name))
             else:
-                self._more_left_out += 1
+                self.state.more_left_out += 1
             return
         self.warn(
-            f"member {show(name)} is staged: by its name it could be {suspect.suspicions[0].what}, by its bytes it is not"
+            f"member {show(name)} is staged: by its name it could be {suspected[0].what}, by its bytes it is not"
         )
         self._begin(suspect.entry)
-        for view in suspect.pieces:
-            self.data(view)
+        for piece in pieces or ():
+            if piece:
+                self.data(memoryview(piece))
 
     def hole(self, count: int) -> None:
         """As many zeros are made up for a sparse member."""
-        self.holes += count
+        self.state.holes += count
 
     def end(self) -> None:
         """The member is complete.
@@ -157,32 +231,34 @@ class Selection:
         Raises:
             ArchiveError: it is a model of no bytes, or of nothing but zeros.
         """
-        if self._suspect:  # it has no bytes
-            self._decide(self._suspect)
-        if self._member is None or self._inside is None:  # left out
+        if self.state.suspect:  # it has no bytes
+            self._decide(self.state.suspect)
+        if self.state.member is None or self._inside is None:  # left out
             return
         report = self._inside.finish()
         for text in report.warnings:
             self.warn(text)
-        self.staged.append(StagedMember(self._member, report))
-        self._events.append(MemberEnd(self._member, report))
-        self._member = self._inside = None
+        self.found.staged.append(StagedMember(self.state.member, report))
+        self._events.append(MemberEnd(self.state.member, report))
+        self.state.member = self.state.inside = self._inside = None
 
     def warn(self, text: str) -> None:
         """Keep a remark for the summary."""
-        if len(self._warnings) < _WARNINGS:
-            self._warnings.append(text)
+        if len(self.state.warnings) < _WARNINGS:
+            self.state.warnings.append(text)
         else:
-            self._more_warnings += 1
+            self.state.more_warnings += 1
 
     def nothing_matched(self) -> ArchiveError:
         """The error for an archive without a member to stage: it says what there is instead."""
         patterns = " ".join(self._policy.include)
         what = "has no members at all"
-        if self.entries:
-            what = "has " + ", ".join(f"{show(e.name)} ({e.kind}, {e.size} bytes)" for e in self.listing[:20])
-        more = self.entries - len(self.listing[:20])
-        left_out = f"; {self._what_was_left_out()}" if self.left_out else ""
+        if self.state.entries:
+            what = "has " + ", ".join(
+                f"{show(e.name)} ({e.kind}, {e.size} bytes)" for e in self.found.listing[:20]
+            )
+        more = self.state.entries - len(self.found.listing[:20])
+        left_out = f"; {self._what_was_left_out()}" if self.found.left_out else ""
         return ArchiveError(
             f"no member matches {patterns}; the archive {what}"
             + (f" and {more} more" if more else "")
@@ -192,25 +268,26 @@ class Selection:
         )
 
     def _what_was_left_out(self) -> str:
-        shown = ", ".join(show(name) for name in self.left_out[:_SHOWN])
-        count = len(self.left_out) + self._more_left_out
+        shown = ", ".join(show(name) for name in self.found.left_out[:_SHOWN])
+        count = len(self.found.left_out) + self.state.more_left_out
         more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
         files = (
             "1 file that matches, but is no model,"
             if count == 1
             else f"{count} files that match, but are no models,"
         )
-        return f"{files} left out ({', '.join(self._kinds_left_out)}): {shown}{more}"
+        return f"{files} left out ({', '.join(self.state.kinds_left_out)}): {shown}{more}"
 
     def _where_to_look(self) -> str:
         """The hint for an archive without a match; empty for the usual one."""
-        if self.left_out:
+        if self.found.left_out:
             return (
                 "pack the models themselves; a file that is meant all the same is staged when --include names it without a "
                 "wildcard"
             )
         packed = next(
-            (e.name for e in self.listing if e.kind == "file" and e.name.lower().endswith(_PACKED)), None
+            (e.name for e in self.found.listing if e.kind == "file" and e.name.lower().endswith(_PACKED)),
+            None,
         )
         if packed is None:
             return ""

@@ -8,14 +8,13 @@ only if every stretch but the last is a multiple of 512 bytes, and maps for whic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from riva_stream.archive.numbers import number
-from riva_stream.archive.pax import decimal
+from riva_stream.archive.pax import Pax, decimal
+from riva_stream.archive.snapshot import STRICT, Buffer, Count, Name, require
 from riva_stream.errors import ArchiveError, ArchiveFault
-
-if TYPE_CHECKING:
-    from riva_stream.archive.pax import Pax
 
 __all__ = [
     "MapReader",
@@ -35,8 +34,8 @@ _ENTRY = 24
 class Segment(NamedTuple):
     """A stretch of data: where in the file it goes, and how long it is. Bytes."""
 
-    offset: int
-    length: int
+    offset: Count
+    length: Count
 
 
 class SparseInfo(NamedTuple):
@@ -121,25 +120,37 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
     return SparseInfo(name, size, [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)])
 
 
+@dataclass(eq=False, slots=True)
 class MapReader:
-    """The map of version 1.0, in front of the data: one decimal number a line, the first is the count of entries.
+    """The map of version 1.0, in front of the data: one decimal number a line, the first is the count of entries."""
 
-    Args:
-        limit: bytes the map may have; each entry counts for at least 24.
-        place: names the member in errors.
-    """
+    __pydantic_config__ = STRICT
 
-    def __init__(self, limit: int, place: str) -> None:
-        self._limit = limit
-        self._place = place
-        self._text = bytearray()
-        self._lines = 0
-        self._count = -1
+    limit: Count
+    """Bytes the map may have; each entry counts for at least 24."""
+    place: Name
+    """Names the member in errors."""
+    text: Buffer = field(default_factory=bytearray)
+    lines: Count = 0
+    count: Count | None = None
+    """Entries, as soon as that is known."""
+
+    def check(self, limit: int) -> None:
+        """Hold it against what can be.
+
+        Raises:
+            InvalidSnapshotError: no map leads to it.
+        """
+        self.limit = limit
+        require(len(self.text) <= limit and not len(self.text) % 512, "the length of a sparse map")
+        require((self.count is None) == (not self.text), "the count of a sparse map")
+        require((self.count or 0) * _ENTRY <= limit, "the count of a sparse map")
+        require(self.lines == self.text.count(b"\n") <= 2 * (self.count or 0), "the lines of a sparse map")
 
     @property
     def size(self) -> int:
         """Bytes read so far."""
-        return len(self._text)
+        return len(self.text)
 
     def feed(self, block: bytes) -> bool:
         """Take the next block; whether the map is complete.
@@ -147,29 +158,29 @@ class MapReader:
         Raises:
             ArchiveError: it is malformed or too long.
         """
-        self._text += block
-        self._lines += block.count(b"\n")
-        if self._count < 0:
+        self.text += block
+        self.lines += block.count(b"\n")
+        if self.count is None:
             head, newline, _ = block.partition(b"\n")
             if not newline:
                 raise ArchiveError(
-                    f"{self._place}: its sparse map does not begin with a number",
+                    f"{self.place}: its sparse map does not begin with a number",
                     fault=ArchiveFault.MALFORMED,
                 )
-            self._count = decimal(head, "the length of its sparse map", self._place)
-            check_count(self._count, self._limit, self._place)
-        if len(self._text) > self._limit:
+            self.count = decimal(head, "the length of its sparse map", self.place)
+            check_count(self.count, self.limit, self.place)
+        if len(self.text) > self.limit:
             raise ArchiveError(
-                f"{self._place}: its sparse map is longer than {self._limit} bytes",
+                f"{self.place}: its sparse map is longer than {self.limit} bytes",
                 hint="if that is how the archive should be, raise --max-header-bytes",
                 fault=ArchiveFault.LIMIT,
             )
-        return self._lines > 2 * self._count
+        return self.lines > 2 * self.count
 
     def segments(self) -> list[Segment]:
         """The entries, once ``feed`` said that they are complete."""
-        lines = bytes(self._text).split(b"\n")[1 : 2 * self._count + 1]
-        values = [decimal(line, "a number of its sparse map", self._place) for line in lines]
+        lines = bytes(self.text).split(b"\n")[1 : 2 * (self.count or 0) + 1]
+        values = [decimal(line, "a number of its sparse map", self.place) for line in lines]
         return [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
 
 

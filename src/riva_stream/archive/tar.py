@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from riva_stream.archive.numbers import checksum, number
 from riva_stream.archive.policy import show
+from riva_stream.archive.snapshot import STRICT, Bytes, Count, Name
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header"]
@@ -49,11 +50,11 @@ _WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
 class Header(NamedTuple):
     """One header block whose checksum is right."""
 
-    name: bytes
-    link: bytes
-    size: int
+    name: Bytes
+    link: Bytes
+    size: Count
     """The size field: bytes stored, before a pax header overrides it."""
-    typeflag: bytes
+    typeflag: Bytes
     gnu: bool
     """Old GNU magic: the prefix field holds other things, a sparse map among them."""
     ustar: bool
@@ -63,17 +64,21 @@ class Header(NamedTuple):
 class Entry:
     """One entry of the archive, its extended headers applied."""
 
-    name: str
+    __pydantic_config__ = STRICT
+
+    name: Name
     """UTF-8; bytes that are not stand as lone surrogates (PEP 383)."""
     kind: Kind
-    size: int
+    size: Count
     """Bytes of the file as extracted; 0 for what has no data."""
-    index: int
+    index: Count
     """Its place among all entries, from 0."""
-    offset: int
+    offset: Count
     """Where its header block begins in the tar stream."""
-    link: str = ""
+    link: Name = ""
     """What a link points to."""
+    data_offset: int | None = None
+    """Where its bytes begin in the tar stream; None where they are not there as they are extracted (sparse)."""
 
 
 class Sink(Protocol):

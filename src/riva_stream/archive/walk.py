@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum, auto
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from enum import Enum
 
-from riva_stream.archive.extensions import Extensions, place_of
+from riva_stream.archive.extensions import Described, Extensions, place_of
 from riva_stream.archive.policy import show
-from riva_stream.archive.sparse import MapReader, check_count, check_map, old_gnu_entries
+from riva_stream.archive.snapshot import STRICT, Buffer, Count, Name, require
+from riva_stream.archive.sparse import MapReader, Segment, check_count, check_map, old_gnu_entries
 from riva_stream.archive.tar import (
     BLOCK,
     Entry,
+    Header,
+    Sink,
     decode,
     is_unknown,
     kind_of,
@@ -22,23 +25,76 @@ from riva_stream.archive.tar import (
 from riva_stream.archive.zeros import ZEROS, is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-if TYPE_CHECKING:
-    from riva_stream.archive.extensions import Described
-    from riva_stream.archive.sparse import Segment
-    from riva_stream.archive.tar import Header, Sink
-
-__all__ = ["Walk"]
+__all__ = ["Step", "Walk", "WalkState"]
 
 
-class _State(Enum):
-    HEADER = auto()
-    EXTENSION = auto()  # the body of a pax header or of a GNU long name
-    OLD_MAP = auto()  # more blocks of an old GNU sparse map
-    NEW_MAP = auto()  # the map of a pax 1.0 sparse member
-    DATA = auto()
-    SKIP = auto()
-    ONE_ZERO = auto()
-    ENDED = auto()
+class Step(Enum):
+    """What the next byte of the stream belongs to."""
+
+    HEADER = "header"
+    EXTENSION = "extension"  # the body of a pax header or of a GNU long name
+    OLD_MAP = "old-map"  # more blocks of an old GNU sparse map
+    NEW_MAP = "new-map"  # the map of a pax 1.0 sparse member
+    DATA = "data"
+    SKIP = "skip"
+    ONE_ZERO = "one-zero"
+    ENDED = "ended"
+
+
+@dataclass(eq=False, slots=True)
+class WalkState:
+    """All that the walk knows at one byte of the stream: the next one may come in another process."""
+
+    __pydantic_config__ = STRICT
+
+    extensions: Extensions
+    step: Step = Step.HEADER
+    at: Count = 0
+    """Offset in the stream of the next byte."""
+    partial: Buffer = field(default_factory=bytearray)
+    """The block that is being gathered."""
+    index: Count = 0
+    name: Name = ""
+    place: Name = ""
+    entry: Entry | None = None
+    """The entry whose data is wanted."""
+    stored: Count = 0
+    segments: deque[Segment] = field(default_factory=deque)
+    map: list[Segment] = field(default_factory=list)
+    map_1_0: MapReader | None = None
+    written: Count = 0
+    """Bytes of the entry that were handed on, holes included."""
+    hole: Count = 0
+    data: Count = 0
+    skip: Count = 0
+    trailing: Count = 0
+    trailing_zero: bool = True
+
+    def check(self, header_bytes: int) -> None:
+        """Hold it against what can be.
+
+        Raises:
+            InvalidSnapshotError: no stream leads to it.
+        """
+        step, entry = self.step, self.entry
+        gathers = step in {Step.HEADER, Step.OLD_MAP, Step.NEW_MAP, Step.ONE_ZERO}
+        require(len(self.partial) < BLOCK and (gathers or not self.partial), "the block that is gathered")
+        self.extensions.limit = header_bytes
+        self.extensions.check(reading=step is Step.EXTENSION)
+        require(entry is None or entry.kind == "file", "the open entry")
+        require((self.map_1_0 is not None) == (step is Step.NEW_MAP), "the sparse map")
+        if self.map_1_0 is not None:
+            self.map_1_0.check(header_bytes)
+        require(24 * max(len(self.map), len(self.segments)) <= header_bytes, "the length of a sparse map")
+        if step is not Step.DATA:
+            require(not (self.hole or self.data or self.segments), "the data that is left")
+            return
+        require(entry is not None, "data without an entry")
+        at = self.written + self.hole + self.data
+        for segment in self.segments:
+            require(segment.offset >= at, "the order of the sparse map")
+            at = segment.offset + segment.length
+        require(entry and at <= entry.size, "the data that is left")
 
 
 class Walk:
@@ -48,50 +104,54 @@ class Walk:
         sink: who is told.
         header_bytes: most bytes that are kept of extended headers, or of a sparse map, for one member.
         allow_missing_end: take a stream without an end-of-archive block, as GNU tar does.
+        state: where an earlier walk over the same stream was; the sink has to be one that it left, too.
     """
 
-    def __init__(self, sink: Sink, *, header_bytes: int, allow_missing_end: bool = False) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        header_bytes: int,
+        allow_missing_end: bool = False,
+        state: WalkState | None = None,
+    ) -> None:
         self._sink = sink
         self._header_bytes = header_bytes
         self._allow_missing_end = allow_missing_end
-        self._state = _State.HEADER
+        self.state = WalkState(Extensions(header_bytes)) if state is None else state
         self._view = memoryview(b"")
-        self._at = 0  # offset in the stream of the next byte of the view
-        self._partial = bytearray()  # the block that is being gathered
-        self._index = 0
-        self._name = ""
-        self._place = ""
-        self._entry: Entry | None = None
-        self._stored = 0
-        self._extensions = Extensions(header_bytes)
-        self._segments: deque[Segment] = deque()
-        self._map: list[Segment] = []
-        self._map_1_0: MapReader | None = None
-        self._written = self._hole = self._data = self._skip = 0
-        self._trailing = 0
-        self._trailing_zero = True
 
     @property
     def hungry(self) -> bool:
         """Whether everything fed has been walked over."""
-        return not self._view and not self._hole
+        return not self._view and not self.state.hole
 
     def feed(self, block: bytes | memoryview) -> None:
         """Hand over the next bytes of the stream; only when hungry. Slices of them go to the sink uncopied."""
         self._view = memoryview(block)
 
-    def walk(self, budget: int) -> int:
-        """Go on until what was fed is used up, or about ``budget`` bytes of it were, holes counted; returns them."""
+    @property
+    def pending(self) -> int:
+        """Bytes that were fed and have not been walked over."""
+        return len(self._view)
+
+    def walk(self, budget: int, until: int = 0) -> int:
+        """Go on until what was fed is used up, or about ``budget`` bytes of it were, holes counted; returns them.
+
+        It also stops where ``until`` bytes of an entry have been handed on.
+        """
         used = 0
         while used < budget and not self.hungry:
-            state = self._state
-            if state is _State.DATA:
-                used += self._on_data(budget - used)
-            elif state is _State.SKIP:
+            state = self.state.step
+            if state is Step.DATA:
+                used += self._on_data(budget - used, until)
+                if self.state.written == until:
+                    break
+            elif state is Step.SKIP:
                 used += self._on_skip()
-            elif state is _State.EXTENSION:
+            elif state is Step.EXTENSION:
                 used += self._on_extension()
-            elif state is _State.ENDED:
+            elif state is Step.ENDED:
                 used += self._on_trailing()
             else:
                 used += self._on_block(state)
@@ -102,179 +162,181 @@ class Walk:
     def _advance(self, count: int) -> memoryview:
         taken = self._view[:count]
         self._view = self._view[count:]
-        self._at += count
+        self.state.at += count
         return taken
 
-    def _on_block(self, state: _State) -> int:
+    def _on_block(self, state: Step) -> int:
         """Gather a whole block, then act on it."""
-        taken = self._advance(min(BLOCK - len(self._partial), len(self._view)))
-        self._partial += taken
-        if len(self._partial) == BLOCK:
-            block = bytes(self._partial)
-            self._partial.clear()
-            if state is _State.HEADER:
+        taken = self._advance(min(BLOCK - len(self.state.partial), len(self._view)))
+        self.state.partial += taken
+        if len(self.state.partial) == BLOCK:
+            block = bytes(self.state.partial)
+            self.state.partial.clear()
+            if state is Step.HEADER:
                 self._on_header(block)
-            elif state is _State.OLD_MAP:
+            elif state is Step.OLD_MAP:
                 self._on_old_map(block)
-            elif state is _State.NEW_MAP:
+            elif state is Step.NEW_MAP:
                 self._on_new_map(block)
             else:
                 self._on_second_block(block)
         return len(taken)
 
-    def _on_data(self, budget: int) -> int:
-        if self._hole:
-            count = min(self._hole, budget, len(ZEROS))
-            self._hole -= count
+    def _on_data(self, budget: int, until: int) -> int:
+        most = until - self.state.written if until > self.state.written else budget + len(self._view)
+        if self.state.hole:
+            count = min(self.state.hole, budget, len(ZEROS), most)
+            self.state.hole -= count
             self._sink.hole(count)
             self._sink.data(ZEROS[:count])
         else:
-            count = min(self._data, len(self._view))
-            self._data -= count
+            count = min(self.state.data, len(self._view), most)
+            self.state.data -= count
             self._sink.data(self._advance(count))
-        self._written += count
-        if not self._hole and not self._data:
+        self.state.written += count
+        if not self.state.hole and not self.state.data:
             self._next_segment()
         return count
 
     def _next_segment(self) -> None:
-        if self._segments:
-            offset, self._data = self._segments.popleft()
-            self._hole = offset - self._written
-        elif self._entry and self._written < self._entry.size:
-            self._hole = self._entry.size - self._written
+        if self.state.segments:
+            offset, self.state.data = self.state.segments.popleft()
+            self.state.hole = offset - self.state.written
+        elif self.state.entry and self.state.written < self.state.entry.size:
+            self.state.hole = self.state.entry.size - self.state.written
         else:
             self._sink.end()
-            self._to_skip(-self._stored % BLOCK)
+            self._to_skip(-self.state.stored % BLOCK)
 
     def _on_skip(self) -> int:
-        count = min(self._skip, len(self._view))
+        count = min(self.state.skip, len(self._view))
         self._advance(count)
-        self._skip -= count
-        if not self._skip:
-            self._state = _State.HEADER
+        self.state.skip -= count
+        if not self.state.skip:
+            self.state.step = Step.HEADER
         return count
 
     def _to_skip(self, count: int) -> None:
-        self._skip = count
-        self._state = _State.SKIP if count else _State.HEADER
+        self.state.skip = count
+        self.state.step = Step.SKIP if count else Step.HEADER
 
     def _on_trailing(self) -> int:
         rest = self._advance(len(self._view))
-        self._trailing += len(rest)
-        self._trailing_zero = self._trailing_zero and is_zero(rest)
+        self.state.trailing += len(rest)
+        self.state.trailing_zero = self.state.trailing_zero and is_zero(rest)
         return len(rest)
 
     # -- headers -------------------------------------------------------------------------------------------------
 
     def _on_header(self, block: bytes) -> None:
-        at = self._at - BLOCK
-        header = parse_header(block, at, self._name)
+        at = self.state.at - BLOCK
+        header = parse_header(block, at, self.state.name)
         if header is None:
-            if self._extensions.pending:
+            if self.state.extensions.pending:
                 raise ArchiveError(
                     f"the tar stream ends at byte {at}, right behind an extended header without a member",
                     fault=ArchiveFault.MALFORMED,
                 )
-            self._state = _State.ONE_ZERO
+            self.state.step = Step.ONE_ZERO
         elif header.typeflag in b"LKxXg":
-            self._extensions.announce(header, at)
-            self._state = _State.EXTENSION
+            self.state.extensions.announce(header, at)
+            self.state.step = Step.EXTENSION
             if not header.size:
                 self._on_extension()
         else:
             self._on_member(block, header, at)
 
     def _on_extension(self) -> int:
-        taken = self._advance(min(self._extensions.left, len(self._view)))
-        if self._extensions.feed(taken):
-            self._to_skip(-self._at % BLOCK)  # headers begin at whole blocks
+        taken = self._advance(min(self.state.extensions.left, len(self._view)))
+        if self.state.extensions.feed(taken):
+            self._to_skip(-self.state.at % BLOCK)  # headers begin at whole blocks
         return len(taken)
 
     def _on_member(self, block: bytes, header: Header, at: int) -> None:
-        described = self._extensions.apply(block, header, at)
-        self._name = decode(described.name)
+        described = self.state.extensions.apply(block, header, at)
+        self.state.name = decode(described.name)
         kind = kind_of(header, described.name)
-        self._stored = stored_size(header, described.stored)
-        place = place_of(self._name, at)
-        if kind == "directory" and self._stored and header.typeflag != b"D":
+        self.state.stored = stored_size(header, described.stored)
+        place = place_of(self.state.name, at)
+        if kind == "directory" and self.state.stored and header.typeflag != b"D":
             raise ArchiveError(
-                f"{place} has a directory's name, yet {self._stored} bytes of data",
+                f"{place} has a directory's name, yet {self.state.stored} bytes of data",
                 fault=ArchiveFault.AMBIGUOUS,
             )
         if is_unknown(header):
             self._sink.warn(f"{place}: unknown type {header.typeflag!r}, taken for a file as GNU tar does")
         size = described.real if kind == "file" else 0
-        entry = Entry(self._name, kind, size, self._index, at, decode(described.link))
-        self._index += 1
-        self._entry = entry if self._sink.entry(entry) else None
+        whole = None if described.sparse or described.more else self.state.at
+        entry = Entry(self.state.name, kind, size, self.state.index, at, decode(described.link), whole)
+        self.state.index += 1
+        self.state.entry = entry if self._sink.entry(entry) else None
         self._begin_data(described, place)
 
     def _begin_data(self, described: Described, place: str) -> None:
-        self._place = place
-        self._written = self._hole = self._data = 0
-        self._segments.clear()
+        self.state.place = place
+        self.state.written = self.state.hole = self.state.data = 0
+        self.state.segments.clear()
         if described.more:
-            self._map = described.segments or []
-            self._state = _State.OLD_MAP
-        elif self._entry is None:
-            self._to_skip(self._stored + -self._stored % BLOCK)
+            self.state.map = described.segments or []
+            self.state.step = Step.OLD_MAP
+        elif self.state.entry is None:
+            self._to_skip(self.state.stored + -self.state.stored % BLOCK)
         elif not described.sparse:
-            self._data = self._stored
-            self._state = _State.DATA
-            if not self._data:
+            self.state.data = self.state.stored
+            self.state.step = Step.DATA
+            if not self.state.data:
                 self._next_segment()
         elif described.segments is None:
-            self._map_1_0 = MapReader(self._header_bytes, place)
-            self._state = _State.NEW_MAP
+            self.state.map_1_0 = MapReader(self._header_bytes, place)
+            self.state.step = Step.NEW_MAP
         else:
-            self._use_map(described.segments, self._stored)
+            self._use_map(described.segments, self.state.stored)
 
     # -- sparse maps ---------------------------------------------------------------------------------------------
 
     def _use_map(self, segments: list[Segment], stored: int) -> None:
-        if self._entry is None:
-            self._to_skip(self._stored + -self._stored % BLOCK)
+        if self.state.entry is None:
+            self._to_skip(self.state.stored + -self.state.stored % BLOCK)
             return
-        self._segments.extend(check_map(segments, self._entry.size, stored, self._place))
-        self._state = _State.DATA
+        self.state.segments.extend(check_map(segments, self.state.entry.size, stored, self.state.place))
+        self.state.step = Step.DATA
         self._next_segment()
 
     def _on_old_map(self, block: bytes) -> None:
-        segments, ended = old_gnu_entries(block, 0, 21, self._place)
-        self._map += segments
-        check_count(len(self._map), self._header_bytes, self._place)
+        segments, ended = old_gnu_entries(block, 0, 21, self.state.place)
+        self.state.map += segments
+        check_count(len(self.state.map), self._header_bytes, self.state.place)
         if not block[504]:
-            self._use_map(self._map, self._stored)
-            self._map = []
+            self._use_map(self.state.map, self.state.stored)
+            self.state.map = []
         elif ended:
             raise ArchiveError(
-                f"{self._place}: its sparse map has ended, yet says that it goes on",
+                f"{self.state.place}: its sparse map has ended, yet says that it goes on",
                 fault=ArchiveFault.MALFORMED,
             )
 
     def _on_new_map(self, block: bytes) -> None:
-        reader = self._map_1_0
+        reader = self.state.map_1_0
         if reader is not None and reader.feed(block):
-            self._use_map(reader.segments(), self._stored - reader.size)
-            self._map_1_0 = None
+            self._use_map(reader.segments(), self.state.stored - reader.size)
+            self.state.map_1_0 = None
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _on_second_block(self, block: bytes) -> None:
         if any(block):
-            where = self._at - 2 * BLOCK
+            where = self.state.at - 2 * BLOCK
             if looks_like_tar(block):
                 raise ArchiveError(
-                    f"a lone block of zeros at byte {where} of the tar stream, after {show(self._name)}, and then another "
+                    f"a lone block of zeros at byte {where} of the tar stream, after {show(self.state.name)}, and then another "
                     "header: GNU tar would stop there without an error",
                     hint="pack the files in one archive (tars cannot be joined by cat), or upload the one that is meant",
                     fault=ArchiveFault.AMBIGUOUS,
                 )
             self._sink.warn(f"a lone block of zeros at byte {where} ends the archive; there should be two")
-            self._trailing += BLOCK
-            self._trailing_zero = False
-        self._state = _State.ENDED
+            self.state.trailing += BLOCK
+            self.state.trailing_zero = False
+        self.state.step = Step.ENDED
 
     def finish(self) -> None:
         """The stream has no more bytes.
@@ -282,22 +344,26 @@ class Walk:
         Raises:
             ArchiveError: it is cut: inside a member or a header, or without an end-of-archive block.
         """
-        at = self._at
-        after = f", after member {show(self._name)}" if self._name else ""
-        if self._state is _State.ENDED:
-            if not self._trailing_zero:
+        at = self.state.at
+        after = f", after member {show(self.state.name)}" if self.state.name else ""
+        if self.state.step is Step.ENDED:
+            if not self.state.trailing_zero:
                 self._sink.warn(
-                    f"{self._trailing} bytes follow the end of the archive and are ignored, as GNU tar does"
+                    f"{self.state.trailing} bytes follow the end of the archive and are ignored, as GNU tar does"
                 )
             return
-        if self._state is _State.ONE_ZERO:
-            if any(self._partial):
+        if self.state.step is Step.ONE_ZERO:
+            if any(self.state.partial):
                 raise ArchiveError(
                     f"the tar stream is cut at byte {at}, inside a block{after}", fault=ArchiveFault.CUT
                 )
             self._sink.warn(f"only one block of zeros ends the archive (at byte {at}); there should be two")
             return
-        if self._state is _State.HEADER and not any(self._partial) and not self._extensions.pending:
+        if (
+            self.state.step is Step.HEADER
+            and not any(self.state.partial)
+            and not self.state.extensions.pending
+        ):
             if not self._allow_missing_end:
                 raise ArchiveError(
                     f"the tar stream stops at byte {at}{after} without an end-of-archive block: that is how a cut tar "
@@ -307,10 +373,10 @@ class Walk:
                 )
             self._sink.warn(f"no end-of-archive block: the tar stream just stops at byte {at}{after}")
             return
-        lacking = self._data + sum(segment.length for segment in self._segments)
+        lacking = self.state.data + sum(segment.length for segment in self.state.segments)
         inside = {
-            _State.DATA: f"inside member {show(self._name)}, which lacks {lacking} bytes",
-            _State.SKIP: f"inside member {show(self._name)} or its padding, which lacks {self._skip} bytes",
-            _State.HEADER: f"inside a header{after}",
-        }.get(self._state, f"inside the headers of a member{after}")
+            Step.DATA: f"inside member {show(self.state.name)}, which lacks {lacking} bytes",
+            Step.SKIP: f"inside member {show(self.state.name)} or its padding, which lacks {self.state.skip} bytes",
+            Step.HEADER: f"inside a header{after}",
+        }.get(self.state.step, f"inside the headers of a member{after}")
         raise ArchiveError(f"the tar stream is cut at byte {at}, {inside}", fault=ArchiveFault.CUT)

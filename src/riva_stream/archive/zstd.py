@@ -1,20 +1,24 @@
 """zstd, frame by frame (RFC 8878), with bounded output.
 
 The library's streaming call inflates all it is given, however much that makes. So the frame and block headers are
-read here, and it is given whole blocks, as many as fit the output: a block makes at most 128 KiB, whatever it claims.
+read here, and it is given one whole block at a time: it makes at most 128 KiB, whatever it claims. So all output before
+damage is handed over, however the input was cut.
 A frame may end in a checksum (XXH64), which the library verifies; a frame without one is not vouched for.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import ClassVar, Literal
 
 import zstandard
 
+from riva_stream.archive.snapshot import STRICT, Count, require
 from riva_stream.errors import ArchiveError, ArchiveFault
 from riva_stream.sizes import MIB, human_size
 
-__all__ = ["ZstdStream", "is_zstd"]
+__all__ = ["ZstdPlace", "ZstdStream", "is_zstd"]
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"
@@ -41,35 +45,64 @@ class _State(Enum):
     CHECKSUM = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class ZstdPlace:
+    """Where zstd data can be read on from: the beginning of a frame."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    offset: Count = 0
+    """Byte of the archive that is the first to be read."""
+    produced: Count = 0
+    """Bytes that everything before it inflates to."""
+    frames: Count = 0
+    """Frames before it."""
+    empty: Count = 0
+    """Blocks before it that make nothing."""
+    all_checked: bool = True
+    """Whether every frame before it has a checksum."""
+    window: Count = 0
+    """Bytes of the largest window before it."""
+    format: Literal["zstd"] = "zstd"
+
+
 class ZstdStream:
     """The zstd layer of an archive: pieces in, inflated blocks out.
 
     Args:
         streams: most frames that are read, and most blocks that make nothing.
         window: most bytes of window a frame may ask for.
+        place: where to read on.
+
+    Raises:
+        InvalidSnapshotError: there is no such place.
     """
 
-    container = "zstd"
-
-    def __init__(self, *, streams: int, window: int) -> None:
+    def __init__(self, *, streams: int, window: int, place: ZstdPlace | None = None) -> None:
         self._streams = streams
         self._limit = window
-        self.window = 0
+        self.place = place = place or ZstdPlace()
+        require(place.frames <= streams and place.empty <= streams, "the number of zstd frames")
+        require(place.window <= window, "the window of a zstd frame")
+        self.window = place.window
         """Bytes of the largest window that a frame has asked for so far: the inflater holds them."""
         self._state = _State.MAGIC
         self._piece = memoryview(b"")
         self._pos = 0
-        self._at = 0
-        self._frames = 0
-        self._empty = 0  # blocks that make nothing, in all frames: one that never ends is made of them
-        self._all_checked = True
+        self._at = place.offset
+        self._produced = place.produced
+        self._frames = place.frames
+        self._empty = (
+            place.empty
+        )  # blocks that make nothing, in all frames: one that never ends is made of them
+        self._all_checked = place.all_checked
         self._frame_at = 0
         self._kept = bytearray()
         self._want = 4
         self._left = 0
         self._last = self._has_checksum = False
-        self._ready = bytearray()  # whole blocks, not inflated yet
-        self._room = 0  # how many bytes these can make at most
+        self._ready = bytearray()  # a whole block, and what is in front of it, not inflated yet
+        self._whole = False
         self._inflater: zstandard.ZstdDecompressionObj | None = None
         self._size = 0
 
@@ -93,8 +126,11 @@ class ZstdStream:
         self._piece = memoryview(piece)
         self._pos = 0
 
-    def pull(self, max_output: int) -> bytes:
-        """The next inflated block; at most ``max_output`` bytes, or 128 KiB where that is more.
+    def mark(self) -> None:
+        """Frames are all there is to begin at, and :attr:`place` is always the latest."""
+
+    def pull(self, max_output: int) -> bytes:  # noqa: ARG002 - a block is as small as it gets
+        """The next inflated block; at most 128 KiB.
 
         Raises:
             ArchiveError: damage, garbage after the end, or a frame that asks for too large a window.
@@ -119,11 +155,11 @@ class ZstdStream:
                 self._advance(len(taken))
                 if len(self._kept) == self._want:
                     self._on_kept(bytes(self._kept))
-            if self._room and (self._room + _BLOCK > max_output or self._state is _State.MAGIC):
+            if self._whole:
                 block = self._inflate()
                 if block:
                     return block
-        return self._inflate() if self._ready else b""
+        return b""
 
     def finish(self) -> None:
         """The archive has no more bytes.
@@ -133,10 +169,10 @@ class ZstdStream:
         """
         if self._state is not _State.MAGIC or self._kept:
             raise ArchiveError(
-                f"{self._place()} is cut at byte {self._at} of the archive", fault=ArchiveFault.CUT
+                f"{self._name()} is cut at byte {self._at} of the archive", fault=ArchiveFault.CUT
             )
 
-    def _place(self) -> str:
+    def _name(self) -> str:
         return f"zstd frame {self._frames} (at byte {self._frame_at} of the archive)"
 
     def _advance(self, count: int) -> None:
@@ -160,7 +196,7 @@ class ZstdStream:
             self._on_block_header(kept)
         else:
             self._ready += kept
-            self._room += 1
+            self._whole = True
             self._expect(_State.MAGIC, 4)
 
     def _begin_frame(self, kept: bytes) -> None:
@@ -169,6 +205,9 @@ class ZstdStream:
             raise ArchiveError(
                 f"garbage after the end of the zstd data, at byte {self._frame_at} of the archive: it begins with {kept!r}"
             )
+        self.place = ZstdPlace(
+            self._frame_at, self._produced, self._frames, self._empty, self._all_checked, self.window
+        )
         self._frames += 1
         if self._frames > self._streams:
             raise ArchiveError(
@@ -182,7 +221,7 @@ class ZstdStream:
         self._ready += kept
         self._inflater = zstandard.ZstdDecompressor(
             max_window_size=min(self._limit, _MAX_WINDOW)
-        ).decompressobj(write_size=1 << 20)
+        ).decompressobj(write_size=_BLOCK)
         self._size = 0
         self._expect(_State.HEADER, 1)
 
@@ -198,7 +237,7 @@ class ZstdStream:
         window = size if single else (1 << 10 + (kept[1] >> 3)) // 8 * (8 + (kept[1] & 7))
         if descriptor & 3 and any(kept[1 + (not single) : want - size_bytes]):
             raise ArchiveError(
-                f"{self._place()} needs a dictionary, which an archive cannot",
+                f"{self._name()} needs a dictionary, which an archive cannot",
                 hint="compress the archive again without a dictionary",
                 fault=ArchiveFault.UNSUPPORTED,
             )
@@ -206,7 +245,7 @@ class ZstdStream:
             possible = window <= _MAX_WINDOW
             raise_it = f"pass --max-zstd-window {-(-window // MIB)}MiB or more, or " if possible else ""
             raise ArchiveError(
-                f"{self._place()} needs a window of {human_size(window)} in memory; at most {human_size(self._limit)} "
+                f"{self._name()} needs a window of {human_size(window)} in memory; at most {human_size(self._limit)} "
                 "are allowed",
                 hint=raise_it + "compress the archive again without --long and --ultra",
                 fault=ArchiveFault.LIMIT,
@@ -223,12 +262,12 @@ class ZstdStream:
         self._last = bool(bits & 1)
         if kind > _COMPRESSED or size > _BLOCK:
             raise ArchiveError(
-                f"{self._place()}: the block header at byte {self._at - 3} of the archive is damaged"
+                f"{self._name()}: the block header at byte {self._at - 3} of the archive is damaged"
             )
         self._empty += not size
         if self._empty > self._streams:
             raise ArchiveError(
-                f"{self._place()}: more than {self._streams} empty blocks (at byte {self._at})",
+                f"{self._name()}: more than {self._streams} empty blocks (at byte {self._at})",
                 hint="if that is how the archive should be, raise --max-streams; or compress it again",
                 fault=ArchiveFault.LIMIT,
             )
@@ -239,7 +278,7 @@ class ZstdStream:
             self._end_block()
 
     def _end_block(self) -> None:
-        self._room += _BLOCK
+        self._whole = True
         if not self._last:
             self._expect(_State.BLOCK_HEADER, 3)
         else:
@@ -249,18 +288,19 @@ class ZstdStream:
         if self._inflater is None or self._inflater.eof:
             return b""
         ready, self._ready = bytes(self._ready), bytearray()
-        self._room = 0
+        self._whole = False
         try:
             block = self._inflater.decompress(ready)
         except zstandard.ZstdError as error:
             raise ArchiveError(
-                f"{self._place()} is damaged near byte {self._at} of the archive ({error}), {self._size} bytes into what "
-                "it inflates to"
+                f"{self._name()} is damaged near byte {self._at} of the archive ({error}), {self._size} bytes into what it "
+                "inflates to"
             ) from None
         self._size += len(block)
+        self._produced += len(block)
         ended = self._state is _State.MAGIC
         if ended != self._inflater.eof:
             raise ArchiveError(
-                f"{self._place()} ends at byte {self._at} of the archive, but its data does not"
+                f"{self._name()} ends at byte {self._at} of the archive, but its data does not"
             )
         return block

@@ -44,6 +44,8 @@ class EntryError(Document):
 
     type: str
     """Name of the error's class, as in the ``--json`` of ``stage``."""
+    code: str
+    """What a program goes by, with the type."""
     message: str
     hint: str = ""
     exit_code: int
@@ -171,6 +173,7 @@ def error_of(error: Exception) -> EntryError:
     known = isinstance(error, RivaStreamError)
     return EntryError(
         type=type(error).__name__,
+        code=error.code if isinstance(error, RivaStreamError) and error.exit_code != 1 else "bug",
         message=str(error) if known else f"{type(error).__name__}: {error}",
         hint=error.hint if isinstance(error, RivaStreamError) else "",
         exit_code=error.exit_code if isinstance(error, RivaStreamError) else 1,

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +18,18 @@ from riva_stream.errors import ConfigurationError
 
 __all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "given", "parse", "wrong_of"]
 
+ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate"]
+"""``unknown``: there is no such field; ``duplicate``: two entries have the same destination."""
+
 _LINE = re.compile(r"at line (\d+)")
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a value."""
+
+    code: ProblemCode
+    text: str
+    """The end of a sentence that begins with the value's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,7 @@ class Problem:
     """None for a catalogue that comes from no file."""
     setting: str
     """``staging[2].source``; empty for the file itself."""
+    code: ProblemCode
     wrong: str
 
     def __str__(self) -> str:
@@ -66,9 +78,9 @@ class LoadedCatalogue:
     bad: frozenset[int] = frozenset()
     """Entries that have ``problems`` already, and stand empty in the catalogue."""
 
-    def problem(self, path: Path, wrong: str) -> Problem:
+    def problem(self, path: Path, code: ProblemCode, wrong: str) -> Problem:
         """What is wrong with the value at ``path``."""
-        return _problem(self.lines, path, wrong)
+        return _problem(self.lines, path, Wrong(code, wrong))
 
 
 def parse(path: FilePath | str) -> LoadedCatalogue:
@@ -93,11 +105,11 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
             document = tomllib.loads(text)
             lines = lines_of_toml(text)
     except json.JSONDecodeError as error:
-        raise CatalogueError.of(str(path), [Problem(error.lineno, "", error.msg)]) from error
+        raise CatalogueError.of(str(path), [Problem(error.lineno, "", "syntax", error.msg)]) from error
     except tomllib.TOMLDecodeError as error:
         found = _LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
-        raise CatalogueError.of(str(path), [Problem(line, "", str(error))]) from error
+        raise CatalogueError.of(str(path), [Problem(line, "", "syntax", str(error))]) from error
     try:
         return LoadedCatalogue(Catalogue.model_validate(document), str(path), lines)
     except ValidationError as error:
@@ -116,19 +128,21 @@ def _without_bad_entries(document: Any, name: str, lines: Lines, error: Validati
     return LoadedCatalogue(catalogue, name, lines, tuple(problems), bad)
 
 
-def _problem(lines: Lines, path: Path, wrong: str) -> Problem:
+def _problem(lines: Lines, path: Path, wrong: Wrong) -> Problem:
     nearest, line = lines.find(path)
-    return Problem(line, _setting(nearest if line is not None else path), wrong)
+    return Problem(line, _setting(nearest if line is not None else path), *wrong)
 
 
-def wrong_of(item: Mapping[str, Any]) -> str:
+def wrong_of(item: Mapping[str, Any]) -> Wrong:
     """What one of pydantic's errors says, which never repeats the value."""
-    cause = item.get("ctx", {}).get("error")
-    if cause is not None:
-        return str(cause)
     name = item["loc"][-1] if item["loc"] else ""
-    words = {"missing": f"is missing {name}", "extra_forbidden": f"has no field {name}"}
-    return words.get(item["type"], str(item["msg"]))
+    if item["type"] == "missing":
+        return Wrong("missing", f"is missing {name}")
+    if item["type"] == "extra_forbidden":
+        return Wrong("unknown", f"has no field {name}")
+    cause = item.get("ctx", {}).get("error")
+    text = str(item["msg"] if cause is None else cause)
+    return Wrong("malformed" if item["loc"] else "contradiction", text)
 
 
 def _setting(path: Path) -> str:

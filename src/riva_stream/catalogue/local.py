@@ -141,6 +141,8 @@ def arguments(request: StageRequest) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
+        elif name == "checkpoint" and not value:
+            words.append(f"{flag}=off")
         elif isinstance(value, list):
             words += [f"{flag}={item}" for item in value]
         else:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    create_model,
+)
 
 from riva_stream.config import Segment, StageRequest
 
@@ -21,6 +30,8 @@ _NOT_IN_A_FILE = ("env", "run_id", "dry_run", "state_dir")
 _SIZES = ("memory", "part_size", "max_header_bytes", "max_expanded", "max_zstd_window")
 _DURATIONS = ("timeout", "deadline", "lease")
 
+_LEAST_INTERVAL = 1 << 20
+
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 _URI = re.compile(r"s3://([^/]+)(?:/([^/]+)/([^/]+)/([^/]+))?/?")
@@ -29,6 +40,15 @@ _bytes = TypeAdapter(ByteSize)
 
 def _size(value: object) -> object:
     return int(_bytes.validate_python(value)) if isinstance(value, str) else value
+
+
+def _interval(value: object) -> object:
+    """As ``--checkpoint`` has it."""
+    words = {"auto": StageRequest.model_fields["checkpoint"].default, "off": 0}
+    size = words[value] if isinstance(value, str) and value in words else _size(value)
+    if isinstance(size, int) and 0 < size < _LEAST_INTERVAL:
+        raise ValueError("is too little: at least '1MiB', or 'auto', or 'off'")
+    return size
 
 
 def _duration(value: object) -> object:
@@ -42,6 +62,13 @@ def _duration(value: object) -> object:
 
 def _tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
+
+
+def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not min_length, which does not count entries that are wrong, and so has a second word to say of a single one.
+    if not value:
+        raise ValueError("has no entry")
+    return value
 
 
 def _place(value: object) -> object:
@@ -62,6 +89,8 @@ def _fields(*names: str) -> dict[str, Any]:
         kind = info.rebuild_annotation()
         if name in _SIZES:
             kind = Annotated[kind, BeforeValidator(_size, json_schema_input_type=int | str)]
+        elif name == "checkpoint":
+            kind = Annotated[kind, BeforeValidator(_interval, json_schema_input_type=int | str)]
         elif name in _DURATIONS:
             kind = Annotated[kind, BeforeValidator(_duration, json_schema_input_type=float | str)]
         fields[name] = (kind, Field(default=None, json_schema_extra=_without_default))
@@ -126,7 +155,7 @@ class Catalogue(BaseModel):
 
     defaults: Defaults = Defaults()
     environments: dict[Segment, Environment] = Field(default_factory=dict)
-    staging: tuple[Entry, ...] = Field(min_length=1)
+    staging: Annotated[tuple[Entry, ...], AfterValidator(_filled)] = Field(json_schema_extra={"minItems": 1})
 
 
 def catalogue_schema() -> dict[str, Any]:

@@ -192,12 +192,12 @@ def _wishes(loaded: LoadedCatalogue, weakest: Mapping[str, Any], problems: list[
         try:
             pattern = _compile(entry.pattern) if entry.pattern is not None else None
         except ValueError as error:
-            problems.append(loaded.problem((*path, "pattern"), str(error)))
+            problems.append(loaded.problem((*path, "pattern"), "malformed", str(error)))
             continue
         environments = own.get("env") or defaults.get("env") or ()
         if not environments or not (own.get("source") or defaults.get("source")):
             missing = "source" if environments else "env"
-            problems.append(loaded.problem(path, f"is missing {missing}"))
+            problems.append(loaded.problem(path, "missing", f"is missing {missing}"))
             continue
         for env in environments:
             of_env = given(catalogue.environments[env]) if env in catalogue.environments else {}
@@ -241,7 +241,7 @@ def _add_archive(
 ) -> None:
     names = _names(wish, source.removeprefix("s3://").partition("/")[2])
     if names is None:
-        problems.append(loaded.problem((*wish.path, "pattern"), f"does not fit {source}"))
+        problems.append(loaded.problem((*wish.path, "pattern"), "contradiction", f"does not fit {source}"))
         return
     _add(plan, loaded, wish, {**wish.fields, **names, "source": source}, problems)
 
@@ -269,7 +269,7 @@ def _add(
                 known = ((*origin, *loc) for origin in origins if (*origin, *loc[:1]) in loaded.lines.known)
                 # What is missing, or does not fit together, is the entry's.
                 path = next(known, origins[0]) if loc else origins[0]
-                problems.append(loaded.problem(path, wrong_of(item)))
+                problems.append(loaded.problem(path, *wrong_of(item)))
 
 
 def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
@@ -283,4 +283,6 @@ def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
         line = loaded.lines.find(before)[1]
         where = f"line {line}" if line is not None else "another entry"
         both = "" if other.source == request.source else f" ({request.source} and {other.source})"
-        yield loaded.problem(path, f"has the destination {request.destination}, as has {where}{both}")
+        yield loaded.problem(
+            path, "duplicate", f"has the destination {request.destination}, as has {where}{both}"
+        )

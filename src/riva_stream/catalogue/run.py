@@ -51,7 +51,7 @@ async def stage_all(
     dry_run: bool = False,
     fail_fast: bool = False,
     fallback: Mapping[str, Any] | None = None,
-    list_archives: ListArchives = list_in_s3,
+    list_archives: ListArchives | None = None,
 ) -> CatalogueReport:
     """Stage all entries of a catalogue. One that fails holds up no other.
 
@@ -66,7 +66,7 @@ async def stage_all(
         dry_run: look at source, destination and rights of each, and write nothing.
         fail_fast: stop the others as soon as one has failed.
         fallback: fields of requests for which the catalogue says nothing.
-        list_archives: lists what a prefix or a glob fits.
+        list_archives: lists what a prefix or a glob fits; None: asks the store.
 
     Returns:
         What each entry came to. Failures of single entries are in it, and not raised.
@@ -81,7 +81,9 @@ async def stage_all(
     elif isinstance(catalogue, Catalogue):
         catalogue = LoadedCatalogue(catalogue)
     engine = engine or LocalEngine()
-    plan = await expand(catalogue, prepare(catalogue, fallback), list_archives)
+    plan = await expand(
+        catalogue, prepare(catalogue, fallback), list_archives or partial(_list_in_s3, observer)
+    )
     requests = [request for request, _ in plan.requests if matches(request, only)]
     # What ``only`` fits may be among those that could not be listed.
     unlisted = plan.failed if only is None or not requests else []
@@ -92,10 +94,7 @@ async def stage_all(
     if dry_run:
         requests = [request.model_copy(update={"dry_run": True}) for request in requests]
     run = _Run(engine, observer, fail_fast)
-    failed = [
-        _failed(request, error_of(error), destination=f"s3://{request.bucket}/{request.env}/")
-        for request, error in unlisted
-    ]
+    failed = [_failed(request, error_of(error), destination=_unnamed(request)) for request, error in unlisted]
     jobs = jobs_of(requests)
     slots = max(1, engine.at_once(requests)) if requests else 1
     observer(Planned(entries=len(requests) + len(failed), jobs=len(jobs), at_once=min(slots, len(jobs) or 1)))
@@ -190,6 +189,18 @@ class _Run:
             warnings=report.warnings,
             next_step=report.next_step,
         )
+
+
+async def _list_in_s3(observer: CatalogueObserver, request: StageRequest) -> Sequence[str]:
+    def observe(event: Event, /) -> None:
+        observer(EntryEvent(destination=_unnamed(request), event=event))
+
+    return await list_in_s3(request, observer=observe)
+
+
+def _unnamed(request: StageRequest) -> str:
+    """All that is known of the destination before the archives are listed."""
+    return f"s3://{request.bucket}/{request.env}/"
 
 
 def _tell(

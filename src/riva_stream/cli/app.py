@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import sys
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 
 from riva_stream.cli.command import SCRIPT, Command, Invocation
 from riva_stream.cli.commands import COMMANDS
-from riva_stream.cli.output import complain, print_result
+from riva_stream.cli.output import complain, error_document, print_result
 
 __all__ = ["build_parser", "main"]
 
@@ -69,7 +68,7 @@ def _main(argv: Sequence[str] | None) -> int:
         if command is None:
             parser.print_help(sys.stderr)
             return _USAGE
-        return command.run(args, Invocation(prog, words))
+        return command.run(args, Invocation(prog, words, (parser, *parser.commands.values())))
     except KeyboardInterrupt:
         return _INTERRUPTED
     except SystemExit as done:  # argparse's way to say that all is said
@@ -162,8 +161,7 @@ class _Parser(ArgumentParser):
         program = Path(script).name if script else f"{self.prog} {self._command()}".rstrip()
         hint = f"{guess} See {program} --help" if guess else f"see {program} --help"
         if "--json" in self._argv:
-            error = {"type": "UsageError", "message": message, "where": {}, "hint": hint, "exit_code": _USAGE}
-            print_result(json.dumps({"error": error, "run_id": None}, indent=2) + "\n")
+            print_result(error_document("UsageError", "usage", message, hint, _USAGE))
         complain(f"{program}: {message}\n  {hint}\n")
         raise SystemExit(_USAGE)
 

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from typing import Protocol
 
-from riva_stream.settings_file import ROOT
+from riva_stream.cli.settings.env_file import ROOT
 
 __all__ = ["SCRIPT", "Command", "Invocation"]
 
@@ -28,6 +28,8 @@ class Invocation:
     prog: str
     """``python -m riva_stream`` or ``riva-stream``."""
     argv: tuple[str, ...]
+    parsers: tuple[ArgumentParser, ...] = ()
+    """Of the whole command line, then of each command, for the command that describes them."""
 
     def again(self, *extra: str) -> str:
         """The same command as one shell line, with ``extra`` flags it does not have yet."""

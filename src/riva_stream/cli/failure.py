@@ -11,15 +11,17 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.loop import Interrupted
 from riva_stream.cli.redact import SECRETS, redact
-from riva_stream.cli.signals import Interrupted
 from riva_stream.errors import (
     AccessDeniedError,
+    ArchiveError,
     ConfigurationError,
     DestinationConflictError,
     RivaStreamError,
     TransientError,
     Where,
+    leaves_of,
 )
 
 __all__ = ["Failure", "failure_of"]
@@ -32,6 +34,9 @@ class Failure:
     """A failure in words, whatever it was."""
 
     kind: str
+    """The error's type."""
+    code: str
+    """What a program goes by, with the type: docs/json.md lists every one."""
     message: str
     where: Where
     hint: str
@@ -42,6 +47,10 @@ class Failure:
     trace: str = ""
     policy: Mapping[str, Any] | None = None
     """An IAM policy that grants what was denied."""
+    fault: str = ""
+    """Of an archive: the kind of its fault."""
+    layers: tuple[str, ...] = ()
+    """What was found in place of an archive, from outside to inside."""
     log: str = ""
     """The run's log; empty where there is none."""
     bundle: str = ""
@@ -77,11 +86,14 @@ class Failure:
         }
         error: dict[str, Any] = {
             "type": self.kind,
+            "code": self.code,
             "message": self.message,
             "where": where,
             "hint": self.hint,
             "exit_code": self.exit_code,
         }
+        if self.fault:
+            error |= {"fault": self.fault, "layers": list(self.layers)}
         if self.problems:
             error["problems"] = [asdict(problem) for problem in self.problems]
         if self.also:
@@ -107,9 +119,10 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(worst, Interrupted):
         return Failure(
             kind="Interrupted",
+            code="interrupted",
             message=f"interrupted by {worst}; what a rerun can use was kept",
             where=Where(),
-            hint=f"to go on, run the same command again:\n{invocation.again()}",
+            hint=f"to resume, run the same command again:\n{invocation.again()}",
             exit_code=worst.exit_code,
             also=(str(error.__cause__),) if error.__cause__ else (),
             trace=trace,
@@ -117,6 +130,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(worst, RivaStreamError) and worst.exit_code != _BUG:
         return Failure(
             kind=type(worst).__name__,
+            code=worst.code,
             message=worst.what,
             where=worst.where,
             hint=_hint(worst, invocation),
@@ -125,10 +139,14 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             also=also + (worst.ignored if isinstance(worst, ConfigurationError) else ()),
             trace=trace,
             policy=_policy(worst),
+            fault=worst.fault.value if isinstance(worst, ArchiveError) else "",
+            layers=worst.layers if isinstance(worst, ArchiveError) else (),
         )
+    # CPython has neither a type nor a number for a thread that could not be started.
     if isinstance(worst, MemoryError) or (isinstance(worst, RuntimeError) and "new thread" in str(worst)):
         return Failure(
             kind="OutOfResources",
+            code="out_of_resources",
             message=f"this host gives the process too little: {worst or 'no memory is left'}",
             where=Where(),
             hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
@@ -142,7 +160,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
 
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:
     if isinstance(error, TransientError):
-        command = f"run the same command again, it goes on from here:\n{invocation.again()}"
+        command = f"run the same command again, it resumes from here:\n{invocation.again()}"
     elif isinstance(error, DestinationConflictError):
         command = f"to replace what is staged there:\n{invocation.again('--force')}"
     elif isinstance(error, AccessDeniedError) and invocation.argv[:1] in {("stage",), ("check",)}:
@@ -174,6 +192,7 @@ def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: In
     )
     return Failure(
         kind=type(error).__name__,
+        code="bug",
         message=f"this is a bug in riva_stream, not in your set-up: {type(error).__name__}: {error}{place}",
         where=error.where if isinstance(error, RivaStreamError) else Where(),
         hint="please report it to the maintainers with these lines, --version and the traceback; to see that:\n"
@@ -186,7 +205,5 @@ def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: In
 
 def _leaves(error: BaseException) -> list[BaseException]:
     """The single errors of a group; cancellations are no errors of their own."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    found = [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [leaf for leaf in found if not isinstance(leaf, asyncio.CancelledError)] or found[:1]
+    leaves = leaves_of(error)
+    return [leaf for leaf in leaves if not isinstance(leaf, asyncio.CancelledError)] or leaves[:1]

@@ -1,18 +1,127 @@
-"""The event loop: its choice is the command line's, never the library's."""
+"""The event loop of a run, and the signals that end it: the first one stops it cleanly, a later one ends the process.
+
+SIGINT and SIGTERM, SIGHUP of a terminal or a connection that is gone, and what batch systems send as a warning some
+time before they kill: SIGUSR1, SIGUSR2, SIGXCPU. One request often comes as two signals: GNU ``timeout`` signals its
+child and then its process group, a terminal and a supervisor each send their own. So a second signal counts as
+impatience only when it comes a second after the first.
+
+The signals are blocked in every thread but one, which waits for them. A handler would not do: Python runs handlers
+in the main thread only, which learns of a signal that the kernel gave to another thread (a worker, the screen's)
+when its event loop happens to wake up, and of none while it is stuck.
+"""
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-from riva_stream.cli.signals import Interrupted, SignalWatch
 from riva_stream.errors import ConfigurationError
 
-__all__ = ["run"]
+__all__ = ["Interrupted", "SignalWatch", "run"]
 
 T = TypeVar("T")
+
+_PATIENCE = 1.0
+"""Seconds after a signal in which others belong to the same request."""
+_ASKING = (signal.SIGINT, signal.SIGTERM)
+_WARNING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Taken only where they would kill the process: who handles or ignores one (``nohup``) means something else by it."""
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
+    """A signal ended the run."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts it: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
+        return 128 + self.number
+
+
+class SignalWatch:
+    """Watches for signals while it is entered. Enter it before any thread is started: threads inherit the blocking.
+
+    A signal that the caller has ignored (``nohup``, a job in the background) stays ignored.
+
+    Args:
+        on_second: called on a second signal that is none of the first one's, just before the process ends; may only tidy the terminal.
+    """
+
+    def __init__(self, on_second: Callable[[], None] = lambda: None) -> None:
+        self.caught = 0
+        """Number of the first signal that came; 0 before."""
+        self._on_second = on_second
+        self._stop: Callable[[int], None] | None = None
+        self._lock = threading.Lock()
+        self._leaving = False
+        self._signals: list[signal.Signals] = []
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._signals = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+            self._signals += [number for number in _WARNING if signal.getsignal(number) is signal.SIG_DFL]
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+            # What interrupt_main() calls in the main thread, while there is no run yet that could be cancelled.
+            self._handlers = {n: signal.signal(n, signal.default_int_handler) for n in self._signals}
+        if self._signals:
+            self._thread = threading.Thread(target=self._wait, name="riva-stream-signals", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None and self._thread.ident is not None:
+            self._leaving = True
+            signal.pthread_kill(self._thread.ident, self._signals[0])
+            self._thread.join()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
+
+    @contextmanager
+    def calling(self, stop: Callable[[int], None]) -> Iterator[None]:
+        """While entered, the first signal calls ``stop`` with its number, in the watch's thread."""
+        with self._lock:
+            before, self._stop = self._stop, stop
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stop = before
+
+    def _wait(self) -> None:
+        patient_until = 0.0
+        while True:
+            number = signal.sigwait(self._signals)
+            if self._leaving:
+                return
+            if self.caught:
+                if time.monotonic() < patient_until:
+                    continue
+                self._on_second()
+                os._exit(128 + number)
+            self.caught = number
+            patient_until = time.monotonic() + _PATIENCE
+            with self._lock:
+                if self._stop is not None:
+                    self._stop(number)
+                else:
+                    _thread.interrupt_main(signal.Signals(number))
 
 
 def run(

@@ -6,14 +6,13 @@ stays, with that. No link is followed. A run of the last day stays in any case, 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from riva_stream.deployment import DOCUMENTS
@@ -25,7 +24,7 @@ BUNDLE = "diagnostics.tar.gz"
 """What the command line adds to the folder of a run."""
 
 _RUN_ID = re.compile(r"130-\d{8}-\d{6}-[0-9a-f]{8}")
-"""As they are made up here: they sort by time. One that a caller has chosen is the caller's to remove."""
+"""As they are generated here: they sort by time. One that a caller has chosen is the caller's to remove."""
 _WRITTEN = {*DOCUMENTS, EVENTS, BUNDLE, "request.json", "plan.json", "journal.json", "report.json"}
 _PARTIAL = re.compile(r"\.(.+)\.\d+\.partial")
 _QUIET = 86400.0
@@ -48,57 +47,50 @@ def remove_old_runs(state: Path, logs: Path, *, keep: int, spared: Collection[st
     """
     removed = 0
     problem: OSError | None = None
-    with _folder(state / "runs") as runs, _folder(logs) as beside:
-        if runs is None:
-            return 0
-        named = sorted(name for name in _names(runs) if _RUN_ID.fullmatch(name))
-        for name in named[: max(0, len(named) - keep)]:
-            if removed == _MOST:
-                break
-            if name in spared:
-                continue
-            try:
-                removed += _remove(name, runs, beside)
-            except OSError as error:
-                where = str(state / "runs" / name)
-                problem = problem or OSError(error.errno, f"{error.strerror}: {error.filename}", where)
+    runs = state / "runs"
+    if not _is_folder(runs):
+        return 0
+    named = sorted(path for path in runs.iterdir() if _RUN_ID.fullmatch(path.name))
+    for folder in named[: max(0, len(named) - keep)]:
+        if removed == _MOST:
+            break
+        if folder.name in spared or not _is_folder(folder):
+            continue
+        try:
+            removed += _remove(folder, logs / f"{folder.name}.log" if _is_folder(logs) else None)
+        except OSError as error:
+            reason = f"{error.strerror}: {error.filename}"
+            problem = problem or OSError(error.errno, reason, str(folder))
     if problem is not None:
         raise problem
     return removed
 
 
-def _remove(name: str, runs: int, logs: int | None) -> bool:
-    """Whether the run ``name`` has gone."""
-    before = time.time() - _QUIET
-    log = f"{name}.log"
-    with _folder(name, runs) as folder:
-        if folder is None:
-            return False
-        found = _names(folder)
-        written = [file for file in found if _is_written(file) and _age(file, folder) is not None]
-        if found and not written:
-            return False  # all that is left is somebody else's
-        times = [_age(file, folder) for file in written] + [os.fstat(folder).st_mtime]
-        times += [None if logs is None else _age(log, logs)]
-        if any(written_at is not None and written_at > before for written_at in times):
-            return False
-        if EVENTS in written and _is_held(folder):
-            return False
-        if logs is not None and _age(log, logs) is not None:
-            _unlink(log, logs)  # before the folder, without which nobody would come back for it
-        for file in written:
-            _unlink(file, folder)
+def _remove(folder: Path, log: Path | None) -> bool:
+    """Whether the run has gone."""
+    found = list(folder.iterdir())
+    written = [path for path in found if _is_written(path.name) and _written_at(path) is not None]
+    if found and not written:
+        return False  # all that is left is somebody else's
+    times = [folder.stat().st_mtime, *map(_written_at, written), _written_at(log) if log else None]
+    if any(written_at is not None and written_at > time.time() - _QUIET for written_at in times):
+        return False
+    if folder / EVENTS in written and _is_held(folder / EVENTS):
+        return False
+    if log is not None and _written_at(log) is not None:
+        log.unlink(missing_ok=True)  # before the folder, without which nobody would come back for it
+    for path in written:
+        path.unlink(missing_ok=True)  # another run may be clearing away, too
     try:
-        os.rmdir(name, dir_fd=runs)
+        folder.rmdir()
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
             raise
     return True
 
 
-def _names(folder: int) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries]
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _is_written(name: str) -> bool:
@@ -107,48 +99,22 @@ def _is_written(name: str) -> bool:
     return (partial[1] if partial else name) in _WRITTEN
 
 
-def _age(name: str, folder: int) -> float | None:
+def _written_at(path: Path) -> float | None:
     """When a plain file was written to last; None for anything else, and for what is not there."""
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        found = path.lstat()
     except FileNotFoundError:
         return None
     return found.st_mtime if stat.S_ISREG(found.st_mode) else None
 
 
-def _is_held(folder: int) -> bool:
-    """Whether the events of a run are still being written; see :class:`~riva_stream.cli.log_file.LogFile`."""
+def _is_held(events: Path) -> bool:
+    """Whether the events of a run are still being written; see :class:`~riva_stream.cli.logs.LogFile`."""
     try:
-        file = os.open(EVENTS, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with os.fdopen(os.open(events, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # where files cannot be locked, the last day has to do
+    except OSError:  # it has gone; or files cannot be locked there: the last day has to do
         return False
-    finally:
-        os.close(file)
     return False
-
-
-def _unlink(name: str, folder: int) -> None:
-    with contextlib.suppress(FileNotFoundError):  # another run is clearing away, too
-        os.unlink(name, dir_fd=folder)
-
-
-@contextlib.contextmanager
-def _folder(path: Path | str, above: int | None = None) -> Iterator[int | None]:
-    """A folder by a descriptor, so that nobody puts a link in its place meanwhile; None where there is none."""
-    try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-    except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-            raise
-        yield None
-        return
-    try:
-        yield folder
-    finally:
-        os.close(folder)

@@ -1,309 +1,353 @@
-"""Groups of flags that commands share. Names are those of :class:`~riva_stream.config.StageRequest`'s fields."""
+"""Groups of flags that commands share, and sizes and durations as people write them.
+
+Names are those of :class:`~riva_stream.config.StageRequest`'s fields. At import only the standard library is used.
+"""
 
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from riva_stream.cli.units import parse_count, parse_duration, parse_size
-from riva_stream.settings_file import read_env_file, root
+from riva_stream.cli.settings.env_file import read_env_file, root
 
 __all__ = [
-    "NOT_OF_THE_REQUEST",
-    "add_how",
-    "add_limits",
-    "add_log",
+    "ALL",
+    "MODES",
+    "add_endpoint",
     "add_output",
-    "add_reach",
-    "add_source",
-    "add_source_reach",
+    "add_source_endpoint",
     "add_stage",
-    "add_store",
-    "add_what",
-    "add_where_to",
     "find_state_dir",
     "home_of",
+    "parse_count",
+    "parse_duration",
+    "parse_size",
     "request_flags",
     "state_dir_of",
 ]
 
-NOT_OF_THE_REQUEST = frozenset(
-    {"command", "env_file", "loop", "json", "quiet", "log_format", "debug"}
-    | {"limit", "format", "scope", "extras", "source_kms_key"}
-    | {"log_dir", "log_level", "log_file_format", "log_redact", "log_to_s3", "keep_runs"}
-)
-"""Names in the parsed arguments that are the command line's own business."""
-
-_MODES = {
-    "--full-download": "copy, unpack and verify the archive (the default); of several modes the last one counts",
-    "--reference-only": "leave the archive where it lies; write metadata that pins it [REFERENCE_ONLY]",
-    "--bintarball-reference": "leave archive and container image where they lie; write the one deployment.json that "
-    "pins both [BINTARBALL_REFERENCE]",
+MODES = {
+    "full": "in full",
+    "reference_only": "by reference",
+    "bintarball_reference": "by bintarball reference",
 }
+"""How a person reads the mode of a staging."""
+
+ALL = -1
+"""What :func:`parse_count` makes of the word."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?\s*(?:(\d+(?:\.\d+)?)\s*s?)?",
+    re.IGNORECASE,
+)
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``64MiB``, ``64M``, ``1.5GiB``, ``67108864`` (bytes); ``64MB`` is decimal, as in dd.
+
+    Raises:
+        ArgumentTypeError: this is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (not match[2] and match[3].lower() not in {"", "b"}):
+        raise ArgumentTypeError(f"{text!r} is not a size; write it like 64MiB, 1GiB or 67108864 (bytes)")
+    step = 1000 if match[3].lower() == "b" else 1024
+    factor: int = step ** _POWERS[match[2].lower()]
+    # Whole numbers stay exact: a float would lose the last bytes of a large one.
+    return int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+
+
+def parse_interval(text: str) -> int | None:
+    """Bytes between two checkpoints, as :func:`parse_size` has them; 0 of ``off``, None (the default) of ``auto``.
+
+    Raises:
+        ArgumentTypeError: it is none of these, or less than 1 MiB.
+    """
+    words = {"auto": None, "off": 0}
+    if text in words:
+        return words[text]
+    size = parse_size(text)
+    if size < 1 << 20:
+        raise ArgumentTypeError(f"{text!r} is too little; at least 1MiB, or auto, or off")
+    return size
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``5m``, ``1h``, ``1h30m``, ``2d``.
+
+    Raises:
+        ArgumentTypeError: this is no duration.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise ArgumentTypeError(
+            f"{text!r} is not a duration; write it like 90 (seconds), 90s, 5m, 1h or 1h30m"
+        )
+    days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return days * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+def parse_count(text: str) -> int:
+    """``20``, or :data:`ALL` for ``all``.
+
+    Raises:
+        ArgumentTypeError: this is neither.
+    """
+    word = text.strip().lower()
+    if word == "all":
+        return ALL
+    if not _COUNT.fullmatch(word):
+        raise ArgumentTypeError(f"{text!r} is neither a number from 1 on nor 'all'")
+    return int(word)
+
+
+# --- flags, as the arguments of ``add_argument``
+
+Flags = Mapping[str, Mapping[str, Any]]
+
+
+def _value(
+    metavar: str | None, text: str, kind: Callable[[str], Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    options = {"metavar": metavar, "help": text, "type": kind, **more}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _choice(choices: tuple[str, ...], text: str, **more: Any) -> dict[str, Any]:
+    return {"choices": choices, "help": text, **more}
+
+
+def _switch(text: str) -> dict[str, Any]:
+    # None, not False: a flag that was not given must not hide what another source says.
+    return {"action": "store_true", "default": None, "help": text}
+
+
+def _mode(mode: str, text: str) -> dict[str, Any]:
+    return {"action": "store_const", "dest": "mode", "const": mode, "default": None, "help": text}
+
+
+_WHAT: Flags = {
+    "--full-download": _mode(
+        "full_download",
+        "copy, unpack and verify the archive (the default); of several modes the last one counts",
+    ),
+    "--reference-only": _mode(
+        "reference_only", "leave the archive where it lies; write metadata that pins it [REFERENCE_ONLY]"
+    ),
+    "--bintarball-reference": _mode(
+        "bintarball_reference",
+        "leave archive and container image where they lie; write the one deployment.json that pins both "
+        "[BINTARBALL_REFERENCE]",
+    ),
+    "--server-path": _value(
+        "S3_URI",
+        "the container image, s3://bucket/key or a key in the destination bucket: deployment.json, which the next step "
+        "reads, then names it [RIVA_SERVER_PATH]",
+    ),
+    "--include": _value(
+        "PATTERN", "members to stage as models; may be repeated (default: *.riva)", action="append"
+    ),
+    "--allow-missing-end": _switch("take a tar without its end-of-archive blocks (also how a cut one looks)"),
+    "--language": _value("CODE", "default: en-US [RIVA_ASR_LANG_CODE]"),
+    "--architecture": _value("NAME", "default: from the model's name [RIVA_ASR_MODEL_ARCHITECTURE]"),
+    "--description": _value("TEXT", "free text for artifact.json"),
+    "--retention-days": _value(
+        "N", "recorded in artifact.json, see retention (default: 90) [ARTIFACT_RETENTION_DAYS]", int
+    ),
+    "--tag": _switch("tag every object with retention-days and model-name, for lifecycle rules"),
+    "--force": _switch(
+        "replace another staging at the destination, once the new one is verified [FORCE_DOWNLOAD]"
+    ),
+    "--dry-run": _switch("check source, destination and rights, show the plan, write nothing [DRY_RUN]"),
+}
+_SOURCE: Flags = {
+    "--source": _value(
+        "S3_URI",
+        "the archive: s3://bucket/key, or a prefix ending in / or a glob that fits exactly one [RIVA_ASR_MODEL_S3_URI]",
+    ),
+    "--expect-sha256": _value("HEX", "what its SHA-256 must be [RIVA_ASR_MODEL_SHA256]"),
+    "--no-checksum": _switch(
+        "compute the digests, but do not compare them with the expected SHA-256 [CHECKSUM_VALIDATION=false]"
+    ),
+}
+_SOURCE_ENDPOINT: Flags = {
+    "--source-region": _value("REGION", "when it differs [RIVA_SOURCE_REGION]"),
+    "--source-endpoint-url": _value("URL", "when it differs [RIVA_SOURCE_ENDPOINT_URL]"),
+    "--source-profile": _value("NAME", "when it differs [RIVA_SOURCE_PROFILE]"),
+    "--no-sign-request": _switch("the source is public: do not sign requests for it"),
+}
+_DESTINATION: Flags = {
+    "--bucket": _value(None, "[NVIDIA_DRIVERS_S3_BUCKET]"),
+    "--env": _value(None, "prod, staging or dev [ENV]"),
+    "--model-name": _value("NAME", "[RIVA_ASR_MODEL_NAME]"),
+    "--model-version": _value("VERSION", "[MODEL_VERSION]"),
+}
+_ENDPOINT: Flags = {
+    "--region": _value(None, "[AWS_REGION, AWS_DEFAULT_REGION]"),
+    "--endpoint-url": _value("URL", "an S3-compatible store [AWS_ENDPOINT_URL]"),
+    "--profile": _value("NAME", "of the AWS configuration [AWS_PROFILE]"),
+    "--ca-bundle": _value("FILE", "certificates to trust [AWS_CA_BUNDLE]", Path),
+    "--addressing": _choice(
+        ("auto", "path", "virtual"),
+        "where a URL has the bucket (default: as the AWS configuration says) [RIVA_STREAM_ADDRESSING]",
+    ),
+    "--request-payer": _choice(("requester",), "for a bucket whose readers pay"),
+}
+_OBJECTS: Flags = {
+    "--sse": _choice(("AES256", "aws:kms", "aws:kms:dsse"), "server-side encryption"),
+    "--kms-key-id": _value("KEY", "with --sse aws:kms"),
+    "--acl": _value("ACL", "canned access control list of what is written, e.g. bucket-owner-full-control"),
+    "--storage-class": _value("CLASS", "e.g. INTELLIGENT_TIERING"),
+    "--expected-bucket-owner": _value("ACCOUNT", "12 digits; refuse any other owner"),
+    "--upload-check": _choice(
+        ("auto", "crc64nvme", "md5", "sha256", "none"),
+        "what the store checks each part with (default: auto, the best it really checks)",
+    ),
+}
+_LIMITS: Flags = {
+    "--memory": _value("SIZE", "of the whole process (default: 256MiB)", parse_size),
+    "--part-size": _value("SIZE", "of a part and a range (default: 8MiB)", parse_size),
+    "--checkpoint": _value(
+        "SIZE|auto|off",
+        "of the archive, between two places from which an interrupted run goes on (default: auto, 256MiB)",
+        parse_interval,
+    ),
+    "--source-copy": _choice(
+        ("auto", "store", "send"),
+        "who makes the copy of the source (default: auto, the store where that can be proven)",
+    ),
+    "--resume": _choice(
+        ("auto", "full"),
+        "full: read the source from its start, whatever checkpoints there are (default: auto)",
+    ),
+    "--connections": _value("N", "requests at once each way (default: 8)", int),
+    "--timeout": _value("TIME", "stop after so long without progress (default: 5m)", parse_duration),
+    "--deadline": _value("TIME", "of the whole run (default: none)", parse_duration),
+    "--retries": _value("N", "of one request (default: 8)", int),
+    "--lease": _value(
+        "TIME",
+        "take over from a run whose heartbeat has been silent for so long (default: 30s)",
+        parse_duration,
+    ),
+    "--wait": _switch("wait for a live run that holds the destination, instead of exit 75"),
+}
+_ARCHIVES: Flags = {
+    "--max-members": _value("N", "entries (default: 100000)", int),
+    "--max-models": _value("N", "matching members (default: 1000)", int),
+    "--max-header-bytes": _value("SIZE", "of one member's headers (default: 1MiB)", parse_size),
+    "--max-expanded": _value("SIZE", "in all (default: 5TiB)", parse_size),
+    "--max-ratio": _value("N", "expanded to archive, once 64 MiB are out (default: 100)", float),
+    "--max-streams": _value("N", "gzip members or zstd frames (default: 4000000)", int),
+    "--max-zstd-window": _value(
+        "SIZE", "that a zstd archive may need; it is taken from --memory (default: 32MiB)", parse_size
+    ),
+}
+_RUNNING: Flags = {
+    "--env-file": _value("FILE", "settings (default: ./.env if there is one) [RIVA_ENV_FILE]", Path),
+    "--state-dir": _value("DIR", "default: ./state [RIVA_STATE_DIR]", Path),
+    "--run-id": _value("ID", "default: generated"),
+    "--loop": _choice(("auto", "asyncio", "uvloop"), "event loop", default="auto"),
+}
+_OUTPUT: Flags = {
+    "--json": {"action": "store_true", "help": "the result as one JSON document"},
+    "--quiet": {"action": "store_true", "help": "only the result and errors"},
+    "--log-format": _choice(
+        ("auto", "pretty", "plain", "json"),
+        "of progress: bars on a terminal, else lines (default: auto)",
+        default="auto",
+    ),
+    "--debug": {"action": "store_true", "help": "timing of each lane, and tracebacks [TRACE]"},
+}
+_LOG: Flags = {
+    "--log-dir": _value("DIR", "default: logs in the state directory [LOG_DIR]", Path),
+    "--log-level": _choice(
+        ("debug", "info", "warning", "error"), "the least that is written (default: info) [LOG_LEVEL]"
+    ),
+    "--log-file-format": _choice(
+        ("pretty", "json"), "lines of text, or of JSON (default: pretty) [LOG_FORMAT]"
+    ),
+    "--log-redact": _value(
+        "NAMES",
+        "variables and fields whose values are blacked out, with commas; off: not even account ids (secrets always are) "
+        "[LOG_REDACT]",
+    ),
+    "--log-to-s3": _value(
+        "S3_PREFIX",
+        "put a copy below s3://bucket/prefix when the run is over [LOG_TO_S3, LOG_S3_BUCKET, LOG_S3_PREFIX]",
+    ),
+    "--keep-runs": _value(
+        "N",
+        "runs whose logs and folders in the state directory stay, beside those of the last day, or all (default: 50) "
+        "[RIVA_STREAM_KEEP_RUNS]",
+        parse_count,
+    ),
+}
+_STAGE: dict[str, tuple[str, Flags]] = {
+    "what to stage": ("", _WHAT),
+    "source": ("", {**_SOURCE, **_SOURCE_ENDPOINT}),
+    "destination": ("s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/", _DESTINATION),
+    "S3": ("", {**_ENDPOINT, **_OBJECTS}),
+    "limits": (
+        "sizes like 64MiB, 1GiB or 67108864 (bytes); durations like 90 (seconds), 90s, 5m, 1h",
+        _LIMITS,
+    ),
+    "archives": ("an archive beyond these is refused while it streams", _ARCHIVES),
+}
+_REQUEST = {
+    "mode" if "dest" in options else flag[2:].replace("-", "_")
+    for _, flags in _STAGE.values()
+    for flag, options in flags.items()
+}
+"""Names in the parsed arguments that a request is made from; all others are the command line's own business."""
+
+
+def _add(group: Any, flags: Flags) -> None:
+    for flag, options in flags.items():
+        group.add_argument(flag, **options)
+
+
+def add_stage(parser: ArgumentParser) -> None:
+    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
+    for title, (text, flags) in _STAGE.items():
+        _add(parser.add_argument_group(title, text or None), flags)
+    add_output(parser)
+    _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
+
+
+def add_endpoint(parser: ArgumentParser) -> None:
+    """The endpoint and the credentials."""
+    _add(parser.add_argument_group("S3"), _ENDPOINT)
+
+
+def add_source_endpoint(parser: ArgumentParser, text: str) -> None:
+    """The endpoint and the credentials of the source."""
+    _add(parser.add_argument_group("source", text), _SOURCE_ENDPOINT)
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Where settings and state are, and what is shown."""
+    _add(parser.add_argument_group("running"), _RUNNING)
+    title = "the result goes to stdout, everything else to stderr"
+    _add(parser.add_argument_group("output", title), _OUTPUT)
+
+
+# --- what the parsed flags mean
 
 
 def request_flags(
     args: Namespace, run_id: str, in_file: Mapping[str, str] | None = None
 ) -> dict[str, object]:
     """The flags that a request is made from, for every command that takes those of ``stage``."""
-    flags = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_REQUEST}
+    flags: dict[str, object] = {name: getattr(args, name) for name in _REQUEST}
     flags["include"] = tuple(args.include or ())
-    flags["state_dir"] = state_dir_of(args, in_file)
-    flags["run_id"] = run_id
-    return flags
-
-
-def _switch(group: Any, flag: str, text: str) -> None:
-    # None, not False: a flag that was not given must not hide what another source says.
-    group.add_argument(flag, action="store_true", default=None, help=text)
-
-
-def add_stage(parser: ArgumentParser) -> None:
-    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
-    add_what(parser)
-    add_source(parser)
-    add_where_to(parser)
-    add_store(parser)
-    add_how(parser)
-    add_limits(parser)
-    add_output(parser)
-    add_log(parser)
-
-
-def add_source(parser: ArgumentParser) -> None:
-    """Where the archive is and how to get at it."""
-    group = parser.add_argument_group("source")
-    group.add_argument(
-        "--source",
-        metavar="S3_URI",
-        help="the archive: s3://bucket/key, or a prefix ending in / or a glob that fits exactly one "
-        "[RIVA_ASR_MODEL_S3_URI]",
-    )
-    group.add_argument(
-        "--expect-sha256", metavar="HEX", help="what its SHA-256 must be [RIVA_ASR_MODEL_SHA256]"
-    )
-    _switch(
-        group,
-        "--no-checksum",
-        "compute the digests, but do not compare them with the expected SHA-256 [CHECKSUM_VALIDATION=false]",
-    )
-    add_source_reach(group)
-
-
-def add_source_reach(group: Any) -> None:
-    """The endpoint and the credentials of the source."""
-    group.add_argument("--source-region", metavar="REGION", help="when it differs [RIVA_SOURCE_REGION]")
-    group.add_argument(
-        "--source-endpoint-url", metavar="URL", help="when it differs [RIVA_SOURCE_ENDPOINT_URL]"
-    )
-    group.add_argument("--source-profile", metavar="NAME", help="when it differs [RIVA_SOURCE_PROFILE]")
-    _switch(group, "--no-sign-request", "the source is public: do not sign requests for it")
-
-
-def add_where_to(parser: ArgumentParser) -> None:
-    """The destination: s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/."""
-    group = parser.add_argument_group("destination", "s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/")
-    group.add_argument("--bucket", help="[NVIDIA_DRIVERS_S3_BUCKET]")
-    group.add_argument("--env", help="prod, staging or dev [ENV]")
-    group.add_argument("--model-name", metavar="NAME", help="[RIVA_ASR_MODEL_NAME]")
-    group.add_argument("--model-version", metavar="VERSION", help="[MODEL_VERSION]")
-
-
-def add_what(parser: ArgumentParser) -> None:
-    """The mode, and what is said about the model."""
-    group = parser.add_argument_group("what to stage")
-    for flag, text in _MODES.items():
-        group.add_argument(
-            flag, action="store_const", dest="mode", const=flag[2:].replace("-", "_"), default=None, help=text
-        )
-    group.add_argument(
-        "--server-path",
-        metavar="S3_URI",
-        help="the container image, s3://bucket/key or a key in the destination bucket: deployment.json, which the "
-        "next step reads, then names it [RIVA_SERVER_PATH]",
-    )
-    group.add_argument(
-        "--include",
-        action="append",
-        metavar="PATTERN",
-        help="members to stage as models; may be repeated (default: *.riva)",
-    )
-    _switch(
-        group,
-        "--allow-missing-end",
-        "take a tar without its end-of-archive blocks (also how a cut one looks)",
-    )
-    group.add_argument("--language", metavar="CODE", help="default: en-US [RIVA_ASR_LANG_CODE]")
-    group.add_argument(
-        "--architecture", metavar="NAME", help="default: from the model's name [RIVA_ASR_MODEL_ARCHITECTURE]"
-    )
-    group.add_argument("--description", metavar="TEXT", help="free text for artifact.json")
-    group.add_argument(
-        "--retention-days",
-        type=int,
-        metavar="N",
-        help="recorded in artifact.json, see retention (default: 90) [ARTIFACT_RETENTION_DAYS]",
-    )
-    _switch(group, "--tag", "tag every object with retention-days and model-name, for lifecycle rules")
-    _switch(
-        group,
-        "--force",
-        "replace another staging at the destination, once the new one is verified [FORCE_DOWNLOAD]",
-    )
-    _switch(
-        group, "--dry-run", "check source, destination and rights, show the plan, write nothing [DRY_RUN]"
-    )
-
-
-def add_store(parser: ArgumentParser) -> None:
-    """How to reach S3, and how objects are stored."""
-    group = parser.add_argument_group("S3")
-    add_reach(group)
-    group.add_argument("--sse", choices=("AES256", "aws:kms", "aws:kms:dsse"), help="server-side encryption")
-    group.add_argument("--kms-key-id", metavar="KEY", help="with --sse aws:kms")
-    group.add_argument(
-        "--acl",
-        metavar="ACL",
-        help="canned access control list of what is written, e.g. bucket-owner-full-control",
-    )
-    group.add_argument("--storage-class", metavar="CLASS", help="e.g. INTELLIGENT_TIERING")
-    group.add_argument("--expected-bucket-owner", metavar="ACCOUNT", help="12 digits; refuse any other owner")
-    group.add_argument(
-        "--upload-check",
-        choices=("auto", "crc64nvme", "md5", "sha256", "none"),
-        help="what the store checks each part with (default: auto, the best it really checks)",
-    )
-
-
-def add_reach(group: Any) -> None:
-    """The endpoint and the credentials."""
-    group.add_argument("--region", help="[AWS_REGION, AWS_DEFAULT_REGION]")
-    group.add_argument("--endpoint-url", metavar="URL", help="an S3-compatible store [AWS_ENDPOINT_URL]")
-    group.add_argument("--profile", metavar="NAME", help="of the AWS configuration [AWS_PROFILE]")
-    group.add_argument("--ca-bundle", type=Path, metavar="FILE", help="certificates to trust [AWS_CA_BUNDLE]")
-    group.add_argument(
-        "--addressing",
-        choices=("auto", "path", "virtual"),
-        help="where a URL has the bucket (default: as the AWS configuration says) [RIVA_STREAM_ADDRESSING]",
-    )
-    group.add_argument("--request-payer", choices=("requester",), help="for a bucket whose readers pay")
-
-
-def add_how(parser: ArgumentParser) -> None:
-    """Limits: memory, requests, time."""
-    group = parser.add_argument_group(
-        "limits", "sizes like 64MiB, 1GiB or 67108864 (bytes); durations like 90 (seconds), 90s, 5m, 1h"
-    )
-    group.add_argument(
-        "--memory", type=parse_size, metavar="SIZE", help="of the whole process (default: 256MiB)"
-    )
-    group.add_argument(
-        "--part-size", type=parse_size, metavar="SIZE", help="of a part and a range (default: 8MiB)"
-    )
-    group.add_argument("--connections", type=int, metavar="N", help="requests at once each way (default: 8)")
-    group.add_argument(
-        "--timeout",
-        type=parse_duration,
-        metavar="TIME",
-        help="stop after so long without progress (default: 5m)",
-    )
-    group.add_argument(
-        "--deadline", type=parse_duration, metavar="TIME", help="of the whole run (default: none)"
-    )
-    group.add_argument("--retries", type=int, metavar="N", help="of one request (default: 8)")
-    group.add_argument(
-        "--lease",
-        type=parse_duration,
-        metavar="TIME",
-        help="without a sign of life, after which a run's place is taken (default: 30s)",
-    )
-    _switch(group, "--wait", "wait for a live run that holds the destination, instead of exit 75")
-
-
-def add_limits(parser: ArgumentParser) -> None:
-    """What an archive may ask of us."""
-    group = parser.add_argument_group("archives", "an archive beyond these is refused while it streams")
-    group.add_argument("--max-members", type=int, metavar="N", help="entries (default: 100000)")
-    group.add_argument("--max-models", type=int, metavar="N", help="matching members (default: 1000)")
-    group.add_argument(
-        "--max-header-bytes", type=parse_size, metavar="SIZE", help="of one member's headers (default: 1MiB)"
-    )
-    group.add_argument("--max-expanded", type=parse_size, metavar="SIZE", help="in all (default: 5TiB)")
-    group.add_argument(
-        "--max-ratio", type=float, metavar="N", help="expanded to archive, once 64 MiB are out (default: 100)"
-    )
-    group.add_argument(
-        "--max-streams", type=int, metavar="N", help="gzip members or zstd frames (default: 4000000)"
-    )
-    group.add_argument(
-        "--max-zstd-window",
-        type=parse_size,
-        metavar="SIZE",
-        help="that a zstd archive may need; it is taken from --memory (default: 32MiB)",
-    )
-
-
-def add_output(parser: ArgumentParser) -> None:
-    """Where settings and state lie, and what is shown."""
-    group = parser.add_argument_group("running")
-    group.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="FILE",
-        help="settings (default: ./.env if there is one) [RIVA_ENV_FILE]",
-    )
-    group.add_argument("--state-dir", type=Path, metavar="DIR", help="default: ./state [RIVA_STATE_DIR]")
-    group.add_argument("--run-id", metavar="ID", help="default: one is made up")
-    group.add_argument("--loop", choices=("auto", "asyncio", "uvloop"), default="auto", help="event loop")
-    group = parser.add_argument_group("output", "the result goes to stdout, everything else to stderr")
-    group.add_argument("--json", action="store_true", help="the result as one JSON document")
-    group.add_argument("--quiet", action="store_true", help="only the result and errors")
-    group.add_argument(
-        "--log-format",
-        choices=("auto", "pretty", "plain", "json"),
-        default="auto",
-        help="of progress: bars on a terminal, else lines (default: auto)",
-    )
-    group.add_argument("--debug", action="store_true", help="timing of each lane, and tracebacks [TRACE]")
-
-
-def add_log(parser: ArgumentParser) -> None:
-    """The file that a run's log goes to."""
-    group = parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log")
-    group.add_argument(
-        "--log-dir", type=Path, metavar="DIR", help="default: logs in the state directory [LOG_DIR]"
-    )
-    group.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        help="the least that is written (default: info) [LOG_LEVEL]",
-    )
-    group.add_argument(
-        "--log-file-format",
-        choices=("pretty", "json"),
-        help="lines of text, or of JSON (default: pretty) [LOG_FORMAT]",
-    )
-    group.add_argument(
-        "--log-redact",
-        metavar="NAMES",
-        help="variables and fields whose values are blacked out, with commas; off: not even account ids "
-        "(secrets always are) [LOG_REDACT]",
-    )
-    group.add_argument(
-        "--log-to-s3",
-        metavar="S3_PREFIX",
-        help="put a copy below s3://bucket/prefix when the run is over [LOG_TO_S3, LOG_S3_BUCKET, LOG_S3_PREFIX]",
-    )
-    group.add_argument(
-        "--keep-runs",
-        type=parse_count,
-        metavar="N",
-        help="runs whose logs and folders in the state directory stay, beside those of the last day, or all "
-        "(default: 50) [RIVA_STREAM_KEEP_RUNS]",
-    )
+    return flags | {"state_dir": state_dir_of(args, in_file), "run_id": run_id}
 
 
 def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> Path:

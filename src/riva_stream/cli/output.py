@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import re
 import select
 import sys
 
-__all__ = ["complain", "print_result", "show_cursor"]
+__all__ = ["complain", "error_document", "print_result", "show_cursor", "snake_case"]
 
 _STDOUT = 1
 _STDERR = 2
@@ -35,6 +37,20 @@ def print_result(text: str, *, exit_code: int = 0, closed_is_fine: bool = False)
         complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
         return exit_code or _UNDELIVERED
     return exit_code
+
+
+def error_document(
+    kind: str, code: str, message: str, hint: str, exit_code: int, *, run_id: object = None
+) -> str:
+    """An error as ``--json`` prints it, for what needs nothing heavy; others are a :class:`~riva_stream.cli.failure.Failure`."""
+    error = {"type": kind, "code": code, "message": message, "where": {}, "hint": hint}
+    document = {"error": error | {"exit_code": exit_code}, "run_id": run_id}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def snake_case(name: str) -> str:
+    """``member_found`` of ``MemberFound``, as types are told to programs."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def complain(text: str) -> None:

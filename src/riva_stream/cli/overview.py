@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from riva_stream.catalogue import EntryEnded, EntryEvent, EntryReport, EntryStarted, Planned
-from riva_stream.cli.counters import Counters, duration_text
+from riva_stream.cli.progress import Counters, duration_text
 from riva_stream.cli.redact import redact
 from riva_stream.events import Progress, StageStarted, Warned
 from riva_stream.sizes import MIB, human_size
@@ -59,14 +59,14 @@ class Overview:
             self.running[event.destination] = Counters()
         elif isinstance(event, EntryEnded):
             self._end(event.report)
+        elif isinstance(event.event, Warned):
+            self.note(f"{event.destination}: {event.event.message}")
         elif event.destination in self.running:
             counters = self.running[event.destination]
             if isinstance(event.event, Progress):
                 counters.update(event.event, self.clock())
             elif isinstance(event.event, StageStarted):
                 counters.size = event.event.source_size
-            elif isinstance(event.event, Warned):
-                self.note(f"{event.destination}: {event.event.message}")
         self._sample()
 
     def note(self, text: str) -> None:

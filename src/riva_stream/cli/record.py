@@ -7,12 +7,14 @@ events are written by threads of their own, everything else when the event loop 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
@@ -22,23 +24,31 @@ from pydantic import BaseModel
 from riva_stream import handover
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import Failure
-from riva_stream.cli.jsonlog import JsonRenderer, kind_of
-from riva_stream.cli.log_file import LogFile
-from riva_stream.cli.log_lines import STARTED, LogRenderer
-from riva_stream.cli.log_settings import LogSettings, log_settings
-from riva_stream.cli.log_upload import upload_log
+from riva_stream.cli.logs import (
+    JsonLines,
+    LogFile,
+    LogSettings,
+    Outlet,
+    document_of,
+    log_settings,
+    observe,
+    renderer_of,
+)
+from riva_stream.cli.loop import Interrupted, SignalWatch, run
 from riva_stream.cli.old_runs import BUNDLE, EVENTS, remove_old_runs
 from riva_stream.cli.options import state_dir_of
+from riva_stream.cli.progress import STARTED, Item, record_of
 from riva_stream.cli.redact import redact
-from riva_stream.cli.screen import Screen
-from riva_stream.cli.signals import SignalWatch
-from riva_stream.cli.step import artifact_of, values_of
+from riva_stream.cli.settings.env_file import EnvFile
+from riva_stream.cli.settings.load import is_asked
 from riva_stream.config import StageRequest
-from riva_stream.errors import ConfigurationError
-from riva_stream.events import Event, RetryScheduled, Warned
+from riva_stream.errors import ConfigurationError, RivaStreamError
+from riva_stream.events import RetryScheduled, Warned
+from riva_stream.handover import LAST_ARTIFACT, iso
+from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
+from riva_stream.manifest import to_json
+from riva_stream.operations.log_place import LogPlace
 from riva_stream.report import StageReport
-from riva_stream.settings_aliases import is_asked
-from riva_stream.settings_file import EnvFile
 
 __all__ = ["Record"]
 
@@ -48,13 +58,34 @@ R = TypeVar("R", bound=BaseModel)
 _LAST_EVENTS = 500
 _LAST_REQUESTS = 100
 _SLOW = "the disk was slow"
+_UPLOAD_SECONDS = 15.0
+_TYPES = {".log": "text/plain; charset=utf-8", ".gz": "application/gzip"}
+
+
+class _Recent(logging.Handler):
+    """The last records, for a log that is opened later, and for the diagnostics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=_LAST_EVENTS)
+        self.requests: deque[dict[str, Any]] = deque(maxlen=_LAST_REQUESTS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        item: Item = record.item  # type: ignore[attr-defined]
+        if isinstance(item, RetryScheduled):
+            self.add_request(item.request_id, item.reason)
+
+    def add_request(self, request_id: str, reason: str) -> None:
+        """One that failed."""
+        self.requests.append({"time": datetime.now(UTC), "request_id": request_id, "reason": reason})
 
 
 class Record:
     """The record of one run.
 
     Args:
-        args: with the flags of ``options.add_output`` and ``options.add_log``.
+        args: with the flags of ``options.add_stage``.
         run_id: names the files.
         invocation: how the program was called.
         warn: is told what could not be written.
@@ -67,6 +98,8 @@ class Record:
         """Set once it is known."""
         self.settings: LogSettings | None = None
         """Known once it is open."""
+        self.logger = logging.Logger("riva_stream")  # noqa: LOG001 - the run's own: nothing global
+        """Takes what the run has to say, for its files."""
         self._args = args
         self._run_id = run_id
         self._invocation = invocation
@@ -78,12 +111,11 @@ class Record:
         """Why nothing can be written to the state directory."""
         self._said = False
         """Whether that is what the run ends with: once is enough, for all the files that are missing then."""
-        self._screens: list[tuple[Screen, LogFile]] = []
+        self._outlets: list[tuple[Outlet, LogFile]] = []
         self._log: LogFile | None = None
-        self._early: list[Event | str] = []
-        self._events: deque[tuple[datetime, Event]] = deque(maxlen=_LAST_EVENTS)
+        self._recent = _Recent()
+        self.logger.addHandler(self._recent)
         self._problems: list[str] = []
-        self._requests: deque[dict[str, Any]] = deque(maxlen=_LAST_REQUESTS)
 
     @property
     def log_file(self) -> Path | None:
@@ -109,23 +141,17 @@ class Record:
         """Begin to write, now that it is known where and how."""
         self._in_file = file.values
         self._state = state_dir_of(self._args, file.values)
-        settings = self.settings = log_settings(self._args, file.values)
+        settings = self.settings = log_settings(self._args, file)
         self._refused = _refusal(self._state)
-        log = LogFile(settings.folder / f"{self._run_id}.log", self._failed("the log"))
-        if not (self._refused and settings.folder.is_relative_to(self._state)) and log.open():
-            renderer = LogRenderer(
-                self._run_id, level=settings.level, form=settings.form, redactor=settings.redactor
-            )
+        self._recent.records.appendleft(record_of(Warned(code=STARTED, message=self._command)))
+        renderer = renderer_of(settings, self._run_id)
+        log = LogFile(settings.folder / f"{self._run_id}.log", renderer, self._failed("the log"))
+        level = logging.getLevelNamesMapping()[settings.level.upper()]
+        if not (self._refused and settings.folder.is_relative_to(self._state)) and self._attach(log, level):
             self._log = log
-            self._screens.append((Screen(renderer, write=log.write, slow=_SLOW), log))
-        events = LogFile(self.folder / EVENTS, self._failed("the events"))
-        if not self._refused and events.open():
-            shown = JsonRenderer(self._run_id, interval=1.0, redactor=settings.redactor)
-            self._screens.append((Screen(shown, write=events.write, slow=_SLOW), events))
-        early, self._early = self._early, []
-        self.observe(Warned(code=STARTED, message=self._command))
-        for item in early:
-            self._say(item) if isinstance(item, str) else self._observe(item)
+        lines = JsonLines(self._run_id, settings.redactor, interval=1.0)
+        if not self._refused:
+            self._attach(LogFile(self.folder / EVENTS, lines, self._failed("the events")), logging.NOTSET)
         for warning in settings.warnings:
             self._warn_of(warning)
         return settings
@@ -144,23 +170,6 @@ class Record:
             self._said = True
             raise
 
-    def observe(self, event: Event, /) -> None:
-        """Take an event. Never waits."""
-        self._events.append((datetime.now(UTC), event))
-        if isinstance(event, RetryScheduled):
-            self._requests.append(
-                {"time": datetime.now(UTC), "request_id": event.request_id, "reason": event.reason}
-            )
-        if self.settings is None:
-            self._early.append(event)
-        self._observe(event)
-
-    def say(self, text: str) -> None:
-        """Take a text of the command line's own, or of a library's. Never waits."""
-        if self.settings is None:
-            self._early.append(text)
-        self._say(text)
-
     def settle(self, outcome: R | Failure, watch: SignalWatch) -> R | Failure:
         """Write everything that is left to write; blocks, for seconds at most.
 
@@ -171,23 +180,18 @@ class Record:
         Returns:
             The outcome, with the names of what a failure left, or with the warnings that came too late for it.
         """
-        if self.settings is None:  # it failed before anything was known
-            self.open(EnvFile())
-        self._tell_of_refusal()
-        if isinstance(outcome, Failure):
-            outcome = replace(outcome, log=str(self.log_file or ""), bundle=str(self.bundle))
-            traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
-            self.say(outcome.text(self._run_id, debug=traced))
-        if not self._is_dry():
+        outcome = self._tell(outcome)
+        dry = self._is_dry()
+        if not dry:
             self._try("what old runs have left was not all removed", self._remove_old)
-        for screen, file in self._screens:
-            if screen.close():
+        for outlet, file in self._outlets:
+            if outlet.end(failed=isinstance(outcome, Failure)):
                 file.close()  # or else its thread is still at it: the process will close it
         if isinstance(outcome, Failure) and (
             self._refused or not self._try("the diagnostics cannot be written", self._bundle, outcome)
         ):
             outcome = replace(outcome, bundle="")
-        if not self._is_dry():
+        if not dry:
             if not self._refused:
                 self._try("the state for the next step cannot be written", self._hand_over, outcome)
             self._try("the log was not copied to S3", self._upload, outcome, watch)
@@ -196,10 +200,32 @@ class Record:
             outcome = outcome.model_copy(update={"warnings": [*outcome.warnings, *late]})
         return outcome
 
-    def _tell_of_refusal(self) -> None:
+    def _tell(self, outcome: R | Failure) -> R | Failure:
+        """Put into the log what the run came to; the outcome with the names of what it left."""
+        if self.settings is None:  # it failed before anything was known
+            self.open(EnvFile())
         if self._refused and not self._said:
-            what = f"this run leaves no state{' and no log' if self._log is None else ''}"
-            self._failed(what)(self._refused)
+            self._failed(f"this run leaves no state{' and no log' if self._log is None else ''}")(
+                self._refused
+            )
+        if isinstance(outcome, Failure):
+            outcome = replace(outcome, log=str(self.log_file or ""), bundle=str(self.bundle))
+            traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
+            observe(self.logger, outcome.text(self._run_id, debug=traced), logging.ERROR)
+        return outcome
+
+    def _attach(self, file: LogFile, level: int) -> bool:
+        """Whether the file is there; it gets what came before it, too."""
+        if not file.open():
+            return False
+        outlet = Outlet(file, slow=_SLOW)
+        outlet.setLevel(level)
+        for record in self._recent.records:
+            if record.levelno >= level:
+                outlet.handle(record)
+        self.logger.addHandler(outlet)
+        self._outlets.append((outlet, file))
+        return True
 
     def _try(self, what: str, act: Callable[P, None], *args: P.args, **more: P.kwargs) -> bool:
         """Whether it went well; if not, that is a warning, and must not hide what the run came to."""
@@ -212,12 +238,9 @@ class Record:
 
     def _upload(self, outcome: BaseModel | Failure, watch: SignalWatch) -> None:
         target = self.settings.target if self.settings is not None else None
-        if target is None:
-            return
-        files = [path for path in (self.log_file, self.bundle) if path is not None and path.is_file()]
-        if not isinstance(outcome, Failure):
-            files = files[:1]
-        if files and (why := upload_log(self.request, target, self._run_id, files, watch)):
+        files = [self.log_file, self.bundle if isinstance(outcome, Failure) else None]
+        found = [path for path in files if path is not None and path.is_file()]
+        if target and found and (why := _copy(self.request, target, self._run_id, found, watch)):
             self._failed("the log was not copied to S3")(why)
 
     def _remove_old(self) -> None:
@@ -228,7 +251,7 @@ class Record:
         spared = {self._run_id, state.status.get("run_id", ""), str(state.record.get("run_id", ""))}
         keep = settings.keep_runs
         if removed := remove_old_runs(self._state, settings.folder, keep=keep, spared=spared):
-            self.say(f"removed what {removed} old runs have left: --keep-runs is {keep}\n")
+            observe(self.logger, f"removed what {removed} old runs have left: --keep-runs is {keep}\n")
 
     def _is_dry(self) -> bool:
         """A dry run changed nothing, so the state of the last real one stays true."""
@@ -245,8 +268,8 @@ class Record:
             log_file=str(self.log_file or ""),
             command=self._command,
         )
-        values = {} if report is None else values_of(report, self._state, self.folder)
-        artifact = None if report is None else artifact_of(report, self.folder)
+        values = {} if report is None else _values_of(report, self._state, self.folder)
+        artifact = None if report is None else _artifact_of(report, self.folder)
         handover.finish(self._state, ending, values, artifact)
 
     def _bundle(self, failure: Failure) -> None:
@@ -255,9 +278,7 @@ class Record:
         assert self.settings is not None  # noqa: S101 - settle() opens it
         where = failure.where
         if where.request_id:
-            self._requests.append(
-                {"time": datetime.now(UTC), "request_id": where.request_id, "reason": str(where)}
-            )
+            self._recent.add_request(where.request_id, str(where))
         flags = {name: value for name, value in vars(self._args).items() if name != "command"}
         request = self.request.without_secrets().model_dump(mode="json") if self.request else None
         evidence = Evidence(
@@ -267,21 +288,14 @@ class Record:
             settings=request if request is not None else {"flags": flags},
             env_file=self._in_file,
             events=[
-                {"time": when.isoformat(timespec="milliseconds"), "event": kind_of(event), **asdict(event)}
-                for when, event in self._events
+                {"time": datetime.fromtimestamp(record.created, UTC), **document_of(record)}
+                for record in self._recent.records
+                if not isinstance(record.item, str)  # type: ignore[attr-defined]
             ],
-            requests=list(self._requests),
+            requests=self._recent.requests,
             log=self.log_file,
         )
         write_bundle(self.bundle, evidence, self.settings.redactor)
-
-    def _observe(self, event: Event) -> None:
-        for screen, _ in self._screens:
-            screen.observe(event)
-
-    def _say(self, text: str) -> None:
-        for screen, _ in self._screens:
-            screen.say(text)
 
     def _failed(self, what: str) -> Callable[[str], None]:
         def warn(problem: str) -> None:
@@ -306,3 +320,79 @@ def _absolute(path: Path) -> Path:
     with contextlib.suppress(OSError):
         return path.absolute()
     return path
+
+
+def _copy(
+    request: StageRequest | None, target: LogPlace, run_id: str, files: list[Path], watch: SignalWatch
+) -> str:
+    """Put files below a place in S3, best effort, and never beside what was staged; why it could not be done, or "".
+
+    Args:
+        request: how to reach the store, and what must not be written to; None when it never came to that.
+        target: where to.
+        run_id: of the run.
+        files: the log, and the diagnostics if there are any.
+        watch: a signal stops it.
+    """
+    if request is None:
+        return "the settings that say how to reach S3 are not right"
+    if refusal := target.refusal(request):
+        return refusal
+
+    from riva_stream.operations.deliver import Parcel, deliver, log_store  # noqa: PLC0415 - the AWS libraries
+
+    parcels = [Parcel(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
+    work = partial(
+        deliver, log_store(request), target.bucket, parcels, run_id=run_id, seconds=_UPLOAD_SECONDS
+    )
+    try:
+        run(work, watch=watch, on_signal=lambda _: None)
+    except Interrupted as error:  # now, or the run before; then its own reason counts
+        return str(error.__cause__ or "it was interrupted")
+    except (RivaStreamError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]:
+    """What the next step reads, by the names of :data:`~riva_stream.handover.VALUES`.
+
+    Args:
+        report: of a run that has succeeded.
+        state: the state directory.
+        folder: the run's own folder in it, with the copies of the documents.
+    """
+    # Without its slash: scripts write "$(cat state/s3_staging_uri)/artifact.json", and to S3 "//" is another key.
+    values = {"s3_staging_uri": report.destination.rstrip("/")}
+    deployment, artifact = report.deployment, report.artifact
+    if deployment is not None:
+        values["container_s3_uri"] = deployment.bintarball_references.container_image.s3_uri
+        values["bintarball_manifest"] = report.destination + DEPLOYMENT_JSON
+    if (checksums := folder / CHECKSUMS).is_file():
+        values["checksum_file"] = str(checksums.absolute())
+    if artifact is not None:
+        copy = folder / ARTIFACT_JSON
+        values |= {
+            "upload_timestamp": iso(artifact.created_at),
+            "source_model_s3_uri": artifact.source.uri,
+            "source_model_size": str(artifact.source.size_bytes),
+            "artifact_metadata": str((copy if copy.is_file() else state / LAST_ARTIFACT).absolute()),
+        }
+        if artifact.primary_model is not None:
+            values["primary_riva_file"] = report.destination + artifact.primary_model.relative_path
+    elif deployment is not None:
+        archive = deployment.bintarball_references.model_archive
+        values |= {
+            "upload_timestamp": iso(deployment.created_at),
+            "source_model_s3_uri": archive.s3_uri,
+            "source_model_size": str(archive.size_bytes),
+        }
+    return values
+
+
+def _artifact_of(report: StageReport, folder: Path) -> bytes | None:
+    """``artifact.json`` byte for byte as it is in the bucket, where there is a copy; else as it was read."""
+    try:
+        return (folder / ARTIFACT_JSON).read_bytes()
+    except OSError:
+        return None if report.artifact is None else to_json(report.artifact)

@@ -36,12 +36,22 @@ from riva_stream.errors import (
 )
 from riva_stream.events import ObjectCompleted
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, FOLDERS, OF_FULL, SCRATCH
-from riva_stream.lease import Identity, Lease
+from riva_stream.lease import Identity, Journal, JournaledCheckpoint, Lease
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, each
-from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, OpenUpload, Stored, Window, Writer
-from riva_stream.sink import Upload, UploadRecord, Uploads
+from riva_stream.s3 import (
+    REQUEST_EXPIRED,
+    UNSEEN,
+    ObjectInfo,
+    OpenUpload,
+    Stored,
+    Window,
+    WritableBucket,
+)
+from riva_stream.s3.scratch import CONDITION_REFUSED
+from riva_stream.sink import Upload, UploadRecord, Uploads, body_of
+from riva_stream.tasks import answered
 
 __all__ = ["Destination"]
 
@@ -50,14 +60,9 @@ _ATTEMPTS = 3
 _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
-_UNSEEN = ObjectInfo(key="", size=-1, etag="")
-"""In place of what may not be looked at. No object of ours is like it."""
-_LOOKS = 3
-"""Refusals in a row that are believed where something was expected: one alone may pass,"""
-_PAUSE = 0.2
-"""and seconds from the first to the second; then twice as many."""
-_REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
-"""Codes with which a store answers a condition that it does not have, or that does not hold."""
+_ANSWER_SECONDS = 10.0
+_KEPT = 2
+"""Checkpoints that are kept: should the newest not hold, there is one more."""
 
 
 @dataclass(eq=False)
@@ -65,7 +70,7 @@ class Destination:
     """One prefix while this run holds it."""
 
     run: Run
-    writer: Writer
+    bucket: WritableBucket
     lease: Lease
     uploads: Uploads
     existing: Existing = field(default_factory=partial(Existing, listed=False), init=False)
@@ -74,8 +79,12 @@ class Destination:
     """Set once it is known how parts are checked; only then do the uploads mean anything to another run."""
     settled: bool = field(default=False, init=False)
     """Whether it is decided what becomes of the uploads of whoever held the prefix before."""
+    adoptable: bool = field(default=True, init=False)
+    """Whether another run may go on with the uploads that our journal names."""
     committing: bool = field(default=False, init=False)
     """Whether changes that readers can see may be made."""
+    checkpoints: list[JournaledCheckpoint] = field(default_factory=list, init=False)
+    """The newest first: of this run, and of the one that it goes on with."""
     checks: list[ObjectCheck] = field(default_factory=list, init=False)
     """What was verified of each object that was written."""
     _marker: str | None = field(default=None, init=False)
@@ -90,6 +99,10 @@ class Destination:
     _completed: dict[str, str] = field(default_factory=dict, init=False)
     """Keys that this run has completed, in order, with their ETags."""
     _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
+    _checkpoints: int = field(default=0, init=False)
+    """How many this run has written;"""
+    _written: set[str] = field(default_factory=set, init=False)
+    """and those of them that may still be there."""
     _unlisted: bool = field(default=False, init=False)
     """Whether it was told that open uploads may not be listed."""
     _doubtful: float = field(default=float("-inf"), init=False)
@@ -101,7 +114,68 @@ class Destination:
         Raises:
             HeldError: another run has taken over.
         """
-        await self.run.retrier("HeadObject", self.lease.check)
+        await self.bucket.retrier("HeadObject", self.lease.check)
+
+    async def give_up(self) -> None:
+        """Let nobody go on with the uploads that our journal names: they are going to be aborted.
+
+        An abort may come late, after whoever sent it has died: it must not strike what the next run sends its parts to.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        self.adoptable = False
+        await self.lease.write()
+
+    # ── checkpoints: no reader sees them, and each key is one process's alone ─────────────────────────────────────────────
+
+    async def keep_checkpoint(self, data: bytes, offset: int) -> None:
+        """Keep a checkpoint, name it in the journal, and forget all but the newest two.
+
+        Args:
+            data: of the checkpoint.
+            offset: bytes of the archive that need not be read again with it.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        self._checkpoints += 1
+        key = self.run.layout.checkpoint(self.lease.token, self._checkpoints)
+        self._written.add(key)
+        await answered(partial(self._put_checkpoint, key, data), grace=_ANSWER_SECONDS)
+        named = JournaledCheckpoint(key=key, sha256=hashlib.sha256(data).hexdigest(), offset=offset)
+        kept, dropped = self.checkpoints[: _KEPT - 1], self.checkpoints[_KEPT - 1 :]
+        self.checkpoints = [named, *kept]
+        await self.lease.write()
+        for old in dropped:
+            await self._delete_checkpoint(old.key)
+
+    async def forget_checkpoints(self, theirs: Journal | None = None) -> None:
+        """Delete what checkpoints there are: nobody goes on from them. Not to be cancelled; what stays is gc's.
+
+        Args:
+            theirs: another run's journal: what it names, and what others have written, is not ours to delete.
+        """
+        named = {checkpoint.key for checkpoint in (theirs.checkpoints if theirs else ())}
+        keys = set(self._written)
+        if theirs is None:
+            before = self.lease.predecessor
+            keys |= {checkpoint.key for checkpoint in (before.checkpoints if before else ())}
+            keys |= set(self.existing.etags)
+        with anyio.move_on_after(_UNDO_SECONDS, shield=True), suppress(RivaStreamError):
+            await each(
+                sorted(key for key in keys - named if self.run.layout.is_checkpoint(key)),
+                self._delete_checkpoint,
+            )
+
+    async def _put_checkpoint(self, key: str, data: bytes) -> None:
+        await self.bucket.put(
+            key, body_of(data, self.uploads.check), content_type="application/json", metadata={}
+        )
+
+    async def _delete_checkpoint(self, key: str) -> None:
+        await self.bucket.delete(key)
+        self._written.discard(key)
 
     # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,7 +197,6 @@ class Destination:
         What must not stay after a failure is rolled back: all that was completed when it is not what it should be, and
         else what says that it may be deployed. What another run has taken over is its own.
         """
-        await self.uploads.abort_unused()
         retracted = {self.run.layout.marker_name} if self._marker is not None else set()
         if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
             retracted.add(DEPLOYMENT_READY)
@@ -132,6 +205,7 @@ class Destination:
         self.committing = True
         self._conditional = self.lease.conditional
         await self.lease.write()
+        await self.uploads.abort_unused()
         await self.abort_strangers()
         try:
             yield
@@ -155,7 +229,7 @@ class Destination:
         """Delete a ``deployment_ready.txt`` that does not belong to what is going to stand."""
         key = self.run.layout.prefix + DEPLOYMENT_READY
         if key != self.run.layout.marker and (key in self.existing.etags or not self.existing.listed):
-            info = await self._listed(key) if key in self.existing.etags else await self._expected(key)
+            info = await self._found(key)
             if info is not None and _has_our_metadata(info):
                 await self._delete(key, info.etag)
 
@@ -180,8 +254,7 @@ class Destination:
                     raise RuntimeError("an upload that no journal names")
                 self._sealed |= upload.key == self._seal
                 try:
-                    return await self.writer.complete_upload(
-                        self.run.layout.bucket,
+                    return await self.bucket.once.complete_upload(
                         upload.key,
                         upload.upload_id,
                         upload.completed_parts(),
@@ -192,15 +265,15 @@ class Destination:
                 except RivaStreamError as error:
                     # "No such upload", or a condition that does not hold, is also what the second attempt hears after
                     # a first whose answer was lost.
-                    info = await self._peek(upload.key)
+                    info = await self.bucket.once.peek(upload.key)
                     if info is not None and self.uploads.is_ours(info, upload):
                         return Stored(info.etag, info.version_id)
                     if not self._again_without(error, sent, window, info):
                         raise self._told(error, upload) from error
 
-        stored = await self.run.retrier("CompleteMultipartUpload", once)
+        stored = await self.bucket.retrier("CompleteMultipartUpload", once)
         if not stored.etag:  # some stores leave it out of the answer
-            info = await self._expected(upload.key)
+            info = await self._head(upload.key, expected=True)
             stored = Stored(info.etag, info.version_id) if info is not None else stored
         record = upload.record = self.uploads.record_of(upload, stored)
         self._completed[upload.key] = stored.etag
@@ -285,7 +358,7 @@ class Destination:
         unseen = set(named)
         if not existing.listed:
             before = self.lease.predecessor
-            unseen |= existing.hinted | set(before.leaves() if before else ())
+            unseen |= existing.hinted() | set(before.leaves() if before else ())
             unseen |= {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
         candidates = {
             key
@@ -294,7 +367,7 @@ class Destination:
         }
 
         async def remove(key: str) -> None:
-            info = await self._listed(key) if key in existing.etags else await self._expected(key)
+            info = await self._found(key)
             if info is not None and (key in named or _has_our_metadata(info)):
                 await self._delete(key, info.etag)
 
@@ -321,7 +394,7 @@ class Destination:
         file = await self.put(name, text)
 
         async def read_back() -> None:
-            found = await self.run.destination.get(layout.bucket, file.s3_key, limit=_LIMIT)
+            found = await self.bucket.once.get(file.s3_key, limit=_LIMIT)
             if found is None or found.data != text:
                 raise ContradictionError(
                     "the marker reads otherwise than it was written",
@@ -329,17 +402,14 @@ class Destination:
                     hint=f"look at it: riva-stream verify {layout.uri}",
                 )
 
-        await believed(self.run.retrier, "GetObject", read_back)
+        await believed(self.bucket, "GetObject", read_back)
         self.checks.append(ObjectCheck(key=file.s3_key, size_bytes=len(text), by=["content"]))
         if file.s3_key == layout.marker:
             self._marker = file.etag
 
     async def tag(self, *keys: str, older: Sequence[str] = ()) -> None:
         """Make sure that objects have the tags that were asked for; see :class:`~riva_stream.sink.Tagging`."""
-        run = self.run
-        await run.tagging.settle(
-            run.destination, self.writer, run.layout.bucket, run.retrier, keys, older=older
-        )
+        await self.run.tagging.settle(self.bucket, keys, older=older)
 
     async def wait_out_doubts(self) -> None:
         """Wait until no deletion of ours can take effect any more: after that others may hold the prefix."""
@@ -384,8 +454,9 @@ class Destination:
         if self._marker is not None and key != layout.marker and not beside:
             raise RuntimeError("a change under a marker")
         window = await self.lease.check()
-        info = await self._peek(layout.marker, expected=self._marker is not None)
-        if info is _UNSEEN:
+        look = self.bucket.once.peek if self._marker is None else self.bucket.once.expect
+        info = await look(layout.marker)
+        if info is UNSEEN:
             info = None
         if key == layout.marker and info is None:
             return window  # our deletion of it, perhaps, whose answer was lost
@@ -402,7 +473,7 @@ class Destination:
         """Of the marker's Complete: an earlier attempt, whose answer was lost, may have put it."""
         if upload.key != self.run.layout.marker:
             return None
-        info = await self._peek(upload.key)
+        info = await self.bucket.once.peek(upload.key)
         if info is not None and self.uploads.is_ours(info, upload):
             return Stored(info.etag, info.version_id)
         return None
@@ -414,8 +485,7 @@ class Destination:
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
             return {"if_absent": True}
         # What may not be seen must not be there: it is never written over blindly.
-        hinted = key in self.existing.promised() | self.existing.hinted
-        info = await (self._expected(key) if hinted else self._head(key))
+        info = await self._head(key, expected=key in self.existing.hinted())
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
     def _again_without(
@@ -437,7 +507,7 @@ class Destination:
         if window is not None and isinstance(error, AccessDeniedError):
             self.lease.windowed = False
             return True
-        if not condition or code not in _REFUSED or info is _UNSEEN:
+        if not condition or code not in CONDITION_REFUSED or info is UNSEEN:
             return False
         holds = (
             info is None
@@ -457,8 +527,8 @@ class Destination:
 
         async def once() -> None:
             window = await self._may_change(key)
-            info = await self._peek(key, expected=True)
-            if info is None or info is _UNSEEN:
+            info = await self.bucket.once.expect(key)
+            if info is None or info is UNSEEN:
                 return  # it is gone: by an attempt whose answer was lost
             if info.etag != etag:
                 raise HeldError(
@@ -467,16 +537,16 @@ class Destination:
                     hint="run the same command again",
                 )
             condition: dict[str, object] = {"if_match": etag} if self._conditional else {}
-            delete = partial(self.writer.delete, layout.bucket, key, window=window)
+            delete = partial(self.bucket.once.delete, key, window=window)
             try:
                 await self._answered(partial(delete, **condition))
             except RivaStreamError as error:
-                if self._again_without(error, condition, window, await self._peek(key)):
+                if self._again_without(error, condition, window, await self.bucket.once.peek(key)):
                     await once()
                     return
                 raise
 
-        await self.run.retrier("DeleteObject", once)
+        await self.bucket.retrier("DeleteObject", once)
         self._completed.pop(key, None)
 
     async def _answered(self, delete: Callable[[], Awaitable[object]]) -> None:
@@ -520,16 +590,13 @@ class Destination:
         run, layout = self.run, self.run.layout
         ours = {upload.upload_id for upload in [*self.uploads.opened, *self.uploads.adopted.values()]}
         keys = {upload.key for upload in self.uploads.opened if upload.record is None}
-        ask = partial(run.destination.list_uploads, layout.bucket)
         try:
-            found = list(await run.retrier("ListMultipartUploads", partial(ask, layout.prefix)))
-            if not run.destination.is_aws and not any(upload.key in keys for upload in found):
+            found = list(await self.bucket.list_uploads(layout.prefix))
+            if not self.bucket.is_aws and not any(upload.key in keys for upload in found):
                 names = (*layout.documents, *SCRATCH)
                 asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
                 asked |= {run.meter.source_key} - {""}
-                for uploads in await each(
-                    sorted(asked), lambda key: run.retrier("ListMultipartUploads", partial(ask, key))
-                ):
+                for uploads in await each(sorted(asked), self.bucket.list_uploads):
                     found += uploads
         except AccessDeniedError:
             if not self._unlisted:
@@ -546,10 +613,7 @@ class Destination:
         """Abort an upload by its id, wherever it is listed."""
         run = self.run
         try:
-            await run.retrier(
-                "AbortMultipartUpload",
-                partial(self.writer.abort_upload, run.layout.bucket, upload.key, upload.upload_id),
-            )
+            await self.bucket.abort_upload(upload.key, upload.upload_id)
         except TransientError as error:
             # A probe's can stay: nothing of it could ever become part of a staging.
             if run.layout.is_payload(upload.key) or upload.key.removeprefix(run.layout.prefix) in KINDS:
@@ -562,36 +626,15 @@ class Destination:
             return HeldError("another run writes the same object", where=error.where, hint=error.hint)
         return error
 
-    async def _listed(self, key: str) -> ObjectInfo | None:
-        """What is at a key that a listing has shown: a refusal does not mean there that nothing is."""
-        ask = partial(self.run.destination.head, self.run.layout.bucket, key)
-        return await self.run.retrier("HeadObject", ask)
+    async def _found(self, key: str) -> ObjectInfo | None:
+        """What is still at a key where something may have been found; a refusal for what was listed hides nothing."""
+        listed = key in self.existing.etags
+        return await (self.bucket.head(key) if listed else self._head(key, expected=True))
 
     async def _head(self, key: str, *, expected: bool = False) -> ObjectInfo | None:
         """What is at a key, as far as may be seen."""
-        info = await self.run.retrier("HeadObject", partial(self._peek, key, expected=expected))
-        return None if info is _UNSEEN else info
-
-    async def _expected(self, key: str) -> ObjectInfo | None:
-        """The same of a key at which there may well be something of ours."""
-        return await self._head(key, expected=True)
-
-    async def _peek(self, key: str, *, expected: bool = False) -> ObjectInfo | None:
-        """One look, within an attempt; :data:`_UNSEEN` where it may not be known what is there, if anything.
-
-        Args:
-            key: to look at.
-            expected: whether something should be there: then a refusal is not believed at once.
-        """
-        for look in range(_LOOKS if expected else 1):
-            if look:
-                await clock.sleep(_PAUSE * 2 ** (look - 1))
-            try:
-                return await self.run.destination.head(self.run.layout.bucket, key)
-            except AccessDeniedError as error:
-                if not error.hides_absence:
-                    raise
-        return _UNSEEN
+        info = await (self.bucket.expect(key) if expected else self.bucket.peek(key))
+        return None if info is UNSEEN else info
 
 
 def _has_our_metadata(info: ObjectInfo) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -15,7 +16,7 @@ from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload,
 from riva_stream.lease.lease import Noted
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, each
-from riva_stream.s3 import CompletedPart, OpenUpload, Writer
+from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
 from riva_stream.sink import KnownPart, Upload, Uploads
 from riva_stream.sizes import human_size
 
@@ -25,7 +26,7 @@ _CLEANUP_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
+async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
     """Hold the prefix while the body runs.
 
     It is let go for good when the body succeeds or fails for good; otherwise the journal stays for a rerun.
@@ -34,20 +35,17 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         HeldError: a live run holds it, or another run has taken it over meanwhile.
     """
     uploads = Uploads(
-        run.destination,
-        writer,
-        run.layout.bucket,
+        bucket,
         "none",
-        run.retrier,
         run.lanes.upload,
         run.meter.add_durable,
         run.run_id,
+        run.lanes.copy,
+        run.meter.add_copied,
         tagging=run.tagging,
     )
     lease = Lease(
-        run.destination,
-        writer,
-        Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions),
+        replace(bucket, retrier=Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions)),
         run.layout,
         run.request.lease,
         run.run_id,
@@ -58,7 +56,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
         partial(run.keep, "journal.json"),
         run.meter.touch,
     )
-    destination = Destination(run, writer, lease, uploads)
+    destination = Destination(run, bucket, lease, uploads)
     await _acquired(lease, wait=run.request.wait)
     if not (lease.conditional or lease.windowed):
         run.warn(
@@ -69,7 +67,7 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.guard = destination.ensure
+            uploads.guard, uploads.give_up = destination.ensure, destination.give_up
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -89,12 +87,14 @@ async def hold(run: Run, writer: Writer) -> AsyncIterator[Destination]:
             destination.settled or lease.predecessor is None
         )
         if (final or nothing_left) and not (destination.in_doubt or destination.leaves_unseen):
+            await destination.forget_checkpoints()
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
             # What failed, failed because the uploads are another run's now; some stores say so in odd words.
             await _withdraw(destination)
             raise taken from error
         raise _one(error) from None
+    await destination.forget_checkpoints()
     await lease.release()
 
 
@@ -148,18 +148,23 @@ async def resume(destination: Destination, identity: Identity) -> None:
     if before is not None:
         adoptable = [upload for upload in before.uploads if resumable and run.layout.is_payload(upload.key)]
         kept = {upload.upload_id for upload in adoptable}
-        await destination.ensure()
-        await each(
-            [
-                OpenUpload(upload.key, upload.upload_id)
-                for upload in before.uploads
-                if upload.upload_id not in kept and run.layout.owns(upload.key)
-            ],
-            destination.abort,
-        )
+        unwanted = [
+            OpenUpload(upload.key, upload.upload_id)
+            for upload in before.uploads
+            if upload.upload_id not in kept and run.layout.owns(upload.key)
+        ]
+        await (destination.give_up() if unwanted and not resumable else destination.ensure())
+        await each(unwanted, destination.abort)
     await each(adoptable, partial(_adopt, destination))
+    if before is not None:
+        if resumable:
+            destination.checkpoints = [
+                named for named in before.checkpoints if run.layout.is_checkpoint(named.key)
+            ]
+        else:
+            await destination.forget_checkpoints()
     await destination.abort_strangers()
-    destination.settled = True
+    destination.settled = destination.adoptable = True
     parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
     if parts and before is not None:
         size = human_size(sum(part.size for part in parts))
@@ -169,10 +174,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
 async def _adopt(destination: Destination, journaled: JournaledUpload) -> None:
     run = destination.run
     try:
-        listed = await run.retrier(
-            "ListParts",
-            partial(run.destination.list_parts, run.layout.bucket, journaled.key, journaled.upload_id),
-        )
+        listed = await destination.bucket.list_parts(journaled.key, journaled.upload_id)
     except AccessDeniedError as error:
         run.warn("list-parts", f"nothing can be resumed: {error}")
         listed = None
@@ -192,14 +194,19 @@ def _note(destination: Destination) -> Noted:
     if not destination.settled and before is not None:
         # Should this run die before it has come to them, the next one must still find them.
         return Noted(
-            before.identity, before.uploads, destination.committing or before.has_begun, before.stale
+            before.identity if destination.adoptable else None,
+            before.uploads,
+            destination.committing or before.has_begun,
+            before.stale,
+            before.checkpoints,
         )
     uploads = [*destination.uploads.opened, *destination.uploads.adopted.values()]
     return Noted(
-        destination.identity,
+        destination.identity if destination.adoptable else None,
         [_journaled(upload) for upload in uploads],
         destination.committing,
         before.leaves() if before else (),
+        destination.checkpoints,
     )
 
 
@@ -210,8 +217,10 @@ async def _withdraw(destination: Destination) -> None:
         current: Journal | None = await lease.current()
         if current is None or current.token != lease.token:
             await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
+            await destination.forget_checkpoints(current)
             return
         await uploads.abort_own(set())
+        await destination.forget_checkpoints()
         # An upload that is gone does not make the journal another's.
         if destination.in_doubt:
             await lease.stop()
@@ -220,31 +229,45 @@ async def _withdraw(destination: Destination) -> None:
 
 
 def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) -> dict[int, KnownPart]:
-    """What the store has, with the fingerprint of each part that the journal names with the same ETag and size."""
-    fingerprints = {(part.number, part.size, part.etag): part.fingerprint for part in journaled}
-    return {
-        part.number: KnownPart(
+    """What the store has, with what the journal tells of each part that it names with the same ETag and size."""
+    told = {(part.number, part.size, part.etag): part for part in journaled}
+    known: dict[int, KnownPart] = {}
+    for part in listed:
+        same = told.get((part.number, part.size, part.etag))
+        known[part.number] = KnownPart(
             part.size,
             part.etag,
-            fingerprints.get((part.number, part.size, part.etag), ""),
+            same.fingerprint if same else "",
             part.crc64nvme,
+            same.crc64nvme if same else None,
         )
-        for part in listed
-    }
+    return known
 
 
 def _journaled(upload: Upload) -> JournaledUpload:
     """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
     parts = {
-        number: JournaledPart(number=number, size=known.size, etag=known.etag, fingerprint=known.fingerprint)
+        number: JournaledPart(
+            number=number,
+            size=known.size,
+            etag=known.etag,
+            fingerprint=known.fingerprint,
+            crc64nvme=known.sent_crc64nvme,
+        )
         for number, known in upload.known.items()
         if known.fingerprint
     }
     parts |= {
         sent.number: JournaledPart(
-            number=sent.number, size=sent.size, etag=sent.etag, fingerprint=sent.fingerprint
+            number=sent.number,
+            size=sent.size,
+            etag=sent.etag,
+            fingerprint=sent.fingerprint,
+            # Of a copied part the store alone has told it.
+            crc64nvme=sent.checksum if sent.fingerprint else None,
         )
         for sent in upload.parts.values()
+        if sent.fingerprint
     }
     return JournaledUpload(
         key=upload.key,

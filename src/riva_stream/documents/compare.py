@@ -9,9 +9,8 @@ from riva_stream import clock
 from riva_stream.errors import DigestMismatchError, HeldError, TransientError, Where
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
-from riva_stream.retry import Retrier
 from riva_stream.run import Run
-from riva_stream.s3 import ObjectInfo, Stored
+from riva_stream.s3 import Bucket, ObjectInfo, Stored
 from riva_stream.sink import UploadRecord
 
 __all__ = ["ContradictionError", "believed", "differences", "verify_document", "verify_upload"]
@@ -68,7 +67,7 @@ class ContradictionError(TransientError):
     retryable = False  # by :func:`believed` alone, which does not depend on how many retries there are
 
 
-async def believed(retrier: Retrier, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
+async def believed(bucket: Bucket, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
     """What ``ask`` gives, asked again while it raises :class:`ContradictionError`.
 
     Raises:
@@ -76,11 +75,11 @@ async def believed(retrier: Retrier, operation: str, ask: Callable[[], Awaitable
     """
     for look in range(_LOOKS - 1):
         try:
-            return await retrier(operation, ask)
+            return await bucket.retrier(operation, ask)
         except ContradictionError:
             await clock.sleep(_PAUSE * 2**look)
     try:
-        return await retrier(operation, ask)
+        return await bucket.retrier(operation, ask)
     except ContradictionError as error:
         raise DigestMismatchError(error.what, where=error.where, hint=error.hint) from error
 
@@ -91,12 +90,12 @@ async def _confirmed(
     """What was compared."""
 
     async def once() -> list[str]:
-        info = await run.destination.head(run.request.bucket, key)
+        info = await run.destination.once.head(key)
         if info is None:
             raise ContradictionError("the object was written, but it is not there")
         return _compare(run, info, size, stored, crc64nvme, created_by)
 
-    return await believed(run.retrier, "HeadObject", once)
+    return await believed(run.destination, "HeadObject", once)
 
 
 def _compare(

@@ -2,135 +2,141 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
-from pydantic import ValidationError
-
+from riva_stream.deployment import DeploymentDocument
 from riva_stream.documents.compare import differences
-from riva_stream.documents.pair import Pair, read_pair
-from riva_stream.errors import (
-    AccessDeniedError,
-    IntegrityError,
-    RivaStreamError,
-    Where,
-)
+from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, understood
+from riva_stream.errors import AccessDeniedError, IntegrityError, RivaStreamError, Where
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
+    DEPLOYMENT_DOCUMENTS,
     DEPLOYMENT_JSON,
     DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
     is_bintarball,
 )
-from riva_stream.manifest import Artifact, Marker, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, StagedFile, UploadManifest
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, each
 from riva_stream.s3 import Document
 
 __all__ = ["Existing", "confirm", "inspect", "keep_documents"]
 
-_SMALL = 64 << 20
-"""Bytes at most of a document that is read back."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Existing:
     """What was found below the prefix."""
 
     etags: Mapping[str, str] = field(default_factory=dict)
     """All keys there with their ETags; none where listing is not allowed."""
-    marker_etag: str | None = None
-    """Of the object whose being there is the commit; None: nothing is staged."""
-    marker: Marker | None = None
-    """None also of a bintarball reference, whose marker is that of ``pair``."""
-    artifact: Artifact | None = None
-    manifest: UploadManifest | None = None
-    foreign: str = ""
-    """Why the marker that is there cannot be understood."""
-    hinted: frozenset[str] = frozenset()
-    """Keys that a manifest names which nobody vouches for: what may be there, where nothing may be listed."""
-    documents: dict[str, bytes] = field(default_factory=dict)
-    """Those that were read, by name, as they are written."""
-    pair: Pair = field(default_factory=Pair)
-    """``deployment.json`` and its marker, read where a container image is asked for; whole only if they are of this
-    very staging."""
+    documents: Documents = field(default_factory=Documents)
+    """Those that were read: the marker and what it vouches for; ``deployment.json`` and its marker where a container
+    image is asked for. Without a marker, and where nothing may be listed, a manifest that nobody vouches for."""
     listed: bool = True
     """Whether ``etags`` is to be believed: without the right to list, nobody knows what there is."""
+
+    @property
+    def marker_etag(self) -> str | None:
+        """Of the object whose being there is the commit; None: nothing is staged."""
+        return self.documents.etags.get(self.documents.marked_by)
 
     @property
     def is_complete(self) -> bool:
         """Whether there is a marker: it alone says that something is staged."""
         return self.marker_etag is not None
 
+    @cached_property
+    def foreign(self) -> str:
+        """Why the marker that is there, or what it was written for, cannot be understood; else ""."""
+        documents, marker = self.documents, self.documents.marker
+        if not self.is_complete or documents.is_bintarball:
+            return ""
+        if documents.problem or marker is None or marker.mode != "full":
+            return documents.problem
+        return documents.problem_of(MANIFEST_JSON, "the marker", marker.manifest_sha256)
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """Of what is staged."""
+        return self.documents.artifact if self.is_complete and not self.foreign else None
+
+    @property
+    def manifest(self) -> UploadManifest | None:
+        """The same; None by reference."""
+        return self.documents.manifest if self.is_complete and not self.foreign else None
+
+    @cached_property
+    def pair_problem(self) -> str:
+        """Why ``deployment.json`` cannot be used, where it is marked; else ""."""
+        documents, marker = self.documents, self.documents.marker
+        document = documents.deployment
+        if documents.pair_problem or document is None or marker is None:
+            return documents.pair_problem
+        same = document.deployment.artifact_sha256 == marker.artifact_sha256
+        return "" if same else f"its {DEPLOYMENT_JSON} is of another staging"
+
+    @property
+    def deployment(self) -> DeploymentDocument | None:
+        """``deployment.json``, if it was read, its marker vouches for it and it is of this very staging."""
+        return None if self.pair_problem else self.documents.deployment
+
+    def hinted(self) -> set[str]:
+        """Keys that a manifest names, be it that nobody vouches for it: what may be there."""
+        manifest = self.documents.manifest
+        return {file.s3_key for file in manifest.files.all()} if manifest else set()
+
     def promised(self) -> set[str]:
         """Keys of all that the marker vouches for."""
-        return {file.s3_key for file in self.manifest.files.all()} if self.manifest else set()
+        return self.hinted() if self.manifest else set()
 
 
 async def inspect(run: Run) -> Existing:
     """Look at the destination: one listing, and the documents if there is a marker."""
+    bucket, prefix = run.destination, run.layout.prefix
     try:
-        existing = Existing(await _etags_below(run))
-        unmarked = run.layout.marker not in existing.etags
+        existing = Existing({entry.key: entry.etag async for entry in bucket.objects(prefix)})
     except AccessDeniedError:
         run.warn(
             "list", f"the keys below {run.request.destination} may not be listed: leftovers there stay unseen"
         )
-        existing, unmarked = Existing(listed=False), False
-    if is_bintarball(run.layout.prefix):
-        pair = await read_pair(run)
-        return replace(existing, marker_etag=pair.ready_etag, pair=pair)
-    if unmarked:
+        existing = Existing(listed=False)
+    if is_bintarball(prefix):
+        return replace(existing, documents=understood(await _pair(run), marked_by=DEPLOYMENT_READY))
+    if existing.listed and run.layout.marker not in existing.etags:
         return existing
-    found = await _read(run, MARKER) if existing.listed else await _read_unlisted(run, MARKER)
-    if found is None:
-        if not existing.listed:
-            # A run that was interrupted in its commit has perhaps left more than its successor can see.
-            manifest = await _read_unlisted(run, MANIFEST_JSON)
-            existing = replace(existing, hinted=_hinted(manifest.data if manifest else None))
+    ask = bucket.get if existing.listed else bucket.find
+    read: dict[str, Document] = {}
+    if (marker := await ask(prefix + MARKER, limit=DOCUMENT_LIMIT)) is not None:
+        read[MARKER] = marker
+        told = understood(read).marker
+        vouched = () if told is None else (ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
+        for name in vouched:
+            if (document := await bucket.get(prefix + name, limit=DOCUMENT_LIMIT)) is not None:
+                read[name] = document
+    elif not existing.listed:
+        # A run that was interrupted in its commit has perhaps left more than its successor can see.
+        manifest = await bucket.find(prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT)
+        read |= {MANIFEST_JSON: manifest} if manifest else {}
+    existing = replace(existing, documents=understood(read))
+    if existing.artifact is None or not run.request.server_path:
         return existing
-    existing = replace(existing, marker_etag=found.info.etag)
-    try:
-        marker = Marker.parse(found.data.decode())
-    except (ValidationError, UnicodeDecodeError):
-        return replace(existing, foreign="its marker is not one of this tool's")
-    return await _documents(run, replace(existing, marker=marker), marker, found.data)
+    return replace(existing, documents=understood(read | await _pair(run)))
 
 
-async def _documents(run: Run, existing: Existing, marker: Marker, text: bytes) -> Existing:
-    """What the marker was written for; ``foreign`` says it when that is no longer there."""
-    data = await _document(run, ARTIFACT_JSON)
-    listed = await _document(run, MANIFEST_JSON) if marker.mode == "full" else None
-    existing = replace(existing, hinted=_hinted(listed))
-    if data is None or (marker.mode == "full" and listed is None):
-        missing = ARTIFACT_JSON if data is None else MANIFEST_JSON
-        return replace(existing, foreign=f"it has a marker but no {missing}")
-    if hashlib.sha256(data).hexdigest() != marker.artifact_sha256:
-        return replace(existing, foreign=f"{ARTIFACT_JSON} is not the one that the marker was written for")
-    if listed is not None and marker.manifest_sha256 not in {None, hashlib.sha256(listed).hexdigest()}:
-        return replace(existing, foreign=f"{MANIFEST_JSON} is not the one that the marker was written for")
-    try:
-        artifact = Artifact.model_validate_json(data)
-        manifest = UploadManifest.model_validate_json(listed) if listed is not None else None
-    except ValidationError:
-        return replace(existing, foreign="its documents are not of a version that this tool knows")
-    read = {MARKER: text, ARTIFACT_JSON: data} | ({} if listed is None else {MANIFEST_JSON: listed})
-    pair = await read_pair(run) if run.request.server_path else Pair()
-    if pair.document is not None and pair.document.deployment.artifact_sha256 != marker.artifact_sha256:
-        pair = replace(pair, document=None, broken=f"its {DEPLOYMENT_JSON} is of another staging")
-    return replace(existing, artifact=artifact, manifest=manifest, documents=read, pair=pair)
-
-
-def _hinted(manifest: bytes | None) -> frozenset[str]:
-    try:
-        files = UploadManifest.model_validate_json(manifest).files.all() if manifest is not None else []
-    except ValidationError:
-        return frozenset()
-    return frozenset(file.s3_key for file in files)
+async def _pair(run: Run) -> dict[str, Document]:
+    """``deployment_ready.txt``, and if there is one, ``deployment.json``."""
+    read: dict[str, Document] = {}
+    for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
+        document = await run.destination.find(run.layout.prefix + name, limit=DOCUMENT_LIMIT)
+        if document is None:
+            break
+        read[name] = document
+    return read
 
 
 async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
@@ -142,10 +148,10 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     files = existing.manifest.files.all() if existing.manifest else []
     checks = await each(files, partial(_compare, run))
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
-    names = [ARTIFACT_JSON, MARKER] if existing.manifest is None else [MANIFEST_JSON, MARKER]
-    read = {name: len(existing.documents[name]) for name in names if name in existing.documents}
-    if existing.pair.document is not None:
-        read |= {DEPLOYMENT_JSON: len(existing.pair.text), DEPLOYMENT_READY: len(existing.pair.ready)}
+    names = [ARTIFACT_JSON if existing.manifest is None else MANIFEST_JSON, MARKER]
+    names += DEPLOYMENT_DOCUMENTS if existing.deployment is not None else ()
+    texts = existing.documents.texts
+    read = {name: len(texts[name]) for name in names if name in texts}
     known = {check.key for check in checks}
     return checks + [
         ObjectCheck(key=run.request.prefix + name, size_bytes=size, by=["content"])
@@ -158,65 +164,26 @@ async def keep_documents(run: Run, existing: Existing) -> None:
     """Leave copies of the staging's documents in the state directory, as the run that made them did on its host."""
     if run.request.state_dir is None:
         return
-    documents = dict(existing.documents)
-    if existing.pair.document is not None:
-        documents |= {DEPLOYMENT_JSON: existing.pair.text, DEPLOYMENT_READY: existing.pair.ready}
-    for name, data in documents.items():
-        await run.keep(name, data)
+    for name, data in existing.documents.texts.items():
+        if name not in DEPLOYMENT_DOCUMENTS or existing.deployment is not None:
+            await run.keep(name, data)
     if existing.manifest is not None:
         try:
-            checksums = await _document(run, CHECKSUMS)
+            checksums = await run.destination.get(run.layout.prefix + CHECKSUMS, limit=DOCUMENT_LIMIT)
         except RivaStreamError as error:  # it was compared already; here it is only to be copied
             run.warn("state", f"{CHECKSUMS} could not be copied to the state directory: {error}")
             return
         if checksums is not None:
-            await run.keep(CHECKSUMS, checksums)
+            await run.keep(CHECKSUMS, checksums.data)
 
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
-    bucket = run.request.bucket
-    info = await run.retrier("HeadObject", partial(run.destination.head, bucket, file.s3_key))
+    info = await run.destination.head(file.s3_key)
     by, different = ([], ["it is gone"]) if info is None else differences(file, info)
     if not different:
         return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
     raise IntegrityError(
         f"what is staged is no longer what was staged: {different[0]}",
-        where=Where("HeadObject", bucket, file.s3_key),
+        where=Where("HeadObject", run.layout.bucket, file.s3_key),
         hint="stage it again with --force",
     )
-
-
-async def _etags_below(run: Run) -> dict[str, str]:
-    etags: dict[str, str] = {}
-    after = ""
-    while True:
-        page = await run.retrier(
-            "ListObjectsV2",
-            partial(run.destination.list_objects, run.layout.bucket, run.layout.prefix, after=after),
-        )
-        etags |= {entry.key: entry.etag for entry in page.objects}
-        last = page.objects[-1].key if page.objects else ""
-        if (
-            not page.truncated or last <= after
-        ):  # a store that knows no start-after gives the same page for ever
-            return etags
-        after = last
-
-
-async def _document(run: Run, name: str) -> bytes | None:
-    found = await _read(run, name)
-    return found.data if found else None
-
-
-async def _read_unlisted(run: Run, name: str) -> Document | None:
-    try:
-        return await _read(run, name)
-    except AccessDeniedError as error:
-        if error.hides_absence:
-            return None
-        raise
-
-
-async def _read(run: Run, name: str) -> Document | None:
-    key = run.layout.prefix + name
-    return await run.retrier("GetObject", partial(run.destination.get, run.layout.bucket, key, limit=_SMALL))

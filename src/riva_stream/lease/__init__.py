@@ -1,6 +1,13 @@
 """One run at a time on a prefix: the journal, the heartbeat, and whether a holder is alive."""
 
-from riva_stream.lease.journal import Identity, Journal, JournaledPart, JournaledUpload, Process
+from riva_stream.lease.journal import (
+    Identity,
+    Journal,
+    JournaledCheckpoint,
+    JournaledPart,
+    JournaledUpload,
+    Process,
+)
 from riva_stream.lease.lease import Found, Lease, read_journal
 from riva_stream.lease.liveness import LEASE, Life, beats_by_the_stores_clock, known_to_have_ended, watch
 
@@ -9,6 +16,7 @@ __all__ = [
     "Found",
     "Identity",
     "Journal",
+    "JournaledCheckpoint",
     "JournaledPart",
     "JournaledUpload",
     "Lease",

@@ -72,6 +72,8 @@ class JournaledPart(_Document):
     etag: str
     fingerprint: str
     """xxh3_128 of its bytes, hexadecimal."""
+    crc64nvme: str | None = None
+    """Of its bytes, base64, where it was computed."""
 
 
 class JournaledUpload(_Document):
@@ -82,6 +84,16 @@ class JournaledUpload(_Document):
     created_by: str
     """Run id of the run that created it, which its object's metadata carry."""
     parts: list[JournaledPart] = Field(default_factory=list)
+
+
+class JournaledCheckpoint(_Document):
+    """An object from which a run can go on in the middle of the archive."""
+
+    key: str
+    sha256: str
+    """Of its bytes, hexadecimal: a checkpoint is believed only if it is this very one."""
+    offset: int
+    """Bytes of the archive that need not be read again."""
 
 
 class Journal(_Document):
@@ -110,6 +122,8 @@ class Journal(_Document):
     under way until its lease is over. None: written by version 0.1, which does not tell: the same as true."""
     identity: Identity | None = None
     uploads: list[JournaledUpload] = Field(default_factory=list)
+    checkpoints: list[JournaledCheckpoint] = Field(default_factory=list, max_length=8)
+    """The newest first."""
     stale: list[str] = Field(default_factory=list)
     """Keys at which commits of earlier runs, which did not come to their end, may have left an object. Where nothing may
     be listed nobody else knows of them."""

@@ -28,9 +28,18 @@ import anyio
 from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Where
 from riva_stream.layout import Layout
-from riva_stream.lease.journal import Identity, Journal, JournaledUpload, Process
-from riva_stream.retry import EXPIRED, Retrier
-from riva_stream.s3 import REQUEST_EXPIRED, Document, ObjectInfo, PartBody, Reader, Stored, Window, Writer
+from riva_stream.lease.journal import Identity, Journal, JournaledCheckpoint, JournaledUpload, Process
+from riva_stream.retry import EXPIRED
+from riva_stream.s3 import (
+    REQUEST_EXPIRED,
+    Bucket,
+    Document,
+    ObjectInfo,
+    PartBody,
+    Stored,
+    Window,
+    WritableBucket,
+)
 
 __all__ = ["Found", "Lease", "Noted", "read_journal"]
 
@@ -74,21 +83,16 @@ class Noted:
     uploads: Sequence[JournaledUpload]
     committing: bool
     stale: Sequence[str] = ()
+    checkpoints: Sequence[JournaledCheckpoint] = ()
 
 
 def _nothing_left() -> Noted:
     return Noted(None, (), committing=False)
 
 
-async def read_journal(store: Reader, retrier: Retrier, bucket: str, key: str) -> Found | None:
+async def read_journal(bucket: Bucket, key: str) -> Found | None:
     """The journal at ``key``, or None when there is none."""
-    try:
-        document = await retrier("GetObject", partial(store.get, bucket, key, limit=_LIMIT))
-    except AccessDeniedError as error:
-        if not error.hides_absence:
-            raise
-        return None
-    return _found(document)
+    return _found(await bucket.find(key, limit=_LIMIT))
 
 
 def _found(document: Document | None) -> Found | None:
@@ -105,9 +109,8 @@ class Lease:
     """This process's hold on one prefix.
 
     Args:
-        reader: the store.
-        writer: for the journal, and nothing else.
-        retrier: apart from the work's: a heartbeat is no progress, and must not queue behind parts.
+        bucket: to write the journal, and nothing else. Its retrier is apart from the work's: a heartbeat is no
+            progress, and must not queue behind parts.
         layout: of the prefix.
         seconds: without a heartbeat, after which another run may take over.
         run_id: for people; ownership is the token's alone.
@@ -119,9 +122,7 @@ class Lease:
         waiting: is called now and then while another run's journal is watched.
     """
 
-    reader: Reader
-    writer: Writer
-    retrier: Retrier
+    bucket: WritableBucket
     layout: Layout
     seconds: float
     run_id: str
@@ -182,7 +183,7 @@ class Lease:
             HeldError: a live run holds it; the message says which.
         """
         while True:
-            found = await read_journal(self.reader, self.retrier, self.layout.bucket, self.key)
+            found = await read_journal(self.bucket, self.key)
             if found is not None:
                 self._visible = True
                 found = await self._until_free(found, wait=wait)
@@ -204,7 +205,7 @@ class Lease:
                 )
             if found is None:
                 await self._try_windows(self._since)
-            if self.conditional and not self.reader.is_aws:
+            if self.conditional and not self.bucket.is_aws:
                 await self._try_conditions()
             return
 
@@ -212,7 +213,7 @@ class Lease:
         """Find out whether the store keeps to windows, by questions about the journal."""
         if self.seconds >= _LEAST_WINDOWED and since is not None:
             self.windowed = await self._answers(since, int(self.seconds)) and (
-                self.reader.is_aws or not await self._answers(since - timedelta(hours=1), 1)
+                self.bucket.is_aws or not await self._answers(since - timedelta(hours=1), 1)
             )
 
     async def _try_conditions(self) -> None:
@@ -223,8 +224,7 @@ class Lease:
             async def put(**condition: Any) -> Stored | None:
                 await self._look()
                 try:
-                    return await self.writer.put(
-                        self.layout.bucket,
+                    return await self.bucket.once.put(
                         self.key,
                         body,
                         content_type="application/json",
@@ -241,7 +241,7 @@ class Lease:
                     return None
 
             for condition in ({"if_absent": True}, {"if_match": _NO_ETAG}):
-                stored = await self.retrier("PutObject", partial(put, **condition))
+                stored = await self.bucket.retrier("PutObject", partial(put, **condition))
                 if stored is not None:
                     self._etag = stored.etag
                     self._without_conditions()
@@ -252,14 +252,14 @@ class Lease:
 
         async def ask() -> bool:
             try:
-                await self.reader.head(self.layout.bucket, self.key, window=Window(since, seconds))
+                await self.bucket.once.head(self.key, window=Window(since, seconds))
             except RivaStreamError as error:
                 if error.where.code in EXPIRED or (error.retryable and error.where.code != REQUEST_EXPIRED):
                     raise
                 return False  # in whatever words: policies can forbid signatures in the query altogether
             return True
 
-        return await self.retrier("HeadObject", ask)
+        return await self.bucket.retrier("HeadObject", ask)
 
     def _without_conditions(self) -> None:
         self.conditional = False
@@ -346,7 +346,7 @@ class Lease:
         """Let go for good: delete the journal if it is ours."""
         with anyio.move_on_after(2 * _FINAL_SECONDS, shield=True):
             try:
-                await self.retrier("DeleteObject", self._delete)
+                await self.bucket.retrier("DeleteObject", self._delete)
             except HeldError:
                 return  # it is another run's
             except RivaStreamError as error:
@@ -356,7 +356,7 @@ class Lease:
 
     async def current(self) -> Journal | None:
         """The journal that is there now, whoever wrote it."""
-        found = await read_journal(self.reader, self.retrier, self.layout.bucket, self.key)
+        found = await read_journal(self.bucket, self.key)
         return found.journal if found else None
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -385,6 +385,7 @@ class Lease:
             identity=noted.identity,
             uploads=list(noted.uploads),
             stale=list(noted.stale),
+            checkpoints=list(noted.checkpoints),
         )
 
     async def _write(self, *, stopped: bool = False) -> None:
@@ -403,7 +404,7 @@ class Lease:
                     return await self._put_once(data, await self._look())
                 return await self._put_once(data, None)
 
-            self._etag, now = await self.retrier("PutObject", once)
+            self._etag, now = await self.bucket.retrier("PutObject", once)
             self._confirmed = sent
             if now is not None:  # rather too early: the store told it at its answer
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)
@@ -417,8 +418,7 @@ class Lease:
             {} if not self.conditional else {"if_match": self._etag} if self._etag else {"if_absent": True}
         )
         try:
-            stored = await self.writer.put(
-                self.layout.bucket,
+            stored = await self.bucket.once.put(
                 self.key,
                 self._body(data),
                 content_type="application/json",
@@ -452,7 +452,7 @@ class Lease:
             AccessDeniedError: there is one that may not be read.
         """
         try:
-            return await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
+            return await self.bucket.once.get(self.key, limit=_LIMIT)
         except AccessDeniedError as error:
             if error.hides_absence and refused.where.code in {"NoSuchKey", "404"}:
                 return None
@@ -481,7 +481,7 @@ class Lease:
 
     async def _head(self) -> ObjectInfo | None:
         try:
-            info = await self.reader.head(self.layout.bucket, self.key)
+            info = await self.bucket.once.head(self.key)
         except AccessDeniedError as error:
             self._require_absence(error)
             return None
@@ -490,7 +490,7 @@ class Lease:
 
     async def _get(self) -> Document | None:
         try:
-            document = await self.reader.get(self.layout.bucket, self.key, limit=_LIMIT)
+            document = await self.bucket.once.get(self.key, limit=_LIMIT)
         except AccessDeniedError as error:
             self._require_absence(error)
             return None
@@ -516,7 +516,7 @@ class Lease:
         if info.etag != self._etag:
             await self._reconcile()
         condition = self._etag if self.conditional else None
-        delete = partial(self.writer.delete, self.layout.bucket, self.key, window=self._window())
+        delete = partial(self.bucket.once.delete, self.key, window=self._window())
         try:
             await delete(if_match=condition)
         except RivaStreamError as error:
@@ -553,7 +553,7 @@ class Lease:
         while (watched := clock.monotonic() - since) < lease:
             self.waiting()
             await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
-            now = await self.retrier("HeadObject", self._head)
+            now = await self.bucket.retrier("HeadObject", self._head)
             if now is None:
                 return None
             if now.etag == found.etag:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from riva_stream import clock
 from riva_stream.events import Observer, Watching, ignore
 from riva_stream.lease.journal import Process
 from riva_stream.lease.lease import Found, read_journal
-from riva_stream.retry import Retrier
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket
 
 __all__ = ["LEASE", "Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
 
@@ -52,9 +50,7 @@ def known_to_have_ended(found: Found, here: Process) -> str:
 
 
 async def watch(
-    store: Reader,
-    retrier: Retrier,
-    bucket: str,
+    bucket: Bucket,
     key: str,
     found: Found,
     here: Process,
@@ -65,9 +61,7 @@ async def watch(
     """Watch a journal until its holder shows a sign of life, but no longer than ``seconds``.
 
     Args:
-        store: where it lies.
-        retrier: for transport failures.
-        bucket: its bucket.
+        bucket: where it lies.
         key: its key.
         found: the journal as it was read.
         here: this process.
@@ -86,11 +80,11 @@ async def watch(
     since = clock.monotonic()
     while (watched := clock.monotonic() - since) < limit:
         await clock.sleep(min(1.0, limit / 10, limit - watched))
-        now = await retrier("HeadObject", partial(store.head, bucket, key))
+        now = await bucket.head(key)
         if now is None:
             return None
         if now.etag != found.etag:
-            again = await read_journal(store, retrier, bucket, key)
+            again = await read_journal(bucket, key)
             if again is None:
                 return None
             stopped = again.journal is not None and again.journal.stopped

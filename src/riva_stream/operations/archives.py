@@ -9,7 +9,7 @@ from riva_stream.config import StageRequest
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.pipeline.stores import source_settings
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import open_store
+from riva_stream.s3 import Bucket, open_store
 from riva_stream.source import find_archives
 
 __all__ = ["list_archives"]
@@ -23,7 +23,7 @@ async def list_archives(
     Args:
         request: of which only the source and how to reach it count.
         session: the caller's own ``aioboto3.Session``.
-        observer: is told of retries.
+        observer: is told of retries, and of what an operating system has left beside archives.
 
     Raises:
         RivaStreamError: the bucket cannot be listed.
@@ -31,7 +31,8 @@ async def list_archives(
     warn = partial(_warn, observer)
     async with open_store(source_settings(request), session=session, warn=warn) as store:
         retrier = Retrier(RetryPolicy(retries=request.retries), observer, renew=store.renew)
-        found = await find_archives(store, request.source_bucket, request.source_key, retrier)
+        bucket = Bucket(store, request.source_bucket, retrier)
+        found = await find_archives(bucket, request.source_key, observer)
         return [entry.key for entry in found]
 
 

@@ -22,6 +22,7 @@ from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError
 from riva_stream.operations.check_bucket import clock_record, region_record
 from riva_stream.operations.check_log import check_log
 from riva_stream.operations.check_report import (
+    NOT_TRIED,
     CheckRecord,
     CheckReport,
     destination_components,
@@ -107,7 +108,7 @@ class _Stores:
         self._request = examiner.request
         self._session = session
         self._elsewhere = is_elsewhere(self._request)
-        self._part_size = self._request.part_size
+        self._source_size = 0
         self._ignored: dict[str, list[str]] = {}
         """What was ignored in finding credentials, by the component of their record."""
 
@@ -119,7 +120,9 @@ class _Stores:
                 tasks.start_soon(self._side, destination_settings(request), "", self._destination)
             else:
                 tasks.start_soon(self._side, destination_settings(request), "", self._both)
-        look = partial(check_memory, request.memory, self._part_size)
+        needed = (self._source_size, examiner.store.most_parts)
+        part_size, forced = request.part_size_for(*needed), request.why_larger(*needed)
+        look = partial(check_memory, request.memory, part_size, forced=forced)
         examiner.keep(await clock.in_thread(look))
 
     async def _side(self, settings: StoreSettings, name: str, then: Any) -> None:
@@ -187,7 +190,7 @@ class _Stores:
                 source = SourceCheck(examiner, store)
                 await examiner.examine("source", source.record)
                 if source.found is not None:
-                    self._part_size = request.part_size_for(source.found.size)
+                    self._source_size = source.found.size
             refused = _has_failed(examiner, "source-credentials" if self._elsewhere else "credentials")
             if request.server_path is not None and request.server_bucket != request.bucket and not refused:
                 await examiner.examine("container", partial(container_record, examiner, store))
@@ -218,14 +221,15 @@ class _Stores:
                 name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
                 told = failed_with(name, _noting(error, self._ignored[name]), self._request)
                 examiner.records[name] = told
-                return failed(component, f"not tried: {name} failed")
+                return failed(component, f"not tried: {name} failed", code=NOT_TRIED)
             if side == "destination":
                 examiner.keep(clock_record(found))
+                examiner.store.server, examiner.store.is_aws = found.server, look.is_aws
             return region_record(component, bucket, found, look.region)
 
         if (await examiner.examine(component, record)).status != "fail":
             return True
-        if examiner.records[component].message.startswith("not tried"):
+        if examiner.records[component].code == NOT_TRIED:
             del examiner.records[component]  # it is said as of all that follows
         return False
 
@@ -268,7 +272,7 @@ async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckR
         raise _noting(error, ignored) from error.__cause__
     profile = f", profile {found.profile}" if found.profile else ""
     kind = ", temporary" if found.temporary else ""
-    facts = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
+    facts: dict[str, Any] = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
     message = f"from {found.source}{profile}{kind}"
     if ignored:
         fix = "unset AWS_PROFILE" if any("AWS_PROFILE" in text for text in ignored) else ""

@@ -8,12 +8,14 @@ its own.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import anyio
 
-from riva_stream.errors import AccessDeniedError, HeldError
+from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
 from riva_stream.operations.asking import may_put, may_read, tells_missing
 from riva_stream.operations.check_report import (
     CheckRecord,
@@ -24,9 +26,11 @@ from riva_stream.operations.check_report import (
     passed,
     warned,
 )
+from riva_stream.operations.check_store import Condition
 from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, ScratchObject
-from riva_stream.s3 import Store
+from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window
+from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
 
 __all__ = ["DestinationCheck"]
 
@@ -35,6 +39,16 @@ _FORCED = "a forced staging, or an upgrade of one by reference, cannot remove wh
 _KEPT = "the journal of a run stays beside its staging"
 _UNSURE = "or it only looks so, since without s3:ListBucket a missing key is answered like a forbidden one"
 _NOT_REMOVABLE = "what it would write could not be removed"
+_NO_SUCH_CONDITION = "NotImplemented"
+_WINDOW = 60
+"""Seconds."""
+_RANGE = (5, 10)
+"""First and last byte: neither end of the object."""
+_SAID: Mapping[Condition, str] = {
+    "ignored": "it takes a wrong one",
+    "refused": "it does not have it",
+    "wrong": "it refuses the right one",
+}
 
 
 class DestinationCheck:
@@ -49,16 +63,21 @@ class DestinationCheck:
             store, examiner.retrier, self._bucket, folder + "object", limit=examiner.limit
         )
 
-    async def try_object(self) -> None:
-        """A scratch object: removed, put on conditions, looked at, removed."""
+    async def try_removing(self) -> bool:
+        """Whether objects can be removed: before any is made."""
         examiner = self._examiner
         deletable = await examiner.examine("delete", self._deletes, degraded=f"{_KEPT}; {_FORCED}")
-        if deletable.status != "pass":
-            # A run that was asked to replace something ends at its first DELETE.
-            if examiner.request.force and "policy" in deletable.details:
-                examiner.records["delete"] = deletable.model_copy(
-                    update={"status": "fail", "details": deletable.details | {"exit_code": 77}}
-                )
+        # A run that was asked to replace something ends at its first DELETE.
+        if deletable.status != "pass" and examiner.request.force and "policy" in deletable.details:
+            examiner.records["delete"] = deletable.model_copy(
+                update={"status": "fail", "details": deletable.details | {"exit_code": 77}}
+            )
+        return deletable.status == "pass"
+
+    async def try_object(self, *, removable: bool) -> None:
+        """A scratch object: put on conditions, looked at, removed."""
+        examiner = self._examiner
+        if not removable:
             examiner.skip(_NOT_REMOVABLE, "conditional-writes")
             if examiner.request.mode != "full":
                 await examiner.examine("destination", self._may_be_written)
@@ -87,41 +106,82 @@ class DestinationCheck:
         less = "what older runs left there stays unseen, and a missing key looks like a forbidden one"
         await self._examiner.examine("list", self._lists, degraded=less)
 
-    async def tidy(self) -> list[str]:
+    async def tidy(self) -> list[Left]:
         """Remove whatever is left of the above; gives what could not be removed."""
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             return await self._object.remove()
-        return [f"perhaps s3://{self._bucket}/{self._object.key}"]
+        return [Left(f"perhaps s3://{self._bucket}/{self._object.key}")]
 
     async def _deletes(self) -> CheckRecord:
         await self._object.try_removing()
         return passed("delete", "objects can be removed")
 
     async def _writes_on_condition(self) -> CheckRecord:
-        with suppress(
-            HeldError
-        ):  # the first of two attempts was executed and its answer lost: that says it, too
-            await self._object.put(if_absent=True)
-        kept = []
-        for condition, if_absent, if_match in (
-            ("If-None-Match", True, None),
-            ("If-Match", False, _WRONG_ETAG),
-        ):
-            try:
-                await self._object.put(if_absent=if_absent, if_match=if_match)
-            except HeldError:
-                kept.append(condition)
-        if len(kept) == 2:  # noqa: PLR2004 - both
-            return passed("conditional-writes", "If-None-Match and If-Match are honoured", honoured=kept)
+        """Each condition when it holds and when it does not; only a store that is right in both is relied on."""
+        found = self._examiner.store.conditions
+        found["If-None-Match"], stored = await self._if_none_match()
+        found["If-Match"] = await self._if_match(stored)
+        facts: dict[str, Any] = {
+            "if_none_match": found["If-None-Match"],
+            "if_match": found["If-Match"],
+            "honoured": [name for name, answer in found.items() if answer == "honoured"],
+        }
+        wrong = [f"{name}: {_SAID[answer]}" for name, answer in found.items() if answer != "honoured"]
+        if not wrong:
+            return passed("conditional-writes", "If-None-Match and If-Match are honoured", **facts)
+        answers = set(found.values())
         return warned(
             "conditional-writes",
-            "the store takes the headers and ignores them"
-            if not kept
-            else f"of If-None-Match and If-Match it honours {kept[0]} only",
-            fix='nothing needs to be done; what remains between two runs: docs/semantics.md, "Where writes are not '
-            'conditional"',
-            honoured=kept,
+            "the store takes the headers and ignores them" if answers == {"ignored"} else "; ".join(wrong),
+            code=answers.pop() if len(answers) == 1 else "mixed",
+            fix="nothing needs to be done: a run does without; what remains between two runs: docs/semantics.md, "
+            '"Where this is weaker"',
+            **facts,
         )
+
+    async def _if_none_match(self) -> tuple[Condition, Stored | None]:
+        """What becomes of If-None-Match, and what is there after it."""
+        retrier, key = self._examiner.retrier, self._object.key
+        stored: Stored | None = None
+        try:
+            stored = await self._object.put(if_absent=True)
+        except HeldError:
+            # The first of two attempts was executed and its answer lost: that says it, too. Else it is refused wrongly.
+            if await retrier("HeadObject", partial(self._store.head, self._bucket, key)) is None:
+                return "wrong", await self._object.put()
+        except ConfigurationError as error:
+            if error.where.code != _NO_SUCH_CONDITION:
+                raise
+            return "refused", await self._object.put()
+        try:
+            return "ignored", await self._object.put(if_absent=True)
+        except HeldError:
+            return "honoured", stored
+
+    async def _if_match(self, stored: Stored | None) -> Condition:
+        """What becomes of If-Match. ``stored``: what is there, where that was told."""
+        retrier, key = self._examiner.retrier, self._object.key
+        try:
+            await self._object.put(if_match=_WRONG_ETAG)
+        except HeldError:
+            pass
+        except ConfigurationError as error:
+            if error.where.code != _NO_SUCH_CONDITION:
+                raise
+            return "refused"
+        else:
+            return "ignored"
+        etag = stored.etag if stored is not None else ""
+        if not etag:
+            info: ObjectInfo | None = await retrier(
+                "HeadObject", partial(self._store.head, self._bucket, key)
+            )
+            etag = info.etag if info is not None else ""
+        try:
+            await self._object.put(if_match=etag)
+        except HeldError:
+            return "wrong"
+        return "honoured"
 
     async def _looks(self) -> CheckRecord:
         retrier, key = self._examiner.retrier, self._object.key
@@ -131,10 +191,62 @@ class DestinationCheck:
             return failed(
                 "head",
                 "what was just written is not what is read back",
+                code="other-bytes",
                 exit_code=65,
                 fix="check the endpoint and what stands in front of it: a cache?",
             )
-        return passed("head", "what is written can be read back", encryption=info.encryption)
+        facts = self._examiner.store
+        facts.expires = await self._expires(info)
+        facts.ranges = await self._reads_ranges(info)
+        if not facts.ranges:
+            return warned(
+                "head",
+                "what is written can be read back, but not in ranges: the store answers with the whole object",
+                code=RANGES_IGNORED,
+                fix="a source cannot be read from this store, and what is staged not with verify --deep",
+                encryption=info.encryption,
+            )
+        return passed("head", "what is written can be read back, also in ranges", encryption=info.encryption)
+
+    async def _reads_ranges(self, info: ObjectInfo) -> bool:
+        """Whether a range is answered as a range, as a run believes it; of bytes that are neither end."""
+        pinned = PinnedSource(self._bucket, info.key, info.size, info.etag, info.version_id, None, Vouchers())
+        ranges = PinnedRanges(self._store, pinned, self._examiner.retrier.observer)
+        first, last = _RANGE
+
+        async def read() -> bytes:
+            async with ranges.open(first, last, None) as reply:
+                return b"".join([piece async for piece in reply.pieces])
+
+        try:
+            found: bytes = await self._examiner.retrier("GetObject", read)
+        except ConfigurationError as error:
+            if error.where.code != RANGES_IGNORED:
+                raise
+            return False
+        return found == BODY[first : last + 1]
+
+    async def _expires(self, info: ObjectInfo) -> bool | None:
+        """Whether a request is refused that arrives after the time it was signed for, and taken within it."""
+        if info.now is None:
+            return None
+        within, over = Window(info.now, _WINDOW), Window(info.now - timedelta(hours=1), 1)
+        if not await self._answers(info.key, within):
+            return False
+        return self._store.is_aws or not await self._answers(info.key, over)
+
+    async def _answers(self, key: str, window: Window) -> bool:
+        async def ask() -> bool:
+            try:
+                await self._store.head(self._bucket, key, window=window)
+            except RivaStreamError as error:
+                if error.retryable and error.where.code != REQUEST_EXPIRED:
+                    raise
+                return False
+            return True
+
+        answer: bool = await self._examiner.retrier("HeadObject", ask)
+        return answer
 
     async def _may_be_written(self) -> CheckRecord:
         """In place of writing, where nothing could be removed."""
@@ -156,14 +268,14 @@ class DestinationCheck:
         except AccessDeniedError as error:
             unsure = "" if error.action or await tells_missing(*place, key) else _UNSURE
             return failed_with("head", error, request, degraded=unsure)
-        return passed("head", "what lies there may be read; nothing was written to be read back")
+        return passed("head", "objects can be read (read-back skipped: nothing could be written)")
 
     async def _lists(self) -> CheckRecord:
         prefix = self._examiner.request.prefix
-        page = await self._examiner.retrier(
+        page: Any = await self._examiner.retrier(
             "ListObjectsV2", partial(self._store.list_objects, self._bucket, prefix)
         )
-        # The scratch object of this very check may be among them.
+        # The scratch objects of this very check may be among them.
         keys = [entry.key for entry in page.objects if not entry.key.startswith(self._folder)]
         count = f"{len(keys)}{'+' if page.truncated else ''}"
         return passed("list", f"keys can be listed; {count} below the prefix now", keys=len(keys))

@@ -11,7 +11,7 @@ from riva_stream.operations.asking import may_put
 from riva_stream.operations.check_report import CheckRecord, as_warning, nothing_written, passed, warned
 from riva_stream.operations.examiner import Examiner
 from riva_stream.operations.log_place import LogPlace
-from riva_stream.operations.scratch import CLEANUP_SECONDS, ScratchObject
+from riva_stream.operations.scratch import CLEANUP_SECONDS, Left, ScratchObject
 from riva_stream.s3 import Store
 
 __all__ = ["check_log"]
@@ -41,7 +41,7 @@ async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
             error.hint = "; ".join(filter(None, (_FIX, error.hint)))
             raise
 
-    left = [f"perhaps s3://{place.bucket}/{key}"]
+    left = [Left(f"perhaps s3://{place.bucket}/{key}")]
     try:
         await examiner.examine("log", record)
     finally:
@@ -50,8 +50,9 @@ async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
     found = as_warning(examiner.records["log"], _LESS)
     if left:
         # Versions that are left take the right to remove versions, which no run needs: that is not worth a warning.
-        status = found.status if all(text.startswith("old versions") for text in left) else "warn"
-        message, details = f"{found.message} (left: {', '.join(left)})", found.details | {"left": left}
+        status = found.status if all(item.only_versions for item in left) else "warn"
+        names = [str(item) for item in left]
+        message, details = f"{found.message} (left: {', '.join(names)})", found.details | {"left": names}
         found = found.model_copy(update={"status": status, "message": message, "details": details})
     examiner.records["log"] = found
 

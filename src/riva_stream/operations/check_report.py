@@ -14,6 +14,7 @@ from riva_stream.operations.policy import grants_for
 from riva_stream.rights import RIGHTS
 
 __all__ = [
+    "ACCESS_DENIED",
     "COMPONENTS",
     "NOT_TRIED",
     "CheckRecord",
@@ -35,14 +36,16 @@ COMPONENTS = (
     *("settings", "credentials", "source-credentials", "identity", "endpoint", "source-endpoint"),
     *("source-region", "destination-region", "clock"),
     *("source", "container", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
-    *("conditional-writes", "checksums", "log"),
+    *("conditional-writes", "checksums", "store", "log"),
     *("memory", "open-files", "state-directory", "versions"),
 )
 """All there may be, in the order in which they are shown: what must be mended first comes first."""
 
-NOT_TRIED = "not tried"
-"""How the message of such a record begins."""
+NOT_TRIED = "not-tried"
+"""The code of a record of which nothing is known."""
 
+ACCESS_DENIED = "access-denied"
+"""The code of a record about a right that is missing."""
 _PRECEDENCE = (78, 77, 66, 65, 73, 75)
 """Of several failures the first of these is the exit code: it is what hides or causes the others. What may pass by
 itself (75) comes last."""
@@ -53,6 +56,8 @@ class CheckRecord(Document):
 
     component: str
     status: Status
+    code: str
+    """What was found, for programs: ``ok``, ``degraded``, ``failed`` or ``not-tried`` where there is no better word."""
     message: str
     details: dict[str, Any]
     """Facts; with ``warn`` and ``fail`` mostly ``fix``, what to do; with ``fail`` the ``exit_code`` it would end in;
@@ -77,28 +82,36 @@ class CheckReport(Document):
     seconds: float
 
 
-def passed(component: str, message: str, **details: Any) -> CheckRecord:
+def passed(component: str, message: str, *, code: str = "ok", **details: Any) -> CheckRecord:
     """It is as it should be."""
-    return CheckRecord(component=component, status="pass", message=message, details=_told(details))
+    return CheckRecord(component=component, status="pass", code=code, message=message, details=_told(details))
 
 
-def warned(component: str, message: str, *, fix: str = "", **details: Any) -> CheckRecord:
+def warned(
+    component: str, message: str, *, code: str = "degraded", fix: str = "", **details: Any
+) -> CheckRecord:
     """A run would go on, with less."""
     told = _told({"fix": fix, **details})
-    return CheckRecord(component=component, status="warn", message=message, details=told)
+    return CheckRecord(component=component, status="warn", code=code, message=message, details=told)
 
 
 def failed(
-    component: str, message: str, *, exit_code: int = 78, fix: str = "", **details: Any
+    component: str,
+    message: str,
+    *,
+    code: str = "failed",
+    exit_code: int = 78,
+    fix: str = "",
+    **details: Any,
 ) -> CheckRecord:
     """A run would end here, with this exit code."""
     told = _told({"fix": fix, "exit_code": exit_code, **details})
-    return CheckRecord(component=component, status="fail", message=message, details=told)
+    return CheckRecord(component=component, status="fail", code=code, message=message, details=told)
 
 
 def not_tried(component: str, reason: str) -> CheckRecord:
     """Nothing is known, because something that comes before it failed."""
-    return warned(component, f"{NOT_TRIED}: {reason}")
+    return warned(component, f"not tried: {reason}", code=NOT_TRIED, because=reason)
 
 
 def failed_with(
@@ -115,15 +128,16 @@ def failed_with(
     details: dict[str, Any] = {"where": str(error.where)}
     if isinstance(error, HeldError):
         what = "another run is at work below the prefix, and took what was tried for a leftover"
-        return warned(component, what, fix="check again when that run is done", **details)
+        return warned(component, what, code="held", fix="check again when that run is done", **details)
     if not isinstance(error, AccessDeniedError):
-        return failed(component, error.what, exit_code=error.exit_code, fix=_fix(error), **details)
+        code = error.where.code or "failed"
+        return failed(component, error.what, code=code, exit_code=error.exit_code, fix=_fix(error), **details)
     what = f"{error.where.operation} is denied" if error.what.startswith("access denied") else error.what
     fix, policy = _mended([error], request)
     details |= {"policy": policy, "store_says": error.what}
     if degraded:
-        return warned(component, f"{what}: {degraded}", fix=fix, **details)
-    return failed(component, what, exit_code=error.exit_code, fix=fix, **details)
+        return warned(component, f"{what}: {degraded}", code=ACCESS_DENIED, fix=fix, **details)
+    return failed(component, what, code=ACCESS_DENIED, exit_code=error.exit_code, fix=fix, **details)
 
 
 def nothing_written(
@@ -138,6 +152,7 @@ def nothing_written(
     return failed(
         component,
         f"nothing may be written: {' and '.join(actions)} {'is' if len(actions) == 1 else 'are'} denied",
+        code=ACCESS_DENIED,
         exit_code=AccessDeniedError.exit_code,
         fix=fix,
         where=str(errors[0].where),
@@ -158,7 +173,7 @@ def as_warning(record: CheckRecord, less: str) -> CheckRecord:
 
 def destination_components(*, uploads: bool) -> tuple[str, ...]:
     """What is looked at there; by reference there are no uploads."""
-    always = ("destination", "list", "head", "delete", "conditional-writes")
+    always = ("destination", "list", "head", "delete", "conditional-writes", "store")
     return (*always, "list-uploads", "list-parts", "checksums") if uploads else always
 
 

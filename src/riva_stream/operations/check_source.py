@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError, TransientError
 from riva_stream.operations.check_report import CheckRecord, failed, failed_with, passed, warned
@@ -17,7 +18,7 @@ _INTEGRITY = 65
 
 
 class SourceCheck:
-    """Looks for the source and reads one byte of it."""
+    """Looks for the source and reads two bytes of it."""
 
     def __init__(self, examiner: Examiner, store: Reader) -> None:
         self.found: PinnedSource | None = None
@@ -26,7 +27,7 @@ class SourceCheck:
         self._store = store
 
     async def record(self) -> CheckRecord:
-        """One HEAD, and one byte with If-Match, as a run would ask for it.
+        """One HEAD, and two bytes with If-Match, as a run would ask for them.
 
         Raises:
             RivaStreamError: it is not there, or may not be read.
@@ -34,7 +35,7 @@ class SourceCheck:
         request, retrier = self._examiner.request, self._examiner.retrier
         source = await find_source(self._store, request.source_bucket, request.source_key, retrier)
         self.found = source
-        facts = {
+        facts: dict[str, Any] = {
             "uri": source.uri,
             "size": source.size,
             "etag": source.etag,
@@ -81,7 +82,7 @@ class SourceCheck:
             else f"aws s3api restore-object --bucket {source.bucket} --key '{source.key}' "
             "--restore-request Days=3 (takes minutes to hours), then check again"
         )
-        facts = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
+        facts: dict[str, Any] = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
         if request.mode != "full":
             return warned("source", message + ": whoever uses the reference cannot read it", fix=fix, **facts)
         return failed(
@@ -94,11 +95,15 @@ class SourceCheck:
 
 
 async def _read(ranges: PinnedRanges, version_id: str | None) -> None:
-    """One byte, as a run would ask for it and believe it."""
-    async with ranges.open(0, 0, version_id) as reply:
+    """Two bytes, as a run would ask for them and believe them.
+
+    Not the first alone, which no run asks for: there are stores that take that range for the whole object.
+    """
+    count = min(ranges.source.size, 2)
+    async with ranges.open(0, count - 1, version_id) as reply:
         data = b"".join([piece async for piece in reply.pieces])
-    if len(data) != 1:
-        raise TransientError(f"the store was asked for one byte and sent {len(data)}")
+    if len(data) != count:
+        raise TransientError(f"the store was asked for {count} bytes and sent {len(data)}")
 
 
 async def container_record(examiner: Examiner, store: Reader) -> CheckRecord:
@@ -116,7 +121,12 @@ async def container_record(examiner: Examiner, store: Reader) -> CheckRecord:
         flag="--server-path",
         variable="RIVA_SERVER_PATH",
     )
-    facts = {"uri": image.uri, "size": image.size, "etag": image.etag, "version_id": image.version_id}
+    facts: dict[str, Any] = {
+        "uri": image.uri,
+        "size": image.size,
+        "etag": image.etag,
+        "version_id": image.version_id,
+    }
     if image.size:
         return passed("container", f"{image.uri}, {human_size(image.size)}", **facts)
     message, fix = f"{image.uri} is empty", "upload the image again"

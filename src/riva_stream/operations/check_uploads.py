@@ -7,12 +7,16 @@ is tried before one is made, and the clean-up has a time limit of its own.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
+
+import anyio
 
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
 from riva_stream.operations.asking import may_list_parts, may_put
 from riva_stream.operations.check_report import (
     CheckRecord,
+    failed,
     failed_with,
     not_tried,
     nothing_written,
@@ -20,15 +24,15 @@ from riva_stream.operations.check_report import (
     warned,
 )
 from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import BODY
-from riva_stream.s3 import PartBody, Store
-from riva_stream.s3.probe import enforced_check, try_aborting
+from riva_stream.operations.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.s3 import CompletedPart, PartBody, Store
+from riva_stream.s3.probe import probe_uploads, try_aborting
 from riva_stream.s3.scratch import ScratchUpload, scratch_upload
 
 __all__ = ["UploadsCheck"]
 
-_UNLISTED = "less keeps two runs apart, and what dead runs left open stays until a lifecycle rule aborts it"
-_NOT_RESUMED = "a run that stopped half-way cannot be gone on with: the next one ends there"
+_UNLISTED = "weaker protection against concurrent runs; uploads of dead runs stay open until a lifecycle rule aborts them"
+_NOT_RESUMED = "an interrupted run cannot be resumed; the next run will fail here"
 
 
 class UploadsCheck:
@@ -41,11 +45,18 @@ class UploadsCheck:
         self._folder = folder
         self._key = folder + "upload"
         self._left: list[str] = []
+        self._completed = ScratchObject(
+            store, examiner.retrier, self._bucket, self._key, limit=examiner.limit
+        )
 
-    async def try_upload(self) -> None:
-        """A scratch upload: created, one part sent, listed, aborted; then those that find out about checksums."""
+    async def try_upload(self, *, removable: bool) -> None:
+        """A scratch upload: created, one part sent, listed; completed and removed, or aborted; then the probe's.
+
+        Args:
+            removable: whether an object can be removed; else nothing is completed.
+        """
         examiner, listed = self._examiner, list[CheckRecord]()
-        found = await examiner.examine("destination", partial(self._uploads, listed))
+        found = await examiner.examine("destination", partial(self._uploads, listed, removable=removable))
         for record in listed:
             examiner.keep(record)
         if found.status != "fail":
@@ -61,11 +72,14 @@ class UploadsCheck:
         """The open uploads below the prefix."""
         await self._examiner.examine("list-uploads", self._lists_uploads, degraded=_UNLISTED)
 
-    async def tidy(self) -> list[str]:
-        """What of the above could not be aborted."""
-        return self._left
+    async def tidy(self) -> list[Left]:
+        """Remove what was completed; gives what could not be removed or aborted."""
+        left = [Left(f"perhaps s3://{self._bucket}/{self._key}")]
+        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+            left = await self._completed.remove()
+        return [*left, *map(Left, self._left)]
 
-    async def _uploads(self, listed: list[CheckRecord]) -> CheckRecord:
+    async def _uploads(self, listed: list[CheckRecord], *, removable: bool) -> CheckRecord:
         store, bucket, key, retrier = self._store, self._bucket, self._key, self._examiner.retrier
         try:
             await try_aborting(store, bucket, key, retrier)
@@ -75,14 +89,44 @@ class UploadsCheck:
             store, store, bucket, key, retrier, limit=self._examiner.limit, left=self._left.append
         ) as upload:
             body = PartBody((BODY,), len(BODY))
-            await retrier(
+            etag = await retrier(
                 "UploadPart", partial(store.upload_part, bucket, upload.key, upload.upload_id, 1, body)
             )
             listed.append(await self._lists_parts(upload))
-            await upload.abort()
-        return passed(
-            "destination", f"{self._examiner.request.destination} can be written, in parts", bucket=bucket
-        )
+            if removable:
+                self._completed.appeared()
+                stored = await upload.complete(CompletedPart(1, etag, len(BODY)))
+                self._completed.appeared(stored.version_id)
+            else:
+                await upload.abort()
+        destination = self._examiner.request.destination
+        if not removable:
+            return passed(
+                "destination",
+                f"{destination} can be written, in parts; none was completed, since it could not be removed",
+                bucket=bucket,
+                completed=False,
+            )
+        info = await retrier("HeadObject", partial(store.head, bucket, key))
+        read = await retrier("GetObject", partial(store.get, bucket, key, limit=1 << 16))
+        if info is None or read is None or read.data != BODY or info.size != len(BODY):
+            return failed(
+                "destination",
+                "what was uploaded and completed is not what is read back",
+                code="other-bytes",
+                exit_code=65,
+                fix="check the endpoint and what stands in front of it: a cache?",
+            )
+        if stored.etag and stored.etag != info.etag:
+            return failed(
+                "destination",
+                f"the store answers a completed upload with the ETag {stored.etag}, and a look at it with {info.etag}: "
+                "no run can tell whether an object is its own",
+                code="etag-differs",
+                exit_code=65,
+                fix="stage to another store",
+            )
+        return passed("destination", f"{destination} can be written, in parts", bucket=bucket, completed=True)
 
     async def _not_abortable(self, error: AccessDeniedError) -> CheckRecord:
         """None is made then. Whether it could be is asked all the same: all that is missing is to be said at once."""
@@ -102,7 +146,7 @@ class UploadsCheck:
         except RivaStreamError as error:
             return failed_with("list-parts", error, request, degraded=_NOT_RESUMED)
         if parts is None or [part.size for part in parts] != [len(BODY)]:
-            return warned("list-parts", "the store does not list the part that it just took")
+            return warned("list-parts", "the store does not list the part that it just took", code="unlisted")
         return passed("list-parts", "the parts of an upload can be listed")
 
     async def _may_list_parts(self) -> CheckRecord:
@@ -126,7 +170,7 @@ class UploadsCheck:
     async def _verifies(self) -> CheckRecord:
         wanted = self._examiner.request.upload_check
         key = self._folder + "probe"
-        check = await enforced_check(
+        probed = await probe_uploads(
             self._store,
             self._store,
             self._bucket,
@@ -135,18 +179,24 @@ class UploadsCheck:
             self._examiner.retrier,
             left=self._left.append,
         )
-        facts = {"asked_for": wanted, "used": check}
+        check, self._examiner.store.check = probed.check, probed.check
+        self._examiner.store.most_parts = probed.most_parts
+        facts: dict[str, Any] = {"asked_for": wanted, "used": check, "most_parts": probed.most_parts}
         if check == "none":
             return warned(
                 "checksums",
                 "nothing verifies the parts on their way"
                 + ("" if wanted == "none" else ": the store checks none, and tells no MD5"),
+                code="unverified",
                 fix="leave --upload-check at auto" if wanted == "none" else "",
                 **facts,
             )
         if check == "etag":
             return warned(
-                "checksums", "the store verifies none; the MD5 that it answers with is compared here", **facts
+                "checksums",
+                "the store verifies none; the MD5 that it answers with is compared here",
+                code="compared-here",
+                **facts,
             )
         known = " (documented by AWS, not tried)" if self._store.is_aws and wanted == "auto" else ""
         return passed("checksums", f"parts are verified by {check.upper()}{known}", **facts)

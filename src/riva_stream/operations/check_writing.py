@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import anyio
@@ -9,9 +10,10 @@ import anyio
 from riva_stream.operations.check_destination import DestinationCheck
 from riva_stream.operations.check_report import warned
 from riva_stream.operations.check_source import container_record
+from riva_stream.operations.check_store import store_record
 from riva_stream.operations.check_uploads import UploadsCheck
 from riva_stream.operations.examiner import Examiner
-from riva_stream.operations.scratch import scratch_folder
+from riva_stream.operations.scratch import Left, scratch_folder
 from riva_stream.s3 import Store
 
 __all__ = ["check_writing"]
@@ -24,36 +26,39 @@ async def check_writing(examiner: Examiner, store: Store) -> None:
     objects, uploads = DestinationCheck(examiner, store, folder), UploadsCheck(examiner, store, folder)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(objects.try_object)
             tasks.start_soon(objects.try_listing)
             if request.server_path is not None and request.server_bucket == request.bucket:
                 container = partial(container_record, examiner, store)
                 tasks.start_soon(examiner.examine, "container", container)
             if request.mode == "full":
-                tasks.start_soon(uploads.try_upload)
                 tasks.start_soon(uploads.try_listing)
+            removable = await objects.try_removing()
+            tasks.start_soon(partial(objects.try_object, removable=removable))
+            if request.mode == "full":
+                tasks.start_soon(partial(uploads.try_upload, removable=removable))
     finally:
         left = [*await objects.tidy(), *await uploads.tidy()]
+    examiner.keep(store_record(examiner.store))
     if left:
         _left_behind(examiner, left)
 
 
-def _left_behind(examiner: Examiner, left: list[str]) -> None:
+def _left_behind(examiner: Examiner, left: Sequence[Left]) -> None:
     """Say what could not be removed."""
-    record = examiner.records.get("delete")
+    record, names = examiner.records.get("delete"), [str(item) for item in left]
     details = {} if record is None else record.details
-    only_versions = all(text.startswith("old versions") for text in left)
-    if record is not None and only_versions and record.status == "pass":
+    if record is not None and record.status == "pass" and all(item.only_versions for item in left):
         examiner.records["delete"] = record.model_copy(
             update={
-                "message": f"{record.message} (left: {', '.join(left)})",
-                "details": details | {"left": left},
+                "message": f"{record.message} (left: {', '.join(names)})",
+                "details": details | {"left": names},
             }
         )
         return
     examiner.records["delete"] = warned(
         "delete",
-        f"this check could not remove: {', '.join(left)}",
+        f"this check could not remove: {', '.join(names)}",
+        code="left-behind",
         fix=f"riva-stream gc {examiner.request.destination} --older-than 1h, or remove it by hand",
-        left=left,
+        left=names,
     )

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady
+from riva_stream.documents.read import Documents
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -23,8 +24,8 @@ from riva_stream.layout import (
     OF_FULL,
 )
 from riva_stream.manifest import Artifact, Marker, StagedFile, UploadManifest
-from riva_stream.operations.documents import Documents
 from riva_stream.operations.ledger import Ledger
+from riva_stream.uris import key_of
 
 __all__ = ["StagedObject", "crosscheck"]
 
@@ -203,7 +204,10 @@ def _same_place(ledger: Ledger, key: str, told: str, place: str) -> None:
     """Compare prefixes, not buckets: one and the same bucket may be reached through an access point's name."""
 
     def below(uri: str) -> str:
-        return uri.removeprefix("s3://").partition("/")[2]
+        try:
+            return key_of(uri)
+        except ValueError:  # whoever wrote the document may have written anything
+            return uri
 
     if below(told) != below(place):
         ledger.differs(key, f"it was written for {told}")

@@ -22,9 +22,8 @@ from riva_stream.lanes import Lane, Lanes
 from riva_stream.memory import plan_memory
 from riva_stream.operations.fetching import RANGE, fetching
 from riva_stream.operations.reports import DeepRead
-from riva_stream.retry import Retrier
 from riva_stream.run import Meter
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
@@ -39,7 +38,7 @@ _AT_ONCE = 3
 class Target:
     """One object to read."""
 
-    store: Reader
+    bucket: Bucket
     pinned: PinnedSource
     sha256: str | None = None
     """What it should come to; None: nobody knows."""
@@ -80,7 +79,6 @@ class DeepReader:
     """Reads objects.
 
     Args:
-        retrier: for transport failures; paces the requests of all objects together.
         observer: is told how far it is.
         connections: ranges of one object that are asked for at once.
         memory: bytes that the whole process may have, as in docs/memory.md.
@@ -92,7 +90,6 @@ class DeepReader:
 
     def __init__(
         self,
-        retrier: Retrier,
         observer: Observer,
         *,
         connections: int,
@@ -105,7 +102,7 @@ class DeepReader:
             error.hint = error.hint.partition(",")[0]  # the size of a range is not to be chosen here
             raise
         self._budget = Credits(plan.read_share + plan.write_share)
-        self._retrier = retrier
+        self._observer = observer
         self._connections = connections
         self._done = done
         self._lanes = Lanes()
@@ -155,13 +152,13 @@ class DeepReader:
 
     async def _stream(self, target: Target, account: Credits, hashes: Sequence[Hash]) -> None:
         reader = SourceReader(
-            target.store,
+            target.bucket,
             target.pinned,
             RANGE,
             account,
-            self._retrier,
             self._lanes.source,
             lambda count: self._meter.add(fetched=count),
+            self._observer,
         )
         # The first lane's clock is the one that counts: the others see the same bytes.
         lanes = [HashLane(self._lanes.hash if not i else Lane("also")) for i in range(len(hashes))]

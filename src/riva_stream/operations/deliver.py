@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -15,7 +14,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import StalledError
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import PartBody, StoreSettings, WriteOptions, open_store
+from riva_stream.s3 import PartBody, StoreSettings, WritableBucket, WriteOptions, open_store
 from riva_stream.sink import body_of
 
 __all__ = ["Parcel", "deliver", "log_store"]
@@ -73,7 +72,6 @@ async def deliver(
         StalledError: it took too long.
         OSError: a file cannot be read.
     """
-    retrier = Retrier(RetryPolicy(retries=_RETRIES), observer)
 
     def warn(message: str) -> None:
         observer(Warned(code="log-upload", message=message))
@@ -81,17 +79,15 @@ async def deliver(
     try:
         with anyio.fail_after(seconds):
             async with open_store(settings, warn=warn) as store:
+                there = WritableBucket(store, bucket, Retrier(RetryPolicy(retries=_RETRIES), observer))
                 for parcel in parcels:
                     body = await clock.in_thread(_body, parcel.path, "crc64nvme" if store.is_aws else "md5")
-                    put = partial(
-                        store.put,
-                        bucket,
+                    await there.put(
                         parcel.key,
                         body,
                         content_type=parcel.content_type,
                         metadata={"artifact-type": "log", "run-id": run_id},
                     )
-                    await retrier("PutObject", put)
     except TimeoutError as error:
         raise StalledError(f"it took longer than {seconds:.0f} s") from error
 

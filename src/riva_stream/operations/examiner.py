@@ -10,6 +10,7 @@ import anyio
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError
 from riva_stream.operations.check_report import CheckRecord, failed, failed_with, not_tried
+from riva_stream.operations.check_store import StoreFacts
 from riva_stream.retry import Retrier
 
 __all__ = ["Examiner"]
@@ -26,6 +27,8 @@ class Examiner:
     """Seconds that each check may take."""
     retrier: Retrier
     records: dict[str, CheckRecord] = field(default_factory=dict)
+    store: StoreFacts = field(default_factory=StoreFacts)
+    """What was found out about the destination's store."""
 
     async def examine(
         self, component: str, act: Callable[[], Awaitable[CheckRecord]], *, degraded: str = ""
@@ -44,6 +47,7 @@ class Examiner:
             record = failed(
                 component,
                 f"no answer within {self.limit:g} s",
+                code="timeout",
                 exit_code=_TRANSIENT,
                 fix="check the network, a proxy or a firewall on the way, and --endpoint-url; or give it longer "
                 "with --limit",

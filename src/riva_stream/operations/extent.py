@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
 from datetime import datetime, timedelta
-from functools import partial
 
 from pydantic import Field
 
@@ -12,15 +12,14 @@ from riva_stream.deployment import DOCUMENTS
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENTS, marker_at
 from riva_stream.manifest import Document
 from riva_stream.operations.find import DEPTH, levels_of
-from riva_stream.retry import Retrier
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket
 
 __all__ = ["DOCUMENTS_BELOW", "Extent", "extent_of"]
 
 DOCUMENTS_BELOW = 128 << 10
 """Bytes. A marker and the documents around it are smaller; archives and models are larger."""
-_PAGES = 20
-"""Pages of 1,000 keys that are looked at; what is beyond is said to be there, not counted."""
+_MOST = 20_000
+"""Keys that are looked at; what is beyond is said to be there, not counted."""
 _NAMED = 5
 _STAGED = re.compile(
     rf"(?:[^/]+/){{3}}(?:source/.+|models/.+|\.riva-stream/.+|{'|'.join(map(re.escape, DOCUMENTS))})"
@@ -48,15 +47,11 @@ class Extent(Document):
     """False: there are more objects than were looked at."""
 
 
-async def extent_of(
-    store: Reader, retrier: Retrier, bucket: str, prefix: str, days: int, days_of_bytes: int, now: datetime
-) -> Extent:
+async def extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int, now: datetime) -> Extent:
     """List what is below ``prefix``, ``ENV/`` or that of its bintarball references, and say what rules come to.
 
     Args:
-        store: where to look.
-        retrier: for transport failures.
-        bucket: its bucket.
+        bucket: where to look.
         prefix: of one environment, with its closing slash.
         days: after which what is small expires.
         days_of_bytes: after which everything else does.
@@ -66,12 +61,13 @@ async def extent_of(
         RivaStreamError: it cannot be listed.
     """
     known = _REFERENCE if prefix.startswith(DEPLOYMENTS) else _STAGED
-    objects = size = stagings = due = foreign = 0
+    seen = objects = size = stagings = due = foreign = 0
     named: list[str] = []
-    after = ""
-    for _ in range(_PAGES):
-        page = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
-        for entry in page.objects:
+    async with aclosing(bucket.objects(prefix)) as entries:
+        async for entry in entries:
+            seen += 1
+            if seen > _MOST:
+                break
             if entry.key.endswith("/") and not entry.size:
                 continue  # a folder, as consoles and some stores make them
             objects += 1
@@ -84,9 +80,6 @@ async def extent_of(
             if not ours:
                 foreign += 1
                 named += [entry.key] if len(named) < _NAMED else []
-        if not page.truncated or not page.objects:
-            break
-        after = page.objects[-1].key
     return Extent(
         environment=levels_of(prefix)[0],
         prefix=prefix,
@@ -96,5 +89,5 @@ async def extent_of(
         due=due,
         foreign=foreign,
         foreign_keys=named,
-        complete=not page.truncated,
+        complete=seen <= _MOST,
     )

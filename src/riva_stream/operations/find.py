@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from riva_stream.layout import DEPLOYMENTS, LEVELS
-from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket
 
 __all__ = ["DEPTH", "each_folder", "is_above", "levels_of"]
 
@@ -21,21 +19,13 @@ DEPTH = LEVELS
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
-async def each_folder(
-    store: Reader,
-    retrier: Retrier,
-    bucket: str,
-    prefix: str,
-    visit: Callable[[str], Awaitable[None]],
-) -> int:
+async def each_folder(bucket: Bucket, prefix: str, visit: Callable[[str], Awaitable[None]]) -> int:
     """Visit every folder that lies where a staging would, a few at a time; give how many were listed on the way.
 
     A page of a thousand names is done before the next one is asked for, so memory does not grow with the bucket.
 
     Args:
-        store: where to look.
-        retrier: for transport failures; bounds how many requests run at once.
-        bucket: its bucket.
+        bucket: where to look; its retrier bounds how many requests run at once.
         prefix: "" or a prefix of up to three folders, with its closing slash; or one of these below ``DEPLOYMENTS``.
         visit: is given the prefix of each.
     """
@@ -43,15 +33,10 @@ async def each_folder(
         await visit(prefix)
         return 0
     listed = 0
-    token = ""
-    while True:
-        page = await retrier("ListObjectsV2", partial(store.list_folder, bucket, prefix, token=token))
-        listed += 1
+    async for page in bucket.folders(prefix):
         inside = [name for name in page.names if _is_of_a_staging(name, prefix)]
-        listed += sum(await each(inside, lambda folder: each_folder(store, retrier, bucket, folder, visit)))
-        if not page.token:
-            return listed
-        token = page.token
+        listed += 1 + sum(await each(inside, lambda folder: each_folder(bucket, folder, visit)))
+    return listed
 
 
 def levels_of(prefix: str) -> list[str]:

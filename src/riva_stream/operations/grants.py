@@ -11,7 +11,8 @@ from pydantic import model_serializer
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError
 from riva_stream.manifest import Document
-from riva_stream.rights import KMS_ACTIONS, partition_of
+from riva_stream.rights import KMS_ACTIONS
+from riva_stream.uris import partition_of
 
 __all__ = ["Grant", "PolicyDocument", "key_grant", "key_grant_for", "merged"]
 

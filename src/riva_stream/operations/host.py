@@ -67,18 +67,19 @@ def free_memory(root: Path = Path("/")) -> FreeMemory | None:
     return found
 
 
-def check_memory(memory: int, part_size: int, root: Path = Path("/")) -> CheckRecord:
+def check_memory(memory: int, part_size: int, root: Path = Path("/"), *, forced: str = "") -> CheckRecord:
     """Whether ``--memory`` is enough for parts of this size, and is there.
 
     Args:
         memory: the ceiling that was asked for, in bytes.
         part_size: that of this source, in bytes.
         root: the root of the file system, for tests.
+        forced: why parts have to be as large as that, where it is not what was asked for.
     """
     try:
-        plan_memory(memory, part_size)
+        plan_memory(memory, part_size, forced=forced)
     except ConfigurationError as error:
-        return failed("memory", error.what, fix=error.hint)
+        return failed("memory", error.what, code="too-little-memory", fix=error.hint, part_size=part_size)
     free = free_memory(root)
     wanted = human_size(memory)
     if free is None:
@@ -142,7 +143,7 @@ def check_state(folder: Path) -> CheckRecord:
         return failed(
             "state-directory", f"{folder} cannot be written: {error.strerror}", fix=fix, path=str(folder)
         )
-    facts = {"path": str(folder), "free": free}
+    facts: dict[str, Any] = {"path": str(folder), "free": free}
     if free < _STATE_BYTES:
         return warned(
             "state-directory",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from riva_stream import clock
 from riva_stream.deployment import DOCUMENTS
+from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
 from riva_stream.layout import (
@@ -30,12 +30,10 @@ from riva_stream.lease import (
     known_to_have_ended,
     read_journal,
 )
-from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.find import each_folder, levels_of
-from riva_stream.operations.opened import head, opened
+from riva_stream.operations.opened import opened
 from riva_stream.operations.reports import ListedStaging, ListReport
-from riva_stream.retry import Retrier
-from riva_stream.s3 import Reader, StoreSettings
+from riva_stream.s3 import Bucket, StoreSettings
 
 __all__ = ["list_stagings"]
 
@@ -66,20 +64,20 @@ async def list_stagings(
         RivaStreamError: something may not be listed or read.
     """
     began = time.perf_counter()
-    async with opened(settings, observer, session, slots=_SLOTS) as (store, retrier):
+    async with opened(settings, bucket, observer, session, slots=_SLOTS) as there:
         here = await clock.in_thread(Process.this)
         found: list[ListedStaging] = []
         notes: list[str] = []
 
         async def visit(place: str) -> None:
-            staging = await _look(store, retrier, bucket, place, here)
+            staging = await _look(there, place, here)
             if staging is not None:
                 found.append(staging)
 
-        folders = await each_folder(store, retrier, bucket, prefix, visit)
+        folders = await each_folder(there, prefix, visit)
         if prefix and not DEPLOYMENTS.startswith(prefix) and not prefix.startswith(DEPLOYMENTS):
             try:
-                folders += await each_folder(store, retrier, bucket, DEPLOYMENTS + prefix, visit)
+                folders += await each_folder(there, DEPLOYMENTS + prefix, visit)
             except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
                 notes.append(f"bintarball references may be missing here: {error.what}; {error.hint}")
     found.sort(
@@ -97,27 +95,20 @@ async def list_stagings(
     )
 
 
-async def _look(
-    store: Reader, retrier: Retrier, bucket: str, place: str, here: Process
-) -> ListedStaging | None:
+async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | None:
     """One folder; None when it has nothing to do with a staging."""
-    marker, names = marker_at(place), set[str]()
-    token = ""
+    bucket, marker, names = there.name, marker_at(place), set[str]()
     now: datetime | None = None
-    while True:
-        page = await retrier("ListObjectsV2", partial(store.list_folder, bucket, place, token=token))
+    async for page in there.folders(place):
         now = page.now
         names |= _names([entry.key for entry in page.objects] + list(page.names), place)
-        token = page.token
-        if not token:
-            break
     found = ended = None
-    if _FOLDER in names and (found := await read_journal(store, retrier, bucket, place + JOURNAL)):
-        written = await head(store, retrier, bucket, place + JOURNAL)
+    if _FOLDER in names and (found := await read_journal(there, place + JOURNAL)):
+        written = await there.head(place + JOURNAL)
         ended = _ended(found, now, written.last_modified if written else None, here)
     # A journal that has gone since the listing has perhaps given way to a marker.
     if marker in names or (_FOLDER in names and found is None):
-        documents = await read_documents(store, retrier, bucket, place, (MARKER, ARTIFACT_JSON))
+        documents = await read_documents(there, place, (MARKER, ARTIFACT_JSON))
         if documents.is_marked:
             return _staged(bucket, place, documents, None if ended else found)
     if found is not None:

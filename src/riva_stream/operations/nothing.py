@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
 from riva_stream.layout import JOURNAL, marker_at
 from riva_stream.lease import Process, known_to_have_ended, read_journal
 from riva_stream.operations.find import is_above
-from riva_stream.retry import Retrier
-from riva_stream.s3 import Reader
+from riva_stream.s3 import Bucket
 
 __all__ = ["nothing_staged"]
 
 _SHOWN = 5
 
 
-async def nothing_staged(store: Reader, retrier: Retrier, bucket: str, prefix: str) -> SourceNotFoundError:
+async def nothing_staged(bucket: Bucket, prefix: str) -> SourceNotFoundError:
     """The error for a prefix without a marker."""
-    place = f"s3://{bucket}/{prefix}"
+    place = f"s3://{bucket.name}/{prefix}"
     marker = marker_at(prefix)
-    where = Where(bucket=bucket, key=prefix + marker)
-    journal = await read_journal(store, retrier, bucket, prefix + JOURNAL)
+    where = Where(bucket=bucket.name, key=prefix + marker)
+    journal = await read_journal(bucket, prefix + JOURNAL)
     if journal is not None:
         who = journal.journal.holder() if journal.journal else "an unknown run"
         ended = known_to_have_ended(journal, await clock.in_thread(Process.this))
@@ -35,12 +32,12 @@ async def nothing_staged(store: Reader, retrier: Retrier, bucket: str, prefix: s
             + f"riva-stream status {place}",
         )
     try:
-        found = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, limit=_SHOWN))
+        found = await bucket.list_objects(prefix, limit=_SHOWN)
     except AccessDeniedError:
         return SourceNotFoundError(
             f"nothing is staged at {place}: there is no {marker} (and what there is may not be listed)",
             where=where,
-            hint=f"check the prefix; grant s3:ListBucket on {bucket} to be told what is there",
+            hint=f"check the prefix; grant s3:ListBucket on {bucket.name} to be told what is there",
         )
     if found.objects and is_above(prefix):
         return SourceNotFoundError(
@@ -58,5 +55,5 @@ async def nothing_staged(store: Reader, retrier: Retrier, bucket: str, prefix: s
     return SourceNotFoundError(
         f"nothing is staged at {place}",
         where=where,
-        hint=f"see what there is: riva-stream ls s3://{bucket}",
+        hint=f"see what there is: riva-stream ls s3://{bucket.name}",
     )

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from riva_stream.deployment import ObjectReference
 from riva_stream.operations.ledger import Ledger
-from riva_stream.operations.opened import head
 from riva_stream.operations.uris import split
-from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Reader
+from riva_stream.s3 import Bucket, ObjectInfo
 
 __all__ = ["pointed_at", "referenced"]
 
 
-async def referenced(
-    ledger: Ledger, store: Reader, retrier: Retrier, reference: ObjectReference
-) -> ObjectInfo | None:
+async def referenced(ledger: Ledger, bucket: Bucket, reference: ObjectReference) -> ObjectInfo | None:
     """HEAD what ``deployment.json`` pins; None when it is not that any more."""
     pinned = (reference.size_bytes, reference.etag, reference.version_id)
-    return await pointed_at(ledger, store, retrier, reference.s3_uri, *pinned)
+    return await pointed_at(ledger, bucket, reference.s3_uri, *pinned)
 
 
 async def pointed_at(
-    ledger: Ledger, store: Reader, retrier: Retrier, uri: str, size: int, etag: str, version_id: str | None
+    ledger: Ledger, bucket: Bucket, uri: str, size: int, etag: str, version_id: str | None
 ) -> ObjectInfo | None:
-    """HEAD what a document pins where it lies; None when it is not that any more."""
-    bucket, key = split(uri)
-    info = await head(store, retrier, bucket, key)
+    """HEAD what a document pins where it lies, in any bucket of the store; None when it is not that any more."""
+    name, key = split(uri)
+    info = await bucket.named(name).head(key)
     if info is None:
         ledger.differs(uri, "it is gone")
         return None

@@ -51,6 +51,8 @@ _HELD = (
 )
 # Every mode holds its prefix. By reference there are no parts to resume.
 _DESTINATION = {"full": (*_HELD, "ListParts"), "reference_only": _HELD, "bintarball_reference": _HELD}
+_COPIES = ("UploadPartCopy",)
+"""By the destination's credentials, which then need what reading the source takes."""
 _LOG = ("PutObject",)
 
 _ACL = "s3:PutObjectAcl"
@@ -72,6 +74,12 @@ def uses_of(
     """
     rows = [(name, right, "source") for name in _SOURCE[request.mode] for right in RIGHTS[name]]
     wanted = _wanted(request, extras)
+    rows += [
+        (name, right, "source")
+        for name in _COPIES
+        for right in RIGHTS[name]
+        if name in wanted and right.of_source
+    ]
     rows += [
         (name, right, "destination")
         for name in dict.fromkeys(wanted)
@@ -224,6 +232,7 @@ def _wanted(request: StageRequest, extras: Iterable[str]) -> list[str]:
     asked = {*extras, "tag"} if request.tag else set(extras)
     return [
         *_DESTINATION[request.mode],
+        *(_COPIES if request.mode == "full" and request.source_copy != "send" else ()),
         *(name for extra in EXTRAS if extra in asked for name in EXTRAS[extra]),
     ]
 

@@ -129,6 +129,8 @@ class Holder(Document):
     """Of the source's own object, acknowledged by the store: the higher of what journal and store tell."""
     percent: float | None
     """The same of the source's size."""
+    resumes_at: int | None = None
+    """Byte of the source at which a run of the same request would begin to read; None: nothing of it is resumed."""
     uploads: list[UploadStatus]
 
 

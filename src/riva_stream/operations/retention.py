@@ -31,7 +31,7 @@ from riva_stream.layout import DEPLOYMENTS
 from riva_stream.manifest import Document
 from riva_stream.operations.extent import DOCUMENTS_BELOW, Extent, extent_of
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import Lifecycle, Reader, StoreSettings, open_store
+from riva_stream.s3 import Bucket, Lifecycle, Reader, StoreSettings, open_store
 
 __all__ = ["Policy", "RetentionReport", "RuleChange", "retention"]
 
@@ -186,42 +186,40 @@ async def retention(
         store: Reader = await stack.enter_async_context(
             open_store(settings, session=session, warn=partial(warn, "profile"))
         )
-        retrier = Retrier(_RETRIES, observer)
+        there = Bucket(store, bucket, Retrier(_RETRIES, observer))
         by_size = store.is_aws if by_size is None else by_size
-        there = await retrier(
-            "GetBucketLifecycleConfiguration", partial(store.get_lifecycle, bucket)
-        ) or Lifecycle(())
-        if there.unknown:
+        found = await there.get_lifecycle() or Lifecycle(())
+        if found.unknown:
             raise ConfigurationError(
-                f"the rules of the bucket have fields that nothing here knows: {', '.join(there.unknown)}; "
+                f"the rules of the bucket have fields that nothing here knows: {', '.join(found.unknown)}; "
                 "a merged document would delete them",
                 where=Where("GetBucketLifecycleConfiguration", bucket),
                 hint="add the rules by the tool that wrote those fields; riva-stream docs retention lists them",
             )
         days_of_bytes = policy.days_of_bytes(by_size=by_size)
-        after = _merged(there.rules, policy, by_size=by_size)
+        after = _merged(found.rules, policy, by_size=by_size)
         extent: list[Extent] = []
         if policy.expire and not policy.remove and not policy.by_tag:
             try:
                 extent = [
-                    await extent_of(store, retrier, bucket, place, policy.days, of_bytes, clock())
+                    await extent_of(there, place, policy.days, of_bytes, clock())
                     for env in policy.expire
                     for place, of_bytes in ((f"{env}/", days_of_bytes), (f"{DEPLOYMENTS}{env}/", policy.days))
                 ]
             except AccessDeniedError as error:
                 warn("list", f"what the rules apply to now is not known: {error.what}; {error.hint}")
-        _warn_of_rules(there.rules, policy, warn, by_size=by_size)
+        _warn_of_rules(found.rules, policy, warn, by_size=by_size)
         return RetentionReport(
             bucket=bucket,
             days=policy.days,
             days_of_bytes=days_of_bytes,
             abort_days=policy.abort_days,
-            changes=_changes(there.rules, after),
-            before=[dict(rule) for rule in there.rules],
+            changes=_changes(found.rules, after),
+            before=[dict(rule) for rule in found.rules],
             document={"Rules": after},
-            transition_minimum=there.transition_minimum,
+            transition_minimum=found.transition_minimum,
             diff=[
-                line for line in difflib.ndiff(_lines(there.rules), _lines(after)) if not line.startswith("?")
+                line for line in difflib.ndiff(_lines(found.rules), _lines(after)) if not line.startswith("?")
             ],
             extent=extent,
             warnings=warnings,

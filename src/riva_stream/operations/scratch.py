@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -12,12 +13,25 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
 from riva_stream.retry import Retrier
-from riva_stream.s3 import PartBody, Store
+from riva_stream.s3 import PartBody, Store, Stored
 
-__all__ = ["BODY", "CLEANUP_SECONDS", "ScratchObject", "scratch_folder", "unbroken"]
+__all__ = ["BODY", "CLEANUP_SECONDS", "Left", "ScratchObject", "scratch_folder", "unbroken"]
 
 BODY = b"riva_stream check: this is removed again\n"
 CLEANUP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Something of a check that could not be removed."""
+
+    what: str
+    """For people."""
+    only_versions: bool = False
+    """Whether it is but old versions, which take a right of their own to remove, that no run needs."""
+
+    def __str__(self) -> str:
+        return self.what
 
 
 def scratch_folder(request: StageRequest) -> str:
@@ -54,7 +68,7 @@ class ScratchObject:
         delete = partial(self._store.delete, self._bucket, self.key)
         self._keep_version(await self._retrier("DeleteObject", delete))
 
-    async def put(self, *, if_absent: bool = False, if_match: str | None = None) -> None:
+    async def put(self, *, if_absent: bool = False, if_match: str | None = None) -> Stored:
         """Put it, for the first time or again.
 
         Raises:
@@ -63,12 +77,20 @@ class ScratchObject:
         """
         was_there = self.is_there
         try:
-            await self._retrier("PutObject", partial(self._put_once, if_absent=if_absent, if_match=if_match))
+            stored: Stored = await self._retrier(
+                "PutObject", partial(self._put_once, if_absent=if_absent, if_match=if_match)
+            )
         except (AccessDeniedError, ConfigurationError):
             self.is_there = was_there
             raise
+        return stored
 
-    async def remove(self) -> list[str]:
+    def appeared(self, version_id: str | None = None) -> None:
+        """It was, or may have been, made by another request: it is removed all the same."""
+        self.is_there = True
+        self._keep_version(version_id)
+
+    async def remove(self) -> list[Left]:
         """Remove all of it; gives what could not be removed."""
         delete = partial(self._store.delete, self._bucket, self.key)
         try:
@@ -80,11 +102,12 @@ class ScratchObject:
         except RivaStreamError as error:
             if isinstance(error, AccessDeniedError) and not self.is_there:
                 # Removing a version is a right of its own, which no run needs.
-                return [f"old versions of s3://{self._bucket}/{self.key}, of {len(BODY)} bytes each"]
-            return [f"s3://{self._bucket}/{self.key}"]
+                what = f"old versions of s3://{self._bucket}/{self.key}, of {len(BODY)} bytes each"
+                return [Left(what, only_versions=True)]
+            return [Left(f"s3://{self._bucket}/{self.key}")]
         return []
 
-    async def _put_once(self, *, if_absent: bool, if_match: str | None) -> None:
+    async def _put_once(self, *, if_absent: bool, if_match: str | None) -> Stored:
         self.is_there = True  # also when the answer does not come
         with unbroken(self._limit):
             stored = await self._store.put(
@@ -97,6 +120,7 @@ class ScratchObject:
                 if_match=if_match,
             )
         self._keep_version(stored.version_id)
+        return stored
 
     def _keep_version(self, version: str | None) -> None:
         if version is not None:

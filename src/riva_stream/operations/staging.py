@@ -22,6 +22,7 @@ from riva_stream.buffers import Credits, Piece
 from riva_stream.deployment import DeploymentDocument
 from riva_stream.digest import Hash
 from riva_stream.documents.compare import differences
+from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import (
     DigestMismatchError,
     HeldError,
@@ -36,14 +37,12 @@ from riva_stream.lanes import Lane
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
 from riva_stream.operations.crosscheck import StagedObject, crosscheck
-from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.fetching import RANGE, fetching
 from riva_stream.operations.ledger import Ledger
 from riva_stream.operations.nothing import nothing_staged
-from riva_stream.operations.opened import head
 from riva_stream.operations.uris import split
 from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Reader, StoreSettings, open_store
+from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings, open_store
 from riva_stream.source import PinnedSource, SourceReader, Vouchers
 
 __all__ = ["STAGING_REPLACED", "StagedObject", "Staging", "compare", "find_staging", "pinned", "read_staging"]
@@ -87,8 +86,8 @@ async def read_staging(
             store = await stack.enter_async_context(
                 open_store(store or StoreSettings(), session=session, warn=partial(_warn, observer))
             )
-        retrier = Retrier(observer=observer, renew=store.renew)
-        staging = await find_staging(store, retrier, bucket, prefix, connections=connections)
+        there = Bucket(store, bucket, Retrier(observer=observer, renew=store.renew))
+        staging = await find_staging(there, prefix, observer, connections=connections)
         await staging.require_agreement()
         yield staging
         await staging.still_stands()
@@ -99,7 +98,7 @@ def _warn(observer: Observer, message: str) -> None:
 
 
 async def find_staging(
-    store: Reader, retrier: Retrier, bucket: str, prefix: str, *, connections: int = 4
+    bucket: Bucket, prefix: str, observer: Observer = ignore, *, connections: int = 4
 ) -> Staging:
     """What is staged at a prefix. In what its documents contradict each other is in its ledger, and not raised.
 
@@ -107,15 +106,15 @@ async def find_staging(
         SourceNotFoundError: nothing is.
     """
     try:
-        documents = await read_documents(store, retrier, bucket, prefix)
+        documents = await read_documents(bucket, prefix)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
     if not documents.is_marked:
-        raise await nothing_staged(store, retrier, bucket, prefix)
+        raise await nothing_staged(bucket, prefix)
     ledger = Ledger()
-    promised = crosscheck(documents, bucket, prefix, ledger)
+    promised = crosscheck(documents, bucket.name, prefix, ledger)
     objects = {item.path: item for item in promised}
-    return Staging(Layout(bucket, prefix), documents, objects, ledger, store, retrier, connections)
+    return Staging(Layout(bucket.name, prefix), documents, objects, ledger, bucket, observer, connections)
 
 
 @dataclass(eq=False)
@@ -128,8 +127,8 @@ class Staging:
     """Path below the prefix → archive, models and documents, as the manifest has them; empty by reference."""
     ledger: Ledger
     """What was compared."""
-    store: Reader = field(repr=False)
-    retrier: Retrier = field(repr=False)
+    bucket: Bucket = field(repr=False)
+    observer: Observer = field(repr=False)
     connections: int
 
     @property
@@ -199,7 +198,7 @@ class Staging:
                 hint=f"it has: {', '.join(self.objects) or 'no objects of its own; it is by reference'}",
             )
         try:
-            info = await head(self.store, self.retrier, self.layout.bucket, item.key)
+            info = await self.bucket.head(item.key)
             compared = Ledger()
             compare(item, info, compared)
             self._require(compared, item.key)
@@ -224,13 +223,13 @@ class Staging:
     async def _fetched(self, item: StagedObject, info: ObjectInfo) -> AsyncIterator[AsyncIterator[Piece]]:
         source = pinned(self.layout.bucket, info)
         reader = SourceReader(
-            self.store,
+            self.bucket,
             source,
             RANGE,
             Credits(self.connections * RANGE),
-            self.retrier,
             Lane("read"),
             lambda _: None,
+            self.observer,
         )
         digest = Hash("sha256")
 
@@ -265,7 +264,7 @@ class Staging:
         for name in dict.fromkeys((self.layout.marker_name, DEPLOYMENT_READY)):
             etag = self.documents.etags.get(name) if self.documents.has(name) else None
             if etag is not None:
-                info = await head(self.store, self.retrier, self.layout.bucket, self.layout.prefix + name)
+                info = await self.bucket.head(self.layout.prefix + name)
                 if info is None or info.etag != etag:
                     raise self.replaced(name)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any, Literal
 
 from riva_stream import clock
+from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
-from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, JOURNAL, MARKER, Layout
+from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MARKER, Layout
 from riva_stream.lease import (
     Found,
     Journal,
@@ -22,13 +22,11 @@ from riva_stream.lease import (
     read_journal,
     watch,
 )
-from riva_stream.operations.documents import Documents, read_documents
 from riva_stream.operations.find import is_above
-from riva_stream.operations.opened import head, opened
+from riva_stream.operations.opened import opened
 from riva_stream.operations.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
-from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Reader, StoreSettings
+from riva_stream.s3 import Bucket, StoreSettings
 from riva_stream.sizes import human_size
 
 __all__ = ["status"]
@@ -63,31 +61,29 @@ async def status(
     Raises:
         RivaStreamError: the state cannot be told.
     """
-    async with opened(settings, observer, session) as (store, retrier):
+    async with opened(settings, bucket, observer, session) as there:
         here = await clock.in_thread(Process.this)
-        look = _Look(store, retrier, bucket, prefix, here, observer)
+        look = _Look(there, Layout(bucket, prefix), here, observer)
         return await look.report(wait=wait, lease=lease, last_run=last_run)
 
 
 @dataclass(eq=False)
 class _Look:
-    store: Reader
-    retrier: Retrier
-    bucket: str
-    prefix: str
+    bucket: Bucket
+    layout: Layout
     here: Process
     observer: Observer
 
     async def report(self, *, wait: bool, lease: float | None, last_run: LastRun | None) -> StatusReport:
         for _ in range(_LOOKS):
-            found = await read_journal(self.store, self.retrier, self.bucket, self._journal)
+            found = await read_journal(self.bucket, self.layout.journal)
             life = None if found is None else await self._life(found, wait=wait, lease=lease)
             if found is None or life is not None:
                 break
             # Its run has ended while it was watched: look at what it has left.
         # After the journal, which goes when the marker is there: a run that ends between the two is not missed.
         documents = await read_documents(
-            self.store, self.retrier, self.bucket, self.prefix, (MARKER, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS)
+            self.bucket, self.layout.prefix, (MARKER, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS)
         )
         staged = _staged(documents) if documents.is_marked else None
         notes: list[str] = []
@@ -104,7 +100,7 @@ class _Look:
         state = "staged" if staged else holder.state if holder else "absent"
         return StatusReport(
             state=state,
-            destination=f"s3://{self.bucket}/{self.prefix}",
+            destination=self.layout.uri,
             staged=staged,
             run=holder,
             last_run=last_run,
@@ -118,17 +114,11 @@ class _Look:
             watched_seconds=round(life.seconds if life else 0.0, 1),
         )
 
-    @property
-    def _journal(self) -> str:
-        return self.prefix + JOURNAL
-
     async def _life(self, found: Found, *, wait: bool, lease: float | None) -> Life | None:
         if wait:
             return await watch(
-                self.store,
-                self.retrier,
                 self.bucket,
-                self._journal,
+                self.layout.journal,
                 found,
                 self.here,
                 seconds=lease,
@@ -149,13 +139,11 @@ class _Look:
             notes.append(f"its journal cannot be understood: {life.found.problem}")
         # A rerun aborts those of the documents and writes its own.
         parted = (
-            [upload for upload in journal.uploads if Layout(self.bucket, self.prefix).is_payload(upload.key)]
-            if journal
-            else []
+            [upload for upload in journal.uploads if self.layout.is_payload(upload.key)] if journal else []
         )
         uploads = await each(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None
-        done = _source_bytes(journal, uploads, self.prefix)
+        done = _source_bytes(journal, uploads, self.layout.prefix)
         if life.alive is False and _is_in_commit(life.found):
             notes.append("it was interrupted in its commit: the next run sends everything again")
             done = 0
@@ -175,6 +163,7 @@ class _Look:
             source_size=size,
             source_bytes=done,
             percent=round(100.0 * min(done, size) / size, 1) if size else None,
+            resumes_at=_resumes_at(journal, uploads),
             uploads=uploads,
         )
 
@@ -184,13 +173,11 @@ class _Look:
         parts: int | None = None
         size: int | None = None
         try:
-            listed = await self.retrier(
-                "ListParts", partial(self.store.list_parts, self.bucket, upload.key, upload.upload_id)
-            )
+            listed = await self.bucket.list_parts(upload.key, upload.upload_id)
             if listed is not None:
                 state, parts, size = "open", len(listed), sum(part.size for part in listed)
             else:
-                info = await head(self.store, self.retrier, self.bucket, upload.key)
+                info = await self.bucket.head(upload.key)
                 ours = info is not None and info.metadata.get("run-id") == upload.created_by
                 state, parts, size = (
                     ("completed", len(upload.parts), info.size) if info and ours else ("gone", 0, 0)
@@ -210,16 +197,12 @@ class _Look:
         """What lies at a prefix where nothing is staged and nobody is at work."""
         notes = []
         try:
-            listing = await self.retrier(
-                "ListObjectsV2", partial(self.store.list_objects, self.bucket, self.prefix, limit=1)
-            )
-            if listing.objects and is_above(self.prefix):
+            listing = await self.bucket.list_objects(self.layout.prefix, limit=1)
+            if listing.objects and is_above(self.layout.prefix):
                 notes.append("it is a place above stagings, which are at ENV/NAME/VERSION/; see ls")
             elif listing.objects:
                 notes.append("there are objects without a marker; nobody vouches for them")
-            uploads = await self.retrier(
-                "ListMultipartUploads", partial(self.store.list_uploads, self.bucket, self.prefix)
-            )
+            uploads = await self.bucket.list_uploads(self.layout.prefix)
             if uploads:
                 notes.append(f"{len(uploads)} uploads are open that no journal knows; see gc")
         except AccessDeniedError as error:
@@ -227,14 +210,11 @@ class _Look:
         return notes
 
     async def _written(self) -> datetime | None:
-        info = await self.retrier("HeadObject", partial(self.store.head, self.bucket, self._journal))
+        info = await self.bucket.head(self.layout.journal)
         return info.last_modified if info else None
 
     async def _now(self) -> datetime | None:
-        page = await self.retrier(
-            "ListObjectsV2", partial(self.store.list_folder, self.bucket, self.prefix, limit=1)
-        )
-        return page.now
+        return (await self.bucket.list_folder(self.layout.prefix, limit=1)).now
 
 
 def _run_id(found: Found) -> str | None:
@@ -274,6 +254,15 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
     )
 
 
+def _resumes_at(journal: Journal | None, uploads: list[UploadStatus]) -> int | None:
+    """Byte of the source at which a run of the same request would begin to read, by the newest checkpoint."""
+    if journal is None or journal.identity is None or journal.has_begun:
+        return None
+    if not journal.checkpoints or any(upload.state == "gone" for upload in uploads):
+        return 0
+    return journal.checkpoints[0].offset
+
+
 def _is_in_commit(found: Found) -> bool:
     """Whether the run had begun its commit: then nothing of it is resumed."""
     return found.journal is not None and found.journal.has_begun
@@ -301,4 +290,7 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
             else "the store has nothing that can be resumed"
         )
         return f"take over and stage it from the beginning: {why}"
-    return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already"
+    left = ""
+    if holder.resumes_at and holder.source_size:
+        left = f"; {human_size(holder.source_size - holder.resumes_at)} of the source are left to read"
+    return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already{left}"

@@ -1,8 +1,9 @@
-"""S3 URIs."""
+"""S3 URIs as positional arguments: one that is wrong is told with an example."""
 
 from __future__ import annotations
 
 from riva_stream.errors import ConfigurationError
+from riva_stream.uris import split_uri
 
 __all__ = ["split"]
 
@@ -13,7 +14,7 @@ def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
     Raises:
         ConfigurationError: this is no such URI.
     """
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://") or not bucket:
-        raise ConfigurationError(f"{uri!r} is not an S3 URI", hint=f"for example: {example}")
-    return bucket, key
+    try:
+        return split_uri(uri)
+    except ValueError as error:
+        raise ConfigurationError(f"{uri!r} {error}", hint=f"for example: {example}") from error

@@ -10,21 +10,20 @@ from typing import Any
 
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.digest import DigestRecord
+from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL
 from riva_stream.manifest import Source
 from riva_stream.operations.crosscheck import StagedObject
 from riva_stream.operations.deep import DeepReader, Target
-from riva_stream.operations.documents import Documents
-from riva_stream.operations.opened import head, list_all, opened
+from riva_stream.operations.opened import opened
 from riva_stream.operations.pointed import pointed_at, referenced
 from riva_stream.operations.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.operations.staging import Staging, compare, find_staging, pinned
 from riva_stream.operations.uris import split
-from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import ObjectInfo, Reader, StoreSettings
+from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings
 from riva_stream.sizes import MIB
 
 __all__ = ["verify"]
@@ -67,21 +66,22 @@ async def verify(
     """
     slots = max(16, 2 * connections)
     async with (
-        opened(settings, observer, session, slots=slots) as (store, retrier),
+        opened(settings, bucket, observer, session, slots=slots) as there,
         AsyncExitStack() as stack,
     ):
-        origin, origin_retrier = store, retrier
+        origin = there
         if source_settings is not None:
-            origin, origin_retrier = await stack.enter_async_context(
+            origin = await stack.enter_async_context(
                 opened(
                     source_settings,
+                    bucket,
                     observer,
                     None if source_settings.profile else session,
                     slots=slots,
                 )
             )
-        staging = await find_staging(store, retrier, bucket, prefix)
-        job = _Verification(staging, store, retrier, origin, origin_retrier, observer)
+        staging = await find_staging(there, prefix, observer)
+        job = _Verification(staging, there, origin, observer)
         reading = (
             partial(DeepReader, observer=observer, connections=connections, memory=memory) if deep else None
         )
@@ -91,17 +91,16 @@ async def verify(
 @dataclass(eq=False)
 class _Verification:
     staging: Staging
-    store: Reader
-    retrier: Retrier
-    origin: Reader
-    origin_retrier: Retrier
+    bucket: Bucket
+    origin: Bucket
+    """In the store that has what the staging points at; its name says nothing."""
     observer: Observer
     notes: list[str] = field(default_factory=list, init=False)
     extra: list[str] = field(default_factory=list, init=False)
     _told: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        self.bucket, self.prefix = self.staging.layout.bucket, self.staging.layout.prefix
+        self.prefix = self.staging.layout.prefix
         self.ledger = self.staging.ledger
 
     async def run(self, reading: partial[DeepReader] | None) -> VerifyReport:
@@ -147,7 +146,7 @@ class _Verification:
 
     async def _compare(self, item: StagedObject) -> ObjectInfo | None:
         """HEAD one object that the documents promise."""
-        info = await head(self.store, self.retrier, self.bucket, item.key)
+        info = await self.bucket.head(item.key)
         compare(item, info, self.ledger)
         if info is not None:
             self._run_id(info, self.staging.run_id, must_be=item.is_document)
@@ -158,7 +157,7 @@ class _Verification:
         run_id = documents.run_id
         if name in DEPLOYMENT_DOCUMENTS:  # it may have been added by a later run
             run_id = documents.ready.run_id if documents.ready else None
-        info = await head(self.store, self.retrier, self.bucket, self.prefix + name)
+        info = await self.bucket.head(self.prefix + name)
         if info is not None:  # else it has gone since it was read: the marker will tell
             self._run_id(info, run_id, must_be=True)
 
@@ -177,7 +176,7 @@ class _Verification:
     def _targets(self, expected: list[StagedObject], there: list[ObjectInfo | None]) -> list[Target]:
         """What ``--deep`` has to read: all but the documents, and what cannot be the same any more."""
         return [
-            Target(self.store, pinned(self.bucket, info), item.sha256, item.blake3)
+            Target(self.bucket, pinned(self.bucket.name, info), item.sha256, item.blake3)
             for item, info in zip(expected, there, strict=True)
             if info is not None and not item.is_document and info.size == item.size
         ]
@@ -185,10 +184,10 @@ class _Verification:
     async def _source(self, source: Source) -> list[Target]:
         """By reference: is the source that the staging points at still the one that was pinned?"""
         was = (source.size_bytes, source.etag, source.version_id)
-        info = await pointed_at(self.ledger, self.origin, self.origin_retrier, source.uri, *was)
+        info = await pointed_at(self.ledger, self.origin, source.uri, *was)
         if info is None:
             return []
-        return [Target(self.origin, pinned(split(source.uri)[0], info), vouched=True)]
+        return [self._vouched_for(source.uri, info)]
 
     async def _references(self, documents: Documents, *, deep: bool) -> list[Target]:
         """Are the objects that ``deployment.json`` pins still the same?"""
@@ -197,20 +196,19 @@ class _Verification:
         references = documents.deployment.bintarball_references
         image = references.container_image
         # As it was found: one in the destination's bucket with its credentials, any other where the source is.
-        here = split(image.s3_uri)[0] in {self.bucket, documents.deployment.deployment.s3_bucket}
-        await referenced(self.ledger, *self._stores[here], image)
+        here = split(image.s3_uri)[0] in {self.bucket.name, documents.deployment.deployment.s3_bucket}
+        await referenced(self.ledger, self.bucket if here else self.origin, image)
         if deep:
             self.notes.append("the container image was compared by size, ETag and version, and not read")
         if not documents.is_bintarball:  # its archive was looked at: in the staging, or as its source
             return []
         archive = references.model_archive
-        info = await referenced(self.ledger, *self._stores[False], archive)
-        bucket = split(archive.s3_uri)[0]
-        return [] if info is None else [Target(self.origin, pinned(bucket, info), vouched=True)]
+        info = await referenced(self.ledger, self.origin, archive)
+        return [] if info is None else [self._vouched_for(archive.s3_uri, info)]
 
-    @property
-    def _stores(self) -> dict[bool, tuple[Reader, Retrier]]:
-        return {True: (self.store, self.retrier), False: (self.origin, self.origin_retrier)}
+    def _vouched_for(self, uri: str, info: ObjectInfo) -> Target:
+        bucket = self.origin.named(split(uri)[0])
+        return Target(bucket, pinned(bucket.name, info), vouched=True)
 
     async def _beside(self, expected: list[StagedObject], documents: Documents) -> None:
         """What lies below the prefix that was not staged."""
@@ -229,12 +227,12 @@ class _Verification:
         named = {item.key for item in expected} | {self.prefix + name for name in written}
         more = 0
         try:
-            async for entry in list_all(self.store, self.retrier, self.bucket, self.prefix):
+            async for entry in self.bucket.objects(self.prefix):
                 if entry.key not in named and not entry.key.endswith("/"):  # which stand for empty folders
                     more += not self._one_beside(entry, documents)
         except AccessDeniedError:
             self.notes.append(
-                f"what lies beside it was not looked for: s3:ListBucket on {self.bucket} is missing"
+                f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing"
             )
         if more:
             self.notes.append(f"{more} more keys were not staged")
@@ -271,7 +269,7 @@ class _Verification:
                         self.ledger.compare(key, name, came_to[name], wanted)
             self._tell(key, target.pinned.size)
 
-        return await reading(self.retrier, done=done).run(targets)
+        return await reading(done=done).run(targets)
 
     def _tell(self, key: str, size: int) -> None:
         if key not in self._told:

@@ -16,13 +16,13 @@ from typing import Any
 from riva_stream import clock
 from riva_stream.errors import HeldError, RivaStreamError
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.layout import JOURNAL, Layout, layout_of
+from riva_stream.layout import Layout, layout_of
 from riva_stream.lease import Found, Lease, Process, known_to_have_ended, read_journal, watch
 from riva_stream.lease.lease import Noted
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import OpenUpload, Store, StoreSettings, open_store
+from riva_stream.s3 import ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 
@@ -42,7 +42,7 @@ async def collect(
     session: Any = None,
     now: Callable[[], datetime] = clock.now,
 ) -> CollectReport:
-    """List the uploads and journals below ``prefix`` that no live run holds, and with ``apply`` remove them.
+    """List what dead runs left below ``prefix``, uploads, checkpoints and journals, and with ``apply`` remove it.
 
     Args:
         settings: the store.
@@ -58,20 +58,22 @@ async def collect(
     Raises:
         RivaStreamError: the uploads or keys cannot be listed.
     """
-    retrier = Retrier(observer=observer)
 
     def warn(message: str) -> None:
         observer(Warned(code="gc", message=message))
 
     async with AsyncExitStack() as stack:
-        store: Store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+        store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+        there, for_leases = (
+            WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
+        )
         limit = now() - timedelta(seconds=older_than)
-        place = partial(_Place, store, retrier, limit, lease, await clock.in_thread(Process.this), warn)
-        places = {
-            layout: place(layout, written)
-            for layout, written in (await _journals(store, retrier, bucket, prefix)).items()
-        }
-        for upload in await retrier("ListMultipartUploads", partial(store.list_uploads, bucket, prefix)):
+        place = partial(_Place, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn)
+        places: dict[Layout, _Place] = {}
+        async for entry in there.objects(prefix):
+            if (layout := layout_of(bucket, entry.key)) is not None and layout.is_own(entry.key):
+                places.setdefault(layout, place(layout)).add(entry)
+        for upload in await there.list_uploads(prefix):
             if (layout := layout_of(bucket, upload.key)) is not None:
                 places.setdefault(layout, place(layout)).uploads.append(upload)
         found = await each(list(places.values()), lambda place: place.collect(apply=apply))
@@ -84,21 +86,31 @@ async def collect(
 class _Place:
     """One staging, and what dead runs left there."""
 
-    store: Store
-    retrier: Retrier
+    bucket: WritableBucket
+    for_leases: WritableBucket
+    """The same with a retrier of its own: a lease is renewed within an attempt of the work, which has its slot."""
     limit: datetime
     lease: float
     here: Process
     warn: Callable[[str], None]
     layout: Layout
-    written: datetime | None = None
+    written: datetime | None = field(default=None, init=False)
     """When its journal was written."""
     uploads: list[OpenUpload] = field(default_factory=list, init=False)
+    checkpoints: dict[str, datetime | None] = field(default_factory=dict, init=False)
+    """When each was written."""
+
+    def add(self, entry: ObjectInfo) -> None:
+        """A key of its own folder."""
+        if entry.key == self.layout.journal:
+            self.written = entry.last_modified
+        elif self.layout.is_checkpoint(entry.key):
+            self.checkpoints[entry.key] = entry.last_modified
 
     async def collect(self, *, apply: bool) -> list[Leftover]:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
         try:
-            journal = await read_journal(self.store, self.retrier, self.layout.bucket, self.layout.journal)
+            journal = await read_journal(self.bucket, self.layout.journal)
             await self._add_named(journal)
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
@@ -107,6 +119,9 @@ class _Place:
         found = [
             self._leftover("upload", upload.key, upload.initiated, held, upload.upload_id)
             for upload in self.uploads
+        ]
+        found += [
+            self._leftover("checkpoint", key, since, held) for key, since in sorted(self.checkpoints.items())
         ]
         if journal is not None:
             found.append(self._leftover("journal", self.layout.journal, self.written, held))
@@ -123,18 +138,22 @@ class _Place:
     async def _add_named(self, journal: Found | None) -> None:
         """Uploads that the journal names and no listing shows: some stores list only those of an exact key."""
         known = {upload.upload_id for upload in self.uploads}
+        for named in (
+            journal.journal.checkpoints if journal is not None and journal.journal is not None else ()
+        ):
+            if named.key in self.checkpoints:
+                self.checkpoints[named.key] = self.written  # it is of use for as long as the journal is
         for upload in journal.journal.uploads if journal is not None and journal.journal is not None else ():
-            if upload.upload_id not in known and self.layout.owns(upload.key):
-                ask = partial(self.store.list_parts, self.layout.bucket, upload.key, upload.upload_id)
-                if await self.retrier("ListParts", ask) is not None:
-                    self.uploads.append(OpenUpload(upload.key, upload.upload_id, self.written))
+            if upload.upload_id in known or not self.layout.owns(upload.key):
+                continue
+            if await self.bucket.list_parts(upload.key, upload.upload_id) is not None:
+                self.uploads.append(OpenUpload(upload.key, upload.upload_id, self.written))
 
     async def _is_live(self, journal: Found) -> bool:
         if known_to_have_ended(journal, self.here):
             return False
         seconds = max(self.lease, journal.journal.lease if journal.journal else 0.0)
-        bucket, key = self.layout.bucket, self.layout.journal
-        life = await watch(self.store, self.retrier, bucket, key, journal, self.here, seconds=seconds)
+        life = await watch(self.bucket, self.layout.journal, journal, self.here, seconds=seconds)
         return life is not None and bool(life.alive)
 
     def _leftover(
@@ -152,21 +171,19 @@ class _Place:
         )
 
     async def _removed(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
-        """Abort the old uploads under the lease of the prefix; the journal goes when nothing is left of its run."""
+        """Remove what is old, under the lease of the prefix; the journal goes when nothing is left of its run."""
 
         def note() -> Noted:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
             return (
-                Noted(before.identity, before.uploads, before.has_begun, before.stale)
+                Noted(before.identity, before.uploads, before.has_begun, before.stale, before.checkpoints)
                 if before
                 else Noted(None, (), False)
             )
 
         lease = Lease(
-            self.store,
-            self.store,
-            self.retrier,
+            self.for_leases,
             self.layout,
             self.lease,
             new_run_id(),
@@ -179,7 +196,7 @@ class _Place:
         )
         await lease.acquire(wait=False)
         try:
-            removed = [await self._remove(lease, left) for left in found if left.kind == "upload"]
+            removed = [await self._remove(lease, left) for left in found if left.kind != "journal"]
         except BaseException:
             await lease.stop()
             raise
@@ -194,16 +211,20 @@ class _Place:
         return removed + journals
 
     async def _remove(self, lease: Lease, left: Leftover) -> Leftover:
-        if not left.old or left.upload_id is None:
+        if not left.old:
             return left
-        upload_id = left.upload_id
 
         async def once() -> None:
             await lease.check()
-            await self.store.abort_upload(self.layout.bucket, left.key, upload_id)
+            if left.upload_id is None:
+                await self.bucket.once.delete(left.key)
+            else:
+                await self.bucket.once.abort_upload(left.key, left.upload_id)
 
         try:
-            await self.retrier("AbortMultipartUpload", once)
+            await self.bucket.retrier(
+                "DeleteObject" if left.upload_id is None else "AbortMultipartUpload", once
+            )
         except HeldError:
             raise
         except RivaStreamError as error:
@@ -214,21 +235,3 @@ class _Place:
 
 async def _keep_nothing(_: bytes) -> None:
     """No copy of the journal: there is no state directory."""
-
-
-async def _journals(
-    store: Store, retrier: Retrier, bucket: str, prefix: str
-) -> dict[Layout, datetime | None]:
-    """Stagings that have a journal, and when it was written."""
-    found: dict[Layout, datetime | None] = {}
-    after = ""
-    while True:
-        page = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
-        for entry in page.objects:
-            layout = layout_of(bucket, entry.key) if entry.key.endswith(JOURNAL) else None
-            if layout is not None and entry.key == layout.journal:
-                found[layout] = entry.last_modified
-        last = page.objects[-1].key if page.objects else ""
-        if not page.truncated or last <= after:
-            return found
-        after = last

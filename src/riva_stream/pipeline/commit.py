@@ -13,7 +13,7 @@ from riva_stream import clock
 from riva_stream.deployment import DeploymentDocument, ObjectReference
 from riva_stream.destination import Destination
 from riva_stream.documents.existing import confirm, keep_documents
-from riva_stream.documents.pair import reference_to
+from riva_stream.documents.references import reference_to
 from riva_stream.events import PhaseChanged
 from riva_stream.layout import (
     ARTIFACT_JSON,
@@ -168,7 +168,7 @@ class Commit:
         )
         async with destination.commit(DEPLOYMENT_DOCUMENTS):
             await destination.retract_ready()
-            document = self._document(archive, existing.artifact, existing.documents[ARTIFACT_JSON])
+            document = self._document(archive, existing.artifact, existing.documents.texts[ARTIFACT_JSON])
             data = to_json(document)
             await destination.put(DEPLOYMENT_JSON, data)
             await destination.seal(DEPLOYMENT_READY, ready_of(run, document, data, destination.lease.token))

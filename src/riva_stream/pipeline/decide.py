@@ -6,7 +6,7 @@ from enum import Enum
 
 from riva_stream.config import StageRequest
 from riva_stream.documents.existing import Existing
-from riva_stream.documents.pair import Pair, another_container, reference_to
+from riva_stream.documents.references import another_container, reference_to
 from riva_stream.errors import DestinationConflictError, DigestMismatchError, Where
 from riva_stream.layout import DEPLOYMENT_READY, MARKER
 from riva_stream.manifest import Artifact
@@ -37,15 +37,15 @@ def decide(
     if not existing.is_complete:
         return Decision.STAGE
     if request.mode == "bintarball_reference" and container is not None:
-        return _decide_reference(request, source, existing.pair, container)
+        return _decide_reference(request, source, existing, container)
     where = Where(bucket=request.bucket, key=request.prefix + MARKER)
-    staged, mode = existing.artifact, existing.marker.mode if existing.marker else "full"
+    staged, marker = existing.artifact, existing.documents.marker
     if existing.foreign or staged is None:
         difference = existing.foreign or "it cannot be understood"
     else:
         difference = _difference(request, source, existing, staged)
-    if not difference and container is not None and existing.pair.document is not None:
-        difference = another_container(existing.pair.document, container)
+    if not difference and container is not None and existing.deployment is not None:
+        difference = another_container(existing.deployment, container)
     if not difference and staged is not None:
         expected = request.expect_sha256
         if (
@@ -59,10 +59,10 @@ def decide(
                 where=where,
                 hint="check the expected SHA-256; the source itself has not changed since it was staged",
             )
-        if mode == "reference_only" and not request.reference_only:
+        if marker and marker.mode == "reference_only" and not request.reference_only:
             return Decision.UPGRADE
         if not request.force:
-            whole = container is None or existing.pair.document is not None
+            whole = container is None or existing.deployment is not None
             return Decision.ALREADY_STAGED if whole else Decision.HAND_OVER
     if request.force:
         return Decision.REPLACE
@@ -91,16 +91,16 @@ def _difference(request: StageRequest, source: PinnedSource, existing: Existing,
 
 
 def _decide_reference(
-    request: StageRequest, source: PinnedSource, pair: Pair, container: PinnedSource
+    request: StageRequest, source: PinnedSource, existing: Existing, container: PinnedSource
 ) -> Decision:
     """The same for a bintarball reference."""
     if request.force:
         return Decision.REPLACE
-    difference = pair.broken
-    if pair.document is not None:
-        there, asked = pair.document.bintarball_references.model_archive, reference_to(source)
+    difference = existing.pair_problem
+    if existing.deployment is not None:
+        there, asked = existing.deployment.bintarball_references.model_archive, reference_to(source)
         if there.is_same(asked):
-            difference = another_container(pair.document, container)
+            difference = another_container(existing.deployment, container)
         else:
             difference = f"it is for the archive {there.text()}; asked for is {asked.text()}"
         if not difference:

@@ -120,6 +120,7 @@ def build_info(run: Run, source: PinnedSource, streamed: Streamed | None) -> Bui
         mib_per_second=round(source.size / MIB / wall, 2) if streamed and wall else 0.0,
         cpu_seconds=round(cpu, 3),
         cpu_seconds_per_gib=round(cpu * GIB / source.size, 3) if streamed and source.size else None,
+        resumed_from=streamed.resumed_from if streamed else None,
         lanes=_lanes(run) if streamed else {},
     )
 
@@ -148,10 +149,13 @@ def _validation(
         source_pinned=True,
         source_integrity="+".join(vouched) or "none",
         archive_complete=summary is not None,
+        resumed_by=streamed.resumed_by if streamed else None,
         checksums_computed=streamed is not None,
         checksums_verified="sha256-expected" in vouched,
         expected_sha256=run.request.expect_sha256,
         upload_check=upload_check,
+        source_copy=streamed.copy.how if streamed else "sent",
+        source_copy_reason=streamed.copy.reason if streamed else "",
         objects_verified=objects_verified,
         archive_container=summary.container if summary else None,
         archive_members=summary.members if summary else None,

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 import anyio
 
-from riva_stream.archive import ArchiveSummary, Extractor, Limits, Member
-from riva_stream.buffers import Credits
+from riva_stream.archive import (
+    DEEP,
+    ArchiveSummary,
+    Extractor,
+    Member,
+    content_type_of,
+    not_a_model,
+    odd_for_a_model,
+)
+from riva_stream.buffers import Chunk, Credits
+from riva_stream.destination import Destination
 from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
-from riva_stream.events import MemberFound, PhaseChanged
-from riva_stream.memory import plan_memory
+from riva_stream.events import MemberFound, PhaseChanged, Resumed
+from riva_stream.pipeline.checkpoint import (
+    Checkpointer,
+    TracedDigest,
+    can_resume,
+    extractor_options,
+    resumed,
+)
+from riva_stream.pipeline.copies import Outlets, SourceCopy
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
+from riva_stream.s3 import Bucket
 from riva_stream.sink import Upload, Uploads
 from riva_stream.source import PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
@@ -23,7 +39,6 @@ from riva_stream.tee import Branch, tee
 __all__ = ["Streamed", "archive_key", "stream"]
 
 _MODEL_TYPE = "application/octet-stream"
-_ARCHIVE_TYPES = {".tar": "application/x-tar", ".zst": "application/zstd", ".tzst": "application/zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +53,12 @@ class Streamed:
     """None for a bare model."""
     vouched_by: list[str]
     """What was compared with the stream and agreed."""
+    copy: SourceCopy
+    """How the source's own object was made."""
+    resumed_from: int | None = None
+    """Byte of the source from which it was read; None: from its start."""
+    resumed_by: str | None = None
+    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.Earlier`."""
 
 
 def is_bare_model(source: PinnedSource) -> bool:
@@ -51,68 +72,81 @@ def archive_key(run: Run, source: PinnedSource) -> str:
     return f"{run.request.prefix}{folder}/{source.filename}"
 
 
-async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed:  # noqa: C901 - it is the picture
+async def stream(  # noqa: C901, PLR0915 - the picture
+    run: Run, source: PinnedSource, destination: Destination, copy: SourceCopy
+) -> Streamed:
     """Move every byte, and verify what can be verified before anything becomes visible.
 
     Raises:
         ArchiveError: the archive is damaged, cut, refused, or holds nothing that was asked for.
         DigestMismatchError: the bytes are not those that were expected, or not those the source's store holds.
         StalledError: nothing moved for ``timeout`` seconds.
+        NotCopiedError: the store was to copy the source, and does not, or nothing proves that it did.
     """
     if source.size == 0:
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
-    request, lanes = run.request, run.lanes
+    request, lanes, uploads = run.request, run.lanes, destination.uploads
     bare = is_bare_model(source)
-    part_size = request.part_size_for(source.size)
-    shares = plan_memory(request.memory, part_size)
+    part_size = run.part_size_for(source.size)
+    shares = request.plan_for(source.size, run.most_parts)
+    earlier = await resumed(
+        run,
+        destination,
+        archive_key(run, source),
+        partial(_member_key, run),
+        part_size,
+        vouchers=source.vouchers,
+    )
+    start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
         archive_key(run, source),
-        content_type=_MODEL_TYPE
-        if bare
-        else _ARCHIVE_TYPES.get(PurePosixPath(source.key).suffix, "application/gzip"),
+        content_type=_MODEL_TYPE if bare else content_type_of(source.key),
         metadata=run.metadata("riva-model" if bare else "model-archive"),
+        size=source.size,
     )
+    archive.skip(start // part_size)
     run.observer(PhaseChanged(phase="stream"))
-    run.meter.source_size = source.size
+    run.meter.source_size, run.meter.skipped = source.size, start
+    if earlier:
+        run.observer(Resumed(offset=start, source_size=source.size, by=earlier.by))
     reader = SourceReader(
-        run.origin,
+        Bucket(run.origin, source.bucket, run.retrier),
         source,
         part_size,
         Credits(shares.read_share),
-        run.retrier,
         lanes.source,
         lambda count: run.meter.add(fetched=count),
+        run.observer,
+        start,
     )
-    digest = Digest(source.vouchers.to_compute)
-    hashes, member_hashes = HashLane(lanes.hash), HashLane(lanes.member_hash)
+    digest = TracedDigest(earlier.digest if earlier else Digest(source.vouchers.to_compute))
+    # Parts that the store copies are not those that are read: nothing to go on from is found at their ends.
+    every = request.checkpoint if can_resume(source.vouchers) and copy.plan is None else 0
+    checkpointer = Checkpointer(destination, every, part_size, archive, digest, start, bare=bare)
+    hashes, member_hashes = (HashLane(lane, checkpointer.moved) for lane in (lanes.hash, lanes.member_hash))
+    outlets = Outlets(run, uploads, copy.plan)
     unpacker = Unpacker(
-        Extractor(
-            include=request.include,
-            limits=Limits(
-                members=request.max_members,
-                matching_members=request.max_models,
-                header_bytes=request.max_header_bytes,
-                expanded_bytes=request.max_expanded,
-                ratio=request.max_ratio,
-                streams=request.max_streams,
-                zstd_window=request.max_zstd_window,
-            ),
-            allow_missing_end=request.allow_missing_end,
-        ),
+        earlier.extractor if earlier and earlier.extractor else Extractor(**extractor_options(request)),
         shares,
-        request.part_size_for,
-        partial(_open_member, run, uploads),
+        run.part_size_for,
+        lambda member: _open_member(run, uploads, outlets, member, plain=unpacker.extractor.is_plain),
         member_hashes,
         lanes.extract,
         lambda count: run.meter.add(expanded=count),
+        run.most_parts,
+        checkpointer,
     )
-    branches: list[Branch] = [partial(hashes.send, digest), archive.send]
+    if earlier:
+        await unpacker.resume(earlier)
+    branches: list[Branch] = [partial(hashes.send, digest), outlets.of_source(archive)]
     if not bare:
         branches.append(unpacker.send)
 
     async def read() -> None:
         async for chunk in reader.chunks():
+            if bare and chunk.offset == 0:
+                _look_at_model(run, source, chunk)
             tee(chunk, branches)
         hashes.close()
         unpacker.close()
@@ -129,13 +163,17 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
         async with anyio.create_task_group() as lane_tasks:
             for _ in range(request.connections):
                 lane_tasks.start_soon(reader.fetch)
-                lane_tasks.start_soon(uploads.send_parts)
+                lane_tasks.start_soon(uploads.send_parts, checkpointer.moved)
             lane_tasks.start_soon(hashes.run)
             lane_tasks.start_soon(member_hashes.run)
+            lane_tasks.start_soon(checkpointer.run)
+            outlets.start(lane_tasks)
             async with anyio.create_task_group() as producers:
                 producers.start_soon(read)
                 producers.start_soon(unpack)
             uploads.close()
+            checkpointer.close()
+            outlets.close()
 
     await lane_group()
     run.meter.tell()
@@ -143,16 +181,54 @@ async def stream(run: Run, source: PinnedSource, uploads: Uploads) -> Streamed: 
     for warning in unpacker.summary.warnings if unpacker.summary else ():
         run.warn("archive", warning)
     record = digest.record()
+    vouched = _verify(run, source, record, unpacker.summary)
+    outlets.prove()
     return Streamed(
-        archive, record, unpacker.members, unpacker.summary, _verify(run, source, record, unpacker.summary)
+        archive,
+        record,
+        unpacker.members,
+        unpacker.summary,
+        vouched,
+        copy,
+        earlier.offset if earlier else None,
+        earlier.by if earlier else None,
     )
 
 
-async def _open_member(run: Run, uploads: Uploads, member: Member) -> Upload:
-    key = f"{run.request.prefix}models/{member.key_name}"
-    upload = await uploads.open(key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"))
+def _look_at_model(run: Run, source: PinnedSource, first: Chunk) -> None:
+    """Look at the first bytes of a bare model: nobody else opens it.
+
+    Raises:
+        ArchiveError: no model begins like that.
+    """
+    head = b""
+    for piece in first.pieces:
+        head += bytes(piece[: DEEP - len(head)])
+        if len(head) == DEEP:
+            break
+    if error := not_a_model(source.filename, head):
+        raise error.located(bucket=source.bucket, key=source.key)
+    if looks := odd_for_a_model(head):
+        run.warn(
+            "bare-model",
+            f"{source.uri} is staged as one model, but it looks like {looks}: if it is an archive of models, its name has to "
+            "end in .tar, .tar.gz or .tar.zst",
+        )
+
+
+def _member_key(run: Run, member: Member) -> str:
+    return f"{run.request.prefix}models/{member.key_name}"
+
+
+async def _open_member(
+    run: Run, uploads: Uploads, outlets: Outlets, member: Member, *, plain: bool
+) -> tuple[Upload, Branch]:
+    key = _member_key(run, member)
+    upload = await uploads.open(
+        key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"), size=member.size
+    )
     run.observer(MemberFound(name=member.name, key=key, size=member.size))
-    return upload
+    return upload, outlets.of_member(upload, member, plain=plain)
 
 
 def _verify(

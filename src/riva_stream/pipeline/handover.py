@@ -13,7 +13,7 @@ from riva_stream.deployment import (
     DeploymentState,
     ObjectReference,
 )
-from riva_stream.documents.pair import reference_to
+from riva_stream.documents.references import reference_to
 from riva_stream.manifest import Artifact, StagedFile, artifact_id
 from riva_stream.pipeline.documents import NEXT_STEP, build_info, model_of
 from riva_stream.run import Run
@@ -43,7 +43,7 @@ async def find_container(run: Run) -> PinnedSource | None:
     request = run.request
     if request.server_path is None:
         return None
-    store = run.destination if request.server_bucket == request.bucket else run.origin
+    store = run.destination.store if request.server_bucket == request.bucket else run.origin
     return await find_source(
         store,
         request.server_bucket,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from riva_stream.documents.pair import reference_to
+from riva_stream.documents.references import reference_to
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -14,12 +14,12 @@ from riva_stream.layout import (
     MARKER,
     SCRATCH,
 )
-from riva_stream.memory import plan_memory
+from riva_stream.pipeline.copies import SourceCopy
 from riva_stream.pipeline.decide import Decision
 from riva_stream.pipeline.flow import archive_key, is_bare_model
 from riva_stream.report import Plan, PlannedObject
 from riva_stream.run import Run
-from riva_stream.s3 import Writer
+from riva_stream.s3 import WritableBucket
 from riva_stream.s3.probe import try_aborting
 from riva_stream.s3.scratch import scratch_upload
 from riva_stream.source import PinnedRanges, PinnedSource
@@ -28,12 +28,17 @@ __all__ = ["plan_of", "try_rights"]
 
 
 def plan_of(
-    run: Run, source: PinnedSource, container: PinnedSource | None, decision: Decision, check: str
+    run: Run,
+    source: PinnedSource,
+    container: PinnedSource | None,
+    decision: Decision,
+    check: str,
+    copy: SourceCopy,
 ) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
     request = run.request
-    part_size = request.part_size_for(source.size)
-    shares = plan_memory(request.memory, part_size)
+    part_size = run.part_size_for(source.size)
+    shares = request.plan_for(source.size, run.most_parts)
     rights = ["source: HeadObject", "destination: ListObjectsV2"]
     if request.mode == "full":
         rights[0] += ", GetObject"
@@ -58,6 +63,8 @@ def plan_of(
         read_share=shares.read_share,
         write_share=shares.write_share,
         upload_check=check,
+        source_copy=copy.how,
+        source_copy_reason=copy.reason,
         rights=rights,
         would=decision.value,
     )
@@ -86,7 +93,7 @@ def _objects(run: Run, source: PinnedSource, decision: Decision) -> list[Planned
 def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
     """The archive and its models."""
     request, bare = run.request, is_bare_model(source)
-    part_size = request.part_size_for(source.size)
+    part_size = run.part_size_for(source.size)
     archive = PlannedObject(
         key=archive_key(run, source),
         kind="model" if bare else "archive",
@@ -99,8 +106,8 @@ def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
     return [archive, PlannedObject(key=f"{request.prefix}models/<{patterns}>", kind="models")]
 
 
-async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
-    """Try what a full staging needs, leaving nothing: one byte of the source, and an upload that is aborted at once.
+async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> None:
+    """Try what a full staging needs, leaving nothing: two bytes of the source, and an upload that is aborted at once.
 
     A reference may need neither.
 
@@ -111,8 +118,9 @@ async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
 
     ranges = PinnedRanges(run.origin, source, run.observer)
 
-    async def one_byte() -> None:
-        async with ranges.open(0, 0, None) as reply:
+    async def read() -> None:
+        # Not the first byte alone, which no run asks for: there are stores that take that range for the whole object.
+        async with ranges.open(0, min(source.size, 2) - 1, None) as reply:
             async for _ in reply.pieces:
                 pass
 
@@ -121,14 +129,14 @@ async def try_rights(run: Run, writer: Writer, source: PinnedSource) -> None:
     if request.mode != "full":
         return
     if source.size:
-        await run.retrier("GetObject", one_byte)
-    await try_aborting(writer, request.bucket, key, run.retrier)
+        await run.retrier("GetObject", read)
+    await try_aborting(bucket.store, bucket.name, key, bucket.retrier)
     async with scratch_upload(
-        run.destination,
-        writer,
-        request.bucket,
+        bucket.store,
+        bucket.store,
+        bucket.name,
         key,
-        run.retrier,
+        bucket.retrier,
         tagged=run.tagging.along,
         left=partial(run.warn, "scratch-upload"),
     ) as upload:

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from riva_stream.config import StageRequest
+from riva_stream.pipeline.copies import COPIES
 from riva_stream.run import Run
-from riva_stream.s3 import Store, StoreSettings, WriteOptions, Writer, open_store
+from riva_stream.s3 import Store, StoreSettings, WritableBucket, WriteOptions, open_store
 
-__all__ = ["destination_settings", "is_elsewhere", "open_stores", "source_settings"]
+__all__ = ["destination_settings", "is_elsewhere", "is_one_principal", "open_stores", "source_settings"]
 
 
 async def open_stores(
@@ -20,7 +21,7 @@ async def open_stores(
     source_session: Any,
     store: Store | None,
     source_store: Store | None,
-) -> Writer:
+) -> WritableBucket:
     """Give the run its stores to read from; ``stack`` closes those that are opened here, never the caller's.
 
     Returns:
@@ -32,6 +33,7 @@ async def open_stores(
         settings = destination_settings(request)
         store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
     elsewhere = source_session is not None or is_elsewhere(request)
+    opened = source_store is None and source_session is None
     if source_store is None:
         source_store = (
             await stack.enter_async_context(
@@ -45,8 +47,10 @@ async def open_stores(
             if elsewhere
             else store
         )
-    run.destination, run.origin = store, source_store
-    return store
+    bucket = WritableBucket(store, request.bucket, run.retrier)
+    run.destination, run.origin = bucket, source_store
+    run.one_principal = source_store is store or (opened and is_one_principal(request))
+    return bucket
 
 
 def is_elsewhere(request: StageRequest) -> bool:
@@ -57,6 +61,13 @@ def is_elsewhere(request: StageRequest) -> bool:
     return other or request.expected_bucket_owner is not None
 
 
+def is_one_principal(request: StageRequest) -> bool:
+    """Whether both ends are reached at one endpoint with the same credentials: another region of AWS is no other end."""
+    own_profile = request.source_profile not in {None, request.profile}
+    own_endpoint = request.source_endpoint_url not in {None, request.endpoint_url}
+    return not (own_profile or own_endpoint or request.no_sign_request)
+
+
 def destination_settings(request: StageRequest) -> StoreSettings:
     """How the destination is reached, and what is written there."""
     return StoreSettings(
@@ -65,7 +76,7 @@ def destination_settings(request: StageRequest) -> StoreSettings:
         profile=request.profile,
         ca_bundle=request.ca_bundle,
         addressing=request.addressing,
-        connections=2 * request.connections + 4,
+        connections=2 * request.connections + 4 + COPIES,
         read_timeout=min(60.0, request.timeout),
         credentials_timeout=request.timeout,
         options=WriteOptions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,11 +24,16 @@ from riva_stream.digest import Digest, HashLane
 from riva_stream.errors import ConfigurationError
 from riva_stream.lanes import Lane
 from riva_stream.memory import BLOCK, MemoryPlan, least_memory
+from riva_stream.pipeline.checkpoint import Checkpointer, Earlier, FinishedDigest, TracedDigest
 from riva_stream.sink import Upload
-from riva_stream.sizes import MIB, human_size
-from riva_stream.tee import tee
+from riva_stream.sizes import MIB, MOST_PARTS, human_size
+from riva_stream.tee import Branch, tee
 
 __all__ = ["StagedMember", "Unpacker"]
+
+_TRIES = 8
+"""Ends of parts at which the extractor may have found no place to begin at, before the checkpoint is put off: within one
+long frame of zstd there is none."""
 
 
 @dataclass(eq=False, slots=True)
@@ -37,7 +42,9 @@ class StagedMember:
 
     member: Member
     upload: Upload
-    digest: Digest
+    outlet: Branch
+    """Takes its bytes, beside the digest."""
+    digest: TracedDigest | FinishedDigest
     inside: InsideReport | None = None
 
 
@@ -63,11 +70,16 @@ class Unpacker:
     memory: MemoryPlan
     part_size: Callable[[int], int]
     """Bytes of a part, from those of the member."""
-    open_upload: Callable[[Member], Awaitable[Upload]]
+    open_upload: Callable[[Member], Awaitable[tuple[Upload, Branch]]]
+    """Also tells where the member's bytes go beside the digest: to be sent, or to prove that they were copied."""
     hashes: HashLane
     lane: Lane
     expanded: Callable[[int], None]
     """Is told how many bytes came out of inflate."""
+    most_parts: int = MOST_PARTS
+    """Parts that the store takes of an upload."""
+    checkpointer: Checkpointer | None = None
+    """None: no checkpoints are taken."""
     members: list[StagedMember] = field(default_factory=list, init=False)
     summary: ArchiveSummary | None = field(default=None, init=False)
     credits: Credits = field(init=False)
@@ -78,10 +90,29 @@ class Unpacker:
     """Bytes of a part of the member that has begun; 0 between members."""
     _window: int = field(default=0, init=False)
     """Bytes of the write share that the inflater's window takes."""
+    _skipped: int = field(default=0, init=False)
+    """Bytes of the archive, of those that will come, that were unpacked by an earlier run."""
+    _marked: int | None = field(default=None, init=False)
+    """Byte of the archive at which the extractor was asked for a place to begin at; None: it was not."""
+    _tries: int = field(default=0, init=False)
     _queue: Channel[Chunk] = field(default_factory=Channel, init=False)
 
     def __post_init__(self) -> None:
         self.credits = Credits(self.memory.write_share)
+
+    async def resume(self, earlier: Earlier) -> None:
+        """Go on where an earlier run was; to be called before :meth:`run`."""
+        if earlier.snapshot is None:
+            return
+        self._skipped = earlier.snapshot.offset - earlier.offset
+        for begun in earlier.members:
+            upload, outlet = await self.open_upload(begun.member)
+            upload.skip(begun.parts)
+            self.members.append(StagedMember(begun.member, upload, outlet, begun.digest, begun.inside))
+        if earlier.snapshot.member is not None:
+            size = earlier.snapshot.member.size
+            self._part = min(self.part_size(size), size)
+            self._sent = earlier.snapshot.handed_over
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next chunk, of which this branch holds a share."""
@@ -99,17 +130,26 @@ class Unpacker:
             ConfigurationError: a member needs larger parts, or zstd a larger window, than the memory has room for.
         """
         async for chunk in self._queue:
-            await self._unpack(deque(chunk.pieces))
+            await self._unpack(deque(self._new_of(chunk.pieces)), chunk.offset)
             self.lane.bytes += chunk.size
             chunk.release()
         self.summary = await clock.in_thread(self.extractor.finish)
         self.credits.release(self._window)
 
-    async def _unpack(self, pieces: deque[Piece]) -> None:
+    def _new_of(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        """The pieces without what an earlier run has unpacked."""
+        for piece in pieces:
+            old = min(self._skipped, len(piece))
+            self._skipped -= old
+            if old < len(piece):
+                yield memoryview(piece)[old:] if old else piece
+
+    async def _unpack(self, pieces: deque[Piece], at: int) -> None:
         while pieces or not self.extractor.needs_input:
             before = self.extractor.expanded
+            until, handed = self._stop_for_checkpoint(at)
             with self.lane.busy():
-                events = await clock.in_thread(_step, self.extractor, pieces)
+                events = await clock.in_thread(_step, self.extractor, pieces, until, handed)
             self.expanded(self.extractor.expanded - before)
             await self._pay_for_window()
             for event in events:
@@ -120,14 +160,45 @@ class Unpacker:
                         await self._keep(data)
                     case MemberEnd(_, inside):
                         self._end(inside)
+            if self._marked is not None and self._filling is None:
+                await self._take_checkpoint(at)
+
+    def _stop_for_checkpoint(self, at: int) -> tuple[int, int]:
+        """Bytes of the open member behind which the next step shall stop (0: nowhere), and those that it has by now."""
+        if self._marked is None:
+            if self.checkpointer is None or not self.checkpointer.is_due(at):
+                return 0, 0
+            self.extractor.mark()
+            self._marked, self._tries = at, 0
+        if not self._part:
+            return 0, 0
+        filling = self._filling
+        if filling is not None:
+            return filling.offset + filling.size, filling.offset + filling.have
+        return min(self._sent + self._part, self.members[-1].member.size), self._sent
+
+    async def _take_checkpoint(self, at: int) -> None:
+        """At the end of a part; where the extractor has found no place yet, the next one serves."""
+        if self.checkpointer is None or self._marked is None:
+            return
+        with self.lane.busy():
+            snapshot = await clock.in_thread(self.extractor.snapshot)
+        self._tries += 1
+        if snapshot is not None and snapshot.offset >= self._marked:
+            self.checkpointer.take(snapshot, [(staged.upload, staged.digest) for staged in self.members], at)
+        elif self._tries < _TRIES:
+            return
+        else:
+            self.checkpointer.postpone(at)
+        self._marked = None
 
     async def _begin(self, member: Member) -> None:
         part = min(self.part_size(member.size), member.size)
         self._require_room(part, f"member {show(member.name)} of {human_size(member.size)}")
         self._part = part
         with self.lane.waiting():
-            upload = await self.open_upload(member)
-        self.members.append(StagedMember(member, upload, Digest()))
+            upload, outlet = await self.open_upload(member)
+        self.members.append(StagedMember(member, upload, outlet, TracedDigest(Digest())))
         self._sent = 0
         if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
             self._filling = _Filling(0, 0)
@@ -152,7 +223,7 @@ class Unpacker:
         if needed <= self.credits.limit:
             return
         window = f"a zstd window of {human_size(self._window)}" if self._window else ""
-        parts = f"parts of {human_size(part)} (S3 takes 10,000 of them)" if part else ""
+        parts = f"parts of {human_size(part)} (the store takes {self.most_parts:,} of them)" if part else ""
         # Between members nobody knows yet how large the parts will be; mostly they are as large as the source's.
         least = least_memory(self.memory.part_size, self._window + (part or self.memory.part_size)) // MIB
         raise ConfigurationError(
@@ -182,12 +253,12 @@ class Unpacker:
 
     def _ship(self) -> None:
         filling, staged = self._filling, self.members[-1]
-        if filling is None:
+        if filling is None or isinstance(staged.digest, FinishedDigest):
             raise ValueError("no part is being filled")
         self._filling = None
         self._sent += filling.size
         chunk = Chunk(filling.offset, filling.size, filling.pieces, self.credits, filling.size)
-        tee(chunk, (partial(self.hashes.send, staged.digest), staged.upload.send))
+        tee(chunk, (partial(self.hashes.send, staged.digest), staged.outlet))
 
     def _end(self, inside: InsideReport) -> None:
         self.members[-1].inside = inside
@@ -199,8 +270,10 @@ def _rest_of_block(view: memoryview) -> int:
     return len(view.obj) - view.nbytes  # type: ignore[arg-type]
 
 
-def _step(extractor: Extractor, pieces: deque[Piece]) -> list[Event]:
+def _step(extractor: Extractor, pieces: deque[Piece], until: int, handed: int) -> list[Event]:
     """Expand one to two blocks; runs in a worker thread, and a hop into one costs some 0.1 ms.
+
+    It stops early behind ``until`` bytes of the open member (0: nowhere), of which ``handed`` were handed over.
 
     A block is asked for whole each time: asking for the rest of one would cut the output into ever smaller slices.
     """
@@ -211,5 +284,10 @@ def _step(extractor: Extractor, pieces: deque[Piece]) -> list[Event]:
             if not pieces:
                 break
             extractor.push(pieces.popleft())
-        events += extractor.pull(BLOCK)
+        pulled = extractor.pull(BLOCK, until=until)
+        events += pulled
+        if until:
+            handed += sum(len(event.data) for event in pulled if isinstance(event, MemberData))
+            if handed >= until:
+                break
     return events

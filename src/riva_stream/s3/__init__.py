@@ -1,16 +1,20 @@
 """S3 behind a narrow port. Only this room imports aioboto3, botocore and aiohttp."""
 
+from riva_stream.s3.bucket import UNSEEN, Attempt, Bucket, WritableBucket
 from riva_stream.s3.client import S3Store
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     NO_TAGS,
     REQUEST_EXPIRED,
     CompletedPart,
+    CopiedPart,
+    CopySource,
     Document,
     Folders,
     Lifecycle,
     Listing,
     ObjectInfo,
+    ObjectPart,
     OpenUpload,
     PartBody,
     RangeReply,
@@ -25,12 +29,18 @@ from riva_stream.s3.session import StoreSettings, open_store
 __all__ = [
     "NO_TAGS",
     "REQUEST_EXPIRED",
+    "UNSEEN",
+    "Attempt",
+    "Bucket",
     "CompletedPart",
+    "CopiedPart",
+    "CopySource",
     "Document",
     "Folders",
     "Lifecycle",
     "Listing",
     "ObjectInfo",
+    "ObjectPart",
     "OpenUpload",
     "PartBody",
     "RangeReply",
@@ -40,6 +50,7 @@ __all__ = [
     "StoreSettings",
     "Stored",
     "Window",
+    "WritableBucket",
     "WriteOptions",
     "Writer",
     "open_store",

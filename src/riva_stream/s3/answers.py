@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from riva_stream.s3.port import Folders, ObjectInfo, PartBody
+from riva_stream.s3.port import CopySource, Folders, ObjectInfo, PartBody
 
 __all__ = [
     "checksum_of",
     "code_of",
     "condition_of",
+    "copied_from",
     "date_of",
     "folders_of",
     "info_of",
@@ -37,6 +38,18 @@ def condition_of(*, if_absent: bool = False, if_match: str | None = None) -> dic
     if if_absent:
         return {"IfNoneMatch": "*"}
     return {"IfMatch": f'"{if_match}"'} if if_match else {}
+
+
+def copied_from(source: CopySource) -> dict[str, Any]:
+    """The arguments that name what a part is copied from."""
+    version = {"VersionId": source.version_id} if source.version_id else {}
+    named: dict[str, Any] = {
+        "CopySource": {"Bucket": source.bucket, "Key": source.key, **version},
+        "CopySourceIfMatch": f'"{source.etag}"',
+    }
+    if source.first is not None:
+        named["CopySourceRange"] = f"bytes={source.first}-{source.last}"
+    return named
 
 
 def now_of(answer: Mapping[str, Any]) -> datetime | None:

@@ -7,7 +7,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, TransientError, Where
-from riva_stream.s3.answers import checksum_of, code_of, condition_of, info_of, now_of, unquoted, version_of
+from riva_stream.s3.answers import (
+    checksum_of,
+    code_of,
+    condition_of,
+    copied_from,
+    info_of,
+    now_of,
+    unquoted,
+    version_of,
+)
 from riva_stream.s3.body import SentBody
 from riva_stream.s3.errors import translated
 from riva_stream.s3.listings import ListRequests
@@ -15,8 +24,11 @@ from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
+    CopiedPart,
+    CopySource,
     Document,
     ObjectInfo,
+    ObjectPart,
     PartBody,
     RangeReply,
     Stored,
@@ -98,6 +110,16 @@ class S3Store(ListRequests, RuleRequests):
             Bucket=bucket, Key=key, Range="bytes=0-0", **self._options.for_all()
         )
         answer["Body"].close()
+
+    async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
+        """HEAD of one part of an object."""
+        with translated("HeadObject", bucket, key, part=number):
+            answer = await self._client.head_object(
+                Bucket=bucket, Key=key, PartNumber=number, **self._options.for_all()
+            )
+        # A store that does not know parts answers with the whole object.
+        parts = answer.get("PartsCount")
+        return ObjectPart(answer["ContentLength"], parts) if parts and "ContentLength" in answer else None
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object."""
@@ -248,6 +270,31 @@ class S3Store(ListRequests, RuleRequests):
                 operation="UploadPart", bucket=bucket, key=key, part=number
             )
         return etag
+
+    async def copy_part(
+        self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
+    ) -> CopiedPart:
+        """Have the store make one part from an object that it has."""
+        details: dict[str, Any] = {"part": number}
+        if source.first is not None and source.last is not None:
+            details["byte_range"] = (source.first, source.last)
+        with translated("UploadPartCopy", bucket, key, **details):
+            answer = await self._client.upload_part_copy(
+                Bucket=bucket,
+                Key=key,
+                UploadId=upload_id,
+                PartNumber=number,
+                **copied_from(source),
+                **self._options.for_all(),
+            )
+        # The answer begins with 200 while the store still copies; a body that was cut has nothing of all this.
+        told = answer.get("CopyPartResult", {})
+        etag = unquoted(told.get("ETag"))
+        if not etag:
+            raise TransientError("the store acknowledged a copied part without an ETag").located(
+                operation="UploadPartCopy", bucket=bucket, key=key, **details
+            )
+        return CopiedPart(etag, told.get("ChecksumCRC64NVME"))
 
     async def complete_upload(
         self,

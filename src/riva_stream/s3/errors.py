@@ -73,6 +73,8 @@ _TRANSIENT = {
     "502",
     "504",
 }
+_FROM_THE_SOURCE = {"GetObject", "UploadPartCopy"}
+"""Where a missing object, or a condition that does not hold, is the source's."""
 _OF_AN_UPLOAD = {"ListParts", "AbortMultipartUpload", "UploadPart"}
 """Where a store can only mean the upload when it says that there is no such key (Ceph, Swift)."""
 _CONDITIONAL = {"PutObject", "CompleteMultipartUpload", "DeleteObject"}
@@ -274,7 +276,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
             where=place,
             hint="run the same command again",
         )
-    if code in {"NoSuchKey", "NoSuchVersion", "404"} and place.operation == "GetObject":
+    if code in {"NoSuchKey", "NoSuchVersion", "404"} and place.operation in _FROM_THE_SOURCE:
         return SourceChangedError(
             "the source was removed while it was read", where=place, hint="check the source and run again"
         )
@@ -287,7 +289,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
                 place.operation, "see riva-stream docs reliability for what a store has to support"
             ),
         )
-    if code == "InvalidObjectState":
+    if code == "InvalidObjectState" and place.operation in _READS:
         return SourceNotFoundError(
             "the object is archived (Glacier) and cannot be read before it is restored",
             where=place,
@@ -295,7 +297,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         )
     # Swift calls a condition that does not hold InvalidRequest: there the status is the word.
     if code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412:  # noqa: PLR2004
-        if place.operation == "GetObject":
+        if place.operation in _FROM_THE_SOURCE:
             return SourceChangedError(
                 "the source was replaced while it was read",
                 where=place,

@@ -16,7 +16,7 @@ from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import CompletedPart, Folders, Listing, OpenUpload
 
-__all__ = ["STUCK", "ListRequests"]
+__all__ = ["STUCK", "ListRequests", "listing_is_stuck"]
 
 STUCK = "ListingDoesNotAdvance"
 """Our own code, of a listing whose pages lead nowhere."""
@@ -41,7 +41,7 @@ class ListRequests:
         objects = [info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])]
         truncated = bool(answer.get("IsTruncated"))
         if (truncated and not objects) or (after and any(entry.key == after for entry in objects)):
-            raise _stuck("ListObjectsV2", bucket, prefix)
+            raise listing_is_stuck("ListObjectsV2", bucket, prefix)
         return Listing(objects, truncated)
 
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
@@ -58,7 +58,7 @@ class ListRequests:
             )
         page = folders_of(answer)
         if answer.get("IsTruncated") and page.token in {"", token}:
-            raise _stuck("ListObjectsV2", bucket, prefix)
+            raise listing_is_stuck("ListObjectsV2", bucket, prefix)
         return page
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
@@ -83,7 +83,7 @@ class ListRequests:
                 last = max((part["PartNumber"] for part in page), default=0)
                 following = int(answer.get("NextPartNumberMarker") or last)
                 if following <= marker:
-                    raise _stuck("ListParts", bucket, key)
+                    raise listing_is_stuck("ListParts", bucket, key)
                 marker = following
         except HeldError:
             return None
@@ -109,7 +109,7 @@ class ListRequests:
             if not answer.get("IsTruncated"):
                 return list(uploads.values())
             if len(uploads) == before:
-                raise _stuck("ListMultipartUploads", bucket, prefix)
+                raise listing_is_stuck("ListMultipartUploads", bucket, prefix)
             markers = _after(answer, page[-1])
 
 
@@ -138,7 +138,8 @@ def _after(answer: Mapping[str, Any], last: OpenUpload) -> dict[str, str]:
     return {name: value for name, value in told.items() if value}
 
 
-def _stuck(operation: str, bucket: str, prefix: str) -> ConfigurationError:
+def listing_is_stuck(operation: str, bucket: str, prefix: str) -> ConfigurationError:
+    """The error for a listing whose pages lead nowhere."""
     return ConfigurationError(
         "the store's listing does not come to an end: it says that there is more, and gives the same page again or none",
         where=Where(operation, bucket, prefix, code=STUCK),

@@ -61,6 +61,8 @@ class BucketLook:
     """The answer's Date, in whole seconds; None where there was none that makes sense."""
     local_time: datetime
     """This host's clock half-way between the request and the answer."""
+    server: str = ""
+    """What the answer's header ``Server`` says, as it stands there; empty for nothing."""
 
 
 class Look:
@@ -146,6 +148,7 @@ class Look:
             region=headers.get("x-amz-bucket-region") or answer.get("BucketRegion") or "",
             store_time=_time_of(headers.get("date", "")),
             local_time=began + (ended - began) / 2,
+            server=headers.get("server", ""),
         )
 
     async def _refused(self, bucket: str, error: ClientError) -> None:

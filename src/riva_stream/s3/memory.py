@@ -17,14 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from awscrt import checksums as crt
 
+from riva_stream.errors import RivaStreamError
 from riva_stream.s3.errors import refusal
-from riva_stream.s3.memory_reader import Conditions, MemoryReader
+from riva_stream.s3.memory_reader import Conditions, Copies, MemoryReader
 from riva_stream.s3.memory_shelf import (
-    Bucket,
+    Contents,
     MemoryObject,
+    Part,
     Request,
     Upload,
     base64_of,
@@ -34,12 +37,14 @@ from riva_stream.s3.memory_shelf import (
 from riva_stream.s3.port import (
     NO_TAGS,
     CompletedPart,
+    CopiedPart,
+    CopySource,
     PartBody,
     Stored,
     Window,
 )
 
-__all__ = ["Conditions", "MemoryObject", "MemoryStore"]
+__all__ = ["Conditions", "Copies", "MemoryObject", "MemoryStore"]
 
 _MOST_PARTS = 10_000
 
@@ -52,6 +57,10 @@ class MemoryStore(MemoryReader):
         is_aws: what :attr:`is_aws` says.
         conditions: what becomes of If-Match and If-None-Match on PUT, Complete and DELETE: ``honoured``; ``ignored``;
             ``refused`` with 501. On GET they always hold.
+        copies: what becomes of UploadPartCopy: ``honoured``; ``unconditional``, whatever the source's ETag is; ``refused``
+            with 501; ``unproven``: no checksum is answered, and the part's ETag is no MD5; ``flipped``: one bit of each
+            copy is another than in its source, and what is answered is of the copy; ``lying``: the same, but what is
+            answered is of the source.
         list_uploads_by: ``prefix``, or ``exact``: a listing of open uploads shows those of one key only.
         windows: whether a request that comes after its :class:`~riva_stream.s3.port.Window` is refused.
         versioned: whether the buckets keep versions.
@@ -140,6 +149,57 @@ class MemoryStore(MemoryReader):
         part = upload.parts[number] = received(body, where, part=number)
         return part.md5.hex()
 
+    async def copy_part(
+        self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
+    ) -> CopiedPart:
+        """Keep a part that is made from an object that is here.
+
+        AWS copies a range only of what has more than 5 MiB, and a range has to lie in the object.
+        """
+        where = ("UploadPartCopy", bucket, key)
+        details: dict[str, Any] = {"part": number}
+        if source.first is not None:
+            details["byte_range"] = (source.first, source.last)
+        if self._copies == "refused":
+            raise refusal(*where, "NotImplemented", 501, **details)
+        upload = self._upload(where, upload_id, **details)
+        if not 1 <= number <= _MOST_PARTS:
+            raise refusal(*where, "InvalidArgument", 400, **details)
+        data = self._copied(where, source, details)
+        honest = Part(data, md5_of(data), crt.crc64nvme(data, 0) if upload.declared else None)
+        part = honest
+        if self._copies in {"flipped", "lying"} and data:
+            data = _flipped(data, number)
+            told = honest.crc64nvme if self._copies == "lying" else crt.crc64nvme(data, 0)
+            part = Part(
+                data,
+                honest.md5 if self._copies == "lying" else md5_of(data),
+                told if upload.declared else None,
+            )
+        elif self._copies == "unproven":
+            part = Part(data, md5_of(b"a copy of " + honest.md5), None)
+        upload.parts[number] = part
+        return CopiedPart(part.md5.hex(), None if part.crc64nvme is None else base64_of(part.crc64nvme))
+
+    def _copied(self, where: Request, source: CopySource, details: Mapping[str, Any]) -> bytes:
+        """The bytes that a part is made from."""
+        there = self._buckets.get(source.bucket)
+        if there is None:
+            raise refusal(*where, "NoSuchBucket", 404, **details)
+        try:
+            found = self._version(("UploadPartCopy", source.bucket, source.key), source.version_id)
+        except RivaStreamError as error:
+            raise refusal(*where, error.where.code, error.where.status or 404, **details) from None
+        if found.etag != source.etag and self._copies != "unconditional":
+            raise refusal(*where, "PreconditionFailed", 412, **details)
+        if source.first is None or source.last is None:
+            return found.data
+        if len(found.data) <= self._smallest_part:
+            raise refusal(*where, "InvalidRequest", 400, **details)
+        if not 0 <= source.first <= source.last < len(found.data):
+            raise refusal(*where, "InvalidArgument", 400, **details)
+        return found.data[source.first : source.last + 1]
+
     async def complete_upload(
         self,
         bucket: str,
@@ -158,7 +218,8 @@ class MemoryStore(MemoryReader):
         there = self._bucket(*where)
         upload = self._upload(where, upload_id)
         self._on_condition(where, there, if_absent=if_absent, if_match=if_match)
-        data = b"".join(part.data for part in upload.asked_for(where, parts, self._smallest_part))
+        kept = upload.asked_for(where, parts, self._smallest_part)
+        data = b"".join(part.data for part in kept)
         if len(data) != sum(part.size for part in parts):  # MpuObjectSize
             raise refusal(*where, "InvalidRequest", 400)
         whole = ""
@@ -169,7 +230,10 @@ class MemoryStore(MemoryReader):
         digests = b"".join(upload.parts[part.number].md5 for part in parts)
         etag = f"{md5_of(digests).hex()}-{len(parts)}"
         del there.uploads[upload_id]
-        return self._keep(there, key, data, etag, upload.metadata, upload.content_type, whole, upload.tags)
+        sizes = tuple(len(part.data) for part in kept)
+        return self._keep(
+            there, key, data, etag, upload.metadata, upload.content_type, whole, upload.tags, sizes
+        )
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
         """Abort; that of a missing upload succeeds."""
@@ -185,7 +249,7 @@ class MemoryStore(MemoryReader):
     def _on_condition(
         self,
         where: Request,
-        there: Bucket,
+        there: Contents,
         *,
         if_absent: bool = False,
         if_match: str | None = None,
@@ -205,7 +269,7 @@ class MemoryStore(MemoryReader):
 
     def _keep(
         self,
-        there: Bucket,
+        there: Contents,
         key: str,
         data: bytes,
         etag: str,
@@ -213,14 +277,21 @@ class MemoryStore(MemoryReader):
         content_type: str,
         crc64nvme: str,
         tags: Mapping[str, str],
+        parts: tuple[int, ...] = (),
     ) -> Stored:
         version_id = self._numbered() if self._versioned else None
         now = self._date()
         new = MemoryObject(
-            key, data, etag, now, version_id, dict(metadata), content_type, crc64nvme, dict(tags)
+            key, data, etag, now, version_id, dict(metadata), content_type, crc64nvme, dict(tags), parts
         )
         if self._versioned:
             there.versions.setdefault(key, []).append(new)
         else:
             there.versions[key] = [new]
         return Stored(etag, version_id, now)
+
+
+def _flipped(data: bytes, number: int) -> bytes:
+    """The same with one bit changed; which one depends on the part."""
+    place = number * 7919 % len(data)
+    return data[:place] + bytes([data[place] ^ 1 << number % 8]) + data[place + 1 :]

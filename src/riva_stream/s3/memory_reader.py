@@ -13,7 +13,7 @@ from riva_stream import clock
 from riva_stream.errors import IntegrityError
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory_shelf import (
-    Bucket,
+    Contents,
     MemoryObject,
     Request,
     Upload,
@@ -27,14 +27,16 @@ from riva_stream.s3.port import (
     Lifecycle,
     Listing,
     ObjectInfo,
+    ObjectPart,
     OpenUpload,
     RangeReply,
     Window,
 )
 
-__all__ = ["Conditions", "MemoryReader"]
+__all__ = ["Conditions", "Copies", "MemoryReader"]
 
 Conditions = Literal["honoured", "ignored", "refused"]
+Copies = Literal["honoured", "unconditional", "refused", "unproven", "flipped", "lying"]
 
 _PAGE = 1000
 _SMALLEST_PART = 5 << 20
@@ -48,6 +50,7 @@ class MemoryReader:
         *buckets: str,
         is_aws: bool = True,
         conditions: Conditions = "honoured",
+        copies: Copies = "honoured",
         list_uploads_by: Literal["prefix", "exact"] = "prefix",
         windows: bool = True,
         versioned: bool = False,
@@ -57,6 +60,7 @@ class MemoryReader:
     ) -> None:
         self._is_aws = is_aws
         self._conditions = conditions
+        self._copies = copies
         self._list_uploads_by = list_uploads_by
         self._windows = windows
         self._versioned = versioned
@@ -64,7 +68,7 @@ class MemoryReader:
         self._page = page
         self._now = now
         self._numbers = count(1)
-        self._buckets = {name: Bucket() for name in buckets}
+        self._buckets = {name: Contents() for name in buckets}
 
     # ---- what a test does behind the port
 
@@ -79,9 +83,13 @@ class MemoryReader:
         """Go by another clock from now on."""
         self._now = now
 
+    def set_copies(self, copies: Copies) -> None:
+        """Let another thing become of UploadPartCopy from now on."""
+        self._copies = copies
+
     def create_bucket(self, name: str) -> None:
         """Make a bucket; one that is there stays as it is."""
-        self._buckets.setdefault(name, Bucket())
+        self._buckets.setdefault(name, Contents())
 
     def delete_bucket(self, name: str) -> None:
         """Remove a bucket with all that is in it."""
@@ -124,6 +132,16 @@ class MemoryReader:
         self._in_time("HeadObject", bucket, key, window)
         found = self._buckets[bucket].current(key) if bucket in self._buckets else None
         return None if found is None else self._info(found)
+
+    async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
+        """HEAD of one part of an object."""
+        where = ("HeadObject", bucket, key)
+        parts = self._version(where, None, part=number).parts
+        if not parts:
+            return None
+        if not 1 <= number <= len(parts):
+            raise refusal(*where, "416", 416, part=number)
+        return ObjectPart(parts[number - 1], len(parts))
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object."""
@@ -227,7 +245,7 @@ class MemoryReader:
         """An id that no other upload and no other version has."""
         return f"{next(self._numbers):032x}"
 
-    def _bucket(self, operation: str, bucket: str, key: str = "") -> Bucket:
+    def _bucket(self, operation: str, bucket: str, key: str = "") -> Contents:
         found = self._buckets.get(bucket)
         if found is None:
             raise refusal(operation, bucket, key, "NoSuchBucket", 404)

@@ -14,7 +14,7 @@ from awscrt import checksums as crt
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.port import CompletedPart, PartBody
 
-__all__ = ["Bucket", "MemoryObject", "Part", "Request", "Upload", "base64_of", "md5_of", "received"]
+__all__ = ["Contents", "MemoryObject", "Part", "Request", "Upload", "base64_of", "md5_of", "received"]
 
 Request = tuple[str, str, str]
 """Operation, bucket and key."""
@@ -34,6 +34,8 @@ class MemoryObject:
     crc64nvme: str
     """base64; empty where the store keeps none."""
     tags: Mapping[str, str]
+    parts: tuple[int, ...] = ()
+    """Bytes of each part that it was completed from; empty where it was put whole."""
     deleted: bool = False
     """Whether it is the delete marker of a bucket with versions."""
 
@@ -81,20 +83,20 @@ class Upload:
 
 
 @dataclass(slots=True, eq=False)
-class Bucket:
+class Contents:
     """One bucket with all that is in it."""
 
     versions: dict[str, list[MemoryObject]] = field(default_factory=dict)
     """The newest last; without versioning there is one at most."""
     uploads: dict[str, Upload] = field(default_factory=dict)
 
-    def copy(self) -> Bucket:
+    def copy(self) -> Contents:
         """Another one; objects never change, uploads do."""
         uploads = {
             number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()
         }
         versions = {key: list(found) for key, found in self.versions.items()}
-        return Bucket(versions, uploads)
+        return Contents(versions, uploads)
 
     def current(self, key: str) -> MemoryObject | None:
         """The newest version, unless it is a delete marker."""

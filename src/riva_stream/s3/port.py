@@ -17,11 +17,14 @@ __all__ = [
     "NO_TAGS",
     "REQUEST_EXPIRED",
     "CompletedPart",
+    "CopiedPart",
+    "CopySource",
     "Document",
     "Folders",
     "Lifecycle",
     "Listing",
     "ObjectInfo",
+    "ObjectPart",
     "OpenUpload",
     "PartBody",
     "RangeReply",
@@ -143,6 +146,39 @@ class CompletedPart:
 
 
 @dataclass(frozen=True, slots=True)
+class CopySource:
+    """What the store shall make a part from: a whole object, or a range of it, while it has this ETag."""
+
+    bucket: str
+    key: str
+    etag: str
+    """Without its quotes."""
+    version_id: str | None = None
+    first: int | None = None
+    """Of the range; None: the whole object."""
+    last: int | None = None
+    """Inclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedPart:
+    """What the store tells of a part that it has copied."""
+
+    etag: str
+    crc64nvme: str | None = None
+    """base64; as the store computed it, where the upload was created with CRC64NVME."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPart:
+    """One part that an object was completed from."""
+
+    size: int
+    parts: int
+    """How many the object has."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenUpload:
     """A multipart upload that is neither completed nor aborted."""
 
@@ -189,6 +225,9 @@ class Reader(Protocol):
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
         """HEAD, with the store's checksums where it keeps any. ``window``: as for a :class:`Writer`."""
+
+    async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
+        """HEAD of one part of an object, by its number from 1; None where the store does not tell of parts."""
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object and its ETag, by one GET; IntegrityError when it is longer than ``limit`` bytes."""
@@ -274,6 +313,15 @@ class Writer(Protocol):
 
     async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
         """Send one part and give its ETag."""
+
+    async def copy_part(
+        self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
+    ) -> CopiedPart:
+        """Have the store make one part from an object that it has; nothing is sent.
+
+        SourceChangedError when that object is missing, or has another ETag; some stores ignore the ETag. HeldError
+        when there is no such upload.
+        """
 
     async def complete_upload(
         self,

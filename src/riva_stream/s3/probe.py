@@ -1,10 +1,13 @@
-"""Find out what a store verifies, by sending it something wrong.
+"""Find out what a store verifies, by sending it something wrong, and how many parts an upload may have.
 
 An echoed header proves nothing: some stores take every checksum header, keep it or drop it, and check none. So a
 part with a wrong checksum goes to a scratch upload that is then aborted; what the store refuses, it checks. Stores find
 different words for that (``BadDigest``, ``InvalidArgument``, for a wrong payload hash even ``SignatureDoesNotMatch`` or
 ``AccessDenied``): where the words are others, the same part with the right checksum has to be taken, and the wrong one
 refused once more. Where the right one is refused as well, the store has no use for this checksum, and the next is tried.
+
+A part may have a number from 1 to 10,000 on AWS; elsewhere the last is tried, and where it is refused, the largest that is
+taken is looked for: 1,000 on OpenStack Swift as it is shipped.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -24,12 +27,24 @@ from riva_stream.errors import (
     RivaStreamError,
     ThrottledError,
 )
+from riva_stream.s3.bucket import Attempt
 from riva_stream.s3.port import PartBody, Reader, Writer
-from riva_stream.s3.scratch import Attempt, ScratchUpload, say_nothing, scratch_upload
+from riva_stream.s3.scratch import ScratchUpload, say_nothing, scratch_upload
+from riva_stream.sizes import MOST_PARTS
 
-__all__ = ["enforced_check"]
+__all__ = ["Probed", "is_refusal", "probe_uploads", "try_aborting"]
 
 EnforcedCheck = Literal["crc64nvme", "sha256", "md5", "etag", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What was found out."""
+
+    check: EnforcedCheck
+    """The checksum that parts shall go with."""
+    most_parts: int = MOST_PARTS
+    """Parts that an upload may have."""
 
 
 MISSING_UPLOAD = "none"
@@ -39,6 +54,11 @@ _VERDICT = ("Digest", "Checksum", "SHA256Mismatch")
 """What a code holds that speaks of the checksum."""
 _NOT_ABOUT_IT = {"RequestTimeout", "RequestTimeTooSkewed", "OperationAborted", "IncompleteBody", "408"}
 _CLIENT_ERRORS = range(400, 500)
+_LACKING = frozenset({"MethodNotAllowed", "NotImplemented", "UnsupportedOperation", "XNotImplemented"})
+_LACKING_STATUS = frozenset({405, 501})
+"""Codes and statuses with which a store says that it does not have a request."""
+_LIKELY_LIMIT = 1_000
+"""Of parts, where it is not 10,000: OpenStack Swift's ``max_upload_part_num``."""
 
 # In the order of preference: CRC64NVME costs a tenth of SHA-256, which costs half of MD5 on CPUs that have SHA
 # instructions (docs/performance.md).
@@ -60,7 +80,7 @@ _RIGHT: dict[EnforcedCheck, PartBody] = {
 }
 
 
-async def enforced_check(
+async def probe_uploads(
     reader: Reader,
     store: Writer,
     bucket: str,
@@ -69,8 +89,8 @@ async def enforced_check(
     attempt: Attempt,
     *,
     left: Callable[[str], None] = say_nothing,
-) -> EnforcedCheck:
-    """The checksum that parts shall go with.
+) -> Probed:
+    """The checksum that parts shall go with, and how many there may be.
 
     Args:
         reader: the store that the parts will go to.
@@ -85,12 +105,12 @@ async def enforced_check(
         ConfigurationError: the store does not verify the one that was asked for.
         RivaStreamError: the scratch upload cannot be made, which the real one could not either.
     """
-    if wanted == "none":
-        return "none"
-    if wanted == "auto" and reader.is_aws:
-        return "crc64nvme"  # documented by AWS, and enforced there
+    if reader.is_aws and wanted in {"auto", "none"}:
+        return Probed("crc64nvme" if wanted == "auto" else "none")  # documented by AWS, and enforced there
     await try_aborting(store, bucket, key, attempt)
     probe = _Probe(reader, store, bucket, key, attempt, left)
+    if wanted == "none":
+        return replace(await probe.without_checks(), check="none")
     tried = [name for name in _WRONG if wanted in {"auto", name}]
     if "crc64nvme" in tried:
         # Declared when the upload is created; some stores then take no other checksum, and some refuse to declare.
@@ -103,7 +123,7 @@ async def enforced_check(
         tried.remove("crc64nvme")
     if tried and (found := await probe.first_enforced(tried, declare=False)):
         return found
-    told = await probe.tells_md5()  # raises what a part without any checksum is refused for
+    told = await probe.without_checks()  # raises what a part without any checksum is refused for
     if wanted == "auto":
         return told
     raise ConfigurationError(
@@ -119,12 +139,19 @@ async def try_aborting(store: Writer, bucket: str, key: str, attempt: Attempt) -
 
     Raises:
         AccessDeniedError: it could not.
+        ConfigurationError: the store does not have the request at all.
     """
     try:
         await attempt("AbortMultipartUpload", partial(store.abort_upload, bucket, key, MISSING_UPLOAD))
     except AccessDeniedError:
         raise
-    except RivaStreamError:
+    except RivaStreamError as error:
+        if error.where.code in _LACKING or error.where.status in _LACKING_STATUS:
+            raise ConfigurationError(
+                f"the store cannot abort uploads, so nothing is begun that would have to stay: {error.what}",
+                where=error.where,
+                hint="stage to another store: see riva-stream docs reliability for what one has to support",
+            ) from error
         return  # stores find different words for what is not there
 
 
@@ -137,24 +164,48 @@ class _Probe:
     attempt: Attempt
     left: Callable[[str], None]
 
-    async def first_enforced(self, names: list[EnforcedCheck], *, declare: bool) -> EnforcedCheck | None:
+    async def first_enforced(self, names: list[EnforcedCheck], *, declare: bool) -> Probed | None:
         """The first of these that the store verifies."""
         async with scratch_upload(
             self.reader, self.writer, self.bucket, self.key, self.attempt, declare=declare, left=self.left
         ) as upload:
             for name in names:
                 if await self._is_enforced(upload, name):
-                    return name
+                    return Probed(name, await self._most_parts(upload, _RIGHT[name]))
         return None
 
-    async def tells_md5(self) -> EnforcedCheck:
+    async def without_checks(self) -> Probed:
         """``etag`` when the store answers with the MD5 of what it got, so that we can compare; else ``none``."""
         body = PartBody((_BYTES,), len(_BYTES))
         async with scratch_upload(
             self.reader, self.writer, self.bucket, self.key, self.attempt, left=self.left
         ) as upload:
             etag = await self.attempt("UploadPart", partial(self._send, upload, body))
-        return "etag" if etag == hashlib.md5(_BYTES, usedforsecurity=False).hexdigest() else "none"
+            most = await self._most_parts(upload, body)
+        is_md5 = etag == hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
+        return Probed("etag" if is_md5 else "none", most)
+
+    async def _most_parts(self, upload: ScratchUpload, body: PartBody) -> int:
+        """The largest number that a part may have: two requests on most stores, 14 at most."""
+        if self.reader.is_aws:
+            return MOST_PARTS
+        try:
+            if await self._refusal(upload, body, MOST_PARTS) is None or await self._refusal(upload, body):
+                return MOST_PARTS  # taken, or refused for another reason than its number
+        except HeldError:
+            return MOST_PARTS  # there are stores that drop an upload whose only part was refused (rclone)
+        taken, refused = 1, MOST_PARTS
+        number = _LIKELY_LIMIT
+        while refused - taken > 1:
+            if await self._refusal(upload, body, number) is None:
+                taken = number
+            else:
+                refused = number
+            # The limit that is shipped is confirmed by its neighbour.
+            number = (
+                number + 1 if taken == _LIKELY_LIMIT and refused == MOST_PARTS else (taken + refused) // 2
+            )
+        return taken
 
     async def _is_enforced(self, upload: ScratchUpload, name: EnforcedCheck) -> bool:
         code = await self._refusal(upload, _WRONG[name])
@@ -167,26 +218,26 @@ class _Probe:
             and await self._refusal(upload, _WRONG[name]) is not None
         )
 
-    async def _refusal(self, upload: ScratchUpload, body: PartBody) -> str | None:
+    async def _refusal(self, upload: ScratchUpload, body: PartBody, number: int = 1) -> str | None:
         """The code that a part is refused with; None: it is taken."""
 
         async def ask() -> str | None:
             try:
-                await self._send(upload, body)
+                await self._send(upload, body, number)
             except RivaStreamError as error:
-                if not _is_refusal(error):
+                # InvalidPart may mean the number; of the one part of an upload it means something else.
+                if not is_refusal(error) and not (number > 1 and error.where.code == "InvalidPart"):
                     raise
                 return error.where.code or str(error.where.status)
             return None
 
-        code: str | None = await self.attempt("UploadPart", ask)
-        return code
+        return await self.attempt("UploadPart", ask)
 
-    async def _send(self, upload: ScratchUpload, body: PartBody) -> str:
-        return await self.writer.upload_part(self.bucket, upload.key, upload.upload_id, 1, body)
+    async def _send(self, upload: ScratchUpload, body: PartBody, number: int = 1) -> str:
+        return await self.writer.upload_part(self.bucket, upload.key, upload.upload_id, number, body)
 
 
-def _is_refusal(error: RivaStreamError) -> bool:
+def is_refusal(error: RivaStreamError) -> bool:
     """Whether the store looked at the part and did not want it; else the request failed, or its upload is gone."""
     where = error.where
     return (

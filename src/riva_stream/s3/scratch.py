@@ -11,26 +11,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
 from riva_stream.errors import RivaStreamError, TransientError
-from riva_stream.s3.port import NO_TAGS, Reader, Writer
+from riva_stream.s3.bucket import Attempt
+from riva_stream.s3.port import NO_TAGS, CompletedPart, Reader, Stored, Writer
 
-__all__ = ["Attempt", "ScratchUpload", "say_nothing", "scratch_upload"]
+__all__ = ["CONDITION_REFUSED", "ScratchUpload", "say_nothing", "scratch_upload"]
 
+CONDITION_REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
+"""Codes with which a store answers a condition that it does not have, or that does not hold."""
 CREATE_SECONDS = 30.0
 CLEANUP_SECONDS = 10.0
 
 Make = Callable[[Mapping[str, str]], Awaitable[str]]
-
-
-class Attempt(Protocol):
-    """A retrier: tries one request again when the transport fails."""
-
-    async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[Any]]) -> Any:
-        """Await ``attempt_once()``, again if need be."""
 
 
 async def _untagged(make: Make) -> str:
@@ -80,6 +76,42 @@ class ScratchUpload:
         upload_id = self.upload_id
         await self._abort(upload_id)
         self._open.remove(upload_id)
+
+    async def complete(self, part: CompletedPart) -> Stored:
+        """Complete it with its one part, where there is no object yet; whoever asks has to remove the object.
+
+        The condition goes along as in a run, and is left out where the store cannot deal with it though it holds.
+
+        Raises:
+            RivaStreamError: it cannot be completed, and stays open until :meth:`close`.
+        """
+        upload_id, condition = self.upload_id, {"if_absent": True}
+
+        async def once() -> Stored:
+            async def complete(**given: Any) -> Stored:
+                # As with Create: cut off in the middle it might take effect after the clean-up.
+                with anyio.fail_after(self.limit, shield=True):
+                    return await self.writer.complete_upload(
+                        self.bucket, self.key, upload_id, [part], crc64nvme=None, **given
+                    )
+
+            try:
+                return await complete(**condition)
+            except TimeoutError as error:
+                raise TransientError(f"no answer within {self.limit:g} s") from error
+            except RivaStreamError as error:
+                # The second attempt hears of a condition that does not hold, or of no upload, after a lost answer.
+                info = await self.reader.head(self.bucket, self.key)
+                if info is not None:
+                    return Stored(info.etag, info.version_id, info.now)
+                if not condition or error.where.code not in CONDITION_REFUSED:
+                    raise
+                condition.clear()
+                return await complete()
+
+        stored: Stored = await self.attempt("CompleteMultipartUpload", once)
+        self._open.remove(upload_id)
+        return stored
 
     async def close(self) -> list[str]:
         """Abort whatever is open; gives what could not be aborted. Not to be cancelled."""

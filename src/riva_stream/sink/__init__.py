@@ -1,13 +1,22 @@
 """Multipart uploads that stay open until everything is verified, and that another run can go on with."""
 
-from riva_stream.sink.parts import Check, SentPart, Weighed, body_of, weigh
+from riva_stream.sink.copies import CopiedObject, NotCopiedError, PartCopier, Proof, RangeDigests
+from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, body_of, weigh
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord
 from riva_stream.sink.uploads import Uploads
 
 __all__ = [
     "Check",
+    "CopiedObject",
+    "Copy",
     "KnownPart",
+    "NotCopiedError",
+    "Part",
+    "PartCopier",
+    "Proof",
+    "RangeDigests",
+    "Send",
     "SentPart",
     "Tagging",
     "Upload",

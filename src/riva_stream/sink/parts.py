@@ -8,16 +8,34 @@ from dataclasses import dataclass
 
 import xxhash
 
-from riva_stream.buffers import Piece
+from riva_stream.buffers import Chunk, Piece
 from riva_stream.digest import crc64nvme_of, md5_of, sha256_of
-from riva_stream.s3 import PartBody
+from riva_stream.s3 import CopySource, PartBody
 
-__all__ = ["Check", "SentPart", "Weighed", "body_of", "weigh"]
+__all__ = ["Check", "Copy", "Part", "Send", "SentPart", "Weighed", "body_of", "weigh"]
 
 Check = str
 """``crc64nvme``, ``md5`` or ``sha256``: what the store verifies each part with. ``etag``: it verifies nothing, but tells
 the MD5 of what it got, which is compared here. ``none``: neither.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A part whose bytes are here; a share of them is held until it is durable."""
+
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A part that the store makes itself from what it has: nothing of it goes out."""
+
+    source: CopySource
+    size: int
+
+
+Part = Send | Copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +74,16 @@ class SentPart:
     size: int
     etag: str
     fingerprint: str
+    """Empty of a part that was copied."""
     crc64nvme: int | None
     md5: bytes | None
+    proven: bool = True
+    """Whether it is known to hold the bytes that were hashed; a copied part is not until it was compared."""
+
+    @property
+    def checksum(self) -> str | None:
+        """Its CRC64NVME as S3 writes it."""
+        return None if self.crc64nvme is None else base64_crc(self.crc64nvme)
 
 
 def weigh(pieces: Sequence[Piece], check: Check) -> Weighed:

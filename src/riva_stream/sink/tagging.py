@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
-from riva_stream.retry import Retrier
-from riva_stream.s3 import NO_TAGS, Reader, Writer
+from riva_stream.s3 import NO_TAGS, Bucket, WritableBucket
 
 __all__ = ["Tagging"]
 
@@ -65,23 +63,11 @@ class Tagging:
                 self._beside = True
             return made
 
-    async def settle(
-        self,
-        reader: Reader,
-        writer: Writer,
-        bucket: str,
-        retrier: Retrier,
-        keys: Iterable[str],
-        *,
-        older: Iterable[str] = (),
-    ) -> None:
+    async def settle(self, bucket: WritableBucket, keys: Iterable[str], *, older: Iterable[str] = ()) -> None:
         """Make sure that these objects, which exist now, have the tags.
 
         Args:
-            reader: the store that has them.
-            writer: the same.
-            bucket: its bucket.
-            retrier: tries again what may pass.
+            bucket: that has them.
             keys: objects that this run has created, with the tags if the store took them.
             older: objects whose uploads an earlier run had created, perhaps when the tags were refused.
         """
@@ -89,21 +75,21 @@ class Tagging:
             return
         todo = set(older)
         for key in keys:
-            if self._beside or not await self._is_tagged(reader, bucket, retrier, key):
+            if self._beside or not await self._is_tagged(bucket, key):
                 todo.add(key)
         for key in sorted(todo):
             try:
-                await retrier("PutObjectTagging", partial(writer.put_tags, bucket, key, self.wanted))
+                await bucket.put_tags(key, self.wanted)
             except RivaStreamError as error:
                 self._give_up(error)
                 return
 
-    async def _is_tagged(self, reader: Reader, bucket: str, retrier: Retrier, key: str) -> bool:
+    async def _is_tagged(self, bucket: Bucket, key: str) -> bool:
         """Whether the tags that went along with ``key`` are there; read once, and not at all on AWS."""
-        if reader.is_aws or self._trusted:
+        if bucket.is_aws or self._trusted:
             return True
         try:
-            found = await retrier("GetObjectTagging", partial(reader.get_tags, bucket, key))
+            found = await bucket.get_tags(key)
         except RivaStreamError:
             found = NO_TAGS  # setting them again does no harm
         self._trusted = dict(found) == dict(self.wanted)

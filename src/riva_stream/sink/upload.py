@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from riva_stream.buffers import Chunk
 from riva_stream.digest import md5_of
-from riva_stream.s3 import CompletedPart, Stored
-from riva_stream.sink.parts import SentPart, Weighed, base64_crc
+from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
+from riva_stream.sink.parts import Copy, Part, Send, SentPart, Weighed, base64_crc
 
 __all__ = ["KnownPart", "Upload", "UploadRecord", "multipart_etag"]
 
@@ -23,6 +24,18 @@ class KnownPart:
     """From the journal; "" where the journal does not name the part with this ETag."""
     crc64nvme: str | None
     """From the store; base64."""
+    sent_crc64nvme: str | None = None
+    """From the journal, of the bytes that were sent; base64. None where it was not computed, or the ETag is another."""
+
+    @property
+    def proof(self) -> str:
+        """What shows, without its bytes, that this is the part which the journal's run has sent; "": nothing does.
+
+        ``crc64nvme``: the store's own checksum is that of the bytes. ``etag``: its ETag is the one that the store told then.
+        """
+        if self.crc64nvme is not None and self.sent_crc64nvme is not None:
+            return "crc64nvme" if self.crc64nvme == self.sent_crc64nvme else ""
+        return "etag" if self.fingerprint else ""
 
     def is_that(self, weighed: Weighed) -> bool:
         """Whether the store has exactly the bytes that were weighed.
@@ -62,17 +75,49 @@ class Upload:
     metadata: Mapping[str, str]
     upload_id: str
     created_by: str
-    enqueue: Callable[[Upload, int, Chunk], None]
+    enqueue: Callable[[Upload, int, Part], None]
     known: dict[int, KnownPart] = field(default_factory=dict)
     """Parts that the store has from an earlier run."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
+    is_copied: bool = False
+    """Whether the store was asked to copy parts of it."""
+    expected: int = 0
+    """Bytes of the whole object, where that is known beforehand."""
     record: UploadRecord | None = None
+
+    @property
+    def handle(self) -> OpenUpload:
+        """What it is aborted by."""
+        return OpenUpload(self.key, self.upload_id)
+
+    def skip(self, parts: int) -> None:
+        """Take the first parts from what an earlier run has sent; the next one that is sent follows them."""
+        for number in range(1, parts + 1):
+            known = self.known[number]
+            crc = known.crc64nvme or known.sent_crc64nvme
+            self.parts[number] = SentPart(
+                number,
+                known.size,
+                known.etag,
+                known.fingerprint,
+                None if crc is None else int.from_bytes(base64.b64decode(crc), "big"),
+                None,
+            )
+        self.numbered = parts
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next part, of which this upload holds a share; the share is released once it is durable."""
+        self._enqueue(Send(chunk))
+
+    def copy(self, source: CopySource, size: int) -> None:
+        """Queue the next part, of ``size`` bytes, which the store shall copy."""
+        self.is_copied = True
+        self._enqueue(Copy(source, size))
+
+    def _enqueue(self, part: Part) -> None:
         self.numbered += 1
-        self.enqueue(self, self.numbered, chunk)
+        self.enqueue(self, self.numbered, part)
 
     @property
     def in_order(self) -> list[SentPart]:
@@ -81,15 +126,9 @@ class Upload:
 
     def completed_parts(self) -> list[CompletedPart]:
         """What Complete is asked with."""
-        return [
-            CompletedPart(
-                part.number,
-                part.etag,
-                part.size,
-                None if part.crc64nvme is None else base64_crc(part.crc64nvme),
-            )
-            for part in self.in_order
-        ]
+        if not all(part.proven for part in self.parts.values()):
+            raise RuntimeError("a copy that was not compared with what was hashed")
+        return [CompletedPart(part.number, part.etag, part.size, part.checksum) for part in self.in_order]
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ error. Parts of all of them go through one queue to as many senders as there sha
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -18,9 +18,10 @@ import anyio
 import anyio.to_thread
 
 from riva_stream import clock
-from riva_stream.buffers import Channel, Chunk, Piece
+from riva_stream.buffers import Channel, Piece
 from riva_stream.digest import combined_crc64nvme
 from riva_stream.errors import (
+    ConfigurationError,
     HeldError,
     RivaStreamError,
     TransientError,
@@ -28,11 +29,13 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.lanes import Lane
-from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import ObjectInfo, Reader, Stored, Writer
-from riva_stream.sink.parts import Check, SentPart, Weighed, weigh
+from riva_stream.retry import at_least_some_speed
+from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
+from riva_stream.sink.copies import PartCopier
+from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
+from riva_stream.sizes import MIB
 from riva_stream.tasks import answered
 
 __all__ = ["Uploads"]
@@ -41,30 +44,43 @@ _CLEANUP_SECONDS = 20.0
 _CLEANUP_TASKS = 8
 _ANSWER_SECONDS = 10.0
 """For which a cancelled run waits for the answer to a Create: without it nobody knows the upload by its id."""
+_TOO_MANY = frozenset(
+    {"InvalidArgument", "InvalidPart", "InvalidPartNumber", "InvalidRequest", "TooManyParts"}
+)
+"""Codes of stores for a part whose number is too large."""
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(eq=False)
 class Uploads:
     """All uploads of a run into one bucket."""
 
-    reader: Reader
-    writer: Writer
-    bucket: str
+    bucket: WritableBucket
     check: Check
-    retrier: Retrier
     lane: Lane
     durable: Callable[[Upload, int], None]
     """Is told how many bytes of which upload became durable."""
     run_id: str
+    copy_lane: Lane
+    copied: Callable[[Upload, int], None]
+    """Is told how many bytes of which upload the store has copied."""
+    copier: PartCopier | None = None
+    """Copies parts; None: all of them are sent."""
     guard: Callable[[], Awaitable[object]] | None = None
     """Makes sure, before an upload is created, that the prefix is still ours."""
+    give_up: Callable[[], Awaitable[object]] | None = None
+    """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
     """By key: uploads of an earlier run that this one has not come to yet."""
     creating: list[str] = field(default_factory=list, init=False)
     """Keys of uploads that are asked for, and of which there may be one that nobody knows by its id."""
-    _queue: Channel[tuple[Upload, int, Chunk]] = field(default_factory=Channel, init=False)
+    _queue: Channel[tuple[Upload, int, Send]] = field(default_factory=Channel, init=False)
+    _copies: Channel[tuple[Upload, int, Copy]] = field(default_factory=Channel, init=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,16 +101,18 @@ class Uploads:
         """Whether the prefix is still ours, as far as can be known now."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             try:
-                if self.guard is not None:
-                    await self.guard()
+                if self.give_up is not None:
+                    await self.give_up()
             except HeldError:
                 return False
             except RivaStreamError:
                 return True
         return True
 
-    async def open(self, key: str, *, content_type: str, metadata: Mapping[str, str]) -> Upload:
-        """Create an upload, or go on with the one that an earlier run had created."""
+    async def open(
+        self, key: str, *, content_type: str, metadata: Mapping[str, str], size: int = 0
+    ) -> Upload:
+        """Create an upload, or go on with the one that an earlier run had created. ``size``: bytes, 0 for unknown."""
         upload = self.adopted.pop(key, None)
         attempts = 0
         if upload is not None:
@@ -108,8 +126,7 @@ class Uploads:
             self.creating.append(key)
 
             async def create(tags: Mapping[str, str]) -> Upload:
-                upload_id = await self.writer.create_upload(
-                    self.bucket,
+                upload_id = await self.bucket.once.create_upload(
                     key,
                     content_type=content_type,
                     metadata=metadata,
@@ -129,11 +146,12 @@ class Uploads:
                 )
 
             try:
-                upload = await self.retrier("CreateMultipartUpload", once)
+                upload = await self.bucket.retrier("CreateMultipartUpload", once)
             except RivaStreamError as error:
                 if error.where.status is not None:
                     self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
                 raise
+        upload.expected = size
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
             await self._abort_all(await self._unknown(key))
         return upload
@@ -142,22 +160,61 @@ class Uploads:
         """Keep an earlier run's upload for :meth:`open`, with the parts that the store has of it."""
         self.adopted[key] = Upload(key, "", {}, upload_id, created_by, self.enqueue, known)
 
-    def enqueue(self, upload: Upload, number: int, chunk: Chunk) -> None:
+    def enqueue(self, upload: Upload, number: int, part: Part) -> None:
         """Queue a part; never waits."""
-        self._queue.send((upload, number, chunk))
+        match part:
+            case Send():
+                self._queue.send((upload, number, part))
+            case Copy():
+                self._copies.send((upload, number, part))
 
     def close(self) -> None:
-        """No more parts will come; :meth:`send_parts` ends after the last."""
+        """No more parts will come; :meth:`send_parts` and :meth:`copy_parts` end after the last."""
         self._queue.close()
+        self._copies.close()
 
-    async def send_parts(self) -> None:
-        """Send parts until the queue is closed and empty; run it in as many tasks as there shall be connections."""
-        async for upload, number, chunk in self._queue:
+    async def send_parts(self, moved: Callable[[], None] = _nothing) -> None:
+        """Send parts until the queue is closed and empty; run it in as many tasks as there shall be connections.
+
+        Args:
+            moved: called after each part that became durable.
+        """
+        async for upload, number, part in self._queue:
             with self.lane.busy():
-                upload.parts[number] = await self._send_part(upload, number, chunk)
-            self.lane.bytes += chunk.size
-            self.durable(upload, chunk.size)
-            chunk.release()
+                upload.parts[number] = await self._send_part(upload, number, part)
+            self.lane.bytes += part.chunk.size
+            self.durable(upload, part.chunk.size)
+            part.chunk.release()
+            moved()
+
+    async def copy_parts(self) -> None:
+        """Have parts copied until the queue is closed and empty; run it in as many tasks as there shall be copies."""
+        async for upload, number, part in self._copies:
+            if self.copier is None:
+                raise RuntimeError("nobody copies parts here")
+            with self.copy_lane.busy():
+                upload.parts[number] = await self.copier.copy(upload, number, part)
+            self.copy_lane.bytes += part.size
+            self.copied(upload, part.size)
+
+    async def start_over(self) -> None:
+        """Keep what was sent for :meth:`open`, as if an earlier run had sent it; drop what is queued or was copied.
+
+        An upload that has copied parts is aborted: a copy that is still under way could come after a part that is sent.
+        """
+        self._queue, self._copies, self.copier = Channel(), Channel(), None
+        todo = [upload for upload in self.opened if not upload.record]
+        if self.guard is not None:
+            await self.guard()
+        await self._abort([upload for upload in todo if upload.is_copied])
+        self.opened = [upload for upload in self.opened if upload.record]
+        for upload in todo:
+            if not upload.is_copied:
+                known = upload.known | {
+                    part.number: KnownPart(part.size, part.etag, part.fingerprint, part.checksum)
+                    for part in upload.parts.values()
+                }
+                self.adopt(upload.key, upload.upload_id, upload.created_by, known)
 
     async def send_whole(self, upload: Upload, data: bytes) -> None:
         """Send a small object as the one part of its upload."""
@@ -204,8 +261,8 @@ class Uploads:
         self.adopted.clear()
         await self._abort(unused)
 
-    async def _send_part(self, upload: Upload, number: int, chunk: Chunk) -> SentPart:
-        pieces = tuple(chunk.pieces)
+    async def _send_part(self, upload: Upload, number: int, part: Send) -> SentPart:
+        pieces = tuple(part.chunk.pieces)
         weighed = await clock.in_thread(weigh, pieces, self.check)
         known = upload.known.get(number)
         if known is not None and known.is_that(weighed):
@@ -218,22 +275,22 @@ class Uploads:
         self, upload: Upload, number: int, weighed: Weighed, pieces: Sequence[Piece]
     ) -> str:
         async def once() -> str:
-            with at_least_some_speed(weighed.size):
-                etag = await self.writer.upload_part(
-                    self.bucket, upload.key, upload.upload_id, number, weighed.body(pieces)
+            with at_least_some_speed(weighed.size), _limit_of_parts(upload, number):
+                etag = await self.bucket.once.upload_part(
+                    upload.key, upload.upload_id, number, weighed.body(pieces)
                 )
             if not weighed.matches(etag):
                 raise TransientError(
                     "the store has received other bytes than were sent: its ETag is not their MD5",
-                    where=Where("UploadPart", self.bucket, upload.key, part=number),
+                    where=Where("UploadPart", self.bucket.name, upload.key, part=number),
                 )
             return etag
 
-        return await self.retrier("UploadPart", once)
+        return await self.bucket.retrier("UploadPart", once)
 
     async def _abort(self, uploads: Sequence[Upload]) -> None:
         """Abort them, and what was being created; errors here would hide the first one."""
-        left = [(upload.key, upload.upload_id) for upload in uploads]
+        left = [upload.handle for upload in uploads]
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             for key in self.creating:
                 left += await self._unknown(key)
@@ -243,31 +300,50 @@ class Uploads:
         """Abort what this run has open, but for the UploadIds that are another run's now."""
         await self._abort_all(
             [
-                (upload.key, upload.upload_id)
+                upload.handle
                 for upload in self.opened
                 if upload.created_by == self.run_id and not upload.record and upload.upload_id not in theirs
             ]
         )
 
-    async def _unknown(self, key: str) -> list[tuple[str, str]]:
+    async def _unknown(self, key: str) -> list[OpenUpload]:
         """Uploads of ``key`` that are not ours to know: the prefix is ours alone, so they were left by accident."""
         known = {upload.upload_id for upload in [*self.opened, *self.adopted.values()]}
         with contextlib.suppress(RivaStreamError):
-            found = await self.retrier(
-                "ListMultipartUploads", lambda: self.reader.list_uploads(self.bucket, key)
-            )
-            return [(u.key, u.upload_id) for u in found if u.key == key and u.upload_id not in known]
+            found = await self.bucket.list_uploads(key)
+            return [upload for upload in found if upload.key == key and upload.upload_id not in known]
         return []
 
-    async def _abort_all(self, left: list[tuple[str, str]]) -> None:
+    async def _abort_all(self, left: list[OpenUpload]) -> None:
         async def abort_some() -> None:
             while left:
-                key, upload_id = left.pop()
+                upload = left.pop()
                 with contextlib.suppress(RivaStreamError):
-                    await self.retrier(
-                        "AbortMultipartUpload", partial(self.writer.abort_upload, self.bucket, key, upload_id)
-                    )
+                    await self.bucket.abort_upload(upload.key, upload.upload_id)
 
         async with anyio.create_task_group() as cleaners:
             for _ in range(min(_CLEANUP_TASKS, len(left))):
                 cleaners.start_soon(abort_some)
+
+
+@contextlib.contextmanager
+def _limit_of_parts(upload: Upload, number: int) -> Iterator[None]:
+    """Tell a refusal of a part, after others were taken, as what it is likely to be: there may be no more of them.
+
+    The store was asked before (:func:`~riva_stream.s3.probe.probe_uploads`); this is for one that answers otherwise then.
+
+    Raises:
+        ConfigurationError: it names the least size of a part that fits.
+    """
+    try:
+        yield
+    except (ConfigurationError, HeldError) as error:
+        taken = max((done for done in upload.parts if done < number), default=0)
+        if not taken or error.where.code not in _TOO_MANY:
+            raise
+        part = max(-(-upload.expected // taken), upload.parts[taken].size + 1)
+        raise ConfigurationError(
+            f"the store has taken {taken:,} parts of the upload and refuses part {number:,}: {error.what}",
+            where=error.where,
+            hint=f"if it limits the parts of an upload, make them fewer: --part-size {-(-part // MIB)}MiB",
+        ) from error

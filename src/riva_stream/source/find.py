@@ -6,10 +6,10 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import partial
 
+from riva_stream.archive import HEAD, suspicions
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -18,8 +18,9 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
+from riva_stream.events import Observer, Warned
 from riva_stream.retry import Retrier
-from riva_stream.s3 import ObjectInfo, Reader
+from riva_stream.s3 import Bucket, ObjectInfo, Reader
 from riva_stream.sizes import human_size
 from riva_stream.source.pin import PinnedSource, Vouchers
 
@@ -66,15 +67,15 @@ async def find_source(
         SourceNotFoundError: there is none, or more than one; the message lists what there is.
         AccessDeniedError: it may not be read, or (where listing is not allowed either) may not exist.
     """
-    named = _Named(flag, variable)
+    named, place = _Named(flag, variable), Bucket(store, bucket, retrier)
     try:
         # A key may hold a glob's characters itself: the object of that very name goes first.
-        info = None if key.endswith("/") else await _head(store, bucket, key, retrier)
+        info = None if key.endswith("/") else await _head(place, key)
         if info is None and (key.endswith("/") or _GLOB.search(key)):
-            key = await _only_archive(store, bucket, key, retrier, named)
-            info = await _head(store, bucket, key, retrier)
+            key = await _only_archive(place, key, named, retrier.observer)
+            info = await _head(place, key)
         if info is None:
-            raise await _missing(store, bucket, key, retrier, named)
+            raise await _missing(place, key, named)
     except ConfigurationError as error:
         if error.where.code != "NoSuchBucket":
             raise
@@ -99,28 +100,39 @@ async def find_source(
     )
 
 
-async def find_archives(store: Reader, bucket: str, key: str, retrier: Retrier) -> list[ObjectInfo]:
+async def find_archives(bucket: Bucket, key: str, observer: Observer) -> list[ObjectInfo]:
     """All objects that ``key`` means, in the order of their keys.
 
     Args:
-        store: where they lie.
-        bucket: its bucket.
+        bucket: where they are.
         key: a prefix that ends in ``/``, below which those with an archive's ending count; or a glob.
-        retrier: for transport failures.
+        observer: is warned of what an operating system has left beside them, which does not count.
 
     Raises:
         SourceNotFoundError: there are too many keys to look through.
     """
-    return _fitting(key, await _list_all(store, bucket, _GLOB.split(key, maxsplit=1)[0], retrier))
+    below = await _list_all(bucket, _GLOB.split(key, maxsplit=1)[0])
+    return await _fitting(bucket, key, below, observer)
 
 
-def _fitting(pattern: str, below: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+async def _fitting(
+    bucket: Bucket, pattern: str, below: Sequence[ObjectInfo], observer: Observer
+) -> list[ObjectInfo]:
+    """Those of ``below`` that fit, without what an operating system has left beside them."""
     if pattern.endswith("/"):
-        return [entry for entry in below if entry.key.endswith(_ARCHIVES)]
-    return [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
+        fitting = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
+    else:
+        fitting = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
+    found, left = await _without_leftovers(bucket, fitting)
+    if left:
+        names = ", ".join(f"{key.rpartition('/')[2]} ({what})" for key, what in left.items())
+        observer(
+            Warned(code="leftovers", message=f"left out of what fits s3://{bucket.name}/{pattern}: {names}")
+        )
+    return found
 
 
-async def _head(store: Reader, bucket: str, key: str, retrier: Retrier) -> ObjectInfo | None:
+async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
     """HEAD of the source.
 
     Raises:
@@ -128,79 +140,109 @@ async def _head(store: Reader, bucket: str, key: str, retrier: Retrier) -> Objec
         AccessDeniedError: it does, but they do not grant this.
     """
     try:
-        return await retrier("HeadObject", lambda: store.head(bucket, key))
+        return await bucket.head(key)
     except AccessDeniedError as error:
         # The answer to a HEAD has no body that would say so when it is the credentials that are wrong.
         with suppress(AccessDeniedError, TransientError):
-            await retrier("ListObjectsV2", partial(store.list_objects, bucket, key, limit=1))
+            await bucket.list_objects(key, limit=1)
         # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, HeadObject)
         raise AccessDeniedError(
-            f"s3://{bucket}/{key} may not be read: either the credentials lack s3:GetObject on it, or there is no such "
+            f"s3://{bucket.name}/{key} may not be read: either the credentials lack s3:GetObject on it, or there is no such "
             "key and they lack s3:ListBucket, without which the store will not say so",
             where=error.where,
-            hint=f"check the key, and grant s3:GetObject on it and s3:ListBucket on {bucket}",
+            hint=f"check the key, and grant s3:GetObject on it and s3:ListBucket on {bucket.name}",
             action=error.action,
             resource=error.resource,
             denied_by=error.denied_by,
         ) from error
 
 
-async def _only_archive(store: Reader, bucket: str, pattern: str, retrier: Retrier, named: _Named) -> str:
+async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: Observer) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
-    below = await _list_all(store, bucket, prefix, retrier)
-    found = _fitting(pattern, below)
+    below = await _list_all(bucket, prefix)
+    found = await _fitting(bucket, pattern, below, observer)
     if pattern.endswith("/"):
-        sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket}/{pattern}"
+        sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket.name}/{pattern}"
     else:
-        sought = f"object that fits s3://{bucket}/{pattern}"
+        sought = f"object that fits s3://{bucket.name}/{pattern}"
     if len(found) == 1:
         return found[0].key
     if found:
         raise SourceNotFoundError(
             f"there are {len(found)} of them, where exactly one {sought} is wanted:{_listed(found)}",
-            where=Where("ListObjectsV2", bucket, prefix),
-            hint=f"name one: {named.flag} s3://{bucket}/{found[0].key}",
+            where=Where("ListObjectsV2", bucket.name, prefix),
+            hint=f"name one: {named.flag} s3://{bucket.name}/{found[0].key}",
         )
     raise SourceNotFoundError(
         f"there is no {sought}" + (f"; there is:{_listed(below)}" if below else ""),
-        where=Where("ListObjectsV2", bucket, prefix),
+        where=Where("ListObjectsV2", bucket.name, prefix),
         hint=named.check(),
     )
 
 
-async def _list_all(store: Reader, bucket: str, prefix: str, retrier: Retrier) -> list[ObjectInfo]:
+async def _without_leftovers(
+    bucket: Bucket, entries: Sequence[ObjectInfo]
+) -> tuple[list[ObjectInfo], dict[str, str]]:
+    """What an operating system has left beside real files, told by name and first bytes, apart from all else."""
     found: list[ObjectInfo] = []
-    after = ""
-    while len(found) < _MOST_LISTED:
-        listing = await retrier("ListObjectsV2", partial(store.list_objects, bucket, prefix, after=after))
-        found += listing.objects
-        if not listing.truncated or not listing.objects:
-            return found
-        after = listing.objects[-1].key
-    raise SourceNotFoundError(
-        f"there are more than {_MOST_LISTED} keys below s3://{bucket}/{prefix}: too many to choose from",
-        where=Where("ListObjectsV2", bucket, prefix),
-        hint="name the archive, or a longer prefix",
-    )
+    left: dict[str, str] = {}
+    for entry in entries:
+        may_be = suspicions(entry.key)
+        head = await _first_bytes(bucket, entry) if may_be and entry.size else b""
+        told = next((one.what for one in may_be if one.confirms(head, entry.size)), None)
+        if told is None:
+            found.append(entry)
+        else:
+            left[entry.key] = told
+    return found, left
 
 
-async def _missing(store: Reader, bucket: str, key: str, retrier: Retrier, named: _Named) -> RivaStreamError:
+async def _first_bytes(bucket: Bucket, entry: ObjectInfo) -> bytes:
+    async def read() -> bytes:
+        head = b""
+        last = min(entry.size, HEAD) - 1
+        async with bucket.store.get_range(
+            bucket.name, entry.key, first=0, last=last, etag="", version_id=None
+        ) as reply:
+            async for piece in reply.pieces:
+                head += piece[: HEAD - len(head)]
+                if len(head) == HEAD:
+                    break
+        return head
+
+    return await bucket.retrier("GetObject", read)
+
+
+async def _list_all(bucket: Bucket, prefix: str) -> list[ObjectInfo]:
+    found: list[ObjectInfo] = []
+    async with aclosing(bucket.objects(prefix)) as entries:
+        async for entry in entries:
+            if len(found) == _MOST_LISTED:
+                raise SourceNotFoundError(
+                    f"there are more than {_MOST_LISTED} keys below s3://{bucket.name}/{prefix}: too many to choose from",
+                    where=Where("ListObjectsV2", bucket.name, prefix),
+                    hint="name the archive, or a longer prefix",
+                )
+            found.append(entry)
+    return found
+
+
+async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
     """The error for a key that is not there, with the nearest keys that are."""
     near: list[ObjectInfo] = []
-    where = Where("HeadObject", bucket, key, status=404)
+    where = Where("HeadObject", bucket.name, key, status=404)
     # from its own folder outwards, until something is there
     folder = key
     while not near and folder:
         folder = folder.rstrip("/").rpartition("/")[0]
         folder = f"{folder}/" if folder else ""
         try:
-            listing = await retrier("ListObjectsV2", partial(store.list_objects, bucket, folder))
-            near = list(listing.objects)
+            near = list((await bucket.list_objects(folder)).objects)
         except AccessDeniedError:
             return SourceNotFoundError(
-                f"there is no s3://{bucket}/{key} (and what there is instead may not be listed)",
+                f"there is no s3://{bucket.name}/{key} (and what there is instead may not be listed)",
                 where=where,
-                hint=f"check the key; grant s3:ListBucket on {bucket} to be told what is near",
+                hint=f"check the key; grant s3:ListBucket on {bucket.name} to be told what is near",
             )
         if not folder:
             break
@@ -208,10 +250,10 @@ async def _missing(store: Reader, bucket: str, key: str, retrier: Retrier, named
     closest = difflib.get_close_matches(key, keys, n=_SHOWN, cutoff=0.3) or sorted(keys)[:_SHOWN]
     shown = _listed([keys[name] for name in closest])
     return SourceNotFoundError(
-        f"there is no s3://{bucket}/{key}"
+        f"there is no s3://{bucket.name}/{key}"
         + (f"; the nearest keys are:{shown}" if closest else "; the bucket is empty"),
         where=where,
-        hint=f"did you mean {named.flag} s3://{bucket}/{closest[0]} ?" if closest else named.check(),
+        hint=f"did you mean {named.flag} s3://{bucket.name}/{closest[0]} ?" if closest else named.check(),
     )
 
 

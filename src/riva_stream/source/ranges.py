@@ -25,7 +25,7 @@ from riva_stream.source.pin import PinnedSource
 __all__ = ["RANGES_IGNORED", "PinnedRanges"]
 
 RANGES_IGNORED = "RangesIgnored"
-"""Our own code, of a store that answers a range with the whole object."""
+"""Our own code, of a store that answers a range with the whole object, or another part of it, again and again."""
 
 _PARTIAL_CONTENT = 206
 _WHOLE = 200
@@ -40,8 +40,8 @@ class PinnedRanges:
     source: PinnedSource
     observer: Observer
     _conditional: bool = field(default=True, init=False)
-    _whole_for: set[int] = field(default_factory=set, init=False)
-    """Last bytes of ranges that were answered with the whole object; a range that is read on keeps its last byte."""
+    _odd: dict[int, str] = field(default_factory=dict, init=False)
+    """What was answered in place of ranges, by their last bytes; a range that is read on keeps its last byte."""
 
     @asynccontextmanager
     async def open(self, first: int, last: int, version_id: str | None) -> AsyncIterator[RangeReply]:
@@ -49,7 +49,7 @@ class PinnedRanges:
 
         Raises:
             SourceChangedError: the source is another object by now.
-            ConfigurationError: the store has answered this range with the whole object for a second time.
+            ConfigurationError: the store has answered this range in the same wrong way for a second time.
             TransientError: the answer is not the one that was asked for.
         """
         async with AsyncExitStack() as stack:
@@ -113,8 +113,7 @@ class PinnedRanges:
         expected = f"bytes {first}-{last}/{self.source.size}"
         where = Where("GetObject", self.source.bucket, self.source.key, byte_range=(first, last))
         if reply.status == _WHOLE:
-            raise self._whole(last, where)
-        self._whole_for.discard(last)
+            raise self._another(last, "the whole object, with HTTP 200", replace(where, status=_WHOLE))
         if reply.status != _PARTIAL_CONTENT:
             raise TransientError(
                 f"the store answered HTTP {reply.status} to a range, in place of 206", where=where
@@ -128,24 +127,23 @@ class PinnedRanges:
                 hint="run again to stage what is there now",
             )
         if reply.content_range != expected:
-            raise TransientError(
-                f"the store answered with Content-Range {reply.content_range or 'missing'!r}, in place of {expected!r}",
-                where=where,
-            )
+            found = f"Content-Range {reply.content_range or 'missing'!r}, in place of {expected!r}"
+            raise self._another(last, found, where)
+        self._odd.pop(last, None)
         if reply.content_length is not None and reply.content_length != last - first + 1:
             raise TransientError(
                 f"the store promised {reply.content_length} bytes, in place of {last - first + 1}",
                 where=where,
             )
 
-    def _whole(self, last: int, where: Where) -> RivaStreamError:
+    def _another(self, last: int, found: str, where: Where) -> RivaStreamError:
         """A slip of something on the way the first time; the second time it is what this store does."""
-        if last not in self._whole_for:
-            self._whole_for.add(last)
-            return TransientError("the store answered HTTP 200 to a range, in place of 206", where=where)
+        if self._odd.get(last) != found:
+            self._odd[last] = found
+            return TransientError(f"the store answered a range with {found}", where=where)
         return ConfigurationError(
-            "the store ignores ranges: it answers with the whole object, whatever part of it is asked for",
-            where=replace(where, status=_WHOLE, code=RANGES_IGNORED),
+            f"the store does not keep to ranges: it answers with {found}",
+            where=replace(where, code=RANGES_IGNORED),
             hint="the source can only be read from a store that has ranges: check --source-endpoint-url, and what stands "
             "in front of the store",
         )

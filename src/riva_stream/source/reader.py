@@ -14,10 +14,10 @@ import anyio
 
 from riva_stream.buffers import Chunk, Credits, Piece
 from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientError
-from riva_stream.events import Warned
+from riva_stream.events import Observer, Warned, ignore
 from riva_stream.lanes import Lane
-from riva_stream.retry import Retrier, at_least_some_speed
-from riva_stream.s3 import Reader
+from riva_stream.retry import at_least_some_speed
+from riva_stream.s3 import Bucket
 from riva_stream.source.pin import PinnedSource
 from riva_stream.source.ranges import PinnedRanges
 
@@ -26,20 +26,22 @@ __all__ = ["SourceReader"]
 
 @dataclass(eq=False)
 class SourceReader:
-    """Reads one pinned object from start to end.
+    """Reads one pinned object to its end.
 
     Run :meth:`fetch` in as many tasks as there shall be connections, and iterate :meth:`chunks` in another.
     """
 
-    store: Reader
+    bucket: Bucket
     source: PinnedSource
     part_size: int
     credits: Credits
-    retrier: Retrier
     lane: Lane
     fetched: Callable[[int], None]
     """Is told how many bytes came, as they come."""
-    _next: int = field(default=0, init=False)
+    observer: Observer = ignore
+    start: int = 0
+    """Byte to begin at; a multiple of ``part_size``."""
+    _next: int = field(init=False)
     _turn: anyio.Lock = field(default_factory=anyio.Lock, init=False)
     _ready: dict[int, Chunk] = field(default_factory=dict, init=False)
     _arrived: anyio.Event = field(default_factory=anyio.Event, init=False)
@@ -47,7 +49,8 @@ class SourceReader:
     _ranges: PinnedRanges = field(init=False)
 
     def __post_init__(self) -> None:
-        self._ranges = PinnedRanges(self.store, self.source, self.retrier.observer)
+        self._next = self.start
+        self._ranges = PinnedRanges(self.bucket.store, self.source, self.observer)
 
     async def fetch(self) -> None:
         """Fetch ranges until none is left."""
@@ -67,7 +70,7 @@ class SourceReader:
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The ranges in order; whoever takes one holds its one share."""
-        start = 0
+        start = self.start
         while start < self.source.size:
             while start not in self._ready:
                 self._arrived = anyio.Event()
@@ -112,7 +115,7 @@ class SourceReader:
                     raise
                 # Reading by VersionId takes a right of its own; If-Match pins the object as well.
                 self._by_version = False
-                self.retrier.observer(
+                self.observer(
                     Warned(
                         code="source-version",
                         message="the source is read by its ETag alone: "
@@ -121,7 +124,7 @@ class SourceReader:
                 )
                 await read_on()
 
-        await self.retrier("GetObject", read_on_without_version)
+        await self.bucket.retrier("GetObject", read_on_without_version)
         return pieces
 
     def _where(self, first: int, last: int) -> dict[str, object]:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.units import parse_duration
+from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
+from riva_stream.cli.settings.env_file import read_env_file
+from riva_stream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.operations.check_report import CheckRecord, CheckReport
 
 NAME = "check"
 SUMMARY = "try everything that a staging needs, and say how to mend what is missing"
@@ -41,8 +54,105 @@ def configure(parser: ArgumentParser) -> None:
     options.add_stage(parser)
 
 
+_WORDS = {"pass": "pass", "warn": "warn", "fail": "FAIL"}
+
+
 def run(args: Namespace, invocation: Invocation) -> int:
     """Check and show the result."""
-    from riva_stream.cli.check_run import run_check  # noqa: PLC0415 - all that is heavy comes with it
+    from riva_stream.cli.session import execute
 
-    return run_check(args, invocation)
+    def text(report: CheckReport) -> str:
+        return "\n".join(_lines(report, invocation)) + "\n"
+
+    return execute(args, invocation, _check, text, lambda report: report.exit_code)
+
+
+def _check(session: Session) -> CheckReport:
+    from riva_stream.cli.logs import log_settings
+    from riva_stream.cli.session import set_up_environment
+    from riva_stream.cli.settings.load import load
+    from riva_stream.operations.check import check, check_host
+
+    args = session.args
+    state_dir = state_dir_of(args)
+    try:
+        file = read_env_file(args.env_file)
+        state_dir = state_dir_of(args, file.values)
+        logs = log_settings(args, file)
+        loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
+    except ConfigurationError as error:
+        work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
+    else:
+        set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
+        warnings = [warning.message for warning in (*logs.warnings, *loaded.warnings)]
+        settled = _right(loaded.env_file, warnings)
+        work = partial(
+            check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target
+        )
+    return session.run(work)
+
+
+def _right(env_file: Path | None, warnings: list[str]) -> CheckRecord:
+    from riva_stream.operations.check_report import passed, warned
+
+    file = f" and {env_file}" if env_file else ""
+    facts: dict[str, Any] = {"env_file": str(env_file) if env_file else None}
+    if warnings:
+        return warned("settings", "; ".join(warnings), **facts)
+    return passed("settings", f"complete, from flags, the environment{file}", **facts)
+
+
+def _wrong(error: ConfigurationError) -> CheckRecord:
+    from riva_stream.cli.settings.problems import SettingsError
+    from riva_stream.operations.check_report import failed
+
+    problems = error.problems if isinstance(error, SettingsError) else ()
+    said = "; ".join([error.what, *error.ignored])
+    return failed("settings", said, fix=error.hint, problems=[asdict(problem) for problem in problems])
+
+
+def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> Iterator[str]:
+    first, *more = record.message.splitlines()
+    yield f"{_WORDS[record.status]}  {record.component:{width}}  {first}"
+    start = " " * (width + 8)
+    for problem in record.details.get("problems", ()):
+        names = " or ".join(filter(None, (problem["flag"], problem["variable"])))
+        more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
+    yield from (start + line.strip() for line in more)
+    fix = "" if record.status == "pass" else invocation.called(record.details.get("fix", ""))
+    yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
+
+
+def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
+    from riva_stream.operations.check_report import NOT_TRIED
+
+    if report.destination and report.mode:
+        yield f"Check of a staging ({MODES[report.mode]})"
+        yield f"from  {report.source}"
+        yield f"to    {report.destination}"
+        yield ""
+    tried = [record for record in report.records if record.code != NOT_TRIED]
+    width = max(len(record.component) for record in report.records)
+    for record in tried:
+        yield from _record_lines(record, width, invocation)
+    # One line for all that one failure hides.
+    skipped = [record for record in report.records if record.code == NOT_TRIED]
+    for reason in dict.fromkeys(record.details["because"] for record in skipped):
+        names = ", ".join(record.component for record in skipped if record.details["because"] == reason)
+        start = " " * (width + 8)
+        yield f"warn  {'not tried':{width}}  because {reason}:"
+        yield from textwrap.wrap(
+            names, 100, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+        )
+    yield ""
+    counts = {status: sum(record.status == status for record in report.records) for status in _WORDS}
+    yield (
+        f"{counts['pass']} passed, {counts['warn']} warned, {counts['fail']} failed in {report.seconds:.1f} s"
+        + (f"; exit code {report.exit_code}" if report.exit_code else "")
+    )
+    if report.policy is not None:
+        yield "\nThis IAM policy grants what is missing:"
+        yield json.dumps(report.policy.model_dump(), indent=2)
+        yield f"All that a run needs: {invocation.other('policy', '--limit')}"
+    elif report.overall != "fail":
+        yield f"Next: {invocation.other('stage', '--limit')}"

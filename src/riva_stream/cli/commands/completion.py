@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.commands.docs import pages
 from riva_stream.cli.output import print_result
 
 NAME = "completion"
@@ -32,18 +33,16 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS, help="the shell to complete in")
 
 
-def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
+def run(args: Namespace, invocation: Invocation) -> int:
     """Print it."""
-    import shtab  # noqa: PLC0415 - only this command needs it
+    import shtab
 
-    from riva_stream.cli.app import build_parser  # noqa: PLC0415 - which knows all commands, this one too
-    from riva_stream.cli.commands.docs import pages  # noqa: PLC0415 - as above
-
-    parser = build_parser("riva-stream")
-    for command in parser.commands.values():
+    program, *commands = invocation.parsers
+    program.prog = "riva-stream"
+    for command in commands:
         for action in command._actions:  # noqa: SLF001 - argparse has no other way to be asked
             if action.type is Path:
                 action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
             elif action.dest == "topic":
                 action.choices = list(pages())
-    return print_result(shtab.complete(parser, args.shell), closed_is_fine=True)
+    return print_result(shtab.complete(program, args.shell), closed_is_fine=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import riva_stream
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import complain, print_result
+from riva_stream.cli.output import complain, error_document, print_result
 
 NAME = "docs"
 SUMMARY = "read the manual"
@@ -26,6 +27,7 @@ EXAMPLES = """\
       the page as it is written
 """
 _USAGE_ERROR = 2
+_WIDEST = 100
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -68,9 +70,37 @@ def run(args: Namespace, invocation: Invocation) -> int:
     if args.raw:
         return print_result(text, closed_is_fine=True)
 
-    from riva_stream.cli.page import show  # noqa: PLC0415 - rich comes with it
+    return _show(text)
 
-    return show(text)
+
+def _show(text: str) -> int:
+    """Print a page: through a pager on a terminal, without colours to anything else."""
+    import pydoc
+
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import Markdown, TableElement
+    from rich.table import Table
+
+    class Folding(TableElement):
+        """A table whose cells break a word that is too long, where rich would cut it off."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for table in super().__rich_console__(console, options):
+                for column in table.columns if isinstance(table, Table) else ():
+                    column.overflow = "fold"
+                yield table
+
+    class Page(Markdown):
+        elements = Markdown.elements | {"table_open": Folding}
+
+    console = Console(highlight=False)
+    with console.capture() as page:
+        console.print(Page(text, hyperlinks=False), width=min(console.width, _WIDEST))
+    if not console.is_terminal:
+        return print_result(page.get(), closed_is_fine=True)
+    os.environ.setdefault("LESS", "FRX")  # colours as they are, and no waiting at the end of a short page
+    pydoc.pager(page.get())
+    return 0
 
 
 def _topic(path: Path) -> str:
@@ -83,8 +113,7 @@ def _unknown(args: Namespace, invocation: Invocation, *, known: list[str]) -> in
     if not known:
         hint = "install the package from its wheel, or run it from its checkout"
     if args.json:
-        error = {"type": "UsageError", "message": message, "where": {}, "hint": hint}
-        _print_json({"error": error | {"exit_code": _USAGE_ERROR}, "run_id": None})
+        print_result(error_document("UsageError", "usage", message, hint, _USAGE_ERROR))
     complain(f"riva_stream: {message}\n  next:  {hint}\n")
     return _USAGE_ERROR
 

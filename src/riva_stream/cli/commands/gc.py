@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from datetime import UTC
+from functools import partial
+from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.units import parse_duration
+from riva_stream.cli.options import parse_duration
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.report import CollectReport, Leftover
 
 NAME = "gc"
 SUMMARY = "list, and abort, what dead runs left open"
@@ -34,12 +41,64 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--lease", type=parse_duration, default=30.0, metavar="TIME", help="to watch a journal (default: 30s)"
     )
-    options.add_reach(parser.add_argument_group("S3"))
+    options.add_endpoint(parser)
     options.add_output(parser)
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
     """Collect and show the result."""
-    from riva_stream.cli.gc_run import run_gc  # noqa: PLC0415 - all that is heavy comes with it
+    from riva_stream.cli.session import execute
 
-    return run_gc(args, invocation)
+    return execute(args, invocation, _collect, _text)
+
+
+def _collect(session: Session) -> CollectReport:
+    from riva_stream.cli.session import store_of
+    from riva_stream.operations.uris import split
+    from riva_stream.pipeline.collect import collect
+
+    args = session.args
+    bucket, prefix = split(args.prefix, "s3://deployments/prod/")
+    work = partial(
+        collect,
+        store_of(session.endpoint()),
+        bucket,
+        prefix,
+        older_than=args.older_than,
+        lease=args.lease,
+        apply=args.yes,
+        observer=session.observe,
+    )
+    return session.run(work)
+
+
+def _text(report: CollectReport) -> str:
+    lines = [
+        f"{_word(leftover, report)}  {_since(leftover)}  {leftover.kind:10}  {leftover.key}"
+        for leftover in report.found
+    ]
+    gone = sum(leftover.removed for leftover in report.found)
+    due = sum(leftover.old and not leftover.held for leftover in report.found)
+    if not report.found:
+        lines.append(f"nothing is left below {report.prefix}")
+    elif report.applied:
+        lines.append(f"{gone} of {len(report.found)} removed below {report.prefix}")
+    else:
+        lines.append(
+            f"{due} of {len(report.found)} would be removed below {report.prefix}; --yes removes them"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _word(leftover: Leftover, report: CollectReport) -> str:
+    if leftover.held:
+        return "in use "
+    if leftover.removed:
+        return "removed"
+    if not leftover.old:
+        return "younger"
+    return "failed " if report.applied else "due    "
+
+
+def _since(leftover: Leftover) -> str:
+    return f"{leftover.since.astimezone(UTC):%Y-%m-%d %H:%M}Z" if leftover.since else "unknown          "

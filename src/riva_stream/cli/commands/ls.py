@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
+from riva_stream.errors import ConfigurationError
+from riva_stream.layout import DEPLOYMENTS
+from riva_stream.sizes import human_size
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.operations.reports import ListedStaging, ListReport
 
 NAME = "ls"
 SUMMARY = "environments, models and versions staged in a bucket"
@@ -37,12 +46,76 @@ def configure(parser: ArgumentParser) -> None:
         metavar="s3://BUCKET[/ENV[/MODEL]]",
         help="where to look (default: the bucket that the settings of stage name)",
     )
-    options.add_reach(parser.add_argument_group("S3"))
+    options.add_endpoint(parser)
     options.add_output(parser)
+
+
+_HEAD = ("ENV", "MODEL", "VERSION", "STATE", "MODE", "SIZE", "MODELS", "STAGED AT", "RUN")
+_RIGHT = {"SIZE", "MODELS"}
+_MOST_SEGMENTS = 3
+_MODES = {"full": "full", "reference_only": "reference", "bintarball_reference": "bintarball"}
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
     """List and show the result."""
-    from riva_stream.cli.ls_run import run_ls  # noqa: PLC0415 - all that is heavy comes with it
+    from riva_stream.cli.session import execute
 
-    return run_ls(args, invocation)
+    return execute(args, invocation, _list, _text)
+
+
+def _list(session: Session) -> ListReport:
+    endpoint = session.endpoint()
+    from riva_stream.cli.session import store_of
+    from riva_stream.operations.ls import list_stagings
+    from riva_stream.operations.uris import split
+
+    example = "s3://deployments"
+    place = session.args.prefix or (f"s3://{endpoint.bucket}" if endpoint.bucket else None)
+    if place is None:
+        raise ConfigurationError(
+            "no bucket is named, and the settings of stage do not name one either",
+            hint=f"for example: {example}; or set NVIDIA_DRIVERS_S3_BUCKET",
+        )
+    bucket, key = split(place, example)
+    segments = [segment for segment in key.split("/") if segment]
+    prefix = "".join(f"{segment}/" for segment in segments)
+    if prefix.removeprefix(DEPLOYMENTS).count("/") > _MOST_SEGMENTS:
+        raise ConfigurationError(
+            f"{place} is deeper than a staging, which lies at ENV/MODEL/VERSION",
+            hint=f"for example: s3://{bucket}/{'/'.join(segments[:2])}",
+        )
+    return session.run(partial(list_stagings, store_of(endpoint), bucket, prefix, observer=session.observe))
+
+
+def _text(report: ListReport) -> str:
+    more = [f"note: {note}" for note in report.notes]
+    if not report.stagings:
+        return "\n".join([f"nothing is staged below {report.place}", *more]) + "\n"
+    table = [_HEAD, *(_row(staging) for staging in report.stagings)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(_HEAD))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+            for cell, width, name in zip(row, widths, _HEAD, strict=True)
+        ).rstrip()
+        for row in table
+    ]
+    notes = [f"  {s.destination}: {s.note}" for s in report.stagings if s.note]
+    lines += ["", "Notes", *notes] if notes else []
+    staged = sum(staging.state == "staged" for staging in report.stagings)
+    lines += ["", f"{staged} staged, {len(report.stagings) - staged} not, below {report.place}", *more]
+    return "\n".join(lines) + "\n"
+
+
+def _row(staging: ListedStaging) -> tuple[str, ...]:
+    return (
+        staging.env,
+        staging.model,
+        staging.version,
+        staging.state.replace("_", " ") + (", restaging" if staging.restaged_by else ""),
+        _MODES[staging.mode] if staging.mode else "-",
+        "-" if staging.size_bytes is None else human_size(staging.size_bytes),
+        "-" if staging.models is None else str(staging.models),
+        f"{staging.staged_at:%Y-%m-%d %H:%M}Z" if staging.staged_at else "-",
+        staging.run_id or "-",
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import complain, print_result
+from riva_stream.cli.output import complain, error_document, print_result
 from riva_stream.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,16 +65,17 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, invocation: Invocation) -> int:
     """Print it."""
-    from riva_stream.handover import read  # noqa: PLC0415 - --help needs none of it
+    from riva_stream.handover import read
 
     try:
         folder = options.find_state_dir(args)
     except ConfigurationError as error:
-        return _refuse(args, _Problem(_UNREADABLE, error.what, error.hint), {})
+        return _refuse(args, _Problem("unreadable", _UNREADABLE, error.what, error.hint), {})
     try:
         handover = read(folder)
     except OSError as error:
         unreadable = _Problem(
+            "unreadable",
             _UNREADABLE,
             f"the state directory {folder} cannot be read: {error.strerror or error}",
             "pass --state-dir DIR with a folder you may read",
@@ -91,8 +92,9 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Why there is nothing to go on with."""
+    """Why there is no staging for the next step."""
 
+    code: str
     exit_code: int
     message: str
     hint: str
@@ -105,12 +107,14 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
     run_id = status.get("run_id") or record.get("run_id") or "unknown"
     if not status and record.get("status") == "running":
         return _Problem(
+            "running",
             _AGAIN,
             f"run {run_id} began at {record.get('timestamp')} and has not ended: it is under way, or was killed",
             f"wait until it is done, or run it again, which is always safe:\n{again}",
         )
     if not status:
         return _Problem(
+            "nothing_staged",
             _MISSING,
             f"nothing has been staged yet with the state directory {folder}",
             f"stage first:\n{again}",
@@ -119,6 +123,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         code = int(status["exit_code"]) if status.get("exit_code", "").isdecimal() else _AGAIN
         log = f"; its log: {status['log']}" if status.get("log") else ""
         return _Problem(
+            "failed",
             _AGAIN if code in _INTERRUPTED or not code else code,
             f"the last staging, run {run_id} at {status.get('timestamp')}, failed with exit code {code}{log}",
             f"see what it said, and run it again:\n{again}"
@@ -131,6 +136,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         missing.append("the run's report.json" if by_bintarball else "last_artifact_metadata.json")
     if missing:
         return _Problem(
+            "inconsistent",
             _INCONSISTENT,
             f"the state directory {folder} speaks of a success, but lacks {', '.join(missing)}",
             f"run the staging again: it finds that everything is there, and writes the state anew:\n{again}",
@@ -140,15 +146,12 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
 
 def _refuse(args: Namespace, problem: _Problem, record: Mapping[str, object]) -> int:
     if args.json:
-        error = {
-            "type": "NothingToGoOnWith",
-            "message": problem.message,
-            "where": {},
-            "hint": problem.hint,
-            "exit_code": problem.exit_code,
-        }
-        document = {"error": error, "run_id": record.get("run_id")}
-        print_result(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        run_id = record.get("run_id")
+        print_result(
+            error_document(
+                "NoStaging", problem.code, problem.message, problem.hint, problem.exit_code, run_id=run_id
+            )
+        )
     first, *rest = problem.hint.splitlines()
     lines = [f"riva_stream: {problem.message}", f"  next:  {first}", *(f"         {line}" for line in rest)]
     complain("\n".join([*lines, f"  exit code {problem.exit_code}"]) + "\n")
@@ -157,7 +160,7 @@ def _refuse(args: Namespace, problem: _Problem, record: Mapping[str, object]) ->
 
 def _values(handover: Handover) -> dict[str, str]:
     """The values, with the local copies where they lie now: a state directory may be mounted elsewhere."""
-    from riva_stream.handover import LAST_ARTIFACT, VALUES  # noqa: PLC0415
+    from riva_stream.handover import LAST_ARTIFACT, VALUES
 
     values = {name: handover.values.get(name, "") for name in VALUES}
     copies = {"checksum_file": "checksums.sha256", "artifact_metadata": "artifact.json"}

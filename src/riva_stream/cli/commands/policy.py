@@ -1,11 +1,19 @@
-"""``policy``: the least IAM policy."""
+"""``policy``: the least IAM policy. No event loop, no AWS libraries."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.options import request_flags
+from riva_stream.cli.settings.env_file import EnvFile, read_env_file
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.config import StageRequest
+    from riva_stream.operations.grants import PolicyDocument
 
 NAME = "policy"
 SUMMARY = "print the least IAM policy that a staging needs"
@@ -52,8 +60,70 @@ def configure(parser: ArgumentParser) -> None:
     options.add_stage(parser)
 
 
+_NEEDED = {
+    "version": ("env", "model_name", "model_version"),
+    "model": ("env", "model_name"),
+    "env": ("env",),
+    "bucket": (),
+}
+_ANY_REGION = "us-east-1"
+"""Only the partition of the ARNs depends on it, and this is the usual one."""
+
+
 def run(args: Namespace, invocation: Invocation) -> int:
     """Print it."""
-    from riva_stream.cli.policy_run import run_policy  # noqa: PLC0415 - pydantic is not for --help to load
+    from riva_stream.cli.logs import log_settings
+    from riva_stream.cli.session import execute
+    from riva_stream.operations.policy import policy_of
 
-    return run_policy(args, invocation)
+    table: list[str] = []
+
+    def work(_: Session) -> PolicyDocument:
+        file = read_env_file(args.env_file)
+        request = _request(args, file)
+        target = log_settings(args, file).target
+        extras = tuple(args.extras or ())
+        if args.format == "table":
+            table.append(_table(request, extras, log=target is not None))
+        return policy_of(request, scope=args.scope, extras=extras, source_key=args.source_kms_key, log=target)
+
+    def text(document: PolicyDocument) -> str:
+        return table[0] if table else document.model_dump_json(indent=2) + "\n"
+
+    return execute(args, invocation, work, text, run_id=args.run_id or "")
+
+
+def _request(args: Namespace, file: EnvFile) -> StageRequest:
+    """The settings, as far as the scope needs them.
+
+    Raises:
+        SettingsError: one that it needs is missing or malformed.
+    """
+    from riva_stream.cli.settings.load import load
+    from riva_stream.cli.settings.problems import SettingsError
+
+    flags = request_flags(args, args.run_id or "", file.values)
+    try:
+        return load(flags, env_file=file).request
+    except SettingsError as error:
+        missing = {problem.setting for problem in error.problems if problem.code == "missing"}
+        spare = {"env", "model_name", "model_version"} - set(_NEEDED[args.scope])
+        stand_ins = dict.fromkeys(missing & spare, "any") | (
+            {"region": _ANY_REGION} if "region" in missing else {}
+        )
+        if not stand_ins:
+            raise
+        return load(flags | stand_ins, env_file=file).request
+
+
+def _table(request: StageRequest, extras: tuple[str, ...], *, log: bool) -> str:
+    """Which request needs which right, for a person."""
+    from riva_stream.operations.policy import uses_of
+
+    rows = [
+        ("request", "at the", "right"),
+        *((name, place, right) for name, right, place in uses_of(request, extras, log=log)),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,11 +1,25 @@
-"""``retention``: lifecycle rules for what is staged."""
+"""``retention``: the merged lifecycle rules to standard output, what they change and apply to beside it."""
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.redact import SECRETS
+from riva_stream.errors import ConfigurationError
+from riva_stream.layout import DEPLOYMENTS
+from riva_stream.sizes import human_size
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.operations.extent import Extent
+    from riva_stream.operations.retention import RetentionReport
 
 NAME = "retention"
 SUMMARY = "show, and print, the lifecycle rules for stagings"
@@ -67,18 +81,149 @@ def configure(parser: ArgumentParser) -> None:
         "--by-tag", action="store_true", help="only objects tagged retention-days=DAYS (stage --tag)"
     )
     group.add_argument("--remove", action="store_true", help="leave the rules for these environments out")
-    options.add_reach(parser.add_argument_group("S3"))
+    options.add_endpoint(parser)
     options.add_output(parser)
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Compare, set, and show the result."""
-    from riva_stream.cli.retention_run import run_retention  # noqa: PLC0415 - all that is heavy comes with it
+_EXPIRING = ("dev", "staging")
+_CLEANED = ("prod", "staging", "dev")
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
-    return run_retention(args, invocation)
+
+def run(args: Namespace, invocation: Invocation) -> int:
+    """Compare and show the result."""
+    from riva_stream.cli.session import execute
+
+    def work(session: Session) -> RetentionReport:
+        report = _compare(session)
+        if SECRETS.value(report.document) != report.document:
+            raise ConfigurationError(
+                "a rule contains what is a secret in this environment; blacked out, it would be another rule",
+                hint="unset the variable that holds it, such as a password that is also the name of a folder",
+            )
+        if not (args.json or args.quiet):
+            session.observe(_text(report, invocation, args))
+        return report
+
+    def text(report: RetentionReport) -> str:
+        return json.dumps(report.document, indent=2, ensure_ascii=False) + "\n"
+
+    return execute(args, invocation, work, text)
 
 
 def _days(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
         raise ArgumentTypeError(f"{text!r} is not a number of days: 1 to {_MOST}")
     return int(text)
+
+
+def _compare(session: Session) -> RetentionReport:
+    from riva_stream.cli.session import store_of
+    from riva_stream.operations.retention import Policy, retention
+    from riva_stream.operations.uris import split
+
+    args = session.args
+    example = "s3://deployments; environments are chosen with --env"
+    bucket, prefix = split(args.bucket, example)
+    if prefix or bucket.startswith("arn:"):
+        raise ConfigurationError(
+            f"{args.bucket!r} is not a bucket: lifecycle rules belong to a whole one",
+            hint=f"for example: {example}",
+        )
+    named = tuple(dict.fromkeys(args.env or ()))
+    for env in named:
+        if not _SEGMENT.fullmatch(env) or env in {".", ".."}:
+            raise ConfigurationError(
+                f"--env {env!r} is not the name of an environment", hint="for example: --env prod"
+            )
+        if DEPLOYMENTS.startswith(f"{env}/") and not args.remove:
+            raise ConfigurationError(
+                f"a rule for {env}/ would apply to the bintarball references of all environments, prod among them",
+                hint="name the environments themselves, for example: --env dev",
+            )
+    settings = store_of(session.endpoint())
+    policy = Policy(
+        expire=named or _EXPIRING,
+        clean=named or _CLEANED,
+        days=args.days,
+        abort_days=args.abort_days,
+        noncurrent_days=args.noncurrent_days,
+        by_tag=args.by_tag,
+        remove=args.remove,
+    )
+    work = partial(retention, settings, bucket, policy, observer=session.observe)
+    return session.run(work)
+
+
+def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> str:
+    lines = [f"Lifecycle rules of s3://{report.bucket}", "", *(report.diff or ["  there are none"]), ""]
+    if report.extent:
+        lines += [
+            "What the rules for expiry apply to now",
+            *(_extent(extent) for extent in report.extent),
+            "",
+        ]
+        lines += [line for extent in report.extent for line in _foreign(extent)]
+    counts = [
+        f"{count} {kind}"
+        for kind in ("added", "changed", "removed")
+        if (count := sum(change.change == kind for change in report.changes))
+    ]
+    if report.days_of_bytes == report.days:
+        kept = f"Stagings and bintarball references go after {report.days} days"
+    else:
+        kept = (
+            f"Markers, documents and bintarball references go after {report.days} days, archives and models "
+            f"after {report.days_of_bytes}"
+        )
+    lines += [] if args.remove else [kept]
+    if counts:
+        lines += [
+            f"Rules {', '.join(counts)}; those of others are as they were. Nothing was written. To put them:",
+            f"  {invocation.again()} > lifecycle.json",
+            f"  {_put(report, args)}",
+        ]
+    else:
+        lines.append("Nothing to do: the rules are as they shall be")
+    return "\n".join(lines) + "\n"
+
+
+def _put(report: RetentionReport, args: Namespace) -> str:
+    """The command that puts the document; S3 takes none without a rule."""
+    words = ["aws", "s3api", "delete-bucket-lifecycle", "--bucket", report.bucket]
+    if report.document["Rules"]:
+        words[2] = "put-bucket-lifecycle-configuration"
+        words += ["--lifecycle-configuration", "file://lifecycle.json"]
+        if report.transition_minimum:
+            words += ["--transition-default-minimum-object-size", report.transition_minimum]
+    for flag in ("region", "endpoint_url", "profile"):
+        if value := getattr(args, flag):
+            words += [f"--{flag.replace('_', '-')}", value]
+    return shlex.join(words)
+
+
+def _extent(extent: Extent) -> str:
+    least = "" if extent.complete else "at least "
+    what = "reference" if extent.prefix.startswith(DEPLOYMENTS) else "staging"
+    due = f", {extent.due} of them old enough to go at once" if extent.due else ""
+    return (
+        f"  {extent.prefix}  {least}{_count(extent.stagings, what)}, {_count(extent.objects, 'object')}, "
+        f"{human_size(extent.size_bytes)}{due}"
+    )
+
+
+def _foreign(extent: Extent) -> list[str]:
+    if not extent.foreign:
+        return []
+    more = extent.foreign - len(extent.foreign_keys)
+    return [
+        f"Careful: below {extent.prefix} {_count(extent.foreign, 'object')} of no staging would expire as well:",
+        *(f"  {key}" for key in extent.foreign_keys),
+        *([f"  and {more} more"] if more else []),
+        "To spare them, tag stagings (stage --tag) and use --by-tag",
+        "",
+    ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

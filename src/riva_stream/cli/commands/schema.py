@@ -48,11 +48,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
     """Print it."""
-    from riva_stream.operations import reports  # noqa: PLC0415 - pydantic is not for --help to load
-    from riva_stream.report import SCHEMAS, json_schema  # noqa: PLC0415
+    from riva_stream.operations import reports
+    from riva_stream.report import SCHEMAS, json_schema
 
     if args.document == "catalogue":
-        from riva_stream.catalogue.model import catalogue_schema  # noqa: PLC0415
+        from riva_stream.catalogue.model import catalogue_schema
 
         return print_result(json.dumps(catalogue_schema(), indent=2) + "\n")
     name = _REPORTS.get(args.document)

@@ -1,11 +1,25 @@
-"""``stage``: the main job."""
+"""``stage``: the main job, and its report as a person reads it."""
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.options import MODES, request_flags
+from riva_stream.cli.settings.env_file import read_env_file
+from riva_stream.layout import ARTIFACT_JSON, MARKER
+from riva_stream.sizes import human_size
+from riva_stream.uris import key_of
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.deployment import DeploymentDocument
+    from riva_stream.manifest import Artifact, Validation
+    from riva_stream.report import Plan, StageReport
 
 NAME = "stage"
 SUMMARY = "stage a model archive: verify, unpack, upload, commit"
@@ -34,8 +48,217 @@ def configure(parser: ArgumentParser) -> None:
     options.add_stage(parser)
 
 
+_OUTCOMES = {
+    "staged": "Staged",
+    "already_staged": "Already staged, nothing had to be moved",
+    "upgraded": "Upgraded from a staging by reference",
+    "deployment_added": "Already staged; deployment.json was added",
+    "planned": "Dry run, nothing was written",
+}
+_STAGED = {"already_staged", "deployment_added"}
+"""Outcomes in which the artifact is that of an earlier run."""
+
+
 def run(args: Namespace, invocation: Invocation) -> int:
     """Stage it and show the result."""
-    from riva_stream.cli.stage_run import run_stage  # noqa: PLC0415 - all that is heavy comes with it
+    from riva_stream.cli.session import execute
 
-    return run_stage(args, invocation)
+    def text(report: StageReport) -> str:
+        fancy = sys.stdout is not None and "utf" in (sys.stdout.encoding or "").lower()
+        return summary_text(report, debug=args.debug, fancy=fancy)
+
+    return execute(args, invocation, _stage, text, recorded=True)
+
+
+def _stage(session: Session) -> StageReport:
+    from riva_stream.cli.logs import Printer, renderer_of
+    from riva_stream.cli.session import set_up_environment
+    from riva_stream.cli.settings.load import load
+    from riva_stream.operations.policy import granting
+
+    args, record = session.args, session.record
+    assert record is not None  # noqa: S101 - this command keeps one
+    file = read_env_file(args.env_file)
+    log = record.open(file)
+    if log.tee and args.log_format == "auto" and not args.quiet:
+        session.screen.use(Printer(renderer_of(log, session.run_id)))
+    loaded = load(request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
+    record.request = loaded.request
+    if loaded.trace:
+        session.trace()
+    set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
+    for warning in loaded.warnings:
+        session.warn(warning)
+    if not loaded.request.dry_run:
+        record.begin()
+
+    from riva_stream.pipeline import stage  # the AWS libraries are for a request that is right
+
+    with granting(loaded.request):
+        report = session.run(partial(stage, loaded.request, observer=session.observe))
+    return report.model_copy(update={"warnings": [*session.warnings, *report.warnings]})
+
+
+def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True) -> str:
+    """The outcome, what lies where, what was checked, how quick it was, and the next step.
+
+    Args:
+        report: the result.
+        debug: the seconds of each lane and the CPU time too.
+        fancy: draw the tree with box characters.
+    """
+    lines = [f"{_OUTCOMES[report.outcome]} ({MODES[report.mode]})"]
+    if report.plan is not None:
+        lines += _plan(report.plan)
+    else:
+        lines += ["", report.destination, *_tree(report, fancy=fancy)]
+    if report.artifact is not None:
+        when = (
+            " when it was staged; that each object is still the same, now"
+            if report.outcome in _STAGED
+            else ""
+        )
+        lines += ["", f"Checked{when}", *_checked(report, report.artifact.validation)]
+    if report.deployment is not None:
+        lines += ["", "To be deployed", *_deployment(report.deployment)]
+    if report.warnings:
+        lines += ["", "Warnings", *(f"  {warning}" for warning in report.warnings)]
+    lines += ["", _pace(report)]
+    if debug and report.artifact is not None:
+        lines += ["", *_lanes(report.artifact)]
+    lines += ["", f"Next: {report.next_step}"] if report.next_step else []
+    return "\n".join(lines) + "\n"
+
+
+def _tree(report: StageReport, *, fancy: bool) -> list[str]:
+    artifact = report.artifact
+    prefix = key_of(report.destination)
+    sizes = {check.key.removeprefix(prefix): check.size_bytes for check in report.objects}
+    digests: dict[str, str | None] = {}
+    if artifact is not None:
+        if artifact.source.status == "staged":
+            path = f"source/{artifact.source.filename}"
+            sizes.setdefault(path, artifact.source.size_bytes)
+            digests[path] = artifact.source.sha256
+        for model in artifact.models:
+            sizes.setdefault(model.relative_path, model.size_bytes)
+            digests[model.relative_path] = model.sha256
+    if not sizes and artifact is not None:
+        sizes = dict.fromkeys((ARTIFACT_JSON, MARKER), 0)
+    if not sizes:
+        return []
+    branch, last = ("├── ", "└── ") if fancy else ("|-- ", "`-- ")
+    width = max(map(len, sizes))
+    rows = []
+    for index, path in enumerate(sizes):
+        mark = last if index == len(sizes) - 1 else branch
+        size = human_size(sizes[path]) if sizes[path] else ""
+        digest = digests.get(path)
+        rows.append(f"{mark}{path:<{width}}  {size:>11}" + (f"  sha256 {digest}" if digest else ""))
+    return [row.rstrip() for row in rows]
+
+
+def _checked(report: StageReport, done: Validation) -> list[str]:
+    artifact = report.artifact
+    said: list[tuple[bool, str]] = []
+    if artifact is not None:
+        version = f", version {artifact.source.version_id}" if artifact.source.version_id else ""
+        said.append((done.source_pinned, f"source pinned to ETag {artifact.source.etag}{version}"))
+    if report.mode == "full":
+        members = f", {done.archive_members} members" if done.archive_members is not None else ""
+        said += [
+            (done.archive_complete, f"archive read to its end, CRCs and lengths right{members}"),
+            (done.source_integrity != "none", f"source's own integrity: {done.source_integrity}"),
+            (done.checksums_computed, "SHA-256 and BLAKE3 computed of every byte that was sent"),
+            (done.checksums_verified, f"SHA-256 of the archive as expected ({done.expected_sha256})"),
+            (
+                done.upload_check not in {"none", "etag"},
+                f"each part checked by the store: {done.upload_check}",
+            ),
+            (done.upload_check == "etag", "each part compared with the MD5 that the store told"),
+            (done.source_copy != "sent", f"source copied by the store, and proven by {done.source_copy}"),
+        ]
+    by = sorted({way for check in report.objects for way in check.by})
+    how = f" by {', '.join(by)}" if by else ""
+    said.append((done.objects_verified, f"every object looked at again after its completion{how}"))
+    rows = [f"  [x] {text}" for was, text in said if was]
+    if report.mode == "full" and not done.checksums_verified:
+        rows.append(
+            "  [ ] the expected SHA-256 was not compared with (--no-checksum)"
+            if done.expected_sha256
+            else "  [ ] no expected SHA-256 was given (--expect-sha256) to compare with"
+        )
+    if report.mode == "full" and done.source_integrity == "none":
+        rows.append("  [ ] nothing vouches for the source's bytes")
+    if report.mode == "full" and done.source_copy_reason:
+        rows.append(f"  [ ] source sent, not copied by the store: {done.source_copy_reason}")
+    if report.mode == "full" and done.upload_check == "none":
+        rows.append("  [ ] the store did not check the parts")
+    return rows
+
+
+def _deployment(document: DeploymentDocument) -> list[str]:
+    references = document.bintarball_references
+    return [
+        f"  {name:<9}  {reference.s3_uri}\n{'':13}{reference.size_human}, ETag {reference.etag}"
+        + (f", version {reference.version_id}" if reference.version_id else "")
+        for name, reference in (
+            ("archive", references.model_archive),
+            ("container", references.container_image),
+        )
+    ]
+
+
+def _pace(report: StageReport) -> str:
+    from riva_stream.cli.progress import duration_text
+
+    text = f"Took {duration_text(report.seconds) if report.seconds >= 60 else f'{report.seconds:.1f} s'}"  # noqa: PLR2004
+    if report.mode == "full" and report.artifact is not None and report.outcome in {"staged", "upgraded"}:
+        text += f", {report.artifact.build_info.mib_per_second:.0f} MiB/s of the archive"
+    return f"{text}; run {report.run_id}"
+
+
+def _lanes(artifact: Artifact) -> list[str]:
+    info = artifact.build_info
+    rows = [f"{'lane':<12}{'bytes':>12}{'wall s':>10}{'busy s':>10}{'waiting s':>11}"]
+    rows += [
+        f"{name:<12}{human_size(lane.bytes):>12}{lane.wall_seconds:>10.2f}"
+        f"{lane.busy_seconds:>10.2f}{lane.waiting_seconds:>11.2f}"
+        for name, lane in info.lanes.items()
+    ]
+    per_gib = (
+        "" if info.cpu_seconds_per_gib is None else f", {info.cpu_seconds_per_gib:.2f} per GiB of the source"
+    )
+    return [*rows, f"CPU {info.cpu_seconds:.2f} s{per_gib}"]
+
+
+def _plan(plan: Plan) -> list[str]:
+    version = f", version {plan.source_version_id}" if plan.source_version_id else ""
+    rows = [
+        f"A run would: {plan.would}",
+        "",
+        f"from    {plan.source}",
+        f"        {human_size(plan.source_size)}, ETag {plan.source_etag}{version}",
+        f"to      {plan.destination}",
+        *((f"image   {plan.container_image.text()}",) if plan.container_image is not None else ()),
+        f"models  {', '.join(plan.include)}" if plan.mode == "full" else "",
+        "",
+        "Keys it would write, in this order",
+    ]
+    for item in plan.objects:
+        size = f"parts of {human_size(item.part_size)}" if item.part_size else ""
+        count = f"{item.parts} " if item.parts and item.part_size else ""
+        rows.append(f"  {item.key}  {count}{size}".rstrip())
+    reading, writing = human_size(plan.read_share), human_size(plan.write_share)
+    rows += [
+        "",
+        f"Memory  at most {human_size(plan.memory_ceiling)}: {reading} for reading, {writing} for writing",
+        f"Parts   {human_size(plan.part_size)}, checked by {plan.upload_check}; {plan.connections} at once each way",
+        "Tried   " + (", ".join(plan.rights) or "nothing"),
+        *(
+            (f"Source  copied by the store, to be proven by {plan.source_copy}",)
+            if plan.source_copy != "sent"
+            else (f"Source  sent: {plan.source_copy_reason}",) * bool(plan.source_copy_reason)
+        ),
+    ]
+    return rows

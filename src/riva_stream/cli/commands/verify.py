@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.units import parse_size
+from riva_stream.cli.options import MODES, parse_size
+from riva_stream.errors import ConfigurationError, IntegrityError
+from riva_stream.layout import DEPLOYMENTS, is_bintarball
+from riva_stream.sizes import human_size
+from riva_stream.uris import key_of, split_uri
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.operations.reports import VerifiedObject, VerifyReport
 
 NAME = "verify"
 SUMMARY = "is what is staged still what was staged?"
@@ -51,13 +63,125 @@ def configure(parser: ArgumentParser) -> None:
         metavar="SIZE",
         help="with --deep, of the whole process (default: 256MiB)",
     )
-    options.add_reach(parser.add_argument_group("S3"))
-    options.add_source_reach(parser.add_argument_group("source", "only asked for a staging by reference"))
+    options.add_endpoint(parser)
+    options.add_source_endpoint(parser, "only asked for a staging by reference")
     options.add_output(parser)
+
+
+_FLAGS = ("--env", "--model-name", "--model-version")
+_MODE_FLAGS = {"reference_only": "--reference-only", "bintarball_reference": "--bintarball-reference"}
+_MOST_EXTRA_SHOWN = 20
+_MOST_CONNECTIONS = 256
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
     """Verify and show the result."""
-    from riva_stream.cli.verify_run import run_verify  # noqa: PLC0415 - all that is heavy comes with it
+    from riva_stream.cli.session import execute
 
-    return run_verify(args, invocation)
+    def text(report: VerifyReport) -> str:
+        return _text(report, invocation)
+
+    def code(report: VerifyReport) -> int:
+        return 0 if report.ok else IntegrityError.exit_code
+
+    return execute(args, invocation, _verify, text, code)
+
+
+def _verify(session: Session) -> VerifyReport:
+    from riva_stream.cli.session import staging_prefix, store_of
+    from riva_stream.operations.verify import verify
+
+    args = session.args
+    if not 1 <= args.connections <= _MOST_CONNECTIONS:
+        raise ConfigurationError(
+            f"--connections is {args.connections}", hint=f"pass 1 to {_MOST_CONNECTIONS}, for example 8"
+        )
+    endpoint = session.endpoint()
+    bucket, prefix = staging_prefix(args.prefix, endpoint)
+
+    settings = replace(store_of(endpoint), connections=2 * args.connections + 8)
+    elsewhere = replace(
+        settings,
+        region=endpoint.source_region or endpoint.region,
+        endpoint_url=endpoint.source_endpoint_url or endpoint.endpoint_url,
+        profile=endpoint.source_profile or endpoint.profile,
+        unsigned=endpoint.no_sign_request,
+    )
+    work = partial(
+        verify,
+        settings,
+        bucket,
+        prefix,
+        deep=args.deep,
+        connections=args.connections,
+        memory=args.memory,
+        source_settings=None if elsewhere == settings else elsewhere,
+        observer=session.observe,
+    )
+    return session.run(work)
+
+
+def _text(report: VerifyReport, invocation: Invocation) -> str:
+    wrong = [entry for entry in report.objects if not entry.ok]
+    head = (
+        "Verified: every object is as it was staged"
+        if report.ok
+        else f"DIFFERS: {len(wrong)} of {len(report.objects)} objects are not what was staged"
+    )
+    how = MODES[report.mode] if report.mode else "in a way that cannot be told"
+    lines = [f"{head} ({how}, {report.depth})", "", report.destination]
+    if report.run_id and report.staged_at:
+        lines.append(f"staged {report.staged_at:%Y-%m-%d %H:%M:%S}Z by run {report.run_id}")
+    lines += ["", *_rows(report)]
+    if report.extra:
+        shown = report.extra[:_MOST_EXTRA_SHOWN]
+        lines += ["", "Beside it, and not staged", *(f"  {key}" for key in shown)]
+        if len(report.extra) > len(shown):
+            lines.append(f"  … and {len(report.extra) - len(shown)} more")
+    lines += ["", "Notes", *(f"  {note}" for note in report.notes)] if report.notes else []
+    pace = f"Took {report.seconds:.1f} s"
+    if report.read is not None:
+        pace += f"; {human_size(report.read.bytes)} read at {report.read.mib_per_second:.0f} MiB/s"
+    lines += ["", pace]
+    if not report.ok:
+        lines += ["", *_next(report, wrong, invocation)]
+    elif report.read is None and report.mode == "full":
+        lines += ["", f"Next: to read every byte, too: {invocation.again('--deep')}"]
+    return "\n".join(lines) + "\n"
+
+
+def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocation) -> list[str]:
+    from riva_stream.operations.reports import NOT_STAGED
+
+    bucket, prefix = split_uri(report.destination)
+    if all(not entry.by and entry.difference == NOT_STAGED for entry in wrong):
+        return ["Next: delete what was not staged:", *(f"  aws s3 rm s3://{bucket}/{e.key}" for e in wrong)]
+    levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
+    if report.source is None or len(levels) != len(_FLAGS):
+        return [
+            "Next: stage it again with --force, which replaces what is there once the new one is verified"
+        ]
+    flags = ["--source", report.source, "--bucket", bucket]
+    flags += [word for pair in zip(_FLAGS, levels, strict=True) for word in pair]
+    flags += [_MODE_FLAGS[report.mode]] if report.mode in _MODE_FLAGS else []
+    flags += ["--server-path", report.container] if report.container else []
+    return [
+        "Next: stage it again; what is there is replaced once the new one is verified:",
+        f"  {invocation.prog} stage {shlex.join(flags)} --force",
+    ]
+
+
+def _rows(report: VerifyReport) -> list[str]:
+    prefix = key_of(report.destination)
+    names = {entry.key: entry.key.removeprefix(prefix) for entry in report.objects}
+    width = max(map(len, names.values()), default=0)
+    rows = []
+    for entry in report.objects:
+        mark = "ok      " if entry.ok else "DIFFERS "
+        size = "" if entry.size_bytes is None else human_size(entry.size_bytes)
+        rows.append(f"  {mark}{names[entry.key]:<{width}}  {size:>11}  {_said(entry)}".rstrip())
+    return rows
+
+
+def _said(entry: VerifiedObject) -> str:
+    return ", ".join(entry.by) if entry.ok else entry.difference

@@ -1,0 +1,516 @@
+"""Raw deflate (RFC 1951) that can be begun anew at a block: ISA-L's own ``isal_inflate``, out of the isal wheel.
+
+The wheel's class tells neither where a deflate block begins nor takes a window, so the functions of its shared object are
+called directly; the layout of ``struct inflate_state`` is public (``igzip_lib.h``). A place to begin anew is a bit offset
+and the 32 KiB of output before it: plain numbers and bytes, which mean the same to every version, host and processor,
+and which are no more than bad input when somebody made them up. The structure itself never leaves the process.
+
+How a block's first bit is found: while one is looked for, input goes in 4 KiB at a time, each time from a copy of the
+state that is kept. A header that was read shows, because it clears a field that is otherwise unused (``tmp_in_size``);
+then the step is repeated from the copy with ever fewer bytes, until one byte less would not reach the header. Of a stored
+block the length tells where the next one begins.
+
+Where the symbols are missing, or a self-test fails, the wheel's class serves, without places to begin anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import zlib
+from ctypes import c_int, c_int16, c_int32, c_uint8, c_uint32, c_uint64, c_void_p
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from isal import igzip_lib
+
+from riva_stream.native import Pinned, new_block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "WINDOW",
+    "Boundary",
+    "InflateError",
+    "Inflater",
+    "NativeInflater",
+    "WheelInflater",
+    "why_not_native",
+]
+
+WINDOW = 32 << 10
+"""Bytes of output that deflate may look back."""
+_STEP = 4 << 10
+_MOST_SPILLED = 128 << 10
+"""More than ISA-L can have in its own output buffer (64 KiB and a match)."""
+
+_NEW_HEADER, _HEADER, _STORED, _CODED, _FINISHED = 0, 1, 2, 3, 5
+_FAULTS = {-1: "invalid block", -2: "invalid symbol", -3: "invalid distance"}
+
+
+class _State(ctypes.Structure):
+    """``struct inflate_state``."""
+
+    _fields_ = (
+        ("next_out", c_void_p),
+        ("avail_out", c_uint32),
+        ("total_out", c_uint32),
+        ("next_in", c_void_p),
+        ("read_in", c_uint64),
+        ("avail_in", c_uint32),
+        ("read_in_length", c_int32),
+        ("lit_huff_code", c_uint8 * (4096 * 4 + 1264 * 2)),
+        ("dist_huff_code", c_uint8 * (1024 * 2 + 80 * 2)),
+        ("block_state", c_int),
+        ("dict_length", c_uint32),
+        ("bfinal", c_uint32),
+        ("crc_flag", c_uint32),
+        ("crc", c_uint32),
+        ("hist_bits", c_uint32),
+        ("type0_block_len", c_int32),
+        ("write_overflow_lits", c_int32),
+        ("write_overflow_len", c_int32),
+        ("copy_overflow_length", c_int32),
+        ("copy_overflow_distance", c_int32),
+        ("wrapper_flag", c_int16),
+        ("tmp_in_size", c_int16),
+        ("tmp_out_valid", c_int32),
+        ("tmp_out_processed", c_int32),
+        ("tmp_in_buffer", c_uint8 * 328),
+        ("tmp_out_buffer", c_uint8 * (2 * WINDOW + 288)),
+    )
+
+
+_SIZE = ctypes.sizeof(_State)
+_HISTORY = _State.tmp_out_buffer.offset
+_ROOM = _SIZE + (64 << 10)
+"""What is set aside for the structure: more than it needs, so that a larger one would show and do no harm."""
+
+
+class InflateError(Exception):
+    """The deflate data is damaged.
+
+    ``position`` is how many bytes of it tell: with one less nothing would be wrong yet. It does not depend on how the input
+    was cut, but in the wheel's class, which tells no more than what it was given.
+    """
+
+    def __init__(self, fault: str, position: int) -> None:
+        super().__init__(fault)
+        self.position = position
+
+
+class Boundary(NamedTuple):
+    """Where a deflate block begins."""
+
+    bit: int
+    """Counted from the first byte that the inflater was given."""
+    window: bytes
+    """The output before it: 32 KiB, or all there is."""
+
+
+class Inflater(Protocol):
+    """One raw deflate stream."""
+
+    seeking: bool
+    """Whether to stop at the next block."""
+    boundary: Boundary | None
+    """The block that was looked for, as soon as all output before it was given."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended, and all its output was given."""
+
+    @property
+    def unused(self) -> int:
+        """At the end: how many of the last bytes do not belong to the stream; up to eight may be of earlier pieces."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether there is nothing more to get from what was fed."""
+
+    def begin(self) -> None:
+        """Begin another stream."""
+
+    def feed(self, piece: memoryview) -> None:
+        """Hand over the next bytes; only when they are needed."""
+
+    def inflate(self, max_output: int) -> bytes | memoryview:
+        """The next output, at most that much.
+
+        Raises:
+            InflateError: the data is damaged; all output before that was given.
+        """
+
+
+class _Library(NamedTuple):
+    init: Callable[[_State], None]
+    set_dict: Callable[[_State, int, int], int]
+    inflate: Callable[[_State], int]
+
+
+class NativeInflater:
+    """An :class:`Inflater` that knows where blocks begin, and that can begin at one.
+
+    Args:
+        window: the output before the place where it begins.
+        skip: bits of the first byte that are before that place, 0 to 7.
+
+    Raises:
+        OSError: it is not to be had here; :func:`why_not_native` says why.
+    """
+
+    def __init__(self, window: bytes = b"", skip: int = 0, *, library: _Library | None = None) -> None:
+        found = library or _library()
+        if isinstance(found, str):
+            raise OSError(found)
+        self._library = found
+        self._memory = ctypes.create_string_buffer(_ROOM)
+        self._copy = ctypes.create_string_buffer(_ROOM)
+        self._state = _State.from_buffer(self._memory)
+        self.begin(window, skip)
+
+    def begin(self, window: bytes = b"", skip: int = 0) -> None:
+        """Begin another stream, in the same memory."""
+        self._library.init(self._state)
+        if window:
+            pin = Pinned(window)
+            self._library.set_dict(self._state, pin.address, pin.size)
+        self._skip = skip
+        self._pin: Pinned | None = None
+        self._fed = self._left = 0
+        self._full = False
+        self._spilled = memoryview(b"")
+        self._error: InflateError | None = None
+        self.seeking = False
+        self.boundary: Boundary | None = None
+
+    @property
+    def eof(self) -> bool:
+        """As :class:`Inflater` says."""
+        return int(self._state.block_state) == _FINISHED
+
+    @property
+    def unused(self) -> int:
+        """As :class:`Inflater` says."""
+        return self._left
+
+    @property
+    def needs_input(self) -> bool:
+        """As :class:`Inflater` says."""
+        return not self._left and not self._full and self._error is None and not self.eof
+
+    def feed(self, piece: memoryview) -> None:
+        """As :class:`Inflater` says."""
+        self._pin = pin = Pinned(piece)
+        self._fed += len(piece)
+        self._left = len(piece)
+        state = self._state
+        state.next_in = pin.address
+        if self._skip and piece:
+            state.read_in = piece[0] >> self._skip
+            state.read_in_length = 8 - self._skip
+            state.next_in += 1
+            self._left -= 1
+            self._skip = 0
+
+    def inflate(self, max_output: int) -> bytes | memoryview:
+        """As :class:`Inflater` says."""
+        if self._error is not None:
+            return self._spill(max_output)
+        block, pin = new_block(max_output)
+        size = self._seek(pin.address, max_output) if self.seeking else None
+        if size is None:
+            self._save()
+            before = self._left
+            code = self._run(pin.address, max_output, before)
+            if code < 0:
+                self._locate(code, max_output, before)
+                return self._spill(max_output)
+            size = max_output - self._state.avail_out
+        return block if size == max_output else memoryview(block)[:size]
+
+    # -- one call ------------------------------------------------------------------------------------------------
+
+    def _run(self, address: int, room: int, count: int) -> int:
+        """Inflate the next ``count`` bytes into ``room``; what is left of them stays to be fed."""
+        state = self._state
+        state.next_out, state.avail_out, state.avail_in = address, room, count
+        code = self._library.inflate(state)
+        self._left += state.avail_in - count
+        self._full = not state.avail_out
+        return code
+
+    def _save(self) -> None:
+        """Keep a copy of the state, and of as much of its buffer as is in use."""
+        ctypes.memmove(self._copy, self._memory, _HISTORY + self._state.tmp_out_valid)
+
+    def _back(self, left: int) -> None:
+        """Return to the copy, when ``left`` bytes were to be fed."""
+        kept = _State.from_buffer(self._copy)
+        ctypes.memmove(self._memory, self._copy, _HISTORY + kept.tmp_out_valid)
+        self._left = left
+
+    # -- damage --------------------------------------------------------------------------------------------------
+
+    def _locate(self, code: int, room: int, left: int) -> None:
+        """Find the least input that shows the damage, and keep all output before it."""
+        low, high = 0, left
+        scratch, pin = new_block(room + _MOST_SPILLED)
+        while low < high:
+            middle = (low + high) // 2
+            self._back(left)
+            if self._run(pin.address, room, middle) < 0:
+                high = middle
+            else:
+                low = middle + 1
+        self._back(left)
+        code = self._run(pin.address, room + _MOST_SPILLED, high) or code
+        self._spilled = memoryview(scratch)[: room + _MOST_SPILLED - self._state.avail_out]
+        self._error = InflateError(_FAULTS.get(code, f"error {code}"), self._fed - left + high)
+
+    def _spill(self, max_output: int) -> memoryview:
+        if not self._spilled and self._error is not None:
+            raise self._error
+        block, self._spilled = self._spilled[:max_output], self._spilled[max_output:]
+        return block
+
+    # -- where blocks begin --------------------------------------------------------------------------------------
+
+    def _seek(self, address: int, room: int) -> int | None:
+        """Inflate step by step up to the beginning of a block.
+
+        Returns:
+            how much came out; None where only an ordinary call gets any further.
+        """
+        state = self._state
+        filled = 0
+        while filled < room and not self.eof:
+            if self._at_block():
+                return filled
+            left, step = self._left, self._step()
+            if not left and not self._full and self._drained:
+                break
+            watched = state.block_state == _CODED
+            self._save()
+            state.tmp_in_size += watched
+            code = self._run(address + filled, room - filled, step)
+            if code < 0:
+                self._back(left)
+                self.seeking = False
+                break
+            if watched and self._reached:
+                step = self._least(address + filled, room - filled, step, left)
+                self._back(left)
+                self._run(address + filled, room - filled, step)
+            elif watched:
+                state.tmp_in_size = 0
+            filled = room - state.avail_out
+        return filled or None
+
+    def _step(self) -> int:
+        """How many bytes to go on by: of a stored block all that is left, and none while output waits before a block."""
+        state = self._state
+        most: int = _STEP
+        if state.block_state == _STORED:
+            most = state.type0_block_len - state.read_in_length // 8
+        elif state.block_state == _HEADER:
+            most = 0
+        return min(self._left, max(0, most))
+
+    def _at_block(self) -> bool:
+        """Whether the next bit begins a block, and all output before it was given."""
+        state = self._state
+        if state.block_state not in {_NEW_HEADER, _HEADER} or not self._drained or not self._fed:
+            return False
+        consumed = self._fed - self._left - state.tmp_in_size
+        self.boundary = Boundary(8 * consumed - state.read_in_length, self._window())
+        self.seeking = False
+        return True
+
+    @property
+    def _reached(self) -> bool:
+        """Whether the last call, which was watched, came to the end of the block."""
+        return (self._state.block_state, self._state.tmp_in_size) != (_CODED, 1)
+
+    @property
+    def _drained(self) -> bool:
+        state = self._state
+        pending = (
+            state.tmp_out_valid - state.tmp_out_processed,
+            state.write_overflow_len,
+            state.copy_overflow_length,
+        )
+        return not any(pending)
+
+    def _least(self, address: int, room: int, step: int, left: int) -> int:
+        """How many bytes it takes to come to the end of the block."""
+        low, high = 0, step
+        while low < high:
+            middle = (low + high) // 2
+            self._back(left)
+            self._state.tmp_in_size = 1
+            self._run(address, room, middle)
+            if self._reached:
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+    def _window(self) -> bytes:
+        state = self._state
+        begin = max(0, state.tmp_out_processed - WINDOW)
+        return ctypes.string_at(
+            ctypes.addressof(self._memory) + _HISTORY + begin, state.tmp_out_processed - begin
+        )
+
+
+class WheelInflater:
+    """An :class:`Inflater` by the wheel's own class: it never finds a block."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin another stream."""
+        self._inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+        self._piece = memoryview(b"")
+        self._fed = 0
+        self.seeking = False
+        self.boundary: Boundary | None = None
+
+    @property
+    def eof(self) -> bool:
+        """As :class:`Inflater` says."""
+        return bool(self._inflater.eof)
+
+    @property
+    def unused(self) -> int:
+        """As :class:`Inflater` says."""
+        return len(self._inflater.unused_data)
+
+    @property
+    def needs_input(self) -> bool:
+        """As :class:`Inflater` says."""
+        return not self._piece and bool(self._inflater.needs_input) and not self.eof
+
+    def feed(self, piece: memoryview) -> None:
+        """As :class:`Inflater` says."""
+        self._piece = piece
+        self._fed += len(piece)
+
+    def inflate(self, max_output: int) -> bytes | memoryview:
+        """As :class:`Inflater` says."""
+        piece, self._piece = self._piece, memoryview(b"")
+        try:
+            block: bytes = self._inflater.decompress(piece, max_output)
+        except _WHEEL_ERROR as error:
+            raise InflateError(str(error), self._fed) from None
+        return block
+
+
+_WHEEL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # the stubs call it an instance
+
+
+def why_not_native() -> str:
+    """Empty where :class:`NativeInflater` works; else one line that says why it does not."""
+    library = _library()
+    return library if isinstance(library, str) else ""
+
+
+@cache
+def _library() -> _Library | str:
+    try:
+        loaded = ctypes.CDLL(igzip_lib.__file__)
+        init, set_dict, inflate = (
+            loaded.isal_inflate_init,
+            loaded.isal_inflate_set_dict,
+            loaded.isal_inflate,
+        )
+    except (OSError, AttributeError, TypeError) as error:
+        return f"isal {igzip_lib.__name__} exports no isal_inflate ({error})"
+    pointer = ctypes.POINTER(_State)
+    init.argtypes, init.restype = (pointer,), None
+    set_dict.argtypes, set_dict.restype = (pointer, c_void_p, c_uint32), c_int
+    inflate.argtypes, inflate.restype = (pointer,), c_int
+    library = _Library(init, set_dict, inflate)
+    return library if _has_our_layout(library) and _works(library) else "isal's inflate failed its self-test"
+
+
+def _has_our_layout(library: _Library) -> bool:
+    """Whether the structure is the one that is written down here: what initialising and a first call touch, and what not."""
+    memory = ctypes.create_string_buffer(b"\xa5" * _ROOM, _ROOM)
+    state = _State.from_buffer(memory)
+    library.init(state)
+    cleared = (
+        *(
+            "read_in",
+            "avail_in",
+            "read_in_length",
+            "avail_out",
+            "total_out",
+            "block_state",
+            "bfinal",
+            "crc_flag",
+        ),
+        *("hist_bits", "type0_block_len", "tmp_in_size", "tmp_out_valid", "tmp_out_processed"),
+    )
+    tables = memory.raw[_State.lit_huff_code.offset : _State.block_state.offset]
+    if any(getattr(state, name) for name in cleared) or tables.strip(b"\xa5"):
+        return False
+    text = bytes(range(256)) * 400
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+    packed, (out, pin) = deflate.compress(text) + deflate.flush(), new_block(len(text))
+    source = Pinned(packed)
+    state.next_in, state.avail_in = source.address, source.size
+    state.next_out, state.avail_out = pin.address, pin.size
+    code = library.inflate(state)
+    return (
+        code == 0 and out == text and state.block_state == _FINISHED and not memory.raw[_SIZE:].strip(b"\xa5")
+    )
+
+
+def _works(library: _Library) -> bool:
+    """Known vectors: stored, fixed and dynamic blocks; from their beginning, and anew from each block that is found."""
+    noise = hashlib.shake_128(b"RFC 1951").digest(40_000)
+    text = b" ".join(b"%d" % (i * i % 4001) for i in range(12_000))
+    for data, level, strategy in (
+        (noise, 0, zlib.Z_DEFAULT_STRATEGY),
+        (text, 1, zlib.Z_DEFAULT_STRATEGY),
+        (text[:30_000] + noise, 6, zlib.Z_DEFAULT_STRATEGY),
+        (text[:30_000], 6, zlib.Z_FIXED),
+    ):
+        deflate = zlib.compressobj(level, zlib.DEFLATED, -15, 8, strategy)
+        packed = deflate.compress(data[:20_000]) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        packed += deflate.compress(data[20_000:]) + deflate.flush()
+        found = _places(library, packed, data)
+        if not found or not all(_continues(library, packed, data, *place) for place in found):
+            return False
+    return True
+
+
+def _places(library: _Library, packed: bytes, data: bytes) -> list[tuple[int, Boundary]]:
+    """Every block that is found while the whole is inflated, and how much output is before it; nothing if that is wrong."""
+    found: list[tuple[int, Boundary]] = []
+    inflater, out = NativeInflater(library=library), bytearray()
+    for at in range(0, len(packed), 20_000):
+        inflater.feed(memoryview(packed)[at : at + 20_000])
+        while not inflater.needs_input and not inflater.eof:
+            inflater.seeking = not inflater.boundary
+            out += inflater.inflate(10_000)
+            if inflater.boundary:
+                found.append((len(out), inflater.boundary))
+                inflater.boundary = None
+                out += inflater.inflate(10_000)
+    return found if out == data and inflater.eof else []
+
+
+def _continues(library: _Library, packed: bytes, data: bytes, at: int, place: Boundary) -> bool:
+    """Whether the rest comes out right from there."""
+    if place.window != data[max(0, at - WINDOW) : at]:
+        return False
+    inflater, out = NativeInflater(place.window, place.bit % 8, library=library), bytearray()
+    inflater.feed(memoryview(packed)[place.bit // 8 :])
+    while not inflater.needs_input and not inflater.eof:
+        out += inflater.inflate(len(data))
+    return out == data[at:] and inflater.eof

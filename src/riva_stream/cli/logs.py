@@ -1,0 +1,524 @@
+"""Where records go: to standard error and to files, each by a handler with a queue and a thread of its own.
+
+A terminal that was stopped with Ctrl-S, a pipe that nobody reads, or a disk that hangs, blocks whoever writes to it. The
+run must not be the one: its event loop hands records over and goes on. Progress is not queued at all: only the newest
+counters are kept, and the thread shows them when it is time to. What must be read (warnings, errors) is queued, and waited
+for at the end, though not for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from pathlib import Path
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
+from riva_stream.cli.output import complain, snake_case
+from riva_stream.cli.progress import (
+    Closed,
+    Counters,
+    Item,
+    LineRenderer,
+    Renderer,
+    progress_text,
+    record_of,
+    sentence,
+)
+from riva_stream.cli.redact import SECRETS, Redactor
+from riva_stream.cli.settings.env_file import EnvFile
+from riva_stream.cli.settings.model import Places
+from riva_stream.events import Event, PhaseChanged, Progress, Warned
+from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
+from riva_stream.operations.log_place import LogPlace
+from riva_stream.uris import split_uri
+
+__all__ = [
+    "JsonLines",
+    "LogFile",
+    "LogJson",
+    "LogLines",
+    "LogSettings",
+    "Outlet",
+    "Printer",
+    "StandardError",
+    "choose_renderer",
+    "document_of",
+    "kind_of",
+    "log_settings",
+    "observe",
+    "renderer_of",
+]
+
+_STDERR = 2
+_MOST_WAITING = 2000
+
+
+# --- from a record to its thread
+
+
+class Outlet(QueueHandler):
+    """A handler behind a queue and a thread.
+
+    Args:
+        target: writes; may block.
+        slow: what was so slow that records had to be dropped.
+    """
+
+    def __init__(self, target: Printer, *, slow: str = "nobody read standard error") -> None:
+        self._waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        super().__init__(self._waiting)
+        self.latest: Progress | None = None
+        """Set for each progress there is: one assignment, no lock, thousands of times."""
+        self._slow = slow
+        self._lost = 0
+        self._listener = _Listener(self, self._waiting, target)
+        self._listener.start()
+        self._ending: threading.Thread | None = None
+
+    def use(self, target: Printer) -> None:
+        """Show what comes from now on in another way."""
+        self._listener.target = target
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The thread makes the text of it, not the run."""
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Never waits. An event may be dropped, a text of the command line's own is not."""
+        if self._waiting.qsize() < _MOST_WAITING or not isinstance(record.item, Event):  # type: ignore[attr-defined]
+            self._waiting.put(record)
+        else:
+            self._lost += 1
+
+    def lost(self) -> logging.LogRecord | None:
+        """What to say of records that were dropped."""
+        lost, self._lost = self._lost, 0
+        return record_of(f"({lost} messages were dropped: {self._slow})") if lost else None
+
+    def end(self, last: str = "", *, failed: bool = False, timeout: float = 5.0) -> bool:
+        """Write what is left, the last counters, and then ``last`` as it is; tell whether all of it was written.
+
+        Args:
+            last: such as the error that the run ended with.
+            failed: whether an error was told already, which shall be the last word.
+            timeout: seconds to wait at most; the thread goes on by itself.
+        """
+        if self._ending is None:
+            for record in filter(None, (self.lost(), record_of(Closed(self.latest, failed)))):
+                self._waiting.put(record)
+            self._ending = threading.Thread(target=self._finish, args=(last,), daemon=True)
+            self._ending.start()
+        self._ending.join(timeout)
+        return not self._ending.is_alive()
+
+    def _finish(self, last: str) -> None:
+        self._listener.stop()
+        if last:
+            self._listener.target.write(last)
+
+
+class _Listener(QueueListener):
+    """Takes the newest counters as a record of its own whenever it is time to."""
+
+    def __init__(
+        self, outlet: Outlet, waiting: queue.SimpleQueue[logging.LogRecord], target: Printer
+    ) -> None:
+        super().__init__(waiting)
+        self._waiting = waiting
+        self.target = target
+        self._outlet = outlet
+        self._due = time.monotonic() + target.interval
+
+    def handle(self, record: logging.LogRecord) -> None:
+        # Without its lock, which logging waits for when the process ends: a write may never end.
+        self.target.emit(record)
+
+    def dequeue(self, block: bool) -> logging.LogRecord:  # noqa: ARG002 - the base class's signature
+        while True:
+            if self._waiting.empty() and (lost := self._outlet.lost()):
+                return lost
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + self.target.interval
+                if self._outlet.latest is not None:
+                    return record_of(self._outlet.latest)
+            with contextlib.suppress(queue.Empty):
+                return self._waiting.get(timeout=max(0.0, self._due - time.monotonic()))
+
+
+class Printer(logging.Handler):
+    """Hands what its renderer makes of a record to ``write``, which must not raise."""
+
+    def __init__(self, renderer: Renderer | JsonLines, write: Callable[[str], None] = complain) -> None:
+        super().__init__()
+        self.setFormatter(renderer)
+        self.interval = renderer.interval
+        """Seconds between two looks at the counters."""
+        self.write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A bar that cannot be drawn must not take the errors with it."""
+        try:
+            text = self.format(record)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            text = f"(this could not be shown: {error!r})\n"
+        if text:
+            self.write(text)
+
+
+class LogFile(Printer):
+    """A file that records are appended to, for as long as the disk takes them.
+
+    Args:
+        path: its folder is made when it is not there; a file that is there already is appended to.
+        renderer: makes the text.
+        failed: is told, once, why nothing more is written.
+    """
+
+    def __init__(self, path: Path, renderer: Renderer | JsonLines, failed: Callable[[str], None]) -> None:
+        super().__init__(renderer, self._append)
+        self.path = path
+        self._failed = failed
+        self._descriptor: int | None = None
+
+    def open(self) -> bool:
+        """Whether there is such a file now."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Not for everybody: it tells of buckets and hosts. Each write goes to the end, whoever else has it open.
+            self._descriptor = os.open(
+                self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640
+            )
+        except OSError as error:
+            self._give_up(error)
+            return False
+        # It tells that the run is at it still, for as long as the process lives, and is in nobody's way.
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+
+    def close(self) -> None:
+        """Write no more."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+        super().close()
+
+    def _append(self, text: str) -> None:
+        view = memoryview(text.encode(errors="backslashreplace"))
+        try:
+            while view and self._descriptor is not None:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            self.close()
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._failed(f"{self.path} cannot be written: {error.strerror or error}")
+
+
+def observe(logger: logging.Logger, item: Item, level: int | None = None) -> None:
+    """Hand an event, or a text, to all outlets of a logger. Never waits."""
+    if not isinstance(item, Progress):
+        logger.handle(record_of(item, level))
+        return
+    for handler in logger.handlers:
+        if isinstance(handler, Outlet):
+            handler.latest = item
+
+
+class StandardError(io.TextIOBase):
+    """``sys.stderr`` during a run: what a library prints must neither block the run nor break the bars."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, text: str, /) -> int:
+        """Hand it on."""
+        if text.strip():
+            self._say(text)
+        return len(text)
+
+
+# --- from a record to its text
+
+
+def kind_of(event: type[Event | Closed]) -> str:
+    """``member_found`` of :class:`~riva_stream.events.MemberFound`."""
+    return snake_case(event.__name__)
+
+
+def document_of(record: logging.LogRecord) -> dict[str, Any]:
+    """``event``, by :func:`kind_of`, and the event's fields."""
+    item: Item = record.item  # type: ignore[attr-defined]
+    if isinstance(item, str):
+        return {"event": "message"}
+    return {"event": kind_of(type(item)), **asdict(item)}
+
+
+class JsonLines(JsonFormatter):
+    """``{"time": …, "run_id": …, "event": "member_found", …its fields}``.
+
+    Args:
+        run_id: stands in every line.
+        redactor: takes out more than the secrets.
+        interval: seconds between two lines of progress.
+    """
+
+    def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 5.0) -> None:
+        super().__init__(json_ensure_ascii=False)
+        self.interval = interval
+        self._run_id = run_id
+        self._redactor = redactor or SECRETS
+        self._highest: dict[str, int] = {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or none for the end of a run."""
+        return "" if isinstance(record.item, Closed) else super().format(record) + "\n"  # type: ignore[attr-defined]
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        """The head, then the event's fields; those of progress are none of them less than in a line before."""
+        del message_dict
+        item: Item = record.item  # type: ignore[attr-defined]
+        document = document_of(record)
+        if isinstance(item, Progress):
+            for name, value in document.items():
+                if isinstance(value, int):
+                    document[name] = self._highest[name] = max(value, self._highest.get(name, 0))
+        log_data.update(self.head(record, item))
+        log_data.update({name: value for name, value in document.items() if name not in log_data})
+
+    def head(self, record: logging.LogRecord, item: Item) -> dict[str, Any]:
+        """What each line begins with."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        head = {"time": when, "run_id": self._run_id}
+        return {**head, "event": "message", "message": item.rstrip("\n")} if isinstance(item, str) else head
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Without secrets."""
+        redacted: dict[str, Any] = self._redactor.value(log_data)
+        return redacted
+
+
+class LogLines(Renderer):
+    """The lines of a log file: every one with the time, the level and the run's id.
+
+    Args:
+        run_id: stands in every line.
+        redactor: takes out what the log must not have.
+        interval: seconds between two lines of progress.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        redactor: Redactor | None = None,
+        *,
+        interval: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.interval = interval
+        self._run_id = run_id
+        self._redactor = redactor or Redactor()
+        self._clock = clock
+        self._counters = Counters()
+
+    def text(self, item: Item) -> str:
+        """The text of a line, or of several."""
+        if isinstance(item, Progress):
+            self._counters.update(item, self._clock())
+            return progress_text(self._counters, self._clock())
+        if isinstance(
+            item, Closed
+        ):  # the last counters, unless there is an error, which is the last word then
+            return "" if item.latest is None or item.failed else self.text(item.latest)
+        if isinstance(item, Warned):
+            return item.message
+        return item if isinstance(item, str) else sentence(item)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Line by line, so that none goes without its run's id; whole before that: a secret may have two lines."""
+        head = f"{_utc(record)} [{record.levelname}] [{self._run_id}] "
+        lines = self._redactor.text(self.text(record.item)).splitlines()  # type: ignore[attr-defined]
+        return "".join(f"{head}{line}\n" for line in lines if line.strip())
+
+
+class LogJson(JsonLines):
+    """The same as JSON, with the fields that the scripts of the pipeline have."""
+
+    def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 30.0) -> None:
+        super().__init__(run_id, redactor, interval=interval)
+        self._lines = LogLines(run_id, redactor)
+        self._host = socket.gethostname()
+        self._step = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, unless there is nothing to say."""
+        item: Item = record.item  # type: ignore[attr-defined]
+        if isinstance(item, Closed):
+            return "" if item.latest is None or item.failed else self.format(record_of(item.latest))
+        if isinstance(item, PhaseChanged):
+            self._step = item.phase
+        record.text = self._lines.text(item).strip("\n")
+        return super().format(record) if record.text.strip() else ""  # type: ignore[attr-defined]
+
+    def head(self, record: logging.LogRecord, item: Item) -> dict[str, Any]:  # noqa: ARG002
+        """As the scripts have it."""
+        return {
+            "timestamp": _utc(record),
+            "level": record.levelname,
+            "script_id": SCRIPT_ID,
+            "script_name": SCRIPT_NAME,
+            "run_id": self._run_id,
+            "host": self._host,
+            "step": self._step,
+            "message": record.text,  # type: ignore[attr-defined]
+        }
+
+
+def _utc(record: logging.LogRecord) -> str:
+    when = datetime.fromtimestamp(record.created, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def choose_renderer(args: Namespace, run_id: str) -> Renderer | JsonLines:
+    """Bars where they can be drawn, else lines; what a flag asks for first."""
+    if args.quiet:
+        return Renderer()
+    if args.log_format == "json":
+        return JsonLines(run_id)
+    drawable = os.isatty(_STDERR) and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
+    if args.log_format != "plain" and drawable:
+        from riva_stream.cli.live import LiveRenderer  # noqa: PLC0415 - rich takes a while to import
+
+        return LiveRenderer(run_id)
+    return LineRenderer(run_id)
+
+
+# --- where a run's log goes and how it looks: flags, then the environment, then ``.env``, as for all settings
+
+LEVELS = ("debug", "info", "warning", "error")
+_ALIASES = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+_FORMATS = {"pretty": "pretty", "text": "pretty", "plain": "pretty", "json": "json", "jsonl": "json"}
+_KEEP_RUNS = 50
+_YES = {"1", "true", "yes", "on"}
+_NO = {"0", "false", "no", "off", "none"}
+_PREFIX = "riva-logs"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The log of one run."""
+
+    folder: Path
+    level: str = "info"
+    form: str = "pretty"
+    keep_runs: int | None = _KEEP_RUNS
+    """Runs whose logs and folders stay; None: those of all."""
+    tee: bool = False
+    """Its lines go to standard error as well, in place of bars."""
+    target: LogPlace | None = None
+    redactor: Redactor = field(default_factory=Redactor, repr=False)
+    warnings: tuple[Warned, ...] = ()
+
+
+def renderer_of(settings: LogSettings, run_id: str) -> LogLines | LogJson:
+    """What makes the lines of a log."""
+    kind = LogJson if settings.form == "json" else LogLines
+    return kind(run_id, settings.redactor, interval=5.0 if settings.level == "debug" else 30.0)
+
+
+def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
+    """Look up everything.
+
+    The names LOG_LEVEL, LOG_FORMAT and so on belong to many programs. What does not fit here is a warning, therefore,
+    and never ends a run.
+    """
+    warnings: list[Warned] = []
+    places = Places(file)
+
+    def variable(name: str) -> str:
+        found = places.find(name)
+        return found.text if found else ""
+
+    def warn(message: str) -> None:
+        warnings.append(Warned(code="log-settings", message=message))
+
+    folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, file.values) / "logs"
+    level = (args.log_level or variable("LOG_LEVEL") or "info").lower()
+    level = _ALIASES.get(level, level)
+    if level not in LEVELS:
+        warn(f"LOG_LEVEL is none of {', '.join(LEVELS)}: info is taken")
+        level = "info"
+    form = (args.log_file_format or variable("LOG_FORMAT") or "pretty").lower()
+    if form not in _FORMATS:
+        warn("LOG_FORMAT is neither pretty nor json: pretty is taken")
+    try:
+        keep_runs = args.keep_runs or parse_count(variable("RIVA_STREAM_KEEP_RUNS") or str(_KEEP_RUNS))
+    except ArgumentTypeError:
+        warn("RIVA_STREAM_KEEP_RUNS is neither a number from 1 on nor 'all': all are kept")
+        keep_runs = ALL
+    return LogSettings(
+        folder=home_of(folder),
+        keep_runs=None if keep_runs == ALL else keep_runs,
+        level=level,
+        form=_FORMATS.get(form, "pretty"),
+        tee=_switch(variable("LOG_TEE_STDOUT"), "LOG_TEE_STDOUT", warn),
+        target=_target(args.log_to_s3, variable, warn),
+        redactor=_redactor(args.log_redact or variable("LOG_REDACT"), variable),
+        warnings=tuple(warnings),
+    )
+
+
+def _switch(value: str, name: str, warn: Callable[[str], None]) -> bool:
+    if value and value.lower() not in _YES | _NO:
+        warn(f"{name} is neither 1 nor 0: 0 is taken")
+    return value.lower() in _YES
+
+
+def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[str], None]) -> LogPlace | None:
+    if flag:
+        try:
+            bucket, prefix = split_uri(flag)
+        except ValueError as error:
+            warn(f"--log-to-s3 is no s3://BUCKET/PREFIX, it {error}: the log stays here alone")
+            return None
+        return LogPlace(bucket, prefix.strip("/"))
+    if not _switch(variable("LOG_TO_S3"), "LOG_TO_S3", warn):
+        return None
+    with contextlib.suppress(ValueError):
+        bucket, rest = split_uri(f"s3://{variable('LOG_S3_BUCKET').removeprefix('s3://').strip('/')}")
+        if not rest:
+            return LogPlace(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))
+    warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is no bucket: the log stays here alone")
+    return None
+
+
+def _redactor(wanted: str, variable: Callable[[str], str]) -> Redactor:
+    if wanted.lower() in _NO:
+        return Redactor(accounts=False)
+    names = [] if wanted.lower() in _YES else [name.strip() for name in wanted.split(",")]
+    return Redactor(names, [value for name in names if name and (value := variable(name))])

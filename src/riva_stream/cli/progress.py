@@ -1,0 +1,292 @@
+"""Events as text: the sentence of each, the counters of a run, and the lines that standard error gets of them.
+
+A renderer is a formatter of the standard library's logging: what a run shows and what it logs are the same records.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from riva_stream.cli.redact import redact
+from riva_stream.events import (
+    Event,
+    MemberFound,
+    ObjectCompleted,
+    ObjectVerified,
+    PhaseChanged,
+    Progress,
+    Resumed,
+    RetryScheduled,
+    StageFinished,
+    StageStarted,
+    Warned,
+    Watching,
+)
+from riva_stream.sizes import MIB, human_size
+
+__all__ = [
+    "LANES",
+    "PHASES",
+    "STARTED",
+    "Burst",
+    "Closed",
+    "Counters",
+    "Item",
+    "LineRenderer",
+    "Renderer",
+    "duration_text",
+    "progress_text",
+    "record_of",
+    "sentence",
+]
+
+STARTED = "started"
+"""Code of the one warning that is none: the first line of a log."""
+PHASES = {
+    "prepare": "looking at source and destination",
+    "stream": "streaming",
+    "verify": "everything is read; checking it",
+    "commit": "committing",
+    "done": "",  # StageFinished says it
+}
+LANES = ("fetched", "hashed", "extracted", "durable", "copied")
+_ALWAYS = LANES[:4]
+"""Nothing is copied in most runs."""
+_INTERVAL = 5.0
+_QUIET_FOR = 10.0  # seconds without movement that are worth a word
+_BURST = 20  # lines of one kind that may come in one interval
+_WINDOW = (
+    20.0  # seconds that a rate is averaged over: long enough for whole parts, short enough to see a stall
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The last record that a renderer gets."""
+
+    latest: Progress | None
+    """The last counters, if there were any."""
+    failed: bool = False
+    """Whether an error was told, which shall be the last word."""
+
+
+Item = Event | Closed | str
+
+
+def record_of(item: Item, level: int | None = None) -> logging.LogRecord:
+    """A record of an event, or of a text of the command line's own; its level is that of the event's type and code."""
+    if level is None:
+        warned = isinstance(item, RetryScheduled | str) or (isinstance(item, Warned) and item.code != STARTED)
+        level = logging.WARNING if warned else logging.INFO
+    fields = {"levelno": level, "levelname": logging.getLevelName(level), "item": item}
+    return logging.makeLogRecord({"name": "riva_stream", **fields})
+
+
+def sentence(event: Event) -> str:  # noqa: C901 - a case for each event
+    """One line for a person; empty for what needs no line of its own."""
+    text = ""
+    match event:
+        case StageStarted():
+            text = (
+                f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({_how(event)})"
+            )
+        case Resumed():
+            text = f"resuming at {human_size(event.offset)} of {human_size(event.source_size)}: the store has what comes before"
+        case PhaseChanged():
+            text = PHASES[event.phase]
+        case MemberFound():
+            text = f"found {event.name} ({human_size(event.size)})"
+        case ObjectCompleted():
+            text = f"complete: {event.key} ({human_size(event.size)})"
+        case ObjectVerified():
+            text = f"differs: {event.key}: {event.difference}" if event.difference else f"same: {event.key}"
+        case Watching():
+            text = f"watching the journal of {event.who} for up to {event.seconds:.0f} s"
+        case RetryScheduled():
+            text = f"retry {event.attempt} of {event.operation} in {event.delay:.1f} s: {event.reason}"
+        case Warned():
+            text = f"warning: {event.message}"
+        case StageFinished():
+            text = f"{event.outcome.replace('_', ' ')} after {event.seconds:.1f} s"
+    return redact(text)
+
+
+def _how(event: StageStarted) -> str:
+    if event.mode != "full":
+        return "by reference"
+    copied = f", source copied by the store ({event.source_copy})" if event.source_copy != "sent" else ""
+    return f"parts checked by {event.upload_check}{copied}"
+
+
+class Counters:
+    """What was seen so far. Events that come out of order cannot turn anything back."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.done = 0
+        """Source bytes that are through everything: read, hashed, unpacked and acknowledged by the store."""
+        self.bottleneck = ""
+        self.shown: tuple[str, ...] = _ALWAYS
+        """The lanes that there are in this kind of run."""
+        self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
+        self._samples: deque[tuple[float, dict[str, int]]] = deque()
+        """When, and the lanes with ``done`` among them."""
+        self._moved = 0.0
+
+    def update(self, event: Progress, now: float) -> None:
+        """Take the newest counters, seen at ``now`` (monotonic seconds)."""
+        if not self._samples:  # all of them began at nothing, so that the first look has a rate already
+            self._samples.append((now - event.elapsed, {}))
+            self._moved = now
+        self.size = max(self.size, event.source_size)
+        self.shown, self.bottleneck = event.counts, event.bottleneck
+        self.lanes = {lane: max(seen, getattr(event, lane)) for lane, seen in self.lanes.items()}
+        # The store's word counts, not ours: what is only fetched may have to be fetched again.
+        through = [event.fetched, event.hashed]
+        if "durable" in event.counts:
+            through.append(event.durable_source or event.durable)
+        if event.extracted:  # a model that is staged as it is has nothing to extract
+            through.append(event.extracted)
+        self.done = max(self.done, min(*through, self.size))
+        seen = {**self.lanes, "done": self.done}
+        if seen != self._samples[-1][1]:
+            self._moved = now
+        self._samples.append((now, seen))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW:  # noqa: PLR2004 - a rate needs two
+            self._samples.popleft()
+
+    @property
+    def percent(self) -> float:
+        """0 to 100."""
+        return 100.0 * self.done / self.size if self.size else 0.0
+
+    def rate(self, lane: str) -> float:
+        """Bytes per second of late; of ``done`` too. rich's own estimate keeps the last rate of a run that stalls."""
+        if not self._samples:
+            return 0.0
+        (since, first), (until, last) = self._samples[0], self._samples[-1]
+        return (last.get(lane, 0) - first.get(lane, 0)) / (until - since) if until > since else 0.0
+
+    def left(self) -> float | None:
+        """Seconds to the end at the present rate; None while that cannot be told."""
+        rate = self.rate("done")
+        return (self.size - self.done) / rate if rate > 0 else None
+
+    def state(self, now: float, quiet_for: float) -> list[str]:
+        """What holds the run up, in words."""
+        waiting = self.bottleneck and self.done < self.size
+        idle = now - self._moved if self._samples else 0.0
+        words = [f"waiting for: {self.bottleneck}"] if waiting else []
+        return [*words, f"nothing moved for {idle:.0f} s"] if idle >= quiet_for else words
+
+
+class Burst:
+    """Keeps one kind of line from flooding a log: at most a few per interval."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: dict[type[Event], tuple[float, int]] = {}
+        """Since when, and how many there were since."""
+
+    def text(self, event: Event) -> str:
+        """The event's sentence with how many were skipped before it; "" where this one is to be skipped."""
+        text, now = sentence(event), self._clock()
+        if not text:
+            return ""
+        since, count = self._seen.get(type(event), (now - _INTERVAL, 0))
+        if now - since >= _INTERVAL:
+            self._seen[type(event)] = now, 1
+            skipped = max(0, count - _BURST)
+            return f"{text} (and {skipped} more like it before)" if skipped else text
+        self._seen[type(event)] = since, count + 1
+        return text if count < _BURST else ""
+
+
+def progress_text(counters: Counters, now: float) -> str:
+    """``41 %  1.52 GiB/3.71 GiB  fetched 1.60 GiB 118 MiB/s  …  left 0:18  waiting for: extract``."""
+    words = [f"{counters.percent:.0f} %", f"{human_size(counters.done)}/{human_size(counters.size)}"]
+    words += [
+        f"{lane} {human_size(counters.lanes[lane])} {counters.rate(lane) / MIB:.0f} MiB/s"
+        for lane in counters.shown
+    ]
+    left = counters.left()
+    words += [] if left is None else [f"left {duration_text(left)}"]
+    return "  ".join([*words, *counters.state(now, _QUIET_FOR)])
+
+
+def duration_text(seconds: float) -> str:
+    """``0:18``, ``1:02:03``."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+class Renderer(logging.Formatter):
+    """Turns records into the text to write. Called by one thread only; knows no streams.
+
+    This one says nothing but what the command line itself has to say.
+    """
+
+    interval: float = 3600.0
+    """Seconds between two looks at the counters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """What to write for a record of :func:`record_of`, line ends included; "" for nothing."""
+        item: Item = record.item  # type: ignore[attr-defined]
+        if isinstance(item, str):
+            return self.message(redact(item), record)
+        if isinstance(item, Closed):
+            return self.close(item, record)
+        return self.progress(item, record) if isinstance(item, Progress) else self.event(item, record)
+
+    def message(self, text: str, record: logging.LogRecord) -> str:  # noqa: ARG002
+        """A text of the command line's own, such as an error: the text as it is."""
+        return text if text.endswith("\n") else text + "\n"
+
+    def event(self, event: Event, record: logging.LogRecord) -> str:  # noqa: ARG002
+        """An event that is not progress."""
+        return ""
+
+    def progress(self, latest: Progress, record: logging.LogRecord) -> str:  # noqa: ARG002
+        """The newest counters."""
+        return ""
+
+    def close(self, closed: Closed, record: logging.LogRecord) -> str:  # noqa: ARG002
+        """The end."""
+        return ""
+
+
+class LineRenderer(Renderer):
+    """One line of progress every few seconds, and one for whatever else happens.
+
+    Args:
+        run_id: stands in every line of progress.
+        clock: monotonic seconds.
+    """
+
+    interval = _INTERVAL
+
+    def __init__(self, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._run_id = run_id
+        self._clock = clock
+        self._counters = Counters()
+        self._burst = Burst(clock)
+
+    def event(self, event: Event, record: logging.LogRecord) -> str:
+        """A line, unless too many of its kind have just gone by."""
+        text = self._burst.text(event)
+        return self._line(text, record) if text else ""
+
+    def progress(self, latest: Progress, record: logging.LogRecord) -> str:
+        """The counters in one line."""
+        now = self._clock()
+        self._counters.update(latest, now)
+        return self._line(progress_text(self._counters, now), record)
+
+    def _line(self, text: str, record: logging.LogRecord) -> str:
+        return f"{self.formatTime(record, '%H:%M:%S')} {self._run_id}  {text}\n"

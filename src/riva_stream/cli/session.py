@@ -1,0 +1,292 @@
+"""From parsed arguments to the exit code, whatever the command: signals, the screen, errors, the result."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import redirect_stderr
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.failure import Failure, failure_of
+from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe
+from riva_stream.cli.loop import Interrupted, SignalWatch, run
+from riva_stream.cli.output import print_result, show_cursor
+from riva_stream.cli.redact import SECRETS, redact, remember
+from riva_stream.cli.settings.env_file import EnvFile, on_read
+from riva_stream.cli.settings.load import Endpoint, load_endpoint
+from riva_stream.config import StageRequest, is_run_id, is_text
+from riva_stream.deployment import DOCUMENTS
+from riva_stream.errors import ConfigurationError
+from riva_stream.events import Event, Warned
+from riva_stream.operations.uris import split
+
+if TYPE_CHECKING:
+    from riva_stream.cli.record import Record
+    from riva_stream.s3 import StoreSettings
+
+__all__ = ["Session", "execute", "set_up_environment", "staging_prefix", "store_of"]
+
+T = TypeVar("T")
+R = TypeVar("R", bound=BaseModel)
+
+_M_ARENA_MAX = -8  # malloc.h of glibc
+
+
+class Session:
+    """What a command's work is given: the screen, the signals, the run's id, and its record if it keeps one."""
+
+    def __init__(self, args: Namespace, invocation: Invocation, watch: SignalWatch, run_id: str) -> None:
+        self.args = args
+        self.invocation = invocation
+        self.watch = watch
+        self.run_id = run_id
+        self.screen = Outlet(Printer(choose_renderer(args, run_id)))
+        self.record: Record | None = None
+        self.warnings: list[str] = []
+        """What the command line itself warned of."""
+        self._logger = logging.Logger("riva_stream")  # noqa: LOG001 - the run's own: nothing global
+        self._logger.addHandler(self.screen)
+
+    def observe(self, event: Event | str, /) -> None:
+        """Show an event or a text, and record it. Never waits."""
+        observe(self._logger, event)
+        if self.record is not None:
+            observe(self.record.logger, event)
+
+    def warn(self, warning: Warned, /) -> None:
+        """The same for a warning of the command line's own, which the report shall have too."""
+        self.warnings.append(warning.message)
+        self.observe(warning)
+
+    def trace(self) -> None:
+        """Show from here on what ``--debug`` shows."""
+        self.args.debug = True
+        _set_up_logging(debug=True)
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run what ``main`` gives in an event loop, until it ends or a signal comes."""
+
+        def tell(number: int) -> None:
+            name = signal.Signals(number).name
+            self.observe(f"riva_stream: {name}: stopping cleanly; once more ends it at once\n")
+
+        return run(main, watch=self.watch, loop=self.args.loop, on_signal=tell)
+
+    def endpoint(
+        self, fallback: Mapping[str, str | None] | None = None, *, env_file: EnvFile | None = None
+    ) -> Endpoint:
+        """The endpoint and the credentials, which this process has from here on.
+
+        Args:
+            fallback: what is taken where neither a flag nor a variable says anything.
+            env_file: the file of settings, where it was read already: a pipe can be read just once.
+        """
+        args = self.args
+        found = load_endpoint(vars(args), env_file=env_file or args.env_file, fallback=fallback)
+        for warning in found.warnings:
+            self.warn(warning)
+        set_up_environment(found.environment, found.profile, profile_flag=bool(args.profile))
+        return found
+
+
+def execute(
+    args: Namespace,
+    invocation: Invocation,
+    work: Callable[[Session], R],
+    text: Callable[[R], str],
+    exit_code: Callable[[R], int] = lambda _: 0,
+    *,
+    recorded: bool = False,
+    run_id: str | None = None,
+) -> int:
+    """Do ``work``, show its result, and give the exit code.
+
+    Args:
+        args: with the flags of ``options.add_output``.
+        invocation: how the program was called.
+        work: the command's own part.
+        text: the result for a person.
+        exit_code: of a result, for commands whose result may be bad news.
+        recorded: whether the run leaves a log, and state for the next step (with the flags of ``options.add_stage``).
+        run_id: None: that of ``--run-id``, else a new one.
+    """
+    _keep_to_one_arena()
+    remember(os.environ)
+    on_read(remember)
+    if run_id is None:
+        run_id = _run_id(args, recorded=recorded)
+    with SignalWatch(show_cursor) as watch:
+        outcome = _outcome(Session(args, invocation, watch, run_id), work, recorded=recorded)
+    # Writing may take as long as the reader likes; a signal ends the process again as it does anywhere.
+    if isinstance(outcome, Failure):
+        if not args.json:
+            return outcome.exit_code
+        return print_result(_json(outcome.document(run_id)), exit_code=outcome.exit_code)
+    if args.json:
+        shown = SECRETS.value(json.loads(outcome.model_dump_json()))
+        return print_result(_json(shown), exit_code=exit_code(outcome))
+    return print_result(redact(text(outcome)), exit_code=exit_code(outcome))
+
+
+def _run_id(args: Namespace, *, recorded: bool) -> str:
+    """What a run's files are named by: an id that may not be is refused with the settings, not made a path of."""
+    from riva_stream.state import new_run_id  # noqa: PLC0415 - not for a command that is no run
+
+    return args.run_id if args.run_id and (is_run_id(args.run_id) or not recorded) else new_run_id()
+
+
+def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) -> R | Failure:
+    """The result or the failure; the latter is on standard error already."""
+    args, run_id = session.args, session.run_id
+    if recorded:
+        from riva_stream.cli.record import Record  # noqa: PLC0415 - for the commands that keep one
+
+        session.record = Record(args, run_id, session.invocation, session.warn)
+    outcome: R | Failure
+    last = ""
+    try:
+        try:
+            with redirect_stderr(StandardError(session.observe)):
+                _set_up_logging(debug=args.debug)
+                _forget_empty_variables(session)
+                _refuse_bytes(args)
+                outcome = work(session)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: nothing goes further
+            if isinstance(error, KeyboardInterrupt):  # a signal before the event loop ran
+                error = Interrupted(session.watch.caught or signal.SIGINT)
+            outcome = failure_of(error, session.invocation)
+        if session.record is not None:
+            # What is done is done: a signal that comes now has nothing left to cancel.
+            with session.watch.calling(lambda _: None):
+                outcome = session.record.settle(outcome, session.watch)
+        if isinstance(outcome, Failure):
+            last = outcome.text(run_id, debug=args.debug)
+            if args.log_format == "json":
+                when = datetime.now(UTC).isoformat(timespec="milliseconds")
+                head = {"time": when, "run_id": run_id, "event": "failed"}
+                last = json.dumps(head | outcome.document(run_id), ensure_ascii=False) + "\n"
+        return outcome
+    finally:
+        session.screen.end(last)
+
+
+def set_up_environment(environment: Mapping[str, str], profile: str | None, *, profile_flag: bool) -> None:
+    """Put what ``.env`` holds for the AWS libraries where they look for it: this process is ours.
+
+    What the environment holds already stays. AWS_PROFILE ends up as what was found for it, and only that: one that
+    was outranked or overridden would still be picked up.
+    """
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    if profile is None or profile_flag:
+        os.environ.pop("AWS_PROFILE", None)
+    else:
+        os.environ["AWS_PROFILE"] = profile
+
+
+def store_of(endpoint: Endpoint) -> StoreSettings:
+    """The store at an endpoint."""
+    from riva_stream.s3 import StoreSettings, WriteOptions  # noqa: PLC0415 - the AWS libraries come with it
+
+    return StoreSettings(
+        region=endpoint.region,
+        endpoint_url=endpoint.endpoint_url,
+        profile=endpoint.profile,
+        ca_bundle=endpoint.ca_bundle,
+        addressing=endpoint.addressing,
+        options=WriteOptions(request_payer=endpoint.request_payer),
+    )
+
+
+def staging_prefix(text: str | None, endpoint: Endpoint) -> tuple[str, str]:
+    """Bucket and prefix, with its closing slash, of one staging; by default the one that the settings of stage name.
+
+    Raises:
+        ConfigurationError: it names no staging.
+    """
+    example = "s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/"
+    if text is None:
+        if endpoint.bucket and endpoint.prefix:
+            return endpoint.bucket, endpoint.prefix
+        raise ConfigurationError(
+            "no staging is named, and the settings of stage do not name one either",
+            hint=f"for example: {example}; or set NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION",
+        )
+    bucket, key = split(text, example)
+    segments = [segment for segment in key.split("/") if segment]
+    if segments and segments[-1] in DOCUMENTS:  # somebody pasted the key of one of its files
+        segments.pop()
+    if not segments:
+        raise ConfigurationError(
+            f"{text!r} names a bucket, not a staging in it",
+            hint=f"for example: {example}; what there is: riva-stream ls s3://{bucket}",
+        )
+    return bucket, "".join(f"{segment}/" for segment in segments)
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _forget_empty_variables(session: Session) -> None:
+    """An empty AWS variable means nothing to a person, but to the AWS libraries it is a profile without a name."""
+    empty = sorted(
+        name for name, value in os.environ.items() if name.startswith("AWS_") and not value.strip()
+    )
+    for name in empty:
+        del os.environ[name]
+    if "AWS_PROFILE" in empty:
+        session.warn(Warned(code="empty-profile", message="AWS_PROFILE is empty and was ignored"))
+
+
+def _refuse_bytes(args: Namespace) -> None:
+    """Words that are not UTF-8, of which no request and no document could be made. Paths may be any bytes.
+
+    The settings of a request are looked at with the rest of them.
+
+    Raises:
+        ConfigurationError: there are some.
+    """
+    words = {name: value for name, value in vars(args).items() if isinstance(value, str | list | tuple)}
+    wrong = [
+        name for name, value in words.items() if name not in StageRequest.model_fields and not is_text(value)
+    ]
+    wrong += [name for name in ("RIVA_STREAM_HOST_ID",) if not is_text(os.environ.get(name))]
+    if wrong:
+        raise ConfigurationError(
+            f"not UTF-8: {', '.join(sorted(wrong))}",
+            hint="look at what the command line and the environment hold",
+        )
+
+
+def _set_up_logging(*, debug: bool) -> None:
+    """Keep the libraries' logs to themselves; with ``--debug`` show their warnings.
+
+    Never less than warnings: at lower levels botocore writes requests with their credentials.
+    """
+    handler = logging.StreamHandler(sys.stderr) if debug else logging.NullHandler()
+    handler.setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _keep_to_one_arena() -> None:
+    """Keep the C allocator to one arena; must come before the first thread starts.
+
+    glibc gives threads arenas of their own. A block that one thread has freed is then out of reach for the others, and
+    the parts of an archive pass through many threads: the process grew by half of its buffers. One arena costs nothing
+    that could be measured (docs/memory.md). It is the whole process's matter, so the command line does it and the
+    library does not. Other C libraries do not have it and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)

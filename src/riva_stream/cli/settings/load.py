@@ -1,0 +1,347 @@
+"""From flags, the environment and ``.env`` to a request, or to the endpoint of a command that stages nothing.
+
+:func:`load` gives a :class:`~riva_stream.config.StageRequest`, or one error that lists everything that is missing or
+malformed. It reads; it changes nothing. Credentials that a ``.env`` holds are handed back in :attr:`Loaded.environment`,
+for the command line to put into its own process, where the AWS libraries look for them.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from riva_stream.cli.settings.env_file import EnvFile, read_env_file
+from riva_stream.cli.settings.model import SWITCH, TRACE, Origin, Places, Settings, Value, read_settings
+from riva_stream.cli.settings.problems import Wrong, check
+from riva_stream.config import Addressing, StageRequest, is_text
+from riva_stream.errors import ConfigurationError
+from riva_stream.events import Warned
+from riva_stream.layout import prefix_of
+
+__all__ = ["Endpoint", "Loaded", "is_asked", "load", "load_endpoint"]
+
+_USUAL_ENVIRONMENTS = ("prod", "staging", "dev")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_MODES = ("bintarball_reference", "reference_only")
+"""Of both in the same place the first counts: it moves and writes the least."""
+_INVERTED = ("no_checksum",)
+_LEVELS = ("env", "model_name", "model_version")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_ARCHIVE = re.compile(r"(\.tar\.gz|\.tgz|\.tar\.zst|\.tar|\.riva)$", re.IGNORECASE)
+_VERSION = re.compile(r"_(v\d+(?:\.\d+)*)(?![A-Za-z0-9.])")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What :func:`load` found."""
+
+    request: StageRequest
+    warnings: tuple[Warned, ...]
+    env_file: Path | None
+    """The ``.env`` that was read."""
+    environment: Mapping[str, str] = field(repr=False)
+    """AWS variables of the ``.env`` (credentials among them) that the process environment lacks."""
+    trace: bool = False
+    """TRACE asks for what ``--debug`` shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to get at a store, for commands that stage nothing."""
+
+    region: str | None
+    endpoint_url: str | None
+    profile: str | None
+    ca_bundle: Path | None
+    environment: Mapping[str, str] = field(repr=False)
+    bucket: str | None = None
+    """That of stagings."""
+    prefix: str | None = None
+    """Of the staging that the settings name, with its closing slash; None when they name none."""
+    source_region: str | None = None
+    source_endpoint_url: str | None = None
+    source_profile: str | None = None
+    addressing: Addressing = "auto"
+    request_payer: str | None = None
+    no_sign_request: bool = False
+    warnings: tuple[Warned, ...] = ()
+
+
+def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None) -> Loaded:
+    """Make a request from ``flags`` over the process environment over ``env_file``.
+
+    Args:
+        flags: fields of :class:`~riva_stream.config.StageRequest`, and ``mode``, which outranks all that variables
+            say of the mode; None and empty strings count as not given.
+        env_file: a ``.env`` that must exist, or one that was read already; None: see
+            :mod:`~riva_stream.cli.settings.env_file`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or settings are missing or malformed
+            (:class:`~riva_stream.cli.settings.problems.SettingsError` then lists all of them).
+    """
+    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
+    draft = _Draft(flags, file)
+    trace = draft.places.find(TRACE)
+    traced = trace is not None and draft.switch("debug", trace)
+    try:
+        request = check(draft.values, draft.origins, draft.wrong)
+    except ConfigurationError as error:
+        error.ignored = tuple(warning.message for warning in draft.warnings)
+        raise
+    if request.env not in _USUAL_ENVIRONMENTS:
+        usual = ", ".join(_USUAL_ENVIRONMENTS)
+        draft.warn("unusual-env", f"ENV is {request.env!r}, which is none of {usual}")
+    return Loaded(request, tuple(draft.warnings), file.path, _environment_of(file), traced)
+
+
+def load_endpoint(
+    flags: Mapping[str, object],
+    *,
+    env_file: Path | EnvFile | None = None,
+    fallback: Mapping[str, str | None] | None = None,
+) -> Endpoint:
+    """The endpoint and the credentials, from the same places and in the same order as :func:`load`.
+
+    Args:
+        flags: as there; what is not asked for here is passed over.
+        env_file: as there.
+        fallback: values of fields for which no source has one.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
+    """
+    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
+    own = ("region", "endpoint_url", "profile", "ca_bundle", "addressing")
+    source = ("source_region", "source_endpoint_url", "source_profile")
+    draft = _Draft({name: flags.get(name) for name in (*own, *source)}, file, fallback or {})
+    values = draft.values
+    if wrong := [name for name, value in values.items() if not is_text(value)]:
+        raise ConfigurationError(
+            f"not UTF-8: {', '.join(wrong)}", hint="look at the flags, and at the variables of these settings"
+        )
+    if "region" not in values and "endpoint_url" not in values:
+        error = ConfigurationError(
+            "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"
+        )
+        error.ignored = tuple(warning.message for warning in file.warnings)
+        raise error
+    addressing = values.get("addressing", "auto")
+    if addressing not in get_args(Addressing):
+        raise ConfigurationError(
+            "the addressing is none of auto, path and virtual",
+            hint="pass --addressing, or set RIVA_STREAM_ADDRESSING; for example: --addressing virtual",
+        )
+    named = all(name in values for name in _LEVELS) and not draft.wrong.keys() & {*_LEVELS, *_MODES}
+    mode = next((name for name in _MODES if values.get(name)), None)
+    return Endpoint(
+        **{name: values.get(name) for name in ("region", "endpoint_url", "profile", *source, "bucket")},
+        ca_bundle=Path(values["ca_bundle"]) if "ca_bundle" in values else None,
+        environment=_environment_of(file),
+        prefix=prefix_of(mode, *(str(values[name]) for name in _LEVELS)) if named else None,
+        addressing=cast(Addressing, addressing),
+        request_payer=str(flags["request_payer"]) if flags.get("request_payer") else None,
+        no_sign_request=bool(flags.get("no_sign_request")),
+        warnings=file.warnings,
+    )
+
+
+def is_asked(variable: str, in_file: Mapping[str, str]) -> bool:
+    """Whether a switch is on, for whoever must know before the settings are checked."""
+    return (os.environ.get(variable) or in_file.get(variable) or "").strip().lower() in _TRUE
+
+
+class _Draft:
+    """What is known of each setting, before anything is checked: aliases are resolved, switches read."""
+
+    def __init__(
+        self,
+        flags: Mapping[str, object],
+        file: EnvFile,
+        fallback: Mapping[str, str | None] | None = None,
+    ) -> None:
+        self.places = Places(file)
+        self.warnings = list(file.warnings)
+        self.wrong: dict[str, Wrong] = {}
+        """What is wrong with a setting beyond its value being malformed."""
+        self.origins: dict[str, Origin] = {}
+        self._given: dict[str, Any] = {
+            name: value for name, value in flags.items() if value not in (None, "", ())
+        }
+        mode = self._given.pop("mode", None)
+        found = dict(read_settings(self._given, self.places))
+        self._found = {name: value for name, value in found.items() if isinstance(value, Value)}
+        self.values: dict[str, Any] = {**self._given}
+        for name, value in found.items():
+            if isinstance(value, Value):
+                self.values[name], self.origins[name] = value.text, value.origin
+            elif value is not None and Settings.variables(name):
+                self.values[name] = value
+                self.origins[name] = Origin(Settings.usual(name), "the flag")
+        self.values.update({name: v for name, v in (fallback or {}).items() if v and name not in self.values})
+        self._read_regions()
+        self._read_profile()
+        self._read_switches(mode)
+        self._read_aliases()
+
+    def warn(self, code: str, message: str) -> None:
+        """It does not end the run."""
+        self.warnings.append(Warned(code=code, message=message))
+
+    def switch(self, name: str, value: Value) -> bool:
+        """What the variable of a switch says; a word that is neither yes nor no is noted as wrong."""
+        self.origins[name] = value.origin
+        word = value.text.lower()
+        if word not in _TRUE | _FALSE:
+            words = "1/0, true/false, yes/no and on/off are understood"
+            self.wrong[name] = Wrong("malformed", f"is neither true nor false ({words})")
+        return (word in _TRUE) != (name in _INVERTED)
+
+    def _read_regions(self) -> None:
+        """Those that only the profiles have. Keys that outrank AWS_PROFILE leave its region, as in the AWS libraries."""
+        for name, profile in (("source_region", "source_profile"), ("region", "profile")):
+            if name in self.values or (name == "source_region" and profile not in self.values):
+                continue
+            environment = {**self.places.file.values, **os.environ}
+            if (found := _region_of_profile(self.values.get(profile), environment)) is not None:
+                self.values[name], path = found
+                self.origins[name] = Origin(Settings.usual(name), f"the AWS configuration, {path}")
+
+    def _read_profile(self) -> None:
+        """Keys win over AWS_PROFILE in the AWS libraries, but not over a profile that they are handed, as ours will be."""
+        profile = self._found.get("profile")
+        if profile is None:
+            return
+        from_file = profile.origin.place != self.places.names[0]
+        if os.environ.get(_KEYS[0]) or (from_file and self.places.file.values.get(_KEYS[0])):
+            del self.values["profile"]
+            told = "AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it"
+            self.warn("profile-outranked", told)
+
+    def _read_switches(self, mode: object) -> None:
+        for name, value in self._found.items():
+            if Settings.example(name) == SWITCH and name not in _MODES:
+                self.values[name] = self.switch(name, value)
+        if mode is None and not self._given.keys() & {*_MODES}:
+            mode = self._mode()
+        if mode is not None:
+            self.values.update({name: name == mode for name in _MODES})
+
+    def _mode(self) -> str:
+        """The mode that the variables ask for, by the stronger place."""
+        asked = {
+            name: self._found[name].origin.place
+            for name in _MODES
+            if name in self._found and self.switch(name, self._found[name])
+        }
+        for place in self.places.names:
+            modes = [name for name in _MODES if asked.get(name) == place]
+            if len(modes) > 1:
+                names = " and ".join(Settings.usual(name) for name in reversed(modes))
+                self.warn("two-modes", f"{names} are both set: staging by --bintarball-reference")
+            if modes:
+                return modes[0]
+        return "full"
+
+    def _read_aliases(self) -> None:
+        """What aliases stand for, beyond another name: docs/configuration.md has the table."""
+        if (alias := self._alias("env")) and alias.text.isdigit():
+            counter = "is not set (ENV_VERSION is all digits: a counter, not an environment)"
+            self._refuse("env", "missing", counter)
+        alias = self._alias("source")
+        if alias is not None and alias.origin.variable == "RIVA_MODEL_PATH":
+            self._read_path(alias)
+        if alias := self._alias("model_name"):
+            self.values["model_name"] = _ARCHIVE.sub("", alias.text)
+        if self._alias("model_version"):
+            self._read_version()
+
+    def _alias(self, name: str) -> Value | None:
+        found = self._found.get(name)
+        return found if found is not None and found.origin.variable in Settings.aliases(name) else None
+
+    def _read_path(self, path: Value) -> None:
+        """A RIVA_MODEL_PATH without a bucket is a key in the bucket of the models."""
+        if "://" in path.text or path.text.startswith("/"):
+            return
+        models = self.places.find("RIVA_MODELS_S3_BUCKET")
+        bucket = models.text if models else self.values.get("bucket")
+        if bucket is None:
+            lacking = "is a key without a bucket, and RIVA_MODELS_S3_BUCKET is not set either"
+            self._refuse("source", "malformed", lacking, path.origin)
+        else:
+            self.values["source"] = f"s3://{bucket}/{path.text}"
+
+    def _read_version(self) -> None:
+        """The version in what RIVA_MODEL_SELECTED or RIVA_MODEL name, which may be a file's name."""
+        aliases = Settings.aliases("model_version")
+        named = [value for variable in aliases if (value := self.places.find(variable))]
+        for value in named:
+            if found := _VERSION.findall(_ARCHIVE.sub("", value.text)):
+                self.values["model_version"], self.origins["model_version"] = found[-1], value.origin
+                return
+        example = "such as the _v8.1 of model_v8.1.tar.gz"
+        lacking = f"is not set, and {named[0].origin.variable} has no version to take it from, {example}"
+        self._refuse("model_version", "missing", lacking)
+
+    def _refuse(self, name: str, code: str, text: str, origin: Origin | None = None) -> None:
+        """What was found is no value of the setting."""
+        del self.values[name], self.origins[name]
+        self.wrong[name] = Wrong(code, text)
+        if origin is not None:
+            self.origins[name] = origin
+
+
+def _environment_of(file: EnvFile) -> dict[str, str]:
+    """AWS variables of a file (credentials among them) that the process environment lacks."""
+    ours = {variable for name in Settings.model_fields for variable in Settings.variables(name)}
+    # Key, secret and token belong together: one half from each place would be refused as a wrong signature.
+    skipped = set(_KEYS) if any(os.environ.get(name) for name in _KEYS[:2]) else set()
+    return {
+        name: value
+        for name, value in file.values.items()
+        if name.startswith("AWS_") and name not in ours | skipped and not os.environ.get(name)
+    }
+
+
+def _region_of_profile(profile: str | None, environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """The region that a profile has, and the file that it is in, as the SDKs read it; None where it has none.
+
+    A region is asked for before the AWS libraries are loaded, and it goes into what is written and into policies.
+
+    Args:
+        profile: its name; None, or one that does not exist: ``default``.
+        environment: where AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE are looked for.
+    """
+    files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+    found: dict[str, tuple[str, str] | None] = {}
+    for variable, usual in files:
+        path = Path(os.path.expandvars(environment.get(variable) or usual)).expanduser()
+        parser = configparser.RawConfigParser()
+        with suppress(OSError, UnicodeDecodeError, configparser.Error):  # told when the SDK reads it
+            parser.read(path)
+        for section in parser.sections():
+            name = _profile_of(section, every=variable != files[0][0])
+            region = parser.get(section, "region", fallback="").strip()
+            if name and (region or name not in found):  # the second file wins, as in the SDKs
+                found[name] = (region, str(path)) if region else found.get(name)
+    return found[profile] if profile in found else found.get("default")
+
+
+def _profile_of(section: str, *, every: bool) -> str:
+    """The profile that a section is about: in the configuration only ``default`` and ``profile NAME`` are profiles."""
+    if every or section == "default":
+        return section
+    with suppress(ValueError):
+        words = shlex.split(section)
+        if words[:1] == ["profile"] and words[1:]:
+            return words[1]
+    return ""

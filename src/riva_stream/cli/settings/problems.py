@@ -1,0 +1,191 @@
+"""All that is wrong with a set of settings, said at once, each with what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from riva_stream.cli.settings.model import SWITCH, Origin, Settings
+from riva_stream.config import Contradiction, StageRequest
+from riva_stream.errors import ConfigurationError, Where
+from riva_stream.memory import least_memory, plan_memory
+from riva_stream.sizes import human_size
+
+__all__ = ["Problem", "SettingsError", "Wrong", "check"]
+
+_WRONG = {
+    "acl": "is not a canned access control list of objects",
+    "language": "is not a language code: letters, digits and '-', at most 35",
+    "expected_bucket_owner": "is not an AWS account id: 12 digits",
+}
+_REQUIRED = ("source", "bucket", "env", "model_name", "model_version")
+_SIZES = ("part_size", "memory")
+_BYTES = (*_SIZES, "max_header_bytes", "max_expanded", "max_zstd_window")
+_REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a setting."""
+
+    code: str
+    """``missing``, ``malformed`` or ``contradiction``."""
+    text: str
+    """The end of a sentence that begins with the setting's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One setting that is missing or malformed."""
+
+    setting: str
+    flag: str
+    variable: str
+    """Empty for a setting that only has a flag."""
+    code: str
+    """``missing``, ``malformed``, or ``contradiction`` for one that does not go with the others."""
+    wrong: str
+    example: str
+    found_in: str = ""
+    """The flag, the environment or a file; empty when it is missing."""
+
+    def __str__(self) -> str:
+        names = f"{self.flag} or {self.variable}" if self.variable else self.flag
+        found = f" (found in {self.found_in})" if self.found_in else ""
+        example = f"{self.flag} {self.example}"
+        if self.example == SWITCH:
+            names, example = self.variable, f"{self.variable}={self.example}"
+        return f"{names} {self.wrong}{found}\n    for example: {example}"
+
+
+class SettingsError(ConfigurationError):
+    """Settings are missing or malformed; ``problems`` holds every one of them."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Where | None = None,
+        hint: str = "",
+        problems: tuple[Problem, ...] = (),
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.what, self.where, self.hint, self.problems), {"ignored": self.ignored}
+
+
+def _rebuild(what: str, where: Where, hint: str, problems: tuple[Problem, ...]) -> SettingsError:
+    return SettingsError(what, where=where, hint=hint, problems=problems)
+
+
+def check(
+    values: Mapping[str, Any], origins: Mapping[str, Origin], known: Mapping[str, Wrong]
+) -> StageRequest:
+    """Make the request, or say everything that is wrong with it.
+
+    Args:
+        values: what was found for each field.
+        origins: where it was found; a field without one came from its flag.
+        known: what is wrong with a setting already, before its value could be looked at.
+
+    Raises:
+        SettingsError: something is missing or malformed.
+    """
+    wrong = {name: Wrong("missing", "is not set") for name in _REQUIRED if name not in values}
+    if "region" not in values and "endpoint_url" not in values:
+        wrong["region"] = Wrong("missing", "is not set (it may be left out only with an endpoint URL)")
+    # Stand-ins let one missing setting not hide what is wrong with the others.
+    stand_ins = {name: Settings.example(name) for name in _REQUIRED}
+    wrong |= _each(stand_ins | dict(values)) | dict(known)
+    right = {name: value for name, value in values.items() if name not in wrong}
+    wrong |= _together(stand_ins | right, wrong) | _memory(values, wrong)
+    if not wrong:
+        return StageRequest.model_validate(values)
+    problems = tuple(
+        Problem(
+            setting=name,
+            flag="--" + name.replace("_", "-"),
+            variable=origins[name].variable if name in origins else _usual(name),
+            code=wrong[name].code,
+            wrong=wrong[name].text,
+            example=Settings.example(name),
+            found_in=origins[name].place if name in origins else "",
+        )
+        for name in dict.fromkeys((*StageRequest.model_fields, *wrong))
+        if name in wrong
+    )
+    count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
+    raise SettingsError(
+        f"{count} missing or malformed",
+        hint="give each as a flag, in the environment or in .env (flags win, then the environment)",
+        problems=problems,
+    )
+
+
+def _usual(name: str) -> str:
+    return Settings.usual(name) if name in Settings.model_fields else ""
+
+
+def _each(values: Mapping[str, Any]) -> dict[str, Wrong]:
+    """What is wrong with each field by itself."""
+    texts = {
+        name: "is not the name of a region"
+        for name in ("region", "source_region")
+        if name in values and not _REGION.fullmatch(str(values[name]))
+    }
+    if "ca_bundle" in values and not Path(values["ca_bundle"]).is_file():
+        texts["ca_bundle"] = "names a file that does not exist"
+    for item in _errors(values):
+        if item["loc"]:
+            name = str(item["loc"][0])
+            texts[name] = _WRONG.get(name) or _reason(name, item)
+    return {name: Wrong("malformed", text) for name, text in texts.items()}
+
+
+def _together(right: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, Wrong]:
+    """What is wrong with fields that do not fit each other, as far as they are right by themselves."""
+    found: list[Contradiction] = []
+    for item in _errors(right):
+        found += item.get("ctx", {}).get("contradictions", ())
+    return {
+        each.field: Wrong("contradiction", each.text)
+        for each in found
+        if each.field not in wrong and not wrong.keys() & each.presumed
+    }
+
+
+def _memory(values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, Wrong]:
+    if wrong.keys() & set(_SIZES):
+        return {}
+    part, memory = (int(values.get(name, StageRequest.model_fields[name].default)) for name in _SIZES)
+    try:
+        plan_memory(memory, part)
+    except ConfigurationError:
+        least = human_size(least_memory(part))
+        text = f"is too small for parts of {human_size(part)}: {least} is the least that works"
+        return {"memory": Wrong("contradiction", text)}
+    return {}
+
+
+def _errors(values: Mapping[str, Any]) -> list[Any]:
+    try:
+        StageRequest.model_validate(values)
+    except ValidationError as error:
+        return list(error.errors(include_url=False, include_input=False))
+    return []
+
+
+def _reason(name: str, item: Mapping[str, Any]) -> str:
+    """Pydantic's finding as the end of a sentence that begins with the setting's name."""
+    limits = item.get("ctx", {})
+    for key, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than")):
+        if key in limits:
+            limit = human_size(limits[key]) if name in _BYTES else f"{limits[key]:g}"
+            return f"must be {words} {limit}"
+    return str(limits["error"]) if "error" in limits else f"is malformed: {item['msg']}"

@@ -1,0 +1,65 @@
+"""C functions of libraries that the interpreter has loaded anyway, and memory that both sides can use.
+
+ctypes lets go of the GIL while such a function runs. What it lacks is a pointer into a read-only buffer; the buffer
+protocol, which is part of CPython's stable ABI from 3.11 on, gives it without a copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_char_p, c_int, c_ssize_t, c_void_p
+
+__all__ = ["Pinned", "new_block"]
+
+
+class _Buffer(ctypes.Structure):
+    """``Py_buffer``."""
+
+    _fields_ = (
+        ("buf", c_void_p),
+        ("obj", c_void_p),
+        ("len", c_ssize_t),
+        ("itemsize", c_ssize_t),
+        ("readonly", c_int),
+        ("ndim", c_int),
+        ("format", c_char_p),
+        ("shape", c_void_p),
+        ("strides", c_void_p),
+        ("suboffsets", c_void_p),
+        ("internal", c_void_p),
+    )
+
+
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), c_int)
+_get_buffer.restype = c_int
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
+_release_buffer.restype = None
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.argtypes = (c_void_p, c_ssize_t)
+_new_bytes.restype = ctypes.py_object
+
+
+class Pinned:
+    """A contiguous buffer, read-only ones included, whose address holds for as long as this object lives."""
+
+    __slots__ = ("_buffer", "address", "size")
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._buffer = _Buffer()
+        _get_buffer(data, self._buffer, 0)
+        self.address: int = self._buffer.buf or 0
+        self.size: int = self._buffer.len
+
+    def __del__(self) -> None:
+        _release_buffer(self._buffer)  # nothing happens if there was no buffer to get
+
+
+def new_block(size: int) -> tuple[bytes, Pinned]:
+    """``size`` bytes that nobody has written yet, and where they are.
+
+    A C function fills them before anybody else sees them, as extension modules do; then they are immutable like any bytes.
+    """
+    block: bytes = _new_bytes(None, size)
+    return block, Pinned(block)

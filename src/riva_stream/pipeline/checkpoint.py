@@ -1,0 +1,449 @@
+"""Checkpoints: what a run would have to know to go on in the middle of the archive, written down now and then.
+
+::
+
+    archive   ├────────────── A ──── offset ─────────────────────────►
+                 its SHA-256    the decoder begins here
+              every part before A, and every part of members that was handed over, is durable
+
+A checkpoint is taken where a part of a member ends, and counts once all that it speaks of is durable. It is one small object
+under ``.riva-stream/``, which the journal names with its SHA-256: numbers, digests' states, and a window of the decoder. The
+uploads and their parts are the journal's; what the store has of them is asked before any of it is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+import anyio
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from riva_stream import clock
+from riva_stream.archive import Extractor, InsideReport, InvalidSnapshotError, Limits, Member, Snapshot
+from riva_stream.buffers import Piece
+from riva_stream.config import StageRequest
+from riva_stream.destination import Destination
+from riva_stream.digest import Digest, DigestRecord, DigestState
+from riva_stream.errors import HeldError, RivaStreamError
+from riva_stream.lease import JournaledCheckpoint
+from riva_stream.run import Run
+from riva_stream.sink import Upload
+from riva_stream.source import Vouchers
+
+__all__ = [
+    "Checkpoint",
+    "Checkpointer",
+    "Earlier",
+    "FinishedDigest",
+    "TracedDigest",
+    "can_resume",
+    "extractor_options",
+    "resumed",
+]
+
+_LIMIT = 65 << 20
+"""Bytes of a checkpoint that are read: most of it is what was found in the archive, which the extractor bounds."""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FinishedDigest(_Document):
+    """The digests of a member that was handed over whole."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    blake3: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def record(self) -> DigestRecord:
+        """As :class:`~riva_stream.digest.Digest` gives it."""
+        return DigestRecord(self.size, self.sha256, self.blake3, {})
+
+
+class Checkpoint(_Document):
+    """Everything but the uploads and their parts, which the journal has."""
+
+    version: int = Field(ge=1, le=1)
+    offset: int = Field(ge=0)
+    """Byte of the source to read first: where one of its parts begins."""
+    archive: DigestState
+    """Of the bytes before it."""
+    extractor: str | None
+    """A snapshot of the extractor, JSON; None for a bare model."""
+    members: list[FinishedDigest] = Field(max_length=1_000_000)
+    """Those that are complete, in the archive's order."""
+    open: DigestState | None
+    """Of the member that is not."""
+
+
+class TracedDigest:
+    """A digest, and its states behind each chunk: the lanes run ahead of each other."""
+
+    def __init__(self, digest: Digest) -> None:
+        self.digest = digest
+        self.states: dict[int, DigestState] = {}
+        self._remember()
+
+    def update(self, pieces: Sequence[Piece]) -> None:
+        """Take the next pieces; runs in a worker thread."""
+        self.digest.update(pieces)
+        self._remember()
+
+    def record(self) -> DigestRecord:
+        """What all bytes so far come to."""
+        return self.digest.record()
+
+    def forget_before(self, size: int) -> None:
+        """No checkpoint will ask for the states behind fewer bytes."""
+        for known in [known for known in self.states if known < size]:
+            del self.states[known]
+
+    def _remember(self) -> None:
+        state = self.digest.snapshot()
+        if state is not None:
+            self.states[self.digest.size] = state
+
+
+class _ExtractorOptions(TypedDict):
+    include: Sequence[str]
+    limits: Limits
+    allow_missing_end: bool
+
+
+def can_resume(vouchers: Vouchers) -> bool:
+    """Whether all that the stream is hashed with can be written down; MD5 and SHA-1 cannot."""
+    return not {"md5", "sha1"} & {*vouchers.to_compute}
+
+
+def extractor_options(request: StageRequest) -> _ExtractorOptions:
+    """What every extractor of a request is made with."""
+    return {
+        "include": request.include,
+        "limits": Limits(
+            members=request.max_members,
+            matching_members=request.max_models,
+            header_bytes=request.max_header_bytes,
+            expanded_bytes=request.max_expanded,
+            ratio=request.max_ratio,
+            streams=request.max_streams,
+            zstd_window=request.max_zstd_window,
+        ),
+        "allow_missing_end": request.allow_missing_end,
+    }
+
+
+# ── to write ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A checkpoint that has been taken, and waits until all it speaks of is durable."""
+
+    offset: int
+    snapshot: Snapshot | None
+    members: Sequence[tuple[Upload, TracedDigest | FinishedDigest, int]]
+    """Each with the number of parts that it had by then."""
+
+
+@dataclass(eq=False)
+class Checkpointer:
+    """Takes checkpoints of one run while it streams, every ``every`` bytes of the archive.
+
+    Args:
+        destination: keeps them.
+        every: bytes of the archive between two.
+        part_size: bytes of a part of the archive.
+        archive: its upload.
+        digest: its digest.
+        from_offset: of the archive, where this run begins to read.
+    """
+
+    destination: Destination
+    every: int
+    part_size: int
+    archive: Upload
+    digest: TracedDigest
+    from_offset: int = 0
+    bare: bool = False
+    """The source is a model itself: there is no archive to be unpacked."""
+    _next: int = field(default=0, init=False)
+    _taken: _Taken | None = field(default=None, init=False)
+    _moved: anyio.Event = field(default_factory=anyio.Event, init=False)
+    _over: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._next = self.from_offset + self.every
+        if not self.every or not self.digest.states:
+            self._over = True  # none are wanted, or SHA-256 gives no state here
+
+    def is_due(self, read: int) -> bool:
+        """Whether one should be taken, ``read`` bytes of the archive being worked on."""
+        return not self._over and self._taken is None and read >= self._next
+
+    def take(
+        self,
+        snapshot: Snapshot | None,
+        members: Sequence[tuple[Upload, TracedDigest | FinishedDigest]],
+        read: int,
+    ) -> None:
+        """Take one: the snapshot of this moment, in which the member that is open stands at the end of a part.
+
+        Args:
+            snapshot: None for a bare model.
+            members: that have begun, in order, with their digests.
+            read: bytes of the archive that are worked on.
+        """
+        at = read if snapshot is None else snapshot.offset
+        offset = at // self.part_size * self.part_size
+        self.postpone(read)
+        if offset <= self.from_offset:
+            return  # nothing would be gained
+        self._taken = _Taken(
+            offset, snapshot, [(upload, digest, upload.numbered) for upload, digest in members]
+        )
+        self._moved.set()
+
+    def postpone(self, read: int) -> None:
+        """None could be taken up to here: try again later."""
+        self._next = read + self.every
+
+    def moved(self) -> None:
+        """Something was hashed, or became durable."""
+        if self.bare and self.is_due(self.digest.digest.size):
+            self.take(None, [], self.digest.digest.size)
+        self._moved.set()
+
+    def close(self) -> None:
+        """The stream has ended: what is not written by now is of no use any more."""
+        self._over = True
+        self._moved.set()
+
+    async def run(self) -> None:
+        """Write each one down once it counts; ends after :meth:`close`.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        while not self._over:
+            await self._moved.wait()
+            self._moved = anyio.Event()
+            taken = self._taken
+            if taken is None or self._over or not self._counts(taken):
+                continue
+            data = await clock.in_thread(self._written, taken)
+            try:
+                await self.destination.keep_checkpoint(data, taken.offset)
+            except HeldError:
+                raise
+            except RivaStreamError as error:
+                self.destination.run.warn("checkpoint", f"no checkpoint could be kept: {error}")
+                self._over = True
+            self.digest.forget_before(taken.offset)
+            self._taken = None
+
+    def _counts(self, taken: _Taken) -> bool:
+        """Whether all that it speaks of is hashed and durable."""
+        if taken.offset not in self.digest.states:
+            return False
+        if not _has(self.archive, taken.offset // self.part_size):
+            return False
+        for upload, digest, parts in taken.members:
+            if not _has(upload, parts):
+                return False
+            if isinstance(digest, TracedDigest) and _size(upload, parts) not in digest.states:
+                return False
+        return True
+
+    def _written(self, taken: _Taken) -> bytes:
+        snapshot, members = taken.snapshot, list(taken.members)
+        opened: DigestState | None = None
+        if snapshot is not None and snapshot.member is not None:
+            upload, digest, parts = members.pop()
+            if not isinstance(digest, TracedDigest):
+                raise RuntimeError("an open member has a digest that goes on")
+            opened = digest.states[_size(upload, parts)]
+        records = [digest.record() for _, digest, _ in members]
+        return (
+            Checkpoint(
+                version=1,
+                offset=taken.offset,
+                archive=self.digest.states[taken.offset],
+                extractor=snapshot.data.decode() if snapshot is not None else None,
+                members=[FinishedDigest(size=r.size, sha256=r.sha256, blake3=r.blake3) for r in records],
+                open=opened,
+            )
+            .model_dump_json()
+            .encode()
+        )
+
+
+def _has(upload: Upload, parts: int) -> bool:
+    return all(number in upload.parts for number in range(1, parts + 1))
+
+
+def _size(upload: Upload, parts: int) -> int:
+    return sum(upload.parts[number].size for number in range(1, parts + 1))
+
+
+# ── to go on from ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedMember:
+    """A member that an earlier run had begun."""
+
+    member: Member
+    inside: InsideReport | None
+    """None of the one that is open."""
+    digest: TracedDigest | FinishedDigest
+    parts: int
+    """That it has already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Where a run goes on, and with what. All of it was compared with what the store has."""
+
+    offset: int
+    """Byte of the source to read first."""
+    digest: Digest
+    extractor: Extractor | None
+    snapshot: Snapshot | None
+    members: list[ResumedMember]
+    by: str
+    """What vouches for the bytes that are not read again: ``crc64nvme``, the store's own checksum of each part against
+    that of the stream, or ``etag``, the same ETag."""
+
+
+async def resumed(
+    run: Run,
+    destination: Destination,
+    archive_key: str,
+    member_key: Callable[[Member], str],
+    part_size: int,
+    *,
+    vouchers: Vouchers,
+) -> Earlier | None:
+    """The newest checkpoint of the run before that holds; None: read from the start.
+
+    Nothing is raised for one that does not hold, whatever is in it: it is told in a warning.
+    """
+    if run.request.resume == "full":
+        return None
+    for named in destination.checkpoints:
+        try:
+            return await clock.in_thread(
+                _restored,
+                run,
+                destination,
+                await _read(run, named),
+                archive_key,
+                member_key,
+                part_size,
+                vouchers,
+            )
+        except (_UnfitError, InvalidSnapshotError, ValidationError, ValueError) as error:
+            first = str(error).partition("\n")[0]
+            run.warn(
+                "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {first}"
+            )
+        except HeldError:
+            raise
+        except RivaStreamError as error:
+            run.warn(
+                "checkpoint", f"the checkpoint at byte {named.offset} of the archive cannot be read: {error}"
+            )
+    return None
+
+
+class _UnfitError(Exception):
+    """A checkpoint, or what the store has, is not as the journal says."""
+
+
+def _require(holds: object, what: str) -> None:
+    if not holds:
+        raise _UnfitError(what)
+
+
+async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
+    found = await run.destination.find(named.key, limit=_LIMIT)
+    if found is None:
+        raise _UnfitError("it is gone")
+    _require(
+        hashlib.sha256(found.data).hexdigest() == named.sha256, "it is not the one that the journal names"
+    )
+    return found.data
+
+
+def _restored(
+    run: Run,
+    destination: Destination,
+    data: bytes,
+    archive_key: str,
+    member_key: Callable[[Member], str],
+    part_size: int,
+    vouchers: Vouchers,
+) -> Earlier:
+    checkpoint = Checkpoint.model_validate_json(data)
+    _require(checkpoint.offset % part_size == 0, "it was taken with another part size")
+    _require(checkpoint.archive.size == checkpoint.offset, "its digest is of another place")
+    proofs = [_proof(destination, archive_key, checkpoint.offset // part_size, checkpoint.offset)]
+    digest = Digest.restore(checkpoint.archive)
+    _require({*digest.others} == {*vouchers.to_compute}, "the source's store tells other checksums now")
+    if checkpoint.extractor is None:
+        _require(not checkpoint.members and checkpoint.open is None, "it has members of no archive")
+        return Earlier(checkpoint.offset, digest, None, None, [], _by(proofs))
+    extractor, snapshot = Extractor.restore(checkpoint.extractor.encode(), **extractor_options(run.request))
+    _require(0 <= snapshot.offset - checkpoint.offset < part_size, "its decoder begins elsewhere")
+    _require(len(snapshot.staged) == len(checkpoint.members), "its members are not those of its archive")
+    members: list[ResumedMember] = []
+    for staged, finished in zip(snapshot.staged, checkpoint.members, strict=True):
+        _require(finished.size == staged.member.size, "the size of a member is another")
+        parts = _parts(run, finished.size, finished.size)
+        proofs.append(_proof(destination, member_key(staged.member), parts, finished.size))
+        members.append(ResumedMember(staged.member, staged.inside, finished, parts))
+    _require((snapshot.member is None) == (checkpoint.open is None), "its open member is another")
+    if snapshot.member is not None and checkpoint.open is not None:
+        _require(
+            checkpoint.open.size == snapshot.handed_over, "the digest of its open member is of another place"
+        )
+        parts = _parts(run, snapshot.member.size, snapshot.handed_over)
+        proofs.append(_proof(destination, member_key(snapshot.member), parts, snapshot.handed_over))
+        going_on = TracedDigest(Digest.restore(checkpoint.open))
+        members.append(ResumedMember(snapshot.member, None, going_on, parts))
+    return Earlier(checkpoint.offset, digest, extractor, snapshot, members, _by(proofs))
+
+
+def _parts(run: Run, size: int, sent: int) -> int:
+    """How many parts the first ``sent`` bytes of a member of ``size`` bytes are."""
+    part = min(run.part_size_for(size), size)
+    if size == 0:
+        return 1  # of no bytes
+    _require(sent == size or sent % part == 0, "a part of its open member has another size")
+    return -(-sent // part)
+
+
+def _proof(destination: Destination, key: str, parts: int, size: int) -> str:
+    """What shows that the store has the first ``parts`` parts of an upload as they were sent."""
+    upload = destination.uploads.adopted.get(key)
+    _require(upload is not None or parts == 0, "an upload of it is gone")
+    proofs: list[str] = []
+    total = 0
+    for number in range(1, parts + 1):
+        known = upload.known.get(number) if upload is not None else None
+        _require(
+            known is not None and known.proof, f"the store does not have part {number} of it as it was sent"
+        )
+        if known is not None:
+            proofs.append(known.proof)
+            total += known.size
+    _require(total == size, "its parts have other sizes")
+    return _by(proofs)
+
+
+def _by(proofs: Sequence[str]) -> str:
+    return "crc64nvme" if all(proof == "crc64nvme" for proof in proofs) else "etag"

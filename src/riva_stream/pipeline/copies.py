@@ -1,0 +1,334 @@
+"""Whether the store copies the source, in which parts, and by what that is going to be proven.
+
+Nothing here is guessed of a store that is not AWS: what its answers are worth is probed (see ``s3.copy_probe``). Where
+nothing could prove a copy, none is made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from anyio.abc import TaskGroup
+
+from riva_stream.archive import Member
+from riva_stream.buffers import Chunk
+from riva_stream.digest import HashLane
+from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, TransientError
+from riva_stream.lanes import Lane
+from riva_stream.layout import SCRATCH
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.run import Run, each
+from riva_stream.s3 import Bucket, CopySource, ObjectPart, WritableBucket
+from riva_stream.s3.copy_probe import CopyAbility, probe_copies
+from riva_stream.sink import CopiedObject, PartCopier, Proof, Upload, Uploads
+from riva_stream.sizes import MIB
+from riva_stream.source import PinnedRanges, PinnedSource
+from riva_stream.tee import Branch
+
+__all__ = ["COPIES", "FEW_BYTES", "LEAST_COPY", "CopyPlan", "Outlets", "SourceCopy", "plan_copies"]
+
+COPIES = 8
+"""Parts that the store copies at once: it does the work, so there is no need of more connections for larger hosts."""
+LEAST_COPY = 64 * MIB
+"""Bytes of a part whose size is ours to choose: one request copies hundreds of MB/s, whatever its size."""
+FEW_BYTES = 5 * MIB
+"""S3 copies ranges only of objects that have more (API reference, "UploadPartCopy": x-amz-copy-source-range)."""
+_MOST_BYTES = 5 << 30
+"""Of one part."""
+_MOST_HEADS = 1000
+"""Parts of the source that are asked for one by one."""
+_PROBE_RETRIES = 2
+_PROBED = 64 << 10
+"""Bytes that a probe has copied, and reads."""
+
+_USUAL = sorted(
+    [
+        *(MIB << power for power in range(3, 13)),
+        *(n * MIB for n in (5, 10, 15, 20, 25, 50, 100, 200, 250, 500)),
+    ]
+)
+"""Bytes of the parts that clients send; where none of them fits, any whole MiB."""
+
+_PLAIN = re.compile(r"[0-9a-f]{32}")
+_MULTIPART = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPlan:
+    """How the store makes the source's own object, and its members if it can."""
+
+    source: PinnedSource
+    proof: Proof
+    sizes: tuple[int, ...]
+    """Bytes of the parts of the source's own object."""
+    part_size: int
+    """Bytes of the parts of members."""
+    of_members: Proof | None
+    """How a range of our own choice is proven; None: members are sent."""
+
+    def begin_source(self, upload: Upload) -> CopiedObject:
+        """Queue the copies of the whole source."""
+        return self._begin(upload, 0, self.sizes, self.proof)
+
+    def begin_member(self, upload: Upload, member: Member) -> CopiedObject | None:
+        """Queue the copies of a member of a plain tar; None where it has to be sent."""
+        if self.of_members is None or member.data_offset is None or not member.size:
+            return None
+        if self.source.size <= FEW_BYTES:
+            return None
+        sizes = tuple(_ranges(member.size, self.part_size))
+        return self._begin(upload, member.data_offset, sizes, self.of_members)
+
+    def _begin(self, upload: Upload, offset: int, sizes: tuple[int, ...], proof: Proof) -> CopiedObject:
+        source, at = self.source, offset
+        for size in sizes:
+            whole = size == source.size
+            first, last = (None, None) if whole else (at, at + size - 1)
+            upload.copy(
+                CopySource(source.bucket, source.key, source.etag, source.version_id, first, last), size
+            )
+            at += size
+        return CopiedObject(upload, sizes, proof, source.etag)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCopy:
+    """What was decided, and why."""
+
+    plan: CopyPlan | None
+    reason: str = ""
+    """Why the source is sent."""
+
+    @property
+    def how(self) -> str:
+        """``sent``, or the name of the proof."""
+        return str(self.plan.proof) if self.plan else "sent"
+
+
+async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, check: str) -> SourceCopy:
+    """Decide who makes the objects that are ranges of the source.
+
+    Args:
+        run: its request says what is wished.
+        bucket: the destination, for scratch uploads.
+        source: what is staged.
+        check: what parts are checked with; see ``--upload-check``.
+
+    Raises:
+        ConfigurationError: the store shall copy it, and cannot.
+    """
+    wished = run.request.source_copy
+    if run.request.mode != "full" or wished == "send" or not source.size:
+        return SourceCopy(None)
+    found = await _Planner(run, bucket, source, check).plan()
+    if found.plan is None and wished == "store":
+        raise ConfigurationError(
+            f"the store cannot copy the source: {found.reason}",
+            hint="use --source-copy auto, which sends it then",
+        )
+    return found
+
+
+@dataclass(eq=False)
+class Outlets:
+    """Where the stream's bytes go beside the digests: to be sent, or to prove what the store copies meanwhile."""
+
+    run: Run
+    uploads: Uploads
+    plan: CopyPlan | None
+    _copied: list[CopiedObject] = field(default_factory=list, init=False)
+    _proofs: HashLane = field(default_factory=lambda: HashLane(Lane("proof")), init=False)
+
+    def __post_init__(self) -> None:
+        if self.plan is not None:
+            self.run.meter.counts = (*self.run.meter.counts, "copied")
+            self.uploads.copier = PartCopier(
+                self.uploads.bucket,
+                partial(_is_unchanged, self.run, self.plan.source),
+                with_crc64nvme=self.plan.proof is Proof.CRC64NVME,
+            )
+
+    def of_source(self, upload: Upload) -> Branch:
+        """Begin the source's own object."""
+        return self._of(self.plan.begin_source(upload)) if self.plan else upload.send
+
+    def of_member(self, upload: Upload, member: Member, *, plain: bool) -> Branch:
+        """Begin the object of a member; ``plain``: it is in the source as it is."""
+        copied = self.plan.begin_member(upload, member) if self.plan and plain else None
+        return self._of(copied) if copied else upload.send
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Copy, and hash what is to be compared with copies, until :meth:`close`."""
+        if self.plan is not None:
+            for _ in range(COPIES):
+                tasks.start_soon(self.uploads.copy_parts)
+        tasks.start_soon(self._proofs.run)
+
+    def close(self) -> None:
+        """No more bytes will come."""
+        self._proofs.close()
+
+    def prove(self) -> None:
+        """Once all was copied and hashed: see :meth:`~riva_stream.sink.CopiedObject.prove`."""
+        for copied in self._copied:
+            copied.prove()
+
+    def _of(self, copied: CopiedObject) -> Branch:
+        self._copied.append(copied)
+        return Chunk.release if copied.digests is None else partial(self._proofs.send, copied.digests)
+
+
+async def _is_unchanged(run: Run, source: PinnedSource) -> bool:
+    try:
+        info = await Bucket(run.origin, source.bucket, run.retrier).head(source.key)
+    except TransientError:
+        raise
+    except RivaStreamError:
+        return False  # it was readable a moment ago: something has changed
+    return info is not None and (info.etag, info.version_id) == (source.etag, source.version_id)
+
+
+@dataclass(eq=False)
+class _Planner:
+    run: Run
+    bucket: WritableBucket
+    source: PinnedSource
+    check: str
+
+    async def plan(self) -> SourceCopy:  # noqa: PLR0911 - each reason by itself
+        if not self.run.one_principal:
+            return SourceCopy(None, "source and destination are not reached with the same credentials")
+        ability = await self._ability()
+        if ability.reason:
+            return SourceCopy(None, ability.reason)
+        request, size = self.run.request, self.source.size
+        part_size = max(LEAST_COPY, self.run.part_size_for(size))
+        own = tuple(_ranges(size, part_size))
+        ranged: Proof | None = None
+        if self.check == "crc64nvme":
+            if not ability.crc64nvme:
+                return SourceCopy(
+                    None, "the store does not tell, or not check, the CRC64NVME of what it copies"
+                )
+            return SourceCopy(CopyPlan(self.source, Proof.CRC64NVME, own, part_size, Proof.CRC64NVME))
+        if request.source_copy == "store" and ability.md5:
+            ranged = Proof.MD5
+        if (request.sse or "").startswith("aws:kms"):  # then an ETag is no MD5
+            return SourceCopy(None, "neither a CRC64NVME nor an ETag can prove the copy of encrypted parts")
+        if _PLAIN.fullmatch(self.source.etag) and size <= _MOST_BYTES:
+            return SourceCopy(CopyPlan(self.source, Proof.PLAIN_ETAG, (size,), part_size, ranged))
+        if (sizes := await self._parts_of_source()) is not None:
+            return SourceCopy(CopyPlan(self.source, Proof.MULTIPART_ETAG, sizes, part_size, ranged))
+        if ranged is not None:
+            return SourceCopy(CopyPlan(self.source, ranged, own, part_size, ranged))
+        return SourceCopy(None, "nothing could prove the copy: no CRC64NVME, and no ETag that it would share")
+
+    async def _ability(self) -> CopyAbility:
+        """What may be believed of the store."""
+        run, source = self.run, self.source
+        with_checksums = self.check == "crc64nvme"
+        if run.destination.is_aws:
+            kms = (run.request.sse or "").startswith("aws:kms")
+            return CopyAbility(crc64nvme=with_checksums, md5=not kms)
+        span = min(_PROBED, source.size) if source.size > FEW_BYTES else source.size
+        first, last = (0, span - 1) if span < source.size else (None, None)
+        read = with_checksums or run.request.source_copy == "store"
+        try:
+            return await self._probed(
+                CopySource(source.bucket, source.key, source.etag, None, first, last), span, read
+            )
+        except HeldError:
+            raise
+        except TransientError as error:
+            if run.request.source_copy == "store":
+                raise
+            # A store that cannot copy need not say so in an answer. Nothing was asked of it that a run depends on.
+            return CopyAbility(f"the store cannot be asked for a copy: {error.what}")
+
+    async def _probed(self, asked: CopySource, span: int, read: bool) -> CopyAbility:
+        run = self.run
+        retrier = Retrier(
+            RetryPolicy(retries=min(_PROBE_RETRIES, run.request.retries)),
+            run.observer,
+            run.meter.touch,
+            run.renew_sessions,
+        )
+        return await probe_copies(
+            self.bucket.store,
+            self.bucket.store,
+            self.bucket.name,
+            run.request.prefix + SCRATCH[0],
+            asked,
+            await self._first(span) if read else None,
+            retrier,
+            declare=self.check == "crc64nvme",
+            left=partial(run.warn, "scratch-upload"),
+        )
+
+    async def _first(self, size: int) -> bytes:
+        """The first bytes of the source."""
+        ranges = PinnedRanges(self.run.origin, self.source, self.run.observer)
+
+        async def read() -> bytes:
+            async with ranges.open(0, size - 1, None) as reply:
+                data = b"".join([piece async for piece in reply.pieces])
+            if len(data) != size:
+                raise TransientError(f"the body ended after {len(data)} of {size} bytes")
+            return data
+
+        return await self.run.retrier("GetObject", read)
+
+    async def _parts_of_source(self) -> tuple[int, ...] | None:
+        """Bytes of each part that the source was uploaded in: as the store tells them, else as is usual.
+
+        A wrong guess proves nothing, and so does no harm beside the time that it takes.
+        """
+        found = _MULTIPART.fullmatch(self.source.etag)
+        if found is None:
+            return None
+        count, size = int(found[1]), self.source.size
+        if count > self.run.most_parts:
+            return None
+        first = await self._part(1)
+        if first is None or first.parts != count:
+            return _usual_parts(size, count)
+        if first.size and _up(size, first.size) == count:
+            return tuple(_ranges(size, first.size))
+        if count > _MOST_HEADS:
+            return None
+        told = await each(range(1, count + 1), self._part)
+        sizes = tuple(part.size for part in told if part is not None)
+        return sizes if sum(sizes) == size and len(sizes) == count else None
+
+    async def _part(self, number: int) -> ObjectPart | None:
+        place = Bucket(self.run.origin, self.source.bucket, self.run.retrier)
+        try:
+            return await place.head_part(self.source.key, number)
+        except TransientError:
+            raise
+        except RivaStreamError:
+            return None  # it does not know parts
+
+
+def _ranges(size: int, part: int) -> Iterator[int]:
+    """``size`` bytes in parts of ``part``, the last of which may be smaller."""
+    for at in range(0, size, part):
+        yield min(part, size - at)
+
+
+def _usual_parts(size: int, count: int) -> tuple[int, ...] | None:
+    """The one usual part size with which ``size`` bytes make ``count`` parts; None where there is none, or several."""
+    if count == 1:
+        return (size,)
+    least, most = max(FEW_BYTES, _up(size, count)), _up(size, count - 1) - 1
+    usual = [part for part in _USUAL if least <= part <= most]
+    fits = usual or range(_up(least, MIB) * MIB, most + 1, MIB)
+    return tuple(_ranges(size, fits[0])) if len(fits) == 1 else None
+
+
+def _up(size: int, unit: int) -> int:
+    """How many times ``unit`` goes into ``size``, rounded up."""
+    return -(-size // unit)

@@ -1,0 +1,182 @@
+"""One bucket: the store that it is in, its name, and what tries a request again. ``await bucket.head(key)``.
+
+Each operation of the port is here once, with its name for errors and events; what it takes and gives is said there.
+What looks, decides and changes within one attempt of its own asks :attr:`Bucket.once`, and is itself what is tried
+again: a change that is sent once more is then decided once more.
+
+What a refusal may mean is said here as well. Without s3:ListBucket S3 answers 403 for a key that does not exist, so as
+not to tell (S3 API, HeadObject and GetObject). Whoever only wants to read takes that for missing (:meth:`Bucket.find`);
+whoever would change something has to know that there may be an object (:meth:`Bucket.peek`, :data:`UNSEEN`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
+
+from riva_stream import clock
+from riva_stream.errors import AccessDeniedError
+from riva_stream.s3.listings import listing_is_stuck
+from riva_stream.s3.port import Document, Folders, ObjectInfo, Reader, Store, Writer
+
+__all__ = ["UNSEEN", "Attempt", "Bucket", "WritableBucket"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+UNSEEN = ObjectInfo(key="", size=-1, etag="")
+"""In place of what may not be looked at, if there is anything. No object is like it."""
+_LOOKS = 3
+"""Refusals in a row that are believed where something was expected,"""
+_PAUSE = 0.2
+"""and seconds from the first to the second; then twice as many."""
+
+
+class Attempt(Protocol):
+    """What tries a request: a :class:`~riva_stream.retry.Retrier`, again when the transport fails."""
+
+    async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
+        """Await ``attempt_once()``, again if need be."""
+
+
+async def _once(_: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
+    return await attempt_once()
+
+
+class _Operation(Generic[P, T]):
+    """A method of the port as one of a bucket: without the bucket's name, and tried again."""
+
+    def __init__(self, name: str, method: Callable[Concatenate[Any, str, P], Awaitable[T]]) -> None:
+        self._name = name
+        self._method = method.__name__
+
+    def __get__(self, bucket: Bucket, _: type[Bucket]) -> Callable[P, Awaitable[T]]:
+        def ask(*args: P.args, **options: P.kwargs) -> Awaitable[T]:
+            send = partial(getattr(bucket.store, self._method), bucket.name, *args, **options)
+            return bucket.retrier(self._name, send)
+
+        return ask
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """One bucket, to be read."""
+
+    store: Reader
+    name: str
+    retrier: Attempt
+
+    head = _Operation("HeadObject", Reader.head)
+    head_part = _Operation("HeadObject", Reader.head_part)
+    get = _Operation("GetObject", Reader.get)
+    list_objects = _Operation("ListObjectsV2", Reader.list_objects)
+    list_folder = _Operation("ListObjectsV2", Reader.list_folder)
+    list_parts = _Operation("ListParts", Reader.list_parts)
+    list_uploads = _Operation("ListMultipartUploads", Reader.list_uploads)
+    get_tags = _Operation("GetObjectTagging", Reader.get_tags)
+    get_lifecycle = _Operation("GetBucketLifecycleConfiguration", Reader.get_lifecycle)
+
+    @property
+    def once(self) -> Self:
+        """The same bucket, each request tried once: for what is itself an attempt."""
+        return replace(self, retrier=_once)
+
+    @property
+    def is_aws(self) -> bool:
+        """See :class:`~riva_stream.s3.port.Reader`."""
+        return self.store.is_aws
+
+    def named(self, name: str) -> Self:
+        """Another bucket of the same store."""
+        return replace(self, name=name)
+
+    async def find(self, key: str, *, limit: int) -> Document | None:
+        """GET of a small object that may be missing; None also where a refusal is all that would be said of that.
+
+        Raises:
+            AccessDeniedError: there is something that may not be read.
+        """
+        try:
+            return await self.get(key, limit=limit)
+        except AccessDeniedError as error:
+            if error.hides_absence:
+                return None
+            raise
+
+    async def peek(self, key: str) -> ObjectInfo | None:
+        """HEAD of what may be missing; :data:`UNSEEN` where the store may not tell whether it is.
+
+        Raises:
+            AccessDeniedError: there is something that may not be looked at.
+        """
+        try:
+            return await self.head(key)
+        except AccessDeniedError as error:
+            if error.hides_absence:
+                return UNSEEN
+            raise
+
+    async def expect(self, key: str) -> ObjectInfo | None:
+        """The same where something should be: one refusal may pass, and is not believed before it has come again.
+
+        Raises:
+            AccessDeniedError: there is something that may not be looked at.
+        """
+        for look in range(_LOOKS):
+            if look:
+                await clock.sleep(_PAUSE * 2 ** (look - 1))
+            if (info := await self.peek(key)) is not UNSEEN:
+                return info
+        return UNSEEN
+
+    async def objects(self, prefix: str) -> AsyncGenerator[ObjectInfo]:
+        """Every object below ``prefix``, by key, a page at a time.
+
+        Raises:
+            ConfigurationError: the store's pages do not advance.
+        """
+        after = ""
+        while True:
+            page = await self.list_objects(prefix, after=after)
+            for entry in page.objects:
+                yield entry
+            if not page.truncated:
+                return
+            last = page.objects[-1].key if page.objects else ""
+            if last <= after:
+                raise listing_is_stuck("ListObjectsV2", self.name, prefix)
+            after = last
+
+    async def folders(self, prefix: str) -> AsyncGenerator[Folders]:
+        """What lies directly below ``prefix``, page by page.
+
+        Raises:
+            ConfigurationError: the store's pages do not advance.
+        """
+        token = ""
+        while True:
+            page = await self.list_folder(prefix, token=token)
+            yield page
+            if not page.token:
+                return
+            if page.token == token:
+                raise listing_is_stuck("ListObjectsV2", self.name, prefix)
+            token = page.token
+
+
+@dataclass(frozen=True, eq=False)
+class WritableBucket(Bucket):
+    """One bucket, to be changed. Handed to what may do that, and to nothing else; see :class:`~riva_stream.s3.Writer`."""
+
+    store: Store
+
+    put = _Operation("PutObject", Writer.put)
+    delete = _Operation("DeleteObject", Writer.delete)
+    create_upload = _Operation("CreateMultipartUpload", Writer.create_upload)
+    upload_part = _Operation("UploadPart", Writer.upload_part)
+    copy_part = _Operation("UploadPartCopy", Writer.copy_part)
+    complete_upload = _Operation("CompleteMultipartUpload", Writer.complete_upload)
+    abort_upload = _Operation("AbortMultipartUpload", Writer.abort_upload)
+    put_tags = _Operation("PutObjectTagging", Writer.put_tags)

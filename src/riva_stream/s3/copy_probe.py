@@ -1,0 +1,153 @@
+"""Find out what a store's copies are worth, by having it copy into scratch uploads.
+
+A copy with a wrong If-Match has to be refused, and one with the right ETag has to be taken: else nothing pins what is
+copied. A checksum that is told of a copy has to be right, and a wrong one of the whole has to be refused at Complete: else
+it may be anything. On AWS all of this is documented (Amazon S3 API Reference, "UploadPartCopy"; Amazon S3 User Guide,
+"Checking object integrity"), and nothing is asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import anyio
+from awscrt import checksums as crt
+
+from riva_stream.errors import RivaStreamError, SourceChangedError
+from riva_stream.s3.bucket import Attempt
+from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource, Reader, Writer
+from riva_stream.s3.probe import is_refusal, try_aborting
+from riva_stream.s3.scratch import CLEANUP_SECONDS, ScratchUpload, say_nothing, scratch_upload
+
+__all__ = ["CopyAbility", "probe_copies"]
+
+_OTHER_ETAG = "0" * 32
+_CONDITION_FAILED = 412
+
+
+@dataclass(frozen=True, slots=True)
+class CopyAbility:
+    """What may be believed of copied parts."""
+
+    reason: str = ""
+    """Why nothing may be copied; empty: it may."""
+    crc64nvme: bool = False
+    """The CRC64NVME that is told of a part is right, and a wrong one of the whole is refused."""
+    md5: bool = False
+    """The ETag of a part is its MD5."""
+
+
+async def probe_copies(
+    reader: Reader,
+    writer: Writer,
+    bucket: str,
+    key: str,
+    source: CopySource,
+    data: bytes | None,
+    attempt: Attempt,
+    *,
+    declare: bool,
+    left: Callable[[str], None] = say_nothing,
+) -> CopyAbility:
+    """Have a part copied to a scratch upload, and look at the answers.
+
+    Args:
+        reader: the store.
+        writer: the same, for the scratch uploads.
+        bucket: its bucket.
+        key: of the scratch uploads. Where a store takes a wrong checksum something becomes visible there, and is deleted.
+        source: what is copied; a few bytes are enough.
+        data: the bytes that are there; None: checksums are not looked at.
+        attempt: tries one request again when the transport fails.
+        declare: declare CRC64NVME when an upload is created.
+        left: is told of scratch uploads that could not be aborted.
+
+    Raises:
+        SourceChangedError: the source is gone.
+        RivaStreamError: the store cannot be asked, or no upload be made.
+    """
+    await try_aborting(writer, bucket, key, attempt)
+    async with scratch_upload(reader, writer, bucket, key, attempt, declare=declare, left=left) as upload:
+        probe = _Probe(writer, bucket, upload, attempt)
+        wrong = await probe.copy(replace(source, etag=_OTHER_ETAG))
+        if not isinstance(wrong, RivaStreamError):
+            return CopyAbility("the store copies whatever ETag is asked for")
+        right = await probe.copy(source)
+        if isinstance(right, RivaStreamError):
+            if isinstance(right, SourceChangedError) and right.where.status != _CONDITION_FAILED:
+                raise right
+            return CopyAbility(f"the store does not copy the source: {right.what}")
+        if data is None:
+            return CopyAbility()
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() == right.etag
+        told = right.crc64nvme is not None and right.crc64nvme == _crc64nvme(data)
+        refused = told and await probe.refuses_wrong_checksum(right, len(data))
+        return CopyAbility(crc64nvme=bool(declare and refused), md5=md5)
+
+
+@dataclass(eq=False)
+class _Probe:
+    writer: Writer
+    bucket: str
+    upload: ScratchUpload
+    attempt: Attempt
+
+    async def copy(self, source: CopySource) -> CopiedPart | RivaStreamError:
+        """One copy as part 1, or what it was refused with.
+
+        Raises:
+            RivaStreamError: it could not be asked for.
+        """
+
+        async def ask() -> CopiedPart | RivaStreamError:
+            try:
+                return await self.writer.copy_part(
+                    self.bucket, self.upload.key, self.upload.upload_id, 1, source
+                )
+            except RivaStreamError as error:
+                if is_refusal(error) or error.where.code == "NotImplemented":
+                    return error
+                raise
+
+        found: CopiedPart | RivaStreamError = await self.attempt("UploadPartCopy", ask)
+        return found
+
+    async def refuses_wrong_checksum(self, part: CopiedPart, size: int) -> bool:
+        """Whether a Complete with a checksum that is not that of the object is refused."""
+        complete = partial(
+            self.writer.complete_upload,
+            self.bucket,
+            self.upload.key,
+            self.upload.upload_id,
+            [CompletedPart(1, part.etag, size, part.crc64nvme)],
+            crc64nvme=_crc64nvme(b"none of these bytes"),
+        )
+
+        async def ask() -> bool:
+            try:
+                await complete()
+            except RivaStreamError as error:
+                if is_refusal(error):
+                    return True
+                raise
+            return False
+
+        refused = False
+        try:
+            refused = await self.attempt("CompleteMultipartUpload", ask)
+        finally:
+            if not refused:  # it was taken, or may have been
+                with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                    await self._delete()
+        return bool(refused)
+
+    async def _delete(self) -> None:
+        await self.attempt("DeleteObject", partial(self.writer.delete, self.bucket, self.upload.key))
+
+
+def _crc64nvme(data: bytes) -> str:
+    return base64.b64encode(crt.crc64nvme(data, 0).to_bytes(8, "big")).decode()

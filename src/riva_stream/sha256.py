@@ -1,0 +1,179 @@
+"""SHA-256 (FIPS 180-4) that can be written down in the middle, and gone on with on another host.
+
+The state of SHA-256 behind a multiple of 64 bytes is eight words and a length; what is beyond is kept as it is. hashlib
+has the same code and does not give the state, so libcrypto's own functions are called, those that the interpreter's
+hashlib has loaded. Where they are missing (other builds of Python have no libcrypto, OpenSSL without what it calls
+deprecated), or a self-test fails, hashlib serves, without a state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+
+from pydantic import ConfigDict, Field
+
+from riva_stream.native import Pinned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Sha256", "Sha256State", "why_no_state"]
+
+_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sha256State:
+    """Where a SHA-256 is."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    words: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """The eight words, big-endian, in hexadecimal: the state behind the last whole block of 64 bytes."""
+    size: Annotated[int, Field(ge=0, lt=1 << 61)]
+    """Bytes so far."""
+    tail: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,63}$")]
+    """Those of them that are behind the last whole block, in hexadecimal."""
+
+
+class _Context(ctypes.Structure):
+    """``SHA256_CTX`` of OpenSSL, and of those that come from it."""
+
+    _fields_ = (
+        ("h", c_uint32 * 8),
+        ("low", c_uint32),
+        ("high", c_uint32),
+        ("data", c_uint32 * 16),
+        ("num", c_uint32),
+        ("md_len", c_uint32),
+    )
+
+
+class _Library(NamedTuple):
+    init: Callable[[_Context], int]
+    update: Callable[[_Context, int, int], int]
+    final: Callable[[ctypes.Array[ctypes.c_char], _Context], int]
+
+
+class Sha256:
+    """SHA-256 of one run of bytes."""
+
+    def __init__(self) -> None:
+        library = _library()
+        self._size = 0
+        if isinstance(library, str):
+            self._hasher = hashlib.sha256()
+            self._library = None
+            return
+        self._library = library
+        self._memory = ctypes.create_string_buffer(4 * ctypes.sizeof(_Context))
+        self._context = _Context.from_buffer(self._memory)
+        library.init(self._context)
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        """Take more bytes; the GIL is free meanwhile."""
+        if self._library is None:
+            self._hasher.update(data)
+            return
+        pin = Pinned(data)
+        self._library.update(self._context, pin.address, pin.size)
+        self._size += pin.size
+
+    def digest(self) -> bytes:
+        """The digest of all bytes so far."""
+        if self._library is None:
+            return self._hasher.digest()
+        out = ctypes.create_string_buffer(32)
+        last = _Context.from_buffer_copy(self._context)
+        self._library.final(out, last)
+        return out.raw
+
+    def snapshot(self) -> Sha256State | None:
+        """Where it is; None without libcrypto's functions."""
+        if self._library is None:
+            return None
+        words = b"".join(word.to_bytes(4, "big") for word in self._context.h)
+        tail = bytes(self._context.data)[: self._size % _BLOCK]
+        return Sha256State(words.hex(), self._size, tail.hex())
+
+    @classmethod
+    def restore(cls, state: Sha256State) -> Sha256:
+        """Go on there.
+
+        Raises:
+            ValueError: no SHA-256 has such a state, or none can be restored here.
+        """
+        hasher, tail = cls(), bytes.fromhex(state.tail)
+        if hasher._library is None:
+            raise ValueError(why_no_state())
+        if len(tail) != state.size % _BLOCK:
+            raise ValueError(f"a tail of {len(tail)} bytes for a SHA-256 of {state.size}")
+        context, words = hasher._context, bytes.fromhex(state.words)
+        context.h[:] = [int.from_bytes(words[at : at + 4], "big") for at in range(0, 32, 4)]
+        hasher._size = state.size - len(tail)
+        context.high, context.low = divmod(8 * hasher._size, 1 << 32)
+        hasher.update(tail)
+        return hasher
+
+
+def why_no_state() -> str:
+    """Empty where a SHA-256 can be written down; else one line that says why not."""
+    library = _library()
+    return library if isinstance(library, str) else ""
+
+
+@cache
+def _library() -> _Library | str:
+    try:
+        import _hashlib  # noqa: PLC0415 - not every interpreter has it
+
+        loaded = ctypes.CDLL(_hashlib.__file__)
+        init, update, final = loaded.SHA256_Init, loaded.SHA256_Update, loaded.SHA256_Final
+    except (ImportError, OSError, AttributeError, TypeError) as error:
+        return f"libcrypto's SHA256_Init is not to be had ({error})"
+    pointer = ctypes.POINTER(_Context)
+    init.argtypes, init.restype = (pointer,), c_int
+    update.argtypes, update.restype = (pointer, c_void_p, c_size_t), c_int
+    final.argtypes, final.restype = (c_char_p, pointer), c_int
+    return (
+        _Library(init, update, final)
+        if _works(init, update, final)
+        else "libcrypto's SHA-256 failed its self-test"
+    )
+
+
+def _works(
+    init: Callable[[_Context], int],
+    update: Callable[[_Context, int, int], int],
+    final: Callable[[ctypes.Array[ctypes.c_char], _Context], int],
+) -> bool:
+    """Whether digests are those of hashlib, and the state is where it is expected, at each place in a block."""
+    text = hashlib.shake_128(b"FIPS 180-4").digest(500)
+    source, out = Pinned(text), ctypes.create_string_buffer(32)
+    for cut in (0, 1, 63, 64, 65, 127, 128, 300, 500):
+        memory = ctypes.create_string_buffer(
+            b"\xa5" * 4 * ctypes.sizeof(_Context), 4 * ctypes.sizeof(_Context)
+        )
+        first = _Context.from_buffer(memory)
+        init(first)
+        update(first, source.address, cut)
+        if (first.num, 8 * cut) != (cut % _BLOCK, first.low) or memory.raw[ctypes.sizeof(_Context) :].strip(
+            b"\xa5"
+        ):
+            return False
+        second = _Context()
+        init(second)
+        second.h[:] = first.h
+        second.low = 8 * (cut - cut % _BLOCK)
+        tail = Pinned(bytes(first.data)[: cut % _BLOCK])
+        update(second, tail.address, tail.size)
+        update(second, source.address + cut, len(text) - cut)
+        final(out, second)
+        if out.raw != hashlib.sha256(text).digest():
+            return False
+    return True

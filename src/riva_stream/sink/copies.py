@@ -1,0 +1,205 @@
+"""Parts that the store makes itself from a range of the source, and the proof that they are the bytes that were hashed.
+
+A copy that is not proven is never completed: :meth:`~riva_stream.sink.upload.Upload.completed_parts` refuses it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from riva_stream.buffers import Piece
+from riva_stream.digest import Hash
+from riva_stream.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    DigestMismatchError,
+    SourceChangedError,
+    Where,
+)
+from riva_stream.retry import at_least_some_speed
+from riva_stream.s3 import CopiedPart, WritableBucket
+from riva_stream.sink.parts import Copy, SentPart
+from riva_stream.sink.upload import Upload, multipart_etag
+
+__all__ = ["CopiedObject", "NotCopiedError", "PartCopier", "Proof", "RangeDigests"]
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class Proof(StrEnum):
+    """What shows that an object which the store copied holds the bytes that were hashed."""
+
+    CRC64NVME = "crc64nvme"
+    """The store's CRC64NVME of each copied part is that of the stream; Complete is given that of the whole."""
+    MULTIPART_ETAG = "multipart-etag"
+    """Copied in the parts of the source, it has the source's ETag."""
+    PLAIN_ETAG = "plain-etag"
+    """Copied as one part, its ETag is the source's, which is an MD5."""
+    MD5 = "md5"
+    """The ETag of each copied part is the MD5 of the stream there. Dear."""
+
+    @property
+    def of_stream(self) -> str:
+        """The algorithm that the stream has to be hashed with for it; "" for none."""
+        return {Proof.CRC64NVME: "crc64nvme", Proof.MD5: "md5"}.get(self, "")
+
+
+class NotCopiedError(ConfigurationError):
+    """The store does not copy the source, or nothing proves that it did: it has to be sent."""
+
+
+class RangeDigests:
+    """One digest for each of consecutive ranges of a stream; takes chunks as any digest does.
+
+    Args:
+        sizes: bytes of each range.
+        algorithm: as in :class:`~riva_stream.digest.Hash`.
+    """
+
+    def __init__(self, sizes: Sequence[int], algorithm: str) -> None:
+        self.values: list[str] = []
+        """Of the ranges that are over, encoded as in :class:`~riva_stream.digest.Hash`."""
+        self._sizes = list(sizes)
+        self._algorithm = algorithm
+        self._hash = Hash(algorithm)
+        self._have = 0
+
+    def update(self, pieces: Sequence[Piece]) -> None:
+        """Take the next pieces; runs in a worker thread."""
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                take = view[: self._sizes[len(self.values)] - self._have]
+                view = view[len(take) :]
+                self._hash.update((take,))
+                self._have += len(take)
+                if self._have == self._sizes[len(self.values)]:
+                    self.values.append(self._hash.text())
+                    self._hash, self._have = Hash(self._algorithm), 0
+
+
+@dataclass(eq=False)
+class CopiedObject:
+    """One object that the store copies, part by part, while the same bytes stream by here."""
+
+    upload: Upload
+    sizes: Sequence[int]
+    """Bytes of its parts."""
+    proof: Proof
+    etag: str
+    """Of the source."""
+    digests: RangeDigests | None = field(init=False)
+    """Takes the stream's bytes of this object; None where the proof needs none of them."""
+
+    def __post_init__(self) -> None:
+        algorithm = self.proof.of_stream
+        self.digests = RangeDigests(self.sizes, algorithm) if algorithm else None
+
+    def prove(self) -> None:
+        """Compare the copy with the stream, or with the source; only then may it be completed.
+
+        Raises:
+            DigestMismatchError: the store has copied other bytes than were read.
+            NotCopiedError: nothing shows that they are the same.
+        """
+        parts = self.upload.in_order
+        if [part.size for part in parts] != list(self.sizes):
+            raise RuntimeError("not every part was copied")
+        match self.proof:
+            case Proof.MULTIPART_ETAG:
+                self._equal(multipart_etag(parts))
+            case Proof.PLAIN_ETAG:
+                self._equal(parts[0].etag)
+            case Proof.CRC64NVME:
+                self._same([part.checksum or "" for part in parts])
+            case Proof.MD5:
+                self._same([part.etag if _MD5.fullmatch(part.etag) else "" for part in parts])
+        self.upload.parts = {part.number: replace(part, proven=True) for part in parts}
+
+    def _equal(self, etag: str) -> None:
+        if etag != self.etag:
+            raise NotCopiedError(
+                f"the ETag of the copy is {etag or 'not made of MD5s'}, that of the source {self.etag}: whether they are "
+                "the same cannot be told",
+                where=Where("UploadPartCopy", key=self.upload.key),
+            )
+
+    def _same(self, told: Sequence[str]) -> None:
+        if self.digests is None or len(self.digests.values) != len(told):
+            raise RuntimeError("the stream was not hashed to its end")
+        for part, (copied, read) in enumerate(zip(told, self.digests.values, strict=True), 1):
+            where = Where("UploadPartCopy", key=self.upload.key, part=part)
+            if not copied:
+                raise NotCopiedError(
+                    f"the store does not tell the {self.proof} of a copied part", where=where
+                )
+            if copied != read:
+                raise DigestMismatchError(
+                    f"the store has copied other bytes than were read: {self.proof} of the copy is {copied}, of the "
+                    f"stream {read}",
+                    where=where,
+                    hint="run the same command again; if it fails again: --source-copy send",
+                )
+
+
+@dataclass(eq=False)
+class PartCopier:
+    """Has the store copy parts, each tried as often as the bucket's retrier wants."""
+
+    bucket: WritableBucket
+    unchanged: Callable[[], Awaitable[bool]]
+    """Looks whether the source is still the one that was pinned."""
+    with_crc64nvme: bool
+    """Whether a copied part is of use only with its CRC64NVME."""
+    _by_version: bool = field(default=True, init=False)
+
+    async def copy(self, upload: Upload, number: int, part: Copy) -> SentPart:
+        """Copy one part, unless an earlier run has: not proven yet.
+
+        Raises:
+            SourceChangedError: the source is another object by now.
+            NotCopiedError: the store does not copy it.
+        """
+        known = upload.known.get(number)
+        if (
+            known is not None
+            and known.size == part.size
+            and (known.crc64nvme is not None or not self.with_crc64nvme)
+        ):
+            told = CopiedPart(known.etag, known.crc64nvme)
+        else:
+            told = await self._copied(upload, number, part)
+        crc64nvme = int.from_bytes(base64.b64decode(told.crc64nvme)) if told.crc64nvme else None
+        return SentPart(number, part.size, told.etag, "", crc64nvme, None, proven=False)
+
+    async def _copied(self, upload: Upload, number: int, part: Copy) -> CopiedPart:
+        source = part.source if self._by_version else replace(part.source, version_id=None)
+
+        async def once() -> CopiedPart:
+            with at_least_some_speed(part.size):
+                return await self.bucket.once.copy_part(upload.key, upload.upload_id, number, source)
+
+        try:
+            return await self.bucket.retrier("UploadPartCopy", once)
+        except SourceChangedError as error:
+            # A store's word alone does not decide that: some refuse every condition, or call an upload a key.
+            if not await self.unchanged():
+                raise
+            raise _refused(error) from error
+        except AccessDeniedError as error:
+            if source.version_id is None:
+                raise _refused(error) from error
+            self._by_version = False  # that takes a right of its own; the ETag pins the source as well
+        except ConfigurationError as error:
+            raise _refused(error) from error
+        return await self._copied(upload, number, part)
+
+
+def _refused(error: AccessDeniedError | ConfigurationError | SourceChangedError) -> NotCopiedError:
+    return NotCopiedError(
+        f"the store does not copy the source: {error.what}", where=error.where, hint=error.hint
+    )

@@ -1,0 +1,635 @@
+"""Parts that the store copies itself: what is copied, what proves it, and that nothing else becomes visible."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+from riva_stream import (
+    AccessDeniedError,
+    ConfigurationError,
+    DigestMismatchError,
+    IntegrityError,
+    RivaStreamError,
+    SourceChangedError,
+    StageReport,
+    StageRequest,
+    ThrottledError,
+    TransientError,
+    stage,
+)
+from riva_stream.cli.commands.stage import summary_text
+from riva_stream.cli.progress import Counters
+from riva_stream.events import Event, Progress, StageStarted, Warned
+from riva_stream.pipeline import copies
+from riva_stream.retry import RetryPolicy
+from riva_stream.s3 import CompletedPart, CopiedPart, CopySource, ObjectPart, PartBody, Stored
+from riva_stream.s3.memory import Copies, MemoryStore
+from riva_stream.sink import Upload
+from riva_stream.sink.parts import SentPart
+from riva_stream.sizes import MIB
+from tests.archive.kit import END, member, pax
+from tests.contract.ground import body
+from tests.staging import gzipped
+from tests.support.archives import riva_bytes
+
+PREFIX = "prod/parakeet/v1/"
+PART, COPIED = 2048, 4096
+
+Hook = Callable[[int, CopySource], Awaitable[None]]
+
+
+async def do_nothing(_: int, __: CopySource) -> None:
+    """Let a copy be made."""
+
+
+@dataclass(eq=False)
+class Account:
+    """What went to a store."""
+
+    sent: list[tuple[str, int]] = field(default_factory=list)
+    """Key and bytes of each part that was sent."""
+    copied: list[tuple[str, CopySource]] = field(default_factory=list)
+    """Key and source of each part that was copied, probes aside."""
+
+    def payload(self) -> int:
+        """Bytes of parts of the archive and its models that were sent."""
+        return sum(
+            size for key, size in self.sent if key.startswith((PREFIX + "source/", PREFIX + "models/"))
+        )
+
+
+class Watched(MemoryStore):
+    """A store in memory that keeps account, and lets a test step in before each copy of a payload."""
+
+    def __init__(self, *, tells_parts: bool = True, checks_whole: bool = True, **options: Any) -> None:
+        super().__init__("models", "staging", **{"smallest_part": 1} | options)
+        self.account = Account()
+        self.before: Hook = do_nothing
+        self.after: Hook = do_nothing
+        self._tells_parts = tells_parts
+        self._checks_whole = checks_whole
+
+    async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
+        self.account.sent.append((key, body.size))
+        return await super().upload_part(bucket, key, upload_id, number, body)
+
+    async def copy_part(
+        self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
+    ) -> CopiedPart:
+        if ".riva-stream/" in key:
+            return await super().copy_part(bucket, key, upload_id, number, source)
+        self.account.copied.append((key, source))
+        count = len(self.account.copied)
+        await self.before(count, source)
+        told = await super().copy_part(bucket, key, upload_id, number, source)
+        await self.after(count, source)
+        return told
+
+    async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
+        return await super().head_part(bucket, key, number) if self._tells_parts else None
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[CompletedPart],
+        *,
+        crc64nvme: str | None,
+        **options: Any,
+    ) -> Stored:
+        told = crc64nvme if self._checks_whole else None
+        return await super().complete_upload(bucket, key, upload_id, parts, crc64nvme=told, **options)
+
+    async def put_source(self, key: str, data: bytes, *, parts: Sequence[int] = ()) -> None:
+        """The source; with ``parts`` it is uploaded in parts of these sizes."""
+        if not parts:
+            await self.put("models", key, body(data), content_type="a/b", metadata={})
+            return
+        upload_id = await self.create_upload("models", key, content_type="a/b", metadata={}, crc64nvme=False)
+        done, at = [], 0
+        for number, size in enumerate(parts, 1):
+            piece = data[at : at + size]
+            etag = await super().upload_part("models", key, upload_id, number, body(piece))
+            done.append(CompletedPart(number, etag, size))
+            at += size
+        assert at == len(data)
+        await self.complete_upload("models", key, upload_id, done, crc64nvme=None)
+
+    def staged(self) -> dict[str, bytes]:
+        """Name and bytes of everything below the prefix."""
+        found = {key.removeprefix(PREFIX): self.look("staging", key) for key in self.keys("staging", PREFIX)}
+        return {name: kept.data for name, kept in found.items() if kept is not None}
+
+    def validation(self) -> dict[str, Any]:
+        return dict(json.loads(self.staged()["artifact.json"])["validation"])
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An archive, or a model as it is, and what its staging consists of."""
+
+    name: str
+    data: bytes
+    objects: dict[str, bytes]
+
+    @property
+    def key(self) -> str:
+        return f"in/{self.name}"
+
+
+def made(kind: str, seed: object = 0, sizes: Sequence[int] = (9_000, 3_500)) -> Model:
+    """``tar.gz``, ``tar`` or ``riva``; random bytes, so that they hardly shrink."""
+    files = {f"m{n}.riva": riva_bytes(size, f"{seed}/{n}") for n, size in enumerate(sizes)}
+    if kind == "riva":
+        return Model("m0.riva", files["m0.riva"], {"models/m0.riva": files["m0.riva"]})
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in {"README": b"read me", **files}.items():
+            info = tarfile.TarInfo(f"p/{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    data = raw.getvalue() if kind == "tar" else gzipped(raw.getvalue())
+    models = {f"models/{name}": content for name, content in files.items()}
+    return Model(f"a.{kind}", data, {f"source/a.{kind}": data, **models})
+
+
+def asked(model: Model, **fields: Any) -> StageRequest:
+    """A request with parts far below what one may have, so that a few KiB are many of them."""
+    given: dict[str, Any] = {
+        "source": f"s3://models/{model.key}",
+        "bucket": "staging",
+        "env": "prod",
+        "model_name": "parakeet",
+        "model_version": "v1",
+        "connections": 2,
+        "lease": 1.0,
+        "retries": 2,
+        "memory": 192 * MIB,
+    }
+    part_size = fields.pop("part_size", PART)
+    return StageRequest(**given | fields).model_copy(update={"part_size": part_size})
+
+
+def assert_staged(store: Watched, model: Model) -> None:
+    staged = store.staged()
+    documents = {"artifact.json", "checksums.sha256", "upload_manifest.json", "staging_complete.txt"}
+    assert staged.keys() == documents | model.objects.keys()
+    assert {name: staged[name] for name in model.objects} == model.objects
+    lines = staged["checksums.sha256"].decode().splitlines()
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    assert listed == {name: hashlib.sha256(data).hexdigest() for name, data in model.objects.items()}
+    assert store.open_uploads("staging") == []
+
+
+def assert_nothing_left(store: Watched) -> None:
+    assert store.staged() == {}
+    assert store.open_uploads("staging") == []
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of a few KiB, and retries that do not wait."""
+    monkeypatch.setattr(copies, "LEAST_COPY", COPIED)
+    monkeypatch.setattr(copies, "FEW_BYTES", 1)
+    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
+
+
+# ---- what is copied, and by what it is proven
+
+
+@pytest.mark.parametrize("is_aws", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "fields", "parts", "proof", "members"),
+    [
+        ("tar.gz", {}, False, "crc64nvme", "sent"),
+        ("tar", {}, False, "crc64nvme", "copied"),
+        ("riva", {}, False, "crc64nvme", "copied"),
+        ("tar", {"source_copy": "store"}, True, "crc64nvme", "copied"),
+        ("tar.gz", {"upload_check": "md5"}, False, "plain-etag", "sent"),
+        ("tar", {"upload_check": "md5"}, False, "plain-etag", "sent"),
+        ("riva", {"upload_check": "none"}, False, "plain-etag", "copied"),
+        ("tar.gz", {"upload_check": "sha256"}, True, "multipart-etag", "sent"),
+        ("tar", {"upload_check": "md5", "source_copy": "store"}, True, "multipart-etag", "copied"),
+        ("tar", {"upload_check": "md5", "source_copy": "store"}, False, "plain-etag", "copied"),
+    ],
+)
+async def test_the_store_copies_what_can_be_proven(
+    kind: str, fields: dict[str, Any], parts: bool, proof: str, members: str, is_aws: bool
+) -> None:
+    store, model = Watched(is_aws=is_aws), made(kind)
+    sizes = [1500] * (len(model.data) // 1500) + [len(model.data) % 1500] if parts else ()
+    await store.put_source(model.key, model.data, parts=sizes)
+    seen: list[Event] = []
+    report = await stage(asked(model, **fields), store=store, observer=seen.append)
+    assert_staged(store, model)
+    assert report.warnings == [w for w in report.warnings if "vouches" in w]
+    validation = store.validation()
+    assert (validation["source_copy"], validation["source_copy_reason"]) == (proof, "")
+    (started,) = [event for event in seen if isinstance(event, StageStarted)]
+    assert started.source_copy == proof
+    models = sum(len(data) for name, data in model.objects.items() if name.startswith("models/"))
+    assert store.account.payload() == (0 if members == "copied" or kind == "riva" else models)
+    last = [event for event in seen if isinstance(event, Progress)][-1]
+    assert last.durable == store.account.payload()
+    assert last.durable + last.copied == sum(map(len, model.objects.values()))
+    assert last.durable_source == len(model.data)
+    source = store.look("models", model.key)
+    assert source is not None
+    assert {asked.etag for _, asked in store.account.copied} == {source.etag}
+
+
+async def test_parts_that_nobody_tells_are_guessed_and_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "FEW_BYTES", 5 * MIB)
+    store = Watched(is_aws=False, tells_parts=False, smallest_part=5 * MIB)
+    model = made("tar.gz", sizes=(13 * MIB,))
+    parts = [5 * MIB, 5 * MIB, len(model.data) - 10 * MIB]
+    await store.put_source(model.key, model.data, parts=parts)
+    await stage(asked(model, upload_check="md5", part_size=5 * MIB), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy"] == "multipart-etag"
+    assert [(c.first, c.last) for _, c in store.account.copied][:2] == [
+        (0, 5 * MIB - 1),
+        (5 * MIB, 10 * MIB - 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "part"),
+    [
+        (100 * MIB + 1, 13, 8 * MIB),
+        (1000 * MIB, 63, 16 * MIB),
+        (1000 * MIB, 67, 15 * MIB),
+        (1000 * MIB + 5, 91, 11 * MIB),
+        (7, 1, 7),
+        (22 * MIB, 3, None),  # 8 and 10 MiB both do
+        (1000 * MIB, 12, None),  # 84 to 90 MiB
+    ],
+)
+def test_a_part_size_is_guessed_only_where_one_is_usual(size: int, count: int, part: int | None) -> None:
+    found = copies._usual_parts(size, count)
+    assert (found[0] if found else None) == part
+    assert found is None or (sum(found), len(found)) == (size, count)
+
+
+async def test_ranges_that_nothing_else_proves_are_hashed_where_the_store_shall_copy() -> None:
+    store, model = Watched(is_aws=False, tells_parts=False), made("tar.gz")
+    await store.put_source(model.key, model.data, parts=[len(model.data) - 7, 3, 4])
+    await stage(asked(model, upload_check="md5", source_copy="store"), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy"] == "md5"
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar", "riva"])
+async def test_nothing_is_copied_of_what_is_to_be_sent(kind: str) -> None:
+    store, model = Watched(), made(kind)
+    await store.put_source(model.key, model.data)
+    await stage(asked(model, source_copy="send"), store=store)
+    assert_staged(store, model)
+    assert store.account.copied == []
+    assert store.account.payload() == sum(map(len, model.objects.values()))
+    assert store.validation()["source_copy"] == "sent"
+
+
+async def test_a_source_of_a_few_bytes_is_copied_whole_and_its_members_are_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(copies, "FEW_BYTES", 5 * MIB)
+    store, model = Watched(smallest_part=5 * MIB), made("tar")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model, part_size=5 * MIB), store=store)
+    assert_staged(store, model)
+    assert [(c.first, c.last) for _, c in store.account.copied] == [(None, None)]
+
+
+async def test_a_sparse_member_is_sent() -> None:
+    """It is not in the tar as it is extracted."""
+    whole = riva_bytes(6000, "sparse")
+    data = bytes(2000) + whole
+    raw = (
+        pax(
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", b"p/s.riva"),
+            (b"GNU.sparse.realsize", b"8000"),
+        )
+        + member(b"p/GNUSparseFile.0/s.riva", b"1\n2000\n6000\n".ljust(512, b"\0") + whole)
+        + member(b"p/t.riva", whole)
+        + END
+    )
+    model = Model("a.tar", raw, {"source/a.tar": raw, "models/s.riva": data, "models/t.riva": whole})
+    store = Watched()
+    await store.put_source(model.key, raw)
+    await stage(asked(model), store=store)
+    assert_staged(store, model)
+    assert {key for key, _ in store.account.copied} == {PREFIX + "source/a.tar", PREFIX + "models/t.riva"}
+
+
+# ---- where it is not copied
+
+
+async def test_another_store_has_nothing_to_copy_from() -> None:
+    origin, store, model = Watched(), Watched(), made("tar.gz")
+    await origin.put_source(model.key, model.data)
+    await stage(asked(model), store=store, source_store=origin)
+    assert_staged(store, model)
+    assert store.account.copied == []
+    validation = store.validation()
+    assert validation["source_copy"] == "sent"
+    assert "credentials" in validation["source_copy_reason"]
+    with pytest.raises(ConfigurationError):
+        await stage(asked(model, source_copy="store", model_version="v2"), store=store, source_store=origin)
+
+
+async def refuse(_: int, source: CopySource) -> None:
+    raise AccessDeniedError("access denied").located(status=403, code="AccessDenied")
+
+
+WEAK: dict[str, dict[str, Any]] = {
+    "no copies": {"copies": "refused"},
+    "no copies, elsewhere": {"copies": "refused", "is_aws": False},
+    "no proof": {"copies": "unproven"},
+    "no proof, elsewhere": {"copies": "unproven", "is_aws": False},
+    "any ETag, elsewhere": {"copies": "unconditional", "is_aws": False},
+    "wrong checksums, elsewhere": {"copies": "flipped", "is_aws": False},
+    "any checksum of the whole, elsewhere": {"checks_whole": False, "is_aws": False},
+}
+
+
+@pytest.mark.parametrize("name", [*WEAK, "denied"])
+async def test_what_cannot_be_proven_is_sent(name: str) -> None:
+    store, model = Watched(**WEAK.get(name, {})), made("tar")
+    store.before = refuse if name == "denied" else do_nothing
+    await store.put_source(model.key, model.data)
+    report = await stage(asked(model), store=store)
+    assert_staged(store, model)
+    validation = store.validation()
+    assert validation["source_copy"] == "sent"
+    assert validation["source_copy_reason"]
+    assert store.account.payload() == sum(map(len, model.objects.values()))  # once
+    assert report.outcome == "staged"
+    assert store.keys("staging", PREFIX + ".riva-stream/") == []
+
+
+@pytest.mark.parametrize("name", [*WEAK, "denied"])
+async def test_what_only_the_store_may_make_ends_where_it_cannot_be_proven(name: str) -> None:
+    store, model = Watched(**WEAK.get(name, {})), made("tar")
+    store.before = refuse if name == "denied" else do_nothing
+    await store.put_source(model.key, model.data)
+    with pytest.raises(ConfigurationError) as caught:
+        await stage(asked(model, source_copy="store"), store=store)
+    assert caught.value.exit_code == 78
+    assert [name for name in store.staged() if not name.startswith(".riva-stream/")] == []
+    assert store.account.payload() == 0
+
+
+async def test_a_store_that_does_not_answer_a_copy_is_sent_to() -> None:
+    """It need not say in so many words that it has no such operation."""
+
+    class Silent(Watched):
+        async def copy_part(self, bucket: str, *_: Any) -> CopiedPart:
+            raise TransientError("the connection failed")
+
+    store, model = Silent(is_aws=False), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy_reason"]
+    with pytest.raises(TransientError):
+        await stage(asked(model, source_copy="store", model_version="v2"), store=store)
+
+
+async def test_members_that_were_sent_are_not_sent_again() -> None:
+    store, model = Watched(copies="unproven"), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model, upload_check="md5"), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy"] == "sent"
+    assert store.account.payload() == sum(map(len, model.objects.values()))
+
+
+# ---- nothing unproven becomes visible
+
+
+@pytest.mark.parametrize("seed", range(200))
+async def test_a_flipped_bit_is_never_published(seed: int) -> None:
+    """The store has copied one bit wrong, in one part; some stores even tell the checksum of the right one."""
+    draw = random.Random(seed)
+    model = made(draw.choice(["tar.gz", "tar", "riva"]), seed, sizes=(draw.randrange(1, 20_000), 3_000))
+    check = draw.choice(["auto", "crc64nvme", "md5", "none"])
+    weak: Copies = "lying" if check in {"auto", "crc64nvme"} and draw.random() < 0.5 else "flipped"
+    store = Watched(is_aws=draw.random() < 0.5)
+    sizes = [1700] * (len(model.data) // 1700) + [len(model.data) % 1700]
+    await store.put_source(model.key, model.data, parts=draw.choice([[], sizes if sizes[-1] else sizes[:-1]]))
+    request = asked(model, upload_check=check, source_copy=draw.choice(["auto", "store"]))
+    total = await copies_of(request, model, store)
+    struck = draw.randrange(total) + 1
+
+    async def flip(count: int, _: CopySource) -> None:
+        store.set_copies(weak if count == struck else "honoured")
+
+    store.before = flip
+    try:
+        await stage(request, store=store)
+    except (IntegrityError, ConfigurationError, TransientError):
+        staged = store.staged()
+        assert "staging_complete.txt" not in staged
+        visible = {name: data for name, data in staged.items() if name in model.objects}
+        assert visible == {name: model.objects[name] for name in visible}
+    else:
+        assert_staged(store, model)
+        assert store.validation()["source_copy"] == "sent"
+    assert len(store.account.copied) >= struck
+
+
+async def copies_of(request: StageRequest, model: Model, store: Watched) -> int:
+    """How many parts are copied where nothing is wrong."""
+    other = store.copy()
+    other.account = Account()
+    await stage(request, store=other)
+    return len(other.account.copied)
+
+
+async def test_bytes_that_were_copied_wrong_end_the_run() -> None:
+    store, model = Watched(copies="flipped"), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    with pytest.raises(DigestMismatchError) as caught:
+        await stage(asked(model), store=store)
+    assert caught.value.where.operation == "UploadPartCopy"
+    assert_nothing_left(store)
+
+
+def test_a_copy_that_was_not_proven_is_never_completed() -> None:
+    upload = Upload("k", "a/b", {}, "u", "r", lambda *_: None)
+    upload.parts = {1: SentPart(1, 3, "e", "", None, None, proven=False)}
+    with pytest.raises(RuntimeError):
+        upload.completed_parts()
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+async def test_a_source_that_changes_in_mid_copy_ends_the_run(kind: str, at: int) -> None:
+    store, model = Watched(), made(kind, sizes=(30_000,))
+    other = made(kind, "another", sizes=(30_000,))
+    await store.put_source(model.key, model.data)
+
+    async def replace(count: int, _: CopySource) -> None:
+        if count == at:
+            await store.put_source(model.key, other.data)
+
+    store.before = replace
+    seen: list[Event] = []
+    with pytest.raises(SourceChangedError):
+        await stage(asked(model), store=store, observer=seen.append)
+    assert_nothing_left(store)
+    # Nor was it taken for a store that does not copy, and read once more.
+    assert not [event for event in seen if isinstance(event, Warned) and event.code == "source-copy"]
+
+
+async def test_a_refused_condition_is_the_stores_mistake_while_the_source_is_unchanged() -> None:
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+
+    async def fail(_: int, __: CopySource) -> None:
+        raise SourceChangedError("replaced").located(status=412, code="PreconditionFailed")
+
+    store.before = fail
+    await stage(asked(model), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy"] == "sent"
+
+
+async def test_a_version_may_be_copied_without_the_right_to_versions() -> None:
+    store, model = Watched(versioned=True), made("tar.gz")
+    await store.put_source(model.key, model.data)
+
+    async def deny(_: int, source: CopySource) -> None:
+        if source.version_id is not None:
+            await refuse(0, source)
+
+    store.before = deny
+    await stage(asked(model), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy"] == "crc64nvme"
+    assert None in {source.version_id for _, source in store.account.copied}
+
+
+# ---- what passes, and what was done before
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("kind", [TransientError, ThrottledError])
+async def test_a_copy_is_tried_again(kind: type[RivaStreamError], done: bool) -> None:
+    """As when its answer is lost, or says 200 and then fails."""
+    store, model = Watched(), made("tar")
+    await store.put_source(model.key, model.data)
+    failed = set[int]()
+
+    async def fail(_: int, source: CopySource) -> None:
+        if source.first not in failed:
+            failed.add(source.first or 0)
+            raise kind("it failed")
+
+    store.before, store.after = (do_nothing, fail) if done else (fail, do_nothing)
+    await stage(asked(model), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy"] == "crc64nvme"
+    assert len(failed) > 3
+
+
+async def test_a_store_that_keeps_failing_leaves_what_a_rerun_resumes() -> None:
+    store, model = Watched(), made("tar.gz", sizes=(40_000,))
+    await store.put_source(model.key, model.data)
+
+    async def fail(count: int, _: CopySource) -> None:
+        if count > 3:
+            raise TransientError("it failed")
+
+    store.before = fail
+    with pytest.raises(TransientError):
+        await stage(asked(model), store=store)
+    first = store.account
+    store.account, store.before = Account(), do_nothing
+    report = await stage(asked(model), store=store)
+    assert_staged(store, model)
+    assert any(warning.startswith("resuming") for warning in report.warnings)
+    before = [source for _, source in first.copied[:3]]
+    assert not [source for _, source in store.account.copied if source in before]
+    assert len(store.account.copied) == -(-len(model.data) // COPIED) - 3
+
+
+async def test_copies_that_were_left_are_proven_like_all_others() -> None:
+    store, model = Watched(), made("tar.gz", sizes=(40_000,))
+    await store.put_source(model.key, model.data)
+    begun = anyio.Event()
+
+    async def wait(count: int, _: CopySource) -> None:
+        store.set_copies("flipped" if count == 2 else "honoured")
+        if count > 3:
+            begun.set()
+            await anyio.sleep_forever()
+
+    store.before = wait
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: stage(asked(model), store=store))
+        await begun.wait()
+        tasks.cancel_scope.cancel()
+    store.before = do_nothing
+    store.set_copies("honoured")
+    with pytest.raises(DigestMismatchError):
+        await stage(asked(model), store=store)
+    assert_nothing_left(store)
+    report = await stage(asked(model), store=store)  # nothing of it was kept
+    assert_staged(store, model)
+    assert report.outcome == "staged"
+
+
+async def test_a_dry_run_says_who_makes_the_copy_and_leaves_nothing() -> None:
+    store, model = Watched(is_aws=False), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    plan = await planned(stage(asked(model, dry_run=True), store=store))
+    assert plan.source_copy == "crc64nvme"
+    plan = await planned(stage(asked(model, dry_run=True, source_copy="send"), store=store))
+    assert plan.source_copy == "sent"
+    assert_nothing_left(store)
+
+
+async def planned(run: Awaitable[StageReport]) -> Any:
+    return (await run).plan
+
+
+@pytest.mark.parametrize("copied", [True, False])
+async def test_summary_and_bars_tell_of_copies(copied: bool) -> None:
+    store, model = Watched(copies="honoured" if copied else "refused"), made("tar")
+    await store.put_source(model.key, model.data)
+    counters = Counters()
+    seen: list[Event] = []
+    report = await stage(asked(model), store=store, observer=seen.append)
+    for event in seen:
+        if isinstance(event, Progress):
+            counters.update(event, event.elapsed)
+    text, validation = summary_text(report), store.validation()
+    assert ("crc64nvme" in text.partition("source copied")[2].partition("\n")[0]) == copied
+    assert (validation["source_copy_reason"] in text) or copied
+    assert "copied" in counters.shown
+    assert counters.lanes["copied"] == (sum(map(len, model.objects.values())) if copied else 0)
+    assert counters.lanes["durable"] == store.account.payload()
+    assert counters.percent == 100.0
+
+
+async def test_nothing_is_shown_of_copies_where_all_is_sent() -> None:
+    store, model = Watched(), made("tar")
+    await store.put_source(model.key, model.data)
+    seen: list[Event] = []
+    await stage(asked(model, source_copy="send"), store=store, observer=seen.append)
+    assert not [event for event in seen if isinstance(event, Progress) and "copied" in event.counts]

@@ -222,6 +222,10 @@ def test_what_does_not_fit_together_is_the_entrys(tmp_path: Path) -> None:
     assert codes_of(tmp_path, text) == ["contradiction"]
 
 
+def test_a_catalogue_of_nothing_is_refused(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, "staging = []\n") == [(1, "staging")]
+
+
 def test_a_pattern_that_its_own_source_does_not_fit_is_a_contradiction(tmp_path: Path) -> None:
     text = DEFAULTS + ENTRY + 'pattern = "{model_name}.zip"\n'
     assert codes_of(tmp_path, text) == ["contradiction"]

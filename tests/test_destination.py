@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -348,3 +350,62 @@ def test_a_process_that_may_not_be_seen_is_not_dead(
 
     monkeypatch.setattr("pathlib.Path.read_text", read_text)
     assert there.is_dead(here) is dead
+
+
+class Odd(Struck):
+    """A store that is not AWS, whose Complete tells another ETag than its HEAD does from then on; or none."""
+
+    told: str | None = "0" * 32
+    """None: Complete tells the usual one, and HEAD that of the bytes."""
+
+    async def complete_upload(self, bucket: str, key: str, *args: Any, **options: Any) -> Any:
+        stored = await super().complete_upload(bucket, key, *args, **options)
+        return stored if self.told is None else replace(stored, etag=self.told)
+
+    async def head(self, bucket: str, key: str, **options: Any) -> Any:
+        info = await super().head(bucket, key, **options)
+        if info is None or self.told is not None or key == JOURNAL or not key.startswith(PREFIX):
+            return info
+        there = self.look(bucket, key)
+        assert there is not None
+        return replace(info, etag=hashlib.md5(there.data, usedforsecurity=False).hexdigest())
+
+
+@pytest.mark.parametrize("told", ["", "0" * 32, "0" * 32 + "-1", "odd", None])
+@pytest.mark.parametrize("asked", [{"reference_only": True}, {"source_copy": "send"}])
+async def test_an_etag_that_complete_alone_tells_is_not_believed(
+    told: str | None, asked: dict[str, Any]
+) -> None:
+    store = Odd(BUCKET, is_aws=False)
+    store.told = told
+    data = archive("one")
+    await store.put(
+        BUCKET, "archives/one.tar.gz", PartBody((data,), len(data)), content_type="a/b", metadata={}
+    )
+    report = await stage(request(upload_check="md5", **asked), store=store, source_store=store)
+    assert report.outcome == "staged"
+    again = await stage(request(upload_check="md5", **asked), store=store, source_store=store)
+    assert again.outcome == "already_staged"
+    assert again.objects
+
+
+async def test_an_object_of_other_bytes_is_not_excused_by_an_odd_etag() -> None:
+    class Changing(Odd):
+        async def complete_upload(self, bucket: str, key: str, *args: Any, **options: Any) -> Any:
+            stored = await super().complete_upload(bucket, key, *args, **options)
+            if key.endswith("artifact.json"):
+                there = self.look(bucket, key)
+                assert there is not None
+                data = there.data.replace(b"parakeet", b"PARAKEET").replace(b"one", b"ONE")
+                body = PartBody((data,), len(data))
+                await self.put(bucket, key, body, content_type="a/b", metadata=there.metadata)
+            return stored
+
+    store = Changing(BUCKET, is_aws=False)
+    data = archive("one")
+    await store.put(
+        BUCKET, "archives/one.tar.gz", PartBody((data,), len(data)), content_type="a/b", metadata={}
+    )
+    with pytest.raises(IntegrityError):
+        await stage(request(reference_only=True, upload_check="md5"), store=store, source_store=store)
+    assert store.look(BUCKET, MARKER) is None

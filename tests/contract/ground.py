@@ -62,11 +62,11 @@ def body(data: bytes = SMALL, check: str = "none", *, wrong: bool = False) -> Pa
 
 
 async def outcome(act: Callable[[], Awaitable[object]]) -> str:
-    """``taken``, or the error code that the store gave (its status, where it gave no code)."""
+    """``taken``, or the error code that the store gave: its status where it gave none, our error where it gave neither."""
     try:
         await act()
     except RivaStreamError as error:
-        return error.where.code or str(error.where.status)
+        return error.where.code or str(error.where.status or type(error).__name__)
     return TAKEN
 
 

@@ -21,6 +21,7 @@ from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
 from riva_stream.s3.probe import probe_uploads
 from riva_stream.sizes import MOST_PARTS
+from tests.contract.copies import COPIES
 from tests.contract.enforcement import PROBED, QUESTIONS, Question
 from tests.contract.ground import TAKEN, Ground, outcome
 from tests.contract.jobs import JOBS
@@ -32,7 +33,7 @@ __all__ = ["Seen", "ask", "differences", "seen", "table_of_jobs", "table_of_serv
 
 DIES = "the server dies"
 _FILE = Path(__file__).with_name("on_demand.json")
-_ASKED: tuple[Question | WriteQuestion, ...] = (*QUESTIONS, *WRITES)
+_ASKED: tuple[Question | WriteQuestion, ...] = (*QUESTIONS, *WRITES, *COPIES)
 _NAMES = {"ceph": "Ceph RGW", "swift": "Swift", "localstack26": "LocalStack 2026", "seaweedfs": "SeaweedFS"}
 
 

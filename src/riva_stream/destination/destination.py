@@ -50,7 +50,7 @@ from riva_stream.s3 import (
     WritableBucket,
 )
 from riva_stream.s3.scratch import CONDITION_REFUSED
-from riva_stream.sink import Upload, UploadRecord, Uploads, body_of
+from riva_stream.sink import Upload, UploadRecord, Uploads, body_of, etags_of
 from riva_stream.tasks import answered
 
 __all__ = ["Destination"]
@@ -94,6 +94,8 @@ class Destination:
     _sealed: bool = field(default=False, init=False)
     """and whether its Complete was sent: from here on nothing is undone."""
     _conditional: bool = field(default=True, init=False)
+    _keeps_etags: bool = field(default=False, init=False)
+    """Whether an object was seen to have the ETag that its Complete was answered with."""
     _documents: dict[str, Upload] = field(default_factory=dict, init=False)
     """Uploads of documents that are not completed yet, by name."""
     _completed: dict[str, str] = field(default_factory=dict, init=False)
@@ -272,14 +274,27 @@ class Destination:
                         raise self._told(error, upload) from error
 
         stored = await self.bucket.retrier("CompleteMultipartUpload", once)
-        if not stored.etag:  # some stores leave it out of the answer
-            info = await self._head(upload.key, expected=True)
-            stored = Stored(info.etag, info.version_id) if info is not None else stored
-        record = upload.record = self.uploads.record_of(upload, stored)
-        self._completed[upload.key] = stored.etag
+        record = upload.record = self.uploads.record_of(upload, await self._as_kept(upload, stored))
+        self._completed[upload.key] = record.stored.etag
         self._records[upload.key] = record
         self.run.meter.touch()
         return record
+
+    async def _as_kept(self, upload: Upload, stored: Stored) -> Stored:
+        """What Complete has answered, by a look at the object where its ETag is left out or need not be the one that stays.
+
+        Some stores answer with another ETag than they show from then on, as that of the one part's bytes; what they show
+        is believed where it is that of the very bytes. Of a store that was once seen to keep to its answer no more is asked.
+        """
+        parts = upload.in_order
+        usual = stored.etag in etags_of(parts)
+        if stored.etag and (self.bucket.is_aws or (usual and (len(parts) > 1 or self._keeps_etags))):
+            return stored
+        info = await self._head(upload.key, expected=True)
+        if info is None or (stored.etag and not self.uploads.is_ours(info, upload)):
+            return stored
+        self._keeps_etags |= usual and info.etag == stored.etag
+        return Stored(info.etag, info.version_id)
 
     async def complete_all(self, uploads: Sequence[Upload]) -> list[UploadRecord]:
         """Make the objects of the archive and its models visible, and look at each."""

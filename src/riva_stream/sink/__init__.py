@@ -3,7 +3,7 @@
 from riva_stream.sink.copies import CopiedObject, NotCopiedError, PartCopier, Proof, RangeDigests
 from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, body_of, weigh
 from riva_stream.sink.tagging import Tagging
-from riva_stream.sink.upload import KnownPart, Upload, UploadRecord
+from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, etags_of
 from riva_stream.sink.uploads import Uploads
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "Uploads",
     "Weighed",
     "body_of",
+    "etags_of",
     "weigh",
 ]

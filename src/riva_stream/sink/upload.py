@@ -11,7 +11,7 @@ from riva_stream.digest import md5_of
 from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
 from riva_stream.sink.parts import Copy, Part, Send, SentPart, Weighed, base64_crc
 
-__all__ = ["KnownPart", "Upload", "UploadRecord", "multipart_etag"]
+__all__ = ["KnownPart", "Upload", "UploadRecord", "etags_of", "multipart_etag"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +143,11 @@ def multipart_etag(parts: list[SentPart]) -> str:
     except ValueError:
         return ""
     return f"{md5_of(digests).hex()}-{len(parts)}"
+
+
+def etags_of(parts: list[SentPart]) -> set[str]:
+    """What the ETag of an object of these parts may be, where it is made of MD5s; some stores give that of its bytes."""
+    known = {multipart_etag(parts)}
+    if len(parts) == 1:
+        known.add(parts[0].md5.hex() if parts[0].md5 else parts[0].etag)
+    return known - {""}

@@ -34,7 +34,7 @@ from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
 from riva_stream.sink.copies import PartCopier
 from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging
-from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, multipart_etag
+from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, etags_of, multipart_etag
 from riva_stream.sizes import MIB
 from riva_stream.tasks import answered
 
@@ -251,7 +251,7 @@ class Uploads:
             and (
                 kept == whole
                 if kept and whole
-                else info.etag == multipart_etag(upload.in_order) or info.encryption.startswith("aws:kms")
+                else info.etag in etags_of(upload.in_order) or info.encryption.startswith("aws:kms")
             )
         )
 

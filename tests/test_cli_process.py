@@ -17,7 +17,14 @@ from tests.cli_processes import double, run
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["stage", "--help"], ["verify", "--help"], ["status", "--help"], ["schema", "--help"]],
+    [
+        ["--help"],
+        ["stage", "--help"],
+        ["stage-all", "--help"],
+        ["verify", "--help"],
+        ["status", "--help"],
+        ["schema", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     code = (
@@ -66,7 +73,9 @@ def test_usage_errors_exit_2(argv: list[str], said: str) -> None:
     assert json.loads(done.stdout)["error"]["exit_code"] == 2
 
 
-@pytest.mark.parametrize("kind", ["artifact", "manifest", "deployment", "report", "verify", "status", "ls"])
+@pytest.mark.parametrize(
+    "kind", ["artifact", "manifest", "deployment", "report", "verify", "status", "ls", "catalogue"]
+)
 def test_schema_prints_one_json_schema(kind: str) -> None:
     done = run("riva_stream", "schema", kind)
     assert done.returncode == 0

@@ -37,7 +37,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("riva-stream st", ["stage", "status"]),
+        ("riva-stream st", ["stage", "stage-all", "status"]),
         ("riva-stream stage --ref", ["--reference-only"]),
         ("riva-stream stage --sse a", ["aws:kms", "aws:kms:dsse"]),
         ("riva-stream stage --bucket ", []),  # nobody can guess it; and no file names

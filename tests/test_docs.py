@@ -15,6 +15,9 @@ from typing import Any, get_args
 import pytest
 
 from riva_stream import errors, handover
+from riva_stream.catalogue import CatalogueError
+from riva_stream.catalogue.engine import WorkerDiedError
+from riva_stream.catalogue.load import ProblemCode
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.commands import COMMANDS
@@ -139,7 +142,7 @@ def test_the_first_screen_has_the_two_commands_and_they_can_be_run() -> None:
 def test_every_command_is_in_the_readme_which_is_short() -> None:
     lines = README.read_text().splitlines()
     assert len(lines) <= 250
-    rows = {match[1] for line in lines if (match := re.match(r"\| `(\w+)", line))}
+    rows = {match[1] for line in lines if (match := re.match(r"\| `([\w-]+)", line))}
     assert {command.NAME for command in COMMANDS} <= rows
 
 
@@ -275,6 +278,7 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
     page = (ROOT / "docs" / "json.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (`[^|]+`|see below) \|", page, re.MULTILINE))
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    kinds += [CatalogueError, WorkerDiedError]
     for kind in (kind for kind in kinds if issubclass(kind, errors.RivaStreamError)):
         if kind is errors.RivaStreamError:
             continue
@@ -287,6 +291,7 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
             assert re.search(rf"^\| `{failure.kind}` .*\| {failure.exit_code} \|", page, re.MULTILINE), (
                 failure
             )
+    assert not {code for code in get_args(ProblemCode) if f"\n| `{code}` |" not in page}
     codes = codes_of_warnings()
     assert len(codes) > 25
     assert not {code for code in codes if f"`{code}`" not in page}

@@ -62,8 +62,9 @@ ROOMS: dict[str, set[str]] = {
     | {"handover", "run", "lease", "documents"},  # neither what changes a staging nor what makes one
     "preflight": FLOOR
     | {"config", "log_delivery", "manifest", "memory", "pipeline", "retry", "s3", "source"},
+    "catalogue": FLOOR | {"config", "manifest", "inspection", "preflight", "pipeline", "report"},
     "cli": FLOOR
-    | {"s3", "inspection", "preflight", "log_delivery", "config", "memory"}
+    | {"s3", "inspection", "preflight", "log_delivery", "config", "memory", "catalogue"}
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }
@@ -195,14 +196,18 @@ def test_public_names_are_pinned() -> None:
     assert sorted(riva_stream.__all__) == [
         "AccessDeniedError",
         "ArchiveError",
+        "Catalogue",
+        "CatalogueReport",
         "ConfigurationError",
         "DestinationConflictError",
         "DigestMismatchError",
         "Event",
         "HeldError",
         "IntegrityError",
+        "LocalEngine",
         "MemoryBudget",
         "Observer",
+        "RayEngine",
         "RivaStreamError",
         "SourceChangedError",
         "SourceNotFoundError",
@@ -215,9 +220,11 @@ def test_public_names_are_pinned() -> None:
         "ThrottledError",
         "TransientError",
         "__version__",
+        "load_catalogue",
         "open_store",
         "read_staging",
         "stage",
+        "stage_all",
         "throttled",
     ]
     for name in riva_stream.__all__:

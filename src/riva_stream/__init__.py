@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from riva_stream.buffers import Credits as MemoryBudget
+    from riva_stream.catalogue import (
+        Catalogue,
+        CatalogueReport,
+        LocalEngine,
+        RayEngine,
+        load_catalogue,
+        stage_all,
+    )
     from riva_stream.config import StageRequest
     from riva_stream.errors import (
         AccessDeniedError,
@@ -43,6 +51,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "MemoryBudget": ("buffers", "Credits"),
     "StageRequest": ("config", ""),
+    "Catalogue": ("catalogue", ""),
+    "CatalogueReport": ("catalogue", ""),
+    "LocalEngine": ("catalogue", ""),
+    "RayEngine": ("catalogue", ""),
+    "load_catalogue": ("catalogue", ""),
+    "stage_all": ("catalogue", ""),
     "AccessDeniedError": ("errors", ""),
     "ArchiveError": ("errors", ""),
     "ConfigurationError": ("errors", ""),
@@ -71,14 +85,18 @@ _HOMES = {
 __all__ = [
     "AccessDeniedError",
     "ArchiveError",
+    "Catalogue",
+    "CatalogueReport",
     "ConfigurationError",
     "DestinationConflictError",
     "DigestMismatchError",
     "Event",
     "HeldError",
     "IntegrityError",
+    "LocalEngine",
     "MemoryBudget",
     "Observer",
+    "RayEngine",
     "RivaStreamError",
     "SourceChangedError",
     "SourceNotFoundError",
@@ -91,9 +109,11 @@ __all__ = [
     "ThrottledError",
     "TransientError",
     "__version__",
+    "load_catalogue",
     "open_store",
     "read_staging",
     "stage",
+    "stage_all",
     "throttled",
 ]
 

@@ -23,6 +23,7 @@ the fields of :class:`Where`. All of them survive pickling, so they can cross a 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import partial
@@ -110,6 +111,11 @@ class RivaStreamError(Exception):
         self.what = what
         self.where = where or Where()
         self.hint = hint
+
+    @property
+    def code(self) -> str:
+        """What a program goes by, beside the type: ``access_denied`` of AccessDeniedError."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__.removesuffix("Error")).lower()
 
     def __str__(self) -> str:
         place = str(self.where)
@@ -229,6 +235,11 @@ class ArchiveError(IntegrityError):
         super().__init__(what, where=where, hint=hint or _WHAT_TO_DO[fault])
         self.fault = fault
         self.layers = layers
+
+    @property
+    def code(self) -> str:
+        """Its fault, such as ``cut``."""
+        return self.fault.value
 
     def __reduce__(self) -> tuple[Any, ...]:
         known: dict[str, Any] = {

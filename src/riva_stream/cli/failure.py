@@ -12,9 +12,7 @@ from typing import Any
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
-from riva_stream.cli.output import snake_case
 from riva_stream.cli.redact import SECRETS, redact
-from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.errors import (
     AccessDeniedError,
     ArchiveError,
@@ -132,12 +130,12 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(worst, RivaStreamError) and worst.exit_code != _BUG:
         return Failure(
             kind=type(worst).__name__,
-            code=_code(worst),
+            code=worst.code,
             message=worst.what,
             where=worst.where,
             hint=_hint(worst, invocation),
             exit_code=worst.exit_code,
-            problems=worst.problems if isinstance(worst, SettingsError) else (),
+            problems=getattr(worst, "problems", ()),
             also=also + (worst.ignored if isinstance(worst, ConfigurationError) else ()),
             trace=trace,
             policy=_policy(worst),
@@ -158,13 +156,6 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             trace=trace,
         )
     return _bug(worst, also, trace, invocation)
-
-
-def _code(error: RivaStreamError) -> str:
-    """``access_denied`` of AccessDeniedError; of an archive its fault, such as ``cut``."""
-    if isinstance(error, ArchiveError):
-        return error.fault.value
-    return snake_case(type(error).__name__.removesuffix("Error"))
 
 
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:

@@ -1,8 +1,16 @@
 """The source: found, pinned, and read in order."""
 
-from riva_stream.source.find import find_source
+from riva_stream.source.find import find_archives, find_source
 from riva_stream.source.pin import PinnedSource, Vouchers
 from riva_stream.source.ranges import RANGES_IGNORED, PinnedRanges
 from riva_stream.source.reader import SourceReader
 
-__all__ = ["RANGES_IGNORED", "PinnedRanges", "PinnedSource", "SourceReader", "Vouchers", "find_source"]
+__all__ = [
+    "RANGES_IGNORED",
+    "PinnedRanges",
+    "PinnedSource",
+    "SourceReader",
+    "Vouchers",
+    "find_archives",
+    "find_source",
+]

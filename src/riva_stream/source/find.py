@@ -24,7 +24,7 @@ from riva_stream.s3 import Bucket, ObjectInfo, Reader
 from riva_stream.sizes import human_size
 from riva_stream.source.pin import PinnedSource, Vouchers
 
-__all__ = ["find_source"]
+__all__ = ["find_archives", "find_source"]
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.zst", ".riva")
 _GLOB = re.compile(r"[*?\[]")
@@ -100,6 +100,38 @@ async def find_source(
     )
 
 
+async def find_archives(bucket: Bucket, key: str, observer: Observer) -> list[ObjectInfo]:
+    """All objects that ``key`` means, in the order of their keys.
+
+    Args:
+        bucket: where they are.
+        key: a prefix that ends in ``/``, below which those with an archive's ending count; or a glob.
+        observer: is warned of what an operating system has left beside them, which does not count.
+
+    Raises:
+        SourceNotFoundError: there are too many keys to look through.
+    """
+    below = await _list_all(bucket, _GLOB.split(key, maxsplit=1)[0])
+    return await _fitting(bucket, key, below, observer)
+
+
+async def _fitting(
+    bucket: Bucket, pattern: str, below: Sequence[ObjectInfo], observer: Observer
+) -> list[ObjectInfo]:
+    """Those of ``below`` that fit, without what an operating system has left beside them."""
+    if pattern.endswith("/"):
+        fitting = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
+    else:
+        fitting = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
+    found, left = await _without_leftovers(bucket, fitting)
+    if left:
+        names = ", ".join(f"{key.rpartition('/')[2]} ({what})" for key, what in left.items())
+        observer(
+            Warned(code="leftovers", message=f"left out of what fits s3://{bucket.name}/{pattern}: {names}")
+        )
+    return found
+
+
 async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
     """HEAD of the source.
 
@@ -128,18 +160,11 @@ async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
 async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: Observer) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(bucket, prefix)
+    found = await _fitting(bucket, pattern, below, observer)
     if pattern.endswith("/"):
-        found = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
         sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket.name}/{pattern}"
     else:
-        found = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
         sought = f"object that fits s3://{bucket.name}/{pattern}"
-    found, left = await _without_leftovers(bucket, found)
-    if left:
-        names = ", ".join(f"{key.rpartition('/')[2]} ({what})" for key, what in left.items())
-        observer(
-            Warned(code="leftovers", message=f"left out of what fits s3://{bucket.name}/{pattern}: {names}")
-        )
     if len(found) == 1:
         return found[0].key
     if found:

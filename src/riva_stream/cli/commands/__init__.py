@@ -14,6 +14,7 @@ from riva_stream.cli.commands import (
     retention,
     schema,
     stage,
+    stage_all,
     status,
     verify,
 )
@@ -23,6 +24,7 @@ __all__ = ["COMMANDS"]
 COMMANDS: tuple[Command, ...] = (
     check,
     stage,
+    stage_all,
     next,
     status,
     verify,

@@ -26,6 +26,7 @@ EXAMPLES = """\
   PROG schema artifact > artifact.schema.json
   PROG schema deployment | jq '."$defs".ObjectReference'
   PROG schema report                 what stage --json prints
+  PROG schema catalogue              the file that stage-all reads
 """
 
 
@@ -38,10 +39,10 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "document",
         nargs="?",
-        choices=("artifact", "manifest", "deployment", "report", *_REPORTS),
+        choices=("artifact", "manifest", "deployment", "report", *_REPORTS, "catalogue"),
         default="artifact",
         help="artifact.json (the default), upload_manifest.json, deployment.json, or what stage (report), verify, "
-        "status or ls --json prints",
+        "status or ls --json prints, or the catalogue that stage-all takes",
     )
 
 
@@ -50,6 +51,10 @@ def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the s
     from riva_stream.inspection import reports
     from riva_stream.report import SCHEMAS, json_schema
 
+    if args.document == "catalogue":
+        from riva_stream.catalogue.model import catalogue_schema
+
+        return print_result(json.dumps(catalogue_schema(), indent=2) + "\n")
     name = _REPORTS.get(args.document)
     kind = SCHEMAS[args.document] if name is None else getattr(reports, name)
     return print_result(json.dumps(json_schema(kind), indent=2) + "\n")

@@ -1,0 +1,187 @@
+"""What an engine is, what it reports of each staging, and what a whole catalogue came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from riva_stream.config import StageRequest
+from riva_stream.errors import RivaStreamError, TransientError
+from riva_stream.events import Event, Observer
+from riva_stream.manifest import Document
+from riva_stream.report import StageReport
+
+__all__ = [
+    "CatalogueObserver",
+    "CatalogueReport",
+    "Engine",
+    "EntryEnded",
+    "EntryError",
+    "EntryEvent",
+    "EntryReport",
+    "EntryStarted",
+    "Planned",
+    "StagingFailed",
+    "WorkerDiedError",
+    "error_of",
+    "ignore",
+    "worst",
+]
+
+_FROM_WORST = (1, 65, 73, 66, 77, 78, 75)
+"""A bug first, since nothing else can be believed then; then what no rerun mends; last what a rerun does."""
+
+
+class WorkerDiedError(TransientError):
+    """The process or the node of a staging ended without a word: killed, out of memory, switched off."""
+
+
+class EntryError(Document):
+    """Why a staging failed."""
+
+    type: str
+    """Name of the error's class, as in the ``--json`` of ``stage``."""
+    code: str
+    """What a program goes by, with the type."""
+    message: str
+    hint: str = ""
+    exit_code: int
+
+
+class EntryReport(Document):
+    """What one staging came to."""
+
+    destination: str
+    source: str
+    outcome: Literal[
+        "staged",
+        "already_staged",
+        "upgraded",
+        "deployment_added",
+        "planned",
+        "failed",
+        "stopped",
+        "not_started",
+    ]
+    """``stopped`` and ``not_started``: another one had failed, and ``fail_fast`` was asked for."""
+    exit_code: int
+    """That of ``stage``; 75 for what was stopped or not started."""
+    run_id: str = ""
+    size_bytes: int = 0
+    """Of the source; 0 where it was not found."""
+    seconds: float = 0.0
+    would: str = ""
+    """What a dry run says."""
+    warnings: list[str] = Field(default_factory=list)
+    error: EntryError | None = None
+    next_step: str = ""
+
+
+class CatalogueReport(Document):
+    """What all stagings of a catalogue came to, in its order."""
+
+    catalogue: str
+    engine: str
+    exit_code: int
+    """0, or the worst of the entries'."""
+    entries: list[EntryReport]
+    passed_over: list[str]
+    """Archives that the glob of an entry fits, but its pattern does not."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The catalogue is right, and all archives are listed."""
+
+    entries: int
+    jobs: int
+    """Readings of a source; each has one place or more."""
+    at_once: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryStarted:
+    """A staging was handed to the engine, which may yet have it wait."""
+
+    destination: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryEvent:
+    """A staging tells something; its progress comes every few seconds, not with each part."""
+
+    destination: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryEnded:
+    """A staging is over, one way or the other."""
+
+    report: EntryReport
+
+
+class CatalogueObserver(Protocol):
+    """Anything that takes these events; called on the event loop, so it must be quick, and it must not raise."""
+
+    def __call__(self, event: Planned | EntryStarted | EntryEvent | EntryEnded, /) -> None:
+        """Take one event."""
+
+
+def ignore(event: Planned | EntryStarted | EntryEvent | EntryEnded, /) -> None:
+    """Observe nothing."""
+
+
+class Engine(Protocol):
+    """Where stagings run. It keeps no list: whoever calls it does."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+
+    def at_once(self, requests: Sequence[StageRequest]) -> int:
+        """How many stagings it should be given at the same time."""
+
+    async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+        """Stage one request. What ends with 75 was tried again before it is raised; nothing else is.
+
+        Cancelled, it stops the run and waits until that has left what a rerun can use.
+
+        Raises:
+            RivaStreamError: as ``stage()`` does; :class:`WorkerDiedError` when its process or node died.
+            StagingFailed: the same, of a run in another process, whose error is known by its words alone.
+        """
+
+
+class StagingFailed(Exception):  # noqa: N818 - it carries an error from elsewhere
+    """A run in another process failed."""
+
+    def __init__(self, error: EntryError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def error_of(error: Exception) -> EntryError:
+    """An error for a report."""
+    if isinstance(error, StagingFailed):
+        return error.error
+    known = isinstance(error, RivaStreamError)
+    return EntryError(
+        type=type(error).__name__,
+        code=error.code if isinstance(error, RivaStreamError) and error.exit_code != 1 else "bug",
+        message=str(error) if known else f"{type(error).__name__}: {error}",
+        hint=error.hint if isinstance(error, RivaStreamError) else "",
+        exit_code=error.exit_code if isinstance(error, RivaStreamError) else 1,
+    )
+
+
+def worst(codes: Sequence[int]) -> int:
+    """0, or the exit code that matters most."""
+    failed = [code for code in codes if code]
+    ranks = {code: rank for rank, code in enumerate(_FROM_WORST)}
+    return min(failed, key=lambda code: ranks.get(code, 0), default=0)

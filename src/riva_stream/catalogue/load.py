@@ -1,0 +1,155 @@
+"""Read a catalogue, and say all that is wrong with it at once, each with its line."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from riva_stream.catalogue.lines import Lines, Path, lines_of_json, lines_of_toml
+from riva_stream.catalogue.model import Catalogue
+from riva_stream.errors import ConfigurationError
+
+__all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "given", "parse", "wrong_of"]
+
+ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate"]
+"""``unknown``: there is no such field; ``duplicate``: two entries have the same destination."""
+
+_LINE = re.compile(r"at line (\d+)")
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a value."""
+
+    code: ProblemCode
+    text: str
+    """The end of a sentence that begins with the value's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a catalogue."""
+
+    line: int | None
+    """None for a catalogue that comes from no file."""
+    setting: str
+    """``staging[2].source``; empty for the file itself."""
+    code: ProblemCode
+    wrong: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line is not None else ""
+        return f"{place}{self.setting} {self.wrong}" if self.setting else f"{place}{self.wrong}"
+
+
+class CatalogueError(ConfigurationError):
+    """A catalogue cannot be staged as it is; ``problems`` are all that is wrong with it."""
+
+    problems: tuple[Problem, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        *rebuilt, state = super().__reduce__()
+        return (*rebuilt, state | {"problems": self.problems})
+
+    @classmethod
+    def of(cls, name: str, problems: list[Problem]) -> CatalogueError:
+        """The error for ``problems``, those of the first lines first."""
+        found = sorted(dict.fromkeys(problems), key=lambda problem: problem.line or 0)
+        count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+        error = cls(f"{name} has {count}", hint="correct the catalogue; nothing was started")
+        error.problems = tuple(found)
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCatalogue:
+    """A catalogue, where it comes from, and what is wrong with single entries of it."""
+
+    catalogue: Catalogue
+    name: str = "the catalogue"
+    lines: Lines = field(default_factory=Lines)
+    problems: tuple[Problem, ...] = ()
+    bad: frozenset[int] = frozenset()
+    """Entries that have ``problems`` already, and stand empty in the catalogue."""
+
+    def problem(self, path: Path, code: ProblemCode, wrong: str) -> Problem:
+        """What is wrong with the value at ``path``."""
+        return _problem(self.lines, path, Wrong(code, wrong))
+
+
+def parse(path: FilePath | str) -> LoadedCatalogue:
+    """Read a file: TOML, or JSON where its name ends in ``.json``.
+
+    Raises:
+        CatalogueError: it cannot be read, or what all entries share is wrong.
+    """
+    path = FilePath(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise CatalogueError(
+            f"the catalogue {path} cannot be read: {reason}", hint="name a file that exists"
+        ) from error
+    try:
+        if path.suffix == ".json":
+            document: Any = json.loads(text)
+            lines = lines_of_json(text)
+        else:
+            document = tomllib.loads(text)
+            lines = lines_of_toml(text)
+    except json.JSONDecodeError as error:
+        raise CatalogueError.of(str(path), [Problem(error.lineno, "", "syntax", error.msg)]) from error
+    except tomllib.TOMLDecodeError as error:
+        found = _LINE.search(str(error))
+        line = int(found[1]) if found else text.count("\n") + 1
+        raise CatalogueError.of(str(path), [Problem(line, "", "syntax", str(error))]) from error
+    try:
+        return LoadedCatalogue(Catalogue.model_validate(document), str(path), lines)
+    except ValidationError as error:
+        return _without_bad_entries(document, str(path), lines, error)
+
+
+def _without_bad_entries(document: Any, name: str, lines: Lines, error: ValidationError) -> LoadedCatalogue:
+    """The same with nothing in the entries that are wrong by themselves, so that the others are looked at as well."""
+    problems = [_problem(lines, tuple(item["loc"]), wrong_of(item)) for item in error.errors()]
+    places = [item["loc"][:2] for item in error.errors()]
+    bad = frozenset(int(place[1]) for place in places if place[:1] == ("staging",) and len(place) > 1)
+    if any(place[:1] != ("staging",) or len(place) == 1 for place in places):
+        raise CatalogueError.of(name, problems) from error
+    rest = [{} if index in bad else entry for index, entry in enumerate(document["staging"])]
+    catalogue = Catalogue.model_validate({**document, "staging": rest})
+    return LoadedCatalogue(catalogue, name, lines, tuple(problems), bad)
+
+
+def _problem(lines: Lines, path: Path, wrong: Wrong) -> Problem:
+    nearest, line = lines.find(path)
+    return Problem(line, _setting(nearest if line is not None else path), *wrong)
+
+
+def wrong_of(item: Mapping[str, Any]) -> Wrong:
+    """What one of pydantic's errors says, which never repeats the value."""
+    name = item["loc"][-1] if item["loc"] else ""
+    if item["type"] == "missing":
+        return Wrong("missing", f"is missing {name}")
+    if item["type"] == "extra_forbidden":
+        return Wrong("unknown", f"has no field {name}")
+    cause = item.get("ctx", {}).get("error")
+    text = str(item["msg"] if cause is None else cause)
+    return Wrong("malformed" if item["loc"] else "contradiction", text)
+
+
+def _setting(path: Path) -> str:
+    """``staging[2].source``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def given(model: BaseModel) -> dict[str, Any]:
+    """The fields that were given, none of the defaults."""
+    return model.model_dump(exclude_unset=True)

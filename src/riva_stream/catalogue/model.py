@@ -1,0 +1,163 @@
+"""The shape of a catalogue: defaults, environments, and entries with the fields of a request."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    create_model,
+)
+
+from riva_stream.config import Segment, StageRequest
+
+__all__ = ["PLACE", "Catalogue", "Entry", "catalogue_schema"]
+
+PLACE = (
+    *("bucket", "env", "model_name", "model_version", "region", "endpoint_url", "profile", "ca_bundle", "addressing"),
+    *("acl", "sse", "kms_key_id", "storage_class", "expected_bucket_owner"),
+)  # fmt: skip
+"""Fields of a request that say where a staging goes, and how it is kept there; all others are about what is staged."""
+_NOT_IN_A_FILE = ("env", "run_id", "dry_run", "state_dir")
+"""``env`` may be a list there; the others are the command's business."""
+_SIZES = ("memory", "part_size", "max_header_bytes", "max_expanded", "max_zstd_window")
+_DURATIONS = ("timeout", "deadline", "lease")
+
+_LEAST_INTERVAL = 1 << 20
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_URI = re.compile(r"s3://([^/]+)(?:/([^/]+)/([^/]+)/([^/]+))?/?")
+_bytes = TypeAdapter(ByteSize)
+
+
+def _size(value: object) -> object:
+    return int(_bytes.validate_python(value)) if isinstance(value, str) else value
+
+
+def _interval(value: object) -> object:
+    """As ``--checkpoint`` has it."""
+    words = {"auto": StageRequest.model_fields["checkpoint"].default, "off": 0}
+    size = words[value] if isinstance(value, str) and value in words else _size(value)
+    if isinstance(size, int) and 0 < size < _LEAST_INTERVAL:
+        raise ValueError("is too little: at least '1MiB', or 'auto', or 'off'")
+    return size
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("is not a duration: 90 (seconds), '90s', '5m', '1h'")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not min_length, which does not count entries that are wrong, and so has a second word to say of a single one.
+    if not value:
+        raise ValueError("has no entry")
+    return value
+
+
+def _place(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _URI.fullmatch(value)
+    if match is None:
+        raise ValueError("is neither s3://BUCKET nor s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/")
+    names = ("bucket", "env", "model_name", "model_version")
+    return {name: text for name, text in zip(names, match.groups(), strict=True) if text is not None}
+
+
+def _fields(*names: str) -> dict[str, Any]:
+    """Fields of a request as a catalogue may have them: none is required, sizes and durations may have a unit."""
+    fields: dict[str, Any] = {}
+    for name in names:
+        info = StageRequest.model_fields[name]
+        kind = info.rebuild_annotation()
+        if name in _SIZES:
+            kind = Annotated[kind, BeforeValidator(_size, json_schema_input_type=int | str)]
+        elif name == "checkpoint":
+            kind = Annotated[kind, BeforeValidator(_interval, json_schema_input_type=int | str)]
+        elif name in _DURATIONS:
+            kind = Annotated[kind, BeforeValidator(_duration, json_schema_input_type=float | str)]
+        fields[name] = (kind, Field(default=None, json_schema_extra=_without_default))
+    return fields
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # what is not given has the default of a request
+
+
+_CONFIG = ConfigDict(frozen=True, extra="forbid")
+
+if TYPE_CHECKING:
+
+    class _Place(BaseModel):
+        bucket: str
+
+    class _Fields(BaseModel):
+        pass
+else:
+    _Place = create_model("Place", __config__=_CONFIG, **_fields(*PLACE))
+    _Place.__doc__ = "Where else a staging shall be."
+    _Fields = create_model(
+        "Fields",
+        __config__=_CONFIG,
+        **_fields(*(name for name in StageRequest.model_fields if name not in _NOT_IN_A_FILE)),
+    )
+    _Fields.__doc__ = "Fields of a request."
+
+
+class _WithReplicas(_Fields):
+    replicate_to: tuple[
+        Annotated[_Place, BeforeValidator(_place, json_schema_input_type=_Place | str)], ...
+    ] = ()
+    """Further places of the same staging: ``s3://BUCKET`` (the same path there), a whole prefix, or a table of fields."""
+
+
+class Environment(_WithReplicas):
+    """What is different in one environment."""
+
+
+class Defaults(_WithReplicas):
+    """What is the same for all entries that say nothing else."""
+
+    env: Annotated[
+        tuple[Segment, ...], BeforeValidator(_tuple, json_schema_input_type=str | tuple[str, ...])
+    ] = Field(default=(), json_schema_extra=_without_default)
+    """One environment, or several: each entry is staged in each."""
+
+
+class Entry(Defaults):
+    """One archive, or with ``pattern`` all archives that a prefix or a glob fits."""
+
+    pattern: str | None = None
+    """What the end of a key is like: ``{model_name}-deployable_{model_version}.tar.gz``; ``*`` is any text without a slash."""
+
+
+class Catalogue(BaseModel):
+    """A list of stagings. An entry outranks its environment, which outranks the defaults."""
+
+    model_config = _CONFIG
+
+    defaults: Defaults = Defaults()
+    environments: dict[Segment, Environment] = Field(default_factory=dict)
+    staging: Annotated[tuple[Entry, ...], AfterValidator(_filled)] = Field(json_schema_extra={"minItems": 1})
+
+
+def catalogue_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Catalogue.model_json_schema()}

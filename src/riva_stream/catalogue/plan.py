@@ -1,0 +1,288 @@
+"""From a catalogue to requests: every entry in every environment, for every archive, at every place."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from riva_stream.catalogue.lines import Path
+from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, given, parse, wrong_of
+from riva_stream.catalogue.model import PLACE
+from riva_stream.config import StageRequest
+from riva_stream.errors import RivaStreamError, SourceNotFoundError
+
+__all__ = ["Job", "ListArchives", "Plan", "Wish", "expand", "jobs_of", "load_catalogue", "matches", "prepare"]
+
+ListArchives = Callable[[StageRequest], Awaitable[Sequence[str]]]
+"""Gives the keys of all archives that a request's ``source``, a prefix or a glob, fits."""
+
+_GLOB = re.compile(r"[*?\[]")
+_PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
+_NAMES = ("model_name", "model_version", "language", "architecture")
+_REACH = ("region", "endpoint_url", "profile")
+_PLACEHOLDER = "x"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One entry in one environment. With a pattern the source may still be many archives."""
+
+    fields: Mapping[str, Any]
+    path: Path
+    pattern: re.Pattern[str] | None
+    replicas: tuple[Mapping[str, Any], ...]
+    replicas_at: Path
+    """Where in the file the list of replicas is."""
+    origins: tuple[Path, ...]
+    """Tables of the file that the fields come from, the strongest first."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the archives have to be listed."""
+        key = str(self.fields["source"]).removeprefix("s3://").partition("/")[2]
+        return self.pattern is not None and (key.endswith("/") or bool(_GLOB.search(key)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All requests of a catalogue, in its order."""
+
+    requests: list[tuple[StageRequest, Path]] = field(default_factory=list)
+    """Each with its entry."""
+    failed: list[tuple[StageRequest, RivaStreamError]] = field(default_factory=list)
+    """Entries whose archives could not be listed; of the requests only source, bucket and environment mean anything."""
+    passed_over: dict[str, None] = field(default_factory=dict)
+    """Sources that the glob of an entry fits, but its pattern does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One reading of a source: its first place, and the others, which get the same."""
+
+    request: StageRequest
+    replicas: tuple[StageRequest, ...] = ()
+
+    @property
+    def places(self) -> tuple[StageRequest, ...]:
+        """A request for each place."""
+        return (self.request, *self.replicas)
+
+
+def load_catalogue(path: FilePath | str, fallback: Mapping[str, Any] | None = None) -> LoadedCatalogue:
+    """Read a catalogue, and look at all of it that can be known before any store is asked.
+
+    Args:
+        path: of a TOML file, or of a JSON file where its name ends in ``.json``.
+        fallback: fields of requests for which the catalogue says nothing, from the environment for example.
+
+    Raises:
+        CatalogueError: it cannot be read, or something is wrong with it; ``problems`` is all of that.
+    """
+    loaded = parse(path)
+    prepare(loaded, fallback)
+    return loaded
+
+
+def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) -> list[Wish]:
+    """Look at all that can be known before any store is asked.
+
+    Args:
+        loaded: the catalogue.
+        fallback: fields of requests for which it says nothing, from the environment for example.
+
+    Raises:
+        CatalogueError: entries are incomplete or wrong, or two of them have the same destination.
+    """
+    problems = list(loaded.problems)
+    wishes = list(_wishes(loaded, {"wait": True, **(fallback or {})}, problems))
+    plan = Plan()
+    for wish in wishes:
+        if wish.is_open:
+            names = dict.fromkeys(_NAMES[:2], _PLACEHOLDER)
+            _add(Plan(), loaded, wish, {**names, **wish.fields}, problems)
+        else:
+            _add_archive(plan, loaded, wish, wish.fields["source"], problems)
+    problems += _duplicates(plan, loaded)
+    if problems:
+        raise CatalogueError.of(loaded.name, problems)
+    return wishes
+
+
+async def expand(loaded: LoadedCatalogue, wishes: Sequence[Wish], list_archives: ListArchives) -> Plan:
+    """The requests of all wishes; archives are listed where a wish may mean many.
+
+    Raises:
+        CatalogueError: archives have names that make no staging, or two of them the same.
+    """
+    plan, problems = Plan(), list[Problem]()
+    listed: dict[str, Sequence[str]] = {}  # the same archives in several environments are listed once
+    for wish in wishes:
+        if not wish.is_open:
+            _add_archive(plan, loaded, wish, wish.fields["source"], problems)
+            continue
+        request = StageRequest.model_validate({**dict.fromkeys(_NAMES[:2], _PLACEHOLDER), **wish.fields})
+        try:
+            where = _source_of(request)
+            if where not in listed:
+                listed[where] = await list_archives(request)
+            keys = listed[where]
+            fitting = [key for key in keys if _names(wish, key) is not None]
+            plan.passed_over.update(
+                dict.fromkeys(f"s3://{request.source_bucket}/{k}" for k in keys if k not in fitting)
+            )
+            if not fitting:
+                raise SourceNotFoundError(
+                    f"none of {len(keys)} archives that {request.source} fits has a name that the pattern fits"
+                    if keys
+                    else f"there is no archive that {request.source} fits",
+                    hint="correct source or pattern of the entry",
+                )
+        except RivaStreamError as error:
+            plan.failed.append((request, error))
+            continue
+        for key in fitting:
+            _add_archive(plan, loaded, wish, f"s3://{request.source_bucket}/{key}", problems)
+    problems += _duplicates(plan, loaded)
+    if problems:
+        raise CatalogueError.of(loaded.name, problems)
+    return plan
+
+
+def jobs_of(requests: Sequence[StageRequest]) -> list[Job]:
+    """Requests that share a source and differ only in place become one job.
+
+    The one place that knows about it: what is read once for all of them is the business of whoever runs the job.
+    """
+    groups: dict[str, list[StageRequest]] = {}
+    for request in requests:
+        reach = {f"source_{name}" for name in _REACH}
+        same = request.model_dump_json(exclude={*PLACE, *reach})
+        groups.setdefault(same + _source_of(request), []).append(request)
+    return [Job(group[0], tuple(group[1:])) for group in groups.values()]
+
+
+def _source_of(request: StageRequest) -> str:
+    """What is read, and by which way: the same URI on another endpoint is another object."""
+    reach = [getattr(request, f"source_{name}") or getattr(request, name) for name in _REACH]
+    return json.dumps([request.source, *reach, request.no_sign_request])
+
+
+def matches(request: StageRequest, pattern: str | None) -> bool:
+    """Whether ``--only`` means it: a shell pattern for ``ENV/MODEL_NAME/MODEL_VERSION`` or the whole URI."""
+    place = f"{request.env}/{request.model_name}/{request.model_version}"
+    names = (place, request.destination, request.destination.rstrip("/"))
+    return pattern is None or any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def _wishes(loaded: LoadedCatalogue, weakest: Mapping[str, Any], problems: list[Problem]) -> Iterator[Wish]:
+    catalogue = loaded.catalogue
+    defaults = given(catalogue.defaults)
+    for index, entry in enumerate(catalogue.staging):
+        if index in loaded.bad:
+            continue
+        path: Path = ("staging", index)
+        own = given(entry)
+        try:
+            pattern = _compile(entry.pattern) if entry.pattern is not None else None
+        except ValueError as error:
+            problems.append(loaded.problem((*path, "pattern"), "malformed", str(error)))
+            continue
+        environments = own.get("env") or defaults.get("env") or ()
+        if not environments or not (own.get("source") or defaults.get("source")):
+            missing = "source" if environments else "env"
+            problems.append(loaded.problem(path, "missing", f"is missing {missing}"))
+            continue
+        for env in environments:
+            of_env = given(catalogue.environments[env]) if env in catalogue.environments else {}
+            layers = {path: own, ("environments", env): of_env, ("defaults",): defaults}
+            fields = {**weakest, **defaults, **of_env, **own, "env": env}
+            replicas = fields.pop("replicate_to", ())
+            fields.pop("pattern", None)
+            at = next((place for place, layer in layers.items() if "replicate_to" in layer), path)
+            yield Wish(fields, path, pattern, tuple(replicas), (*at, "replicate_to"), tuple(layers))
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    """A pattern for the end of a key.
+
+    Raises:
+        ValueError: it names what no file name tells, or a field twice.
+    """
+    text = ""
+    for part in _PART.finditer(pattern):
+        if part[1] is not None:
+            if part[1] not in _NAMES:
+                raise ValueError(f"has {{{part[1]}}}, which is none of {', '.join(_NAMES)}")
+            if f"(?P<{part[1]}>" in text:
+                raise ValueError(f"has {{{part[1]}}} twice")
+            text += f"(?P<{part[1]}>[A-Za-z0-9._-]+)"
+        else:
+            text += "[^/]*" if part[0] == "*" else re.escape(part[0])
+    return re.compile(f"(?:.*/)?{text}")
+
+
+def _names(wish: Wish, key: str) -> dict[str, str] | None:
+    """What the key of an archive tells of it; None where the pattern does not fit."""
+    if wish.pattern is None:
+        return {}
+    match = wish.pattern.fullmatch(key)
+    return match.groupdict() if match else None
+
+
+def _add_archive(
+    plan: Plan, loaded: LoadedCatalogue, wish: Wish, source: str, problems: list[Problem]
+) -> None:
+    names = _names(wish, source.removeprefix("s3://").partition("/")[2])
+    if names is None:
+        problems.append(loaded.problem((*wish.path, "pattern"), "contradiction", f"does not fit {source}"))
+        return
+    _add(plan, loaded, wish, {**wish.fields, **names, "source": source}, problems)
+
+
+def _add(
+    plan: Plan, loaded: LoadedCatalogue, wish: Wish, fields: Mapping[str, Any], problems: list[Problem]
+) -> None:
+    """The requests of one archive: its first place, and its replicas."""
+    places = [(dict(fields), wish.origins)]
+    for number, place in enumerate(wish.replicas):
+        changed = {name for name in _REACH if name in place and fields.get(name) != place[name]}
+        # What says where the source is must not move with the place.
+        source = {
+            f"source_{name}": fields[name]
+            for name in changed
+            if fields.get(name) is not None and fields.get(f"source_{name}") is None
+        }
+        places.append(({**fields, **source, **place}, ((*wish.replicas_at, number), *wish.origins)))
+    for merged, origins in places:
+        try:
+            plan.requests.append((StageRequest.model_validate(merged), origins[0]))
+        except ValidationError as error:
+            for item in error.errors():
+                loc = tuple(item["loc"])
+                known = ((*origin, *loc) for origin in origins if (*origin, *loc[:1]) in loaded.lines.known)
+                # What is missing, or does not fit together, is the entry's.
+                path = next(known, origins[0]) if loc else origins[0]
+                problems.append(loaded.problem(path, *wrong_of(item)))
+
+
+def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
+    first: dict[tuple[str | None, str], tuple[StageRequest, Path]] = {}
+    for request, path in plan.requests:
+        place = (request.endpoint_url, request.destination)
+        if place not in first:
+            first[place] = (request, path)
+            continue
+        other, before = first[place]
+        line = loaded.lines.find(before)[1]
+        where = f"line {line}" if line is not None else "another entry"
+        both = "" if other.source == request.source else f" ({request.source} and {other.source})"
+        yield loaded.problem(
+            path, "duplicate", f"has the destination {request.destination}, as has {where}{both}"
+        )

@@ -1,0 +1,240 @@
+"""The engine of a Ray cluster: one Ray task for each staging. Ray has the queue, the placing and the retries.
+
+::
+
+    stage_all ──► RayEngine.stage ──► ray task on some node: stage() ──► the bucket
+                        ▲                      │ progress, throttled
+                        └──── board ◄──────────┘  an actor beside the driver: the newest of each kind, and nothing else
+
+A node that dies is a run that another node resumes from what the bucket has; so is a driver that dies, when the command is
+run again. Credentials are those of the nodes: none go through Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import anyio
+
+from riva_stream import clock
+from riva_stream.catalogue.engine import EntryError, StagingFailed, WorkerDiedError, error_of
+from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError, TransientError
+from riva_stream.events import Event, Observer, throttled
+from riva_stream.report import StageReport
+
+__all__ = ["RayEngine"]
+
+RunOne = Callable[[StageRequest, Observer], Awaitable[StageReport]]
+
+_RETRIES = 3
+"""Of one task, by Ray: after its node or its process died, or after what ends with 75."""
+_PROGRESS_EVERY = 2.0
+"""Seconds between two reports of one run, and between two looks at the board."""
+_SETTLE = 5.0
+"""Seconds that the board may take for the last report of a run."""
+
+
+class RayEngine:
+    """A cluster to which this process is connected for as long as it lives.
+
+    Args:
+        address: of the cluster, ``HOST:PORT`` or ``ray://HOST:PORT``; None: where this process is connected already,
+            RAY_ADDRESS, a cluster that runs on this host, or else a new one of this host alone.
+        at_once: stagings that Ray is given at the same time; None: all, and Ray starts as many as there is room for.
+        cores: of a node that one staging reserves. Its memory is the request's ``memory``.
+        run: runs one staging on a node; None: ``stage()``.
+
+    Raises:
+        ConfigurationError: Ray is not installed, or there is no such cluster.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        at_once: int | None = None,
+        cores: float = 1.0,
+        run: RunOne | None = None,
+    ) -> None:
+        self._ray = _connect(address)
+        self._at_once = at_once
+        self._cores = cores
+        self._run = run or _stage
+        here = self._ray.get_runtime_context().get_node_id()
+        pinned = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        self._board = (
+            self._ray.remote(_Board)
+            .options(num_cpus=0, scheduling_strategy=pinned(here, soft=False))
+            .remote()
+        )
+        self._task = self._ray.remote(_work)
+        self._observers: dict[str, Observer] = {}
+        self._looking = anyio.Lock()
+
+    def at_once(self, requests: Sequence[StageRequest]) -> int:
+        """All of them, unless fewer were asked for: what there is no room for waits in Ray."""
+        return self._at_once or len(requests)
+
+    async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+        """Stage one request on some node; Ray tries again what ends with 75, and what its node takes with it."""
+        key = f"{request.endpoint_url or ''} {request.destination}"
+        options = {
+            "name": request.destination,
+            "num_cpus": self._cores,
+            "memory": request.memory,
+            "max_retries": _RETRIES,
+            "retry_exceptions": [TransientError],
+        }
+        task = self._task.options(**options).remote(self._run, request, self._board, key)
+        self._observers[key] = observer
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._look)
+                outcome = await self._outcome(task)
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._show()
+            del self._observers[key]
+        if isinstance(outcome, StageReport):
+            return outcome
+        if isinstance(outcome, EntryError):
+            raise StagingFailed(outcome)
+        raise outcome
+
+    async def _outcome(self, task: Any) -> StageReport | EntryError | Exception:
+        """What a task came to. Cancelled, it stops the run on its node and waits for the clean-up there."""
+        errors = self._ray.exceptions
+        try:
+            found: StageReport | EntryError = await task
+        except errors.RayTaskError as error:
+            return (
+                error.cause if isinstance(error.cause, TransientError) else WorkerDiedError(str(error.cause))
+            )
+        except errors.RayError as error:
+            return WorkerDiedError(
+                f"the node or the process of this staging died, and so did those that tried again: {type(error).__name__}"
+            )
+        except anyio.get_cancelled_exc_class():
+            self._ray.cancel(task)
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([asyncio.wrap_future(task.future())])
+            raise
+        return found
+
+    async def _look(self) -> None:
+        """Tell the observers what the board has, again and again; one of the stagings that run does it for all."""
+        async with self._looking:
+            while True:
+                await self._show()
+                await clock.sleep(_PROGRESS_EVERY)
+
+    async def _show(self) -> None:
+        try:
+            newest = await self._board.take.remote()
+        except self._ray.exceptions.RayError:
+            return  # only what is shown depends on it
+        for key, events in newest.items():
+            for event in events:
+                self._observers.get(key, _nobody)(event)
+
+
+class _Board:
+    """The newest event of each kind of each run, until the driver takes them."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, dict[str, Event]] = {}
+
+    def put(self, key: str, event: Event) -> None:
+        """Take one event."""
+        self._newest.setdefault(key, {})[type(event).__name__] = event
+
+    def take(self) -> dict[str, list[Event]]:
+        """What came since the last look."""
+        taken, self._newest = self._newest, {}
+        return {key: list(events.values()) for key, events in taken.items()}
+
+
+def _connect(address: str | None) -> Any:
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigurationError(
+            "Ray is not installed", hint="pip install 'riva-stream[ray]', here and on every node"
+        ) from error
+    if ray.is_initialized():
+        return ray
+    # Of a cluster that is started here; one that is there already has its own mind.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"the Ray cluster cannot be reached: {str(error).splitlines()[0]}",
+            hint="check --ray-address and RAY_ADDRESS; ray status, on the head, tells whether it is up",
+        ) from error
+    return ray
+
+
+def _work(run: RunOne, request: StageRequest, board: Any, key: str) -> StageReport | EntryError:
+    """The task: on a node, in a process of Ray's. What Ray shall try again it raises; what is final it returns.
+
+    ``ray.cancel`` is a KeyboardInterrupt here, of which ``asyncio.run`` makes the cancellation of the run.
+    """
+    poster = _Poster(board, key)
+    try:
+        return asyncio.run(_to_the_end(run, request, throttled(poster, _PROGRESS_EVERY)))
+    except TransientError:
+        raise
+    except Exception as error:  # noqa: BLE001 - told where it can be told
+        return error_of(error)
+    finally:
+        poster.settle()
+
+
+async def _to_the_end(run: RunOne, request: StageRequest, observer: Observer) -> StageReport:
+    ticking = asyncio.ensure_future(_stay_awake())
+    try:
+        return await run(request, observer)
+    finally:
+        ticking.cancel()
+
+
+async def _stay_awake() -> None:
+    """An event loop that sleeps hears of ``ray.cancel`` only when it wakes up."""
+    while True:
+        await clock.sleep(1.0)
+
+
+class _Poster:
+    """Posts events to the board, and waits for none of them while the run goes on."""
+
+    def __init__(self, board: Any, key: str) -> None:
+        self._board = board
+        self._key = key
+        self._last: Any = None
+
+    def __call__(self, event: Event, /) -> None:
+        self._last = self._board.put.remote(self._key, event)
+
+    def settle(self) -> None:
+        """See that the last one has arrived, and so all of them."""
+        if self._last is not None:
+            importlib.import_module("ray").wait([self._last], timeout=_SETTLE)
+
+
+async def _stage(request: StageRequest, observer: Observer) -> StageReport:
+    from riva_stream.pipeline import stage  # noqa: PLC0415 - the AWS libraries are for the nodes
+
+    return await stage(request, observer=observer)
+
+
+def _nobody(event: Event, /) -> None:
+    """The staging is over."""

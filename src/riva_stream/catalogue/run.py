@@ -1,0 +1,226 @@
+"""``stage_all()``: a whole catalogue, read top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from riva_stream import clock
+from riva_stream.catalogue.engine import (
+    CatalogueObserver,
+    CatalogueReport,
+    Engine,
+    EntryEnded,
+    EntryError,
+    EntryEvent,
+    EntryReport,
+    EntryStarted,
+    Planned,
+    error_of,
+    ignore,
+    worst,
+)
+from riva_stream.catalogue.load import LoadedCatalogue
+from riva_stream.catalogue.local import LocalEngine
+from riva_stream.catalogue.model import Catalogue
+from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_catalogue, matches, prepare
+from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError
+from riva_stream.events import Event, StageStarted
+from riva_stream.inspection.archives import list_archives as list_in_s3
+from riva_stream.tasks import in_child_task
+
+__all__ = ["stage_all"]
+
+_OF_THE_SOURCE = (65, 66)
+"""Codes of failures that the same source has at every place."""
+
+
+@in_child_task
+async def stage_all(
+    catalogue: Catalogue | LoadedCatalogue | Path | str,
+    *,
+    engine: Engine | None = None,
+    observer: CatalogueObserver = ignore,
+    only: str | None = None,
+    dry_run: bool = False,
+    fail_fast: bool = False,
+    fallback: Mapping[str, Any] | None = None,
+    list_archives: ListArchives | None = None,
+) -> CatalogueReport:
+    """Stage all entries of a catalogue. One that fails holds up no other.
+
+    Calling it again is always safe, from any host: what is staged already takes a look each, what was interrupted
+    is resumed, and a run that is alive elsewhere is waited for.
+
+    Args:
+        catalogue: made in code, loaded, or the path of a file.
+        engine: where stagings run; None: child processes of this one.
+        observer: is told what happens; called on the event loop.
+        only: a shell pattern for ``ENV/MODEL_NAME/MODEL_VERSION`` or the whole URI; other entries are left out.
+        dry_run: look at source, destination and rights of each, and write nothing.
+        fail_fast: stop the others as soon as one has failed.
+        fallback: fields of requests for which the catalogue says nothing.
+        list_archives: lists what a prefix or a glob fits; None: asks the store.
+
+    Returns:
+        What each entry came to. Failures of single entries are in it, and not raised.
+
+    Raises:
+        CatalogueError: the catalogue is wrong; nothing was started.
+        ConfigurationError: ``only`` fits nothing, or the engine cannot be had.
+    """
+    began = clock.monotonic()
+    if isinstance(catalogue, Path | str):
+        catalogue = load_catalogue(catalogue, fallback)
+    elif isinstance(catalogue, Catalogue):
+        catalogue = LoadedCatalogue(catalogue)
+    engine = engine or LocalEngine()
+    plan = await expand(
+        catalogue, prepare(catalogue, fallback), list_archives or partial(_list_in_s3, observer)
+    )
+    requests = [request for request, _ in plan.requests if matches(request, only)]
+    # What ``only`` fits may be among those that could not be listed.
+    unlisted = plan.failed if only is None or not requests else []
+    if not requests and not unlisted:
+        raise ConfigurationError(
+            f"no entry fits {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are understood"
+        )
+    if dry_run:
+        requests = [request.model_copy(update={"dry_run": True}) for request in requests]
+    run = _Run(engine, observer, fail_fast)
+    failed = [_failed(request, error_of(error), destination=_unnamed(request)) for request, error in unlisted]
+    jobs = jobs_of(requests)
+    slots = max(1, engine.at_once(requests)) if requests else 1
+    observer(Planned(entries=len(requests) + len(failed), jobs=len(jobs), at_once=min(slots, len(jobs) or 1)))
+    for report in failed:
+        observer(EntryEnded(report=report))
+    if not (failed and fail_fast):
+        await run.all(jobs, slots)
+    entries = [*(run.report_of(request) for request in requests), *failed]
+    return CatalogueReport(
+        catalogue=catalogue.name,
+        engine=engine.name,
+        exit_code=worst([entry.exit_code for entry in entries]),
+        entries=entries,
+        passed_over=list(plan.passed_over),
+        seconds=clock.monotonic() - began,
+    )
+
+
+@dataclass(eq=False)
+class _Run:
+    engine: Engine
+    observer: CatalogueObserver
+    fail_fast: bool
+    reports: dict[str, EntryReport] = field(default_factory=dict)
+    started: set[str] = field(default_factory=set)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+    async def all(self, jobs: Sequence[Job], slots: int) -> None:
+        """Run all jobs, so many at once. With ``fail_fast`` the first failure stops the others."""
+        limiter = anyio.CapacityLimiter(slots)
+        with self.scope:
+            async with anyio.create_task_group() as tasks:
+                for job in jobs:
+                    tasks.start_soon(self._job, job, limiter)
+
+    def report_of(self, request: StageRequest) -> EntryReport:
+        """What a request came to; of one that was stopped or never started, that."""
+        report = self.reports.get(_key(request))
+        if report is None:
+            report = EntryReport(
+                destination=request.destination,
+                source=request.source,
+                outcome="stopped" if _key(request) in self.started else "not_started",
+                exit_code=75,
+                next_step="run the same command again",
+            )
+        return report
+
+    async def _job(self, job: Job, limiter: anyio.CapacityLimiter) -> None:
+        """The places of one source, one after the other in the same slot.
+
+        The first one shall make the others in the store, once ``stage`` can do that; until then each is a staging.
+        """
+        async with limiter:
+            error: EntryError | None = None
+            for request in job.places:
+                if error is not None and error.exit_code in _OF_THE_SOURCE:
+                    report = _failed(request, error)  # it is the same source
+                else:
+                    report = await self._entry(request)
+                    error = report.error
+                self.reports[_key(request)] = report
+                self.observer(EntryEnded(report=report))
+                if self.fail_fast and report.exit_code:
+                    self.scope.cancel()
+
+    async def _entry(self, request: StageRequest) -> EntryReport:
+        destination = request.destination
+        self.started.add(_key(request))
+        self.observer(EntryStarted(destination=destination, source=request.source))
+        began = clock.monotonic()
+        sizes = [0]
+        observe = partial(_tell, self.observer, destination, sizes.append)
+        try:
+            report = await self.engine.stage(request, observe)
+        except Exception as error:  # noqa: BLE001 - of one entry among many; it is told in its report
+            failed = _failed(request, error_of(error))
+            seconds = clock.monotonic() - began
+            return failed.model_copy(update={"seconds": seconds, "size_bytes": max(sizes)})
+        size = report.plan.source_size if report.plan else max(sizes)
+        if report.artifact is not None:
+            size = report.artifact.source.size_bytes
+        return EntryReport(
+            destination=destination,
+            source=request.source,
+            outcome=report.outcome,
+            exit_code=0,
+            run_id=report.run_id,
+            size_bytes=size,
+            seconds=clock.monotonic() - began,
+            would=report.plan.would if report.plan else "",
+            warnings=report.warnings,
+            next_step=report.next_step,
+        )
+
+
+async def _list_in_s3(observer: CatalogueObserver, request: StageRequest) -> Sequence[str]:
+    def observe(event: Event, /) -> None:
+        observer(EntryEvent(destination=_unnamed(request), event=event))
+
+    return await list_in_s3(request, observer=observe)
+
+
+def _unnamed(request: StageRequest) -> str:
+    """All that is known of the destination before the archives are listed."""
+    return f"s3://{request.bucket}/{request.env}/"
+
+
+def _tell(
+    observer: CatalogueObserver, destination: str, sized: Callable[[int], None], event: Event, /
+) -> None:
+    if isinstance(event, StageStarted):
+        sized(event.source_size)
+    observer(EntryEvent(destination=destination, event=event))
+
+
+def _failed(request: StageRequest, error: EntryError, *, destination: str = "") -> EntryReport:
+    return EntryReport(
+        destination=destination or request.destination,
+        source=request.source,
+        outcome="failed",
+        exit_code=error.exit_code,
+        error=error,
+        next_step=error.hint,
+    )
+
+
+def _key(request: StageRequest) -> str:
+    return f"{request.endpoint_url or ''} {request.destination}"

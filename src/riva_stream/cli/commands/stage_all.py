@@ -1,0 +1,212 @@
+"""``stage-all``: everything that a catalogue lists."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from riva_stream.cli import options
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.output import print_result
+from riva_stream.cli.redact import SECRETS
+from riva_stream.sizes import human_size
+
+if TYPE_CHECKING:
+    from riva_stream.catalogue import CatalogueReport, Engine, EntryReport, LoadedCatalogue
+    from riva_stream.cli.overview import Overview
+    from riva_stream.cli.session import Session
+
+NAME = "stage-all"
+SUMMARY = "stage everything that a catalogue lists, here or on Ray"
+USAGE = "CATALOGUE [flags]"
+DESCRIPTION = """\
+Stage every entry of a catalogue (TOML, or JSON by its name), as many at once as this host or a Ray cluster can. One that
+fails holds up no other. Running the same command again is always safe, from any host: what is staged already takes one
+look each, what was interrupted is resumed.
+
+The catalogue alone says what to stage. The flags of S3, the environment and .env say how to reach it, where the
+catalogue does not.
+"""
+EXAMPLES = """\
+  PROG stage-all catalogue.toml
+      everything; running it again resumes
+  PROG stage-all catalogue.toml --dry-run
+      looks at each source, destination and right, writes nothing
+  PROG stage-all catalogue.toml --only 'prod/parakeet-*/*' --at-once 4
+  PROG stage-all catalogue.toml --engine ray --ray-address ray-head:6379 --json
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "catalogue", type=Path, metavar="CATALOGUE", help="a TOML file; .json: JSON (schema catalogue)"
+    )
+    group = parser.add_argument_group("stagings")
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
+    group.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="of a cluster; default: $RAY_ADDRESS, else one on this host",
+    )
+    group.add_argument(
+        "--at-once",
+        type=_count,
+        metavar="N",
+        help="stagings at the same time (default: as memory and cores allow; ray: all, as the cluster has room)",
+    )
+    group.add_argument(
+        "--only", metavar="PATTERN", help="entries whose ENV/MODEL_NAME/MODEL_VERSION, or whole URI, fits"
+    )
+    group.add_argument("--dry-run", action="store_true", help="look at everything, write nothing")
+    ending = group.add_mutually_exclusive_group()
+    ending.add_argument(
+        "--keep-going",
+        action="store_false",
+        dest="fail_fast",
+        default=False,
+        help="after a failure too (the default)",
+    )
+    ending.add_argument("--fail-fast", action="store_true", help="stop the others at the first failure")
+    options.add_endpoint(parser)
+    options.add_source_endpoint(parser, "these and those of S3: where the catalogue says nothing")
+    options.add_output(parser)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+_ENDPOINT = (
+    *("region", "endpoint_url", "profile", "ca_bundle", "addressing", "request_payer"),
+    *("source_region", "source_endpoint_url", "source_profile", "no_sign_request"),
+)
+_LEVELS = 6
+"""Slashes of ``s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/``; an entry whose archives could not be listed has fewer."""
+_NO_REGION = "none"
+
+
+def run(args: Namespace, invocation: Invocation) -> int:
+    """Stage it all and show what it came to."""
+    from riva_stream.cli.session import execute
+
+    as_json = args.json
+
+    def text(report: CatalogueReport) -> str:
+        return _last_line(report) if as_json else _summary(report, invocation)
+
+    return execute(args, invocation, _stage_all, text, lambda report: report.exit_code)
+
+
+def _stage_all(session: Session) -> CatalogueReport:
+    from riva_stream.catalogue import EntryEnded, load_catalogue, stage_all
+
+    args = session.args
+    loaded = load_catalogue(args.catalogue)
+    fallback = _fallback(session, loaded)
+    overview, shown = _overview(session)
+
+    def observe(event: Any, /) -> None:
+        overview.observe(event)
+        if args.json and isinstance(event, EntryEnded):
+            print_result(_line(event.report.model_dump(mode="json")))
+
+    work = partial(
+        stage_all,
+        loaded,
+        engine=_engine(args),
+        observer=observe,
+        only=args.only,
+        dry_run=args.dry_run,
+        fail_fast=args.fail_fast,
+        fallback=fallback,
+    )
+    with shown:
+        report = session.run(work)
+    args.json = False  # each entry had its line; only a failure of the whole is still a document
+    return report
+
+
+def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
+    """How to reach the stores, where the catalogue says nothing; credentials are this process's from here on."""
+    from riva_stream.catalogue.plan import prepare
+
+    # A region need not be found elsewhere when every entry has what is needed.
+    complete = all(wish.fields.get("region") or wish.fields.get("endpoint_url") for wish in prepare(loaded))
+    endpoint = session.endpoint({"region": _NO_REGION} if complete else None)
+    found = {name: getattr(endpoint, name) for name in _ENDPOINT}
+    return {name: value for name, value in found.items() if value and value != _NO_REGION}
+
+
+def _engine(args: Namespace) -> Engine:
+    if args.engine == "ray":
+        from riva_stream.catalogue.ray_engine import RayEngine
+
+        return RayEngine(args.ray_address, at_once=args.at_once)
+    from riva_stream.catalogue import LocalEngine
+
+    return LocalEngine(at_once=args.at_once, state_dir=options.find_state_dir(args))
+
+
+def _overview(session: Session) -> tuple[Overview, AbstractContextManager[object]]:
+    from riva_stream.cli.overview import LiveOverview, Overview, PlainOverview, can_draw
+
+    args = session.args
+    if args.quiet:
+        return Overview(), nullcontext()
+    if args.log_format in {"auto", "pretty"} and can_draw():
+        live = LiveOverview()
+        return live, live.shown()
+    return PlainOverview(session.observe), nullcontext()
+
+
+def _line(document: Mapping[str, Any]) -> str:
+    return json.dumps(SECRETS.value(dict(document)), ensure_ascii=False) + "\n"
+
+
+def _last_line(report: CatalogueReport) -> str:
+    return _line({**report.model_dump(mode="json", exclude={"entries"}), "entries": len(report.entries)})
+
+
+def _summary(report: CatalogueReport, invocation: Invocation) -> str:
+    good = sum(not entry.exit_code for entry in report.entries)
+    lines = [f"{report.catalogue}: {good} of {len(report.entries)} done, {_took(report)}", ""]
+    for entry in report.entries:
+        lines += _rows(entry, invocation)
+    if report.passed_over:
+        lines += ["", "Not staged, since the pattern does not fit their names"]
+        lines += [f"  {source}" for source in report.passed_over]
+    if report.exit_code:
+        lines += ["", f"Next: correct what failed, then run the same command again: {invocation.again()}"]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
+    word = entry.outcome.replace("_", " ")
+    code = str(entry.exit_code) if entry.outcome == "failed" else ""
+    size = human_size(entry.size_bytes) if entry.size_bytes else ""
+    rows = [f"  {word:<16} {code:>3}  {entry.destination}  {size}".rstrip()]
+    if entry.error is not None:
+        rows.append(f"{'':24}{entry.error.message}")
+    if entry.would:
+        rows.append(f"{'':24}would: {entry.would}")
+    rows += [f"{'':24}warning: {warning}" for warning in entry.warnings]
+    steps = [line for line in invocation.called(entry.next_step).splitlines() if line.strip()]
+    if entry.exit_code and entry.destination.count("/") == _LEVELS:
+        path = "/".join(entry.destination.rstrip("/").split("/")[-3:])
+        steps.append(invocation.again("--only", path))
+    rows += [f"{'':24}{'next:' if not number else '     '} {step}" for number, step in enumerate(steps)]
+    return rows
+
+
+def _took(report: CatalogueReport) -> str:
+    from riva_stream.cli.progress import duration_text
+
+    return f"engine {report.engine}, {duration_text(report.seconds)}"

@@ -1,0 +1,203 @@
+"""How ``stage-all`` shows many stagings at once: a table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
+
+from riva_stream.catalogue import EntryEnded, EntryEvent, EntryReport, EntryStarted, Planned
+from riva_stream.cli.progress import Counters, duration_text
+from riva_stream.cli.redact import redact
+from riva_stream.events import Progress, StageStarted, Warned
+from riva_stream.sizes import MIB, human_size
+
+__all__ = ["LiveOverview", "Overview", "PlainOverview", "can_draw"]
+
+Seen = Planned | EntryStarted | EntryEvent | EntryEnded
+
+_WINDOW = 30.0  # seconds that the total's rate is averaged over
+_LINE_EVERY = 10.0  # seconds between two lines of the total
+_NOTES = 5
+
+
+@dataclass(eq=False)
+class Overview:
+    """What is known of all stagings; this one shows nothing.
+
+    Another thread may look at it at any time, so what may change meanwhile is copied before it is gone through.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    entries: int = 0
+    ended: int = 0
+    failed: int = 0
+    running: dict[str, Counters] = field(default_factory=dict)
+    """By destination."""
+    moved: int = 0
+    """Bytes of the sources of stagings that are over and were not there before."""
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of the sources of stagings that are over and were not there before, one by one."""
+    spared: int = 0
+    """Stagings that are over and had nothing to move."""
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def observe(self, event: Seen, /) -> None:
+        """Take one event. Never waits."""
+        if isinstance(event, Planned):
+            self.entries = event.entries
+        elif isinstance(event, EntryStarted):
+            self.running[event.destination] = Counters()
+        elif isinstance(event, EntryEnded):
+            self._end(event.report)
+        elif isinstance(event.event, Warned):
+            self.note(f"{event.destination}: {event.event.message}")
+        elif event.destination in self.running:
+            counters = self.running[event.destination]
+            if isinstance(event.event, Progress):
+                counters.update(event.event, self.clock())
+            elif isinstance(event.event, StageStarted):
+                counters.size = event.event.source_size
+        self._sample()
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def _end(self, report: EntryReport) -> None:
+        self.running.pop(report.destination, None)
+        self.ended += 1
+        self.failed += bool(report.exit_code)
+        if report.outcome == "staged":
+            self.moved += report.size_bytes
+            self.sizes.append(report.size_bytes)
+        else:
+            self.spared += 1
+        outcome = report.outcome.replace("_", " ")
+        if report.error is not None:
+            outcome += f" (exit {report.exit_code}): {report.error.message.splitlines()[0]}"
+        self.note(f"[{self.ended}/{self.entries}] {report.destination}: {outcome}")
+
+    def _sample(self) -> None:
+        now = self.clock()
+        self._samples.append((now, self.done))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW:  # noqa: PLR2004 - a rate needs two
+            self._samples.popleft()
+
+    @property
+    def done(self) -> int:
+        """Bytes of all sources that are through everything."""
+        return self.moved + sum(counters.done for counters in list(self.running.values()))
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second of late."""
+        if not self._samples:
+            return 0.0
+        (before, first), (now, last) = self._samples[0], self._samples[-1]
+        return max(0, last - first) / (now - before) if now > before else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end, if those that have not begun are as large as the others; None while that cannot be told."""
+        sizes = [*self.sizes, *(c.size for c in list(self.running.values()) if c.size)]
+        if not sizes or not self.rate:
+            return None
+        total = sum(sizes) / len(sizes) * (self.entries - self.spared)
+        return max(0.0, total - self.done) / self.rate
+
+    @property
+    def begun(self) -> dict[str, Counters]:
+        """Those of the stagings that were handed to the engine which have a place there already."""
+        return {
+            destination: counters for destination, counters in list(self.running.items()) if counters.size
+        }
+
+    def total(self) -> str:
+        """All of them in one line."""
+        words = [f"{self.ended} of {self.entries} done", f"{len(self.begun)} running"]
+        if self.failed:
+            words.append(f"{self.failed} failed")
+        words += [human_size(self.done), f"{self.rate / MIB:.1f} MiB/s"]
+        left = self.left
+        return ", ".join(words) + (f", {duration_text(left)} left" if left is not None else "")
+
+
+class PlainOverview(Overview):
+    """Lines: one for each that ends, and the total now and then."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._say = say
+        self._due = clock() + _LINE_EVERY
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._say(text + "\n")
+
+    def observe(self, event: Seen, /) -> None:
+        """Take one event, and say how far all are, now and then."""
+        super().observe(event)
+        if self.clock() >= self._due and self.running:
+            self._due = self.clock() + _LINE_EVERY
+            self._say(self.total() + "\n")
+
+
+class LiveOverview(Overview):
+    """A row for each that runs, drawn by a thread of rich's, so that a terminal that stands still holds up nobody."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, console: Console | None = None) -> None:
+        super().__init__(clock)
+        # Not sys.stderr, which belongs to the screen while a command runs.
+        self._console = console or Console(file=sys.__stderr__, highlight=False)
+        self._notes: deque[str] = deque(maxlen=_NOTES)
+
+    def note(self, text: str) -> None:
+        """Below the table, until others come."""
+        self._notes.append(redact(text))
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While entered, the table is on the terminal."""
+        with Live(
+            get_renderable=self.drawn,
+            console=self._console,
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            transient=True,
+        ):
+            yield
+
+    def drawn(self) -> RenderableType:
+        """The table as it is now."""
+        sides = ("left", "left", "right", "right", "right")
+        table = Table.grid(
+            *(Column(justify=side, no_wrap=True, overflow="ellipsis") for side in sides),  # type: ignore[arg-type]
+            padding=(0, 2),
+        )
+        for destination, counters in self.begun.items():
+            left = counters.left()
+            table.add_row(
+                destination.removeprefix("s3://"),
+                ProgressBar(total=counters.size, completed=counters.done, width=20),
+                f"{human_size(counters.done)} of {human_size(counters.size)}",
+                f"{counters.rate('fetched') / MIB:.1f} MiB/s",
+                duration_text(left) if left is not None else "",
+            )
+        notes = [Text(note, style="dim", no_wrap=True, overflow="ellipsis") for note in list(self._notes)]
+        return Group(table, Text(self.total(), style="bold", no_wrap=True, overflow="ellipsis"), *notes)
+
+
+def can_draw() -> bool:
+    """Whether standard error is a terminal that can move its cursor."""
+    console = Console(file=sys.__stderr__)
+    return console.is_terminal and not console.is_dumb_terminal

@@ -1,0 +1,462 @@
+"""A catalogue: every problem has its line, and what is right becomes the right requests."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from riva_stream.catalogue import Catalogue, CatalogueError, LoadedCatalogue, load_catalogue
+from riva_stream.catalogue.lines import lines_of_json, lines_of_toml
+from riva_stream.catalogue.model import catalogue_schema
+from riva_stream.catalogue.plan import Plan, expand, jobs_of, matches, prepare
+from riva_stream.config import StageRequest
+from riva_stream.errors import AccessDeniedError, RivaStreamError
+from riva_stream.events import Event, Warned
+from riva_stream.inspection.archives import list_archives
+from tests.staging import Place, put_credentials
+from tests.support.servers import MotoServer
+
+DEFAULTS = """\
+[defaults]
+bucket = "deployments"
+region = "us-east-2"
+"""
+ENTRY = """
+[[staging]]
+source = "s3://models/x.tar.gz"
+env = "dev"
+model_name = "x"
+model_version = "v1"
+"""
+
+
+def problems_of(tmp_path: Path, text: str, name: str = "c.toml") -> list[tuple[int | None, str]]:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(path)
+    assert caught.value.exit_code == 78
+    return [(problem.line, problem.setting) for problem in caught.value.problems]
+
+
+def codes_of(tmp_path: Path, text: str, name: str = "c.toml") -> list[str]:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(path)
+    return [problem.code for problem in caught.value.problems]
+
+
+async def plan_of(
+    document: Mapping[str, Any], archives: Sequence[str] | RivaStreamError = (), **fallback: Any
+) -> Plan:
+    async def listed(request: StageRequest) -> Sequence[str]:
+        if isinstance(archives, RivaStreamError):
+            raise archives
+        return archives
+
+    loaded = LoadedCatalogue(Catalogue.model_validate(document))
+    return await expand(loaded, prepare(loaded, fallback), listed)
+
+
+def entry(**fields: Any) -> dict[str, Any]:
+    whole = {"source": "s3://models/x.tar.gz", "bucket": "deployments", "env": "dev"}
+    return whole | {"model_name": "x", "model_version": "v1"} | fields
+
+
+def destinations(plan: Plan) -> list[str]:
+    return [request.destination for request, _ in plan.requests]
+
+
+# --- lines
+
+
+ODD = '''\
+# [comment]
+title = "a # no comment [x]" # 'one'
+[a."b.c"]
+x.y = 1979-05-27T07:32:00Z
+'q"' = [
+  1, # first
+  { k = "v", "l" = [true] },
+]
+text = """
+[[list]]
+k = "\\""" """""
+[[list]]
+n = 1
+[[list]]
+raw = \'\'\'
+n = 2 \'\'\'\'
+n = 3
+[list.sub]
+m = {}
+[[list.inner]]
+z = 1
+quotes = ["""a"""", "b",
+\'\'\'c\'\'\'\', \'d\',
+"e"]
+'''
+
+
+def test_lines_of_a_toml_file_with_everything_in_it() -> None:
+    tomllib.loads(ODD)
+    known = lines_of_toml(ODD).known
+    expected = {
+        ("title",): 2,
+        ("a", "b.c"): 3,
+        ("a", "b.c", "x", "y"): 4,
+        ("a", "b.c", 'q"'): 5,
+        ("a", "b.c", 'q"', 0): 6,
+        ("a", "b.c", 'q"', 1, "k"): 7,
+        ("a", "b.c", 'q"', 1, "l", 0): 7,
+        ("a", "b.c", "text"): 9,
+        ("list", 0): 12,
+        ("list", 0, "n"): 13,
+        ("list", 1, "raw"): 15,
+        ("list", 1, "n"): 17,
+        ("list", 1, "sub"): 18,
+        ("list", 1, "sub", "m"): 19,
+        ("list", 1, "inner", 0): 20,
+        ("list", 1, "inner", 0, "z"): 21,
+        ("list", 1, "inner", 0, "quotes", 1): 22,
+        ("list", 1, "inner", 0, "quotes", 3): 23,
+        ("list", 1, "inner", 0, "quotes", 4): 24,
+    }
+    assert {path: known.get(path) for path in expected} == expected
+    assert ("list", 2) not in known
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(_VALUES)
+def test_every_value_of_a_json_file_has_a_line(value: Any) -> None:
+    text = json.dumps({"a": value}, indent=1, ensure_ascii=False)
+    known = lines_of_json(text).known
+    lines = text.split("\n")
+
+    def walk(path: tuple[str | int, ...], inner: Any) -> None:
+        shown = json.dumps(path[-1], ensure_ascii=False) if isinstance(path[-1], str) else ""
+        assert shown in lines[known[path] - 1]
+        pairs = (
+            inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ()
+        )
+        for key, below in pairs:
+            walk((*path, key), below)
+
+    walk(("a",), value)
+
+
+# --- what is wrong
+
+
+def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+    text = (
+        DEFAULTS
+        + """
+[environments.prod]
+acl = "bucket-owner-read"
+
+[[staging]]
+source = "s3://models/x.tar.gz"
+env = ["dev", "a/b"]
+colour = "blue"
+timeout = "5 parsecs"
+
+[[staging]]
+source = "s3://models/y.tar.gz"
+env = "prod"
+model_name = "y"
+
+[[staging]]
+source = "s3://models/z_v1.tar.gz"
+env = "prod"
+pattern = "{model}_{model_version}.tar.gz"
+
+[[staging]]
+env = "prod"
+
+[[staging]]
+source = "s3://models/x.tar.gz"
+env = "prod"
+model_name = "y"
+model_version = "v1"
+kms_key_id = "alias/k"
+replicate_to = [
+  "deployments",
+]
+"""
+    )
+    assert codes_of(tmp_path, text) == [
+        *("malformed", "unknown", "malformed", "missing", "malformed", "missing", "malformed"),
+    ]
+    # what is wrong with an entry by itself hides what is wrong with the same entry otherwise, and nothing else
+    assert problems_of(tmp_path, text) == [
+        (10, "staging[0].env[1]"),
+        (11, "staging[0].colour"),
+        (12, "staging[0].timeout"),
+        (14, "staging[1]"),
+        (22, "staging[2].pattern"),
+        (24, "staging[3]"),
+        (34, "staging[4].replicate_to[0]"),
+    ]
+
+
+def test_what_does_not_fit_together_is_the_entrys(tmp_path: Path) -> None:
+    text = DEFAULTS + ENTRY + 'kms_key_id = "alias/k"\n'
+    assert problems_of(tmp_path, text) == [(5, "staging[0]")]
+    assert codes_of(tmp_path, text) == ["contradiction"]
+
+
+def test_a_catalogue_of_nothing_is_refused(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, "staging = []\n") == [(1, "staging")]
+
+
+def test_a_pattern_that_its_own_source_does_not_fit_is_a_contradiction(tmp_path: Path) -> None:
+    text = DEFAULTS + ENTRY + 'pattern = "{model_name}.zip"\n'
+    assert codes_of(tmp_path, text) == ["contradiction"]
+
+
+def test_what_all_share_is_told_at_its_own_line(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, DEFAULTS + 'sse = "rot13"\n' + ENTRY) == [(4, "defaults.sse")]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "line"),
+    [
+        (DEFAULTS + "bucket = 1\n" + ENTRY, "c.toml", 4),
+        (DEFAULTS + "x = \n", "c.toml", 4),
+        ('{"staging": [\n{"source": }]}', "c.json", 2),
+    ],
+)
+def test_a_file_that_is_no_toml_or_json_says_where(tmp_path: Path, text: str, name: str, line: int) -> None:
+    assert problems_of(tmp_path, text, name) == [(line, "")]
+    assert codes_of(tmp_path, text, name) == ["syntax"]
+
+
+def test_json_is_taken_and_has_lines_too(tmp_path: Path) -> None:
+    document = {"staging": [entry(), entry(env="prod", bucket="B")]}
+    text = json.dumps(document, indent=1)
+    line = text.split("\n").index('   "bucket": "B",') + 1
+    assert problems_of(tmp_path, text, "c.json") == [(line, "staging[1].bucket")]
+
+
+def test_two_entries_with_one_destination_are_refused(tmp_path: Path) -> None:
+    text = DEFAULTS + ENTRY + ENTRY.replace("models/x", "models/other")
+    assert problems_of(tmp_path, text) == [(11, "staging[1]")]
+    assert codes_of(tmp_path, text) == ["duplicate"]
+
+
+def test_a_replica_where_another_entry_is_staged_is_refused(tmp_path: Path) -> None:
+    text = (
+        DEFAULTS
+        + ENTRY
+        + ENTRY.replace('"dev"', '"prod"')
+        + 'replicate_to = [\n"s3://deployments/dev/x/v1"]\n'
+    )
+    assert problems_of(tmp_path, text) == [(17, "staging[1].replicate_to[0]")]
+
+
+def test_a_catalogue_that_is_not_there_is_exit_78(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(tmp_path / "none.toml")
+    assert caught.value.exit_code == 78
+
+
+def test_the_error_survives_pickling(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(DEFAULTS)
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(path)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.problems == caught.value.problems != ()
+
+
+# --- what it means
+
+
+async def test_an_entry_outranks_its_environment_which_outranks_the_defaults() -> None:
+    plan = await plan_of(
+        {
+            "defaults": {"bucket": "defaults", "region": "r-1", "memory": "300MiB", "env": ["dev", "prod"]},
+            "environments": {"prod": {"bucket": "production", "region": "r-2"}},
+            "staging": [
+                {"source": "s3://models/x.tar.gz", "model_name": "x", "model_version": "v1"},
+                {"source": "s3://models/x.tar.gz", "model_name": "y", "model_version": "v1", "bucket": "own"},
+            ],
+        },
+        region="fallback",
+        endpoint_url="http://localhost:1",
+    )
+    assert destinations(plan) == [
+        "s3://defaults/dev/x/v1/",
+        "s3://production/prod/x/v1/",
+        "s3://own/dev/y/v1/",
+        "s3://own/prod/y/v1/",
+    ]
+    assert [request.region for request, _ in plan.requests] == ["r-1", "r-2", "r-1", "r-2"]
+    assert {request.memory for request, _ in plan.requests} == {300 << 20}
+    assert {request.endpoint_url for request, _ in plan.requests} == {"http://localhost:1"}
+    assert all(request.wait for request, _ in plan.requests)
+
+
+async def test_durations_have_units() -> None:
+    plan = await plan_of({"staging": [entry(timeout="5m", deadline="1.5h", lease=7)]})
+    request = plan.requests[0][0]
+    assert (request.timeout, request.deadline, request.lease) == (300, 5400, 7)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"), [("off", 0), (0, 0), ("auto", 256 << 20), ("8MiB", 8 << 20), (1 << 20, 1 << 20)]
+)
+async def test_checkpoints_are_written_as_the_flag_has_them(written: str | int, size: int) -> None:
+    plan = await plan_of({"staging": [entry(checkpoint=written)]})
+    assert plan.requests[0][0].checkpoint == size
+
+
+def test_an_interval_of_checkpoints_that_the_flag_would_refuse_is_refused_here_too(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, DEFAULTS + ENTRY + 'checkpoint = "1KiB"\n') == [
+        (10, "staging[0].checkpoint")
+    ]
+
+
+async def test_a_pattern_makes_a_request_of_each_archive() -> None:
+    many = entry(source="s3://models/riva/", pattern="{model_name}-deployable_{model_version}.tar.gz")
+    del many["model_name"], many["model_version"]
+    keys = ["riva/a-b-deployable_v8.1.tar.gz", "riva/deep/c-deployable_v2.tar.gz", "riva/notes.tar"]
+    plan = await plan_of({"staging": [many]}, keys)
+    assert destinations(plan) == ["s3://deployments/dev/a-b/v8.1/", "s3://deployments/dev/c/v2/"]
+    assert [request.source for request, _ in plan.requests] == [f"s3://models/{key}" for key in keys[:2]]
+    assert list(plan.passed_over) == ["s3://models/riva/notes.tar"]
+
+
+async def test_a_pattern_tells_of_folders_and_passes_over_text() -> None:
+    one = entry(source="s3://models/v3/parakeet-x86.tar.gz", pattern="{model_version}/{model_name}-*.tar.gz")
+    assert destinations(await plan_of({"staging": [one]})) == ["s3://deployments/dev/parakeet/v3/"]
+
+
+async def test_archives_that_would_be_the_same_staging_are_refused_before_anything_starts() -> None:
+    many = entry(source="s3://models/*", pattern="{model_name}.tar.gz")
+    with pytest.raises(CatalogueError) as caught:
+        await plan_of({"staging": [many]}, ["a/x.tar.gz", "b/x.tar.gz"])
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("archives", "code"),
+    [([], 66), (["notes.tar"], 66), (AccessDeniedError("may not be listed"), 77)],
+)
+async def test_an_entry_without_archives_fails_alone(archives: Any, code: int) -> None:
+    many = entry(source="s3://models/*", pattern="{model_name}.tar.gz", env="prod")
+    plan = await plan_of({"staging": [many, entry()]}, archives)
+    assert destinations(plan) == ["s3://deployments/dev/x/v1/"]
+    assert [(request.source, error.exit_code) for request, error in plan.failed] == [("s3://models/*", code)]
+
+
+async def test_replicas_are_places_of_the_same_source() -> None:
+    elsewhere = {"bucket": "in-asia", "region": "ap-south-1", "sse": "aws:kms", "kms_key_id": "k"}
+    plan = await plan_of(
+        {
+            "staging": [
+                entry(region="us-1", replicate_to=["s3://in-europe", "s3://bucket/e/n/v/", elsewhere]),
+                entry(source="s3://models/other.tar.gz", model_name="other", region="us-1"),
+            ]
+        }
+    )
+    requests = [request for request, _ in plan.requests]
+    assert [request.destination for request in requests[:4]] == [
+        "s3://deployments/dev/x/v1/",
+        "s3://in-europe/dev/x/v1/",
+        "s3://bucket/e/n/v/",
+        "s3://in-asia/dev/x/v1/",
+    ]
+    # the source stays where it is, though the place is in another region
+    assert (requests[3].region, requests[3].source_region, requests[3].sse) == (
+        "ap-south-1",
+        "us-1",
+        "aws:kms",
+    )
+    jobs = jobs_of(requests)
+    assert [len(job.places) for job in jobs] == [4, 1]
+
+
+async def test_entries_that_differ_only_in_place_share_a_job() -> None:
+    plan = await plan_of(
+        {
+            "staging": [
+                entry(),
+                entry(env="prod", bucket="production"),
+                entry(env="test", include=["*.onnx"]),
+                entry(env="old", endpoint_url="http://localhost:1"),
+            ]
+        }
+    )
+    jobs = jobs_of([request for request, _ in plan.requests])
+    assert [[request.env for request in job.places] for job in jobs] == [["dev", "prod"], ["test"], ["old"]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        (None, True),
+        ("dev/*", True),
+        ("*/x/v1", True),
+        ("s3://deployments/dev/x/v1/", True),
+        ("s3://deployments/*", True),
+        ("prod/*", False),
+        ("x", False),
+    ],
+)
+def test_only_means_the_path_or_the_uri(pattern: str | None, fits: bool) -> None:
+    assert matches(StageRequest(**entry()), pattern) is fits
+
+
+def test_the_schema_takes_what_the_model_takes() -> None:
+    document = {
+        "defaults": {"env": "dev", "memory": "300MiB", "lease": 3, "timeout": "5m"},
+        "environments": {"dev": {"bucket": "b-1"}},
+        "staging": [entry(replicate_to=["s3://b-2", {"bucket": "b-3"}], env=["dev"], pattern="*")],
+    }
+    schema = catalogue_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema)
+    Catalogue.model_validate(document)
+    wrongs: list[dict[str, Any]] = [{}, {"staging": []}]
+    wrongs += [{"staging": [entry(colour="blue")]}, {"staging": [entry(env=3)]}]
+    for wrong in wrongs:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+
+
+async def test_archives_are_listed_by_prefix_and_glob(
+    moto: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_credentials(moto, monkeypatch)
+    place = Place(moto, moto_bucket)
+    for key in ("m/a.tar.gz", "m/b.tgz", "m/notes.txt", "n/a.tar.gz"):
+        place.put(key, b"x")
+    found = await list_archives(place.request(source=f"s3://{moto_bucket}/m/", env="dev"))
+    assert found == ["m/a.tar.gz", "m/b.tgz"]
+    found = await list_archives(place.request(source=f"s3://{moto_bucket}/*/a*", env="dev"))
+    assert found == ["m/a.tar.gz", "n/a.tar.gz"]
+    # what macOS leaves beside an archive is told by its first bytes, not by its name alone
+    place.put("m/._a.tar.gz", bytes.fromhex("00051607 00020000") + bytes(100))
+    place.put("m/._b.tar.gz", b"x")
+    events: list[Event] = []
+    request = place.request(source=f"s3://{moto_bucket}/m/", env="dev")
+    assert await list_archives(request, observer=events.append) == ["m/._b.tar.gz", "m/a.tar.gz", "m/b.tgz"]
+    assert [event.code for event in events if isinstance(event, Warned)] == ["leftovers"]

@@ -1,0 +1,128 @@
+"""One contract, two engines: child processes of this host, and a Ray cluster. What is staged is made up."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from riva_stream import Catalogue, LocalEngine, stage_all
+from riva_stream.catalogue import CatalogueReport, Engine, EntryEvent, RayEngine
+from riva_stream.catalogue.local import stage_in_child
+from riva_stream.errors import ConfigurationError
+from riva_stream.events import Progress, StageStarted
+from tests import catalogue_double
+from tests.catalogue_double import DOUBLE, attempts
+from tests.support.rays import ray_cluster
+
+ROOT = Path(__file__).parent.parent
+RETRIES = {"local": 1, "ray": 3}
+
+pytestmark = pytest.mark.filterwarnings("default:::ray", "default::ResourceWarning", "default::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of one node, to which this process is connected."""
+    if importlib.util.find_spec("ray") is None:  # not imported: it reads its settings when it is
+        pytest.skip("the extra ray is not installed")
+    with ray_cluster(nodes=1, cores=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["local", "ray"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    if request.param == "ray":
+        request.getfixturevalue("cluster")
+        return RayEngine(cores=0.5, run=catalogue_double.run)
+    return LocalEngine(at_once=4, run=partial(stage_in_child, state_dir=tmp_path / "state", program=DOUBLE))
+
+
+def catalogue(folder: Path, *names: str) -> Catalogue:
+    defaults = {"bucket": "deployments", "env": "dev", "region": "us-1", "description": str(folder)}
+    entries = [
+        {"source": f"s3://models/{name}.tar.gz", "model_name": name, "model_version": "v1"} for name in names
+    ]
+    return Catalogue.model_validate({"defaults": defaults, "staging": entries})
+
+
+def outcomes(report: CatalogueReport) -> dict[str, tuple[str, int]]:
+    return {entry.destination.split("/")[4]: (entry.outcome, entry.exit_code) for entry in report.entries}
+
+
+async def test_what_ends_with_75_is_tried_again_and_nothing_else(engine: Engine, tmp_path: Path) -> None:
+    names = ("fine", "archive", "denied", "settings", "bug", "busy-1", "dies-1", "busy", "dies")
+    report = await stage_all(catalogue(tmp_path, *names), engine=engine)
+    assert outcomes(report) == {
+        "fine": ("staged", 0),
+        "archive": ("failed", 65),
+        "denied": ("failed", 77),
+        "settings": ("failed", 78),
+        "bug": ("failed", 1),
+        "busy-1": ("staged", 0),
+        "dies-1": ("staged", 0),
+        "busy": ("failed", 75),
+        "dies": ("failed", 75),
+    }
+    tries = {name: len(attempts(tmp_path, name)) for name in names}
+    most = 1 + RETRIES[engine.name]
+    once = dict.fromkeys(("fine", "archive", "denied", "settings", "bug"), 1)
+    assert tries == once | {"busy-1": 2, "dies-1": 2, "busy": most, "dies": most}
+    told = {entry.destination.split("/")[4]: entry.error for entry in report.entries if entry.error}
+    assert {name: error.type for name, error in told.items()} == {
+        "archive": "ArchiveError",
+        "denied": "AccessDeniedError",
+        "settings": "ConfigurationError",
+        "bug": "RuntimeError",
+        "busy": "TransientError",
+        "dies": "WorkerDiedError",
+    }
+    assert "upload it again" in told["archive"].hint
+    assert report.exit_code == 1
+    assert os.getpid() not in attempts(tmp_path, "fine")
+
+
+async def test_a_run_tells_what_it_does(engine: Engine, tmp_path: Path) -> None:
+    events: list[Any] = []
+    await stage_all(catalogue(tmp_path, "fine"), engine=engine, observer=events.append)
+    told = [event.event for event in events if isinstance(event, EntryEvent)]
+    assert [event.source_size for event in told if isinstance(event, StageStarted)] == [100 << 20]
+    assert all(event.fetched == 10 << 20 for event in told if isinstance(event, Progress))
+    kinds = [type(event).__name__ for event in events]
+    assert (kinds[0], kinds[1], kinds[-1]) == ("Planned", "EntryStarted", "EntryEnded")
+
+
+async def test_cancelled_it_stops_the_run_and_waits_for_its_clean_up(engine: Engine, tmp_path: Path) -> None:
+    async def cancel(scope: anyio.CancelScope) -> None:
+        while not attempts(tmp_path, "hangs"):  # noqa: ASYNC110 - another process writes it
+            await anyio.sleep(0.01)
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel, scope)
+            await stage_all(catalogue(tmp_path, "hangs"), engine=engine)
+    assert scope.cancelled_caught
+    assert (tmp_path / "hangs.stopped").exists()
+    assert len(attempts(tmp_path, "hangs")) == 1
+
+
+async def test_fail_fast_stops_the_others(engine: Engine, tmp_path: Path) -> None:
+    report = await stage_all(catalogue(tmp_path, "hangs", "archive"), engine=engine, fail_fast=True)
+    assert outcomes(report) == {"hangs": ("stopped", 75), "archive": ("failed", 65)}
+    assert (tmp_path / "hangs.stopped").exists() or not attempts(tmp_path, "hangs")
+
+
+def test_without_ray_its_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigurationError) as caught:
+        RayEngine()
+    assert "riva-stream[ray]" in caught.value.hint

@@ -1,0 +1,436 @@
+"""``stage_all()``: what it hands to an engine, and what it makes of what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from riva_stream import Catalogue, LocalEngine, StageRequest, stage_all
+from riva_stream.catalogue import CatalogueReport, EntryEnded, EntryEvent, EntryStarted, Planned
+from riva_stream.catalogue.engine import StagingFailed, error_of, worst
+from riva_stream.catalogue.local import arguments, environment_for, stage_in_child
+from riva_stream.cli.app import build_parser
+from riva_stream.cli.options import request_flags
+from riva_stream.cli.settings.load import load
+from riva_stream.cli.settings.model import Settings
+from riva_stream.errors import (
+    ArchiveError,
+    ConfigurationError,
+    RivaStreamError,
+    SourceNotFoundError,
+    TransientError,
+)
+from riva_stream.events import Event, Observer, Progress, StageStarted, Warned
+from riva_stream.pipeline import stage
+from riva_stream.report import StageReport
+from tests.cli_double import progress
+from tests.cli_double import report as made_up
+from tests.staging import Place, put_credentials
+from tests.support.archives import archive_bytes
+from tests.support.servers import MotoServer
+
+
+def entry(name: str, **fields: Any) -> dict[str, Any]:
+    whole = {"source": f"s3://models/{name}.tar.gz", "bucket": "deployments", "env": "dev", "region": "us-1"}
+    return whole | {"model_name": name, "model_version": "v1"} | fields
+
+
+def catalogue(*entries: dict[str, Any]) -> Catalogue:
+    return Catalogue.model_validate({"staging": entries})
+
+
+class Engine:
+    """Runs nothing; each staging waits until the test lets it go."""
+
+    name = "fake"
+
+    def __init__(self, at_once: int = 8, errors: dict[str, RivaStreamError] | None = None) -> None:
+        self.slots = at_once
+        self.errors = errors or {}
+        self.given: list[StageRequest] = []
+        self.running = 0
+        self.most = 0
+        self.stopped: list[str] = []
+        self.hanging: set[str] = set()
+
+    def at_once(self, requests: Sequence[StageRequest]) -> int:
+        return self.slots
+
+    async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+        self.given.append(request)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            if request.model_name in self.hanging:
+                await anyio.sleep_forever()
+            if (error := self.errors.get(request.model_name)) is not None:
+                raise error
+            return made_up(destination=request.destination)
+        except anyio.get_cancelled_exc_class():
+            self.stopped.append(request.model_name)
+            raise
+        finally:
+            self.running -= 1
+
+
+def outcomes(report: CatalogueReport) -> list[tuple[str, str, int]]:
+    return [(e.destination.split("/")[4], e.outcome, e.exit_code) for e in report.entries]
+
+
+async def test_one_bad_entry_of_ten_holds_up_no_other() -> None:
+    engine = Engine(errors={"m3": ArchiveError("the gzip CRC is wrong", hint="upload it again")})
+    report = await stage_all(catalogue(*(entry(f"m{n}") for n in range(10))), engine=engine)
+    assert report.exit_code == 65
+    assert [e for e in outcomes(report) if e[2]] == [("m3", "failed", 65)]
+    assert sum(e.outcome == "staged" for e in report.entries) == 9
+    bad = report.entries[3]
+    assert bad.error is not None
+    assert (bad.error.type, bad.next_step) == ("ArchiveError", "upload it again")
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_so_many_run_at_once_and_no_more(slots: int) -> None:
+    engine = Engine(at_once=slots)
+    await stage_all(catalogue(*(entry(f"m{n}") for n in range(8))), engine=engine)
+    assert engine.most == slots
+
+
+async def test_places_of_one_source_come_one_after_the_other() -> None:
+    engine = Engine()
+    events: list[Any] = []
+    whole = catalogue(entry("a", replicate_to=["s3://in-europe", "s3://in-asia"]))
+    report = await stage_all(whole, engine=engine, observer=events.append)
+    assert engine.most == 1
+    assert [request.bucket for request in engine.given] == ["deployments", "in-europe", "in-asia"]
+    assert events[0] == Planned(entries=3, jobs=1, at_once=1)
+    assert [type(event) for event in events[1:3]] == [EntryStarted, EntryEnded]
+    assert [entry.outcome for entry in report.entries] == ["staged"] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "tried"),
+    [(ArchiveError("broken"), 1), (SourceNotFoundError("gone"), 1), (TransientError("lost"), 3)],
+)
+async def test_a_source_that_is_bad_is_not_read_for_each_place(error: RivaStreamError, tried: int) -> None:
+    engine = Engine(errors={"a": error})
+    whole = catalogue(entry("a", replicate_to=["s3://in-europe", "s3://in-asia"]))
+    report = await stage_all(whole, engine=engine)
+    assert len(engine.given) == tried
+    assert [e.exit_code for e in report.entries] == [error.exit_code] * 3
+
+
+async def test_fail_fast_stops_what_runs_and_starts_nothing_more() -> None:
+    engine = Engine(at_once=2, errors={"b": ArchiveError("broken")})
+    engine.hanging = {"a"}
+    report = await stage_all(catalogue(*map(entry, "abc")), engine=engine, fail_fast=True)
+    assert engine.stopped == ["a"]
+    assert outcomes(report) == [("a", "stopped", 75), ("b", "failed", 65), ("c", "not_started", 75)]
+    assert report.exit_code == 65
+
+
+async def test_only_leaves_the_others_out() -> None:
+    engine = Engine()
+    report = await stage_all(catalogue(entry("a"), entry("b")), engine=engine, only="*/b/*")
+    assert outcomes(report) == [("b", "staged", 0)]
+    with pytest.raises(ConfigurationError):
+        await stage_all(catalogue(entry("a")), engine=engine, only="prod/*")
+
+
+async def test_a_dry_run_is_one_of_each() -> None:
+    engine = Engine()
+    await stage_all(catalogue(entry("a"), entry("b")), engine=engine, dry_run=True)
+    assert [request.dry_run for request in engine.given] == [True, True]
+
+
+async def test_an_entry_whose_archives_cannot_be_listed_is_one_failure() -> None:
+    async def listed(request: StageRequest) -> list[str]:
+        return []
+
+    engine = Engine()
+    many = entry("x", source="s3://models/*", pattern="{model_name}.tar.gz")
+    report = await stage_all(catalogue(many, entry("a")), engine=engine, list_archives=listed)
+    assert (report.exit_code, [e.exit_code for e in report.entries]) == (66, [0, 66])
+    assert len(engine.given) == 1
+    # what is asked for may be among the archives that nobody knows
+    options: dict[str, Any] = {"engine": engine, "list_archives": listed}
+    assert (await stage_all(catalogue(many, entry("a")), only="dev/z/*", **options)).exit_code == 66
+    assert (await stage_all(catalogue(many, entry("a")), only="dev/a/*", **options)).exit_code == 0
+
+
+async def test_a_bug_in_an_engine_is_told_and_holds_up_no_other() -> None:
+    class Broken(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            if request.model_name == "a":
+                raise RuntimeError("kaboom")
+            return await super().stage(request, observer)
+
+    report = await stage_all(catalogue(entry("a"), entry("b")), engine=Broken())
+    assert outcomes(report) == [("a", "failed", 1), ("b", "staged", 0)]
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [
+        ([], 0),
+        ([0, 0], 0),
+        ([75, 78, 0], 78),
+        ([66, 75], 66),
+        ([75, 1, 65], 1),
+        ([77, 65, 73], 65),
+        ([75, 143], 143),
+    ],
+)
+def test_the_worst_code_is_the_one_that_a_rerun_mends_last(codes: list[int], code: int) -> None:
+    assert worst(codes) == code
+
+
+async def test_cancelled_it_stops_what_runs() -> None:
+    engine = Engine()
+    engine.hanging = {"a", "b"}
+    async with anyio.create_task_group() as tasks:
+
+        async def cancel() -> None:
+            while engine.running < 2:
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(cancel)
+        await stage_all(catalogue(entry("a"), entry("b")), engine=engine)
+    assert sorted(engine.stopped) == ["a", "b"]
+
+
+# --- the local engine
+
+
+def failing(times: int, error: Exception, seen: list[int]) -> Callable[..., Any]:
+    async def run(request: StageRequest, observer: Observer) -> StageReport:
+        seen.append(1)
+        if len(seen) <= times:
+            raise error
+        return made_up()
+
+    return run
+
+
+async def test_what_ends_with_75_is_tried_again_once() -> None:
+    seen: list[int] = []
+    events: list[Event] = []
+    engine = LocalEngine(run=failing(1, TransientError("lost"), seen))
+    await engine.stage(StageRequest(**entry("a")), events.append)
+    assert len(seen) == 2
+    assert [event.code for event in events if isinstance(event, Warned)] == ["tried-again"]
+    seen.clear()
+    engine = LocalEngine(run=failing(9, TransientError("lost"), seen))
+    with pytest.raises(TransientError):
+        await engine.stage(StageRequest(**entry("a")), events.append)
+    assert len(seen) == 2
+
+
+async def test_what_is_final_is_not_tried_again() -> None:
+    seen: list[int] = []
+    engine = LocalEngine(run=failing(1, ArchiveError("broken"), seen))
+    with pytest.raises(ArchiveError):
+        await engine.stage(StageRequest(**entry("a")), list[Event]().append)
+    assert len(seen) == 1
+
+
+def test_as_many_run_at_once_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from riva_stream.preflight.host import FreeMemory  # noqa: PLC0415
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    small, large = StageRequest(**entry("a")), StageRequest(**entry("b", memory=1 << 30))
+    for free, requests, slots in [
+        (64 << 30, [small, large], 16),
+        (10 << 30, [small, large], 8),
+        (10 << 30, [small], 16),
+        (1 << 20, [small], 1),
+        (None, [small], 16),
+    ]:
+        found = None if free is None else FreeMemory(free, None, "the host")
+        monkeypatch.setattr("riva_stream.catalogue.local.free_memory", lambda found=found: found)
+        assert LocalEngine().at_once(requests) == slots
+    assert LocalEngine(at_once=3).at_once([large]) == 3
+
+
+EVERY = {
+    "language": "de-DE",
+    "architecture": "ctc",
+    "description": "-- a 'text'\nof two lines",
+    "server_path": "s3://images/riva.tar.gz",
+    "include": ("*.riva", "-x*"),
+    "expect_sha256": "ab" * 32,
+    "no_checksum": True,
+    "allow_missing_end": True,
+    "max_members": 7,
+    "max_models": 8,
+    "max_header_bytes": 2048,
+    "max_expanded": 9 << 30,
+    "max_ratio": 7.5,
+    "max_streams": 10,
+    "max_zstd_window": 1 << 20,
+    "force": True,
+    "dry_run": True,
+    "retention_days": 12,
+    "tag": True,
+    "region": "eu-1",
+    "endpoint_url": "http://user:secret@localhost:1",
+    "profile": "own",
+    "source_region": "us-1",
+    "source_endpoint_url": "http://user:secret@localhost:2",
+    "source_profile": "theirs",
+    "ca_bundle": Path(__file__),
+    "addressing": "virtual",
+    "request_payer": "requester",
+    "no_sign_request": True,
+    "acl": "private",
+    "sse": "aws:kms",
+    "kms_key_id": "alias/k",
+    "storage_class": "INTELLIGENT_TIERING",
+    "expected_bucket_owner": "111122223333",
+    "part_size": (6 << 20) + 1,
+    "checkpoint": (7 << 20) + 1,
+    "resume": "full",
+    "source_copy": "send",
+    "connections": 3,
+    "memory": (300 << 20) + 1,
+    "timeout": 77.5,
+    "deadline": 1234.0,
+    "retries": 3,
+    "upload_check": "md5",
+    "lease": 4.0,
+    "wait": True,
+}
+
+
+@pytest.mark.parametrize(
+    "mode", [{}, {"reference_only": True}, {"bintarball_reference": True}, {"checkpoint": 0}]
+)
+def test_a_child_is_asked_for_the_very_same_request(
+    mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever else the environment says of what to stage, and with every field there is."""
+    plain = {
+        "reference_only",
+        "bintarball_reference",
+        "source",
+        "bucket",
+        "env",
+        "model_name",
+        "model_version",
+    }
+    assert set(StageRequest.model_fields) == {*EVERY, *plain, "state_dir", "run_id"}
+    request = StageRequest(**{**entry("a"), **EVERY, **mode})
+    around = {
+        name: "misleading"
+        for setting in Settings.model_fields
+        for name in (*Settings.variables(setting), *Settings.aliases(setting))
+    }
+    around = {name: value for name, value in around.items() if not name.startswith("AWS_")}
+    child = environment_for(request, {**around, "AWS_ACCESS_KEY_ID": "k", "HOME": str(tmp_path)})
+    words = arguments(request)
+    assert "secret" not in " ".join(words)
+    assert child["AWS_ACCESS_KEY_ID"] == "k"
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    for name, value in child.items():
+        monkeypatch.setenv(name, value)
+    args = build_parser("riva-stream").parse_args(words)
+    loaded = load(request_flags(args, "run-1"), env_file=args.env_file)
+    assert loaded.request.model_copy(update={"run_id": None, "state_dir": None}) == request
+
+
+async def test_a_child_tells_its_progress_and_its_result(tmp_path: Path) -> None:
+    line = {"time": "t", "run_id": "r", "event": "progress", **asdict(progress(10))}
+    said = f"no json\n{json.dumps(line)}\n{json.dumps(line | {'event': 'unheard_of'})}\nrest"
+    program = (
+        sys.executable,
+        "-c",
+        f"import sys; sys.stderr.write({said!r}); print({made_up().model_dump_json()!r})",
+    )
+    events: list[Event] = []
+    request = StageRequest(**entry("a"))
+    report = await stage_in_child(request, events.append, state_dir=tmp_path, program=program)
+    assert report == made_up()
+    assert [event.fetched for event in events if isinstance(event, Progress)] == [10]
+    assert len(events) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "kind", "exit_code"),
+    [
+        ("os.kill(os.getpid(), 9)", "", "worker_died", 75),
+        ("sys.exit(1)", "Traceback", "worker_died", 75),
+        ("sys.exit(0)", "", "worker_died", 75),
+        (
+            "sys.exit(143)",
+            '{"error": {"type": "Interrupted", "code": "interrupted", "message": "m", "exit_code": 143}}',
+            "worker_died",
+            75,
+        ),
+        (
+            "sys.exit(77)",
+            '{"error": {"type": "X", "code": "x", "message": "m", "hint": "h", "exit_code": 77}}',
+            "x",
+            77,
+        ),
+    ],
+)
+async def test_how_a_child_ends_is_what_its_staging_came_to(
+    code: str, output: str, kind: str, exit_code: int, tmp_path: Path
+) -> None:
+    program = (sys.executable, "-c", f"import os, sys; print({output!r}, flush=True); {code}")
+    request = StageRequest(**entry("a"))
+    with pytest.raises((StagingFailed, TransientError)) as caught:
+        await stage_in_child(request, list[Event]().append, state_dir=tmp_path, program=program)
+    error = error_of(caught.value)
+    assert (error.code, error.exit_code) == (kind, exit_code)
+
+
+# --- the real thing
+
+
+async def test_a_catalogue_is_staged_by_child_processes_and_again_takes_a_look_each(
+    moto: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_credentials(moto, monkeypatch)
+    place = Place(moto, moto_bucket)
+    data = archive_bytes(1 << 20, members=1)[0]
+    for name in "ab":
+        place.put(f"in/{name}_v1.tar.gz", data)
+    whole = Catalogue.model_validate(
+        {
+            "defaults": {"bucket": moto_bucket, "env": ["dev", "prod"], "region": moto.region},
+            "staging": [
+                {"source": f"s3://{moto_bucket}/in/", "pattern": "{model_name}_{model_version}.tar.gz"}
+            ],
+        }
+    )
+    events: list[Any] = []
+    place.put("in/._a_v1.tar.gz", bytes.fromhex("00051607 00020000") + bytes(100))
+    fallback = {"endpoint_url": moto.endpoint_url}
+    engine = LocalEngine(state_dir=tmp_path, at_once=2)
+    report = await stage_all(whole, engine=engine, observer=events.append, fallback=fallback)
+    assert [e.outcome for e in report.entries] == ["staged"] * 4
+    assert [e.size_bytes for e in report.entries] == [len(data)] * 4
+    told = [event.event for event in events if isinstance(event, EntryEvent)]
+    assert "leftovers" in {event.code for event in told if isinstance(event, Warned)}
+    assert any(isinstance(event, StageStarted) for event in told)
+    for prefix in ("dev/a/v1/", "prod/b/v1/"):
+        assert "staging_complete.txt" in place.names(prefix)
+    again = await stage_all(whole, engine=LocalEngine(run=_here), fallback=fallback)
+    assert [e.outcome for e in again.entries] == ["already_staged"] * 4
+    assert again.exit_code == 0
+
+
+async def _here(request: StageRequest, observer: Observer) -> StageReport:
+    return await stage(request, observer=observer)

@@ -1,0 +1,206 @@
+"""``stage-all`` as a process: what it prints, the code it ends with, and what becomes of its children."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from riva_stream.catalogue import EntryEnded, EntryEvent, EntryReport, EntryStarted, Planned
+from riva_stream.cli.overview import LiveOverview, PlainOverview
+from tests.catalogue_double import DOUBLE, attempts
+from tests.cli_double import progress
+
+ROOT = Path(__file__).parent.parent
+MIB = 1 << 20
+
+
+def written(folder: Path, names: Iterable[str], **fields: Any) -> Path:
+    """A catalogue of made-up stagings."""
+    path = folder / "c.json"
+    defaults = {"bucket": "deployments", "env": "dev", "region": "us-1", "description": str(folder)}
+    entries = [
+        {"source": f"s3://models/{name}.tar.gz", "model_name": name, "model_version": "v1"} for name in names
+    ]
+    path.write_text(json.dumps({"defaults": defaults | fields, "staging": entries}))
+    return path
+
+
+def command(path: Path, *more: str) -> dict[str, Any]:
+    return {
+        "args": [*DOUBLE, "stage-all", str(path), "--state-dir", str(path.parent / "state"), *more],
+        "env": {**os.environ, "PYTHONPATH": str(ROOT)},
+        "cwd": path.parent,
+        "text": True,
+    }
+
+
+def run(path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**command(path, *more), capture_output=True, timeout=120, check=False)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_one_bad_entry_of_ten(tmp_path: Path) -> None:
+    path = written(tmp_path, [*(f"m{number}" for number in range(9)), "archive"])
+    done = run(path, "--at-once", "3")
+    assert done.returncode == 65
+    assert sum(line.split()[:1] == ["staged"] for line in done.stdout.splitlines()) == 9
+    assert "failed" in done.stdout
+    # the command that goes on is one that can be run as it is
+    (again,) = (line for line in done.stdout.splitlines() if "--only" in line)
+    words = shlex.split(again)
+    only = words[words.index("--only") + 1]
+    more = run(path, "--only", only, "--json")
+    *entries, last = lines(more.stdout)
+    assert [entry["destination"] for entry in entries] == ["s3://deployments/dev/archive/v1/"]
+    assert last["exit_code"] == more.returncode == 65
+
+
+def test_json_is_a_line_for_each_and_one_for_all(tmp_path: Path) -> None:
+    done = run(written(tmp_path, ["a", "b", "denied", "dies-1"]), "--json")
+    assert done.returncode == 77
+    *entries, last = lines(done.stdout)
+    told = {entry["destination"].split("/")[4]: (entry["outcome"], entry["exit_code"]) for entry in entries}
+    assert told == {
+        "a": ("staged", 0),
+        "b": ("staged", 0),
+        "denied": ("failed", 77),
+        "dies-1": ("staged", 0),
+    }
+    assert (last["entries"], last["exit_code"]) == (4, 77)
+    assert len(attempts(tmp_path, "dies-1")) == 2
+
+
+def test_a_wrong_catalogue_starts_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, ["a", "a"])
+    done = run(path, "--json")
+    assert done.returncode == 78
+    assert [problem["setting"] for problem in json.loads(done.stdout)["error"]["problems"]] == ["staging[1]"]
+    assert attempts(tmp_path, "a") == []
+
+
+def test_fail_fast_stops_the_children_that_run(tmp_path: Path) -> None:
+    done = run(written(tmp_path, ["hangs", "archive"]), "--fail-fast", "--at-once", "2", "--json")
+    assert done.returncode == 65
+    assert lines(done.stdout)[-1]["exit_code"] == 65
+    assert not is_alive(attempts(tmp_path, "hangs"))
+
+
+def is_alive(pids: list[int]) -> bool:
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_children_cleanly(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    path = written(tmp_path, ["hangs", "a"])
+    options = command(path, "--at-once", "2", "--json")
+    with subprocess.Popen(**options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        while not attempts(tmp_path, "hangs"):
+            assert process.poll() is None
+        assert json.loads(process.stdout.readline())["outcome"] == "staged"
+        process.send_signal(number)
+        assert json.loads(process.stdout.read())["error"]["exit_code"] == code
+        assert process.wait(60) == code
+    assert (tmp_path / "hangs.stopped").exists()
+    assert not is_alive(attempts(tmp_path, "hangs"))
+
+
+@pytest.mark.parametrize(
+    "words", [["--at-once", "0"], ["--fail-fast", "--keep-going"], ["--engine", "x"], []]
+)
+def test_usage_errors(words: list[str], tmp_path: Path) -> None:
+    path = [str(written(tmp_path, ["a"]))] if words else []
+    done = subprocess.run(
+        [sys.executable, "-m", "riva_stream", "stage-all", *path, *words],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+
+
+def test_a_region_is_needed_only_where_the_catalogue_has_none(tmp_path: Path) -> None:
+    path = written(tmp_path, ["a"])
+    document = json.loads(path.read_text())
+    del document["defaults"]["region"]
+    path.write_text(json.dumps(document))
+    assert run(path).returncode == 78
+    assert run(path, "--region", "us-2").returncode == 0
+    document["environments"] = {"dev": {"region": "us-1"}}
+    path.write_text(json.dumps(document))
+    assert run(path).returncode == 0
+
+
+# --- the overview
+
+
+DESTINATION = "s3://deployments/dev/a/v1/"
+
+
+def ended(outcome: Any = "staged", size: int = 0, code: int = 0) -> EntryEnded:
+    return EntryEnded(
+        report=EntryReport(
+            destination=DESTINATION, source="s3://m/a", outcome=outcome, exit_code=code, size_bytes=size
+        )
+    )
+
+
+def test_the_table_has_a_row_for_each_that_runs_and_a_total() -> None:
+    now = [0.0]
+    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    live = LiveOverview(lambda: now[0], console)
+    live.observe(Planned(entries=4, jobs=4, at_once=2))
+    live.observe(EntryStarted(destination=DESTINATION, source="s3://m/a"))
+    now[0] = 10.0
+    live.observe(EntryEvent(destination=DESTINATION, event=progress(50 * MIB, elapsed=10.0)))
+
+    def shown() -> str:
+        with console.capture() as captured:
+            console.print(live.drawn())
+        return captured.get()
+
+    table = shown()
+    assert "deployments/dev/a/v1/" in table
+    assert "50.00 MiB of 100.00 MiB" in table
+    assert "0 of 4 done, 1 running, 50.00 MiB, 5.0 MiB/s" in table
+    # four of 100 MiB, of which 50 are through, at 5 MiB/s
+    assert live.left == 70
+    live.observe(ended(size=100 * MIB))
+    assert "MiB of" not in shown()
+    assert (live.done, live.ended) == (100 * MIB, 1)
+
+
+def test_what_was_there_already_counts_for_no_rate() -> None:
+    live = PlainOverview(lambda text: None, lambda: 0.0)
+    live.observe(Planned(entries=2, jobs=2, at_once=2))
+    live.observe(EntryStarted(destination=DESTINATION, source="s3://m/a"))
+    live.observe(ended("already_staged", 100 * MIB))
+    assert (live.done, live.left) == (0, None)
+
+
+def test_without_a_terminal_each_end_is_a_line_and_the_total_comes_now_and_then() -> None:
+    now = [0.0]
+    said: list[str] = []
+    plain = PlainOverview(said.append, lambda: now[0])
+    plain.observe(Planned(entries=2, jobs=2, at_once=2))
+    for second in range(21):
+        now[0] = float(second)
+        plain.observe(EntryStarted(destination=DESTINATION, source="s3://m/a"))
+    assert len(said) == 2
+    plain.observe(ended("failed", code=65))
+    assert len(said) == 3
+    assert "exit" not in said[1]

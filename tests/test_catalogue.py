@@ -21,7 +21,7 @@ from riva_stream.catalogue.plan import Plan, expand, jobs_of, matches, prepare
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.events import Event, Warned
-from riva_stream.inspection.archives import list_archives
+from riva_stream.preflight.archives import list_archives
 from tests.staging import Place, put_credentials
 from tests.support.servers import MotoServer
 

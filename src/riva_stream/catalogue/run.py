@@ -32,7 +32,7 @@ from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, StageStarted
-from riva_stream.inspection.archives import list_archives as list_in_s3
+from riva_stream.preflight.archives import list_archives as list_in_s3
 from riva_stream.tasks import in_child_task
 
 __all__ = ["stage_all"]

@@ -51,6 +51,7 @@ def request(**fields: Any) -> StageRequest:
         "model_version": "v1",
         "endpoint_url": "http://127.0.0.1:1",
         "part_size": 5 * MIB,
+        "source_copy": "send",
     }
     return StageRequest.model_validate(given | fields)
 

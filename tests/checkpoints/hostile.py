@@ -203,6 +203,8 @@ def _outcome(data: bytes, archive: bytes) -> tuple[str, str]:
 
 def _child(pipe: Connection, archive: bytes, pristine: list[bytes], begun: int, chosen_seed: int) -> None:
     NativeInflater()
+    _forget_peak()
+    before = _peak()
     now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY, now + _MEMORY))
     right = {data: _outcome(data, archive)[1] for data in pristine}
@@ -219,7 +221,18 @@ def _child(pipe: Connection, archive: bytes, pristine: list[bytes], begun: int, 
                 else "read to its end, with other bytes"
             )
         pipe.send(("done", how))
-    pipe.send(("end", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10))
+    pipe.send(("end", _peak() - before))
+
+
+def _peak() -> int:
+    """Bytes that were resident at once at most, since :func:`_forget_peak` or the start of the process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def _forget_peak() -> None:
+    """What the process has from the one that it was forked from does not count (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def run(count: int, chosen_seed: int, workers: int | None = None) -> Report:

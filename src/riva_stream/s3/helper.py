@@ -9,7 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 __all__ = ["Helper", "start_helper"]
+
+_REAPING_SECONDS = 1.0
 
 
 class Helper:
@@ -33,6 +37,8 @@ class Helper:
                     os.kill(pid, signal.SIGKILL)
             # Its pipes may be held by something that has left the family.
             self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
+            with anyio.move_on_after(_REAPING_SECONDS, shield=True):
+                await self._process.wait()
             raise
 
 

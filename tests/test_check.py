@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from riva_stream import stage
-from riva_stream.log_delivery import LogPlace
+from riva_stream.log_place import LogPlace
 from riva_stream.preflight.check import check
 from riva_stream.preflight.host import check_files, check_memory, check_state, free_memory
 from riva_stream.preflight.policy import policy_of

@@ -57,14 +57,15 @@ ROOMS: dict[str, set[str]] = {
     "destination": FLOOR
     | {"deployment", "manifest", "report", "retry", "run", "lease", "documents", "s3", "sink"},
     "pipeline": _BELOW_PIPELINE,
-    "log_delivery": FLOOR | {"config", "handover", "retry", "s3", "sink"},
+    "log_place": {"config", "handover"},
+    "log_delivery": FLOOR | {"config", "log_place", "retry", "s3", "sink"},
     "inspection": _BELOW_RUN - {"archive", "config", "sink"}
     | {"handover", "run", "lease", "documents"},  # neither what changes a staging nor what makes one
     "preflight": FLOOR
-    | {"config", "log_delivery", "manifest", "memory", "pipeline", "retry", "s3", "source"},
+    | {"config", "log_delivery", "log_place", "manifest", "memory", "pipeline", "retry", "s3", "source"},
     "catalogue": FLOOR | {"config", "manifest", "inspection", "preflight", "pipeline", "report"},
     "cli": FLOOR
-    | {"s3", "inspection", "preflight", "log_delivery", "config", "memory", "catalogue"}
+    | {"s3", "inspection", "preflight", "log_delivery", "log_place", "config", "memory", "catalogue"}
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from riva_stream import ConfigurationError, StageRequest
-from riva_stream.inspection.bucket import split
+from riva_stream.inspection.uris import split
 from riva_stream.preflight.policy import policy_of
 from riva_stream.rights import bucket_arn, object_arn
 from riva_stream.uris import access_point_of, split_uri, valid_bucket

@@ -13,12 +13,11 @@ from riva_stream import clock
 from riva_stream.config import StageRequest
 from riva_stream.errors import StalledError
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.handover import SCRIPT_ID
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody, StoreSettings, WritableBucket, WriteOptions, open_store
 from riva_stream.sink import body_of
 
-__all__ = ["LogPlace", "Parcel", "deliver", "log_store"]
+__all__ = ["Parcel", "deliver", "log_store"]
 
 _RETRIES = 2
 _READ_SECONDS = 15.0
@@ -97,25 +96,3 @@ def _body(path: Path, check: str) -> PartBody:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _LARGEST))
         return body_of(file.read(_LARGEST), check)
-
-
-@dataclass(frozen=True, slots=True)
-class LogPlace:
-    """A prefix of a bucket, below which each run has a folder."""
-
-    bucket: str
-    prefix: str
-    """Without slashes at its ends; may be empty."""
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}"
-
-    def key(self, run_id: str, name: str) -> str:
-        """``riva-logs/130/<run id>/<name>``."""
-        return "/".join(part for part in (self.prefix, SCRIPT_ID, run_id, name) if part)
-
-    def refusal(self, request: StageRequest) -> str:
-        """Why no log may go there, or ""."""
-        if self.bucket != request.bucket or not self.key("run", "log").startswith(request.prefix):
-            return ""
-        return f"{self} lies inside the staging, where only what is staged belongs"

@@ -44,7 +44,7 @@ from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.model import Places
 from riva_stream.events import Event, PhaseChanged, Progress, Warned
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
-from riva_stream.log_delivery import LogPlace
+from riva_stream.log_place import LogPlace
 from riva_stream.uris import split_uri
 
 __all__ = [

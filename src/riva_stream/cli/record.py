@@ -46,7 +46,7 @@ from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
 from riva_stream.handover import LAST_ARTIFACT, iso
 from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
-from riva_stream.log_delivery import LogPlace
+from riva_stream.log_place import LogPlace
 from riva_stream.manifest import to_json
 from riva_stream.report import StageReport
 

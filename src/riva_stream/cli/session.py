@@ -28,7 +28,7 @@ from riva_stream.config import StageRequest, is_run_id, is_text
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, Warned
-from riva_stream.inspection.bucket import split
+from riva_stream.inspection.uris import split
 
 if TYPE_CHECKING:
     from riva_stream.cli.record import Record

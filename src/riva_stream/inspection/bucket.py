@@ -1,4 +1,4 @@
-"""Where a command looks: a bucket with its store open, and the S3 URI that names it."""
+"""Where a command looks: a bucket with its store open."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from riva_stream.errors import ConfigurationError, first_of
+from riva_stream.errors import first_of
 from riva_stream.events import Observer, Warned
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, Reader, StoreSettings, open_store
-from riva_stream.uris import split_uri
 
-__all__ = ["open_bucket", "split"]
+__all__ = ["open_bucket"]
 
 
 @asynccontextmanager
@@ -37,15 +36,3 @@ async def open_bucket(
             yield Bucket(store, name, Retrier(observer=observer, renew=store.renew, slots=slots))
     except BaseExceptionGroup as group:
         raise first_of(group) from None
-
-
-def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
-    """Bucket and key of ``s3://bucket/key``; the key may be empty.
-
-    Raises:
-        ConfigurationError: this is no such URI.
-    """
-    try:
-        return split_uri(uri)
-    except ValueError as error:
-        raise ConfigurationError(f"{uri!r} {error}", hint=f"for example: {example}") from error

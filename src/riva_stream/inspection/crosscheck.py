@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady, ObjectReference
 from riva_stream.documents.read import Documents
-from riva_stream.inspection.bucket import split
 from riva_stream.inspection.reports import VerifiedObject
+from riva_stream.inspection.uris import split
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,

@@ -33,10 +33,10 @@ from riva_stream.errors import (
     first_of,
 )
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.inspection.bucket import split
 from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
 from riva_stream.inspection.deep import RANGE, fetching
 from riva_stream.inspection.find import nothing_staged
+from riva_stream.inspection.uris import split
 from riva_stream.lanes import Lane
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest

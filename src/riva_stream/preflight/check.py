@@ -19,7 +19,8 @@ import anyio.to_thread
 from riva_stream import clock
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError, TransientError
-from riva_stream.log_delivery import LogPlace, log_store
+from riva_stream.log_delivery import log_store
+from riva_stream.log_place import LogPlace
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
 from riva_stream.preflight.bucket import clock_record, region_record
 from riva_stream.preflight.examiner import Examiner

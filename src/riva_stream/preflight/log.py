@@ -7,7 +7,7 @@ import secrets
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError
-from riva_stream.log_delivery import LogPlace
+from riva_stream.log_place import LogPlace
 from riva_stream.preflight.asked_rights import may_put
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned

@@ -15,7 +15,7 @@ from typing import Any
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError
 from riva_stream.layout import DEPLOYMENTS
-from riva_stream.log_delivery import LogPlace
+from riva_stream.log_place import LogPlace
 from riva_stream.preflight.grants import Grant, PolicyDocument, key_grant, key_grant_for, merged
 from riva_stream.rights import KMS_ACTIONS, RIGHTS, Right, bucket_arn, object_arn
 

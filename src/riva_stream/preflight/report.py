@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
-from riva_stream.log_delivery import LogPlace
+from riva_stream.log_place import LogPlace
 from riva_stream.manifest import Document, Mode
 from riva_stream.preflight.grants import Grant, PolicyDocument, merged
 from riva_stream.preflight.policy import grants_for

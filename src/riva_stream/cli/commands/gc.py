@@ -54,8 +54,8 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 def _collect(session: Session) -> CollectReport:
     from riva_stream.cli.session import store_of
-    from riva_stream.inspection.bucket import split
     from riva_stream.inspection.gc import collect
+    from riva_stream.inspection.uris import split
 
     args = session.args
     bucket, prefix = split(args.prefix, "s3://deployments/prod/")

@@ -66,8 +66,8 @@ def run(args: Namespace, invocation: Invocation) -> int:
 def _list(session: Session) -> ListReport:
     endpoint = session.endpoint()
     from riva_stream.cli.session import store_of
-    from riva_stream.inspection.bucket import split
     from riva_stream.inspection.ls import list_stagings
+    from riva_stream.inspection.uris import split
 
     example = "s3://deployments"
     place = session.args.prefix or (f"s3://{endpoint.bucket}" if endpoint.bucket else None)

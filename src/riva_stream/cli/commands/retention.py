@@ -118,8 +118,8 @@ def _days(text: str) -> int:
 
 def _compare(session: Session) -> RetentionReport:
     from riva_stream.cli.session import store_of
-    from riva_stream.inspection.bucket import split
     from riva_stream.inspection.retention import Policy, retention
+    from riva_stream.inspection.uris import split
 
     args = session.args
     example = "s3://deployments; environments are chosen with --env"

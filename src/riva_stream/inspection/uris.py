@@ -1,0 +1,20 @@
+"""S3 URIs as positional arguments: one that is wrong is told with an example."""
+
+from __future__ import annotations
+
+from riva_stream.errors import ConfigurationError
+from riva_stream.uris import split_uri
+
+__all__ = ["split"]
+
+
+def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key``; the key may be empty.
+
+    Raises:
+        ConfigurationError: this is no such URI.
+    """
+    try:
+        return split_uri(uri)
+    except ValueError as error:
+        raise ConfigurationError(f"{uri!r} {error}", hint=f"for example: {example}") from error

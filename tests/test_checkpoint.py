@@ -27,6 +27,7 @@ from riva_stream import (
 from riva_stream.errors import Where
 from riva_stream.events import Event, Progress, Resumed
 from riva_stream.inspection.gc import collect
+from riva_stream.pipeline.checkpoint import TracedDigest
 from riva_stream.s3 import PartBody, StoreSettings
 from riva_stream.s3.memory import MemoryStore
 from tests.support.ceilings import ceiling_for
@@ -363,3 +364,25 @@ async def test_gc_removes_what_nobody_goes_on_from(monkeypatch: pytest.MonkeyPat
     old = await ask(older_than=-1.0)
     assert all(left.removed for left in old.found)
     nothing_is_left(store)
+
+
+@pytest.mark.parametrize("every", [0, 2 * PART, 1 << 30])
+async def test_states_are_kept_no_longer_than_a_checkpoint_may_ask_for_them(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    class Watched(TracedDigest):
+        def update(self, pieces: Any) -> None:
+            super().update(pieces)
+            kept.append(len(self.states))
+
+    for module in ("flow", "unpack"):
+        monkeypatch.setattr(f"riva_stream.pipeline.{module}.TracedDigest", Watched)
+    data = ARCHIVES["tar"]()
+    await staged(await store_with(data), checkpoint=every)
+    in_flight = 5
+    assert len(kept) > 60
+    assert max(kept) <= (
+        0 if not every else 2 * in_flight + 2 * every // PART if every < 1 << 30 else 2 * in_flight
+    )

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 import anyio
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from riva_stream import clock
-from riva_stream.archive import Extractor, InsideReport, InvalidSnapshotError, Limits, Member, Snapshot
+from riva_stream.archive import Extractor, InsideReport, Limits, Member, Snapshot
 from riva_stream.buffers import Piece
 from riva_stream.config import StageRequest
 from riva_stream.destination import Destination
@@ -81,11 +81,19 @@ class Checkpoint(_Document):
 
 
 class TracedDigest:
-    """A digest, and its states behind each chunk: the lanes run ahead of each other."""
+    """A digest, and its states behind each chunk, as far as a checkpoint may ask for them.
 
-    def __init__(self, digest: Digest) -> None:
+    Args:
+        digest: what is traced.
+        kept: whether states are kept at all.
+    """
+
+    def __init__(self, digest: Digest, *, kept: bool = True) -> None:
         self.digest = digest
         self.states: dict[int, DigestState] = {}
+        """By bytes so far. Changed by the lane's thread alone; others only ask for one."""
+        self._kept = kept
+        self._floor = 0
         self._remember()
 
     def update(self, pieces: Sequence[Piece]) -> None:
@@ -98,25 +106,27 @@ class TracedDigest:
         return self.digest.record()
 
     def forget_before(self, size: int) -> None:
-        """No checkpoint will ask for the states behind fewer bytes."""
-        for known in [known for known in self.states if known < size]:
-            del self.states[known]
+        """No checkpoint will ask for the states behind fewer bytes; they go with the next chunk."""
+        self._floor = size
 
     def _remember(self) -> None:
-        state = self.digest.snapshot()
-        if state is not None:
-            self.states[self.digest.size] = state
+        state = self.digest.snapshot() if self._kept else None
+        if state is None:
+            return
+        for size in [size for size in self.states if size < self._floor]:
+            del self.states[size]
+        self.states[self.digest.size] = state
+
+
+def can_resume(vouchers: Vouchers) -> bool:
+    """Whether all that the stream is hashed with can be written down; MD5 and SHA-1 cannot."""
+    return not {"md5", "sha1"} & {*vouchers.to_compute}
 
 
 class _ExtractorOptions(TypedDict):
     include: Sequence[str]
     limits: Limits
     allow_missing_end: bool
-
-
-def can_resume(vouchers: Vouchers) -> bool:
-    """Whether all that the stream is hashed with can be written down; MD5 and SHA-1 cannot."""
-    return not {"md5", "sha1"} & {*vouchers.to_compute}
 
 
 def extractor_options(request: StageRequest) -> _ExtractorOptions:
@@ -147,6 +157,8 @@ class _Taken:
     snapshot: Snapshot | None
     members: Sequence[tuple[Upload, TracedDigest | FinishedDigest, int]]
     """Each with the number of parts that it had by then."""
+    missing: list[tuple[Upload, int]]
+    """Parts that were not durable when it was last looked at."""
 
 
 @dataclass(eq=False)
@@ -180,9 +192,22 @@ class Checkpointer:
         if not self.every or not self.digest.states:
             self._over = True  # none are wanted, or SHA-256 gives no state here
 
+    @property
+    def is_over(self) -> bool:
+        """Whether none is taken any more, if any was at all."""
+        return self._over
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether one was taken that is not written yet: it will ask for states of that moment."""
+        return self._taken is not None
+
     def is_due(self, read: int) -> bool:
-        """Whether one should be taken, ``read`` bytes of the archive being worked on."""
-        return not self._over and self._taken is None and read >= self._next
+        """Whether one should be taken, ``read`` bytes of the archive being worked on, and none behind fewer any more."""
+        if self._taken is not None:
+            return False
+        self.digest.forget_before(read)
+        return not self._over and read >= self._next
 
     def take(
         self,
@@ -202,8 +227,15 @@ class Checkpointer:
         self.postpone(read)
         if offset <= self.from_offset:
             return  # nothing would be gained
+        spoken_of = [
+            (self.archive, offset // self.part_size),
+            *((upload, upload.numbered) for upload, _ in members),
+        ]
         self._taken = _Taken(
-            offset, snapshot, [(upload, digest, upload.numbered) for upload, digest in members]
+            offset,
+            snapshot,
+            [(upload, digest, upload.numbered) for upload, digest in members],
+            [(upload, number) for upload, parts in spoken_of for number in range(1, parts + 1)],
         )
         self._moved.set()
 
@@ -242,21 +274,19 @@ class Checkpointer:
             except RivaStreamError as error:
                 self.destination.run.warn("checkpoint", f"no checkpoint could be kept: {error}")
                 self._over = True
-            self.digest.forget_before(taken.offset)
             self._taken = None
 
     def _counts(self, taken: _Taken) -> bool:
         """Whether all that it speaks of is hashed and durable."""
-        if taken.offset not in self.digest.states:
+        taken.missing[:] = [
+            (upload, number) for upload, number in taken.missing if number not in upload.parts
+        ]
+        if taken.missing or taken.offset not in self.digest.states:
             return False
-        if not _has(self.archive, taken.offset // self.part_size):
-            return False
-        for upload, digest, parts in taken.members:
-            if not _has(upload, parts):
-                return False
-            if isinstance(digest, TracedDigest) and _size(upload, parts) not in digest.states:
-                return False
-        return True
+        return all(
+            isinstance(digest, FinishedDigest) or _size(upload, parts) in digest.states
+            for upload, digest, parts in taken.members
+        )
 
     def _written(self, taken: _Taken) -> bytes:
         snapshot, members = taken.snapshot, list(taken.members)
@@ -279,10 +309,6 @@ class Checkpointer:
             .model_dump_json()
             .encode()
         )
-
-
-def _has(upload: Upload, parts: int) -> bool:
-    return all(number in upload.parts for number in range(1, parts + 1))
 
 
 def _size(upload: Upload, parts: int) -> int:
@@ -346,13 +372,11 @@ async def resumed(
                 part_size,
                 vouchers,
             )
-        except (_UnfitError, InvalidSnapshotError, ValidationError, ValueError) as error:
+        except ValueError as error:  # also what pydantic and the extractor say of one
             first = str(error).partition("\n")[0]
             run.warn(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {first}"
             )
-        except HeldError:
-            raise
         except RivaStreamError as error:
             run.warn(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive cannot be read: {error}"
@@ -360,7 +384,7 @@ async def resumed(
     return None
 
 
-class _UnfitError(Exception):
+class _UnfitError(ValueError):
     """A checkpoint, or what the store has, is not as the journal says."""
 
 
@@ -373,9 +397,8 @@ async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
     found = await run.destination.find(named.key, limit=_LIMIT)
     if found is None:
         raise _UnfitError("it is gone")
-    _require(
-        hashlib.sha256(found.data).hexdigest() == named.sha256, "it is not the one that the journal names"
-    )
+    if hashlib.sha256(found.data).hexdigest() != named.sha256:
+        raise _UnfitError("it is not the one that the journal names")
     return found.data
 
 
@@ -430,19 +453,11 @@ def _parts(run: Run, size: int, sent: int) -> int:
 def _proof(destination: Destination, key: str, parts: int, size: int) -> str:
     """What shows that the store has the first ``parts`` parts of an upload as they were sent."""
     upload = destination.uploads.adopted.get(key)
-    _require(upload is not None or parts == 0, "an upload of it is gone")
-    proofs: list[str] = []
-    total = 0
-    for number in range(1, parts + 1):
-        known = upload.known.get(number) if upload is not None else None
-        _require(
-            known is not None and known.proof, f"the store does not have part {number} of it as it was sent"
-        )
-        if known is not None:
-            proofs.append(known.proof)
-            total += known.size
-    _require(total == size, "its parts have other sizes")
-    return _by(proofs)
+    known = [upload.known.get(number) if upload else None for number in range(1, parts + 1)]
+    sent = [part for part in known if part is not None and part.proof]
+    _require(len(sent) == parts, f"the store does not have all parts of {key} as they were sent")
+    _require(sum(part.size for part in sent) == size, "its parts have other sizes")
+    return _by([part.proof for part in sent])
 
 
 def _by(proofs: Sequence[str]) -> str:

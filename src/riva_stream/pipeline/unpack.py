@@ -198,7 +198,8 @@ class Unpacker:
         self._part = part
         with self.lane.waiting():
             upload, outlet = await self.open_upload(member)
-        self.members.append(StagedMember(member, upload, outlet, TracedDigest(Digest())))
+        kept = self.checkpointer is not None and not self.checkpointer.is_over
+        self.members.append(StagedMember(member, upload, outlet, TracedDigest(Digest(), kept=kept)))
         self._sent = 0
         if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
             self._filling = _Filling(0, 0)
@@ -257,6 +258,8 @@ class Unpacker:
             raise ValueError("no part is being filled")
         self._filling = None
         self._sent += filling.size
+        if self.checkpointer is not None and not self.checkpointer.is_waiting:
+            staged.digest.forget_before(self._sent)
         chunk = Chunk(filling.offset, filling.size, filling.pieces, self.credits, filling.size)
         tee(chunk, (partial(self.hashes.send, staged.digest), staged.outlet))
 

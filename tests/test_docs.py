@@ -167,7 +167,10 @@ def test_every_error_that_is_named_exists_and_ends_as_the_page_says() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages_for_users_name_no_tests(page: Path) -> None:
-    assert not re.findall(r"`(?:tests/[\w./]+::)?test_\w+`", page.read_text())
+    text = page.read_text()
+    assert not re.findall(r"`(?:tests/[\w./]+::)?test_\w+`", text)
+    # What was seen of stores, faults and crashes is told with the programs that show it.
+    assert page.name.startswith(("CONTRIBUTING", "reliability")) or "tests/" not in text
 
 
 def test_every_promise_is_shown_by_tests_that_exist() -> None:

@@ -203,10 +203,6 @@ class Hash:
         return _encoded(self.algorithm, self._hasher.digest())
 
 
-def _nothing() -> None:
-    pass
-
-
 class _Updated(Protocol):
     def update(self, pieces: Sequence[Piece], /) -> None:
         """Take the next pieces."""
@@ -217,7 +213,7 @@ class HashLane:
     """One worker through which chunks go in order, each into the digest it came with."""
 
     lane: Lane
-    done: Callable[[], None] = _nothing
+    done: Callable[[], None] = lambda: None
     """Called after each chunk."""
     _queue: Channel[tuple[_Updated, Chunk]] = field(default_factory=Channel, init=False)
 

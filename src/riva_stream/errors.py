@@ -303,6 +303,7 @@ class AccessDeniedError(RivaStreamError):
         resource: ARN that the store named with it.
         denied_by: the kind of policy that forbids it in so many words (``a service control policy``), so that no
             grant helps; mostly empty.
+        says: the store's own words, where ``what`` repeats them; empty where it says more than they do.
     """
 
     exit_code = 77
@@ -316,11 +317,13 @@ class AccessDeniedError(RivaStreamError):
         action: str = "",
         resource: str = "",
         denied_by: str = "",
+        says: str = "",
     ) -> None:
         super().__init__(what, where=where, hint=hint)
         self.action = action
         self.resource = resource
         self.denied_by = denied_by
+        self.says = says
         self.grants: tuple[dict[str, Any], ...] = ()
         """Statements of an IAM policy that grant what is missing, once somebody knows what the run is about."""
 
@@ -333,7 +336,7 @@ class AccessDeniedError(RivaStreamError):
         return self.action in {"", "s3:ListBucket"}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        known = ("action", "resource", "denied_by", "grants")
+        known = ("action", "resource", "denied_by", "says", "grants")
         return _rebuild_denied, (
             self.what,
             self.where,

@@ -61,10 +61,6 @@ def at_least_some_speed(size: int) -> Iterator[None]:
         raise TransientError(f"{size} bytes took longer than {_GRACE + size / _SLOWEST:.0f} s") from error
 
 
-def _nothing() -> None:
-    pass
-
-
 async def _cannot() -> bool:
     return False
 
@@ -79,7 +75,7 @@ class Retrier:
 
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     observer: Observer = ignore
-    answered: Callable[[], None] = _nothing
+    answered: Callable[[], None] = lambda: None
     """Called after each success: the run is alive."""
     renew: Callable[[], Awaitable[bool]] = _cannot
     """Makes new sessions when a token has expired; says whether that may help. Asked once for each expiry, however many

@@ -132,7 +132,7 @@ def failed_with(
     if not isinstance(error, AccessDeniedError):
         code = error.where.code or "failed"
         return failed(component, error.what, code=code, exit_code=error.exit_code, fix=_fix(error), **details)
-    what = f"{error.where.operation} is denied" if error.what.startswith("access denied") else error.what
+    what = f"{error.where.operation} is denied" if error.says else error.what
     fix, policy = _mended([error], request)
     details |= {"policy": policy, "store_says": error.what}
     if degraded:

@@ -39,4 +39,5 @@ def denied(code: str, message: str, place: Where) -> AccessDeniedError:
         action=action,
         resource=resource,
         denied_by=denied_by,
+        says=message or code,
     )

@@ -16,14 +16,11 @@ from typing import TypeVar
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
 from riva_stream.s3 import NO_TAGS, Bucket, WritableBucket
+from riva_stream.s3.scratch import say_nothing
 
 __all__ = ["Tagging"]
 
 T = TypeVar("T")
-
-
-def _say_nothing(_: str) -> None:
-    """Take a warning that cannot come: nothing is tagged."""
 
 
 @dataclass(eq=False)
@@ -32,7 +29,7 @@ class Tagging:
 
     wanted: Mapping[str, str] = field(default_factory=dict)
     """Empty: none are asked for."""
-    warn: Callable[[str], None] = _say_nothing
+    warn: Callable[[str], None] = say_nothing
     refused: bool = field(default=False, init=False)
     """Not every object has them, and that was said."""
     _beside: bool = field(default=False, init=False)

@@ -50,10 +50,6 @@ _TOO_MANY = frozenset(
 """Codes of stores for a part whose number is too large."""
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(eq=False)
 class Uploads:
     """All uploads of a run into one bucket."""
@@ -173,7 +169,7 @@ class Uploads:
         self._queue.close()
         self._copies.close()
 
-    async def send_parts(self, moved: Callable[[], None] = _nothing) -> None:
+    async def send_parts(self, moved: Callable[[], None] = lambda: None) -> None:
         """Send parts until the queue is closed and empty; run it in as many tasks as there shall be connections.
 
         Args:

@@ -271,15 +271,7 @@ class _Planner:
     async def _first(self, size: int) -> bytes:
         """The first bytes of the source."""
         ranges = PinnedRanges(self.run.origin, self.source, self.run.observer)
-
-        async def read() -> bytes:
-            async with ranges.open(0, size - 1, None) as reply:
-                data = b"".join([piece async for piece in reply.pieces])
-            if len(data) != size:
-                raise TransientError(f"the body ended after {len(data)} of {size} bytes")
-            return data
-
-        return await self.run.retrier("GetObject", read)
+        return await self.run.retrier("GetObject", partial(ranges.first, size))
 
     async def _parts_of_source(self) -> tuple[int, ...] | None:
         """Bytes of each part that the source was uploaded in: as the store tells them, else as is usual.

@@ -22,7 +22,7 @@ from riva_stream.run import Run
 from riva_stream.s3 import WritableBucket
 from riva_stream.s3.probe import try_aborting
 from riva_stream.s3.scratch import scratch_upload
-from riva_stream.source import PinnedRanges, PinnedSource
+from riva_stream.source import FEW, PinnedRanges, PinnedSource
 
 __all__ = ["plan_of", "try_rights"]
 
@@ -115,21 +115,11 @@ async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> 
         AccessDeniedError: a right is missing; the message names it.
     """
     request = run.request
-
-    ranges = PinnedRanges(run.origin, source, run.observer)
-
-    async def read() -> None:
-        # Not the first byte alone, which no run asks for: there are stores that take that range for the whole object.
-        async with ranges.open(0, min(source.size, 2) - 1, None) as reply:
-            async for _ in reply.pieces:
-                pass
-
     key = request.prefix + SCRATCH[1]
-
     if request.mode != "full":
         return
     if source.size:
-        await run.retrier("GetObject", read)
+        await run.retrier("GetObject", partial(PinnedRanges(run.origin, source, run.observer).first, FEW))
     await try_aborting(bucket.store, bucket.name, key, bucket.retrier)
     async with scratch_upload(
         bucket.store,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError, TransientError
+from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import CheckRecord, failed, failed_with, passed, warned
 from riva_stream.s3 import Reader
 from riva_stream.sizes import human_size
-from riva_stream.source import PinnedRanges, PinnedSource, find_source
+from riva_stream.source import FEW, PinnedRanges, PinnedSource, find_source
 
 __all__ = ["SourceCheck", "container_record"]
 
@@ -55,13 +55,13 @@ class SourceCheck:
         version_id = source.version_id if request.mode == "full" else None
         ranges = PinnedRanges(self._store, source, retrier.observer)
         try:
-            await retrier("GetObject", partial(_read, ranges, version_id))
+            await retrier("GetObject", partial(ranges.first, FEW, version_id))
         except SourceNotFoundError as error:
             return await self._archived(source, error)
         except AccessDeniedError as error:
             if version_id is None:
                 raise
-            await retrier("GetObject", partial(_read, ranges, None))
+            await retrier("GetObject", partial(ranges.first, FEW))
             less = "it would be pinned by its ETag alone, not by its version"
             record = failed_with("source", error, request, degraded=less)
             return record.model_copy(update={"message": f"{said}; {less}", "details": record.details | facts})
@@ -92,18 +92,6 @@ class SourceCheck:
             fix=fix,
             **facts,
         )
-
-
-async def _read(ranges: PinnedRanges, version_id: str | None) -> None:
-    """Two bytes, as a run would ask for them and believe them.
-
-    Not the first alone, which no run asks for: there are stores that take that range for the whole object.
-    """
-    count = min(ranges.source.size, 2)
-    async with ranges.open(0, count - 1, version_id) as reply:
-        data = b"".join([piece async for piece in reply.pieces])
-    if len(data) != count:
-        raise TransientError(f"the store was asked for {count} bytes and sent {len(data)}")
 
 
 async def container_record(examiner: Examiner, store: Reader) -> CheckRecord:

@@ -2,10 +2,11 @@
 
 from riva_stream.source.find import find_archives, find_source
 from riva_stream.source.pin import PinnedSource, Vouchers
-from riva_stream.source.ranges import RANGES_IGNORED, PinnedRanges
+from riva_stream.source.ranges import FEW, RANGES_IGNORED, PinnedRanges
 from riva_stream.source.reader import SourceReader
 
 __all__ = [
+    "FEW",
     "RANGES_IGNORED",
     "PinnedRanges",
     "PinnedSource",

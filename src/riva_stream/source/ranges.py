@@ -22,7 +22,12 @@ from riva_stream.events import Observer, Warned
 from riva_stream.s3 import RangeReply, Reader
 from riva_stream.source.pin import PinnedSource
 
-__all__ = ["RANGES_IGNORED", "PinnedRanges"]
+__all__ = ["FEW", "RANGES_IGNORED", "PinnedRanges"]
+
+FEW = 2
+"""Bytes with which reading is tried. Not the first alone, which no run asks for: there are stores that take that range for
+the whole object.
+"""
 
 RANGES_IGNORED = "RangesIgnored"
 """Our own code, of a store that answers a range with the whole object, or another part of it, again and again."""
@@ -62,6 +67,19 @@ class PinnedRanges:
                 reply = await stack.enter_async_context(self._ask(first, last, version_id, ""))
             self._believe(reply, first, last)
             yield reply
+
+    async def first(self, count: int, version_id: str | None = None) -> bytes:
+        """The first ``count`` bytes, or all of a shorter object: one attempt.
+
+        Raises:
+            TransientError: the body has another length.
+        """
+        count = min(count, self.source.size)
+        async with self.open(0, count - 1, version_id) as reply:
+            data = b"".join([piece async for piece in reply.pieces])
+        if len(data) != count:
+            raise TransientError(f"the store was asked for {count} bytes and sent {len(data)}")
+        return data
 
     def _ask(
         self, first: int, last: int, version_id: str | None, etag: str

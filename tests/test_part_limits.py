@@ -9,7 +9,7 @@ import pytest
 
 from riva_stream import ConfigurationError, HeldError, StageRequest, stage
 from riva_stream.retry import Retrier
-from riva_stream.s3 import PartBody
+from riva_stream.s3 import PartBody, WritableBucket
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.probe import probe_uploads
@@ -63,7 +63,7 @@ async def with_source(store: MemoryStore, size: int = 16 * MIB) -> bytes:
 
 
 async def most_parts(store: MemoryStore, wanted: str = "auto") -> int:
-    probed = await probe_uploads(store, store, BUCKET, SCRATCH + "probe", wanted, Retrier())
+    probed = await probe_uploads(WritableBucket(store, BUCKET, Retrier()), SCRATCH + "probe", wanted)
     assert not store.open_uploads(BUCKET)
     return probed.most_parts
 

@@ -16,7 +16,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import PartBody
+from riva_stream.s3 import PartBody, WritableBucket
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.probe import _BYTES, _RIGHT, probe_uploads
@@ -80,7 +80,7 @@ async def is_clean(store: OddStore) -> bool:
 
 async def test_it_is_open_for_as_long_as_the_block_lasts() -> None:
     store = OddStore()
-    async with scratch_upload(store, store, "b", KEY, retrier()) as upload:
+    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY) as upload:
         (found,) = await store.list_uploads("b", "p/")
         assert (found.key, found.upload_id) == (upload.key, upload.upload_id)
         assert found.key == KEY
@@ -89,8 +89,8 @@ async def test_it_is_open_for_as_long_as_the_block_lasts() -> None:
 
 async def test_of_two_at_once_each_aborts_its_own() -> None:
     store = OddStore()
-    async with scratch_upload(store, store, "b", KEY, retrier()) as one:
-        async with scratch_upload(store, store, "b", KEY, retrier()) as two:
+    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY) as one:
+        async with scratch_upload(WritableBucket(store, "b", retrier()), KEY) as two:
             assert one.upload_id != two.upload_id
         assert [upload.upload_id for upload in await store.list_uploads("b", "")] == [one.upload_id]
     assert await is_clean(store)
@@ -107,7 +107,7 @@ async def test_cancelled_in_the_moment_of_its_create_it_does_not_stay(moment: st
     setattr(store, f"{moment}_create", pause)
 
     async def use() -> None:
-        async with scratch_upload(store, store, "b", KEY, retrier()):
+        async with scratch_upload(WritableBucket(store, "b", retrier()), KEY):
             await anyio.sleep_forever()
 
     async with anyio.create_task_group() as tasks:
@@ -126,7 +126,7 @@ async def test_a_create_whose_answer_is_lost_is_looked_for() -> None:
             raise TransientError("reset")
 
     store.after_create = lose
-    async with scratch_upload(store, store, "b", KEY, retrier()):
+    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY):
         assert store.created == 3
     assert await is_clean(store)
 
@@ -135,7 +135,7 @@ async def test_a_create_that_never_answers_ends_in_time_and_is_looked_for() -> N
     store = OddStore()
     store.after_create = anyio.sleep_forever
     with pytest.raises(TransientError), anyio.fail_after(5):
-        async with scratch_upload(store, store, "b", KEY, retrier(1), limit=0.02):
+        async with scratch_upload(WritableBucket(store, "b", retrier(1)), KEY, limit=0.02):
             pass
     assert store.created == 2
     assert await is_clean(store)
@@ -153,7 +153,7 @@ async def test_uploads_of_another_key_are_left_alone() -> None:
 
     store.after_create = lose
     store.created = 1
-    async with scratch_upload(store, store, "b", KEY, retrier()):
+    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY):
         pass
     assert [upload.upload_id for upload in await store.list_uploads("b", "")] == [other]
 
@@ -161,11 +161,11 @@ async def test_uploads_of_another_key_are_left_alone() -> None:
 async def test_an_abort_that_fails_is_made_again_and_the_last_failure_is_told() -> None:
     store, left = OddStore(), list[str]()
     store.refuse_abort = [TransientError("broken")] * 2
-    async with scratch_upload(store, store, "b", KEY, retrier(), left=left.append):
+    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY, left=left.append):
         pass
     assert (left, await is_clean(store)) == ([], True)
     store.refuse_abort = [AccessDeniedError("no")]
-    async with scratch_upload(store, store, "b", KEY, retrier(), left=left.append) as upload:
+    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY, left=left.append) as upload:
         pass
     assert len(left) == 1
     assert upload.key in left[0]
@@ -175,7 +175,7 @@ async def test_what_cannot_be_cleaned_up_does_not_hide_why_it_ended() -> None:
     store = OddStore()
     store.refuse_abort = [AccessDeniedError("no")]
     with pytest.raises(KeyError):
-        async with scratch_upload(store, store, "b", KEY, retrier()):
+        async with scratch_upload(WritableBucket(store, "b", retrier()), KEY):
             raise KeyError
 
 
@@ -202,7 +202,7 @@ def no(code: str, status: int) -> RivaStreamError:
 
 async def probed(store: OddStore, wanted: str = "auto") -> str:
     try:
-        return (await probe_uploads(store, store, "b", KEY, wanted, retrier())).check
+        return (await probe_uploads(WritableBucket(store, "b", retrier()), KEY, wanted)).check
     finally:
         assert await is_clean(store)
 

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from riva_stream.errors import RivaStreamError
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import StoreSettings, open_store
+from riva_stream.s3 import StoreSettings, WritableBucket, open_store
 from riva_stream.s3.probe import probe_uploads
 from riva_stream.sizes import MOST_PARTS
 from tests.contract.copies import COPIES
@@ -79,7 +79,7 @@ async def ask(server: S3Server, tell: Callable[[str], None]) -> tuple[dict[str, 
         for wanted in PROBED["moto"]:
             key, retrier = f"p/{wanted}", Retrier(RetryPolicy(retries=1))
             try:
-                found = await probe_uploads(ground.store, ground.store, ground.bucket, key, wanted, retrier)
+                found = await probe_uploads(WritableBucket(ground.store, ground.bucket, retrier), key, wanted)
             except RivaStreamError as error:
                 probed[wanted] = error.where.code or "refused"
             else:

@@ -9,7 +9,7 @@ import pytest
 
 from riva_stream.errors import ConfigurationError, SourceChangedError
 from riva_stream.retry import Retrier
-from riva_stream.s3 import CopySource
+from riva_stream.s3 import CopySource, WritableBucket
 from riva_stream.s3.copy_probe import probe_copies
 from riva_stream.s3.probe import probe_uploads
 from tests.contract.copies import COPIES, COPIES_WORTH, COPY_FACTS, MIB, CopyFact
@@ -45,9 +45,9 @@ async def test_the_probe_finds_out_what_each_store_verifies(ground: Ground, want
     expected, key = PROBED[ground.server.name][wanted], "prefix/.riva-stream/probe"
     if expected == "refused":
         with pytest.raises(ConfigurationError, match="does not verify"):
-            await probe_uploads(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
+            await probe_uploads(WritableBucket(ground.store, ground.bucket, Retrier()), key, wanted)
     else:
-        probed = await probe_uploads(ground.store, ground.store, ground.bucket, key, wanted, Retrier())
+        probed = await probe_uploads(WritableBucket(ground.store, ground.bucket, Retrier()), key, wanted)
         assert (probed.check, probed.most_parts) == (expected, 10_000)
     # nothing is left of it, and nothing was ever visible
     assert not await ground.store.list_uploads(ground.bucket, "")
@@ -60,13 +60,10 @@ async def test_the_probe_finds_out_what_copies_are_worth(ground: Ground) -> None
     source, store = ground.key("in"), ground.store
     etag = await ground.put(source, body(data))
     found = await probe_copies(
-        store,
-        store,
-        ground.bucket,
+        WritableBucket(store, ground.bucket, Retrier()),
         "prefix/.riva-stream/probe",
         CopySource(ground.bucket, source, etag, None, 0, 65_535),
         data[:65_536],
-        Retrier(),
         declare=PROBED[ground.server.name]["auto"] == "crc64nvme",
     )
     assert (not found.reason, found.crc64nvme, found.md5) == COPIES_WORTH[ground.server.name]
@@ -79,7 +76,7 @@ async def test_the_probe_tells_a_source_that_is_gone(ground: Ground) -> None:
     gone = CopySource(ground.bucket, ground.key(), "0" * 31 + "1")
     with pytest.raises(SourceChangedError):
         await probe_copies(
-            ground.store, ground.store, ground.bucket, "p/probe", gone, None, Retrier(), declare=False
+            WritableBucket(ground.store, ground.bucket, Retrier()), "p/probe", gone, None, declare=False
         )
     assert not await ground.store.list_uploads(ground.bucket, "")
 

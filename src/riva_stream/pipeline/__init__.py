@@ -236,12 +236,9 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if bucket.is_aws else "md5"
     probed = await probe_uploads(
-        bucket.store,
-        bucket.store,
-        bucket.name,
+        bucket,
         request.prefix + SCRATCH[0],
         request.upload_check,
-        bucket.retrier,
         left=partial(run.warn, "scratch-upload"),
     )
     run.most_parts = probed.most_parts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from anyio.abc import TaskGroup
@@ -257,13 +257,10 @@ class _Planner:
             run.renew_sessions,
         )
         return await probe_copies(
-            self.bucket.store,
-            self.bucket.store,
-            self.bucket.name,
+            replace(self.bucket, retrier=retrier),
             run.request.prefix + SCRATCH[0],
             asked,
             await self._first(span) if read else None,
-            retrier,
             declare=self.check == "crc64nvme",
             left=partial(run.warn, "scratch-upload"),
         )

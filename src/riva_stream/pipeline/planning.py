@@ -120,13 +120,10 @@ async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> 
         return
     if source.size:
         await run.retrier("GetObject", partial(PinnedRanges(run.origin, source, run.observer).first, FEW))
-    await try_aborting(bucket.store, bucket.name, key, bucket.retrier)
+    await try_aborting(bucket, key)
     async with scratch_upload(
-        bucket.store,
-        bucket.store,
-        bucket.name,
+        bucket,
         key,
-        bucket.retrier,
         tagged=run.tagging.along,
         left=partial(run.warn, "scratch-upload"),
     ) as upload:

@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
-from riva_stream.retry import Retrier
-from riva_stream.s3 import PartBody, Store
+from riva_stream.s3 import PartBody, WritableBucket
 from riva_stream.s3.probe import MISSING_UPLOAD
 
 __all__ = ["may_list_parts", "may_put", "may_read", "tells_missing"]
@@ -21,28 +20,25 @@ _BYTE = PartBody((b"?",), 1)
 _LIST = "s3:ListBucket"
 
 
-async def may_put(store: Store, retrier: Retrier, bucket: str, key: str) -> bool:
+async def may_put(bucket: WritableBucket, key: str) -> bool:
     """Whether objects may be put there, by a part for an upload that is missing; False: the answer does not tell.
 
     Raises:
         AccessDeniedError: they may not.
     """
-    send = partial(store.upload_part, bucket, key, MISSING_UPLOAD, 1, _BYTE)
-    return await _granted(partial(retrier, "UploadPart", send))
+    return await _granted(partial(bucket.upload_part, key, MISSING_UPLOAD, 1, _BYTE))
 
 
-async def may_list_parts(store: Store, retrier: Retrier, bucket: str, key: str) -> bool:
+async def may_list_parts(bucket: WritableBucket, key: str) -> bool:
     """The same for the parts of an upload.
 
     Raises:
         AccessDeniedError: they may not be listed.
     """
-    return await _granted(
-        partial(retrier, "ListParts", partial(store.list_parts, bucket, key, MISSING_UPLOAD))
-    )
+    return await _granted(partial(bucket.list_parts, key, MISSING_UPLOAD))
 
 
-async def may_read(store: Store, retrier: Retrier, bucket: str, key: str) -> None:
+async def may_read(bucket: WritableBucket, key: str) -> None:
     """Make sure that objects there may be read, by a key that is missing.
 
     Raises:
@@ -50,16 +46,16 @@ async def may_read(store: Store, retrier: Retrier, bucket: str, key: str) -> Non
         RivaStreamError: the store gives no answer that tells.
     """
     try:
-        await retrier("GetObject", partial(store.get, bucket, key, limit=1))
+        await bucket.get(key, limit=1)
     except AccessDeniedError as error:
         if error.action != _LIST:  # that it names this one says that the other is granted
             raise
 
 
-async def tells_missing(store: Store, retrier: Retrier, bucket: str, key: str) -> bool:
+async def tells_missing(bucket: WritableBucket, key: str) -> bool:
     """Whether keys may be listed: if not, S3 answers for a missing key as for a forbidden one."""
     try:
-        await _granted(partial(retrier, "ListObjectsV2", partial(store.list_objects, bucket, key, limit=1)))
+        await _granted(partial(bucket.list_objects, key, limit=1))
     except AccessDeniedError:
         return False
     return True

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import anyio
@@ -29,7 +28,7 @@ from riva_stream.preflight.report import (
 )
 from riva_stream.preflight.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
 from riva_stream.preflight.store import Condition
-from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window
+from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Stored, Window, WritableBucket
 from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
 
 __all__ = ["DestinationCheck"]
@@ -54,14 +53,11 @@ _SAID: Mapping[Condition, str] = {
 class DestinationCheck:
     """Tries the destination. ``tidy`` must be called at the end, whatever happened."""
 
-    def __init__(self, examiner: Examiner, store: Store, folder: str) -> None:
+    def __init__(self, examiner: Examiner, bucket: WritableBucket, folder: str) -> None:
         self._examiner = examiner
-        self._store = store
-        self._bucket = examiner.request.bucket
+        self._bucket = bucket
         self._folder = folder
-        self._object = ScratchObject(
-            store, examiner.retrier, self._bucket, folder + "object", limit=examiner.limit
-        )
+        self._object = ScratchObject(bucket, folder + "object", limit=examiner.limit)
 
     async def try_removing(self) -> bool:
         """Whether objects can be removed: before any is made."""
@@ -110,7 +106,7 @@ class DestinationCheck:
         """Remove whatever is left of the above; gives what could not be removed."""
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             return await self._object.remove()
-        return [Left(f"perhaps s3://{self._bucket}/{self._object.key}")]
+        return [Left(f"perhaps s3://{self._bucket.name}/{self._object.key}")]
 
     async def _deletes(self) -> CheckRecord:
         await self._object.try_removing()
@@ -141,13 +137,12 @@ class DestinationCheck:
 
     async def _if_none_match(self) -> tuple[Condition, Stored | None]:
         """What becomes of If-None-Match, and what is there after it."""
-        retrier, key = self._examiner.retrier, self._object.key
         stored: Stored | None = None
         try:
             stored = await self._object.put(if_absent=True)
         except HeldError:
             # The first of two attempts was executed and its answer lost: that says it, too. Else it is refused wrongly.
-            if await retrier("HeadObject", partial(self._store.head, self._bucket, key)) is None:
+            if await self._bucket.head(self._object.key) is None:
                 return "wrong", await self._object.put()
         except ConfigurationError as error:
             if error.where.code != _NO_SUCH_CONDITION:
@@ -160,7 +155,6 @@ class DestinationCheck:
 
     async def _if_match(self, stored: Stored | None) -> Condition:
         """What becomes of If-Match. ``stored``: what is there, where that was told."""
-        retrier, key = self._examiner.retrier, self._object.key
         try:
             await self._object.put(if_match=_WRONG_ETAG)
         except HeldError:
@@ -173,9 +167,7 @@ class DestinationCheck:
             return "ignored"
         etag = stored.etag if stored is not None else ""
         if not etag:
-            info: ObjectInfo | None = await retrier(
-                "HeadObject", partial(self._store.head, self._bucket, key)
-            )
+            info = await self._bucket.head(self._object.key)
             etag = info.etag if info is not None else ""
         try:
             await self._object.put(if_match=etag)
@@ -184,10 +176,8 @@ class DestinationCheck:
         return "honoured"
 
     async def _looks(self) -> CheckRecord:
-        retrier, key = self._examiner.retrier, self._object.key
-        info = await retrier("HeadObject", partial(self._store.head, self._bucket, key))
-        read = await retrier("GetObject", partial(self._store.get, self._bucket, key, limit=1 << 16))
-        if info is None or read is None or read.data != BODY or info.size != len(BODY):
+        info = await self._object.read_back()
+        if info is None:
             return failed(
                 "head",
                 "what was just written is not what is read back",
@@ -210,8 +200,10 @@ class DestinationCheck:
 
     async def _reads_ranges(self, info: ObjectInfo) -> bool:
         """Whether a range is answered as a range, as a run believes it; of bytes that are neither end."""
-        pinned = PinnedSource(self._bucket, info.key, info.size, info.etag, info.version_id, None, Vouchers())
-        ranges = PinnedRanges(self._store, pinned, self._examiner.retrier.observer)
+        pinned = PinnedSource(
+            self._bucket.name, info.key, info.size, info.etag, info.version_id, None, Vouchers()
+        )
+        ranges = PinnedRanges(self._bucket.store, pinned, self._examiner.retrier.observer)
         first, last = _RANGE
 
         async def read() -> bytes:
@@ -219,7 +211,7 @@ class DestinationCheck:
                 return b"".join([piece async for piece in reply.pieces])
 
         try:
-            found: bytes = await self._examiner.retrier("GetObject", read)
+            found = await self._bucket.retrier("GetObject", read)
         except ConfigurationError as error:
             if error.where.code != RANGES_IGNORED:
                 raise
@@ -233,26 +225,25 @@ class DestinationCheck:
         within, over = Window(info.now, _WINDOW), Window(info.now - timedelta(hours=1), 1)
         if not await self._answers(info.key, within):
             return False
-        return self._store.is_aws or not await self._answers(info.key, over)
+        return self._bucket.is_aws or not await self._answers(info.key, over)
 
     async def _answers(self, key: str, window: Window) -> bool:
         async def ask() -> bool:
             try:
-                await self._store.head(self._bucket, key, window=window)
+                await self._bucket.once.head(key, window=window)
             except RivaStreamError as error:
                 if error.retryable and error.where.code != REQUEST_EXPIRED:
                     raise
                 return False
             return True
 
-        answer: bool = await self._examiner.retrier("HeadObject", ask)
-        return answer
+        return await self._bucket.retrier("HeadObject", ask)
 
     async def _may_be_written(self) -> CheckRecord:
         """In place of writing, where nothing could be removed."""
         destination = self._examiner.request.destination
         try:
-            is_told = await may_put(self._store, self._examiner.retrier, self._bucket, self._folder + "none")
+            is_told = await may_put(self._bucket, self._folder + "none")
         except AccessDeniedError as error:
             return nothing_written("destination", [error], self._examiner.request)
         if not is_told:
@@ -261,20 +252,17 @@ class DestinationCheck:
 
     async def _may_be_read(self) -> CheckRecord:
         """In place of reading back, where nothing was written."""
-        request, place = self._examiner.request, (self._store, self._examiner.retrier, self._bucket)
-        key = self._folder + "none"
+        request, key = self._examiner.request, self._folder + "none"
         try:
-            await may_read(*place, key)
+            await may_read(self._bucket, key)
         except AccessDeniedError as error:
-            unsure = "" if error.action or await tells_missing(*place, key) else _UNSURE
+            unsure = "" if error.action or await tells_missing(self._bucket, key) else _UNSURE
             return failed_with("head", error, request, degraded=unsure)
         return passed("head", "objects can be read (read-back skipped: nothing could be written)")
 
     async def _lists(self) -> CheckRecord:
         prefix = self._examiner.request.prefix
-        page: Any = await self._examiner.retrier(
-            "ListObjectsV2", partial(self._store.list_objects, self._bucket, prefix)
-        )
+        page = await self._bucket.list_objects(prefix)
         # The scratch objects of this very check may be among them.
         keys = [entry.key for entry in page.objects if not entry.key.startswith(self._folder)]
         count = f"{len(keys)}{'+' if page.truncated else ''}"

@@ -12,7 +12,7 @@ from riva_stream.preflight.asked_rights import may_put
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned
 from riva_stream.preflight.scratch import CLEANUP_SECONDS, Left, ScratchObject
-from riva_stream.s3 import Store
+from riva_stream.s3 import Store, WritableBucket
 
 __all__ = ["check_log"]
 
@@ -30,11 +30,12 @@ async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
         examiner.keep(warned("log", f"{refusal}: {_LESS}", fix=f"{_FIX} for a place beside it"))
         return
     key = place.key(f"check-{secrets.token_hex(6)}", "object")
-    scratch = ScratchObject(store, examiner.retrier, place.bucket, key, limit=examiner.limit)
+    bucket = WritableBucket(store, place.bucket, examiner.retrier)
+    scratch = ScratchObject(bucket, key, limit=examiner.limit)
 
     async def record() -> CheckRecord:
         try:
-            return await _record(examiner, store, place, scratch)
+            return await _record(bucket, place, scratch)
         except AccessDeniedError as error:
             return nothing_written("log", [error], examiner.request, place)
         except ConfigurationError as error:
@@ -57,11 +58,11 @@ async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
     examiner.records["log"] = found
 
 
-async def _record(examiner: Examiner, store: Store, place: LogPlace, scratch: ScratchObject) -> CheckRecord:
+async def _record(bucket: WritableBucket, place: LogPlace, scratch: ScratchObject) -> CheckRecord:
     try:
         await scratch.try_removing()
     except AccessDeniedError:
-        if await may_put(store, examiner.retrier, place.bucket, scratch.key):
+        if await may_put(bucket, scratch.key):
             return passed("log", f"a copy may be put below {place}; none was, since it could not be removed")
         return warned(
             "log", f"whether a copy may be put below {place} was not tried: it could not be removed"

@@ -12,8 +12,7 @@ import anyio
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
-from riva_stream.retry import Retrier
-from riva_stream.s3 import PartBody, Store, Stored
+from riva_stream.s3 import ObjectInfo, PartBody, Stored, WritableBucket
 
 __all__ = ["BODY", "CLEANUP_SECONDS", "Left", "ScratchObject", "scratch_folder", "unbroken"]
 
@@ -47,13 +46,11 @@ def unbroken(limit: float) -> AbstractContextManager[object]:
 class ScratchObject:
     """One key. ``remove`` must be called at the end, whatever happened."""
 
-    def __init__(self, store: Store, retrier: Retrier, bucket: str, key: str, *, limit: float) -> None:
+    def __init__(self, bucket: WritableBucket, key: str, *, limit: float) -> None:
         """``limit``: seconds that each PUT may take."""
         self.key = key
         self.is_there = False
         """Or may be: the answer never came."""
-        self._store = store
-        self._retrier = retrier
         self._bucket = bucket
         self._limit = limit
         self._versions: list[str] = []
@@ -65,8 +62,7 @@ class ScratchObject:
         Raises:
             AccessDeniedError: what would be put there could not be removed.
         """
-        delete = partial(self._store.delete, self._bucket, self.key)
-        self._keep_version(await self._retrier("DeleteObject", delete))
+        self._keep_version(await self._bucket.delete(self.key))
 
     async def put(self, *, if_absent: bool = False, if_match: str | None = None) -> Stored:
         """Put it, for the first time or again.
@@ -77,7 +73,7 @@ class ScratchObject:
         """
         was_there = self.is_there
         try:
-            stored: Stored = await self._retrier(
+            stored = await self._bucket.retrier(
                 "PutObject", partial(self._put_once, if_absent=if_absent, if_match=if_match)
             )
         except (AccessDeniedError, ConfigurationError):
@@ -90,28 +86,34 @@ class ScratchObject:
         self.is_there = True
         self._keep_version(version_id)
 
+    async def read_back(self) -> ObjectInfo | None:
+        """What is there, if it is what was put; None: it is not that, or nothing."""
+        info = await self._bucket.head(self.key)
+        read = await self._bucket.get(self.key, limit=1 << 16)
+        if info is None or read is None or read.data != BODY or info.size != len(BODY):
+            return None
+        return info
+
     async def remove(self) -> list[Left]:
         """Remove all of it; gives what could not be removed."""
-        delete = partial(self._store.delete, self._bucket, self.key)
         try:
             if self.is_there:
-                self._keep_version(await self._retrier("DeleteObject", delete))
+                self._keep_version(await self._bucket.delete(self.key))
                 self.is_there = False
             for version in reversed(self._versions):
-                await self._retrier("DeleteObject", partial(delete, version_id=version))
+                await self._bucket.delete(self.key, version_id=version)
         except RivaStreamError as error:
             if isinstance(error, AccessDeniedError) and not self.is_there:
                 # Removing a version is a right of its own, which no run needs.
-                what = f"old versions of s3://{self._bucket}/{self.key}, of {len(BODY)} bytes each"
+                what = f"old versions of s3://{self._bucket.name}/{self.key}, of {len(BODY)} bytes each"
                 return [Left(what, only_versions=True)]
-            return [Left(f"s3://{self._bucket}/{self.key}")]
+            return [Left(f"s3://{self._bucket.name}/{self.key}")]
         return []
 
     async def _put_once(self, *, if_absent: bool, if_match: str | None) -> Stored:
         self.is_there = True  # also when the answer does not come
         with unbroken(self._limit):
-            stored = await self._store.put(
-                self._bucket,
+            stored = await self._bucket.once.put(
                 self.key,
                 PartBody((BODY,), len(BODY)),
                 content_type="text/plain",

@@ -25,7 +25,7 @@ from riva_stream.preflight.report import (
     warned,
 )
 from riva_stream.preflight.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
-from riva_stream.s3 import CompletedPart, PartBody, Store
+from riva_stream.s3 import CompletedPart, PartBody, WritableBucket
 from riva_stream.s3.probe import probe_uploads, try_aborting
 from riva_stream.s3.scratch import ScratchUpload, scratch_upload
 
@@ -38,16 +38,13 @@ _NOT_RESUMED = "an interrupted run cannot be resumed; the next run will fail her
 class UploadsCheck:
     """Tries uploads. ``tidy`` must be called at the end, whatever happened."""
 
-    def __init__(self, examiner: Examiner, store: Store, folder: str) -> None:
+    def __init__(self, examiner: Examiner, bucket: WritableBucket, folder: str) -> None:
         self._examiner = examiner
-        self._store = store
-        self._bucket = examiner.request.bucket
+        self._bucket = bucket
         self._folder = folder
         self._key = folder + "upload"
         self._left: list[str] = []
-        self._completed = ScratchObject(
-            store, examiner.retrier, self._bucket, self._key, limit=examiner.limit
-        )
+        self._completed = ScratchObject(bucket, self._key, limit=examiner.limit)
 
     async def try_upload(self, *, removable: bool) -> None:
         """A scratch upload: created, one part sent, listed; completed and removed, or aborted; then the probe's.
@@ -74,24 +71,20 @@ class UploadsCheck:
 
     async def tidy(self) -> list[Left]:
         """Remove what was completed; gives what could not be removed or aborted."""
-        left = [Left(f"perhaps s3://{self._bucket}/{self._key}")]
+        left = [Left(f"perhaps s3://{self._bucket.name}/{self._key}")]
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             left = await self._completed.remove()
         return [*left, *map(Left, self._left)]
 
     async def _uploads(self, listed: list[CheckRecord], *, removable: bool) -> CheckRecord:
-        store, bucket, key, retrier = self._store, self._bucket, self._key, self._examiner.retrier
+        bucket, key = self._bucket, self._key
         try:
-            await try_aborting(store, bucket, key, retrier)
+            await try_aborting(bucket, key)
         except AccessDeniedError as error:
             return await self._not_abortable(error)
-        async with scratch_upload(
-            store, store, bucket, key, retrier, limit=self._examiner.limit, left=self._left.append
-        ) as upload:
+        async with scratch_upload(bucket, key, limit=self._examiner.limit, left=self._left.append) as upload:
             body = PartBody((BODY,), len(BODY))
-            etag = await retrier(
-                "UploadPart", partial(store.upload_part, bucket, upload.key, upload.upload_id, 1, body)
-            )
+            etag = await bucket.upload_part(upload.key, upload.upload_id, 1, body)
             listed.append(await self._lists_parts(upload))
             if removable:
                 self._completed.appeared()
@@ -104,12 +97,11 @@ class UploadsCheck:
             return passed(
                 "destination",
                 f"{destination} can be written, in parts; none was completed, since it could not be removed",
-                bucket=bucket,
+                bucket=bucket.name,
                 completed=False,
             )
-        info = await retrier("HeadObject", partial(store.head, bucket, key))
-        read = await retrier("GetObject", partial(store.get, bucket, key, limit=1 << 16))
-        if info is None or read is None or read.data != BODY or info.size != len(BODY):
+        info = await self._completed.read_back()
+        if info is None:
             return failed(
                 "destination",
                 "what was uploaded and completed is not what is read back",
@@ -126,13 +118,15 @@ class UploadsCheck:
                 exit_code=65,
                 fix="stage to another store",
             )
-        return passed("destination", f"{destination} can be written, in parts", bucket=bucket, completed=True)
+        return passed(
+            "destination", f"{destination} can be written, in parts", bucket=bucket.name, completed=True
+        )
 
     async def _not_abortable(self, error: AccessDeniedError) -> CheckRecord:
         """None is made then. Whether it could be is asked all the same: all that is missing is to be said at once."""
         request = self._examiner.request
         try:
-            await may_put(self._store, self._examiner.retrier, self._bucket, self._key)
+            await may_put(self._bucket, self._key)
         except AccessDeniedError as first:
             return nothing_written("destination", [first, error], request)
         return failed_with("destination", error, request)
@@ -140,9 +134,7 @@ class UploadsCheck:
     async def _lists_parts(self, upload: ScratchUpload) -> CheckRecord:
         request = self._examiner.request
         try:
-            parts = await self._examiner.retrier(
-                "ListParts", partial(self._store.list_parts, self._bucket, upload.key, upload.upload_id)
-            )
+            parts = await self._bucket.list_parts(upload.key, upload.upload_id)
         except RivaStreamError as error:
             return failed_with("list-parts", error, request, degraded=_NOT_RESUMED)
         if parts is None or [part.size for part in parts] != [len(BODY)]:
@@ -151,15 +143,13 @@ class UploadsCheck:
 
     async def _may_list_parts(self) -> CheckRecord:
         """In place of listing those of a scratch upload, which there is none of."""
-        if await may_list_parts(self._store, self._examiner.retrier, self._bucket, self._key):
+        if await may_list_parts(self._bucket, self._key):
             return passed("list-parts", "the parts of an upload may be listed")
         return not_tried("list-parts", "destination failed")
 
     async def _lists_uploads(self) -> CheckRecord:
         prefix = self._examiner.request.prefix
-        found = await self._examiner.retrier(
-            "ListMultipartUploads", partial(self._store.list_uploads, self._bucket, prefix)
-        )
+        found = await self._bucket.list_uploads(prefix)
         theirs = [upload for upload in found if not upload.key.startswith(prefix + OWN_FOLDER)]
         return passed(
             "list-uploads",
@@ -170,15 +160,7 @@ class UploadsCheck:
     async def _verifies(self) -> CheckRecord:
         wanted = self._examiner.request.upload_check
         key = self._folder + "probe"
-        probed = await probe_uploads(
-            self._store,
-            self._store,
-            self._bucket,
-            key,
-            wanted,
-            self._examiner.retrier,
-            left=self._left.append,
-        )
+        probed = await probe_uploads(self._bucket, key, wanted, left=self._left.append)
         check, self._examiner.store.check = probed.check, probed.check
         self._examiner.store.most_parts = probed.most_parts
         facts: dict[str, Any] = {"asked_for": wanted, "used": check, "most_parts": probed.most_parts}
@@ -198,5 +180,5 @@ class UploadsCheck:
                 code="compared-here",
                 **facts,
             )
-        known = " (documented by AWS, not tried)" if self._store.is_aws and wanted == "auto" else ""
+        known = " (documented by AWS, not tried)" if self._bucket.is_aws and wanted == "auto" else ""
         return passed("checksums", f"parts are verified by {check.upper()}{known}", **facts)

@@ -14,7 +14,7 @@ from riva_stream.preflight.scratch import Left, scratch_folder
 from riva_stream.preflight.source import container_record
 from riva_stream.preflight.store import store_record
 from riva_stream.preflight.uploads import UploadsCheck
-from riva_stream.s3 import Store
+from riva_stream.s3 import Store, WritableBucket
 
 __all__ = ["check_writing"]
 
@@ -23,7 +23,8 @@ async def check_writing(examiner: Examiner, store: Store) -> None:
     """Try everything that a run does there. What is made is removed again, also when this is cancelled."""
     request = examiner.request
     folder = scratch_folder(request)
-    objects, uploads = DestinationCheck(examiner, store, folder), UploadsCheck(examiner, store, folder)
+    bucket = WritableBucket(store, request.bucket, examiner.retrier)
+    objects, uploads = DestinationCheck(examiner, bucket, folder), UploadsCheck(examiner, bucket, folder)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(objects.try_listing)

@@ -18,8 +18,8 @@ import anyio
 from awscrt import checksums as crt
 
 from riva_stream.errors import RivaStreamError, SourceChangedError
-from riva_stream.s3.bucket import Attempt
-from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource, Reader, Writer
+from riva_stream.s3.bucket import WritableBucket
+from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource
 from riva_stream.s3.probe import is_refusal, try_aborting
 from riva_stream.s3.scratch import CLEANUP_SECONDS, ScratchUpload, say_nothing, scratch_upload
 
@@ -42,13 +42,10 @@ class CopyAbility:
 
 
 async def probe_copies(
-    reader: Reader,
-    writer: Writer,
-    bucket: str,
+    bucket: WritableBucket,
     key: str,
     source: CopySource,
     data: bytes | None,
-    attempt: Attempt,
     *,
     declare: bool,
     left: Callable[[str], None] = say_nothing,
@@ -56,13 +53,10 @@ async def probe_copies(
     """Have a part copied to a scratch upload, and look at the answers.
 
     Args:
-        reader: the store.
-        writer: the same, for the scratch uploads.
-        bucket: its bucket.
+        bucket: where the scratch uploads are made.
         key: of the scratch uploads. Where a store takes a wrong checksum something becomes visible there, and is deleted.
         source: what is copied; a few bytes are enough.
         data: the bytes that are there; None: checksums are not looked at.
-        attempt: tries one request again when the transport fails.
         declare: declare CRC64NVME when an upload is created.
         left: is told of scratch uploads that could not be aborted.
 
@@ -70,9 +64,9 @@ async def probe_copies(
         SourceChangedError: the source is gone.
         RivaStreamError: the store cannot be asked, or no upload be made.
     """
-    await try_aborting(writer, bucket, key, attempt)
-    async with scratch_upload(reader, writer, bucket, key, attempt, declare=declare, left=left) as upload:
-        probe = _Probe(writer, bucket, upload, attempt)
+    await try_aborting(bucket, key)
+    async with scratch_upload(bucket, key, declare=declare, left=left) as upload:
+        probe = _Probe(bucket, upload)
         wrong = await probe.copy(replace(source, etag=_OTHER_ETAG))
         if not isinstance(wrong, RivaStreamError):
             return CopyAbility("the store copies whatever ETag is asked for")
@@ -91,10 +85,8 @@ async def probe_copies(
 
 @dataclass(eq=False)
 class _Probe:
-    writer: Writer
-    bucket: str
+    bucket: WritableBucket
     upload: ScratchUpload
-    attempt: Attempt
 
     async def copy(self, source: CopySource) -> CopiedPart | RivaStreamError:
         """One copy as part 1, or what it was refused with.
@@ -105,22 +97,18 @@ class _Probe:
 
         async def ask() -> CopiedPart | RivaStreamError:
             try:
-                return await self.writer.copy_part(
-                    self.bucket, self.upload.key, self.upload.upload_id, 1, source
-                )
+                return await self.bucket.once.copy_part(self.upload.key, self.upload.upload_id, 1, source)
             except RivaStreamError as error:
                 if is_refusal(error) or error.where.code == "NotImplemented":
                     return error
                 raise
 
-        found: CopiedPart | RivaStreamError = await self.attempt("UploadPartCopy", ask)
-        return found
+        return await self.bucket.retrier("UploadPartCopy", ask)
 
     async def refuses_wrong_checksum(self, part: CopiedPart, size: int) -> bool:
         """Whether a Complete with a checksum that is not that of the object is refused."""
         complete = partial(
-            self.writer.complete_upload,
-            self.bucket,
+            self.bucket.once.complete_upload,
             self.upload.key,
             self.upload.upload_id,
             [CompletedPart(1, part.etag, size, part.crc64nvme)],
@@ -138,15 +126,12 @@ class _Probe:
 
         refused = False
         try:
-            refused = await self.attempt("CompleteMultipartUpload", ask)
+            refused = await self.bucket.retrier("CompleteMultipartUpload", ask)
         finally:
             if not refused:  # it was taken, or may have been
                 with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                    await self._delete()
-        return bool(refused)
-
-    async def _delete(self) -> None:
-        await self.attempt("DeleteObject", partial(self.writer.delete, self.bucket, self.upload.key))
+                    await self.bucket.delete(self.upload.key)
+        return refused
 
 
 def _crc64nvme(data: bytes) -> str:

@@ -16,7 +16,6 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 from riva_stream.errors import (
@@ -27,8 +26,8 @@ from riva_stream.errors import (
     RivaStreamError,
     ThrottledError,
 )
-from riva_stream.s3.bucket import Attempt
-from riva_stream.s3.port import PartBody, Reader, Writer
+from riva_stream.s3.bucket import WritableBucket
+from riva_stream.s3.port import PartBody
 from riva_stream.s3.scratch import ScratchUpload, say_nothing, scratch_upload
 from riva_stream.sizes import MOST_PARTS
 
@@ -81,34 +80,28 @@ _RIGHT: dict[EnforcedCheck, PartBody] = {
 
 
 async def probe_uploads(
-    reader: Reader,
-    store: Writer,
-    bucket: str,
+    bucket: WritableBucket,
     key: str,
     wanted: str,
-    attempt: Attempt,
     *,
     left: Callable[[str], None] = say_nothing,
 ) -> Probed:
     """The checksum that parts shall go with, and how many there may be.
 
     Args:
-        reader: the store that the parts will go to.
-        store: the same, for the scratch uploads.
-        bucket: its bucket.
+        bucket: where the parts will go to, and the scratch uploads.
         key: of the scratch uploads; nothing ever becomes visible there.
         wanted: ``auto``, or the one that the user asked for.
-        attempt: tries one request again when the transport fails.
         left: is told of scratch uploads that could not be aborted.
 
     Raises:
         ConfigurationError: the store does not verify the one that was asked for.
         RivaStreamError: the scratch upload cannot be made, which the real one could not either.
     """
-    if reader.is_aws and wanted in {"auto", "none"}:
+    if bucket.is_aws and wanted in {"auto", "none"}:
         return Probed("crc64nvme" if wanted == "auto" else "none")  # documented by AWS, and enforced there
-    await try_aborting(store, bucket, key, attempt)
-    probe = _Probe(reader, store, bucket, key, attempt, left)
+    await try_aborting(bucket, key)
+    probe = _Probe(bucket, key, left)
     if wanted == "none":
         return replace(await probe.without_checks(), check="none")
     tried = [name for name in _WRONG if wanted in {"auto", name}]
@@ -132,7 +125,7 @@ async def probe_uploads(
     )
 
 
-async def try_aborting(store: Writer, bucket: str, key: str, attempt: Attempt) -> None:
+async def try_aborting(bucket: WritableBucket, key: str) -> None:
     """Make sure that what is created at a key could be aborted, by aborting an upload that is missing.
 
     S3 looks at the right first, so nothing has to be made to find out that it would stay.
@@ -142,7 +135,7 @@ async def try_aborting(store: Writer, bucket: str, key: str, attempt: Attempt) -
         ConfigurationError: the store does not have the request at all.
     """
     try:
-        await attempt("AbortMultipartUpload", partial(store.abort_upload, bucket, key, MISSING_UPLOAD))
+        await bucket.abort_upload(key, MISSING_UPLOAD)
     except AccessDeniedError:
         raise
     except RivaStreamError as error:
@@ -157,18 +150,13 @@ async def try_aborting(store: Writer, bucket: str, key: str, attempt: Attempt) -
 
 @dataclass(eq=False)
 class _Probe:
-    reader: Reader
-    writer: Writer
-    bucket: str
+    bucket: WritableBucket
     key: str
-    attempt: Attempt
     left: Callable[[str], None]
 
     async def first_enforced(self, names: list[EnforcedCheck], *, declare: bool) -> Probed | None:
         """The first of these that the store verifies."""
-        async with scratch_upload(
-            self.reader, self.writer, self.bucket, self.key, self.attempt, declare=declare, left=self.left
-        ) as upload:
+        async with scratch_upload(self.bucket, self.key, declare=declare, left=self.left) as upload:
             for name in names:
                 if await self._is_enforced(upload, name):
                     return Probed(name, await self._most_parts(upload, _RIGHT[name]))
@@ -177,17 +165,15 @@ class _Probe:
     async def without_checks(self) -> Probed:
         """``etag`` when the store answers with the MD5 of what it got, so that we can compare; else ``none``."""
         body = PartBody((_BYTES,), len(_BYTES))
-        async with scratch_upload(
-            self.reader, self.writer, self.bucket, self.key, self.attempt, left=self.left
-        ) as upload:
-            etag = await self.attempt("UploadPart", partial(self._send, upload, body))
+        async with scratch_upload(self.bucket, self.key, left=self.left) as upload:
+            etag = await self.bucket.upload_part(upload.key, upload.upload_id, 1, body)
             most = await self._most_parts(upload, body)
         is_md5 = etag == hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
         return Probed("etag" if is_md5 else "none", most)
 
     async def _most_parts(self, upload: ScratchUpload, body: PartBody) -> int:
         """The largest number that a part may have: two requests on most stores, 14 at most."""
-        if self.reader.is_aws:
+        if self.bucket.is_aws:
             return MOST_PARTS
         try:
             if await self._refusal(upload, body, MOST_PARTS) is None or await self._refusal(upload, body):
@@ -223,7 +209,7 @@ class _Probe:
 
         async def ask() -> str | None:
             try:
-                await self._send(upload, body, number)
+                await self.bucket.once.upload_part(upload.key, upload.upload_id, number, body)
             except RivaStreamError as error:
                 # InvalidPart may mean the number; of the one part of an upload it means something else.
                 if not is_refusal(error) and not (number > 1 and error.where.code == "InvalidPart"):
@@ -231,10 +217,7 @@ class _Probe:
                 return error.where.code or str(error.where.status)
             return None
 
-        return await self.attempt("UploadPart", ask)
-
-    async def _send(self, upload: ScratchUpload, body: PartBody, number: int = 1) -> str:
-        return await self.writer.upload_part(self.bucket, upload.key, upload.upload_id, number, body)
+        return await self.bucket.retrier("UploadPart", ask)
 
 
 def is_refusal(error: RivaStreamError) -> bool:

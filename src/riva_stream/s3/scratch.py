@@ -16,8 +16,8 @@ from typing import Any
 import anyio
 
 from riva_stream.errors import RivaStreamError, TransientError
-from riva_stream.s3.bucket import Attempt
-from riva_stream.s3.port import NO_TAGS, CompletedPart, Reader, Stored, Writer
+from riva_stream.s3.bucket import WritableBucket
+from riva_stream.s3.port import NO_TAGS, CompletedPart, Stored
 
 __all__ = ["CONDITION_REFUSED", "ScratchUpload", "say_nothing", "scratch_upload"]
 
@@ -41,11 +41,8 @@ def say_nothing(_: str) -> None:
 class ScratchUpload:
     """One key, and the uploads that are open there for us."""
 
-    reader: Reader
-    writer: Writer
-    bucket: str
+    bucket: WritableBucket
     key: str
-    attempt: Attempt
     limit: float
     """Seconds that one Create may take."""
     declare: bool
@@ -65,7 +62,7 @@ class ScratchUpload:
         Raises:
             RivaStreamError: it cannot be made.
         """
-        await self.attempt("CreateMultipartUpload", partial(self.tagged, self._create_once))
+        await self.bucket.retrier("CreateMultipartUpload", partial(self.tagged, self._create_once))
 
     async def abort(self) -> None:
         """Abort it, as a step that may fail.
@@ -91,8 +88,8 @@ class ScratchUpload:
             async def complete(**given: Any) -> Stored:
                 # As with Create: cut off in the middle it might take effect after the clean-up.
                 with anyio.fail_after(self.limit, shield=True):
-                    return await self.writer.complete_upload(
-                        self.bucket, self.key, upload_id, [part], crc64nvme=None, **given
+                    return await self.bucket.once.complete_upload(
+                        self.key, upload_id, [part], crc64nvme=None, **given
                     )
 
             try:
@@ -101,7 +98,7 @@ class ScratchUpload:
                 raise TransientError(f"no answer within {self.limit:g} s") from error
             except RivaStreamError as error:
                 # The second attempt hears of a condition that does not hold, or of no upload, after a lost answer.
-                info = await self.reader.head(self.bucket, self.key)
+                info = await self.bucket.once.head(self.key)
                 if info is not None:
                     return Stored(info.etag, info.version_id, info.now)
                 if not condition or error.where.code not in CONDITION_REFUSED:
@@ -109,7 +106,7 @@ class ScratchUpload:
                 condition.clear()
                 return await complete()
 
-        stored: Stored = await self.attempt("CompleteMultipartUpload", once)
+        stored = await self.bucket.retrier("CompleteMultipartUpload", once)
         self._open.remove(upload_id)
         return stored
 
@@ -129,7 +126,7 @@ class ScratchUpload:
                     pass
                 else:
                     self._unsure = 0
-        place = f"s3://{self.bucket}/{self.key}"
+        place = f"s3://{self.bucket.name}/{self.key}"
         left = [f"an open upload of {place}"] * len(self._open)
         return [*left, f"perhaps an open upload of {place}"] if self._unsure else left
 
@@ -138,8 +135,7 @@ class ScratchUpload:
         self._unsure += 1
         try:
             with anyio.fail_after(self.limit, shield=True):
-                upload_id = await self.writer.create_upload(
-                    self.bucket,
+                upload_id = await self.bucket.once.create_upload(
                     self.key,
                     content_type="application/octet-stream",
                     metadata={},
@@ -157,27 +153,22 @@ class ScratchUpload:
         return upload_id
 
     async def _abort(self, upload_id: str) -> None:
-        abort = partial(self.writer.abort_upload, self.bucket, self.key, upload_id)
-        await self.attempt("AbortMultipartUpload", abort)
+        await self.bucket.abort_upload(self.key, upload_id)
 
     async def _sweep(self) -> None:
         """By the exact key: that listing every store has.
 
         Another run's scratch upload of the same key looks the same; one that is struck by this is told to run again.
         """
-        find = partial(self.reader.list_uploads, self.bucket, self.key)
-        for upload in await self.attempt("ListMultipartUploads", find):
+        for upload in await self.bucket.list_uploads(self.key):
             if upload.key == self.key:
                 await self._abort(upload.upload_id)
 
 
 @asynccontextmanager
 async def scratch_upload(
-    reader: Reader,
-    writer: Writer,
-    bucket: str,
+    bucket: WritableBucket,
     key: str,
-    attempt: Attempt,
     *,
     declare: bool = False,
     limit: float = CREATE_SECONDS,
@@ -187,12 +178,9 @@ async def scratch_upload(
     """An open upload, for as long as the block lasts.
 
     Args:
-        reader: the store.
-        writer: the same.
-        bucket: its bucket.
+        bucket: where it is made; its retrier tries one request again when the transport fails.
         key: its key: one that is known, so that what a killed process left can be found on stores that list the
             uploads of an exact key only. Nothing ever becomes visible there.
-        attempt: tries one request again when the transport fails.
         declare: declare CRC64NVME when it is created.
         limit: seconds that one Create may take.
         tagged: is given what creates it, and calls that with the tags it shall have.
@@ -201,7 +189,7 @@ async def scratch_upload(
     Raises:
         RivaStreamError: it cannot be made.
     """
-    scratch = ScratchUpload(reader, writer, bucket, key, attempt, limit, declare, tagged)
+    scratch = ScratchUpload(bucket, key, limit, declare, tagged)
     try:
         await scratch.create()
         yield scratch

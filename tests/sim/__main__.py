@@ -120,7 +120,8 @@ def _everything(options: argparse.Namespace, kind: str) -> int:
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
         for results in pool.map(_simulate, batches):
             for result in results:
-                tally.add(result)
+                if tally.add(result):  # such a one is worth a look before all others are done
+                    sys.stderr.write(f"{result.name} on {result.kind}: {result.violations[0]}\n")
             spent = time.monotonic() - began
             if sys.stderr.isatty() or spent - told >= _TELL:
                 told, end = spent, "\r" if sys.stderr.isatty() else "\n"

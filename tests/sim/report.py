@@ -35,8 +35,8 @@ class Tally:
     examples: dict[_Place, list[tuple[str, str]]] = field(default_factory=dict)
     """Names of some of these simulations, and what was wrong there."""
 
-    def add(self, result: Result) -> None:
-        """Count one simulation."""
+    def add(self, result: Result) -> bool:
+        """Count one simulation; whether a promise is broken in it."""
         self.simulations += 1
         self.runs += result.runs
         self.broken += result.broken
@@ -53,6 +53,7 @@ class Tally:
             examples = self.examples.setdefault(place, [])
             if len(examples) < _EXAMPLES:
                 examples.append((result.name, text))
+        return False in broken
 
     def lines(self, seconds: float) -> Iterator[str]:
         """The summary."""

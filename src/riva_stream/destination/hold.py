@@ -86,7 +86,9 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
         nothing_left = not (uploads.opened or uploads.adopted) and (
             destination.settled or lease.predecessor is None
         )
-        if (final or nothing_left) and not (destination.in_doubt or destination.leaves_unseen):
+        if (final or nothing_left) and not (
+            destination.in_doubt or destination.leaves_unseen or uploads.are_left
+        ):
             await destination.forget_checkpoints()
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
@@ -95,7 +97,10 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
             raise taken from error
         raise _one(error) from None
     await destination.forget_checkpoints()
-    await lease.release()
+    if uploads.are_left:
+        await lease.stop()
+    else:
+        await lease.release()
 
 
 def _one(error: BaseException) -> BaseException:
@@ -222,7 +227,7 @@ async def _withdraw(destination: Destination) -> None:
         await uploads.abort_own(set())
         await destination.forget_checkpoints()
         # An upload that is gone does not make the journal another's.
-        if destination.in_doubt:
+        if destination.in_doubt or uploads.are_left:
             await lease.stop()
         else:
             await lease.release()

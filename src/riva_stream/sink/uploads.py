@@ -75,6 +75,8 @@ class Uploads:
     """By key: uploads of an earlier run that this one has not come to yet."""
     creating: list[str] = field(default_factory=list, init=False)
     """Keys of uploads that are asked for, and of which there may be one that nobody knows by its id."""
+    _aborted: set[str] = field(default_factory=set, init=False)
+    """UploadIds that the store has confirmed to be aborted."""
     _queue: Channel[tuple[Upload, int, Send]] = field(default_factory=Channel, init=False)
     _copies: Channel[tuple[Upload, int, Copy]] = field(default_factory=Channel, init=False)
 
@@ -92,6 +94,12 @@ class Uploads:
             await self._abort(
                 [upload for upload in [*self.opened, *self.adopted.values()] if not upload.record]
             )
+
+    @property
+    def are_left(self) -> bool:
+        """Whether an upload may still be open: an abort can fail, or be cut off. Only a journal can tell the next run."""
+        known = [*self.opened, *self.adopted.values()]
+        return any(not upload.record and upload.upload_id not in self._aborted for upload in known)
 
     async def _are_ours(self) -> bool:
         """Whether the prefix is still ours, as far as can be known now."""
@@ -316,6 +324,7 @@ class Uploads:
                 upload = left.pop()
                 with contextlib.suppress(RivaStreamError):
                     await self.bucket.abort_upload(upload.key, upload.upload_id)
+                    self._aborted.add(upload.upload_id)
 
         async with anyio.create_task_group() as cleaners:
             for _ in range(min(_CLEANUP_TASKS, len(left))):

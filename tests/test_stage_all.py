@@ -15,7 +15,7 @@ import pytest
 
 from riva_stream import Catalogue, LocalEngine, StageRequest, stage_all
 from riva_stream.catalogue import CatalogueReport, EntryEnded, EntryEvent, EntryStarted, Planned
-from riva_stream.catalogue.engine import StagingFailed, error_of, worst
+from riva_stream.catalogue.engine import StagingFailed, error_of
 from riva_stream.catalogue.local import arguments, environment_for, stage_in_child
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.options import request_flags
@@ -30,7 +30,7 @@ from riva_stream.errors import (
 )
 from riva_stream.events import Event, Observer, Progress, StageStarted, Warned
 from riva_stream.pipeline import stage
-from riva_stream.report import StageReport
+from riva_stream.report import StageReport, worst
 from tests.cli_double import progress
 from tests.cli_double import report as made_up
 from tests.staging import Place, put_credentials

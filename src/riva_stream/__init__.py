@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         load_catalogue,
         stage_all,
     )
-    from riva_stream.config import StageRequest
+    from riva_stream.config import PromoteRequest, StageRequest
     from riva_stream.errors import (
         AccessDeniedError,
         ArchiveError,
@@ -42,14 +42,15 @@ if TYPE_CHECKING:
     )
     from riva_stream.events import Event, Observer, throttled
     from riva_stream.inspection.staging import StagedObject, Staging, read_staging
-    from riva_stream.pipeline import stage
-    from riva_stream.report import StageReport
+    from riva_stream.pipeline import promote, stage
+    from riva_stream.report import PromoteReport, StageReport
     from riva_stream.s3 import StoreSettings, open_store
 
     __version__: str
 
 _HOMES = {
     "MemoryBudget": ("buffers", "Credits"),
+    "PromoteRequest": ("config", ""),
     "StageRequest": ("config", ""),
     "Catalogue": ("catalogue", ""),
     "CatalogueReport": ("catalogue", ""),
@@ -76,7 +77,9 @@ _HOMES = {
     "StagedObject": ("inspection.crosscheck", ""),
     "Staging": ("inspection.staging", ""),
     "read_staging": ("inspection.staging", ""),
+    "promote": ("pipeline", ""),
     "stage": ("pipeline", ""),
+    "PromoteReport": ("report", ""),
     "StageReport": ("report", ""),
     "StoreSettings": ("s3", ""),
     "open_store": ("s3", ""),
@@ -96,6 +99,8 @@ __all__ = [
     "LocalEngine",
     "MemoryBudget",
     "Observer",
+    "PromoteReport",
+    "PromoteRequest",
     "RayEngine",
     "RivaStreamError",
     "SourceChangedError",
@@ -111,6 +116,7 @@ __all__ = [
     "__version__",
     "load_catalogue",
     "open_store",
+    "promote",
     "read_staging",
     "stage",
     "stage_all",

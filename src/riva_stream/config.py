@@ -7,20 +7,32 @@ fills it from flags, the environment and ``.env`` (see ``cli.settings``).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from riva_stream.layout import prefix_of
+from riva_stream.layout import DEPLOYMENTS, LEVELS, prefix_of
 from riva_stream.memory import SMALLEST_PART, MemoryPlan, plan_memory
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
-__all__ = ["Addressing", "Contradiction", "SourceCopy", "StageRequest", "UploadCheck", "is_run_id", "is_text"]
+__all__ = [
+    "Addressing",
+    "Contradiction",
+    "Place",
+    "PromoteRequest",
+    "Request",
+    "SourceCopy",
+    "StageRequest",
+    "UploadCheck",
+    "is_run_id",
+    "is_text",
+]
 
 
 Addressing = Literal["auto", "path", "virtual"]
@@ -34,6 +46,7 @@ _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-
 _USERINFO = re.compile(r"(?<=://).*@")
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
+_STAGING = "s3://bucket/ENV/NAME/VERSION/"
 _DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
 _LARGEST_PART = 5 << 30
 
@@ -83,6 +96,23 @@ def _server_path(value: str) -> str:
     return value
 
 
+def _staging(value: str) -> str:
+    """A staging's own URI; also a bintarball reference's."""
+    if not value.startswith("s3://"):
+        raise ValueError(f"is not the S3 URI of a staging: {_STAGING}")
+    bucket, key = split_uri(value)
+    root = DEPLOYMENTS if key.startswith(DEPLOYMENTS) else ""
+    levels = key.removeprefix(root).rstrip("/").split("/")
+    if len(levels) != LEVELS:
+        raise ValueError(f"names no staging, which is at {_STAGING}")
+    return f"s3://{_bucket(bucket)}/{root}{'/'.join(map(_segment, levels))}/"
+
+
+def _place(value: str) -> str:
+    """Where a staging of any mode may go."""
+    return _staging(value).replace(f"/{DEPLOYMENTS}", "/", 1)
+
+
 def _sha256(value: str) -> str:
     if not _SHA256.fullmatch(value):
         raise ValueError("is not a SHA-256: 64 hexadecimal digits")
@@ -121,10 +151,11 @@ class Contradiction:
 
 Segment = Annotated[str, AfterValidator(_segment)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Place = Annotated[str, AfterValidator(_place)]
 
 
-class StageRequest(BaseModel):
-    """One staging: where from, where to, and how.
+class Request(BaseModel):
+    """What every request says of its stores, of the objects that it writes, and of its limits.
 
     Sizes are in bytes, times in seconds. Raises ``pydantic.ValidationError`` for a field that is not what it
     should be; the command line turns it into exit 78 with an example for each.
@@ -139,52 +170,10 @@ class StageRequest(BaseModel):
             raise ValueError("is not UTF-8")
         return value
 
-    source: Annotated[str, AfterValidator(_source)]
-    """``s3://bucket/key`` of the archive; a key that ends in ``/`` or holds a glob must fit exactly one archive."""
-    bucket: Annotated[str, AfterValidator(_bucket)]
-    env: Segment
-    model_name: Segment
-    model_version: Segment
-    language: str = Field(default="en-US", pattern=r"^[A-Za-z0-9-]{1,35}$")
-    architecture: str | None = None
-    """None: taken from the model's name (rnnt, ctc, tdt), else "unknown"."""
-    description: str = ""
-
-    reference_only: bool = False
-    """Leave the archive where it lies, and write metadata that pins it."""
-    bintarball_reference: bool = False
-    """Leave archive and container image where they lie, and write the one ``deployment.json`` that pins both."""
-    server_path: Annotated[str, AfterValidator(_server_path)] | None = None
-    """``s3://bucket/key``, or a key in the destination bucket, of the container image that shall serve the model.
-
-    With it every mode writes ``deployment.json`` and ``deployment_ready.txt``, which the pipeline's next step reads.
-    """
-    include: tuple[str, ...] = Field(default=("*.riva",), min_length=1)
-    """Shell patterns; members whose base name or whole name matches one are staged as models."""
-    expect_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
-    no_checksum: bool = False
-    """Compute the digests all the same, but do not compare them with ``expect_sha256``."""
-    allow_missing_end: bool = False
-    """Take a tar that ends without its end-of-archive blocks, which is also how a cut tar looks."""
-    max_members: int = Field(default=100_000, ge=1)
-    """Entries that an archive may have."""
-    max_models: int = Field(default=1_000, ge=1)
-    """Members that may match ``include``; each costs an upload."""
-    max_header_bytes: int = Field(default=MIB, ge=1024)
-    """Bytes that are kept of the headers of one member; pax records that nobody needs do not count."""
-    max_expanded: int = Field(default=5 << 40, ge=1)
-    """Bytes that an archive may expand to."""
-    max_ratio: float = Field(default=100.0, gt=1)
-    """How much larger than its archive the expansion may be, judged once 64 MiB are expanded."""
-    max_streams: int = Field(default=4_000_000, ge=1)
-    """gzip members or zstd frames that an archive may be made of."""
-    max_zstd_window: int = Field(default=32 * MIB, ge=1024, le=1 << 31)
-    """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
     force: bool = False
     dry_run: bool = False
-    retention_days: int = Field(default=90, ge=1, le=36500)
     tag: bool = False
-    """Tag every object with ``tags``."""
+    """Tag every object with its retention and its model's name."""
 
     region: str | None = None
     endpoint_url: Endpoint | None = None
@@ -221,10 +210,6 @@ class StageRequest(BaseModel):
     retries: int = Field(default=8, ge=0, le=1000)
     """How often one request is tried again."""
     upload_check: UploadCheck = "auto"
-    checkpoint: int = Field(default=256 * MIB, ge=0)
-    """Bytes of the archive between two checkpoints, from which an interrupted run goes on; 0: none are kept."""
-    resume: Literal["auto", "full"] = "auto"
-    """``full``: read the source from its start, whatever checkpoints there are."""
     source_copy: SourceCopy = "auto"
     """Who makes the object below ``source/``, a model that is staged as it is, and the members of a tar that is not
     compressed. store: the store, from the source, or the run ends. send: this process. auto: the store, where one set of
@@ -241,7 +226,7 @@ class StageRequest(BaseModel):
     """None: one is made up."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> StageRequest:
+    def _consistent(self) -> Self:
         if found := list(self._contradictions()):
             text = "\n".join(f"{each.field} {each.text}" for each in found)
             raise PydanticCustomError(
@@ -253,6 +238,73 @@ class StageRequest(BaseModel):
         """What does not fit together."""
         if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
             yield Contradiction("kms_key_id", "needs sse to be aws:kms or aws:kms:dsse", frozenset({"sse"}))
+
+    def shared(self) -> dict[str, object]:
+        """What every request has, for another one of the same stores and limits."""
+        return {name: getattr(self, name) for name in Request.model_fields}
+
+    def without_secrets(self) -> Self:
+        """The same for a file that others may read: endpoints without a user's name and password."""
+        urls = {name: getattr(self, name) for name in ("endpoint_url", "source_endpoint_url")}
+        return self.model_copy(
+            update={name: _USERINFO.sub("", url) for name, url in urls.items() if url is not None}
+        )
+
+
+class StageRequest(Request):
+    """One staging: where from, where to, and how."""
+
+    source: Annotated[str, AfterValidator(_source)]
+    """``s3://bucket/key`` of the archive; a key that ends in ``/`` or holds a glob must fit exactly one archive."""
+    bucket: Annotated[str, AfterValidator(_bucket)]
+    env: Segment
+    model_name: Segment
+    model_version: Segment
+    language: str = Field(default="en-US", pattern=r"^[A-Za-z0-9-]{1,35}$")
+    architecture: str | None = None
+    """None: taken from the model's name (rnnt, ctc, tdt), else "unknown"."""
+    description: str = ""
+
+    reference_only: bool = False
+    """Leave the archive where it lies, and write metadata that pins it."""
+    bintarball_reference: bool = False
+    """Leave archive and container image where they lie, and write the one ``deployment.json`` that pins both."""
+    server_path: Annotated[str, AfterValidator(_server_path)] | None = None
+    """``s3://bucket/key``, or a key in the destination bucket, of the container image that shall serve the model.
+
+    With it every mode writes ``deployment.json`` and ``deployment_ready.txt``, which the pipeline's next step reads.
+    """
+    replicate_to: tuple[Place, ...] = ()
+    """``s3://bucket/ENV/NAME/VERSION/`` of each place that the staging is promoted to once it is committed."""
+    include: tuple[str, ...] = Field(default=("*.riva",), min_length=1)
+    """Shell patterns; members whose base name or whole name matches one are staged as models."""
+    expect_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
+    no_checksum: bool = False
+    """Compute the digests all the same, but do not compare them with ``expect_sha256``."""
+    allow_missing_end: bool = False
+    """Take a tar that ends without its end-of-archive blocks, which is also how a cut tar looks."""
+    max_members: int = Field(default=100_000, ge=1)
+    """Entries that an archive may have."""
+    max_models: int = Field(default=1_000, ge=1)
+    """Members that may match ``include``; each costs an upload."""
+    max_header_bytes: int = Field(default=MIB, ge=1024)
+    """Bytes that are kept of the headers of one member; pax records that nobody needs do not count."""
+    max_expanded: int = Field(default=5 << 40, ge=1)
+    """Bytes that an archive may expand to."""
+    max_ratio: float = Field(default=100.0, gt=1)
+    """How much larger than its archive the expansion may be, judged once 64 MiB are expanded."""
+    max_streams: int = Field(default=4_000_000, ge=1)
+    """gzip members or zstd frames that an archive may be made of."""
+    max_zstd_window: int = Field(default=32 * MIB, ge=1024, le=1 << 31)
+    """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
+    retention_days: int = Field(default=90, ge=1, le=36500)
+    checkpoint: int = Field(default=256 * MIB, ge=0)
+    """Bytes of the archive between two checkpoints, from which an interrupted run goes on; 0: none are kept."""
+    resume: Literal["auto", "full"] = "auto"
+    """``full``: read the source from its start, whatever checkpoints there are."""
+
+    def _contradictions(self) -> Iterator[Contradiction]:
+        yield from super()._contradictions()
         if self.bintarball_reference and self.reference_only:
             yield Contradiction(
                 "bintarball_reference", "and reference_only are two modes: ask for one of them"
@@ -266,6 +318,7 @@ class StageRequest(BaseModel):
         elif self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
             inside = "lies inside the destination prefix, which belongs to the staging alone"
             yield Contradiction("server_path", inside, _DESTINATION)
+        yield from _repeated("replicate_to", self.replicate_to, f"s3://{self.bucket}/{self._levels}")
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:
@@ -297,6 +350,10 @@ class StageRequest(BaseModel):
         return key_of(path) if path.startswith("s3://") else path
 
     @property
+    def _levels(self) -> str:
+        return prefix_of(None, self.env, self.model_name, self.model_version)
+
+    @property
     def prefix(self) -> str:
         """Key prefix of the staging, with its closing slash."""
         return prefix_of(self.mode, self.env, self.model_name, self.model_version)
@@ -312,13 +369,6 @@ class StageRequest(BaseModel):
         if not self.tag:
             return {}
         return {"retention-days": str(self.retention_days), "model-name": self.model_name[:256]}
-
-    def without_secrets(self) -> StageRequest:
-        """The same for a file that others may read: endpoints without a user's name and password."""
-        urls = {name: getattr(self, name) for name in ("endpoint_url", "source_endpoint_url")}
-        return self.model_copy(
-            update={name: _USERINFO.sub("", url) for name, url in urls.items() if url is not None}
-        )
 
     def plan_for(self, size: int, most_parts: int = MOST_PARTS) -> MemoryPlan:
         """How the memory is divided for a source of ``size`` bytes.
@@ -345,3 +395,42 @@ class StageRequest(BaseModel):
         if least <= self.part_size:
             return self.part_size
         return -(-least // MIB) * MIB
+
+
+class PromoteRequest(Request):
+    """A committed staging that becomes another one, or several."""
+
+    source: Annotated[str, AfterValidator(_staging)]
+    """``s3://bucket/ENV/NAME/VERSION/`` of a staging that is committed; also that of a bintarball reference."""
+    to: tuple[Place, ...] = Field(min_length=1)
+    """``s3://bucket/ENV/NAME/VERSION/`` of each place."""
+    deep: bool = False
+    """Read every byte of the source staging on the way, and compare its SHA-256, also where the store copies it."""
+    retention_days: int | None = Field(default=None, ge=1, le=36500)
+    """None: that of the source staging."""
+
+    def _contradictions(self) -> Iterator[Contradiction]:
+        yield from super()._contradictions()
+        yield from _repeated("to", self.to, _place(self.source))
+
+    def stage_request(self, place: str, run_id: str, **fields: object) -> StageRequest:
+        """The staging that a promotion to one place comes to.
+
+        Args:
+            place: out of ``to``.
+            run_id: of that run.
+            fields: what the source staging says of itself.
+        """
+        bucket, key = split_uri(place)
+        env, name, version = key.rstrip("/").split("/")
+        where = {"bucket": bucket, "env": env, "model_name": name, "model_version": version}
+        request = StageRequest.model_validate(fields | where)
+        return request.model_copy(update=self.shared() | {"run_id": run_id})
+
+
+def _repeated(field: str, places: tuple[str, ...], own: str) -> Iterator[Contradiction]:
+    """Places that are named twice, or where the staging itself lies."""
+    if own in places:
+        yield Contradiction(field, f"names {own}, where the staging itself lies", _DESTINATION)
+    if twice := [place for place, count in Counter(places).items() if count > 1]:
+        yield Contradiction(field, f"names {twice[0]} more than once")

@@ -25,6 +25,7 @@ __all__ = [
     "Mode",
     "Model",
     "ModelFile",
+    "PromotedFrom",
     "Source",
     "StagedFile",
     "StagedFiles",
@@ -179,6 +180,17 @@ class Validation(Document):
     warnings: list[str] = Field(default_factory=list)
 
 
+class PromotedFrom(Document):
+    """The staging that another one was made from, object by object."""
+
+    s3_prefix: str
+    """``s3://bucket/prefix/``."""
+    run_id: str
+    """Of the run that staged it."""
+    artifact_sha256: str
+    """SHA-256 of its ``artifact.json``."""
+
+
 class Artifact(Document):
     """``artifact.json``."""
 
@@ -192,7 +204,11 @@ class Artifact(Document):
     """The largest of them."""
     deployment: Deployment
     build_info: BuildInfo
+    """Of the run that made this staging."""
     validation: Validation
+    """Of the run that has read the source."""
+    promoted_from: PromotedFrom | None = None
+    """None: it was staged from its source."""
 
 
 class StagedFile(Document):

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from riva_stream.deployment import DeploymentDocument, ObjectReference
+from riva_stream.errors import RivaStreamError
 from riva_stream.manifest import Artifact, Document, Mode, UploadManifest
 
 __all__ = [
     "SCHEMAS",
     "CollectReport",
+    "ErrorReport",
     "Leftover",
     "ObjectCheck",
+    "PlaceReport",
     "Plan",
     "PlannedObject",
+    "PromoteReport",
     "StageReport",
+    "error_report",
     "json_schema",
     "schema_of",
+    "worst",
 ]
+
+_FROM_WORST = (1, 65, 73, 66, 77, 78, 75)
+"""A bug first, since nothing else can be believed then; then what no rerun mends; last what a rerun does."""
 
 
 class ObjectCheck(Document):
@@ -80,6 +90,18 @@ class Plan(Document):
     """What the run would do: stage, nothing (already staged), upgrade, replace."""
 
 
+class ErrorReport(Document):
+    """Why one of several stagings failed."""
+
+    type: str
+    """Name of the error's class, as in the ``--json`` of ``stage``."""
+    code: str
+    """What a program goes by, with the type."""
+    message: str
+    hint: str = ""
+    exit_code: int
+
+
 class StageReport(Document):
     """The result of :func:`riva_stream.stage`."""
 
@@ -97,8 +119,41 @@ class StageReport(Document):
     objects: list[ObjectCheck] = Field(default_factory=list)
     plan: Plan | None = None
     warnings: list[str] = Field(default_factory=list)
+    replicas: list[PlaceReport] = Field(default_factory=list)
+    """What became of each place that the staging was to be promoted to."""
     seconds: float
     next_step: str
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the worst of the replicas'."""
+        return worst([replica.exit_code for replica in self.replicas])
+
+
+class PlaceReport(Document):
+    """What a promotion to one place came to."""
+
+    destination: str
+    exit_code: int
+    report: StageReport | None = None
+    """None: it failed."""
+    error: ErrorReport | None = None
+
+
+class PromoteReport(Document):
+    """The result of :func:`riva_stream.promote`."""
+
+    source: str
+    """``s3://`` URI of the staging that was promoted."""
+    source_run_id: str | None
+    """Of the run that staged it."""
+    exit_code: int
+    """0, or the worst of the places'."""
+    places: list[PlaceReport]
+    seconds: float
+
+
+StageReport.model_rebuild()
 
 
 class Leftover(Document):
@@ -129,6 +184,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "artifact": Artifact,
     "manifest": UploadManifest,
     "report": StageReport,
+    "promotion": PromoteReport,
     "deployment": DeploymentDocument,
 }
 
@@ -146,3 +202,24 @@ def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """JSON Schema (2020-12) of a document."""
     schema = kind.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def error_report(error: Exception) -> ErrorReport:
+    """An error as one entry of a report."""
+    if not isinstance(error, RivaStreamError):
+        message = f"{type(error).__name__}: {error}"
+        return ErrorReport(type=type(error).__name__, code="bug", message=message, exit_code=1)
+    return ErrorReport(
+        type=type(error).__name__,
+        code=error.code if error.exit_code != 1 else "bug",
+        message=str(error),
+        hint=error.hint,
+        exit_code=error.exit_code,
+    )
+
+
+def worst(codes: Sequence[int]) -> int:
+    """0, or the exit code that matters most."""
+    failed = [code for code in codes if code]
+    ranks = {code: rank for rank, code in enumerate(_FROM_WORST)}
+    return min(failed, key=lambda code: ranks.get(code, 0), default=0)

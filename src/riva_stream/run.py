@@ -46,7 +46,7 @@ class Meter:
     counts: tuple[str, ...] = ("fetched", "hashed", "extracted", "durable")
     """As in :class:`Progress`."""
     source_size: int = 0
-    source_key: str = ""
+    own_keys: frozenset[str] = frozenset()
     """Where the source's own bytes go."""
     fetched: int = 0
     expanded: int = 0
@@ -80,11 +80,11 @@ class Meter:
 
     def add_durable(self, upload: Upload, size: int) -> None:
         """A part of an upload became durable."""
-        self.add(durable=size, durable_source=size if upload.key == self.source_key else 0)
+        self.add(durable=size, durable_source=size if upload.key in self.own_keys else 0)
 
     def add_copied(self, upload: Upload, size: int) -> None:
         """The store has copied a part of an upload."""
-        self.add(copied=size, durable_source=size if upload.key == self.source_key else 0)
+        self.add(copied=size, durable_source=size if upload.key in self.own_keys else 0)
 
     def touch(self) -> None:
         """A request was answered: nothing to count, but the run is alive."""

@@ -9,17 +9,16 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from riva_stream.config import StageRequest
-from riva_stream.errors import RivaStreamError, TransientError
+from riva_stream.errors import TransientError
 from riva_stream.events import Event, Observer
 from riva_stream.manifest import Document
-from riva_stream.report import StageReport
+from riva_stream.report import ErrorReport, StageReport, error_report
 
 __all__ = [
     "CatalogueObserver",
     "CatalogueReport",
     "Engine",
     "EntryEnded",
-    "EntryError",
     "EntryEvent",
     "EntryReport",
     "EntryStarted",
@@ -28,27 +27,11 @@ __all__ = [
     "WorkerDiedError",
     "error_of",
     "ignore",
-    "worst",
 ]
-
-_FROM_WORST = (1, 65, 73, 66, 77, 78, 75)
-"""A bug first, since nothing else can be believed then; then what no rerun mends; last what a rerun does."""
 
 
 class WorkerDiedError(TransientError):
     """The process or the node of a staging ended without a word: killed, out of memory, switched off."""
-
-
-class EntryError(Document):
-    """Why a staging failed."""
-
-    type: str
-    """Name of the error's class, as in the ``--json`` of ``stage``."""
-    code: str
-    """What a program goes by, with the type."""
-    message: str
-    hint: str = ""
-    exit_code: int
 
 
 class EntryReport(Document):
@@ -76,7 +59,7 @@ class EntryReport(Document):
     would: str = ""
     """What a dry run says."""
     warnings: list[str] = Field(default_factory=list)
-    error: EntryError | None = None
+    error: ErrorReport | None = None
     next_step: str = ""
 
 
@@ -161,27 +144,11 @@ class Engine(Protocol):
 class StagingFailed(Exception):  # noqa: N818 - it carries an error from elsewhere
     """A run in another process failed."""
 
-    def __init__(self, error: EntryError) -> None:
+    def __init__(self, error: ErrorReport) -> None:
         super().__init__(error.message)
         self.error = error
 
 
-def error_of(error: Exception) -> EntryError:
+def error_of(error: Exception) -> ErrorReport:
     """An error for a report."""
-    if isinstance(error, StagingFailed):
-        return error.error
-    known = isinstance(error, RivaStreamError)
-    return EntryError(
-        type=type(error).__name__,
-        code=error.code if isinstance(error, RivaStreamError) and error.exit_code != 1 else "bug",
-        message=str(error) if known else f"{type(error).__name__}: {error}",
-        hint=error.hint if isinstance(error, RivaStreamError) else "",
-        exit_code=error.exit_code if isinstance(error, RivaStreamError) else 1,
-    )
-
-
-def worst(codes: Sequence[int]) -> int:
-    """0, or the exit code that matters most."""
-    failed = [code for code in codes if code]
-    ranks = {code: rank for rank, code in enumerate(_FROM_WORST)}
-    return min(failed, key=lambda code: ranks.get(code, 0), default=0)
+    return error.error if isinstance(error, StagingFailed) else error_report(error)

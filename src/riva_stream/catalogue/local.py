@@ -19,12 +19,12 @@ from typing import Any, get_args
 import anyio
 from anyio.abc import ByteReceiveStream, Process
 
-from riva_stream.catalogue.engine import EntryError, StagingFailed, WorkerDiedError, error_of
+from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import TransientError
 from riva_stream.events import Event, Observer, Warned
 from riva_stream.preflight.host import free_memory
-from riva_stream.report import StageReport
+from riva_stream.report import ErrorReport, StageReport
 
 __all__ = ["LocalEngine", "arguments", "environment_for", "stage_in_child"]
 
@@ -226,7 +226,7 @@ def _result(code: int, output: bytes) -> StageReport:
         error = document["error"]
         if error["exit_code"] > _SIGNALLED:
             raise WorkerDiedError(f"the process of this staging was stopped by a signal: {error['type']}")
-        raise StagingFailed(EntryError.model_validate({**error, "message": _with_place(error)}))
+        raise StagingFailed(ErrorReport.model_validate({**error, "message": _with_place(error)}))
     except ValueError as error:
         raise WorkerDiedError(
             f"the process of this staging ended with exit code {code} and no report"

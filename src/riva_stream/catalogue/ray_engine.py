@@ -21,11 +21,11 @@ from typing import Any
 import anyio
 
 from riva_stream import clock
-from riva_stream.catalogue.engine import EntryError, StagingFailed, WorkerDiedError, error_of
+from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.events import Event, Observer, throttled
-from riva_stream.report import StageReport
+from riva_stream.report import ErrorReport, StageReport
 
 __all__ = ["RayEngine"]
 
@@ -105,15 +105,15 @@ class RayEngine:
             del self._observers[key]
         if isinstance(outcome, StageReport):
             return outcome
-        if isinstance(outcome, EntryError):
+        if isinstance(outcome, ErrorReport):
             raise StagingFailed(outcome)
         raise outcome
 
-    async def _outcome(self, task: Any) -> StageReport | EntryError | Exception:
+    async def _outcome(self, task: Any) -> StageReport | ErrorReport | Exception:
         """What a task came to. Cancelled, it stops the run on its node and waits for the clean-up there."""
         errors = self._ray.exceptions
         try:
-            found: StageReport | EntryError = await task
+            found: StageReport | ErrorReport = await task
         except errors.RayTaskError as error:
             return (
                 error.cause if isinstance(error.cause, TransientError) else WorkerDiedError(str(error.cause))
@@ -183,7 +183,7 @@ def _connect(address: str | None) -> Any:
     return ray
 
 
-def _work(run: RunOne, request: StageRequest, board: Any, key: str) -> StageReport | EntryError:
+def _work(run: RunOne, request: StageRequest, board: Any, key: str) -> StageReport | ErrorReport:
     """The task: on a node, in a process of Ray's. What Ray shall try again it raises; what is final it returns.
 
     ``ray.cancel`` is a KeyboardInterrupt here, of which ``asyncio.run`` makes the cancellation of the run.

@@ -16,14 +16,12 @@ from riva_stream.catalogue.engine import (
     CatalogueReport,
     Engine,
     EntryEnded,
-    EntryError,
     EntryEvent,
     EntryReport,
     EntryStarted,
     Planned,
     error_of,
     ignore,
-    worst,
 )
 from riva_stream.catalogue.load import LoadedCatalogue
 from riva_stream.catalogue.local import LocalEngine
@@ -33,6 +31,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, StageStarted
 from riva_stream.preflight.archives import list_archives as list_in_s3
+from riva_stream.report import ErrorReport, worst
 from riva_stream.tasks import in_child_task
 
 __all__ = ["stage_all"]
@@ -149,7 +148,7 @@ class _Run:
         The first one shall make the others in the store, once ``stage`` can do that; until then each is a staging.
         """
         async with limiter:
-            error: EntryError | None = None
+            error: ErrorReport | None = None
             for request in job.places:
                 if error is not None and error.exit_code in _OF_THE_SOURCE:
                     report = _failed(request, error)  # it is the same source
@@ -211,7 +210,7 @@ def _tell(
     observer(EntryEvent(destination=destination, event=event))
 
 
-def _failed(request: StageRequest, error: EntryError, *, destination: str = "") -> EntryReport:
+def _failed(request: StageRequest, error: ErrorReport, *, destination: str = "") -> EntryReport:
     return EntryReport(
         destination=destination or request.destination,
         source=request.source,

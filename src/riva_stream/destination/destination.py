@@ -395,8 +395,13 @@ class Destination:
                 hint="grant s3:DeleteObject, or stage under another --model-version",
             ) from error
 
-    async def seal(self, name: str, text: bytes) -> None:
+    async def seal(self, name: str, text: bytes, last: Callable[[], Awaitable[None]]) -> None:
         """Put a marker: look at every object once more, and at the uploads, put it, and read it back.
+
+        Args:
+            name: of the marker.
+            text: what is in it.
+            last: looks once more at what all of this was made from, and raises where that is gone.
 
         Raises:
             DigestMismatchError: an object is not what was sent, or the marker reads otherwise than it was written.
@@ -404,6 +409,7 @@ class Destination:
         """
         self.checks += await each(list(self._records.values()), self._verified)
         await self.abort_strangers()
+        await last()
         layout = self.run.layout
         self._seal = layout.prefix + name
         file = await self.put(name, text)
@@ -610,7 +616,7 @@ class Destination:
             if not self.bucket.is_aws and not any(upload.key in keys for upload in found):
                 names = (*layout.documents, *SCRATCH)
                 asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
-                asked |= {run.meter.source_key} - {""}
+                asked |= run.meter.own_keys
                 for uploads in await each(sorted(asked), self.bucket.list_uploads):
                     found += uploads
         except AccessDeniedError:

@@ -34,9 +34,9 @@ from riva_stream.manifest import (
     checksums_text,
     to_json,
 )
-from riva_stream.pipeline.documents import NEXT_STEP, artifact_of
-from riva_stream.pipeline.flow import Streamed, is_bare_model
+from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.handover import HandedOver, deployment_of, ready_of, staged_reference
+from riva_stream.pipeline.work import Payload, Work
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run
 from riva_stream.sink import UploadRecord
@@ -59,12 +59,10 @@ class Commit:
     """Writes one staging; each mode is one method, which reads in order."""
 
     run: Run
-    source: PinnedSource
-    container: PinnedSource | None
-    """The image that the deployment documents name; None: there are none."""
+    work: Work
     destination: Destination
 
-    async def full(self, streamed: Streamed) -> Committed:
+    async def full(self, payload: Payload) -> Committed:
         """Commit a full staging.
 
         Raises:
@@ -75,34 +73,30 @@ class Commit:
         run.observer(PhaseChanged(phase="commit"))
         async with destination.commit([*OF_FULL, ARTIFACT_JSON, *self._pair, MARKER]):
             await destination.retract()
-            uploads = [streamed.archive, *(staged.upload for staged in streamed.members)]
-            records = await destination.complete_all(uploads)
-            digests = [streamed.digest, *(staged.digest.record() for staged in streamed.members)]
+            records = await destination.complete_all(payload.uploads)
             entries = [
-                (digest.sha256, record.key.removeprefix(run.layout.prefix))
-                for digest, record in zip(digests, records, strict=True)
+                (sha256, record.key.removeprefix(run.layout.prefix))
+                for sha256, record in zip(payload.sha256, records, strict=True)
             ]
             checksums = await destination.put(CHECKSUMS, checksums_text(entries).encode())
             await destination.verify(checksums)
-            artifact = artifact_of(
-                run, self.source, streamed, upload_check=destination.uploads.check, objects_verified=True
-            )
+            artifact = self.work.describe(destination.uploads.check)
             data = to_json(artifact)
             metadata = await destination.verify(await destination.put(ARTIFACT_JSON, data))
             await destination.clear(MANIFEST_JSON, *self._pair)
             staged = [
-                _staged_file(record, digest.sha256) for record, digest in zip(records, digests, strict=True)
+                _staged_file(record, sha256) for record, sha256 in zip(records, payload.sha256, strict=True)
             ]
             pair = await self._hand_over(staged_reference(run, staged[0]), artifact, data)
-            bare = is_bare_model(self.source)
+            archive, models = (staged[:1], staged[1:]) if payload.has_archive else ([], staged)
             manifest = UploadManifest(
                 upload_id=run.run_id,
                 started_at=run.started_at,
                 s3_base=run.request.destination,
                 include=list(run.request.include),
                 files=StagedFiles(
-                    source_archive=None if bare else staged[0],
-                    models=staged if bare else staged[1:],
+                    source_archive=archive[0] if archive else None,
+                    models=models,
                     checksums=checksums,
                     metadata=metadata,
                     deployment=pair.file if pair else None,
@@ -122,33 +116,27 @@ class Commit:
         async with destination.commit([ARTIFACT_JSON, *self._pair, MARKER]):
             await destination.retract()
             while True:
-                artifact = artifact_of(
-                    run,
-                    self.source,
-                    None,
-                    upload_check=destination.uploads.check if probed else "none",
-                    objects_verified=True,
-                )
+                artifact = self.work.describe(destination.uploads.check if probed else "none")
                 data = to_json(artifact)
                 await destination.put(ARTIFACT_JSON, data)
                 if artifact.deployment.tags == run.tagging.tags:
                     break  # else tags were refused just now, and it must not say that it has them
             await destination.clear(*self._pair)
-            pair = await self._hand_over(reference_to(self.source), artifact, data)
+            pair = await self._hand_over(reference_to(self.work.source), artifact, data)
             return await self._seal(artifact, data, None, pair)
 
     async def bintarball(self) -> Committed:
         """Commit a bintarball reference: its marker is that of the deployment documents."""
-        run, destination, container = self.run, self.destination, self.container
-        if container is None:
-            raise ValueError("a bintarball reference has a container image")
+        run, destination, source = self.run, self.destination, self.work.source
+        container = self._container
         run.observer(PhaseChanged(phase="commit"))
         async with destination.commit(DEPLOYMENT_DOCUMENTS):
             await destination.retract()
-            document = deployment_of(run, self.source, reference_to(self.source), container)
+            document = deployment_of(run, source, reference_to(source), container)
             data = to_json(document)
             await destination.put(DEPLOYMENT_JSON, data)
-            await destination.seal(DEPLOYMENT_READY, ready_of(run, document, data, destination.lease.token))
+            text = ready_of(run, document, data, destination.lease.token)
+            await destination.seal(DEPLOYMENT_READY, text, self.work.confirm)
         return Committed(None, destination.checks, document)
 
     async def deployment_alone(self) -> Committed:
@@ -162,7 +150,7 @@ class Commit:
         checks = await confirm(run, existing)
         manifest = existing.manifest
         archive = (
-            reference_to(self.source)
+            reference_to(self.work.source)
             if manifest is None
             else staged_reference(run, manifest.files.source_archive or manifest.files.models[0])
         )
@@ -171,26 +159,31 @@ class Commit:
             document = self._document(archive, existing.artifact, existing.documents.texts[ARTIFACT_JSON])
             data = to_json(document)
             await destination.put(DEPLOYMENT_JSON, data)
-            await destination.seal(DEPLOYMENT_READY, ready_of(run, document, data, destination.lease.token))
+            text = ready_of(run, document, data, destination.lease.token)
+            await destination.seal(DEPLOYMENT_READY, text, self.work.confirm)
         await keep_documents(run, existing)
         return Committed(existing.artifact, checks + destination.checks, document)
 
     @property
     def _pair(self) -> tuple[str, ...]:
-        return DEPLOYMENT_DOCUMENTS if self.container is not None else ()
+        return DEPLOYMENT_DOCUMENTS if self.work.container is not None else ()
+
+    @property
+    def _container(self) -> PinnedSource:
+        if self.work.container is None:
+            raise ValueError("there is no container image to deploy")
+        return self.work.container
 
     def _document(
         self, archive: ObjectReference, artifact: Artifact | None, data: bytes
     ) -> DeploymentDocument:
-        if self.container is None:
-            raise ValueError("there is no container image to deploy")
-        return deployment_of(self.run, self.source, archive, self.container, artifact, data)
+        return deployment_of(self.run, self.work.source, archive, self._container, artifact, data)
 
     async def _hand_over(
         self, archive: ObjectReference, artifact: Artifact, artifact_data: bytes
     ) -> HandedOver | None:
         """Write the deployment documents, each looked at again; everything that they name is verified by now."""
-        if self.container is None:
+        if self.work.container is None:
             return None
         destination = self.destination
         document = self._document(archive, artifact, artifact_data)
@@ -207,13 +200,13 @@ class Commit:
             completed_at=clock.now(),
             mode=artifact.deployment.staging_mode,
             run_id=run.run_id,
-            source=self.source.uri,
+            source=self.work.source.uri,
             next_step=NEXT_STEP,
             artifact_sha256=hashlib.sha256(data).hexdigest(),
             manifest_sha256=hashlib.sha256(manifest).hexdigest() if manifest is not None else None,
             token=destination.lease.token,
         )
-        await destination.seal(MARKER, marker.text().encode())
+        await destination.seal(MARKER, marker.text().encode(), self.work.confirm)
         return Committed(artifact, destination.checks, pair.document if pair else None)
 
 

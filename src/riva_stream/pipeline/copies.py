@@ -7,7 +7,7 @@ nothing could prove a copy, none is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -28,7 +28,16 @@ from riva_stream.sizes import MIB
 from riva_stream.source import PinnedRanges, PinnedSource
 from riva_stream.tee import Branch
 
-__all__ = ["COPIES", "FEW_BYTES", "LEAST_COPY", "CopyPlan", "Outlets", "SourceCopy", "plan_copies"]
+__all__ = [
+    "COPIES",
+    "FEW_BYTES",
+    "LEAST_COPY",
+    "CopyPlan",
+    "Outlets",
+    "SourceCopy",
+    "plan_copies",
+    "plan_objects",
+]
 
 COPIES = 8
 """Parts that the store copies at once: it does the work, so there is no need of more connections for larger hosts."""
@@ -52,6 +61,7 @@ _USUAL = sorted(
 )
 """Bytes of the parts that clients send; where none of them fits, any whole MiB."""
 
+_TWO_PRINCIPALS = "source and destination are not reached with the same credentials"
 _PLAIN = re.compile(r"[0-9a-f]{32}")
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
 
@@ -69,9 +79,12 @@ class CopyPlan:
     of_members: Proof | None
     """How a range of our own choice is proven; None: members are sent."""
 
+    crc64nvme: str = ""
+    """Of the whole source, where it is known without its bytes; see :class:`~riva_stream.sink.CopiedObject`."""
+
     def begin_source(self, upload: Upload) -> CopiedObject:
         """Queue the copies of the whole source."""
-        return self._begin(upload, 0, self.sizes, self.proof)
+        return self._begin(upload, 0, self.sizes, self.proof, self.crc64nvme)
 
     def begin_member(self, upload: Upload, member: Member) -> CopiedObject | None:
         """Queue the copies of a member of a plain tar; None where it has to be sent."""
@@ -82,7 +95,9 @@ class CopyPlan:
         sizes = tuple(_ranges(member.size, self.part_size))
         return self._begin(upload, member.data_offset, sizes, self.of_members)
 
-    def _begin(self, upload: Upload, offset: int, sizes: tuple[int, ...], proof: Proof) -> CopiedObject:
+    def _begin(
+        self, upload: Upload, offset: int, sizes: tuple[int, ...], proof: Proof, crc64nvme: str = ""
+    ) -> CopiedObject:
         source, at = self.source, offset
         for size in sizes:
             whole = size == source.size
@@ -91,7 +106,7 @@ class CopyPlan:
                 CopySource(source.bucket, source.key, source.etag, source.version_id, first, last), size
             )
             at += size
-        return CopiedObject(upload, sizes, proof, source.etag)
+        return CopiedObject(upload, sizes, proof, source.etag, crc64nvme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +138,48 @@ async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, ch
     wished = run.request.source_copy
     if run.request.mode != "full" or wished == "send" or not source.size:
         return SourceCopy(None)
-    found = await _Planner(run, bucket, source, check).plan()
+    found = await _Planner(run, bucket, source, check).of_stream()
     if found.plan is None and wished == "store":
-        raise ConfigurationError(
-            f"the store cannot copy the source: {found.reason}",
-            hint="use --source-copy auto, which sends it then",
-        )
+        raise _cannot_copy(found.reason)
     return found
+
+
+async def plan_objects(
+    run: Run, bucket: WritableBucket, objects: Sequence[tuple[PinnedSource, str]], check: str
+) -> list[SourceCopy]:
+    """The same for whole objects whose bytes are known already, so that none of them needs to be read.
+
+    Args:
+        run: its request says what is wished.
+        bucket: the destination, for scratch uploads.
+        objects: each with its CRC64NVME in base64, "" where that is not known.
+        check: what parts are checked with.
+
+    Raises:
+        ConfigurationError: the store shall copy them, and cannot.
+    """
+    wished = run.request.source_copy
+    if wished == "send" or not objects:
+        return [SourceCopy(None) for _ in objects]
+    largest = max((source for source, _ in objects), key=lambda source: source.size)
+    ability = (
+        await _Planner(run, bucket, largest, check, reads=False).ability() if run.one_principal else None
+    )
+
+    async def plan(one: tuple[PinnedSource, str]) -> SourceCopy:
+        source, crc64nvme = one
+        found = await _Planner(run, bucket, source, check, reads=False).of_object(crc64nvme, ability)
+        if found.plan is None and wished == "store" and source.size:
+            raise _cannot_copy(found.reason)
+        return found
+
+    return await each(objects, plan)
+
+
+def _cannot_copy(reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the store cannot copy the source: {reason}", hint="use --source-copy auto, which sends it then"
+    )
 
 
 @dataclass(eq=False)
@@ -197,45 +247,73 @@ class _Planner:
     bucket: WritableBucket
     source: PinnedSource
     check: str
+    reads: bool = True
+    """Whether the source is read beside the copying, so that digests of any range of it can be had."""
 
-    async def plan(self) -> SourceCopy:  # noqa: PLR0911 - each reason by itself
+    async def of_stream(self) -> SourceCopy:
+        """Of a source that is read and hashed meanwhile."""
         if not self.run.one_principal:
-            return SourceCopy(None, "source and destination are not reached with the same credentials")
-        ability = await self._ability()
+            return SourceCopy(None, _TWO_PRINCIPALS)
+        ability = await self.ability()
         if ability.reason:
             return SourceCopy(None, ability.reason)
-        request, size = self.run.request, self.source.size
-        part_size = max(LEAST_COPY, self.run.part_size_for(size))
-        own = tuple(_ranges(size, part_size))
-        ranged: Proof | None = None
+        part_size, own = self._own_parts()
         if self.check == "crc64nvme":
             if not ability.crc64nvme:
                 return SourceCopy(
                     None, "the store does not tell, or not check, the CRC64NVME of what it copies"
                 )
             return SourceCopy(CopyPlan(self.source, Proof.CRC64NVME, own, part_size, Proof.CRC64NVME))
-        if request.source_copy == "store" and ability.md5:
-            ranged = Proof.MD5
-        if (request.sse or "").startswith("aws:kms"):  # then an ETag is no MD5
-            return SourceCopy(None, "neither a CRC64NVME nor an ETag can prove the copy of encrypted parts")
-        if _PLAIN.fullmatch(self.source.etag) and size <= _MOST_BYTES:
-            return SourceCopy(CopyPlan(self.source, Proof.PLAIN_ETAG, (size,), part_size, ranged))
-        if (sizes := await self._parts_of_source()) is not None:
-            return SourceCopy(CopyPlan(self.source, Proof.MULTIPART_ETAG, sizes, part_size, ranged))
-        if ranged is not None:
+        ranged = Proof.MD5 if self.run.request.source_copy == "store" and ability.md5 else None
+        found = await self._by_etag(ranged)
+        if found.plan is None and ranged is not None and not self._is_kms:
             return SourceCopy(CopyPlan(self.source, ranged, own, part_size, ranged))
+        return found
+
+    async def of_object(self, crc64nvme: str, ability: CopyAbility | None) -> SourceCopy:
+        """Of an object that nobody reads."""
+        if not self.source.size:
+            return SourceCopy(None)  # there is nothing to copy
+        if ability is None:
+            return SourceCopy(None, _TWO_PRINCIPALS)
+        if ability.reason:
+            return SourceCopy(None, ability.reason)
+        if crc64nvme and ability.crc64nvme:
+            part_size, own = self._own_parts()
+            return SourceCopy(
+                CopyPlan(self.source, Proof.CRC64NVME, own, part_size, None, crc64nvme=crc64nvme)
+            )
+        return await self._by_etag(None)
+
+    @property
+    def _is_kms(self) -> bool:
+        return (self.run.request.sse or "").startswith("aws:kms")
+
+    def _own_parts(self) -> tuple[int, tuple[int, ...]]:
+        """Bytes of a part whose size is ours to choose, and all parts of such a copy."""
+        part_size = max(LEAST_COPY, self.run.part_size_for(self.source.size))
+        return part_size, tuple(_ranges(self.source.size, part_size))
+
+    async def _by_etag(self, ranged: Proof | None) -> SourceCopy:
+        """A copy that shares the source's ETag."""
+        source, (part_size, _) = self.source, self._own_parts()
+        if self._is_kms:  # then an ETag is no MD5
+            return SourceCopy(None, "neither a CRC64NVME nor an ETag can prove the copy of encrypted parts")
+        if _PLAIN.fullmatch(source.etag) and source.size <= _MOST_BYTES:
+            return SourceCopy(CopyPlan(source, Proof.PLAIN_ETAG, (source.size,), part_size, ranged))
+        if (sizes := await self._parts_of_source()) is not None:
+            return SourceCopy(CopyPlan(source, Proof.MULTIPART_ETAG, sizes, part_size, ranged))
         return SourceCopy(None, "nothing could prove the copy: no CRC64NVME, and no ETag that it would share")
 
-    async def _ability(self) -> CopyAbility:
+    async def ability(self) -> CopyAbility:
         """What may be believed of the store."""
         run, source = self.run, self.source
         with_checksums = self.check == "crc64nvme"
         if run.destination.is_aws:
-            kms = (run.request.sse or "").startswith("aws:kms")
-            return CopyAbility(crc64nvme=with_checksums, md5=not kms)
+            return CopyAbility(crc64nvme=with_checksums, md5=not self._is_kms)
         span = min(_PROBED, source.size) if source.size > FEW_BYTES else source.size
         first, last = (0, span - 1) if span < source.size else (None, None)
-        read = with_checksums or run.request.source_copy == "store"
+        read = with_checksums or (self.reads and run.request.source_copy == "store")
         try:
             return await self._probed(
                 CopySource(source.bucket, source.key, source.etag, None, first, last), span, read

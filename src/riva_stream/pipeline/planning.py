@@ -14,29 +14,21 @@ from riva_stream.layout import (
     MARKER,
     SCRATCH,
 )
-from riva_stream.pipeline.copies import SourceCopy
 from riva_stream.pipeline.decide import Decision
-from riva_stream.pipeline.flow import archive_key, is_bare_model
+from riva_stream.pipeline.work import Means, Work
 from riva_stream.report import Plan, PlannedObject
 from riva_stream.run import Run
 from riva_stream.s3 import WritableBucket
 from riva_stream.s3.probe import try_aborting
 from riva_stream.s3.scratch import scratch_upload
-from riva_stream.source import FEW, PinnedRanges, PinnedSource
+from riva_stream.source import FEW, PinnedRanges
 
 __all__ = ["plan_of", "try_rights"]
 
 
-def plan_of(
-    run: Run,
-    source: PinnedSource,
-    container: PinnedSource | None,
-    decision: Decision,
-    check: str,
-    copy: SourceCopy,
-) -> Plan:
+def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
-    request = run.request
+    request, source, container = run.request, work.source, work.container
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
     rights = ["source: HeadObject", "destination: ListObjectsV2"]
@@ -49,13 +41,13 @@ def plan_of(
         rights.insert(1, "container image: HeadObject")
     return Plan(
         mode=request.mode,
-        source=source.uri,
-        source_size=source.size,
+        source=work.uri,
+        source_size=work.size,
         source_etag=source.etag,
         source_version_id=source.version_id,
         destination=request.destination,
         container_image=reference_to(container) if container else None,
-        objects=_objects(run, source, decision),
+        objects=_objects(run, work, decision),
         include=list(request.include),
         part_size=part_size,
         connections=request.connections,
@@ -63,14 +55,14 @@ def plan_of(
         read_share=shares.read_share,
         write_share=shares.write_share,
         upload_check=check,
-        source_copy=copy.how,
-        source_copy_reason=copy.reason,
+        source_copy=means.how,
+        source_copy_reason=means.reason,
         rights=rights,
         would=decision.value,
     )
 
 
-def _objects(run: Run, source: PinnedSource, decision: Decision) -> list[PlannedObject]:
+def _objects(run: Run, work: Work, decision: Decision) -> list[PlannedObject]:
     """The keys that a run would write, in its order."""
     request = run.request
     pair = [
@@ -79,7 +71,7 @@ def _objects(run: Run, source: PinnedSource, decision: Decision) -> list[Planned
     ]
     if decision is Decision.HAND_OVER or request.mode == "bintarball_reference":
         return pair
-    full = [*_streamed(run, source), PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums")]
+    full = [*work.planned(), PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums")]
     manifest = PlannedObject(key=request.prefix + MANIFEST_JSON, kind="manifest")
     return [
         *(full if request.mode == "full" else ()),
@@ -90,23 +82,7 @@ def _objects(run: Run, source: PinnedSource, decision: Decision) -> list[Planned
     ]
 
 
-def _streamed(run: Run, source: PinnedSource) -> list[PlannedObject]:
-    """The archive and its models."""
-    request, bare = run.request, is_bare_model(source)
-    part_size = run.part_size_for(source.size)
-    archive = PlannedObject(
-        key=archive_key(run, source),
-        kind="model" if bare else "archive",
-        part_size=part_size,
-        parts=-(-source.size // part_size),
-    )
-    if bare:
-        return [archive]
-    patterns = " ".join(request.include)
-    return [archive, PlannedObject(key=f"{request.prefix}models/<{patterns}>", kind="models")]
-
-
-async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> None:
+async def try_rights(run: Run, bucket: WritableBucket, work: Work) -> None:
     """Try what a full staging needs, leaving nothing: two bytes of the source, and an upload that is aborted at once.
 
     A reference may need neither.
@@ -116,10 +92,10 @@ async def try_rights(run: Run, bucket: WritableBucket, source: PinnedSource) -> 
     """
     request = run.request
     key = request.prefix + SCRATCH[1]
-    if request.mode != "full":
+    if work.first is None:
         return
-    if source.size:
-        await run.retrier("GetObject", partial(PinnedRanges(run.origin, source, run.observer).first, FEW))
+    if work.first.size:
+        await run.retrier("GetObject", partial(PinnedRanges(run.origin, work.first, run.observer).first, FEW))
     await try_aborting(bucket, key)
     async with scratch_upload(
         bucket,

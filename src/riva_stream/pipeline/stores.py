@@ -2,58 +2,80 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from functools import partial
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from riva_stream.config import StageRequest
+from riva_stream.config import Request
 from riva_stream.pipeline.copies import COPIES
 from riva_stream.run import Run
-from riva_stream.s3 import Store, StoreSettings, WritableBucket, WriteOptions, open_store
+from riva_stream.s3 import Reader, Store, StoreSettings, WritableBucket, WriteOptions, open_store
 
-__all__ = ["destination_settings", "is_elsewhere", "is_one_principal", "open_stores", "source_settings"]
+__all__ = ["Stores", "destination_settings", "is_elsewhere", "is_one_principal", "opened", "source_settings"]
 
 
-async def open_stores(
-    run: Run,
-    stack: AsyncExitStack,
-    session: Any,
-    source_session: Any,
-    store: Store | None,
-    source_store: Store | None,
-) -> WritableBucket:
-    """Give the run its stores to read from; ``stack`` closes those that are opened here, never the caller's.
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The two ends of a run."""
 
-    Returns:
-        What changes the destination.
+    destination: Store
+    origin: Reader
+    one_principal: bool
+    """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
+
+    def give(self, run: Run) -> WritableBucket:
+        """Let a run read from both; gives what changes its destination."""
+        bucket = WritableBucket(self.destination, run.request.bucket, run.retrier)
+        run.destination, run.origin, run.one_principal = bucket, self.origin, self.one_principal
+        run.retrier.renew = run.renew_sessions
+        return bucket
+
+
+@asynccontextmanager
+async def opened(
+    request: Request,
+    warn: Callable[[str], None],
+    *,
+    session: Any = None,
+    source_session: Any = None,
+    store: Store | None = None,
+    source_store: Store | None = None,
+) -> AsyncIterator[Stores]:
+    """Open the stores of a request; in the end those are closed that were opened here, never the caller's.
+
+    Args:
+        request: says how they are reached.
+        warn: is told of what a profile says that does not count.
+        session: the caller's own ``aioboto3.Session`` for the destination.
+        source_session: the same for the source.
+        store: an open store, in place of a session.
+        source_store: the same for the source.
     """
-    request = run.request
-    warn = partial(run.warn, "profile")
-    if store is None:
-        settings = destination_settings(request)
-        store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
-    elsewhere = source_session is not None or is_elsewhere(request)
-    opened = source_store is None and source_session is None
-    if source_store is None:
-        source_store = (
-            await stack.enter_async_context(
-                open_store(
-                    source_settings(request),
-                    # a profile of its own outranks the destination's session
-                    session=source_session or (None if request.source_profile else session),
-                    warn=warn,
+    async with AsyncExitStack() as stack:
+        if store is None:
+            settings = destination_settings(request)
+            store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+        elsewhere = source_session is not None or is_elsewhere(request)
+        opened_here = source_store is None and source_session is None
+        if source_store is None:
+            source_store = (
+                await stack.enter_async_context(
+                    open_store(
+                        source_settings(request),
+                        # a profile of its own outranks the destination's session
+                        session=source_session or (None if request.source_profile else session),
+                        warn=warn,
+                    )
                 )
+                if elsewhere
+                else store
             )
-            if elsewhere
-            else store
-        )
-    bucket = WritableBucket(store, request.bucket, run.retrier)
-    run.destination, run.origin = bucket, source_store
-    run.one_principal = source_store is store or (opened and is_one_principal(request))
-    return bucket
+        one = source_store is store or (opened_here and is_one_principal(request))
+        yield Stores(store, source_store, one)
 
 
-def is_elsewhere(request: StageRequest) -> bool:
+def is_elsewhere(request: Request) -> bool:
     """Whether the source needs a client of its own."""
     other = any((request.source_region, request.source_endpoint_url, request.source_profile))
     other = other or request.no_sign_request
@@ -61,14 +83,14 @@ def is_elsewhere(request: StageRequest) -> bool:
     return other or request.expected_bucket_owner is not None
 
 
-def is_one_principal(request: StageRequest) -> bool:
+def is_one_principal(request: Request) -> bool:
     """Whether both ends are reached at one endpoint with the same credentials: another region of AWS is no other end."""
     own_profile = request.source_profile not in {None, request.profile}
     own_endpoint = request.source_endpoint_url not in {None, request.endpoint_url}
     return not (own_profile or own_endpoint or request.no_sign_request)
 
 
-def destination_settings(request: StageRequest) -> StoreSettings:
+def destination_settings(request: Request) -> StoreSettings:
     """How the destination is reached, and what is written there."""
     return StoreSettings(
         region=request.region,
@@ -90,7 +112,7 @@ def destination_settings(request: StageRequest) -> StoreSettings:
     )
 
 
-def source_settings(request: StageRequest) -> StoreSettings:
+def source_settings(request: Request) -> StoreSettings:
     """How the source is reached, where it is elsewhere."""
     return StoreSettings(
         region=request.source_region or request.region,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from riva_stream.buffers import Piece
-from riva_stream.digest import Hash
+from riva_stream.digest import Hash, combined_crc64nvme
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -92,11 +92,13 @@ class CopiedObject:
     proof: Proof
     etag: str
     """Of the source."""
+    crc64nvme: str = ""
+    """Of the whole source as whoever has made it computed it, base64; empty: the stream's is the one that counts."""
     digests: RangeDigests | None = field(init=False)
     """Takes the stream's bytes of this object; None where the proof needs none of them."""
 
     def __post_init__(self) -> None:
-        algorithm = self.proof.of_stream
+        algorithm = "" if self.crc64nvme else self.proof.of_stream
         self.digests = RangeDigests(self.sizes, algorithm) if algorithm else None
 
     def prove(self) -> None:
@@ -114,6 +116,8 @@ class CopiedObject:
                 self._equal(multipart_etag(parts))
             case Proof.PLAIN_ETAG:
                 self._equal(parts[0].etag)
+            case Proof.CRC64NVME if self.crc64nvme:
+                self._whole(parts)
             case Proof.CRC64NVME:
                 self._same([part.checksum or "" for part in parts])
             case Proof.MD5:
@@ -126,6 +130,19 @@ class CopiedObject:
                 f"the ETag of the copy is {etag or 'not made of MD5s'}, that of the source {self.etag}: whether they are "
                 "the same cannot be told",
                 where=Where("UploadPartCopy", key=self.upload.key),
+            )
+
+    def _whole(self, parts: Sequence[SentPart]) -> None:
+        where = Where("UploadPartCopy", key=self.upload.key)
+        told = [(part.crc64nvme, part.size) for part in parts if part.crc64nvme is not None]
+        if len(told) != len(parts):
+            raise NotCopiedError("the store does not tell the crc64nvme of a copied part", where=where)
+        if (copied := combined_crc64nvme(told)) != self.crc64nvme:
+            raise DigestMismatchError(
+                f"the store has copied other bytes than were staged: crc64nvme of the copy is {copied}, of what was "
+                f"staged {self.crc64nvme}",
+                where=where,
+                hint="run the same command again; if it fails again: --source-copy send",
             )
 
     def _same(self, told: Sequence[str]) -> None:

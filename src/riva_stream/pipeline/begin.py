@@ -1,0 +1,41 @@
+"""A run, from its request: what its stages share, its state directory, and the watch over it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from riva_stream.config import StageRequest
+from riva_stream.events import Observer
+from riva_stream.lanes import Lanes
+from riva_stream.manifest import to_json
+from riva_stream.pipeline.copies import COPIES
+from riva_stream.pipeline.limits import watched
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.run import Meter, Run
+from riva_stream.state import StateDirectory
+
+__all__ = ["begun"]
+
+
+@asynccontextmanager
+async def begun(request: StageRequest, run_id: str, observer: Observer) -> AsyncIterator[Run]:
+    """A run that ends when nothing moves for ``request.timeout`` seconds. It has no stores yet.
+
+    Raises:
+        ConfigurationError: there is no place for its state.
+        StalledError: so it is (in a group, with what it interrupted).
+    """
+    lanes = Lanes()
+    meter = Meter(observer, lanes)
+    retrier = Retrier(
+        RetryPolicy(retries=request.retries),
+        observer,
+        meter.touch,
+        slots=2 * request.connections + 8 + COPIES,
+    )
+    run = Run(request, run_id, observer, retrier, lanes, meter)
+    # Whether there is a place for state is found out now, and not when the bytes are moved.
+    await StateDirectory(request.state_dir, run_id).write("request.json", to_json(request.without_secrets()))
+    async with watched(run):
+        yield run

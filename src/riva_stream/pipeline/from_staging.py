@@ -1,0 +1,439 @@
+"""A committed staging: its objects are copied by the store, or read, hashed and sent where it cannot.
+
+Each is what the staging's manifest says, or the run ends before anything becomes visible: the store's CRC64NVME or ETag of
+the copy is that of the manifest, or the SHA-256 of what was read is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from riva_stream import clock
+from riva_stream.buffers import Chunk, Credits
+from riva_stream.deployment import ObjectReference
+from riva_stream.destination import Destination
+from riva_stream.digest import Hash, HashLane
+from riva_stream.documents.references import reference_to
+from riva_stream.errors import (
+    DigestMismatchError,
+    HeldError,
+    IntegrityError,
+    SourceChangedError,
+    SourceNotFoundError,
+    TransientError,
+    Where,
+    leaves_of,
+)
+from riva_stream.events import MemberFound, PhaseChanged
+from riva_stream.inspection.crosscheck import Ledger, StagedObject
+from riva_stream.inspection.deep import fetching
+from riva_stream.inspection.staging import Staging, compare, pinned
+from riva_stream.layout import ARTIFACT_JSON, FOLDERS
+from riva_stream.lease import Identity
+from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
+from riva_stream.pipeline.copies import COPIES, SourceCopy, plan_objects
+from riva_stream.pipeline.documents import build_info
+from riva_stream.pipeline.limits import share_of
+from riva_stream.pipeline.work import Means, Payload, copied_or_sent, identity_of
+from riva_stream.report import PlannedObject
+from riva_stream.run import Run, each
+from riva_stream.s3 import Bucket, WritableBucket
+from riva_stream.sink import PartCopier, Proof, Upload
+from riva_stream.source import PinnedSource, SourceReader, Vouchers, find_source
+from riva_stream.tee import Branch, tee
+from riva_stream.uris import split_uri
+
+__all__ = ["FromStaging", "Original", "originals_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An archive or a model of the staging, as it was found."""
+
+    item: StagedObject
+    source: PinnedSource
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is what the models were unpacked from."""
+        return self.item.path.startswith(FOLDERS[0])
+
+    @property
+    def sha256(self) -> str:
+        """As the staging's documents have it."""
+        assert self.item.sha256 is not None  # noqa: S101 - of archive and models it is known, or there is no staging
+        return self.item.sha256
+
+    @property
+    def crc64nvme(self) -> str:
+        """Of the whole object, base64; "" where the staging's run did not compute it."""
+        entry = self.item.entry
+        name, _, value = (entry.store_checksum or "").partition(":") if entry else ("", "", "")
+        return value if name == Proof.CRC64NVME else ""
+
+
+async def originals_of(staging: Staging) -> list[Original]:
+    """Archive and models in the order of the staging's manifest, each still as it was staged.
+
+    Raises:
+        SourceNotFoundError: some are gone; the message names them.
+        IntegrityError: some are not what was staged; the message names them.
+        HeldError: the staging is being replaced.
+    """
+    items = [item for item in staging.objects.values() if not item.is_document]
+    infos = await each([item.key for item in items], staging.bucket.head)
+    ledger = Ledger()
+    for item, info in zip(items, infos, strict=True):
+        compare(item, info, ledger)
+    wrong = {item.path: text for item in items if (text := ledger.difference(item.key))}
+    gone = [item.path for item, info in zip(items, infos, strict=True) if info is None]
+    if wrong:
+        await staging.still_stands()
+        where = Where("HeadObject", staging.layout.bucket, staging.layout.prefix + next(iter(wrong)))
+        hint = f"all that differs: riva-stream verify {staging.destination}"
+        if gone:
+            names = ", ".join(gone)
+            raise SourceNotFoundError(
+                f"{staging.destination} is not complete; gone: {names}", where=where, hint=hint
+            )
+        told = "; ".join(f"{path}: {text}" for path, text in wrong.items())
+        raise IntegrityError(f"{staging.destination} is not what was staged; {told}", where=where, hint=hint)
+    return [
+        Original(item, pinned(staging.layout.bucket, info))
+        for item, info in zip(items, infos, strict=True)
+        if info is not None
+    ]
+
+
+@dataclass(eq=False)
+class FromStaging:
+    """See :class:`~riva_stream.pipeline.work.Work`."""
+
+    run: Run
+    staging: Staging
+    originals: Sequence[Original]
+    """Empty by reference."""
+    source: PinnedSource
+    container: PinnedSource | None
+    deep: bool
+    """Whether every byte is read, also of what the store copies."""
+    budget: Credits | None
+    """Byte credits of several runs at once; what reads takes ``request.memory`` of them."""
+    _copies: list[SourceCopy] = field(default_factory=list, init=False)
+    """Of each original."""
+    _means: Means = field(default_factory=Means, init=False)
+
+    @classmethod
+    async def find(
+        cls,
+        run: Run,
+        staging: Staging,
+        originals: Sequence[Original],
+        *,
+        deep: bool = False,
+        budget: Credits | None = None,
+    ) -> FromStaging:
+        """Find what the staging's documents point at, and nothing else than what they pin.
+
+        Raises:
+            SourceNotFoundError: an object that they point at is gone.
+            IntegrityError: it was replaced since.
+        """
+        container = None
+        if staging.deployment is not None:
+            references = staging.deployment.bintarball_references
+            container = await _find(run, references.container_image)
+            if staging.artifact is None:
+                archive = await _find(run, references.model_archive)
+                return cls(run, staging, (), archive, container, deep, budget)
+        artifact = _require_artifact(staging)
+        told = artifact.source
+        if artifact.deployment.reference_mode:
+            source = await _find(
+                run,
+                ObjectReference(
+                    s3_uri=told.uri,
+                    path="",
+                    size_bytes=told.size_bytes,
+                    size_human="",
+                    etag=told.etag,
+                    version_id=told.version_id,
+                ),
+            )
+        else:
+            # It was read once, and need not be there any more.
+            bucket, key = run.request.source_bucket, run.request.source_key
+            source = PinnedSource(
+                bucket, key, told.size_bytes, told.etag, told.version_id, told.last_modified, Vouchers()
+            )
+        return cls(run, staging, originals, source, container, deep, budget)
+
+    @property
+    def uri(self) -> str:
+        """Of the staging."""
+        return self.staging.destination
+
+    @property
+    def size(self) -> int:
+        """Of archive and models; by reference, of what is pointed at."""
+        return sum(original.source.size for original in self.originals) or self.source.size
+
+    @property
+    def first(self) -> PinnedSource | None:
+        """The archive, or a bare model."""
+        return self.originals[0].source if self.originals else None
+
+    @property
+    def own_keys(self) -> frozenset[str]:
+        """All of them: each is an object of the source staging."""
+        return frozenset(self._key(original) for original in self.originals)
+
+    async def plan(self, bucket: WritableBucket, check: str) -> Means:
+        """Whether the store copies the objects, and by what each copy will be proven."""
+        objects = [(original.source, original.crc64nvme) for original in self.originals]
+        self._copies = await plan_objects(self.run, bucket, objects, check)
+        self._means = _means_of(self._copies)
+        if self._reads:
+            largest = max(original.source.size for original in self.originals)
+            self.run.request.plan_for(largest, self.run.most_parts)
+        return self._means
+
+    def identity(self, check: str, means: Means) -> Identity:
+        """The staging's, by its marker: no two markers are alike."""
+        staging = self.staging
+        marker = staging.documents.etags[staging.layout.marker_name]
+        return identity_of(
+            self.run,
+            uri=staging.destination,
+            etag=marker,
+            version_id=None,
+            size=self.size,
+            check=check,
+            means=means,
+        )
+
+    def planned(self) -> list[PlannedObject]:
+        """Archive and models."""
+        objects = []
+        for original, copy in zip(self.originals, self._copies, strict=True):
+            size = self.run.part_size_for(original.source.size)
+            sizes = copy.plan.sizes if copy.plan else (size,) * -(-original.source.size // size)
+            objects.append(
+                PlannedObject(
+                    key=self._key(original),
+                    kind="archive" if original.is_archive else "model",
+                    part_size=max(sizes, default=0) or None,
+                    parts=len(sizes),
+                )
+            )
+        return objects
+
+    async def move(self, destination: Destination) -> Payload:
+        """Copy, or read and send."""
+        sent = [SourceCopy(None)] * len(self.originals)
+        try:
+            return await copied_or_sent(
+                self.run,
+                destination,
+                lambda: self._moved(destination, self._copies),
+                lambda reason: self._sent(destination, reason, sent),
+            )
+        except (BaseExceptionGroup, SourceChangedError) as error:
+            if any(isinstance(leaf, SourceChangedError) for leaf in leaves_of(error)):
+                await self.confirm()  # an object may be another one because the staging is
+            raise
+
+    def describe(self, upload_check: str) -> Artifact:
+        """The staging's own ``artifact.json``, for another place."""
+        run, staged, request = self.run, _require_artifact(self.staging), self.run.request
+        marker = self.staging.documents.marker
+        assert marker is not None  # noqa: S101 - it vouches for the artifact
+        return staged.model_copy(
+            update={
+                "artifact_id": artifact_id(request.model_name, request.model_version),
+                "created_at": clock.now(),
+                "model": staged.model.model_copy(
+                    update={"name": request.model_name, "version": request.model_version}
+                ),
+                "deployment": Deployment(
+                    environment=request.env,
+                    s3_bucket=request.bucket,
+                    s3_prefix=request.destination,
+                    retention_days=request.retention_days,
+                    staging_complete=True,
+                    staging_mode=staged.deployment.staging_mode,
+                    reference_mode=staged.deployment.reference_mode,
+                    tags=dict(run.tagging.tags),
+                ),
+                "build_info": build_info(run, self.source, None),
+                "validation": staged.validation.model_copy(
+                    update={
+                        "upload_check": upload_check,
+                        "source_copy": self._means.how,
+                        "source_copy_reason": self._means.reason,
+                        "objects_verified": True,
+                        "warnings": list(run.warnings),
+                    }
+                ),
+                "promoted_from": PromotedFrom(
+                    s3_prefix=self.staging.destination,
+                    run_id=marker.run_id,
+                    artifact_sha256=marker.artifact_sha256,
+                ),
+            }
+        )
+
+    async def confirm(self) -> None:
+        """Look at the staging's marker again."""
+        try:
+            await self.staging.still_stands()
+        except HeldError as error:  # another run's, but not at the prefix that this one holds
+            raise TransientError(
+                error.what, where=error.where, hint="run the same command again when that run is done"
+            ) from error
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _reads(self) -> bool:
+        """Whether bytes come through here."""
+        sent = any(copy.plan is None for copy in self._copies)
+        return bool(self.originals) and (self.deep or sent)
+
+    def _key(self, original: Original) -> str:
+        return self.run.request.prefix + original.item.path
+
+    async def _sent(self, destination: Destination, reason: str, copies: list[SourceCopy]) -> Payload:
+        self._copies, self._means = copies, Means("sent", reason)
+        return await self._moved(destination, copies)
+
+    async def _moved(self, destination: Destination, copies: Sequence[SourceCopy]) -> Payload:
+        run, uploads = self.run, destination.uploads
+        opened: list[tuple[Original, Upload, SourceCopy]] = []
+        for original, copy in zip(self.originals, copies, strict=True):
+            opened.append((original, await self._open(destination, original), copy))
+        run.observer(PhaseChanged(phase="stream"))
+        run.meter.source_size = self.size
+        copies_made = any(copy.plan is not None for copy in copies)
+        run.meter.counts = (
+            *(("fetched", "hashed") if self._reads else ()),
+            *(("durable",) if any(copy.plan is None for copy in copies) else ()),
+            *(("copied",) if copies_made else ()),
+        )
+        uploads.copier = PartCopier(
+            uploads.bucket,
+            self._stands,
+            with_crc64nvme=any(copy.plan is not None and copy.plan.crc64nvme for copy in copies),
+        )
+        hashes, copied, read = HashLane(run.lanes.hash), [], []
+        largest = max(original.source.size for original in self.originals)
+        budget = Credits(run.request.plan_for(largest, run.most_parts).read_share) if self._reads else None
+        async with (
+            share_of(self.budget if self._reads else None, run.request.memory),
+            anyio.create_task_group() as tasks,
+        ):
+            for _ in range(COPIES if copies_made else 0):
+                tasks.start_soon(uploads.copy_parts)
+            for _ in range(run.request.connections):
+                tasks.start_soon(uploads.send_parts)
+            tasks.start_soon(hashes.run)
+            for _, upload, copy in opened:
+                if copy.plan is not None:
+                    copied.append(copy.plan.begin_source(upload))
+            for original, upload, copy in opened:
+                if budget is not None and (copy.plan is None or self.deep):
+                    outlets = [upload.send] if copy.plan is None else []
+                    read.append((original, await self._read(original, outlets, hashes, budget)))
+            hashes.close()
+            uploads.close()
+        run.meter.tell()
+        run.observer(PhaseChanged(phase="verify"))
+        for original, digest in read:
+            _require_same(original, digest)
+        for made in copied:
+            made.prove()
+        return Payload(
+            [upload for _, upload, _ in opened],
+            [original.sha256 for original in self.originals],
+            has_archive=self.originals[0].is_archive,
+        )
+
+    async def _open(self, destination: Destination, original: Original) -> Upload:
+        run, entry = self.run, original.item.entry
+        upload = await destination.uploads.open(
+            self._key(original),
+            content_type=entry.content_type if entry else "application/octet-stream",
+            metadata=run.metadata("model-archive" if original.is_archive else "riva-model"),
+            size=original.source.size,
+        )
+        run.observer(MemberFound(name=original.item.path, key=upload.key, size=original.source.size))
+        return upload
+
+    async def _read(
+        self, original: Original, outlets: Sequence[Branch], hashes: HashLane, budget: Credits
+    ) -> Hash:
+        """Read an original whole, into its digest and wherever else it goes."""
+        run, source = self.run, original.source
+        digest = Hash("sha256")
+        branches: list[Branch] = [partial(hashes.send, digest), *outlets]
+        reader = SourceReader(
+            Bucket(run.origin, source.bucket, run.retrier),
+            source,
+            run.part_size_for(source.size),
+            budget,
+            run.lanes.source,
+            lambda count: run.meter.add(fetched=count),
+            run.observer,
+        )
+        async with fetching(reader, run.request.connections) as chunks:
+            async for chunk in chunks:
+                tee(chunk, branches)
+        if not source.size:  # S3 has no upload of no parts: one empty part stands for it
+            tee(Chunk(0, 0, [], budget, 0), branches)
+        return digest
+
+    async def _stands(self) -> bool:
+        try:
+            await self.staging.still_stands()
+        except HeldError:
+            return False
+        return True
+
+
+async def _find(run: Run, reference: ObjectReference) -> PinnedSource:
+    """The object that a document points at, unchanged."""
+    bucket, key = split_uri(reference.s3_uri)
+    found = await find_source(run.origin, bucket, key, run.retrier)
+    if not reference_to(found).is_same(reference):
+        raise IntegrityError(
+            f"{reference.text()} is what the staging points at; there is now {reference_to(found).text()}",
+            where=Where("HeadObject", bucket, key),
+            hint="stage it again from what is there now",
+        )
+    return found
+
+
+def _require_artifact(staging: Staging) -> Artifact:
+    if staging.artifact is None:
+        raise IntegrityError(f"{staging.destination} has no {ARTIFACT_JSON}")
+    return staging.artifact
+
+
+def _require_same(original: Original, digest: Hash) -> None:
+    if digest.text() != original.sha256:
+        raise DigestMismatchError(
+            f"the SHA-256 of what was read is {digest.text()}, that of what was staged is {original.sha256}",
+            where=Where("GetObject", original.source.bucket, original.source.key),
+            hint="the staging is damaged where it lies: stage it again with --force",
+        )
+
+
+def _means_of(copies: Sequence[SourceCopy]) -> Means:
+    """What to say of all of them."""
+    how = sorted({copy.how for copy in copies if copy.plan is not None})
+    reasons = sorted({copy.reason for copy in copies if copy.reason})
+    return Means("+".join(how) or "sent", "; ".join(reasons))

@@ -1,0 +1,227 @@
+"""``promote()``: a committed staging becomes another one, or several at once, each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+import anyio
+from pydantic import ValidationError
+
+from riva_stream import clock
+from riva_stream.buffers import Credits
+from riva_stream.config import PromoteRequest, StageRequest
+from riva_stream.errors import IntegrityError, RivaStreamError, first_of
+from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
+from riva_stream.inspection.staging import Staging, find_staging
+from riva_stream.pipeline.begin import begun
+from riva_stream.pipeline.from_staging import FromStaging, Original, originals_of
+from riva_stream.pipeline.limits import deadline
+from riva_stream.pipeline.protocol import carry_out
+from riva_stream.pipeline.stores import Stores, opened
+from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import Bucket, Store
+from riva_stream.state import new_run_id
+from riva_stream.tasks import in_child_task
+from riva_stream.uris import split_uri
+
+__all__ = ["promote", "replicated"]
+
+
+@in_child_task
+async def promote(
+    request: PromoteRequest,
+    *,
+    observer: Observer = ignore,
+    session: Any = None,
+    source_session: Any = None,
+    store: Store | None = None,
+    source_store: Store | None = None,
+) -> PromoteReport:
+    """Make a committed staging another one, at one place or several: verified object by object, committed by a marker.
+
+    Where the store can copy, no byte of archive or models comes through here; else they are read, hashed and sent. Cancel
+    it at any time: nothing becomes visible, and running it again goes on with what the stores have already.
+
+    Args:
+        request: what to promote, and where to.
+        observer: is told what happens; called on the event loop. Counters are those of all places together.
+        session: an ``aioboto3.Session`` for the destinations; None makes one from the request and the environment.
+        source_session: the same for the source staging; None: the destinations', unless the request names another profile.
+        store: an open store (see :func:`riva_stream.open_store`) to share one client between several calls.
+        source_store: the same for the source staging.
+
+    Returns:
+        What each place came to. One that fails holds up no other, and is in the report, not raised.
+
+    Raises:
+        SourceNotFoundError: there is no such staging, or it is not complete.
+        IntegrityError: it is not what was staged.
+        RivaStreamError: it cannot be read; see :mod:`riva_stream.errors`.
+    """
+    run_id = request.run_id or new_run_id()
+    ids = [f"{run_id}-{number}" for number in range(1, len(request.to) + 1)] if request.to[1:] else [run_id]
+    try:
+        async with (
+            deadline(request.deadline),
+            opened(
+                request,
+                lambda message: observer(Warned(code="profile", message=message)),
+                session=session,
+                source_session=source_session,
+                store=store,
+                source_store=source_store,
+            ) as stores,
+        ):
+            return await _promoted(request, ids, observer, stores)
+    except BaseExceptionGroup as group:
+        raise first_of(group) from None
+
+
+async def replicated(
+    report: StageReport, request: StageRequest, observer: Observer, stores: Stores
+) -> StageReport:
+    """The report of a staging that is committed, with what its promotion to ``replicate_to`` came to."""
+    asked = PromoteRequest(source=request.destination, to=request.replicate_to)
+    asked = asked.model_copy(update=request.shared())
+    ids = [f"{report.run_id}-{number}" for number in range(1, len(asked.to) + 1)]
+    here = Stores(stores.destination, stores.destination, one_principal=True)
+    try:
+        done = (await _promoted(asked, ids, observer, here)).places
+    except RivaStreamError as error:  # of the staging that is committed already: it stays so
+        failed = error_report(error)
+        done = [
+            PlaceReport(destination=place, exit_code=failed.exit_code, error=failed) for place in asked.to
+        ]
+    return report.model_copy(update={"replicas": done})
+
+
+async def _promoted(
+    request: PromoteRequest, ids: Sequence[str], observer: Observer, stores: Stores
+) -> PromoteReport:
+    began = clock.monotonic()
+    observer(PhaseChanged(phase="prepare"))
+    bucket, prefix = split_uri(request.source)
+    retrier = Retrier(RetryPolicy(retries=request.retries), observer, renew=stores.origin.renew)
+    staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
+    await staging.require_agreement()
+    originals = await originals_of(staging)
+    one = _One(request, staging, originals, stores, Credits(request.memory))
+    together = _Together(observer)
+    places: dict[str, PlaceReport] = {}
+
+    async def to(place: str, run_id: str) -> None:
+        places[place] = await one.to(place, run_id, partial(together.observe, place))
+
+    async with anyio.create_task_group() as tasks:
+        for place, run_id in zip(request.to, ids, strict=True):
+            tasks.start_soon(to, place, run_id)
+    return PromoteReport(
+        source=staging.destination,
+        source_run_id=staging.run_id,
+        exit_code=worst([report.exit_code for report in places.values()]),
+        places=[places[place] for place in request.to],
+        seconds=round(clock.monotonic() - began, 3),
+    )
+
+
+@dataclass(eq=False)
+class _One:
+    """Promotes one staging, to one place at a call."""
+
+    request: PromoteRequest
+    staging: Staging
+    originals: Sequence[Original]
+    stores: Stores
+    budget: Credits
+    """Of all places: those whose bytes come through here take turns."""
+
+    async def to(self, place: str, run_id: str, observer: Observer) -> PlaceReport:
+        """Promote it to one place; a failure is reported."""
+        try:
+            async with begun(self._stage_request(place, run_id), run_id, observer) as run:
+                bucket = self.stores.give(run)
+                work = await FromStaging.find(
+                    run, self.staging, self.originals, deep=self.request.deep, budget=self.budget
+                )
+                report = await carry_out(run, bucket, work)
+        except ExceptionGroup as group:
+            error = first_of(group)
+            if not isinstance(error, Exception):
+                raise
+            return _failed(place, error)
+        except Exception as error:  # noqa: BLE001 - of one place among several; it is told in its report
+            return _failed(place, error)
+        return PlaceReport(destination=report.destination, exit_code=0, report=report)
+
+    def _stage_request(self, place: str, run_id: str) -> StageRequest:
+        """What the staging says of itself, for another place.
+
+        Raises:
+            IntegrityError: it says what no staging can have.
+        """
+        staging = self.staging
+        artifact, deployment = staging.artifact, staging.deployment
+        told: dict[str, object] = {}
+        if artifact is not None:
+            model, days = artifact.model, artifact.deployment.retention_days
+            told |= {"source": artifact.source.uri, "expect_sha256": artifact.source.sha256}
+            told["reference_only"] = artifact.deployment.reference_mode
+        elif deployment is not None:
+            model, days = deployment.model, deployment.deployment.retention_days
+            told |= {"source": deployment.bintarball_references.model_archive.s3_uri}
+            told["bintarball_reference"] = True
+        else:
+            raise IntegrityError(f"{staging.destination} has no documents that tell what it is")
+        if deployment is not None:
+            told["server_path"] = deployment.bintarball_references.container_image.s3_uri
+        if staging.manifest is not None:
+            told["include"] = tuple(staging.manifest.include)
+        told |= {
+            "language": model.language_code,
+            "architecture": model.architecture,
+            "description": model.description,
+            "retention_days": self.request.retention_days or days,
+        }
+        try:
+            return self.request.stage_request(place, run_id, **told)
+        except ValidationError as error:
+            wrong = ", ".join(str(problem["loc"][-1]) for problem in error.errors() if problem["loc"])
+            raise IntegrityError(
+                f"{staging.destination} tells of itself what no staging can have: {wrong or 'a contradiction'}",
+                hint=f"look at it: riva-stream verify {staging.destination}",
+            ) from error
+
+
+def _failed(place: str, error: Exception) -> PlaceReport:
+    report = error_report(error)
+    return PlaceReport(destination=place, exit_code=report.exit_code, error=report)
+
+
+_SUMMED = ("source_size", "fetched", "hashed", "durable", "durable_source", "copied")
+
+
+@dataclass(eq=False)
+class _Together:
+    """Passes on the events of several places; of their counters the sums."""
+
+    observer: Observer
+    latest: dict[str, Progress] = field(default_factory=dict)
+
+    def observe(self, place: str, event: Any, /) -> None:
+        """Take an event of one place."""
+        if isinstance(event, Progress):
+            self.latest[place] = event
+            event = _sum(list(self.latest.values()), event)
+        self.observer(event)
+
+
+def _sum(of_places: Sequence[Progress], newest: Progress) -> Progress:
+    values: dict[str, Any] = {entry.name: getattr(newest, entry.name) for entry in fields(Progress)}
+    values |= {name: sum(getattr(one, name) for one in of_places) for name in _SUMMED}
+    values["elapsed"] = max(one.elapsed for one in of_places)
+    values["counts"] = tuple(dict.fromkeys(count for one in of_places for count in one.counts))
+    return Progress(**values)

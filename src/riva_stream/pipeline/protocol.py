@@ -1,0 +1,166 @@
+"""One staging, whatever it is made from: look, decide, hold the prefix, move the bytes, commit."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from riva_stream.destination import hold, resume
+from riva_stream.documents.existing import Existing, confirm, inspect, keep_documents
+from riva_stream.errors import AccessDeniedError, HeldError
+from riva_stream.events import PhaseChanged, StageFinished, StageStarted
+from riva_stream.layout import SCRATCH
+from riva_stream.manifest import to_json
+from riva_stream.pipeline.commit import Commit, Committed
+from riva_stream.pipeline.decide import Decision, decide
+from riva_stream.pipeline.documents import NEXT_STEP
+from riva_stream.pipeline.planning import plan_of, try_rights
+from riva_stream.pipeline.work import Means, Work
+from riva_stream.report import StageReport
+from riva_stream.run import Run
+from riva_stream.s3 import WritableBucket
+from riva_stream.s3.probe import probe_uploads
+
+__all__ = ["carry_out"]
+
+_OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
+
+
+async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport:
+    """Stage what ``work`` has found.
+
+    Raises:
+        RivaStreamError: see :mod:`riva_stream.errors`.
+    """
+    request = run.request
+    existing = await inspect(run)
+    decision = decide(request, work.source, existing, work.container)
+    if request.dry_run and decision is not Decision.ALREADY_STAGED:
+        return await _planned(run, bucket, work, decision)
+    if decision is Decision.ALREADY_STAGED and (request.dry_run or run.layout.journal not in existing.etags):
+        return await _already_staged(run, existing)
+    try:
+        return await _held(run, bucket, work)
+    except (HeldError, AccessDeniedError) as error:
+        if decision is not Decision.ALREADY_STAGED:
+            raise
+        run.warn("journal", f"the journal s3://{request.bucket}/{run.layout.journal} stays: {error}")
+        return await _already_staged(run, await inspect(run))
+
+
+async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decision) -> StageReport:
+    await try_rights(run, bucket, work)
+    check = await _upload_check(run, bucket)
+    plan = plan_of(run, work, decision, check, await work.plan(bucket, check))
+    await run.keep("plan.json", to_json(plan))
+    report = await _report(run, "planned", Committed(None, []))
+    return report.model_copy(update={"plan": plan})
+
+
+async def _held(run: Run, bucket: WritableBucket, work: Work) -> StageReport:
+    """The part that one run at a time does on a prefix."""
+    run.meter.own_keys = work.own_keys
+    async with hold(run, bucket) as destination:
+        check = destination.uploads.check = await _upload_check(run, bucket)
+        means = await work.plan(bucket, check)
+        await resume(destination, work.identity(check, means))
+        # What was there before may have changed until the prefix was ours.
+        existing = await destination.inspect()
+        decision = decide(run.request, work.source, existing, work.container)
+        if decision is Decision.ALREADY_STAGED:
+            await destination.abort_strangers()
+        else:
+            await _begin(run, work, check, means, decision)
+            committed = await _commit(Commit(run, work, destination), decision)
+    if decision is Decision.ALREADY_STAGED:
+        return await _already_staged(run, existing)
+    return await _report(run, _OUTCOMES.get(decision, "staged"), committed)
+
+
+async def _commit(commit: Commit, decision: Decision) -> Committed:
+    """Move what is to be moved, and commit it."""
+    request = commit.run.request
+    if request.mode == "bintarball_reference":
+        return await commit.bintarball()
+    if decision is Decision.HAND_OVER:
+        return await commit.deployment_alone()
+    if request.reference_only:
+        return await commit.by_reference()
+    return await commit.full(await commit.work.move(commit.destination))
+
+
+async def _already_staged(run: Run, existing: Existing) -> StageReport:
+    """Confirm what is staged."""
+    checks = await confirm(run, existing)
+    await keep_documents(run, existing)
+    staged = existing.artifact
+    if staged is not None:
+        compared = {
+            "language": (staged.model.language_code, run.request.language),
+            "retention-days": (staged.deployment.retention_days, run.request.retention_days),
+        }
+        for name, (there, asked) in compared.items():
+            if there != asked:
+                run.warn(
+                    "differs", f"it was staged with --{name} {there}, which stays; {asked} was asked for"
+                )
+        if run.request.tags and staged.deployment.tags != run.request.tags:
+            run.warn(
+                "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
+            )
+    return await _report(run, "already_staged", Committed(staged, checks, existing.deployment))
+
+
+async def _upload_check(run: Run, bucket: WritableBucket) -> str:
+    """The checksum that the store verifies what it is sent with; by reference there is too little to ask for."""
+    request = run.request
+    if request.mode != "full" and request.upload_check == "auto":
+        return "crc64nvme" if bucket.is_aws else "md5"
+    probed = await probe_uploads(
+        bucket,
+        request.prefix + SCRATCH[0],
+        request.upload_check,
+        left=partial(run.warn, "scratch-upload"),
+    )
+    run.most_parts = probed.most_parts
+    return probed.check
+
+
+async def _begin(run: Run, work: Work, check: str, means: Means, decision: Decision) -> None:
+    plan = plan_of(run, work, decision, check, means)
+    await run.keep("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
+    run.observer(
+        StageStarted(
+            run_id=run.run_id,
+            mode=run.request.mode,
+            source_uri=work.uri,
+            source_size=work.size,
+            destination=run.request.destination,
+            upload_check=check,
+            source_copy=means.how,
+            source_copy_reason=means.reason,
+        )
+    )
+
+
+async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
+    request, artifact = run.request, done.artifact
+    report = StageReport.model_validate(
+        {
+            "outcome": outcome,
+            "run_id": run.run_id,
+            "mode": artifact.deployment.staging_mode if artifact else request.mode,
+            "destination": request.destination,
+            "marker": None if outcome == "planned" else request.destination + run.layout.marker_name,
+            "artifact": artifact,
+            "deployment": done.deployment,
+            "objects": done.checks,
+            "warnings": list(run.warnings),
+            "seconds": round(run.wall_seconds, 3),
+            "next_step": "the same without --dry-run" if outcome == "planned" else NEXT_STEP,
+        }
+    )
+    if outcome != "planned":
+        await run.keep("report.json", to_json(report))
+    run.observer(PhaseChanged(phase="done"))
+    run.observer(StageFinished(run_id=run.run_id, outcome=outcome, seconds=report.seconds))
+    return report

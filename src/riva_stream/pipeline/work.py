@@ -1,0 +1,154 @@
+"""What a run stages: where its bytes come from, and what is said of them.
+
+There are two kinds: an archive, which is streamed and unpacked, and a staging, which is promoted. Nothing in here changes
+what readers see; :mod:`~riva_stream.pipeline.protocol` is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from riva_stream.destination import Destination
+from riva_stream.errors import first_of
+from riva_stream.lease import Identity
+from riva_stream.manifest import Artifact
+from riva_stream.report import PlannedObject
+from riva_stream.run import Run
+from riva_stream.s3 import WritableBucket
+from riva_stream.sink import NotCopiedError, Upload
+from riva_stream.source import PinnedSource
+
+__all__ = ["Means", "Payload", "Work", "copied_or_sent", "identity_of"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How the objects are going to be made."""
+
+    how: str = "sent"
+    """``sent``, or what proves the copies that the store makes; see :class:`~riva_stream.manifest.Validation`."""
+    reason: str = ""
+    """Why they are sent, where the store was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Every byte is durable, and what can be verified was; nothing is visible yet."""
+
+    uploads: Sequence[Upload]
+    """Archive and models, in the order of ``checksums.sha256``."""
+    sha256: Sequence[str]
+    """Of each."""
+    has_archive: bool
+    """Whether the first of them is the archive; a bare model has none."""
+
+
+class Work(Protocol):
+    """One staging to be made."""
+
+    source: PinnedSource
+    """As ``artifact.json`` tells it."""
+    container: PinnedSource | None
+    """The image that the deployment documents name; None: there are none."""
+
+    @property
+    def uri(self) -> str:
+        """``s3://`` URI of what is read."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is read."""
+
+    @property
+    def first(self) -> PinnedSource | None:
+        """An object whose bytes are needed, to try the right to read it; None by reference."""
+
+    @property
+    def own_keys(self) -> frozenset[str]:
+        """Keys of the objects that hold the source's own bytes; empty by reference."""
+
+    async def plan(self, bucket: WritableBucket, check: str) -> Means:
+        """Decide how the objects are made.
+
+        Args:
+            bucket: the destination, for scratch uploads.
+            check: what parts are checked with; see ``--upload-check``.
+
+        Raises:
+            ConfigurationError: the store shall copy them, and cannot.
+        """
+
+    def identity(self, check: str, means: Means) -> Identity:
+        """What a run must agree in with another one to resume its uploads."""
+
+    def planned(self) -> list[PlannedObject]:
+        """Archive and models, as far as they are known before anything is read."""
+
+    async def move(self, destination: Destination) -> Payload:
+        """Make every object durable as an open upload, and verify what can be verified.
+
+        Raises:
+            IntegrityError: the bytes are not what they should be.
+        """
+
+    def describe(self, upload_check: str) -> Artifact:
+        """``artifact.json`` of what was moved, or of what is pointed at."""
+
+    async def confirm(self) -> None:
+        """Look once more whether what was read still stands, just before the marker.
+
+        Raises:
+            TransientError: it was replaced meanwhile.
+        """
+
+
+async def copied_or_sent(
+    run: Run,
+    destination: Destination,
+    move: Callable[[], Awaitable[T]],
+    send: Callable[[str], Awaitable[T]],
+) -> T:
+    """``move``; where it turns out that the store does not copy after all, ``send``, which is given the reason.
+
+    Raises:
+        NotCopiedError: the store was to copy in any case.
+    """
+    try:
+        return await move()
+    except (BaseExceptionGroup, NotCopiedError) as error:
+        first = first_of(error) if isinstance(error, BaseExceptionGroup) else error
+        if not isinstance(first, NotCopiedError):
+            raise
+        if run.request.source_copy == "store":
+            raise first from first.__cause__
+        reason = first.what
+    run.warn("source-copy", f"{reason}: the source is read once more, and sent")
+    await destination.uploads.start_over()
+    return await send(reason)
+
+
+def identity_of(
+    run: Run, *, uri: str, etag: str, version_id: str | None, size: int, check: str, means: Means
+) -> Identity:
+    """The identity of a run that reads what has this ETag."""
+    request = run.request
+    return Identity(
+        source=uri,
+        etag=etag,
+        version_id=version_id,
+        size=size,
+        include=sorted(request.include),
+        part_size=request.part_size,
+        check=check,
+        options=[
+            *(str(option) for option in (request.sse, request.kms_key_id, request.storage_class)),
+            *([f"acl={request.acl}"] if request.acl else []),
+            *(f"{name}={value}" for name, value in request.tags.items()),
+            # What a dead run has still under way must not come in between parts that were made otherwise.
+            *([] if means.how == "sent" else [f"copy={means.how}"]),
+        ],
+    )

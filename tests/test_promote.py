@@ -1,0 +1,481 @@
+"""A staging that becomes another one: what comes of it, by what it is proven, and that nothing else becomes visible."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from typing import Any
+
+import anyio
+import pytest
+
+from riva_stream import (
+    ConfigurationError,
+    IntegrityError,
+    PromoteReport,
+    PromoteRequest,
+    SourceNotFoundError,
+    StageReport,
+    promote,
+    read_staging,
+    stage,
+)
+from riva_stream.config import StageRequest
+from riva_stream.events import Event, Progress, StageStarted
+from riva_stream.inspection.verify import verify
+from riva_stream.pipeline import copies
+from riva_stream.retry import RetryPolicy
+from riva_stream.s3 import CopySource
+from riva_stream.s3.memory import Copies, MemoryStore
+from riva_stream.sizes import MIB
+from tests.contract.ground import body
+from tests.copying import COPIED, PART, PREFIX, Account, Model, Watched, asked, do_nothing, made
+
+SOURCE = f"s3://staging/{PREFIX}"
+PLACE = "s3://staging/live/parakeet/v2/"
+OTHER = "s3://models/live/parakeet/v3/"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of a few KiB, and retries that do not wait."""
+    monkeypatch.setattr(copies, "LEAST_COPY", COPIED)
+    monkeypatch.setattr(copies, "FEW_BYTES", 1)
+    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
+
+
+def promotion(*to: str, **fields: Any) -> PromoteRequest:
+    given: dict[str, Any] = {"source": SOURCE, "to": to or (PLACE,), "connections": 2, "lease": 1.0}
+    given |= {"retries": 2, "memory": 192 * MIB}
+    part_size = fields.pop("part_size", PART)
+    return PromoteRequest(**given | fields).model_copy(update={"part_size": part_size})
+
+
+async def staged(store: Watched, model: Model, **fields: Any) -> StageReport:
+    """What is promoted afterwards; the account begins anew."""
+    await store.put_source(model.key, model.data)
+    report = await stage(asked(model, **fields), store=store)
+    store.account = Account()
+    return report
+
+
+def at(store: MemoryStore, place: str) -> dict[str, bytes]:
+    """Name and bytes of everything below a place."""
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    found = {key.removeprefix(prefix): store.look(bucket, key) for key in store.keys(bucket, prefix)}
+    return {name: kept.data for name, kept in found.items() if kept is not None}
+
+
+def report_of(report: PromoteReport, number: int = 0) -> StageReport:
+    place = report.places[number]
+    assert place.error is None, place.error
+    assert place.report is not None
+    return place.report
+
+
+async def assert_promoted(store: Watched, model: Model, place: str = PLACE) -> None:
+    """It is a staging as any other: it verifies, and its checksums are byte for byte those of its source."""
+    there, source = at(store, place), at(store, SOURCE)
+    assert there.keys() == source.keys()
+    assert {name: there[name] for name in model.objects} == model.objects
+    assert there["checksums.sha256"] == source["checksums.sha256"]
+    artifact, original = (json.loads(where["artifact.json"]) for where in (there, source))
+    for same in ("source", "models", "primary_model"):
+        assert artifact[same] == original[same]
+    digest = hashlib.sha256(source["artifact.json"]).hexdigest()
+    run_id = original["build_info"]["run_id"]
+    told = {"s3_prefix": SOURCE, "run_id": run_id, "artifact_sha256": digest}
+    assert artifact["promoted_from"] == told
+    assert artifact["deployment"]["s3_prefix"] == place
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    verified = await verify(store, bucket, prefix, deep=True)
+    assert verified.ok, [entry for entry in verified.objects if not entry.ok]
+    for name in ("staging", "models"):
+        assert store.open_uploads(name) == []
+
+
+# ---- nothing comes through here where the store can copy
+
+
+@pytest.mark.parametrize("is_aws", [True, False])
+@pytest.mark.parametrize("kind", ["tar.gz", "tar", "riva"])
+@pytest.mark.parametrize(
+    ("check", "proof"), [("auto", "crc64nvme"), ("md5", "multipart-etag"), ("sha256", "multipart-etag")]
+)
+async def test_no_byte_of_archive_or_models_comes_through_here(
+    kind: str, check: str, proof: str, is_aws: bool
+) -> None:
+    store, model = Watched(is_aws=is_aws), made(kind)
+    await staged(store, model, upload_check=check, source_copy="send")
+    seen: list[Event] = []
+    report = await promote(promotion(upload_check=check), store=store, observer=seen.append)
+    assert report.exit_code == 0
+    done = report_of(report)
+    assert (done.outcome, done.mode, done.destination) == ("staged", "full", PLACE)
+    assert done.artifact is not None
+    assert (done.artifact.validation.source_copy, done.warnings) == (proof, [])
+    assert not [key for key, _ in store.account.sent if "/source/" in key or "/models/" in key]
+    # A probe of a store that is not AWS reads a few bytes of one object.
+    assert len(store.account.read) <= (not is_aws and check == "auto")
+    (started,) = [event for event in seen if isinstance(event, StageStarted)]
+    size = sum(map(len, model.objects.values()))
+    assert (started.source_uri, started.source_size, started.source_copy) == (SOURCE, size, proof)
+    last = [event for event in seen if isinstance(event, Progress)][-1]
+    assert (last.copied, last.durable, last.durable_source, last.counts) == (size, 0, size, ("copied",))
+    await assert_promoted(store, model)
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "riva"])
+async def test_bytes_that_the_store_may_not_copy_are_read_hashed_and_sent(kind: str) -> None:
+    store, model = Watched(), made(kind)
+    await staged(store, model)
+    report = await promote(promotion(source_copy="send"), store=store)
+    done = report_of(report)
+    assert done.artifact is not None
+    assert done.artifact.validation.source_copy == "sent"
+    assert store.account.copied == []
+    await assert_promoted(store, model)
+
+
+async def test_two_stores_with_their_own_credentials() -> None:
+    """What is promoted to another store comes through here."""
+    here, there, model = Watched(), Watched(), made("tar.gz")
+    await staged(here, model)
+    done = report_of(await promote(promotion(), store=there, source_store=here))
+    assert done.artifact is not None
+    assert done.artifact.validation.source_copy == "sent"
+    assert "credentials" in done.artifact.validation.source_copy_reason
+    assert (await verify(there, "staging", "live/parakeet/v2/", deep=True)).ok
+    assert {name: data for name, data in at(there, PLACE).items() if name in model.objects} == model.objects
+
+
+async def test_deep_reads_every_byte_of_what_is_copied() -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+    seen: list[Event] = []
+    report_of(await promote(promotion(deep=True), store=store, observer=seen.append))
+    last = [event for event in seen if isinstance(event, Progress)][-1]
+    size = sum(map(len, model.objects.values()))
+    assert (last.fetched, last.hashed, last.copied, last.durable) == (size, size, size, 0)
+    await assert_promoted(store, model)
+
+
+async def test_an_empty_member_is_promoted_as_well() -> None:
+    store, model = Watched(), made("tar.gz", readme=b"")
+    await staged(store, model, include=("*.riva", "README"))
+    report_of(await promote(promotion(), store=store))
+    assert at(store, PLACE)["models/README"] == b""
+    await assert_promoted(store, model)
+
+
+# ---- several places, and again
+
+
+async def test_several_places_each_on_its_own() -> None:
+    """One of them is held by another staging; the others are promoted."""
+    store, model, another = Watched(), made("tar.gz"), made("tar.gz", seed="another")
+    await staged(store, model)
+    await store.put_source("in/another.tar.gz", another.data)
+    taken = "s3://staging/taken/parakeet/v1/"
+    request = asked(model, env="taken").model_copy(update={"source": "s3://models/in/another.tar.gz"})
+    await stage(request, store=store)
+    before = at(store, taken)
+    report = await promote(promotion(PLACE, taken, OTHER), store=store)
+    assert [place.destination for place in report.places] == [PLACE, taken, OTHER]
+    assert [place.exit_code for place in report.places] == [0, 73, 0]
+    assert report.exit_code == 73
+    failed = report.places[1].error
+    assert failed is not None
+    assert failed.code == "destination_conflict"
+    assert at(store, taken) == before
+    for place in (PLACE, OTHER):
+        await assert_promoted(store, model, place)
+    runs = {report_of(report, number).run_id for number in (0, 2)}
+    assert len(runs) == 2
+
+
+async def test_again_is_one_look_each() -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+    await promote(promotion(PLACE, OTHER), store=store)
+    before = at(store, PLACE), at(store, OTHER)
+    store.account.copied.clear()
+    report = await promote(promotion(PLACE, OTHER), store=store)
+    assert [report_of(report, n).outcome for n in (0, 1)] == ["already_staged"] * 2
+    assert (at(store, PLACE), at(store, OTHER)) == before
+    assert store.account.copied == []
+
+
+async def test_what_was_staged_from_the_same_source_is_there_already() -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+    await stage(asked(model, env="live", model_version="v2"), store=store)
+    before = at(store, PLACE)
+    assert report_of(await promote(promotion(), store=store)).outcome == "already_staged"
+    assert at(store, PLACE) == before
+
+
+async def test_force_replaces_and_a_dry_run_writes_nothing() -> None:
+    store, model, another = Watched(), made("tar.gz"), made("tar.gz", seed="another")
+    await staged(store, model)
+    await store.put_source("in/another.tar.gz", another.data)
+    request = asked(model, env="live", model_version="v2")
+    await stage(request.model_copy(update={"source": "s3://models/in/another.tar.gz"}), store=store)
+    before = at(store, PLACE)
+    planned = report_of(await promote(promotion(force=True, dry_run=True), store=store))
+    assert planned.outcome == "planned"
+    assert planned.plan is not None
+    assert (planned.plan.source, planned.plan.source_copy) == (SOURCE, "crc64nvme")
+    assert [item.key.removeprefix("live/parakeet/v2/") for item in planned.plan.objects][:3] == [
+        *model.objects
+    ]
+    assert at(store, PLACE) == before
+    assert report_of(await promote(promotion(force=True), store=store)).outcome == "staged"
+    await assert_promoted(store, model)
+
+
+# ---- the source staging has to be what was staged
+
+
+async def test_where_nothing_is_staged_there_is_nothing_to_promote() -> None:
+    with pytest.raises(SourceNotFoundError):
+        await promote(promotion(), store=Watched())
+
+
+async def test_what_is_gone_is_named() -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+    await store.delete("staging", PREFIX + "models/m0.riva")
+    with pytest.raises(SourceNotFoundError) as caught:
+        await promote(promotion(), store=store)
+    assert "models/m0.riva" in caught.value.what
+    assert at(store, PLACE) == {}
+
+
+@pytest.mark.parametrize("name", ["source/a.tar.gz", "models/m1.riva"])
+async def test_what_was_replaced_is_named(name: str) -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+    await store.put(
+        "staging", PREFIX + name, body(b"x" * len(model.objects[name])), content_type="a/b", metadata={}
+    )
+    with pytest.raises(IntegrityError) as caught:
+        await promote(promotion(), store=store)
+    assert name in caught.value.what
+    assert at(store, PLACE) == {}
+
+
+@pytest.mark.parametrize("deep", [True, False])
+async def test_an_object_that_is_replaced_meanwhile_is_never_published(deep: bool) -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+
+    async def replace(count: int, source: CopySource) -> None:
+        if count == 2:
+            data = body(b"y" * len(model.objects["source/a.tar.gz"]))
+            await store.put("staging", PREFIX + "source/a.tar.gz", data, content_type="a/b", metadata={})
+
+    store.before = replace
+    report = await promote(promotion(deep=deep), store=store)
+    assert report.exit_code == 65
+    assert at(store, PLACE) == {}
+    assert store.open_uploads("staging") == []
+
+
+async def test_a_staging_that_is_replaced_meanwhile_is_left_for_the_next_run() -> None:
+    """The marker of the source is looked at once more, just before that of the promotion is put."""
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+
+    async def restage(count: int, source: CopySource) -> None:
+        if count == 1:
+            store.after = do_nothing
+            await stage(asked(model, force=True, source_copy="send"), store=store)
+
+    store.after = restage
+    report = await promote(promotion(), store=store)
+    assert report.exit_code == 75
+    assert "staging_complete.txt" not in at(store, PLACE)
+    assert report_of(await promote(promotion(), store=store)).outcome == "staged"
+    await assert_promoted(store, model)
+
+
+@pytest.mark.parametrize("check", ["auto", "md5"])
+async def test_one_flipped_bit_is_never_published(check: str) -> None:
+    """200 stores that lie about what they have copied, each in one bit of one part."""
+    draw = random.Random(12)
+    published = 0
+    for case in range(200):
+        store, model = Watched(), made("tar.gz", seed=case, sizes=(draw.randrange(1, 9000), 3500))
+        await staged(store, model, upload_check=check, source_copy="send")
+        request = promotion(upload_check=check)
+        struck = draw.randrange(await _copies_of(model, request, check)) + 1
+        weak: Copies = draw.choice(["flipped", "lying"]) if check == "auto" else "flipped"
+
+        async def flip(count: int, _: CopySource, store: Watched = store, struck: int = struck) -> None:
+            store.set_copies(weak if count == struck else "honoured")  # noqa: B023 - awaited in this very turn
+
+        store.before = flip
+        report = await promote(request, store=store)
+        assert len(store.account.copied) >= struck
+        there = at(store, PLACE)
+        if report.exit_code == 0:  # nothing proved the copy, so it was sent
+            assert {name: there[name] for name in model.objects} == model.objects
+            continue
+        assert report.exit_code in {65, 75}
+        published += "staging_complete.txt" in there
+
+
+async def _copies_of(model: Model, request: PromoteRequest, check: str) -> int:
+    """How many parts such a promotion copies."""
+    store = Watched()
+    await staged(store, model, upload_check=check, source_copy="send")
+    await promote(request, store=store)
+    return len(store.account.copied)
+
+
+# ---- other kinds of stagings
+
+
+async def test_a_staging_by_reference_is_promoted_as_one() -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model, reference_only=True)
+    done = report_of(await promote(promotion(), store=store))
+    assert (done.outcome, done.mode) == ("staged", "reference_only")
+    assert at(store, PLACE).keys() == {"artifact.json", "staging_complete.txt"}
+    artifact = json.loads(at(store, PLACE)["artifact.json"])
+    assert artifact["source"] == json.loads(at(store, SOURCE)["artifact.json"])["source"]
+    assert artifact["promoted_from"]["s3_prefix"] == SOURCE
+    assert (await verify(store, "staging", "live/parakeet/v2/")).ok
+
+
+async def test_a_reference_to_what_was_replaced_since_is_refused() -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model, reference_only=True)
+    await store.put_source(model.key, model.data + b"more")
+    report = await promote(promotion(), store=store)
+    assert report.exit_code == 65
+    assert at(store, PLACE) == {}
+
+
+IMAGE = "s3://models/images/riva-speech.tar.gz"
+
+
+@pytest.mark.parametrize("mode", ["full", "reference_only", "bintarball_reference"])
+async def test_the_deployment_documents_go_along(mode: str) -> None:
+    store, model = Watched(), made("tar.gz")
+    await store.put("models", "images/riva-speech.tar.gz", body(b"image"), content_type="a/b", metadata={})
+    fields = {} if mode == "full" else {mode: True}
+    report = await staged(store, model, server_path=IMAGE, **fields)
+    done = report_of(await promote(promotion(source=report.destination), store=store))
+    assert (done.mode, done.outcome) == (mode, "staged")
+    assert done.deployment is not None
+    assert report.deployment is not None
+    mine, theirs = done.deployment.bintarball_references, report.deployment.bintarball_references
+    assert mine.container_image == theirs.container_image
+    folder = "bintarball/deployment-metadata/" if mode == "bintarball_reference" else ""
+    assert done.destination == PLACE.replace("live/", f"{folder}live/")
+    if mode == "full":
+        assert mine.model_archive.s3_uri == f"{PLACE}source/a.tar.gz"
+    else:
+        assert mine.model_archive == theirs.model_archive
+    bucket, _, prefix = done.destination.removeprefix("s3://").partition("/")
+    assert (await verify(store, bucket, prefix)).ok
+
+
+async def test_an_image_that_was_replaced_since_is_refused() -> None:
+    store, model = Watched(), made("tar.gz")
+    await store.put("models", "images/riva-speech.tar.gz", body(b"image"), content_type="a/b", metadata={})
+    await staged(store, model, server_path=IMAGE)
+    await store.put("models", "images/riva-speech.tar.gz", body(b"other"), content_type="a/b", metadata={})
+    assert (await promote(promotion(), store=store)).exit_code == 65
+    assert at(store, PLACE) == {}
+
+
+# ---- interrupted
+
+
+async def test_a_promotion_goes_on_where_another_one_was_cancelled() -> None:
+    store, model = Watched(), made("tar.gz", sizes=(20_000, 3_500))
+    await staged(store, model)
+    total = await _copies_of(model, promotion(), "auto")
+    scope = anyio.CancelScope()
+
+    async def cancel(count: int, source: CopySource) -> None:
+        if count == 4:
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    store.before = cancel
+    with scope:
+        await promote(promotion(run_id="first"), store=store)
+    store.before = do_nothing
+    assert "staging_complete.txt" not in at(store, PLACE)
+    first = len(store.account.copied)
+    report_of(await promote(promotion(run_id="second"), store=store))
+    assert len(store.account.copied) - first < total
+    await assert_promoted(store, model)
+
+
+# ---- replicas of a staging
+
+
+async def test_a_staging_is_replicated_once_it_is_committed() -> None:
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    report = await stage(asked(model, replicate_to=(PLACE, OTHER)), store=store)
+    assert report.exit_code == 0
+    assert [place.destination for place in report.replicas] == [PLACE, OTHER]
+    for place in (PLACE, OTHER):
+        await assert_promoted(store, model, place)
+    again = await stage(asked(model, replicate_to=(PLACE, OTHER)), store=store)
+    assert again.outcome == "already_staged"
+    assert [place.report.outcome for place in again.replicas if place.report] == ["already_staged"] * 2
+
+
+async def test_a_replica_that_fails_leaves_the_staging_as_it_is() -> None:
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    report = await stage(asked(model, replicate_to=(PLACE, "s3://nowhere/live/parakeet/v3/")), store=store)
+    assert report.outcome == "staged"
+    assert [place.exit_code for place in report.replicas] == [0, 78]
+    assert report.exit_code == 78
+    async with read_staging(SOURCE, store) as staging:
+        assert staging.run_id == report.run_id
+
+
+# ---- what cannot be asked
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": "s3://staging/prod/parakeet/"},
+        {"source": "prod/parakeet/v1/"},
+        {"to": ()},
+        {"to": (SOURCE,)},
+        {"to": (PLACE, PLACE)},
+        {"to": ("s3://staging/a/b/c/d/",)},
+        {"to": ("s3://staging/a/../c/",)},
+    ],
+)
+def test_what_cannot_be_asked(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        PromoteRequest(**{"source": SOURCE, "to": (PLACE,)} | fields)
+
+
+def test_a_staging_is_not_its_own_replica() -> None:
+    request: dict[str, Any] = {"source": "s3://models/in/a.tar.gz", "bucket": "staging", "env": "prod"}
+    with pytest.raises(ValueError, match="replicate_to"):
+        StageRequest(**request, model_name="parakeet", model_version="v1", replicate_to=(SOURCE,))
+
+
+async def test_the_store_shall_copy_and_cannot() -> None:
+    here, there, model = Watched(), Watched(), made("tar.gz")
+    await staged(here, model)
+    report = await promote(promotion(source_copy="store"), store=there, source_store=here)
+    failed = report.places[0].error
+    assert failed is not None
+    assert (failed.type, failed.exit_code) == (ConfigurationError.__name__, 78)
+    assert there.keys("staging") == []

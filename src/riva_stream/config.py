@@ -239,6 +239,11 @@ class Request(BaseModel):
         if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
             yield Contradiction("kms_key_id", "needs sse to be aws:kms or aws:kms:dsse", frozenset({"sse"}))
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """``s3://bucket/prefix/`` of every staging that it writes."""
+        raise NotImplementedError
+
     def shared(self) -> dict[str, object]:
         """What every request has, for another one of the same stores and limits."""
         return {name: getattr(self, name) for name in Request.model_fields}
@@ -364,6 +369,11 @@ class StageRequest(Request):
         return f"s3://{self.bucket}/{self.prefix}"
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """The destination, then its replicas."""
+        return (self.destination, *self.replicate_to)
+
+    @property
     def tags(self) -> dict[str, str]:
         """The tags that every object gets; none unless asked for. S3 takes at most 256 characters of a value."""
         if not self.tag:
@@ -412,6 +422,11 @@ class PromoteRequest(Request):
     def _contradictions(self) -> Iterator[Contradiction]:
         yield from super()._contradictions()
         yield from _repeated("to", self.to, _place(self.source))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where to."""
+        return self.to
 
     def stage_request(self, place: str, run_id: str, **fields: object) -> StageRequest:
         """The staging that a promotion to one place comes to.

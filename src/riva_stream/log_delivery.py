@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 from riva_stream import clock
-from riva_stream.config import StageRequest
+from riva_stream.config import Request
 from riva_stream.errors import StalledError
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.retry import Retrier, RetryPolicy
@@ -34,7 +34,7 @@ class Parcel:
     content_type: str
 
 
-def log_store(request: StageRequest) -> StoreSettings:
+def log_store(request: Request) -> StoreSettings:
     """How the bucket of logs is reached: like the destination, without the options of what is staged."""
     return StoreSettings(
         region=request.region,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from riva_stream.config import StageRequest
+from riva_stream.config import Request
 from riva_stream.handover import SCRIPT_ID
 
 __all__ = ["LogPlace"]
@@ -25,8 +25,9 @@ class LogPlace:
         """``riva-logs/130/<run id>/<name>``."""
         return "/".join(part for part in (self.prefix, SCRIPT_ID, run_id, name) if part)
 
-    def refusal(self, request: StageRequest) -> str:
+    def refusal(self, request: Request) -> str:
         """Why no log may go there, or ""."""
-        if self.bucket != request.bucket or not self.key("run", "log").startswith(request.prefix):
+        key = f"s3://{self.bucket}/{self.key('run', 'log')}"
+        if not key.startswith(request.places):
             return ""
         return f"{self} lies inside the staging, where only what is staged belongs"

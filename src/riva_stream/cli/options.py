@@ -19,6 +19,7 @@ __all__ = [
     "MODES",
     "add_endpoint",
     "add_output",
+    "add_promote",
     "add_source_endpoint",
     "add_stage",
     "find_state_dir",
@@ -26,6 +27,7 @@ __all__ = [
     "parse_count",
     "parse_duration",
     "parse_size",
+    "promote_flags",
     "request_flags",
     "state_dir_of",
 ]
@@ -166,6 +168,11 @@ _WHAT: Flags = {
         "replace another staging at the destination, once the new one is verified [FORCE_DOWNLOAD]"
     ),
     "--dry-run": _switch("check source, destination and rights, show the plan, write nothing [DRY_RUN]"),
+    "--replicate-to": _value(
+        "S3_URI",
+        "promote it to s3://BUCKET/ENV/MODEL/VERSION/ once it is committed; may be repeated",
+        action="append",
+    ),
 }
 _SOURCE: Flags = {
     "--source": _value(
@@ -321,6 +328,49 @@ def add_stage(parser: ArgumentParser) -> None:
     _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
 
 
+_PROMOTE: dict[str, tuple[str, Flags]] = {
+    "where to": (
+        "each of the first four replaces that part of the staging's own place",
+        {
+            "--env": _value(None, "e.g. prod"),
+            "--bucket": _value(None, "another bucket"),
+            "--model-name": _value("NAME", "another name"),
+            "--model-version": _value("VERSION", "another version"),
+            "--to": _value(
+                "S3_URI",
+                "a place as a whole, s3://BUCKET/ENV/MODEL/VERSION/; may be repeated",
+                action="append",
+            ),
+        },
+    ),
+    "how": (
+        "",
+        {
+            "--deep": _switch("read every byte of the staging on the way, and compare its SHA-256"),
+            "--retention-days": _value("N", "recorded in artifact.json (default: as in the staging)", int),
+            "--tag": _WHAT["--tag"],
+            "--force": _switch("replace another staging at the place, once the new one is verified"),
+            "--dry-run": _switch("check the staging, the places and rights, show the plan, write nothing"),
+        },
+    ),
+    "source": ("how to reach the staging", _SOURCE_ENDPOINT),
+    "S3": ("", {**_ENDPOINT, **_OBJECTS}),
+    "limits": (
+        "sizes like 64MiB, 1GiB or 67108864 (bytes); durations like 90 (seconds), 90s, 5m, 1h",
+        {flag: text for flag, text in _LIMITS.items() if flag not in {"--checkpoint", "--resume"}},
+    ),
+}
+_PROMOTED = {flag[2:].replace("-", "_") for title in ("how", "S3", "limits") for flag in _PROMOTE[title][1]}
+
+
+def add_promote(parser: ArgumentParser) -> None:
+    """All that ``promote`` takes, in its order."""
+    for title, (text, flags) in _PROMOTE.items():
+        _add(parser.add_argument_group(title, text or None), flags)
+    add_output(parser)
+    _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
+
+
 def add_endpoint(parser: ArgumentParser) -> None:
     """The endpoint and the credentials."""
     _add(parser.add_argument_group("S3"), _ENDPOINT)
@@ -346,7 +396,13 @@ def request_flags(
 ) -> dict[str, object]:
     """The flags that a request is made from, for every command that takes those of ``stage``."""
     flags: dict[str, object] = {name: getattr(args, name) for name in _REQUEST}
-    flags["include"] = tuple(args.include or ())
+    flags |= {name: tuple(getattr(args, name) or ()) for name in ("include", "replicate_to")}
+    return flags | {"state_dir": state_dir_of(args, in_file), "run_id": run_id}
+
+
+def promote_flags(args: Namespace, run_id: str, in_file: Mapping[str, str]) -> dict[str, Any]:
+    """The flags that a promotion is made from, but for its places and the endpoints."""
+    flags = {name: value for name in _PROMOTED if (value := getattr(args, name)) is not None}
     return flags | {"state_dir": state_dir_of(args, in_file), "run_id": run_id}
 
 

@@ -41,14 +41,14 @@ from riva_stream.cli.progress import STARTED, Item, record_of
 from riva_stream.cli.redact import redact
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.load import is_asked
-from riva_stream.config import StageRequest
+from riva_stream.config import Request
 from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
 from riva_stream.handover import LAST_ARTIFACT, iso
 from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import to_json
-from riva_stream.report import StageReport
+from riva_stream.report import PromoteReport, StageReport
 
 __all__ = ["Record"]
 
@@ -94,7 +94,7 @@ class Record:
     def __init__(
         self, args: Namespace, run_id: str, invocation: Invocation, warn: Callable[[Warned], None]
     ) -> None:
-        self.request: StageRequest | None = None
+        self.request: Request | None = None
         """Set once it is known."""
         self.settings: LogSettings | None = None
         """Known once it is open."""
@@ -260,16 +260,17 @@ class Record:
         return bool(self._args.dry_run) or is_asked("DRY_RUN", self._in_file)
 
     def _hand_over(self, outcome: BaseModel | Failure) -> None:
-        report = outcome if isinstance(outcome, StageReport) else None
+        report = _staged(outcome)
         ending = handover.Ending(
             run_id=self._run_id,
-            exit_code=outcome.exit_code if isinstance(outcome, Failure) else 0,
+            exit_code=getattr(outcome, "exit_code", 0),
             duration_ms=round((monotonic() - self._began) * 1000),
             log_file=str(self.log_file or ""),
             command=self._command,
         )
-        values = {} if report is None else _values_of(report, self._state, self.folder)
-        artifact = None if report is None else _artifact_of(report, self.folder)
+        folder = self.folder if report is None else self.folder.with_name(report.run_id)
+        values = {} if report is None else _values_of(report, self._state, folder)
+        artifact = None if report is None else _artifact_of(report, folder)
         handover.finish(self._state, ending, values, artifact)
 
     def _bundle(self, failure: Failure) -> None:
@@ -306,6 +307,13 @@ class Record:
         return warn
 
 
+def _staged(outcome: BaseModel | Failure) -> StageReport | None:
+    """What the next step goes on with, of a run that has succeeded: of several places the first."""
+    if isinstance(outcome, PromoteReport):
+        return None if outcome.exit_code else outcome.places[0].report
+    return outcome if isinstance(outcome, StageReport) and not outcome.exit_code else None
+
+
 def _refusal(folder: Path) -> str:
     """Why nothing can be written to a folder, which is made if need be; "" where it can."""
     try:
@@ -323,7 +331,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _copy(
-    request: StageRequest | None, target: LogPlace, run_id: str, files: list[Path], watch: SignalWatch
+    request: Request | None, target: LogPlace, run_id: str, files: list[Path], watch: SignalWatch
 ) -> str:
     """Put files below a place in S3, best effort, and never beside what was staged; why it could not be done, or "".
 

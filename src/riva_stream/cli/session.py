@@ -18,11 +18,11 @@ from pydantic import BaseModel
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import Failure, failure_of
-from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe
+from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe, renderer_of
 from riva_stream.cli.loop import Interrupted, SignalWatch, run
 from riva_stream.cli.output import print_result, show_cursor
 from riva_stream.cli.redact import SECRETS, redact, remember
-from riva_stream.cli.settings.env_file import EnvFile, on_read
+from riva_stream.cli.settings.env_file import EnvFile, on_read, read_env_file
 from riva_stream.cli.settings.load import Endpoint, load_endpoint
 from riva_stream.config import StageRequest, is_run_id, is_text
 from riva_stream.deployment import DOCUMENTS
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from riva_stream.cli.record import Record
     from riva_stream.s3 import StoreSettings
 
-__all__ = ["Session", "execute", "set_up_environment", "staging_prefix", "store_of"]
+__all__ = ["Session", "begin_record", "execute", "set_up_environment", "staging_prefix", "store_of"]
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
@@ -178,6 +178,17 @@ def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) 
         return outcome
     finally:
         session.screen.end(last)
+
+
+def begin_record(session: Session) -> EnvFile:
+    """Begin the log and the events of a run that is recorded; gives the file of settings."""
+    args, record = session.args, session.record
+    assert record is not None  # noqa: S101 - such a command keeps one
+    file = read_env_file(args.env_file)
+    log = record.open(file)
+    if log.tee and args.log_format == "auto" and not args.quiet:
+        session.screen.use(Printer(renderer_of(log, session.run_id)))
+    return file
 
 
 def set_up_environment(environment: Mapping[str, str], profile: str | None, *, profile_flag: bool) -> None:

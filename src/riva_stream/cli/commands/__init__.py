@@ -11,6 +11,7 @@ from riva_stream.cli.commands import (
     ls,
     next,  # noqa: A004 - the command's name
     policy,
+    promote,
     retention,
     schema,
     stage,
@@ -25,6 +26,7 @@ COMMANDS: tuple[Command, ...] = (
     check,
     stage,
     stage_all,
+    promote,
     next,
     status,
     verify,

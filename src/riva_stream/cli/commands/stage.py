@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, request_flags
-from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.sizes import human_size
 from riva_stream.uris import key_of
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.deployment import DeploymentDocument
     from riva_stream.manifest import Artifact, Validation
-    from riva_stream.report import Plan, StageReport
+    from riva_stream.report import PlaceReport, Plan, StageReport
 
 NAME = "stage"
 SUMMARY = "stage a model archive: verify, unpack, upload, commit"
@@ -67,21 +66,17 @@ def run(args: Namespace, invocation: Invocation) -> int:
         fancy = sys.stdout is not None and "utf" in (sys.stdout.encoding or "").lower()
         return summary_text(report, debug=args.debug, fancy=fancy)
 
-    return execute(args, invocation, _stage, text, recorded=True)
+    return execute(args, invocation, _stage, text, lambda report: report.exit_code, recorded=True)
 
 
 def _stage(session: Session) -> StageReport:
-    from riva_stream.cli.logs import Printer, renderer_of
-    from riva_stream.cli.session import set_up_environment
+    from riva_stream.cli.session import begin_record, set_up_environment
     from riva_stream.cli.settings.load import load
     from riva_stream.preflight.policy import granting
 
     args, record = session.args, session.record
     assert record is not None  # noqa: S101 - this command keeps one
-    file = read_env_file(args.env_file)
-    log = record.open(file)
-    if log.tee and args.log_format == "auto" and not args.quiet:
-        session.screen.use(Printer(renderer_of(log, session.run_id)))
+    file = begin_record(session)
     loaded = load(request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
     record.request = loaded.request
     if loaded.trace:
@@ -121,6 +116,8 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
         lines += ["", f"Checked{when}", *_checked(report, report.artifact.validation)]
     if report.deployment is not None:
         lines += ["", "To be deployed", *_deployment(report.deployment)]
+    if report.replicas:
+        lines += ["", "Replicas", *(f"  {line}" for replica in report.replicas for line in _replica(replica))]
     if report.warnings:
         lines += ["", "Warnings", *(f"  {warning}" for warning in report.warnings)]
     lines += ["", _pace(report)]
@@ -195,6 +192,12 @@ def _checked(report: StageReport, done: Validation) -> list[str]:
     if report.mode == "full" and done.upload_check == "none":
         rows.append("  [ ] the store did not check the parts")
     return rows
+
+
+def _replica(replica: PlaceReport) -> list[str]:
+    if replica.error is not None:
+        return [f"FAILED  {replica.destination}: {replica.error.message}"]
+    return [f"{'ok':<6}  {replica.destination}"]
 
 
 def _deployment(document: DeploymentDocument) -> list[str]:

@@ -93,7 +93,7 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     trace = draft.places.find(TRACE)
     traced = trace is not None and draft.switch("debug", trace)
     try:
-        request = check(draft.values, draft.origins, draft.wrong)
+        request = check(draft.values, draft.origins, draft.wrong, kind=StageRequest)
     except ConfigurationError as error:
         error.ignored = tuple(warning.message for warning in draft.warnings)
         raise

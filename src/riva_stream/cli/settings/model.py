@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     max_zstd_window: Any = _setting(example="128MiB")
     force: Any = _setting("FORCE_DOWNLOAD")
     dry_run: Any = _setting("DRY_RUN")
+    replicate_to: Any = _setting(example="s3://my-staging-bucket-eu/prod/parakeet-rnnt-en-us/v2025.09/")
+    to: Any = _setting(example="s3://my-staging-bucket/prod/parakeet-rnnt-en-us/v2025.09/")
+    deep: Any = _setting()
     retention_days: Any = _setting("ARTIFACT_RETENTION_DAYS", example="90")
     tag: Any = _setting()
 

@@ -6,24 +6,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from riva_stream.cli.settings.model import SWITCH, Origin, Settings
-from riva_stream.config import Contradiction, StageRequest
+from riva_stream.config import Contradiction, Request
 from riva_stream.errors import ConfigurationError, Where
 from riva_stream.memory import least_memory, plan_memory
 from riva_stream.sizes import human_size
 
 __all__ = ["Problem", "SettingsError", "Wrong", "check"]
 
+R = TypeVar("R", bound=Request)
+
 _WRONG = {
     "acl": "is not a canned access control list of objects",
     "language": "is not a language code: letters, digits and '-', at most 35",
     "expected_bucket_owner": "is not an AWS account id: 12 digits",
 }
-_REQUIRED = ("source", "bucket", "env", "model_name", "model_version")
 _SIZES = ("part_size", "memory")
 _BYTES = (*_SIZES, "max_header_bytes", "max_expanded", "max_zstd_window")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
@@ -85,28 +86,36 @@ def _rebuild(what: str, where: Where, hint: str, problems: tuple[Problem, ...]) 
 
 
 def check(
-    values: Mapping[str, Any], origins: Mapping[str, Origin], known: Mapping[str, Wrong]
-) -> StageRequest:
+    values: Mapping[str, Any],
+    origins: Mapping[str, Origin],
+    known: Mapping[str, Wrong],
+    *,
+    kind: type[R],
+) -> R:
     """Make the request, or say everything that is wrong with it.
 
     Args:
         values: what was found for each field.
         origins: where it was found; a field without one came from its flag.
         known: what is wrong with a setting already, before its value could be looked at.
+        kind: of request.
 
     Raises:
         SettingsError: something is missing or malformed.
     """
-    wrong = {name: Wrong("missing", "is not set") for name in _REQUIRED if name not in values}
+    required = [name for name, field in kind.model_fields.items() if field.is_required()]
+    wrong = {name: Wrong("missing", "is not set") for name in required if name not in values}
     if "region" not in values and "endpoint_url" not in values:
         wrong["region"] = Wrong("missing", "is not set (it may be left out only with an endpoint URL)")
     # Stand-ins let one missing setting not hide what is wrong with the others.
-    stand_ins = {name: Settings.example(name) for name in _REQUIRED}
-    wrong |= _each(stand_ins | dict(values)) | dict(known)
+    stand_ins = {name: Settings.example(name) for name in required if name not in values}
+    wrong |= _each(kind, stand_ins | dict(values)) | dict(known)
     right = {name: value for name, value in values.items() if name not in wrong}
-    wrong |= _together(stand_ins | right, wrong) | _memory(values, wrong)
+    wrong |= _together(kind, {name: Settings.example(name) for name in required} | right, wrong) | _memory(
+        values, wrong
+    )
     if not wrong:
-        return StageRequest.model_validate(values)
+        return kind.model_validate(values)
     problems = tuple(
         Problem(
             setting=name,
@@ -117,7 +126,7 @@ def check(
             example=Settings.example(name),
             found_in=origins[name].place if name in origins else "",
         )
-        for name in dict.fromkeys((*StageRequest.model_fields, *wrong))
+        for name in dict.fromkeys((*kind.model_fields, *wrong))
         if name in wrong
     )
     count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
@@ -132,7 +141,7 @@ def _usual(name: str) -> str:
     return Settings.usual(name) if name in Settings.model_fields else ""
 
 
-def _each(values: Mapping[str, Any]) -> dict[str, Wrong]:
+def _each(kind: type[Request], values: Mapping[str, Any]) -> dict[str, Wrong]:
     """What is wrong with each field by itself."""
     texts = {
         name: "is not the name of a region"
@@ -141,17 +150,17 @@ def _each(values: Mapping[str, Any]) -> dict[str, Wrong]:
     }
     if "ca_bundle" in values and not Path(values["ca_bundle"]).is_file():
         texts["ca_bundle"] = "names a file that does not exist"
-    for item in _errors(values):
+    for item in _errors(kind, values):
         if item["loc"]:
             name = str(item["loc"][0])
             texts[name] = _WRONG.get(name) or _reason(name, item)
     return {name: Wrong("malformed", text) for name, text in texts.items()}
 
 
-def _together(right: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, Wrong]:
+def _together(kind: type[Request], right: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, Wrong]:
     """What is wrong with fields that do not fit each other, as far as they are right by themselves."""
     found: list[Contradiction] = []
-    for item in _errors(right):
+    for item in _errors(kind, right):
         found += item.get("ctx", {}).get("contradictions", ())
     return {
         each.field: Wrong("contradiction", each.text)
@@ -163,7 +172,7 @@ def _together(right: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str,
 def _memory(values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, Wrong]:
     if wrong.keys() & set(_SIZES):
         return {}
-    part, memory = (int(values.get(name, StageRequest.model_fields[name].default)) for name in _SIZES)
+    part, memory = (int(values.get(name, Request.model_fields[name].default)) for name in _SIZES)
     try:
         plan_memory(memory, part)
     except ConfigurationError:
@@ -173,9 +182,9 @@ def _memory(values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, 
     return {}
 
 
-def _errors(values: Mapping[str, Any]) -> list[Any]:
+def _errors(kind: type[Request], values: Mapping[str, Any]) -> list[Any]:
     try:
-        StageRequest.model_validate(values)
+        kind.model_validate(values)
     except ValidationError as error:
         return list(error.errors(include_url=False, include_input=False))
     return []

@@ -1,0 +1,151 @@
+"""``promote``: a committed staging becomes another one."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from riva_stream.cli import options
+from riva_stream.cli.command import Invocation
+from riva_stream.layout import DEPLOYMENTS
+from riva_stream.sizes import human_size
+
+if TYPE_CHECKING:
+    from riva_stream.cli.session import Session
+    from riva_stream.report import PlaceReport, PromoteReport, StageReport
+
+NAME = "promote"
+SUMMARY = "make a committed staging another one, copied by the store"
+USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/] [flags]"
+DESCRIPTION = """\
+Make a staging that is committed another one, in this bucket or another: its objects are copied by the store, each proven
+to be what the staging's manifest says, described anew and committed by a marker, as stage does it. Where the store cannot
+copy (another endpoint, other credentials), they are read, hashed and sent. Running the same command again is always safe.
+
+Where to: --env, --bucket, --model-name and --model-version each replace that part of the staging's own place; --to names
+a place as a whole, and may be repeated. Several places are promoted to at once: one that fails holds up no other.
+"""
+EXAMPLES = """\
+  PROG promote s3://deployments/dev/parakeet-rnnt-en-us/v2025.09/ --env prod
+      nothing is downloaded
+  PROG promote --env prod
+      what the settings of stage name, from the environment and .env
+  PROG promote s3://deployments/dev/parakeet-rnnt-en-us/v2025.09/ \\
+      --to s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/ --to s3://deployments-eu/prod/parakeet-rnnt-en-us/v2025.09/
+  PROG promote s3://deployments/dev/parakeet-rnnt-en-us/v2025.09/ --env prod --dry-run
+      what would be written, how it would be proven, and whether it may be
+"""
+_LEVELS = ("env", "model_name", "model_version")
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "prefix",
+        nargs="?",
+        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
+        help="the staging (default: the one that the settings of stage name)",
+    )
+    options.add_promote(parser)
+
+
+def run(args: Namespace, invocation: Invocation) -> int:
+    """Promote it and show the result."""
+    from riva_stream.cli.session import execute
+
+    return execute(args, invocation, _promote, summary_text, lambda report: report.exit_code, recorded=True)
+
+
+def _promote(session: Session) -> PromoteReport:
+    from riva_stream.cli.session import begin_record, staging_prefix
+    from riva_stream.cli.settings.problems import check
+    from riva_stream.config import PromoteRequest
+    from riva_stream.errors import ConfigurationError
+
+    args, record = session.args, session.record
+    assert record is not None  # noqa: S101 - this command keeps one
+    file = begin_record(session)
+    endpoint = session.endpoint(env_file=file)
+    bucket, prefix = staging_prefix(args.prefix, endpoint)
+    values = options.promote_flags(args, session.run_id, file.values) | {
+        name: value
+        for name in PromoteRequest.model_fields
+        if (value := getattr(endpoint, name, None)) is not None
+    }
+    places = [*_place(args, bucket, prefix), *(args.to or ())]
+    if not places:
+        raise ConfigurationError(
+            "it is not said where to promote it",
+            hint="pass --env, --bucket, --model-name or --model-version, or --to with a whole place; for example: --env prod",
+        )
+    values |= {"source": f"s3://{bucket}/{prefix}", "to": tuple(dict.fromkeys(places))}
+    record.request = request = check(values, {}, {}, kind=PromoteRequest)
+    if not request.dry_run:
+        record.begin()
+
+    from riva_stream.pipeline import promote  # the AWS libraries are for a request that is right
+
+    return session.run(partial(promote, request, observer=session.observe))
+
+
+def _place(args: Namespace, bucket: str, prefix: str) -> list[str]:
+    """The staging's own place with what the flags replace of it; none where they replace nothing."""
+    levels = prefix.removeprefix(DEPLOYMENTS).rstrip("/").split("/")
+    given: list[Any] = [getattr(args, name) for name in _LEVELS]
+    if not args.bucket and not any(given):
+        return []
+    # One that has too few levels is told with all else that is wrong.
+    there = [*levels, *[""] * len(_LEVELS)]
+    return [
+        f"s3://{args.bucket or bucket}/{'/'.join(new or old for new, old in zip(given, there, strict=False))}/"
+    ]
+
+
+_OUTCOMES = {
+    "staged": "promoted",
+    "upgraded": "promoted, in place of a staging by reference",
+    "already_staged": "there already, nothing had to be moved",
+    "deployment_added": "there already; deployment.json was added",
+    "planned": "dry run, nothing was written",
+}
+
+
+def summary_text(report: PromoteReport) -> str:
+    """What each place came to."""
+    lines = [f"From {report.source}"]
+    for place in report.places:
+        lines += ["", place.destination, *(f"  {line}" for line in _place_lines(place))]
+    lines += ["", f"Took {report.seconds:.1f} s"]
+    return "\n".join(lines) + "\n"
+
+
+def _place_lines(place: PlaceReport) -> list[str]:
+    if place.report is not None:
+        return _done(place.report)
+    assert place.error is not None  # noqa: S101 - one of the two is there
+    lines = [f"FAILED: {place.error.message}"]
+    lines += [f"next: {line}" for line in place.error.hint.splitlines()]
+    return [*lines, f"exit code {place.exit_code}"]
+
+
+def _done(report: StageReport) -> list[str]:
+    lines = [_OUTCOMES[report.outcome]]
+    if report.plan is not None:
+        copied = report.plan.source_copy
+        how = (
+            f"copied by the store, to be proven by {copied}" if copied != "sent" else "read, hashed and sent"
+        )
+        lines += [f"would: {report.plan.would}; {human_size(report.plan.source_size)} {how}"]
+        lines += [f"  {item.key}" for item in report.plan.objects]
+    elif report.artifact is not None and report.outcome in {"staged", "upgraded"} and report.mode == "full":
+        validation = report.artifact.validation
+        copied = validation.source_copy
+        how = f"copied by the store, proven by {copied}" if copied != "sent" else "read, hashed and sent"
+        reason = f" ({validation.source_copy_reason})" if validation.source_copy_reason else ""
+        lines += [f"{how}{reason}"]
+    by = sorted({way for check in report.objects for way in check.by})
+    if by:
+        lines += [f"{len(report.objects)} objects looked at again, by {', '.join(by)}"]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    return [*lines, f"run {report.run_id}"]

@@ -19,7 +19,7 @@ from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.cli.settings.load import load, load_endpoint
 from riva_stream.cli.settings.model import SWITCH, Settings
 from riva_stream.cli.settings.problems import SettingsError
-from riva_stream.config import StageRequest
+from riva_stream.config import PromoteRequest, StageRequest
 from riva_stream.errors import ConfigurationError
 
 FLAGS = {
@@ -371,8 +371,9 @@ def test_an_unusual_environment_is_a_warning() -> None:
 
 
 def test_every_field_that_can_be_wrong_has_an_example() -> None:
-    switches = {name for name, info in StageRequest.model_fields.items() if info.annotation is bool}
-    assert set(Settings.model_fields) == set(StageRequest.model_fields)
+    fields = StageRequest.model_fields | PromoteRequest.model_fields
+    switches = {name for name, info in fields.items() if info.annotation is bool}
+    assert set(Settings.model_fields) == set(fields)
     assert {name for name in Settings.model_fields if Settings.example(name) == SWITCH} == switches
 
 

@@ -24,13 +24,14 @@ from riva_stream.cli.settings.model import Settings
 from riva_stream.errors import (
     ArchiveError,
     ConfigurationError,
+    DestinationConflictError,
     RivaStreamError,
     SourceNotFoundError,
     TransientError,
 )
 from riva_stream.events import Event, Observer, Progress, StageStarted, Warned
 from riva_stream.pipeline import stage
-from riva_stream.report import StageReport, worst
+from riva_stream.report import PlaceReport, StageReport, error_report, worst
 from tests.cli_double import progress
 from tests.cli_double import report as made_up
 from tests.staging import Place, put_credentials
@@ -60,6 +61,8 @@ class Engine:
         self.most = 0
         self.stopped: list[str] = []
         self.hanging: set[str] = set()
+        self.replicas: dict[str, list[RivaStreamError | None]] = {}
+        """What promotions to a bucket come to, one after the other; without it nothing is promoted."""
 
     def at_once(self, requests: Sequence[StageRequest]) -> int:
         return self.slots
@@ -75,12 +78,20 @@ class Engine:
                 await anyio.sleep_forever()
             if (error := self.errors.get(request.model_name)) is not None:
                 raise error
-            return made_up(destination=request.destination)
+            replicas = [self._promoted(place) for place in request.replicate_to if self.replicas]
+            return made_up(destination=request.destination, replicas=replicas)
         except anyio.get_cancelled_exc_class():
             self.stopped.append(request.model_name)
             raise
         finally:
             self.running -= 1
+
+    def _promoted(self, place: str) -> PlaceReport:
+        left = self.replicas[place.split("/")[2]]
+        error = left.pop(0) if len(left) > 1 else left[0]
+        if error is not None:
+            return PlaceReport(destination=place, exit_code=error.exit_code, error=error_report(error))
+        return PlaceReport(destination=place, exit_code=0, report=made_up(destination=place))
 
 
 def outcomes(report: CatalogueReport) -> list[tuple[str, str, int]]:
@@ -115,6 +126,41 @@ async def test_places_of_one_source_come_one_after_the_other() -> None:
     assert events[0] == Planned(entries=3, jobs=1, at_once=1)
     assert [type(event) for event in events[1:3]] == [EntryStarted, EntryEnded]
     assert [entry.outcome for entry in report.entries] == ["staged"] * 3
+
+
+async def test_the_first_place_makes_those_that_the_same_stores_hold() -> None:
+    engine = Engine()
+    engine.replicas = {"in-europe": [None], "in-asia": [DestinationConflictError("another staging")]}
+    far = {"bucket": "far", "endpoint_url": "https://far.example"}
+    places = ["s3://in-europe", "s3://in-asia", far]
+    report = await stage_all(catalogue(entry("a", replicate_to=places)), engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments", "far"]
+    assert engine.given[0].replicate_to == ("s3://in-europe/dev/a/v1/", "s3://in-asia/dev/a/v1/")
+    assert [(e.destination.split("/")[2], e.exit_code) for e in report.entries] == [
+        ("deployments", 0),
+        ("in-europe", 0),
+        ("in-asia", 73),
+        ("far", 0),
+    ]
+
+
+async def test_a_replica_that_a_rerun_may_mend_is_tried_again_once() -> None:
+    engine = Engine()
+    engine.replicas = {"in-europe": [TransientError("lost"), None], "in-asia": [TransientError("lost")]}
+    whole = catalogue(entry("a", replicate_to=["s3://in-europe", "s3://in-asia"]))
+    report = await stage_all(whole, engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments"] * 2
+    assert [e.exit_code for e in report.entries] == [0, 0, 75]
+
+
+async def test_a_dry_run_looks_at_each_place_by_itself() -> None:
+    engine = Engine()
+    whole = catalogue(entry("a", replicate_to=["s3://in-europe"]))
+    await stage_all(whole, engine=engine, dry_run=True)
+    assert [(request.bucket, request.replicate_to) for request in engine.given] == [
+        ("deployments", ()),
+        ("in-europe", ()),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +314,7 @@ EVERY = {
     "description": "-- a 'text'\nof two lines",
     "server_path": "s3://images/riva.tar.gz",
     "include": ("*.riva", "-x*"),
+    "replicate_to": ("s3://in-europe/dev/a/v1/", "s3://in-asia/dev/a/v1/"),
     "expect_sha256": "ab" * 32,
     "no_checksum": True,
     "allow_missing_end": True,

@@ -323,7 +323,7 @@ class StageRequest(Request):
         elif self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
             inside = "lies inside the destination prefix, which belongs to the staging alone"
             yield Contradiction("server_path", inside, _DESTINATION)
-        yield from _repeated("replicate_to", self.replicate_to, f"s3://{self.bucket}/{self._levels}")
+        yield from _repeated("replicate_to", self.replicate_to, self.place)
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:
@@ -355,8 +355,9 @@ class StageRequest(Request):
         return key_of(path) if path.startswith("s3://") else path
 
     @property
-    def _levels(self) -> str:
-        return prefix_of(None, self.env, self.model_name, self.model_version)
+    def place(self) -> str:
+        """``s3://bucket/ENV/NAME/VERSION/``, whatever the mode."""
+        return f"s3://{self.bucket}/{prefix_of(None, self.env, self.model_name, self.model_version)}"
 
     @property
     def prefix(self) -> str:

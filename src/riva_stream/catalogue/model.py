@@ -18,15 +18,17 @@ from pydantic import (
 
 from riva_stream.config import Segment, StageRequest
 
-__all__ = ["PLACE", "Catalogue", "Entry", "catalogue_schema"]
+__all__ = ["LEVELS", "PLACE", "Catalogue", "Entry", "catalogue_schema"]
 
+LEVELS = ("bucket", "env", "model_name", "model_version")
+"""Fields of a request that its destination's URI is made of."""
 PLACE = (
-    *("bucket", "env", "model_name", "model_version", "region", "endpoint_url", "profile", "ca_bundle", "addressing"),
+    *(*LEVELS, "region", "endpoint_url", "profile", "ca_bundle", "addressing"),
     *("acl", "sse", "kms_key_id", "storage_class", "expected_bucket_owner"),
 )  # fmt: skip
 """Fields of a request that say where a staging goes, and how it is kept there; all others are about what is staged."""
-_NOT_IN_A_FILE = ("env", "run_id", "dry_run", "state_dir")
-"""``env`` may be a list there; the others are the command's business."""
+_NOT_IN_A_FILE = ("env", "replicate_to", "run_id", "dry_run", "state_dir")
+"""``env`` may be a list there, and replicas be tables; the others are the command's business."""
 _SIZES = ("memory", "part_size", "max_header_bytes", "max_expanded", "max_zstd_window")
 _DURATIONS = ("timeout", "deadline", "lease")
 

@@ -25,13 +25,13 @@ from riva_stream.catalogue.engine import (
 )
 from riva_stream.catalogue.load import LoadedCatalogue
 from riva_stream.catalogue.local import LocalEngine
-from riva_stream.catalogue.model import Catalogue
+from riva_stream.catalogue.model import LEVELS, PLACE, Catalogue
 from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_catalogue, matches, prepare
 from riva_stream.config import StageRequest
-from riva_stream.errors import ConfigurationError
+from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.events import Event, StageStarted
 from riva_stream.preflight.archives import list_archives as list_in_s3
-from riva_stream.report import ErrorReport, worst
+from riva_stream.report import ErrorReport, StageReport, worst
 from riva_stream.tasks import in_child_task
 
 __all__ = ["stage_all"]
@@ -143,51 +143,56 @@ class _Run:
         return report
 
     async def _job(self, job: Job, limiter: anyio.CapacityLimiter) -> None:
-        """The places of one source, one after the other in the same slot.
-
-        The first one shall make the others in the store, once ``stage`` can do that; until then each is a staging.
-        """
+        """The places of one source: the first one that succeeds makes the others that the same stores hold."""
         async with limiter:
-            error: ErrorReport | None = None
-            for request in job.places:
-                if error is not None and error.exit_code in _OF_THE_SOURCE:
-                    report = _failed(request, error)  # it is the same source
-                else:
-                    report = await self._entry(request)
-                    error = report.error
-                self.reports[_key(request)] = report
-                self.observer(EntryEnded(report=report))
-                if self.fail_fast and report.exit_code:
-                    self.scope.cancel()
+            todo = list(job.places)
+            while todo:
+                first, *others = todo
+                beside = [] if first.dry_run else [other for other in others if _same_stores(first, other)]
+                asked = tuple(other.place for other in beside)
+                staged, replicas = await self._entry(first, asked)
+                if any(outcome.exit_code == TransientError.exit_code for outcome in replicas.values()):
+                    staged, replicas = await self._entry(
+                        first, asked
+                    )  # it is staged: only they are tried again
+                self._ended(first, staged)
+                if staged.error is not None and staged.error.exit_code in _OF_THE_SOURCE:
+                    replicas = {other.place: staged.error for other in others}  # it is the same source
+                made = {other.place: other for other in others if other.place in replicas}
+                for place, request in made.items():
+                    self._ended(request, _replica(request, replicas[place]))
+                todo = [other for other in others if other.place not in made]
 
-    async def _entry(self, request: StageRequest) -> EntryReport:
+    def _ended(self, request: StageRequest, report: EntryReport) -> None:
+        self.reports[_key(request)] = report
+        self.observer(EntryEnded(report=report))
+        if self.fail_fast and report.exit_code:
+            self.scope.cancel()
+
+    async def _entry(
+        self, request: StageRequest, places: tuple[str, ...]
+    ) -> tuple[EntryReport, dict[str, StageReport | ErrorReport]]:
+        """What a request came to, and each place that it was promoted to."""
         destination = request.destination
         self.started.add(_key(request))
         self.observer(EntryStarted(destination=destination, source=request.source))
         began = clock.monotonic()
         sizes = [0]
         observe = partial(_tell, self.observer, destination, sizes.append)
+        asked = request.model_copy(update={"replicate_to": (*request.replicate_to, *places)})
         try:
-            report = await self.engine.stage(request, observe)
+            report = await self.engine.stage(asked, observe)
         except Exception as error:  # noqa: BLE001 - of one entry among many; it is told in its report
             failed = _failed(request, error_of(error))
             seconds = clock.monotonic() - began
-            return failed.model_copy(update={"seconds": seconds, "size_bytes": max(sizes)})
+            return failed.model_copy(update={"seconds": seconds, "size_bytes": max(sizes)}), {}
+        seconds = clock.monotonic() - began
         size = report.plan.source_size if report.plan else max(sizes)
-        if report.artifact is not None:
-            size = report.artifact.source.size_bytes
-        return EntryReport(
-            destination=destination,
-            source=request.source,
-            outcome=report.outcome,
-            exit_code=0,
-            run_id=report.run_id,
-            size_bytes=size,
-            seconds=clock.monotonic() - began,
-            would=report.plan.would if report.plan else "",
-            warnings=report.warnings,
-            next_step=report.next_step,
-        )
+        replicas: dict[str, StageReport | ErrorReport] = {}
+        for place, replica in zip(asked.replicate_to, report.replicas, strict=False):
+            if found := replica.report or replica.error:
+                replicas[place] = found
+        return _staged(request, report, seconds, size), replicas
 
 
 async def _list_in_s3(observer: CatalogueObserver, request: StageRequest) -> Sequence[str]:
@@ -208,6 +213,32 @@ def _tell(
     if isinstance(event, StageStarted):
         sized(event.source_size)
     observer(EntryEvent(destination=destination, event=event))
+
+
+def _staged(request: StageRequest, report: StageReport, seconds: float, size: int) -> EntryReport:
+    return EntryReport(
+        destination=request.destination,
+        source=request.source,
+        outcome=report.outcome,
+        exit_code=0,
+        run_id=report.run_id,
+        size_bytes=report.artifact.source.size_bytes if report.artifact is not None else size,
+        seconds=seconds,
+        would=report.plan.would if report.plan else "",
+        warnings=report.warnings,
+        next_step=report.next_step,
+    )
+
+
+def _replica(request: StageRequest, outcome: StageReport | ErrorReport) -> EntryReport:
+    if isinstance(outcome, ErrorReport):
+        return _failed(request, outcome)
+    return _staged(request, outcome, outcome.seconds, 0)
+
+
+def _same_stores(one: StageRequest, other: StageRequest) -> bool:
+    """Whether both go to the same stores and are kept there in the same way, so that one can be made from the other."""
+    return all(getattr(one, name) == getattr(other, name) for name in PLACE if name not in LEVELS)
 
 
 def _failed(request: StageRequest, error: ErrorReport, *, destination: str = "") -> EntryReport:

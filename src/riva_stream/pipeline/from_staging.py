@@ -419,7 +419,10 @@ async def _find(run: Run, reference: ObjectReference) -> PinnedSource:
 
 def _require_artifact(staging: Staging) -> Artifact:
     if staging.artifact is None:
-        raise IntegrityError(f"{staging.destination} has no {ARTIFACT_JSON}")
+        raise IntegrityError(
+            f"{staging.destination} has no {ARTIFACT_JSON} that can be read",
+            hint=f"look at it: riva-stream verify {staging.destination}",
+        )
     return staging.artifact
 
 

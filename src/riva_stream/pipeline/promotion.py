@@ -175,7 +175,10 @@ class _One:
             told |= {"source": deployment.bintarball_references.model_archive.s3_uri}
             told["bintarball_reference"] = True
         else:
-            raise IntegrityError(f"{staging.destination} has no documents that tell what it is")
+            raise IntegrityError(
+                f"{staging.destination} has no documents that tell what it is",
+                hint=f"look at it: riva-stream verify {staging.destination}",
+            )
         if deployment is not None:
             told["server_path"] = deployment.bintarball_references.container_image.s3_uri
         if staging.manifest is not None:

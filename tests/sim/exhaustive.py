@@ -190,6 +190,10 @@ def prepared(kind: str, scenario: str, leftover: int) -> MemoryStore:
         requests: tuple[StageRequest, ...] = (what.request,)
     else:
         store = new_store(KINDS[kind])
+        for original in what.originals:
+            elsewhere = World(store, Plain(), prefix=original.prefix)
+            with simulated(elsewhere, leftover):
+                elsewhere.run(original)
         world = World(store, Plain(), bintarball=what.is_bintarball)
         requests = what.before
     with simulated(world, leftover):

@@ -15,6 +15,7 @@ from typing import Any
 from riva_stream.s3.memory import MemoryObject, MemoryStore
 from tests.sim.network import Request
 from tests.sim.process import Process
+from tests.sim.scenarios import Promotion
 from tests.sim.sources import SOURCE_BUCKET, Source
 
 __all__ = ["NOT_PROMISED", "PROPERTIES", "Judge", "Violation"]
@@ -187,7 +188,7 @@ class Judge:
         if self.promised and key == self.prefix + _READY and after is None:
             self.promised.pop(self.prefix + _PAIRED, None)
         if after is not None and self._is_staged(key):
-            self._judge_visible(request)
+            self._judge_visible(request, after)
 
     def _judge_ready(self, request: Request, after: MemoryObject | None) -> None:
         if request.key == self.prefix + _READY:
@@ -244,7 +245,7 @@ class Judge:
         except _WrongError as wrong:
             self._blame(request, "P3", str(wrong), is_beside=self._is_meddled_with(request.process))
 
-    def _judge_visible(self, request: Request) -> None:
+    def _judge_visible(self, request: Request, after: MemoryObject) -> None:
         """An archive or a model has appeared."""
         asked = request.process.request
         source = self._sources[asked.source]
@@ -255,6 +256,9 @@ class Judge:
             self._blame(
                 request, "P4", f"{request.key} of a source with another SHA-256 than the expected one"
             )
+        elif isinstance(asked, Promotion):
+            if _sha256(after) not in {source.sha256, *source.members.values()}:
+                self._blame(request, "P4", f"{request.key} with bytes that were never staged")
         elif kept is not None:
             read = request.process.has_read(SOURCE_BUCKET, source.key, kept.etag)
             if read < len(source.data):

@@ -11,6 +11,7 @@ from unittest.mock import patch
 from riva_stream import lease as state
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError
+from riva_stream.report import PromoteReport
 from tests.sim.breaks import Break
 from tests.sim.loop import CURRENT, Host
 
@@ -85,11 +86,21 @@ class Process:
             return
         error = task.exception()
         if error is None:
-            self.over(getattr(task.result(), "outcome", "0"))
+            self._take_report(task.result())
         elif isinstance(error, RivaStreamError):
             self.over(str(error.exit_code), f"{type(error).__name__}: {error}")
         else:
             self.over("1", f"{type(error).__name__}: {error}")
+
+    def _take_report(self, report: Any) -> None:
+        if not isinstance(report, PromoteReport):
+            self.over(getattr(report, "outcome", "0"))
+            return
+        (place,) = report.places
+        if place.report is not None:
+            self.over(place.report.outcome)
+        elif place.error is not None:
+            self.over(str(place.exit_code), f"{place.error.type}: {place.error.message}")
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
-from riva_stream.config import StageRequest
+from riva_stream.config import PromoteRequest, StageRequest
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody
 from riva_stream.sizes import MIB
@@ -16,7 +16,19 @@ from tests.sim.network import immediately
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
 from tests.support.ceilings import ceiling_for
 
-__all__ = ["BUCKET", "FOLLOW_UPS", "SCENARIOS", "Scenario", "asked", "name_foreign_key", "prefix_of"]
+__all__ = [
+    "BUCKET",
+    "FOLLOW_UPS",
+    "SCENARIOS",
+    "Promotion",
+    "Scenario",
+    "asked",
+    "name_foreign_key",
+    "prefix_of",
+    "promoted",
+]
+
+R = TypeVar("R", bound=StageRequest)
 
 BUCKET = "staging"
 LEASE = 6.0
@@ -27,6 +39,31 @@ _LITTLE = ceiling_for(_PART, 3)
 def prefix_of(*, bintarball: bool = False) -> str:
     """Where all of it is staged."""
     return ("bintarball/deployment-metadata/" if bintarball else "") + "prod/parakeet/v1/"
+
+
+class Promotion(StageRequest):
+    """A staging that is made from another one, of the same source: each is staged elsewhere in the bucket."""
+
+    @property
+    def original(self) -> StageRequest:
+        """What has staged it there."""
+        name = self.source.rpartition("/")[2].partition(".")[0]
+        fields = {"env": "dev", "model_version": name, "force": False, "expect_sha256": None}
+        return StageRequest(**self.model_dump() | {"part_size": 8 * MIB} | fields).model_copy(
+            update={"part_size": self.part_size}
+        )
+
+    @property
+    def promotion(self) -> PromoteRequest:
+        """What is asked for."""
+        request = PromoteRequest(source=self.original.destination, to=(self.place,))
+        return request.model_copy(update=self.shared())
+
+
+def promoted(name: str = "one", **fields: Any) -> Promotion:
+    """The same as :func:`asked`, by promotion."""
+    made = asked(name, **fields)
+    return Promotion.model_construct(**{field: getattr(made, field) for field in StageRequest.model_fields})
 
 
 @cache
@@ -84,6 +121,13 @@ class Scenario:
     """Whether the manifest that stands there names a key that is none of ours."""
 
     @property
+    def originals(self) -> list[StageRequest]:
+        """What is staged elsewhere, to be promoted by its run or by one that comes after it."""
+        if not isinstance(self.request, Promotion):
+            return []
+        return [self.request.original, _other(self.request).original]
+
+    @property
     def is_bintarball(self) -> bool:
         return self.request.bintarball_reference
 
@@ -120,6 +164,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("copied over another", (asked("two", copy="auto"),), asked(copy="auto", force=True)),
         Scenario("copied, bad", (), asked("bad", copy="store")),
         Scenario("bad source over good", (asked(),), asked("bad", force=True)),
+        Scenario("promoted", (), promoted(copy="auto")),
+        Scenario("promoted by its ETag", (), promoted(copy="auto", check="md5")),
+        Scenario("promoted, sent", (), promoted()),
+        Scenario("promoted by reference", (), promoted(reference=True)),
+        Scenario("promoted with an image", (), promoted(image=True, copy="auto")),
+        Scenario("promoted over another", (asked("two"),), promoted(copy="auto", force=True)),
     )
 }
 
@@ -152,7 +202,7 @@ def name_foreign_key(store: MemoryStore) -> None:
         )
 
 
-def _other(request: StageRequest) -> StageRequest:
+def _other(request: R) -> R:
     return request.model_copy(update={"source": source("two").uri})
 
 

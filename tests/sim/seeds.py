@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -37,7 +38,14 @@ _ALONE = (
 _BESIDE = (*(Break.FREEZE_BEFORE, Break.FREEZE_AFTER) * 4, *_ALONE)
 
 
-def simulate(seed: int, *, kind: str = "", beside: RunFactory = newest, trace: Trace | None = None) -> Result:
+def simulate(
+    seed: int,
+    *,
+    kind: str = "",
+    beside: RunFactory = newest,
+    trace: Trace | None = None,
+    among: Sequence[str] = tuple(SCENARIOS),
+) -> Result:
     """Run what ``seed`` draws.
 
     Args:
@@ -45,11 +53,12 @@ def simulate(seed: int, *, kind: str = "", beside: RunFactory = newest, trace: T
         kind: of the store; empty: drawn as well.
         beside: makes every run but the first, and but those that are to converge in the end.
         trace: takes a line for each thing that happens.
+        among: scenarios to draw from: with others a seed draws another thing.
     """
     draw = Random(seed)
     drawn = draw.choice([*KINDS, "aws", "aws", "aws"])
     kind = kind or drawn
-    scenario = SCENARIOS[draw.choice(list(SCENARIOS))]
+    scenario = SCENARIOS[draw.choice(among)]
     count = draw.choice((1, 2, 2, 2, 3))
     together = count > 1 and draw.random() < 0.8
     breaks = _BESIDE if together else _ALONE

@@ -30,10 +30,12 @@ PREFIX = prefix_of()
 JOURNAL = f"{PREFIX}.riva-stream/journal.json"
 SEEDS = range(300)
 FOUND = (
-    *(9121, 9482, 12022, 12523, 16948, 18127, 27388, 28729, 28773, 29019, 29795),
+    *(9121, 9482, 12022, 12523, 16948, 18127, 26652, 27388, 28729, 28773, 29019, 29795),
     *(30218, 38312, 38979, 40743, 41163, 41654, 49207, 52179, 5919, 7987),
 )
-"""Seeds that broke a promise once; what they draw is another thing after each change of the simulator."""
+"""Seeds that broke a promise once; what they draw is another thing after each change of the simulator,"""
+AMONG = tuple(SCENARIOS)[:27]
+"""as it would be among more scenarios than there were then."""
 CELLS = 300
 DUELS = 120
 
@@ -81,7 +83,10 @@ def test_nothing_is_blamed_when_nothing_breaks(kind: str) -> None:
 
 
 def test_no_promise_is_broken_whatever_a_seed_draws() -> None:
-    results = (seeds.simulate(seed) for seed in (*SEEDS, *FOUND))
+    results = (
+        *(seeds.simulate(seed) for seed in SEEDS),
+        *(seeds.simulate(seed, among=AMONG) for seed in FOUND),
+    )
     assert not broken((r.name, r.kind, list(map(str, r.violations))) for r in results)
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
-from riva_stream import clock, stage
+from riva_stream import clock, promote, stage
 from riva_stream.config import StageRequest
 from riva_stream.pipeline import copies
 from riva_stream.s3.memory import MemoryStore
@@ -22,7 +22,7 @@ from tests.sim.kinds import Kind
 from tests.sim.loop import VirtualLoop, in_order
 from tests.sim.network import Connection, Network, Schedule, immediately
 from tests.sim.process import Process, identities
-from tests.sim.scenarios import BUCKET, prefix_of
+from tests.sim.scenarios import BUCKET, Promotion, prefix_of
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, SOURCES, source
 
 __all__ = ["RunFactory", "World", "new_store", "newest", "simulated"]
@@ -37,6 +37,9 @@ RunFactory = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 
 def newest(request: StageRequest, store: Store) -> Coroutine[Any, Any, Any]:
     """The code that is tested here."""
+    # Nothing is expected of the source of a promotion but what its own staging has been compared with.
+    if isinstance(request, Promotion) and request.expect_sha256 is None:
+        return promote(request.promotion, store=store)
     return stage(request, store=store)
 
 
@@ -59,6 +62,7 @@ class World:
         store: of this world alone.
         schedule: decides what becomes of each request.
         bintarball: whether the prefix is that of a bintarball reference.
+        prefix: another one than what is staged at usually.
         trace: takes a line for each thing that happens.
     """
 
@@ -68,13 +72,14 @@ class World:
         schedule: Schedule,
         *,
         bintarball: bool = False,
+        prefix: str = "",
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.loop = VirtualLoop()
         self.store = store
         store.set_clock(lambda: _EPOCH + timedelta(seconds=self.loop.now))
         sources = {source(name).uri: source(name) for name in SOURCES}
-        self.judge = Judge(store, BUCKET, prefix_of(bintarball=bintarball), sources)
+        self.judge = Judge(store, BUCKET, prefix or prefix_of(bintarball=bintarball), sources)
         self.network = Network(
             self.loop, store, schedule, self.judge.carry_out, Context(), trace, self._look_round
         )
@@ -187,7 +192,8 @@ class World:
 
 
 def _told(request: StageRequest) -> str:
-    words = [request.mode, request.source.rpartition("/")[2].partition(".")[0], *request.include]
+    words = ["promotion"] if isinstance(request, Promotion) else []
+    words += [request.mode, request.source.rpartition("/")[2].partition(".")[0], *request.include]
     words += ["--force"] if request.force else []
     words += ["--server-path"] if request.server_path else []
     words += ["--expect-sha256 (wrong)"] if request.expect_sha256 else []

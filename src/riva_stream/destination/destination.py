@@ -583,14 +583,17 @@ class Destination:
             raise
 
     async def _roll_back(self, *, everything: bool) -> None:
-        """Delete what this run has completed, the last first: what says that the others may be used."""
+        """Delete what this run has completed, the last first: what says that the others may be used.
+
+        Where that one may still stand, the others stay: the next run clears all of it away.
+        """
         if self._sealed or self._marker is not None:
             return
         prefix = self.run.layout.prefix
         pair = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
-        for key, etag in reversed(list(self._completed.items())):
-            if everything or key in pair:
-                with suppress(RivaStreamError):
+        with suppress(RivaStreamError):
+            for key, etag in reversed(list(self._completed.items())):
+                if everything or key in pair:
                     await self._delete(key, etag)
 
     async def _verified(self, record: UploadRecord | StagedFile) -> ObjectCheck:

@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-from benchmarks import link, memory, reference, tls
+from benchmarks import link, memory, reference, resume, tls
 from benchmarks.arguments import names_of, numbers
 from benchmarks.compare import Runs, compare, count_traffic, kernel_sum
 from benchmarks.machine import describe
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         ("memory", "peak memory by archive size and by --memory"),
         ("reference", "whole process wall of reference-only mode"),
         ("tls", "what TLS adds to the client's CPU seconds"),
+        ("resume", "what a run that was killed costs the next one; with --cost, what checkpoints cost"),
         ("link", "the ways to stage over a narrow link"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     memory.add_arguments(commands.choices["memory"])
     reference.add_arguments(commands.choices["reference"])
     tls.add_arguments(commands.choices["tls"])
+    resume.add_arguments(commands.choices["resume"])
     link.add_arguments(commands.choices["link"])
     return root
 
@@ -112,6 +114,7 @@ _COMMANDS = {
     "memory": memory.main,
     "reference": reference.main,
     "tls": tls.main,
+    "resume": resume.main,
     "link": link.main,
 }
 

@@ -1,14 +1,14 @@
-"""``python -m benchmarks``: the comparison; ``memory``, ``reference`` and ``tls`` are further ones."""
+"""``python -m benchmarks``: the comparison; the other commands are further measurements."""
 
 from __future__ import annotations
 
 import argparse
 import random
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import memory, reference, tls
+from benchmarks import link, memory, reference, resume, tls
+from benchmarks.arguments import names_of, numbers
 from benchmarks.compare import Runs, compare, count_traffic, kernel_sum
 from benchmarks.machine import describe
 from benchmarks.peers import PEERS
@@ -17,21 +17,6 @@ from benchmarks.results import Result, Results
 from benchmarks.stand import KINDS, Stand
 
 RESULTS = Path(__file__).with_name("results")
-
-
-def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = [name for name in text.split(",") if name]
-        unknown = sorted(set(names) - set(known))
-        if unknown or not names:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
-        return names
-
-    return parse
-
-
-def _sizes(text: str) -> list[int]:
-    return [int(size) for size in text.split(",")]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
         ("memory", "peak memory by archive size and by --memory"),
         ("reference", "whole process wall of reference-only mode"),
         ("tls", "what TLS adds to the client's CPU seconds"),
+        ("resume", "what a run that was killed costs the next one; with --cost, what checkpoints cost"),
+        ("link", "the ways to stage over a narrow link"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument(
@@ -58,24 +45,28 @@ def parser() -> argparse.ArgumentParser:
         )
         if name != "memory":
             sub.add_argument(
-                "--server", default="juicefs", metavar="juicefs|moto|URL", help="default: juicefs"
+                "--server", default="juicefs", metavar="juicefs|seaweedfs|moto|URL", help="default: juicefs"
             )
     compared = commands.choices["compare"]
     compared.add_argument(
-        "--sizes", type=_sizes, default=[1024], metavar="MIB,...", help="of the model (default: 1024)"
+        "--sizes", type=numbers(int), default=[1024], metavar="MIB,...", help="of the model (default: 1024)"
     )
     compared.add_argument(
-        "--kinds", type=_names(list(KINDS)), default=list(KINDS), help="of " + ",".join(KINDS)
+        "--kinds", type=names_of(list(KINDS)), default=list(KINDS), help="of " + ",".join(KINDS)
     )
     only = compared.add_mutually_exclusive_group()
-    only.add_argument("--peers", type=_names(list(PEERS)), default=list(PEERS), help="of " + ",".join(PEERS))
     only.add_argument(
-        "--only", type=_names([*PEERS, "kernels"]), help="only these peers, or only the kernels"
+        "--peers", type=names_of(list(PEERS)), default=list(PEERS), help="of " + ",".join(PEERS)
+    )
+    only.add_argument(
+        "--only", type=names_of([*PEERS, "kernels"]), help="only these peers, or only the kernels"
     )
     compared.add_argument("--repeats", type=int, default=3, help="runs of each, interleaved (default: 3)")
     memory.add_arguments(commands.choices["memory"])
     reference.add_arguments(commands.choices["reference"])
     tls.add_arguments(commands.choices["tls"])
+    resume.add_arguments(commands.choices["resume"])
+    link.add_arguments(commands.choices["link"])
     return root
 
 
@@ -103,7 +94,7 @@ def _compare(args: argparse.Namespace) -> int:
                 print(f"{kind}, {size} MiB: making the archive ...", file=sys.stderr, flush=True)
                 source = stand.add(kind, size)
                 chosen = [name for name in peers if name in PEERS]
-                runs = compare(stand, source, chosen, repeats)
+                runs = compare(stand, source, [PEERS[name] for name in chosen], repeats)
                 count_traffic(stand, source, runs)
                 kernels = None
                 if not args.only or "kernels" in args.only:
@@ -118,7 +109,14 @@ def _compare(args: argparse.Namespace) -> int:
     return 1 if any(run.failure for run in every) else 0
 
 
-_COMMANDS = {"compare": _compare, "memory": memory.main, "reference": reference.main, "tls": tls.main}
+_COMMANDS = {
+    "compare": _compare,
+    "memory": memory.main,
+    "reference": reference.main,
+    "tls": tls.main,
+    "resume": resume.main,
+    "link": link.main,
+}
 
 
 if __name__ == "__main__":

@@ -19,20 +19,27 @@ from uuid import uuid4
 from benchmarks.kernels import CHECKSUMS, EXTRA, KERNELS, KernelJob
 from benchmarks.measure import Usage, measure
 from benchmarks.peers import PEERS, Job, Peer
+from benchmarks.relay import Moved, Relay
 from benchmarks.stand import Source, Stand
 from benchmarks.tools import ROOT, MissingToolError, program
 from tests.support.faultproxy import FaultProxy
 
 __all__ = [
+    "IMPORTS",
     "Kernels",
     "Runs",
+    "check_run",
     "compare",
     "count_traffic",
     "kernel_job",
     "kernel_sum",
     "run_checked",
     "run_kernel",
+    "work_folder",
 ]
+
+IMPORTS = (sys.executable, "-c", "import riva_stream.cli, riva_stream.pipeline")
+"""Starts Python and imports what ``stage`` needs."""
 
 _numbers = count(1)
 
@@ -51,6 +58,10 @@ class Runs:
     """What the peer tells of itself: for riva_stream the ``build_info`` of its first run."""
     check: str = "none"
     """The upload check that was in force."""
+    source_copy: str = ""
+    """What proved riva_stream's copy of the archive, or ``sent``."""
+    moved: list[Moved] = field(default_factory=list)
+    """Bytes on the link of each run, where there is one."""
 
     def median(self, name: str) -> float:
         """The median of one figure of :class:`Usage`."""
@@ -73,15 +84,24 @@ class Kernels:
         return sum(self.cpu[name] for name in KERNELS) + more
 
 
-def compare(stand: Stand, source: Source, peers: Sequence[str], repeats: int) -> list[Runs]:
-    """Run every peer ``repeats`` times, one after the other and again, so that all of them see the same weather."""
-    every = [Runs(PEERS[name]) for name in peers]
+def compare(
+    stand: Stand, source: Source, peers: Sequence[Peer], repeats: int, relay: Relay | None = None
+) -> list[Runs]:
+    """Run every peer ``repeats`` times, one after the other and again, so that all of them see the same weather.
+
+    With a ``relay`` they reach the server through it, and what each moves is noted.
+    """
+    every = [Runs(peer) for peer in peers]
     for number in range(repeats):
         for runs in every:
             if runs.failure:
                 continue
             try:
-                _once(stand, source, runs, whole=number == 0)
+                before = relay.counts() if relay else Moved()
+                endpoint = relay.endpoint_url if relay else None
+                runs.usages.append(_once(stand, source, runs, whole=number == 0, endpoint=endpoint))
+                if relay:
+                    runs.moved.append(relay.counts() - before)
             except (MissingToolError, TimeoutError, _FailedError) as error:
                 runs.failure = str(error)
                 runs.usages.clear()
@@ -123,7 +143,7 @@ def kernel_sum(stand: Stand, source: Source, repeats: int, checks: Sequence[str]
 @contextmanager
 def kernel_job(stand: Stand, source: Source) -> Iterator[Path]:
     """What kernels work on, laid out in files; gives the one that describes it."""
-    with stand.local(source) as archive, _folder(stand) as folder:
+    with stand.local(source) as archive, work_folder(stand) as folder:
         members = folder / "members"
         with members.open("wb") as out, tarfile.open(archive) as tar:
             for member in source.archive.rivas:
@@ -146,7 +166,7 @@ def _start_up(stand: Stand, source: Source) -> dict[str, list[str]]:
     dry = PEERS["riva"].make(Job(source, stand.bucket, f"dry/run/{uuid4().hex}/", stand.folder)).argv
     return {
         "start-up": [*dry, "--dry-run"],
-        "imports": [sys.executable, "-c", "import riva_stream.cli, riva_stream.pipeline"],
+        "imports": [*IMPORTS],
     }
 
 
@@ -154,9 +174,9 @@ class _FailedError(Exception):
     """A peer did not do what it was asked."""
 
 
-def _once(stand: Stand, source: Source, runs: Runs, *, whole: bool, endpoint: str | None = None) -> None:
+def _once(stand: Stand, source: Source, runs: Runs, *, whole: bool, endpoint: str | None = None) -> Usage:
     peer = runs.peer
-    with _folder(stand, on_disk=peer.on_disk) as folder:
+    with work_folder(stand, on_disk=peer.on_disk) as folder:
         prefix = f"to/{peer.name}/{next(_numbers)}/"
         work = folder / "work"
         work.mkdir()
@@ -170,18 +190,20 @@ def _once(stand: Stand, source: Source, runs: Runs, *, whole: bool, endpoint: st
         environment = stand.environment(endpoint) | dict(command.env)
         try:
             usage = measure(argv, folder=work, env=environment, server_pid=stand.pid)
-            _check(stand, source, peer, prefix, usage, whole=whole)
-            if endpoint is None:
-                runs.usages.append(usage)
+            check_run(stand, source, peer, prefix, usage, whole=whole)
             if whole and peer.name.startswith("riva"):
                 artifact = json.loads(usage.stdout)["artifact"]
-                runs.details, runs.check = artifact["build_info"], artifact["validation"]["upload_check"]
+                runs.details, validation = artifact["build_info"], artifact["validation"]
+                runs.check, runs.source_copy = validation["upload_check"], validation["source_copy"]
+            return usage
         finally:
             stand.remove(prefix)
 
 
-def _check(stand: Stand, source: Source, peer: Peer, prefix: str, usage: Usage, *, whole: bool) -> None:
-    """A run counts only when its status, its digests and its objects are right.
+def check_run(
+    stand: Stand, source: Source, peer: Peer, prefix: str, usage: Usage, *, whole: bool = False
+) -> None:
+    """A run counts only when its status, its digests and its objects are right, or this raises.
 
     With ``whole`` the objects are read back and hashed, else their sizes are compared.
     """
@@ -212,7 +234,8 @@ def run_checked(argv: Sequence[str], environment: Mapping[str, str], folder: Pat
 
 
 @contextmanager
-def _folder(stand: Stand, *, on_disk: bool = False) -> Iterator[Path]:
+def work_folder(stand: Stand, *, on_disk: bool = False) -> Iterator[Path]:
+    """An empty folder, removed afterwards with all that is left in it."""
     folder = stand.folder / uuid4().hex
     if on_disk:
         folder = Path(tempfile.mkdtemp(prefix="riva-benchmark-", dir="/var/tmp"))  # never a tmpfs (hier(7))

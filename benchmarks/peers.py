@@ -16,7 +16,7 @@ from benchmarks.measure import Usage
 from benchmarks.stand import Source
 from benchmarks.tools import package_version, program, version
 
-__all__ = ["PEERS", "Command", "Job", "Peer"]
+__all__ = ["COPYING", "PEERS", "Command", "Job", "Peer", "aws_settings", "riva_stream"]
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 _SHA256_LINE = re.compile(r"^\\?([0-9a-f]{64}) [ *](.+)$", re.MULTILINE)
@@ -68,9 +68,11 @@ def _told(usage: Usage) -> dict[str, str]:
     return {artifact["source"]["filename"]: artifact["source"]["sha256"], **models}
 
 
-def _riva_stream(check: str, *more: str) -> Callable[[Job], Command]:
+def riva_stream(name: str, label: str, check: str, *more: str, copy: str = "send") -> Peer:
+    """The tool itself, with more arguments. ``copy``: by default every byte goes through the client, as in the peers."""
+
     def make(job: Job) -> Command:
-        env, name, model_version = job.prefix.strip("/").rsplit("/", 2)
+        env, model_name, model_version = job.prefix.strip("/").rsplit("/", 2)
         argv = [
             program("python"),
             "-m",
@@ -79,10 +81,10 @@ def _riva_stream(check: str, *more: str) -> Callable[[Job], Command]:
             f"--source=s3://{job.bucket}/{job.source.key}",
             f"--bucket={job.bucket}",
             f"--env={env}",
-            f"--model-name={name}",
+            f"--model-name={model_name}",
             f"--model-version={model_version}",
             f"--upload-check={check}",
-            "--source-copy=send",  # every byte through the client, as in the peers
+            f"--source-copy={copy}",
             f"--state-dir={job.folder / 'state'}",
             "--json",
             "--quiet",
@@ -90,7 +92,7 @@ def _riva_stream(check: str, *more: str) -> Callable[[Job], Command]:
         ]
         return Command(argv)
 
-    return make
+    return Peer(name, label, make, _told, _own_version)
 
 
 def _script(
@@ -122,7 +124,7 @@ def _python(name: str) -> Callable[[Job], Command]:
     return make
 
 
-def _aws_settings(job: Job) -> dict[str, str]:
+def aws_settings(job: Job) -> dict[str, str]:
     """awscli as its users tune it: more requests at once, larger parts. Checksums only where they are required,
     because compatible stores break on the newer ones."""
     config = job.folder / "aws-config"
@@ -136,13 +138,15 @@ def _aws_settings(job: Job) -> dict[str, str]:
     }
 
 
-def _piped(inflate: str, digest: str) -> Callable[[Job], Command]:
-    """The one pass in a shell: which programs inflate and digest."""
+def _piped(inflate: str, digest: str, *, copies: bool = False) -> Callable[[Job], Command]:
+    """The one pass in a shell: which programs inflate and digest, and whether the store copies the archive."""
     tool = "OPENSSL" if digest == "openssl" else "SHA256SUM"
 
-    def env(_: Job) -> dict[str, str]:
+    def env(job: Job) -> dict[str, str]:
         options = "dgst -sha256 -r" if digest == "openssl" else ""
+        copying = {"AWS": program("aws"), **aws_settings(job)} if copies else {}
         return {
+            **copying,
             "INFLATE": program(inflate),
             "DIGEST": f"{program(digest)} {options}".strip(),
             "DIGEST_TOOL": tool,
@@ -166,8 +170,8 @@ def _own_version() -> dict[str, str]:
 
 
 _ALL = (
-    Peer("riva", "riva_stream, no upload check", _riva_stream("none"), _told, _own_version),
-    Peer("riva-check", "riva_stream, enforced upload check", _riva_stream("auto"), _told, _own_version),
+    riva_stream("riva", "riva_stream, no upload check", "none"),
+    riva_stream("riva-check", "riva_stream, enforced upload check", "auto"),
     Peer(
         "pipe-best",
         "shell pipeline: s5cmd, igzip, openssl",
@@ -192,14 +196,14 @@ _ALL = (
     Peer(
         "old-aws",
         "old script's steps, awscli",
-        _script("old-aws.sh", "aws", "tar", "sha256sum", env=_aws_settings),
+        _script("old-aws.sh", "aws", "tar", "sha256sum", env=aws_settings),
         _printed,
         _of("aws", "sha256sum", "tar"),
     ),
     Peer(
         "old-aws-disk",
         "old script's steps, awscli, on a disk",
-        _script("old-aws.sh", "aws", "tar", "sha256sum", env=_aws_settings),
+        _script("old-aws.sh", "aws", "tar", "sha256sum", env=aws_settings),
         _printed,
         _of("aws", "sha256sum", "tar"),
         on_disk=True,
@@ -219,3 +223,17 @@ _ALL = (
 
 PEERS: dict[str, Peer] = {peer.name: peer for peer in _ALL}
 """By name, in the order in which they run."""
+
+_COPYING = (
+    riva_stream("riva-copy", "riva_stream, the store copies the archive", "auto", copy="auto"),
+    Peer(
+        "pipe-copy",
+        "shell pipeline, aws s3 cp copies the archive",
+        _piped("igzip", "openssl", copies=True),
+        _printed,
+        _of("s5cmd", "igzip", "openssl", "tar", "aws"),
+    ),
+)
+
+COPYING: dict[str, Peer] = {peer.name: peer for peer in _COPYING}
+"""Those that have the store copy the archive within itself, which spares the client half of what it sends."""

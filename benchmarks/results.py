@@ -14,7 +14,7 @@ from benchmarks.compare import Kernels, Runs
 from benchmarks.measure import Usage
 from benchmarks.stand import Source
 
-__all__ = ["Result", "Results", "Spread", "figures_of", "table"]
+__all__ = ["Result", "Results", "Spread", "figures_of", "peer_document", "plot", "table"]
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -66,7 +66,7 @@ class Result:
             "model_mib": self.source.mib,
             "archive_bytes": size,
             "expanded_bytes": self.source.archive.tar_size,
-            "peers": [_peer(runs, size, cores) for runs in self.runs],
+            "peers": [peer_document(runs, size, cores) for runs in self.runs],
             "kernels": None if self.kernels is None else self._kernels(self.kernels),
             "lanes": self.lanes,
         }
@@ -101,7 +101,8 @@ class Result:
         }
 
 
-def _peer(runs: Runs, size: int, cores: int) -> dict[str, Any]:
+def peer_document(runs: Runs, size: int, cores: int) -> dict[str, Any]:
+    """A peer's figures as JSON. ``size`` is the archive's, in bytes."""
     head = {"name": runs.peer.name, "label": runs.peer.label, "failure": runs.failure or None}
     if not runs.usages:
         return head
@@ -109,6 +110,7 @@ def _peer(runs: Runs, size: int, cores: int) -> dict[str, Any]:
     return head | {
         "versions": runs.peer.versions(),
         "upload_check": runs.check,
+        "source_copy": runs.source_copy or None,
         "runs": len(runs.usages),
         "figures": {name: asdict(spread) for name, spread in figures.items()},
         "traffic": runs.traffic,
@@ -143,16 +145,11 @@ class Results:
         """``compare.json``, and the plots where matplotlib is there."""
         document = self.document()
         (folder / "compare.json").write_text(json.dumps(document, indent=1) + "\n")
-        try:
-            from benchmarks import plots  # noqa: PLC0415 - the JSON is worth something without them
-        except ImportError:
-            print("no plots: matplotlib is not installed (the [bench] extra)", file=sys.stderr)
-            return
         for archive in document["archives"]:
             name = f"{archive['kind']}-{archive['model_mib']}"
-            plots.peers(archive, folder / f"peers-{name}.svg")
+            plot("peers", archive, folder / f"peers-{name}.svg")
             if archive["lanes"]:
-                plots.lanes(archive, folder / f"lanes-{name}.svg")
+                plot("lanes", archive, folder / f"lanes-{name}.svg")
 
     def text(self) -> str:
         """For people."""
@@ -178,6 +175,16 @@ class Results:
                 for name, ratio in result.against_kernels(kernels).items():
                     lines += [f"  {name}: client CPU without start-up is {ratio:.2f}x the sum"]
         return "\n".join(lines)
+
+
+def plot(name: str, archive: dict[str, Any], path: Path) -> None:
+    """One of :mod:`benchmarks.plots`, where matplotlib is there: the JSON is worth something without it."""
+    try:
+        from benchmarks import plots  # noqa: PLC0415
+    except ImportError:
+        print("no plots: matplotlib is not installed (the [bench] extra)", file=sys.stderr)
+        return
+    getattr(plots, name)(archive, path)
 
 
 _HEADS = (

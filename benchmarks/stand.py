@@ -14,6 +14,7 @@ from typing import Any, Self
 from boto3.s3.transfer import TransferConfig
 
 from tests.support.archives import Archive, make_archive
+from tests.support.seaweedfs import SeaweedServer
 from tests.support.servers import GatewayServer, MotoProcess, S3Server, ram_or_disk_folder
 
 __all__ = ["KINDS", "Source", "Stand"]
@@ -87,6 +88,8 @@ class Stand:
                 self.server = GatewayServer()
             case "moto":
                 self.server = MotoProcess()
+            case "seaweedfs":
+                self.server = SeaweedServer()
             case url:
                 self.server = ExternalServer(url)
         self.folder = ram_or_disk_folder("riva-benchmark-")

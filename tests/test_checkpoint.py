@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 from isal import isal_zlib
 
@@ -64,6 +65,8 @@ class Cut(MemoryStore):
         return await super().create_upload(bucket, key, **options)
 
     async def put(self, bucket: str, key: str, body: PartBody, **options: Any) -> Any:
+        if "/checkpoint-" in key:
+            self._require_line()
         stored = await super().put(bucket, key, body, **options)
         data = b"".join(map(bytes, body.pieces))
         if "/checkpoint-" in key:
@@ -386,3 +389,30 @@ async def test_states_are_kept_no_longer_than_a_checkpoint_may_ask_for_them(
     assert max(kept) <= (
         0 if not every else 2 * in_flight + 2 * every // PART if every < 1 << 30 else 2 * in_flight
     )
+
+
+async def test_a_checkpoint_need_not_wait_for_the_one_before_it() -> None:
+    """More is in flight than lies between two of them: each counts once its own parts are durable."""
+    store = await store_with(ARCHIVES["gzip"]())
+    unpacked, found = anyio.Event(), anyio.Event()
+    send, put = store.upload_part, store.put
+
+    async def late(bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
+        if key.endswith("c.riva") and number == 18:
+            unpacked.set()
+        if key.endswith("m.tar.gz"):
+            await (unpacked if number <= 8 else found).wait()
+        return await send(bucket, key, upload_id, number, body)
+
+    async def seen(bucket: str, key: str, body: PartBody, **options: Any) -> Any:
+        stored = await put(bucket, key, body, **options)
+        if store.checkpoints and json.loads(store.checkpoints[-1])["offset"] >= 5 * PART:
+            found.set()
+        return stored
+
+    store.upload_part, store.put = late, seen  # type: ignore[method-assign]
+    with anyio.fail_after(60):  # it would wait for ever
+        await staged(store, connections=32, memory=512 << 20)
+    offsets = [json.loads(checkpoint)["offset"] for checkpoint in store.checkpoints]
+    assert offsets == sorted(offsets)
+    assert any(5 * PART <= offset <= 8 * PART for offset in offsets)

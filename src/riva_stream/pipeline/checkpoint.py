@@ -149,7 +149,12 @@ def extractor_options(request: StageRequest) -> _ExtractorOptions:
 # ── to write ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+_MOST_TAKEN = 32
+_MOST_BYTES = 2 << 20
+"""Of snapshots of checkpoints that wait; one may always."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Taken:
     """A checkpoint that has been taken, and waits until all it speaks of is durable."""
 
@@ -183,7 +188,8 @@ class Checkpointer:
     bare: bool = False
     """The source is a model itself: there is no archive to be unpacked."""
     _next: int = field(default=0, init=False)
-    _taken: _Taken | None = field(default=None, init=False)
+    _taken: list[_Taken] = field(default_factory=list, init=False)
+    """The oldest first: what is in flight may be many times ``every``, and each of them counts once its parts are through."""
     _moved: anyio.Event = field(default_factory=anyio.Event, init=False)
     _over: bool = field(default=False, init=False)
 
@@ -200,14 +206,18 @@ class Checkpointer:
     @property
     def is_waiting(self) -> bool:
         """Whether one was taken that is not written yet: it will ask for states of that moment."""
-        return self._taken is not None
+        return bool(self._taken)
 
     def is_due(self, read: int) -> bool:
         """Whether one should be taken, ``read`` bytes of the archive being worked on, and none behind fewer any more."""
-        if self._taken is not None:
-            return False
-        self.digest.forget_before(read)
-        return not self._over and read >= self._next
+        if not self._taken:
+            self.digest.forget_before(read)
+        return not self._over and read >= self._next and self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether one more may wait: a snapshot lists the members so far, of which there may be many."""
+        sizes = [len(taken.snapshot.data) for taken in self._taken if taken.snapshot is not None]
+        return len(self._taken) < _MOST_TAKEN and (not sizes or sum(sizes) + max(sizes) <= _MOST_BYTES)
 
     def take(
         self,
@@ -231,11 +241,13 @@ class Checkpointer:
             (self.archive, offset // self.part_size),
             *((upload, upload.numbered) for upload, _ in members),
         ]
-        self._taken = _Taken(
-            offset,
-            snapshot,
-            [(upload, digest, upload.numbered) for upload, digest in members],
-            [(upload, number) for upload, parts in spoken_of for number in range(1, parts + 1)],
+        self._taken.append(
+            _Taken(
+                offset,
+                snapshot,
+                [(upload, digest, upload.numbered) for upload, digest in members],
+                [(upload, number) for upload, parts in spoken_of for number in range(1, parts + 1)],
+            )
         )
         self._moved.set()
 
@@ -263,18 +275,27 @@ class Checkpointer:
         while not self._over:
             await self._moved.wait()
             self._moved = anyio.Event()
-            taken = self._taken
-            if taken is None or self._over or not self._counts(taken):
+            counting = [taken for taken in self._taken if self._counts(taken)]
+            if not counting or self._over:
                 continue
-            data = await clock.in_thread(self._written, taken)
+            newest = counting[-1]  # whoever resumes has no use for the others
+            data = await clock.in_thread(self._written, newest)
             try:
-                await self.destination.keep_checkpoint(data, taken.offset)
+                await self.destination.keep_checkpoint(data, newest.offset)
             except HeldError:
                 raise
             except RivaStreamError as error:
                 self.destination.run.warn("checkpoint", f"no checkpoint could be kept: {error}")
                 self._over = True
-            self._taken = None
+            self._forget(newest)
+
+    def _forget(self, written: _Taken) -> None:
+        """It is written: nobody asks for older ones any more, nor for the states behind fewer bytes."""
+        self._taken = self._taken[self._taken.index(written) + 1 :]
+        self.digest.forget_before(written.offset)
+        for upload, digest, parts in written.members[-1:]:
+            if isinstance(digest, TracedDigest):
+                digest.forget_before(_size(upload, parts))
 
     def _counts(self, taken: _Taken) -> bool:
         """Whether all that it speaks of is hashed and durable."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from riva_stream import HeldError, IntegrityError, StageReport, StoreSettings, TransientError, stage
+from riva_stream.events import Event, Watching
 from riva_stream.inspection.status import status
 from riva_stream.layout import JOURNAL
 from riva_stream.sizes import MIB
@@ -226,7 +227,14 @@ async def test_a_live_run_is_not_disturbed(place: Place) -> None:
         with pytest.raises(HeldError, match="130-20260101-000000-0000000a") as caught:
             await stage(request(place))
         assert caught.value.exit_code == 75
-        waiter = asyncio.create_task(stage(request(place, wait=True)))
+        watched: asyncio.Future[Watching] = asyncio.get_running_loop().create_future()
+
+        def observe(event: Event) -> None:
+            if isinstance(event, Watching) and not watched.done():
+                watched.set_result(event)
+
+        waiter = asyncio.create_task(stage(request(place, wait=True), observer=observe))
+        assert "130-20260101-000000-0000000a" in (await watched).who
         gate.release()
         assert (await holder).outcome == "staged"
         assert (await waiter).outcome == "already_staged"

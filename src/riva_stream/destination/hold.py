@@ -55,6 +55,7 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
         partial(run.warn, "journal"),
         partial(run.keep, "journal.json"),
         run.meter.touch,
+        run.observer,
     )
     destination = Destination(run, bucket, lease, uploads)
     await _acquired(lease, wait=run.request.wait)

@@ -27,6 +27,7 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Where
+from riva_stream.events import Observer, Watching, ignore
 from riva_stream.layout import Layout
 from riva_stream.lease.journal import Identity, Journal, JournaledCheckpoint, JournaledUpload, Process
 from riva_stream.retry import EXPIRED
@@ -120,6 +121,7 @@ class Lease:
         warn: is told what was set aside.
         save_copy: keeps a copy of each journal in the state directory.
         waiting: is called now and then while another run's journal is watched.
+        observer: is told when that begins.
     """
 
     bucket: WritableBucket
@@ -132,6 +134,7 @@ class Lease:
     warn: Callable[[str], None]
     save_copy: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
+    observer: Observer = ignore
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     """Of this very hold. Two processes may have the same run id, but never this."""
     predecessor: Journal | None = field(default=None, init=False)
@@ -550,6 +553,9 @@ class Lease:
             # It sends no more, but what it has sent may be under way: its lease has to be over.
             lease -= _age(found.info)
         since = clock.monotonic()
+        if lease > 0:
+            who = held.holder() if held else "an unknown run"
+            self.observer(Watching(who=who, seconds=lease))
         while (watched := clock.monotonic() - since) < lease:
             self.waiting()
             await clock.sleep(min(1.0, self.seconds / 10, lease - watched))

@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-from benchmarks import link, memory, reference, resume, tls
+from benchmarks import link, memory, promote, reference, resume, tls
 from benchmarks.arguments import names_of, numbers
 from benchmarks.compare import Runs, compare, count_traffic, kernel_sum
 from benchmarks.machine import describe
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         ("tls", "what TLS adds to the client's CPU seconds"),
         ("resume", "what a run that was killed costs the next one; with --cost, what checkpoints cost"),
         ("link", "the ways to stage over a narrow link"),
+        ("promote", "promoting a staging, against aws s3 sync and staging anew"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument(
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     tls.add_arguments(commands.choices["tls"])
     resume.add_arguments(commands.choices["resume"])
     link.add_arguments(commands.choices["link"])
+    promote.add_arguments(commands.choices["promote"])
     return root
 
 
@@ -116,6 +118,7 @@ _COMMANDS = {
     "tls": tls.main,
     "resume": resume.main,
     "link": link.main,
+    "promote": promote.main,
 }
 
 

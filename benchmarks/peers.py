@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.measure import Usage
 from benchmarks.stand import Source
 from benchmarks.tools import package_version, program, version
 
-__all__ = ["COPYING", "PEERS", "Command", "Job", "Peer", "aws_settings", "riva_stream"]
+__all__ = ["COPYING", "PEERS", "PROMOTING", "Command", "Job", "Peer", "aws_settings", "riva_stream"]
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 _SHA256_LINE = re.compile(r"^\\?([0-9a-f]{64}) [ *](.+)$", re.MULTILINE)
@@ -32,6 +32,8 @@ class Job:
     """With its closing slash."""
     folder: Path
     """Empty, to work in; what is left there is removed afterwards."""
+    staged: str = ""
+    """Prefix of a staging of the same archive, with its closing slash, for what begins with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Peer:
     versions: Callable[[], dict[str, str]]
     on_disk: bool = False
     """It works on a disk, as its users have it, and not on a tmpfs."""
+    computes: bool = True
+    """Whether it computes digests at all; of what does not, the objects alone are looked at."""
 
 
 def _printed(usage: Usage) -> dict[str, str]:
@@ -237,3 +241,35 @@ _COPYING = (
 
 COPYING: dict[str, Peer] = {peer.name: peer for peer in _COPYING}
 """Those that have the store copy the archive within itself, which spares the client half of what it sends."""
+
+
+def _promoted(usage: Usage) -> dict[str, str]:
+    """The same of the one place that ``promote`` was given."""
+    (place,) = json.loads(usage.stdout)["places"]
+    return _told(replace(usage, stdout=json.dumps(place["report"])))
+
+
+def _promote(job: Job) -> Command:
+    argv = [program("python"), "-m", "riva_stream", "promote", f"s3://{job.bucket}/{job.staged}"]
+    argv += [
+        f"--to=s3://{job.bucket}/{job.prefix}",
+        f"--state-dir={job.folder / 'state'}",
+        "--json",
+        "--quiet",
+    ]
+    return Command(argv)
+
+
+def _sync(job: Job) -> Command:
+    places = [f"s3://{job.bucket}/{prefix}" for prefix in (job.staged, job.prefix)]
+    return Command([program("aws"), "s3", "sync", "--only-show-errors", *places], aws_settings(job))
+
+
+_PROMOTING = (
+    Peer("aws-sync", "aws s3 sync between the prefixes", _sync, lambda _: {}, _of("aws"), computes=False),
+    Peer("riva-promote", "riva_stream promote", _promote, _promoted, _own_version),
+    riva_stream("riva-anew", "riva_stream, staged anew, copied by the store", "auto", copy="auto"),
+)
+
+PROMOTING: dict[str, Peer] = {peer.name: peer for peer in _PROMOTING}
+"""Ways to have a staging at another place, too."""

@@ -110,13 +110,16 @@ class Destination:
     _doubtful: float = field(default=float("-inf"), init=False)
     """Until when a deletion of ours whose answer did not come may still take effect."""
 
-    async def ensure(self) -> None:
+    async def ensure(self, *, settled: bool = True) -> None:
         """Make sure that the prefix is still ours.
+
+        Args:
+            settled: see :meth:`~riva_stream.lease.Lease.check`.
 
         Raises:
             HeldError: another run has taken over.
         """
-        await self.bucket.retrier("HeadObject", self.lease.check)
+        await self.bucket.retrier("HeadObject", partial(self.lease.check, settled=settled))
 
     async def give_up(self) -> None:
         """Let nobody go on with the uploads that our journal names: they are going to be aborted.
@@ -207,6 +210,8 @@ class Destination:
         self.committing = True
         self._conditional = self.lease.conditional
         await self.lease.write()
+        if not self.lease.is_settled:
+            await self.ensure()
         await self.uploads.abort_unused()
         await self.abort_strangers()
         try:

@@ -68,7 +68,8 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.guard, uploads.give_up = destination.ensure, destination.give_up
+            # Uploads of our own touch nobody: they need not wait until the journal is settled.
+            uploads.guard, uploads.give_up = partial(destination.ensure, settled=False), destination.give_up
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -169,7 +170,8 @@ async def resume(destination: Destination, identity: Identity) -> None:
             ]
         else:
             await destination.forget_checkpoints()
-    await destination.abort_strangers()
+    if destination.lease.is_settled:  # else a commit does it: a stranger may yet turn out to be the holder
+        await destination.abort_strangers()
     destination.settled = destination.adoptable = True
     parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
     if parts and before is not None:

@@ -288,8 +288,16 @@ class Lease:
             await self.write()
             pause *= 2
 
-    async def check(self) -> Window | None:
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody who has looked before us can write over our journal any more."""
+        return self._settled <= clock.monotonic()
+
+    async def check(self, *, settled: bool = True) -> Window | None:
         """Make sure, by one look, that the prefix is ours. For one attempt of one change: a retry checks again.
+
+        Args:
+            settled: wait until that can be trusted; without it the change may be one that no other run is touched by.
 
         Returns:
             The window within which the change may take effect; None: the store does not know of any.
@@ -300,7 +308,7 @@ class Lease:
         while True:
             if clock.monotonic() - self._confirmed > (1 - _FRESH) * self.seconds:
                 await self.write()
-            if (pause := self._settled - clock.monotonic()) <= 0:
+            if not settled or (pause := self._settled - clock.monotonic()) <= 0:
                 break
             await clock.sleep(pause)
         etag = self._etag

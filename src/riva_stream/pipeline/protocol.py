@@ -67,6 +67,7 @@ async def _held(run: Run, bucket: WritableBucket, work: Work) -> StageReport:
         existing = await destination.inspect()
         decision = decide(run.request, work.source, existing, work.container)
         if decision is Decision.ALREADY_STAGED:
+            await destination.ensure()
             await destination.abort_strangers()
         else:
             await _begin(run, work, check, means, decision)

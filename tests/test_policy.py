@@ -439,3 +439,16 @@ def test_stage_prints_what_grants_it_and_the_command_for_the_rest(place: Place, 
     next_command = done.stderr.split("all that a run needs is printed by:\n")[1].splitlines()[0].strip()
     assert next_command.startswith("python -m riva_stream policy --source s3://")
     assert "s3:PutObject" in actions(printed(*next_command.split()[4:], cwd=tmp_path))
+
+
+def test_a_replica_may_be_written_as_the_staging_may() -> None:
+    fields = {"source": "s3://models/a.tar.gz", "bucket": "deployments", "env": "prod", "region": "us-1"}
+    plain = StageRequest.model_validate({**fields, "model_name": "parakeet", "model_version": "v1"})
+    request = plain.model_copy(update={"replicate_to": ("s3://in-europe/live/parakeet/v2/",)})
+    mine = {grant.Sid: grant for grant in policy_of(plain).Statement}
+    statements = {grant.Sid: grant for grant in policy_of(request).Statement}
+    assert {sid: statements[sid] for sid in mine} == mine
+    assert {"WriteStaging1", "ListStaging1"} <= statements.keys() - mine.keys()
+    assert statements["WriteStaging1"].Action == mine["WriteStaging"].Action
+    assert statements["WriteStaging1"].Resource == "arn:aws:s3:::in-europe/live/parakeet/v2/*"
+    assert statements["ListStaging1"].Resource == "arn:aws:s3:::in-europe"

@@ -32,6 +32,7 @@ __all__ = [
     "UploadCheck",
     "is_run_id",
     "is_text",
+    "levels_of",
 ]
 
 
@@ -437,11 +438,16 @@ class PromoteRequest(Request):
             run_id: of that run.
             fields: what the source staging says of itself.
         """
-        bucket, key = split_uri(place)
-        env, name, version = key.rstrip("/").split("/")
-        where = {"bucket": bucket, "env": env, "model_name": name, "model_version": version}
-        request = StageRequest.model_validate(fields | where)
+        request = StageRequest.model_validate(fields | levels_of(place))
         return request.model_copy(update=self.shared() | {"run_id": run_id})
+
+
+def levels_of(place: str) -> dict[str, str]:
+    """The fields of a request that a :data:`Place` is made of."""
+    bucket, key = split_uri(place)
+    return dict(zip(("env", "model_name", "model_version"), key.split("/"), strict=False)) | {
+        "bucket": bucket
+    }
 
 
 def _repeated(field: str, places: tuple[str, ...], own: str) -> Iterator[Contradiction]:

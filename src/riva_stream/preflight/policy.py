@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-from riva_stream.config import StageRequest
+from riva_stream.config import StageRequest, levels_of
 from riva_stream.errors import AccessDeniedError
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.log_place import LogPlace
@@ -57,6 +57,10 @@ _LOG = ("PutObject",)
 
 _ACL = "s3:PutObjectAcl"
 """What a canned access control list needs beside the right to write."""
+
+
+_OF_A_PLACE = ("WriteStaging", "ListStaging", "ListEnvironment", "ManageBucket")
+"""Statements about the destination: a replica needs them as well. What is copied there is read from the staging."""
 
 
 def uses_of(
@@ -177,6 +181,13 @@ def policy_of(
         grants.append(key_grant("UseKey", KMS_ACTIONS, request.kms_key_id, request.region))
     if source_key:
         grants.append(key_grant("ReadWithKey", KMS_ACTIONS[1:], source_key, source_region))
+    for number, place in enumerate(request.replicate_to, 1):
+        replica = request.model_copy(update={**levels_of(place), "replicate_to": ()})
+        grants += [
+            grant.model_copy(update={"Sid": f"{grant.Sid}{number}"})
+            for grant in policy_of(replica, scope=scope, extras=extras).Statement
+            if grant.Sid in _OF_A_PLACE
+        ]
     return PolicyDocument(Statement=grants)
 
 

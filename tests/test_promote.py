@@ -126,6 +126,16 @@ async def test_no_byte_of_archive_or_models_comes_through_here(
     await assert_promoted(store, model)
 
 
+async def test_parts_that_nobody_tells_are_taken_to_be_as_large_as_ours() -> None:
+    """Of 9,000 bytes in 5 parts that is one of several sizes; that the ETags are equal proves it."""
+    store, model = Watched(is_aws=False, tells_parts=False), made("tar.gz")
+    await staged(store, model, upload_check="md5", source_copy="send")
+    done = report_of(await promote(promotion(upload_check="md5"), store=store))
+    assert done.artifact is not None
+    assert done.artifact.validation.source_copy == "multipart-etag"
+    await assert_promoted(store, model)
+
+
 @pytest.mark.parametrize("kind", ["tar.gz", "riva"])
 async def test_bytes_that_the_store_may_not_copy_are_read_hashed_and_sent(kind: str) -> None:
     store, model = Watched(), made(kind)

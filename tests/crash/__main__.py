@@ -1,4 +1,4 @@
-"""``python -m tests.crash kill --count 200 --seed 1``, and the other four."""
+"""``python -m tests.crash kill --count 200 --seed 1``, and the other five."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from riva_stream.sizes import MIB
 from tests.crash.kill import report_kills
 from tests.crash.kit import Ground, say
 from tests.crash.points import report_points
+from tests.crash.promotions import report_promotions
 from tests.crash.rivals import report_rivals
 from tests.crash.soak import report_soak
 from tests.crash.zombie import report_zombies
@@ -22,7 +23,7 @@ _SERVERS: dict[str, Callable[[], S3Server]] = {"gateway": GatewayServer, "moto":
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
-    parser.add_argument("what", choices=("kill", "points", "rivals", "zombie", "soak"))
+    parser.add_argument("what", choices=("kill", "promotions", "points", "rivals", "zombie", "soak"))
     parser.add_argument(
         "--count", type=int, default=0, help="kills or rivalries; points and zombies: 0 is all"
     )
@@ -48,6 +49,8 @@ def _main() -> int:
     with _ground(args, 24 * MIB if args.what == "kill" else 11 * MIB) as ground:
         if args.what == "kill":
             failures = report_kills(ground, args.count or 200, args.seed, jobs=args.jobs)
+        elif args.what == "promotions":
+            failures = report_promotions(ground, args.count or 20, args.seed, jobs=args.jobs)
         elif args.what == "points":
             failures = report_points(ground, args.count, args.seed, jobs=args.jobs)
         elif args.what == "rivals":

@@ -25,7 +25,7 @@ from tests.support.faultproxy import FaultProxy, Hook
 from tests.support.process import ProcessReport, RunningProcess, start
 from tests.support.servers import S3Server
 
-__all__ = ["JOURNAL", "SCRATCH", "Actor", "Ground", "Source", "Tape", "Trial", "say", "side_by_side"]
+__all__ = ["JOURNAL", "PART", "SCRATCH", "Actor", "Ground", "Source", "Tape", "Trial", "say", "side_by_side"]
 
 T = TypeVar("T")
 

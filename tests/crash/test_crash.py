@@ -2,6 +2,7 @@
 
 ======================  ==================================================
 ``CRASH_KILLS``         kill -9 at random moments
+``CRASH_PROMOTIONS``    kills of promotions
 ``CRASH_POINTS``        kills at known requests
 ``CRASH_RIVALS``        meetings of two runs, on each of two servers
 ``CRASH_ZOMBIES``       runs that are stopped and woken
@@ -20,6 +21,7 @@ import pytest
 from tests.crash.kill import report_kills
 from tests.crash.kit import Ground
 from tests.crash.points import report_points
+from tests.crash.promotions import report_promotions
 from tests.crash.rivals import report_rivals
 from tests.crash.soak import report_soak
 from tests.crash.zombie import report_zombies
@@ -32,6 +34,7 @@ def _asked(name: str, default: int) -> int:
 
 # Read before the tests' environment is emptied.
 KILLS, POINTS, RIVALS = _asked("KILLS", 5), _asked("POINTS", 6), _asked("RIVALS", 2)
+PROMOTIONS = _asked("PROMOTIONS", 3)
 ZOMBIES, SOAK, SEED = _asked("ZOMBIES", 3), _asked("SOAK", 6), _asked("SEED", 1)
 JOBS = 3
 
@@ -49,6 +52,11 @@ def _expect_none(failures: list[str]) -> None:
 @pytest.mark.timeout(60 + 30 * KILLS)
 def test_a_killed_run_goes_on_from_another_host(ground: Ground) -> None:
     _expect_none(report_kills(ground, KILLS, SEED, jobs=JOBS))
+
+
+@pytest.mark.timeout(60 + 30 * PROMOTIONS)
+def test_a_killed_promotion_goes_on_from_another_host(ground: Ground) -> None:
+    _expect_none(report_promotions(ground, PROMOTIONS, SEED, jobs=JOBS))
 
 
 @pytest.mark.timeout(60 + 30 * POINTS)

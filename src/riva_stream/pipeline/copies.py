@@ -361,7 +361,11 @@ class _Planner:
             return None
         first = await self._part(1)
         if first is None or first.parts != count:
-            return _usual_parts(size, count)
+            # A staging that is promoted was most likely sent in parts as ours would be.
+            ours = 0 if self.reads else self.run.part_size_for(size)
+            return (
+                tuple(_ranges(size, ours)) if ours and _up(size, ours) == count else _usual_parts(size, count)
+            )
         if first.size and _up(size, first.size) == count:
             return tuple(_ranges(size, first.size))
         if count > _MOST_HEADS:

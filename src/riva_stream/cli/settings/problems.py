@@ -126,7 +126,7 @@ def check(
             example=Settings.example(name),
             found_in=origins[name].place if name in origins else "",
         )
-        for name in dict.fromkeys((*kind.model_fields, *wrong))
+        for name in dict.fromkeys((*Settings.model_fields, *wrong))
         if name in wrong
     )
     count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"

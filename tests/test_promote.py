@@ -24,7 +24,7 @@ from riva_stream import (
 from riva_stream.config import StageRequest
 from riva_stream.events import Event, Progress, StageStarted
 from riva_stream.inspection.verify import verify
-from riva_stream.pipeline import copies
+from riva_stream.pipeline import copies, from_staging
 from riva_stream.retry import RetryPolicy
 from riva_stream.s3 import CopySource
 from riva_stream.s3.memory import Copies, MemoryStore
@@ -489,3 +489,84 @@ async def test_the_store_shall_copy_and_cannot() -> None:
     assert failed is not None
     assert (failed.type, failed.exit_code) == (ConfigurationError.__name__, 78)
     assert there.keys("staging") == []
+
+
+# ---- what a strict reader found
+
+
+async def test_a_manifest_that_nobody_vouches_for_proves_nothing() -> None:
+    """A marker of version 0.1: whoever may write the manifest could name any object in it."""
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+    key, other = PREFIX + "models/m1.riva", b"x" * len(model.objects["models/m1.riva"])
+    await store.put("staging", key, body(other), content_type="a/b", metadata={})
+    replaced = store.look("staging", key)
+    assert replaced is not None
+    manifest = json.loads(at(store, SOURCE)["upload_manifest.json"])
+    for entry in manifest["files"]["models"]:
+        if entry["s3_key"] == key:
+            entry |= {"etag": replaced.etag, "store_checksum": None}
+    marker = at(store, SOURCE)["staging_complete.txt"]
+    lines = [line for line in marker.splitlines(keepends=True) if b"upload_manifest" not in line]
+    for name, data in (
+        ("upload_manifest.json", json.dumps(manifest).encode()),
+        ("staging_complete.txt", b"".join(lines)),
+    ):
+        kept = store.look("staging", PREFIX + name)
+        assert kept is not None
+        await store.put("staging", PREFIX + name, body(data), content_type="a/b", metadata=kept.metadata)
+    report = await promote(promotion(), store=store)
+    assert report.exit_code == 65
+    assert at(store, PLACE) == {}
+    assert (await promote(promotion(source_copy="store"), store=store)).exit_code == 78
+
+
+async def test_what_stands_at_the_place_stays_when_the_staging_is_replaced_meanwhile() -> None:
+    store, model, another = Watched(), made("tar.gz"), made("tar.gz", seed="another")
+    await staged(store, model)
+    await store.put_source("in/another.tar.gz", another.data)
+    request = asked(model, env="live", model_version="v2")
+    await stage(request.model_copy(update={"source": "s3://models/in/another.tar.gz"}), store=store)
+    before = at(store, PLACE)
+
+    async def restage(count: int, source: CopySource) -> None:
+        store.after = do_nothing
+        await stage(asked(model, force=True, source_copy="send"), store=store)
+
+    store.account, store.after = Account(), restage
+    assert (await promote(promotion(force=True), store=store)).exit_code == 75
+    after = at(store, PLACE)
+    assert {name: after.get(name) for name in before} == before
+
+
+async def test_replicas_that_take_longer_than_the_watch_are_not_taken_for_stalled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The staging's own watch is over by then; each copy is a sign of life of its replica."""
+    monkeypatch.setattr(from_staging, "COPIES", 1)
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+
+    async def slow(count: int, source: CopySource) -> None:
+        if source.key.startswith(PREFIX):
+            await anyio.sleep(0.5)
+
+    store.before = slow
+    report = await stage(asked(model, replicate_to=(PLACE,), timeout=2.5), store=store)
+    assert [place.exit_code for place in report.replicas] == [0]
+
+
+@pytest.mark.parametrize(("copy", "code"), [("auto", 65), ("store", 65)])
+async def test_an_object_that_was_replaced_under_its_marker_is_told_as_that(copy: str, code: int) -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+
+    async def replace(count: int, source: CopySource) -> None:
+        if count == 1:
+            data = body(b"y" * len(model.objects["models/m1.riva"]))
+            await store.put("staging", PREFIX + "models/m1.riva", data, content_type="a/b", metadata={})
+
+    store.before = replace
+    assert (await promote(promotion(source_copy=copy), store=store)).exit_code == code
+    assert at(store, PLACE) == {}
+    assert not [key for key in store.account.read if key.startswith(PREFIX + "source/")]

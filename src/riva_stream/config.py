@@ -242,7 +242,7 @@ class Request(BaseModel):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """``s3://bucket/prefix/`` of every staging that it writes."""
+        """``s3://bucket/prefix/`` of every staging that it is about: nothing else belongs there."""
         raise NotImplementedError
 
     def shared(self) -> dict[str, object]:
@@ -423,12 +423,17 @@ class PromoteRequest(Request):
 
     def _contradictions(self) -> Iterator[Contradiction]:
         yield from super()._contradictions()
-        yield from _repeated("to", self.to, _place(self.source))
+        elsewhere = self.source_endpoint_url not in {None, self.endpoint_url}
+        yield from _repeated("to", self.to, "" if elsewhere else _place(self.source))
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where to."""
-        return self.to
+        """Where from and where to."""
+        return (
+            self.source,
+            *self.to,
+            *(place.replace(key_of(place), DEPLOYMENTS + key_of(place)) for place in self.to),
+        )
 
     def stage_request(self, place: str, run_id: str, **fields: object) -> StageRequest:
         """The staging that a promotion to one place comes to.

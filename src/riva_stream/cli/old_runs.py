@@ -23,7 +23,7 @@ EVENTS = "events.jsonl"
 BUNDLE = "diagnostics.tar.gz"
 """What the command line adds to the folder of a run."""
 
-_RUN_ID = re.compile(r"130-\d{8}-\d{6}-[0-9a-f]{8}")
+_RUN_ID = re.compile(r"130-\d{8}-\d{6}-[0-9a-f]{8}(-\d+)?")
 """As they are generated here: they sort by time. One that a caller has chosen is the caller's to remove."""
 _WRITTEN = {*DOCUMENTS, EVENTS, BUNDLE, "request.json", "plan.json", "journal.json", "report.json"}
 _PARTIAL = re.compile(r"\.(.+)\.\d+\.partial")

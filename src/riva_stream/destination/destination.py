@@ -99,7 +99,9 @@ class Destination:
     _documents: dict[str, Upload] = field(default_factory=dict, init=False)
     """Uploads of documents that are not completed yet, by name."""
     _completed: dict[str, str] = field(default_factory=dict, init=False)
-    """Keys that this run has completed, in order, with their ETags."""
+    """Keys that this run has completed, in order, with their ETags,"""
+    _sent: set[str] = field(default_factory=set, init=False)
+    """and all of which a Complete was sent, be it that its answer is missing."""
     _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
     _checkpoints: int = field(default=0, init=False)
     """How many this run has written;"""
@@ -260,6 +262,7 @@ class Destination:
                 if upload.upload_id not in self.lease.named:
                     raise RuntimeError("an upload that no journal names")
                 self._sealed |= upload.key == self._seal
+                self._sent.add(upload.key)
                 try:
                     return await self.bucket.once.complete_upload(
                         upload.key,
@@ -596,7 +599,13 @@ class Destination:
             return
         prefix = self.run.layout.prefix
         pair = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        ready = prefix + DEPLOYMENT_READY
         with suppress(RivaStreamError):
+            if ready in self._sent - self._completed.keys():
+                info = await self._head(ready, expected=True)
+                if info is None or info.metadata.get("run-id") != self.run.run_id:
+                    return  # it may come yet
+                await self._delete(ready, info.etag)
             for key, etag in reversed(list(self._completed.items())):
                 if everything or key in pair:
                     await self._delete(key, etag)
@@ -643,6 +652,7 @@ class Destination:
         run = self.run
         try:
             await self.bucket.abort_upload(upload.key, upload.upload_id)
+            self.uploads.aborted.add(upload.upload_id)
         except TransientError as error:
             # A probe's can stay: nothing of it could ever become part of a staging.
             if run.layout.is_payload(upload.key) or upload.key.removeprefix(run.layout.prefix) in KINDS:

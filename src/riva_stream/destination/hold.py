@@ -70,6 +70,7 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
             tasks.start_soon(lease.heartbeat)
             # Uploads of our own touch nobody: they need not wait until the journal is settled.
             uploads.guard, uploads.give_up = partial(destination.ensure, settled=False), destination.give_up
+            uploads.certain = destination.ensure
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -208,7 +209,8 @@ def _note(destination: Destination) -> Noted:
             before.stale,
             before.checkpoints,
         )
-    uploads = [*destination.uploads.opened, *destination.uploads.adopted.values()]
+    known = destination.uploads
+    uploads = [*known.opened, *known.adopted.values(), *known.unsure]
     return Noted(
         destination.identity if destination.adoptable else None,
         [_journaled(upload) for upload in uploads],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
+from riva_stream import clock
 from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest
 from riva_stream.errors import first_of
@@ -54,25 +56,29 @@ async def stage(
     Raises:
         RivaStreamError: see :mod:`riva_stream.errors` for the tree, its exit codes and what may be retried.
     """
-    try:
-        async with (
-            deadline(request.deadline),
-            share_of(budget, request.memory),
-            begun(request, request.run_id or new_run_id(), observer) as run,
-            opened(
-                request,
-                partial(run.warn, "profile"),
-                session=session,
-                source_session=source_session,
-                store=store,
-                source_store=source_store,
-            ) as stores,
-        ):
-            bucket = stores.give(run)
-            observer(PhaseChanged(phase="prepare"))
-            report = await carry_out(run, bucket, await FromArchive.find(run))
-            if not request.replicate_to or request.dry_run:
-                return report
-            return await replicated(report, request, observer, stores)
-    except BaseExceptionGroup as group:
-        raise first_of(group) from None
+    began = clock.monotonic()
+    async with share_of(budget, request.memory), AsyncExitStack() as stack:
+        try:
+            async with (
+                deadline(request.deadline),
+                begun(request, request.run_id or new_run_id(), observer) as run,
+            ):
+                stores = await stack.enter_async_context(
+                    opened(
+                        request,
+                        partial(run.warn, "profile"),
+                        session=session,
+                        source_session=source_session,
+                        store=store,
+                        source_store=source_store,
+                    )
+                )
+                bucket = stores.give(run)
+                observer(PhaseChanged(phase="prepare"))
+                report = await carry_out(run, bucket, await FromArchive.find(run))
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None
+        # Each replica has a watch and what is left of the deadline of its own: the staging stays, whatever comes of them.
+        if request.replicate_to and not request.dry_run:
+            report = await replicated(report, request, observer, stores, since=began)
+    return report

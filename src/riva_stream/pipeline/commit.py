@@ -72,6 +72,7 @@ class Commit:
         run, destination = self.run, self.destination
         run.observer(PhaseChanged(phase="commit"))
         async with destination.commit([*OF_FULL, ARTIFACT_JSON, *self._pair, MARKER]):
+            await self.work.confirm()  # before what stands there goes
             await destination.retract()
             records = await destination.complete_all(payload.uploads)
             entries = [
@@ -114,6 +115,7 @@ class Commit:
         # Nobody has probed what a store other than AWS does with it.
         probed = run.destination.is_aws or run.request.upload_check != "auto"
         async with destination.commit([ARTIFACT_JSON, *self._pair, MARKER]):
+            await self.work.confirm()  # before what stands there goes
             await destination.retract()
             while True:
                 artifact = self.work.describe(destination.uploads.check if probed else "none")
@@ -131,6 +133,7 @@ class Commit:
         container = self._container
         run.observer(PhaseChanged(phase="commit"))
         async with destination.commit(DEPLOYMENT_DOCUMENTS):
+            await self.work.confirm()  # before what stands there goes
             await destination.retract()
             document = deployment_of(run, source, reference_to(source), container)
             data = to_json(document)
@@ -155,6 +158,7 @@ class Commit:
             else staged_reference(run, manifest.files.source_archive or manifest.files.models[0])
         )
         async with destination.commit(DEPLOYMENT_DOCUMENTS):
+            await self.work.confirm()
             await destination.retract_ready()
             document = self._document(archive, existing.artifact, existing.documents.texts[ARTIFACT_JSON])
             data = to_json(document)

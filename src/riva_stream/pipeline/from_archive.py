@@ -58,6 +58,16 @@ class FromArchive:
         return self.source.size
 
     @property
+    def pin(self) -> tuple[str, str | None]:
+        """The source's own."""
+        return self.source.etag, self.source.version_id
+
+    @property
+    def largest(self) -> int:
+        """The source's."""
+        return self.source.size
+
+    @property
     def first(self) -> PinnedSource | None:
         """The source itself."""
         return self.source if self.run.request.mode == "full" else None

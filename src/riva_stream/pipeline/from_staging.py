@@ -19,6 +19,7 @@ from riva_stream.destination import Destination
 from riva_stream.digest import Hash, HashLane
 from riva_stream.documents.references import reference_to
 from riva_stream.errors import (
+    ConfigurationError,
     DigestMismatchError,
     HeldError,
     IntegrityError,
@@ -41,13 +42,16 @@ from riva_stream.pipeline.limits import share_of
 from riva_stream.pipeline.work import Means, Payload, copied_or_sent, identity_of
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run, each
-from riva_stream.s3 import Bucket, WritableBucket
+from riva_stream.s3 import Bucket, Reader, WritableBucket
 from riva_stream.sink import PartCopier, Proof, Upload
 from riva_stream.source import PinnedSource, SourceReader, Vouchers, find_source
 from riva_stream.tee import Branch, tee
 from riva_stream.uris import split_uri
 
 __all__ = ["FromStaging", "Original", "originals_of"]
+
+
+_UNVOUCHED = "its marker, of version 0.1, does not vouch for the manifest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,8 @@ class FromStaging:
     """Empty by reference."""
     source: PinnedSource
     container: PinnedSource | None
+    elsewhere: Reader
+    """The store of what the documents point at, unless that is in the staging's own bucket."""
     deep: bool
     """Whether every byte is read, also of what the store copies."""
     budget: Credits | None
@@ -133,6 +139,7 @@ class FromStaging:
         run: Run,
         staging: Staging,
         originals: Sequence[Original],
+        elsewhere: Reader,
         *,
         deep: bool = False,
         budget: Credits | None = None,
@@ -143,18 +150,18 @@ class FromStaging:
             SourceNotFoundError: an object that they point at is gone.
             IntegrityError: it was replaced since.
         """
+        find = partial(_find, run, staging.bucket, elsewhere)
         container = None
         if staging.deployment is not None:
             references = staging.deployment.bintarball_references
-            container = await _find(run, references.container_image)
+            container = await find(references.container_image)
             if staging.artifact is None:
-                archive = await _find(run, references.model_archive)
-                return cls(run, staging, (), archive, container, deep, budget)
+                archive = await find(references.model_archive)
+                return cls(run, staging, (), archive, container, elsewhere, deep, budget)
         artifact = _require_artifact(staging)
         told = artifact.source
         if artifact.deployment.reference_mode:
-            source = await _find(
-                run,
+            source = await find(
                 ObjectReference(
                     s3_uri=told.uri,
                     path="",
@@ -170,7 +177,7 @@ class FromStaging:
             source = PinnedSource(
                 bucket, key, told.size_bytes, told.etag, told.version_id, told.last_modified, Vouchers()
             )
-        return cls(run, staging, originals, source, container, deep, budget)
+        return cls(run, staging, originals, source, container, elsewhere, deep, budget)
 
     @property
     def uri(self) -> str:
@@ -181,6 +188,18 @@ class FromStaging:
     def size(self) -> int:
         """Of archive and models; by reference, of what is pointed at."""
         return sum(original.source.size for original in self.originals) or self.source.size
+
+    @property
+    def pin(self) -> tuple[str, str | None]:
+        """ETag of the staging's marker."""
+        return self.staging.documents.etags[self.staging.layout.marker_name], None
+
+    @property
+    def largest(self) -> int:
+        """Of what is read here."""
+        if not self._reads:
+            return 0
+        return max(original.source.size for original in self.originals)
 
     @property
     def first(self) -> PinnedSource | None:
@@ -195,21 +214,26 @@ class FromStaging:
     async def plan(self, bucket: WritableBucket, check: str) -> Means:
         """Whether the store copies the objects, and by what each copy will be proven."""
         objects = [(original.source, original.crc64nvme) for original in self.originals]
-        self._copies = await plan_objects(self.run, bucket, objects, check)
+        if self.staging.vouched:
+            self._copies = await plan_objects(self.run, bucket, objects, check)
+        else:
+            self._copies = [SourceCopy(None, _UNVOUCHED) for _ in objects]
+            if objects and self.run.request.source_copy == "store":
+                raise ConfigurationError(
+                    f"nothing can prove copies of {self.uri}: {_UNVOUCHED}",
+                    hint="use --source-copy auto, which reads them",
+                )
         self._means = _means_of(self._copies)
-        if self._reads:
-            largest = max(original.source.size for original in self.originals)
-            self.run.request.plan_for(largest, self.run.most_parts)
+        self.run.request.plan_for(self.largest, self.run.most_parts)
         return self._means
 
     def identity(self, check: str, means: Means) -> Identity:
         """The staging's, by its marker: no two markers are alike."""
         staging = self.staging
-        marker = staging.documents.etags[staging.layout.marker_name]
         return identity_of(
             self.run,
             uri=staging.destination,
-            etag=marker,
+            etag=self.pin[0],
             version_id=None,
             size=self.size,
             check=check,
@@ -330,10 +354,10 @@ class FromStaging:
             with_crc64nvme=any(copy.plan is not None and copy.plan.crc64nvme for copy in copies),
         )
         hashes, copied, read = HashLane(run.lanes.hash), [], []
-        largest = max(original.source.size for original in self.originals)
-        budget = Credits(run.request.plan_for(largest, run.most_parts).read_share) if self._reads else None
+        plan = run.request.plan_for(self.largest, run.most_parts)
+        budget = Credits(plan.read_share) if self._reads else None
         async with (
-            share_of(self.budget if self._reads else None, run.request.memory),
+            share_of(self.budget if self._reads else None, run.request.memory, waiting=run.meter.touch),
             anyio.create_task_group() as tasks,
         ):
             for _ in range(COPIES if copies_made else 0):
@@ -397,17 +421,22 @@ class FromStaging:
         return digest
 
     async def _stands(self) -> bool:
+        """Whether staging and objects are still those that were found."""
         try:
             await self.staging.still_stands()
         except HeldError:
             return False
-        return True
+        sources = [original.source for original in self.originals]
+        infos = await each([source.key for source in sources], self.staging.bucket.head)
+        found = [info.etag if info is not None else "" for info in infos]
+        return found == [source.etag for source in sources]
 
 
-async def _find(run: Run, reference: ObjectReference) -> PinnedSource:
+async def _find(run: Run, own: Bucket, elsewhere: Reader, reference: ObjectReference) -> PinnedSource:
     """The object that a document points at, unchanged."""
     bucket, key = split_uri(reference.s3_uri)
-    found = await find_source(run.origin, bucket, key, run.retrier)
+    store = own.store if bucket == own.name else elsewhere
+    found = await find_source(store, bucket, key, run.retrier)
     if not reference_to(found).is_same(reference):
         raise IntegrityError(
             f"{reference.text()} is what the staging points at; there is now {reference_to(found).text()}",
@@ -437,6 +466,6 @@ def _require_same(original: Original, digest: Hash) -> None:
 
 def _means_of(copies: Sequence[SourceCopy]) -> Means:
     """What to say of all of them."""
-    how = sorted({copy.how for copy in copies if copy.plan is not None})
+    how = sorted({copy.how for copy in copies if copy.plan is not None or copy.reason})
     reasons = sorted({copy.reason for copy in copies if copy.reason})
     return Means("+".join(how) or "sent", "; ".join(reasons))

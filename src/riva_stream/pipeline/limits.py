@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -17,8 +17,10 @@ __all__ = ["deadline", "share_of", "watched"]
 
 
 @asynccontextmanager
-async def share_of(budget: Credits | None, amount: int) -> AsyncIterator[None]:
-    """Hold ``amount`` bytes of a budget that several runs share.
+async def share_of(
+    budget: Credits | None, amount: int, *, waiting: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
+    """Hold ``amount`` bytes of a budget that several runs share; ``waiting`` is called each second until they come.
 
     Raises:
         ConfigurationError: the budget is smaller than that; it would never come.
@@ -31,11 +33,20 @@ async def share_of(budget: Credits | None, amount: int) -> AsyncIterator[None]:
             f"the run asks for {human_size(amount)} of memory, the budget that it shares has {human_size(budget.limit)}",
             hint="give the budget more, or the request less (memory)",
         )
-    await budget.acquire(amount)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_each_second, waiting)
+        await budget.acquire(amount)
+        tasks.cancel_scope.cancel()
     try:
         yield
     finally:
         budget.release(amount)
+
+
+async def _each_second(act: Callable[[], None]) -> None:
+    while True:
+        act()
+        await clock.sleep(1.0)
 
 
 @asynccontextmanager

@@ -28,9 +28,10 @@ __all__ = ["plan_of", "try_rights"]
 
 def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
-    request, source, container = run.request, work.source, work.container
-    part_size = run.part_size_for(source.size)
-    shares = request.plan_for(source.size, run.most_parts)
+    request, container = run.request, work.container
+    part_size = run.part_size_for(work.largest)
+    shares = request.plan_for(work.largest, run.most_parts)
+    etag, version_id = work.pin
     rights = ["source: HeadObject", "destination: ListObjectsV2"]
     if request.mode == "full":
         rights[0] += ", GetObject"
@@ -43,8 +44,8 @@ def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) 
         mode=request.mode,
         source=work.uri,
         source_size=work.size,
-        source_etag=source.etag,
-        source_version_id=source.version_id,
+        source_etag=etag,
+        source_version_id=version_id,
         destination=request.destination,
         container_image=reference_to(container) if container else None,
         objects=_objects(run, work, decision),

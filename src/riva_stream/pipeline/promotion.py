@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from riva_stream import clock
 from riva_stream.buffers import Credits
 from riva_stream.config import PromoteRequest, StageRequest
-from riva_stream.errors import IntegrityError, RivaStreamError, first_of
+from riva_stream.errors import ConfigurationError, IntegrityError, RivaStreamError, Where, first_of
 from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.inspection.staging import Staging, find_staging
 from riva_stream.pipeline.begin import begun
@@ -23,7 +23,8 @@ from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import Stores, opened
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import Bucket, Store
+from riva_stream.run import Run
+from riva_stream.s3 import Bucket, ObjectInfo, Reader, Store
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 from riva_stream.uris import split_uri
@@ -64,33 +65,39 @@ async def promote(
     """
     run_id = request.run_id or new_run_id()
     ids = [f"{run_id}-{number}" for number in range(1, len(request.to) + 1)] if request.to[1:] else [run_id]
+    began = clock.monotonic()
     try:
-        async with (
-            deadline(request.deadline),
-            opened(
-                request,
-                lambda message: observer(Warned(code="profile", message=message)),
-                session=session,
-                source_session=source_session,
-                store=store,
-                source_store=source_store,
-            ) as stores,
-        ):
-            return await _promoted(request, ids, observer, stores)
+        async with opened(
+            request,
+            lambda message: observer(Warned(code="profile", message=message)),
+            session=session,
+            source_session=source_session,
+            store=store,
+            source_store=source_store,
+        ) as stores:
+            return await _promoted(request, ids, observer, stores, stores.origin, since=began)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
 
 async def replicated(
-    report: StageReport, request: StageRequest, observer: Observer, stores: Stores
+    report: StageReport, request: StageRequest, observer: Observer, stores: Stores, *, since: float
 ) -> StageReport:
-    """The report of a staging that is committed, with what its promotion to ``replicate_to`` came to."""
+    """The report of a staging that is committed, with what its promotion to ``replicate_to`` came to.
+
+    Args:
+        report: of the staging.
+        request: of the same.
+        observer: is told what happens.
+        stores: those of the staging's run.
+        since: when that began, for its deadline.
+    """
     asked = PromoteRequest(source=request.destination, to=request.replicate_to)
     asked = asked.model_copy(update=request.shared())
     ids = [f"{report.run_id}-{number}" for number in range(1, len(asked.to) + 1)]
     here = Stores(stores.destination, stores.destination, one_principal=True)
     try:
-        done = (await _promoted(asked, ids, observer, here)).places
+        done = (await _promoted(asked, ids, observer, here, stores.origin, since=since)).places
     except RivaStreamError as error:  # of the staging that is committed already: it stays so
         failed = error_report(error)
         done = [
@@ -100,16 +107,23 @@ async def replicated(
 
 
 async def _promoted(
-    request: PromoteRequest, ids: Sequence[str], observer: Observer, stores: Stores
+    request: PromoteRequest,
+    ids: Sequence[str],
+    observer: Observer,
+    stores: Stores,
+    elsewhere: Reader,
+    *,
+    since: float,
 ) -> PromoteReport:
     began = clock.monotonic()
     observer(PhaseChanged(phase="prepare"))
     bucket, prefix = split_uri(request.source)
     retrier = Retrier(RetryPolicy(retries=request.retries), observer, renew=stores.origin.renew)
-    staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
-    await staging.require_agreement()
-    originals = await originals_of(staging)
-    one = _One(request, staging, originals, stores, Credits(request.memory))
+    async with deadline(_left(request, since)):
+        staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
+        await staging.require_agreement()
+        originals = await originals_of(staging)
+    one = _One(request, staging, originals, stores, elsewhere, Credits(request.memory), since)
     together = _Together(observer)
     places: dict[str, PlaceReport] = {}
 
@@ -136,16 +150,29 @@ class _One:
     staging: Staging
     originals: Sequence[Original]
     stores: Stores
+    elsewhere: Reader
+    """The store of what the documents point at."""
     budget: Credits
     """Of all places: those whose bytes come through here take turns."""
+    since: float
+    """When it began, for the deadline."""
 
     async def to(self, place: str, run_id: str, observer: Observer) -> PlaceReport:
         """Promote it to one place; a failure is reported."""
         try:
-            async with begun(self._stage_request(place, run_id), run_id, observer) as run:
+            async with (
+                deadline(_left(self.request, self.since)),
+                begun(self._stage_request(place, run_id), run_id, observer) as run,
+            ):
                 bucket = self.stores.give(run)
+                await self._require_another(run)
                 work = await FromStaging.find(
-                    run, self.staging, self.originals, deep=self.request.deep, budget=self.budget
+                    run,
+                    self.staging,
+                    self.originals,
+                    self.elsewhere,
+                    deep=self.request.deep,
+                    budget=self.budget,
                 )
                 report = await carry_out(run, bucket, work)
         except ExceptionGroup as group:
@@ -156,6 +183,23 @@ class _One:
         except Exception as error:  # noqa: BLE001 - of one place among several; it is told in its report
             return _failed(place, error)
         return PlaceReport(destination=report.destination, exit_code=0, report=report)
+
+    async def _require_another(self, run: Run) -> None:
+        """Make sure that the place is not the staging itself, by another name of its bucket: no two markers are alike.
+
+        Raises:
+            ConfigurationError: it is.
+        """
+        mine, theirs = run.layout, self.staging.layout
+        if mine.prefix != theirs.prefix:
+            return
+        info = await run.destination.peek(mine.marker)
+        if isinstance(info, ObjectInfo) and info.etag == self.staging.documents.etags[theirs.marker_name]:
+            raise ConfigurationError(
+                f"{mine.uri} is {theirs.uri} itself",
+                where=Where("HeadObject", mine.bucket, mine.marker),
+                hint="name another place with --to, or with --env, --bucket, --model-name or --model-version",
+            )
 
     def _stage_request(self, place: str, run_id: str) -> StageRequest:
         """What the staging says of itself, for another place.
@@ -197,6 +241,11 @@ class _One:
                 f"{staging.destination} tells of itself what no staging can have: {wrong or 'a contradiction'}",
                 hint=f"look at it: riva-stream verify {staging.destination}",
             ) from error
+
+
+def _left(request: PromoteRequest, since: float) -> float | None:
+    """Seconds of the deadline that are left."""
+    return None if request.deadline is None else max(0.0, request.deadline - (clock.monotonic() - since))
 
 
 def _failed(place: str, error: Exception) -> PlaceReport:

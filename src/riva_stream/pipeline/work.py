@@ -64,6 +64,14 @@ class Work(Protocol):
         """Bytes of what is read."""
 
     @property
+    def pin(self) -> tuple[str, str | None]:
+        """ETag and VersionId of what is read."""
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest object that comes through here, as far as it is planned; 0: none does."""
+
+    @property
     def first(self) -> PinnedSource | None:
         """An object whose bytes are needed, to try the right to read it; None by reference."""
 

@@ -66,7 +66,9 @@ class Uploads:
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
     guard: Callable[[], Awaitable[object]] | None = None
-    """Makes sure, before an upload is created, that the prefix is still ours."""
+    """Makes sure, before an upload is created, that the prefix is still ours,"""
+    certain: Callable[[], Awaitable[object]] | None = None
+    """and beyond doubt, before what nobody knows is aborted."""
     give_up: Callable[[], Awaitable[object]] | None = None
     """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
@@ -75,7 +77,9 @@ class Uploads:
     """By key: uploads of an earlier run that this one has not come to yet."""
     creating: list[str] = field(default_factory=list, init=False)
     """Keys of uploads that are asked for, and of which there may be one that nobody knows by its id."""
-    _aborted: set[str] = field(default_factory=set, init=False)
+    unsure: list[Upload] = field(default_factory=list, init=False)
+    """Given up, but whether the store has aborted them is not known."""
+    aborted: set[str] = field(default_factory=set, init=False)
     """UploadIds that the store has confirmed to be aborted."""
     _queue: Channel[tuple[Upload, int, Send]] = field(default_factory=Channel, init=False)
     _copies: Channel[tuple[Upload, int, Copy]] = field(default_factory=Channel, init=False)
@@ -98,8 +102,8 @@ class Uploads:
     @property
     def are_left(self) -> bool:
         """Whether an upload may still be open: an abort can fail, or be cut off. Only a journal can tell the next run."""
-        known = [*self.opened, *self.adopted.values()]
-        return any(not upload.record and upload.upload_id not in self._aborted for upload in known)
+        known = [*self.opened, *self.adopted.values(), *self.unsure]
+        return any(not upload.record and upload.upload_id not in self.aborted for upload in known)
 
     async def _are_ours(self) -> bool:
         """Whether the prefix is still ours, as far as can be known now."""
@@ -157,6 +161,8 @@ class Uploads:
                 raise
         upload.expected = size
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
+            if self.certain is not None:
+                await self.certain()
             await self._abort_all(await self._unknown(key))
         return upload
 
@@ -210,7 +216,7 @@ class Uploads:
         todo = [upload for upload in self.opened if not upload.record]
         if self.guard is not None:
             await self.guard()
-        await self._abort([upload for upload in todo if upload.is_copied])
+        await self._give_away([upload for upload in todo if upload.is_copied])
         self.opened = [upload for upload in self.opened if upload.record]
         for upload in todo:
             if not upload.is_copied:
@@ -263,7 +269,12 @@ class Uploads:
         """Abort what an earlier run had opened and this one has no use for."""
         unused = list(self.adopted.values())
         self.adopted.clear()
-        await self._abort(unused)
+        await self._give_away(unused)
+
+    async def _give_away(self, uploads: Sequence[Upload]) -> None:
+        """Abort uploads that are no longer ours; the journal goes on to name those of which that is not known."""
+        await self._abort(uploads)
+        self.unsure += [upload for upload in uploads if upload.upload_id not in self.aborted]
 
     async def _send_part(self, upload: Upload, number: int, part: Send) -> SentPart:
         pieces = tuple(part.chunk.pieces)
@@ -324,7 +335,7 @@ class Uploads:
                 upload = left.pop()
                 with contextlib.suppress(RivaStreamError):
                     await self.bucket.abort_upload(upload.key, upload.upload_id)
-                    self._aborted.add(upload.upload_id)
+                    self.aborted.add(upload.upload_id)
 
         async with anyio.create_task_group() as cleaners:
             for _ in range(min(_CLEANUP_TASKS, len(left))):

@@ -59,6 +59,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 def _promote(session: Session) -> PromoteReport:
     from riva_stream.cli.session import begin_record, staging_prefix
+    from riva_stream.cli.settings.load import is_asked
     from riva_stream.cli.settings.problems import check
     from riva_stream.config import PromoteRequest
     from riva_stream.errors import ConfigurationError
@@ -73,6 +74,8 @@ def _promote(session: Session) -> PromoteReport:
         for name in PromoteRequest.model_fields
         if (value := getattr(endpoint, name, None)) is not None
     }
+    if is_asked("DRY_RUN", file.values):  # the settings of stage, of which nothing else counts here
+        values["dry_run"] = True
     places = [*_place(args, bucket, prefix), *(args.to or ())]
     if not places:
         raise ConfigurationError(

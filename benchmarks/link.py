@@ -22,7 +22,7 @@ from benchmarks.relay import GBPS, Moved, Relay, ceiling
 from benchmarks.results import figures_of, peer_document, plot, table
 from benchmarks.stand import KINDS, Source, Stand
 
-__all__ = ["add_arguments", "main", "rows"]
+__all__ = ["add_arguments", "main", "medians", "moved_rows", "rows"]
 
 _WAYS = PEERS | COPYING
 _DEFAULT = ("riva-check", "riva-copy", "pipe-best", "pipe-copy", "old-aws")
@@ -89,6 +89,16 @@ def main(args: argparse.Namespace) -> int:
 
 def rows(every: Sequence[Runs], size: int, cores: int) -> list[list[str]]:
     """For people. ``size`` is the archive's, in bytes; walls are compared with the first way's."""
+    found = moved_rows(every, size, cores, digits=3)
+    for row, runs in zip(found, every, strict=True):
+        if not runs.failure:
+            load = figures_of(runs.usages, size, cores)["foreign_load"].median
+            row.extend([f"{load:.2f}", f"{medians(runs).cpu:.2f}"])
+    return found
+
+
+def moved_rows(every: Sequence[Runs], size: int, cores: int, *, digits: int) -> list[list[str]]:
+    """Way, wall, its ratio to the first way's, bytes sent and received per byte of the archive, CPU seconds per GiB."""
     found = []
     for runs in every:
         if runs.failure:
@@ -97,17 +107,14 @@ def rows(every: Sequence[Runs], size: int, cores: int) -> list[list[str]]:
         of = figures_of(runs.usages, size, cores)
         wall, moved = of["wall_seconds"], medians(runs)
         base = every[0].median("wall") if every[0].usages else math.nan
-        name = f"{runs.peer.name} ({runs.source_copy})" if runs.source_copy else runs.peer.name
         found.append(
             [
-                name,
+                f"{runs.peer.name} ({runs.source_copy})" if runs.source_copy else runs.peer.name,
                 f"{wall.median:.2f} ({wall.least:.2f} to {wall.most:.2f})",
                 f"{wall.median / base:.2f}",
-                f"{moved.sent / size:.3f}",
-                f"{moved.received / size:.3f}",
+                f"{moved.sent / size:.{digits}f}",
+                f"{moved.received / size:.{digits}f}",
                 f"{of['client_cpu_seconds_per_gib'].median:.2f}",
-                f"{of['foreign_load'].median:.2f}",
-                f"{moved.cpu:.2f}",
             ]
         )
     return found

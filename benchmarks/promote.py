@@ -13,11 +13,11 @@ from dataclasses import asdict
 
 from benchmarks.arguments import names_of
 from benchmarks.compare import Runs, compare, run_checked, work_folder
-from benchmarks.link import medians
+from benchmarks.link import moved_rows
 from benchmarks.machine import describe
 from benchmarks.peers import PEERS, PROMOTING, Job
 from benchmarks.relay import Relay
-from benchmarks.results import figures_of, peer_document, table
+from benchmarks.results import peer_document, table
 from benchmarks.stand import KINDS, Stand
 
 __all__ = ["add_arguments", "main", "rows"]
@@ -68,24 +68,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def rows(every: Sequence[Runs], size: int, cores: int) -> list[list[str]]:
-    """For people. ``size`` is the archive's, in bytes; walls are compared with the first way's, bytes with the archive's."""
-    found = []
-    for runs in every:
-        if runs.failure:
-            found.append([runs.peer.name, "FAILED: " + runs.failure.replace("\n", " ")[:100]])
-            continue
-        of, moved = figures_of(runs.usages, size, cores), medians(runs)
-        wall = of["wall_seconds"]
-        base = every[0].median("wall") if every[0].usages else float("nan")
-        found.append(
-            [
-                f"{runs.peer.name} ({runs.source_copy})" if runs.source_copy else runs.peer.name,
-                f"{wall.median:.2f} ({wall.least:.2f} to {wall.most:.2f})",
-                f"{wall.median / base:.2f}",
-                f"{moved.sent / size:.4f}",
-                f"{moved.received / size:.4f}",
-                f"{of['client_cpu_seconds_per_gib'].median:.2f}",
-                f"{runs.median('server_cpu'):.2f}",
-            ]
-        )
+    """For people. ``size`` is the archive's, in bytes; walls are compared with the first way's."""
+    found = moved_rows(every, size, cores, digits=4)
+    for row, runs in zip(found, every, strict=True):
+        if not runs.failure:
+            row.append(f"{runs.median('server_cpu'):.2f}")
     return found

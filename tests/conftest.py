@@ -109,9 +109,27 @@ def seaweedfs(isolated_session: None) -> Iterator[SeaweedServer]:
         yield server
 
 
-@pytest.fixture(params=["moto", pytest.param("gateway", marks=pytest.mark.gateway)])
+_TWO = ("moto", pytest.param("gateway", marks=pytest.mark.gateway))
+_FOUR = (
+    *_TWO,
+    pytest.param("localstack", marks=pytest.mark.localstack),
+    pytest.param("seaweedfs", marks=pytest.mark.seaweedfs),
+)
+
+
+@pytest.fixture(params=_TWO)
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
     """moto and the gateway, one after the other."""
+    return _named(request)
+
+
+@pytest.fixture(params=_FOUR)
+def copying_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each server in turn: what copies within it are worth differs."""
+    return _named(request)
+
+
+def _named(request: pytest.FixtureRequest) -> S3Server:
     server = request.getfixturevalue(request.param)
     assert isinstance(server, S3Server)
     return server

@@ -23,12 +23,6 @@ from tests.support.iam import Enforce
 from tests.support.servers import S3Server
 from tests.test_policy import flags_of, printed
 
-SERVERS = [
-    "moto",
-    pytest.param("gateway", marks=pytest.mark.gateway),
-    pytest.param("localstack", marks=pytest.mark.localstack),
-    pytest.param("seaweedfs", marks=pytest.mark.seaweedfs),
-]
 PART = 5 * MIB
 
 
@@ -46,19 +40,12 @@ def sent(proxy: FaultProxy) -> Sent:
     return Sent(sum(record.forwarded for record in payload), len(copied))
 
 
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest) -> S3Server:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, S3Server)
-    return found
-
-
 @pytest.fixture
-def place(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Place:
-    put_credentials(server, monkeypatch)
+def place(copying_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(copying_server, monkeypatch)
     # As many parts as a small archive can have.
     monkeypatch.setattr(copies, "LEAST_COPY", PART)
-    return Place(server, server.new_bucket())
+    return Place(copying_server, copying_server.new_bucket())
 
 
 def put_in_parts(place: Place, data: bytes, size: int = PART) -> None:
@@ -156,7 +143,7 @@ async def test_the_store_shall_copy_or_the_run_ends(place: Place) -> None:
 
 
 @pytest.mark.gateway
-@pytest.mark.parametrize("server", ["gateway"], indirect=True)
+@pytest.mark.parametrize("copying_server", ["gateway"], indirect=True)
 async def test_ranges_are_hashed_where_only_the_store_may_copy(place: Place) -> None:
     packed, archive = archive_bytes(13 * MIB, members=2)
     data = isal_zlib.decompress(packed, wbits=31)
@@ -173,7 +160,7 @@ async def test_ranges_are_hashed_where_only_the_store_may_copy(place: Place) -> 
 
 
 @pytest.mark.gateway
-@pytest.mark.parametrize("server", ["gateway"], indirect=True)
+@pytest.mark.parametrize("copying_server", ["gateway"], indirect=True)
 async def test_copying_takes_no_right_that_is_not_printed(place: Place) -> None:
     data, archive = archive_bytes(13 * MIB)
     put_in_parts(place, data)
@@ -186,7 +173,7 @@ async def test_copying_takes_no_right_that_is_not_printed(place: Place) -> None:
 
 
 @pytest.mark.gateway
-@pytest.mark.parametrize("server", ["gateway"], indirect=True)
+@pytest.mark.parametrize("copying_server", ["gateway"], indirect=True)
 async def test_a_source_that_is_replaced_between_two_copies_ends_the_run(place: Place) -> None:
     data, _ = archive_bytes(13 * MIB)
     put_in_parts(place, data)
@@ -205,7 +192,7 @@ async def test_a_source_that_is_replaced_between_two_copies_ends_the_run(place: 
 
 
 @pytest.mark.gateway
-@pytest.mark.parametrize("server", ["gateway"], indirect=True)
+@pytest.mark.parametrize("copying_server", ["gateway"], indirect=True)
 @pytest.mark.parametrize("executed", [False, True])
 async def test_an_error_inside_of_a_200_is_an_error(place: Place, executed: bool) -> None:
     data, archive = archive_bytes(13 * MIB)

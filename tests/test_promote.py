@@ -30,7 +30,7 @@ from riva_stream.s3 import CopySource
 from riva_stream.s3.memory import Copies, MemoryStore
 from riva_stream.sizes import MIB
 from tests.contract.ground import body
-from tests.copying import COPIED, PART, PREFIX, Account, Model, Watched, asked, do_nothing, made
+from tests.copying import COPIED, PART, PREFIX, Account, Hook, Model, Watched, asked, do_nothing, made
 
 SOURCE = f"s3://staging/{PREFIX}"
 PLACE = "s3://staging/live/parakeet/v2/"
@@ -58,6 +58,25 @@ async def staged(store: Watched, model: Model, **fields: Any) -> StageReport:
     report = await stage(asked(model, **fields), store=store)
     store.account = Account()
     return report
+
+
+async def staged_there(store: Watched, **fields: Any) -> None:
+    """Another model's staging; the account begins anew."""
+    another = made("tar.gz", seed="another")
+    await store.put_source("in/another.tar.gz", another.data)
+    request = asked(another, **fields).model_copy(update={"source": "s3://models/in/another.tar.gz"})
+    await stage(request, store=store)
+    store.account = Account()
+
+
+def restaged_after_a_copy(store: Watched, model: Model) -> Hook:
+    """The source staging is replaced by one of the same bytes, once."""
+
+    async def restage(_: int, __: CopySource) -> None:
+        store.after = do_nothing
+        await stage(asked(model, force=True, source_copy="send"), store=store)
+
+    return restage
 
 
 def at(store: MemoryStore, place: str) -> dict[str, bytes]:
@@ -184,12 +203,10 @@ async def test_an_empty_member_is_promoted_as_well() -> None:
 
 async def test_several_places_each_on_its_own() -> None:
     """One of them is held by another staging; the others are promoted."""
-    store, model, another = Watched(), made("tar.gz"), made("tar.gz", seed="another")
+    store, model = Watched(), made("tar.gz")
     await staged(store, model)
-    await store.put_source("in/another.tar.gz", another.data)
     taken = "s3://staging/taken/parakeet/v1/"
-    request = asked(model, env="taken").model_copy(update={"source": "s3://models/in/another.tar.gz"})
-    await stage(request, store=store)
+    await staged_there(store, env="taken")
     before = at(store, taken)
     report = await promote(promotion(PLACE, taken, OTHER), store=store)
     assert [place.destination for place in report.places] == [PLACE, taken, OTHER]
@@ -227,11 +244,9 @@ async def test_what_was_staged_from_the_same_source_is_there_already() -> None:
 
 
 async def test_force_replaces_and_a_dry_run_writes_nothing() -> None:
-    store, model, another = Watched(), made("tar.gz"), made("tar.gz", seed="another")
+    store, model = Watched(), made("tar.gz")
     await staged(store, model)
-    await store.put_source("in/another.tar.gz", another.data)
-    request = asked(model, env="live", model_version="v2")
-    await stage(request.model_copy(update={"source": "s3://models/in/another.tar.gz"}), store=store)
+    await staged_there(store, env="live", model_version="v2")
     before = at(store, PLACE)
     planned = report_of(await promote(promotion(force=True, dry_run=True), store=store))
     assert planned.outcome == "planned"
@@ -297,13 +312,7 @@ async def test_a_staging_that_is_replaced_meanwhile_is_left_for_the_next_run() -
     """The marker of the source is looked at once more, just before that of the promotion is put."""
     store, model = Watched(), made("tar.gz")
     await staged(store, model)
-
-    async def restage(count: int, source: CopySource) -> None:
-        if count == 1:
-            store.after = do_nothing
-            await stage(asked(model, force=True, source_copy="send"), store=store)
-
-    store.after = restage
+    store.after = restaged_after_a_copy(store, model)
     report = await promote(promotion(), store=store)
     assert report.exit_code == 75
     assert "staging_complete.txt" not in at(store, PLACE)
@@ -522,18 +531,11 @@ async def test_a_manifest_that_nobody_vouches_for_proves_nothing() -> None:
 
 
 async def test_what_stands_at_the_place_stays_when_the_staging_is_replaced_meanwhile() -> None:
-    store, model, another = Watched(), made("tar.gz"), made("tar.gz", seed="another")
+    store, model = Watched(), made("tar.gz")
     await staged(store, model)
-    await store.put_source("in/another.tar.gz", another.data)
-    request = asked(model, env="live", model_version="v2")
-    await stage(request.model_copy(update={"source": "s3://models/in/another.tar.gz"}), store=store)
+    await staged_there(store, env="live", model_version="v2")
     before = at(store, PLACE)
-
-    async def restage(count: int, source: CopySource) -> None:
-        store.after = do_nothing
-        await stage(asked(model, force=True, source_copy="send"), store=store)
-
-    store.account, store.after = Account(), restage
+    store.after = restaged_after_a_copy(store, model)
     assert (await promote(promotion(force=True), store=store)).exit_code == 75
     after = at(store, PLACE)
     assert {name: after.get(name) for name in before} == before

@@ -14,23 +14,16 @@ from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Refuse
 from tests.support.servers import S3Server
-from tests.test_copies_on_servers import PART, SERVERS, sent
+from tests.test_copies_on_servers import PART, sent
 
 HOW = {"gateway": "multipart-etag", "seaweedfs": "crc64nvme"}
 """By what copies are proven; those of the others cannot be."""
 
 
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest) -> S3Server:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, S3Server)
-    return found
-
-
 @pytest.fixture
-def place(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Place:
-    put_credentials(server, monkeypatch)
-    return Place(server, server.new_bucket())
+def place(copying_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(copying_server, monkeypatch)
+    return Place(copying_server, copying_server.new_bucket())
 
 
 def places_of(place: Place) -> tuple[str, str]:

@@ -7,6 +7,7 @@ fills it from flags, the environment and ``.env`` (see ``cli.settings``).
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,9 +242,9 @@ class Request(BaseModel):
             yield Contradiction("kms_key_id", "needs sse to be aws:kms or aws:kms:dsse", frozenset({"sse"}))
 
     @property
+    @abstractmethod
     def places(self) -> tuple[str, ...]:
         """``s3://bucket/prefix/`` of every staging that it is about: nothing else belongs there."""
-        raise NotImplementedError
 
     def shared(self) -> dict[str, object]:
         """What every request has, for another one of the same stores and limits."""
@@ -428,12 +429,9 @@ class PromoteRequest(Request):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where from and where to."""
-        return (
-            self.source,
-            *self.to,
-            *(place.replace(key_of(place), DEPLOYMENTS + key_of(place)) for place in self.to),
-        )
+        """Where from and where to, of whatever mode."""
+        references = (f"s3://{bucket}/{DEPLOYMENTS}{key}" for bucket, key in map(split_uri, self.to))
+        return (self.source, *self.to, *references)
 
     def stage_request(self, place: str, run_id: str, **fields: object) -> StageRequest:
         """The staging that a promotion to one place comes to.

@@ -13,7 +13,7 @@ from tests.crash.kit import Actor, Ground, Trial, say, side_by_side
 from tests.crash.moments import KINDS, Moment, Profile, draw
 from tests.crash.verdict import wrong_with
 
-__all__ = ["Kill", "kill_many", "profile_of", "report_kills"]
+__all__ = ["Kill", "kill_many", "killed_at", "profile_of", "report_kills"]
 
 _TWICE = 5
 """Of so many trials one kills the rerun as well."""
@@ -81,7 +81,7 @@ def _strike(trial: Trial, index: int, moments: Sequence[Moment]) -> Kill:
         for number, moment in enumerate(moments):
             actor = stack.enter_context(trial.actor(f"host-{number}", source))
             actors.append(actor)
-            if not _killed_at(actor, moment):
+            if not killed_at(actor, moment):
                 break
             struck.append(actor)
             journal = trial.journal()
@@ -108,7 +108,7 @@ def _strike(trial: Trial, index: int, moments: Sequence[Moment]) -> Kill:
     return kill
 
 
-def _killed_at(actor: Actor, moment: Moment) -> bool:
+def killed_at(actor: Actor, moment: Moment) -> bool:
     """Run until the moment, and kill; false: the run had ended before, or never came there."""
     moment.set(actor)
     actor.launch()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tests.crash.kill import killed_at
 from tests.crash.kit import PART, Actor, Ground, Source, Trial, say, side_by_side
 from tests.crash.moments import KINDS, Moment, Profile, draw
 from tests.crash.verdict import wrong_with
@@ -90,13 +91,7 @@ def _struck(trial: Trial, index: int, moment: Moment) -> _Strike:
     source, strike = trial.ground.one, _Strike(index, moment.words)
     _stage(trial)
     with Promoter(trial, "host-a", source) as first:
-        moment.set(first)
-        first.launch()
-        try:
-            strike.is_killed = moment.await_in(first) and first.kill().exit_code == -9
-        finally:
-            moment.over()
-            first.settle()
+        strike.is_killed = killed_at(first, moment)
         if not strike.is_killed:
             return strike
         strike.uploads_open = len(trial.open_uploads)

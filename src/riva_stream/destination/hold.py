@@ -68,9 +68,7 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            # Uploads of our own touch nobody: they need not wait until the journal is settled.
-            uploads.guard, uploads.give_up = partial(destination.ensure, settled=False), destination.give_up
-            uploads.certain = destination.ensure
+            uploads.guard, uploads.give_up = destination.ensure, destination.give_up
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()

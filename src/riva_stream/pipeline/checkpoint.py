@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypedDict
 
 import anyio
@@ -275,7 +276,8 @@ class Checkpointer:
         while not self._over:
             await self._moved.wait()
             self._moved = anyio.Event()
-            counting = [taken for taken in self._taken if self._counts(taken)]
+            # Each speaks of all that the one before it does, and more.
+            counting = list(takewhile(self._counts, self._taken))
             if not counting or self._over:
                 continue
             newest = counting[-1]  # whoever resumes has no use for the others

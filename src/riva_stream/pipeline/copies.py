@@ -140,7 +140,7 @@ async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, ch
         return SourceCopy(None)
     found = await _Planner(run, bucket, source, check).of_stream()
     if found.plan is None and wished == "store":
-        raise _cannot_copy(found.reason)
+        raise cannot_copy(found.reason)
     return found
 
 
@@ -170,13 +170,14 @@ async def plan_objects(
         source, crc64nvme = one
         found = await _Planner(run, bucket, source, check, reads=False).of_object(crc64nvme, ability)
         if found.plan is None and wished == "store" and source.size:
-            raise _cannot_copy(found.reason)
+            raise cannot_copy(found.reason)
         return found
 
     return await each(objects, plan)
 
 
-def _cannot_copy(reason: str) -> ConfigurationError:
+def cannot_copy(reason: str) -> ConfigurationError:
+    """The error where the store shall copy, and does not."""
     return ConfigurationError(
         f"the store cannot copy the source: {reason}", hint="use --source-copy auto, which sends it then"
     )

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from riva_stream.destination import Destination
-from riva_stream.lease import Identity
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
 from riva_stream.pipeline.documents import artifact_of
 from riva_stream.pipeline.flow import Streamed, archive_key, is_bare_model, stream
 from riva_stream.pipeline.handover import find_container
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent, identity_of
+from riva_stream.pipeline.work import Means, Payload, copied_or_sent
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
 from riva_stream.s3 import WritableBucket
@@ -82,19 +81,6 @@ class FromArchive:
         """Whether the store copies the source."""
         self._copy = await plan_copies(self.run, bucket, self.source, check)
         return Means(self._copy.how, self._copy.reason)
-
-    def identity(self, check: str, means: Means) -> Identity:
-        """The source's own."""
-        source = self.source
-        return identity_of(
-            self.run,
-            uri=source.uri,
-            etag=source.etag,
-            version_id=source.version_id,
-            size=source.size,
-            check=check,
-            means=means,
-        )
 
     def planned(self) -> list[PlannedObject]:
         """The archive, and a pattern for its models."""

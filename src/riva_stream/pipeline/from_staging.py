@@ -19,7 +19,6 @@ from riva_stream.destination import Destination
 from riva_stream.digest import Hash, HashLane
 from riva_stream.documents.references import reference_to
 from riva_stream.errors import (
-    ConfigurationError,
     DigestMismatchError,
     HeldError,
     IntegrityError,
@@ -34,12 +33,11 @@ from riva_stream.inspection.crosscheck import Ledger, StagedObject
 from riva_stream.inspection.deep import fetching
 from riva_stream.inspection.staging import Staging, compare, pinned
 from riva_stream.layout import ARTIFACT_JSON, FOLDERS
-from riva_stream.lease import Identity
 from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
-from riva_stream.pipeline.copies import COPIES, SourceCopy, plan_objects
+from riva_stream.pipeline.copies import COPIES, SourceCopy, cannot_copy, plan_objects
 from riva_stream.pipeline.documents import build_info
 from riva_stream.pipeline.limits import share_of
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent, identity_of
+from riva_stream.pipeline.work import Means, Payload, copied_or_sent
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run, each
 from riva_stream.s3 import Bucket, Reader, WritableBucket
@@ -160,23 +158,11 @@ class FromStaging:
                 return cls(run, staging, (), archive, container, elsewhere, deep, budget)
         artifact = _require_artifact(staging)
         told = artifact.source
-        if artifact.deployment.reference_mode:
-            source = await find(
-                ObjectReference(
-                    s3_uri=told.uri,
-                    path="",
-                    size_bytes=told.size_bytes,
-                    size_human="",
-                    etag=told.etag,
-                    version_id=told.version_id,
-                ),
-            )
-        else:
-            # It was read once, and need not be there any more.
-            bucket, key = run.request.source_bucket, run.request.source_key
-            source = PinnedSource(
-                bucket, key, told.size_bytes, told.etag, told.version_id, told.last_modified, Vouchers()
-            )
+        source = PinnedSource(
+            *split_uri(told.uri), told.size_bytes, told.etag, told.version_id, told.last_modified, Vouchers()
+        )
+        if artifact.deployment.reference_mode:  # else it was read once, and need not be there any more
+            source = await find(reference_to(source))
         return cls(run, staging, originals, source, container, elsewhere, deep, budget)
 
     @property
@@ -217,28 +203,12 @@ class FromStaging:
         if self.staging.vouched:
             self._copies = await plan_objects(self.run, bucket, objects, check)
         else:
-            self._copies = [SourceCopy(None, _UNVOUCHED) for _ in objects]
             if objects and self.run.request.source_copy == "store":
-                raise ConfigurationError(
-                    f"nothing can prove copies of {self.uri}: {_UNVOUCHED}",
-                    hint="use --source-copy auto, which reads them",
-                )
+                raise cannot_copy(_UNVOUCHED)
+            self._copies = [SourceCopy(None, _UNVOUCHED)] * len(objects)
         self._means = _means_of(self._copies)
         self.run.request.plan_for(self.largest, self.run.most_parts)
         return self._means
-
-    def identity(self, check: str, means: Means) -> Identity:
-        """The staging's, by its marker: no two markers are alike."""
-        staging = self.staging
-        return identity_of(
-            self.run,
-            uri=staging.destination,
-            etag=self.pin[0],
-            version_id=None,
-            size=self.size,
-            check=check,
-            means=means,
-        )
 
     def planned(self) -> list[PlannedObject]:
         """Archive and models."""
@@ -258,13 +228,12 @@ class FromStaging:
 
     async def move(self, destination: Destination) -> Payload:
         """Copy, or read and send."""
-        sent = [SourceCopy(None)] * len(self.originals)
         try:
             return await copied_or_sent(
                 self.run,
                 destination,
-                lambda: self._moved(destination, self._copies),
-                lambda reason: self._sent(destination, reason, sent),
+                lambda: self._moved(destination),
+                lambda reason: self._sent(destination, reason),
             )
         except (BaseExceptionGroup, SourceChangedError) as error:
             if any(isinstance(leaf, SourceChangedError) for leaf in leaves_of(error)):
@@ -331,12 +300,12 @@ class FromStaging:
     def _key(self, original: Original) -> str:
         return self.run.request.prefix + original.item.path
 
-    async def _sent(self, destination: Destination, reason: str, copies: list[SourceCopy]) -> Payload:
-        self._copies, self._means = copies, Means("sent", reason)
-        return await self._moved(destination, copies)
+    async def _sent(self, destination: Destination, reason: str) -> Payload:
+        self._copies, self._means = [SourceCopy(None)] * len(self.originals), Means("sent", reason)
+        return await self._moved(destination)
 
-    async def _moved(self, destination: Destination, copies: Sequence[SourceCopy]) -> Payload:
-        run, uploads = self.run, destination.uploads
+    async def _moved(self, destination: Destination) -> Payload:
+        run, uploads, copies = self.run, destination.uploads, self._copies
         opened: list[tuple[Original, Upload, SourceCopy]] = []
         for original, copy in zip(self.originals, copies, strict=True):
             opened.append((original, await self._open(destination, original), copy))

@@ -64,7 +64,7 @@ async def promote(
         RivaStreamError: it cannot be read; see :mod:`riva_stream.errors`.
     """
     run_id = request.run_id or new_run_id()
-    ids = [f"{run_id}-{number}" for number in range(1, len(request.to) + 1)] if request.to[1:] else [run_id]
+    ids = _numbered(run_id, request.to) if request.to[1:] else [run_id]
     began = clock.monotonic()
     try:
         async with opened(
@@ -94,15 +94,12 @@ async def replicated(
     """
     asked = PromoteRequest(source=request.destination, to=request.replicate_to)
     asked = asked.model_copy(update=request.shared())
-    ids = [f"{report.run_id}-{number}" for number in range(1, len(asked.to) + 1)]
+    ids = _numbered(report.run_id, asked.to)
     here = Stores(stores.destination, stores.destination, one_principal=True)
     try:
         done = (await _promoted(asked, ids, observer, here, stores.origin, since=since)).places
     except RivaStreamError as error:  # of the staging that is committed already: it stays so
-        failed = error_report(error)
-        done = [
-            PlaceReport(destination=place, exit_code=failed.exit_code, error=failed) for place in asked.to
-        ]
+        done = [_failed(place, error) for place in asked.to]
     return report.model_copy(update={"replicas": done})
 
 
@@ -241,6 +238,11 @@ class _One:
                 f"{staging.destination} tells of itself what no staging can have: {wrong or 'a contradiction'}",
                 hint=f"look at it: riva-stream verify {staging.destination}",
             ) from error
+
+
+def _numbered(run_id: str, places: Sequence[str]) -> list[str]:
+    """A run id for each place."""
+    return [f"{run_id}-{number}" for number in range(1, len(places) + 1)]
 
 
 def _left(request: PromoteRequest, since: float) -> float | None:

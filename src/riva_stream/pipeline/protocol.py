@@ -14,7 +14,7 @@ from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.planning import plan_of, try_rights
-from riva_stream.pipeline.work import Means, Work
+from riva_stream.pipeline.work import Means, Work, identity_of
 from riva_stream.report import StageReport
 from riva_stream.run import Run
 from riva_stream.s3 import WritableBucket
@@ -62,7 +62,7 @@ async def _held(run: Run, bucket: WritableBucket, work: Work) -> StageReport:
     async with hold(run, bucket) as destination:
         check = destination.uploads.check = await _upload_check(run, bucket)
         means = await work.plan(bucket, check)
-        await resume(destination, work.identity(check, means))
+        await resume(destination, identity_of(run, work, check, means))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
         decision = decide(run.request, work.source, existing, work.container)

@@ -90,9 +90,6 @@ class Work(Protocol):
             ConfigurationError: the store shall copy them, and cannot.
         """
 
-    def identity(self, check: str, means: Means) -> Identity:
-        """What a run must agree in with another one to resume its uploads."""
-
     def planned(self) -> list[PlannedObject]:
         """Archive and models, as far as they are known before anything is read."""
 
@@ -139,16 +136,14 @@ async def copied_or_sent(
     return await send(reason)
 
 
-def identity_of(
-    run: Run, *, uri: str, etag: str, version_id: str | None, size: int, check: str, means: Means
-) -> Identity:
-    """The identity of a run that reads what has this ETag."""
-    request = run.request
+def identity_of(run: Run, work: Work, check: str, means: Means) -> Identity:
+    """What a run must agree in with another one to resume its uploads."""
+    request, (etag, version_id) = run.request, work.pin
     return Identity(
-        source=uri,
+        source=work.uri,
         etag=etag,
         version_id=version_id,
-        size=size,
+        size=work.size,
         include=sorted(request.include),
         part_size=request.part_size,
         check=check,

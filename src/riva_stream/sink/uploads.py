@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import anyio
 import anyio.to_thread
@@ -50,6 +50,13 @@ _TOO_MANY = frozenset(
 """Codes of stores for a part whose number is too large."""
 
 
+class Guard(Protocol):
+    """Raises where the prefix is no longer ours; see :meth:`~riva_stream.lease.Lease.check`."""
+
+    async def __call__(self, *, settled: bool = True) -> None:
+        """Look."""
+
+
 @dataclass(eq=False)
 class Uploads:
     """All uploads of a run into one bucket."""
@@ -65,10 +72,8 @@ class Uploads:
     """Is told how many bytes of which upload the store has copied."""
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
-    guard: Callable[[], Awaitable[object]] | None = None
-    """Makes sure, before an upload is created, that the prefix is still ours,"""
-    certain: Callable[[], Awaitable[object]] | None = None
-    """and beyond doubt, before what nobody knows is aborted."""
+    guard: Guard | None = None
+    """Makes sure that the prefix is still ours: before an upload is created, and before what nobody knows is aborted."""
     give_up: Callable[[], Awaitable[object]] | None = None
     """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
@@ -130,7 +135,7 @@ class Uploads:
             # Whoever gives up between the store's doing and its answer leaves an upload that nobody knows by its id:
             # the answer is waited for, and where none comes the key is remembered so that the cleanup can look for it.
             if self.guard is not None:
-                await self.guard()
+                await self.guard(settled=False)  # of our own nobody is touched
             self.creating.append(key)
 
             async def create(tags: Mapping[str, str]) -> Upload:
@@ -161,8 +166,8 @@ class Uploads:
                 raise
         upload.expected = size
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
-            if self.certain is not None:
-                await self.certain()
+            if self.guard is not None:
+                await self.guard()
             await self._abort_all(await self._unknown(key))
         return upload
 
@@ -215,7 +220,7 @@ class Uploads:
         self._queue, self._copies, self.copier = Channel(), Channel(), None
         todo = [upload for upload in self.opened if not upload.record]
         if self.guard is not None:
-            await self.guard()
+            await self.guard(settled=False)
         await self._give_away([upload for upload in todo if upload.is_copied])
         self.opened = [upload for upload in self.opened if upload.record]
         for upload in todo:

@@ -17,11 +17,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
+
 from riva_stream import StageRequest, stage
 from riva_stream.errors import TransientError
 
 _ATTEMPTS = 20
-
+_WORKERS = 8
+"""Worker threads: no run has more at once, and when it is measured there are so many."""
 
 _LIBC = ctypes.CDLL(None)
 
@@ -40,6 +44,18 @@ def _held() -> dict[str, int]:
     }
 
 
+async def _fill_the_pool() -> None:
+    """anyio keeps as many workers as were ever busy at once, of late: how many that is is chance, and no leak."""
+    together = threading.Barrier(_WORKERS)
+
+    async def meet() -> None:
+        await anyio.to_thread.run_sync(together.wait)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(_WORKERS):
+            tasks.start_soon(meet)
+
+
 async def _one(fields: dict[str, Any]) -> int:
     """Stage until it is staged: the number of calls."""
     for attempt in range(1, _ATTEMPTS + 1):
@@ -55,6 +71,7 @@ async def _one(fields: dict[str, Any]) -> int:
 
 
 async def _soak(args: argparse.Namespace) -> None:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = _WORKERS
     for index in range(args.runs):
         fields = {
             "source": args.source,
@@ -71,6 +88,7 @@ async def _soak(args: argparse.Namespace) -> None:
         attempts = await _one(fields)
         # What a closed connection leaves to the loop is done by the next turns of it.
         await asyncio.sleep(0.1)
+        await _fill_the_pool()
         sys.stdout.write(json.dumps({"index": index, "attempts": attempts} | _held()) + "\n")
         sys.stdout.flush()
 

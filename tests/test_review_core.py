@@ -11,16 +11,21 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 from botocore.exceptions import ClientError
 
-from riva_stream import StoreSettings
+from riva_stream import PromoteRequest, StoreSettings, promote, stage
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError
 from riva_stream.inspection import gc
 from riva_stream.s3.client import S3Store
+from riva_stream.s3.errors import refusal
+from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.options import WriteOptions
-from riva_stream.s3.port import PartBody
+from riva_stream.s3.port import PartBody, RangeReply
+from tests.copying import Watched, made
+from tests.copying import asked as of_model
 from tests.sim.breaks import Break
 from tests.sim.exhaustive import prepared
 from tests.sim.network import Request, immediately
@@ -162,7 +167,9 @@ def test_a_takeover_that_arrives_late_does_not_cut_into_anothers_lease() -> None
     assert not list(map(str, world.violations))
 
 
-def watched_by_a_late_answer(kind: str, seconds: float, *, lateness: float) -> tuple[World, LateDelete, float]:
+def watched_by_a_late_answer(
+    kind: str, seconds: float, *, lateness: float
+) -> tuple[World, LateDelete, float]:
     """The second run watches the first one's journal; the answer to its first look is under way for so long."""
     deletion, looks = LateDelete(1, lateness), list[float]()
 
@@ -212,6 +219,59 @@ def test_one_refusal_does_not_hide_a_live_holder() -> None:
         assert not list(map(str, world.violations))
 
 
+@dataclass(eq=False)
+class LateRelease(Told):
+    """The first run cannot delete its journal: it is told 500 each time, and the first attempt arrives all the same.
+
+    The second run begins at its end, and the third when the journal, by then the second one's, was deleted.
+    """
+
+    lateness: float | None = None
+    released: float | None = None
+    world: World = field(init=False)
+
+    def strike(self, request: Request) -> Break | None:
+        if not is_one(request, 1, "DeleteObject", JOURNAL):
+            return None
+        if self.released is None:
+            self.released = self.world.loop.now
+            if self.lateness is not None:
+                self.world.network._in(self.lateness, lambda: self._arrives(request))  # noqa: SLF001
+        return Break.ERROR_BEFORE
+
+    def _arrives(self, request: Request) -> None:
+        self.world.network._effect(request)  # noqa: SLF001
+        self.world.start(asked(force=True), machine="c")
+
+    def ended(self, process: Process, on: Any) -> None:
+        if process.pid == 1:
+            self.world.start(asked(force=True), machine="b")
+
+
+def released_late(kind: str, lateness: float | None) -> tuple[World, LateRelease, LateDelete]:
+    deletion = LateDelete(2, 2.9)
+    schedule = LateRelease((0.002, 0.002, 0.002), deletion.otherwise, late=deletion.late, lateness=lateness)
+    world = a_world(kind, "already staged", schedule)
+    deletion.world = schedule.world = world
+    with simulated(world, 0):
+        world.run(asked(force=True))
+        world.wait()
+        world.pass_time(10)
+    return world, schedule, deletion
+
+
+@pytest.mark.parametrize("kind", ["ignores", "refuses"])
+def test_whoever_comes_after_a_release_without_an_answer_waits_until_it_can_no_longer_arrive(
+    kind: str,
+) -> None:
+    """It says "stopped, not committing", so the next one begins at once; then its deletion hits that one's journal."""
+    _, schedule, deletion = released_late(kind, None)
+    assert schedule.released is not None
+    assert deletion.sent is not None
+    world, _, _ = released_late(kind, deletion.sent - schedule.released + 0.02)
+    assert not list(map(str, world.violations))
+
+
 # ---- what is left, and nobody knows
 
 
@@ -231,6 +291,21 @@ def test_a_holder_whose_upload_is_gone_leaves_word_of_what_it_has_completed() ->
         assert not list(map(str, world.violations))
 
 
+def test_a_holder_whose_upload_is_gone_leaves_nothing_that_is_ready_without_a_marker() -> None:
+    """Nobody has taken over: what it completed of the deployment documents is its own to delete."""
+
+    def otherwise(request: Request) -> None:
+        if is_one(request, 1, "CompleteMultipartUpload", PREFIX + "upload_manifest.json"):
+            for upload in world.store.open_uploads(BUCKET, request.key):
+                immediately(world.store.abort_upload(BUCKET, upload.key, upload.upload_id))
+
+    world = a_world("aws", "image", Told(otherwise=otherwise))
+    with simulated(world, 0):
+        assert world.run(asked(image=True)).outcome == "75"
+        assert world.store.look(BUCKET, MARKER) is None
+        assert world.store.look(BUCKET, PREFIX + "deployment_ready.txt") is None
+
+
 def test_gc_leaves_a_journal_that_it_has_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks at a dead run's; until it holds the prefix another run was there, and left its own to be resumed."""
 
@@ -240,9 +315,7 @@ def test_gc_leaves_a_journal_that_it_has_not_looked_at(monkeypatch: pytest.Monke
             yield store
 
         monkeypatch.setattr(gc, "open_store", opened)
-        return await gc.collect(
-            StoreSettings(), BUCKET, "prod/", older_than=0.0, lease=LEASE, apply=True
-        )
+        return await gc.collect(StoreSettings(), BUCKET, "prod/", older_than=0.0, lease=LEASE, apply=True)
 
     looks: list[Request] = []
 
@@ -340,3 +413,40 @@ async def test_a_document_without_a_length_is_read_or_refused_but_is_no_bug_of_o
         return
     assert found is not None
     assert found.data == b"{}"
+
+
+class _Flaky(Watched):
+    """Says once, of one range, that there is no such object."""
+
+    ranges = 0
+
+    @asynccontextmanager
+    async def get_range(self, bucket: str, key: str, **options: Any) -> AsyncIterator[RangeReply]:
+        self.ranges += 1
+        if self.ranges == 2:
+            raise refusal("GetObject", bucket, key, "404", 404)
+        async with super().get_range(bucket, key, **options) as reply:
+            yield reply
+
+
+async def test_one_404_of_a_range_is_looked_into_as_a_412_is() -> None:
+    """Something in front of the store has no route for a moment: exit 65, and all that was sent is aborted."""
+    store, model = _Flaky(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    report = await stage(of_model(model, source_copy="send"), store=store)
+    assert report.outcome == "staged"
+
+
+class _Silent(MemoryStore):
+    """Answers no GET of a document: as one that sends a byte now and then, which no time-out between two of them ends."""
+
+    async def get(self, bucket: str, key: str, *, limit: int) -> Any:
+        await anyio.sleep_forever()
+
+
+async def test_a_promotion_ends_when_its_source_does_not_answer() -> None:
+    """Until the staging is found and looked at nothing watches it, whatever --timeout says."""
+    request = PromoteRequest(source="s3://models/prod/m/v1/", to=("s3://models/live/m/v1/",), timeout=0.2)
+    with anyio.move_on_after(5) as scope, pytest.raises(RivaStreamError):
+        await promote(request, store=_Silent("models"))
+    assert not scope.cancelled_caught

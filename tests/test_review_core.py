@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -96,8 +96,8 @@ def test_a_run_beside_a_forced_one_does_not_say_that_what_is_gone_is_staged() ->
                 stood.append(world.store.look(BUCKET, MARKER) is not None)
             told(process, task)
 
-        told = world._ended  # noqa: SLF001 - there is no other way to look at that moment
-        world._ended = ended  # type: ignore[method-assign]  # noqa: SLF001
+        told = world._ended
+        world._ended = ended  # type: ignore[method-assign]
         world.wait()
         plain = world.processes[1]
         assert (plain.outcome, stood) in [("already_staged", [True]), ("75", [False]), ("75", [True])]
@@ -236,11 +236,11 @@ class LateRelease(Told):
         if self.released is None:
             self.released = self.world.loop.now
             if self.lateness is not None:
-                self.world.network._in(self.lateness, lambda: self._arrives(request))  # noqa: SLF001
+                self.world.network._in(self.lateness, lambda: self._arrives(request))
         return Break.ERROR_BEFORE
 
     def _arrives(self, request: Request) -> None:
-        self.world.network._effect(request)  # noqa: SLF001
+        self.world.network._effect(request)
         self.world.start(asked(force=True), machine="c")
 
     def ended(self, process: Process, on: Any) -> None:
@@ -270,6 +270,43 @@ def test_whoever_comes_after_a_release_without_an_answer_waits_until_it_can_no_l
     assert deletion.sent is not None
     world, _, _ = released_late(kind, deletion.sent - schedule.released + 0.02)
     assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("kind", ["ignores", "refuses"])
+def test_one_refusal_does_not_take_the_expiry_from_all_that_follows(kind: str) -> None:
+    """A single 403 for the deletion of the old marker: it is sent again without a window, and arrives when it likes."""
+    deletions: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if not is_one(request, 1, "DeleteObject", MARKER):
+            return None
+        deletions.append(request)
+        return (Break.DENIED, Break.KILL_LATE)[min(len(deletions), 2) - 1]
+
+    world = a_world(kind, "already staged", Told(how=how, late=lambda request: 60.0))
+    with simulated(world, 0):
+        assert world.run(asked(force=True)).outcome == "killed"
+        assert world.run(asked(force=True), machine="b").outcome == "staged"
+        world.pass_time(100)
+        assert not list(map(str, world.violations))
+
+
+def test_one_refusal_does_not_take_the_expiry_on_aws_either() -> None:
+    """Of a model that the new staging does not have; the next one has it again, of the same bytes and so the same ETag."""
+    deletions: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if not is_one(request, 1, "DeleteObject", PREFIX + "models/a.riva"):
+            return None
+        deletions.append(request)
+        return (Break.DENIED, Break.KILL_LATE)[min(len(deletions), 2) - 1]
+
+    world = a_world("aws", "already staged", Told(how=how, late=lambda request: 60.0))
+    with simulated(world, 0):
+        assert world.run(asked(include=("b.riva",), force=True)).outcome == "killed"
+        assert world.run(asked(force=True), machine="b").outcome == "staged"
+        world.pass_time(100)
+        assert not list(map(str, world.violations))
 
 
 # ---- what is left, and nobody knows
@@ -394,7 +431,7 @@ class _Chunked:
     async def get_object(self, **_: Any) -> dict[str, Any]:
         return {"Body": self, "ETag": '"x"', "ResponseMetadata": {"HTTPHeaders": {}}}
 
-    async def __aenter__(self) -> _Chunked:
+    async def __aenter__(self) -> Self:
         self.content = self
         return self
 

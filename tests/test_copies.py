@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -27,7 +28,8 @@ from riva_stream.cli.progress import Counters
 from riva_stream.events import Event, Progress, StageStarted, Warned
 from riva_stream.pipeline import copies
 from riva_stream.retry import RetryPolicy
-from riva_stream.s3 import CopiedPart, CopySource
+from riva_stream.s3 import CopiedPart, CopySource, RangeReply
+from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import Copies
 from riva_stream.sink import Upload
 from riva_stream.sink.parts import SentPart
@@ -484,3 +486,25 @@ async def test_nothing_is_shown_of_copies_where_all_is_sent() -> None:
     seen: list[Event] = []
     await stage(asked(model, source_copy="send"), store=store, observer=seen.append)
     assert not [event for event in seen if isinstance(event, Progress) and "copied" in event.counts]
+
+
+class _Flaky(Watched):
+    """Says once, of one range, that there is no such object."""
+
+    ranges = 0
+
+    @asynccontextmanager
+    async def get_range(self, bucket: str, key: str, **options: Any) -> AsyncIterator[RangeReply]:
+        self.ranges += 1
+        if self.ranges == 2:
+            raise refusal("GetObject", bucket, key, "404", 404)
+        async with super().get_range(bucket, key, **options) as reply:
+            yield reply
+
+
+async def test_one_404_of_a_range_is_looked_into_as_a_412_is() -> None:
+    """Something in front of the store has no route for a moment: exit 65, and all that was sent is aborted."""
+    store, model = _Flaky(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    report = await stage(asked(model, source_copy="send"), store=store)
+    assert report.outcome == "staged"

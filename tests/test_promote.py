@@ -17,6 +17,7 @@ from riva_stream import (
     PromoteRequest,
     SourceNotFoundError,
     StageReport,
+    StalledError,
     promote,
     read_staging,
     stage,
@@ -572,3 +573,18 @@ async def test_an_object_that_was_replaced_under_its_marker_is_told_as_that(copy
     assert (await promote(promotion(source_copy=copy), store=store)).exit_code == code
     assert at(store, PLACE) == {}
     assert not [key for key in store.account.read if key.startswith(PREFIX + "source/")]
+
+
+class _Silent(MemoryStore):
+    """Answers no GET of a document: as one that sends a byte now and then, which no time-out between two of them ends."""
+
+    async def get(self, bucket: str, key: str, *, limit: int) -> Any:
+        await anyio.sleep_forever()
+
+
+async def test_a_promotion_ends_when_its_source_does_not_answer() -> None:
+    """Until the staging is found and looked at nothing watches it, whatever --timeout says."""
+    request = PromoteRequest(source="s3://models/prod/m/v1/", to=("s3://models/live/m/v1/",), timeout=0.2)
+    with anyio.move_on_after(5) as scope, pytest.raises(StalledError):
+        await promote(request, store=_Silent("models"))
+    assert not scope.cancelled_caught

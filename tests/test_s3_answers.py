@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
+from botocore.exceptions import ClientError
 
 from riva_stream.errors import (
     ConfigurationError,
@@ -16,7 +18,9 @@ from riva_stream.errors import (
 )
 from riva_stream.retry import Retrier
 from riva_stream.s3 import CopiedPart, CopySource, ObjectPart, PartBody
+from riva_stream.s3.client import S3Store
 from riva_stream.s3.errors import translated
+from riva_stream.s3.options import WriteOptions
 from tests.support.fake_client import refusal, store_of
 
 
@@ -185,3 +189,34 @@ async def test_a_store_tells_of_a_part() -> None:
     store, client = store_of(lambda _: {"ContentLength": 7, "PartsCount": 3})
     assert await store.head_part("b", "k", 2) == ObjectPart(7, 3)
     assert client.asked[0]["PartNumber"] == 2
+
+
+class _Chunked:
+    """An answer to GetObject in chunks, so that it has no Content-Length."""
+
+    exceptions = SimpleNamespace(ClientError=ClientError)
+    sent = False
+
+    async def get_object(self, **_: Any) -> dict[str, Any]:
+        return {"Body": self, "ETag": '"x"', "ResponseMetadata": {"HTTPHeaders": {}}}
+
+    async def __aenter__(self) -> Self:
+        self.content = self
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def readany(self) -> bytes:
+        self.sent, piece = True, b"" if self.sent else b"{}"
+        return piece
+
+
+async def test_a_document_without_a_length_is_read_or_refused_but_is_no_bug_of_ours() -> None:
+    store = S3Store(_Chunked(), is_aws=False, options=WriteOptions())
+    try:
+        found = await store.get("bucket", "key", limit=10)
+    except RivaStreamError:
+        return
+    assert found is not None
+    assert found.data == b"{}"

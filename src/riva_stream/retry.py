@@ -8,18 +8,17 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio
 
 from riva_stream import clock
-from riva_stream.errors import EXPIRED, RivaStreamError, ThrottledError, TransientError
+from riva_stream.errors import EXPIRED, RivaStreamError, ThrottledError
 from riva_stream.events import Observer, RetryScheduled, ignore
 
-__all__ = ["EXPIRED", "Retrier", "RetryPolicy", "at_least_some_speed"]
+__all__ = ["EXPIRED", "Retrier", "RetryPolicy"]
 
 T = TypeVar("T")
 
@@ -39,26 +38,6 @@ class RetryPolicy:
         """Seconds before attempt ``attempt + 1``; ``draw`` is uniform in [0, 1)."""
         # 2**n is a float here so that a thousand retries overflow to the cap, not into a huge integer
         return draw * min(self.cap, self.base * 2.0 ** min(attempt - 1, 64))
-
-
-_GRACE = 30.0
-_SLOWEST = 32 << 10
-
-
-@contextmanager
-def at_least_some_speed(size: int) -> Iterator[None]:
-    """End a transfer of ``size`` bytes that comes to less than 32 KiB/s, half a minute's grace apart.
-
-    A time-out between two packets does not catch a connection that drips; a fresh one is nearly always faster.
-
-    Raises:
-        TransientError: it took too long.
-    """
-    try:
-        with anyio.fail_after(_GRACE + size / _SLOWEST):
-            yield
-    except TimeoutError as error:
-        raise TransientError(f"{size} bytes took longer than {_GRACE + size / _SLOWEST:.0f} s") from error
 
 
 async def _cannot() -> bool:

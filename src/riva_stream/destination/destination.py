@@ -61,6 +61,10 @@ _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
+_REFUSALS = 3
+"""So many of a change within a window are believed,"""
+_PAUSE = 0.2
+"""and seconds from the first to the second; then twice as many."""
 _KEPT = 2
 """Checkpoints that are kept: should the newest not hold, there is one more."""
 
@@ -122,6 +126,13 @@ class Destination:
             HeldError: another run has taken over.
         """
         await self.bucket.retrier("HeadObject", partial(self.lease.check, settled=settled))
+
+    async def _is_ours(self) -> bool:
+        try:
+            await self.ensure()
+        except RivaStreamError:
+            return False
+        return True
 
     async def give_up(self) -> None:
         """Let nobody go on with the uploads that our journal names: they are going to be aborted.
@@ -220,8 +231,9 @@ class Destination:
             yield
         except BaseException as error:
             causes = leaves_of(error)
-            if not any(isinstance(cause, HeldError) for cause in causes):
-                with anyio.move_on_after(_UNDO_SECONDS, shield=True):
+            with anyio.move_on_after(_UNDO_SECONDS, shield=True):
+                # An upload that somebody has aborted does not make the prefix another run's.
+                if not any(isinstance(cause, HeldError) for cause in causes) or await self._is_ours():
                     await self._roll_back(
                         everything=any(isinstance(cause, IntegrityError) for cause in causes)
                     )
@@ -254,6 +266,7 @@ class Destination:
         whole = self.uploads.whole_crc64nvme(upload)
 
         async def once() -> Stored:
+            refusals = 0
             while True:
                 if (there := await self._look(upload)) is not None:
                     return there
@@ -278,7 +291,8 @@ class Destination:
                     info = await self.bucket.once.peek(upload.key)
                     if info is not None and self.uploads.is_ours(info, upload):
                         return Stored(info.etag, info.version_id)
-                    if not self._again_without(error, sent, window, info):
+                    refusals += 1
+                    if not await self._again(error, sent, window, info, refusals):
                         raise self._told(error, upload) from error
 
         stored = await self.bucket.retrier("CompleteMultipartUpload", once)
@@ -458,7 +472,7 @@ class Destination:
     def leaves_unseen(self) -> bool:
         """Whether only a journal can tell the next run of objects that must not lie beside its staging."""
         before = self.lease.predecessor
-        return not self.existing.listed and bool(self._completed or (before is not None and before.leaves()))
+        return not self.existing.listed and bool(self._sent or (before is not None and before.leaves()))
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -517,25 +531,29 @@ class Destination:
         info = await self._head(key, expected=key in self.existing.hinted())
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
-    def _again_without(
+    async def _again(
         self,
         error: RivaStreamError,
         condition: Mapping[str, object],
         window: Window | None,
         info: ObjectInfo | None,
+        refusals: int,
     ) -> bool:
-        """Whether the same change may be sent again at once, without what the store cannot deal with.
+        """Whether the same change may be sent again at once: a refusal may pass, or come from what can be left out.
 
-        A condition that is refused though it holds, or is not known at all; a signature in the query that a policy
-        forbids. From then on this run does without.
+        A condition that is refused though it holds, or is not known at all, is left out from then on. So is the window
+        where a policy was found to forbid signatures in the query, but never because of a refusal alone: what is sent
+        without one may arrive when another run has committed.
         """
         code = error.where.code
         if code == REQUEST_EXPIRED:
             self.lease.expire()  # the next attempt renews it, and is signed anew
             return False
         if window is not None and isinstance(error, AccessDeniedError):
-            self.lease.windowed = False
-            return True
+            if refusals < _REFUSALS:
+                await clock.sleep(_PAUSE * 2 ** (refusals - 1))
+                return True
+            return await self._does_without_windows()
         if not condition or code not in CONDITION_REFUSED or info is UNSEEN:
             return False
         holds = (
@@ -548,6 +566,17 @@ class Destination:
         self._conditional = False
         return True
 
+    async def _does_without_windows(self) -> bool:
+        await self.lease.try_window()
+        if self.lease.windowed:
+            return False
+        self.run.warn(
+            "windows",
+            "a policy forbids signatures in the query (s3:authType), so changes are sent that do not expire with the "
+            "lease of their run: see docs/semantics.md for what is weaker then",
+        )
+        return True
+
     async def _delete(self, key: str, etag: str) -> None:
         """Delete exactly this object."""
         layout = self.run.layout
@@ -555,25 +584,26 @@ class Destination:
             raise RuntimeError("a deletion outside the layout")
 
         async def once() -> None:
-            window = await self._may_change(key)
-            info = await self.bucket.once.expect(key)
-            if info is None or info is UNSEEN:
-                return  # it is gone: by an attempt whose answer was lost
-            if info.etag != etag:
-                raise HeldError(
-                    "another run has written what was to be deleted",
-                    where=Where("HeadObject", layout.bucket, key),
-                    hint="run the same command again",
-                )
-            condition: dict[str, object] = {"if_match": etag} if self._conditional else {}
-            delete = partial(self.bucket.once.delete, key, window=window)
-            try:
-                await self._answered(partial(delete, **condition))
-            except RivaStreamError as error:
-                if self._again_without(error, condition, window, await self.bucket.once.peek(key)):
-                    await once()
-                    return
-                raise
+            refusals = 0
+            while True:
+                window = await self._may_change(key)
+                info = await self.bucket.once.expect(key)
+                if info is None or info is UNSEEN:
+                    return None  # it is gone: by an attempt whose answer was lost
+                if info.etag != etag:
+                    raise HeldError(
+                        "another run has written what was to be deleted",
+                        where=Where("HeadObject", layout.bucket, key),
+                        hint="run the same command again",
+                    )
+                condition: dict[str, object] = {"if_match": etag} if self._conditional else {}
+                delete = partial(self.bucket.once.delete, key, window=window)
+                try:
+                    return await self._answered(partial(delete, **condition))
+                except RivaStreamError as error:
+                    refusals, there = refusals + 1, await self.bucket.once.peek(key)
+                    if not await self._again(error, condition, window, there, refusals):
+                        raise
 
         await self.bucket.retrier("DeleteObject", once)
         self._completed.pop(key, None)

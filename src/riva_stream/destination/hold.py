@@ -227,10 +227,11 @@ async def _withdraw(destination: Destination) -> None:
             await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
             await destination.forget_checkpoints(current)
             return
+        await destination.give_up()
         await uploads.abort_own(set())
         await destination.forget_checkpoints()
         # An upload that is gone does not make the journal another's.
-        if destination.in_doubt or uploads.are_left:
+        if destination.in_doubt or destination.leaves_unseen or uploads.are_left:
             await lease.stop()
         else:
             await lease.release()

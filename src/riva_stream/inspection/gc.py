@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from riva_stream import clock
-from riva_stream.errors import HeldError, RivaStreamError
+from riva_stream.errors import HeldError, RivaStreamError, Where
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.layout import Layout, layout_of
 from riva_stream.lease import Found, Lease, Process, known_to_have_ended, read_journal, watch
@@ -176,11 +176,13 @@ class _Place:
         def note() -> Noted:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
-            return (
-                Noted(before.identity, before.uploads, before.has_begun, before.stale, before.checkpoints)
-                if before
-                else Noted(None, (), False)
-            )
+            if before is None:
+                return Noted(None, (), False)
+            # An abort may come late: it must not strike what somebody else goes on with.
+            identity = None if giving_up else before.identity
+            return Noted(identity, before.uploads, before.has_begun, before.stale, before.checkpoints)
+
+        giving_up = False
 
         lease = Lease(
             self.for_leases,
@@ -195,7 +197,19 @@ class _Place:
             lambda: None,
         )
         await lease.acquire(wait=False)
+        before, looked_at = lease.predecessor, journal.journal if journal is not None else None
+        if (before.token if before else None) != (looked_at.token if looked_at else None):
+            # Another run was there meanwhile: what was found was found of its predecessor.
+            await (lease.stop() if before else lease.release())
+            raise HeldError(
+                "another run has held the prefix meanwhile",
+                where=Where(bucket=self.layout.bucket, key=self.layout.journal),
+            )
+        named = {upload.upload_id for upload in before.uploads} if before else set()
         try:
+            if any(left.old and left.upload_id in named for left in found):
+                giving_up = True
+                await lease.write()
             removed = [await self._remove(lease, left) for left in found if left.kind != "journal"]
         except BaseException:
             await lease.stop()

@@ -26,7 +26,7 @@ from typing import Any
 import anyio
 
 from riva_stream import clock
-from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Where
+from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, TransientError, Where
 from riva_stream.events import Observer, Watching, ignore
 from riva_stream.layout import Layout
 from riva_stream.lease.journal import Identity, Journal, JournaledCheckpoint, JournaledUpload, Process
@@ -59,6 +59,10 @@ _FRESH = 0.5
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
 _NO_ETAG = "0" * 32
+_LOOKS = 3
+"""Refusals in a row that are believed where a journal may be,"""
+_PAUSE = 0.2
+"""and seconds from the first to the second; then twice as many."""
 _SETTLING = 1.5
 """Seconds for which a takeover without conditions is not trusted: longer than the window of a write, which is one,"""
 _SETTLING_PART = 0.05
@@ -87,8 +91,8 @@ class Noted:
     checkpoints: Sequence[JournaledCheckpoint] = ()
 
 
-def _nothing_left() -> Noted:
-    return Noted(None, (), committing=False)
+def _nothing_left(*, in_doubt: bool) -> Noted:
+    return Noted(None, (), committing=in_doubt)
 
 
 async def read_journal(bucket: Bucket, key: str) -> Found | None:
@@ -160,6 +164,10 @@ class Lease:
     """Whether a journal that was there could be read."""
     _settled: float = field(default=float("-inf"), init=False)
     """From when on our journal is trusted."""
+    _looked: float = field(default=float("-inf"), init=False)
+    """When the last look at the journal was sent."""
+    _taking: float = field(default=0.0, init=False)
+    """Seconds from the look that found the prefix free to the answer to our journal."""
     _data: bytes = field(default=b"", init=False)
     """Our last journal."""
     _writing: anyio.Lock = field(default_factory=anyio.Lock, init=False)
@@ -186,7 +194,7 @@ class Lease:
             HeldError: a live run holds it; the message says which.
         """
         while True:
-            found = await read_journal(self.bucket, self.key)
+            found = _found(await self._expected())
             if found is not None:
                 self._visible = True
                 found = await self._until_free(found, wait=wait)
@@ -218,6 +226,34 @@ class Lease:
             self.windowed = await self._answers(since, int(self.seconds)) and (
                 self.bucket.is_aws or not await self._answers(since - timedelta(hours=1), 1)
             )
+
+    async def try_window(self) -> None:
+        """Find out whether a policy forbids signatures in the query for what is written, by our journal put once more.
+
+        Only where conditions guard the journal: elsewhere one without a window is no question but a danger.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        if not self.conditional:
+            return
+
+        async def put(window: Window | None) -> bool:
+            await self._look()
+            options: dict[str, Any] = {"content_type": "application/json", "metadata": {}, "window": window}
+            try:
+                stored = await self.bucket.once.put(
+                    self.key, self._body(self._data), if_match=self._etag, **options
+                )
+            except AccessDeniedError:
+                return False
+            self._etag = stored.etag
+            return True
+
+        async with self._writing:
+            put_within, put_plainly = partial(put, self._window()), partial(put, None)
+            if not await self.bucket.retrier("PutObject", put_within):
+                self.windowed = not await self.bucket.retrier("PutObject", put_plainly)
 
     async def _try_conditions(self) -> None:
         """Put the very same journal where there must be none: a store that takes that ignores conditions."""
@@ -271,7 +307,9 @@ class Lease:
     def _unsettle(self) -> None:
         """Our journal is not trusted for a while: somebody who looked before may write over it."""
         pause = _SETTLING if self.windowed else min(_SETTLING, _SETTLING_PART * self.seconds)
-        self._settled = clock.monotonic() + pause
+        # Who has taken the prefix after our look has not changed anything before such a pause was over. Behind a journal
+        # of ours that took longer to come, changes of another run may be under way, until its lease is over.
+        self._settled = clock.monotonic() + (pause if self._taking <= pause else self.seconds)
 
     async def heartbeat(self) -> None:
         """Write the journal again and again; run it beside the work, and cancel it.
@@ -362,7 +400,8 @@ class Lease:
                 return  # it is another run's
             except RivaStreamError as error:
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
-                self.note = _nothing_left  # so that nobody waits for it
+                # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
+                self.note = partial(_nothing_left, in_doubt=isinstance(error, TransientError))
                 await self.stop()
 
     async def current(self) -> Journal | None:
@@ -416,6 +455,10 @@ class Lease:
                 return await self._put_once(data, None)
 
             self._etag, now = await self.bucket.retrier("PutObject", once)
+            if not self.is_held:
+                self._taking = clock.monotonic() - self._looked
+                if not self.conditional:
+                    self._unsettle()
             self._confirmed = sent
             if now is not None:  # rather too early: the store told it at its answer
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)
@@ -491,6 +534,7 @@ class Lease:
         return info
 
     async def _head(self) -> ObjectInfo | None:
+        self._looked = clock.monotonic()
         try:
             info = await self.bucket.once.head(self.key)
         except AccessDeniedError as error:
@@ -500,6 +544,7 @@ class Lease:
         return info
 
     async def _get(self) -> Document | None:
+        self._looked = clock.monotonic()
         try:
             document = await self.bucket.once.get(self.key, limit=_LIMIT)
         except AccessDeniedError as error:
@@ -507,6 +552,19 @@ class Lease:
             return None
         self._visible |= document is not None
         return document
+
+    async def _expected(self) -> Document | None:
+        """The journal, if there is one. Where no condition guards ours one refusal is not believed: it would hide a holder."""
+        for look in range(1 if self.bucket.is_aws else _LOOKS):
+            if look:
+                await clock.sleep(_PAUSE * 2 ** (look - 1))
+            self._looked = clock.monotonic()
+            try:
+                return await self.bucket.get(self.key, limit=_LIMIT)
+            except AccessDeniedError as error:
+                if not error.hides_absence:
+                    raise
+        return None
 
     def _require_absence(self, error: AccessDeniedError) -> None:
         """Take a refusal for what S3 says without s3:ListBucket of what is not there, where it can be nothing else."""
@@ -560,11 +618,12 @@ class Lease:
         if ended:
             # It sends no more, but what it has sent may be under way: its lease has to be over.
             lease -= _age(found.info)
-        since = clock.monotonic()
+        # An answer tells of the moment at which it was asked for at the earliest, however long it was under way.
+        since = unchanged = clock.monotonic()
         if lease > 0:
             who = held.holder() if held else "an unknown run"
             self.observer(Watching(who=who, seconds=lease))
-        while (watched := clock.monotonic() - since) < lease:
+        while (watched := unchanged - since) < lease:
             self.waiting()
             await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
             now = await self.bucket.retrier("HeadObject", self._head)
@@ -572,6 +631,7 @@ class Lease:
                 return None
             if now.etag == found.etag:
                 found = replace(found, info=now)  # with the store's clock as it is now
+                unchanged = self._looked
                 continue
             if not wait and not ended:
                 who = held.holder() if held else "another run"

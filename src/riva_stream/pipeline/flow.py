@@ -89,14 +89,17 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     bare = is_bare_model(source)
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
-    earlier = await resumed(
-        run,
-        destination,
-        archive_key(run, source),
-        partial(_member_key, run),
-        part_size,
-        vouchers=source.vouchers,
-    )
+    # What the store copies it copies from the start; checkpoints are of a run before, whose copies were not proven.
+    earlier = None
+    if copy.plan is None:
+        earlier = await resumed(
+            run,
+            destination,
+            archive_key(run, source),
+            partial(_member_key, run),
+            part_size,
+            vouchers=source.vouchers,
+        )
     start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(

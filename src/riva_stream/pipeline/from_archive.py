@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from riva_stream.destination import Destination
+from riva_stream.errors import SourceChangedError, Where
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
 from riva_stream.pipeline.documents import artifact_of
 from riva_stream.pipeline.flow import Streamed, archive_key, is_bare_model, stream
-from riva_stream.pipeline.handover import find_container
+from riva_stream.pipeline.handover import find_container, store_of_container
 from riva_stream.pipeline.work import Means, Payload, copied_or_sent
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
-from riva_stream.s3 import WritableBucket
+from riva_stream.s3 import UNSEEN, Bucket, Reader, WritableBucket
 from riva_stream.source import PinnedSource, find_source
 
 __all__ = ["FromArchive"]
@@ -119,4 +120,21 @@ class FromArchive:
         )
 
     async def confirm(self) -> None:
-        """Every range was asked for with the source's ETag: what was read is one object."""
+        """Look again at what is only pointed at. Of a source that was read every range was asked for with its ETag."""
+        pinned = [self.container, self.source if self.run.request.mode != "full" else None]
+        for one in pinned:
+            # In a bucket with versions the one that was found stays.
+            if one is not None and one.version_id is None:
+                await self._require_same(one)
+
+    async def _require_same(self, pinned: PinnedSource) -> None:
+        info = await Bucket(self._store_of(pinned), pinned.bucket, self.run.retrier).expect(pinned.key)
+        if info is not UNSEEN and (info.etag if info else None) != pinned.etag:
+            raise SourceChangedError(
+                f"{pinned.uri} was replaced after it was found",
+                where=Where("HeadObject", pinned.bucket, pinned.key),
+                hint="run again to stage what is there now",
+            )
+
+    def _store_of(self, pinned: PinnedSource) -> Reader:
+        return store_of_container(self.run) if pinned is self.container else self.run.origin

@@ -17,10 +17,18 @@ from riva_stream.documents.references import reference_to
 from riva_stream.manifest import Artifact, StagedFile, artifact_id
 from riva_stream.pipeline.documents import NEXT_STEP, build_info, model_of
 from riva_stream.run import Run
+from riva_stream.s3 import Reader
 from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource, find_source
 
-__all__ = ["HandedOver", "deployment_of", "find_container", "ready_of", "staged_reference"]
+__all__ = [
+    "HandedOver",
+    "deployment_of",
+    "find_container",
+    "ready_of",
+    "staged_reference",
+    "store_of_container",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +40,14 @@ class HandedOver:
     ready: StagedFile
 
 
+def store_of_container(run: Run) -> Reader:
+    """One in the destination's bucket is looked for with the destination's credentials, any other where the source is."""
+    request = run.request
+    return run.destination.store if request.server_bucket == request.bucket else run.origin
+
+
 async def find_container(run: Run) -> PinnedSource | None:
     """Pin the container image by one HEAD; None where none was named.
-
-    One in the destination's bucket is looked for with the destination's credentials, any other where the source is.
 
     Raises:
         SourceNotFoundError: there is none; the message names the nearest keys.
@@ -43,9 +55,8 @@ async def find_container(run: Run) -> PinnedSource | None:
     request = run.request
     if request.server_path is None:
         return None
-    store = run.destination.store if request.server_bucket == request.bucket else run.origin
     return await find_source(
-        store,
+        store_of_container(run),
         request.server_bucket,
         request.server_key,
         run.retrier,

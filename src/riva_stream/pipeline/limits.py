@@ -10,7 +10,7 @@ import anyio
 from riva_stream import clock
 from riva_stream.buffers import Credits
 from riva_stream.errors import ConfigurationError, StalledError
-from riva_stream.run import Run
+from riva_stream.run import Meter
 from riva_stream.sizes import human_size
 
 __all__ = ["deadline", "share_of", "watched"]
@@ -66,26 +66,24 @@ async def deadline(seconds: float | None) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def watched(run: Run) -> AsyncIterator[None]:
-    """End what is inside when nothing has moved, and no request was answered, for ``timeout`` seconds.
+async def watched(meter: Meter, limit: float) -> AsyncIterator[None]:
+    """End what is inside when nothing has moved, and no request was answered, for ``limit`` seconds.
 
     Raises:
         StalledError: so it is (in a group, with what it interrupted).
     """
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch, run)
+        tasks.start_soon(_watch, meter, limit)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def _watch(run: Run) -> None:
-    """End the run when nothing has moved for ``timeout`` seconds."""
-    limit = run.request.timeout
+async def _watch(meter: Meter, limit: float) -> None:
     while True:
-        idle = clock.monotonic() - run.meter.moved_at
+        idle = clock.monotonic() - meter.moved_at
         if idle >= limit:
             raise StalledError(
-                f"nothing moved for {limit:.0f} s (waiting for: {run.lanes.bottleneck() or 'source'})",
+                f"nothing moved for {limit:.0f} s (waiting for: {meter.lanes.bottleneck() or 'source'})",
                 hint="check the network and the store, or give it longer with --timeout",
             )
         await clock.sleep(limit - idle)

@@ -16,14 +16,15 @@ from riva_stream.config import PromoteRequest, StageRequest
 from riva_stream.errors import ConfigurationError, IntegrityError, RivaStreamError, Where, first_of
 from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.inspection.staging import Staging, find_staging
+from riva_stream.lanes import Lanes
 from riva_stream.pipeline.begin import begun
 from riva_stream.pipeline.from_staging import FromStaging, Original, originals_of
-from riva_stream.pipeline.limits import deadline
+from riva_stream.pipeline.limits import deadline, watched
 from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import Stores, opened
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.run import Run
+from riva_stream.run import Meter, Run
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, Store
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
@@ -115,11 +116,15 @@ async def _promoted(
     began = clock.monotonic()
     observer(PhaseChanged(phase="prepare"))
     bucket, prefix = split_uri(request.source)
-    retrier = Retrier(RetryPolicy(retries=request.retries), observer, renew=stores.origin.renew)
-    async with deadline(_left(request, since)):
-        staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
-        await staging.require_agreement()
-        originals = await originals_of(staging)
+    meter = Meter(observer, Lanes())
+    retrier = Retrier(RetryPolicy(retries=request.retries), observer, meter.touch, renew=stores.origin.renew)
+    try:
+        async with deadline(_left(request, since)), watched(meter, request.timeout):
+            staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
+            await staging.require_agreement()
+            originals = await originals_of(staging)
+    except ExceptionGroup as group:
+        raise first_of(group) from None
     one = _One(request, staging, originals, stores, elsewhere, Credits(request.memory), since)
     together = _Together(observer)
     places: dict[str, PlaceReport] = {}

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from riva_stream.destination import hold, resume
 from riva_stream.documents.existing import Existing, confirm, inspect, keep_documents
-from riva_stream.errors import AccessDeniedError, HeldError
+from riva_stream.documents.read import DOCUMENT_LIMIT
+from riva_stream.errors import (
+    AccessDeniedError,
+    DestinationConflictError,
+    HeldError,
+    IntegrityError,
+    RivaStreamError,
+    Where,
+)
 from riva_stream.events import PhaseChanged, StageFinished, StageStarted
 from riva_stream.layout import SCRATCH
 from riva_stream.manifest import to_json
@@ -32,8 +41,7 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
         RivaStreamError: see :mod:`riva_stream.errors`.
     """
     request = run.request
-    existing = await inspect(run)
-    decision = decide(request, work.source, existing, work.container)
+    existing, decision = await _looked(run, work)
     if request.dry_run and decision is not Decision.ALREADY_STAGED:
         return await _planned(run, bucket, work, decision)
     if decision is Decision.ALREADY_STAGED and (request.dry_run or run.layout.journal not in existing.etags):
@@ -43,8 +51,47 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
     except (HeldError, AccessDeniedError) as error:
         if decision is not Decision.ALREADY_STAGED:
             raise
-        run.warn("journal", f"the journal s3://{request.bucket}/{run.layout.journal} stays: {error}")
-        return await _already_staged(run, await inspect(run))
+        with suppress(DestinationConflictError):
+            existing, decision = await _looked(run, work)
+            if decision is Decision.ALREADY_STAGED:
+                run.warn("journal", f"the journal s3://{request.bucket}/{run.layout.journal} stays: {error}")
+                return await _already_staged(run, existing)
+        raise  # what was staged is not any more: whoever holds the prefix is about to replace it
+
+
+async def _looked(run: Run, work: Work) -> tuple[Existing, Decision]:
+    """What is there, and what that means, for one who does not hold the prefix.
+
+    Raises:
+        HeldError: the staging was replaced while it was looked at.
+    """
+    existing = await inspect(run)
+    try:
+        return existing, decide(run.request, work.source, existing, work.container)
+    except (DestinationConflictError, IntegrityError) as error:
+        await _require_marker(run, existing, error)
+        raise
+
+
+async def _require_marker(run: Run, existing: Existing, found: RivaStreamError | None = None) -> None:
+    """Look whether the marker that was read still stands: else what was found may be of two stagings.
+
+    Raises:
+        HeldError: it does not.
+    """
+    try:
+        marker = await run.destination.get(run.layout.marker, limit=DOCUMENT_LIMIT)
+    except AccessDeniedError as error:
+        if error.hides_absence:
+            return
+        raise
+    # By GET, as it was read: there are stores whose HEAD tells other ETags.
+    if (marker.info.etag if marker else None) != existing.marker_etag:
+        raise HeldError(
+            f"another run has replaced what is staged at {run.layout.uri} while it was looked at",
+            where=Where("GetObject", run.layout.bucket, run.layout.marker),
+            hint="run the same command again when it is done: it then says whether the staging is there",
+        ) from found
 
 
 async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decision) -> StageReport:
@@ -91,7 +138,12 @@ async def _commit(commit: Commit, decision: Decision) -> Committed:
 
 async def _already_staged(run: Run, existing: Existing) -> StageReport:
     """Confirm what is staged."""
-    checks = await confirm(run, existing)
+    try:
+        checks = await confirm(run, existing)
+    except IntegrityError as error:
+        await _require_marker(run, existing, error)
+        raise
+    await _require_marker(run, existing)
     await keep_documents(run, existing)
     staged = existing.artifact
     if staged is not None:

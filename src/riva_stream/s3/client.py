@@ -35,6 +35,7 @@ from riva_stream.s3.port import (
     Window,
 )
 from riva_stream.s3.rules import RuleRequests, tagging_of
+from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.s3.windows import body_within, within
 
 __all__ = ["S3Store"]
@@ -130,17 +131,21 @@ class S3Store(ListRequests, RuleRequests):
                 if code_of(error) in _MISSING:
                     return None
                 raise
+            # None: it is sent in chunks, of which the last one says that it was all.
+            expected: int | None = answer.get("ContentLength")
+            data = bytearray()
             async with answer["Body"] as body:
-                expected = answer["ContentLength"]
-                if expected > limit:
-                    raise IntegrityError(
-                        f"the object has {expected} bytes; at most {limit} were expected",
-                        hint="look at the object; if it is of a staging, replace it with: stage --force",
-                    )
-                data = bytes(await body.content.read())
-                if len(data) != expected:
-                    raise TransientError(f"the body ended after {len(data)} of {expected} bytes")
-                return Document(data, info_of(key, answer, size=expected))
+                with at_least_some_speed(limit if expected is None else min(expected, limit)):
+                    while max(expected or 0, len(data)) <= limit and (piece := await body.content.readany()):
+                        data += piece
+            if (size := max(expected or 0, len(data))) > limit:
+                raise IntegrityError(
+                    f"the object has {size} bytes or more; at most {limit} were expected",
+                    hint="look at the object; if it is of a staging, replace it with: stage --force",
+                )
+            if expected not in {None, len(data)}:
+                raise TransientError(f"the body ended after {len(data)} of {expected} bytes")
+            return Document(bytes(data), info_of(key, answer, size=len(data)))
 
     @asynccontextmanager
     async def get_range(

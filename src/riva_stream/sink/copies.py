@@ -20,8 +20,8 @@ from riva_stream.errors import (
     SourceChangedError,
     Where,
 )
-from riva_stream.retry import at_least_some_speed
 from riva_stream.s3 import CopiedPart, WritableBucket
+from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.sink.parts import Copy, SentPart
 from riva_stream.sink.upload import Upload, multipart_etag
 

@@ -29,8 +29,8 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.lanes import Lane
-from riva_stream.retry import at_least_some_speed
 from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
+from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.sink.copies import PartCopier
 from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
 from riva_stream.sink.tagging import Tagging

@@ -35,6 +35,7 @@ RANGES_IGNORED = "RangesIgnored"
 _PARTIAL_CONTENT = 206
 _WHOLE = 200
 _CONDITION_FAILED = 412
+_NOT_FOUND = 404
 
 
 @dataclass(eq=False)
@@ -62,6 +63,10 @@ class PinnedRanges:
             try:
                 reply = await stack.enter_async_context(self._ask(first, last, version_id, etag))
             except SourceChangedError as error:
+                if error.where.status == _NOT_FOUND and await self._is_unchanged():
+                    raise TransientError(
+                        "the store said that the source is not there, though it is", where=error.where
+                    ) from error
                 if not etag or not await self._condition_is_at_fault(error):
                     raise
                 reply = await stack.enter_async_context(self._ask(first, last, version_id, ""))
@@ -103,13 +108,7 @@ class PinnedRanges:
             return False
         if not self._conditional:
             return True  # another range has found out while this one was under way
-        try:
-            info = await self.store.head(self.source.bucket, self.source.key)
-        except TransientError:
-            raise
-        except RivaStreamError:
-            return False  # it was readable a moment ago: something has changed
-        if info is None or info.etag != self.source.etag or info.version_id != self.source.version_id:
+        if not await self._is_unchanged():
             return False
         if self._conditional:  # several may have looked at once
             self._conditional = False
@@ -121,6 +120,22 @@ class PinnedRanges:
                 )
             )
         return True
+
+    async def _is_unchanged(self) -> bool:
+        """Look at the source.
+
+        Raises:
+            TransientError: one cannot look just now.
+        """
+        try:
+            info = await self.store.head(self.source.bucket, self.source.key)
+        except TransientError:
+            raise
+        except RivaStreamError:
+            return False  # it was readable a moment ago: something has changed
+        return (
+            info is not None and info.etag == self.source.etag and info.version_id == self.source.version_id
+        )
 
     def _believe(self, reply: RangeReply, first: int, last: int) -> None:
         """Distrust an answer that is not exactly the one that was asked for.

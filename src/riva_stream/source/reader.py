@@ -16,8 +16,8 @@ from riva_stream.buffers import Chunk, Credits, Piece
 from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientError
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.lanes import Lane
-from riva_stream.retry import at_least_some_speed
 from riva_stream.s3 import Bucket
+from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.source.pin import PinnedSource
 from riva_stream.source.ranges import PinnedRanges
 

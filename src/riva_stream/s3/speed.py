@@ -1,0 +1,31 @@
+"""The least speed of a transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from riva_stream.errors import TransientError
+
+__all__ = ["at_least_some_speed"]
+
+_GRACE = 30.0
+_SLOWEST = 32 << 10
+
+
+@contextmanager
+def at_least_some_speed(size: int) -> Iterator[None]:
+    """End a transfer of ``size`` bytes that comes to less than 32 KiB/s, half a minute's grace apart.
+
+    A time-out between two packets does not catch a connection that drips; a fresh one is nearly always faster.
+
+    Raises:
+        TransientError: it took too long.
+    """
+    try:
+        with anyio.fail_after(_GRACE + size / _SLOWEST):
+            yield
+    except TimeoutError as error:
+        raise TransientError(f"{size} bytes took longer than {_GRACE + size / _SLOWEST:.0f} s") from error

@@ -34,6 +34,12 @@ _CALLER_ENVIRONMENT = dict(os.environ)
 """As it was before isolation. Only pip gets to see it, when LocalStack's environment is still to be made."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", help="what is long as well: further servers, sizes, counts and faults"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "localstack: needs LocalStack's S3, in a virtual environment of its own"
@@ -43,8 +49,15 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for a server is marked with it, so that ``-m 'not localstack'`` can leave it out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that asks for a server is marked with it, so that ``-m 'not localstack'`` can leave it out.
+
+    What is long is left out unless ``--all`` asks for it.
+    """
+    if not config.getoption("--all"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
     for item in items:
         wanted = set(getattr(item, "fixturenames", ()))
         for name in ("gateway", "localstack", "seaweedfs"):
@@ -109,9 +122,12 @@ def seaweedfs(isolated_session: None) -> Iterator[SeaweedServer]:
         yield server
 
 
-_TWO = ("moto", pytest.param("gateway", marks=pytest.mark.gateway))
+# What differs between servers is asked for by the contract, the matrix of faults and the tests that name a server; for the
+# rest one is enough, and the other is asked as well with --all.
+_TWO = ("moto", pytest.param("gateway", marks=[pytest.mark.gateway, pytest.mark.long]))
 _FOUR = (
-    *_TWO,
+    "moto",
+    pytest.param("gateway", marks=pytest.mark.gateway),
     pytest.param("localstack", marks=pytest.mark.localstack),
     pytest.param("seaweedfs", marks=pytest.mark.seaweedfs),
 )

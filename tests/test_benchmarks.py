@@ -61,6 +61,7 @@ def test_a_command_that_hangs_is_killed_with_all_it_started(tmp_path: Path) -> N
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.long
 @pytest.mark.gateway
 def test_a_quick_comparison_checks_and_reports_every_peer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -189,6 +190,7 @@ def test_the_made_up_store_serves_a_staging(tmp_path: Path) -> None:
     assert server.objects[f"{BUCKET}/to/memory/1/models/model.riva"].size == 16 * MIB
 
 
+@pytest.mark.long
 def test_quick_memory_and_reference_runs_write_their_figures(tmp_path: Path) -> None:
     assert main(["memory", "--quick", f"--out={tmp_path}"]) in {
         0,

@@ -75,6 +75,7 @@ def test_arguments_have_defaults() -> None:
     assert (args.at, args.gbps, args.cost) == ([10, 90], math.inf, False)
 
 
+@pytest.mark.long
 @pytest.mark.gateway
 def test_a_quick_run_is_killed_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usual = ["resume", "--quick", "--seed=1", f"--out={tmp_path}"]

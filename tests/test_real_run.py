@@ -49,8 +49,11 @@ def command(place: Place, *flags: str) -> list[str]:
 
 @pytest.fixture(
     scope="module",
-    params=[(256, 1), (1024, 1), (256, 0)],
-    ids=["256 MiB of weights", "four times larger", "256 MiB in stored blocks"],
+    params=[
+        pytest.param((256, 1), id="256 MiB of weights"),
+        pytest.param((1024, 1), id="four times larger", marks=pytest.mark.long),
+        pytest.param((256, 0), id="256 MiB in stored blocks", marks=pytest.mark.long),
+    ],
 )
 def real_run(
     request: pytest.FixtureRequest, gateway: GatewayServer, tmp_path_factory: pytest.TempPathFactory
@@ -102,7 +105,10 @@ def test_invariant_2_memory_is_a_budget(real_run: RealRun) -> None:
 
 
 @pytest.mark.parametrize("memory", [least_memory(8 * MIB), DEFAULT_MEMORY], ids=["the least", "the default"])
-@pytest.mark.parametrize("level", [1, 0], ids=["weights", "stored blocks"])
+@pytest.mark.parametrize(
+    "level",
+    [pytest.param(1, id="weights", marks=pytest.mark.long), pytest.param(0, id="stored blocks")],
+)
 def test_invariant_2_holds_on_a_slow_store(
     seaweedfs: SeaweedServer, memory: int, level: int, tmp_path: Path
 ) -> None:

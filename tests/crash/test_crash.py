@@ -54,11 +54,13 @@ def test_a_killed_run_goes_on_from_another_host(ground: Ground) -> None:
     _expect_none(report_kills(ground, KILLS, SEED, jobs=JOBS))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 30 * PROMOTIONS)
 def test_a_killed_promotion_goes_on_from_another_host(ground: Ground) -> None:
     _expect_none(report_promotions(ground, PROMOTIONS, SEED, jobs=JOBS))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 30 * POINTS)
 def test_killed_before_and_after_mutating_requests(ground: Ground) -> None:
     _expect_none(report_points(ground, POINTS, SEED, jobs=JOBS))
@@ -69,6 +71,7 @@ def test_of_two_runs_one_wins_on_the_gateway(ground: Ground) -> None:
     _expect_none(report_rivals(ground, RIVALS, SEED, jobs=JOBS))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 30 * RIVALS)
 def test_of_two_runs_one_wins_where_writes_are_conditional() -> None:
     with MotoProcess() as moto, Ground(moto) as ground:
@@ -80,6 +83,7 @@ def test_a_zombie_writes_nothing(ground: Ground) -> None:
     _expect_none(report_zombies(ground, ZOMBIES, SEED, jobs=JOBS))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120 + 30 * SOAK)
 def test_nothing_grows_from_run_to_run(ground: Ground) -> None:
     _expect_none(report_soak(ground, SOAK, 0.05, SEED))

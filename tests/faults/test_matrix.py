@@ -1,8 +1,7 @@
-"""The fault matrix. A representative part of it by default; all of it with ``RIVA_STREAM_FULL_MATRIX=1``."""
+"""The fault matrix. A representative part of it by default; all of it with ``--all``."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ from tests.faults.known import known
 from tests.faults.matrix import ALL, CELLS, ELSEWHERE, REPRESENTATIVE, Cell, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
-FULL = bool(os.environ.get("RIVA_STREAM_FULL_MATRIX"))
 
 
-def parameters(server: str, cells: tuple[Cell, ...]) -> list[Any]:
+def parameters(server: str, cells: tuple[Cell, ...], part: tuple[Cell, ...] = ()) -> list[Any]:
+    """A test for each cell; those that are not in ``part`` are long."""
     found: list[Any] = []
     for cell in cells:
         marks: list[pytest.MarkDecorator] = [getattr(pytest.mark, server)] if server != "moto" else []
+        marks += [] if cell in part else [pytest.mark.long]
         if reason := known(server, cell):
             marks.append(pytest.mark.xfail(strict=False, reason=reason))
         found.append(pytest.param(server, cell, id=f"{server} | {cell.id}", marks=marks))
@@ -30,10 +30,10 @@ def parameters(server: str, cells: tuple[Cell, ...]) -> list[Any]:
 @pytest.mark.parametrize(
     ("server_name", "cell"),
     [
-        *parameters("gateway", CELLS if FULL else REPRESENTATIVE),
+        *parameters("gateway", CELLS, REPRESENTATIVE),
         *parameters("moto", ELSEWHERE),
         *parameters("localstack", ELSEWHERE),
-        *parameters("seaweedfs", ELSEWHERE),
+        *parameters("seaweedfs", ELSEWHERE, ELSEWHERE),
     ],
 )
 async def test_a_cell_of_the_matrix(plot: Field, server_name: str, cell: Cell) -> None:

@@ -1,0 +1,403 @@
+"""What a strict reader found in resuming at any byte and in catalogues: each of these fails."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riva_stream import StageRequest, TransientError, stage_all
+from riva_stream.archive import Extractor, Limits
+from riva_stream.catalogue import CatalogueError, EntryEnded, load_catalogue
+from riva_stream.catalogue.local import stage_in_child
+from riva_stream.errors import AccessDeniedError, IntegrityError
+from riva_stream.s3 import PartBody
+from tests.catalogue_double import attempts
+from tests.test_checkpoint import (
+    ARCHIVES,
+    BUCKET,
+    OWN,
+    PART,
+    Cut,
+    documents,
+    interrupted,
+    request,
+    staged,
+    store_with,
+    whole,
+)
+from tests.test_stage_all import Engine, catalogue, entry
+from tests.test_stage_all_command import command, is_alive, lines, written
+
+MIB = 1 << 20
+
+
+async def put(store: Cut, key: str, document: Any) -> bytes:
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    await store.put(BUCKET, key, PartBody((raw,), len(raw)), content_type="a/b", metadata={})
+    return raw
+
+
+async def change_checkpoints(store: Cut, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change every checkpoint, and have the journal name what they are now."""
+    journal = json.loads(store.look(BUCKET, OWN + "journal.json").data)  # type: ignore[union-attr]
+    for named in journal["checkpoints"]:
+        document = json.loads(store.look(BUCKET, named["key"]).data)  # type: ignore[union-attr]
+        change(document)
+        named["sha256"] = hashlib.sha256(await put(store, named["key"], document)).hexdigest()
+    await put(store, OWN + "journal.json", journal)
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """No more than so many bytes are held at once."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < size, f"{peak >> 20} MiB"
+
+
+# ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_checkpoint_beyond_the_source_costs_no_memory() -> None:
+    """``_proof`` counts all parts before ``offset`` in a list before it asks whether there are so many."""
+    data = ARCHIVES["gzip"]()
+    store = await store_with(data)
+    await interrupted(store, 2)
+    far = 1 << 40  # 16 million parts; 1 << 60 is as good, and no memory holds that
+
+    def move(document: dict[str, Any]) -> None:
+        document["offset"] = document["archive"]["size"] = document["archive"]["sha256"]["size"] = far
+        document["archive"]["sha256"]["tail"] = ""
+
+    await change_checkpoints(store, move)
+    with at_most(64 * MIB):
+        await staged(store)
+    assert documents(store) == await whole(data)
+
+
+async def test_a_checkpoint_that_is_wrong_in_many_places_costs_no_memory() -> None:
+    """Every item of a list is an error of its own to pydantic, and a dict to whoever asks for the first of them.
+
+    What is here has 400 KB. 64 MiB are read: 160 times as many.
+    """
+    store = await store_with(ARCHIVES["gzip"]())
+    await interrupted(store, 2)
+
+    def fill(document: dict[str, Any]) -> None:
+        snapshot = json.loads(document["extractor"])
+        snapshot["found"]["listing"] = [0] * 200_000
+        document["extractor"] = json.dumps(snapshot, separators=(",", ":"))
+
+    await change_checkpoints(store, fill)
+    with at_most(64 * MIB):
+        await staged(store)
+
+
+async def test_a_checkpoint_with_a_member_twice_is_no_crash() -> None:
+    """The second one opens an upload of its own, which has no parts to skip: KeyError, exit 1."""
+    data = ARCHIVES["tar"]()
+    store = await store_with(data)
+    await interrupted(store, 4)
+
+    def double(document: dict[str, Any]) -> None:
+        snapshot = json.loads(document["extractor"])
+        snapshot["found"]["staged"] *= 2
+        snapshot["found"]["taken"] |= {"x.riva": "x.riva"}
+        document["extractor"] = json.dumps(snapshot)
+        document["members"] *= 2
+
+    await change_checkpoints(store, double)
+    await staged(store)
+    assert documents(store) == await whole(data)
+
+
+async def test_a_journal_with_a_checksum_that_is_none_is_no_crash() -> None:
+    """``Upload.skip`` decodes what the journal says, unlooked at, where the store tells no checksum."""
+    data = ARCHIVES["gzip"]()
+    store = await store_with(data, is_aws=False)
+    await interrupted(store, 2, upload_check="md5")
+    journal = json.loads(store.look(BUCKET, OWN + "journal.json").data)  # type: ignore[union-attr]
+    for upload in journal["uploads"]:
+        for part in upload["parts"]:
+            part["crc64nvme"] = "x"
+    await put(store, OWN + "journal.json", journal)
+    await staged(store, upload_check="md5")
+    assert documents(store) == await whole(data, upload_check="md5")
+
+
+def sparse_of(*, noise: int, hole: int, more: int) -> bytes:
+    """Noise, and a model of a long hole and some noise, in the format of old GNU."""
+    draw = random.Random(5)
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        info = tarfile.TarInfo("a.txt")
+        info.size = noise
+        tar.addfile(info, io.BytesIO(draw.randbytes(noise)))
+    plain = raw.getvalue()[: 512 + noise]
+    info = tarfile.TarInfo("m.riva")
+    info.size = more
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"
+    header[386:410] = b"%011o\0%011o\0" % (hole, more)
+    header[483:495] = b"%011o\0" % (hole + more)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return plain + bytes(header) + draw.randbytes(more) + bytes(1024)
+
+
+def read(extractor: Extractor, data: bytes, at: int, *, snapshot_in: str = "") -> Any:
+    """Read it to its end; or up to a snapshot in a member, which is given."""
+    while at < len(data):
+        extractor.push(data[at : at + 65_536])
+        at += 65_536
+        while not extractor.needs_input:
+            extractor.pull(1 << 17)
+            if snapshot_in and (found := extractor.snapshot()) and found.member and found.handed_over >= 9 << 20:
+                return found
+    return extractor.finish()
+
+
+def test_a_resumed_archive_is_no_bomb_where_the_whole_one_is_none() -> None:
+    """Holes of after the decoder's place count from the beginning, the bytes of the archive that they go with do not."""
+    import gzip  # noqa: PLC0415
+
+    data = gzip.compress(sparse_of(noise=102_400, hole=9 * MIB, more=2 * MIB), 1)
+    limits = Limits(ratio=100.0, ratio_floor=8 * MIB)
+    summary = read(Extractor(limits=limits), data, 0)
+    snapshot = read(Extractor(limits=limits), data, 0, snapshot_in="m.riva")
+    extractor, _ = Extractor.restore(snapshot.data, limits=limits)
+    assert read(extractor, data, snapshot.offset) == summary
+
+
+async def test_a_limit_without_end_keeps_no_run_from_going_on() -> None:
+    """JSON has no infinity: pydantic writes null for it, and reads no number from that."""
+    data = ARCHIVES["gzip"]()
+    store = await store_with(data)
+    await interrupted(store, 2, max_ratio=float("inf"))
+    report = await staged(store, max_ratio=float("inf"))
+    assert report.artifact is not None
+    assert report.artifact.build_info.resumed_from is not None
+
+
+# ── catalogues ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def file(folder: Path, text: str, name: str = "c.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+ENTRY = """[[staging]]
+source = "s3://models/a.tar.gz"
+bucket = "deployments"
+env = "dev"
+region = "us-1"
+model_name = "a"
+model_version = "v1"
+"""
+
+
+async def test_a_damaged_place_holds_up_no_other() -> None:
+    """65 is also what is staged and damaged at *one* place; the others are told the same, and never tried."""
+
+    class Damaged(Engine):
+        async def stage(self, request: StageRequest, observer: Any) -> Any:
+            if request.bucket == "deployments":
+                self.given.append(request)
+                raise IntegrityError("models/a.riva is gone since it was staged", hint="--force stages it anew")
+            return await super().stage(request, observer)
+
+    engine = Damaged()
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments", "in-europe"]
+    assert [(e.outcome, e.exit_code) for e in report.entries] == [("failed", 65), ("staged", 0)]
+
+
+async def test_what_was_staged_is_told_so_when_a_replica_is_tried_again() -> None:
+    """The first place is handed over once more for its replica, and only the second answer is told."""
+
+    class Remembers(Engine):
+        async def stage(self, request: StageRequest, observer: Any) -> Any:
+            report = await super().stage(request, observer)
+            again = [one.destination for one in self.given].count(request.destination) > 1
+            return report.model_copy(update={"outcome": "already_staged"}) if again else report
+
+    engine = Remembers()
+    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert [e.outcome for e in report.entries] == ["staged", "staged"]
+
+
+async def test_what_was_staged_did_not_fail_when_its_replica_is_tried_again() -> None:
+    class BreaksTheSecondTime(Engine):
+        async def stage(self, request: StageRequest, observer: Any) -> Any:
+            report = await super().stage(request, observer)
+            if len(self.given) == 2:
+                raise TransientError("the connection broke")
+            return report
+
+    engine = BreaksTheSecondTime()
+    engine.replicas = {"in-europe": [TransientError("the connection broke")]}
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert (report.entries[0].outcome, report.entries[0].exit_code) == ("staged", 0)
+
+
+def test_json_has_a_line_for_what_was_stopped_and_for_what_never_began(tmp_path: Path) -> None:
+    """docs/json.md: ``stopped`` and ``not_started`` are outcomes of lines; only what ends by itself has one."""
+    done = subprocess.run(
+        **command(
+            written(tmp_path, ["hangs", "archive", "a", "b"]), "--fail-fast", "--at-once", "2", "--json"
+        ),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    *entries, last = lines(done.stdout)
+    told = {one["destination"].split("/")[4]: one["outcome"] for one in entries}
+    assert last["entries"] == 4
+    assert told == {"hangs": "stopped", "archive": "failed", "a": "not_started", "b": "not_started"}
+
+
+async def test_what_could_not_be_listed_is_told_with_only_too() -> None:
+    """Two entries fit ``--only``; the archives of one cannot be listed: that is no success."""
+
+    async def denied(request: StageRequest) -> list[str]:
+        raise AccessDeniedError("s3:ListBucket is missing")
+
+    both = catalogue(
+        entry("a", env="prod"),
+        entry("b", env="prod", source="s3://models/b/", pattern="{model_name}_{model_version}.tar.gz"),
+    )
+    report = await stage_all(both, engine=Engine(), only="prod/*", list_archives=denied)
+    assert report.exit_code == 77
+
+
+async def test_what_another_entry_stages_is_not_passed_over() -> None:
+    """The summary heads that list with "Not staged"."""
+
+    async def two(request: StageRequest) -> list[str]:
+        return ["m/a-v1.tar.gz", "m/b_v1.tar.gz"]
+
+    fields = {"source": "s3://models/m/", "env": "prod"}
+    both = catalogue(
+        entry("a", **fields, pattern="{model_name}-{model_version}.tar.gz"),
+        entry("b", **fields, pattern="{model_name}_{model_version}.tar.gz"),
+    )
+    report = await stage_all(both, engine=Engine(), list_archives=two)
+    assert [e.source for e in report.entries] == ["s3://models/m/a-v1.tar.gz", "s3://models/m/b_v1.tar.gz"]
+    assert report.passed_over == []
+
+
+@pytest.mark.parametrize(
+    ("printed", "code"),
+    [("null", 0), ("5", 0), ('{"error": {}}', 3), ('{"error": null}', 3), ("", -36)],
+    ids=["null", "a number", "an error without anything", "no error", "a real-time signal"],
+)
+async def test_a_child_that_says_nothing_that_can_be_read_is_one_that_died(
+    printed: str, code: int, tmp_path: Path
+) -> None:
+    """docs: exit 75, tried again once. TypeError, KeyError and ValueError are told as a bug of ours, exit 1."""
+    ending = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+    program = (sys.executable, "-c", f"import os, sys; print({printed!r}); sys.stdout.flush(); {ending}")
+    wanted = request(model_name="a")
+    with pytest.raises(TransientError):
+        await stage_in_child(wanted, lambda event: None, state_dir=tmp_path, program=program)
+
+
+def test_words_that_no_argument_can_hold_are_refused_with_their_line(tmp_path: Path) -> None:
+    """The local engine cannot start a child with a NUL in an argument: ValueError, exit 1, a "bug"."""
+    path = file(tmp_path, ENTRY + 'description = "a\\u0000b"\n')
+    with pytest.raises(CatalogueError) as refused:
+        load_catalogue(path)
+    assert [problem.line for problem in refused.value.problems] == [8]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("[[staging]]\nretries = " + "1" * 5000, "c.toml"),
+        ('{"staging": [{"retries": ' + "1" * 5000 + "}]}", "c.json"),
+        ("a = " + "[" * 3000 + "]" * 3000, "c.toml"),
+        ("[" * 100_000, "c.json"),
+    ],
+    ids=["a long number", "a long number in JSON", "deep", "deep JSON"],
+)
+def test_a_file_that_no_parser_takes_is_a_wrong_catalogue(text: str, name: str, tmp_path: Path) -> None:
+    """ValueError and RecursionError are neither of the errors that are caught: exit 1, a "bug"."""
+    with pytest.raises(CatalogueError):
+        load_catalogue(file(tmp_path, text, name))
+
+
+def test_a_field_that_a_json_catalogue_has_twice_is_refused(tmp_path: Path) -> None:
+    """TOML forbids it; of JSON the last one counts, and the entries of the first ``staging`` are dropped in silence."""
+    fields = {"bucket": "b-b", "env": "dev", "region": "us-1", "model_name": "a", "model_version": "v1"}
+    first, second = (json.dumps([{"source": f"s3://models/{name}.tar.gz", **fields}]) for name in "ab")
+    with pytest.raises(CatalogueError):
+        load_catalogue(file(tmp_path, f'{{"staging": {first}, "staging": {second}}}', "c.json"))
+
+
+def test_a_key_may_be_written_as_toml_allows(tmp_path: Path) -> None:
+    r"""``\UXXXXXXXX`` in a quoted key is good TOML, and no JSON, by whose rules it is read for the lines."""
+    text = ENTRY.replace("env =", '"\\U00000065nv" =')
+    assert load_catalogue(file(tmp_path, text)).catalogue.staging[0].env == ("dev",)
+
+
+@pytest.mark.parametrize("other", ["https://STORE.example", "https://store.example:443"])
+def test_one_store_in_two_spellings_is_one_place(other: str, tmp_path: Path) -> None:
+    text = ENTRY + 'endpoint_url = "https://store.example"\n' + ENTRY.replace("a.tar", "b.tar")
+    with pytest.raises(CatalogueError):
+        load_catalogue(file(tmp_path, text + f'endpoint_url = "{other}"\n'))
+
+
+def test_a_signal_reaches_the_children_while_nobody_reads_the_output(tmp_path: Path) -> None:
+    """Lines of JSON are written from within the event loop, which then waits for the reader, and hears no signal."""
+    import fcntl  # noqa: PLC0415
+
+    path = written(tmp_path, ["hangs", *(f"m{n}" for n in range(14))])
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, 1031, 4096)  # F_SETPIPE_SZ
+    options = command(path, "--at-once", "4", "--json")
+    process = subprocess.Popen(**options, stdout=writing, stderr=subprocess.DEVNULL)
+    os.close(writing)
+    pids: list[int] = []
+    try:
+        deadline = time.monotonic() + 40
+        before = -1
+        while time.monotonic() < deadline:  # until no more of them begin
+            begun = sum(len(attempts(tmp_path, f"m{n}")) for n in range(14))
+            if begun == before and begun:
+                break
+            before = begun
+            time.sleep(4)
+        pids = attempts(tmp_path, "hangs")
+        assert pids
+        process.send_signal(signal.SIGTERM)
+        time.sleep(6)
+        assert (tmp_path / "hangs.stopped").exists()
+    finally:
+        process.kill()
+        process.wait(20)
+        os.close(reading)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

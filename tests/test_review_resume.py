@@ -18,20 +18,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from riva_stream import StageRequest, TransientError, stage_all
 from riva_stream.archive import Extractor, Limits
-from riva_stream.catalogue import CatalogueError, EntryEnded, load_catalogue
+from riva_stream.catalogue import CatalogueError, load_catalogue
 from riva_stream.catalogue.local import stage_in_child
 from riva_stream.errors import AccessDeniedError, IntegrityError
 from riva_stream.s3 import PartBody
+from tests.archive.kit import END, member, tar_of
 from tests.catalogue_double import attempts
 from tests.test_checkpoint import (
     ARCHIVES,
     BUCKET,
     OWN,
-    PART,
     Cut,
     documents,
     interrupted,
@@ -41,7 +42,7 @@ from tests.test_checkpoint import (
     whole,
 )
 from tests.test_stage_all import Engine, catalogue, entry
-from tests.test_stage_all_command import command, is_alive, lines, written
+from tests.test_stage_all_command import command, lines, written
 
 MIB = 1 << 20
 
@@ -171,7 +172,12 @@ def read(extractor: Extractor, data: bytes, at: int, *, snapshot_in: str = "") -
         at += 65_536
         while not extractor.needs_input:
             extractor.pull(1 << 17)
-            if snapshot_in and (found := extractor.snapshot()) and found.member and found.handed_over >= 9 << 20:
+            if (
+                snapshot_in
+                and (found := extractor.snapshot())
+                and found.member
+                and found.handed_over >= 9 << 20
+            ):
                 return found
     return extractor.finish()
 
@@ -196,6 +202,23 @@ async def test_a_limit_without_end_keeps_no_run_from_going_on() -> None:
     report = await staged(store, max_ratio=float("inf"))
     assert report.artifact is not None
     assert report.artifact.build_info.resumed_from is not None
+
+
+def test_a_snapshot_is_bounded_as_the_documents_say() -> None:
+    """docs/memory.md: 256 KiB and a listing of 1,000 names. The names inside every model, 200 each, are in it as well.
+
+    Sixty models are 3 MiB; a thousand, the default limit, are 43 MiB with each checkpoint.
+    """
+    inner = tar_of({f"{n:03d}-{'x' * 190}": b"" for n in range(200)})
+    data = b"".join(member(b"m%d.riva" % n, inner) for n in range(60)) + END
+    extractor, most = Extractor(), 0
+    for at in range(0, len(data), 1 << 20):
+        extractor.push(data[at : at + (1 << 20)])
+        while not extractor.needs_input:
+            extractor.pull(1 << 20)
+        found = extractor.snapshot()
+        most = max(most, len(found.data) if found else 0)
+    assert most < (256 << 10) + 1000 * 300
 
 
 # ── catalogues ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,7 +247,9 @@ async def test_a_damaged_place_holds_up_no_other() -> None:
         async def stage(self, request: StageRequest, observer: Any) -> Any:
             if request.bucket == "deployments":
                 self.given.append(request)
-                raise IntegrityError("models/a.riva is gone since it was staged", hint="--force stages it anew")
+                raise IntegrityError(
+                    "models/a.riva is gone since it was staged", hint="--force stages it anew"
+                )
             return await super().stage(request, observer)
 
     engine = Damaged()
@@ -306,6 +331,35 @@ async def test_what_another_entry_stages_is_not_passed_over() -> None:
     report = await stage_all(both, engine=Engine(), list_archives=two)
     assert [e.source for e in report.entries] == ["s3://models/m/a-v1.tar.gz", "s3://models/m/b_v1.tar.gz"]
     assert report.passed_over == []
+
+
+async def test_archives_are_looked_through_once_each() -> None:
+    """``k not in fitting`` goes through a list for each key: 9 s of the event loop for the 20,000 that a glob may have,
+    and in each environment again."""
+    compared = [0]
+
+    class Key(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared[0] += 1
+            return str.__eq__(self, other)  # type: ignore[return-value]
+
+    async def many(request: StageRequest) -> list[str]:
+        return [Key(f"c/{n:06d}-deployable_v1.tar.gz") for n in range(400)]
+
+    one = entry("x", source="s3://models/c/", pattern="{model_name}-deployable_{model_version}.tar.gz")
+    glob = catalogue({name: value for name, value in one.items() if not name.startswith("model_")})
+    await stage_all(glob, engine=Engine(), only="*/000001/*", list_archives=many)
+    assert compared[0] < 40 * 400
+
+
+async def test_a_child_that_died_is_not_waited_for_because_of_what_it_has_started(tmp_path: Path) -> None:
+    """A credential helper of a child that was killed holds its pipes: their end is waited for, not the child's."""
+    program = ("sh", "-c", "sleep 20 & kill -9 $$")
+    with anyio.fail_after(5), pytest.raises(TransientError):
+        await stage_in_child(request(model_name="a"), lambda event: None, state_dir=tmp_path, program=program)
 
 
 @pytest.mark.parametrize(

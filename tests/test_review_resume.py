@@ -221,6 +221,16 @@ def test_a_snapshot_is_bounded_as_the_documents_say() -> None:
     assert most < (256 << 10) + 1000 * 300
 
 
+async def test_the_same_patterns_in_another_order_are_the_same_job() -> None:
+    """docs/semantics.md: what must agree is the *set* of patterns. The uploads are resumed, the checkpoint is not."""
+    data = ARCHIVES["gzip"]()
+    store = await store_with(data)
+    await interrupted(store, 2, include=("*.riva", "*.txt"))
+    report = await staged(store, include=("*.txt", "*.riva"))
+    assert report.artifact is not None
+    assert report.artifact.build_info.resumed_from is not None
+
+
 # ── catalogues ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -285,6 +295,15 @@ async def test_what_was_staged_did_not_fail_when_its_replica_is_tried_again() ->
     engine.replicas = {"in-europe": [TransientError("the connection broke")]}
     report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
     assert (report.entries[0].outcome, report.entries[0].exit_code) == ("staged", 0)
+
+
+async def test_what_was_forced_is_not_forced_once_more_for_a_replica() -> None:
+    """With ``force`` the committed staging is deleted and made anew, because a replica of it broke with 75."""
+    engine = Engine()
+    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
+    forced = catalogue(entry("a", force=True, replicate_to=["s3://in-europe"]))
+    await stage_all(forced, engine=engine)
+    assert [request.bucket for request in engine.given if request.force].count("deployments") == 1
 
 
 def test_json_has_a_line_for_what_was_stopped_and_for_what_never_began(tmp_path: Path) -> None:
@@ -376,6 +395,26 @@ async def test_a_child_that_says_nothing_that_can_be_read_is_one_that_died(
     wanted = request(model_name="a")
     with pytest.raises(TransientError):
         await stage_in_child(wanted, lambda event: None, state_dir=tmp_path, program=program)
+
+
+async def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
+    """docs/catalogue.md. The same path at another endpoint, and a bintarball reference, are other stagings."""
+    program = (sys.executable, "-c", "import sys; print(sys.argv[-1], file=open(sys.argv[1], 'a'))")
+    told = tmp_path / "told"
+    bintarball = {"bintarball_reference": True, "server_path": "images/server.tar.gz"}
+    for fields in ({}, {"endpoint_url": "https://elsewhere.example"}, bintarball):
+        with suppress(TransientError):
+            await stage_in_child(
+                request(**fields), lambda event: None, state_dir=tmp_path, program=(*program, str(told))
+            )
+    assert len(set(told.read_text().splitlines())) == 3
+
+
+@pytest.mark.parametrize("words", ["retention_days = true", "connections = true", 'force = "yes"'])
+def test_a_value_of_another_kind_is_refused_as_the_schema_has_it(words: str, tmp_path: Path) -> None:
+    """``true`` is one day of retention, and one byte of memory; ``schema catalogue`` allows none of these."""
+    with pytest.raises(CatalogueError):
+        load_catalogue(file(tmp_path, ENTRY + words + "\n"))
 
 
 def test_words_that_no_argument_can_hold_are_refused_with_their_line(tmp_path: Path) -> None:

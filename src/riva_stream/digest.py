@@ -38,7 +38,7 @@ class DigestRecord:
     size: int
     sha256: str
     blake3: str | None
-    """None where the digest was restored: BLAKE3 has no state that could be written down."""
+    """None where it was not wanted, or the digest was restored: BLAKE3 has no state that could be written down."""
     others: dict[str, str]
     """Further algorithms that were asked for, in the encoding S3 uses: base64, but hexadecimal for ``md5``."""
 
@@ -118,16 +118,17 @@ def _encoded(algorithm: str, value: bytes) -> str:
 
 
 class Digest:
-    """SHA-256 and BLAKE3 of one object, and whatever else vouches for it.
+    """SHA-256 of one object, BLAKE3 if it is wanted, and whatever else vouches for it.
 
     Args:
         others: further algorithms out of crc64nvme, crc32, crc32c, sha1, md5.
+        with_blake3: whether to compute that as well.
     """
 
-    def __init__(self, others: Iterable[str] = ()) -> None:
+    def __init__(self, others: Iterable[str] = (), *, with_blake3: bool = True) -> None:
         self.size = 0
         self._sha256 = Sha256()
-        self._blake3: _Hasher | None = blake3()
+        self._blake3: _Hasher | None = blake3() if with_blake3 else None
         self._others: dict[str, _Hasher] = {name: _OTHERS[name]() for name in others}
 
     def snapshot(self) -> DigestState | None:
@@ -152,10 +153,9 @@ class Digest:
         """
         if state.size != state.sha256.size:
             raise ValueError("a digest of two sizes")
-        digest = cls(state.crcs)
+        digest = cls(state.crcs, with_blake3=False)
         digest.size = state.size
         digest._sha256 = Sha256.restore(state.sha256)
-        digest._blake3 = None
         for name, value in state.crcs.items():
             crc = digest._others[name]
             if isinstance(crc, _Crc):

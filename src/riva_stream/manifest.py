@@ -70,6 +70,7 @@ class Source(Document):
     sha256: str | None
     """None by reference: nothing was read."""
     blake3: str | None = None
+    """Of a bare model. An archive has one only from version 0.1."""
     etag: str
     version_id: str | None
     status: Literal["staged", "referenced"]

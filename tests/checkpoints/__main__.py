@@ -1,4 +1,4 @@
-"""``python -m tests.checkpoints --count 10000 --seed 1``, and ``--hostile 100000``."""
+"""``python -m tests.checkpoints --count 10000 --seed 1``, ``--stagings 10000`` and ``--hostile 100000``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import sys
 import time
 
-from tests.checkpoints import equivalence, hostile
+from tests.checkpoints import equivalence, hostile, stagings
+from tests.sim.process import unheard
 
 
 def main() -> int:
@@ -14,15 +15,20 @@ def main() -> int:
     parser.add_argument(
         "--count", type=int, default=0, help="archives that are read in sittings: sound, then damaged"
     )
+    parser.add_argument(
+        "--stagings", type=int, default=0, help="archives whose staging is killed: sound, then damaged"
+    )
     parser.add_argument("--hostile", type=int, default=0, help="snapshots that are changed and restored")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    for damaged in (False, True) if options.count else ():
-        begun = time.monotonic()
-        counts = equivalence.run(options.count, options.seed, damaged=damaged)
-        print(f"{'damaged' if damaged else 'sound'} archives, {time.monotonic() - begun:.0f} s:")  # noqa: T201
-        for what, number in sorted(counts.items()):
-            print(f"  {number:>9,} {what}")  # noqa: T201
+    for run, count in ((equivalence.run, options.count), (stagings.run, options.stagings)):
+        for damaged in (False, True) if count else ():
+            begun = time.monotonic()
+            with unheard():
+                counts = run(count, options.seed, damaged=damaged)
+            print(f"{'damaged' if damaged else 'sound'} archives, {time.monotonic() - begun:.0f} s:")  # noqa: T201
+            for what, number in sorted(counts.items()):
+                print(f"  {number:>9,} {what}")  # noqa: T201
     if options.hostile:
         begun = time.monotonic()
         report = hostile.run(options.hostile, options.seed)

@@ -9,9 +9,10 @@ import pytest
 
 from riva_stream.archive import Extractor, InvalidSnapshotError
 from tests.archive.kit import END, member, tar_of
-from tests.checkpoints import equivalence, hostile
+from tests.checkpoints import equivalence, hostile, stagings
 from tests.checkpoints.archives import EXTRAS, quick_case
 from tests.checkpoints.sittings import in_one_go, in_two
+from tests.sim.process import unheard
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -20,6 +21,15 @@ def test_several_sittings_come_to_the_same_as_one(damaged: bool) -> None:
     assert counts["archives that were refused"] + counts["archives that came out whole"] == 25
     assert counts["archives that were refused" if damaged else "archives that came out whole"] > 15
     assert counts["sittings from a snapshot"] > 25
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_staging_that_is_killed_again_and_again_comes_to_the_same(damaged: bool) -> None:
+    with unheard():
+        counts = stagings.run(20, 13, damaged=damaged)
+    assert counts["archives that were staged"] + counts["archives that were refused"] == 20
+    assert counts["archives that were refused" if damaged else "archives that were staged"] > 15
+    assert counts["runs that went on from a checkpoint"] > 0
 
 
 _SMALL = b"".join(EXTRAS[name] for name in EXTRAS if name != "larger than all the rest")

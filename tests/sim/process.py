@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from tests.sim.loop import CURRENT, Host
 if TYPE_CHECKING:
     from tests.sim.network import Request
 
-__all__ = ["Process", "identities"]
+__all__ = ["Process", "identities", "unheard"]
 
 
 class Process:
@@ -101,6 +103,18 @@ class Process:
             self.over(place.report.outcome)
         elif place.error is not None:
             self.over(str(place.exit_code), f"{place.error.type}: {place.error.message}")
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What is left of killed runs complains when it is cleared away: nobody needs to hear it."""
+    heard = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+        gc.collect()
+    finally:
+        sys.unraisablehook = heard
 
 
 @contextmanager

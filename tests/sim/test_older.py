@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from tests.sim import older, seeds
 from tests.sim.ending import converge
 from tests.sim.exhaustive import prepared
+from tests.sim.process import unheard
 from tests.sim.report import Tally
 from tests.sim.scenarios import SCENARIOS, asked
 from tests.sim.schedules import Plain
@@ -23,11 +22,9 @@ SEEDS = (*range(60), 178, 1304, 1371, 1563, 1868, 2023, 2634, 2749)
 
 
 @pytest.fixture(autouse=True)
-def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is left of killed runs complains when it is cleared away."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    yield
-    gc.collect()
+def killed_unheard() -> Iterator[None]:
+    with unheard():
+        yield
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from random import Random
 from typing import Any
@@ -20,6 +18,7 @@ from tests.sim.ending import converge
 from tests.sim.exhaustive import Cell, Duel, cells, duels, parse, prepared, result_of
 from tests.sim.judge import NOT_PROMISED
 from tests.sim.kinds import KINDS
+from tests.sim.process import unheard
 from tests.sim.report import Tally
 from tests.sim.scenarios import BUCKET, SCENARIOS, asked, prefix_of
 from tests.sim.schedules import Plain
@@ -44,11 +43,9 @@ Rogue = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 
 
 @pytest.fixture(autouse=True)
-def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is left of killed runs complains when it is cleared away."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    yield
-    gc.collect()
+def killed_unheard() -> Iterator[None]:
+    with unheard():
+        yield
 
 
 def broken(results: Iterator[tuple[str, str, list[str]]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from tests.sim.loop import VirtualLoop, in_order
 from tests.sim.network import Connection, Network, Schedule, immediately
 from tests.sim.process import Process, identities
 from tests.sim.scenarios import BUCKET, Promotion, prefix_of
-from tests.sim.sources import IMAGE, SOURCE_BUCKET, SOURCES, source
+from tests.sim.sources import IMAGE, SOURCE_BUCKET, SOURCES, Source, source
 
 __all__ = ["RunFactory", "World", "new_store", "newest", "simulated"]
 
@@ -63,6 +63,7 @@ class World:
         schedule: decides what becomes of each request.
         bintarball: whether the prefix is that of a bintarball reference.
         prefix: another one than what is staged at usually.
+        sources: what there is to stage besides those that are always there.
         trace: takes a line for each thing that happens.
     """
 
@@ -73,13 +74,14 @@ class World:
         *,
         bintarball: bool = False,
         prefix: str = "",
+        sources: Sequence[Source] = (),
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.loop = VirtualLoop()
         self.store = store
         store.set_clock(lambda: _EPOCH + timedelta(seconds=self.loop.now))
-        sources = {source(name).uri: source(name) for name in SOURCES}
-        self.judge = Judge(store, BUCKET, prefix or prefix_of(bintarball=bintarball), sources)
+        known = {one.uri: one for one in (*map(source, SOURCES), *sources)}
+        self.judge = Judge(store, BUCKET, prefix or prefix_of(bintarball=bintarball), known)
         self.network = Network(
             self.loop, store, schedule, self.judge.carry_out, Context(), trace, self._look_round
         )

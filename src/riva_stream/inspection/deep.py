@@ -49,7 +49,8 @@ class Target:
     @property
     def algorithms(self) -> tuple[str, ...]:
         """What it is hashed with."""
-        return ("sha256", "blake3", *(self.pinned.vouchers.to_compute if self.vouched else ()))
+        blake3 = ("blake3",) if self.blake3 else ()
+        return ("sha256", *blake3, *(self.pinned.vouchers.to_compute if self.vouched else ()))
 
 
 class _Account(Credits):

@@ -166,7 +166,7 @@ def _checked(report: StageReport, done: Validation) -> list[str]:
         said += [
             (done.archive_complete, f"archive read to its end, CRCs and lengths right{members}"),
             (done.source_integrity != "none", f"source's own integrity: {done.source_integrity}"),
-            (done.checksums_computed, "SHA-256 and BLAKE3 computed of every byte that was sent"),
+            (done.checksums_computed, "SHA-256 computed of every byte that was sent"),
             (done.checksums_verified, f"SHA-256 of the archive as expected ({done.expected_sha256})"),
             (
                 done.upload_check not in {"none", "etag"},

@@ -27,7 +27,7 @@ DESCRIPTION = """\
 Compare everything that is staged below a prefix with what was staged: the marker, artifact.json, the manifest and
 the checksum file against each other, every object's size, ETag, version, store checksum and run id against them, and
 what lies beside it. With --deep also read every object whole, several at once and nothing of it to disk, and compare
-SHA-256 and BLAKE3. A staging by reference is compared with the source that it points at. Nothing is written.
+SHA-256, and of the models BLAKE3. A staging by reference is compared with the source that it points at. Nothing is written.
 
 All differences are listed. Exit code 0: it is the same; 65: it is not; 66: nothing is staged there (the message says
 what there is); 75: it was replaced meanwhile; 77: something may not be read.

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -22,12 +19,10 @@ import anyio
 import pytest
 
 from riva_stream import StageRequest, TransientError, stage_all
-from riva_stream.archive import Extractor, Limits
 from riva_stream.catalogue import CatalogueError, load_catalogue
 from riva_stream.catalogue.local import stage_in_child
 from riva_stream.errors import AccessDeniedError, IntegrityError
 from riva_stream.s3 import PartBody
-from tests.archive.kit import END, member, tar_of
 from tests.catalogue_double import attempts
 from tests.test_checkpoint import (
     ARCHIVES,
@@ -143,92 +138,6 @@ async def test_a_journal_with_a_checksum_that_is_none_is_no_crash() -> None:
     await put(store, OWN + "journal.json", journal)
     await staged(store, upload_check="md5")
     assert documents(store) == await whole(data, upload_check="md5")
-
-
-def sparse_of(*, noise: int, hole: int, more: int) -> bytes:
-    """Noise, and a model of a long hole and some noise, in the format of old GNU."""
-    draw = random.Random(5)
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as tar:
-        info = tarfile.TarInfo("a.txt")
-        info.size = noise
-        tar.addfile(info, io.BytesIO(draw.randbytes(noise)))
-    plain = raw.getvalue()[: 512 + noise]
-    info = tarfile.TarInfo("m.riva")
-    info.size = more
-    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    header[156:157] = b"S"
-    header[386:410] = b"%011o\0%011o\0" % (hole, more)
-    header[483:495] = b"%011o\0" % (hole + more)
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return plain + bytes(header) + draw.randbytes(more) + bytes(1024)
-
-
-def read(extractor: Extractor, data: bytes, at: int, *, snapshot_in: str = "") -> Any:
-    """Read it to its end; or up to a snapshot in a member, which is given."""
-    while at < len(data):
-        extractor.push(data[at : at + 65_536])
-        at += 65_536
-        while not extractor.needs_input:
-            extractor.pull(1 << 17)
-            if (
-                snapshot_in
-                and (found := extractor.snapshot())
-                and found.member
-                and found.handed_over >= 9 << 20
-            ):
-                return found
-    return extractor.finish()
-
-
-def test_a_resumed_archive_is_no_bomb_where_the_whole_one_is_none() -> None:
-    """Holes of after the decoder's place count from the beginning, the bytes of the archive that they go with do not."""
-    import gzip  # noqa: PLC0415
-
-    data = gzip.compress(sparse_of(noise=102_400, hole=9 * MIB, more=2 * MIB), 1)
-    limits = Limits(ratio=100.0, ratio_floor=8 * MIB)
-    summary = read(Extractor(limits=limits), data, 0)
-    snapshot = read(Extractor(limits=limits), data, 0, snapshot_in="m.riva")
-    extractor, _ = Extractor.restore(snapshot.data, limits=limits)
-    assert read(extractor, data, snapshot.offset) == summary
-
-
-async def test_a_limit_without_end_keeps_no_run_from_going_on() -> None:
-    """JSON has no infinity: pydantic writes null for it, and reads no number from that."""
-    data = ARCHIVES["gzip"]()
-    store = await store_with(data)
-    await interrupted(store, 2, max_ratio=float("inf"))
-    report = await staged(store, max_ratio=float("inf"))
-    assert report.artifact is not None
-    assert report.artifact.build_info.resumed_from is not None
-
-
-def test_a_snapshot_is_bounded_as_the_documents_say() -> None:
-    """docs/memory.md: 256 KiB and a listing of 1,000 names. The names inside every model, 200 each, are in it as well.
-
-    Sixty models are 3 MiB; a thousand, the default limit, are 43 MiB with each checkpoint.
-    """
-    inner = tar_of({f"{n:03d}-{'x' * 190}": b"" for n in range(200)})
-    data = b"".join(member(b"m%d.riva" % n, inner) for n in range(60)) + END
-    extractor, most = Extractor(), 0
-    for at in range(0, len(data), 1 << 20):
-        extractor.push(data[at : at + (1 << 20)])
-        while not extractor.needs_input:
-            extractor.pull(1 << 20)
-        found = extractor.snapshot()
-        most = max(most, len(found.data) if found else 0)
-    assert most < (256 << 10) + 1000 * 300
-
-
-async def test_the_same_patterns_in_another_order_are_the_same_job() -> None:
-    """docs/semantics.md: what must agree is the *set* of patterns. The uploads are resumed, the checkpoint is not."""
-    data = ARCHIVES["gzip"]()
-    store = await store_with(data)
-    await interrupted(store, 2, include=("*.riva", "*.txt"))
-    report = await staged(store, include=("*.txt", "*.riva"))
-    assert report.artifact is not None
-    assert report.artifact.build_info.resumed_from is not None
 
 
 # ── catalogues ───────────────────────────────────────────────────────────────────────────────────────────────────────

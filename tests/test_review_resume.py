@@ -1,17 +1,14 @@
-"""What a strict reader found in resuming at any byte and in catalogues: each of these fails."""
+"""What a strict reader found in catalogues: each of these fails."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,123 +19,10 @@ from riva_stream import StageRequest, TransientError, stage_all
 from riva_stream.catalogue import CatalogueError, load_catalogue
 from riva_stream.catalogue.local import stage_in_child
 from riva_stream.errors import AccessDeniedError, IntegrityError
-from riva_stream.s3 import PartBody
 from tests.catalogue_double import attempts
-from tests.test_checkpoint import (
-    ARCHIVES,
-    BUCKET,
-    OWN,
-    Cut,
-    documents,
-    interrupted,
-    request,
-    staged,
-    store_with,
-    whole,
-)
+from tests.test_checkpoint import request
 from tests.test_stage_all import Engine, catalogue, entry
 from tests.test_stage_all_command import command, lines, written
-
-MIB = 1 << 20
-
-
-async def put(store: Cut, key: str, document: Any) -> bytes:
-    raw = json.dumps(document, separators=(",", ":")).encode()
-    await store.put(BUCKET, key, PartBody((raw,), len(raw)), content_type="a/b", metadata={})
-    return raw
-
-
-async def change_checkpoints(store: Cut, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change every checkpoint, and have the journal name what they are now."""
-    journal = json.loads(store.look(BUCKET, OWN + "journal.json").data)  # type: ignore[union-attr]
-    for named in journal["checkpoints"]:
-        document = json.loads(store.look(BUCKET, named["key"]).data)  # type: ignore[union-attr]
-        change(document)
-        named["sha256"] = hashlib.sha256(await put(store, named["key"], document)).hexdigest()
-    await put(store, OWN + "journal.json", journal)
-
-
-@contextmanager
-def at_most(size: int) -> Iterator[None]:
-    """No more than so many bytes are held at once."""
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < size, f"{peak >> 20} MiB"
-
-
-# ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_a_checkpoint_beyond_the_source_costs_no_memory() -> None:
-    """``_proof`` counts all parts before ``offset`` in a list before it asks whether there are so many."""
-    data = ARCHIVES["gzip"]()
-    store = await store_with(data)
-    await interrupted(store, 2)
-    far = 1 << 40  # 16 million parts; 1 << 60 is as good, and no memory holds that
-
-    def move(document: dict[str, Any]) -> None:
-        document["offset"] = document["archive"]["size"] = document["archive"]["sha256"]["size"] = far
-        document["archive"]["sha256"]["tail"] = ""
-
-    await change_checkpoints(store, move)
-    with at_most(64 * MIB):
-        await staged(store)
-    assert documents(store) == await whole(data)
-
-
-async def test_a_checkpoint_that_is_wrong_in_many_places_costs_no_memory() -> None:
-    """Every item of a list is an error of its own to pydantic, and a dict to whoever asks for the first of them.
-
-    What is here has 400 KB. 64 MiB are read: 160 times as many.
-    """
-    store = await store_with(ARCHIVES["gzip"]())
-    await interrupted(store, 2)
-
-    def fill(document: dict[str, Any]) -> None:
-        snapshot = json.loads(document["extractor"])
-        snapshot["found"]["listing"] = [0] * 200_000
-        document["extractor"] = json.dumps(snapshot, separators=(",", ":"))
-
-    await change_checkpoints(store, fill)
-    with at_most(64 * MIB):
-        await staged(store)
-
-
-async def test_a_checkpoint_with_a_member_twice_is_no_crash() -> None:
-    """The second one opens an upload of its own, which has no parts to skip: KeyError, exit 1."""
-    data = ARCHIVES["tar"]()
-    store = await store_with(data)
-    await interrupted(store, 4)
-
-    def double(document: dict[str, Any]) -> None:
-        snapshot = json.loads(document["extractor"])
-        snapshot["found"]["staged"] *= 2
-        snapshot["found"]["taken"] |= {"x.riva": "x.riva"}
-        document["extractor"] = json.dumps(snapshot)
-        document["members"] *= 2
-
-    await change_checkpoints(store, double)
-    await staged(store)
-    assert documents(store) == await whole(data)
-
-
-async def test_a_journal_with_a_checksum_that_is_none_is_no_crash() -> None:
-    """``Upload.skip`` decodes what the journal says, unlooked at, where the store tells no checksum."""
-    data = ARCHIVES["gzip"]()
-    store = await store_with(data, is_aws=False)
-    await interrupted(store, 2, upload_check="md5")
-    journal = json.loads(store.look(BUCKET, OWN + "journal.json").data)  # type: ignore[union-attr]
-    for upload in journal["uploads"]:
-        for part in upload["parts"]:
-            part["crc64nvme"] = "x"
-    await put(store, OWN + "journal.json", journal)
-    await staged(store, upload_check="md5")
-    assert documents(store) == await whole(data, upload_check="md5")
-
 
 # ── catalogues ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

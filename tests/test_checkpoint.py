@@ -416,3 +416,23 @@ async def test_a_checkpoint_need_not_wait_for_the_one_before_it() -> None:
     offsets = [json.loads(checkpoint)["offset"] for checkpoint in store.checkpoints]
     assert offsets == sorted(offsets)
     assert any(5 * PART <= offset <= 8 * PART for offset in offsets)
+
+
+async def test_a_limit_without_end_keeps_no_run_from_going_on() -> None:
+    """JSON has no infinity."""
+    data = ARCHIVES["gzip"]()
+    store = await store_with(data)
+    await interrupted(store, 2, max_ratio=float("inf"))
+    report = await staged(store, max_ratio=float("inf"))
+    assert report.artifact is not None
+    assert report.artifact.build_info.resumed_from is not None
+
+
+async def test_the_same_patterns_in_another_order_are_the_same_job() -> None:
+    """docs/semantics.md: what must agree is the *set* of patterns."""
+    data = ARCHIVES["gzip"]()
+    store = await store_with(data)
+    await interrupted(store, 2, include=("*.riva", "*.txt"))
+    report = await staged(store, include=("*.txt", "*.riva"))
+    assert report.artifact is not None
+    assert report.artifact.build_info.resumed_from is not None

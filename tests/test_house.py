@@ -16,7 +16,7 @@ from riva_stream.deployment import DOCUMENTS
 SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
-FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks", "uris"}
+FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks", "uris", "readback"}
 _BELOW_RUN = (
     FLOOR
     | {"config", "memory", "buffers", "lanes", "tee", "retry", "digest", "archive"}
@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "clock": set(),
     "tasks": set(),
     "layout": set(),
+    "readback": set(),
     "buffers": set(),
     "lanes": {"clock"},
     "tee": {"buffers"},
@@ -42,7 +43,7 @@ ROOMS: dict[str, set[str]] = {
     "native": set(),
     "sha256": {"native"},
     "digest": {"buffers", "lanes", "clock", "sha256"},
-    "archive": {"errors", "sizes", "native"},
+    "archive": {"errors", "sizes", "native", "readback"},
     "manifest": FLOOR,
     "deployment": FLOOR | {"manifest"},
     "report": FLOOR | {"manifest", "deployment"},

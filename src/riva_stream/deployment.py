@@ -31,6 +31,7 @@ from riva_stream.manifest import (
     Model,
     UploadManifest,
 )
+from riva_stream.readback import UnreadableError, read_model
 
 __all__ = [
     "DOCUMENTS",
@@ -42,6 +43,14 @@ __all__ = [
     "DocumentKind",
     "ObjectReference",
 ]
+
+
+_MOST = 64 << 20
+_MOST_VALUES = 1 << 20
+"""Bytes of a document, and numbers, texts and what holds them: ``artifact.json`` of a thousand models, each with the names of two
+hundred files, as version 0.1 wrote it, has half of that."""
+_MOST_LINES = 64 << 10
+"""Bytes of a marker, which has a dozen lines."""
 
 
 class ObjectReference(Document):
@@ -161,8 +170,10 @@ class DocumentKind:
         if self.model is None:
             return None
         if issubclass(self.model, Marker | DeploymentReady):
+            if len(data) > _MOST_LINES:
+                raise UnreadableError(f"it has {len(data)} bytes")
             return self.model.parse(data.decode())
-        return self.model.model_validate_json(data)
+        return read_model(self.model, data, size=_MOST, values=_MOST_VALUES)
 
 
 KINDS: Mapping[str, DocumentKind] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +39,10 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = "1.0"
+
+T = TypeVar("T")
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is over at its first wrong item when it is read back: each would be an error of its own."""
 
 Mode = Literal["full", "reference_only", "bintarball_reference"]
 
@@ -176,9 +180,9 @@ class Validation(Document):
     archive_members: int | None = None
     containers: dict[str, str] = Field(default_factory=dict)
     """Container of each staged model by its magic: tar, gzip, zip, unknown."""
-    contents: dict[str, list[InnerFile]] = Field(default_factory=dict)
+    contents: dict[str, Items[InnerFile]] = Field(default_factory=dict)
     """For models that are tars: what they hold (the first few thousand)."""
-    warnings: list[str] = Field(default_factory=list)
+    warnings: Items[str] = Field(default_factory=list)
 
 
 class PromotedFrom(Document):
@@ -200,7 +204,7 @@ class Artifact(Document):
     created_at: datetime
     model: Model
     source: Source
-    models: list[ModelFile]
+    models: Items[ModelFile]
     primary_model: ModelFile | None
     """The largest of them."""
     deployment: Deployment
@@ -230,7 +234,7 @@ class StagedFiles(Document):
     """All of them."""
 
     source_archive: StagedFile | None
-    models: list[StagedFile]
+    models: Items[StagedFile]
     checksums: StagedFile
     metadata: StagedFile
     deployment: StagedFile | None = None
@@ -253,7 +257,7 @@ class UploadManifest(Document):
     """The run id."""
     started_at: datetime
     s3_base: str
-    include: list[str]
+    include: Items[str]
     files: StagedFiles
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import random
+import tarfile
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -319,3 +321,121 @@ def test_an_archive_that_ends_before_the_snapshot_is_cut() -> None:
     one, _ = advanced(ARCHIVES["gzip -6"], 0.5, mark=False)
     with pytest.raises(ArchiveError):
         rest(one.data, short)
+
+
+def sparse_of(*, noise: int, hole: int, more: int) -> bytes:
+    """Noise, and a model of a long hole and some noise, in the format of old GNU."""
+    draw = random.Random(5)
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        info = tarfile.TarInfo("a.txt")
+        info.size = noise
+        tar.addfile(info, io.BytesIO(draw.randbytes(noise)))
+    plain = raw.getvalue()[: 512 + noise]
+    info = tarfile.TarInfo("m.riva")
+    info.size = more
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"
+    header[386:410] = b"%011o\0%011o\0" % (hole, more)
+    header[483:495] = b"%011o\0" % (hole + more)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return plain + bytes(header) + draw.randbytes(more) + bytes(1024)
+
+
+def until_inside(archive: bytes, handed_over: int, **options: Any) -> Snapshot:
+    """A snapshot in a member, of which so much was handed over."""
+    extractor = Extractor(**options)
+    for at in range(0, len(archive), 1 << 16):
+        extractor.push(archive[at : at + (1 << 16)])
+        while not extractor.needs_input:
+            extractor.pull(1 << 17)
+            found = extractor.snapshot()
+            if found is not None and found.handed_over >= handed_over:
+                return found
+    raise AssertionError("no snapshot")
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd", "plain"])
+def test_a_resumed_archive_is_no_bomb_where_the_whole_one_is_none(name: str) -> None:
+    """Holes behind the decoder's place were counted from the beginning, the bytes of the archive that they go with were not."""
+    tar = sparse_of(noise=102_400, hole=9 * MIB, more=2 * MIB)
+    packed = {"gzip": gzip.compress(tar, 1, mtime=0), "zstd": zstandard.compress(tar), "plain": tar}
+    limits = Limits(ratio=100.0, ratio_floor=8 * MIB)
+    snapshot = until_inside(packed[name], 9 * MIB, limits=limits)
+    extractor, _ = Extractor.restore(snapshot.data, limits=limits)
+    again = extractor.snapshot()
+    assert again is None or again.consumed == snapshot.consumed
+    out, summary = rest(snapshot.data, packed[name], limits=limits)
+    assert len(out) == 11 * MIB - snapshot.handed_over
+    assert summary.expanded_bytes == len(tar) + 9 * MIB
+
+
+def test_a_resumed_bomb_is_one() -> None:
+    tar = tar_of({"large.riva": TEXT, "zeros.riva": b"0" * (40 * MIB)})
+    archive, limits = gzip.compress(tar, 6, mtime=0), Limits(ratio=20.0, ratio_floor=MIB)
+    snapshot = until_inside(archive, 30_000, limits=limits)
+    with pytest.raises(ArchiveError, match="bomb"):
+        rest(snapshot.data, archive, limits=limits)
+
+
+def most_of_a_snapshot(archive: bytes) -> tuple[int, Any]:
+    """Bytes of the largest one on the way, and what the archive was found to be."""
+    extractor, most = Extractor(), 0
+    for at in range(0, len(archive), 1 << 20):
+        extractor.push(archive[at : at + (1 << 20)])
+        while not extractor.needs_input:
+            extractor.pull(1 << 20)
+        found = extractor.snapshot()
+        if found is not None:
+            Extractor.restore(found.data)
+            most = max(most, len(found.data))
+    return most, extractor.finish()
+
+
+def test_names_inside_the_models_are_bounded_together() -> None:
+    inner = tar_of({f"{n:03d}-{'x' * 190}": b"" for n in range(190)})
+    most, summary = most_of_a_snapshot(b"".join(member(b"m%d.riva" % n, inner) for n in range(60)) + END)
+    assert 2000 * 190 < most < (256 << 10) + 1000 * 300
+    inside = [staged.inside for staged in summary.selected]
+    assert [len(found.files) for found in inside] == [190] * 10 + [100] + [0] * 49
+    assert {len(found.files) + found.more_files for found in inside} == {190}
+
+
+def test_an_archive_of_very_many_models_has_no_snapshots_in_the_end() -> None:
+    names = [b"d/" * 400 + b"%d.riva" % n for n in range(900)]
+    packed = b"".join(pax((b"path", name)) + member(b"short", b"m") for name in names) + END
+    most, summary = most_of_a_snapshot(packed)
+    assert 500 << 10 < most <= 1 << 20
+    assert len(summary.selected) == 900
+
+
+@pytest.mark.parametrize("value", [{}, "a", "\\", '"', "[", "\x01", "\U0001f600"], ids=repr)
+def test_a_document_that_is_too_large_is_refused_whatever_is_in_it(value: Any) -> None:
+    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5)
+    document = json.loads(snapshot.data)
+    document["found"]["listing"] = [value] * 140_000
+    with pytest.raises(InvalidSnapshotError):
+        Extractor.restore(json.dumps(document).encode())
+    with pytest.raises(InvalidSnapshotError):
+        Extractor.restore(json.dumps(document).encode()[:-3])  # in the middle of a string
+
+
+def test_names_of_brackets_are_no_values() -> None:
+    archive = b"".join(member(b"[{," * 40 + b'"\\%d.txt' % n) for n in range(990)) + BODY + END
+    snapshot, _ = advanced(archive, 0.5)
+    assert len(Extractor.restore(snapshot.data)[0].snapshot().data) > 100_000  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("include", [["*.bin", "large.riva"], ["large.riva", "*.bin", "*.bin"]])
+def test_the_order_of_patterns_means_nothing(include: list[str]) -> None:
+    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5, include=["large.riva", "*.bin"])
+    assert rest(snapshot.data, ARCHIVES["gzip -6"], include=include)[1].members == 3
+
+
+def test_a_limit_may_be_without_end() -> None:
+    limits = Limits(ratio=float("inf"))
+    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5, limits=limits)
+    assert rest(snapshot.data, ARCHIVES["gzip -6"], limits=limits)[1].members == 3
+    with pytest.raises(InvalidSnapshotError):
+        Extractor.restore(snapshot.data)

@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,7 +23,7 @@ from riva_stream.archive.inflate import NativeInflater
 from riva_stream.errors import ArchiveError
 from tests.checkpoints.archives import quick_case
 
-__all__ = ["OPTIONS", "Report", "mutated", "run", "snapshots_of"]
+__all__ = ["OPTIONS", "Report", "change_value", "mutated", "run", "snapshots_of"]
 
 _LIMITS = Limits(
     members=500,
@@ -141,6 +142,13 @@ def _change(document: Any, donor: Any, rng: random.Random) -> None:
         except (KeyError, IndexError, TypeError):
             holder[key] = None
         return
+    holder[key] = _other(holder[key], rng)
+
+
+def change_value(document: Any, rng: random.Random, *, without: Collection[str] = ()) -> None:
+    """Put another value in place of one of a document, but of none below the keys ``without``."""
+    place = rng.choice([place for place in _places(document) if not {*without} & {*place}])
+    holder, key = _at(document, place[:-1]), place[-1]
     holder[key] = _other(holder[key], rng)
 
 

@@ -17,30 +17,34 @@ decoder can begin at few places only; ``mark`` asks it for the next one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from riva_stream.archive.events import ArchiveSummary, Event, StagedMember
 from riva_stream.archive.formats import FORMATS, HEAD, Decoder, Format, Place, detect
 from riva_stream.archive.looks import DEEP, layers_of, not_a_tar
-from riva_stream.archive.policy import Limits, Member, show
+from riva_stream.archive.policy import Limits, Member, Policy, show
 from riva_stream.archive.selection import Found, Selection, SelectionState
-from riva_stream.archive.snapshot import STRICT, Count, InvalidSnapshotError, require
+from riva_stream.archive.snapshot import MOST_STATE, STRICT, Count, InvalidSnapshotError, require
 from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.walk import Walk, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
+from riva_stream.readback import UnreadableError, read_back
 
 __all__ = ["Extractor", "Snapshot"]
 
 _DEFAULT_LIMITS = Limits()
-_MOST_STATE = 256 << 10
-"""Bytes of a snapshot, apart from what was found in the archive."""
-_MOST_SNAPSHOT = 64 << 20
-"""Bytes of a snapshot that are looked at: a thousand models, each with two hundred files inside, have half of that."""
+_MOST_SNAPSHOT = 1 << 20
+"""Bytes of a snapshot. The names that are kept have half of that, and a thousand models a quarter; an archive of more has none."""
+_FRAME = 64
+"""Bytes of it around its two parts."""
+_MOST_VALUES = 1 << 17
+"""Numbers, texts and what holds them in a snapshot that is read: no more fit into one that was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +61,10 @@ class Snapshot:
     """That was begun and is not complete."""
     handed_over: int
     """Bytes of it that were; 0 without one."""
+    consumed: int
+    """Bytes of the archive that had been worked on."""
     staged: tuple[StagedMember, ...]
     """That are complete."""
-
-
-@dataclass(eq=False, slots=True)
-class _Options:
-    """What an extractor was made with: another one has to be made with the same."""
-
-    __pydantic_config__ = STRICT
-
-    include: tuple[str, ...]
-    allow_missing_end: bool
-    limits: Limits
 
 
 @dataclass(eq=False, slots=True)
@@ -78,11 +73,13 @@ class _State:
 
     __pydantic_config__ = STRICT
 
-    options: _Options
+    options: str
+    """Tells those that the extractor was made with: another one has to be made with the same."""
     place: Annotated[Place, Field(discriminator="format")]
     walked: Count
     """Bytes of the tar stream that were walked over."""
-    pushed: Count
+    consumed: Count
+    """Bytes of the archive that had been worked on: all that came out is held against them, holes included."""
     walk: WalkState
     selection: SelectionState
 
@@ -94,6 +91,12 @@ class _Document:
     version: Literal[1]
     state: _State
     found: Found
+
+
+def _told(include: Sequence[str], limits: Limits, *, allow_missing_end: bool) -> str:
+    """The options as a digest: the order of patterns means nothing, and JSON has no infinity for a limit."""
+    options = (sorted(set(include)), limits, allow_missing_end)
+    return hashlib.sha256(repr(options).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @cache
@@ -121,7 +124,8 @@ class Extractor:
         allow_missing_end: bool = False,
     ) -> None:
         self._limits = limits
-        self._options = _Options(tuple(include), allow_missing_end, limits)
+        self._include, self._allow_missing_end = include, allow_missing_end
+        self._options = _told(include, limits, allow_missing_end=allow_missing_end)
         self._selection = Selection(include, limits)
         self._walk = Walk(
             self._selection, header_bytes=limits.header_bytes, allow_missing_end=allow_missing_end
@@ -130,7 +134,8 @@ class Extractor:
         self._format: Format | None = None
         self._decoder: Decoder | None = None
         self._error: ArchiveError | None = None
-        self._pushed = self._expanded = self._repeated = 0
+        self._pushed = self._expanded = self._repeated = self._consumed_before = 0
+        self._outgrown = False  # what was found is too much for a snapshot, and grows
         self._inner: bytes | None = b""  # the first bytes inside, until it is sure that they begin a tar
         self._marked = False
         self._place: Place | None = None  # of the decoder, when all it had made was walked over
@@ -148,7 +153,7 @@ class Extractor:
     @property
     def consumed(self) -> int:
         """Bytes of the archive that have been worked on."""
-        return self._decoder.consumed if self._decoder else 0
+        return max(self._decoder.consumed, self._consumed_before) if self._decoder else 0
 
     @property
     def expanded(self) -> int:
@@ -294,21 +299,31 @@ class Extractor:
         """Write down where everything is after the last pull, its events all being handed over.
 
         None: not here, ask again after the next pull. That is so before the tar has begun, and within headers or a sparse
-        map that are too large to be kept.
+        map that are too large to be kept. Once more was found than a snapshot has room for, there is none any more.
         """
         decoder, walk, selection = self._decoder, self._walk, self._selection
         if decoder is None or self._inner is not None or self._repeated or self._error is not None:
+            return None
+        if self._outgrown:
             return None
         place = decoder.place if walk.hungry else self._place
         if place is None:
             return None
         state = _State(
-            self._options, place, self._expanded - walk.pending, self._pushed, walk.state, selection.state
+            self._options,
+            place,
+            self._expanded - walk.pending,
+            self.consumed,
+            walk.state,
+            selection.state,
         )
         written = _adapter(_State).dump_json(state)
-        if len(written) > _MOST_STATE:
+        if len(written) > MOST_STATE:
             return None
         found = _adapter(Found).dump_json(selection.found)
+        self._outgrown = len(found) > _MOST_SNAPSHOT - MOST_STATE - _FRAME
+        if self._outgrown:
+            return None
         return self._described(b'{"version":1,"state":' + written + b',"found":' + found + b"}", state)
 
     def _described(self, data: bytes, state: _State) -> Snapshot:
@@ -318,6 +333,7 @@ class Extractor:
             state.walked - state.place.produced,
             state.selection.member,
             state.walk.written if state.selection.member else 0,
+            state.consumed,
             tuple(self._selection.found.staged),
         )
 
@@ -339,44 +355,38 @@ class Extractor:
             InvalidSnapshotError: it is damaged, made up, of another version, or was taken with other options, or nothing
                 here can begin at its place. That says nothing of the archive.
         """
-        require(len(data) <= _MOST_SNAPSHOT, f"a snapshot of {len(data)} bytes")
         try:
-            document: _Document = _adapter(_Document).validate_json(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise InvalidSnapshotError(
-                f"no snapshot of this version: {place or 'it'}: {first['msg']}"
-            ) from None
+            document: _Document = read_back(
+                _adapter(_Document).validate_json, data, size=_MOST_SNAPSHOT, values=_MOST_VALUES
+            )
+        except UnreadableError as error:
+            raise InvalidSnapshotError(f"no snapshot of this version: {error}") from None
         extractor = cls(include=include, limits=limits, allow_missing_end=allow_missing_end)
         return extractor, extractor._restore(data, document)
 
     def _restore(self, data: bytes, document: _Document) -> Snapshot:
         state, limits = document.state, self._limits
-        ours, theirs = self._options, state.options
-        require(
-            (ours.include, ours.allow_missing_end, ours.limits)
-            == (theirs.include, theirs.allow_missing_end, theirs.limits),
-            "a snapshot that was taken with other options",
-        )
+        require(state.options == self._options, "a snapshot that was taken with other options")
         state.walk.check(limits.header_bytes)
         state.selection.check(state.walk, limits)
-        document.found.check(limits)
+        document.found.check(state.selection, Policy(self._include, limits, {}), limits)
         require(state.place.produced <= state.walked <= limits.expanded_bytes, "the place of the decoder")
         require(state.walk.at == state.walked, "the place of the tar walk")
-        require(state.place.offset <= state.pushed, "what was read of the archive")
+        require(state.place.offset <= state.consumed, "what was read of the archive")
         format_ = next(f for f in FORMATS if f.name == state.place.format)
         self._format = format_
         self._decoder = format_.open(limits, state.place)
         self._inner = None
         self._place = state.place
         self._pushed, self._expanded = state.place.offset, state.place.produced
+        # Holes that were made up behind the place of the decoder go with bytes that it has not come to again yet.
+        self._consumed_before = state.consumed
         self._repeated = state.walked - state.place.produced
-        self._selection = Selection(theirs.include, limits, state.selection, document.found)
+        self._selection = Selection(self._include, limits, state.selection, document.found)
         self._walk = Walk(
             self._selection,
             header_bytes=limits.header_bytes,
-            allow_missing_end=theirs.allow_missing_end,
+            allow_missing_end=self._allow_missing_end,
             state=state.walk,
         )
         return self._described(data, state)

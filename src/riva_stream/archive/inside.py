@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from riva_stream.archive.looks import described
 from riva_stream.archive.policy import Member, show
@@ -31,6 +33,8 @@ _REMARKS = 5
 """Remarks about the inner tar that are kept."""
 _HEAD = 4096
 """Bytes of the member that are kept until its container is known."""
+_OF_NAMES = Field(fail_fast=True, max_length=_NAMES)
+_OF_REMARKS = Field(fail_fast=True, max_length=_REMARKS)
 
 Container = Literal["tar", "gzip over tar", "gzip", "zip", "unknown"]
 
@@ -52,11 +56,11 @@ class InsideReport:
     __pydantic_config__ = STRICT
 
     container: Container
-    files: tuple[InnerFile, ...] = ()
-    """Of a tar: the first 200 files in it; long names are shortened."""
+    files: Annotated[tuple[InnerFile, ...], _OF_NAMES] = ()
+    """Of a tar: the first files in it; long names are shortened."""
     more_files: Count = 0
     """How many files there are beyond these."""
-    warnings: tuple[str, ...] = ()
+    warnings: Annotated[tuple[str, ...], _OF_REMARKS] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -71,9 +75,9 @@ class InsideState:
     container: Container | None = None
     walk: WalkState | None = None
     """Of the tar inside."""
-    files: list[InnerFile] = field(default_factory=list)
+    files: Annotated[list[InnerFile], _OF_NAMES] = field(default_factory=list)
     more: Count = 0
-    warnings: list[str] = field(default_factory=list)
+    warnings: Annotated[list[str], _OF_REMARKS] = field(default_factory=list)
 
     def check(self, member: Member, header_bytes: int) -> None:
         """Hold it against what can be.
@@ -82,7 +86,6 @@ class InsideState:
             InvalidSnapshotError: no member leads to it.
         """
         require(self.seen <= member.size and len(self.head) == min(self.seen, _HEAD), "what was seen inside")
-        require(len(self.files) <= _NAMES and len(self.warnings) <= _REMARKS, "what was noted inside")
         if self.walk is None:
             return
         require(self.container == "tar", "a walk inside")
@@ -97,10 +100,14 @@ class Inside:
         member: which.
         header_bytes: as in :class:`~riva_stream.archive.walk.Walk`.
         state: what an earlier one saw of it.
+        names: of files inside that may be kept.
     """
 
-    def __init__(self, member: Member, header_bytes: int, state: InsideState | None = None) -> None:
+    def __init__(
+        self, member: Member, header_bytes: int, state: InsideState | None = None, *, names: int = _NAMES
+    ) -> None:
         self._member = member
+        self._names = min(names, _NAMES)
         self._header_bytes = header_bytes
         self.state = InsideState() if state is None else state
         self._walk = self._watch(self.state.walk) if self.state.walk is not None else None
@@ -182,7 +189,7 @@ class Inside:
     def entry(self, entry: Entry) -> bool:
         """Note a file; its data is never wanted."""
         if entry.kind == "file":
-            if len(self.state.files) < _NAMES:
+            if len(self.state.files) < self._names:
                 self.state.files.append(InnerFile(shorten(entry.name), entry.size))
             else:
                 self.state.more += 1

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from riva_stream.archive.snapshot import STRICT, Buffer, Bytes, Count, Name, require
+from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Bytes, Count, Name, require
 from riva_stream.archive.zeros import is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
 
@@ -27,7 +27,7 @@ class Pax(NamedTuple):
 
     path: Bytes | None = None
     size: Count | None = None
-    sparse: tuple[tuple[Bytes, Bytes], ...] = ()
+    sparse: Annotated[tuple[tuple[Bytes, Bytes], ...], BOUNDED] = ()
     """The ``GNU.sparse.*`` records without their prefix, in order: version 0.0 repeats its keywords."""
 
 
@@ -54,7 +54,7 @@ class PaxReader:
     """Bytes of the body."""
     place: Name
     """Names the header in errors."""
-    records: list[tuple[Bytes, Bytes]] = field(default_factory=list)
+    records: Annotated[list[tuple[Bytes, Bytes]], BOUNDED] = field(default_factory=list)
     """Keywords and values of the records that are needed, in order."""
     step: Step = Step.LENGTH
     at: Count = 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from riva_stream.archive.tar import Entry
 
-__all__ = ["Limits", "Member", "Policy", "show"]
+__all__ = ["Limits", "Member", "Policy", "fault_of", "show"]
 
 _MIB = 1 << 20
 _NAME_BYTES = 255
@@ -57,6 +57,8 @@ class Limits:
     """Window a zstd frame may ask for: it is held in memory. ``zstd -19`` needs 8 MiB, ``--ultra -22`` 128 MiB."""
     listing: int = 1_000
     """Entries kept by name for the report; the rest are counted."""
+    inside: int = 2_000
+    """Files inside members that are kept by name, of all members together, and at most 200 of each; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Member:
     """Its place among all entries of the archive, from 0."""
     offset: Count
     """Where its header block begins in the tar stream."""
-    data_offset: int | None = None
+    data_offset: Count | None = None
     """Where its bytes begin in the tar stream; None where they are not there as they are staged (sparse)."""
 
 
@@ -133,7 +135,7 @@ class Policy:
                 fault=ArchiveFault.MEMBER,
             )
         key_name = entry.name.rpartition("/")[2]
-        fault = _fault(entry.name, key_name)
+        fault = fault_of(entry.name, key_name)
         if fault:
             raise ArchiveError(
                 f"{place} is refused for its name: {fault}",
@@ -159,7 +161,7 @@ class Policy:
         return Member(entry.name, key_name, entry.size, entry.index, entry.offset, entry.data_offset)
 
 
-def _fault(name: str, key_name: str) -> str:
+def fault_of(name: str, key_name: str) -> str:
     """What is wrong with the name of a matching member; empty when nothing is."""
     try:
         encoded = name.encode()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from riva_stream.archive.events import Event, ListedEntry, MemberData, MemberEnd, MemberStart, StagedMember
 from riva_stream.archive.inside import Inside, InsideState, shorten
 from riva_stream.archive.leftovers import HEAD, suspicions
-from riva_stream.archive.policy import Limits, Member, Policy, show
-from riva_stream.archive.snapshot import STRICT, Buffer, Count, Name, require
+from riva_stream.archive.policy import Limits, Member, Policy, fault_of, show
+from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Count, Name, require
 from riva_stream.archive.tar import Entry
 from riva_stream.archive.walk import Step
 from riva_stream.errors import ArchiveError, ArchiveFault
@@ -25,6 +27,7 @@ _WARNINGS = 100
 _LEFT_OUT = 100
 """Names of leftovers that are kept."""
 _SHOWN = 20
+_OF_LEFT_OUT = Field(fail_fast=True, max_length=_LEFT_OUT)
 _PACKED = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".7z", ".rar")
 
 
@@ -44,22 +47,46 @@ class Found:
 
     __pydantic_config__ = STRICT
 
-    listing: list[ListedEntry] = field(default_factory=list)
-    staged: list[StagedMember] = field(default_factory=list)
-    taken: dict[str, str] = field(default_factory=dict)
-    """The names of the members that were selected, by their base names."""
-    left_out: list[str] = field(default_factory=list)
+    listing: Annotated[list[ListedEntry], BOUNDED] = field(default_factory=list)
+    staged: Annotated[list[StagedMember], BOUNDED] = field(default_factory=list)
+    left_out: Annotated[list[str], _OF_LEFT_OUT] = field(default_factory=list)
     """Names of members that were left out as no models; the first hundred."""
 
-    def check(self, limits: Limits) -> None:
-        """Hold it against what can be.
+    def check(self, state: SelectionState, policy: Policy, limits: Limits) -> None:
+        """Hold it against what can be, and against the selection that has found it.
 
         Raises:
-            InvalidSnapshotError: it is more than the limits allow.
+            InvalidSnapshotError: no archive leads to it.
         """
-        require(len(self.listing) <= limits.listing, "the listing")
-        require(len(self.staged) <= len(self.taken) <= limits.matching_members, "the members")
-        require(len(self.left_out) <= _LEFT_OUT, "what was left out")
+        require(len(self.listing) == min(state.entries, limits.listing), "the listing")
+        members = self.selected(state.member)
+        require(len({member.key_name for member in members}) == len(members), "a member that is there twice")
+        require(len(members) <= limits.matching_members, "the members")
+        index = offset = -1
+        for member in members:
+            base = member.name.rpartition("/")[2]
+            require(
+                member.key_name == base
+                and policy.matches(member.name)
+                and not fault_of(member.name, member.key_name),
+                "the name of a member",
+            )
+            require(
+                index < member.index < state.entries and offset < member.offset, "the order of the members"
+            )
+            require(member.offset < (member.data_offset or 1 << 63), "the place of a member")
+            index, offset = member.index, member.offset
+        inside = len(state.inside.files) if state.inside is not None else 0
+        require(self.inside + inside <= limits.inside, "what was noted inside")
+
+    def selected(self, opened: Member | None) -> list[Member]:
+        """The members that were selected so far, with the one that is open."""
+        return [*(staged.member for staged in self.staged), *([opened] if opened is not None else [])]
+
+    @property
+    def inside(self) -> int:
+        """Names of files inside the members."""
+        return sum(len(staged.inside.files) for staged in self.staged)
 
 
 @dataclass(eq=False, slots=True)
@@ -77,10 +104,10 @@ class SelectionState:
     """That has begun."""
     inside: InsideState | None = None
     suspect: _Suspect | None = None
-    warnings: list[Name] = field(default_factory=list)
+    warnings: Annotated[list[Name], Field(fail_fast=True, max_length=_WARNINGS)] = field(default_factory=list)
     more_warnings: Count = 0
     more_left_out: Count = 0
-    kinds_left_out: list[str] = field(default_factory=list)
+    kinds_left_out: Annotated[list[str], _OF_LEFT_OUT] = field(default_factory=list)
 
     def check(self, walk: WalkState, limits: Limits) -> None:
         """Hold it against what can be, and against the walk that it belongs to.
@@ -89,7 +116,6 @@ class SelectionState:
             InvalidSnapshotError: no archive leads to it.
         """
         require(self.entries <= limits.members, "the count of entries")
-        require(len(self.warnings) <= _WARNINGS and len(self.kinds_left_out) <= _LEFT_OUT, "the remarks")
         member, suspect, inside, entry = self.member, self.suspect, self.inside, walk.entry
         require(
             (member is None) == (inside is None) and (member is None or suspect is None), "the open member"
@@ -130,11 +156,13 @@ class Selection:
         self._limits = limits
         self.state = SelectionState() if state is None else state
         self.found = Found() if found is None else found
-        self._policy = Policy(include, limits, self.found.taken)
+        selected = self.found.selected(self.state.member)
+        self._policy = Policy(include, limits, {member.key_name: member.name for member in selected})
+        self._noted = self.found.inside
         self._events: list[Event] = []
         self._inside: Inside | None = None
         if self.state.member is not None:
-            self._inside = Inside(self.state.member, limits.header_bytes, self.state.inside)
+            self._inside = self._look_inside(self.state.member, self.state.inside)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -181,10 +209,13 @@ class Selection:
                 hint="if that is how the archive should be, raise --max-expanded",
                 fault=ArchiveFault.LIMIT,
             )
-        self._inside = Inside(self.state.member, self._limits.header_bytes)
+        self._inside = self._look_inside(self.state.member)
         self.state.inside = self._inside.state
         self._events.append(MemberStart(self.state.member))
         return True
+
+    def _look_inside(self, member: Member, state: InsideState | None = None) -> Inside:
+        return Inside(member, self._limits.header_bytes, state, names=self._limits.inside - self._noted)
 
     def data(self, view: memoryview) -> None:
         """Bytes of the member."""
@@ -238,6 +269,7 @@ class Selection:
         report = self._inside.finish()
         for text in report.warnings:
             self.warn(text)
+        self._noted += len(report.files)
         self.found.staged.append(StagedMember(self.state.member, report))
         self._events.append(MemberEnd(self.state.member, report))
         self.state.member = self.state.inside = self._inside = None

@@ -13,10 +13,25 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator
 
-__all__ = ["STRICT", "Buffer", "Bytes", "Count", "InvalidSnapshotError", "Name", "require"]
+__all__ = [
+    "BOUNDED",
+    "MOST_STATE",
+    "STRICT",
+    "Buffer",
+    "Bytes",
+    "Count",
+    "InvalidSnapshotError",
+    "Name",
+    "require",
+]
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 """For the dataclasses of a snapshot."""
+MOST_STATE = 256 << 10
+"""Bytes of a snapshot, apart from what was found in the archive."""
+BOUNDED = Field(fail_fast=True, max_length=MOST_STATE // 4)
+"""For each list of a snapshot: ``[0],`` is the shortest that an item of one can be. It is over at its first wrong item, each of
+which would be an error of its own."""
 
 
 class InvalidSnapshotError(ValueError):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Annotated
 
 from riva_stream.archive.extensions import Described, Extensions, place_of
 from riva_stream.archive.policy import show
-from riva_stream.archive.snapshot import STRICT, Buffer, Count, Name, require
+from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Count, Name, require
 from riva_stream.archive.sparse import MapReader, Segment, check_count, check_map, old_gnu_entries
 from riva_stream.archive.tar import (
     BLOCK,
@@ -59,8 +60,8 @@ class WalkState:
     entry: Entry | None = None
     """The entry whose data is wanted."""
     stored: Count = 0
-    segments: deque[Segment] = field(default_factory=deque)
-    map: list[Segment] = field(default_factory=list)
+    segments: Annotated[deque[Segment], BOUNDED] = field(default_factory=deque)
+    map: Annotated[list[Segment], BOUNDED] = field(default_factory=list)
     map_1_0: MapReader | None = None
     written: Count = 0
     """Bytes of the entry that were handed on, holes included."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from riva_stream.deployment import DOCUMENTS, KINDS, DeploymentDocument, DeploymentReady, ObjectReference
 from riva_stream.errors import AccessDeniedError, IntegrityError
 from riva_stream.layout import (
@@ -195,7 +193,8 @@ def understood(
         try:
             document = KINDS[name].parse(text.data)
         except ValueError as error:  # pydantic's and Unicode's are of this kind
-            wrong[name] = _why(error) if KINDS[name].is_json else "it is not a marker of this tool's"
+            why = f"it cannot be understood: {error}"
+            wrong[name] = why if KINDS[name].is_json else "it is not a marker of this tool's"
         else:
             if document is not None:
                 read[type(document)] = document
@@ -215,11 +214,3 @@ def understood(
         marked_by=marked_by,
         wrong=wrong,
     )
-
-
-def _why(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return f"it cannot be understood: {error}"
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"])) or "the document"
-    return f"it cannot be understood: {place}: {first['msg']}"

@@ -7,19 +7,49 @@ fear. About parts it is a hint, never an authority: they are believed only as fa
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import core_schema
+
+from riva_stream.readback import read_model
 
 __all__ = ["Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
 
 
 _LONGEST = 3600.0
 """Seconds; of a lease that can be asked for."""
+_MOST = 64 << 20
+_MOST_VALUES = 1 << 21
+"""Numbers, texts and what holds them in a journal that is read: 300,000 parts have as many."""
+
+T = TypeVar("T")
+_List = Annotated[list[T], Field(fail_fast=True)]
+"""It is over at its first wrong item, each of which would be an error of its own."""
+
+
+class _OrNone:
+    """What is no such text counts as None: a part is a hint, and the uploads beside it have to be known whatever it says.
+
+    Not a function of ours for each part: a journal has tens of thousands, and is written often.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._schema = core_schema.str_schema(pattern=pattern, strict=True)
+
+    def __get_pydantic_core_schema__(self, *_: object) -> core_schema.CoreSchema:
+        return core_schema.with_default_schema(
+            core_schema.nullable_schema(self._schema), default=None, on_error="default"
+        )
+
+
+_Crc64 = Annotated[str | None, _OrNone(r"^[A-Za-z0-9+/]{10}[AEIMQUYcgkosw048]=$")]
+"""base64 of eight bytes."""
 
 
 class _Document(BaseModel):
@@ -57,10 +87,10 @@ class Identity(_Document):
     etag: str
     version_id: str | None
     size: int
-    include: list[str]
+    include: _List[str]
     part_size: int
     check: str
-    options: list[str]
+    options: _List[str]
     """Encryption, key, storage class and tags: fixed when an upload is created."""
 
 
@@ -72,7 +102,7 @@ class JournaledPart(_Document):
     etag: str
     fingerprint: str
     """xxh3_128 of its bytes, hexadecimal."""
-    crc64nvme: str | None = None
+    crc64nvme: _Crc64 = None
     """Of its bytes, base64, where it was computed."""
 
 
@@ -80,10 +110,11 @@ class JournaledUpload(_Document):
     """One upload, and the parts of it that were durable; of a document's only that it is there to be aborted."""
 
     key: str
-    upload_id: str
+    upload_id: str = Field(min_length=1)
+    """Never empty: a request to abort such an upload is one to delete the object, to a store that overlooks the parameter."""
     created_by: str
     """Run id of the run that created it, which its object's metadata carry."""
-    parts: list[JournaledPart] = Field(default_factory=list)
+    parts: _List[JournaledPart] = Field(default_factory=list)
 
 
 class JournaledCheckpoint(_Document):
@@ -111,6 +142,8 @@ class Journal(_Document):
     @field_validator("lease")
     @classmethod
     def _is_bounded(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("no number of seconds")
         return min(value, _LONGEST)  # whoever may write the bucket must not make others wait for ever
 
     beat: int
@@ -121,10 +154,10 @@ class Journal(_Document):
     """Whether readers may see changes of this run. If so, nothing of it is resumed, and requests of it may still be
     under way until its lease is over. None: written by version 0.1, which does not tell: the same as true."""
     identity: Identity | None = None
-    uploads: list[JournaledUpload] = Field(default_factory=list)
-    checkpoints: list[JournaledCheckpoint] = Field(default_factory=list, max_length=8)
+    uploads: _List[JournaledUpload] = Field(default_factory=list)
+    checkpoints: _List[JournaledCheckpoint] = Field(default_factory=list, max_length=8)
     """The newest first."""
-    stale: list[str] = Field(default_factory=list)
+    stale: _List[str] = Field(default_factory=list)
     """Keys at which commits of earlier runs, which did not come to their end, may have left an object. Where nothing may
     be listed nobody else knows of them."""
 
@@ -139,12 +172,7 @@ class Journal(_Document):
         Raises:
             ValueError: it is cut, from another version, or not a journal at all.
         """
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the document"
-            raise ValueError(f"{place}: {first['msg']}") from error
+        return read_model(cls, data, size=_MOST, values=_MOST_VALUES)
 
     @property
     def has_begun(self) -> bool:

@@ -14,13 +14,14 @@ uploads and their parts are the journal's; what the store has of them is asked b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import anyio
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 from riva_stream import clock
 from riva_stream.archive import Extractor, InsideReport, Limits, Member, Snapshot
@@ -30,8 +31,9 @@ from riva_stream.destination import Destination
 from riva_stream.digest import Digest, DigestRecord, DigestState
 from riva_stream.errors import HeldError, RivaStreamError
 from riva_stream.lease import JournaledCheckpoint
+from riva_stream.readback import read_back
 from riva_stream.run import Run
-from riva_stream.sink import Upload
+from riva_stream.sink import KnownPart, Upload
 from riva_stream.source import Vouchers
 
 __all__ = [
@@ -45,8 +47,12 @@ __all__ = [
     "resumed",
 ]
 
-_LIMIT = 65 << 20
-"""Bytes of a checkpoint that are read: most of it is what was found in the archive, which the extractor bounds."""
+_LIMIT = 4 << 20
+"""Bytes of a checkpoint: a snapshot has 1 MiB at most, as much again when it is quoted, and each member's digests have 180 bytes."""
+_MOST_MEMBERS = 10_000
+"""In a checkpoint: a snapshot has no room for half as many."""
+_MOST_VALUES = 1 << 16
+"""Numbers, texts and what holds them, the snapshot being one text."""
 
 
 class _Document(BaseModel):
@@ -75,10 +81,13 @@ class Checkpoint(_Document):
     """Of the bytes before it."""
     extractor: str | None
     """A snapshot of the extractor, JSON; None for a bare model."""
-    members: list[FinishedDigest] = Field(max_length=1_000_000)
+    members: Annotated[list[FinishedDigest], Field(fail_fast=True, max_length=_MOST_MEMBERS)]
     """Those that are complete, in the archive's order."""
     open: DigestState | None
     """Of the member that is not."""
+    parts: str
+    """Tells the CRC64NVMEs of all parts that it speaks of. Where no listing of the store shows those of parts, Complete is told
+    what the journal says of them."""
 
 
 class TracedDigest:
@@ -163,6 +172,8 @@ class _Taken:
     snapshot: Snapshot | None
     members: Sequence[tuple[Upload, TracedDigest | FinishedDigest, int]]
     """Each with the number of parts that it had by then."""
+    spoken_of: Sequence[tuple[Upload, int]]
+    """The archive's upload and theirs, each with its first parts that have to be durable."""
     missing: list[tuple[Upload, int]]
     """Parts that were not durable when it was last looked at."""
 
@@ -247,6 +258,7 @@ class Checkpointer:
                 offset,
                 snapshot,
                 [(upload, digest, upload.numbered) for upload, digest in members],
+                spoken_of,
                 [(upload, number) for upload, parts in spoken_of for number in range(1, parts + 1)],
             )
         )
@@ -282,6 +294,9 @@ class Checkpointer:
                 continue
             newest = counting[-1]  # whoever resumes has no use for the others
             data = await clock.in_thread(self._written, newest)
+            if len(data) > _LIMIT or len(newest.members) > _MOST_MEMBERS:
+                self._over = True  # each that follows is larger
+                continue
             try:
                 await self.destination.keep_checkpoint(data, newest.offset)
             except HeldError:
@@ -320,7 +335,7 @@ class Checkpointer:
                 raise RuntimeError("an open member has a digest that goes on")
             opened = digest.states[_size(upload, parts)]
         records = [digest.record() for _, digest, _ in members]
-        return (
+        return to_json(
             Checkpoint(
                 version=1,
                 offset=taken.offset,
@@ -328,10 +343,20 @@ class Checkpointer:
                 extractor=snapshot.data.decode() if snapshot is not None else None,
                 members=[FinishedDigest(size=r.size, sha256=r.sha256, blake3=r.blake3) for r in records],
                 open=opened,
+                parts=_told(
+                    [upload.parts[number].checksum for number in range(1, parts + 1)]
+                    for upload, parts in taken.spoken_of
+                ),
             )
-            .model_dump_json()
-            .encode()
         )
+
+
+def _told(uploads: Iterable[Sequence[str | None]]) -> str:
+    """One digest of the CRC64NVMEs of the parts of each upload."""
+    digest = hashlib.sha256()
+    for checksums in uploads:
+        digest.update(f"{len(checksums)} {' '.join(map(str, checksums))}\n".encode())
+    return digest.hexdigest()
 
 
 def _size(upload: Upload, parts: int) -> int:
@@ -395,10 +420,9 @@ async def resumed(
                 part_size,
                 vouchers,
             )
-        except ValueError as error:  # also what pydantic and the extractor say of one
-            first = str(error).partition("\n")[0]
+        except ValueError as error:  # also what the extractor and the digests say of one
             run.warn(
-                "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {first}"
+                "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {error}"
             )
         except RivaStreamError as error:
             run.warn(
@@ -434,23 +458,26 @@ def _restored(
     part_size: int,
     vouchers: Vouchers,
 ) -> Earlier:
-    checkpoint = Checkpoint.model_validate_json(data)
+    checkpoint = read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES)
+    source_size = destination.identity.size if destination.identity else 0
     _require(checkpoint.offset % part_size == 0, "it was taken with another part size")
+    _require(checkpoint.offset <= source_size, "the source ends before it")
     _require(checkpoint.archive.size == checkpoint.offset, "its digest is of another place")
-    proofs = [_proof(destination, archive_key, checkpoint.offset // part_size, checkpoint.offset)]
+    known = [_first_parts(destination, archive_key, checkpoint.offset // part_size, checkpoint.offset)]
     digest = Digest.restore(checkpoint.archive)
     _require({*digest.others} == {*vouchers.to_compute}, "the source's store tells other checksums now")
     if checkpoint.extractor is None:
         _require(not checkpoint.members and checkpoint.open is None, "it has members of no archive")
-        return Earlier(checkpoint.offset, digest, None, None, [], _by(proofs))
+        return Earlier(checkpoint.offset, digest, None, None, [], _proven(checkpoint, known))
     extractor, snapshot = Extractor.restore(checkpoint.extractor.encode(), **extractor_options(run.request))
     _require(0 <= snapshot.offset - checkpoint.offset < part_size, "its decoder begins elsewhere")
+    _require(snapshot.consumed <= source_size, "the source ends before its decoder's place")
     _require(len(snapshot.staged) == len(checkpoint.members), "its members are not those of its archive")
     members: list[ResumedMember] = []
     for staged, finished in zip(snapshot.staged, checkpoint.members, strict=True):
         _require(finished.size == staged.member.size, "the size of a member is another")
         parts = _parts(run, finished.size, finished.size)
-        proofs.append(_proof(destination, member_key(staged.member), parts, finished.size))
+        known.append(_first_parts(destination, member_key(staged.member), parts, finished.size))
         members.append(ResumedMember(staged.member, staged.inside, finished, parts))
     _require((snapshot.member is None) == (checkpoint.open is None), "its open member is another")
     if snapshot.member is not None and checkpoint.open is not None:
@@ -458,10 +485,12 @@ def _restored(
             checkpoint.open.size == snapshot.handed_over, "the digest of its open member is of another place"
         )
         parts = _parts(run, snapshot.member.size, snapshot.handed_over)
-        proofs.append(_proof(destination, member_key(snapshot.member), parts, snapshot.handed_over))
+        known.append(_first_parts(destination, member_key(snapshot.member), parts, snapshot.handed_over))
         going_on = TracedDigest(Digest.restore(checkpoint.open))
         members.append(ResumedMember(snapshot.member, None, going_on, parts))
-    return Earlier(checkpoint.offset, digest, extractor, snapshot, members, _by(proofs))
+    keys = [archive_key, *(member_key(begun.member) for begun in members)]
+    _require(len({*keys}) == len(keys), "it has a member twice")
+    return Earlier(checkpoint.offset, digest, extractor, snapshot, members, _proven(checkpoint, known))
 
 
 def _parts(run: Run, size: int, sent: int) -> int:
@@ -473,15 +502,21 @@ def _parts(run: Run, size: int, sent: int) -> int:
     return -(-sent // part)
 
 
-def _proof(destination: Destination, key: str, parts: int, size: int) -> str:
-    """What shows that the store has the first ``parts`` parts of an upload as they were sent."""
+def _first_parts(destination: Destination, key: str, parts: int, size: int) -> list[KnownPart]:
+    """The first ``parts`` parts of an upload, each of which something shows to be as it was sent."""
     upload = destination.uploads.adopted.get(key)
-    known = [upload.known.get(number) if upload else None for number in range(1, parts + 1)]
+    # Nothing is made of a number that somebody may have made up before it is known to be one of parts.
+    there = upload is not None and parts <= len(upload.known)
+    known = [upload.known.get(number) for number in range(1, parts + 1)] if upload and there else []
     sent = [part for part in known if part is not None and part.proof]
-    _require(len(sent) == parts, f"the store does not have all parts of {key} as they were sent")
+    _require(there and len(sent) == parts, f"the store does not have all parts of {key} as they were sent")
     _require(sum(part.size for part in sent) == size, "its parts have other sizes")
-    return _by([part.proof for part in sent])
+    return sent
 
 
-def _by(proofs: Sequence[str]) -> str:
-    return "crc64nvme" if all(proof == "crc64nvme" for proof in proofs) else "etag"
+def _proven(checkpoint: Checkpoint, known: Sequence[Sequence[KnownPart]]) -> str:
+    """What shows that the store has the parts of all uploads that are spoken of; see :attr:`Earlier.by`."""
+    told = _told([part.sent_crc64nvme for part in parts] for parts in known)
+    _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
+    proofs = {part.proof for parts in known for part in parts}
+    return "crc64nvme" if proofs <= {"crc64nvme"} else "etag"

@@ -84,6 +84,8 @@ class Upload:
     """Whether the store was asked to copy parts of it."""
     expected: int = 0
     """Bytes of the whole object, where that is known beforehand."""
+    sends_crc64nvme: bool = False
+    """Whether parts go with their CRC64NVME, so that Complete is told those of all parts."""
     record: UploadRecord | None = None
 
     @property
@@ -95,7 +97,7 @@ class Upload:
         """Take the first parts from what an earlier run has sent; the next one that is sent follows them."""
         for number in range(1, parts + 1):
             known = self.known[number]
-            crc = known.crc64nvme or known.sent_crc64nvme
+            crc = (known.crc64nvme or known.sent_crc64nvme) if self.sends_crc64nvme else None
             self.parts[number] = SentPart(
                 number,
                 known.size,

@@ -173,7 +173,9 @@ class Uploads:
 
     def adopt(self, key: str, upload_id: str, created_by: str, known: dict[int, KnownPart]) -> None:
         """Keep an earlier run's upload for :meth:`open`, with the parts that the store has of it."""
-        self.adopted[key] = Upload(key, "", {}, upload_id, created_by, self.enqueue, known)
+        upload = Upload(key, "", {}, upload_id, created_by, self.enqueue, known)
+        upload.sends_crc64nvme = self.check == "crc64nvme"
+        self.adopted[key] = upload
 
     def enqueue(self, upload: Upload, number: int, part: Part) -> None:
         """Queue a part; never waits."""

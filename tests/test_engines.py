@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from riva_stream.events import Progress, StageStarted
 from tests import catalogue_double
 from tests.catalogue_double import DOUBLE, attempts
 from tests.support.rays import ray_cluster
+from tests.test_stage_all_command import lines, run, written
 
 ROOT = Path(__file__).parent.parent
 RETRIES = {"local": 1, "ray": 3}
@@ -88,6 +90,36 @@ async def test_what_ends_with_75_is_tried_again_and_nothing_else(engine: Engine,
     assert "upload it again" in told["archive"].hint
     assert report.exit_code == 1
     assert os.getpid() not in attempts(tmp_path, "fine")
+
+
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_one_bad_entry_of_ten(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    arguments = ["--engine", name, "--at-once", "3"]
+    if name == "ray":
+        arguments += ["--ray-address", request.getfixturevalue("cluster").address]
+    good = [f"m{number}" for number in range(9)]
+    path = written(tmp_path, [*good[:4], "archive", *good[4:]])
+    done = run(path, *arguments)
+    assert done.returncode == 65, done.stderr
+    summary = done.stdout.splitlines()
+    assert summary[0].startswith(f"{path}: 9 of 10 done, engine {name}")
+    staged = [line.split()[1] for line in summary if line.startswith("  staged ")]
+    assert staged == [f"s3://deployments/dev/{model}/v1/" for model in good]
+    (bad,) = (number for number, line in enumerate(summary) if line.startswith("  failed "))
+    assert summary[bad].split()[1:3] == ["65", "s3://deployments/dev/archive/v1/"]
+    assert [line.strip() for line in summary[bad + 1 : bad + 3]] == [
+        "the gzip CRC is wrong",
+        "next: upload it again",
+    ]
+    # What goes on with it alone can be run as it is.
+    words = shlex.split(summary[bad + 3])
+    assert words[:2] == ["riva-stream", "stage-all"]
+    *entries, last = lines(run(Path(words[2]), *words[3:], "--json").stdout)
+    assert [(one["destination"], one["exit_code"]) for one in entries] == [
+        ("s3://deployments/dev/archive/v1/", 65)
+    ]
+    assert (last["entries"], last["exit_code"]) == (1, 65)
+    assert [len(attempts(tmp_path, model)) for model in ("archive", *good)] == [2, *[1] * 9]
 
 
 async def test_a_run_tells_what_it_does(engine: Engine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shlex
@@ -14,11 +15,11 @@ from typing import Any
 import anyio
 import pytest
 
-from riva_stream import Catalogue, LocalEngine, stage_all
+from riva_stream import Catalogue, LocalEngine, StageReport, StageRequest, stage_all
 from riva_stream.catalogue import CatalogueReport, Engine, EntryEvent, RayEngine
 from riva_stream.catalogue.local import stage_in_child
 from riva_stream.errors import ConfigurationError
-from riva_stream.events import Progress, StageStarted
+from riva_stream.events import Observer, Progress, StageStarted
 from tests import catalogue_double
 from tests.catalogue_double import DOUBLE, attempts
 from tests.support.rays import ray_cluster
@@ -151,6 +152,26 @@ async def test_fail_fast_stops_the_others(engine: Engine, tmp_path: Path) -> Non
     report = await stage_all(catalogue(tmp_path, "hangs", "archive"), engine=engine, fail_fast=True)
     assert outcomes(report) == {"hangs": ("stopped", 75), "archive": ("failed", 65)}
     assert (tmp_path / "hangs.stopped").exists() or not attempts(tmp_path, "hangs")
+
+
+class _Elsewhere:
+    """Runs stagings, but not on a node: what it is made of is not installed there."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("not_on_a_node",)
+
+    async def __call__(self, request: StageRequest, observer: Observer) -> StageReport:
+        raise AssertionError
+
+
+async def test_a_node_on_which_something_is_missing_is_no_reason_to_try_again(
+    cluster: Any, tmp_path: Path
+) -> None:
+    report = await stage_all(catalogue(tmp_path, "fine"), engine=RayEngine(cores=0.5, run=_Elsewhere()))
+    assert outcomes(report) == {"fine": ("failed", 78)}
+    assert report.entries[0].error is not None
+    assert "No module named 'not_on_a_node'" in report.entries[0].error.message
+    assert "every node" in report.entries[0].next_step
 
 
 def test_without_ray_its_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

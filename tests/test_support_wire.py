@@ -56,7 +56,9 @@ def test_the_process_of_a_socket() -> None:
 
 
 @pytest.mark.gateway
-def test_a_run_is_known_by_its_journal_and_a_stranger_is_found(gateway: S3Server, tmp_path: Path) -> None:
+def test_a_run_is_known_by_its_journal_and_a_stranger_is_found(
+    gateway: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = Place(gateway, gateway.new_bucket())
     _, data = place.source(key="in/m_v1.tar.gz")
     wire = Wire(gateway)
@@ -75,9 +77,15 @@ def test_a_run_is_known_by_its_journal_and_a_stranger_is_found(gateway: S3Server
         assert any(change.what.endswith(" staging_complete.txt") for change in wire.changes)
         assert all(change.began < change.ended for change in wire.changes)
         assert both_at_once(wire.changes) == []
-        stranger = gateway.client(endpoint_url)
-        stranger.put_object(Bucket=place.bucket, Key=f"{STAGING}models/late.riva", Body=b"late")
-    *own, last = sorted(wire.changes, key=lambda change: change.began)
-    assert last.run == f"without a journal, of process {os.getpid()}"
-    assert both_at_once([*own, last]) == []
-    assert both_at_once([*own, Change(STAGING, last.run, own[-2].began, last.ended, last.what)])
+        gateway.client(endpoint_url).put_object(
+            Bucket=place.bucket, Key=f"{STAGING}models/late.riva", Body=b"late"
+        )
+        monkeypatch.setattr("tests.support.wire.client_of", lambda _: None)
+        gateway.client(endpoint_url.replace("127.0.0.1", "localhost")).put_object(
+            Bucket=place.bucket, Key=f"{STAGING}models/gone.riva", Body=b"gone"
+        )  # by another name, and so by another connection
+    *own, late, unknown = sorted(wire.changes, key=lambda change: change.began)
+    assert late.run == f"without a journal, of process {os.getpid()}"
+    assert unknown.run == reading.run
+    assert both_at_once([*own, late]) == []
+    assert both_at_once([*own, late, unknown])

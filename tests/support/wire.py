@@ -102,6 +102,8 @@ class Wire:
         """By the number of a connection."""
         self._runs: dict[tuple[int | None, str], str] = {}
         """By process and prefix."""
+        self._holders: dict[str, str] = {}
+        """By prefix: the run that wrote the last journal there."""
         self._journals: list[tuple[int, int, str]] = []
         """Of each write: the number of the request, process and token."""
         self._changes: dict[int, Change] = {}
@@ -140,7 +142,9 @@ class Wire:
         now = time.monotonic()
         process = self._processes[record.connection]
         with self._lock:
-            run = self._runs.get((process, prefix)) or _without_journal(process)
+            # Of a process that was gone before it could be asked for, it is taken to be the run that held the prefix.
+            known = self._holders.get(prefix) if process is None else self._runs.get((process, prefix))
+            run = known or _without_journal(process)
             what = f"{record.operation} {record.key.removeprefix(prefix)}"
             self._changes[record.number] = Change(prefix, run, now, now, what)
 
@@ -160,7 +164,7 @@ class Wire:
         process, token = journal["process"]["pid"], journal["token"]
         if process == self._processes[record.connection]:
             with self._lock:
-                self._runs[process, prefix] = token
+                self._runs[process, prefix] = self._holders[prefix] = token
                 self._journals.append((record.number, process, token))
 
     def _reader(self, record: Record) -> str:

@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-from benchmarks import link, memory, promote, reference, resume, tls
+from benchmarks import catalogue, link, memory, promote, reference, resume, tls
 from benchmarks.arguments import names_of, numbers
 from benchmarks.compare import Runs, compare, count_traffic, kernel_sum
 from benchmarks.machine import describe
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         ("resume", "what a run that was killed costs the next one; with --cost, what checkpoints cost"),
         ("link", "the ways to stage over a narrow link"),
         ("promote", "promoting a staging, against aws s3 sync and staging anew"),
+        ("catalogue", "several stagings of a catalogue at once, against one after the other"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument(
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     resume.add_arguments(commands.choices["resume"])
     link.add_arguments(commands.choices["link"])
     promote.add_arguments(commands.choices["promote"])
+    catalogue.add_arguments(commands.choices["catalogue"])
     return root
 
 
@@ -119,6 +121,7 @@ _COMMANDS = {
     "resume": resume.main,
     "link": link.main,
     "promote": promote.main,
+    "catalogue": catalogue.main,
 }
 
 

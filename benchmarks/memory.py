@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.measure import measure
 from benchmarks.results import GIB, MIB, table
-from benchmarks.synthetic import BUCKET, KEY
-from benchmarks.tools import ROOT, program
+from benchmarks.synthetic import BUCKET, KEY, environment, served
+from benchmarks.tools import program
 from riva_stream.errors import ConfigurationError
 from riva_stream.memory import plan_memory
 from tests.support.servers import ram_or_disk_folder
@@ -87,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(kind: str, mib: int, memory: int, folder: Path) -> dict[str, Any]:
-    with _served(kind, mib) as port:
+    with served(kind, mib) as (port, _):
         argv = [
             program("python"),
             "-m",
@@ -109,16 +106,7 @@ def _run(kind: str, mib: int, memory: int, folder: Path) -> dict[str, Any]:
             "--source-copy=send",
             f"--state-dir={folder / 'state'}",
         ]
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "made-up",
-            "AWS_SECRET_ACCESS_KEY": "made-up",
-            "AWS_REGION": "us-east-1",
-        }
-        usage = measure(argv, folder=folder, env=environment)
+        usage = measure(argv, folder=folder, env=environment(port, folder))
     if usage.exit_code != 0:
         raise RuntimeError(f"{kind}, {mib} MiB, --memory {memory}MiB: {usage.stderr[-2000:]}")
     artifact = json.loads(usage.stdout)["artifact"]
@@ -132,22 +120,6 @@ def _run(kind: str, mib: int, memory: int, folder: Path) -> dict[str, Any]:
         "mib_per_second": round(artifact["source"]["size_bytes"] / MIB / usage.wall, 1),
         "client_cpu_seconds": round(usage.cpu, 2),
     }
-
-
-@contextmanager
-def _served(kind: str, mib: int) -> Iterator[int]:
-    """The store that makes up its source, in a process of its own; gives its port."""
-    argv = [sys.executable, "-m", "benchmarks.synthetic", kind, str(mib)]
-    with subprocess.Popen(
-        argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        if process.stdin is None or process.stdout is None:  # pragma: no cover - both are pipes
-            raise RuntimeError("the store has no pipes")
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.stdin.close()  # which ends it
-            process.wait(10)
 
 
 def _plot(runs: list[dict[str, Any]], at: int, folder: Path) -> None:

@@ -1,20 +1,26 @@
 """An S3 store of no size: it makes up the archive as it is read, and forgets the parts that it is sent.
 
 With it a staging of any number of GiB needs neither a disk nor memory, which is what a measurement of the *client's*
-memory wants. ``python -m benchmarks.synthetic KIND MIB`` serves one archive at ``s3://made-up/archive.tar.gz`` on a
-loopback port, which it prints, until its stdin ends.
+memory wants, and hardly any CPU seconds of a server. ``python -m benchmarks.synthetic KIND MIB [MS]`` serves one archive
+at ``s3://made-up/archive.tar.gz``, and at any other key that begins with ``archive``, on a loopback port, which it prints,
+until its stdin ends. Each answer comes after ``MS`` milliseconds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -22,11 +28,13 @@ from xml.sax.saxutils import escape
 from awscrt import checksums
 
 from benchmarks.stand import KINDS
+from benchmarks.tools import ROOT
 from tests.support.archives import riva_bytes
 
-__all__ = ["BUCKET", "KEY", "Archive", "serve"]
+__all__ = ["BUCKET", "KEY", "Archive", "environment", "serve", "served"]
 
 BUCKET, KEY = "made-up", "archive.tar.gz"
+_SOURCES = f"{BUCKET}/archive"
 _UNIT = 16 << 20
 _STEP = 1 << 20
 _ETAG = "0123456789abcdef" * 2
@@ -106,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         """An object's size, ETag and metadata."""
         key = self._target()[0]
-        if key == f"{BUCKET}/{KEY}":
+        if key.startswith(_SOURCES):
             self._answer(200, {"ETag": f'"{_ETAG}-1"'}, length=self.server.archive.size)
             return
         kept = self.server.objects.get(key)
@@ -127,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._xml("ListPartsResult", "<IsTruncated>false</IsTruncated>")
             else:
                 self._error(404, "NoSuchUpload")
-        elif key == f"{BUCKET}/{KEY}":
+        elif key.startswith(_SOURCES):
             self._range()
         elif (kept := self.server.objects.get(key)) is not None:
             self._answer(200, {**kept.headers, "ETag": f'"{kept.etag}"'}, body=kept.data)
@@ -150,8 +158,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"ETag": f'"{_ETAG}"'})
             return
         data = self.rfile.read(left)
-        self.server.objects[key] = _Kept(self._given_headers(), _ETAG, len(data), data)
-        self._answer(200, {"ETag": f'"{_ETAG}"'})
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        with self.server.writing:
+            if holds := self._condition_holds(self.server.objects.get(key)):
+                self.server.objects[key] = _Kept(self._given_headers(), etag, len(data), data)
+        if holds:
+            self._answer(200, {"ETag": f'"{etag}"'})
+        else:
+            self._error(412, "PreconditionFailed")
 
     def do_POST(self) -> None:
         """Begin or complete an upload."""
@@ -187,6 +201,13 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower().startswith("x-amz-meta-") or name.lower() == "content-type"
         }
 
+    def _condition_holds(self, there: _Kept | None) -> bool:
+        """Of a PUT; as AWS has them, without which a run would wait before it trusts its own journal."""
+        if self.headers["If-None-Match"] is not None:
+            return there is None
+        wanted = self.headers["If-Match"]
+        return wanted is None or (there is not None and wanted.strip('"') == there.etag)
+
     def _range(self) -> None:
         archive = self.server.archive
         first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
@@ -219,6 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         body: bytes = b"",
         length: int | None = None,
     ) -> None:
+        time.sleep(self.server.pause)
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -239,24 +261,57 @@ class _Buffers(threading.local):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, pause: float) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.archive = archive
+        self.pause = pause
+        self.writing = threading.Lock()
         self.objects: dict[str, _Kept] = {}
         self.uploads: dict[str, _Kept] = {}
         self.numbers = itertools.count()
         self.buffers = _Buffers()
 
 
-def serve(archive: Archive) -> _Server:
-    """A server on a thread; the caller shuts it down."""
-    server = _Server(archive)
+def serve(archive: Archive, pause: float = 0.0) -> _Server:
+    """A server on a thread, each of whose answers comes after ``pause`` seconds; the caller shuts it down."""
+    server = _Server(archive, pause)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
+@contextmanager
+def served(kind: str, mib: int, milliseconds: float = 0) -> Iterator[tuple[int, int]]:
+    """The store in a process of its own; gives its port and its process id."""
+    argv = [sys.executable, "-m", "benchmarks.synthetic", kind, str(mib), str(milliseconds)]
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        if process.stdin is None or process.stdout is None:  # pragma: no cover - both are pipes
+            raise RuntimeError("the store has no pipes")
+        try:
+            yield int(process.stdout.readline()), process.pid
+        finally:
+            process.stdin.close()  # which ends it
+            process.wait(10)
+
+
+def environment(port: int, home: Path) -> dict[str, str]:
+    """All that a process gets to see which is to find the store."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "NO_PROXY": "*",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "made-up",
+        "AWS_SECRET_ACCESS_KEY": "made-up",
+        "AWS_REGION": "us-east-1",
+    }
+
+
 def _main() -> None:
-    server = serve(Archive(sys.argv[1], int(sys.argv[2])))
+    pause = float(sys.argv[3]) / 1000 if len(sys.argv) > 3 else 0.0
+    server = serve(Archive(sys.argv[1], int(sys.argv[2])), pause)
     print(server.server_port, flush=True)
     sys.stdin.read()
     server.shutdown()

@@ -1,6 +1,6 @@
 """A staging that is made up, for engines: what it does is the model's name. ``python -m tests.catalogue_double COMMAND ...``
 
-``stage`` is made up; ``stage-all`` is the real one, whose children are made up.
+``stage`` is made up; ``stage-all`` is the real one, whose children and whose tasks on a cluster are made up.
 
 ``description`` is a folder where each attempt leaves its process id, and a run that was stopped leaves a word.
 """
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -69,9 +70,12 @@ async def run(request: StageRequest, observer: Observer) -> StageReport:
 
 def main() -> int:
     if sys.argv[1] == "stage-all":
-        from riva_stream.catalogue import local  # noqa: PLC0415
+        from riva_stream.catalogue import local, ray_engine  # noqa: PLC0415
 
         local._PROGRAM = DOUBLE
+        ray_engine._stage = importlib.import_module(
+            "tests.catalogue_double"
+        ).run  # nodes find it by this name
     else:
         _make_up_the_pipeline()
     from riva_stream.cli import main as command_line  # noqa: PLC0415

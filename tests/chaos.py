@@ -1,7 +1,12 @@
 """A catalogue staged while workers, nodes and the command itself are killed: ``python -m tests.chaos --engine ray``.
 
 The command is run until it ends with 0, as its user would; between its ends nothing is put right. Then every staging
-is verified to its last byte, and no upload may be open. Not a part of the suite: it takes minutes. ``--engine ray`` needs Ray.
+is verified to its last byte, and no upload may be open. All runs reach the store through a proxy, which tells what those
+that are killed cannot: how much of the sources was read again, and whether two of them ever changed one staging at once.
+
+Of the places the first is staged and becomes the second by promotion, which reads that staging (its bytes are to be sent,
+as all are here: what the store copies is not read on from the middle); the third is staged by itself, so that each source is
+read twice. Not a part of the suite: it takes minutes. ``--engine ray`` needs Ray.
 """
 
 from __future__ import annotations
@@ -17,21 +22,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from riva_stream.memory import plan_memory
 from tests.staging import Place
 from tests.support.archives import archive_bytes
+from tests.support.ceilings import ceiling_for
 from tests.support.rays import add_node, ray_cluster
 from tests.support.servers import GatewayServer, S3Server
+from tests.support.wire import Wire, both_at_once
 
 MIB = 1 << 20
 ROOT = Path(__file__).parent.parent
 PLACES = ("dev", "staging", "prod")
+READ = ("dev", "prod")
+"""Those that are staged from the source; the other one is made from the first."""
 MOST_RUNS = 20
+PART = 5 * MIB
+MEMORY = ceiling_for(PART, 2)
+"""The least, so that as little as can be is in flight."""
 
 
 @dataclass
@@ -41,6 +55,8 @@ class Tally:
     workers: int = 0
     nodes: int = 0
     drivers: int = 0
+    cut_off: int = 0
+    """Runs of stagings that were killed by all of these."""
     runs: list[int] = field(default_factory=list)
     """Exit codes of the command, one after the other; negative: killed."""
 
@@ -76,16 +92,25 @@ def kill_one(pids: list[int]) -> int:
 
 
 class OfThisHost:
-    """Strikes at the children of the command."""
+    """Strikes at the children of the command. They outlive it."""
 
     arguments = ("--engine", "local", "--at-once", "3")
 
     def strike(self, driver: int, tally: Tally) -> None:
-        tally.workers += kill_one([pid for pid, line in below(driver).items() if " stage " in line])
+        killed = kill_one([pid for pid, line in below(driver).items() if " stage " in line])
+        tally.workers += killed
+        tally.cut_off += killed
+
+    def runs_with(self, driver: int) -> int:
+        """Runs that die with the command."""
+        return 0
 
 
 class OfACluster:
-    """Strikes at workers that are in a task, and at whole nodes, each of which another one replaces."""
+    """Strikes at workers that are in a task, and at whole nodes, each of which another one replaces.
+
+    A node has one core, and so one run at most; the command's tasks end with it.
+    """
 
     def __init__(self, cluster: Any, nodes: list[Any]) -> None:
         self.cluster, self.nodes, self.number = cluster, nodes, len(nodes)
@@ -93,13 +118,22 @@ class OfACluster:
 
     def strike(self, driver: int, tally: Tally) -> None:
         if random.random() < 0.5:
-            busy = [pid for pid, line in below(os.getpid()).items() if line.startswith("ray::s3://")]
-            tally.workers += kill_one(busy)
+            killed = kill_one(self._busy())
+            tally.workers += killed
+            tally.cut_off += killed
             return
         self.cluster.remove_node(self.nodes.pop(random.randrange(len(self.nodes))), allow_graceful=False)
         self.number += 1
         self.nodes.append(add_node(self.cluster, 1, RIVA_STREAM_HOST_ID=f"node-{self.number}"))
         tally.nodes += 1
+        tally.cut_off += 1
+
+    def runs_with(self, driver: int) -> int:
+        """Runs that die with the command."""
+        return len(self._busy())
+
+    def _busy(self) -> list[int]:
+        return [pid for pid, line in below(os.getpid()).items() if line.startswith("ray::s3://")]
 
 
 @contextmanager
@@ -113,45 +147,72 @@ def ground(engine: str) -> Iterator[OfThisHost | OfACluster]:
         yield OfACluster(cluster, nodes)
 
 
-def write_catalogue(folder: Path, server: S3Server, bucket: str, sources: int, size: int) -> Path:
+def write_catalogue(
+    folder: Path, server: S3Server, bucket: str, endpoint_url: str, args: argparse.Namespace
+) -> Path:
     client = server.client()
-    for number in range(sources):
-        data = archive_bytes(size, members=2, seed=number)[0]
+    for number in range(args.sources):
+        data = archive_bytes(args.size * MIB, members=2, seed=number)[0]
         # In parts: its ETag is no MD5, of which no state can be kept, so that there are checkpoints.
         client.upload_fileobj(io.BytesIO(data), bucket, f"in/m{number}_v1.tar.gz")
     defaults: dict[str, Any] = {"bucket": bucket, "region": server.region, "env": PLACES}
-    defaults |= {"endpoint_url": server.endpoint_url, "memory": "160MiB", "part_size": "5MiB", "lease": "4s"}
-    defaults |= {"checkpoint": "5MiB"}
+    defaults |= {"endpoint_url": endpoint_url, "memory": MEMORY, "part_size": PART}
+    defaults |= {"checkpoint": args.checkpoint * MIB, "lease": args.lease, "source_copy": "send"}
     entry = {"source": f"s3://{bucket}/in/", "pattern": "{model_name}_{model_version}.tar.gz"}
+    environments = {"prod": {"description": "staged by itself"}}
     path = folder / "catalogue.json"
-    # What the store copies is not read on from the middle; in prod it may copy.
-    environments = {env: {"source_copy": "send"} for env in PLACES[:2]}
     path.write_text(json.dumps({"defaults": defaults, "environments": environments, "staging": [entry]}))
     return path
 
 
 def run_until_done(
-    argv: list[str], folder: Path, every: float, driver_kills: int, strike: Callable[[int, Tally], None]
+    argv: list[str], folder: Path, every: float, driver_kills: int, here: OfThisHost | OfACluster
 ) -> Tally:
     tally = Tally()
-    while len(tally.runs) < MOST_RUNS and (not tally.runs or tally.runs[-1] != 0):
-        with (folder / f"run-{len(tally.runs)}.log").open("w") as log:
-            process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=log)
-            blows = 0
-            while True:
-                try:
-                    process.wait(every)
-                    break
-                except subprocess.TimeoutExpired:
-                    blows += 1
-                if blows == 3 and tally.drivers < driver_kills:
-                    process.kill()
-                    tally.drivers += 1
-                else:
-                    strike(process.pid, tally)
+    while len(tally.runs) < MOST_RUNS and (not tally.runs or tally.runs[-1] == 75 or tally.runs[-1] < 0):
+        with (
+            (folder / f"run-{len(tally.runs)}.log").open("w") as log,
+            subprocess.Popen(argv, cwd=folder, stdout=log, stderr=log) as process,
+        ):
+            try:
+                blows(process, tally, every, driver_kills, here)
+            except SystemExit:
+                process.terminate()
+                raise
         tally.runs.append(process.returncode)
         print(f"  run {len(tally.runs)} ended with {process.returncode}", flush=True)
     return tally
+
+
+def blows(
+    process: subprocess.Popen[bytes],
+    tally: Tally,
+    every: float,
+    driver_kills: int,
+    here: OfThisHost | OfACluster,
+) -> None:
+    """Until the command ends; the third is at the command itself, as long as it is to be killed."""
+    for number in count(1):
+        try:
+            process.wait(every)
+        except subprocess.TimeoutExpired:
+            if number == 3 and tally.drivers < driver_kills:
+                tally.cut_off += here.runs_with(process.pid)
+                process.kill()
+                tally.drivers += 1
+            else:
+                here.strike(process.pid, tally)
+        else:
+            return
+
+
+def most_again(checkpoint: int) -> int:
+    """Bytes of its source that a run which is killed may have read for nothing.
+
+    What lies between two checkpoints, each of which is where a part begins, and what is in flight: see docs/memory.md.
+    """
+    plan = plan_memory(MEMORY, PART)
+    return -(-checkpoint // PART) * PART + plan.read_share + plan.write_share
 
 
 def wrong(server: S3Server, bucket: str, sources: int) -> list[str]:
@@ -170,15 +231,10 @@ def wrong(server: S3Server, bucket: str, sources: int) -> list[str]:
     return found
 
 
-def resumed(server: S3Server, bucket: str, sources: int) -> int:
-    """Stagings whose run began in the middle of the archive, at a checkpoint of one that was killed."""
-    place = Place(server, bucket)
-    artifacts = (
-        json.loads(place.read(f"{env}/m{number}/v1/artifact.json"))
-        for env in PLACES
-        for number in range(sources)
-    )
-    return sum(bool(artifact["build_info"]["resumed_from"]) for artifact in artifacts)
+def sizes_of(server: S3Server, bucket: str) -> int:
+    """Bytes of all sources."""
+    listed = server.client().list_objects_v2(Bucket=bucket, Prefix="in/")
+    return sum(entry["Size"] for entry in listed["Contents"])
 
 
 def main() -> int:
@@ -188,28 +244,52 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=32, help="MiB of each")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two blows")
     parser.add_argument("--driver-kills", type=int, default=0, help="of the command itself")
+    parser.add_argument("--checkpoint", type=int, default=8, help="MiB between two")
+    parser.add_argument("--lease", type=float, default=3.0, help="seconds")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="what each run read")
     args = parser.parse_args()
     random.seed(args.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and nodes go with it
     began = time.monotonic()
     with GatewayServer() as server, tempfile.TemporaryDirectory(prefix="riva-chaos-") as name:
         os.environ.update(server.environment() | {"PYTHONPATH": str(ROOT), "RIVA_STREAM_HOST_ID": "driver"})
-        bucket = server.new_bucket()
-        catalogue = write_catalogue(Path(name), server, bucket, args.sources, args.size * MIB)
-        with ground(args.engine) as here:
+        bucket, wire = server.new_bucket(), Wire(server)
+        with wire.open() as endpoint_url, ground(args.engine) as here:
+            catalogue = write_catalogue(Path(name), server, bucket, endpoint_url, args)
             argv = [sys.executable, "-m", "riva_stream", "stage-all", str(catalogue), *here.arguments]
-            tally = run_until_done(argv, Path(name), args.every, args.driver_kills, here.strike)
+            tally = run_until_done(argv, Path(name), args.every, args.driver_kills, here)
         seconds = time.monotonic() - began
         if tally.runs[-1]:
             print((Path(name) / f"run-{len(tally.runs) - 1}.log").read_text()[-3000:])
-        failures = wrong(server, bucket, args.sources)
-        halfway = 0 if failures else resumed(server, bucket, args.sources)
+        overlaps = both_at_once(wire.changes)
+        failures = wrong(server, bucket, args.sources) + overlaps
+        once = len(READ) * sizes_of(server, bucket)
+    readings = wire.readings("in/*")
+    if args.verbose:
+        for reading in sorted(readings, key=lambda reading: (reading.key, reading.run)):
+            print(reading)
+    again = sum(reading.size for reading in readings) - once
+    most = tally.cut_off * most_again(args.checkpoint * MIB)
+    offsets = [reading.first for reading in readings if reading.first]
+    promoted = sum(
+        reading.size for part in ("models", "source") for reading in wire.readings(f"dev/*/{part}/*")
+    )
+    if not 0 <= again <= most:
+        failures.append(f"{again} bytes of the sources were read again, 0 to {most} should have been")
     for failure in failures:
         print(f"FAILED {failure}")
+    holds = len({(change.prefix, change.run) for change in wire.changes})
     print(
         f"{args.engine}: {len(PLACES) * args.sources} stagings of {args.size} MiB, {tally.workers} workers, "
-        f"{tally.nodes} nodes and {tally.drivers} drivers killed; the command ended with {tally.runs}; "
-        f"{halfway} read on from a checkpoint; {len(failures)} failures; {seconds:.0f} s"
+        f"{tally.nodes} nodes and {tally.drivers} drivers killed, and with them {tally.cut_off} runs; "
+        f"the command ended with {tally.runs}; {len(failures)} failures; {seconds:.0f} s"
+    )
+    print(
+        f"{once / MIB:.0f} MiB had to be read, {again / MIB:.1f} MiB were read again, at most {most / MIB:.0f} MiB; "
+        f"{len(offsets)} of {len(readings)} runs that read began in the middle, which saved {sum(offsets) / MIB:.0f} MiB; "
+        f"promotions read {promoted / MIB:.0f} MiB of stagings; "
+        f"{holds} runs changed something, {len(overlaps)} of them a staging at which another one was at work"
     )
     return bool(failures or tally.runs[-1])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -13,14 +15,15 @@ from typing import Any
 import anyio
 import pytest
 
-from riva_stream import Catalogue, LocalEngine, stage_all
+from riva_stream import Catalogue, LocalEngine, StageReport, StageRequest, stage_all
 from riva_stream.catalogue import CatalogueReport, Engine, EntryEvent, RayEngine
 from riva_stream.catalogue.local import stage_in_child
 from riva_stream.errors import ConfigurationError
-from riva_stream.events import Progress, StageStarted
+from riva_stream.events import Observer, Progress, StageStarted
 from tests import catalogue_double
 from tests.catalogue_double import DOUBLE, attempts
 from tests.support.rays import ray_cluster
+from tests.test_stage_all_command import lines, run, written
 
 ROOT = Path(__file__).parent.parent
 RETRIES = {"local": 1, "ray": 3}
@@ -90,6 +93,36 @@ async def test_what_ends_with_75_is_tried_again_and_nothing_else(engine: Engine,
     assert os.getpid() not in attempts(tmp_path, "fine")
 
 
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_one_bad_entry_of_ten(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    arguments = ["--engine", name, "--at-once", "3"]
+    if name == "ray":
+        arguments += ["--ray-address", request.getfixturevalue("cluster").address]
+    good = [f"m{number}" for number in range(9)]
+    path = written(tmp_path, [*good[:4], "archive", *good[4:]])
+    done = run(path, *arguments)
+    assert done.returncode == 65, done.stderr
+    summary = done.stdout.splitlines()
+    assert summary[0].startswith(f"{path}: 9 of 10 done, engine {name}")
+    staged = [line.split()[1] for line in summary if line.startswith("  staged ")]
+    assert staged == [f"s3://deployments/dev/{model}/v1/" for model in good]
+    (bad,) = (number for number, line in enumerate(summary) if line.startswith("  failed "))
+    assert summary[bad].split()[1:3] == ["65", "s3://deployments/dev/archive/v1/"]
+    assert [line.strip() for line in summary[bad + 1 : bad + 3]] == [
+        "the gzip CRC is wrong",
+        "next: upload it again",
+    ]
+    # What goes on with it alone can be run as it is.
+    words = shlex.split(summary[bad + 3])
+    assert words[:2] == ["riva-stream", "stage-all"]
+    *entries, last = lines(run(Path(words[2]), *words[3:], "--json").stdout)
+    assert [(one["destination"], one["exit_code"]) for one in entries] == [
+        ("s3://deployments/dev/archive/v1/", 65)
+    ]
+    assert (last["entries"], last["exit_code"]) == (1, 65)
+    assert [len(attempts(tmp_path, model)) for model in ("archive", *good)] == [2, *[1] * 9]
+
+
 async def test_a_run_tells_what_it_does(engine: Engine, tmp_path: Path) -> None:
     events: list[Any] = []
     await stage_all(catalogue(tmp_path, "fine"), engine=engine, observer=events.append)
@@ -119,6 +152,26 @@ async def test_fail_fast_stops_the_others(engine: Engine, tmp_path: Path) -> Non
     report = await stage_all(catalogue(tmp_path, "hangs", "archive"), engine=engine, fail_fast=True)
     assert outcomes(report) == {"hangs": ("stopped", 75), "archive": ("failed", 65)}
     assert (tmp_path / "hangs.stopped").exists() or not attempts(tmp_path, "hangs")
+
+
+class _Elsewhere:
+    """Runs stagings, but not on a node: what it is made of is not installed there."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("not_on_a_node",)
+
+    async def __call__(self, request: StageRequest, observer: Observer) -> StageReport:
+        raise AssertionError
+
+
+async def test_a_node_on_which_something_is_missing_is_no_reason_to_try_again(
+    cluster: Any, tmp_path: Path
+) -> None:
+    report = await stage_all(catalogue(tmp_path, "fine"), engine=RayEngine(cores=0.5, run=_Elsewhere()))
+    assert outcomes(report) == {"fine": ("failed", 78)}
+    assert report.entries[0].error is not None
+    assert "No module named 'not_on_a_node'" in report.entries[0].error.message
+    assert "every node" in report.entries[0].next_step
 
 
 def test_without_ray_its_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -51,22 +50,6 @@ def run(path: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
-
-
-def test_one_bad_entry_of_ten(tmp_path: Path) -> None:
-    path = written(tmp_path, [*(f"m{number}" for number in range(9)), "archive"])
-    done = run(path, "--at-once", "3")
-    assert done.returncode == 65
-    assert sum(line.split()[:1] == ["staged"] for line in done.stdout.splitlines()) == 9
-    assert "failed" in done.stdout
-    # the command that goes on is one that can be run as it is
-    (again,) = (line for line in done.stdout.splitlines() if "--only" in line)
-    words = shlex.split(again)
-    only = words[words.index("--only") + 1]
-    more = run(path, "--only", only, "--json")
-    *entries, last = lines(more.stdout)
-    assert [entry["destination"] for entry in entries] == ["s3://deployments/dev/archive/v1/"]
-    assert last["exit_code"] == more.returncode == 65
 
 
 def test_json_is_a_line_for_each_and_one_for_all(tmp_path: Path) -> None:

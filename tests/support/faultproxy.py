@@ -76,13 +76,20 @@ class Hook:
 
 
 class FaultProxy:
-    """The proxy. *upstream* is a server of `tests.support.servers`; *seed* decides what probabilities bring.
+    """The proxy. *upstream* is a server of `tests.support.servers`; *seed* decides what probabilities bring;
+    *connected* is told the number of each connection and its client's port, before anything is read from it.
 
     ``rules`` and ``hooks`` are plain lists that may be changed while it runs.
     """
 
     def __init__(
-        self, upstream: S3Server, rules: Iterable[Rule] = (), hooks: Iterable[Hook] = (), *, seed: int = 0
+        self,
+        upstream: S3Server,
+        rules: Iterable[Rule] = (),
+        hooks: Iterable[Hook] = (),
+        *,
+        seed: int = 0,
+        connected: Callable[[int, int], None] = lambda number, port: None,
     ) -> None:
         self.upstream = upstream
         self.rules = list(rules)
@@ -90,6 +97,7 @@ class FaultProxy:
         self.port = 0
         self.unexpected: list[BaseException] = []
         """Errors of the proxy itself. Raised when it closes, so that no test passes on a broken proxy."""
+        self._connected = connected
         self._chance = random.Random(seed)
         self._struck: dict[int, tuple[Rule, int]] = {}
         self._exchanges: list[Exchange | Record] = []
@@ -198,6 +206,7 @@ class FaultProxy:
         client = Connection(reader, writer)
         self._connections += 1
         try:
+            self._connected(self._connections, writer.get_extra_info("peername")[1])
             await self._serve(client, self._connections)
         except asyncio.CancelledError:
             # The proxy is closing. Not raised again: the streams module would report it as an unhandled error.

@@ -115,8 +115,12 @@ class RayEngine:
         try:
             found: StageReport | ErrorReport = await task
         except errors.RayTaskError as error:
-            return (
-                error.cause if isinstance(error.cause, TransientError) else WorkerDiedError(str(error.cause))
+            if isinstance(error.cause, TransientError):
+                return error.cause
+            # Whatever else the task fails with it returns, so it was never begun.
+            return ConfigurationError(
+                f"the node could not begin with this staging: {str(error.cause).splitlines()[0]}",
+                hint="the same versions of Python and riva-stream[ray] are needed here and on every node",
             )
         except errors.RayError as error:
             return WorkerDiedError(

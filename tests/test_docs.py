@@ -28,6 +28,7 @@ from riva_stream.cli.progress import STARTED
 from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
 from riva_stream.config import StageRequest
 from riva_stream.events import Event
+from riva_stream.inspection.reports import NOT_STAGED, Rerun
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
@@ -308,6 +309,26 @@ def codes_of_warnings() -> set[str]:
     return found
 
 
+def codes_of_findings() -> set[str]:
+    """Every code of a difference or a note, as the code of the package names it."""
+    calls = (
+        node
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    )
+    found: set[str] = {NOT_STAGED, *get_args(Rerun.model_fields["code"].annotation)}
+    for call in calls:
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        codes = [word.value for word in call.keywords if word.arg == "code" and name == "Finding"]
+        codes += call.args[1:2] if name in {"differs", "compare"} else []
+        codes += call.args[:1] if name == "_note" else []
+        found |= {
+            code.value for code in codes if isinstance(code, ast.Constant) and isinstance(code.value, str)
+        }
+    return found
+
+
 def test_every_code_of_the_json_is_in_its_page() -> None:
     page = (ROOT / "docs" / "json.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (`[^|]+`|see below) \|", page, re.MULTILINE))
@@ -329,5 +350,8 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
     codes = codes_of_warnings()
     assert len(codes) > 25
     assert not {code for code in codes if f"`{code}`" not in page}
+    findings = codes_of_findings()
+    assert len(findings) > 25
+    assert not {code for code in findings if f"`{code}`" not in page}
     events = {kind_of(kind) for kind in get_args(Event)}
     assert not {name for name in events if f"`{name}`" not in page}

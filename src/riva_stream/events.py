@@ -145,6 +145,8 @@ class ObjectVerified:
     size: int
     difference: str
     """In what it differs; empty when it does not."""
+    codes: tuple[str, ...] = ()
+    """The same for programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ __all__ = [
     "BuildInfo",
     "Deployment",
     "Document",
+    "Finding",
     "InnerFile",
     "LaneSeconds",
     "Marker",
@@ -47,6 +48,13 @@ class Document(BaseModel):
     """What all of them share: frozen; unknown fields of a newer version are kept out of our way."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Finding(Document):
+    """Something that was found: a code that programs go by, and the sentence for a person."""
+
+    code: str
+    message: str
 
 
 class Model(Document):

@@ -33,6 +33,7 @@ from riva_stream.lease import (
     known_to_have_ended,
     read_journal,
 )
+from riva_stream.manifest import Finding
 from riva_stream.s3 import Bucket, StoreSettings
 
 __all__ = ["list_stagings"]
@@ -67,7 +68,7 @@ async def list_stagings(
     async with open_bucket(settings, bucket, observer, session, slots=_SLOTS) as there:
         here = await clock.in_thread(Process.this)
         found: list[ListedStaging] = []
-        notes: list[str] = []
+        notes: list[Finding] = []
 
         async def visit(place: str) -> None:
             staging = await _look(there, place, here)
@@ -79,7 +80,8 @@ async def list_stagings(
             try:
                 folders += await each_folder(there, DEPLOYMENTS + prefix, visit)
             except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
-                notes.append(f"bintarball references may be missing here: {error.what}; {error.hint}")
+                told = f"bintarball references may be missing here: {error.what}; {error.hint}"
+                notes.append(Finding(code="may-not-list", message=told))
     found.sort(
         key=lambda staging: (
             [_natural(level) for level in (staging.env, staging.model, staging.version)],

@@ -305,17 +305,18 @@ def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None
     """Note in what an object differs from what the documents promise."""
     key = item.key
     if info is None:
-        ledger.differs(key, "it is gone")
+        ledger.differs(key, "gone", "it is gone")
         return
     ledger.size(key, info.size)
     if item.entry is not None:
         by, different = differences(item.entry, info)
         ledger.same(key, *by)
-        ledger.differs(key, *different)
+        for found in different:
+            ledger.differs(key, found.code, found.message)
         if item.version_id is not None:
             ledger.compare(key, "version-id", info.version_id, item.version_id)
     if info.size != item.size:
-        ledger.differs(key, f"it has {info.size} bytes, {item.size} were staged")
+        ledger.differs(key, "size", f"it has {info.size} bytes, {item.size} were staged")
 
 
 def pinned(bucket: str, info: ObjectInfo) -> PinnedSource:

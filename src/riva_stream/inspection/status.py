@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from riva_stream import clock
 from riva_stream.documents.read import Documents, read_documents
-from riva_stream.errors import AccessDeniedError
+from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
 from riva_stream.events import Observer, ignore
 from riva_stream.inspection.bucket import open_bucket
 from riva_stream.inspection.find import is_above
-from riva_stream.inspection.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
+from riva_stream.inspection.reports import Holder, LastRun, Rerun, StagedNow, StatusReport, UploadStatus
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MARKER, Layout
 from riva_stream.lease import (
     Found,
@@ -25,6 +25,7 @@ from riva_stream.lease import (
     read_journal,
     watch,
 )
+from riva_stream.manifest import Finding
 from riva_stream.run import each
 from riva_stream.s3 import Bucket, StoreSettings
 from riva_stream.sizes import human_size
@@ -86,11 +87,12 @@ class _Look:
             self.bucket, self.layout.prefix, (MARKER, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS)
         )
         staged = _staged(documents) if documents.is_marked else None
-        notes: list[str] = []
+        notes: list[Finding] = []
         if staged is not None and not staged.problem and documents.pair_problem:
-            notes.append(f"it must not be deployed: {documents.pair_problem}")
+            notes.append(_note("not-deployable", f"it must not be deployed: {documents.pair_problem}"))
         if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
-            notes.append("the journal of the run that staged it is there still; a rerun removes it")
+            told = "the journal of the run that staged it is there still; a rerun removes it"
+            notes.append(_note("journal-left", told))
             holder = None
         else:
             holder = None if life is None else await self._holder(life, notes)
@@ -133,10 +135,10 @@ class _Look:
         age = f"{(now - written).total_seconds():.0f} s" if now and written else "an unknown time"
         return Life(found, alive, f"its journal was written {age} ago, by the store's clock", 0.0)
 
-    async def _holder(self, life: Life, notes: list[str]) -> Holder:
+    async def _holder(self, life: Life, notes: list[Finding]) -> Holder:
         journal = life.found.journal
         if journal is None:
-            notes.append(f"its journal cannot be understood: {life.found.problem}")
+            notes.append(_note("journal", f"its journal cannot be understood: {life.found.problem}"))
         # A rerun aborts those of the documents and writes its own.
         parted = (
             [upload for upload in journal.uploads if self.layout.is_payload(upload.key)] if journal else []
@@ -145,7 +147,8 @@ class _Look:
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.layout.prefix)
         if life.alive is False and _is_in_commit(life.found):
-            notes.append("it was interrupted in its commit: the next run sends everything again")
+            told = "it was interrupted in its commit: the next run sends everything again"
+            notes.append(_note("in-commit", told))
             done = 0
         return Holder(
             state="resumable" if life.alive is False else "in_flight",
@@ -193,20 +196,25 @@ class _Look:
             stored_bytes=size,
         )
 
-    async def _leftovers(self) -> list[str]:
+    async def _leftovers(self) -> list[Finding]:
         """What lies at a prefix where nothing is staged and nobody is at work."""
-        notes = []
+        notes: list[Finding] = []
         try:
             listing = await self.bucket.list_objects(self.layout.prefix, limit=1)
             if listing.objects and is_above(self.layout.prefix):
-                notes.append("it is a place above stagings, which are at ENV/NAME/VERSION/; see ls")
+                told = "it is a place above stagings, which are at ENV/NAME/VERSION/; see ls"
+                notes.append(_note("above-stagings", told))
             elif listing.objects:
-                notes.append("there are objects without a marker; nobody vouches for them")
+                notes.append(
+                    _note("no-marker", "there are objects without a marker; nobody vouches for them")
+                )
             uploads = await self.bucket.list_uploads(self.layout.prefix)
             if uploads:
-                notes.append(f"{len(uploads)} uploads are open that no journal knows; see gc")
+                told = f"{len(uploads)} uploads are open that no journal knows; see gc"
+                notes.append(_note("open-uploads", told))
         except AccessDeniedError as error:
-            notes.append(f"what else is there may not be listed ({error.where.operation})")
+            told = f"what else is there may not be listed ({error.where.operation})"
+            notes.append(_note("may-not-list", told))
         return notes
 
     async def _written(self) -> datetime | None:
@@ -215,6 +223,10 @@ class _Look:
 
     async def _now(self) -> datetime | None:
         return (await self.bucket.list_folder(self.layout.prefix, limit=1)).now
+
+
+def _note(code: str, message: str) -> Finding:
+    return Finding(code=code, message=message)
 
 
 def _run_id(found: Found) -> str | None:
@@ -268,18 +280,21 @@ def _is_in_commit(found: Found) -> bool:
     return found.journal is not None and found.journal.has_begun
 
 
-def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_commit: bool) -> str:
+def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_commit: bool) -> Rerun:
     if staged is not None and staged.problem:
-        return "be refused (73); with --force replace what is there"
+        told = "be refused (73); with --force replace what is there"
+        return Rerun(code="refused", message=told, exit_code=DestinationConflictError.exit_code)
     if holder is not None and holder.state == "in_flight":
-        return "end with 75, as another run holds the prefix; with --wait wait for it"
+        told = "end with 75, as another run holds the prefix; with --wait wait for it"
+        return Rerun(code="held", message=told, exit_code=HeldError.exit_code)
     if staged is not None:
         adds = (
             "" if whole else "; with RIVA_SERVER_PATH it would add deployment.json, and move nothing either"
         )
-        return f"move nothing: it is staged; every object is looked at again{adds}"
+        told = f"move nothing: it is staged; every object is looked at again{adds}"
+        return Rerun(code="already-staged", message=told, adds_deployment=not whole)
     if holder is None:
-        return "stage it from the beginning"
+        return Rerun(code="stage", message="stage it from the beginning")
     kept = [upload for upload in holder.uploads if upload.state != "gone"]
     parts = sum(u.journaled_parts if u.stored_parts is None else u.stored_parts for u in kept)
     size = sum(u.journaled_bytes if u.stored_bytes is None else u.stored_bytes for u in kept)
@@ -289,8 +304,9 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
             if in_commit
             else "the store has nothing that can be resumed"
         )
-        return f"take over and stage it from the beginning: {why}"
-    left = ""
-    if holder.resumes_at and holder.source_size:
-        left = f"; {human_size(holder.source_size - holder.resumes_at)} of the source are left to read"
-    return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already{left}"
+        return Rerun(code="start-over", message=f"take over and stage it from the beginning: {why}")
+    told = f"take over and resume: {parts} parts ({human_size(size)}) are in the store already"
+    left = holder.source_size - holder.resumes_at if holder.resumes_at and holder.source_size else None
+    if left is not None:
+        told += f"; {human_size(left)} of the source are left to read"
+    return Rerun(code="resume", message=told, parts=parts, size_bytes=size, left_bytes=left)

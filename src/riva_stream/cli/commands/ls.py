@@ -88,7 +88,7 @@ def _list(session: Session) -> ListReport:
 
 
 def _text(report: ListReport) -> str:
-    more = [f"note: {note}" for note in report.notes]
+    more = [f"note: {note.message}" for note in report.notes]
     if not report.stagings:
         return "\n".join([f"nothing is staged below {report.place}", *more]) + "\n"
     table = [_HEAD, *(_row(staging) for staging in report.stagings)]

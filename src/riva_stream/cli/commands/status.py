@@ -150,8 +150,8 @@ def _text(report: StatusReport) -> str:
             f"  {last.run_id}: {last.outcome or last.status}{code}",
             f"  {last.folder}",
         ]
-    lines += ["", "Notes", *(f"  {note}" for note in report.notes)] if report.notes else []
-    lines += ["", f"A rerun would {report.rerun}"]
+    lines += ["", "Notes", *(f"  {note.message}" for note in report.notes)] if report.notes else []
+    lines += ["", f"A rerun would {report.rerun.message}"]
     return "\n".join(lines) + "\n"
 
 

@@ -138,7 +138,9 @@ def _text(report: VerifyReport, invocation: Invocation) -> str:
         lines += ["", "Beside it, and not staged", *(f"  {key}" for key in shown)]
         if len(report.extra) > len(shown):
             lines.append(f"  … and {len(report.extra) - len(shown)} more")
-    lines += ["", "Notes", *(f"  {note}" for note in report.notes)] if report.notes else []
+    notes = [note.message for note in report.notes]
+    notes += [f"the source's SHA-256 is {report.source_sha256}"] if report.source_sha256 else []
+    lines += ["", "Notes", *(f"  {note}" for note in notes)] if notes else []
     pace = f"Took {report.seconds:.1f} s"
     if report.read is not None:
         pace += f"; {human_size(report.read.bytes)} read at {report.read.mib_per_second:.0f} MiB/s"
@@ -154,7 +156,7 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
     from riva_stream.inspection.reports import NOT_STAGED
 
     bucket, prefix = split_uri(report.destination)
-    if all(not entry.by and entry.difference == NOT_STAGED for entry in wrong):
+    if all(found.code == NOT_STAGED for entry in wrong for found in entry.differences):
         return ["Next: delete what was not staged:", *(f"  aws s3 rm s3://{bucket}/{e.key}" for e in wrong)]
     levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
     if report.source is None or len(levels) != len(_FLAGS):

@@ -29,6 +29,9 @@ from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
 from riva_stream.config import StageRequest
 from riva_stream.events import Event
 from riva_stream.inspection.reports import NOT_STAGED, Rerun
+from riva_stream.preflight.report import ACCESS_DENIED, NOT_TRIED
+from riva_stream.preflight.store import Condition
+from riva_stream.source import RANGES_IGNORED
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
@@ -327,6 +330,21 @@ def codes_of_findings() -> set[str]:
             code.value for code in codes if isinstance(code, ast.Constant) and isinstance(code.value, str)
         }
     return found
+
+
+def test_every_code_of_check_is_in_its_page() -> None:
+    page = (ROOT / "docs" / "check.md").read_text()
+    codes = {
+        str(word.value.value)
+        for path in (ROOT / "src" / "riva_stream" / "preflight").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg == "code" and isinstance(word.value, ast.Constant)
+    }
+    codes |= {NOT_TRIED, ACCESS_DENIED, RANGES_IGNORED, "degraded", "failed", "ok", *get_args(Condition)[1:]}
+    assert len(codes) > 18
+    assert not {code for code in codes if f"`{code}`" not in page}
 
 
 def test_every_code_of_the_json_is_in_its_page() -> None:

@@ -22,7 +22,7 @@ from riva_stream import (
 from riva_stream.cli.commands.stage import summary_text
 from riva_stream.events import Event, MemberFound, ObjectCompleted, Progress, StageFinished, StageStarted
 from riva_stream.layout import JOURNAL
-from riva_stream.manifest import Marker
+from riva_stream.manifest import Marker, Validation
 from riva_stream.report import schema_of
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials, tar_gz
@@ -195,7 +195,15 @@ async def test_without_the_comparison_the_digests_are_computed_all_the_same(plac
     validation = report.artifact.validation
     assert (validation.checksums_computed, validation.checksums_verified) == (True, False)
     assert validation.source_integrity == "md5-etag+gzip-crc32"
-    assert any("not compared with the expected one" in warning for warning in report.warnings)
+    assert "no-checksum" in [warning.code for warning in report.warnings]
+    assert validation.warnings == report.warnings
+    written = json.loads(place.read(PREFIX + "artifact.json"))["validation"]
+    # version 0.1 reads sentences here
+    assert written["warnings"] == [warning.message for warning in report.warnings]
+    assert written["warning_codes"] == [warning.code for warning in report.warnings]
+    assert Validation.model_validate(written) == validation
+    del written["warning_codes"]
+    assert {warning.code for warning in Validation.model_validate(written).warnings} == {""}
     assert "the expected SHA-256 was not compared with (--no-checksum)" in summary_text(report)
     again = await stage(place.request(expect_sha256=wrong, no_checksum=True))
     assert again.outcome == "already_staged"
@@ -441,7 +449,7 @@ async def test_a_plain_tar_warns_that_nothing_vouches_for_it(place: Place) -> No
     report: StageReport = await stage(place.request(source=f"s3://{place.bucket}/in/m.tar"))
     assert report.artifact is not None
     assert report.artifact.validation.source_integrity == "none"
-    assert any("vouches" in warning for warning in report.warnings)
+    assert "source-integrity" in [warning.code for warning in report.warnings]
     assert place.read(PREFIX + "models/m.riva") == model
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from typing import Literal
+from itertools import zip_longest
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field, model_validator
+
+from riva_stream.events import Warned
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -152,6 +155,10 @@ class BuildInfo(Document):
     lanes: dict[str, LaneSeconds] = Field(default_factory=dict)
 
 
+def _messages(warnings: list[Warned]) -> list[str]:
+    return [warning.message for warning in warnings]
+
+
 class Validation(Document):
     """What was really checked: each is true only if it was."""
 
@@ -185,7 +192,25 @@ class Validation(Document):
     """Container of each staged model by its magic: tar, gzip, zip, unknown."""
     contents: dict[str, list[InnerFile]] = Field(default_factory=dict)
     """For models that are tars: what they hold (the first few thousand)."""
-    warnings: list[str] = Field(default_factory=list)
+    warnings: Annotated[list[Warned], PlainSerializer(_messages, return_type=list[str])] = Field(
+        default_factory=list
+    )
+    """Written as sentences, as version 0.1 reads them; ``warning_codes`` has the code of each."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def warning_codes(self) -> list[str]:
+        """Of each warning, in their order; "" of one that version 0.1 has written."""
+        return [warning.code for warning in self.warnings]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _coded(cls, data: Any) -> Any:
+        """Put a warning together with its code."""
+        if not isinstance(data, dict) or not all(isinstance(told, str) for told in data.get("warnings", ())):
+            return data
+        pairs = zip_longest(data.get("warnings", ()), data.get("warning_codes", ()), fillvalue="")
+        return data | {"warnings": [Warned(code=code, message=told) for told, code in pairs if told]}
 
 
 class PromotedFrom(Document):

@@ -23,6 +23,7 @@ from riva_stream.errors import (
     Where,
     leaves_of,
 )
+from riva_stream.manifest import Finding
 
 __all__ = ["Failure", "failure_of"]
 
@@ -42,7 +43,7 @@ class Failure:
     hint: str
     exit_code: int
     problems: tuple[Any, ...] = ()
-    also: tuple[str, ...] = ()
+    also: tuple[Finding, ...] = ()
     """Other errors of the same moment, and what was ignored before it."""
     trace: str = ""
     policy: Mapping[str, Any] | None = None
@@ -62,7 +63,7 @@ class Failure:
         lines += [f"  {line}" for problem in self.problems for line in str(problem).splitlines()]
         if str(self.where):
             lines.append(f"  where: {self.where}")
-        lines += [f"  also:  {other}" for other in self.also]
+        lines += [f"  also:  {other.message}" for other in self.also]
         lines += [
             f"  {'next:' if not i else '     '}  {line}" for i, line in enumerate(self.hint.splitlines())
         ]
@@ -97,7 +98,7 @@ class Failure:
         if self.problems:
             error["problems"] = [asdict(problem) for problem in self.problems]
         if self.also:
-            error["also"] = list(self.also)
+            error["also"] = [other.model_dump() for other in self.also]
         if self.policy is not None:
             error["policy"] = self.policy
         error |= {
@@ -114,7 +115,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     worst = min(
         leaves, key=lambda leaf: (isinstance(leaf, RivaStreamError), getattr(leaf, "retryable", False))
     )
-    also = tuple(str(leaf) for leaf in leaves if leaf is not worst)
+    also = tuple(_finding(leaf) for leaf in leaves if leaf is not worst)
     trace = "".join(traceback.format_exception(error))
     if isinstance(worst, Interrupted):
         return Failure(
@@ -124,7 +125,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             where=Where(),
             hint=f"to resume, run the same command again:\n{invocation.again()}",
             exit_code=worst.exit_code,
-            also=(str(error.__cause__),) if error.__cause__ else (),
+            also=(_finding(error.__cause__),) if error.__cause__ else (),
             trace=trace,
         )
     if isinstance(worst, RivaStreamError) and worst.exit_code != _BUG:
@@ -136,7 +137,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             hint=_hint(worst, invocation),
             exit_code=worst.exit_code,
             problems=getattr(worst, "problems", ()),
-            also=also + (worst.ignored if isinstance(worst, ConfigurationError) else ()),
+            also=(*also, *(Finding(code="ignored", message=text) for text in getattr(worst, "ignored", ()))),
             trace=trace,
             policy=_policy(worst),
             fault=worst.fault.value if isinstance(worst, ArchiveError) else "",
@@ -185,7 +186,11 @@ def _policy(error: RivaStreamError) -> dict[str, Any] | None:
     return document
 
 
-def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: Invocation) -> Failure:
+def _finding(error: BaseException) -> Finding:
+    return Finding(code=error.code if isinstance(error, RivaStreamError) else "bug", message=str(error))
+
+
+def _bug(error: BaseException, also: tuple[Finding, ...], trace: str, invocation: Invocation) -> Failure:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(
         f" at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in last

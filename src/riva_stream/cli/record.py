@@ -115,7 +115,7 @@ class Record:
         self._log: LogFile | None = None
         self._recent = _Recent()
         self.logger.addHandler(self._recent)
-        self._problems: list[str] = []
+        self._problems: list[Warned] = []
 
     @property
     def log_file(self) -> Path | None:
@@ -300,9 +300,9 @@ class Record:
 
     def _failed(self, what: str) -> Callable[[str], None]:
         def warn(problem: str) -> None:
-            message = redact(f"{what}: {problem}")
-            self._problems.append(message)
-            self._warn_of(Warned(code="record", message=message))
+            warning = Warned(code="record", message=redact(f"{what}: {problem}"))
+            self._problems.append(warning)
+            self._warn_of(warning)
 
         return warn
 

@@ -52,7 +52,7 @@ class Session:
         self.run_id = run_id
         self.screen = Outlet(Printer(choose_renderer(args, run_id)))
         self.record: Record | None = None
-        self.warnings: list[str] = []
+        self.warnings: list[Warned] = []
         """What the command line itself warned of."""
         self._logger = logging.Logger("riva_stream")  # noqa: LOG001 - the run's own: nothing global
         self._logger.addHandler(self.screen)
@@ -65,7 +65,7 @@ class Session:
 
     def warn(self, warning: Warned, /) -> None:
         """The same for a warning of the command line's own, which the report shall have too."""
-        self.warnings.append(warning.message)
+        self.warnings.append(warning)
         self.observe(warning)
 
     def trace(self) -> None:

@@ -150,7 +150,7 @@ class RetentionReport(Document):
     """A line for each rule: ``- `` goes, ``+ `` comes, ``  `` stays."""
     extent: list[Extent] = Field(default_factory=list)
     """What the rules for expiry apply to now."""
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Warned] = Field(default_factory=list)
 
 
 async def retention(
@@ -178,11 +178,11 @@ async def retention(
         ConfigurationError: the store has no lifecycle rules, or rules of others would not survive a merge.
         AccessDeniedError: s3:GetLifecycleConfiguration is missing.
     """
-    warnings: list[str] = []
+    warnings: list[Warned] = []
 
     def warn(code: str, message: str) -> None:
-        warnings.append(message)
-        observer(Warned(code=code, message=message))
+        warnings.append(Warned(code=code, message=message))
+        observer(warnings[-1])
 
     async with AsyncExitStack() as stack:
         store: Reader = await stack.enter_async_context(

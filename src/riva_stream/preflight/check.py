@@ -6,6 +6,7 @@ time limit of its own; what is written for that is removed again. A check that f
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -244,10 +245,10 @@ class _Stores:
             rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
             if request.server_path is not None and bool(side) == (request.server_bucket != request.bucket):
                 rest = (*rest, "container")
-            examiner.skip(f"{cause} failed", *rest)
-        examiner.skip(f"{name}credentials failed", f"{name}endpoint")
+            examiner.skip(cause, *rest)
+        examiner.skip(f"{name}credentials", f"{name}endpoint")
         if not name:
-            examiner.skip("credentials failed", "identity")
+            examiner.skip("credentials", "identity")
 
 
 def _has_failed(examiner: Examiner, component: str) -> bool:
@@ -275,7 +276,7 @@ async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckR
     facts: dict[str, Any] = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
     message = f"from {found.source}{profile}{kind}"
     if ignored:
-        fix = "unset AWS_PROFILE" if any("AWS_PROFILE" in text for text in ignored) else ""
+        fix = "unset AWS_PROFILE" if os.environ.get("AWS_PROFILE") and not found.profile else ""
         return warned(component, f"{message}; {'; '.join(ignored)}", fix=fix, **facts)
     return passed(component, message, **facts)
 

@@ -74,7 +74,7 @@ class DestinationCheck:
         """A scratch object: put on conditions, looked at, removed."""
         examiner = self._examiner
         if not removable:
-            examiner.skip(_NOT_REMOVABLE, "conditional-writes")
+            examiner.skip("delete", "conditional-writes", reason=_NOT_REMOVABLE)
             if examiner.request.mode != "full":
                 await examiner.examine("destination", self._may_be_written)
             await examiner.examine("head", self._may_be_read)
@@ -88,14 +88,14 @@ class DestinationCheck:
             )
         if record.status == "fail" and "policy" in record.details:
             # That is about writing at all, and "destination" says it.
-            reason = "nothing may be written"
-            examiner.records["conditional-writes"] = not_tried("conditional-writes", reason)
+            told = not_tried("conditional-writes", "destination", "nothing may be written")
+            examiner.records["conditional-writes"] = told
         if record.status != "fail" and self._object.is_there:
             await examiner.examine("head", self._looks)
         elif record.details.get("exit_code") == AccessDeniedError.exit_code:
             await examiner.examine("head", self._may_be_read)
         else:
-            examiner.skip("nothing could be written", "head")
+            examiner.skip("conditional-writes", "head", reason="nothing could be written")
 
     async def try_listing(self) -> None:
         """The keys below the prefix."""
@@ -247,7 +247,7 @@ class DestinationCheck:
         except AccessDeniedError as error:
             return nothing_written("destination", [error], self._examiner.request)
         if not is_told:
-            return not_tried("destination", _NOT_REMOVABLE)
+            return not_tried("destination", "delete", _NOT_REMOVABLE)
         return passed("destination", f"{destination} may be written; it was not, since {_NOT_REMOVABLE}")
 
     async def _may_be_read(self) -> CheckRecord:

@@ -60,7 +60,7 @@ class Examiner:
         """Keep a record; the first one of its component stands."""
         return self.records.setdefault(record.component, record)
 
-    def skip(self, reason: str, *components: str) -> None:
-        """Say of components that they were not tried."""
+    def skip(self, cause: str, *components: str, reason: str = "") -> None:
+        """Say of components that they were not tried, since ``cause`` failed."""
         for component in components:
-            self.keep(not_tried(component, reason))
+            self.keep(not_tried(component, cause, reason))

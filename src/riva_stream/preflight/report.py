@@ -109,9 +109,9 @@ def failed(
     return CheckRecord(component=component, status="fail", code=code, message=message, details=told)
 
 
-def not_tried(component: str, reason: str) -> CheckRecord:
-    """Nothing is known, because something that comes before it failed."""
-    return warned(component, f"not tried: {reason}", code=NOT_TRIED, because=reason)
+def not_tried(component: str, cause: str, reason: str = "") -> CheckRecord:
+    """Nothing is known, because ``cause``, a component that comes before it, failed."""
+    return warned(component, f"not tried: {reason or f'{cause} failed'}", code=NOT_TRIED, because=cause)
 
 
 def failed_with(

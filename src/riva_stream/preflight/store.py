@@ -46,7 +46,7 @@ class StoreFacts:
 def store_record(facts: StoreFacts) -> CheckRecord:
     """The record: one line for a person; for programs lists of codes."""
     if not facts.conditions:
-        return not_tried("store", "nothing could be written")
+        return not_tried("store", "conditional-writes", "nothing could be written")
     answers: dict[str, Condition | None] = {name.lower(): value for name, value in facts.conditions.items()}
     answers["request-expiry"] = _honoured(facts.expires)
     answers["ranges"] = _honoured(facts.ranges)

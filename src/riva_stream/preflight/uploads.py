@@ -61,9 +61,8 @@ class UploadsCheck:
             return
         if found.details["exit_code"] == AccessDeniedError.exit_code and not listed:
             await examiner.examine("list-parts", self._may_list_parts, degraded=_NOT_RESUMED)
-        examiner.skip(
-            "destination failed", "list-parts", "checksums"
-        )  # perhaps what is created cannot be aborted
+        # Perhaps what is created cannot be aborted.
+        examiner.skip("destination", "list-parts", "checksums")
 
     async def try_listing(self) -> None:
         """The open uploads below the prefix."""
@@ -145,7 +144,7 @@ class UploadsCheck:
         """In place of listing those of a scratch upload, which there is none of."""
         if await may_list_parts(self._bucket, self._key):
             return passed("list-parts", "the parts of an upload may be listed")
-        return not_tried("list-parts", "destination failed")
+        return not_tried("list-parts", "destination")
 
     async def _lists_uploads(self) -> CheckRecord:
         prefix = self._examiner.request.prefix

@@ -19,6 +19,7 @@ from riva_stream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
+    from riva_stream.events import Warned
     from riva_stream.preflight.report import CheckRecord, CheckReport
 
 NAME = "check"
@@ -84,21 +85,21 @@ def _check(session: Session) -> CheckReport:
         work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     else:
         set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
-        warnings = [warning.message for warning in (*logs.warnings, *loaded.warnings)]
-        settled = _right(loaded.env_file, warnings)
+        settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
         work = partial(
             check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target
         )
     return session.run(work)
 
 
-def _right(env_file: Path | None, warnings: list[str]) -> CheckRecord:
+def _right(env_file: Path | None, warnings: list[Warned]) -> CheckRecord:
     from riva_stream.preflight.report import passed, warned
 
     file = f" and {env_file}" if env_file else ""
     facts: dict[str, Any] = {"env_file": str(env_file) if env_file else None}
     if warnings:
-        return warned("settings", "; ".join(warnings), **facts)
+        facts["warnings"] = [asdict(warning) for warning in warnings]
+        return warned("settings", "; ".join(warning.message for warning in warnings), **facts)
     return passed("settings", f"complete, from flags, the environment{file}", **facts)
 
 
@@ -137,10 +138,10 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         yield from _record_lines(record, width, invocation)
     # One line for all that one failure hides.
     skipped = [record for record in report.records if record.code == NOT_TRIED]
-    for reason in dict.fromkeys(record.details["because"] for record in skipped):
-        names = ", ".join(record.component for record in skipped if record.details["because"] == reason)
+    for message in dict.fromkeys(record.message for record in skipped):
+        names = ", ".join(record.component for record in skipped if record.message == message)
         start = " " * (width + 8)
-        yield f"warn  {'not tried':{width}}  because {reason}:"
+        yield f"warn  {'':{width}}  {message}:"
         yield from textwrap.wrap(
             names, 100, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
         )

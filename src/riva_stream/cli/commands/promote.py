@@ -150,5 +150,5 @@ def _done(report: StageReport) -> list[str]:
     by = sorted({way for check in report.objects for way in check.by})
     if by:
         lines += [f"{len(report.objects)} objects looked at again, by {', '.join(by)}"]
-    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"warning: {warning.message}" for warning in report.warnings]
     return [*lines, f"run {report.run_id}"]

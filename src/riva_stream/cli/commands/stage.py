@@ -119,7 +119,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
     if report.replicas:
         lines += ["", "Replicas", *(f"  {line}" for replica in report.replicas for line in _replica(replica))]
     if report.warnings:
-        lines += ["", "Warnings", *(f"  {warning}" for warning in report.warnings)]
+        lines += ["", "Warnings", *(f"  {warning.message}" for warning in report.warnings)]
     lines += ["", _pace(report)]
     if debug and report.artifact is not None:
         lines += ["", *_lanes(report.artifact)]

@@ -197,7 +197,7 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
         rows.append(f"{'':24}{entry.error.message}")
     if entry.would:
         rows.append(f"{'':24}would: {entry.would}")
-    rows += [f"{'':24}warning: {warning}" for warning in entry.warnings]
+    rows += [f"{'':24}warning: {warning.message}" for warning in entry.warnings]
     steps = [line for line in invocation.called(entry.next_step).splitlines() if line.strip()]
     if entry.exit_code and entry.destination.count("/") == _LEVELS:
         path = "/".join(entry.destination.rstrip("/").split("/")[-3:])

@@ -23,7 +23,7 @@ from riva_stream.cli.commands.stage import summary_text
 from riva_stream.events import Event, MemberFound, ObjectCompleted, Progress, StageFinished, StageStarted
 from riva_stream.layout import JOURNAL
 from riva_stream.manifest import Marker, Validation
-from riva_stream.report import schema_of
+from riva_stream.report import SCHEMAS, json_schema
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials, tar_gz
 from tests.support.archives import riva_bytes
@@ -52,7 +52,7 @@ async def test_artifact_json_says_what_was_staged(place: Place) -> None:
     archive, data = place.source(members=2)
     await stage(place.request(run_id="130-20260101-000000-deadbeef", description="a test"))
     artifact = json.loads(place.read(PREFIX + "artifact.json"))
-    jsonschema.validate(artifact, schema_of("artifact"))
+    jsonschema.validate(artifact, json_schema(SCHEMAS["artifact"]))
     assert artifact["artifact_id"] == "parakeet-rnnt-en-us-v2025.09"
     assert artifact["model"] == {
         "name": "parakeet-rnnt-en-us",
@@ -97,7 +97,7 @@ async def test_the_manifest_names_every_file_with_its_checksum(place: Place) -> 
     place.source(members=2)
     report = await stage(place.request())
     manifest = json.loads(place.read(PREFIX + "upload_manifest.json"))
-    jsonschema.validate(manifest, schema_of("manifest"))
+    jsonschema.validate(manifest, json_schema(SCHEMAS["manifest"]))
     assert manifest["upload_id"] == report.run_id
     files = manifest["files"]
     listed = [files["source_archive"], *files["models"], files["checksums"], files["metadata"]]
@@ -315,7 +315,7 @@ async def test_by_reference_nothing_is_read_and_little_is_asked(place: Place) ->
     assert len([record for record in proxy.log if not record.key.endswith(JOURNAL)]) < 40
     assert place.names() == ["artifact.json", "staging_complete.txt"]
     artifact: dict[str, Any] = json.loads(place.read(PREFIX + "artifact.json"))
-    jsonschema.validate(artifact, schema_of("artifact"))
+    jsonschema.validate(artifact, json_schema(SCHEMAS["artifact"]))
     assert artifact["deployment"]["reference_mode"] is True
     assert artifact["deployment"]["staging_mode"] == "reference_only"
     assert artifact["source"]["sha256"] is None

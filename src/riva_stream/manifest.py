@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import zip_longest
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field, model_validator
 
@@ -25,6 +26,7 @@ __all__ = [
     "Finding",
     "InnerFile",
     "LaneSeconds",
+    "Lines",
     "Marker",
     "Mode",
     "Model",
@@ -38,7 +40,6 @@ __all__ = [
     "architecture_of",
     "artifact_id",
     "checksums_text",
-    "parse_checksums",
     "to_json",
 ]
 
@@ -289,7 +290,29 @@ class UploadManifest(Document):
     files: StagedFiles
 
 
-class Marker(Document):
+class Lines(Document):
+    """A document that is lines of ``name: value``, for a person and for ``grep``; a field without a value has none."""
+
+    LINES: ClassVar[Mapping[str, str]]
+    """Name of a line → its field, in their order."""
+
+    def text(self) -> str:
+        """The file."""
+        fields = self.model_dump(mode="json")
+        return "".join(f"{name}: {fields[field]}\n" for name, field in self.LINES.items() if fields[field])
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read it back.
+
+        Raises:
+            ValueError: this is not such a file.
+        """
+        pairs = (line.partition(": ") for line in text.splitlines())
+        return cls.model_validate({cls.LINES[name]: value for name, _, value in pairs if name in cls.LINES})
+
+
+class Marker(Lines):
     """``staging_complete.txt``: the commit."""
 
     completed_at: datetime
@@ -303,41 +326,16 @@ class Marker(Document):
     token: str = ""
     """Of the hold under which it was written, as in the journal; "" of version 0.1. No two markers are alike."""
 
-    def text(self) -> str:
-        """The file, a few lines for a person and for ``grep``."""
-        manifest = (
-            f"SHA-256 of upload_manifest.json: {self.manifest_sha256}\n" if self.manifest_sha256 else ""
-        )
-        token = f"Token: {self.token}\n" if self.token else ""
-        return (
-            f"Staging completed at: {_iso(self.completed_at)}\n"
-            f"Mode: {self.mode}\n"
-            f"Run ID: {self.run_id}\n"
-            f"Source: {self.source}\n"
-            f"Next step: {self.next_step}\n"
-            f"{token}{manifest}"
-            f"SHA-256 of artifact.json: {self.artifact_sha256}\n"
-        )
-
-    @classmethod
-    def parse(cls, text: str) -> Marker:
-        """Read it back.
-
-        Raises:
-            ValueError: this is not such a file.
-        """
-        names = {
-            "Staging completed at": "completed_at",
-            "Mode": "mode",
-            "Run ID": "run_id",
-            "Source": "source",
-            "Next step": "next_step",
-            "SHA-256 of artifact.json": "artifact_sha256",
-            "SHA-256 of upload_manifest.json": "manifest_sha256",
-            "Token": "token",
-        }
-        pairs = (line.partition(": ") for line in text.splitlines())
-        return cls.model_validate({names[k]: v for k, _, v in pairs if k in names})
+    LINES = {
+        "Staging completed at": "completed_at",
+        "Mode": "mode",
+        "Run ID": "run_id",
+        "Source": "source",
+        "Next step": "next_step",
+        "Token": "token",
+        "SHA-256 of upload_manifest.json": "manifest_sha256",
+        "SHA-256 of artifact.json": "artifact_sha256",
+    }
 
 
 def artifact_id(name: str, version: str) -> str:
@@ -360,16 +358,6 @@ def checksums_text(entries: list[tuple[str, str]]) -> str:
     return "".join(f"{digest}  {path}\n" for digest, path in entries)
 
 
-def parse_checksums(text: str) -> dict[str, str]:
-    """Path → SHA-256 of a ``checksums.sha256``."""
-    pairs = (line.split("  ", 1) for line in text.splitlines() if line)
-    return {path: digest for digest, path in pairs}
-
-
 def to_json(document: BaseModel) -> bytes:
     """The document as it is written: indented, UTF-8, ends with a newline."""
     return (json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _iso(when: datetime) -> str:
-    return when.isoformat().replace("+00:00", "Z")

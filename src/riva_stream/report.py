@@ -26,7 +26,6 @@ __all__ = [
     "StageReport",
     "error_report",
     "json_schema",
-    "schema_of",
     "worst",
 ]
 
@@ -188,15 +187,6 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "promotion": PromoteReport,
     "deployment": DeploymentDocument,
 }
-
-
-def schema_of(kind: str) -> dict[str, Any]:
-    """JSON Schema (2020-12) of one of :data:`SCHEMAS`.
-
-    Raises:
-        KeyError: there is no such document.
-    """
-    return json_schema(SCHEMAS[kind])
 
 
 def json_schema(kind: type[BaseModel]) -> dict[str, Any]:

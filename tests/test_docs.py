@@ -17,20 +17,18 @@ import pytest
 from riva_stream import errors, handover
 from riva_stream.catalogue import CatalogueError
 from riva_stream.catalogue.engine import WorkerDiedError
-from riva_stream.catalogue.load import ProblemCode
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.failure import failure_of
-from riva_stream.cli.logs import kind_of
 from riva_stream.cli.options import parse_duration, parse_size
 from riva_stream.cli.progress import STARTED
 from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
-from riva_stream.config import StageRequest
-from riva_stream.events import Event
+from riva_stream.config import ProblemCode, StageRequest
+from riva_stream.events import Event, kind_of
 from riva_stream.inspection.reports import NOT_STAGED, Rerun
+from riva_stream.preflight.examiner import Condition
 from riva_stream.preflight.report import ACCESS_DENIED, NOT_TRIED
-from riva_stream.preflight.store import Condition
 from riva_stream.source import RANGES_IGNORED
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
@@ -360,8 +358,8 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
             made = [kind("x", fault=fault) for fault in errors.ArchiveFault]
         for error in made:
             failure = failure_of(error, Invocation("riva-stream", ("stage",)))
-            assert f"`{failure.code}`" in rows[failure.kind], failure
-            assert re.search(rf"^\| `{failure.kind}` .*\| {failure.exit_code} \|", page, re.MULTILINE), (
+            assert f"`{failure.code}`" in rows[failure.type], failure
+            assert re.search(rf"^\| `{failure.type}` .*\| {failure.exit_code} \|", page, re.MULTILINE), (
                 failure
             )
     assert not {code for code in get_args(ProblemCode) if f"\n| `{code}` |" not in page}

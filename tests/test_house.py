@@ -85,12 +85,10 @@ WRITERS = {
     "pipeline/planning.py": "hands it to the scratch upload of a dry run",
     "inspection/gc.py": "aborts what dead runs left, under the lease",
     "log_delivery.py": "the log of a run",
-    "preflight/scratch.py": "the scratch object of `check`",
+    "preflight/scratch.py": "the scratch object of `check`, and requests that cannot succeed",
     "preflight/uploads.py": "the scratch uploads of `check`",
     "preflight/destination.py": "hands it to the scratch object",
-    "preflight/writing.py": "the same",
     "preflight/log.py": "the same, where the log shall go",
-    "preflight/asked_rights.py": "asks for rights with what cannot succeed",
 }
 """What may name the half of the port that changes anything, and what for."""
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}

@@ -132,7 +132,7 @@ async def test_what_stopped_in_its_commit_is_sent_again(place: Place, which: int
     settings = StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
     told = await status(settings, place.bucket, PREFIX)
     assert (told.state, told.run and told.run.source_bytes) == ("resumable", 0)
-    assert told.rerun.code == "start-over"
+    assert told.rerun.code == "start_over"
     report, second = await finished(place)
     assert report.outcome == "staged"
     assert not resumed(report)

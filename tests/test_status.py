@@ -69,7 +69,7 @@ async def test_absent_and_staged(place: Place) -> None:
     assert (report.state, report.run) == ("staged", None)
     assert report.staged is not None
     assert (report.staged.run_id, report.staged.models, report.staged.problem) == (made.run_id, 2, "")
-    assert report.rerun.code == "already-staged"
+    assert report.rerun.code == "already_staged"
     jsonschema.validate(json.loads(report.model_dump_json()), json_schema(StatusReport))
 
 
@@ -112,7 +112,7 @@ async def test_a_live_run_is_in_flight_and_a_killed_one_is_resumable(place: Plac
     assert report.run is not None
     assert report.run.alive is False
     assert "on this host has ended" in report.run.why
-    assert report.rerun.code in {"resume", "start-over"}
+    assert report.rerun.code in {"resume", "start_over"}
     stored = sum(upload.stored_bytes or 0 for upload in report.run.uploads)
     assert stored > 0
     assert report.run.percent == round(100 * report.run.source_bytes / len(data), 1)
@@ -177,7 +177,7 @@ async def test_what_a_stopped_run_has_left_is_what_a_rerun_goes_on_with(place: P
     report = await run_status(place)
     assert report.run is not None
     assert {upload.state for upload in report.run.uploads} == {"gone"}
-    assert report.rerun.code == "start-over"
+    assert report.rerun.code == "start_over"
 
 
 async def test_a_forced_restage_says_both(moto_place: Place) -> None:

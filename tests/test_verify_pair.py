@@ -124,11 +124,11 @@ async def test_status_and_the_state_directory_find_a_bintarball_reference(
 async def test_status_says_that_a_container_would_add_the_pair(place: Place) -> None:
     await stage(place.request(reference_only=True))
     rerun = (await status(settings_of(place), place.bucket, PREFIX)).rerun
-    assert (rerun.code, rerun.adds_deployment) == ("already-staged", True)
+    assert (rerun.code, rerun.adds_deployment) == ("already_staged", True)
     assert "RIVA_SERVER_PATH" in rerun.message
     await stage(asked(place, "reference_only"))
     rerun = (await status(settings_of(place), place.bucket, PREFIX)).rerun
-    assert (rerun.code, rerun.adds_deployment) == ("already-staged", False)
+    assert (rerun.code, rerun.adds_deployment) == ("already_staged", False)
 
 
 def test_a_dry_run_is_not_the_last_run(tmp_path: Path) -> None:

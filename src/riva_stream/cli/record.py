@@ -12,7 +12,6 @@ import os
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -190,7 +189,7 @@ class Record:
         if isinstance(outcome, Failure) and (
             self._refused or not self._try("the diagnostics cannot be written", self._bundle, outcome)
         ):
-            outcome = replace(outcome, bundle="")
+            outcome = outcome.model_copy(update={"diagnostics": ""})
         if not dry:
             if not self._refused:
                 self._try("the state for the next step cannot be written", self._hand_over, outcome)
@@ -209,7 +208,8 @@ class Record:
                 self._refused
             )
         if isinstance(outcome, Failure):
-            outcome = replace(outcome, log=str(self.log_file or ""), bundle=str(self.bundle))
+            files = {"log_file": str(self.log_file or ""), "diagnostics": str(self.bundle)}
+            outcome = outcome.model_copy(update=files)
             traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
             observe(self.logger, outcome.text(self._run_id, debug=traced), logging.ERROR)
         return outcome
@@ -347,11 +347,11 @@ def _copy(
     if refusal := target.refusal(request):
         return refusal
 
-    from riva_stream.log_delivery import Parcel, deliver, log_store  # noqa: PLC0415 - the AWS libraries
+    from riva_stream.log_delivery import LogUpload, deliver, log_store  # noqa: PLC0415 - the AWS libraries
 
-    parcels = [Parcel(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
+    uploads = [LogUpload(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
     work = partial(
-        deliver, log_store(request), target.bucket, parcels, run_id=run_id, seconds=_UPLOAD_SECONDS
+        deliver, log_store(request), target.bucket, uploads, run_id=run_id, seconds=_UPLOAD_SECONDS
     )
     try:
         run(work, watch=watch, on_signal=lambda _: None)

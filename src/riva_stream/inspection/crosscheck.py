@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady, ObjectReference
+from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -25,7 +25,7 @@ from riva_stream.layout import (
     MARKER,
     OF_FULL,
 )
-from riva_stream.manifest import Artifact, Finding, Marker, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, Finding, Lines, StagedFile, UploadManifest
 from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of
 
@@ -73,9 +73,9 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
     artifact, manifest = documents.artifact, documents.manifest
     full = documents.mode not in {"reference_only", "bintarball_reference"}
     _gone(documents, prefix, ledger, full=full)
-    _pair(documents, bucket, prefix, ledger)
-    if documents.marker is not None:
-        _marker(documents, documents.marker, prefix, ledger)
+    _marks(documents, prefix, ledger)
+    if documents.deployment is not None:
+        _deployment(documents, documents.deployment, bucket, prefix, ledger)
     if artifact is not None:
         place = f"s3://{bucket}/{prefix}"
         _same_place(ledger, prefix + ARTIFACT_JSON, artifact.deployment.s3_prefix, place)
@@ -94,20 +94,56 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
     return expected
 
 
-def _marker(documents: Documents, marker: Marker, prefix: str, ledger: Ledger) -> None:
-    artifact = documents.artifact
-    written_for = f"it is not the one that the marker was written for: {_DIFFER}"
-    _vouches(documents, prefix, ledger, ARTIFACT_JSON, marker.artifact_sha256, written_for)
-    if marker.manifest_sha256 is not None:
-        _vouches(documents, prefix, ledger, MANIFEST_JSON, marker.manifest_sha256, written_for)
-    told: list[tuple[str, object, object]] = []
-    if artifact is not None and not ledger.difference(prefix + ARTIFACT_JSON):
-        told = [
-            ("run id", marker.run_id, artifact.build_info.run_id),
-            ("mode", marker.mode, artifact.deployment.staging_mode),
-            ("source", marker.source, artifact.source.uri),
-        ]
-    _tells(documents, prefix, ledger, MARKER, marker.text(), told, ARTIFACT_JSON)
+def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
+    """Are the documents those whose SHA-256 the two marks tell, and do these agree with them?"""
+    marker, artifact = documents.marker, documents.artifact
+    if marker is not None:
+        told: list[tuple[str, object, object]] = []
+        if artifact is not None:
+            told = [
+                ("run id", marker.run_id, artifact.build_info.run_id),
+                ("mode", marker.mode, artifact.deployment.staging_mode),
+                ("source", marker.source, artifact.source.uri),
+            ]
+        vouched = {ARTIFACT_JSON: marker.artifact_sha256, MANIFEST_JSON: marker.manifest_sha256}
+        _mark(documents, prefix, ledger, MARKER, marker, vouched, told)
+    ready, deployment = documents.ready, documents.deployment
+    if ready is not None:
+        told = []
+        if deployment is not None:
+            references = deployment.bintarball_references
+            told = [
+                ("run id", ready.run_id, deployment.build_info.run_id),
+                ("mode", ready.deployment_type, deployment.deployment_type),
+                ("model archive", ready.model_archive, references.model_archive.s3_uri),
+                ("container image", ready.container_image, references.container_image.s3_uri),
+            ]
+        vouched = {DEPLOYMENT_JSON: ready.deployment_sha256}
+        _mark(documents, prefix, ledger, DEPLOYMENT_READY, ready, vouched, told)
+
+
+def _mark(
+    documents: Documents,
+    prefix: str,
+    ledger: Ledger,
+    name: str,
+    mark: Lines,
+    vouched: Mapping[str, str | None],
+    told: Sequence[tuple[str, object, object]],
+) -> None:
+    """Compare what one mark vouches for, and what it tells as the first of these documents does."""
+    for document, sha256 in vouched.items():
+        data = documents.texts.get(document)
+        if data is not None and sha256 is not None:
+            found = hashlib.sha256(data).hexdigest()
+            text = f"it is not the one that {name} was written for: {_DIFFER}"
+            ledger.compare(prefix + document, "content", found, sha256, text)
+    key, by = prefix + name, next(iter(vouched))
+    lines = mark.text().encode()
+    ledger.compare(key, "content", documents.texts[name], lines, "it holds other lines than were written")
+    for what, here, there in () if ledger.difference(prefix + by) else told:
+        if here != there:
+            ledger.differs(key, what.replace(" ", "-"), f"its {what} is {here}, {by} has {there}")
 
 
 def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> None:
@@ -116,57 +152,6 @@ def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> N
     for name in (*named, *paired):
         if not documents.has(name) and name not in documents.hidden:
             ledger.differs(prefix + name, "gone", "it is gone")
-
-
-def _pair(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> None:
-    if documents.ready is not None:
-        _ready(documents, documents.ready, prefix, ledger)
-    if documents.deployment is not None:
-        _deployment(documents, documents.deployment, bucket, prefix, ledger)
-
-
-def _ready(documents: Documents, ready: DeploymentReady, prefix: str, ledger: Ledger) -> None:
-    deployment = documents.deployment
-    written_for = f"it is not the one that {DEPLOYMENT_READY} was written for: {_DIFFER}"
-    _vouches(documents, prefix, ledger, DEPLOYMENT_JSON, ready.deployment_sha256, written_for)
-    told: list[tuple[str, object, object]] = []
-    if deployment is not None and not ledger.difference(prefix + DEPLOYMENT_JSON):
-        references = deployment.bintarball_references
-        told = [
-            ("run id", ready.run_id, deployment.build_info.run_id),
-            ("type", ready.deployment_type, deployment.deployment_type),
-            ("model archive", ready.model_archive, references.model_archive.s3_uri),
-            ("container image", ready.container_image, references.container_image.s3_uri),
-        ]
-    _tells(documents, prefix, ledger, DEPLOYMENT_READY, ready.text(), told, DEPLOYMENT_JSON)
-
-
-def _vouches(
-    documents: Documents, prefix: str, ledger: Ledger, name: str, sha256: str, otherwise: str
-) -> None:
-    """Is a document the one whose SHA-256 its mark tells?"""
-    data = documents.texts.get(name)
-    if data is not None:
-        ledger.compare(prefix + name, "content", hashlib.sha256(data).hexdigest(), sha256, otherwise)
-
-
-def _tells(
-    documents: Documents,
-    prefix: str,
-    ledger: Ledger,
-    mark: str,
-    text: str,
-    told: list[tuple[str, object, object]],
-    by: str,
-) -> None:
-    """Does a mark hold the lines that were written, and what the document ``by`` tells as well?"""
-    key = prefix + mark
-    ledger.compare(
-        key, "content", documents.texts[mark], text.encode(), "it holds other lines than were written"
-    )
-    for name, here, there in told:
-        if here != there:
-            ledger.differs(key, name.replace(" ", "-"), f"its {name} is {here}, {by} has {there}")
 
 
 def _deployment(

@@ -159,8 +159,8 @@ class LastRun(Document):
 class Rerun(Finding):
     """What staging the same source again would do; ``message`` goes on after "a rerun would"."""
 
-    code: Literal["stage", "resume", "start-over", "already-staged", "held", "refused"]
-    """``start-over``: take over and stage it from the beginning."""
+    code: Literal["stage", "resume", "start_over", "already_staged", "held", "refused"]
+    """``start_over``: take over and stage it from the beginning."""
     exit_code: int = 0
     parts: int = 0
     size_bytes: int = 0

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from riva_stream import clock
@@ -32,7 +31,7 @@ from riva_stream.errors import (
     Where,
     first_of,
 )
-from riva_stream.events import Observer, Warned, ignore
+from riva_stream.events import Observer, ignore, warning
 from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
 from riva_stream.inspection.deep import RANGE, fetching
 from riva_stream.inspection.find import nothing_staged
@@ -83,17 +82,13 @@ async def read_staging(
     async with AsyncExitStack() as stack:
         if store is None or isinstance(store, StoreSettings):
             store = await stack.enter_async_context(
-                open_store(store or StoreSettings(), session=session, warn=partial(_warn, observer))
+                open_store(store or StoreSettings(), session=session, warn=warning(observer, "profile"))
             )
         there = Bucket(store, bucket, Retrier(observer=observer, renew=store.renew))
         staging = await find_staging(there, prefix, observer, connections=connections)
         await staging.require_agreement()
         yield staging
         await staging.still_stands()
-
-
-def _warn(observer: Observer, message: str) -> None:
-    observer(Warned(code="profile", message=message))
 
 
 async def find_staging(

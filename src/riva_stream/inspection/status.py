@@ -10,8 +10,7 @@ from riva_stream import clock
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
 from riva_stream.events import Observer, ignore
-from riva_stream.inspection.bucket import open_bucket
-from riva_stream.inspection.find import is_above
+from riva_stream.inspection.find import is_above, open_bucket
 from riva_stream.inspection.reports import Holder, LastRun, Rerun, StagedNow, StatusReport, UploadStatus
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MARKER, Layout
 from riva_stream.lease import (
@@ -64,12 +63,12 @@ async def status(
     """
     async with open_bucket(settings, bucket, observer, session) as there:
         here = await clock.in_thread(Process.this)
-        look = _Look(there, Layout(bucket, prefix), here, observer)
+        look = _StatusReader(there, Layout(bucket, prefix), here, observer)
         return await look.report(wait=wait, lease=lease, last_run=last_run)
 
 
 @dataclass(eq=False)
-class _Look:
+class _StatusReader:
     bucket: Bucket
     layout: Layout
     here: Process
@@ -235,15 +234,13 @@ def _run_id(found: Found) -> str | None:
 
 def _staged(documents: Documents) -> StagedNow:
     marker, artifact = documents.marker, documents.artifact
-    size = artifact.source.size_bytes if artifact else None
-    if documents.is_bintarball and documents.deployment is not None:
-        size = documents.deployment.bintarball_references.model_archive.size_bytes
+    archive = documents.reference or (artifact.source if artifact else None)
     return StagedNow(
         run_id=documents.run_id,
         mode=documents.mode,
         staged_at=documents.staged_at,
         source=documents.source or (marker.source if marker else None),
-        source_size=size,
+        source_size=archive.size_bytes if archive else None,
         models=len(artifact.models) if artifact else 0,
         sha256=artifact.source.sha256 if artifact else None,
         problem=documents.problem,
@@ -292,7 +289,7 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
             "" if whole else "; with RIVA_SERVER_PATH it would add deployment.json, and move nothing either"
         )
         told = f"move nothing: it is staged; every object is looked at again{adds}"
-        return Rerun(code="already-staged", message=told, adds_deployment=not whole)
+        return Rerun(code="already_staged", message=told, adds_deployment=not whole)
     if holder is None:
         return Rerun(code="stage", message="stage it from the beginning")
     kept = [upload for upload in holder.uploads if upload.state != "gone"]
@@ -304,7 +301,7 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
             if in_commit
             else "the store has nothing that can be resumed"
         )
-        return Rerun(code="start-over", message=f"take over and stage it from the beginning: {why}")
+        return Rerun(code="start_over", message=f"take over and stage it from the beginning: {why}")
     told = f"take over and resume: {parts} parts ({human_size(size)}) are in the store already"
     left = holder.source_size - holder.resumes_at if holder.resumes_at and holder.source_size else None
     if left is not None:

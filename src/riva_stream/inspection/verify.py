@@ -13,9 +13,9 @@ from riva_stream.digest import DigestRecord
 from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
-from riva_stream.inspection.bucket import open_bucket
 from riva_stream.inspection.crosscheck import StagedObject, pointed_at, referenced
 from riva_stream.inspection.deep import DeepReader, Target
+from riva_stream.inspection.find import open_bucket
 from riva_stream.inspection.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.inspection.staging import Staging, compare, find_staging, pinned
 from riva_stream.inspection.uris import split

@@ -23,7 +23,8 @@ from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError
 from riva_stream.log_delivery import log_store
 from riva_stream.log_place import LogPlace
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
-from riva_stream.preflight.bucket import clock_record, region_record
+from riva_stream.preflight.destination import check_writing
+from riva_stream.preflight.endpoint import clock_record, region_record, resolved
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.host import check_files, check_memory, check_state, check_versions
 from riva_stream.preflight.log import check_log
@@ -38,9 +39,7 @@ from riva_stream.preflight.report import (
     report_of,
     warned,
 )
-from riva_stream.preflight.resolver import resolved
 from riva_stream.preflight.source import SourceCheck, container_record
-from riva_stream.preflight.writing import check_writing
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
 from riva_stream.s3.errors import CREDENTIALS
@@ -51,7 +50,6 @@ __all__ = ["check", "check_host"]
 E = TypeVar("E", bound=RivaStreamError)
 
 _IDENTITY_SECONDS = 2.0
-_STORE = ("endpoint", "destination-region", "clock")
 _POLICY = RetryPolicy(retries=2, base=0.1, cap=0.5)
 
 
@@ -138,7 +136,7 @@ class _Stores:
             StalledError,
         ) as error:  # the client cannot be made: credentials, the CA bundle
             component = f"{name}credentials"
-            told = _noting(error, self._ignored[component])
+            told = _with_ignored(error, self._ignored[component])
             examiner.keep(failed_with(component, told, self._request))
         self._skip_the_rest(name)
 
@@ -220,7 +218,7 @@ class _Stores:
                 if error.where.code not in CREDENTIALS:
                     raise
                 name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
-                told = failed_with(name, _noting(error, self._ignored[name]), self._request)
+                told = failed_with(name, _with_ignored(error, self._ignored[name]), self._request)
                 examiner.records[name] = told
                 return failed(component, f"not tried: {name} failed", code=NOT_TRIED)
             if side == "destination":
@@ -260,7 +258,7 @@ def _ignore(_: str) -> None:
     """The look at the credentials has said it."""
 
 
-def _noting(error: E, ignored: list[str]) -> E:
+def _with_ignored(error: E, ignored: list[str]) -> E:
     """What was ignored may be what is missing now."""
     error.what = "; ".join([error.what, *ignored])
     return error
@@ -270,7 +268,7 @@ async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckR
     try:
         found = await look.credentials()
     except ConfigurationError as error:
-        raise _noting(error, ignored) from error.__cause__
+        raise _with_ignored(error, ignored) from error.__cause__
     profile = f", profile {found.profile}" if found.profile else ""
     kind = ", temporary" if found.temporary else ""
     facts: dict[str, Any] = {"method": found.method, "profile": found.profile, "temporary": found.temporary}

@@ -13,7 +13,6 @@ import anyio
 
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
-from riva_stream.preflight.asked_rights import may_list_parts, may_put
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import (
     CheckRecord,
@@ -24,7 +23,14 @@ from riva_stream.preflight.report import (
     passed,
     warned,
 )
-from riva_stream.preflight.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.preflight.scratch import (
+    BODY,
+    CLEANUP_SECONDS,
+    ScratchObject,
+    Unremoved,
+    may_list_parts,
+    may_put,
+)
 from riva_stream.s3 import CompletedPart, PartBody, WritableBucket
 from riva_stream.s3.probe import probe_uploads, try_aborting
 from riva_stream.s3.scratch import ScratchUpload, scratch_upload
@@ -68,12 +74,12 @@ class UploadsCheck:
         """The open uploads below the prefix."""
         await self._examiner.examine("list-uploads", self._lists_uploads, degraded=_UNLISTED)
 
-    async def tidy(self) -> list[Left]:
+    async def tidy(self) -> list[Unremoved]:
         """Remove what was completed; gives what could not be removed or aborted."""
-        left = [Left(f"perhaps s3://{self._bucket.name}/{self._key}")]
+        left = [Unremoved(f"perhaps s3://{self._bucket.name}/{self._key}")]
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             left = await self._completed.remove()
-        return [*left, *map(Left, self._left)]
+        return [*left, *map(Unremoved, self._left)]
 
     async def _uploads(self, listed: list[CheckRecord], *, removable: bool) -> CheckRecord:
         bucket, key = self._bucket, self._key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
+from riva_stream.cli.running import executes
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError
 
@@ -56,16 +57,6 @@ def configure(parser: ArgumentParser) -> None:
 
 
 _WORDS = {"pass": "pass", "warn": "warn", "fail": "FAIL"}
-
-
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Check and show the result."""
-    from riva_stream.cli.session import execute
-
-    def text(report: CheckReport) -> str:
-        return "\n".join(_lines(report, invocation)) + "\n"
-
-    return execute(args, invocation, _check, text, lambda report: report.exit_code)
 
 
 def _check(session: Session) -> CheckReport:
@@ -124,6 +115,10 @@ def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> It
     yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
 
 
+def _text(report: CheckReport, session: Session) -> str:
+    return "\n".join(_lines(report, session.invocation)) + "\n"
+
+
 def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
     from riva_stream.preflight.report import NOT_TRIED
 
@@ -157,3 +152,6 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         yield f"All that a run needs: {invocation.other('policy', '--limit')}"
     elif report.overall != "fail":
         yield f"Next: {invocation.other('stage', '--limit')}"
+
+
+run = executes(_check, _text)

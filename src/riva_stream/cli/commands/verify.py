@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_size
+from riva_stream.cli.running import executes
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
 from riva_stream.sizes import human_size
@@ -74,19 +75,6 @@ _MOST_EXTRA_SHOWN = 20
 _MOST_CONNECTIONS = 256
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Verify and show the result."""
-    from riva_stream.cli.session import execute
-
-    def text(report: VerifyReport) -> str:
-        return _text(report, invocation)
-
-    def code(report: VerifyReport) -> int:
-        return 0 if report.ok else IntegrityError.exit_code
-
-    return execute(args, invocation, _verify, text, code)
-
-
 def _verify(session: Session) -> VerifyReport:
     from riva_stream.cli.session import staging_prefix, store_of
     from riva_stream.inspection.verify import verify
@@ -121,7 +109,12 @@ def _verify(session: Session) -> VerifyReport:
     return session.run(work)
 
 
-def _text(report: VerifyReport, invocation: Invocation) -> str:
+def _exit_code(report: VerifyReport, _: Session) -> int:
+    return 0 if report.ok else IntegrityError.exit_code
+
+
+def _text(report: VerifyReport, session: Session) -> str:
+    invocation = session.invocation
     wrong = [entry for entry in report.objects if not entry.ok]
     head = (
         "Verified: every object is as it was staged"
@@ -187,3 +180,6 @@ def _rows(report: VerifyReport) -> list[str]:
 
 def _said(entry: VerifiedObject) -> str:
     return ", ".join(entry.by) if entry.ok else entry.difference
+
+
+run = executes(_verify, _text, _exit_code)

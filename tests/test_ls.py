@@ -115,7 +115,7 @@ async def test_a_journal_is_dead_when_it_is_older_than_its_lease_by_the_stores_c
     place.put(f"{PREFIX}{JOURNAL}", journal(lease=-10.0))  # as if it had been written that long ago
     (staging,) = (await run_ls(place)).stagings
     assert staging.state == "incomplete"
-    assert "no sign of life since" in staging.note
+    assert "no heartbeat since" in staging.note
 
 
 async def test_a_wide_bucket_is_listed_page_by_page(

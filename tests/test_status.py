@@ -120,7 +120,7 @@ async def test_a_live_run_is_in_flight_and_a_killed_one_is_resumable(place: Plac
     argv = [sys.executable, "-m", "riva_stream", "verify", f"s3://{place.bucket}/{PREFIX}"]
     done = await asyncio.to_thread(run_process, argv, folder=tmp_path / "verify", env=env)
     assert done.exit_code == 66
-    assert "has stopped at it (its process" in done.stderr
+    assert "has stopped (its process" in done.stderr
     assert f"next:  how far it came: python -m riva_stream status s3://{place.bucket}/{PREFIX}" in done.stderr
 
 

@@ -398,7 +398,7 @@ async def test_nothing_staged_says_what_there_is(place: Place) -> None:
     with pytest.raises(SourceNotFoundError, match="what nobody vouches for"):
         await run_verify(place)
     place.put(PREFIX + JOURNAL, b"a journal of another version")
-    with pytest.raises(SourceNotFoundError, match="an unknown run is at it, or was") as caught:
+    with pytest.raises(SourceNotFoundError, match="an unknown run is staging it, or was") as caught:
         await run_verify(place)
     assert "riva-stream status" in caught.value.hint
 

@@ -236,14 +236,14 @@ class Request(Stores):
     credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""
 
     lease: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds without a sign of life after which another run may take a run's place."""
+    """Seconds without a heartbeat after which another run may take over."""
     wait: bool = False
     """Wait for a live run that holds the destination, instead of ending with exit 75."""
 
     state_dir: Path | None = None
     """Where the run leaves its state; None: nowhere (a library's default)."""
     run_id: Annotated[str, AfterValidator(_run_id)] | None = None
-    """None: one is made up."""
+    """None: one is generated."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -324,7 +324,7 @@ class StageRequest(Request):
     """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
     retention_days: int = Field(default=90, ge=1, le=36500)
     checkpoint: int = Field(default=256 * MIB, ge=0)
-    """Bytes of the archive between two checkpoints, from which an interrupted run goes on; 0: none are kept."""
+    """Bytes of the archive between two checkpoints, from which an interrupted run is resumed; 0: none are kept."""
     resume: Literal["auto", "full"] = "auto"
     """``full``: read the source from its start, whatever checkpoints there are."""
 

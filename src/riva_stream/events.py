@@ -154,7 +154,7 @@ class ObjectVerified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watching:
-    """The journal of another run is watched for a sign of life."""
+    """The journal of another run is watched for a heartbeat."""
 
     who: str
     seconds: float

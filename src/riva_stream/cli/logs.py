@@ -205,7 +205,7 @@ class LogFile(Printer):
         except OSError as error:
             self._give_up(error)
             return False
-        # It tells that the run is at it still, for as long as the process lives, and is in nobody's way.
+        # It tells that the run is still running, for as long as the process lives, and is in nobody's way.
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

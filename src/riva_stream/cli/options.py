@@ -191,7 +191,7 @@ _LIMITS: Flags = {
     "--part-size": _value("SIZE", "of a part and a range (default: 8MiB)", parse_size),
     "--checkpoint": _value(
         "SIZE|auto|off",
-        "of the archive, between two places from which an interrupted run goes on (default: auto, 256MiB)",
+        "of the archive, between two places from which an interrupted run is resumed (default: auto, 256MiB)",
         parse_interval,
     ),
     "--source-copy": _choice(

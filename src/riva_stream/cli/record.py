@@ -185,7 +185,7 @@ class Record:
             self._try("what old runs have left was not all removed", self._remove_old)
         for outlet, file in self._outlets:
             if outlet.end(failed=isinstance(outcome, Failure)):
-                file.close()  # or else its thread is still at it: the process will close it
+                file.close()  # or else its thread is still writing: the process will close it
         if isinstance(outcome, Failure) and (
             self._refused or not self._try("the diagnostics cannot be written", self._bundle, outcome)
         ):

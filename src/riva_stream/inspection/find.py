@@ -88,7 +88,7 @@ async def nothing_staged(bucket: Bucket, prefix: str) -> SourceNotFoundError:
         ended = known_to_have_ended(journal, await clock.in_thread(Process.this))
         return SourceNotFoundError(
             f"nothing is staged at {place} yet: {who} "
-            + (f"has stopped at it ({ended})" if ended else "is at it, or was")
+            + (f"has stopped ({ended})" if ended else "is staging it, or was")
             + f", and there is no {marker}",
             where=where,
             hint=("how far it came: " if ended else "how far it is, and whether it is alive: ")

@@ -129,7 +129,7 @@ def _ended(found: Found, now: datetime | None, written: datetime | None, here: P
     lease = found.journal.lease if found.journal else LEASE
     ended = known_to_have_ended(found, here)
     if not ended and beats_by_the_stores_clock(now, written, lease) is False:
-        ended = f"no sign of life since {written:%Y-%m-%d %H:%M:%S}Z"
+        ended = f"no heartbeat since {written:%Y-%m-%d %H:%M:%S}Z"
     return ended
 
 

@@ -129,7 +129,7 @@ class Holder(Document):
     written_at: datetime | None
     """When it did so last, by the store's clock."""
     lease: float | None
-    """Seconds without a sign of life after which another run takes over."""
+    """Seconds without a heartbeat after which another run takes over."""
     stopped: bool
     source: str | None
     source_size: int | None

@@ -1,4 +1,4 @@
-"""``status``: what stands at a prefix, who is at it, and what a rerun would do. Nothing is written."""
+"""``status``: what is at a prefix, which run holds it, and what a rerun would do. Nothing is written."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def status(
         settings: the store.
         bucket: its bucket.
         prefix: of one staging, with its closing slash.
-        wait: watch a journal for a sign of life; otherwise the store's clock has to do.
+        wait: watch a journal for a heartbeat; otherwise the store's clock has to do.
         lease: seconds that it is watched at most; None: its own lease.
         last_run: what a state directory tells, for the report.
         observer: is told that a journal is watched.

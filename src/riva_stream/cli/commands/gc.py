@@ -20,7 +20,7 @@ SUMMARY = "list, and abort, what dead runs left open"
 USAGE = "s3://BUCKET[/PREFIX] [flags]"
 DESCRIPTION = """\
 List the multipart uploads and journals that runs have left below a prefix. With --yes abort and delete those that
-are older than --older-than. What a live run holds always stays. A run that merely stopped goes on from what it
+are older than --older-than. What a live run holds always stays. A run that merely stopped is resumed from what it
 left, so give it the time it may need before you collect it.
 """
 EXAMPLES = """\

@@ -68,7 +68,7 @@ def configure(parser: ArgumentParser) -> None:
         type=_days,
         default=7,
         metavar="N",
-        help="age at which abandoned uploads are aborted; a run can be gone on with until then (default: 7)",
+        help="age at which abandoned uploads are aborted; an interrupted run can be resumed until then (default: 7)",
     )
     group.add_argument(
         "--noncurrent-days",

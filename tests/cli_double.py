@@ -255,7 +255,7 @@ async def _run(  # noqa: C901, PLR0912, PLR0915 - a list of scenarios
     observer(StageFinished(run_id=run_id, outcome="staged", seconds=2.0))
     if request.dry_run:
         return report(run_id, outcome="planned", artifact=None, marker=None, objects=[], plan=plan())
-    return report(run_id, warnings=["a warning of the run"])
+    return report(run_id, warnings=[Warned(code="double", message="a warning of the run")])
 
 
 def main() -> int:

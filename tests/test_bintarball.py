@@ -23,7 +23,7 @@ from riva_stream import (
     stage,
 )
 from riva_stream.layout import JOURNAL
-from riva_stream.report import schema_of
+from riva_stream.report import SCHEMAS, json_schema
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
@@ -64,7 +64,7 @@ def pair_of(place: Place, prefix: str = PREFIX) -> dict[str, Any]:
     """The document, once all that the next step relies on was seen to hold."""
     text = place.read(prefix + "deployment.json")
     document: dict[str, Any] = json.loads(text)
-    jsonschema.validate(document, schema_of("deployment"))
+    jsonschema.validate(document, json_schema(SCHEMAS["deployment"]))
     ready = place.read(prefix + "deployment_ready.txt").decode()
     assert ready.splitlines()[-1] == f"SHA-256 of deployment.json: {hashlib.sha256(text).hexdigest()}"
     for reference in document["bintarball_references"].values():
@@ -247,7 +247,7 @@ async def test_a_full_staging_hands_over_its_own_archive(place: Place) -> None:
     assert document["deployment"]["artifact_sha256"] == hashlib.sha256(artifact).hexdigest()
     assert {check.key.removeprefix(PREFIX) for check in report.objects} == set(place.names())
     manifest = json.loads(place.read(PREFIX + "upload_manifest.json"))
-    jsonschema.validate(manifest, schema_of("manifest"))
+    jsonschema.validate(manifest, json_schema(SCHEMAS["manifest"]))
     for name, field in zip(PAIR, ("deployment", "deployment_ready"), strict=True):
         text = place.read(PREFIX + name)
         assert manifest["files"][field]["checksum"] == f"sha256:{hashlib.sha256(text).hexdigest()}"
@@ -447,4 +447,4 @@ def test_the_command_line_shows_what_is_referred_to(quick: Place, tmp_path: Path
     again = call("--json")
     document = json.loads(again.stdout)
     assert (document["outcome"], document["mode"]) == ("already_staged", "bintarball_reference")
-    jsonschema.validate(document, schema_of("report"))
+    jsonschema.validate(document, json_schema(SCHEMAS["report"]))

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riva_stream.catalogue import Catalogue, CatalogueError, LoadedCatalogue, load_catalogue
-from riva_stream.catalogue.lines import lines_of_json, lines_of_toml
+from riva_stream.catalogue.load import lines_of_json, lines_of_toml
 from riva_stream.catalogue.model import catalogue_schema
 from riva_stream.catalogue.plan import Plan, expand, jobs_of, matches, prepare
 from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.events import Event, Warned
-from riva_stream.preflight.archives import list_archives
+from riva_stream.preflight.source import list_archives
 from tests.staging import Place, put_credentials
 from tests.support.servers import MotoServer
 
@@ -314,10 +314,11 @@ async def test_an_entry_outranks_its_environment_which_outranks_the_defaults() -
     assert all(request.wait for request, _ in plan.requests)
 
 
-async def test_durations_have_units() -> None:
-    plan = await plan_of({"staging": [entry(timeout="5m", deadline="1.5h", lease=7)]})
+async def test_sizes_and_durations_have_units() -> None:
+    plan = await plan_of({"staging": [entry(timeout="5m", deadline="1h30m", lease=7, memory="256M")]})
     request = plan.requests[0][0]
     assert (request.timeout, request.deadline, request.lease) == (300, 5400, 7)
+    assert request.memory == 256 << 20  # as the flag has it
 
 
 @pytest.mark.parametrize(

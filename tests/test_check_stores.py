@@ -10,9 +10,9 @@ import pytest
 
 from riva_stream import StageRequest
 from riva_stream.errors import RivaStreamError, TransientError
+from riva_stream.preflight.destination import check_writing
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import NOT_TRIED, CheckRecord, report_of
-from riva_stream.preflight.writing import check_writing
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import RangeReply, Stored
 from riva_stream.s3.errors import refusal

@@ -74,7 +74,8 @@ def test_usage_errors_exit_2(argv: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["artifact", "manifest", "deployment", "report", "verify", "status", "ls", "catalogue"]
+    "kind",
+    ["artifact", "manifest", "deployment", "report", "promotion", "verify", "status", "ls", "catalogue"],
 )
 def test_schema_prints_one_json_schema(kind: str) -> None:
     done = run("riva_stream", "schema", kind)

@@ -86,7 +86,7 @@ def test_one_request_that_comes_as_several_signals_stops_cleanly(burst: tuple[si
             process.send_signal(number)
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 128 + burst[0]
-    assert json.loads(out)["error"]["also"] == ["the clean-up ended"]
+    assert json.loads(out)["error"]["also"] == [{"code": "transient", "message": "the clean-up ended"}]
 
 
 def test_timeout_of_gnu_stops_a_run_cleanly() -> None:
@@ -97,7 +97,7 @@ def test_timeout_of_gnu_stops_a_run_cleanly() -> None:
         process.send_signal(signal.SIGTERM)  # it hands that on twice, as when the time is up
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert json.loads(out)["error"]["also"] == ["the clean-up ended"]
+    assert json.loads(out)["error"]["also"] == [{"code": "transient", "message": "the clean-up ended"}]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

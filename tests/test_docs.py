@@ -17,17 +17,19 @@ import pytest
 from riva_stream import errors, handover
 from riva_stream.catalogue import CatalogueError
 from riva_stream.catalogue.engine import WorkerDiedError
-from riva_stream.catalogue.load import ProblemCode
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.failure import failure_of
-from riva_stream.cli.logs import kind_of
 from riva_stream.cli.options import parse_duration, parse_size
 from riva_stream.cli.progress import STARTED
 from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
-from riva_stream.config import StageRequest
-from riva_stream.events import Event
+from riva_stream.config import ProblemCode, StageRequest
+from riva_stream.events import Event, kind_of
+from riva_stream.inspection.reports import NOT_STAGED, Rerun
+from riva_stream.preflight.examiner import Condition
+from riva_stream.preflight.report import ACCESS_DENIED, NOT_TRIED
+from riva_stream.source import RANGES_IGNORED
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
@@ -308,6 +310,41 @@ def codes_of_warnings() -> set[str]:
     return found
 
 
+def codes_of_findings() -> set[str]:
+    """Every code of a difference or a note, as the code of the package names it."""
+    calls = (
+        node
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    )
+    found: set[str] = {NOT_STAGED, *get_args(Rerun.model_fields["code"].annotation)}
+    for call in calls:
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        codes = [word.value for word in call.keywords if word.arg == "code" and name == "Finding"]
+        codes += call.args[1:2] if name in {"differs", "compare"} else []
+        codes += call.args[:1] if name == "_note" else []
+        found |= {
+            code.value for code in codes if isinstance(code, ast.Constant) and isinstance(code.value, str)
+        }
+    return found
+
+
+def test_every_code_of_check_is_in_its_page() -> None:
+    page = (ROOT / "docs" / "check.md").read_text()
+    codes = {
+        str(word.value.value)
+        for path in (ROOT / "src" / "riva_stream" / "preflight").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg == "code" and isinstance(word.value, ast.Constant)
+    }
+    codes |= {NOT_TRIED, ACCESS_DENIED, RANGES_IGNORED, "degraded", "failed", "ok", *get_args(Condition)[1:]}
+    assert len(codes) > 18
+    assert not {code for code in codes if f"`{code}`" not in page}
+
+
 def test_every_code_of_the_json_is_in_its_page() -> None:
     page = (ROOT / "docs" / "json.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (`[^|]+`|see below) \|", page, re.MULTILINE))
@@ -321,13 +358,16 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
             made = [kind("x", fault=fault) for fault in errors.ArchiveFault]
         for error in made:
             failure = failure_of(error, Invocation("riva-stream", ("stage",)))
-            assert f"`{failure.code}`" in rows[failure.kind], failure
-            assert re.search(rf"^\| `{failure.kind}` .*\| {failure.exit_code} \|", page, re.MULTILINE), (
+            assert f"`{failure.code}`" in rows[failure.type], failure
+            assert re.search(rf"^\| `{failure.type}` .*\| {failure.exit_code} \|", page, re.MULTILINE), (
                 failure
             )
     assert not {code for code in get_args(ProblemCode) if f"\n| `{code}` |" not in page}
     codes = codes_of_warnings()
     assert len(codes) > 25
     assert not {code for code in codes if f"`{code}`" not in page}
+    findings = codes_of_findings()
+    assert len(findings) > 25
+    assert not {code for code in findings if f"`{code}`" not in page}
     events = {kind_of(kind) for kind in get_args(Event)}
     assert not {name for name in events if f"`{name}`" not in page}

@@ -220,7 +220,7 @@ def test_a_staging_stays_one_when_its_state_cannot_be_written(place: Place, tmp_
     (tmp_path / "state/source_model_size/full").mkdir(parents=True)
     done = stage(place, tmp_path, "--json")
     assert done.returncode == 0, done.stderr
-    assert any("state for the next step" in warning for warning in json.loads(done.stdout)["warnings"])
+    assert any("state for the next step" in told["message"] for told in json.loads(done.stdout)["warnings"])
     assert not (tmp_path / "state" / STATUS).exists()
     assert "staging_complete.txt" in place.names()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -86,12 +87,10 @@ WRITERS = {
     "pipeline/planning.py": "hands it to the scratch upload of a dry run",
     "inspection/gc.py": "aborts what dead runs left, under the lease",
     "log_delivery.py": "the log of a run",
-    "preflight/scratch.py": "the scratch object of `check`",
+    "preflight/scratch.py": "the scratch object of `check`, and requests that cannot succeed",
     "preflight/uploads.py": "the scratch uploads of `check`",
     "preflight/destination.py": "hands it to the scratch object",
-    "preflight/writing.py": "the same",
     "preflight/log.py": "the same, where the log shall go",
-    "preflight/asked_rights.py": "asks for rights with what cannot succeed",
 }
 """What may name the half of the port that changes anything, and what for."""
 SDK = {"aioboto3", "aiobotocore", "botocore", "boto3", "aiohttp"}
@@ -176,6 +175,40 @@ def test_the_names_of_documents_stand_in_one_place() -> None:
     }
     # `next` is a shell script's, and loads the standard library alone
     assert naming == {"layout.py", "cli/commands/next.py"}
+
+
+SENTENCE = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
+ASKING = {
+    "startswith",
+    "endswith",
+    "partition",
+    "rpartition",
+    "removeprefix",
+    "removesuffix",
+    "split",
+    "find",
+}
+OTHERS_WORDS = {
+    "cli/failure.py": "CPython has neither a type nor a number for a thread that could not be started",
+    "s3/windows.py": "a store's answer, which has no code of its own for it",
+}
+"""Where the words of somebody else are all that there is to go by."""
+
+
+def test_nothing_decides_by_a_sentence() -> None:
+    """What code tells apart has a type, an enum or a code; sentences are for people, and may change."""
+    found = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            asked: list[ast.expr] = []
+            if isinstance(node, ast.Compare):
+                asked = [node.left, *node.comparators]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ASKING:
+                asked = node.args
+            texts = [part.value for one in asked for part in ast.walk(one) if isinstance(part, ast.Constant)]
+            if any(isinstance(text, str) and SENTENCE.search(text) for text in texts):
+                found.add(str(path.relative_to(SOURCE)))
+    assert found == set(OTHERS_WORDS)
 
 
 def test_only_the_command_line_prints() -> None:

@@ -106,7 +106,8 @@ def test_odd_variables_are_a_warning_and_the_file_of_settings_counts(tmp_path: P
     (tmp_path / ".env").write_text("LOG_LEVEL=loud\nLOG_TO_S3=1\nLOG_FORMAT=xml\nLOG_DIR=here\n")
     done = double("good", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    warnings = "\n".join(json.loads(done.stdout)["warnings"])
+    told = json.loads(done.stdout)["warnings"]
+    warnings = "\n".join(warning["message"] for warning in told if warning["code"] == "log-settings")
     for said in ("LOG_LEVEL is none of", "LOG_S3_BUCKET is no bucket", "LOG_FORMAT is neither"):
         assert said in warnings
     assert "a.riva" in the_log(tmp_path / "here").read_text()
@@ -143,7 +144,7 @@ def test_a_log_that_cannot_be_written_is_a_warning(folder: str, tmp_path: Path) 
     done = double("good", "--json", "--run-id=R3", f"--log-dir={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     warnings = json.loads(done.stdout)["warnings"]
-    assert len([warning for warning in warnings if "R3.log cannot be written" in warning]) == 1
+    assert len([warning for warning in warnings if "R3.log cannot be written" in warning["message"]]) == 1
     assert (tmp_path / "state" / "130.status").read_text().startswith("status=success\n")
 
 
@@ -258,14 +259,14 @@ def test_the_log_never_goes_beside_what_was_staged(place: Place, tmp_path: Path)
         LOG_S3_PREFIX=PREFIX + "logs",
     )
     assert done.returncode == 0, done.stderr
-    assert any("lies inside the staging" in warning for warning in json.loads(done.stdout)["warnings"])
+    assert any("lies inside the staging" in told["message"] for told in json.loads(done.stdout)["warnings"])
     assert not [name for name in place.names("") if name.endswith(".log")]
     done = stage(place, tmp_path, "--json", LOG_TO_S3="true", LOG_S3_BUCKET=place.bucket)
     run_id = json.loads(done.stdout)["run_id"]
     assert place.names("riva-logs/") == [f"130/{run_id}/{run_id}.log"]
     done = stage(place, tmp_path, "--json", "--log-to-s3=s3://no-such-bucket-anywhere/x")
     assert done.returncode == 0
-    assert any("not copied to S3" in warning for warning in json.loads(done.stdout)["warnings"])
+    assert any("not copied to S3" in told["message"] for told in json.loads(done.stdout)["warnings"])
 
 
 # --- secrets
@@ -557,7 +558,7 @@ def test_how_many_stay_is_a_setting(flags: list[str], variable: str, kept: int, 
     done = double("good", "--json", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [len(names) for names in left(state)] == [kept, kept]
-    warned = "RIVA_STREAM_KEEP_RUNS" in "".join(json.loads(done.stdout)["warnings"])
+    warned = "log-settings" in [told["code"] for told in json.loads(done.stdout)["warnings"]]
     assert warned is (variable == "0")
 
 
@@ -585,7 +586,7 @@ def test_what_cannot_be_removed_is_a_warning(
     flags = ["--reference-only", "--keep-runs=1", f"--state-dir={state}", "--json", "--quiet"]
     assert main(["stage", *settings(place), *flags]) == 0
     (warning,) = json.loads(capfd.readouterr().out)["warnings"]
-    assert warning.startswith("what old runs have left was not all removed: ")
-    assert str(stuck) in warning
+    assert warning["code"] == "record"
+    assert str(stuck) in warning["message"]
     assert stuck.exists()
     assert not gone.exists()

@@ -82,4 +82,4 @@ async def test_a_copy_that_is_refused_on_the_way_is_sent(place: Place) -> None:
     assert found.artifact is not None
     assert found.artifact.validation.source_copy == "sent"
     if place.server.name in HOW:  # it was to be copied
-        assert [warning for warning in found.warnings if "sent" in warning]
+        assert [warning for warning in found.warnings if "sent" in warning.message]

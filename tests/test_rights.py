@@ -43,8 +43,8 @@ async def test_without_listing_a_staging_still_works_and_says_so(place: Place) -
     async with FaultProxy(place.server, UNLISTED) as proxy:
         report = await stage(place.request(endpoint_url=proxy.endpoint_url))
     assert report.outcome == "staged"
-    assert any("may not be listed" in warning for warning in report.warnings)
-    assert any("s3:ListBucketMultipartUploads" in warning for warning in report.warnings)
+    assert {"list", "list-uploads"} <= {warning.code for warning in report.warnings}
+    assert any("s3:ListBucketMultipartUploads" in warning.message for warning in report.warnings)
     place.assert_staged(archive, data)
 
 
@@ -104,7 +104,7 @@ async def test_without_the_right_to_delete_a_staging_is_found_all_the_same(place
         for outcome in ("staged", "already_staged", "already_staged"):
             report = await stage(place.request(endpoint_url=proxy.endpoint_url))
             assert report.outcome == outcome
-            assert any("journal.json could not be removed" in warning for warning in report.warnings)
+            assert "journal" in [warning.code for warning in report.warnings]
     assert (await stage(place.request())).outcome == "already_staged"
     assert not [name for name in place.names() if name.startswith(".riva-stream/")]
 

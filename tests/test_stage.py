@@ -22,8 +22,8 @@ from riva_stream import (
 from riva_stream.cli.commands.stage import summary_text
 from riva_stream.events import Event, MemberFound, ObjectCompleted, Progress, StageFinished, StageStarted
 from riva_stream.layout import JOURNAL
-from riva_stream.manifest import Marker
-from riva_stream.report import schema_of
+from riva_stream.manifest import Marker, Validation
+from riva_stream.report import SCHEMAS, json_schema
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials, tar_gz
 from tests.support.archives import riva_bytes
@@ -52,7 +52,7 @@ async def test_artifact_json_says_what_was_staged(place: Place) -> None:
     archive, data = place.source(members=2)
     await stage(place.request(run_id="130-20260101-000000-deadbeef", description="a test"))
     artifact = json.loads(place.read(PREFIX + "artifact.json"))
-    jsonschema.validate(artifact, schema_of("artifact"))
+    jsonschema.validate(artifact, json_schema(SCHEMAS["artifact"]))
     assert artifact["artifact_id"] == "parakeet-rnnt-en-us-v2025.09"
     assert artifact["model"] == {
         "name": "parakeet-rnnt-en-us",
@@ -97,7 +97,7 @@ async def test_the_manifest_names_every_file_with_its_checksum(place: Place) -> 
     place.source(members=2)
     report = await stage(place.request())
     manifest = json.loads(place.read(PREFIX + "upload_manifest.json"))
-    jsonschema.validate(manifest, schema_of("manifest"))
+    jsonschema.validate(manifest, json_schema(SCHEMAS["manifest"]))
     assert manifest["upload_id"] == report.run_id
     files = manifest["files"]
     listed = [files["source_archive"], *files["models"], files["checksums"], files["metadata"]]
@@ -195,7 +195,15 @@ async def test_without_the_comparison_the_digests_are_computed_all_the_same(plac
     validation = report.artifact.validation
     assert (validation.checksums_computed, validation.checksums_verified) == (True, False)
     assert validation.source_integrity == "md5-etag+gzip-crc32"
-    assert any("not compared with the expected one" in warning for warning in report.warnings)
+    assert "no-checksum" in [warning.code for warning in report.warnings]
+    assert validation.warnings == report.warnings
+    written = json.loads(place.read(PREFIX + "artifact.json"))["validation"]
+    # version 0.1 reads sentences here
+    assert written["warnings"] == [warning.message for warning in report.warnings]
+    assert written["warning_codes"] == [warning.code for warning in report.warnings]
+    assert Validation.model_validate(written) == validation
+    del written["warning_codes"]
+    assert {warning.code for warning in Validation.model_validate(written).warnings} == {""}
     assert "the expected SHA-256 was not compared with (--no-checksum)" in summary_text(report)
     again = await stage(place.request(expect_sha256=wrong, no_checksum=True))
     assert again.outcome == "already_staged"
@@ -307,7 +315,7 @@ async def test_by_reference_nothing_is_read_and_little_is_asked(place: Place) ->
     assert len([record for record in proxy.log if not record.key.endswith(JOURNAL)]) < 40
     assert place.names() == ["artifact.json", "staging_complete.txt"]
     artifact: dict[str, Any] = json.loads(place.read(PREFIX + "artifact.json"))
-    jsonschema.validate(artifact, schema_of("artifact"))
+    jsonschema.validate(artifact, json_schema(SCHEMAS["artifact"]))
     assert artifact["deployment"]["reference_mode"] is True
     assert artifact["deployment"]["staging_mode"] == "reference_only"
     assert artifact["source"]["sha256"] is None
@@ -441,7 +449,7 @@ async def test_a_plain_tar_warns_that_nothing_vouches_for_it(place: Place) -> No
     report: StageReport = await stage(place.request(source=f"s3://{place.bucket}/in/m.tar"))
     assert report.artifact is not None
     assert report.artifact.validation.source_integrity == "none"
-    assert any("vouches" in warning for warning in report.warnings)
+    assert "source-integrity" in [warning.code for warning in report.warnings]
     assert place.read(PREFIX + "models/m.riva") == model
 
 

@@ -78,7 +78,7 @@ async def test_what_macos_left_beside_a_model_is_not_staged_and_opens_no_upload(
         "models/a.riva",
     ]
     assert place.read(PREFIX + "models/a.riva") == model
-    told = [warning for warning in report.warnings if "'m/._a.riva'" in warning]
+    told = [warning.message for warning in report.warnings if "'m/._a.riva'" in warning.message]
     assert len(told) == 1
     assert "'__MACOSX/m/._a.riva'" in told[0]
     assert "'PaxHeader/a.riva'" in told[0]

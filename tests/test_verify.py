@@ -23,7 +23,7 @@ from riva_stream import (
 )
 from riva_stream.cli import main
 from riva_stream.events import Event, ObjectVerified, Progress, RetryScheduled
-from riva_stream.inspection.reports import VerifyReport
+from riva_stream.inspection.reports import NOT_STAGED, VerifyReport
 from riva_stream.inspection.verify import verify
 from riva_stream.layout import JOURNAL
 from riva_stream.report import json_schema
@@ -138,7 +138,7 @@ async def test_deep_reads_every_byte_within_its_memory(place: Place) -> None:
     last = [event for event in seen if isinstance(event, Progress)][-1]
     assert (last.fetched, last.hashed, last.source_size) == (total, total, total)
     assert last.counts == ("fetched", "hashed")
-    assert [e.difference for e in seen if isinstance(e, ObjectVerified)] == ["", "", ""]
+    assert [(e.difference, e.codes) for e in seen if isinstance(e, ObjectVerified)] == [("", ())] * 3
     assert proxy.mutations == 0
 
 
@@ -164,75 +164,91 @@ def test_deep_keeps_within_its_memory(
         assert not process.files  # nothing of it is on the disk either
 
 
-DAMAGE: list[tuple[str, Callable[[bytes], bytes] | None, str]] = [
-    (MODEL, flipped, "ETag"),
-    (ARCHIVE, lambda data: data[:-1], "bytes, "),
-    (MODEL, None, "it is gone"),
-    (f"{PREFIX}checksums.sha256", None, "it is gone"),
-    (f"{PREFIX}upload_manifest.json", None, "it is gone"),
-    (f"{PREFIX}artifact.json", None, "it is gone"),
+def codes_of(report: VerifyReport) -> dict[str, list[str]]:
+    """In what each object differs that does."""
+    return {
+        entry.key: [found.code for found in entry.differences] for entry in report.objects if not entry.ok
+    }
+
+
+DAMAGE: list[tuple[str, Callable[[bytes], bytes] | None, str, str]] = [
+    (MODEL, flipped, "etag", ""),
+    (ARCHIVE, lambda data: data[:-1], "size", ""),
+    (MODEL, None, "gone", ""),
+    (f"{PREFIX}checksums.sha256", None, "gone", ""),
+    (f"{PREFIX}upload_manifest.json", None, "gone", ""),
+    (f"{PREFIX}artifact.json", None, "gone", ""),
     (
         f"{PREFIX}checksums.sha256",
         lambda data: b"0" * 64 + data[64:],
-        "it tells of source/",
+        "lines",
+        "source/",
     ),
     (
         f"{PREFIX}checksums.sha256",
         lambda data: b"".join(data.splitlines(keepends=True)[:-1]),
-        "it tells of models/model-1.riva otherwise than artifact.json",
+        "lines",
+        "models/model-1.riva",
     ),
     (
         f"{PREFIX}checksums.sha256",
         lambda data: data + b"what is this\n",
-        "it tells of what is this otherwise",
+        "lines",
+        "what is this",
     ),
-    (f"{PREFIX}artifact.json", edited("model", "language_code", value="de-DE"), "marker was written for"),
-    (f"{PREFIX}artifact.json", lambda _: b"{", "it cannot be understood"),
+    (f"{PREFIX}artifact.json", edited("model", "language_code", value="de-DE"), "content", ""),
+    (f"{PREFIX}artifact.json", lambda _: b"{", "malformed", ""),
     (
         f"{PREFIX}upload_manifest.json",
         edited("files", "models", 0, "size_bytes", value=lambda size: size + 1),
-        "models/model-0.riva otherwise than artifact.json",
+        "artifact.json",
+        "models/model-0.riva",
     ),
     (
         f"{PREFIX}upload_manifest.json",
         edited("files", "models", value=lambda models: models[:1]),
-        "models/model-1.riva otherwise than artifact.json",
+        "artifact.json",
+        "models/model-1.riva",
     ),
-    (f"{PREFIX}upload_manifest.json", edited("upload_id", value="130-x"), "its run id is 130-x"),
+    (f"{PREFIX}upload_manifest.json", edited("upload_id", value="130-x"), "run-id", "130-x"),
     (
         f"{PREFIX}upload_manifest.json",
         edited("files", "models", 0, "s3_key", value="elsewhere/models/x.riva"),
-        "lies elsewhere",
+        "outside",
+        "elsewhere/models/x.riva",
     ),
     (
         f"{PREFIX}upload_manifest.json",
         edited("s3_base", value="s3://deployments/prod/other/v1/"),
-        "it was written for s3://deployments/prod/other/v1/",
+        "place",
+        "s3://deployments/prod/other/v1/",
     ),
     (
         f"{PREFIX}staging_complete.txt",
         lambda text: text.replace(b"Run ID: 130", b"Run ID: 131"),
-        "its run id is 131",
+        "run-id",
+        "131",
     ),
-    (f"{PREFIX}staging_complete.txt", lambda text: text + b"and more\n", "other lines than were written"),
-    (f"{PREFIX}staging_complete.txt", lambda _: b"done\n", "not a marker"),
+    (f"{PREFIX}staging_complete.txt", lambda text: text + b"and more\n", "content", ""),
+    (f"{PREFIX}staging_complete.txt", lambda _: b"done\n", "malformed", ""),
 ]
-"""Key, what is done to it (None: it is deleted), and what is said of it."""
+"""Key, what is done to it (None: it is deleted), the code of the difference, and what its message names."""
 
 
 async def test_each_kind_of_damage_is_found(moto_place: Place) -> None:
     place = moto_place
     await staged(place)
     session = aioboto3.Session()  # one, as making it takes longer than verifying
-    for key, damage, said in DAMAGE:
+    for key, damage, code, named in DAMAGE:
         head, data = place.head(key), place.read(key)
         if damage is None:
             place.client.delete_object(Bucket=place.bucket, Key=key)
         else:
             replace(place, key, damage)
         report = await run_verify(place, session=session)
-        wrong = {entry.key: entry.difference for entry in report.objects if not entry.ok}
-        assert said in wrong.get(key, ""), (key, said, wrong)
+        wrong = {entry.key: entry.differences for entry in report.objects if not entry.ok}
+        told = [found.message for found in wrong.get(key, ()) if found.code == code]
+        assert any(named in message for message in told), (key, code, wrong)
         write(place, key, head, data)
     assert (await run_verify(place, session=session)).ok
 
@@ -245,15 +261,13 @@ async def test_all_damage_is_told_at_once_on_each_store(place: Place) -> None:
     place.put(f"{PREFIX}source/readme.txt", b"x")
     place.put(f"{PREFIX}checksums.sha256", place.read(f"{PREFIX}checksums.sha256"))
     report = await run_verify(place)
-    wrong = {entry.key.removeprefix(PREFIX): entry.difference for entry in report.objects if not entry.ok}
-    assert set(wrong) == {
-        "models/model-1.riva",
-        "models/model-0.riva",
-        "models/stale.riva",
-        "checksums.sha256",
+    wrong = {name.removeprefix(PREFIX): codes for name, codes in codes_of(report).items()}
+    assert "no-run-id" in wrong.pop("checksums.sha256")
+    assert wrong == {
+        "models/model-1.riva": ["etag"],
+        "models/model-0.riva": ["gone"],
+        "models/stale.riva": [NOT_STAGED],
     }
-    assert "was not staged" in wrong["models/stale.riva"]
-    assert "it was not written by this tool: it carries no run id" in wrong["checksums.sha256"]
     assert report.extra == [f"{PREFIX}source/readme.txt"]
 
 
@@ -266,8 +280,7 @@ async def test_deep_finds_a_byte_that_size_and_etag_do_not_tell(place: Place) ->
         report = await run_verify(place, endpoint=proxy.endpoint_url, deep=True)
     wrong = [entry for entry in report.objects if not entry.ok]
     assert [entry.key for entry in wrong] == [MODEL]
-    assert "its sha256 is" in wrong[0].difference
-    assert "its blake3 is" in wrong[0].difference
+    assert [found.code for found in wrong[0].differences] == ["sha256", "blake3"]
     assert {"size", "etag"} <= set(wrong[0].by)
 
 
@@ -296,7 +309,7 @@ async def test_an_object_that_is_replaced_while_it_is_read_is_told(moto_place: P
         report = await job
     wrong = [entry for entry in report.objects if not entry.ok]
     assert [entry.key for entry in wrong] == [ARCHIVE]
-    assert "replaced or removed while it was read" in wrong[0].difference
+    assert [found.code for found in wrong[0].differences] == ["replaced"]
 
 
 async def test_a_staging_that_is_replaced_meanwhile_is_not_judged(moto_place: Place) -> None:
@@ -325,12 +338,11 @@ async def test_a_staging_by_reference_is_compared_with_its_source(place: Place) 
     place.put(f"{PREFIX}models/stale.riva", b"x")
     place.source(2 * MIB, seed="another")
     report = await run_verify(place, deep=True)
-    wrong = {entry.key: entry.difference for entry in report.objects if not entry.ok}
+    wrong = codes_of(report)
     assert set(wrong) == {uri, f"{PREFIX}models/stale.riva"}
-    assert "its etag is" in wrong[uri]
+    assert "etag" in wrong[uri]
     place.client.delete_object(Bucket=place.bucket, Key=SOURCE_KEY)
-    wrong = {entry.key: entry.difference for entry in (await run_verify(place)).objects if not entry.ok}
-    assert wrong[uri] == "it is gone"
+    assert codes_of(await run_verify(place))[uri] == ["gone"]
 
 
 async def test_a_version_that_was_written_again_is_told(moto_place: Place) -> None:
@@ -341,7 +353,7 @@ async def test_a_version_that_was_written_again_is_told(moto_place: Place) -> No
     replace(place, f"{PREFIX}checksums.sha256", lambda data: data)
     wrong = [entry for entry in (await run_verify(place)).objects if not entry.ok]
     assert [entry.key for entry in wrong] == [f"{PREFIX}checksums.sha256"]
-    assert "its version-id is" in wrong[0].difference
+    assert [found.code for found in wrong[0].differences] == ["version-id"]
 
 
 async def test_a_bare_model_is_whole(moto_place: Place) -> None:
@@ -387,7 +399,7 @@ async def test_nothing_staged_says_what_there_is(place: Place) -> None:
     with pytest.raises(SourceNotFoundError, match="what nobody vouches for"):
         await run_verify(place)
     place.put(PREFIX + JOURNAL, b"a journal of another version")
-    with pytest.raises(SourceNotFoundError, match="an unknown run is at it, or was") as caught:
+    with pytest.raises(SourceNotFoundError, match="an unknown run is staging it, or was") as caught:
         await run_verify(place)
     assert "riva-stream status" in caught.value.hint
 
@@ -399,7 +411,8 @@ async def test_a_right_that_is_missing_is_named(moto_place: Place) -> None:
     async with FaultProxy(place.server, [listing]) as proxy:
         report = await run_verify(place, endpoint=proxy.endpoint_url)
     assert report.ok
-    assert "s3:ListBucket" in report.notes[0]
+    assert [note.code for note in report.notes] == ["may-not-list"]
+    assert "s3:ListBucket" in report.notes[0].message
     reading = Rule("GetObject", fault=Refuse("AccessDenied"))
     async with FaultProxy(place.server, [reading]) as proxy:
         with pytest.raises(AccessDeniedError) as caught:

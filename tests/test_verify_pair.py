@@ -45,8 +45,13 @@ async def verified(place: Place, prefix: str) -> VerifyReport:
     return await verify(settings_of(place), place.bucket, prefix)
 
 
-def wrong(report: VerifyReport) -> dict[str, str]:
-    return {entry.key.rpartition("/")[2]: entry.difference for entry in report.objects if not entry.ok}
+def wrong(report: VerifyReport) -> dict[str, set[str]]:
+    """By name the codes of what differs."""
+    return {
+        entry.key.rpartition("/")[2]: {found.code for found in entry.differences}
+        for entry in report.objects
+        if not entry.ok
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -74,7 +79,7 @@ async def test_a_changed_document_or_image_is_told(place: Place, mode: str) -> N
     key = request.prefix + "deployment.json"
     text = place.read(key)
     place.put(key, text.replace(b"speech.tar.gz", b"other-.tar.gz"))
-    assert "SHA-256" in wrong(await verified(place, request.prefix))["deployment.json"]
+    assert "content" in wrong(await verified(place, request.prefix))["deployment.json"]
     place.put(key, text)
     place.put(IMAGE, b"another image")
     assert "etag" in wrong(await verified(place, request.prefix))["speech.tar.gz"]
@@ -100,7 +105,7 @@ async def test_a_pair_of_another_staging_is_told(place: Place) -> None:
     await stage(place.request(reference_only=True, force=True))
     for name, text in old.items():
         place.put(PREFIX + name, text)
-    assert "another staging" in wrong(await verified(place, PREFIX))["deployment.json"]
+    assert "artifact.json" in wrong(await verified(place, PREFIX))["deployment.json"]
 
 
 async def test_status_and_the_state_directory_find_a_bintarball_reference(
@@ -118,9 +123,12 @@ async def test_status_and_the_state_directory_find_a_bintarball_reference(
 
 async def test_status_says_that_a_container_would_add_the_pair(place: Place) -> None:
     await stage(place.request(reference_only=True))
-    assert "RIVA_SERVER_PATH" in (await status(settings_of(place), place.bucket, PREFIX)).rerun
+    rerun = (await status(settings_of(place), place.bucket, PREFIX)).rerun
+    assert (rerun.code, rerun.adds_deployment) == ("already_staged", True)
+    assert "RIVA_SERVER_PATH" in rerun.message
     await stage(asked(place, "reference_only"))
-    assert "RIVA_SERVER_PATH" not in (await status(settings_of(place), place.bucket, PREFIX)).rerun
+    rerun = (await status(settings_of(place), place.bucket, PREFIX)).rerun
+    assert (rerun.code, rerun.adds_deployment) == ("already_staged", False)
 
 
 def test_a_dry_run_is_not_the_last_run(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from riva_stream.layout import DEPLOYMENTS, LEVELS, prefix_of
+from riva_stream.layout import DEPLOYMENTS, LEVELS, is_segment, prefix_of
 from riva_stream.memory import SMALLEST_PART, MemoryPlan, plan_memory
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
@@ -26,11 +26,14 @@ __all__ = [
     "Addressing",
     "Contradiction",
     "Place",
+    "ProblemCode",
     "PromoteRequest",
     "Request",
     "SourceCopy",
     "StageRequest",
+    "Stores",
     "UploadCheck",
+    "Wrong",
     "is_run_id",
     "is_text",
     "levels_of",
@@ -41,12 +44,11 @@ Addressing = Literal["auto", "path", "virtual"]
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 SourceCopy = Literal["auto", "store", "send"]
 
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _USERINFO = re.compile(r"(?<=://).*@")
-_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LONGEST_RUN_ID = 128
 
 _STAGING = "s3://bucket/ENV/NAME/VERSION/"
 _DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
@@ -65,7 +67,7 @@ def is_text(value: object) -> bool:
 
 
 def _segment(value: str) -> str:
-    if not _SEGMENT.fullmatch(value) or value in {".", ".."}:
+    if not is_segment(value):
         raise ValueError(
             "must be one safe path segment: letters, digits, '.', '_' and '-', and not '.' or '..'"
         )
@@ -131,7 +133,7 @@ def _run_id(value: str) -> str:
 
 def is_run_id(value: str) -> bool:
     """Whether files may be named by it."""
-    return bool(_RUN_ID.fullmatch(value)) and value not in {".", ".."}
+    return is_segment(value) and len(value) <= _LONGEST_RUN_ID
 
 
 def _endpoint(value: str) -> str:
@@ -151,17 +153,25 @@ class Contradiction:
     """Fields that must be right by themselves for this to mean anything."""
 
 
+ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate"]
+"""Only of a catalogue: ``syntax``; ``unknown``: there is no such field; ``duplicate``: two entries have the same destination."""
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a setting, or with a field of a catalogue."""
+
+    code: ProblemCode
+    text: str
+    """The end of a sentence that begins with its name, or its place."""
+
+
 Segment = Annotated[str, AfterValidator(_segment)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Place = Annotated[str, AfterValidator(_place)]
 
 
-class Request(BaseModel):
-    """What every request says of its stores, of the objects that it writes, and of its limits.
-
-    Sizes are in bytes, times in seconds. Raises ``pydantic.ValidationError`` for a field that is not what it
-    should be; the command line turns it into exit 78 with an example for each.
-    """
+class Stores(BaseModel):
+    """How the stores are reached: what is written, and, where that differs, what is read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -171,11 +181,6 @@ class Request(BaseModel):
         if not is_text(value):
             raise ValueError("is not UTF-8")
         return value
-
-    force: bool = False
-    dry_run: bool = False
-    tag: bool = False
-    """Tag every object with its retention and its model's name."""
 
     region: str | None = None
     endpoint_url: Endpoint | None = None
@@ -191,6 +196,19 @@ class Request(BaseModel):
     """Who pays for requests to a bucket that wants that said; goes with every request."""
     no_sign_request: bool = False
     """The source is public: requests for it are not signed, and need no credentials."""
+
+
+class Request(Stores):
+    """What every request says of its stores, of the objects that it writes, and of its limits.
+
+    Sizes are in bytes, times in seconds. Raises ``pydantic.ValidationError`` for a field that is not what it
+    should be; the command line turns it into exit 78 with an example for each.
+    """
+
+    force: bool = False
+    dry_run: bool = False
+    tag: bool = False
+    """Tag every object with its retention and its model's name."""
 
     acl: str | None = Field(default=None, pattern=_ACL)
     """Canned access control list of every object that is written."""
@@ -218,14 +236,14 @@ class Request(BaseModel):
     credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""
 
     lease: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds without a sign of life after which another run may take a run's place."""
+    """Seconds without a heartbeat after which another run may take over."""
     wait: bool = False
     """Wait for a live run that holds the destination, instead of ending with exit 75."""
 
     state_dir: Path | None = None
     """Where the run leaves its state; None: nowhere (a library's default)."""
     run_id: Annotated[str, AfterValidator(_run_id)] | None = None
-    """None: one is made up."""
+    """None: one is generated."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -306,7 +324,7 @@ class StageRequest(Request):
     """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
     retention_days: int = Field(default=90, ge=1, le=36500)
     checkpoint: int = Field(default=256 * MIB, ge=0)
-    """Bytes of the archive between two checkpoints, from which an interrupted run goes on; 0: none are kept."""
+    """Bytes of the archive between two checkpoints, from which an interrupted run is resumed; 0: none are kept."""
     resume: Literal["auto", "full"] = "auto"
     """``full``: read the source from its start, whatever checkpoints there are."""
 

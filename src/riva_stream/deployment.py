@@ -26,6 +26,7 @@ from riva_stream.manifest import (
     Artifact,
     BuildInfo,
     Document,
+    Lines,
     Marker,
     Mode,
     Model,
@@ -117,7 +118,7 @@ class DeploymentDocument(Document):
     build_info: BuildInfo
 
 
-class DeploymentReady(Document):
+class DeploymentReady(Lines):
     """``deployment_ready.txt``: ``deployment.json`` may be read."""
 
     ready_at: datetime
@@ -130,20 +131,16 @@ class DeploymentReady(Document):
     token: str = ""
     """Of the hold under which it was written; "" of version 0.1."""
 
-    def text(self) -> str:
-        """The file, a few lines for a person and for ``grep``."""
-        fields = self.model_dump(mode="json")
-        return "".join(f"{name}: {fields[field]}\n" for name, field in _LINES.items() if fields[field])
-
-    @classmethod
-    def parse(cls, text: str) -> DeploymentReady:
-        """Read it back.
-
-        Raises:
-            ValueError: this is not such a file.
-        """
-        pairs = (line.partition(": ") for line in text.splitlines())
-        return cls.model_validate({_LINES[name]: value for name, _, value in pairs if name in _LINES})
+    LINES = {  # noqa: RUF012 - as in Marker
+        "Deployment ready at": "ready_at",
+        "Type": "deployment_type",
+        "Run ID": "run_id",
+        "Model archive": "model_archive",
+        "Container image": "container_image",
+        "Next step": "next_step",
+        "Token": "token",
+        "SHA-256 of deployment.json": "deployment_sha256",
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +166,7 @@ class DocumentKind:
         """
         if self.model is None:
             return None
-        if issubclass(self.model, Marker | DeploymentReady):
+        if issubclass(self.model, Lines):
             if len(data) > _MOST_LINES:
                 raise UnreadableError(f"it has {len(data)} bytes")
             return self.model.parse(data.decode())
@@ -187,14 +184,3 @@ KINDS: Mapping[str, DocumentKind] = {
 """All that may lie beside what is staged, in the order in which they are written."""
 DOCUMENTS = tuple(KINDS)
 """Their names: the one list that everything else is drawn from."""
-
-_LINES = {
-    "Deployment ready at": "ready_at",
-    "Type": "deployment_type",
-    "Run ID": "run_id",
-    "Model archive": "model_archive",
-    "Container image": "container_image",
-    "Next step": "next_step",
-    "Token": "token",
-    "SHA-256 of deployment.json": "deployment_sha256",
-}

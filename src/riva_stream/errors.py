@@ -26,7 +26,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from functools import partial
 from typing import Any, ClassVar, Self
 
 __all__ = [
@@ -129,7 +128,7 @@ class RivaStreamError(Exception):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.hint)
+        return _rebuild, (type(self), self.what, self.where, self.hint), vars(self)
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
@@ -167,9 +166,6 @@ class ConfigurationError(RivaStreamError):
     exit_code = 78
     ignored: tuple[str, ...] = ()
     """What was ignored in looking for the settings: it may be what is missing now."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (*super().__reduce__(), {"ignored": self.ignored})
 
 
 class IntegrityError(RivaStreamError):
@@ -240,15 +236,6 @@ class ArchiveError(IntegrityError):
     def code(self) -> str:
         """Its fault, such as ``cut``."""
         return self.fault.value
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        known: dict[str, Any] = {
-            "where": self.where,
-            "hint": self.hint,
-            "fault": self.fault,
-            "layers": self.layers,
-        }
-        return partial(type(self), **known), (self.what,)
 
 
 class DigestMismatchError(IntegrityError):
@@ -334,19 +321,3 @@ class AccessDeniedError(RivaStreamError):
         S3 gives 403 for that without s3:ListBucket, so as not to tell. Where it names another right, there is something.
         """
         return self.action in {"", "s3:ListBucket"}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        known = ("action", "resource", "denied_by", "says", "grants")
-        return _rebuild_denied, (
-            self.what,
-            self.where,
-            self.hint,
-            {name: getattr(self, name) for name in known},
-        )
-
-
-def _rebuild_denied(what: str, where: Where, hint: str, known: dict[str, Any]) -> AccessDeniedError:
-    error = AccessDeniedError(what, where=where, hint=hint)
-    for name, value in known.items():
-        setattr(error, name, value)
-    return error

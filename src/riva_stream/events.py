@@ -6,6 +6,7 @@ callable that takes one event; it is called on the event loop, so it must be qui
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ __all__ = [
     "Warned",
     "Watching",
     "ignore",
+    "kind_of",
     "throttled",
+    "warning",
 ]
 
 Phase = Literal["prepare", "stream", "verify", "commit", "done"]
@@ -145,11 +148,13 @@ class ObjectVerified:
     size: int
     difference: str
     """In what it differs; empty when it does not."""
+    codes: tuple[str, ...] = ()
+    """The same for programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watching:
-    """The journal of another run is watched for a sign of life."""
+    """The journal of another run is watched for a heartbeat."""
 
     who: str
     seconds: float
@@ -180,11 +185,21 @@ Event = (
 )
 
 
+def kind_of(event: type) -> str:
+    """``member_found`` of :class:`MemberFound`: what programs call it."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
+
+
 class Observer(Protocol):
     """Anything that takes events, e.g. a function or the ``append`` of a list."""
 
     def __call__(self, event: Event, /) -> None:
         """Take one event."""
+
+
+def warning(observer: Observer, code: str) -> Callable[[str], None]:
+    """What tells an observer of warnings that are all of one kind."""
+    return lambda message: observer(Warned(code=code, message=message))
 
 
 def ignore(event: Event, /) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "finish",
     "iso",
     "read",
+    "read_json",
 ]
 
 SCHEMA = 1
@@ -142,15 +143,13 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         (folder / STATUS).unlink(missing_ok=True)
-        for name in VALUES:
-            if value := values.get(name):
-                _put(folder, name, f"{value}\n")
+        texts = {name: f"{values[name]}\n" for name in VALUES if values.get(name)}
+        for name in (*VALUES, LAST_ARTIFACT):
+            data = artifact if name == LAST_ARTIFACT else texts.get(name)
+            if data is not None:
+                _put(folder, name, data)
             else:
                 (folder / name).unlink(missing_ok=True)
-        if artifact is not None:
-            _put(folder, LAST_ARTIFACT, artifact)
-        else:
-            (folder / LAST_ARTIFACT).unlink(missing_ok=True)
         _put(
             folder,
             RECORD,
@@ -173,10 +172,10 @@ def read(folder: Path) -> Handover:
         found = Handover(
             folder,
             status,
-            _parsed(_get(folder, RECORD)),
+            read_json(folder / RECORD),
             {name: text.removesuffix("\n") for name in VALUES if (text := _get(folder, name))},
-            _parsed(_get(folder, LAST_ARTIFACT)),
-            _parsed(_get(folder / "runs" / status.get("run_id", ""), "report.json")),
+            read_json(folder / LAST_ARTIFACT),
+            read_json(folder / "runs" / status.get("run_id", "") / "report.json"),
         )
         if _get(folder, STATUS) == before:
             return found
@@ -231,12 +230,17 @@ def _get(folder: Path, name: str) -> str:
         return ""
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with contextlib.suppress(ValueError):
+        document = json.loads(_get(path.parent, path.name))
+        if isinstance(document, dict):
+            return document
+    return {}
 
 
 @contextlib.contextmanager

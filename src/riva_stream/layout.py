@@ -12,6 +12,7 @@ which has the deployment documents alone.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SCRATCH",
     "Layout",
     "is_bintarball",
+    "is_segment",
     "layout_of",
     "marker_at",
     "prefix_of",
@@ -61,8 +63,14 @@ CHECKPOINT = OWN_FOLDER + "checkpoint-"
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
 """Below it a bintarball reference writes its two files."""
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 LEVELS = 3
 """Environment, model and version."""
+
+
+def is_segment(text: str) -> bool:
+    """Whether it may be one level of a prefix."""
+    return bool(_SEGMENT.fullmatch(text)) and text not in {".", ".."}
 
 
 def prefix_of(mode: str | None, env: str, model_name: str, model_version: str) -> str:

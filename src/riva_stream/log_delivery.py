@@ -12,12 +12,12 @@ import anyio.to_thread
 from riva_stream import clock
 from riva_stream.config import Request
 from riva_stream.errors import StalledError
-from riva_stream.events import Observer, Warned, ignore
+from riva_stream.events import Observer, ignore, warning
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody, StoreSettings, WritableBucket, WriteOptions, open_store
 from riva_stream.sink import body_of
 
-__all__ = ["Parcel", "deliver", "log_store"]
+__all__ = ["LogUpload", "deliver", "log_store"]
 
 _RETRIES = 2
 _READ_SECONDS = 15.0
@@ -26,7 +26,7 @@ _LARGEST = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class LogUpload:
     """One file and where it goes."""
 
     path: Path
@@ -51,7 +51,7 @@ def log_store(request: Request) -> StoreSettings:
 async def deliver(
     settings: StoreSettings,
     bucket: str,
-    parcels: Sequence[Parcel],
+    uploads: Sequence[LogUpload],
     *,
     run_id: str,
     seconds: float,
@@ -62,7 +62,7 @@ async def deliver(
     Args:
         settings: the store.
         bucket: its bucket.
-        parcels: the files.
+        uploads: the files.
         run_id: of the run that they tell of; goes into the objects' metadata.
         seconds: that it may take in all.
         observer: is told of retries.
@@ -72,20 +72,16 @@ async def deliver(
         StalledError: it took too long.
         OSError: a file cannot be read.
     """
-
-    def warn(message: str) -> None:
-        observer(Warned(code="log-upload", message=message))
-
     try:
         with anyio.fail_after(seconds):
-            async with open_store(settings, warn=warn) as store:
+            async with open_store(settings, warn=warning(observer, "log-upload")) as store:
                 there = WritableBucket(store, bucket, Retrier(RetryPolicy(retries=_RETRIES), observer))
-                for parcel in parcels:
-                    body = await clock.in_thread(_body, parcel.path, "crc64nvme" if store.is_aws else "md5")
+                for upload in uploads:
+                    body = await clock.in_thread(_body, upload.path, "crc64nvme" if store.is_aws else "md5")
                     await there.put(
-                        parcel.key,
+                        upload.key,
                         body,
-                        content_type=parcel.content_type,
+                        content_type=upload.content_type,
                         metadata={"artifact-type": "log", "run-id": run_id},
                     )
     except TimeoutError as error:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from itertools import zip_longest
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field, model_validator
+
+from riva_stream.events import Warned
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -19,8 +23,10 @@ __all__ = [
     "BuildInfo",
     "Deployment",
     "Document",
+    "Finding",
     "InnerFile",
     "LaneSeconds",
+    "Lines",
     "Marker",
     "Mode",
     "Model",
@@ -34,7 +40,6 @@ __all__ = [
     "architecture_of",
     "artifact_id",
     "checksums_text",
-    "parse_checksums",
     "to_json",
 ]
 
@@ -51,6 +56,13 @@ class Document(BaseModel):
     """What all of them share: frozen; unknown fields of a newer version are kept out of our way."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Finding(Document):
+    """Something that was found: a code that programs go by, and the sentence for a person."""
+
+    code: str
+    message: str
 
 
 class Model(Document):
@@ -149,6 +161,10 @@ class BuildInfo(Document):
     lanes: dict[str, LaneSeconds] = Field(default_factory=dict)
 
 
+def _messages(warnings: list[Warned]) -> list[str]:
+    return [warning.message for warning in warnings]
+
+
 class Validation(Document):
     """What was really checked: each is true only if it was."""
 
@@ -182,7 +198,25 @@ class Validation(Document):
     """Container of each staged model by its magic: tar, gzip, zip, unknown."""
     contents: dict[str, Items[InnerFile]] = Field(default_factory=dict)
     """For models that are tars: what they hold (the first few thousand)."""
-    warnings: Items[str] = Field(default_factory=list)
+    warnings: Annotated[Items[Warned], PlainSerializer(_messages, return_type=list[str])] = Field(
+        default_factory=list
+    )
+    """Written as sentences, as version 0.1 reads them; ``warning_codes`` has the code of each."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def warning_codes(self) -> list[str]:
+        """Of each warning, in their order; "" of one that version 0.1 has written."""
+        return [warning.code for warning in self.warnings]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _coded(cls, data: Any) -> Any:
+        """Put a warning together with its code."""
+        if not isinstance(data, dict) or not all(isinstance(told, str) for told in data.get("warnings", ())):
+            return data
+        pairs = zip_longest(data.get("warnings", ()), data.get("warning_codes", ()), fillvalue="")
+        return data | {"warnings": [Warned(code=code, message=told) for told, code in pairs if told]}
 
 
 class PromotedFrom(Document):
@@ -261,7 +295,29 @@ class UploadManifest(Document):
     files: StagedFiles
 
 
-class Marker(Document):
+class Lines(Document):
+    """A document that is lines of ``name: value``, for a person and for ``grep``; a field without a value has none."""
+
+    LINES: ClassVar[Mapping[str, str]]
+    """Name of a line → its field, in their order."""
+
+    def text(self) -> str:
+        """The file."""
+        fields = self.model_dump(mode="json")
+        return "".join(f"{name}: {fields[field]}\n" for name, field in self.LINES.items() if fields[field])
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read it back.
+
+        Raises:
+            ValueError: this is not such a file.
+        """
+        pairs = (line.partition(": ") for line in text.splitlines())
+        return cls.model_validate({cls.LINES[name]: value for name, _, value in pairs if name in cls.LINES})
+
+
+class Marker(Lines):
     """``staging_complete.txt``: the commit."""
 
     completed_at: datetime
@@ -275,41 +331,16 @@ class Marker(Document):
     token: str = ""
     """Of the hold under which it was written, as in the journal; "" of version 0.1. No two markers are alike."""
 
-    def text(self) -> str:
-        """The file, a few lines for a person and for ``grep``."""
-        manifest = (
-            f"SHA-256 of upload_manifest.json: {self.manifest_sha256}\n" if self.manifest_sha256 else ""
-        )
-        token = f"Token: {self.token}\n" if self.token else ""
-        return (
-            f"Staging completed at: {_iso(self.completed_at)}\n"
-            f"Mode: {self.mode}\n"
-            f"Run ID: {self.run_id}\n"
-            f"Source: {self.source}\n"
-            f"Next step: {self.next_step}\n"
-            f"{token}{manifest}"
-            f"SHA-256 of artifact.json: {self.artifact_sha256}\n"
-        )
-
-    @classmethod
-    def parse(cls, text: str) -> Marker:
-        """Read it back.
-
-        Raises:
-            ValueError: this is not such a file.
-        """
-        names = {
-            "Staging completed at": "completed_at",
-            "Mode": "mode",
-            "Run ID": "run_id",
-            "Source": "source",
-            "Next step": "next_step",
-            "SHA-256 of artifact.json": "artifact_sha256",
-            "SHA-256 of upload_manifest.json": "manifest_sha256",
-            "Token": "token",
-        }
-        pairs = (line.partition(": ") for line in text.splitlines())
-        return cls.model_validate({names[k]: v for k, _, v in pairs if k in names})
+    LINES = {
+        "Staging completed at": "completed_at",
+        "Mode": "mode",
+        "Run ID": "run_id",
+        "Source": "source",
+        "Next step": "next_step",
+        "Token": "token",
+        "SHA-256 of upload_manifest.json": "manifest_sha256",
+        "SHA-256 of artifact.json": "artifact_sha256",
+    }
 
 
 def artifact_id(name: str, version: str) -> str:
@@ -332,16 +363,6 @@ def checksums_text(entries: list[tuple[str, str]]) -> str:
     return "".join(f"{digest}  {path}\n" for digest, path in entries)
 
 
-def parse_checksums(text: str) -> dict[str, str]:
-    """Path → SHA-256 of a ``checksums.sha256``."""
-    pairs = (line.split("  ", 1) for line in text.splitlines() if line)
-    return {path: digest for digest, path in pairs}
-
-
 def to_json(document: BaseModel) -> bytes:
     """The document as it is written: indented, UTF-8, ends with a newline."""
     return (json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _iso(when: datetime) -> str:
-    return when.isoformat().replace("+00:00", "Z")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from riva_stream.deployment import DeploymentDocument, ObjectReference
 from riva_stream.errors import RivaStreamError
+from riva_stream.events import Warned
 from riva_stream.manifest import Artifact, Document, Mode, UploadManifest
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "StageReport",
     "error_report",
     "json_schema",
-    "schema_of",
     "worst",
 ]
 
@@ -118,7 +118,7 @@ class StageReport(Document):
     """``deployment.json`` as it stands in the bucket; None for a dry run, and where no container image was named."""
     objects: list[ObjectCheck] = Field(default_factory=list)
     plan: Plan | None = None
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Warned] = Field(default_factory=list)
     replicas: list[PlaceReport] = Field(default_factory=list)
     """What became of each place that the staging was to be promoted to."""
     seconds: float
@@ -187,15 +187,6 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "promotion": PromoteReport,
     "deployment": DeploymentDocument,
 }
-
-
-def schema_of(kind: str) -> dict[str, Any]:
-    """JSON Schema (2020-12) of one of :data:`SCHEMAS`.
-
-    Raises:
-        KeyError: there is no such document.
-    """
-    return json_schema(SCHEMAS[kind])
 
 
 def json_schema(kind: type[BaseModel]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Run:
     one_principal: bool = field(default=False, init=False)
     """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
     started_at: datetime = field(default_factory=clock.now)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Warned] = field(default_factory=list)
     tagging: Tagging = field(init=False)
     most_parts: int = MOST_PARTS
     """Parts that the destination takes of an upload, as far as is known."""
@@ -140,10 +140,10 @@ class Run:
 
     def warn(self, code: str, message: str) -> None:
         """Tell the observer, and keep it for the report; once."""
-        if message in self.warnings:
-            return
-        self.warnings.append(message)
-        self.observer(Warned(code=code, message=message))
+        warning = Warned(code=code, message=message)
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+            self.observer(warning)
 
     def part_size_for(self, size: int) -> int:
         """Bytes of a part for an object of ``size`` bytes that goes to the destination."""
@@ -159,8 +159,7 @@ class Run:
         try:
             await StateDirectory(self.request.state_dir, self.run_id).write(name, data)
         except ConfigurationError as error:  # the bucket's copy is the one that counts
-            if str(error) not in self.warnings:
-                self.warn("state", str(error))
+            self.warn("state", str(error))
 
     @property
     def wall_seconds(self) -> float:

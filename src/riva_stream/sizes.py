@@ -1,8 +1,10 @@
-"""Sizes in bytes, for people."""
+"""Sizes in bytes and times in seconds, as people write them. Only the standard library is used."""
 
 from __future__ import annotations
 
-__all__ = ["GIB", "MIB", "MOST_PARTS", "human_size"]
+import re
+
+__all__ = ["GIB", "MIB", "MOST_PARTS", "human_size", "parse_duration", "parse_interval", "parse_size"]
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -10,6 +12,12 @@ GIB = 1 << 30
 MOST_PARTS = 10_000
 """Parts that an upload may have on AWS."""
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?\s*(?:(\d+(?:\.\d+)?)\s*s?)?",
+    re.IGNORECASE,
+)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -20,3 +28,46 @@ def human_size(size: float) -> str:
         size /= 1024
         unit += 1
     return f"{size:.0f} {_UNITS[unit]}" if unit == 0 else f"{size:.2f} {_UNITS[unit]}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``64MiB``, ``64M``, ``1.5GiB``, ``67108864`` (bytes); ``64MB`` is decimal, as in dd.
+
+    Raises:
+        ValueError: this is no size; the message is the end of a sentence.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (not match[2] and match[3].lower() not in {"", "b"}):
+        raise ValueError("is not a size; write it like 64MiB, 1GiB or 67108864 (bytes)")
+    step = 1000 if match[3].lower() == "b" else 1024
+    factor: int = step ** _POWERS[match[2].lower()]
+    # Whole numbers stay exact: a float would lose the last bytes of a large one.
+    return int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+
+
+def parse_interval(text: str) -> int | None:
+    """Bytes between two checkpoints, as :func:`parse_size` has them; 0 of ``off``, None (the default) of ``auto``.
+
+    Raises:
+        ValueError: it is none of these, or less than 1 MiB.
+    """
+    words = {"auto": None, "off": 0}
+    if text in words:
+        return words[text]
+    size = parse_size(text)
+    if 0 < size < MIB:
+        raise ValueError("is too little; at least 1MiB, or auto, or off")
+    return size
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``5m``, ``1h``, ``1h30m``, ``2d``.
+
+    Raises:
+        ValueError: this is no duration.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError("is not a duration; write it like 90 (seconds), 90s, 5m, 1h or 1h30m")
+    days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return days * 86400 + hours * 3600 + minutes * 60 + seconds

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from riva_stream.config import StageRequest
 from riva_stream.errors import TransientError
-from riva_stream.events import Event, Observer
+from riva_stream.events import Event, Observer, Warned
 from riva_stream.manifest import Document
 from riva_stream.report import ErrorReport, StageReport, error_report
 
@@ -58,7 +58,7 @@ class EntryReport(Document):
     seconds: float = 0.0
     would: str = ""
     """What a dry run says."""
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Warned] = Field(default_factory=list)
     error: ErrorReport | None = None
     next_step: str = ""
 

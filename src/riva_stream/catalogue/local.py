@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from anyio.abc import ByteReceiveStream, Process
 from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import TransientError
-from riva_stream.events import Event, Observer, Warned
+from riva_stream.events import Event, Observer, Warned, kind_of
 from riva_stream.preflight.host import free_memory
 from riva_stream.report import ErrorReport, StageReport
 
@@ -45,7 +44,7 @@ _OF_ONE_STAGING = frozenset(
 )
 """Variables, beside RIVA_*, by which the environment tells ``stage`` what to stage: here the catalogue alone does."""
 _KEPT = "RIVA_STREAM_"
-_NAMES = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in get_args(Event)}
+_NAMES = {kind_of(kind): kind for kind in get_args(Event)}
 
 
 class LocalEngine:

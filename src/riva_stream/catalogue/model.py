@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ByteSize,
     ConfigDict,
     Field,
-    TypeAdapter,
     create_model,
 )
 
 from riva_stream.config import Segment, StageRequest
+from riva_stream.sizes import parse_duration, parse_interval, parse_size
 
 __all__ = ["LEVELS", "PLACE", "Catalogue", "Entry", "catalogue_schema"]
 
@@ -29,37 +30,23 @@ PLACE = (
 """Fields of a request that say where a staging goes, and how it is kept there; all others are about what is staged."""
 _NOT_IN_A_FILE = ("env", "replicate_to", "run_id", "dry_run", "state_dir")
 """``env`` may be a list there, and replicas be tables; the others are the command's business."""
-_SIZES = ("memory", "part_size", "max_header_bytes", "max_expanded", "max_zstd_window")
-_DURATIONS = ("timeout", "deadline", "lease")
-
-_LEAST_INTERVAL = 1 << 20
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_PARSERS: Mapping[str, tuple[Callable[[str], float | None], type]] = {
+    **dict.fromkeys(
+        ("memory", "part_size", "max_header_bytes", "max_expanded", "max_zstd_window"), (parse_size, int)
+    ),
+    **dict.fromkeys(("timeout", "deadline", "lease"), (parse_duration, float)),
+    "checkpoint": (parse_interval, int),
+}
+"""Fields that may be written as on the command line, and what they are as a number."""
 _URI = re.compile(r"s3://([^/]+)(?:/([^/]+)/([^/]+)/([^/]+))?/?")
-_bytes = TypeAdapter(ByteSize)
 
 
-def _size(value: object) -> object:
-    return int(_bytes.validate_python(value)) if isinstance(value, str) else value
-
-
-def _interval(value: object) -> object:
-    """As ``--checkpoint`` has it."""
-    words = {"auto": StageRequest.model_fields["checkpoint"].default, "off": 0}
-    size = words[value] if isinstance(value, str) and value in words else _size(value)
-    if isinstance(size, int) and 0 < size < _LEAST_INTERVAL:
-        raise ValueError("is too little: at least '1MiB', or 'auto', or 'off'")
-    return size
-
-
-def _duration(value: object) -> object:
-    if not isinstance(value, str):
+def _number(name: str, value: object) -> object:
+    """As its flag has it: a number, or a text with a unit."""
+    if not isinstance(value, int | str):
         return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError("is not a duration: 90 (seconds), '90s', '5m', '1h'")
-    return float(match[1]) * _UNITS[match[2]]
+    found = _PARSERS[name][0](str(value))
+    return StageRequest.model_fields[name].default if found is None else found
 
 
 def _tuple(value: object) -> object:
@@ -89,12 +76,9 @@ def _fields(*names: str) -> dict[str, Any]:
     for name in names:
         info = StageRequest.model_fields[name]
         kind = info.rebuild_annotation()
-        if name in _SIZES:
-            kind = Annotated[kind, BeforeValidator(_size, json_schema_input_type=int | str)]
-        elif name == "checkpoint":
-            kind = Annotated[kind, BeforeValidator(_interval, json_schema_input_type=int | str)]
-        elif name in _DURATIONS:
-            kind = Annotated[kind, BeforeValidator(_duration, json_schema_input_type=float | str)]
+        if name in _PARSERS:
+            kinds = _PARSERS[name][1] | str
+            kind = Annotated[kind, BeforeValidator(partial(_number, name), json_schema_input_type=kinds)]
         fields[name] = (kind, Field(default=None, json_schema_extra=_without_default))
     return fields
 

@@ -12,13 +12,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from riva_stream.catalogue.lines import Path
-from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, given, parse, wrong_of
+from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Path, Problem, given, parse, wrong_of
 from riva_stream.catalogue.model import PLACE
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
 
-__all__ = ["Job", "ListArchives", "Plan", "Wish", "expand", "jobs_of", "load_catalogue", "matches", "prepare"]
+__all__ = [
+    "Job",
+    "ListArchives",
+    "Plan",
+    "RequestTemplate",
+    "expand",
+    "jobs_of",
+    "load_catalogue",
+    "matches",
+    "prepare",
+]
 
 ListArchives = Callable[[StageRequest], Awaitable[Sequence[str]]]
 """Gives the keys of all archives that a request's ``source``, a prefix or a glob, fits."""
@@ -31,7 +40,7 @@ _PLACEHOLDER = "x"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RequestTemplate:
     """One entry in one environment. With a pattern the source may still be many archives."""
 
     fields: Mapping[str, Any]
@@ -90,7 +99,7 @@ def load_catalogue(path: FilePath | str, fallback: Mapping[str, Any] | None = No
     return loaded
 
 
-def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) -> list[Wish]:
+def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) -> list[RequestTemplate]:
     """Look at all that can be known before any store is asked.
 
     Args:
@@ -101,39 +110,41 @@ def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) 
         CatalogueError: entries are incomplete or wrong, or two of them have the same destination.
     """
     problems = list(loaded.problems)
-    wishes = list(_wishes(loaded, {"wait": True, **(fallback or {})}, problems))
+    templates = list(_templates(loaded, {"wait": True, **(fallback or {})}, problems))
     plan = Plan()
-    for wish in wishes:
-        if wish.is_open:
+    for template in templates:
+        if template.is_open:
             names = dict.fromkeys(_NAMES[:2], _PLACEHOLDER)
-            _add(Plan(), loaded, wish, {**names, **wish.fields}, problems)
+            _add(Plan(), loaded, template, {**names, **template.fields}, problems)
         else:
-            _add_archive(plan, loaded, wish, wish.fields["source"], problems)
+            _add_archive(plan, loaded, template, template.fields["source"], problems)
     problems += _duplicates(plan, loaded)
     if problems:
         raise CatalogueError.of(loaded.name, problems)
-    return wishes
+    return templates
 
 
-async def expand(loaded: LoadedCatalogue, wishes: Sequence[Wish], list_archives: ListArchives) -> Plan:
-    """The requests of all wishes; archives are listed where a wish may mean many.
+async def expand(
+    loaded: LoadedCatalogue, templates: Sequence[RequestTemplate], list_archives: ListArchives
+) -> Plan:
+    """The requests of all templates; archives are listed where a template may mean many.
 
     Raises:
         CatalogueError: archives have names that make no staging, or two of them the same.
     """
     plan, problems = Plan(), list[Problem]()
     listed: dict[str, Sequence[str]] = {}  # the same archives in several environments are listed once
-    for wish in wishes:
-        if not wish.is_open:
-            _add_archive(plan, loaded, wish, wish.fields["source"], problems)
+    for template in templates:
+        if not template.is_open:
+            _add_archive(plan, loaded, template, template.fields["source"], problems)
             continue
-        request = StageRequest.model_validate({**dict.fromkeys(_NAMES[:2], _PLACEHOLDER), **wish.fields})
+        request = StageRequest.model_validate({**dict.fromkeys(_NAMES[:2], _PLACEHOLDER), **template.fields})
         try:
             where = _source_of(request)
             if where not in listed:
                 listed[where] = await list_archives(request)
             keys = listed[where]
-            fitting = [key for key in keys if _names(wish, key) is not None]
+            fitting = [key for key in keys if _names(template, key) is not None]
             plan.passed_over.update(
                 dict.fromkeys(f"s3://{request.source_bucket}/{k}" for k in keys if k not in fitting)
             )
@@ -148,7 +159,7 @@ async def expand(loaded: LoadedCatalogue, wishes: Sequence[Wish], list_archives:
             plan.failed.append((request, error))
             continue
         for key in fitting:
-            _add_archive(plan, loaded, wish, f"s3://{request.source_bucket}/{key}", problems)
+            _add_archive(plan, loaded, template, f"s3://{request.source_bucket}/{key}", problems)
     problems += _duplicates(plan, loaded)
     if problems:
         raise CatalogueError.of(loaded.name, problems)
@@ -181,7 +192,9 @@ def matches(request: StageRequest, pattern: str | None) -> bool:
     return pattern is None or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
-def _wishes(loaded: LoadedCatalogue, weakest: Mapping[str, Any], problems: list[Problem]) -> Iterator[Wish]:
+def _templates(
+    loaded: LoadedCatalogue, weakest: Mapping[str, Any], problems: list[Problem]
+) -> Iterator[RequestTemplate]:
     catalogue = loaded.catalogue
     defaults = given(catalogue.defaults)
     for index, entry in enumerate(catalogue.staging):
@@ -206,7 +219,9 @@ def _wishes(loaded: LoadedCatalogue, weakest: Mapping[str, Any], problems: list[
             replicas = fields.pop("replicate_to", ())
             fields.pop("pattern", None)
             at = next((place for place, layer in layers.items() if "replicate_to" in layer), path)
-            yield Wish(fields, path, pattern, tuple(replicas), (*at, "replicate_to"), tuple(layers))
+            yield RequestTemplate(
+                fields, path, pattern, tuple(replicas), (*at, "replicate_to"), tuple(layers)
+            )
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -228,30 +243,36 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(f"(?:.*/)?{text}")
 
 
-def _names(wish: Wish, key: str) -> dict[str, str] | None:
+def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
     """What the key of an archive tells of it; None where the pattern does not fit."""
-    if wish.pattern is None:
+    if template.pattern is None:
         return {}
-    match = wish.pattern.fullmatch(key)
+    match = template.pattern.fullmatch(key)
     return match.groupdict() if match else None
 
 
 def _add_archive(
-    plan: Plan, loaded: LoadedCatalogue, wish: Wish, source: str, problems: list[Problem]
+    plan: Plan, loaded: LoadedCatalogue, template: RequestTemplate, source: str, problems: list[Problem]
 ) -> None:
-    names = _names(wish, source.removeprefix("s3://").partition("/")[2])
+    names = _names(template, source.removeprefix("s3://").partition("/")[2])
     if names is None:
-        problems.append(loaded.problem((*wish.path, "pattern"), "contradiction", f"does not fit {source}"))
+        problems.append(
+            loaded.problem((*template.path, "pattern"), "contradiction", f"does not fit {source}")
+        )
         return
-    _add(plan, loaded, wish, {**wish.fields, **names, "source": source}, problems)
+    _add(plan, loaded, template, {**template.fields, **names, "source": source}, problems)
 
 
 def _add(
-    plan: Plan, loaded: LoadedCatalogue, wish: Wish, fields: Mapping[str, Any], problems: list[Problem]
+    plan: Plan,
+    loaded: LoadedCatalogue,
+    template: RequestTemplate,
+    fields: Mapping[str, Any],
+    problems: list[Problem],
 ) -> None:
     """The requests of one archive: its first place, and its replicas."""
-    places = [(dict(fields), wish.origins)]
-    for number, place in enumerate(wish.replicas):
+    places = [(dict(fields), template.origins)]
+    for number, place in enumerate(template.replicas):
         changed = {name for name in _REACH if name in place and fields.get(name) != place[name]}
         # What says where the source is must not move with the place.
         source = {
@@ -259,7 +280,7 @@ def _add(
             for name in changed
             if fields.get(name) is not None and fields.get(f"source_{name}") is None
         }
-        places.append(({**fields, **source, **place}, ((*wish.replicas_at, number), *wish.origins)))
+        places.append(({**fields, **source, **place}, ((*template.replicas_at, number), *template.origins)))
     for merged, origins in places:
         try:
             plan.requests.append((StageRequest.model_validate(merged), origins[0]))

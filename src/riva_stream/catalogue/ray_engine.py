@@ -24,7 +24,7 @@ from riva_stream import clock
 from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
-from riva_stream.events import Event, Observer, throttled
+from riva_stream.events import Event, Observer, ignore, throttled
 from riva_stream.report import ErrorReport, StageReport
 
 __all__ = ["RayEngine"]
@@ -147,7 +147,7 @@ class RayEngine:
             return  # only what is shown depends on it
         for key, events in newest.items():
             for event in events:
-                self._observers.get(key, _nobody)(event)
+                self._observers.get(key, ignore)(event)  # its staging may be over
 
 
 class _Board:
@@ -238,7 +238,3 @@ async def _stage(request: StageRequest, observer: Observer) -> StageReport:
     from riva_stream.pipeline import stage  # noqa: PLC0415 - the AWS libraries are for the nodes
 
     return await stage(request, observer=observer)
-
-
-def _nobody(event: Event, /) -> None:
-    """The staging is over."""

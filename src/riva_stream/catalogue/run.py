@@ -30,7 +30,7 @@ from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.events import Event, StageStarted
-from riva_stream.preflight.archives import list_archives as list_in_s3
+from riva_stream.preflight.source import list_archives as list_in_s3
 from riva_stream.report import ErrorReport, StageReport, worst
 from riva_stream.tasks import in_child_task
 

@@ -102,17 +102,18 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
 
 
 class _Formatter(RawDescriptionHelpFormatter):
-    """Prose is filled to the terminal's width, of which no more than 100 columns are used; examples stay as typed."""
+    """Prose is filled to the terminal's width, of which no more than 100 columns are used; what is indented stays as typed."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(shutil.get_terminal_size().columns, _WIDEST) - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith("examples:"):
-            return super()._fill_text(text, width, indent)
         fill = HelpFormatter._fill_text  # noqa: SLF001 - what the class between has switched off
-        paragraphs = (fill(self, part, width, indent) for part in text.split("\n\n"))
-        return "\n\n".join(paragraphs)
+        as_typed = super()._fill_text
+        return "\n\n".join(
+            as_typed(part, width, indent) if "\n " in part else fill(self, part, width, indent)
+            for part in text.split("\n\n")
+        )
 
 
 class _Parser(ArgumentParser):

@@ -81,5 +81,5 @@ class Command(Protocol):
     def configure(self, parser: ArgumentParser) -> None:
         """Add the command's arguments."""
 
-    def run(self, args: Namespace, invocation: Invocation) -> int:
-        """Do it and give the exit code."""
+    def run(self, args: Namespace, invocation: Invocation, /) -> int:
+        """Do it and give the exit code; mostly what :func:`~riva_stream.cli.running.executes` gives."""

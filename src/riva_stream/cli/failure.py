@@ -7,15 +7,15 @@ import json
 import os
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from pydantic import Field, field_validator
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
 from riva_stream.cli.redact import SECRETS, redact
 from riva_stream.errors import (
     AccessDeniedError,
-    ArchiveError,
     ConfigurationError,
     DestinationConflictError,
     RivaStreamError,
@@ -23,38 +23,36 @@ from riva_stream.errors import (
     Where,
     leaves_of,
 )
+from riva_stream.manifest import Finding
+from riva_stream.report import ErrorReport
 
 __all__ = ["Failure", "failure_of"]
 
 _BUG = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A failure in words, whatever it was."""
+class Failure(ErrorReport):
+    """A failure in words, whatever it was. What a program goes by is in docs/json.md."""
 
-    kind: str
-    """The error's type."""
-    code: str
-    """What a program goes by, with the type: docs/json.md lists every one."""
-    message: str
     where: Where
     hint: str
-    exit_code: int
-    problems: tuple[Any, ...] = ()
-    also: tuple[str, ...] = ()
-    """Other errors of the same moment, and what was ignored before it."""
-    trace: str = ""
-    policy: Mapping[str, Any] | None = None
-    """An IAM policy that grants what was denied."""
-    fault: str = ""
-    """Of an archive: the kind of its fault."""
     layers: tuple[str, ...] = ()
     """What was found in place of an archive, from outside to inside."""
-    log: str = ""
+    problems: tuple[Any, ...] = ()
+    also: tuple[Finding, ...] = ()
+    """Other errors of the same moment, and what was ignored before it."""
+    policy: Mapping[str, Any] | None = None
+    """An IAM policy that grants what was denied."""
+    log_file: str = ""
     """The run's log; empty where there is none."""
-    bundle: str = ""
+    diagnostics: str = ""
     """What is to be attached to a report; empty where there is none."""
+    trace: str = Field(default="", exclude=True)
+
+    @field_validator("message", "hint", "log_file", "diagnostics", "trace", mode="before")
+    @classmethod
+    def _is_utf8(cls, text: str) -> str:
+        return _printable(text)
 
     def text(self, run_id: str, *, debug: bool) -> str:
         """For a person."""
@@ -62,14 +60,14 @@ class Failure:
         lines += [f"  {line}" for problem in self.problems for line in str(problem).splitlines()]
         if str(self.where):
             lines.append(f"  where: {self.where}")
-        lines += [f"  also:  {other}" for other in self.also]
+        lines += [f"  also:  {other.message}" for other in self.also]
         lines += [
             f"  {'next:' if not i else '     '}  {line}" for i, line in enumerate(self.hint.splitlines())
         ]
         if self.policy is not None:
             lines.append("         this policy grants it:")
             lines += [f"         {line}" for line in json.dumps(self.policy, indent=2).splitlines()]
-        files = {"log": self.log, "diagnostics": self.bundle}
+        files = {"log": self.log_file, "diagnostics": self.diagnostics}
         lines += [f"  {name + ':':13}{path}" for name, path in files.items() if path]
         lines.append(f"  exit code {self.exit_code}" + (f", run {run_id}" if run_id else ""))
         if debug:
@@ -77,32 +75,8 @@ class Failure:
         return redact("\n".join(lines) + "\n")
 
     def document(self, run_id: str) -> dict[str, Any]:
-        """For a program."""
-        empty = Where()
-        where = {
-            f.name: getattr(self.where, f.name)
-            for f in fields(Where)
-            if getattr(self.where, f.name) != getattr(empty, f.name)
-        }
-        error: dict[str, Any] = {
-            "type": self.kind,
-            "code": self.code,
-            "message": self.message,
-            "where": where,
-            "hint": self.hint,
-            "exit_code": self.exit_code,
-        }
-        if self.fault:
-            error |= {"fault": self.fault, "layers": list(self.layers)}
-        if self.problems:
-            error["problems"] = [asdict(problem) for problem in self.problems]
-        if self.also:
-            error["also"] = list(self.also)
-        if self.policy is not None:
-            error["policy"] = self.policy
-        error |= {
-            name: path for name, path in {"log_file": self.log, "diagnostics": self.bundle}.items() if path
-        }
+        """For a program; without what is empty."""
+        error = self.model_dump(exclude_defaults=True)
         document: dict[str, Any] = SECRETS.value({"error": error, "run_id": run_id or None})
         return document
 
@@ -114,38 +88,43 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     worst = min(
         leaves, key=lambda leaf: (isinstance(leaf, RivaStreamError), getattr(leaf, "retryable", False))
     )
-    also = tuple(str(leaf) for leaf in leaves if leaf is not worst)
+    also = tuple(_finding(leaf) for leaf in leaves if leaf is not worst)
     trace = "".join(traceback.format_exception(error))
     if isinstance(worst, Interrupted):
         return Failure(
-            kind="Interrupted",
+            type="Interrupted",
             code="interrupted",
             message=f"interrupted by {worst}; what a rerun can use was kept",
             where=Where(),
             hint=f"to resume, run the same command again:\n{invocation.again()}",
             exit_code=worst.exit_code,
-            also=(str(error.__cause__),) if error.__cause__ else (),
+            also=(_finding(error.__cause__),) if error.__cause__ else (),
             trace=trace,
         )
     if isinstance(worst, RivaStreamError) and worst.exit_code != _BUG:
         return Failure(
-            kind=type(worst).__name__,
+            type=type(worst).__name__,
             code=worst.code,
             message=worst.what,
             where=worst.where,
             hint=_hint(worst, invocation),
             exit_code=worst.exit_code,
             problems=getattr(worst, "problems", ()),
-            also=also + (worst.ignored if isinstance(worst, ConfigurationError) else ()),
+            also=(
+                *also,
+                *(
+                    Finding(code="ignored", message=_printable(text))
+                    for text in getattr(worst, "ignored", ())
+                ),
+            ),
             trace=trace,
             policy=_policy(worst),
-            fault=worst.fault.value if isinstance(worst, ArchiveError) else "",
-            layers=worst.layers if isinstance(worst, ArchiveError) else (),
+            layers=getattr(worst, "layers", ()),
         )
     # CPython has neither a type nor a number for a thread that could not be started.
     if isinstance(worst, MemoryError) or (isinstance(worst, RuntimeError) and "new thread" in str(worst)):
         return Failure(
-            kind="OutOfResources",
+            type="OutOfResources",
             code="out_of_resources",
             message=f"this host gives the process too little: {worst or 'no memory is left'}",
             where=Where(),
@@ -174,8 +153,7 @@ def _policy(error: RivaStreamError) -> dict[str, Any] | None:
     """What grants the access that was denied; None where that would not help, or is not known."""
     if not isinstance(error, AccessDeniedError):
         return None
-    from riva_stream.preflight.grants import PolicyDocument  # noqa: PLC0415 - for this error alone
-    from riva_stream.preflight.policy import grants_for  # noqa: PLC0415
+    from riva_stream.preflight.policy import PolicyDocument, grants_for  # noqa: PLC0415 - for this error alone
 
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     grants = error.grants or tuple(grant.model_dump() for grant in grants_for(error, region=region))
@@ -185,13 +163,23 @@ def _policy(error: RivaStreamError) -> dict[str, Any] | None:
     return document
 
 
-def _bug(error: BaseException, also: tuple[str, ...], trace: str, invocation: Invocation) -> Failure:
+def _finding(error: BaseException) -> Finding:
+    code = error.code if isinstance(error, RivaStreamError) else "bug"
+    return Finding(code=code, message=_printable(str(error)))
+
+
+def _printable(text: str) -> str:
+    """Names of files may be any bytes, which no JSON has."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _bug(error: BaseException, also: tuple[Finding, ...], trace: str, invocation: Invocation) -> Failure:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(
         f" at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in last
     )
     return Failure(
-        kind=type(error).__name__,
+        type=type(error).__name__,
         code="bug",
         message=f"this is a bug in riva_stream, not in your set-up: {type(error).__name__}: {error}{place}",
         where=error.where if isinstance(error, RivaStreamError) else Where(),

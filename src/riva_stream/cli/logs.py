@@ -28,7 +28,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
-from riva_stream.cli.output import complain, snake_case
+from riva_stream.cli.output import complain
 from riva_stream.cli.progress import (
     Closed,
     Counters,
@@ -42,7 +42,7 @@ from riva_stream.cli.progress import (
 from riva_stream.cli.redact import SECRETS, Redactor
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.model import Places
-from riva_stream.events import Event, PhaseChanged, Progress, Warned
+from riva_stream.events import Event, PhaseChanged, Progress, Warned, kind_of
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.log_place import LogPlace
 from riva_stream.uris import split_uri
@@ -58,7 +58,6 @@ __all__ = [
     "StandardError",
     "choose_renderer",
     "document_of",
-    "kind_of",
     "log_settings",
     "observe",
     "renderer_of",
@@ -206,7 +205,7 @@ class LogFile(Printer):
         except OSError as error:
             self._give_up(error)
             return False
-        # It tells that the run is at it still, for as long as the process lives, and is in nobody's way.
+        # It tells that the run is still running, for as long as the process lives, and is in nobody's way.
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -262,13 +261,8 @@ class StandardError(io.TextIOBase):
 # --- from a record to its text
 
 
-def kind_of(event: type[Event | Closed]) -> str:
-    """``member_found`` of :class:`~riva_stream.events.MemberFound`."""
-    return snake_case(event.__name__)
-
-
 def document_of(record: logging.LogRecord) -> dict[str, Any]:
-    """``event``, by :func:`kind_of`, and the event's fields."""
+    """``event``, by :func:`~riva_stream.events.kind_of`, and the event's fields."""
     item: Item = record.item  # type: ignore[attr-defined]
     if isinstance(item, str):
         return {"event": "message"}

@@ -63,7 +63,7 @@ class SignalWatch:
         self.caught = 0
         """Number of the first signal that came; 0 before."""
         self._on_second = on_second
-        self._stop: Callable[[int], None] | None = None
+        self._stop: Callable[[int], object] | None = None
         self._lock = threading.Lock()
         self._leaving = False
         self._signals: list[signal.Signals] = []
@@ -94,7 +94,7 @@ class SignalWatch:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
     @contextmanager
-    def calling(self, stop: Callable[[int], None]) -> Iterator[None]:
+    def calling(self, stop: Callable[[int], object]) -> Iterator[None]:
         """While entered, the first signal calls ``stop`` with its number, in the watch's thread."""
         with self._lock:
             before, self._stop = self._stop, stop
@@ -167,7 +167,7 @@ async def _watched(main: Coroutine[Any, Any, T], watch: SignalWatch, on_signal: 
         task.cancel()
         on_signal(number)
 
-    with watch.calling(lambda number: _soon(loop, stop, number)):
+    with watch.calling(lambda number: loop.call_soon_threadsafe(stop, number)):
         try:
             return await task
         except BaseException as error:
@@ -175,7 +175,3 @@ async def _watched(main: Coroutine[Any, Any, T], watch: SignalWatch, on_signal: 
                 # What the clean-up ran into is worth a line, the cancellation itself is not.
                 raise Interrupted(watch.caught) from (None if task.cancelled() else error)
             raise
-
-
-def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[int], None], number: int) -> None:
-    loop.call_soon_threadsafe(call, number)

@@ -1,7 +1,7 @@
 """Remove what old runs have left on the local disk, so that neither ``runs/`` nor the logs grow without end.
 
 Only files that this tool writes go, out of folders that it has named; a folder in which anybody else has put something
-stays, with that. No link is followed. A run of the last day stays in any case, and so does one that is still at it.
+stays, with that. No link is followed. A run of the last day stays in any case, and so does one that is still running.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Groups of flags that commands share, and sizes and durations as people write them.
+"""Groups of flags that commands share, and what the parsed ones mean.
 
 Names are those of :class:`~riva_stream.config.StageRequest`'s fields. At import only the standard library is used.
 """
@@ -10,8 +10,9 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from riva_stream import sizes
 from riva_stream.cli.settings.env_file import read_env_file, root
 
 __all__ = [
@@ -42,58 +43,25 @@ MODES = {
 ALL = -1
 """What :func:`parse_count` makes of the word."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE)
-_DURATION = re.compile(
-    r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?\s*(?:(\d+(?:\.\d+)?)\s*s?)?",
-    re.IGNORECASE,
-)
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+T = TypeVar("T")
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``64MiB``, ``64M``, ``1.5GiB``, ``67108864`` (bytes); ``64MB`` is decimal, as in dd.
+def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """``parse`` for argparse, which shows the message of no other error."""
 
-    Raises:
-        ArgumentTypeError: this is no size.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or (not match[2] and match[3].lower() not in {"", "b"}):
-        raise ArgumentTypeError(f"{text!r} is not a size; write it like 64MiB, 1GiB or 67108864 (bytes)")
-    step = 1000 if match[3].lower() == "b" else 1024
-    factor: int = step ** _POWERS[match[2].lower()]
-    # Whole numbers stay exact: a float would lose the last bytes of a large one.
-    return int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"{text!r} {error}") from error
+
+    return convert
 
 
-def parse_interval(text: str) -> int | None:
-    """Bytes between two checkpoints, as :func:`parse_size` has them; 0 of ``off``, None (the default) of ``auto``.
-
-    Raises:
-        ArgumentTypeError: it is none of these, or less than 1 MiB.
-    """
-    words = {"auto": None, "off": 0}
-    if text in words:
-        return words[text]
-    size = parse_size(text)
-    if size < 1 << 20:
-        raise ArgumentTypeError(f"{text!r} is too little; at least 1MiB, or auto, or off")
-    return size
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of ``90``, ``90s``, ``5m``, ``1h``, ``1h30m``, ``2d``.
-
-    Raises:
-        ArgumentTypeError: this is no duration.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or not any(match.groups()):
-        raise ArgumentTypeError(
-            f"{text!r} is not a duration; write it like 90 (seconds), 90s, 5m, 1h or 1h30m"
-        )
-    days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    return days * 86400 + hours * 3600 + minutes * 60 + seconds
+parse_size = _argument(sizes.parse_size)
+parse_interval = _argument(sizes.parse_interval)
+parse_duration = _argument(sizes.parse_duration)
 
 
 def parse_count(text: str) -> int:
@@ -223,7 +191,7 @@ _LIMITS: Flags = {
     "--part-size": _value("SIZE", "of a part and a range (default: 8MiB)", parse_size),
     "--checkpoint": _value(
         "SIZE|auto|off",
-        "of the archive, between two places from which an interrupted run goes on (default: auto, 256MiB)",
+        "of the archive, between two places from which an interrupted run is resumed (default: auto, 256MiB)",
         parse_interval,
     ),
     "--source-copy": _choice(

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import json
 import os
-import re
 import select
 import sys
+from collections.abc import Collection, Sequence
 
-__all__ = ["complain", "error_document", "print_result", "show_cursor", "snake_case"]
+__all__ = ["complain", "error_document", "json_text", "print_result", "refuse", "show_cursor", "table_text"]
 
 _STDOUT = 1
 _STDERR = 2
@@ -39,18 +39,41 @@ def print_result(text: str, *, exit_code: int = 0, closed_is_fine: bool = False)
     return exit_code
 
 
+def json_text(document: object) -> str:
+    """A document as it is printed."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
 def error_document(
     kind: str, code: str, message: str, hint: str, exit_code: int, *, run_id: object = None
 ) -> str:
     """An error as ``--json`` prints it, for what needs nothing heavy; others are a :class:`~riva_stream.cli.failure.Failure`."""
     error = {"type": kind, "code": code, "message": message, "where": {}, "hint": hint}
-    document = {"error": error | {"exit_code": exit_code}, "run_id": run_id}
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json_text({"error": error | {"exit_code": exit_code}, "run_id": run_id})
 
 
-def snake_case(name: str) -> str:
-    """``member_found`` of ``MemberFound``, as types are told to programs."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+def refuse(
+    kind: str, code: str, message: str, hint: str, exit_code: int, *, as_json: bool, run_id: object = None
+) -> int:
+    """Tell such an error, and give its exit code."""
+    if as_json:
+        print_result(error_document(kind, code, message, hint, exit_code, run_id=run_id))
+    first, *rest = hint.splitlines()
+    lines = [f"riva_stream: {message}", f"  next:  {first}", *(f"         {line}" for line in rest)]
+    complain("\n".join([*lines, f"  exit code {exit_code}"]) + "\n")
+    return exit_code
+
+
+def table_text(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Lines with the columns of ``rows`` below each other, those in ``right`` at their right edge."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def complain(text: str) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from riva_stream.catalogue import EntryEnded, EntryEvent, EntryReport, EntryStarted, Planned
-from riva_stream.cli.progress import Counters, duration_text
+from riva_stream.cli.progress import Counters, Window, duration_text
 from riva_stream.cli.redact import redact
 from riva_stream.events import Progress, StageStarted, Warned
 from riva_stream.sizes import MIB, human_size
@@ -49,7 +50,7 @@ class Overview:
     """Bytes of the sources of stagings that are over and were not there before, one by one."""
     spared: int = 0
     """Stagings that are over and had nothing to move."""
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    _window: Window = field(default_factory=partial(Window, _WINDOW))
 
     def observe(self, event: Seen, /) -> None:
         """Take one event. Never waits."""
@@ -67,7 +68,7 @@ class Overview:
                 counters.update(event.event, self.clock())
             elif isinstance(event.event, StageStarted):
                 counters.size = event.event.source_size
-        self._sample()
+        self._window.add(self.clock(), {"done": self.done})
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
@@ -86,12 +87,6 @@ class Overview:
             outcome += f" (exit {report.exit_code}): {report.error.message.splitlines()[0]}"
         self.note(f"[{self.ended}/{self.entries}] {report.destination}: {outcome}")
 
-    def _sample(self) -> None:
-        now = self.clock()
-        self._samples.append((now, self.done))
-        while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW:  # noqa: PLR2004 - a rate needs two
-            self._samples.popleft()
-
     @property
     def done(self) -> int:
         """Bytes of all sources that are through everything."""
@@ -100,10 +95,7 @@ class Overview:
     @property
     def rate(self) -> float:
         """Bytes per second of late."""
-        if not self._samples:
-            return 0.0
-        (before, first), (now, last) = self._samples[0], self._samples[-1]
-        return max(0, last - first) / (now - before) if now > before else 0.0
+        return self._window.rate("done")
 
     @property
     def left(self) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from riva_stream.cli.redact import redact
@@ -38,6 +38,7 @@ __all__ = [
     "Item",
     "LineRenderer",
     "Renderer",
+    "Window",
     "duration_text",
     "progress_text",
     "record_of",
@@ -122,6 +123,31 @@ def _how(event: StageStarted) -> str:
     return f"parts checked by {event.upload_check}{copied}"
 
 
+class Window:
+    """Counters of late, for their rates.
+
+    Args:
+        seconds: that a rate is averaged over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.samples: deque[tuple[float, Mapping[str, int]]] = deque()
+
+    def add(self, now: float, seen: Mapping[str, int]) -> None:
+        """What was seen at ``now`` (monotonic seconds)."""
+        self.samples.append((now, seen))
+        while len(self.samples) > 2 and self.samples[1][0] <= now - self._seconds:  # noqa: PLR2004 - a rate needs two
+            self.samples.popleft()
+
+    def rate(self, name: str) -> float:
+        """Per second."""
+        if not self.samples:
+            return 0.0
+        (since, first), (until, last) = self.samples[0], self.samples[-1]
+        return max(0, last.get(name, 0) - first.get(name, 0)) / (until - since) if until > since else 0.0
+
+
 class Counters:
     """What was seen so far. Events that come out of order cannot turn anything back."""
 
@@ -133,14 +159,14 @@ class Counters:
         self.shown: tuple[str, ...] = _ALWAYS
         """The lanes that there are in this kind of run."""
         self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
-        self._samples: deque[tuple[float, dict[str, int]]] = deque()
-        """When, and the lanes with ``done`` among them."""
+        self._window = Window(_WINDOW)
+        """The lanes with ``done`` among them."""
         self._moved = 0.0
 
     def update(self, event: Progress, now: float) -> None:
         """Take the newest counters, seen at ``now`` (monotonic seconds)."""
-        if not self._samples:  # all of them began at nothing, so that the first look has a rate already
-            self._samples.append((now - event.elapsed, {}))
+        if not self._window.samples:  # all began at nothing, so that the first look has a rate already
+            self._window.add(now - event.elapsed, {})
             self._moved = now
         self.size = max(self.size, event.source_size)
         self.shown, self.bottleneck = event.counts, event.bottleneck
@@ -153,11 +179,9 @@ class Counters:
             through.append(event.extracted)
         self.done = max(self.done, min(*through, self.size))
         seen = {**self.lanes, "done": self.done}
-        if seen != self._samples[-1][1]:
+        if seen != self._window.samples[-1][1]:
             self._moved = now
-        self._samples.append((now, seen))
-        while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW:  # noqa: PLR2004 - a rate needs two
-            self._samples.popleft()
+        self._window.add(now, seen)
 
     @property
     def percent(self) -> float:
@@ -166,10 +190,7 @@ class Counters:
 
     def rate(self, lane: str) -> float:
         """Bytes per second of late; of ``done`` too. rich's own estimate keeps the last rate of a run that stalls."""
-        if not self._samples:
-            return 0.0
-        (since, first), (until, last) = self._samples[0], self._samples[-1]
-        return (last.get(lane, 0) - first.get(lane, 0)) / (until - since) if until > since else 0.0
+        return self._window.rate(lane)
 
     def left(self) -> float | None:
         """Seconds to the end at the present rate; None while that cannot be told."""
@@ -179,7 +200,7 @@ class Counters:
     def state(self, now: float, quiet_for: float) -> list[str]:
         """What holds the run up, in words."""
         waiting = self.bottleneck and self.done < self.size
-        idle = now - self._moved if self._samples else 0.0
+        idle = now - self._moved if self._window.samples else 0.0
         words = [f"waiting for: {self.bottleneck}"] if waiting else []
         return [*words, f"nothing moved for {idle:.0f} s"] if idle >= quiet_for else words
 

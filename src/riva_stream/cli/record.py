@@ -12,7 +12,6 @@ import os
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -115,7 +114,7 @@ class Record:
         self._log: LogFile | None = None
         self._recent = _Recent()
         self.logger.addHandler(self._recent)
-        self._problems: list[str] = []
+        self._problems: list[Warned] = []
 
     @property
     def log_file(self) -> Path | None:
@@ -186,11 +185,11 @@ class Record:
             self._try("what old runs have left was not all removed", self._remove_old)
         for outlet, file in self._outlets:
             if outlet.end(failed=isinstance(outcome, Failure)):
-                file.close()  # or else its thread is still at it: the process will close it
+                file.close()  # or else its thread is still writing: the process will close it
         if isinstance(outcome, Failure) and (
             self._refused or not self._try("the diagnostics cannot be written", self._bundle, outcome)
         ):
-            outcome = replace(outcome, bundle="")
+            outcome = outcome.model_copy(update={"diagnostics": ""})
         if not dry:
             if not self._refused:
                 self._try("the state for the next step cannot be written", self._hand_over, outcome)
@@ -209,7 +208,8 @@ class Record:
                 self._refused
             )
         if isinstance(outcome, Failure):
-            outcome = replace(outcome, log=str(self.log_file or ""), bundle=str(self.bundle))
+            files = {"log_file": str(self.log_file or ""), "diagnostics": str(self.bundle)}
+            outcome = outcome.model_copy(update=files)
             traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
             observe(self.logger, outcome.text(self._run_id, debug=traced), logging.ERROR)
         return outcome
@@ -300,9 +300,9 @@ class Record:
 
     def _failed(self, what: str) -> Callable[[str], None]:
         def warn(problem: str) -> None:
-            message = redact(f"{what}: {problem}")
-            self._problems.append(message)
-            self._warn_of(Warned(code="record", message=message))
+            warning = Warned(code="record", message=redact(f"{what}: {problem}"))
+            self._problems.append(warning)
+            self._warn_of(warning)
 
         return warn
 
@@ -347,11 +347,11 @@ def _copy(
     if refusal := target.refusal(request):
         return refusal
 
-    from riva_stream.log_delivery import Parcel, deliver, log_store  # noqa: PLC0415 - the AWS libraries
+    from riva_stream.log_delivery import LogUpload, deliver, log_store  # noqa: PLC0415 - the AWS libraries
 
-    parcels = [Parcel(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
+    uploads = [LogUpload(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
     work = partial(
-        deliver, log_store(request), target.bucket, parcels, run_id=run_id, seconds=_UPLOAD_SECONDS
+        deliver, log_store(request), target.bucket, uploads, run_id=run_id, seconds=_UPLOAD_SECONDS
     )
     try:
         run(work, watch=watch, on_signal=lambda _: None)

@@ -20,7 +20,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import Failure, failure_of
 from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe, renderer_of
 from riva_stream.cli.loop import Interrupted, SignalWatch, run
-from riva_stream.cli.output import print_result, show_cursor
+from riva_stream.cli.output import json_text, print_result, show_cursor
 from riva_stream.cli.redact import SECRETS, redact, remember
 from riva_stream.cli.settings.env_file import EnvFile, on_read, read_env_file
 from riva_stream.cli.settings.load import Endpoint, load_endpoint
@@ -52,7 +52,7 @@ class Session:
         self.run_id = run_id
         self.screen = Outlet(Printer(choose_renderer(args, run_id)))
         self.record: Record | None = None
-        self.warnings: list[str] = []
+        self.warnings: list[Warned] = []
         """What the command line itself warned of."""
         self._logger = logging.Logger("riva_stream")  # noqa: LOG001 - the run's own: nothing global
         self._logger.addHandler(self.screen)
@@ -65,7 +65,7 @@ class Session:
 
     def warn(self, warning: Warned, /) -> None:
         """The same for a warning of the command line's own, which the report shall have too."""
-        self.warnings.append(warning.message)
+        self.warnings.append(warning)
         self.observe(warning)
 
     def trace(self) -> None:
@@ -103,8 +103,8 @@ def execute(
     args: Namespace,
     invocation: Invocation,
     work: Callable[[Session], R],
-    text: Callable[[R], str],
-    exit_code: Callable[[R], int] = lambda _: 0,
+    text: Callable[[R, Session], str],
+    exit_code: Callable[[R, Session], int] | None = None,
     *,
     recorded: bool = False,
     run_id: str | None = None,
@@ -116,7 +116,7 @@ def execute(
         invocation: how the program was called.
         work: the command's own part.
         text: the result for a person.
-        exit_code: of a result, for commands whose result may be bad news.
+        exit_code: of a result that may be bad news; None: that of the report, where it has one.
         recorded: whether the run leaves a log, and state for the next step (with the flags of ``options.add_stage``).
         run_id: None: that of ``--run-id``, else a new one.
     """
@@ -126,16 +126,17 @@ def execute(
     if run_id is None:
         run_id = _run_id(args, recorded=recorded)
     with SignalWatch(show_cursor) as watch:
-        outcome = _outcome(Session(args, invocation, watch, run_id), work, recorded=recorded)
+        session = Session(args, invocation, watch, run_id)
+        outcome = _outcome(session, work, recorded=recorded)
     # Writing may take as long as the reader likes; a signal ends the process again as it does anywhere.
     if isinstance(outcome, Failure):
         if not args.json:
             return outcome.exit_code
-        return print_result(_json(outcome.document(run_id)), exit_code=outcome.exit_code)
+        return print_result(json_text(outcome.document(run_id)), exit_code=outcome.exit_code)
+    code: int = exit_code(outcome, session) if exit_code else getattr(outcome, "exit_code", 0)
     if args.json:
-        shown = SECRETS.value(json.loads(outcome.model_dump_json()))
-        return print_result(_json(shown), exit_code=exit_code(outcome))
-    return print_result(redact(text(outcome)), exit_code=exit_code(outcome))
+        return print_result(json_text(SECRETS.value(json.loads(outcome.model_dump_json()))), exit_code=code)
+    return print_result(redact(text(outcome, session)), exit_code=code)
 
 
 def _run_id(args: Namespace, *, recorded: bool) -> str:
@@ -180,15 +181,15 @@ def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) 
         session.screen.end(last)
 
 
-def begin_record(session: Session) -> EnvFile:
-    """Begin the log and the events of a run that is recorded; gives the file of settings."""
+def begin_record(session: Session) -> tuple[Record, EnvFile]:
+    """Begin the log and the events of a run that is recorded; gives its record and the file of settings."""
     args, record = session.args, session.record
     assert record is not None  # noqa: S101 - such a command keeps one
     file = read_env_file(args.env_file)
     log = record.open(file)
     if log.tee and args.log_format == "auto" and not args.quiet:
         session.screen.use(Printer(renderer_of(log, session.run_id)))
-    return file
+    return record, file
 
 
 def set_up_environment(environment: Mapping[str, str], profile: str | None, *, profile_flag: bool) -> None:
@@ -243,10 +244,6 @@ def staging_prefix(text: str | None, endpoint: Endpoint) -> tuple[str, str]:
             hint=f"for example: {example}; what there is: riva-stream ls s3://{bucket}",
         )
     return bucket, "".join(f"{segment}/" for segment in segments)
-
-
-def _json(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _forget_empty_variables(session: Session) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from riva_stream import clock
 from riva_stream.errors import DigestMismatchError, HeldError, TransientError, Where
-from riva_stream.manifest import StagedFile
+from riva_stream.manifest import Finding, StagedFile
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket, ObjectInfo, Stored
@@ -38,7 +38,7 @@ async def verify_document(run: Run, file: StagedFile) -> ObjectCheck:
     return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
 
 
-def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[str]]:
+def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[Finding]]:
     """What of an object was compared with its entry in the manifest and is the same, and in what it differs."""
     kept = info.checksums.get("crc64nvme")
     told = [
@@ -53,7 +53,8 @@ def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[str
                 f"its CRC64NVME is {kept}, that of what was staged is {file.store_checksum}",
             )
         )
-    return [name for name, same, _ in told if same], [text for _, same, text in told if not same]
+    same = [name for name, is_same, _ in told if is_same]
+    return same, [Finding(code=name, message=text) for name, is_same, text in told if not is_same]
 
 
 _LOOKS = 5

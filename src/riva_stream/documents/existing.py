@@ -20,7 +20,7 @@ from riva_stream.layout import (
     MARKER,
     is_bintarball,
 )
-from riva_stream.manifest import Artifact, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, each
 from riva_stream.s3 import Document
@@ -179,11 +179,12 @@ async def keep_documents(run: Run, existing: Existing) -> None:
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
     info = await run.destination.head(file.s3_key)
-    by, different = ([], ["it is gone"]) if info is None else differences(file, info)
+    gone = Finding(code="gone", message="it is gone")
+    by, different = ([], [gone]) if info is None else differences(file, info)
     if not different:
         return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
     raise IntegrityError(
-        f"what is staged is no longer what was staged: {different[0]}",
+        f"what is staged is no longer what was staged: {different[0].message}",
         where=Where("HeadObject", run.layout.bucket, file.s3_key),
         hint="stage it again with --force",
     )

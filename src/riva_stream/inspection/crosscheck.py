@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from riva_stream.deployment import DOCUMENTS, DeploymentDocument, DeploymentReady, ObjectReference
+from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -25,7 +25,7 @@ from riva_stream.layout import (
     MARKER,
     OF_FULL,
 )
-from riva_stream.manifest import Artifact, Marker, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, Finding, Lines, StagedFile, UploadManifest
 from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of
 
@@ -69,13 +69,13 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
     for name, text in documents.texts.items():
         ledger.size(prefix + name, len(text))
     for name, why in documents.wrong.items():
-        ledger.differs(prefix + name, why)
+        ledger.differs(prefix + name, "malformed", why)
     artifact, manifest = documents.artifact, documents.manifest
     full = documents.mode not in {"reference_only", "bintarball_reference"}
     _gone(documents, prefix, ledger, full=full)
-    _pair(documents, bucket, prefix, ledger)
-    if documents.marker is not None:
-        _marker(documents, documents.marker, prefix, ledger)
+    _marks(documents, prefix, ledger)
+    if documents.deployment is not None:
+        _deployment(documents, documents.deployment, bucket, prefix, ledger)
     if artifact is not None:
         place = f"s3://{bucket}/{prefix}"
         _same_place(ledger, prefix + ARTIFACT_JSON, artifact.deployment.s3_prefix, place)
@@ -94,20 +94,56 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
     return expected
 
 
-def _marker(documents: Documents, marker: Marker, prefix: str, ledger: Ledger) -> None:
-    artifact = documents.artifact
-    written_for = f"it is not the one that the marker was written for: {_DIFFER}"
-    _vouches(documents, prefix, ledger, ARTIFACT_JSON, marker.artifact_sha256, written_for)
-    if marker.manifest_sha256 is not None:
-        _vouches(documents, prefix, ledger, MANIFEST_JSON, marker.manifest_sha256, written_for)
-    told: list[tuple[str, object, object]] = []
-    if artifact is not None and not ledger.difference(prefix + ARTIFACT_JSON):
-        told = [
-            ("run id", marker.run_id, artifact.build_info.run_id),
-            ("mode", marker.mode, artifact.deployment.staging_mode),
-            ("source", marker.source, artifact.source.uri),
-        ]
-    _tells(documents, prefix, ledger, MARKER, marker.text(), told, ARTIFACT_JSON)
+def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
+    """Are the documents those whose SHA-256 the two marks tell, and do these agree with them?"""
+    marker, artifact = documents.marker, documents.artifact
+    if marker is not None:
+        told: list[tuple[str, object, object]] = []
+        if artifact is not None:
+            told = [
+                ("run id", marker.run_id, artifact.build_info.run_id),
+                ("mode", marker.mode, artifact.deployment.staging_mode),
+                ("source", marker.source, artifact.source.uri),
+            ]
+        vouched = {ARTIFACT_JSON: marker.artifact_sha256, MANIFEST_JSON: marker.manifest_sha256}
+        _mark(documents, prefix, ledger, MARKER, marker, vouched, told)
+    ready, deployment = documents.ready, documents.deployment
+    if ready is not None:
+        told = []
+        if deployment is not None:
+            references = deployment.bintarball_references
+            told = [
+                ("run id", ready.run_id, deployment.build_info.run_id),
+                ("mode", ready.deployment_type, deployment.deployment_type),
+                ("model archive", ready.model_archive, references.model_archive.s3_uri),
+                ("container image", ready.container_image, references.container_image.s3_uri),
+            ]
+        vouched = {DEPLOYMENT_JSON: ready.deployment_sha256}
+        _mark(documents, prefix, ledger, DEPLOYMENT_READY, ready, vouched, told)
+
+
+def _mark(
+    documents: Documents,
+    prefix: str,
+    ledger: Ledger,
+    name: str,
+    mark: Lines,
+    vouched: Mapping[str, str | None],
+    told: Sequence[tuple[str, object, object]],
+) -> None:
+    """Compare what one mark vouches for, and what it tells as the first of these documents does."""
+    for document, sha256 in vouched.items():
+        data = documents.texts.get(document)
+        if data is not None and sha256 is not None:
+            found = hashlib.sha256(data).hexdigest()
+            text = f"it is not the one that {name} was written for: {_DIFFER}"
+            ledger.compare(prefix + document, "content", found, sha256, text)
+    key, by = prefix + name, next(iter(vouched))
+    lines = mark.text().encode()
+    ledger.compare(key, "content", documents.texts[name], lines, "it holds other lines than were written")
+    for what, here, there in () if ledger.difference(prefix + by) else told:
+        if here != there:
+            ledger.differs(key, what.replace(" ", "-"), f"its {what} is {here}, {by} has {there}")
 
 
 def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> None:
@@ -115,58 +151,7 @@ def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> N
     paired = (DEPLOYMENT_JSON,) if documents.has(DEPLOYMENT_READY) else ()
     for name in (*named, *paired):
         if not documents.has(name) and name not in documents.hidden:
-            ledger.differs(prefix + name, "it is gone")
-
-
-def _pair(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> None:
-    if documents.ready is not None:
-        _ready(documents, documents.ready, prefix, ledger)
-    if documents.deployment is not None:
-        _deployment(documents, documents.deployment, bucket, prefix, ledger)
-
-
-def _ready(documents: Documents, ready: DeploymentReady, prefix: str, ledger: Ledger) -> None:
-    deployment = documents.deployment
-    written_for = f"it is not the one that {DEPLOYMENT_READY} was written for: {_DIFFER}"
-    _vouches(documents, prefix, ledger, DEPLOYMENT_JSON, ready.deployment_sha256, written_for)
-    told: list[tuple[str, object, object]] = []
-    if deployment is not None and not ledger.difference(prefix + DEPLOYMENT_JSON):
-        references = deployment.bintarball_references
-        told = [
-            ("run id", ready.run_id, deployment.build_info.run_id),
-            ("type", ready.deployment_type, deployment.deployment_type),
-            ("model archive", ready.model_archive, references.model_archive.s3_uri),
-            ("container image", ready.container_image, references.container_image.s3_uri),
-        ]
-    _tells(documents, prefix, ledger, DEPLOYMENT_READY, ready.text(), told, DEPLOYMENT_JSON)
-
-
-def _vouches(
-    documents: Documents, prefix: str, ledger: Ledger, name: str, sha256: str, otherwise: str
-) -> None:
-    """Is a document the one whose SHA-256 its mark tells?"""
-    data = documents.texts.get(name)
-    if data is not None:
-        ledger.compare(prefix + name, "content", hashlib.sha256(data).hexdigest(), sha256, otherwise)
-
-
-def _tells(
-    documents: Documents,
-    prefix: str,
-    ledger: Ledger,
-    mark: str,
-    text: str,
-    told: list[tuple[str, object, object]],
-    by: str,
-) -> None:
-    """Does a mark hold the lines that were written, and what the document ``by`` tells as well?"""
-    key = prefix + mark
-    ledger.compare(
-        key, "content", documents.texts[mark], text.encode(), "it holds other lines than were written"
-    )
-    for name, here, there in told:
-        if here != there:
-            ledger.differs(key, f"its {name} is {here}, {by} has {there}")
+            ledger.differs(prefix + name, "gone", "it is gone")
 
 
 def _deployment(
@@ -177,7 +162,7 @@ def _deployment(
     _same_place(ledger, key, deployment.deployment.s3_prefix, f"s3://{bucket}/{prefix}")
     told, mode = deployment.deployment_type, documents.mode
     if mode is not None and told != mode:
-        ledger.differs(key, f"its type is {told}, what is staged there is {mode}")
+        ledger.differs(key, "mode", f"its type is {told}, what is staged there is {mode}")
     if documents.is_bintarball:
         return
     if marker is not None:
@@ -199,7 +184,8 @@ def _deployment(
         found = (archive.s3_uri, archive.size_bytes, archive.etag, archive.version_id)
         wanted = (source.uri, source.size_bytes, source.etag, source.version_id)
     if found != wanted:
-        ledger.differs(key, f"it hands over {archive.text()}, which is not what {ARTIFACT_JSON} describes")
+        text = f"it hands over {archive.text()}, which is not what {ARTIFACT_JSON} describes"
+        ledger.differs(key, "model-archive", text)
 
 
 def _same_place(ledger: Ledger, key: str, told: str, place: str) -> None:
@@ -212,7 +198,7 @@ def _same_place(ledger: Ledger, key: str, told: str, place: str) -> None:
             return uri
 
     if below(told) != below(place):
-        ledger.differs(key, f"it was written for {told}")
+        ledger.differs(key, "place", f"it was written for {told}")
 
 
 def _manifest(
@@ -220,29 +206,29 @@ def _manifest(
 ) -> None:
     key, artifact = prefix + MANIFEST_JSON, documents.artifact
     _same_place(ledger, key, manifest.s3_base, f"s3://{bucket}/{prefix}")
-    outside = [file.s3_key for file in manifest.files.all() if not file.s3_key.startswith(prefix)]
-    ledger.differs(key, *(f"it names {name}, which lies elsewhere" for name in outside))
     files = manifest.files
-    for name, file in (
+    for file in files.all():
+        if not file.s3_key.startswith(prefix):
+            ledger.differs(key, "outside", f"it names {file.s3_key}, which lies elsewhere")
+    for name, entry in (
         (ARTIFACT_JSON, files.metadata),
         (CHECKSUMS, files.checksums),
         (DEPLOYMENT_JSON, files.deployment),
         (DEPLOYMENT_READY, files.deployment_ready),
     ):
-        if file is not None and name in documents.texts and file.s3_key == prefix + name:
-            same = f"sha256:{hashlib.sha256(documents.texts[name]).hexdigest()}" == file.checksum
+        if entry is not None and name in documents.texts and entry.s3_key == prefix + name:
+            same = f"sha256:{hashlib.sha256(documents.texts[name]).hexdigest()}" == entry.checksum
             if same:
                 ledger.same(prefix + name, "content")
             elif name != ARTIFACT_JSON:
-                ledger.differs(prefix + name, f"its SHA-256 is not that in {MANIFEST_JSON}")
+                ledger.differs(prefix + name, "content", f"its SHA-256 is not that in {MANIFEST_JSON}")
             elif not ledger.difference(prefix + name):  # the marker vouches for it, so the other one is wrong
-                ledger.differs(key, f"it was written for another {ARTIFACT_JSON}: {_DIFFER}")
+                ledger.differs(key, ARTIFACT_JSON, f"it was written for another {ARTIFACT_JSON}: {_DIFFER}")
     if artifact is None:
         return
     if manifest.upload_id != artifact.build_info.run_id:
-        ledger.differs(
-            key, f"its run id is {manifest.upload_id}, artifact.json has {artifact.build_info.run_id}"
-        )
+        text = f"its run id is {manifest.upload_id}, artifact.json has {artifact.build_info.run_id}"
+        ledger.differs(key, "run-id", text)
     entries = {file.s3_key: (file.size_bytes, file.checksum) for file in _archives(manifest)}
     known = {prefix + path: (size, f"sha256:{sha256}") for path, size, sha256, _ in _described(artifact)}
     _agree(ledger, key, ARTIFACT_JSON, entries, known)
@@ -291,7 +277,7 @@ def _expected(artifact: Artifact | None, manifest: UploadManifest | None, prefix
 class _Entry:
     size: int | None = None
     by: list[str] = field(default_factory=list)
-    differences: list[str] = field(default_factory=list)
+    differences: list[Finding] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -309,21 +295,26 @@ class Ledger:
         by = self._entry(key).by
         by += [name for name in names if name not in by]
 
-    def differs(self, key: str, *texts: str) -> None:
-        """The object differs in each of these."""
-        differences = self._entry(key).differences
-        differences += [text for text in texts if text not in differences]
+    def differs(self, key: str, code: str, text: str) -> None:
+        """The object differs in this."""
+        found, differences = Finding(code=code, message=text), self._entry(key).differences
+        if found not in differences:
+            differences.append(found)
 
     def compare(self, key: str, name: str, found: object, wanted: object, text: str = "") -> None:
         """Note whether ``found`` is ``wanted``; ``text`` says it when it is not."""
         if found == wanted:
             self.same(key, name)
         else:
-            self.differs(key, text or f"its {name} is {found}, that of what was staged is {wanted}")
+            self.differs(key, name, text or f"its {name} is {found}, that of what was staged is {wanted}")
+
+    def differences(self, key: str) -> list[Finding]:
+        """All in which the object differs."""
+        return self._entry(key).differences
 
     def difference(self, key: str) -> str:
-        """All in which the object differs."""
-        return "; ".join(self._entry(key).differences)
+        """The same for a person; empty when it does not."""
+        return "; ".join(found.message for found in self.differences(key))
 
     def objects(self, first: Sequence[str] = ()) -> list[VerifiedObject]:
         """Every entry; those in ``first`` before the others, in that order."""
@@ -334,7 +325,7 @@ class Ledger:
                 size_bytes=entry.size,
                 by=entry.by,
                 ok=not entry.differences,
-                difference="; ".join(entry.differences),
+                differences=entry.differences,
             )
             for key, entry in sorted(self._entries.items(), key=lambda pair: order.get(pair[0], len(order)))
         ]
@@ -356,7 +347,7 @@ async def pointed_at(
     name, key = split(uri)
     info = await bucket.named(name).head(key)
     if info is None:
-        ledger.differs(uri, "it is gone")
+        ledger.differs(uri, "gone", "it is gone")
         return None
     ledger.size(uri, info.size)
     for name, found, pinned in (

@@ -21,7 +21,7 @@ from riva_stream.errors import ConfigurationError, SourceChangedError, first_of
 from riva_stream.events import Observer
 from riva_stream.inspection.reports import DeepRead
 from riva_stream.lanes import Lane, Lanes
-from riva_stream.memory import plan_memory
+from riva_stream.memory import least_memory, plan_memory
 from riva_stream.run import Meter
 from riva_stream.s3 import Bucket
 from riva_stream.sizes import MIB
@@ -100,7 +100,8 @@ class DeepReader:
         try:
             plan = plan_memory(memory, RANGE)
         except ConfigurationError as error:
-            error.hint = error.hint.partition(",")[0]  # the size of a range is not to be chosen here
+            # The size of a range is not to be chosen here.
+            error.hint = f"pass --memory {least_memory(RANGE) // MIB}MiB or more"
             raise
         self._budget = Credits(plan.read_share + plan.write_share)
         self._observer = observer

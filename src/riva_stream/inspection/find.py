@@ -1,25 +1,47 @@
-"""Find stagings by where they lie, without listing what is in them: ENV/MODEL/VERSION, of the bucket or of ``DEPLOYMENTS``.
+"""Where a command looks: a bucket with its store open, and the stagings in it.
 
-The latter are bintarball references.
+They are found by where they lie, without listing what is in them: ENV/MODEL/VERSION, of the bucket or of ``DEPLOYMENTS``. The
+latter are bintarball references.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from riva_stream import clock
-from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where
-from riva_stream.layout import DEPLOYMENTS, JOURNAL, LEVELS, marker_at
+from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where, first_of
+from riva_stream.events import Observer, warning
+from riva_stream.layout import DEPLOYMENTS, JOURNAL, LEVELS, is_segment, marker_at
 from riva_stream.lease import Process, known_to_have_ended, read_journal
+from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import Bucket
+from riva_stream.s3 import Bucket, Reader, StoreSettings, open_store
 
-__all__ = ["DEPTH", "each_folder", "is_above", "levels_of", "nothing_staged"]
+__all__ = ["each_folder", "is_above", "levels_of", "nothing_staged", "open_bucket"]
 
-DEPTH = LEVELS
-"""Folders from the bucket (or ``DEPLOYMENTS``) to a staging: environment, model, version."""
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+@asynccontextmanager
+async def open_bucket(
+    settings: StoreSettings | Reader, name: str, observer: Observer, session: Any = None, *, slots: int = 16
+) -> AsyncIterator[Bucket]:
+    """A bucket that is asked at most ``slots`` things at once; a store that is open already stays so.
+
+    Several errors of one moment leave as the one that matters most.
+    """
+    try:
+        async with AsyncExitStack() as stack:
+            store: Reader = (
+                await stack.enter_async_context(
+                    open_store(settings, session=session, warn=warning(observer, "profile"))
+                )
+                if isinstance(settings, StoreSettings)
+                else settings
+            )
+            yield Bucket(store, name, Retrier(observer=observer, renew=store.renew, slots=slots))
+    except BaseExceptionGroup as group:
+        raise first_of(group) from None
 
 
 async def each_folder(bucket: Bucket, prefix: str, visit: Callable[[str], Awaitable[None]]) -> int:
@@ -32,12 +54,12 @@ async def each_folder(bucket: Bucket, prefix: str, visit: Callable[[str], Awaita
         prefix: "" or a prefix of up to three folders, with its closing slash; or one of these below ``DEPLOYMENTS``.
         visit: is given the prefix of each.
     """
-    if len(levels_of(prefix)) == DEPTH:
+    if len(levels_of(prefix)) == LEVELS:
         await visit(prefix)
         return 0
     listed = 0
     async for page in bucket.folders(prefix):
-        inside = [name for name in page.names if _is_of_a_staging(name, prefix)]
+        inside = [name for name in page.names if is_segment(name.removeprefix(prefix).rstrip("/"))]
         listed += 1 + sum(await each(inside, lambda folder: each_folder(bucket, folder, visit)))
     return listed
 
@@ -49,11 +71,7 @@ def levels_of(prefix: str) -> list[str]:
 
 def is_above(prefix: str) -> bool:
     """Whether stagings lie below a prefix, and none at it."""
-    return len(levels_of(prefix)) < DEPTH
-
-
-def _is_of_a_staging(folder: str, above: str) -> bool:
-    return bool(_SEGMENT.fullmatch(folder.removeprefix(above).rstrip("/")))
+    return len(levels_of(prefix)) < LEVELS
 
 
 _SHOWN = 5
@@ -70,7 +88,7 @@ async def nothing_staged(bucket: Bucket, prefix: str) -> SourceNotFoundError:
         ended = known_to_have_ended(journal, await clock.in_thread(Process.this))
         return SourceNotFoundError(
             f"nothing is staged at {place} yet: {who} "
-            + (f"has stopped at it ({ended})" if ended else "is at it, or was")
+            + (f"has stopped ({ended})" if ended else "is staging it, or was")
             + f", and there is no {marker}",
             where=where,
             hint=("how far it came: " if ended else "how far it is, and whether it is alive: ")

@@ -7,7 +7,6 @@ this tool's own: uploads of other programs stay.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 from riva_stream import clock
 from riva_stream.errors import HeldError, RivaStreamError, Where
-from riva_stream.events import Observer, Warned, ignore
+from riva_stream.events import Observer, ignore, warning
 from riva_stream.layout import Layout, layout_of
 from riva_stream.lease import Found, Lease, Process, known_to_have_ended, read_journal, watch
 from riva_stream.lease.lease import Noted
@@ -58,12 +57,8 @@ async def collect(
     Raises:
         RivaStreamError: the uploads or keys cannot be listed.
     """
-
-    def warn(message: str) -> None:
-        observer(Warned(code="gc", message=message))
-
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
+    warn = warning(observer, "gc")
+    async with open_store(settings, session=session, warn=warn) as store:
         there, for_leases = (
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )

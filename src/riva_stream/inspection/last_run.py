@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from riva_stream.errors import ConfigurationError
-from riva_stream.handover import STATUS
+from riva_stream.handover import read, read_json
 from riva_stream.inspection.reports import LastRun
 from riva_stream.layout import prefix_of
 from riva_stream.lease.journal import Journal, Process
@@ -39,28 +38,28 @@ def last_run_of(state: Path) -> Remembered:
         ConfigurationError: there is no such directory, or no run in it.
     """
     folder = state.expanduser()
-    named = _status_of(folder / STATUS)
-    runs = folder / "runs"
     try:
-        began = sorted(runs.glob("*/request.json"), key=lambda path: path.stat().st_mtime_ns)
+        named = dict(read(folder).status)
+        began = sorted((folder / "runs").glob("*/request.json"), key=lambda path: path.stat().st_mtime_ns)
+        # A dry run leaves a request, too, but has staged nothing and writes no status.
+        requests = [path for path in began if not read_json(path).get("dry_run")]
+        latest = folder / "runs" / named.get("run_id", "") / "request.json"
+        # A run that is under way has not come to write its status: it is newer than what is named.
+        if requests and (
+            latest not in requests or latest.stat().st_mtime_ns < requests[-1].stat().st_mtime_ns
+        ):
+            latest, named = requests[-1], {}
+        if not requests:
+            raise _nothing(state, _why_nothing(folder, named, dry=bool(began)))
+        request, report = read_json(latest), read_json(latest.with_name("report.json"))
     except OSError as error:
         raise _nothing(state, f"it cannot be read: {error.strerror}") from error
-    # A dry run leaves a request, too, but has staged nothing and writes no status.
-    requests = [path for path in began if not _json(path).get("dry_run")]
-    latest = runs / named.get("run_id", "") / "request.json"
-    # A run that is under way has not come to write its status: it is newer than what is named.
-    if requests and (latest not in requests or latest.stat().st_mtime_ns < requests[-1].stat().st_mtime_ns):
-        latest, named = requests[-1], {}
-    if not requests:
-        raise _nothing(state, _why_nothing(folder, named, dry=bool(began)))
-    request = _json(latest)
     try:
         bucket = str(request["bucket"])
         mode = "bintarball_reference" if request.get("bintarball_reference") else None
         prefix = prefix_of(mode, *(str(request[name]) for name in ("env", "model_name", "model_version")))
     except KeyError as error:
         raise _nothing(state, f"{latest} does not name {error}") from error
-    report = _json(latest.with_name("report.json"))
     alive = _alive(latest.with_name("journal.json"))
     exit_code = named.get("exit_code", "")
     run = LastRun(
@@ -93,22 +92,6 @@ def _alive(journal: Path) -> bool | None:
             return False
         return True if (found.process.host, found.process.boot) == (here.host, here.boot) else None
     return None
-
-
-def _status_of(path: Path) -> dict[str, str]:
-    """Its ``key=value`` lines; nothing when there is no such file."""
-    with suppress(OSError, UnicodeDecodeError):
-        pairs = (line.partition("=") for line in path.read_text().splitlines())
-        return {key.strip(): value.strip() for key, _, value in pairs if value}
-    return {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        document = json.loads(path.read_bytes())
-        if isinstance(document, dict):
-            return document
-    return {}
 
 
 def _why_nothing(folder: Path, named: dict[str, str], *, dry: bool) -> str:

@@ -8,21 +8,19 @@ from datetime import datetime
 from typing import Any
 
 from riva_stream import clock
-from riva_stream.deployment import DOCUMENTS
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
-from riva_stream.inspection.bucket import open_bucket
-from riva_stream.inspection.find import each_folder, levels_of
+from riva_stream.inspection.find import each_folder, levels_of, open_bucket
 from riva_stream.inspection.reports import ListedStaging, ListReport
 from riva_stream.layout import (
     ARTIFACT_JSON,
-    DEPLOYMENT_DOCUMENTS,
     DEPLOYMENTS,
     JOURNAL,
     MARKER,
+    OWN_FOLDER,
+    Layout,
     is_bintarball,
-    marker_at,
 )
 from riva_stream.lease import (
     LEASE,
@@ -33,6 +31,7 @@ from riva_stream.lease import (
     known_to_have_ended,
     read_journal,
 )
+from riva_stream.manifest import Finding
 from riva_stream.s3 import Bucket, StoreSettings
 
 __all__ = ["list_stagings"]
@@ -67,7 +66,7 @@ async def list_stagings(
     async with open_bucket(settings, bucket, observer, session, slots=_SLOTS) as there:
         here = await clock.in_thread(Process.this)
         found: list[ListedStaging] = []
-        notes: list[str] = []
+        notes: list[Finding] = []
 
         async def visit(place: str) -> None:
             staging = await _look(there, place, here)
@@ -79,7 +78,8 @@ async def list_stagings(
             try:
                 folders += await each_folder(there, DEPLOYMENTS + prefix, visit)
             except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
-                notes.append(f"bintarball references may be missing here: {error.what}; {error.hint}")
+                told = f"bintarball references may be missing here: {error.what}; {error.hint}"
+                notes.append(Finding(code="may-not-list", message=told))
     found.sort(
         key=lambda staging: (
             [_natural(level) for level in (staging.env, staging.model, staging.version)],
@@ -97,23 +97,27 @@ async def list_stagings(
 
 async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | None:
     """One folder; None when it has nothing to do with a staging."""
-    bucket, marker, names = there.name, marker_at(place), set[str]()
+    layout, names = Layout(there.name, place), set[str]()
+    bucket, marker = there.name, layout.marker_name
+    # A folder may hold any number of other keys. No run holds a reference.
+    wanted = layout.documents | (frozenset() if is_bintarball(place) else {OWN_FOLDER})
     now: datetime | None = None
     async for page in there.folders(place):
         now = page.now
-        names |= _names([entry.key for entry in page.objects] + list(page.names), place)
+        keys = [*(entry.key for entry in page.objects), *page.names]
+        names |= {key.removeprefix(place) for key in keys} & wanted
     found = ended = None
-    if _FOLDER in names and (found := await read_journal(there, place + JOURNAL)):
+    if OWN_FOLDER in names and (found := await read_journal(there, place + JOURNAL)):
         written = await there.head(place + JOURNAL)
         ended = _ended(found, now, written.last_modified if written else None, here)
     # A journal that has gone since the listing has perhaps given way to a marker.
-    if marker in names or (_FOLDER in names and found is None):
+    if marker in names or (OWN_FOLDER in names and found is None):
         documents = await read_documents(there, place, (MARKER, ARTIFACT_JSON))
         if documents.is_marked:
             return _staged(bucket, place, documents, None if ended else found)
     if found is not None:
         return _begun(bucket, place, found.journal, ended or "")
-    if names & _documents_at(place):  # all that is left of a staging whose marker somebody removed
+    if names & layout.documents:  # all that is left of a staging whose marker somebody removed
         mode, run = ("bintarball_reference", "") if is_bintarball(place) else (None, " and no run")
         note = f"there are documents, but no {marker}{run}"
         return _listed(bucket, place, state="incomplete", mode=mode, note=note)
@@ -125,23 +129,8 @@ def _ended(found: Found, now: datetime | None, written: datetime | None, here: P
     lease = found.journal.lease if found.journal else LEASE
     ended = known_to_have_ended(found, here)
     if not ended and beats_by_the_stores_clock(now, written, lease) is False:
-        ended = f"no sign of life since {written:%Y-%m-%d %H:%M:%S}Z"
+        ended = f"no heartbeat since {written:%Y-%m-%d %H:%M:%S}Z"
     return ended
-
-
-_FOLDER = JOURNAL.partition("/")[0] + "/"
-
-
-def _documents_at(place: str) -> set[str]:
-    """Names of the documents that a staging there may have."""
-    return {*(DEPLOYMENT_DOCUMENTS if is_bintarball(place) else DOCUMENTS)}
-
-
-def _names(keys: list[str], place: str) -> set[str]:
-    """Those that matter: a folder may hold any number of others."""
-    held = () if is_bintarball(place) else (_FOLDER,)  # no run holds a reference
-    wanted = _documents_at(place).union(held)
-    return {key.removeprefix(place) for key in keys} & wanted
 
 
 def _staged(bucket: str, place: str, documents: Documents, found: Found | None) -> ListedStaging:

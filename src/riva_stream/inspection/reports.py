@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from riva_stream.manifest import Document, Mode
+from riva_stream.manifest import Document, Finding, Mode
 
 __all__ = [
     "NOT_STAGED",
@@ -16,6 +16,7 @@ __all__ = [
     "LastRun",
     "ListReport",
     "ListedStaging",
+    "Rerun",
     "StagedNow",
     "StatusReport",
     "UploadStatus",
@@ -24,8 +25,8 @@ __all__ = [
 ]
 
 
-NOT_STAGED = "it lies among what is staged, but was not staged"
-"""The difference of a model that no document knows."""
+NOT_STAGED = "not-staged"
+"""The code of a model that no document knows."""
 
 
 class VerifiedObject(Document):
@@ -38,8 +39,13 @@ class VerifiedObject(Document):
     by: list[str]
     """What was compared and is the same: size, etag, version-id, crc64nvme, run-id, content, sha256, blake3, …"""
     ok: bool
-    difference: str
-    """In what it differs, all of it; empty when it does not."""
+    differences: list[Finding]
+    """In what it differs, all of it."""
+
+    @property
+    def difference(self) -> str:
+        """The same for a person; empty when it does not differ."""
+        return "; ".join(found.message for found in self.differences)
 
 
 class DeepRead(Document):
@@ -69,7 +75,9 @@ class VerifyReport(Document):
     objects: list[VerifiedObject]
     extra: list[str]
     """Keys below the prefix that nobody staged and that do no harm (the first thousand)."""
-    notes: list[str]
+    notes: list[Finding]
+    source_sha256: str | None = None
+    """Of the source of a staging by reference, as it was read; None unless ``--deep``."""
     read: DeepRead | None
     """None unless ``--deep``."""
     seconds: float
@@ -121,7 +129,7 @@ class Holder(Document):
     written_at: datetime | None
     """When it did so last, by the store's clock."""
     lease: float | None
-    """Seconds without a sign of life after which another run takes over."""
+    """Seconds without a heartbeat after which another run takes over."""
     stopped: bool
     source: str | None
     source_size: int | None
@@ -148,6 +156,21 @@ class LastRun(Document):
     """Whether its process still runs; None: it cannot be seen from here."""
 
 
+class Rerun(Finding):
+    """What staging the same source again would do; ``message`` goes on after "a rerun would"."""
+
+    code: Literal["stage", "resume", "start_over", "already_staged", "held", "refused"]
+    """``start_over``: take over and stage it from the beginning."""
+    exit_code: int = 0
+    parts: int = 0
+    size_bytes: int = 0
+    """Parts that would not be sent again, and their bytes."""
+    left_bytes: int | None = None
+    """Bytes of the source that are left to read; None where a run would not begin in the middle."""
+    adds_deployment: bool = False
+    """Asked for with a container image, it would add ``deployment.json``."""
+
+
 class StatusReport(Document):
     """The result of ``status``."""
 
@@ -158,9 +181,8 @@ class StatusReport(Document):
     """Not None beside ``staged``: a forced restage, which leaves what is staged whole until it commits."""
     last_run: LastRun | None
     """None unless a state directory was asked for."""
-    rerun: str
-    """What staging the same source again would do."""
-    notes: list[str] = Field(default_factory=list)
+    rerun: Rerun
+    notes: list[Finding] = Field(default_factory=list)
     watched_seconds: float
 
 
@@ -194,6 +216,6 @@ class ListReport(Document):
     stagings: list[ListedStaging]
     folders: int
     """Folders that were looked into."""
-    notes: list[str] = Field(default_factory=list)
+    notes: list[Finding] = Field(default_factory=list)
     """What was not looked at, and why."""
     seconds: float

@@ -17,7 +17,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,11 +29,11 @@ from riva_stream import clock
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import AccessDeniedError, ConfigurationError, Where
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.inspection.find import DEPTH, levels_of
+from riva_stream.inspection.find import is_above, levels_of
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENTS, marker_at
 from riva_stream.manifest import Document
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import Bucket, Lifecycle, Reader, StoreSettings, open_store
+from riva_stream.s3 import Bucket, Lifecycle, StoreSettings, open_store
 
 __all__ = ["DOCUMENTS_BELOW", "Extent", "Policy", "RetentionReport", "RuleChange", "extent_of", "retention"]
 
@@ -150,7 +150,7 @@ class RetentionReport(Document):
     """A line for each rule: ``- `` goes, ``+ `` comes, ``  `` stays."""
     extent: list[Extent] = Field(default_factory=list)
     """What the rules for expiry apply to now."""
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Warned] = Field(default_factory=list)
 
 
 async def retention(
@@ -178,16 +178,13 @@ async def retention(
         ConfigurationError: the store has no lifecycle rules, or rules of others would not survive a merge.
         AccessDeniedError: s3:GetLifecycleConfiguration is missing.
     """
-    warnings: list[str] = []
+    warnings: list[Warned] = []
 
     def warn(code: str, message: str) -> None:
-        warnings.append(message)
-        observer(Warned(code=code, message=message))
+        warnings.append(Warned(code=code, message=message))
+        observer(warnings[-1])
 
-    async with AsyncExitStack() as stack:
-        store: Reader = await stack.enter_async_context(
-            open_store(settings, session=session, warn=partial(warn, "profile"))
-        )
+    async with open_store(settings, session=session, warn=partial(warn, "profile")) as store:
         there = Bucket(store, bucket, Retrier(_RETRIES, observer))
         by_size = store.is_aws if by_size is None else by_size
         found = await there.get_lifecycle() or Lifecycle(())
@@ -327,7 +324,7 @@ async def extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int, 
             size += entry.size
             ours = known.fullmatch(entry.key) is not None
             folder, name = entry.key[: entry.key.rfind("/") + 1], entry.key.rpartition("/")[2]
-            stagings += ours and len(levels_of(folder)) == DEPTH and name == marker_at(folder)
+            stagings += ours and not is_above(folder) and name == marker_at(folder)
             limit = days if entry.size < DOCUMENTS_BELOW else days_of_bytes
             due += entry.last_modified is not None and entry.last_modified <= now - timedelta(days=limit)
             if not ours:

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from riva_stream import clock
@@ -32,7 +31,7 @@ from riva_stream.errors import (
     Where,
     first_of,
 )
-from riva_stream.events import Observer, Warned, ignore
+from riva_stream.events import Observer, ignore, warning
 from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
 from riva_stream.inspection.deep import RANGE, fetching
 from riva_stream.inspection.find import nothing_staged
@@ -83,17 +82,13 @@ async def read_staging(
     async with AsyncExitStack() as stack:
         if store is None or isinstance(store, StoreSettings):
             store = await stack.enter_async_context(
-                open_store(store or StoreSettings(), session=session, warn=partial(_warn, observer))
+                open_store(store or StoreSettings(), session=session, warn=warning(observer, "profile"))
             )
         there = Bucket(store, bucket, Retrier(observer=observer, renew=store.renew))
         staging = await find_staging(there, prefix, observer, connections=connections)
         await staging.require_agreement()
         yield staging
         await staging.still_stands()
-
-
-def _warn(observer: Observer, message: str) -> None:
-    observer(Warned(code="profile", message=message))
 
 
 async def find_staging(
@@ -305,17 +300,18 @@ def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None
     """Note in what an object differs from what the documents promise."""
     key = item.key
     if info is None:
-        ledger.differs(key, "it is gone")
+        ledger.differs(key, "gone", "it is gone")
         return
     ledger.size(key, info.size)
     if item.entry is not None:
         by, different = differences(item.entry, info)
         ledger.same(key, *by)
-        ledger.differs(key, *different)
+        for found in different:
+            ledger.differs(key, found.code, found.message)
         if item.version_id is not None:
             ledger.compare(key, "version-id", info.version_id, item.version_id)
     if info.size != item.size:
-        ledger.differs(key, f"it has {info.size} bytes, {item.size} were staged")
+        ledger.differs(key, "size", f"it has {info.size} bytes, {item.size} were staged")
 
 
 def pinned(bucket: str, info: ObjectInfo) -> PinnedSource:

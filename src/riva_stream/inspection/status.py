@@ -1,4 +1,4 @@
-"""``status``: what stands at a prefix, who is at it, and what a rerun would do. Nothing is written."""
+"""``status``: what is at a prefix, which run holds it, and what a rerun would do. Nothing is written."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from riva_stream import clock
 from riva_stream.documents.read import Documents, read_documents
-from riva_stream.errors import AccessDeniedError
+from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
 from riva_stream.events import Observer, ignore
-from riva_stream.inspection.bucket import open_bucket
-from riva_stream.inspection.find import is_above
-from riva_stream.inspection.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
+from riva_stream.inspection.find import is_above, open_bucket
+from riva_stream.inspection.reports import Holder, LastRun, Rerun, StagedNow, StatusReport, UploadStatus
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MARKER, Layout
 from riva_stream.lease import (
     Found,
@@ -25,6 +24,7 @@ from riva_stream.lease import (
     read_journal,
     watch,
 )
+from riva_stream.manifest import Finding
 from riva_stream.run import each
 from riva_stream.s3 import Bucket, StoreSettings
 from riva_stream.sizes import human_size
@@ -52,7 +52,7 @@ async def status(
         settings: the store.
         bucket: its bucket.
         prefix: of one staging, with its closing slash.
-        wait: watch a journal for a sign of life; otherwise the store's clock has to do.
+        wait: watch a journal for a heartbeat; otherwise the store's clock has to do.
         lease: seconds that it is watched at most; None: its own lease.
         last_run: what a state directory tells, for the report.
         observer: is told that a journal is watched.
@@ -63,12 +63,12 @@ async def status(
     """
     async with open_bucket(settings, bucket, observer, session) as there:
         here = await clock.in_thread(Process.this)
-        look = _Look(there, Layout(bucket, prefix), here, observer)
+        look = _StatusReader(there, Layout(bucket, prefix), here, observer)
         return await look.report(wait=wait, lease=lease, last_run=last_run)
 
 
 @dataclass(eq=False)
-class _Look:
+class _StatusReader:
     bucket: Bucket
     layout: Layout
     here: Process
@@ -86,11 +86,12 @@ class _Look:
             self.bucket, self.layout.prefix, (MARKER, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS)
         )
         staged = _staged(documents) if documents.is_marked else None
-        notes: list[str] = []
+        notes: list[Finding] = []
         if staged is not None and not staged.problem and documents.pair_problem:
-            notes.append(f"it must not be deployed: {documents.pair_problem}")
+            notes.append(_note("not-deployable", f"it must not be deployed: {documents.pair_problem}"))
         if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
-            notes.append("the journal of the run that staged it is there still; a rerun removes it")
+            told = "the journal of the run that staged it is there still; a rerun removes it"
+            notes.append(_note("journal-left", told))
             holder = None
         else:
             holder = None if life is None else await self._holder(life, notes)
@@ -133,10 +134,10 @@ class _Look:
         age = f"{(now - written).total_seconds():.0f} s" if now and written else "an unknown time"
         return Life(found, alive, f"its journal was written {age} ago, by the store's clock", 0.0)
 
-    async def _holder(self, life: Life, notes: list[str]) -> Holder:
+    async def _holder(self, life: Life, notes: list[Finding]) -> Holder:
         journal = life.found.journal
         if journal is None:
-            notes.append(f"its journal cannot be understood: {life.found.problem}")
+            notes.append(_note("journal", f"its journal cannot be understood: {life.found.problem}"))
         # A rerun aborts those of the documents and writes its own.
         parted = (
             [upload for upload in journal.uploads if self.layout.is_payload(upload.key)] if journal else []
@@ -145,7 +146,8 @@ class _Look:
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.layout.prefix)
         if life.alive is False and _is_in_commit(life.found):
-            notes.append("it was interrupted in its commit: the next run sends everything again")
+            told = "it was interrupted in its commit: the next run sends everything again"
+            notes.append(_note("in-commit", told))
             done = 0
         return Holder(
             state="resumable" if life.alive is False else "in_flight",
@@ -193,20 +195,25 @@ class _Look:
             stored_bytes=size,
         )
 
-    async def _leftovers(self) -> list[str]:
+    async def _leftovers(self) -> list[Finding]:
         """What lies at a prefix where nothing is staged and nobody is at work."""
-        notes = []
+        notes: list[Finding] = []
         try:
             listing = await self.bucket.list_objects(self.layout.prefix, limit=1)
             if listing.objects and is_above(self.layout.prefix):
-                notes.append("it is a place above stagings, which are at ENV/NAME/VERSION/; see ls")
+                told = "it is a place above stagings, which are at ENV/NAME/VERSION/; see ls"
+                notes.append(_note("above-stagings", told))
             elif listing.objects:
-                notes.append("there are objects without a marker; nobody vouches for them")
+                notes.append(
+                    _note("no-marker", "there are objects without a marker; nobody vouches for them")
+                )
             uploads = await self.bucket.list_uploads(self.layout.prefix)
             if uploads:
-                notes.append(f"{len(uploads)} uploads are open that no journal knows; see gc")
+                told = f"{len(uploads)} uploads are open that no journal knows; see gc"
+                notes.append(_note("open-uploads", told))
         except AccessDeniedError as error:
-            notes.append(f"what else is there may not be listed ({error.where.operation})")
+            told = f"what else is there may not be listed ({error.where.operation})"
+            notes.append(_note("may-not-list", told))
         return notes
 
     async def _written(self) -> datetime | None:
@@ -217,21 +224,23 @@ class _Look:
         return (await self.bucket.list_folder(self.layout.prefix, limit=1)).now
 
 
+def _note(code: str, message: str) -> Finding:
+    return Finding(code=code, message=message)
+
+
 def _run_id(found: Found) -> str | None:
     return found.journal.run_id if found.journal else None
 
 
 def _staged(documents: Documents) -> StagedNow:
     marker, artifact = documents.marker, documents.artifact
-    size = artifact.source.size_bytes if artifact else None
-    if documents.is_bintarball and documents.deployment is not None:
-        size = documents.deployment.bintarball_references.model_archive.size_bytes
+    archive = documents.reference or (artifact.source if artifact else None)
     return StagedNow(
         run_id=documents.run_id,
         mode=documents.mode,
         staged_at=documents.staged_at,
         source=documents.source or (marker.source if marker else None),
-        source_size=size,
+        source_size=archive.size_bytes if archive else None,
         models=len(artifact.models) if artifact else 0,
         sha256=artifact.source.sha256 if artifact else None,
         problem=documents.problem,
@@ -268,18 +277,21 @@ def _is_in_commit(found: Found) -> bool:
     return found.journal is not None and found.journal.has_begun
 
 
-def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_commit: bool) -> str:
+def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_commit: bool) -> Rerun:
     if staged is not None and staged.problem:
-        return "be refused (73); with --force replace what is there"
+        told = "be refused (73); with --force replace what is there"
+        return Rerun(code="refused", message=told, exit_code=DestinationConflictError.exit_code)
     if holder is not None and holder.state == "in_flight":
-        return "end with 75, as another run holds the prefix; with --wait wait for it"
+        told = "end with 75, as another run holds the prefix; with --wait wait for it"
+        return Rerun(code="held", message=told, exit_code=HeldError.exit_code)
     if staged is not None:
         adds = (
             "" if whole else "; with RIVA_SERVER_PATH it would add deployment.json, and move nothing either"
         )
-        return f"move nothing: it is staged; every object is looked at again{adds}"
+        told = f"move nothing: it is staged; every object is looked at again{adds}"
+        return Rerun(code="already_staged", message=told, adds_deployment=not whole)
     if holder is None:
-        return "stage it from the beginning"
+        return Rerun(code="stage", message="stage it from the beginning")
     kept = [upload for upload in holder.uploads if upload.state != "gone"]
     parts = sum(u.journaled_parts if u.stored_parts is None else u.stored_parts for u in kept)
     size = sum(u.journaled_bytes if u.stored_bytes is None else u.stored_bytes for u in kept)
@@ -289,8 +301,9 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
             if in_commit
             else "the store has nothing that can be resumed"
         )
-        return f"take over and stage it from the beginning: {why}"
-    left = ""
-    if holder.resumes_at and holder.source_size:
-        left = f"; {human_size(holder.source_size - holder.resumes_at)} of the source are left to read"
-    return f"take over and go on: {parts} parts ({human_size(size)}) are in the store already{left}"
+        return Rerun(code="start_over", message=f"take over and stage it from the beginning: {why}")
+    told = f"take over and resume: {parts} parts ({human_size(size)}) are in the store already"
+    left = holder.source_size - holder.resumes_at if holder.resumes_at and holder.source_size else None
+    if left is not None:
+        told += f"; {human_size(left)} of the source are left to read"
+    return Rerun(code="resume", message=told, parts=parts, size_bytes=size, left_bytes=left)

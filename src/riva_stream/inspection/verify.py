@@ -13,14 +13,14 @@ from riva_stream.digest import DigestRecord
 from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
-from riva_stream.inspection.bucket import open_bucket
 from riva_stream.inspection.crosscheck import StagedObject, pointed_at, referenced
 from riva_stream.inspection.deep import DeepReader, Target
+from riva_stream.inspection.find import open_bucket
 from riva_stream.inspection.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.inspection.staging import Staging, compare, find_staging, pinned
 from riva_stream.inspection.uris import split
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL
-from riva_stream.manifest import Source
+from riva_stream.manifest import Finding, Source
 from riva_stream.run import each
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings
 from riva_stream.sizes import MIB
@@ -94,7 +94,8 @@ class _Verification:
     origin: Bucket
     """In the store that has what the staging points at; its name says nothing."""
     observer: Observer
-    notes: list[str] = field(default_factory=list, init=False)
+    notes: list[Finding] = field(default_factory=list, init=False)
+    source_sha256: str | None = field(default=None, init=False)
     extra: list[str] = field(default_factory=list, init=False)
     _told: set[str] = field(default_factory=set, init=False)
 
@@ -116,9 +117,8 @@ class _Verification:
         targets += await self._references(documents, deep=reading is not None)
         await self._beside(expected, documents)
         if not staging.vouched:
-            self.notes.append(
-                f"nothing vouches for {MANIFEST_JSON}: version 0.1, which staged it, left its SHA-256 out of the marker"
-            )
+            told = "version 0.1, which staged it, left its SHA-256 out of the marker"
+            self._note("manifest-unvouched", f"nothing vouches for {MANIFEST_JSON}: {told}")
         read = None if reading is None else await self._deep(reading, targets)
         await staging.still_stands()
         written = [item.key for item in expected if not item.is_document]
@@ -139,9 +139,13 @@ class _Verification:
             objects=objects,
             extra=self.extra,
             notes=self.notes,
+            source_sha256=self.source_sha256,
             read=read,
             seconds=round(time.perf_counter() - began, 3),
         )
+
+    def _note(self, code: str, message: str) -> None:
+        self.notes.append(Finding(code=code, message=message))
 
     async def _compare(self, item: StagedObject) -> ObjectInfo | None:
         """HEAD one object that the documents promise."""
@@ -164,13 +168,14 @@ class _Verification:
         """Every object carries the id of the run that began it. Only what is no document may be of an earlier run."""
         found = info.metadata.get("run-id")
         if found is None:
-            self.ledger.differs(info.key, "it was not written by this tool: it carries no run id")
+            text = "it was not written by this tool: it carries no run id"
+            self.ledger.differs(info.key, "no-run-id", text)
         elif run_id is None:
             return
         elif found == run_id:
             self.ledger.same(info.key, "run-id")
         elif must_be:
-            self.ledger.differs(info.key, f"it was written by run {found}, not by {run_id}")
+            self.ledger.differs(info.key, "run-id", f"it was written by run {found}, not by {run_id}")
 
     def _targets(self, expected: list[StagedObject], there: list[ObjectInfo | None]) -> list[Target]:
         """What ``--deep`` has to read: all but the documents, and what cannot be the same any more."""
@@ -198,7 +203,9 @@ class _Verification:
         here = split(image.s3_uri)[0] in {self.bucket.name, documents.deployment.deployment.s3_bucket}
         await referenced(self.ledger, self.bucket if here else self.origin, image)
         if deep:
-            self.notes.append("the container image was compared by size, ETag and version, and not read")
+            self._note(
+                "image-not-read", "the container image was compared by size, ETag and version, and not read"
+            )
         if not documents.is_bintarball:  # its archive was looked at: in the staging, or as its source
             return []
         archive = references.model_archive
@@ -212,11 +219,11 @@ class _Verification:
     async def _beside(self, expected: list[StagedObject], documents: Documents) -> None:
         """What lies below the prefix that was not staged."""
         if documents.hidden:
-            self.notes.append(
-                f"whether there is a {' and a '.join(documents.hidden)} is not known: they may not be read"
-            )
+            names = " and a ".join(documents.hidden)
+            self._note("may-not-read", f"whether there is a {names} is not known: they may not be read")
         if documents.artifact is None and documents.manifest is None and documents.deployment is None:
-            self.notes.append("what lies beside it was not looked for: no document tells what was staged")
+            told = "what lies beside it was not looked for: no document tells what was staged"
+            self._note("no-document", told)
             return
         written = {*DOCUMENTS} - {
             *DEPLOYMENT_DOCUMENTS,
@@ -230,11 +237,10 @@ class _Verification:
                 if entry.key not in named and not entry.key.endswith("/"):  # which stand for empty folders
                     more += not self._one_beside(entry, documents)
         except AccessDeniedError:
-            self.notes.append(
-                f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing"
-            )
+            told = f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing"
+            self._note("may-not-list", told)
         if more:
-            self.notes.append(f"{more} more keys were not staged")
+            self._note("more-keys", f"{more} more keys were not staged")
 
     def _one_beside(self, entry: ObjectInfo, documents: Documents) -> bool:
         """Tell of one key; False: there were too many before it."""
@@ -242,10 +248,10 @@ class _Verification:
         if name in DEPLOYMENT_DOCUMENTS and name not in {*documents.foreign, *documents.hidden}:
             raise self.staging.replaced(name)  # it was not there when the documents were read
         if name == JOURNAL:
-            self.notes.append("a run has begun to replace it, or has left its journal: see status")
+            self._note("journal", "a run has begun to replace it, or has left its journal: see status")
         elif self.staging.layout.is_payload(entry.key) and name.endswith(".riva"):
             self.ledger.size(entry.key, entry.size)
-            self.ledger.differs(entry.key, NOT_STAGED)
+            self.ledger.differs(entry.key, NOT_STAGED, "it lies among what is staged, but was not staged")
         elif len(self.extra) < _MOST_EXTRA:
             self.extra.append(entry.key)
         else:
@@ -259,7 +265,7 @@ class _Verification:
             target = targets[index]
             key = target.pinned.uri if target.vouched else target.pinned.key
             if isinstance(came_to, str):
-                self.ledger.differs(key, came_to)
+                self.ledger.differs(key, "replaced", came_to)
             elif target.vouched:
                 self._vouched(target, came_to)
             else:
@@ -273,7 +279,9 @@ class _Verification:
     def _tell(self, key: str, size: int) -> None:
         if key not in self._told:
             self._told.add(key)
-            self.observer(ObjectVerified(key=key, size=size, difference=self.ledger.difference(key)))
+            codes = tuple(found.code for found in self.ledger.differences(key))
+            difference = self.ledger.difference(key)
+            self.observer(ObjectVerified(key=key, size=size, difference=difference, codes=codes))
 
     def _vouched(self, target: Target, came_to: dict[str, str]) -> None:
         """Nobody has read the source of a staging by reference, so only its own store can vouch for its bytes."""
@@ -283,15 +291,13 @@ class _Verification:
             names = vouchers.compare(record, uri=uri)
         except DigestMismatchError as error:
             if "md5" in vouchers.values and not self.origin.is_aws:  # elsewhere an ETag may be anything
-                self.notes.append(
-                    f"the source's ETag looks like an MD5 but is not that of its bytes: {error.what}"
-                )
+                told = "the source's ETag looks like an MD5 but is not that of its bytes"
+                self._note("etag", f"{told}: {error.what}")
             else:
-                self.ledger.differs(uri, error.what)
+                self.ledger.differs(uri, "checksum", error.what)
             return
         self.ledger.same(uri, *names)
         if not names:
-            self.notes.append(
-                "nothing vouches for the source's bytes: it was read, and compared with nothing"
-            )
-        self.notes.append(f"the source's SHA-256 is {came_to['sha256']}")
+            told = "nothing vouches for the source's bytes: it was read, and compared with nothing"
+            self._note("source-integrity", told)
+        self.source_sha256 = came_to["sha256"]

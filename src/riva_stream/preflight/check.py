@@ -6,6 +6,7 @@ time limit of its own; what is written for that is removed again. A check that f
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -22,7 +23,8 @@ from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError
 from riva_stream.log_delivery import log_store
 from riva_stream.log_place import LogPlace
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
-from riva_stream.preflight.bucket import clock_record, region_record
+from riva_stream.preflight.destination import check_writing
+from riva_stream.preflight.endpoint import clock_record, region_record, resolved
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.host import check_files, check_memory, check_state, check_versions
 from riva_stream.preflight.log import check_log
@@ -37,9 +39,7 @@ from riva_stream.preflight.report import (
     report_of,
     warned,
 )
-from riva_stream.preflight.resolver import resolved
 from riva_stream.preflight.source import SourceCheck, container_record
-from riva_stream.preflight.writing import check_writing
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
 from riva_stream.s3.errors import CREDENTIALS
@@ -50,7 +50,6 @@ __all__ = ["check", "check_host"]
 E = TypeVar("E", bound=RivaStreamError)
 
 _IDENTITY_SECONDS = 2.0
-_STORE = ("endpoint", "destination-region", "clock")
 _POLICY = RetryPolicy(retries=2, base=0.1, cap=0.5)
 
 
@@ -137,7 +136,7 @@ class _Stores:
             StalledError,
         ) as error:  # the client cannot be made: credentials, the CA bundle
             component = f"{name}credentials"
-            told = _noting(error, self._ignored[component])
+            told = _with_ignored(error, self._ignored[component])
             examiner.keep(failed_with(component, told, self._request))
         self._skip_the_rest(name)
 
@@ -219,7 +218,7 @@ class _Stores:
                 if error.where.code not in CREDENTIALS:
                     raise
                 name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
-                told = failed_with(name, _noting(error, self._ignored[name]), self._request)
+                told = failed_with(name, _with_ignored(error, self._ignored[name]), self._request)
                 examiner.records[name] = told
                 return failed(component, f"not tried: {name} failed", code=NOT_TRIED)
             if side == "destination":
@@ -244,10 +243,10 @@ class _Stores:
             rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
             if request.server_path is not None and bool(side) == (request.server_bucket != request.bucket):
                 rest = (*rest, "container")
-            examiner.skip(f"{cause} failed", *rest)
-        examiner.skip(f"{name}credentials failed", f"{name}endpoint")
+            examiner.skip(cause, *rest)
+        examiner.skip(f"{name}credentials", f"{name}endpoint")
         if not name:
-            examiner.skip("credentials failed", "identity")
+            examiner.skip("credentials", "identity")
 
 
 def _has_failed(examiner: Examiner, component: str) -> bool:
@@ -259,7 +258,7 @@ def _ignore(_: str) -> None:
     """The look at the credentials has said it."""
 
 
-def _noting(error: E, ignored: list[str]) -> E:
+def _with_ignored(error: E, ignored: list[str]) -> E:
     """What was ignored may be what is missing now."""
     error.what = "; ".join([error.what, *ignored])
     return error
@@ -269,13 +268,13 @@ async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckR
     try:
         found = await look.credentials()
     except ConfigurationError as error:
-        raise _noting(error, ignored) from error.__cause__
+        raise _with_ignored(error, ignored) from error.__cause__
     profile = f", profile {found.profile}" if found.profile else ""
     kind = ", temporary" if found.temporary else ""
     facts: dict[str, Any] = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
     message = f"from {found.source}{profile}{kind}"
     if ignored:
-        fix = "unset AWS_PROFILE" if any("AWS_PROFILE" in text for text in ignored) else ""
+        fix = "unset AWS_PROFILE" if os.environ.get("AWS_PROFILE") and not found.profile else ""
         return warned(component, f"{message}; {'; '.join(ignored)}", fix=fix, **facts)
     return passed(component, message, **facts)
 

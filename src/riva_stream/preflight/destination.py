@@ -8,15 +8,15 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
-from riva_stream.preflight.asked_rights import may_put, may_read, tells_missing
-from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.examiner import Condition, Examiner, store_record
 from riva_stream.preflight.report import (
     CheckRecord,
     failed,
@@ -26,12 +26,22 @@ from riva_stream.preflight.report import (
     passed,
     warned,
 )
-from riva_stream.preflight.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
-from riva_stream.preflight.store import Condition
-from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Stored, Window, WritableBucket
+from riva_stream.preflight.scratch import (
+    BODY,
+    CLEANUP_SECONDS,
+    ScratchObject,
+    Unremoved,
+    may_put,
+    may_read,
+    scratch_folder,
+    tells_missing,
+)
+from riva_stream.preflight.source import container_record
+from riva_stream.preflight.uploads import UploadsCheck
+from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window, WritableBucket
 from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
 
-__all__ = ["DestinationCheck"]
+__all__ = ["DestinationCheck", "check_writing"]
 
 _WRONG_ETAG = "0" * 32
 _FORCED = "a forced staging, or an upgrade of one by reference, cannot remove what it replaces"
@@ -74,7 +84,7 @@ class DestinationCheck:
         """A scratch object: put on conditions, looked at, removed."""
         examiner = self._examiner
         if not removable:
-            examiner.skip(_NOT_REMOVABLE, "conditional-writes")
+            examiner.skip("delete", "conditional-writes", reason=_NOT_REMOVABLE)
             if examiner.request.mode != "full":
                 await examiner.examine("destination", self._may_be_written)
             await examiner.examine("head", self._may_be_read)
@@ -88,25 +98,25 @@ class DestinationCheck:
             )
         if record.status == "fail" and "policy" in record.details:
             # That is about writing at all, and "destination" says it.
-            reason = "nothing may be written"
-            examiner.records["conditional-writes"] = not_tried("conditional-writes", reason)
+            told = not_tried("conditional-writes", "destination", "nothing may be written")
+            examiner.records["conditional-writes"] = told
         if record.status != "fail" and self._object.is_there:
             await examiner.examine("head", self._looks)
         elif record.details.get("exit_code") == AccessDeniedError.exit_code:
             await examiner.examine("head", self._may_be_read)
         else:
-            examiner.skip("nothing could be written", "head")
+            examiner.skip("conditional-writes", "head", reason="nothing could be written")
 
     async def try_listing(self) -> None:
         """The keys below the prefix."""
         less = "what older runs left there stays unseen, and a missing key looks like a forbidden one"
         await self._examiner.examine("list", self._lists, degraded=less)
 
-    async def tidy(self) -> list[Left]:
+    async def tidy(self) -> list[Unremoved]:
         """Remove whatever is left of the above; gives what could not be removed."""
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             return await self._object.remove()
-        return [Left(f"perhaps s3://{self._bucket.name}/{self._object.key}")]
+        return [Unremoved(f"perhaps s3://{self._bucket.name}/{self._object.key}")]
 
     async def _deletes(self) -> CheckRecord:
         await self._object.try_removing()
@@ -247,7 +257,7 @@ class DestinationCheck:
         except AccessDeniedError as error:
             return nothing_written("destination", [error], self._examiner.request)
         if not is_told:
-            return not_tried("destination", _NOT_REMOVABLE)
+            return not_tried("destination", "delete", _NOT_REMOVABLE)
         return passed("destination", f"{destination} may be written; it was not, since {_NOT_REMOVABLE}")
 
     async def _may_be_read(self) -> CheckRecord:
@@ -267,3 +277,49 @@ class DestinationCheck:
         keys = [entry.key for entry in page.objects if not entry.key.startswith(self._folder)]
         count = f"{len(keys)}{'+' if page.truncated else ''}"
         return passed("list", f"keys can be listed; {count} below the prefix now", keys=len(keys))
+
+
+async def check_writing(examiner: Examiner, store: Store) -> None:
+    """Try everything that a run does there. What is made is removed again, also when this is cancelled."""
+    request = examiner.request
+    folder = scratch_folder(request)
+    bucket = WritableBucket(store, request.bucket, examiner.retrier)
+    objects, uploads = DestinationCheck(examiner, bucket, folder), UploadsCheck(examiner, bucket, folder)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(objects.try_listing)
+            if request.server_path is not None and request.server_bucket == request.bucket:
+                container = partial(container_record, examiner, store)
+                tasks.start_soon(examiner.examine, "container", container)
+            if request.mode == "full":
+                tasks.start_soon(uploads.try_listing)
+            removable = await objects.try_removing()
+            tasks.start_soon(partial(objects.try_object, removable=removable))
+            if request.mode == "full":
+                tasks.start_soon(partial(uploads.try_upload, removable=removable))
+    finally:
+        left = [*await objects.tidy(), *await uploads.tidy()]
+    examiner.keep(store_record(examiner.store))
+    if left:
+        _left_behind(examiner, left)
+
+
+def _left_behind(examiner: Examiner, left: Sequence[Unremoved]) -> None:
+    """Say what could not be removed."""
+    record, names = examiner.records.get("delete"), [str(item) for item in left]
+    details = {} if record is None else record.details
+    if record is not None and record.status == "pass" and all(item.only_versions for item in left):
+        examiner.records["delete"] = record.model_copy(
+            update={
+                "message": f"{record.message} (left: {', '.join(names)})",
+                "details": details | {"left": names},
+            }
+        )
+        return
+    examiner.records["delete"] = warned(
+        "delete",
+        f"this check could not remove: {', '.join(names)}",
+        code="left-behind",
+        fix=f"riva-stream gc {examiner.request.destination} --older-than 1h, or remove it by hand",
+        left=names,
+    )

@@ -8,10 +8,9 @@ import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError
 from riva_stream.log_place import LogPlace
-from riva_stream.preflight.asked_rights import may_put
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned
-from riva_stream.preflight.scratch import CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.preflight.scratch import CLEANUP_SECONDS, ScratchObject, Unremoved, may_put
 from riva_stream.s3 import Store, WritableBucket
 
 __all__ = ["check_log"]
@@ -42,7 +41,7 @@ async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
             error.hint = "; ".join(filter(None, (_FIX, error.hint)))
             raise
 
-    left = [Left(f"perhaps s3://{place.bucket}/{key}")]
+    left = [Unremoved(f"perhaps s3://{place.bucket}/{key}")]
     try:
         await examiner.examine("log", record)
     finally:

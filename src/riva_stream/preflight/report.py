@@ -9,8 +9,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import Document, Mode
-from riva_stream.preflight.grants import Grant, PolicyDocument, merged
-from riva_stream.preflight.policy import grants_for
+from riva_stream.preflight.policy import Grant, PolicyDocument, grants_for, merged
 from riva_stream.rights import RIGHTS
 
 __all__ = [
@@ -84,14 +83,16 @@ class CheckReport(Document):
 
 def passed(component: str, message: str, *, code: str = "ok", **details: Any) -> CheckRecord:
     """It is as it should be."""
-    return CheckRecord(component=component, status="pass", code=code, message=message, details=_told(details))
+    return CheckRecord(
+        component=component, status="pass", code=code, message=message, details=_without_empty(details)
+    )
 
 
 def warned(
     component: str, message: str, *, code: str = "degraded", fix: str = "", **details: Any
 ) -> CheckRecord:
     """A run would go on, with less."""
-    told = _told({"fix": fix, **details})
+    told = _without_empty({"fix": fix, **details})
     return CheckRecord(component=component, status="warn", code=code, message=message, details=told)
 
 
@@ -105,13 +106,13 @@ def failed(
     **details: Any,
 ) -> CheckRecord:
     """A run would end here, with this exit code."""
-    told = _told({"fix": fix, "exit_code": exit_code, **details})
+    told = _without_empty({"fix": fix, "exit_code": exit_code, **details})
     return CheckRecord(component=component, status="fail", code=code, message=message, details=told)
 
 
-def not_tried(component: str, reason: str) -> CheckRecord:
-    """Nothing is known, because something that comes before it failed."""
-    return warned(component, f"not tried: {reason}", code=NOT_TRIED, because=reason)
+def not_tried(component: str, cause: str, reason: str = "") -> CheckRecord:
+    """Nothing is known, because ``cause``, a component that comes before it, failed."""
+    return warned(component, f"not tried: {reason or f'{cause} failed'}", code=NOT_TRIED, because=cause)
 
 
 def failed_with(
@@ -133,7 +134,7 @@ def failed_with(
         code = error.where.code or "failed"
         return failed(component, error.what, code=code, exit_code=error.exit_code, fix=_fix(error), **details)
     what = f"{error.where.operation} is denied" if error.says else error.what
-    fix, policy = _mended([error], request)
+    fix, policy = _remedy([error], request)
     details |= {"policy": policy, "store_says": error.what}
     if degraded:
         return warned(component, f"{what}: {degraded}", code=ACCESS_DENIED, fix=fix, **details)
@@ -147,7 +148,7 @@ def nothing_written(
     log: LogPlace | None = None,
 ) -> CheckRecord:
     """The record of a place where nothing may be written, for want of all these rights; at least one."""
-    fix, policy = _mended(errors, request, log)
+    fix, policy = _remedy(errors, request, log)
     actions = [error.action or RIGHTS[error.where.operation][0].action for error in errors]
     return failed(
         component,
@@ -194,8 +195,8 @@ def report_of(
         source=request.source if request else None,
         destination=request.destination if request else None,
         mode=request.mode if request else None,
-        records=_by_the_clock(ordered),
-        policy=PolicyDocument(Statement=_named(grants)) if grants else None,
+        records=_clock_first(ordered),
+        policy=PolicyDocument(Statement=_with_unique_ids(grants)) if grants else None,
         seconds=round(seconds, 3),
     )
 
@@ -204,7 +205,7 @@ def _rank(code: int) -> int:
     return _PRECEDENCE.index(code) if code in _PRECEDENCE else len(_PRECEDENCE)
 
 
-def _mended(
+def _remedy(
     errors: Sequence[AccessDeniedError], request: StageRequest, log: LogPlace | None = None
 ) -> tuple[str, list[dict[str, Any]]]:
     """What to do about refusals, and the statements that grant what was refused."""
@@ -223,11 +224,11 @@ def _fix(error: RivaStreamError) -> str:
     return "check again in a moment"
 
 
-def _told(details: dict[str, Any]) -> dict[str, Any]:
+def _without_empty(details: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in details.items() if value not in ("", None, [])}
 
 
-def _by_the_clock(records: Sequence[CheckRecord]) -> list[CheckRecord]:
+def _clock_first(records: Sequence[CheckRecord]) -> list[CheckRecord]:
     """Where the clock is wrong every signature is, and a refusal says nothing about rights."""
     wrong = any(record.component == "clock" and record.status == "fail" for record in records)
     if not wrong:
@@ -242,7 +243,7 @@ def _by_the_clock(records: Sequence[CheckRecord]) -> list[CheckRecord]:
     ]
 
 
-def _named(grants: Sequence[Grant]) -> list[Grant]:
+def _with_unique_ids(grants: Sequence[Grant]) -> list[Grant]:
     """Statement ids occur once in a policy."""
     seen: dict[str, int] = {}
     named = []

@@ -1,27 +1,45 @@
-"""The small object that ``check`` tries a bucket with: put, looked at, and removed again whatever happens."""
+"""What ``check`` tries a bucket with: a small object that is put, looked at and removed again; and what is not there.
+
+S3 looks at the rights before it looks for the upload or the key. So a request for what is not there tells of rights that
+cannot be tried in earnest, because what it makes could not be removed again.
+"""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import anyio
 
 from riva_stream.config import StageRequest
-from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
+from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
 from riva_stream.s3 import ObjectInfo, PartBody, Stored, WritableBucket
+from riva_stream.s3.probe import MISSING_UPLOAD
 
-__all__ = ["BODY", "CLEANUP_SECONDS", "Left", "ScratchObject", "scratch_folder", "unbroken"]
+__all__ = [
+    "BODY",
+    "CLEANUP_SECONDS",
+    "ScratchObject",
+    "Unremoved",
+    "may_list_parts",
+    "may_put",
+    "may_read",
+    "scratch_folder",
+    "shielded",
+    "tells_missing",
+]
 
 BODY = b"riva_stream check: this is removed again\n"
 CLEANUP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Unremoved:
     """Something of a check that could not be removed."""
 
     what: str
@@ -38,7 +56,7 @@ def scratch_folder(request: StageRequest) -> str:
     return f"{request.prefix}{OWN_FOLDER}check-{secrets.token_hex(6)}/"
 
 
-def unbroken(limit: float) -> AbstractContextManager[object]:
+def shielded(limit: float) -> AbstractContextManager[object]:
     """What makes something is waited for even when cancelled: it might take effect after the clean-up otherwise."""
     return anyio.fail_after(limit, shield=True)
 
@@ -94,7 +112,7 @@ class ScratchObject:
             return None
         return info
 
-    async def remove(self) -> list[Left]:
+    async def remove(self) -> list[Unremoved]:
         """Remove all of it; gives what could not be removed."""
         try:
             if self.is_there:
@@ -106,13 +124,13 @@ class ScratchObject:
             if isinstance(error, AccessDeniedError) and not self.is_there:
                 # Removing a version is a right of its own, which no run needs.
                 what = f"old versions of s3://{self._bucket.name}/{self.key}, of {len(BODY)} bytes each"
-                return [Left(what, only_versions=True)]
-            return [Left(f"s3://{self._bucket.name}/{self.key}")]
+                return [Unremoved(what, only_versions=True)]
+            return [Unremoved(f"s3://{self._bucket.name}/{self.key}")]
         return []
 
     async def _put_once(self, *, if_absent: bool, if_match: str | None) -> Stored:
         self.is_there = True  # also when the answer does not come
-        with unbroken(self._limit):
+        with shielded(self._limit):
             stored = await self._bucket.once.put(
                 self.key,
                 PartBody((BODY,), len(BODY)),
@@ -127,3 +145,60 @@ class ScratchObject:
     def _keep_version(self, version: str | None) -> None:
         if version is not None:
             self._versions.append(version)
+
+
+_BYTE = PartBody((b"?",), 1)
+_LIST = "s3:ListBucket"
+
+
+async def may_put(bucket: WritableBucket, key: str) -> bool:
+    """Whether objects may be put there, by a part for an upload that is missing; False: the answer does not tell.
+
+    Raises:
+        AccessDeniedError: they may not.
+    """
+    return await _granted(partial(bucket.upload_part, key, MISSING_UPLOAD, 1, _BYTE))
+
+
+async def may_list_parts(bucket: WritableBucket, key: str) -> bool:
+    """The same for the parts of an upload.
+
+    Raises:
+        AccessDeniedError: they may not be listed.
+    """
+    return await _granted(partial(bucket.list_parts, key, MISSING_UPLOAD))
+
+
+async def may_read(bucket: WritableBucket, key: str) -> None:
+    """Make sure that objects there may be read, by a key that is missing.
+
+    Raises:
+        AccessDeniedError: they may not; see :func:`tells_missing`.
+        RivaStreamError: the store gives no answer that tells.
+    """
+    try:
+        await bucket.get(key, limit=1)
+    except AccessDeniedError as error:
+        if error.action != _LIST:  # that it names this one says that the other is granted
+            raise
+
+
+async def tells_missing(bucket: WritableBucket, key: str) -> bool:
+    """Whether keys may be listed: if not, S3 answers for a missing key as for a forbidden one."""
+    try:
+        await _granted(partial(bucket.list_objects, key, limit=1))
+    except AccessDeniedError:
+        return False
+    return True
+
+
+async def _granted(ask: Callable[[], Awaitable[Any]]) -> bool:
+    try:
+        await ask()
+    except HeldError:  # there is no such upload
+        return True
+    except AccessDeniedError:
+        raise
+    except RivaStreamError:  # it has its own word for it, or none
+        return False
+    return True

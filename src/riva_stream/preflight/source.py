@@ -1,18 +1,44 @@
-"""``check`` at the source: is it there, may it be read, can it be."""
+"""``check`` at the source: is it there, may it be read, can it be; and which archives there are, where it may be many."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
+from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError
+from riva_stream.events import Observer, ignore, warning
+from riva_stream.pipeline.stores import source_settings
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import CheckRecord, failed, failed_with, passed, warned
-from riva_stream.s3 import Reader
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import Bucket, Reader, open_store
 from riva_stream.sizes import human_size
-from riva_stream.source import FEW, PinnedRanges, PinnedSource, find_source
+from riva_stream.source import FEW, PinnedRanges, PinnedSource, find_archives, find_source
 
-__all__ = ["SourceCheck", "container_record"]
+__all__ = ["SourceCheck", "container_record", "list_archives"]
+
+
+async def list_archives(
+    request: StageRequest, *, session: Any = None, observer: Observer = ignore
+) -> list[str]:
+    """Keys of all archives that ``request.source``, a prefix that ends in ``/`` or a glob, fits.
+
+    Args:
+        request: of which only the source and how to reach it count.
+        session: the caller's own ``aioboto3.Session``.
+        observer: is told of retries, and of what an operating system has left beside archives.
+
+    Raises:
+        RivaStreamError: the bucket cannot be listed.
+    """
+    warn = warning(observer, "profile")
+    async with open_store(source_settings(request), session=session, warn=warn) as store:
+        retrier = Retrier(RetryPolicy(retries=request.retries), observer, renew=store.renew)
+        bucket = Bucket(store, request.source_bucket, retrier)
+        found = await find_archives(bucket, request.source_key, observer)
+        return [entry.key for entry in found]
+
 
 _INTEGRITY = 65
 

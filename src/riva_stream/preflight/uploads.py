@@ -13,7 +13,6 @@ import anyio
 
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
-from riva_stream.preflight.asked_rights import may_list_parts, may_put
 from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import (
     CheckRecord,
@@ -24,7 +23,14 @@ from riva_stream.preflight.report import (
     passed,
     warned,
 )
-from riva_stream.preflight.scratch import BODY, CLEANUP_SECONDS, Left, ScratchObject
+from riva_stream.preflight.scratch import (
+    BODY,
+    CLEANUP_SECONDS,
+    ScratchObject,
+    Unremoved,
+    may_list_parts,
+    may_put,
+)
 from riva_stream.s3 import CompletedPart, PartBody, WritableBucket
 from riva_stream.s3.probe import probe_uploads, try_aborting
 from riva_stream.s3.scratch import ScratchUpload, scratch_upload
@@ -61,20 +67,19 @@ class UploadsCheck:
             return
         if found.details["exit_code"] == AccessDeniedError.exit_code and not listed:
             await examiner.examine("list-parts", self._may_list_parts, degraded=_NOT_RESUMED)
-        examiner.skip(
-            "destination failed", "list-parts", "checksums"
-        )  # perhaps what is created cannot be aborted
+        # Perhaps what is created cannot be aborted.
+        examiner.skip("destination", "list-parts", "checksums")
 
     async def try_listing(self) -> None:
         """The open uploads below the prefix."""
         await self._examiner.examine("list-uploads", self._lists_uploads, degraded=_UNLISTED)
 
-    async def tidy(self) -> list[Left]:
+    async def tidy(self) -> list[Unremoved]:
         """Remove what was completed; gives what could not be removed or aborted."""
-        left = [Left(f"perhaps s3://{self._bucket.name}/{self._key}")]
+        left = [Unremoved(f"perhaps s3://{self._bucket.name}/{self._key}")]
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             left = await self._completed.remove()
-        return [*left, *map(Left, self._left)]
+        return [*left, *map(Unremoved, self._left)]
 
     async def _uploads(self, listed: list[CheckRecord], *, removable: bool) -> CheckRecord:
         bucket, key = self._bucket, self._key
@@ -145,7 +150,7 @@ class UploadsCheck:
         """In place of listing those of a scratch upload, which there is none of."""
         if await may_list_parts(self._bucket, self._key):
             return passed("list-parts", "the parts of an upload may be listed")
-        return not_tried("list-parts", "destination failed")
+        return not_tried("list-parts", "destination")
 
     async def _lists_uploads(self) -> CheckRecord:
         prefix = self._examiner.request.prefix

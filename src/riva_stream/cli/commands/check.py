@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
+from riva_stream.cli.running import executes
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
+    from riva_stream.events import Warned
     from riva_stream.preflight.report import CheckRecord, CheckReport
 
 NAME = "check"
@@ -57,16 +59,6 @@ def configure(parser: ArgumentParser) -> None:
 _WORDS = {"pass": "pass", "warn": "warn", "fail": "FAIL"}
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Check and show the result."""
-    from riva_stream.cli.session import execute
-
-    def text(report: CheckReport) -> str:
-        return "\n".join(_lines(report, invocation)) + "\n"
-
-    return execute(args, invocation, _check, text, lambda report: report.exit_code)
-
-
 def _check(session: Session) -> CheckReport:
     from riva_stream.cli.logs import log_settings
     from riva_stream.cli.session import set_up_environment
@@ -84,21 +76,21 @@ def _check(session: Session) -> CheckReport:
         work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     else:
         set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
-        warnings = [warning.message for warning in (*logs.warnings, *loaded.warnings)]
-        settled = _right(loaded.env_file, warnings)
+        settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
         work = partial(
             check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target
         )
     return session.run(work)
 
 
-def _right(env_file: Path | None, warnings: list[str]) -> CheckRecord:
+def _right(env_file: Path | None, warnings: list[Warned]) -> CheckRecord:
     from riva_stream.preflight.report import passed, warned
 
     file = f" and {env_file}" if env_file else ""
     facts: dict[str, Any] = {"env_file": str(env_file) if env_file else None}
     if warnings:
-        return warned("settings", "; ".join(warnings), **facts)
+        facts["warnings"] = [asdict(warning) for warning in warnings]
+        return warned("settings", "; ".join(warning.message for warning in warnings), **facts)
     return passed("settings", f"complete, from flags, the environment{file}", **facts)
 
 
@@ -123,6 +115,10 @@ def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> It
     yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
 
 
+def _text(report: CheckReport, session: Session) -> str:
+    return "\n".join(_lines(report, session.invocation)) + "\n"
+
+
 def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
     from riva_stream.preflight.report import NOT_TRIED
 
@@ -137,10 +133,10 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         yield from _record_lines(record, width, invocation)
     # One line for all that one failure hides.
     skipped = [record for record in report.records if record.code == NOT_TRIED]
-    for reason in dict.fromkeys(record.details["because"] for record in skipped):
-        names = ", ".join(record.component for record in skipped if record.details["because"] == reason)
+    for message in dict.fromkeys(record.message for record in skipped):
+        names = ", ".join(record.component for record in skipped if record.message == message)
         start = " " * (width + 8)
-        yield f"warn  {'not tried':{width}}  because {reason}:"
+        yield f"warn  {'':{width}}  {message}:"
         yield from textwrap.wrap(
             names, 100, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
         )
@@ -156,3 +152,6 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         yield f"All that a run needs: {invocation.other('policy', '--limit')}"
     elif report.overall != "fail":
         yield f"Next: {invocation.other('stage', '--limit')}"
+
+
+run = executes(_check, _text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import riva_stream
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import complain, error_document, print_result
+from riva_stream.cli.output import json_text, print_result, refuse
 
 NAME = "docs"
 SUMMARY = "read the manual"
@@ -55,9 +54,8 @@ def run(args: Namespace, invocation: Invocation) -> int:
     if args.topic is None and texts:
         titles = {topic: text.partition("\n")[0].lstrip("# ") for topic, text in texts.items()}
         if args.json:
-            return _print_json(
-                {"topics": [{"topic": topic, "title": title} for topic, title in titles.items()]}
-            )
+            listed = [{"topic": topic, "title": title} for topic, title in titles.items()]
+            return print_result(json_text({"topics": listed}), closed_is_fine=True)
         width = max(map(len, titles))
         lines = [f"{topic:<{width}}  {title}" for topic, title in titles.items()]
         lines += ["", f"{invocation.prog} docs TOPIC shows one"]
@@ -66,7 +64,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
     if text is None:
         return _unknown(args, invocation, known=list(texts))
     if args.json:
-        return _print_json({"topic": args.topic, "text": text})
+        return print_result(json_text({"topic": args.topic, "text": text}), closed_is_fine=True)
     if args.raw:
         return print_result(text, closed_is_fine=True)
 
@@ -112,11 +110,4 @@ def _unknown(args: Namespace, invocation: Invocation, *, known: list[str]) -> in
     hint = f"{invocation.prog} docs lists the topics: {', '.join(known)}"
     if not known:
         hint = "install the package from its wheel, or run it from its checkout"
-    if args.json:
-        print_result(error_document("UsageError", "usage", message, hint, _USAGE_ERROR))
-    complain(f"riva_stream: {message}\n  next:  {hint}\n")
-    return _USAGE_ERROR
-
-
-def _print_json(document: object) -> int:
-    return print_result(json.dumps(document, indent=2, ensure_ascii=False) + "\n", closed_is_fine=True)
+    return refuse("UsageError", "usage", message, hint, _USAGE_ERROR, as_json=args.json)

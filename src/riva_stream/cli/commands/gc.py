@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import parse_duration
+from riva_stream.cli.running import executes
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
@@ -20,7 +20,7 @@ SUMMARY = "list, and abort, what dead runs left open"
 USAGE = "s3://BUCKET[/PREFIX] [flags]"
 DESCRIPTION = """\
 List the multipart uploads and journals that runs have left below a prefix. With --yes abort and delete those that
-are older than --older-than. What a live run holds always stays. A run that merely stopped goes on from what it
+are older than --older-than. What a live run holds always stays. A run that merely stopped is resumed from what it
 left, so give it the time it may need before you collect it.
 """
 EXAMPLES = """\
@@ -45,13 +45,6 @@ def configure(parser: ArgumentParser) -> None:
     options.add_output(parser)
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Collect and show the result."""
-    from riva_stream.cli.session import execute
-
-    return execute(args, invocation, _collect, _text)
-
-
 def _collect(session: Session) -> CollectReport:
     from riva_stream.cli.session import store_of
     from riva_stream.inspection.gc import collect
@@ -72,7 +65,7 @@ def _collect(session: Session) -> CollectReport:
     return session.run(work)
 
 
-def _text(report: CollectReport) -> str:
+def _text(report: CollectReport, _: Session) -> str:
     lines = [
         f"{_word(leftover, report)}  {_since(leftover)}  {leftover.kind:10}  {leftover.key}"
         for leftover in report.found
@@ -102,3 +95,6 @@ def _word(leftover: Leftover, report: CollectReport) -> str:
 
 def _since(leftover: Leftover) -> str:
     return f"{leftover.since.astimezone(UTC):%Y-%m-%d %H:%M}Z" if leftover.since else "unknown          "
+
+
+run = executes(_collect, _text)

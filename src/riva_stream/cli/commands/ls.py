@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.output import table_text
+from riva_stream.cli.running import executes
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import human_size
@@ -51,16 +52,9 @@ def configure(parser: ArgumentParser) -> None:
 
 
 _HEAD = ("ENV", "MODEL", "VERSION", "STATE", "MODE", "SIZE", "MODELS", "STAGED AT", "RUN")
-_RIGHT = {"SIZE", "MODELS"}
+_RIGHT = (_HEAD.index("SIZE"), _HEAD.index("MODELS"))
 _MOST_SEGMENTS = 3
 _MODES = {"full": "full", "reference_only": "reference", "bintarball_reference": "bintarball"}
-
-
-def run(args: Namespace, invocation: Invocation) -> int:
-    """List and show the result."""
-    from riva_stream.cli.session import execute
-
-    return execute(args, invocation, _list, _text)
 
 
 def _list(session: Session) -> ListReport:
@@ -87,19 +81,11 @@ def _list(session: Session) -> ListReport:
     return session.run(partial(list_stagings, store_of(endpoint), bucket, prefix, observer=session.observe))
 
 
-def _text(report: ListReport) -> str:
-    more = [f"note: {note}" for note in report.notes]
+def _text(report: ListReport, _: Session) -> str:
+    more = [f"note: {note.message}" for note in report.notes]
     if not report.stagings:
         return "\n".join([f"nothing is staged below {report.place}", *more]) + "\n"
-    table = [_HEAD, *(_row(staging) for staging in report.stagings)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_HEAD))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
-            for cell, width, name in zip(row, widths, _HEAD, strict=True)
-        ).rstrip()
-        for row in table
-    ]
+    lines = table_text([_HEAD, *(_row(staging) for staging in report.stagings)], right=_RIGHT)
     notes = [f"  {s.destination}: {s.note}" for s in report.stagings if s.note]
     lines += ["", "Notes", *notes] if notes else []
     staged = sum(staging.state == "staged" for staging in report.stagings)
@@ -119,3 +105,6 @@ def _row(staging: ListedStaging) -> tuple[str, ...]:
         f"{staging.staged_at:%Y-%m-%d %H:%M}Z" if staging.staged_at else "-",
         staging.run_id or "-",
     )
+
+
+run = executes(_list, _text)

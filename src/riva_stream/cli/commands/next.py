@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import complain, error_document, print_result
+from riva_stream.cli.output import json_text, print_result, refuse
 from riva_stream.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
         return _refuse(args, problem, handover.record)
     environment = _environment(handover)
     if args.json:
-        return print_result(json.dumps(_document(handover, environment), indent=2, ensure_ascii=False) + "\n")
+        return print_result(json_text(_document(handover, environment)))
     return print_result("".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items()))
 
 
@@ -145,17 +144,8 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
 
 
 def _refuse(args: Namespace, problem: _Problem, record: Mapping[str, object]) -> int:
-    if args.json:
-        run_id = record.get("run_id")
-        print_result(
-            error_document(
-                "NoStaging", problem.code, problem.message, problem.hint, problem.exit_code, run_id=run_id
-            )
-        )
-    first, *rest = problem.hint.splitlines()
-    lines = [f"riva_stream: {problem.message}", f"  next:  {first}", *(f"         {line}" for line in rest)]
-    complain("\n".join([*lines, f"  exit code {problem.exit_code}"]) + "\n")
-    return problem.exit_code
+    told = (problem.code, problem.message, problem.hint, problem.exit_code)
+    return refuse("NoStaging", *told, as_json=args.json, run_id=record.get("run_id"))
 
 
 def _values(handover: Handover) -> dict[str, str]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import request_flags
+from riva_stream.cli.output import table_text
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.config import StageRequest
-    from riva_stream.preflight.grants import PolicyDocument
+    from riva_stream.preflight.policy import PolicyDocument
 
 NAME = "policy"
 SUMMARY = "print the least IAM policy that a staging needs"
@@ -87,7 +88,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
             table.append(_table(request, extras, log=target is not None))
         return policy_of(request, scope=args.scope, extras=extras, source_key=args.source_kms_key, log=target)
 
-    def text(document: PolicyDocument) -> str:
+    def text(document: PolicyDocument, _: Session) -> str:
         return table[0] if table else document.model_dump_json(indent=2) + "\n"
 
     return execute(args, invocation, work, text, run_id=args.run_id or "")
@@ -124,6 +125,4 @@ def _table(request: StageRequest, extras: tuple[str, ...], *, log: bool) -> str:
         ("request", "at the", "right"),
         *((name, place, right) for name, right, place in uses_of(request, extras, log=log)),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join(table_text(rows)) + "\n"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.running import executes
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import human_size
 
@@ -50,13 +50,6 @@ def configure(parser: ArgumentParser) -> None:
     options.add_promote(parser)
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Promote it and show the result."""
-    from riva_stream.cli.session import execute
-
-    return execute(args, invocation, _promote, summary_text, lambda report: report.exit_code, recorded=True)
-
-
 def _promote(session: Session) -> PromoteReport:
     from riva_stream.cli.session import begin_record, staging_prefix
     from riva_stream.cli.settings.load import is_asked
@@ -64,9 +57,8 @@ def _promote(session: Session) -> PromoteReport:
     from riva_stream.config import PromoteRequest
     from riva_stream.errors import ConfigurationError
 
-    args, record = session.args, session.record
-    assert record is not None  # noqa: S101 - this command keeps one
-    file = begin_record(session)
+    args = session.args
+    record, file = begin_record(session)
     endpoint = session.endpoint(env_file=file)
     bucket, prefix = staging_prefix(args.prefix, endpoint)
     values = options.promote_flags(args, session.run_id, file.values) | {
@@ -114,7 +106,7 @@ _OUTCOMES = {
 }
 
 
-def summary_text(report: PromoteReport) -> str:
+def summary_text(report: PromoteReport, _: object = None) -> str:
     """What each place came to."""
     lines = [f"From {report.source}"]
     for place in report.places:
@@ -150,5 +142,8 @@ def _done(report: StageReport) -> list[str]:
     by = sorted({way for check in report.objects for way in check.by})
     if by:
         lines += [f"{len(report.objects)} objects looked at again, by {', '.join(by)}"]
-    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"warning: {warning.message}" for warning in report.warnings]
     return [*lines, f"run {report.run_id}"]
+
+
+run = executes(_promote, summary_text, recorded=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from functools import partial
@@ -11,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.output import json_text
 from riva_stream.cli.redact import SECRETS
+from riva_stream.cli.running import executes
 from riva_stream.errors import ConfigurationError
-from riva_stream.layout import DEPLOYMENTS
+from riva_stream.layout import DEPLOYMENTS, is_segment
 from riva_stream.sizes import human_size
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def configure(parser: ArgumentParser) -> None:
         type=_days,
         default=7,
         metavar="N",
-        help="age at which abandoned uploads are aborted; a run can be gone on with until then (default: 7)",
+        help="age at which abandoned uploads are aborted; an interrupted run can be resumed until then (default: 7)",
     )
     group.add_argument(
         "--noncurrent-days",
@@ -86,28 +86,22 @@ def configure(parser: ArgumentParser) -> None:
 
 _EXPIRING = ("dev", "staging")
 _CLEANED = ("prod", "staging", "dev")
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Compare and show the result."""
-    from riva_stream.cli.session import execute
+def _work(session: Session) -> RetentionReport:
+    report = _compare(session)
+    if SECRETS.value(report.document) != report.document:
+        raise ConfigurationError(
+            "a rule contains what is a secret in this environment; blacked out, it would be another rule",
+            hint="unset the variable that holds it, such as a password that is also the name of a folder",
+        )
+    if not (session.args.json or session.args.quiet):
+        session.observe(_text(report, session.invocation, session.args))
+    return report
 
-    def work(session: Session) -> RetentionReport:
-        report = _compare(session)
-        if SECRETS.value(report.document) != report.document:
-            raise ConfigurationError(
-                "a rule contains what is a secret in this environment; blacked out, it would be another rule",
-                hint="unset the variable that holds it, such as a password that is also the name of a folder",
-            )
-        if not (args.json or args.quiet):
-            session.observe(_text(report, invocation, args))
-        return report
 
-    def text(report: RetentionReport) -> str:
-        return json.dumps(report.document, indent=2, ensure_ascii=False) + "\n"
-
-    return execute(args, invocation, work, text)
+def _document(report: RetentionReport, _: Session) -> str:
+    return json_text(report.document)
 
 
 def _days(text: str) -> int:
@@ -131,7 +125,7 @@ def _compare(session: Session) -> RetentionReport:
         )
     named = tuple(dict.fromkeys(args.env or ()))
     for env in named:
-        if not _SEGMENT.fullmatch(env) or env in {".", ".."}:
+        if not is_segment(env):
             raise ConfigurationError(
                 f"--env {env!r} is not the name of an environment", hint="for example: --env prod"
             )
@@ -226,3 +220,6 @@ def _foreign(extent: Extent) -> list[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+run = executes(_work, _document)

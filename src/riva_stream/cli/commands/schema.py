@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import print_result
+from riva_stream.cli.output import json_text, print_result
 
 NAME = "schema"
 SUMMARY = "print the JSON Schema of artifact.json and its kin"
@@ -39,10 +38,10 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "document",
         nargs="?",
-        choices=("artifact", "manifest", "deployment", "report", *_REPORTS, "catalogue"),
+        choices=("artifact", "manifest", "deployment", "report", "promotion", *_REPORTS, "catalogue"),
         default="artifact",
-        help="artifact.json (the default), upload_manifest.json, deployment.json, or what stage (report), verify, "
-        "status or ls --json prints, or the catalogue that stage-all takes",
+        help="artifact.json (the default), upload_manifest.json, deployment.json, or what stage (report), promote "
+        "(promotion), verify, status or ls --json prints, or the catalogue that stage-all takes",
     )
 
 
@@ -54,7 +53,7 @@ def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the s
     if args.document == "catalogue":
         from riva_stream.catalogue.model import catalogue_schema
 
-        return print_result(json.dumps(catalogue_schema(), indent=2) + "\n")
+        return print_result(json_text(catalogue_schema()))
     name = _REPORTS.get(args.document)
     kind = SCHEMAS[args.document] if name is None else getattr(reports, name)
-    return print_result(json.dumps(json_schema(kind), indent=2) + "\n")
+    return print_result(json_text(json_schema(kind)))

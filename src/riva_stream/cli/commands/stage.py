@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, request_flags
+from riva_stream.cli.running import executes
 from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.sizes import human_size
 from riva_stream.uris import key_of
@@ -58,25 +58,13 @@ _STAGED = {"already_staged", "deployment_added"}
 """Outcomes in which the artifact is that of an earlier run."""
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Stage it and show the result."""
-    from riva_stream.cli.session import execute
-
-    def text(report: StageReport) -> str:
-        fancy = sys.stdout is not None and "utf" in (sys.stdout.encoding or "").lower()
-        return summary_text(report, debug=args.debug, fancy=fancy)
-
-    return execute(args, invocation, _stage, text, lambda report: report.exit_code, recorded=True)
-
-
 def _stage(session: Session) -> StageReport:
     from riva_stream.cli.session import begin_record, set_up_environment
     from riva_stream.cli.settings.load import load
     from riva_stream.preflight.policy import granting
 
-    args, record = session.args, session.record
-    assert record is not None  # noqa: S101 - this command keeps one
-    file = begin_record(session)
+    args = session.args
+    record, file = begin_record(session)
     loaded = load(request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
     record.request = loaded.request
     if loaded.trace:
@@ -92,6 +80,11 @@ def _stage(session: Session) -> StageReport:
     with granting(loaded.request):
         report = session.run(partial(stage, loaded.request, observer=session.observe))
     return report.model_copy(update={"warnings": [*session.warnings, *report.warnings]})
+
+
+def _text(report: StageReport, session: Session) -> str:
+    fancy = sys.stdout is not None and "utf" in (sys.stdout.encoding or "").lower()
+    return summary_text(report, debug=session.args.debug, fancy=fancy)
 
 
 def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True) -> str:
@@ -119,7 +112,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
     if report.replicas:
         lines += ["", "Replicas", *(f"  {line}" for replica in report.replicas for line in _replica(replica))]
     if report.warnings:
-        lines += ["", "Warnings", *(f"  {warning}" for warning in report.warnings)]
+        lines += ["", "Warnings", *(f"  {warning.message}" for warning in report.warnings)]
     lines += ["", _pace(report)]
     if debug and report.artifact is not None:
         lines += ["", *_lanes(report.artifact)]
@@ -265,3 +258,6 @@ def _plan(plan: Plan) -> list[str]:
         ),
     ]
     return rows
+
+
+run = executes(_stage, _text, recorded=True)

@@ -99,10 +99,10 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
     as_json = args.json
 
-    def text(report: CatalogueReport) -> str:
+    def text(report: CatalogueReport, _: Session) -> str:
         return _last_line(report) if as_json else _summary(report, invocation)
 
-    return execute(args, invocation, _stage_all, text, lambda report: report.exit_code)
+    return execute(args, invocation, _stage_all, text)
 
 
 def _stage_all(session: Session) -> CatalogueReport:
@@ -139,7 +139,9 @@ def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
     from riva_stream.catalogue.plan import prepare
 
     # A region need not be found elsewhere when every entry has what is needed.
-    complete = all(wish.fields.get("region") or wish.fields.get("endpoint_url") for wish in prepare(loaded))
+    complete = all(
+        template.fields.get("region") or template.fields.get("endpoint_url") for template in prepare(loaded)
+    )
     endpoint = session.endpoint({"region": _NO_REGION} if complete else None)
     found = {name: getattr(endpoint, name) for name in _ENDPOINT}
     return {name: value for name, value in found.items() if value and value != _NO_REGION}
@@ -197,7 +199,7 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
         rows.append(f"{'':24}{entry.error.message}")
     if entry.would:
         rows.append(f"{'':24}would: {entry.would}")
-    rows += [f"{'':24}warning: {warning}" for warning in entry.warnings]
+    rows += [f"{'':24}warning: {warning.message}" for warning in entry.warnings]
     steps = [line for line in invocation.called(entry.next_step).splitlines() if line.strip()]
     if entry.exit_code and entry.destination.count("/") == _LEVELS:
         path = "/".join(entry.destination.rstrip("/").split("/")[-3:])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_duration, state_dir_of
+from riva_stream.cli.running import executes
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.sizes import human_size
@@ -78,16 +78,6 @@ _HEADS = {
 }
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Look and show the result."""
-    from riva_stream.cli.session import execute
-
-    def code(report: StatusReport) -> int:
-        return _exit_code(report) if args.exit_code else 0
-
-    return execute(args, invocation, _look, _text, code)
-
-
 def _look(session: Session) -> StatusReport:
     from riva_stream.cli.session import staging_prefix, store_of
     from riva_stream.inspection.status import status
@@ -128,13 +118,15 @@ def _remembered(session: Session, state: Path, file: EnvFile) -> tuple[str, str,
     return found.bucket, found.prefix, found.run, session.endpoint(found.reach, env_file=file)
 
 
-def _exit_code(report: StatusReport) -> int:
+def _exit_code(report: StatusReport, session: Session) -> int:
+    if not session.args.exit_code:
+        return 0
     if report.staged is not None:
         return IntegrityError.exit_code if report.staged.problem else 0
     return SourceNotFoundError.exit_code if report.run is None else HeldError.exit_code
 
 
-def _text(report: StatusReport) -> str:
+def _text(report: StatusReport, _: Session) -> str:
     lines = [_head(report), "", report.destination]
     if report.staged is not None:
         lines += ["", "Staged", *_staged(report.staged)]
@@ -150,8 +142,8 @@ def _text(report: StatusReport) -> str:
             f"  {last.run_id}: {last.outcome or last.status}{code}",
             f"  {last.folder}",
         ]
-    lines += ["", "Notes", *(f"  {note}" for note in report.notes)] if report.notes else []
-    lines += ["", f"A rerun would {report.rerun}"]
+    lines += ["", "Notes", *(f"  {note.message}" for note in report.notes)] if report.notes else []
+    lines += ["", f"A rerun would {report.rerun.message}"]
     return "\n".join(lines) + "\n"
 
 
@@ -202,3 +194,6 @@ def _upload(upload: UploadStatus) -> str:
     parts = upload.stored_parts if known else upload.journaled_parts
     size = human_size((upload.stored_bytes if known else upload.journaled_bytes) or 0)
     return f"    {upload.state:<9}  {parts} {'part' if parts == 1 else 'parts'}, {size}  {upload.key}"
+
+
+run = executes(_look, _text, _exit_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_size
+from riva_stream.cli.running import executes
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
 from riva_stream.sizes import human_size
@@ -74,19 +75,6 @@ _MOST_EXTRA_SHOWN = 20
 _MOST_CONNECTIONS = 256
 
 
-def run(args: Namespace, invocation: Invocation) -> int:
-    """Verify and show the result."""
-    from riva_stream.cli.session import execute
-
-    def text(report: VerifyReport) -> str:
-        return _text(report, invocation)
-
-    def code(report: VerifyReport) -> int:
-        return 0 if report.ok else IntegrityError.exit_code
-
-    return execute(args, invocation, _verify, text, code)
-
-
 def _verify(session: Session) -> VerifyReport:
     from riva_stream.cli.session import staging_prefix, store_of
     from riva_stream.inspection.verify import verify
@@ -121,7 +109,12 @@ def _verify(session: Session) -> VerifyReport:
     return session.run(work)
 
 
-def _text(report: VerifyReport, invocation: Invocation) -> str:
+def _exit_code(report: VerifyReport, _: Session) -> int:
+    return 0 if report.ok else IntegrityError.exit_code
+
+
+def _text(report: VerifyReport, session: Session) -> str:
+    invocation = session.invocation
     wrong = [entry for entry in report.objects if not entry.ok]
     head = (
         "Verified: every object is as it was staged"
@@ -138,7 +131,9 @@ def _text(report: VerifyReport, invocation: Invocation) -> str:
         lines += ["", "Beside it, and not staged", *(f"  {key}" for key in shown)]
         if len(report.extra) > len(shown):
             lines.append(f"  … and {len(report.extra) - len(shown)} more")
-    lines += ["", "Notes", *(f"  {note}" for note in report.notes)] if report.notes else []
+    notes = [note.message for note in report.notes]
+    notes += [f"the source's SHA-256 is {report.source_sha256}"] if report.source_sha256 else []
+    lines += ["", "Notes", *(f"  {note}" for note in notes)] if notes else []
     pace = f"Took {report.seconds:.1f} s"
     if report.read is not None:
         pace += f"; {human_size(report.read.bytes)} read at {report.read.mib_per_second:.0f} MiB/s"
@@ -154,7 +149,7 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
     from riva_stream.inspection.reports import NOT_STAGED
 
     bucket, prefix = split_uri(report.destination)
-    if all(not entry.by and entry.difference == NOT_STAGED for entry in wrong):
+    if all(found.code == NOT_STAGED for entry in wrong for found in entry.differences):
         return ["Next: delete what was not staged:", *(f"  aws s3 rm s3://{bucket}/{e.key}" for e in wrong)]
     levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
     if report.source is None or len(levels) != len(_FLAGS):
@@ -185,3 +180,6 @@ def _rows(report: VerifyReport) -> list[str]:
 
 def _said(entry: VerifiedObject) -> str:
     return ", ".join(entry.by) if entry.ok else entry.difference
+
+
+run = executes(_verify, _text, _exit_code)

@@ -15,17 +15,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field
 
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.cli.settings.model import SWITCH, TRACE, Origin, Places, Settings, Value, read_settings
-from riva_stream.cli.settings.problems import Wrong, check
-from riva_stream.config import Addressing, StageRequest, is_text
+from riva_stream.cli.settings.problems import check
+from riva_stream.config import ProblemCode, StageRequest, Stores, Wrong
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 from riva_stream.layout import prefix_of
 
 __all__ = ["Endpoint", "Loaded", "is_asked", "load", "load_endpoint"]
+
+M = TypeVar("M", bound=BaseModel)
 
 _USUAL_ENVIRONMENTS = ("prod", "staging", "dev")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -53,25 +57,14 @@ class Loaded:
     """TRACE asks for what ``--debug`` shows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Stores):
     """How to get at a store, for commands that stage nothing."""
 
-    region: str | None
-    endpoint_url: str | None
-    profile: str | None
-    ca_bundle: Path | None
-    environment: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str] = Field(default_factory=dict, repr=False)
     bucket: str | None = None
     """That of stagings."""
     prefix: str | None = None
     """Of the staging that the settings name, with its closing slash; None when they name none."""
-    source_region: str | None = None
-    source_endpoint_url: str | None = None
-    source_profile: str | None = None
-    addressing: Addressing = "auto"
-    request_payer: str | None = None
-    no_sign_request: bool = False
     warnings: tuple[Warned, ...] = ()
 
 
@@ -92,11 +85,7 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     draft = _Draft(flags, file)
     trace = draft.places.find(TRACE)
     traced = trace is not None and draft.switch("debug", trace)
-    try:
-        request = check(draft.values, draft.origins, draft.wrong, kind=StageRequest)
-    except ConfigurationError as error:
-        error.ignored = tuple(warning.message for warning in draft.warnings)
-        raise
+    request = draft.checked(StageRequest, draft.values, draft.wrong)
     if request.env not in _USUAL_ENVIRONMENTS:
         usual = ", ".join(_USUAL_ENVIRONMENTS)
         draft.warn("unusual-env", f"ENV is {request.env!r}, which is none of {usual}")
@@ -117,41 +106,18 @@ def load_endpoint(
         fallback: values of fields for which no source has one.
 
     Raises:
-        ConfigurationError: the file cannot be read, or neither a region nor an endpoint is set.
+        ConfigurationError: the file cannot be read, or settings are malformed, or neither a region nor an endpoint is set
+            (:class:`~riva_stream.cli.settings.problems.SettingsError`).
     """
     file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
-    own = ("region", "endpoint_url", "profile", "ca_bundle", "addressing")
-    source = ("source_region", "source_endpoint_url", "source_profile")
-    draft = _Draft({name: flags.get(name) for name in (*own, *source)}, file, fallback or {})
+    draft = _Draft({name: flags.get(name) for name in Stores.model_fields}, file, fallback or {})
     values = draft.values
-    if wrong := [name for name, value in values.items() if not is_text(value)]:
-        raise ConfigurationError(
-            f"not UTF-8: {', '.join(wrong)}", hint="look at the flags, and at the variables of these settings"
-        )
-    if "region" not in values and "endpoint_url" not in values:
-        error = ConfigurationError(
-            "no region is set", hint="pass --region, or set AWS_REGION; for example: --region us-east-2"
-        )
-        error.ignored = tuple(warning.message for warning in file.warnings)
-        raise error
-    addressing = values.get("addressing", "auto")
-    if addressing not in get_args(Addressing):
-        raise ConfigurationError(
-            "the addressing is none of auto, path and virtual",
-            hint="pass --addressing, or set RIVA_STREAM_ADDRESSING; for example: --addressing virtual",
-        )
-    named = all(name in values for name in _LEVELS) and not draft.wrong.keys() & {*_LEVELS, *_MODES}
-    mode = next((name for name in _MODES if values.get(name)), None)
-    return Endpoint(
-        **{name: values.get(name) for name in ("region", "endpoint_url", "profile", *source, "bucket")},
-        ca_bundle=Path(values["ca_bundle"]) if "ca_bundle" in values else None,
-        environment=_environment_of(file),
-        prefix=prefix_of(mode, *(str(values[name]) for name in _LEVELS)) if named else None,
-        addressing=cast(Addressing, addressing),
-        request_payer=str(flags["request_payer"]) if flags.get("request_payer") else None,
-        no_sign_request=bool(flags.get("no_sign_request")),
-        warnings=file.warnings,
-    )
+    reach = {name: values[name] for name in (*Stores.model_fields, "bucket") if name in values}
+    if all(name in values for name in _LEVELS) and not draft.wrong.keys() & {*_LEVELS, *_MODES}:
+        mode = next((name for name in _MODES if values.get(name)), None)
+        reach["prefix"] = prefix_of(mode, *(str(values[name]) for name in _LEVELS))
+    endpoint = draft.checked(Endpoint, reach, {})
+    return endpoint.model_copy(update={"environment": _environment_of(file), "warnings": file.warnings})
 
 
 def is_asked(variable: str, in_file: Mapping[str, str]) -> bool:
@@ -191,6 +157,18 @@ class _Draft:
         self._read_profile()
         self._read_switches(mode)
         self._read_aliases()
+
+    def checked(self, kind: type[M], values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> M:
+        """What the settings make.
+
+        Raises:
+            SettingsError: some are missing or malformed.
+        """
+        try:
+            return check(values, self.origins, wrong, kind=kind)
+        except ConfigurationError as error:
+            error.ignored = tuple(warning.message for warning in self.warnings)
+            raise
 
     def warn(self, code: str, message: str) -> None:
         """It does not end the run."""
@@ -292,7 +270,7 @@ class _Draft:
         lacking = f"is not set, and {named[0].origin.variable} has no version to take it from, {example}"
         self._refuse("model_version", "missing", lacking)
 
-    def _refuse(self, name: str, code: str, text: str, origin: Origin | None = None) -> None:
+    def _refuse(self, name: str, code: ProblemCode, text: str, origin: Origin | None = None) -> None:
         """What was found is no value of the setting."""
         del self.values[name], self.origins[name]
         self.wrong[name] = Wrong(code, text)

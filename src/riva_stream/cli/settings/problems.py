@@ -6,19 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from riva_stream.cli.settings.model import SWITCH, Origin, Settings
-from riva_stream.config import Contradiction, Request
-from riva_stream.errors import ConfigurationError, Where
+from riva_stream.config import Contradiction, Request, Wrong
+from riva_stream.errors import ConfigurationError
 from riva_stream.memory import least_memory, plan_memory
 from riva_stream.sizes import human_size
 
-__all__ = ["Problem", "SettingsError", "Wrong", "check"]
+__all__ = ["Problem", "SettingsError", "check"]
 
-R = TypeVar("R", bound=Request)
+R = TypeVar("R", bound=BaseModel)
 
 _WRONG = {
     "acl": "is not a canned access control list of objects",
@@ -28,15 +28,6 @@ _WRONG = {
 _SIZES = ("part_size", "memory")
 _BYTES = (*_SIZES, "max_header_bytes", "max_expanded", "max_zstd_window")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
-
-
-class Wrong(NamedTuple):
-    """What is wrong with a setting."""
-
-    code: str
-    """``missing``, ``malformed`` or ``contradiction``."""
-    text: str
-    """The end of a sentence that begins with the setting's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +42,7 @@ class Problem:
     """``missing``, ``malformed``, or ``contradiction`` for one that does not go with the others."""
     wrong: str
     example: str
-    found_in: str = ""
+    found_in: str
     """The flag, the environment or a file; empty when it is missing."""
 
     def __str__(self) -> str:
@@ -66,23 +57,7 @@ class Problem:
 class SettingsError(ConfigurationError):
     """Settings are missing or malformed; ``problems`` holds every one of them."""
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        where: Where | None = None,
-        hint: str = "",
-        problems: tuple[Problem, ...] = (),
-    ) -> None:
-        super().__init__(what, where=where, hint=hint)
-        self.problems = problems
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.what, self.where, self.hint, self.problems), {"ignored": self.ignored}
-
-
-def _rebuild(what: str, where: Where, hint: str, problems: tuple[Problem, ...]) -> SettingsError:
-    return SettingsError(what, where=where, hint=hint, problems=problems)
+    problems: tuple[Problem, ...] = ()
 
 
 def check(
@@ -98,7 +73,7 @@ def check(
         values: what was found for each field.
         origins: where it was found; a field without one came from its flag.
         known: what is wrong with a setting already, before its value could be looked at.
-        kind: of request.
+        kind: a request, or what else settings make.
 
     Raises:
         SettingsError: something is missing or malformed.
@@ -109,11 +84,11 @@ def check(
         wrong["region"] = Wrong("missing", "is not set (it may be left out only with an endpoint URL)")
     # Stand-ins let one missing setting not hide what is wrong with the others.
     stand_ins = {name: Settings.example(name) for name in required if name not in values}
-    wrong |= _each(kind, stand_ins | dict(values)) | dict(known)
+    wrong |= _malformed(kind, stand_ins | dict(values)) | dict(known)
     right = {name: value for name, value in values.items() if name not in wrong}
-    wrong |= _together(kind, {name: Settings.example(name) for name in required} | right, wrong) | _memory(
-        values, wrong
-    )
+    wrong |= _contradictions(
+        kind, {name: Settings.example(name) for name in required} | right, wrong
+    ) | _memory(values, wrong)
     if not wrong:
         return kind.model_validate(values)
     problems = tuple(
@@ -130,18 +105,19 @@ def check(
         if name in wrong
     )
     count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
-    raise SettingsError(
+    error = SettingsError(
         f"{count} missing or malformed",
         hint="give each as a flag, in the environment or in .env (flags win, then the environment)",
-        problems=problems,
     )
+    error.problems = problems
+    raise error
 
 
 def _usual(name: str) -> str:
     return Settings.usual(name) if name in Settings.model_fields else ""
 
 
-def _each(kind: type[Request], values: Mapping[str, Any]) -> dict[str, Wrong]:
+def _malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wrong]:
     """What is wrong with each field by itself."""
     texts = {
         name: "is not the name of a region"
@@ -157,7 +133,9 @@ def _each(kind: type[Request], values: Mapping[str, Any]) -> dict[str, Wrong]:
     return {name: Wrong("malformed", text) for name, text in texts.items()}
 
 
-def _together(kind: type[Request], right: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, Wrong]:
+def _contradictions(
+    kind: type[BaseModel], right: Mapping[str, Any], wrong: Mapping[str, Wrong]
+) -> dict[str, Wrong]:
     """What is wrong with fields that do not fit each other, as far as they are right by themselves."""
     found: list[Contradiction] = []
     for item in _errors(kind, right):
@@ -182,7 +160,7 @@ def _memory(values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, 
     return {}
 
 
-def _errors(kind: type[Request], values: Mapping[str, Any]) -> list[Any]:
+def _errors(kind: type[BaseModel], values: Mapping[str, Any]) -> list[Any]:
     try:
         kind.model_validate(values)
     except ValidationError as error:

@@ -1,0 +1,35 @@
+"""How a command that has a result is run. What is heavy is loaded only then: ``--help`` has to be instant."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from riva_stream.cli.command import Invocation
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from riva_stream.cli.session import Session
+
+    R = TypeVar("R", bound=BaseModel)
+
+__all__ = ["executes"]
+
+
+def executes(
+    work: Callable[[Session], R],
+    text: Callable[[R, Session], str],
+    exit_code: Callable[[R, Session], int] | None = None,
+    *,
+    recorded: bool = False,
+) -> Callable[[Namespace, Invocation], int]:
+    """The ``run`` of a command; see :func:`~riva_stream.cli.session.execute`."""
+
+    def run(args: Namespace, invocation: Invocation) -> int:
+        from riva_stream.cli.session import execute  # noqa: PLC0415
+
+        return execute(args, invocation, work, text, exit_code, recorded=recorded)
+
+    return run

@@ -27,8 +27,10 @@ from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
 from riva_stream.config import ProblemCode, StageRequest
 from riva_stream.events import Event, kind_of
 from riva_stream.inspection.reports import NOT_STAGED, Rerun
+from riva_stream.pipeline.decide import Decision
 from riva_stream.preflight.examiner import Condition
 from riva_stream.preflight.report import ACCESS_DENIED, NOT_TRIED
+from riva_stream.report import Would
 from riva_stream.source import RANGES_IGNORED
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
@@ -366,6 +368,8 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
     codes = codes_of_warnings()
     assert len(codes) > 25
     assert not {code for code in codes if f"`{code}`" not in page}
+    assert not {code for code in get_args(Would) if f"`{code}`" not in page}
+    assert {decision.value for decision in Decision} == set(get_args(Would))
     findings = codes_of_findings()
     assert len(findings) > 25
     assert not {code for code in findings if f"`{code}`" not in page}

@@ -172,7 +172,7 @@ class TestSummary:
 
     def test_a_dry_run(self) -> None:
         text = summary_text(report(outcome="planned", artifact=None, marker=None, objects=[], plan=plan()))
-        assert text.startswith("Dry run, nothing was written (in full)\nA run would: stage\n")
+        assert text.startswith("Dry run, nothing was written (in full)\nA run would stage\n")
         assert "source/p.tar.gz  13 parts of 8.00 MiB" in text
         assert "Memory  at most 256.00 MiB: 64.00 MiB for reading" in text
         assert "Tried   source HeadObject" in text

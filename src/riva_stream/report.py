@@ -24,10 +24,14 @@ __all__ = [
     "PlannedObject",
     "PromoteReport",
     "StageReport",
+    "Would",
     "error_report",
     "json_schema",
     "worst",
 ]
+
+Would = Literal["stage", "already_staged", "add_deployment", "upgrade", "replace"]
+"""``add_deployment``: ``deployment.json``, to what is staged already; ``upgrade``: a staging by reference to a full one."""
 
 _FROM_WORST = (1, 65, 73, 66, 77, 78, 75)
 """A bug first, since nothing else can be believed then; then what no rerun mends; last what a rerun does."""
@@ -86,8 +90,8 @@ class Plan(Document):
     """Why it is sent."""
     rights: list[str]
     """What was tried, e.g. "source HeadObject"."""
-    would: str
-    """What the run would do: stage, nothing (already staged), upgrade, replace."""
+    would: Would
+    """What the run would do."""
 
 
 class ErrorReport(Document):

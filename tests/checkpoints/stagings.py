@@ -125,9 +125,10 @@ def _seen(world: World, last: Process, resumes: int) -> _Staged:
         artifact.pop(name, None)
     blake3 = tuple(model.pop("blake3") for model in artifact.get("models", ()))
     (artifact.get("primary_model") or {}).pop("blake3", None)
-    validation = artifact.get("validation", {"warnings": []})
+    validation = artifact.get("validation", {"warnings": [], "warning_codes": []})
     validation.pop("resumed_by", None)
-    validation["warnings"] = [line for line in validation["warnings"] if not line.startswith("resuming run ")]
+    coded = zip(validation["warnings"], validation.pop("warning_codes"), strict=True)
+    validation["warnings"] = [warning for warning in coded if warning[1] != "resume"]
     for name in ("upload_id", "started_at"):
         manifest.pop(name, None)
     manifest.get("files", {}).pop("metadata", None)

@@ -12,7 +12,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import TransientError
 from riva_stream.events import Event, Observer, Warned
 from riva_stream.manifest import Document
-from riva_stream.report import ErrorReport, StageReport, error_report
+from riva_stream.report import ErrorReport, StageReport, Would, error_report
 
 __all__ = [
     "CatalogueObserver",
@@ -56,7 +56,7 @@ class EntryReport(Document):
     size_bytes: int = 0
     """Of the source; 0 where it was not found."""
     seconds: float = 0.0
-    would: str = ""
+    would: Would | None = None
     """What a dry run says."""
     warnings: list[Warned] = Field(default_factory=list)
     error: ErrorReport | None = None

@@ -224,7 +224,7 @@ def _staged(request: StageRequest, report: StageReport, seconds: float, size: in
         run_id=report.run_id,
         size_bytes=report.artifact.source.size_bytes if report.artifact is not None else size,
         seconds=seconds,
-        would=report.plan.would if report.plan else "",
+        would=report.plan.would if report.plan else None,
         warnings=report.warnings,
         next_step=report.next_step,
     )

@@ -18,6 +18,7 @@ from riva_stream.cli.settings.env_file import read_env_file, root
 __all__ = [
     "ALL",
     "MODES",
+    "WOULD",
     "add_endpoint",
     "add_output",
     "add_promote",
@@ -39,6 +40,15 @@ MODES = {
     "bintarball_reference": "by bintarball reference",
 }
 """How a person reads the mode of a staging."""
+
+WOULD = {
+    "stage": "stage",
+    "already_staged": "do nothing: it is staged already",
+    "add_deployment": "add deployment.json to what is staged already",
+    "upgrade": "upgrade a staging by reference to a full one",
+    "replace": "replace what is staged",
+}
+"""What a dry run would do; goes on after "a run would"."""
 
 ALL = -1
 """What :func:`parse_count` makes of the word."""

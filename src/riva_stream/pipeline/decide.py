@@ -16,13 +16,13 @@ __all__ = ["Decision", "decide"]
 
 
 class Decision(Enum):
-    """What a run does with what it finds."""
+    """What a run does with what it finds; the values are those of ``plan.would``."""
 
     STAGE = "stage"
-    ALREADY_STAGED = "nothing: it is staged already"
-    HAND_OVER = "add deployment.json to what is staged already"
-    UPGRADE = "upgrade a staging by reference to a full one"
-    REPLACE = "replace what is staged"
+    ALREADY_STAGED = "already_staged"
+    HAND_OVER = "add_deployment"
+    UPGRADE = "upgrade"
+    REPLACE = "replace"
 
 
 def decide(

@@ -125,8 +125,8 @@ async def _promoted(
             originals = await originals_of(staging)
     except ExceptionGroup as group:
         raise first_of(group) from None
-    one = _One(request, staging, originals, stores, elsewhere, Credits(request.memory), since)
-    together = _Together(observer)
+    one = _PlacePromotion(request, staging, originals, stores, elsewhere, Credits(request.memory), since)
+    together = _SummedProgress(observer)
     places: dict[str, PlaceReport] = {}
 
     async def to(place: str, run_id: str) -> None:
@@ -145,7 +145,7 @@ async def _promoted(
 
 
 @dataclass(eq=False)
-class _One:
+class _PlacePromotion:
     """Promotes one staging, to one place at a call."""
 
     request: PromoteRequest
@@ -264,7 +264,7 @@ _SUMMED = ("source_size", "fetched", "hashed", "durable", "durable_source", "cop
 
 
 @dataclass(eq=False)
-class _Together:
+class _SummedProgress:
     """Passes on the events of several places; of their counters the sums."""
 
     observer: Observer

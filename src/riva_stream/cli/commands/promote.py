@@ -131,7 +131,7 @@ def _done(report: StageReport) -> list[str]:
         how = (
             f"copied by the store, to be proven by {copied}" if copied != "sent" else "read, hashed and sent"
         )
-        lines += [f"would: {report.plan.would}; {human_size(report.plan.source_size)} {how}"]
+        lines += [f"would {options.WOULD[report.plan.would]}; {human_size(report.plan.source_size)} {how}"]
         lines += [f"  {item.key}" for item in report.plan.objects]
     elif report.artifact is not None and report.outcome in {"staged", "upgraded"} and report.mode == "full":
         validation = report.artifact.validation

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.options import MODES, request_flags
+from riva_stream.cli.options import MODES, WOULD, request_flags
 from riva_stream.cli.running import executes
 from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.sizes import human_size
@@ -231,7 +231,7 @@ def _lanes(artifact: Artifact) -> list[str]:
 def _plan(plan: Plan) -> list[str]:
     version = f", version {plan.source_version_id}" if plan.source_version_id else ""
     rows = [
-        f"A run would: {plan.would}",
+        f"A run would {WOULD[plan.would]}",
         "",
         f"from    {plan.source}",
         f"        {human_size(plan.source_size)}, ETag {plan.source_etag}{version}",

@@ -198,7 +198,7 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
     if entry.error is not None:
         rows.append(f"{'':24}{entry.error.message}")
     if entry.would:
-        rows.append(f"{'':24}would: {entry.would}")
+        rows.append(f"{'':24}would {options.WOULD[entry.would]}")
     rows += [f"{'':24}warning: {warning.message}" for warning in entry.warnings]
     steps = [line for line in invocation.called(entry.next_step).splitlines() if line.strip()]
     if entry.exit_code and entry.destination.count("/") == _LEVELS:

@@ -25,7 +25,7 @@ from riva_stream import StageRequest, TransientError, stage_all
 from riva_stream.archive import Extractor, Limits
 from riva_stream.catalogue import CatalogueError, load_catalogue
 from riva_stream.catalogue.local import stage_in_child
-from riva_stream.errors import AccessDeniedError, IntegrityError
+from riva_stream.errors import AccessDeniedError
 from riva_stream.s3 import PartBody
 from tests.archive.kit import END, member, tar_of
 from tests.catalogue_double import attempts
@@ -42,7 +42,7 @@ from tests.test_checkpoint import (
     whole,
 )
 from tests.test_stage_all import Engine, catalogue, entry
-from tests.test_stage_all_command import command, lines, written
+from tests.test_stage_all_command import command, written
 
 MIB = 1 << 20
 
@@ -250,78 +250,6 @@ model_version = "v1"
 """
 
 
-async def test_a_damaged_place_holds_up_no_other() -> None:
-    """65 is also what is staged and damaged at *one* place; the others are told the same, and never tried."""
-
-    class Damaged(Engine):
-        async def stage(self, request: StageRequest, observer: Any) -> Any:
-            if request.bucket == "deployments":
-                self.given.append(request)
-                raise IntegrityError(
-                    "models/a.riva is gone since it was staged", hint="--force stages it anew"
-                )
-            return await super().stage(request, observer)
-
-    engine = Damaged()
-    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
-    assert [request.bucket for request in engine.given] == ["deployments", "in-europe"]
-    assert [(e.outcome, e.exit_code) for e in report.entries] == [("failed", 65), ("staged", 0)]
-
-
-async def test_what_was_staged_is_told_so_when_a_replica_is_tried_again() -> None:
-    """The first place is handed over once more for its replica, and only the second answer is told."""
-
-    class Remembers(Engine):
-        async def stage(self, request: StageRequest, observer: Any) -> Any:
-            report = await super().stage(request, observer)
-            again = [one.destination for one in self.given].count(request.destination) > 1
-            return report.model_copy(update={"outcome": "already_staged"}) if again else report
-
-    engine = Remembers()
-    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
-    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
-    assert [e.outcome for e in report.entries] == ["staged", "staged"]
-
-
-async def test_what_was_staged_did_not_fail_when_its_replica_is_tried_again() -> None:
-    class BreaksTheSecondTime(Engine):
-        async def stage(self, request: StageRequest, observer: Any) -> Any:
-            report = await super().stage(request, observer)
-            if len(self.given) == 2:
-                raise TransientError("the connection broke")
-            return report
-
-    engine = BreaksTheSecondTime()
-    engine.replicas = {"in-europe": [TransientError("the connection broke")]}
-    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
-    assert (report.entries[0].outcome, report.entries[0].exit_code) == ("staged", 0)
-
-
-async def test_what_was_forced_is_not_forced_once_more_for_a_replica() -> None:
-    """With ``force`` the committed staging is deleted and made anew, because a replica of it broke with 75."""
-    engine = Engine()
-    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
-    forced = catalogue(entry("a", force=True, replicate_to=["s3://in-europe"]))
-    await stage_all(forced, engine=engine)
-    assert [request.bucket for request in engine.given if request.force].count("deployments") == 1
-
-
-def test_json_has_a_line_for_what_was_stopped_and_for_what_never_began(tmp_path: Path) -> None:
-    """docs/json.md: ``stopped`` and ``not_started`` are outcomes of lines; only what ends by itself has one."""
-    done = subprocess.run(
-        **command(
-            written(tmp_path, ["hangs", "archive", "a", "b"]), "--fail-fast", "--at-once", "2", "--json"
-        ),
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    *entries, last = lines(done.stdout)
-    told = {one["destination"].split("/")[4]: one["outcome"] for one in entries}
-    assert last["entries"] == 4
-    assert told == {"hangs": "stopped", "archive": "failed", "a": "not_started", "b": "not_started"}
-
-
 async def test_what_could_not_be_listed_is_told_with_only_too() -> None:
     """Two entries fit ``--only``; the archives of one cannot be listed: that is no success."""
 
@@ -363,7 +291,7 @@ async def test_archives_are_looked_through_once_each() -> None:
 
         def __eq__(self, other: object) -> bool:
             compared[0] += 1
-            return str.__eq__(self, other)  # type: ignore[return-value]
+            return str.__eq__(self, other)
 
     async def many(request: StageRequest) -> list[str]:
         return [Key(f"c/{n:06d}-deployable_v1.tar.gz") for n in range(400)]

@@ -25,6 +25,7 @@ from riva_stream.errors import (
     ArchiveError,
     ConfigurationError,
     DestinationConflictError,
+    IntegrityError,
     RivaStreamError,
     SourceNotFoundError,
     TransientError,
@@ -151,6 +152,97 @@ async def test_a_replica_that_a_rerun_may_mend_is_tried_again_once() -> None:
     report = await stage_all(whole, engine=engine)
     assert [request.bucket for request in engine.given] == ["deployments"] * 2
     assert [e.exit_code for e in report.entries] == [0, 0, 75]
+
+
+async def test_a_damaged_place_holds_up_no_other() -> None:
+    """65 is also what is staged and damaged at *one* place; the others are told the same, and never tried."""
+
+    class Damaged(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            if request.bucket == "deployments":
+                self.given.append(request)
+                raise IntegrityError(
+                    "models/a.riva is gone since it was staged", hint="--force stages it anew"
+                )
+            return await super().stage(request, observer)
+
+    engine = Damaged()
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments", "in-europe"]
+    assert [(e.outcome, e.exit_code) for e in report.entries] == [("failed", 65), ("staged", 0)]
+
+
+async def test_what_was_staged_is_told_so_when_a_replica_is_tried_again() -> None:
+    """The first place is handed over once more for its replica, and only the second answer is told."""
+
+    class Remembers(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            report = await super().stage(request, observer)
+            again = [one.destination for one in self.given].count(request.destination) > 1
+            return report.model_copy(update={"outcome": "already_staged"}) if again else report
+
+    engine = Remembers()
+    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert [e.outcome for e in report.entries] == ["staged", "staged"]
+
+
+async def test_what_was_staged_did_not_fail_when_its_replica_is_tried_again() -> None:
+    class BreaksTheSecondTime(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            report = await super().stage(request, observer)
+            if len(self.given) == 2:
+                raise TransientError("the connection broke")
+            return report
+
+    engine = BreaksTheSecondTime()
+    engine.replicas = {"in-europe": [TransientError("the connection broke")]}
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert (report.entries[0].outcome, report.entries[0].exit_code) == ("staged", 0)
+
+
+async def test_what_was_forced_is_not_forced_once_more_for_a_replica() -> None:
+    """With ``force`` the committed staging is deleted and made anew, because a replica of it broke with 75."""
+    engine = Engine()
+    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
+    forced = catalogue(entry("a", force=True, replicate_to=["s3://in-europe"]))
+    await stage_all(forced, engine=engine)
+    assert [request.bucket for request in engine.given if request.force].count("deployments") == 1
+
+
+async def test_a_place_that_was_forced_is_tried_again_by_itself() -> None:
+    """Staged once more with ``force`` from the source: the first place, which is right, must not be replaced for it."""
+    engine = Engine()
+    engine.replicas = {"in-europe": [TransientError("lost")], "in-asia": [TransientError("lost")]}
+    places = ["s3://in-europe", "s3://in-asia"]
+    report = await stage_all(catalogue(entry("a", force=True, replicate_to=places)), engine=engine)
+    assert [(request.bucket, len(request.replicate_to)) for request in engine.given] == [
+        ("deployments", 2),
+        ("in-europe", 1),
+    ]
+    assert [e.exit_code for e in report.entries] == [0, 0, 75]
+
+
+async def test_a_container_image_that_is_missing_is_missing_at_one_place() -> None:
+    """Its key names another object in each bucket."""
+    engine = Engine(errors={"a": SourceNotFoundError("there is no images/server.tar.gz")})
+    whole = catalogue(entry("a", server_path="images/server.tar.gz", replicate_to=["s3://in-europe"]))
+    await stage_all(whole, engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments", "in-europe"]
+
+
+async def test_the_same_path_at_another_endpoint_is_another_place() -> None:
+    engine = Engine()
+    engine.replicas = {"in-europe": [None]}
+    places = ["s3://in-europe", {"bucket": "in-europe", "endpoint_url": "https://far.example"}]
+    events: list[Any] = []
+    whole = catalogue(entry("a", endpoint_url="https://near.example", replicate_to=places))
+    await stage_all(whole, engine=engine, observer=events.append)
+    assert [(request.bucket, request.endpoint_url) for request in engine.given] == [
+        ("deployments", "https://near.example"),
+        ("in-europe", "https://far.example"),
+    ]
+    assert sum(isinstance(event, EntryEnded) for event in events) == 3
 
 
 async def test_a_dry_run_looks_at_each_place_by_itself() -> None:

@@ -99,6 +99,22 @@ def test_fail_fast_stops_the_children_that_run(tmp_path: Path) -> None:
     assert not is_alive(attempts(tmp_path, "hangs"))
 
 
+def test_json_has_a_line_for_what_was_stopped_and_for_what_never_began(tmp_path: Path) -> None:
+    """docs/json.md: ``stopped`` and ``not_started`` are outcomes of lines; only what ends by itself has one."""
+    done = subprocess.run(
+        **command(
+            written(tmp_path, ["hangs", "archive", "a", "b"]), "--fail-fast", "--at-once", "2", "--json"
+        ),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    *entries, last = lines(done.stdout)
+    told = {one["destination"].split("/")[4]: one["outcome"] for one in entries}
+    assert last["entries"] == 4
+    assert told == {"hangs": "stopped", "archive": "failed", "a": "not_started", "b": "not_started"}
+
+
 def is_alive(pids: list[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 

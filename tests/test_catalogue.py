@@ -271,6 +271,47 @@ def test_a_replica_where_another_entry_is_staged_is_refused(tmp_path: Path) -> N
     assert problems_of(tmp_path, text) == [(17, "staging[1].replicate_to[0]")]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://store.example", "https://STORE.example"),
+        ("https://store.example", "https://store.example:443/"),
+        ("http://[::1]", "http://[::1]:80"),
+        ("https://store.example", "https://me:secret@store.example"),
+        ("https://s3.us-east-2.amazonaws.com", "https://s3.dualstack.us-east-2.amazonaws.com"),
+        ("https://s3.us-east-2.amazonaws.com", None),
+    ],
+)
+def test_one_store_in_two_spellings_is_one_place(one: str, other: str | None, tmp_path: Path) -> None:
+    text = DEFAULTS + ENTRY + f'endpoint_url = "{one}"\n' + ENTRY.replace("models/x", "models/other")
+    text += f'endpoint_url = "{other}"\n' if other is not None else ""
+    assert codes_of(tmp_path, text) == ["duplicate"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://store.example:444",
+        "http://store.example",
+        "https://store.example/B",
+        "https://a.amazonaws.com",
+    ],
+)
+def test_another_store_is_another_place(other: str, tmp_path: Path) -> None:
+    text = (
+        DEFAULTS + ENTRY + 'endpoint_url = "https://store.example"\n' + ENTRY.replace("models/x", "models/y")
+    )
+    path = tmp_path / "c.toml"
+    path.write_text(text + f'endpoint_url = "{other}"\n' + ENTRY)
+    load_catalogue(path)
+
+
+def test_an_environment_in_which_nothing_is_staged_is_refused(tmp_path: Path) -> None:
+    text = DEFAULTS + '[environments.prodd]\nbucket = "other"\n' + ENTRY.replace("dev", "prod")
+    assert problems_of(tmp_path, text) == [(4, "environments.prodd")]
+    assert codes_of(tmp_path, text) == ["unused"]
+
+
 def test_a_catalogue_that_is_not_there_is_exit_78(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as caught:
         load_catalogue(tmp_path / "none.toml")
@@ -364,7 +405,28 @@ async def test_an_entry_without_archives_fails_alone(archives: Any, code: int) -
     many = entry(source="s3://models/*", pattern="{model_name}.tar.gz", env="prod")
     plan = await plan_of({"staging": [many, entry()]}, archives)
     assert destinations(plan) == ["s3://deployments/dev/x/v1/"]
-    assert [(request.source, error.exit_code) for request, error in plan.failed] == [("s3://models/*", code)]
+    assert [(each.request.source, each.error.exit_code) for each in plan.failed] == [("s3://models/*", code)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "may"),
+    [
+        (None, True),
+        ("prod/*", True),
+        ("*/canary/v1", True),
+        ("prod/c[ab]nary?1b/v?", True),
+        ("s3://in-europe/prod/*", True),
+        ("s3://deployments/prod/canary/v1/", True),
+        ("dev/*", False),
+        ("prod/*/v2", False),
+        ("s3://in-asia/*", False),
+    ],
+)
+async def test_only_may_mean_archives_that_nobody_could_list(pattern: str | None, may: bool) -> None:
+    many = entry(source="s3://models/*", pattern="{model_name}.tar.gz", env="prod")
+    many["replicate_to"] = ["s3://in-europe"]
+    plan = await plan_of({"staging": [many]}, AccessDeniedError("may not be listed"))
+    assert plan.failed[0].may_match(pattern) is may
 
 
 async def test_replicas_are_places_of_the_same_source() -> None:

@@ -21,11 +21,10 @@ from typing import Any
 import anyio
 import pytest
 
-from riva_stream import StageRequest, TransientError, stage_all
+from riva_stream import TransientError
 from riva_stream.archive import Extractor, Limits
 from riva_stream.catalogue import CatalogueError, load_catalogue
 from riva_stream.catalogue.local import stage_in_child
-from riva_stream.errors import AccessDeniedError
 from riva_stream.s3 import PartBody
 from tests.archive.kit import END, member, tar_of
 from tests.catalogue_double import attempts
@@ -41,7 +40,6 @@ from tests.test_checkpoint import (
     store_with,
     whole,
 )
-from tests.test_stage_all import Engine, catalogue, entry
 from tests.test_stage_all_command import command, written
 
 MIB = 1 << 20
@@ -250,58 +248,6 @@ model_version = "v1"
 """
 
 
-async def test_what_could_not_be_listed_is_told_with_only_too() -> None:
-    """Two entries fit ``--only``; the archives of one cannot be listed: that is no success."""
-
-    async def denied(request: StageRequest) -> list[str]:
-        raise AccessDeniedError("s3:ListBucket is missing")
-
-    both = catalogue(
-        entry("a", env="prod"),
-        entry("b", env="prod", source="s3://models/b/", pattern="{model_name}_{model_version}.tar.gz"),
-    )
-    report = await stage_all(both, engine=Engine(), only="prod/*", list_archives=denied)
-    assert report.exit_code == 77
-
-
-async def test_what_another_entry_stages_is_not_passed_over() -> None:
-    """The summary heads that list with "Not staged"."""
-
-    async def two(request: StageRequest) -> list[str]:
-        return ["m/a-v1.tar.gz", "m/b_v1.tar.gz"]
-
-    fields = {"source": "s3://models/m/", "env": "prod"}
-    both = catalogue(
-        entry("a", **fields, pattern="{model_name}-{model_version}.tar.gz"),
-        entry("b", **fields, pattern="{model_name}_{model_version}.tar.gz"),
-    )
-    report = await stage_all(both, engine=Engine(), list_archives=two)
-    assert [e.source for e in report.entries] == ["s3://models/m/a-v1.tar.gz", "s3://models/m/b_v1.tar.gz"]
-    assert report.passed_over == []
-
-
-async def test_archives_are_looked_through_once_each() -> None:
-    """``k not in fitting`` goes through a list for each key: 9 s of the event loop for the 20,000 that a glob may have,
-    and in each environment again."""
-    compared = [0]
-
-    class Key(str):
-        __slots__ = ()
-        __hash__ = str.__hash__
-
-        def __eq__(self, other: object) -> bool:
-            compared[0] += 1
-            return str.__eq__(self, other)
-
-    async def many(request: StageRequest) -> list[str]:
-        return [Key(f"c/{n:06d}-deployable_v1.tar.gz") for n in range(400)]
-
-    one = entry("x", source="s3://models/c/", pattern="{model_name}-deployable_{model_version}.tar.gz")
-    glob = catalogue({name: value for name, value in one.items() if not name.startswith("model_")})
-    await stage_all(glob, engine=Engine(), only="*/000001/*", list_archives=many)
-    assert compared[0] < 40 * 400
-
-
 async def test_a_child_that_died_is_not_waited_for_because_of_what_it_has_started(tmp_path: Path) -> None:
     """A credential helper of a child that was killed holds its pipes: their end is waited for, not the child's."""
     program = ("sh", "-c", "sleep 20 & kill -9 $$")
@@ -381,13 +327,6 @@ def test_a_key_may_be_written_as_toml_allows(tmp_path: Path) -> None:
     r"""``\UXXXXXXXX`` in a quoted key is good TOML, and no JSON, by whose rules it is read for the lines."""
     text = ENTRY.replace("env =", '"\\U00000065nv" =')
     assert load_catalogue(file(tmp_path, text)).catalogue.staging[0].env == ("dev",)
-
-
-@pytest.mark.parametrize("other", ["https://STORE.example", "https://store.example:443"])
-def test_one_store_in_two_spellings_is_one_place(other: str, tmp_path: Path) -> None:
-    text = ENTRY + 'endpoint_url = "https://store.example"\n' + ENTRY.replace("a.tar", "b.tar")
-    with pytest.raises(CatalogueError):
-        load_catalogue(file(tmp_path, text + f'endpoint_url = "{other}"\n'))
 
 
 def test_a_signal_reaches_the_children_while_nobody_reads_the_output(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from riva_stream.cli.options import request_flags
 from riva_stream.cli.settings.load import load
 from riva_stream.cli.settings.model import Settings
 from riva_stream.errors import (
+    AccessDeniedError,
     ArchiveError,
     ConfigurationError,
     DestinationConflictError,
@@ -303,6 +304,71 @@ async def test_an_entry_whose_archives_cannot_be_listed_is_one_failure() -> None
     options: dict[str, Any] = {"engine": engine, "list_archives": listed}
     assert (await stage_all(catalogue(many, entry("a")), only="dev/z/*", **options)).exit_code == 66
     assert (await stage_all(catalogue(many, entry("a")), only="dev/a/*", **options)).exit_code == 0
+
+
+async def test_what_could_not_be_listed_is_told_with_only_too() -> None:
+    """Two entries fit ``--only``; the archives of one cannot be listed: that is no success."""
+
+    async def denied(request: StageRequest) -> list[str]:
+        raise AccessDeniedError("s3:ListBucket is missing")
+
+    both = catalogue(
+        entry("a", env="prod"),
+        entry("b", env="prod", source="s3://models/b/", pattern="{model_name}_{model_version}.tar.gz"),
+    )
+    report = await stage_all(both, engine=Engine(), only="prod/*", list_archives=denied)
+    assert report.exit_code == 77
+
+
+async def test_what_another_entry_stages_is_not_passed_over() -> None:
+    """The summary heads that list with "Not staged"."""
+
+    async def two(request: StageRequest) -> list[str]:
+        return ["m/a-v1.tar.gz", "m/b_v1.tar.gz"]
+
+    fields = {"source": "s3://models/m/", "env": "prod"}
+    both = catalogue(
+        entry("a", **fields, pattern="{model_name}-{model_version}.tar.gz"),
+        entry("b", **fields, pattern="{model_name}_{model_version}.tar.gz"),
+    )
+    report = await stage_all(both, engine=Engine(), list_archives=two)
+    assert [e.source for e in report.entries] == ["s3://models/m/a-v1.tar.gz", "s3://models/m/b_v1.tar.gz"]
+    assert report.passed_over == []
+
+
+async def test_archives_are_looked_through_once_each() -> None:
+    """``k not in fitting`` goes through a list for each key: 9 s of the event loop for the 20,000 that a glob may have,
+    and in each environment again."""
+    compared = [0]
+
+    class Key(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared[0] += 1
+            return str.__eq__(self, other)
+
+    async def many(request: StageRequest) -> list[str]:
+        return [Key(f"c/{n:06d}-deployable_v1.tar.gz") for n in range(400)]
+
+    one = entry("x", source="s3://models/c/", pattern="{model_name}-deployable_{model_version}.tar.gz")
+    glob = catalogue({name: value for name, value in one.items() if not name.startswith("model_")})
+    await stage_all(glob, engine=Engine(), only="*/000001/*", list_archives=many)
+    assert compared[0] < 40 * 400
+
+
+async def test_the_same_name_in_another_store_is_passed_over_all_the_same() -> None:
+    async def two(request: StageRequest) -> list[str]:
+        return ["m/a-v1.tar.gz", "m/b_v1.tar.gz"]
+
+    fields = {"source": "s3://models/m/", "env": "prod"}
+    far = {"pattern": "{model_name}_{model_version}.tar.gz", "endpoint_url": "https://far.example"}
+    both = catalogue(
+        entry("a", **fields, pattern="{model_name}-{model_version}.tar.gz"), entry("b", **fields, **far)
+    )
+    report = await stage_all(both, engine=Engine(), list_archives=two)
+    assert report.passed_over == ["s3://models/m/b_v1.tar.gz", "s3://models/m/a-v1.tar.gz"]
 
 
 async def test_a_bug_in_an_engine_is_told_and_holds_up_no_other() -> None:

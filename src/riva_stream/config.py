@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -135,9 +136,21 @@ def is_run_id(value: str) -> bool:
 
 
 def _endpoint(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+    """One store has one spelling: hosts in small letters, no port where it is the scheme's own."""
+    match = re.fullmatch(r"(https?)://([^\s/]*@)?([^\s/@]+)(/\S*)?", value)
+    try:
+        host, port = (
+            (urlsplit(f"//{match[3]}").hostname, urlsplit(f"//{match[3]}").port) if match else ("", None)
+        )
+    except ValueError:  # of the port, or of an IPv6 address
+        host = ""
+    if match is None or not host:
         raise ValueError("is not an endpoint URL: https://host[:port]")
-    return value.rstrip("/")
+    scheme, user, _, path = match.groups(default="")
+    host = f"[{host}]" if ":" in host else host
+    own = {"http": 80, "https": 443}[scheme]
+    place = host if port in {None, own} else f"{host}:{port}"
+    return f"{scheme}://{user}{place}{path}".rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from riva_stream.errors import ConfigurationError
 
 __all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "given", "parse", "wrong_of"]
 
-ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate"]
+ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate", "unused"]
 """``unknown``: there is no such field; ``duplicate``: two entries have the same destination."""
 
 _LINE = re.compile(r"at line (\d+)")

@@ -22,6 +22,7 @@ from riva_stream.catalogue.engine import (
     Planned,
     error_of,
     ignore,
+    store_of,
 )
 from riva_stream.catalogue.load import LoadedCatalogue
 from riva_stream.catalogue.local import LocalEngine
@@ -85,8 +86,11 @@ async def stage_all(
         catalogue, prepare(catalogue, fallback), list_archives or partial(_list_in_s3, observer)
     )
     requests = [request for request, _ in plan.requests if matches(request, only)]
-    # What ``only`` fits may be among those that could not be listed.
-    unlisted = plan.failed if only is None or not requests else []
+    # What ``only`` fits may be among those that could not be listed, though not among those that are known not to exist:
+    # unless nothing else is what was asked for.
+    unlisted = [found for found in plan.failed if found.may_match(only)]
+    if only is not None and requests:
+        unlisted = [found for found in unlisted if not found.was_listed]
     if not requests and not unlisted:
         raise ConfigurationError(
             f"no entry fits {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are understood"
@@ -94,7 +98,10 @@ async def stage_all(
     if dry_run:
         requests = [request.model_copy(update={"dry_run": True}) for request in requests]
     run = _Run(engine, observer, fail_fast)
-    failed = [_failed(request, error_of(error), destination=_unnamed(request)) for request, error in unlisted]
+    failed = [
+        _failed(found.request, error_of(found.error), destination=_unnamed(found.request))
+        for found in unlisted
+    ]
     jobs = jobs_of(requests)
     slots = max(1, engine.at_once(requests)) if requests else 1
     observer(Planned(entries=len(requests) + len(failed), jobs=len(jobs), at_once=min(slots, len(jobs) or 1)))
@@ -108,7 +115,7 @@ async def stage_all(
         engine=engine.name,
         exit_code=worst([entry.exit_code for entry in entries]),
         entries=entries,
-        passed_over=list(plan.passed_over),
+        passed_over=plan.passed_over,
         seconds=clock.monotonic() - began,
     )
 
@@ -292,4 +299,4 @@ def _failed(request: StageRequest, error: ErrorReport, *, destination: str = "")
 
 
 def _key(request: StageRequest) -> str:
-    return f"{request.endpoint_url or ''} {request.destination}"
+    return f"{store_of(request)} {request.destination}"

@@ -23,7 +23,6 @@ import pytest
 
 from riva_stream import TransientError
 from riva_stream.archive import Extractor, Limits
-from riva_stream.catalogue import CatalogueError, load_catalogue
 from riva_stream.catalogue.local import stage_in_child
 from riva_stream.s3 import PartBody
 from tests.archive.kit import END, member, tar_of
@@ -282,51 +281,6 @@ async def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> N
                 request(**fields), lambda event: None, state_dir=tmp_path, program=(*program, str(told))
             )
     assert len(set(told.read_text().splitlines())) == 3
-
-
-@pytest.mark.parametrize("words", ["retention_days = true", "connections = true", 'force = "yes"'])
-def test_a_value_of_another_kind_is_refused_as_the_schema_has_it(words: str, tmp_path: Path) -> None:
-    """``true`` is one day of retention, and one byte of memory; ``schema catalogue`` allows none of these."""
-    with pytest.raises(CatalogueError):
-        load_catalogue(file(tmp_path, ENTRY + words + "\n"))
-
-
-def test_words_that_no_argument_can_hold_are_refused_with_their_line(tmp_path: Path) -> None:
-    """The local engine cannot start a child with a NUL in an argument: ValueError, exit 1, a "bug"."""
-    path = file(tmp_path, ENTRY + 'description = "a\\u0000b"\n')
-    with pytest.raises(CatalogueError) as refused:
-        load_catalogue(path)
-    assert [problem.line for problem in refused.value.problems] == [8]
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("[[staging]]\nretries = " + "1" * 5000, "c.toml"),
-        ('{"staging": [{"retries": ' + "1" * 5000 + "}]}", "c.json"),
-        ("a = " + "[" * 3000 + "]" * 3000, "c.toml"),
-        ("[" * 100_000, "c.json"),
-    ],
-    ids=["a long number", "a long number in JSON", "deep", "deep JSON"],
-)
-def test_a_file_that_no_parser_takes_is_a_wrong_catalogue(text: str, name: str, tmp_path: Path) -> None:
-    """ValueError and RecursionError are neither of the errors that are caught: exit 1, a "bug"."""
-    with pytest.raises(CatalogueError):
-        load_catalogue(file(tmp_path, text, name))
-
-
-def test_a_field_that_a_json_catalogue_has_twice_is_refused(tmp_path: Path) -> None:
-    """TOML forbids it; of JSON the last one counts, and the entries of the first ``staging`` are dropped in silence."""
-    fields = {"bucket": "b-b", "env": "dev", "region": "us-1", "model_name": "a", "model_version": "v1"}
-    first, second = (json.dumps([{"source": f"s3://models/{name}.tar.gz", **fields}]) for name in "ab")
-    with pytest.raises(CatalogueError):
-        load_catalogue(file(tmp_path, f'{{"staging": {first}, "staging": {second}}}', "c.json"))
-
-
-def test_a_key_may_be_written_as_toml_allows(tmp_path: Path) -> None:
-    r"""``\UXXXXXXXX`` in a quoted key is good TOML, and no JSON, by whose rules it is read for the lines."""
-    text = ENTRY.replace("env =", '"\\U00000065nv" =')
-    assert load_catalogue(file(tmp_path, text)).catalogue.staging[0].env == ("dev",)
 
 
 def test_a_signal_reaches_the_children_while_nobody_reads_the_output(tmp_path: Path) -> None:

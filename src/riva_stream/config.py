@@ -55,14 +55,16 @@ _LARGEST_PART = 5 << 30
 
 
 def is_text(value: object) -> bool:
-    """Whether it can be written as UTF-8: what a process is given may be any bytes, which Python keeps as surrogates."""
+    """Whether it can be written as UTF-8 and handed to a process.
+
+    What a process is given may be any bytes, which Python keeps as surrogates; a NUL ends an argument or a variable.
+    """
     if isinstance(value, tuple | list):
         return all(map(is_text, value))
     try:
-        str(value).encode()
+        return b"\0" not in str(value).encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _segment(value: str) -> str:
@@ -182,7 +184,7 @@ class Request(BaseModel):
     @classmethod
     def _is_text(cls, value: object) -> object:
         if not is_text(value):
-            raise ValueError("is not UTF-8")
+            raise ValueError("is not UTF-8, or holds a NUL")
         return value
 
     force: bool = False

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Lines", "Path", "lines_of_json", "lines_of_toml"]
+__all__ = ["Lines", "Path", "deepest_line", "lines_of_json", "lines_of_toml"]
 
 Path = tuple[str | int, ...]
 """Keys and indexes from the root: ``("staging", 2, "source")``."""
@@ -31,6 +33,8 @@ class Lines:
     """The lines of a file's values."""
 
     known: dict[Path, int] = field(default_factory=dict)
+    repeated: dict[Path, int] = field(default_factory=dict)
+    """Keys that a table has already, and where they are for the second time: JSON lets them be, and the last one counts."""
 
     def find(self, path: Path) -> tuple[Path, int | None]:
         """The value at ``path``, or the nearest one around it, and its line; None where there is none."""
@@ -41,14 +45,14 @@ class Lines:
 
 def lines_of_json(text: str) -> Lines:
     """Of a JSON document."""
-    reader = _Reader(text)
+    reader = _Reader(text, json.loads)
     reader.value(())
     return reader.lines
 
 
 def lines_of_toml(text: str) -> Lines:
     """Of a TOML document."""
-    reader = _Reader(text)
+    reader = _Reader(text, _unquoted)
     table: Path = ()
     while (word := reader.peek()) is not None:
         if word == "[":
@@ -58,19 +62,41 @@ def lines_of_toml(text: str) -> Lines:
     return reader.lines
 
 
+def deepest_line(text: str) -> int:
+    """The line of the innermost value of a document, well-formed or not."""
+    depth, deepest, found = 0, 0, 1
+    for word, line in _tokens(text):
+        depth += (word in "[{") - (word in "]}")
+        if depth > deepest:
+            deepest, found = depth, line
+    return found
+
+
+def _unquoted(word: str) -> str:
+    """A key of TOML: its escapes are not quite those of JSON."""
+    found: str = tomllib.loads(f"key = {word}")["key"]
+    return found
+
+
+def _tokens(text: str) -> Iterator[tuple[str, int]]:
+    line, end = 1, 0
+    for match in _TOKEN.finditer(text):
+        line += text.count("\n", end, match.start())
+        end = match.start()
+        if not match[0].startswith("#"):
+            yield match[0], line
+
+
 class _Reader:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, unquoted: Callable[[str], str]) -> None:
         self.lines = Lines()
-        self._tokens: list[tuple[str, int]] = []
+        self._unquoted = unquoted
+        self._tokens = list(_tokens(text))
         self._at = 0
         self._entries: dict[Path, int] = {}
         """Of each array of tables the index of its latest table."""
-        line, end = 1, 0
-        for match in _TOKEN.finditer(text):
-            line += text.count("\n", end, match.start())
-            end = match.start()
-            if not match[0].startswith("#"):
-                self._tokens.append((match[0], line))
+        self._values: set[Path] = set()
+        """What has a value already."""
 
     def peek(self) -> str | None:
         """The next token that is no line break."""
@@ -103,6 +129,9 @@ class _Reader:
         for part in self._key("=:"):
             path = (*path, part)
             self.lines.known.setdefault(path, line)
+        if path in self._values:
+            self.lines.repeated.setdefault(path, line)
+        self._values.add(path)
         self.value(path)
 
     def value(self, path: Path) -> None:
@@ -141,7 +170,7 @@ class _Reader:
         parts: list[str] = []
         while (word := self._take()[0]) not in closing:
             if word[0] in "\"'":
-                parts.append(json.loads(word, strict=False) if word[0] == '"' else word[1:-1])
+                parts.append(self._unquoted(word))
             else:
                 parts += [part for part in word.split(".") if part]
         return parts

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from riva_stream.catalogue.lines import Lines, Path, lines_of_json, lines_of_toml
+from riva_stream.catalogue.lines import Lines, Path, deepest_line, lines_of_json, lines_of_toml
 from riva_stream.catalogue.model import Catalogue
 from riva_stream.errors import ConfigurationError
 
@@ -22,6 +22,7 @@ ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradictio
 """``unknown``: there is no such field; ``duplicate``: two entries have the same destination."""
 
 _LINE = re.compile(r"at line (\d+)")
+_LONG = re.compile(r"[0-9_]{1000}")
 
 
 class Wrong(NamedTuple):
@@ -37,7 +38,7 @@ class Problem:
     """One thing that is wrong with a catalogue."""
 
     line: int | None
-    """None for a catalogue that comes from no file."""
+    """None for a catalogue that comes from no file, and where nobody can tell."""
     setting: str
     """``staging[2].source``; empty for the file itself."""
     code: ProblemCode
@@ -110,6 +111,26 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         found = _LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         raise CatalogueError.of(str(path), [Problem(line, "", "syntax", str(error))]) from error
+    except ValueError as error:  # of Python, which makes no number of so many digits
+        long = _LONG.search(text)
+        problem = Problem(text.count("\n", 0, long.start()) + 1 if long else None, "", "syntax", str(error))
+        raise CatalogueError.of(str(path), [problem]) from error
+    except RecursionError as error:
+        problem = Problem(
+            deepest_line(text), "", "syntax", "holds tables or lists in one another, too many of them"
+        )
+        raise CatalogueError.of(str(path), [problem]) from error
+    if path.suffix == ".json" and lines.repeated:  # which TOML forbids by itself
+        # What is in the second one is repeated as well, and not worth a word.
+        first = [
+            place
+            for place in lines.repeated
+            if not any(place[:end] in lines.repeated for end in range(len(place)))
+        ]
+        twice = [
+            Problem(lines.repeated[place], _setting(place), "syntax", "is there twice") for place in first
+        ]
+        raise CatalogueError.of(str(path), twice)
     try:
         return LoadedCatalogue(Catalogue.model_validate(document), str(path), lines)
     except ValidationError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -13,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
+    ValidationError,
     create_model,
 )
 
@@ -41,7 +44,10 @@ _bytes = TypeAdapter(ByteSize)
 
 
 def _size(value: object) -> object:
-    return int(_bytes.validate_python(value)) if isinstance(value, str) else value
+    try:
+        return int(_bytes.validate_python(value)) if isinstance(value, str) else value
+    except (ValidationError, OverflowError) as error:
+        raise ValueError("is not a size: 268435456 (bytes), '256MiB', '1.5GB'") from error
 
 
 def _interval(value: object) -> object:
@@ -54,12 +60,31 @@ def _interval(value: object) -> object:
 
 
 def _duration(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        value = float(match[1]) * _UNITS[match[2]] if match else math.nan
+    if isinstance(value, float) and not math.isfinite(
+        value
+    ):  # which the command line of a child has no word for
         raise ValueError("is not a duration: 90 (seconds), '90s', '5m', '1h'")
-    return float(match[1]) * _UNITS[match[2]]
+    return value
+
+
+def _of_its_kind(kinds: frozenset[type], value: object) -> object:
+    """As the JSON Schema has it. Pydantic would take ``true`` for 1 and ``"yes"`` for ``true``, as a command line needs it."""
+    if isinstance(value, bool) and bool not in kinds:
+        raise ValueError("is true or false, which means nothing here")
+    if not isinstance(value, bool | None) and bool in kinds:
+        raise ValueError("is neither true nor false")
+    if isinstance(value, str | bytes) and kinds & {int, float}:
+        raise ValueError("is text, not a number")
+    return value
+
+
+def _kinds(annotation: Any) -> frozenset[type]:
+    """The types that a field may have."""
+    inner = frozenset().union(*map(_kinds, get_args(annotation)))
+    return inner | {annotation} if isinstance(annotation, type) else inner
 
 
 def _tuple(value: object) -> object:
@@ -89,6 +114,9 @@ def _fields(*names: str) -> dict[str, Any]:
     for name in names:
         info = StageRequest.model_fields[name]
         kind = info.rebuild_annotation()
+        kind = Annotated[
+            kind, BeforeValidator(partial(_of_its_kind, _kinds(info.annotation)), json_schema_input_type=kind)
+        ]
         if name in _SIZES:
             kind = Annotated[kind, BeforeValidator(_size, json_schema_input_type=int | str)]
         elif name == "checkpoint":

@@ -126,7 +126,8 @@ def load_endpoint(
     values = draft.values
     if wrong := [name for name, value in values.items() if not is_text(value)]:
         raise ConfigurationError(
-            f"not UTF-8: {', '.join(wrong)}", hint="look at the flags, and at the variables of these settings"
+            f"not UTF-8, or with a NUL: {', '.join(wrong)}",
+            hint="look at the flags, and at the variables of these settings",
         )
     if "region" not in values and "endpoint_url" not in values:
         error = ConfigurationError(

@@ -1,32 +1,20 @@
-"""What a strict reader found in resuming at any byte and in catalogues: each of these fails."""
+"""What a strict reader found in resuming at any byte: each of these fails."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import anyio
-import pytest
-
-from riva_stream import TransientError
 from riva_stream.archive import Extractor, Limits
-from riva_stream.catalogue.local import stage_in_child
 from riva_stream.s3 import PartBody
 from tests.archive.kit import END, member, tar_of
-from tests.catalogue_double import attempts
 from tests.test_checkpoint import (
     ARCHIVES,
     BUCKET,
@@ -34,12 +22,10 @@ from tests.test_checkpoint import (
     Cut,
     documents,
     interrupted,
-    request,
     staged,
     store_with,
     whole,
 )
-from tests.test_stage_all_command import command, written
 
 MIB = 1 << 20
 
@@ -226,92 +212,3 @@ async def test_the_same_patterns_in_another_order_are_the_same_job() -> None:
     report = await staged(store, include=("*.txt", "*.riva"))
     assert report.artifact is not None
     assert report.artifact.build_info.resumed_from is not None
-
-
-# ── catalogues ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def file(folder: Path, text: str, name: str = "c.toml") -> Path:
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
-ENTRY = """[[staging]]
-source = "s3://models/a.tar.gz"
-bucket = "deployments"
-env = "dev"
-region = "us-1"
-model_name = "a"
-model_version = "v1"
-"""
-
-
-async def test_a_child_that_died_is_not_waited_for_because_of_what_it_has_started(tmp_path: Path) -> None:
-    """A credential helper of a child that was killed holds its pipes: their end is waited for, not the child's."""
-    program = ("sh", "-c", "sleep 20 & kill -9 $$")
-    with anyio.fail_after(5), pytest.raises(TransientError):
-        await stage_in_child(request(model_name="a"), lambda event: None, state_dir=tmp_path, program=program)
-
-
-@pytest.mark.parametrize(
-    ("printed", "code"),
-    [("null", 0), ("5", 0), ('{"error": {}}', 3), ('{"error": null}', 3), ("", -36)],
-    ids=["null", "a number", "an error without anything", "no error", "a real-time signal"],
-)
-async def test_a_child_that_says_nothing_that_can_be_read_is_one_that_died(
-    printed: str, code: int, tmp_path: Path
-) -> None:
-    """docs: exit 75, tried again once. TypeError, KeyError and ValueError are told as a bug of ours, exit 1."""
-    ending = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
-    program = (sys.executable, "-c", f"import os, sys; print({printed!r}); sys.stdout.flush(); {ending}")
-    wanted = request(model_name="a")
-    with pytest.raises(TransientError):
-        await stage_in_child(wanted, lambda event: None, state_dir=tmp_path, program=program)
-
-
-async def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
-    """docs/catalogue.md. The same path at another endpoint, and a bintarball reference, are other stagings."""
-    program = (sys.executable, "-c", "import sys; print(sys.argv[-1], file=open(sys.argv[1], 'a'))")
-    told = tmp_path / "told"
-    bintarball = {"bintarball_reference": True, "server_path": "images/server.tar.gz"}
-    for fields in ({}, {"endpoint_url": "https://elsewhere.example"}, bintarball):
-        with suppress(TransientError):
-            await stage_in_child(
-                request(**fields), lambda event: None, state_dir=tmp_path, program=(*program, str(told))
-            )
-    assert len(set(told.read_text().splitlines())) == 3
-
-
-def test_a_signal_reaches_the_children_while_nobody_reads_the_output(tmp_path: Path) -> None:
-    """Lines of JSON are written from within the event loop, which then waits for the reader, and hears no signal."""
-    import fcntl  # noqa: PLC0415
-
-    path = written(tmp_path, ["hangs", *(f"m{n}" for n in range(14))])
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, 1031, 4096)  # F_SETPIPE_SZ
-    options = command(path, "--at-once", "4", "--json")
-    process = subprocess.Popen(**options, stdout=writing, stderr=subprocess.DEVNULL)
-    os.close(writing)
-    pids: list[int] = []
-    try:
-        deadline = time.monotonic() + 40
-        before = -1
-        while time.monotonic() < deadline:  # until no more of them begin
-            begun = sum(len(attempts(tmp_path, f"m{n}")) for n in range(14))
-            if begun == before and begun:
-                break
-            before = begun
-            time.sleep(4)
-        pids = attempts(tmp_path, "hangs")
-        assert pids
-        process.send_signal(signal.SIGTERM)
-        time.sleep(6)
-        assert (tmp_path / "hangs.stopped").exists()
-    finally:
-        process.kill()
-        process.wait(20)
-        os.close(reading)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)

@@ -15,8 +15,8 @@ import pytest
 
 from riva_stream import Catalogue, LocalEngine, StageRequest, stage_all
 from riva_stream.catalogue import CatalogueReport, EntryEnded, EntryEvent, EntryStarted, Planned
-from riva_stream.catalogue.engine import StagingFailed, error_of
-from riva_stream.catalogue.local import arguments, environment_for, stage_in_child
+from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
+from riva_stream.catalogue.local import arguments, environment_for, stage_in_child, state_of
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.options import request_flags
 from riva_stream.cli.settings.load import load
@@ -39,6 +39,7 @@ from tests.cli_double import report as made_up
 from tests.staging import Place, put_credentials
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
+from tests.test_stage_all_command import is_running
 
 
 def entry(name: str, **fields: Any) -> dict[str, Any]:
@@ -599,6 +600,82 @@ async def test_how_a_child_ends_is_what_its_staging_came_to(
         await stage_in_child(request, list[Event]().append, state_dir=tmp_path, program=program)
     error = error_of(caught.value)
     assert (error.code, error.exit_code) == (kind, exit_code)
+
+
+async def test_a_child_that_died_is_not_waited_for_because_of_what_it_has_started(tmp_path: Path) -> None:
+    """A credential helper of a child that was killed holds its pipes, and may do so for ever."""
+    left = tmp_path / "left"
+    program = ("sh", "-c", f"sleep 600 & echo $! > {left}; kill -9 $$")
+    with pytest.raises(WorkerDiedError):
+        await stage_in_child(StageRequest(**entry("a")), lambda _: None, state_dir=tmp_path, program=program)
+    while is_running(int(left.read_text())):  # it goes with the child
+        pass
+
+
+@pytest.mark.parametrize(
+    ("printed", "code"),
+    [
+        ("null", 0),
+        ("5", 0),
+        ('{"error": {}}', 3),
+        ('{"error": null}', 3),
+        ("", -36),
+        ('{"error": {"type": "X", "code": "x", "message": "m", "exit_code": 0}}', 0),
+        ('{"error": {"type": "X", "code": "x", "message": "m", "exit_code": "many"}}', 3),
+        ('{"error": {"type": "X", "code": "x", "message": "m", "exit_code": 66, "where": 5}}', 66),
+        ("[" * 100_000, 0),
+    ],
+    ids=[
+        *("null", "a number", "an error without anything", "no error", "a real-time signal"),
+        *("a failure of 0", "no exit code", "no place", "deep"),
+    ],
+)
+async def test_a_child_that_says_nothing_that_can_be_read_is_one_that_died(
+    printed: str, code: int, tmp_path: Path
+) -> None:
+    """docs: exit 75, tried again once. TypeError, KeyError and ValueError are told as a bug of ours, exit 1."""
+    ending = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+    program = (sys.executable, "-c", f"import os, sys; print({printed!r}); sys.stdout.flush(); {ending}")
+    request = StageRequest(**entry("a"))
+    with pytest.raises(WorkerDiedError):
+        await stage_in_child(request, lambda event: None, state_dir=tmp_path, program=program)
+
+
+async def test_a_child_that_cannot_be_started_is_no_bug(tmp_path: Path) -> None:
+    """Linux takes 128 KiB of one argument."""
+    request = StageRequest(**entry("a", description="x" * 200_000))
+    with pytest.raises(ConfigurationError):
+        await stage_in_child(request, lambda _: None, state_dir=tmp_path)
+
+
+async def test_an_event_with_values_of_another_kind_is_none(tmp_path: Path) -> None:
+    line = {"event": "progress", **asdict(progress(10)), "fetched": "a lot"}
+    said = "\n".join([json.dumps(line), "null", "[]", '{"event": []}', "[" * 100_000, ""])
+    program = (sys.executable, "-c", f"import sys; sys.stderr.write({said!r})")
+    events: list[Event] = []
+    with pytest.raises(WorkerDiedError):
+        await stage_in_child(StageRequest(**entry("a")), events.append, state_dir=tmp_path, program=program)
+    assert events == []
+
+
+def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
+    """The same path at another endpoint, and a bintarball reference, are other stagings."""
+    bintarball: dict[str, Any] = {"bintarball_reference": True, "server_path": "images/server.tar.gz"}
+    far = {"endpoint_url": "https://me:secret@far.example"}
+    port = {"endpoint_url": "https://far.example:9000"}
+    places: list[dict[str, Any]] = [
+        {},
+        far,
+        port,
+        bintarball,
+        bintarball | far,
+        {"endpoint_url": "http://[::1]:9000"},
+    ]
+    folders = [state_of(StageRequest(**entry("a", **fields)), tmp_path) for fields in places]
+    assert folders[0] == tmp_path / "catalogue/deployments/dev/a/v1"
+    assert len(set(folders)) == len(places)
+    assert not any(one in other.parents for one in folders for other in folders)
+    assert "secret" not in str(folders)
 
 
 # --- the real thing

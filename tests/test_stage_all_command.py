@@ -9,7 +9,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,72 @@ def test_a_signal_stops_the_children_cleanly(number: signal.Signals, code: int, 
         assert process.wait(60) == code
     assert (tmp_path / "hangs.stopped").exists()
     assert not is_alive(attempts(tmp_path, "hangs"))
+
+
+@contextmanager
+def closing_with(call: Callable[[], None]) -> Iterator[None]:
+    """However the test goes: a process that hangs must not be waited for."""
+    try:
+        yield
+    finally:
+        call()
+
+
+def test_a_signal_reaches_the_children_while_nobody_reads_the_output(tmp_path: Path) -> None:
+    path = written(tmp_path, ["hangs", "a", "b"])
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):  # until it is full
+        while True:
+            os.write(writing, b"\n")
+    os.set_blocking(writing, True)
+    options = command(path, "--at-once", "2", "--json")
+    with (
+        subprocess.Popen(**options, stdout=writing, stderr=subprocess.DEVNULL) as process,
+        closing_with(process.kill),
+    ):
+        os.close(writing)
+        while not (
+            attempts(tmp_path, "hangs") and attempts(tmp_path, "b")
+        ):  # whose turn comes after a's line
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        while not (tmp_path / "hangs.stopped").exists():
+            assert process.poll() is None
+        with open(reading) as shown:  # noqa: PTH123 - a pipe
+            entries, _, last = shown.read().strip().partition("\n{\n")
+        assert process.wait(60) == json.loads("{" + last)["error"]["exit_code"] == 143
+    assert {entry["outcome"] for entry in lines(entries)} == {"staged"}
+    assert not is_alive(attempts(tmp_path, "hangs"))
+
+
+def test_a_second_signal_leaves_no_child(tmp_path: Path) -> None:
+    path = written(tmp_path, ["stays"])
+    options = command(path, "--json")
+    with (
+        subprocess.Popen(**options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+        closing_with(process.kill),
+    ):
+        while not attempts(tmp_path, "stays"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        while not (tmp_path / "stays.stopped").exists():
+            assert process.poll() is None
+        while process.poll() is None:  # those that belong to the first one's request do not count
+            process.send_signal(signal.SIGTERM)
+        assert process.returncode == 143
+    (child,) = attempts(tmp_path, "stays")
+    while is_running(child):
+        pass
+
+
+def is_running(pid: int) -> bool:
+    """Whether it is there, and no zombie that nobody has asked for yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ _RETRIES = 3
 _PROGRESS_EVERY = 2.0
 """Seconds between two reports of one run, and between two looks at the board."""
 _SETTLE = 5.0
-"""Seconds that the board may take for the last report of a run."""
+"""Seconds that the board may take for the last report of a run, and for giving what it has."""
 _GRACE = 120.0
 """Seconds that a cancelled run has for its clean-up on its node; a node that is gone never says that it is done."""
 
@@ -155,12 +155,17 @@ class RayEngine:
         """Tell the observers what the board has, again and again; one of the stagings that run does it for all."""
         async with self._looking:
             while True:
-                await self._show()
+                with anyio.CancelScope(
+                    shield=True
+                ):  # what was taken from the board is told, or nobody ever hears of it
+                    await self._show()
                 await clock.sleep(_PROGRESS_EVERY)
 
     async def _show(self) -> None:
+        newest: dict[str, list[Event]] = {}
         try:
-            newest = await self._board.take.remote()
+            with anyio.move_on_after(_SETTLE):
+                newest = await self._board.take.remote()
         except self._ray.exceptions.RayError:
             return  # only what is shown depends on it
         for key, events in newest.items():

@@ -60,6 +60,12 @@ async def run(request: StageRequest, observer: Observer) -> StageReport:
             await asyncio.sleep(600)
         finally:
             (folder / f"{name}.stopped").touch()
+    if kind == "stays":
+        while True:
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                (folder / f"{name}.stopped").touch()
     if not times or before < int(times):
         if kind == "dies":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riva_stream.catalogue import Catalogue, CatalogueError, LoadedCatalogue, load_catalogue
-from riva_stream.catalogue.load import lines_of_json, lines_of_toml
+from riva_stream.catalogue.lines import lines_of_json, lines_of_toml
 from riva_stream.catalogue.model import catalogue_schema
 from riva_stream.catalogue.plan import Plan, expand, jobs_of, matches, prepare
 from riva_stream.config import StageRequest
@@ -54,6 +54,14 @@ def codes_of(tmp_path: Path, text: str, name: str = "c.toml") -> list[str]:
     with pytest.raises(CatalogueError) as caught:
         load_catalogue(path)
     return [problem.code for problem in caught.value.problems]
+
+
+def messages_of(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(path)
+    return "\n".join(problem.wrong for problem in caught.value.problems)
 
 
 async def plan_of(
@@ -271,6 +279,120 @@ def test_a_replica_where_another_entry_is_staged_is_refused(tmp_path: Path) -> N
     assert problems_of(tmp_path, text) == [(17, "staging[1].replicate_to[0]")]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://store.example", "https://STORE.example"),
+        ("https://store.example", "https://store.example:443/"),
+        ("http://[::1]", "http://[::1]:80"),
+        ("https://store.example", "https://me:secret@store.example"),
+        ("https://s3.us-east-2.amazonaws.com", "https://s3.dualstack.us-east-2.amazonaws.com"),
+        ("https://s3.us-east-2.amazonaws.com", None),
+    ],
+)
+def test_one_store_in_two_spellings_is_one_place(one: str, other: str | None, tmp_path: Path) -> None:
+    text = DEFAULTS + ENTRY + f'endpoint_url = "{one}"\n' + ENTRY.replace("models/x", "models/other")
+    text += f'endpoint_url = "{other}"\n' if other is not None else ""
+    assert codes_of(tmp_path, text) == ["duplicate"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://store.example:444",
+        "http://store.example",
+        "https://store.example/B",
+        "https://a.amazonaws.com",
+    ],
+)
+def test_another_store_is_another_place(other: str, tmp_path: Path) -> None:
+    text = (
+        DEFAULTS + ENTRY + 'endpoint_url = "https://store.example"\n' + ENTRY.replace("models/x", "models/y")
+    )
+    path = tmp_path / "c.toml"
+    path.write_text(text + f'endpoint_url = "{other}"\n' + ENTRY)
+    load_catalogue(path)
+
+
+def test_an_environment_in_which_nothing_is_staged_is_refused(tmp_path: Path) -> None:
+    text = DEFAULTS + '[environments.prodd]\nbucket = "other"\n' + ENTRY.replace("dev", "prod")
+    assert problems_of(tmp_path, text) == [(4, "environments.prodd")]
+    assert codes_of(tmp_path, text) == ["unused"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("retention_days = true", "retention_days"),
+        ("connections = true", "connections"),
+        ("memory = true", "memory"),
+        ("checkpoint = true", "checkpoint"),
+        ("timeout = false", "timeout"),
+        ("timeout = inf", "timeout"),
+        (f'deadline = "{"9" * 400}h"', "deadline"),
+        ('retries = "8"', "retries"),
+        ('max_ratio = "9"', "max_ratio"),
+        ('force = "yes"', "force"),
+        ("force = 1", "force"),
+        ('no_sign_request = "true"', "no_sign_request"),
+        ("replicate_to = [{ bucket = true }]", "replicate_to[0].bucket"),
+        (f'memory = "{"9" * 400}TiB"', "memory"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_as_the_schema_has_it(
+    words: str, name: str, tmp_path: Path
+) -> None:
+    text = DEFAULTS + ENTRY + words + "\n"
+    assert problems_of(tmp_path, text) == [(10, f"staging[0].{name}")]
+    assert codes_of(tmp_path, text) == ["malformed"]
+    assert "99" not in messages_of(tmp_path, text)
+    if not any(word in words for word in ("99", "inf")):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(tomllib.loads(text), catalogue_schema())
+
+
+def test_words_that_no_argument_can_hold_are_refused_with_their_line(tmp_path: Path) -> None:
+    for words in ('description = "a\\u0000b"', 'include = ["*.riva", "\\u0000"]', 'profile = "\\u0000"'):
+        assert problems_of(tmp_path, DEFAULTS + ENTRY + words + "\n")[0][0] == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("[[staging]]\nretries = " + "1" * 5000, "c.toml"),
+        ('{"staging": [\n{"retries": ' + "1" * 5000 + "}]}", "c.json"),
+        ("[x]\na = " + "[" * 3000 + "]" * 3000, "c.toml"),
+        ("\n" + "[" * 100_000, "c.json"),
+        ('{"staging":\n' + "[" * 900 + "]" * 900 + "}", "c.json"),
+    ],
+    ids=["a long number", "a long number in JSON", "deep", "deep JSON", "just deep enough for JSON"],
+)
+def test_a_file_that_no_parser_takes_is_a_wrong_catalogue(text: str, name: str, tmp_path: Path) -> None:
+    assert [line for line, _ in problems_of(tmp_path, text, name)] == [2]
+
+
+def test_a_number_that_nobody_can_write_is_a_wrong_value(tmp_path: Path) -> None:
+    text = DEFAULTS + ENTRY + "max_expanded = 0x" + "f" * 5000 + "\n"
+    assert problems_of(tmp_path, text) == [(10, "staging[0].max_expanded")]
+
+
+def test_a_field_that_a_json_catalogue_has_twice_is_refused(tmp_path: Path) -> None:
+    """TOML forbids it; of JSON the last one counts, and all that the first one has would be dropped in silence."""
+    first, second = (json.dumps([entry(source=f"s3://models/{name}.tar.gz")]) for name in "ab")
+    text = f'{{"staging": {first},\n"st\\u0061ging": {second}}}'
+    assert problems_of(tmp_path, text, "c.json") == [(2, "staging")]
+    assert codes_of(tmp_path, text, "c.json") == ["syntax"]
+    text = '{"staging": [' + json.dumps(entry())[:-1] + ',\n"env": "prod"}]}'
+    assert problems_of(tmp_path, text, "c.json") == [(2, "staging[0].env")]
+
+
+@pytest.mark.parametrize("key", ['"\\U00000065nv"', '"\\u0065nv"', "'env'", '"env"'])
+def test_a_key_may_be_written_as_toml_allows(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(DEFAULTS + ENTRY.replace("env", key))
+    assert load_catalogue(path).catalogue.staging[0].env == ("dev",)
+
+
 def test_a_catalogue_that_is_not_there_is_exit_78(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as caught:
         load_catalogue(tmp_path / "none.toml")
@@ -365,7 +487,28 @@ async def test_an_entry_without_archives_fails_alone(archives: Any, code: int) -
     many = entry(source="s3://models/*", pattern="{model_name}.tar.gz", env="prod")
     plan = await plan_of({"staging": [many, entry()]}, archives)
     assert destinations(plan) == ["s3://deployments/dev/x/v1/"]
-    assert [(request.source, error.exit_code) for request, error in plan.failed] == [("s3://models/*", code)]
+    assert [(each.request.source, each.error.exit_code) for each in plan.failed] == [("s3://models/*", code)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "may"),
+    [
+        (None, True),
+        ("prod/*", True),
+        ("*/canary/v1", True),
+        ("prod/c[ab]nary?1b/v?", True),
+        ("s3://in-europe/prod/*", True),
+        ("s3://deployments/prod/canary/v1/", True),
+        ("dev/*", False),
+        ("prod/*/v2", False),
+        ("s3://in-asia/*", False),
+    ],
+)
+async def test_only_may_mean_archives_that_nobody_could_list(pattern: str | None, may: bool) -> None:
+    many = entry(source="s3://models/*", pattern="{model_name}.tar.gz", env="prod")
+    many["replicate_to"] = ["s3://in-europe"]
+    plan = await plan_of({"staging": [many]}, AccessDeniedError("may not be listed"))
+    assert plan.failed[0].may_match(pattern) is may
 
 
 async def test_replicas_are_places_of_the_same_source() -> None:

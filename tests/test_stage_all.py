@@ -15,16 +15,18 @@ import pytest
 
 from riva_stream import Catalogue, LocalEngine, StageRequest, stage_all
 from riva_stream.catalogue import CatalogueReport, EntryEnded, EntryEvent, EntryStarted, Planned
-from riva_stream.catalogue.engine import StagingFailed, error_of
-from riva_stream.catalogue.local import arguments, environment_for, stage_in_child
+from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
+from riva_stream.catalogue.local import arguments, environment_for, stage_in_child, state_of
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.options import request_flags
 from riva_stream.cli.settings.load import load
 from riva_stream.cli.settings.model import Settings
 from riva_stream.errors import (
+    AccessDeniedError,
     ArchiveError,
     ConfigurationError,
     DestinationConflictError,
+    IntegrityError,
     RivaStreamError,
     SourceNotFoundError,
     TransientError,
@@ -37,6 +39,7 @@ from tests.cli_double import report as made_up
 from tests.staging import Place, put_credentials
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
+from tests.test_stage_all_command import is_running
 
 
 def entry(name: str, **fields: Any) -> dict[str, Any]:
@@ -153,6 +156,97 @@ async def test_a_replica_that_a_rerun_may_mend_is_tried_again_once() -> None:
     assert [e.exit_code for e in report.entries] == [0, 0, 75]
 
 
+async def test_a_damaged_place_holds_up_no_other() -> None:
+    """65 is also what is staged and damaged at *one* place; the others are told the same, and never tried."""
+
+    class Damaged(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            if request.bucket == "deployments":
+                self.given.append(request)
+                raise IntegrityError(
+                    "models/a.riva is gone since it was staged", hint="--force stages it anew"
+                )
+            return await super().stage(request, observer)
+
+    engine = Damaged()
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments", "in-europe"]
+    assert [(e.outcome, e.exit_code) for e in report.entries] == [("failed", 65), ("staged", 0)]
+
+
+async def test_what_was_staged_is_told_so_when_a_replica_is_tried_again() -> None:
+    """The first place is handed over once more for its replica, and only the second answer is told."""
+
+    class Remembers(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            report = await super().stage(request, observer)
+            again = [one.destination for one in self.given].count(request.destination) > 1
+            return report.model_copy(update={"outcome": "already_staged"}) if again else report
+
+    engine = Remembers()
+    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert [e.outcome for e in report.entries] == ["staged", "staged"]
+
+
+async def test_what_was_staged_did_not_fail_when_its_replica_is_tried_again() -> None:
+    class BreaksTheSecondTime(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            report = await super().stage(request, observer)
+            if len(self.given) == 2:
+                raise TransientError("the connection broke")
+            return report
+
+    engine = BreaksTheSecondTime()
+    engine.replicas = {"in-europe": [TransientError("the connection broke")]}
+    report = await stage_all(catalogue(entry("a", replicate_to=["s3://in-europe"])), engine=engine)
+    assert (report.entries[0].outcome, report.entries[0].exit_code) == ("staged", 0)
+
+
+async def test_what_was_forced_is_not_forced_once_more_for_a_replica() -> None:
+    """With ``force`` the committed staging is deleted and made anew, because a replica of it broke with 75."""
+    engine = Engine()
+    engine.replicas = {"in-europe": [TransientError("the connection broke"), None]}
+    forced = catalogue(entry("a", force=True, replicate_to=["s3://in-europe"]))
+    await stage_all(forced, engine=engine)
+    assert [request.bucket for request in engine.given if request.force].count("deployments") == 1
+
+
+async def test_a_place_that_was_forced_is_tried_again_by_itself() -> None:
+    """Staged once more with ``force`` from the source: the first place, which is right, must not be replaced for it."""
+    engine = Engine()
+    engine.replicas = {"in-europe": [TransientError("lost")], "in-asia": [TransientError("lost")]}
+    places = ["s3://in-europe", "s3://in-asia"]
+    report = await stage_all(catalogue(entry("a", force=True, replicate_to=places)), engine=engine)
+    assert [(request.bucket, len(request.replicate_to)) for request in engine.given] == [
+        ("deployments", 2),
+        ("in-europe", 1),
+    ]
+    assert [e.exit_code for e in report.entries] == [0, 0, 75]
+
+
+async def test_a_container_image_that_is_missing_is_missing_at_one_place() -> None:
+    """Its key names another object in each bucket."""
+    engine = Engine(errors={"a": SourceNotFoundError("there is no images/server.tar.gz")})
+    whole = catalogue(entry("a", server_path="images/server.tar.gz", replicate_to=["s3://in-europe"]))
+    await stage_all(whole, engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments", "in-europe"]
+
+
+async def test_the_same_path_at_another_endpoint_is_another_place() -> None:
+    engine = Engine()
+    engine.replicas = {"in-europe": [None]}
+    places = ["s3://in-europe", {"bucket": "in-europe", "endpoint_url": "https://far.example"}]
+    events: list[Any] = []
+    whole = catalogue(entry("a", endpoint_url="https://near.example", replicate_to=places))
+    await stage_all(whole, engine=engine, observer=events.append)
+    assert [(request.bucket, request.endpoint_url) for request in engine.given] == [
+        ("deployments", "https://near.example"),
+        ("in-europe", "https://far.example"),
+    ]
+    assert sum(isinstance(event, EntryEnded) for event in events) == 3
+
+
 async def test_a_dry_run_looks_at_each_place_by_itself() -> None:
     engine = Engine()
     whole = catalogue(entry("a", replicate_to=["s3://in-europe"]))
@@ -211,6 +305,71 @@ async def test_an_entry_whose_archives_cannot_be_listed_is_one_failure() -> None
     options: dict[str, Any] = {"engine": engine, "list_archives": listed}
     assert (await stage_all(catalogue(many, entry("a")), only="dev/z/*", **options)).exit_code == 66
     assert (await stage_all(catalogue(many, entry("a")), only="dev/a/*", **options)).exit_code == 0
+
+
+async def test_what_could_not_be_listed_is_told_with_only_too() -> None:
+    """Two entries fit ``--only``; the archives of one cannot be listed: that is no success."""
+
+    async def denied(request: StageRequest) -> list[str]:
+        raise AccessDeniedError("s3:ListBucket is missing")
+
+    both = catalogue(
+        entry("a", env="prod"),
+        entry("b", env="prod", source="s3://models/b/", pattern="{model_name}_{model_version}.tar.gz"),
+    )
+    report = await stage_all(both, engine=Engine(), only="prod/*", list_archives=denied)
+    assert report.exit_code == 77
+
+
+async def test_what_another_entry_stages_is_not_passed_over() -> None:
+    """The summary heads that list with "Not staged"."""
+
+    async def two(request: StageRequest) -> list[str]:
+        return ["m/a-v1.tar.gz", "m/b_v1.tar.gz"]
+
+    fields = {"source": "s3://models/m/", "env": "prod"}
+    both = catalogue(
+        entry("a", **fields, pattern="{model_name}-{model_version}.tar.gz"),
+        entry("b", **fields, pattern="{model_name}_{model_version}.tar.gz"),
+    )
+    report = await stage_all(both, engine=Engine(), list_archives=two)
+    assert [e.source for e in report.entries] == ["s3://models/m/a-v1.tar.gz", "s3://models/m/b_v1.tar.gz"]
+    assert report.passed_over == []
+
+
+async def test_archives_are_looked_through_once_each() -> None:
+    """``k not in fitting`` goes through a list for each key: 9 s of the event loop for the 20,000 that a glob may have,
+    and in each environment again."""
+    compared = [0]
+
+    class Key(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared[0] += 1
+            return str.__eq__(self, other)
+
+    async def many(request: StageRequest) -> list[str]:
+        return [Key(f"c/{n:06d}-deployable_v1.tar.gz") for n in range(400)]
+
+    one = entry("x", source="s3://models/c/", pattern="{model_name}-deployable_{model_version}.tar.gz")
+    glob = catalogue({name: value for name, value in one.items() if not name.startswith("model_")})
+    await stage_all(glob, engine=Engine(), only="*/000001/*", list_archives=many)
+    assert compared[0] < 40 * 400
+
+
+async def test_the_same_name_in_another_store_is_passed_over_all_the_same() -> None:
+    async def two(request: StageRequest) -> list[str]:
+        return ["m/a-v1.tar.gz", "m/b_v1.tar.gz"]
+
+    fields = {"source": "s3://models/m/", "env": "prod"}
+    far = {"pattern": "{model_name}_{model_version}.tar.gz", "endpoint_url": "https://far.example"}
+    both = catalogue(
+        entry("a", **fields, pattern="{model_name}-{model_version}.tar.gz"), entry("b", **fields, **far)
+    )
+    report = await stage_all(both, engine=Engine(), list_archives=two)
+    assert report.passed_over == ["s3://models/m/b_v1.tar.gz", "s3://models/m/a-v1.tar.gz"]
 
 
 async def test_a_bug_in_an_engine_is_told_and_holds_up_no_other() -> None:
@@ -441,6 +600,82 @@ async def test_how_a_child_ends_is_what_its_staging_came_to(
         await stage_in_child(request, list[Event]().append, state_dir=tmp_path, program=program)
     error = error_of(caught.value)
     assert (error.code, error.exit_code) == (kind, exit_code)
+
+
+async def test_a_child_that_died_is_not_waited_for_because_of_what_it_has_started(tmp_path: Path) -> None:
+    """A credential helper of a child that was killed holds its pipes, and may do so for ever."""
+    left = tmp_path / "left"
+    program = ("sh", "-c", f"sleep 600 & echo $! > {left}; kill -9 $$")
+    with pytest.raises(WorkerDiedError):
+        await stage_in_child(StageRequest(**entry("a")), lambda _: None, state_dir=tmp_path, program=program)
+    while is_running(int(left.read_text())):  # it goes with the child
+        pass
+
+
+@pytest.mark.parametrize(
+    ("printed", "code"),
+    [
+        ("null", 0),
+        ("5", 0),
+        ('{"error": {}}', 3),
+        ('{"error": null}', 3),
+        ("", -36),
+        ('{"error": {"type": "X", "code": "x", "message": "m", "exit_code": 0}}', 0),
+        ('{"error": {"type": "X", "code": "x", "message": "m", "exit_code": "many"}}', 3),
+        ('{"error": {"type": "X", "code": "x", "message": "m", "exit_code": 66, "where": 5}}', 66),
+        ("[" * 100_000, 0),
+    ],
+    ids=[
+        *("null", "a number", "an error without anything", "no error", "a real-time signal"),
+        *("a failure of 0", "no exit code", "no place", "deep"),
+    ],
+)
+async def test_a_child_that_says_nothing_that_can_be_read_is_one_that_died(
+    printed: str, code: int, tmp_path: Path
+) -> None:
+    """docs: exit 75, tried again once. TypeError, KeyError and ValueError are told as a bug of ours, exit 1."""
+    ending = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+    program = (sys.executable, "-c", f"import os, sys; print({printed!r}); sys.stdout.flush(); {ending}")
+    request = StageRequest(**entry("a"))
+    with pytest.raises(WorkerDiedError):
+        await stage_in_child(request, lambda event: None, state_dir=tmp_path, program=program)
+
+
+async def test_a_child_that_cannot_be_started_is_no_bug(tmp_path: Path) -> None:
+    """Linux takes 128 KiB of one argument."""
+    request = StageRequest(**entry("a", description="x" * 200_000))
+    with pytest.raises(ConfigurationError):
+        await stage_in_child(request, lambda _: None, state_dir=tmp_path)
+
+
+async def test_an_event_with_values_of_another_kind_is_none(tmp_path: Path) -> None:
+    line = {"event": "progress", **asdict(progress(10)), "fetched": "a lot"}
+    said = "\n".join([json.dumps(line), "null", "[]", '{"event": []}', "[" * 100_000, ""])
+    program = (sys.executable, "-c", f"import sys; sys.stderr.write({said!r})")
+    events: list[Event] = []
+    with pytest.raises(WorkerDiedError):
+        await stage_in_child(StageRequest(**entry("a")), events.append, state_dir=tmp_path, program=program)
+    assert events == []
+
+
+def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
+    """The same path at another endpoint, and a bintarball reference, are other stagings."""
+    bintarball: dict[str, Any] = {"bintarball_reference": True, "server_path": "images/server.tar.gz"}
+    far = {"endpoint_url": "https://me:secret@far.example"}
+    port = {"endpoint_url": "https://far.example:9000"}
+    places: list[dict[str, Any]] = [
+        {},
+        far,
+        port,
+        bintarball,
+        bintarball | far,
+        {"endpoint_url": "http://[::1]:9000"},
+    ]
+    folders = [state_of(StageRequest(**entry("a", **fields)), tmp_path) for fields in places]
+    assert folders[0] == tmp_path / "catalogue/deployments/dev/a/v1"
+    assert len(set(folders)) == len(places)
+    assert not any(one in other.parents for one in folders for other in folders)
+    assert "secret" not in str(folders)
 
 
 # --- the real thing

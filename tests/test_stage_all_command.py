@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,22 @@ def test_fail_fast_stops_the_children_that_run(tmp_path: Path) -> None:
     assert not is_alive(attempts(tmp_path, "hangs"))
 
 
+def test_json_has_a_line_for_what_was_stopped_and_for_what_never_began(tmp_path: Path) -> None:
+    """docs/json.md: ``stopped`` and ``not_started`` are outcomes of lines; only what ends by itself has one."""
+    done = subprocess.run(
+        **command(
+            written(tmp_path, ["hangs", "archive", "a", "b"]), "--fail-fast", "--at-once", "2", "--json"
+        ),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    *entries, last = lines(done.stdout)
+    told = {one["destination"].split("/")[4]: one["outcome"] for one in entries}
+    assert last["entries"] == 4
+    assert told == {"hangs": "stopped", "archive": "failed", "a": "not_started", "b": "not_started"}
+
+
 def is_alive(pids: list[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
@@ -100,6 +117,72 @@ def test_a_signal_stops_the_children_cleanly(number: signal.Signals, code: int, 
         assert process.wait(60) == code
     assert (tmp_path / "hangs.stopped").exists()
     assert not is_alive(attempts(tmp_path, "hangs"))
+
+
+@contextmanager
+def closing_with(call: Callable[[], None]) -> Iterator[None]:
+    """However the test goes: a process that hangs must not be waited for."""
+    try:
+        yield
+    finally:
+        call()
+
+
+def test_a_signal_reaches_the_children_while_nobody_reads_the_output(tmp_path: Path) -> None:
+    path = written(tmp_path, ["hangs", "a", "b"])
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):  # until it is full
+        while True:
+            os.write(writing, b"\n")
+    os.set_blocking(writing, True)
+    options = command(path, "--at-once", "2", "--json")
+    with (
+        subprocess.Popen(**options, stdout=writing, stderr=subprocess.DEVNULL) as process,
+        closing_with(process.kill),
+    ):
+        os.close(writing)
+        while not (
+            attempts(tmp_path, "hangs") and attempts(tmp_path, "b")
+        ):  # whose turn comes after a's line
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        while not (tmp_path / "hangs.stopped").exists():
+            assert process.poll() is None
+        with open(reading) as shown:  # noqa: PTH123 - a pipe
+            entries, _, last = shown.read().strip().partition("\n{\n")
+        assert process.wait(60) == json.loads("{" + last)["error"]["exit_code"] == 143
+    assert {entry["outcome"] for entry in lines(entries)} == {"staged"}
+    assert not is_alive(attempts(tmp_path, "hangs"))
+
+
+def test_a_second_signal_leaves_no_child(tmp_path: Path) -> None:
+    path = written(tmp_path, ["stays"])
+    options = command(path, "--json")
+    with (
+        subprocess.Popen(**options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+        closing_with(process.kill),
+    ):
+        while not attempts(tmp_path, "stays"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        while not (tmp_path / "stays.stopped").exists():
+            assert process.poll() is None
+        while process.poll() is None:  # those that belong to the first one's request do not count
+            process.send_signal(signal.SIGTERM)
+        assert process.returncode == 143
+    (child,) = attempts(tmp_path, "stays")
+    while is_running(child):
+        pass
+
+
+def is_running(pid: int) -> bool:
+    """Whether it is there, and no zombie that nobody has asked for yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -56,14 +57,16 @@ _LARGEST_PART = 5 << 30
 
 
 def is_text(value: object) -> bool:
-    """Whether it can be written as UTF-8: what a process is given may be any bytes, which Python keeps as surrogates."""
+    """Whether it can be written as UTF-8 and handed to a process.
+
+    What a process is given may be any bytes, which Python keeps as surrogates; a NUL ends an argument or a variable.
+    """
     if isinstance(value, tuple | list):
         return all(map(is_text, value))
     try:
-        str(value).encode()
+        return b"\0" not in str(value).encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _segment(value: str) -> str:
@@ -137,9 +140,21 @@ def is_run_id(value: str) -> bool:
 
 
 def _endpoint(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+    """One store has one spelling: hosts in small letters, no port where it is the scheme's own."""
+    match = re.fullmatch(r"(https?)://([^\s/]*@)?([^\s/@]+)(/\S*)?", value)
+    try:
+        host, port = (
+            (urlsplit(f"//{match[3]}").hostname, urlsplit(f"//{match[3]}").port) if match else ("", None)
+        )
+    except ValueError:  # of the port, or of an IPv6 address
+        host = ""
+    if match is None or not host:
         raise ValueError("is not an endpoint URL: https://host[:port]")
-    return value.rstrip("/")
+    scheme, user, _, path = match.groups(default="")
+    host = f"[{host}]" if ":" in host else host
+    own = {"http": 80, "https": 443}[scheme]
+    place = host if port in {None, own} else f"{host}:{port}"
+    return f"{scheme}://{user}{place}{path}".rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +168,7 @@ class Contradiction:
     """Fields that must be right by themselves for this to mean anything."""
 
 
-ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate"]
+ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate", "unused"]
 """Only of a catalogue: ``syntax``; ``unknown``: there is no such field; ``duplicate``: two entries have the same destination."""
 
 
@@ -179,7 +194,7 @@ class Stores(BaseModel):
     @classmethod
     def _is_text(cls, value: object) -> object:
         if not is_text(value):
-            raise ValueError("is not UTF-8")
+            raise ValueError("is not UTF-8, or holds a NUL")
         return value
 
     region: str | None = None

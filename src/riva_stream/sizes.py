@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 __all__ = ["GIB", "MIB", "MOST_PARTS", "human_size", "parse_duration", "parse_interval", "parse_size"]
@@ -17,6 +18,7 @@ _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?\s*(?:(\d+(?:\.\d+)?)\s*s?)?",
     re.IGNORECASE,
 )
+_LARGEST = (1 << 63) - 1
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -42,7 +44,13 @@ def parse_size(text: str) -> int:
     step = 1000 if match[3].lower() == "b" else 1024
     factor: int = step ** _POWERS[match[2].lower()]
     # Whole numbers stay exact: a float would lose the last bytes of a large one.
-    return int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+    try:
+        size = int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
+    except (OverflowError, ValueError) as error:  # of so many digits that no number is made of them
+        raise ValueError("is not a size; it has too many digits") from error
+    if size > _LARGEST:
+        raise ValueError("is not a size; no store has as much")
+    return size
 
 
 def parse_interval(text: str) -> int | None:
@@ -70,4 +78,7 @@ def parse_duration(text: str) -> float:
     if match is None or not any(match.groups()):
         raise ValueError("is not a duration; write it like 90 (seconds), 90s, 5m, 1h or 1h30m")
     days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    return days * 86400 + hours * 3600 + minutes * 60 + seconds
+    seconds += days * 86400 + hours * 3600 + minutes * 60
+    if math.isinf(seconds):
+        raise ValueError("is not a duration; it has too many digits")
+    return seconds

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -13,6 +15,7 @@ from riva_stream.errors import TransientError
 from riva_stream.events import Event, Observer, Warned
 from riva_stream.manifest import Document
 from riva_stream.report import ErrorReport, StageReport, Would, error_report
+from riva_stream.uris import partition_of
 
 __all__ = [
     "CatalogueObserver",
@@ -27,7 +30,11 @@ __all__ = [
     "WorkerDiedError",
     "error_of",
     "ignore",
+    "store_of",
 ]
+
+_AWS = re.compile(r"(.*\.)?s3[.-].*\.amazonaws\.com(\.cn)?")
+"""Hosts of Amazon S3; of other things that run at AWS the names end so too."""
 
 
 class WorkerDiedError(TransientError):
@@ -152,3 +159,16 @@ class StagingFailed(Exception):  # noqa: N818 - it carries an error from elsewhe
 def error_of(error: Exception) -> ErrorReport:
     """An error for a report."""
     return error.error if isinstance(error, StagingFailed) else error_report(error)
+
+
+def store_of(request: StageRequest) -> str:
+    """Which store a staging goes to: two requests with one store and one destination mean one place.
+
+    The buckets of AWS are the same ones by whichever endpoint, but those of each partition are its own.
+    """
+    if request.endpoint_url is None:
+        return partition_of(request.region)
+    url = urlsplit(request.endpoint_url)
+    if _AWS.fullmatch(url.hostname or ""):
+        return partition_of(request.region)
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()

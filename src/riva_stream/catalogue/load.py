@@ -12,160 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from riva_stream.catalogue.lines import Lines, Path, deepest_line, lines_of_json, lines_of_toml
 from riva_stream.catalogue.model import Catalogue
 from riva_stream.config import ProblemCode, Wrong
 from riva_stream.errors import ConfigurationError
 
-__all__ = [
-    "CatalogueError",
-    "Lines",
-    "LoadedCatalogue",
-    "Path",
-    "Problem",
-    "given",
-    "lines_of_json",
-    "lines_of_toml",
-    "parse",
-    "wrong_of",
-]
-
-Path = tuple[str | int, ...]
-"""Keys and indexes from the root: ``("staging", 2, "source")``."""
-
-_TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'  # strings: basic and literal, of several lines and of one
-    r"|'''.*?'''(?:'{0,2})"
-    r'|"(?:\\.|[^"\\\n])*"'
-    r"|'[^'\n]*'"
-    r"|\#[^\n]*"
-    r"|\n|[\[\]{}=:,]"
-    r"""|[^\s\[\]{}=:,"'#]+""",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """The lines of a file's values."""
-
-    known: dict[Path, int] = field(default_factory=dict)
-
-    def find(self, path: Path) -> tuple[Path, int | None]:
-        """The value at ``path``, or the nearest one around it, and its line; None where there is none."""
-        while path and path not in self.known:
-            path = path[:-1]
-        return path, self.known.get(path)
-
-
-def lines_of_json(text: str) -> Lines:
-    """Of a JSON document."""
-    reader = _Reader(text)
-    reader.value(())
-    return reader.lines
-
-
-def lines_of_toml(text: str) -> Lines:
-    """Of a TOML document."""
-    reader = _Reader(text)
-    table: Path = ()
-    while (word := reader.peek()) is not None:
-        if word == "[":
-            table = reader.header()
-        else:
-            reader.pair(table)
-    return reader.lines
-
-
-class _Reader:
-    def __init__(self, text: str) -> None:
-        self.lines = Lines()
-        self._tokens: list[tuple[str, int]] = []
-        self._at = 0
-        self._entries: dict[Path, int] = {}
-        """Of each array of tables the index of its latest table."""
-        line, end = 1, 0
-        for match in _TOKEN.finditer(text):
-            line += text.count("\n", end, match.start())
-            end = match.start()
-            if not match[0].startswith("#"):
-                self._tokens.append((match[0], line))
-
-    def peek(self) -> str | None:
-        """The next token that is no line break."""
-        while self._at < len(self._tokens) and self._tokens[self._at][0] == "\n":
-            self._at += 1
-        return self._tokens[self._at][0] if self._at < len(self._tokens) else None
-
-    def header(self) -> Path:
-        """``[table]`` or ``[[array]]``; gives the path of the table that begins."""
-        line = self._take()[1]
-        is_array = self.peek() == "["
-        if is_array:
-            self._take()
-        *parents, last = self._key("]")
-        path: Path = ()
-        for part in parents:
-            path = self._latest((*path, part))
-        path = (*path, last)
-        if is_array:
-            self._take()
-            self._entries[path] = self._entries.get(path, -1) + 1
-        path = self._latest(path)
-        self.lines.known[path] = line
-        return path
-
-    def pair(self, table: Path) -> None:
-        """``key = value``, or ``"key": value``."""
-        line = self._tokens[self._at][1]
-        path = table
-        for part in self._key("=:"):
-            path = (*path, part)
-            self.lines.known.setdefault(path, line)
-        self.value(path)
-
-    def value(self, path: Path) -> None:
-        """A value and all that is in it."""
-        opening = self.peek()
-        if opening is None:
-            return
-        self.lines.known.setdefault(path, self._tokens[self._at][1])
-        if opening not in {"[", "{"}:
-            while self._at < len(self._tokens) and self._tokens[self._at][0] not in {",", "]", "}", "\n"}:
-                self._at += 1
-            return
-        self._take()
-        index = 0
-        while (word := self.peek()) not in {"]", "}", None}:
-            if word == ",":
-                self._take()
-            elif opening == "{":
-                self.pair(path)
-            else:
-                self.value((*path, index))
-                index += 1
-        if self._at < len(self._tokens):
-            self._take()
-
-    def _latest(self, path: Path) -> Path:
-        return (*path, self._entries[path]) if path in self._entries else path
-
-    def _take(self) -> tuple[str, int]:
-        self.peek()
-        word = self._tokens[self._at]
-        self._at += 1
-        return word
-
-    def _key(self, closing: str) -> list[str]:
-        parts: list[str] = []
-        while (word := self._take()[0]) not in closing:
-            if word[0] in "\"'":
-                parts.append(json.loads(word, strict=False) if word[0] == '"' else word[1:-1])
-            else:
-                parts += [part for part in word.split(".") if part]
-        return parts
+__all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "given", "parse", "wrong_of"]
 
 
 _LINE = re.compile(r"at line (\d+)")
+_LONG = re.compile(r"[0-9_]{1000}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +29,7 @@ class Problem:
     """One thing that is wrong with a catalogue."""
 
     line: int | None
-    """None for a catalogue that comes from no file."""
+    """None for a catalogue that comes from no file, and where nobody can tell."""
     setting: str
     """``staging[2].source``; empty for the file itself."""
     code: ProblemCode
@@ -242,6 +98,26 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         found = _LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         raise CatalogueError.of(str(path), [Problem(line, "", "syntax", str(error))]) from error
+    except ValueError as error:  # of Python, which makes no number of so many digits
+        long = _LONG.search(text)
+        problem = Problem(text.count("\n", 0, long.start()) + 1 if long else None, "", "syntax", str(error))
+        raise CatalogueError.of(str(path), [problem]) from error
+    except RecursionError as error:
+        problem = Problem(
+            deepest_line(text), "", "syntax", "holds tables or lists in one another, too many of them"
+        )
+        raise CatalogueError.of(str(path), [problem]) from error
+    if path.suffix == ".json" and lines.repeated:  # which TOML forbids by itself
+        # What is in the second one is repeated as well, and not worth a word.
+        first = [
+            place
+            for place in lines.repeated
+            if not any(place[:end] in lines.repeated for end in range(len(place)))
+        ]
+        twice = [
+            Problem(lines.repeated[place], _setting(place), "syntax", "is there twice") for place in first
+        ]
+        raise CatalogueError.of(str(path), twice)
     try:
         return LoadedCatalogue(Catalogue.model_validate(document), str(path), lines)
     except ValidationError as error:

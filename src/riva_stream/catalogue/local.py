@@ -5,27 +5,32 @@ A process pool would break with the first worker that the kernel kills; a child 
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import anyio
-from anyio.abc import ByteReceiveStream, Process
+from pydantic import BaseModel, Field, TypeAdapter
 
-from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
+from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of, store_of
 from riva_stream.config import StageRequest
-from riva_stream.errors import TransientError
+from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError
 from riva_stream.events import Event, Observer, Warned, kind_of
 from riva_stream.preflight.host import free_memory
 from riva_stream.report import ErrorReport, StageReport
 
-__all__ = ["LocalEngine", "arguments", "environment_for", "stage_in_child"]
+__all__ = ["LocalEngine", "arguments", "end_children", "environment_for", "stage_in_child", "state_of"]
 
 RunOne = Callable[[StageRequest, Observer], Awaitable[StageReport]]
 """Runs one staging, and raises what :class:`~riva_stream.catalogue.engine.Engine` says."""
@@ -36,6 +41,8 @@ _MEMORY_SHARE = 0.8
 """Of the memory that is free now, what children may be given: what else runs here may grow too."""
 _GRACE = 120.0
 """Seconds that a child has to stop: a run's own clean-up is limited to less."""
+_LAST_WORDS = 1.0
+"""Seconds after the end of a child in which its pipes are read: what it has started may hold them for as long as it likes."""
 _SIGNALLED = 128
 """Exit codes above it, as shells count them, say that a signal ended the run."""
 _OF_ONE_STAGING = frozenset(
@@ -44,7 +51,10 @@ _OF_ONE_STAGING = frozenset(
 )
 """Variables, beside RIVA_*, by which the environment tells ``stage`` what to stage: here the catalogue alone does."""
 _KEPT = "RIVA_STREAM_"
-_NAMES = {kind_of(kind): kind for kind in get_args(Event)}
+_KINDS = {kind_of(kind): TypeAdapter[Event](kind) for kind in get_args(Event)}
+_NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+_groups: set[int] = set()
+"""Process groups of all children that this process has now."""
 
 
 class LocalEngine:
@@ -53,7 +63,7 @@ class LocalEngine:
     Args:
         at_once: stagings at the same time; None: as many as cores, and as fit into the memory that is free.
         run: runs one staging; None: a child process, ``python -m riva_stream stage``.
-        state_dir: where children leave state and logs, each in a folder of its destination's name.
+        state_dir: where children leave state and logs, each in a folder of its own, see :func:`state_of`.
     """
 
     name = "local"
@@ -103,23 +113,82 @@ async def stage_in_child(
         StagingFailed: it failed.
         WorkerDiedError: it was killed, or said nothing that can be read.
     """
-    folder = (
-        state_dir / "catalogue" / request.bucket / request.env / request.model_name / request.model_version
-    )
-    argv = [*(program or _PROGRAM), *arguments(request), f"--state-dir={folder.absolute()}"]
-    # In a session of its own: a Ctrl-C in the terminal is for this process, which then stops its children.
-    process = await anyio.open_process(argv, env=environment_for(request), start_new_session=True)
+    folder = state_of(request, state_dir).absolute()
+    argv = [*(program or _PROGRAM), *arguments(request), f"--state-dir={folder}"]
+    child = _Child(observer)
     try:
-        output = await _listen(process, observer)
-        code = await process.wait()
+        # In a session of its own: a Ctrl-C in the terminal is for this process, which then stops its children.
+        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            lambda: child,
+            *argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment_for(request),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_started(error) from error
+    _groups.add(group := transport.get_pid())
+    try:
+        await child.ended.wait()
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await _stop(process)
+            transport.terminate()
+            with anyio.move_on_after(_GRACE):
+                await child.ended.wait()
         raise
     finally:
         with anyio.CancelScope(shield=True):
-            await process.aclose()
-    return _result(code, output)
+            with anyio.move_on_after(_LAST_WORDS if child.ended.is_set() else 0):
+                await child.silent.wait()
+            if not (child.ended.is_set() and child.silent.is_set()):
+                _kill(group)
+            _groups.discard(group)
+            code = transport.get_returncode()
+            transport.close()
+            with anyio.move_on_after(_LAST_WORDS):
+                await child.silent.wait()
+    return _result(code, bytes(child.output))
+
+
+def end_children() -> None:
+    """Kill all children, and what they have started, at once: for a process that ends without waiting for anything."""
+    for group in list(_groups):
+        _kill(group)
+
+
+def state_of(request: StageRequest, state_dir: Path) -> Path:
+    """The folder of a child's state and log: no two stagings of one catalogue have the same.
+
+    It is that of the destination. Whatever else tells stagings apart is behind an ``@``, which no bucket's name has.
+    """
+    marks = [request.bucket]
+    if request.endpoint_url is not None:
+        store = store_of(request)
+        host = (urlsplit(request.endpoint_url).hostname or "")[:60].replace(":", "_")
+        marks.append(f"{host}-{hashlib.sha256(store.encode()).hexdigest()[:8]}")
+    if request.bintarball_reference:
+        marks.append("bintarball")
+    return state_dir.joinpath(
+        "catalogue", "@".join(marks), request.env, request.model_name, request.model_version
+    )
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _not_started(error: OSError) -> RivaStreamError:
+    message = f"no process could be started for this staging: {error.strerror or error}"
+    if error.errno in _NO_ROOM:
+        return TransientError(
+            message, hint="fewer --at-once, or raise the limits of this host (ulimit -u, ulimit -n)"
+        )
+    return ConfigurationError(
+        message, hint="a description or other words of the entry may be too long for an argument"
+    )
 
 
 def arguments(request: StageRequest) -> list[str]:
@@ -169,70 +238,100 @@ def environment_for(request: StageRequest, environment: Mapping[str, str] = os.e
     return kept | {name: url for name, url in urls.items() if url is not None}
 
 
-async def _listen(process: Process, observer: Observer) -> bytes:
-    """All of standard output; what comes on standard error is told meanwhile."""
-    assert process.stdout is not None  # noqa: S101 - both are pipes
-    assert process.stderr is not None  # noqa: S101
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_tell, process.stderr, observer)
-        pieces = [piece async for piece in process.stdout]
-    return b"".join(pieces)
+class _Child(asyncio.SubprocessProtocol):
+    """Listens to a process: its standard output is kept, events on its standard error are told."""
 
+    def __init__(self, observer: Observer) -> None:
+        self.output = bytearray()
+        self.ended = anyio.Event()
+        """The process is no more, though what it has started may be, and may hold its pipes."""
+        self.silent = anyio.Event()
+        """Nobody has its pipes any more."""
+        self._observer = observer
+        self._rest = b""
+        self._open = {1, 2}
 
-async def _tell(stream: ByteReceiveStream, observer: Observer) -> None:
-    rest = b""
-    async for piece in stream:
-        *lines, rest = (rest + piece).split(b"\n")
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Keep it, or tell it."""
+        if fd == 1:
+            self.output += data
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             if (event := _event(line)) is not None:
-                observer(event)
+                self._observer(event)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """Nothing more comes from there."""
+        del exc
+        self._open.discard(fd)
+        if not self._open:
+            self.silent.set()
+
+    def process_exited(self) -> None:
+        """It has ended."""
+        self.ended.set()
 
 
 def _event(line: bytes) -> Event | None:
     """The event of a line of a child's log; None for what is none."""
     try:
         document: dict[str, Any] = json.loads(line)
-        kind = _NAMES[document["event"]]
-        known = {f.name for f in fields(kind)}
-        found = {name: value for name, value in document.items() if name in known}
-        event: Event = kind(**found)
-    except (ValueError, KeyError, TypeError):
+        return _KINDS[document.pop("event")].validate_python(document)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return event
 
 
-async def _stop(process: Process) -> None:
-    """Ask a child to stop, wait until it has cleaned up, and kill it when it does not come to an end."""
-    with anyio.move_on_after(_GRACE):
-        if process.returncode is None:
-            process.terminate()
-        await _listen(process, lambda _: None)
-        await process.wait()
-    if process.returncode is None:
-        process.kill()
+class _Error(BaseModel):
+    """What a child prints of its failure; it may say more."""
+
+    type: str
+    code: str
+    message: str
+    hint: str = ""
+    where: dict[str, Any] = Field(default_factory=dict)
+    exit_code: int = Field(gt=0)
 
 
-def _result(code: int, output: bytes) -> StageReport:
-    if code < 0:
+class _Failed(BaseModel):
+    error: _Error
+
+
+_ANSWER = TypeAdapter[StageReport | _Failed](StageReport | _Failed)
+
+
+def _result(code: int | None, output: bytes) -> StageReport:
+    """What a child came to.
+
+    Raises:
+        StagingFailed: it says that it failed.
+        WorkerDiedError: a signal ended it, or nobody can read what it says.
+    """
+    if code is None or code < 0:
         raise WorkerDiedError(
-            f"the process of this staging was ended by {signal.Signals(-code).name}",
+            f"the process of this staging was ended by {_signal_of(code)}",
             hint="if that was the kernel for want of memory (dmesg): fewer --at-once",
         )
     try:
-        document = json.loads(output)
-        if "error" not in document:
-            return StageReport.model_validate(document)
-        error = document["error"]
-        if error["exit_code"] > _SIGNALLED:
-            raise WorkerDiedError(f"the process of this staging was stopped by a signal: {error['type']}")
-        raise StagingFailed(ErrorReport.model_validate({**error, "message": _with_place(error)}))
+        answer = _ANSWER.validate_json(output)
     except ValueError as error:
         raise WorkerDiedError(
             f"the process of this staging ended with exit code {code} and no report"
         ) from error
+    if isinstance(answer, StageReport):
+        return answer
+    told = answer.error
+    if told.exit_code > _SIGNALLED:
+        raise WorkerDiedError(f"the process of this staging was stopped by a signal: {told.type}")
+    place = ", ".join(f"{name} {value}" for name, value in told.where.items())
+    message = f"{told.message} [{place}]" if place else told.message
+    raise StagingFailed(
+        ErrorReport(type=told.type, code=told.code, message=message, hint=told.hint, exit_code=told.exit_code)
+    )
 
 
-def _with_place(error: Mapping[str, Any]) -> str:
-    where = error.get("where") or {}
-    place = ", ".join(f"{name} {value}" for name, value in where.items())
-    return f"{error['message']} [{place}]" if place else str(error["message"])
+def _signal_of(code: int | None) -> str:
+    try:
+        return signal.Signals(-code).name if code is not None else "SIGKILL"
+    except ValueError:
+        return f"signal {-code}"  # type: ignore[operator]  # of real time, which has no name

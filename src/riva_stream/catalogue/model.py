@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -43,10 +43,27 @@ _URI = re.compile(r"s3://([^/]+)(?:/([^/]+)/([^/]+)/([^/]+))?/?")
 
 def _number(name: str, value: object) -> object:
     """As its flag has it: a number, or a text with a unit."""
-    if not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
     found = _PARSERS[name][0](str(value))
     return StageRequest.model_fields[name].default if found is None else found
+
+
+def _of_its_kind(kinds: frozenset[type], value: object) -> object:
+    """As the JSON Schema has it. Pydantic would take ``true`` for 1 and ``"yes"`` for ``true``, as a command line needs it."""
+    if isinstance(value, bool) and bool not in kinds:
+        raise ValueError("is true or false, which means nothing here")
+    if not isinstance(value, bool | None) and bool in kinds:
+        raise ValueError("is neither true nor false")
+    if isinstance(value, str | bytes) and kinds & {int, float}:
+        raise ValueError("is text, not a number")
+    return value
+
+
+def _kinds(annotation: Any) -> frozenset[type]:
+    """The types that a field may have."""
+    inner = frozenset().union(*map(_kinds, get_args(annotation)))
+    return inner | {annotation} if isinstance(annotation, type) else inner
 
 
 def _tuple(value: object) -> object:
@@ -76,6 +93,9 @@ def _fields(*names: str) -> dict[str, Any]:
     for name in names:
         info = StageRequest.model_fields[name]
         kind = info.rebuild_annotation()
+        kind = Annotated[
+            kind, BeforeValidator(partial(_of_its_kind, _kinds(info.annotation)), json_schema_input_type=kind)
+        ]
         if name in _PARSERS:
             kinds = _PARSERS[name][1] | str
             kind = Annotated[kind, BeforeValidator(partial(_number, name), json_schema_input_type=kinds)]

@@ -12,16 +12,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Path, Problem, given, parse, wrong_of
-from riva_stream.catalogue.model import PLACE
+from riva_stream.catalogue.engine import store_of
+from riva_stream.catalogue.lines import Path
+from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, given, parse, wrong_of
+from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
+from riva_stream.layout import prefix_of
 
 __all__ = [
     "Job",
     "ListArchives",
     "Plan",
     "RequestTemplate",
+    "Unlisted",
     "expand",
     "jobs_of",
     "load_catalogue",
@@ -33,6 +37,7 @@ ListArchives = Callable[[StageRequest], Awaitable[Sequence[str]]]
 """Gives the keys of all archives that a request's ``source``, a prefix or a glob, fits."""
 
 _GLOB = re.compile(r"[*?\[]")
+_ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
 _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
 _NAMES = ("model_name", "model_version", "language", "architecture")
 _REACH = ("region", "endpoint_url", "profile")
@@ -60,15 +65,32 @@ class RequestTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlisted:
+    """An entry in one environment without archives."""
+
+    request: StageRequest
+    """Of which only source, bucket and environment mean anything."""
+    error: RivaStreamError
+    was_listed: bool
+    """It is known that there are none; otherwise there may be any."""
+    names: tuple[str, ...]
+    """What ``--only`` could call all that might have been staged, with ``*`` for what only an archive tells."""
+
+    def may_match(self, pattern: str | None) -> bool:
+        """Whether ``--only`` may mean one of them."""
+        return pattern is None or any(_overlap(name, _ONE_OF.sub("?", pattern)) for name in self.names)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All requests of a catalogue, in its order."""
 
     requests: list[tuple[StageRequest, Path]] = field(default_factory=list)
     """Each with its entry."""
-    failed: list[tuple[StageRequest, RivaStreamError]] = field(default_factory=list)
-    """Entries whose archives could not be listed; of the requests only source, bucket and environment mean anything."""
-    passed_over: dict[str, None] = field(default_factory=dict)
-    """Sources that the glob of an entry fits, but its pattern does not."""
+    failed: list[Unlisted] = field(default_factory=list)
+    """Entries whose archives could not be listed, or that have none."""
+    passed_over: list[str] = field(default_factory=list)
+    """Sources that the glob of an entry fits, but its pattern does not, nor any other entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +141,7 @@ def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) 
         else:
             _add_archive(plan, loaded, template, template.fields["source"], problems)
     problems += _duplicates(plan, loaded)
+    problems += _unused(loaded)
     if problems:
         raise CatalogueError.of(loaded.name, problems)
     return templates
@@ -134,20 +157,23 @@ async def expand(
     """
     plan, problems = Plan(), list[Problem]()
     listed: dict[str, Sequence[str]] = {}  # the same archives in several environments are listed once
+    passed_over: dict[tuple[str, str], None] = {}
     for template in templates:
         if not template.is_open:
             _add_archive(plan, loaded, template, template.fields["source"], problems)
             continue
         request = StageRequest.model_validate({**dict.fromkeys(_NAMES[:2], _PLACEHOLDER), **template.fields})
+        where = _source_of(request)
         try:
-            where = _source_of(request)
             if where not in listed:
                 listed[where] = await list_archives(request)
             keys = listed[where]
-            fitting = [key for key in keys if _names(template, key) is not None]
-            plan.passed_over.update(
-                dict.fromkeys(f"s3://{request.source_bucket}/{k}" for k in keys if k not in fitting)
-            )
+            fitting: list[str] = []
+            for key in keys:
+                if _names(template, key) is not None:
+                    fitting.append(key)
+                else:
+                    passed_over[(_way_of(request), f"s3://{request.source_bucket}/{key}")] = None
             if not fitting:
                 raise SourceNotFoundError(
                     f"none of {len(keys)} archives that {request.source} fits has a name that the pattern fits"
@@ -156,10 +182,16 @@ async def expand(
                     hint="correct source or pattern of the entry",
                 )
         except RivaStreamError as error:
-            plan.failed.append((request, error))
+            plan.failed.append(
+                Unlisted(request, error, where in listed, tuple(_possible(template, request.mode)))
+            )
             continue
         for key in fitting:
             _add_archive(plan, loaded, template, f"s3://{request.source_bucket}/{key}", problems)
+    staged = {(_way_of(request), request.source) for request, _ in plan.requests}
+    plan.passed_over.extend(
+        dict.fromkeys(source for way, source in passed_over if (way, source) not in staged)
+    )
     problems += _duplicates(plan, loaded)
     if problems:
         raise CatalogueError.of(loaded.name, problems)
@@ -181,8 +213,13 @@ def jobs_of(requests: Sequence[StageRequest]) -> list[Job]:
 
 def _source_of(request: StageRequest) -> str:
     """What is read, and by which way: the same URI on another endpoint is another object."""
+    return json.dumps([request.source, _way_of(request)])
+
+
+def _way_of(request: StageRequest) -> str:
+    """By which way the source is read."""
     reach = [getattr(request, f"source_{name}") or getattr(request, name) for name in _REACH]
-    return json.dumps([request.source, *reach, request.no_sign_request])
+    return json.dumps([*reach, request.no_sign_request])
 
 
 def matches(request: StageRequest, pattern: str | None) -> bool:
@@ -190,6 +227,35 @@ def matches(request: StageRequest, pattern: str | None) -> bool:
     place = f"{request.env}/{request.model_name}/{request.model_version}"
     names = (place, request.destination, request.destination.rstrip("/"))
     return pattern is None or any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def _possible(template: RequestTemplate, mode: str) -> Iterator[str]:
+    """The names of each place that archives of a template would have, with ``*`` for what only they tell."""
+    told = dict.fromkeys(template.pattern.groupindex, "*") if template.pattern is not None else {}
+    for place in ({}, *template.replicas):
+        fields = {**dict.fromkeys(LEVELS, "*"), **template.fields, **told, **place}
+        bucket, *levels = (str(fields[name]) for name in LEVELS)
+        uri = f"s3://{bucket}/{prefix_of(mode, *levels)}"
+        yield from ("/".join(levels), uri, uri.rstrip("/"))
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two shell patterns of ``*`` and ``?`` have a text in common."""
+    todo, seen = [(0, 0)], {(0, 0)}
+    while todo:
+        i, j = todo.pop()
+        first, second = one[i : i + 1], other[j : j + 1]
+        if not first and not second:
+            return True
+        steps: list[tuple[int, int]] = []
+        if "*" in {first, second}:
+            steps += [(i + 1, j)] if first == "*" or (first and second == "*") else []
+            steps += [(i, j + 1)] if second == "*" or (second and first == "*") else []
+        elif first and second and (first == second or "?" in {first, second}):
+            steps.append((i + 1, j + 1))
+        todo += [step for step in steps if step not in seen]
+        seen.update(steps)
+    return False
 
 
 def _templates(
@@ -294,9 +360,9 @@ def _add(
 
 
 def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
-    first: dict[tuple[str | None, str], tuple[StageRequest, Path]] = {}
+    first: dict[tuple[str, str], tuple[StageRequest, Path]] = {}
     for request, path in plan.requests:
-        place = (request.endpoint_url, request.destination)
+        place = (store_of(request), request.destination)
         if place not in first:
             first[place] = (request, path)
             continue
@@ -307,3 +373,14 @@ def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
         yield loaded.problem(
             path, "duplicate", f"has the destination {request.destination}, as has {where}{both}"
         )
+
+
+def _unused(loaded: LoadedCatalogue) -> Iterator[Problem]:
+    """Environments in which nothing is staged: mostly a name that is spelled in another way where it counts."""
+    if loaded.bad:  # which may be staged there
+        return
+    catalogue = loaded.catalogue
+    used = {env for entry in catalogue.staging for env in entry.env or catalogue.defaults.env}
+    for name in catalogue.environments:
+        if name not in used:
+            yield loaded.problem(("environments", name), "unused", "is the env of no entry")

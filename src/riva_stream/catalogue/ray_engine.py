@@ -24,8 +24,9 @@ from riva_stream import clock
 from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
-from riva_stream.events import Event, Observer, ignore, throttled
+from riva_stream.events import Event, Observer, Warned, ignore, throttled
 from riva_stream.report import ErrorReport, StageReport
+from riva_stream.sizes import human_size
 
 __all__ = ["RayEngine"]
 
@@ -36,7 +37,9 @@ _RETRIES = 3
 _PROGRESS_EVERY = 2.0
 """Seconds between two reports of one run, and between two looks at the board."""
 _SETTLE = 5.0
-"""Seconds that the board may take for the last report of a run."""
+"""Seconds that the board may take for the last report of a run, and for giving what it has."""
+_GRACE = 120.0
+"""Seconds that a cancelled run has for its clean-up on its node; a node that is gone never says that it is done."""
 
 
 class RayEngine:
@@ -84,7 +87,16 @@ class RayEngine:
 
     async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
         """Stage one request on some node; Ray tries again what ends with 75, and what its node takes with it."""
+        if request != request.without_secrets():
+            raise ConfigurationError(
+                "the URL of an endpoint has a user's name and password in it, and no credentials go through Ray",
+                hint="leave them out of the URL, and give the nodes their credentials: a role, a profile, or variables",
+            )
         key = f"{request.endpoint_url or ''} {request.destination}"
+        if not await anyio.to_thread.run_sync(self._has_room, request):
+            wanted = f"{self._cores:g} cores and {human_size(request.memory)}"
+            message = f"no node of the cluster has {wanted} for one staging: it waits until there is one"
+            observer(Warned(code="no-node", message=message))
         options = {
             "name": request.destination,
             "num_cpus": self._cores,
@@ -128,21 +140,36 @@ class RayEngine:
             )
         except anyio.get_cancelled_exc_class():
             self._ray.cancel(task)
+            ending = asyncio.wrap_future(task.future())
             with anyio.CancelScope(shield=True):
-                await asyncio.wait([asyncio.wrap_future(task.future())])
+                await asyncio.wait([ending], timeout=_GRACE)
+            if not ending.done():
+                self._ray.cancel(task, force=True)
             raise
         return found
+
+    def _has_room(self, request: StageRequest) -> bool:
+        """Whether there is a node that could run it once it is idle. Ray waits for one without a word."""
+        nodes = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
+        return any(
+            node.get("CPU", 0) >= self._cores and node.get("memory", 0) >= request.memory for node in nodes
+        )
 
     async def _look(self) -> None:
         """Tell the observers what the board has, again and again; one of the stagings that run does it for all."""
         async with self._looking:
             while True:
-                await self._show()
+                with anyio.CancelScope(
+                    shield=True
+                ):  # what was taken from the board is told, or nobody ever hears of it
+                    await self._show()
                 await clock.sleep(_PROGRESS_EVERY)
 
     async def _show(self) -> None:
+        newest: dict[str, list[Event]] = {}
         try:
-            newest = await self._board.take.remote()
+            with anyio.move_on_after(_SETTLE):
+                newest = await self._board.take.remote()
         except self._ray.exceptions.RayError:
             return  # only what is shown depends on it
         for key, events in newest.items():

@@ -22,13 +22,14 @@ from riva_stream.catalogue.engine import (
     Planned,
     error_of,
     ignore,
+    store_of,
 )
 from riva_stream.catalogue.load import LoadedCatalogue
 from riva_stream.catalogue.local import LocalEngine
 from riva_stream.catalogue.model import LEVELS, PLACE, Catalogue
 from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_catalogue, matches, prepare
 from riva_stream.config import StageRequest
-from riva_stream.errors import ConfigurationError, TransientError
+from riva_stream.errors import ArchiveError, ConfigurationError, SourceNotFoundError, TransientError
 from riva_stream.events import Event, StageStarted
 from riva_stream.preflight.source import list_archives as list_in_s3
 from riva_stream.report import ErrorReport, StageReport, worst
@@ -36,8 +37,9 @@ from riva_stream.tasks import in_child_task
 
 __all__ = ["stage_all"]
 
-_OF_THE_SOURCE = (65, 66)
-"""Codes of failures that the same source has at every place."""
+_BAD_SOURCE = ArchiveError.__name__
+_NO_SOURCE = SourceNotFoundError.__name__
+"""Types of failures that the same source has at every place. Exit codes tell less: 65 is also a damaged staging's."""
 
 
 @in_child_task
@@ -84,8 +86,11 @@ async def stage_all(
         catalogue, prepare(catalogue, fallback), list_archives or partial(_list_in_s3, observer)
     )
     requests = [request for request, _ in plan.requests if matches(request, only)]
-    # What ``only`` fits may be among those that could not be listed.
-    unlisted = plan.failed if only is None or not requests else []
+    # What ``only`` fits may be among those that could not be listed, though not among those that are known not to exist:
+    # unless nothing else is what was asked for.
+    unlisted = [found for found in plan.failed if found.may_match(only)]
+    if only is not None and requests:
+        unlisted = [found for found in unlisted if not found.was_listed]
     if not requests and not unlisted:
         raise ConfigurationError(
             f"no entry fits {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are understood"
@@ -93,7 +98,10 @@ async def stage_all(
     if dry_run:
         requests = [request.model_copy(update={"dry_run": True}) for request in requests]
     run = _Run(engine, observer, fail_fast)
-    failed = [_failed(request, error_of(error), destination=_unnamed(request)) for request, error in unlisted]
+    failed = [
+        _failed(found.request, error_of(found.error), destination=_unnamed(found.request))
+        for found in unlisted
+    ]
     jobs = jobs_of(requests)
     slots = max(1, engine.at_once(requests)) if requests else 1
     observer(Planned(entries=len(requests) + len(failed), jobs=len(jobs), at_once=min(slots, len(jobs) or 1)))
@@ -101,13 +109,13 @@ async def stage_all(
         observer(EntryEnded(report=report))
     if not (failed and fail_fast):
         await run.all(jobs, slots)
-    entries = [*(run.report_of(request) for request in requests), *failed]
+    entries = [*map(run.settled, requests), *failed]
     return CatalogueReport(
         catalogue=catalogue.name,
         engine=engine.name,
         exit_code=worst([entry.exit_code for entry in entries]),
         entries=entries,
-        passed_over=list(plan.passed_over),
+        passed_over=plan.passed_over,
         seconds=clock.monotonic() - began,
     )
 
@@ -129,8 +137,8 @@ class _Run:
                 for job in jobs:
                     tasks.start_soon(self._job, job, limiter)
 
-    def report_of(self, request: StageRequest) -> EntryReport:
-        """What a request came to; of one that was stopped or never started, that."""
+    def settled(self, request: StageRequest) -> EntryReport:
+        """What a request came to; of one that was stopped or never started, that, which is told here."""
         report = self.reports.get(_key(request))
         if report is None:
             report = EntryReport(
@@ -140,28 +148,33 @@ class _Run:
                 exit_code=75,
                 next_step="run the same command again",
             )
+            self.observer(EntryEnded(report=report))
         return report
 
     async def _job(self, job: Job, limiter: anyio.CapacityLimiter) -> None:
         """The places of one source: the first one that succeeds makes the others that the same stores hold."""
         async with limiter:
             todo = list(job.places)
+            again: set[str] = set()
             while todo:
                 first, *others = todo
                 beside = [] if first.dry_run else [other for other in others if _same_stores(first, other)]
-                asked = tuple(other.place for other in beside)
-                staged, replicas = await self._entry(first, asked)
-                if any(outcome.exit_code == TransientError.exit_code for outcome in replicas.values()):
-                    staged, replicas = await self._entry(
-                        first, asked
-                    )  # it is staged: only they are tried again
+                staged, replicas = await self._entry(first, beside)
                 self._ended(first, staged)
-                if staged.error is not None and staged.error.exit_code in _OF_THE_SOURCE:
-                    replicas = {other.place: staged.error for other in others}  # it is the same source
-                made = {other.place: other for other in others if other.place in replicas}
-                for place, request in made.items():
-                    self._ended(request, _replica(request, replicas[place]))
-                todo = [other for other in others if other.place not in made]
+                if broken := [other for other in beside if _may_mend(replicas.get(_key(other)))]:
+                    if not first.force:
+                        replicas |= await self._promoted(first, broken)
+                    else:  # which would replace the first place as well: they are staged by themselves
+                        for other in broken:
+                            if _key(other) not in again:
+                                again.add(_key(other))
+                                del replicas[_key(other)]
+                if staged.error is not None:
+                    replicas |= {_key(o): staged.error for o in others if _is_of_both(staged.error, first)}
+                made = [other for other in others if _key(other) in replicas]
+                for other in made:
+                    self._ended(other, _replica(other, replicas[_key(other)]))
+                todo = [other for other in others if _key(other) not in replicas]
 
     def _ended(self, request: StageRequest, report: EntryReport) -> None:
         self.reports[_key(request)] = report
@@ -170,29 +183,62 @@ class _Run:
             self.scope.cancel()
 
     async def _entry(
-        self, request: StageRequest, places: tuple[str, ...]
+        self, request: StageRequest, places: Sequence[StageRequest]
     ) -> tuple[EntryReport, dict[str, StageReport | ErrorReport]]:
         """What a request came to, and each place that it was promoted to."""
-        destination = request.destination
         self.started.add(_key(request))
-        self.observer(EntryStarted(destination=destination, source=request.source))
+        self.observer(EntryStarted(destination=request.destination, source=request.source))
         began = clock.monotonic()
         sizes = [0]
-        observe = partial(_tell, self.observer, destination, sizes.append)
-        asked = request.model_copy(update={"replicate_to": (*request.replicate_to, *places)})
         try:
-            report = await self.engine.stage(asked, observe)
+            report = await self._stage(request, places, sizes.append)
         except Exception as error:  # noqa: BLE001 - of one entry among many; it is told in its report
             failed = _failed(request, error_of(error))
             seconds = clock.monotonic() - began
             return failed.model_copy(update={"seconds": seconds, "size_bytes": max(sizes)}), {}
         seconds = clock.monotonic() - began
         size = report.plan.source_size if report.plan else max(sizes)
-        replicas: dict[str, StageReport | ErrorReport] = {}
-        for place, replica in zip(asked.replicate_to, report.replicas, strict=False):
-            if found := replica.report or replica.error:
-                replicas[place] = found
-        return _staged(request, report, seconds, size), replicas
+        return _staged(request, report, seconds, size), _outcomes(places, report)
+
+    async def _promoted(
+        self, request: StageRequest, places: Sequence[StageRequest]
+    ) -> dict[str, StageReport | ErrorReport]:
+        """What becomes of places once more, to which a staging that is committed could not be promoted.
+
+        Whatever this comes to, the staging itself is told already.
+        """
+        try:
+            report = await self._stage(request, places, lambda _: None)
+        except Exception:  # noqa: BLE001 - what is told of these places is what they came to before
+            return {}
+        return _outcomes(places, report)
+
+    async def _stage(
+        self, request: StageRequest, places: Sequence[StageRequest], sized: Callable[[int], None]
+    ) -> StageReport:
+        observe = partial(_tell, self.observer, request.destination, sized)
+        return await self.engine.stage(
+            request.model_copy(update={"replicate_to": tuple(other.place for other in places)}), observe
+        )
+
+
+def _outcomes(places: Sequence[StageRequest], report: StageReport) -> dict[str, StageReport | ErrorReport]:
+    """What became of each place that a staging was to be promoted to, as far as its report tells."""
+    told = zip(places, report.replicas, strict=False)
+    return {_key(other): found for other, replica in told if (found := replica.report or replica.error)}
+
+
+def _may_mend(outcome: StageReport | ErrorReport | None) -> bool:
+    """Whether a place failed in a way that trying again may mend."""
+    return isinstance(outcome, ErrorReport) and outcome.exit_code == TransientError.exit_code
+
+
+def _is_of_both(error: ErrorReport, request: StageRequest) -> bool:
+    """Whether the same source has such a failure at every place.
+
+    Where a container image is named, what is missing may be that, and a key names another one in each bucket.
+    """
+    return error.type == _BAD_SOURCE or (error.type == _NO_SOURCE and request.server_path is None)
 
 
 async def _list_in_s3(observer: CatalogueObserver, request: StageRequest) -> Sequence[str]:
@@ -253,4 +299,4 @@ def _failed(request: StageRequest, error: ErrorReport, *, destination: str = "")
 
 
 def _key(request: StageRequest) -> str:
-    return f"{request.endpoint_url or ''} {request.destination}"
+    return f"{store_of(request)} {request.destination}"

@@ -56,13 +56,14 @@ class SignalWatch:
     A signal that the caller has ignored (``nohup``, a job in the background) stays ignored.
 
     Args:
-        on_second: called on a second signal that is none of the first one's, just before the process ends; may only tidy the terminal.
+        on_second: called on a second signal that is none of the first one's, just before the process ends, in the watch's
+            thread: may only tidy the terminal, or see that nothing outlives this process.
     """
 
     def __init__(self, on_second: Callable[[], None] = lambda: None) -> None:
         self.caught = 0
         """Number of the first signal that came; 0 before."""
-        self._on_second = on_second
+        self._on_second = [on_second]
         self._stop: Callable[[int], object] | None = None
         self._lock = threading.Lock()
         self._leaving = False
@@ -104,6 +105,10 @@ class SignalWatch:
             with self._lock:
                 self._stop = before
 
+    def before_the_end(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called as ``on_second`` is, and before it."""
+        self._on_second.insert(0, call)
+
     def _wait(self) -> None:
         patient_until = 0.0
         while True:
@@ -113,7 +118,8 @@ class SignalWatch:
             if self.caught:
                 if time.monotonic() < patient_until:
                     continue
-                self._on_second()
+                for call in self._on_second:
+                    call()
                 os._exit(128 + number)
             self.caught = number
             patient_until = time.monotonic() + _PATIENCE

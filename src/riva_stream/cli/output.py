@@ -6,11 +6,22 @@ import contextlib
 import errno
 import json
 import os
+import queue
 import select
 import sys
+import threading
 from collections.abc import Collection, Sequence
 
-__all__ = ["complain", "error_document", "json_text", "print_result", "refuse", "show_cursor", "table_text"]
+__all__ = [
+    "complain",
+    "error_document",
+    "json_text",
+    "print_line",
+    "print_result",
+    "refuse",
+    "show_cursor",
+    "table_text",
+]
 
 _STDOUT = 1
 _STDERR = 2
@@ -24,19 +35,68 @@ def print_result(text: str, *, exit_code: int = 0, closed_is_fine: bool = False)
     not be written for another reason (a full disk) would be missed: that is a failure, whatever the work came to.
     With ``closed_is_fine`` a reader that has gone is not worth a word: a page of the manual is no result.
     """
+    error = _lines.end()
+    if error is None:
+        error = _write(text)
+    if error is None:
+        return exit_code
+    if error.errno == errno.EPIPE:
+        if not closed_is_fine:
+            complain("riva_stream: nobody reads standard output any more, so the result was not shown\n")
+        return exit_code
+    complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
+    return exit_code or _UNDELIVERED
+
+
+def print_line(text: str) -> None:
+    """Hand over a line for standard output. Never waits: an event loop that did so would hear of no signal.
+
+    :func:`print_result` writes what is left of them first, for as long as the reader likes.
+    """
+    _lines.put(text)
+
+
+class _Lines:
+    """Lines that a thread writes, one after the other, until one of them fails."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def put(self, text: str) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="riva-stream-output", daemon=True)
+            self._thread.start()
+        self._waiting.put(text)
+
+    def end(self) -> OSError | None:
+        """Wait until all are written; gives what kept one from being."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        return error
+
+    def _work(self) -> None:
+        while (text := self._waiting.get()) is not None:
+            if self._error is None:
+                self._error = _write(text)
+
+
+_lines = _Lines()
+
+
+def _write(text: str) -> OSError | None:
+    """Write ``text`` to standard output, all of it; gives what kept it from being written."""
     if sys.stdout is not None:
         sys.stdout.flush()
-    data = text.encode(errors="backslashreplace")
     try:
-        _write_all(_STDOUT, data)
+        _write_all(_STDOUT, text.encode(errors="backslashreplace"))
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            if not closed_is_fine:
-                complain("riva_stream: nobody reads standard output any more, so the result was not shown\n")
-            return exit_code
-        complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
-        return exit_code or _UNDELIVERED
-    return exit_code
+        return error
+    return None
 
 
 def json_text(document: object) -> str:

@@ -76,7 +76,7 @@ class Overview:
     def _end(self, report: EntryReport) -> None:
         self.running.pop(report.destination, None)
         self.ended += 1
-        self.failed += bool(report.exit_code)
+        self.failed += report.outcome == "failed"
         if report.outcome == "staged":
             self.moved += report.size_bytes
             self.sizes.append(report.size_bytes)

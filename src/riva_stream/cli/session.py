@@ -272,7 +272,7 @@ def _refuse_bytes(args: Namespace) -> None:
     wrong += [name for name in ("RIVA_STREAM_HOST_ID",) if not is_text(os.environ.get(name))]
     if wrong:
         raise ConfigurationError(
-            f"not UTF-8: {', '.join(sorted(wrong))}",
+            f"not UTF-8, or with a NUL: {', '.join(sorted(wrong))}",
             hint="look at what the command line and the environment hold",
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import print_result
+from riva_stream.cli.output import print_line
 from riva_stream.cli.redact import SECRETS
 from riva_stream.sizes import human_size
 
@@ -116,12 +116,12 @@ def _stage_all(session: Session) -> CatalogueReport:
     def observe(event: Any, /) -> None:
         overview.observe(event)
         if args.json and isinstance(event, EntryEnded):
-            print_result(_line(event.report.model_dump(mode="json")))
+            print_line(_line(event.report.model_dump(mode="json")))
 
     work = partial(
         stage_all,
         loaded,
-        engine=_engine(args),
+        engine=_engine(session),
         observer=observe,
         only=args.only,
         dry_run=args.dry_run,
@@ -147,13 +147,15 @@ def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value and value != _NO_REGION}
 
 
-def _engine(args: Namespace) -> Engine:
+def _engine(session: Session) -> Engine:
+    args = session.args
     if args.engine == "ray":
         from riva_stream.catalogue.ray_engine import RayEngine
 
         return RayEngine(args.ray_address, at_once=args.at_once)
-    from riva_stream.catalogue import LocalEngine
+    from riva_stream.catalogue.local import LocalEngine, end_children
 
+    session.watch.before_the_end(end_children)
     return LocalEngine(at_once=args.at_once, state_dir=options.find_state_dir(args))
 
 

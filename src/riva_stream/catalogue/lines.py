@@ -1,0 +1,176 @@
+"""On which line of a file each value is. Neither ``tomllib`` nor ``json`` tells.
+
+The file was parsed before: what is read here is well-formed, so only its shape is followed, and no value is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+__all__ = ["Lines", "Path", "deepest_line", "lines_of_json", "lines_of_toml"]
+
+Path = tuple[str | int, ...]
+"""Keys and indexes from the root: ``("staging", 2, "source")``."""
+
+_TOKEN = re.compile(
+    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'  # strings: basic and literal, of several lines and of one
+    r"|'''.*?'''(?:'{0,2})"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|\#[^\n]*"
+    r"|\n|[\[\]{}=:,]"
+    r"""|[^\s\[\]{}=:,"'#]+""",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines of a file's values."""
+
+    known: dict[Path, int] = field(default_factory=dict)
+    repeated: dict[Path, int] = field(default_factory=dict)
+    """Keys that a table has already, and where they are for the second time: JSON lets them be, and the last one counts."""
+
+    def find(self, path: Path) -> tuple[Path, int | None]:
+        """The value at ``path``, or the nearest one around it, and its line; None where there is none."""
+        while path and path not in self.known:
+            path = path[:-1]
+        return path, self.known.get(path)
+
+
+def lines_of_json(text: str) -> Lines:
+    """Of a JSON document."""
+    reader = _Reader(text, json.loads)
+    reader.value(())
+    return reader.lines
+
+
+def lines_of_toml(text: str) -> Lines:
+    """Of a TOML document."""
+    reader = _Reader(text, _unquoted)
+    table: Path = ()
+    while (word := reader.peek()) is not None:
+        if word == "[":
+            table = reader.header()
+        else:
+            reader.pair(table)
+    return reader.lines
+
+
+def deepest_line(text: str) -> int:
+    """The line of the innermost value of a document, well-formed or not."""
+    depth, deepest, found = 0, 0, 1
+    for word, line in _tokens(text):
+        depth += (word in "[{") - (word in "]}")
+        if depth > deepest:
+            deepest, found = depth, line
+    return found
+
+
+def _unquoted(word: str) -> str:
+    """A key of TOML: its escapes are not quite those of JSON."""
+    found: str = tomllib.loads(f"key = {word}")["key"]
+    return found
+
+
+def _tokens(text: str) -> Iterator[tuple[str, int]]:
+    line, end = 1, 0
+    for match in _TOKEN.finditer(text):
+        line += text.count("\n", end, match.start())
+        end = match.start()
+        if not match[0].startswith("#"):
+            yield match[0], line
+
+
+class _Reader:
+    def __init__(self, text: str, unquoted: Callable[[str], str]) -> None:
+        self.lines = Lines()
+        self._unquoted = unquoted
+        self._tokens = list(_tokens(text))
+        self._at = 0
+        self._entries: dict[Path, int] = {}
+        """Of each array of tables the index of its latest table."""
+        self._values: set[Path] = set()
+        """What has a value already."""
+
+    def peek(self) -> str | None:
+        """The next token that is no line break."""
+        while self._at < len(self._tokens) and self._tokens[self._at][0] == "\n":
+            self._at += 1
+        return self._tokens[self._at][0] if self._at < len(self._tokens) else None
+
+    def header(self) -> Path:
+        """``[table]`` or ``[[array]]``; gives the path of the table that begins."""
+        line = self._take()[1]
+        is_array = self.peek() == "["
+        if is_array:
+            self._take()
+        *parents, last = self._key("]")
+        path: Path = ()
+        for part in parents:
+            path = self._latest((*path, part))
+        path = (*path, last)
+        if is_array:
+            self._take()
+            self._entries[path] = self._entries.get(path, -1) + 1
+        path = self._latest(path)
+        self.lines.known[path] = line
+        return path
+
+    def pair(self, table: Path) -> None:
+        """``key = value``, or ``"key": value``."""
+        line = self._tokens[self._at][1]
+        path = table
+        for part in self._key("=:"):
+            path = (*path, part)
+            self.lines.known.setdefault(path, line)
+        if path in self._values:
+            self.lines.repeated.setdefault(path, line)
+        self._values.add(path)
+        self.value(path)
+
+    def value(self, path: Path) -> None:
+        """A value and all that is in it."""
+        opening = self.peek()
+        if opening is None:
+            return
+        self.lines.known.setdefault(path, self._tokens[self._at][1])
+        if opening not in {"[", "{"}:
+            while self._at < len(self._tokens) and self._tokens[self._at][0] not in {",", "]", "}", "\n"}:
+                self._at += 1
+            return
+        self._take()
+        index = 0
+        while (word := self.peek()) not in {"]", "}", None}:
+            if word == ",":
+                self._take()
+            elif opening == "{":
+                self.pair(path)
+            else:
+                self.value((*path, index))
+                index += 1
+        if self._at < len(self._tokens):
+            self._take()
+
+    def _latest(self, path: Path) -> Path:
+        return (*path, self._entries[path]) if path in self._entries else path
+
+    def _take(self) -> tuple[str, int]:
+        self.peek()
+        word = self._tokens[self._at]
+        self._at += 1
+        return word
+
+    def _key(self, closing: str) -> list[str]:
+        parts: list[str] = []
+        while (word := self._take()[0]) not in closing:
+            if word[0] in "\"'":
+                parts.append(self._unquoted(word))
+            else:
+                parts += [part for part in word.split(".") if part]
+        return parts

@@ -1,0 +1,76 @@
+"""What the engine of a Ray cluster says and refuses by itself; what it has in common with the other is in test_engines."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from riva_stream import StageRequest
+from riva_stream.catalogue import RayEngine, ray_engine
+from riva_stream.errors import ConfigurationError
+from riva_stream.events import Event, Warned
+from tests import catalogue_double
+from tests.catalogue_double import attempts
+from tests.support.rays import ray_cluster
+from tests.test_stage_all import entry
+
+pytestmark = pytest.mark.filterwarnings("default:::ray", "default::ResourceWarning", "default::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of one node, to which this process is connected."""
+    if importlib.util.find_spec("ray") is None:  # not imported: it reads its settings when it is
+        pytest.skip("the extra ray is not installed")
+    with ray_cluster(nodes=1, cores=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def engine(cluster: Any) -> RayEngine:
+    return RayEngine(cores=0.5, run=catalogue_double.run)
+
+
+def request(folder: Path, name: str, **fields: Any) -> StageRequest:
+    return StageRequest(**entry(name, description=str(folder), **fields))
+
+
+async def test_a_staging_that_no_node_has_room_for_says_so(engine: RayEngine, tmp_path: Path) -> None:
+    told = anyio.Event()
+
+    def observe(event: Event, /) -> None:
+        if isinstance(event, Warned) and event.code == "no-node":
+            told.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(engine.stage, request(tmp_path, "a", memory=1 << 50), observe)
+        await told.wait()
+        tasks.cancel_scope.cancel()
+    events: list[Event] = []
+    await engine.stage(request(tmp_path, "b"), events.append)
+    assert not [event for event in events if isinstance(event, Warned)]
+
+
+async def test_no_password_goes_through_ray(engine: RayEngine, tmp_path: Path) -> None:
+    for name in ("endpoint_url", "source_endpoint_url"):
+        secret = request(tmp_path, "a", **{name: "https://me:secret@store.example"})
+        with pytest.raises(ConfigurationError) as refused:
+            await engine.stage(secret, lambda _: None)
+        assert "secret" not in str(refused.value)
+    assert attempts(tmp_path, "a") == []
+
+
+async def test_a_run_that_never_ends_its_clean_up_is_not_waited_for(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_GRACE", 1.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(engine.stage, request(tmp_path, "stays"), lambda _: None)
+        while not attempts(tmp_path, "stays"):  # noqa: ASYNC110 - another process writes it
+            await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()

@@ -302,14 +302,18 @@ class Lease:
 
     def _without_conditions(self) -> None:
         self.conditional = False
-        self._unsettle()
+        self._unsettle(self._taking)
 
-    def _unsettle(self) -> None:
-        """Our journal is not trusted for a while: somebody who looked before may write over it."""
+    def _unsettle(self, took: float = 0.0) -> None:
+        """Our journal is not trusted for a while: somebody who looked before may write over it.
+
+        Args:
+            took: seconds from the look that found the prefix free to the answer to our journal. Who has taken it in
+                between has changed nothing before such a pause was over; behind a journal that took longer to come,
+                changes of another run may be under way, until its lease is over.
+        """
         pause = _SETTLING if self.windowed else min(_SETTLING, _SETTLING_PART * self.seconds)
-        # Who has taken the prefix after our look has not changed anything before such a pause was over. Behind a journal
-        # of ours that took longer to come, changes of another run may be under way, until its lease is over.
-        self._settled = clock.monotonic() + (pause if self._taking <= pause else self.seconds)
+        self._settled = clock.monotonic() + (pause if took <= pause else self.seconds)
 
     async def heartbeat(self) -> None:
         """Write the journal again and again; run it beside the work, and cancel it.
@@ -458,7 +462,7 @@ class Lease:
             if not self.is_held:
                 self._taking = clock.monotonic() - self._looked
                 if not self.conditional:
-                    self._unsettle()
+                    self._unsettle(self._taking)
             self._confirmed = sent
             if now is not None:  # rather too early: the store told it at its answer
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)

@@ -215,7 +215,7 @@ async def test_a_manifest_of_another_run_with_the_same_source_is_told(store: Sto
     await staged(store, run_id="130-one")
     assert old != store.read("upload_manifest.json")
     await store.write("upload_manifest.json", old)
-    with pytest.raises(IntegrityError, match="marker was written for") as caught:
+    with pytest.raises(IntegrityError, match=r"staging_complete\.txt was written for") as caught:
         await read_whole(store)
     assert caught.value.where.key == f"{PREFIX}upload_manifest.json"
 

@@ -66,7 +66,7 @@ async def test_an_object_that_is_longer_than_expected_is_not_read(ground: Ground
     key = ground.key()
     await ground.put(key, body(b"12345"))
     assert await ground.data(key) == b"12345"
-    with pytest.raises(IntegrityError, match="has 5 bytes; at most 4"):
+    with pytest.raises(IntegrityError, match=r"5 bytes.*at most 4"):
         await ground.store.get(ground.bucket, key, limit=4)
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
+from riva_stream import StoreSettings
 from riva_stream.config import StageRequest
 from riva_stream.deployment import KINDS
+from riva_stream.errors import TransientError
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import PartBody
+from riva_stream.s3.errors import refusal
+from riva_stream.s3.memory import MemoryStore
+from riva_stream.s3.session import open_store
+from riva_stream.source import find_source
+from riva_stream.source.ranges import PinnedRanges
 from tests.sim.breaks import Break
 from tests.sim.exhaustive import prepared
 from tests.sim.network import Request
@@ -35,7 +46,14 @@ def leased(seconds: float, **fields: Any) -> StageRequest:
 
 
 def first_journal_is_late(
-    kind: str, seconds: float, *, nth: int, lateness: float, begins: float, leases: tuple[float, float], lost: bool
+    kind: str,
+    seconds: float,
+    *,
+    nth: int,
+    lateness: float,
+    begins: float,
+    leases: tuple[float, float],
+    lost: bool,
 ) -> tuple[World, LateDelete]:
     """Two forced runs. A PUT of the first one's first journal is under way for so long, from when nobody held the prefix."""
     deletion, puts = LateDelete(2, lateness), list[Request]()
@@ -246,7 +264,11 @@ def test_without_the_right_to_list_what_a_forced_run_replaces_is_no_fault_of_the
         world.start(asked(), machine="b", denied=frozenset({"ListObjectsV2"}))
         world.start_in(begins, asked(force=True))
         world.wait()
-        assert (world.processes[0].outcome, stood) in [("75", [True]), ("75", [False]), ("already_staged", [True])]
+        assert (world.processes[0].outcome, stood) in [
+            ("75", [True]),
+            ("75", [False]),
+            ("already_staged", [True]),
+        ]
 
 
 # ---- what is looked at again, and what is left
@@ -327,3 +349,54 @@ def test_what_version_0_1_wrote_of_two_thousand_models_is_read() -> None:
     data = json.dumps(document, indent=2).encode()
     assert len(data) < 40 << 20
     assert KINDS["artifact.json"].parse(data) is not None
+
+
+async def test_a_body_without_a_length_that_nothing_ends_is_not_believed_to_be_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HTTP/1.0, or "Connection: close" without chunks (a proxy): where it breaks off is where it ends. It is half a marker."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.0 200 OK\r\nETag: "e"\r\nContent-Type: text/plain\r\n\r\nStaging comple')
+        await writer.drain()
+        writer.close()  # in the middle
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    settings = StoreSettings(endpoint_url=f"http://127.0.0.1:{port}", region="us-east-1")
+    try:
+        async with open_store(settings, warn=lambda _: None) as store:
+            with pytest.raises(TransientError):
+                await store.get("bucket", "key", limit=1000)
+    finally:
+        server.close()
+
+
+async def test_one_404_of_a_pinned_version_is_looked_at_though_a_newer_one_is_there() -> None:
+    """The look asks for the newest version, which is another; the one that is read is still there."""
+    store = MemoryStore("b", versioned=True)
+    await store.put("b", "k", PartBody((b"old",), 3), content_type="a/b", metadata={})
+    source = await find_source(store, "b", "k", Retrier())
+    assert source.version_id is not None
+    await store.put("b", "k", PartBody((b"newer",), 5), content_type="a/b", metadata={})
+    struck, get_range = list[int](), store.get_range
+
+    @asynccontextmanager
+    async def odd(*args: Any, **options: Any) -> AsyncIterator[Any]:
+        if not struck:
+            struck.append(1)
+            raise refusal("GetObject", "b", "k", "NoSuchKey", 404)
+        async with get_range(*args, **options) as reply:
+            yield reply
+
+    store.get_range = odd  # type: ignore[method-assign]
+    ranges = PinnedRanges(store, source, lambda _: None)
+
+    async def read() -> bytes:
+        async with ranges.open(0, 2, source.version_id) as reply:
+            return b"".join([piece async for piece in reply.pieces])
+
+    assert await Retrier(RetryPolicy(base=0.01))("GetObject", read) == b"old"

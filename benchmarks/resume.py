@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gbps", type=float, default=math.inf, help="rate of the link each way (default: as it comes)"
     )
+    parser.add_argument(
+        "--memory",
+        default="",
+        metavar="SIZE",
+        help="of riva_stream: what is in flight is read again (its default)",
+    )
     parser.add_argument("--cost", action="store_true", help="what checkpoints cost, against --checkpoint off")
 
 
@@ -191,7 +197,8 @@ def _interrupt(stand: Stand, source: Source, args: argparse.Namespace) -> list[R
     size = source.archive.size
     ways = {name: Restarts(f"{name}, a download to a file, by the same host", size) for name in args.ways}
     if "riva" in ways:
-        ways["riva"].label = f"riva_stream, --checkpoint {args.checkpoint}, by another host"
+        memory = f" --memory {args.memory}" if args.memory else ""
+        ways["riva"].label = f"riva_stream, --checkpoint {args.checkpoint}{memory}, by another host"
     with Relay(stand.server.port) as relay:
         relay.limit(args.gbps * GBPS)
         for number in range(args.repeats):
@@ -201,7 +208,7 @@ def _interrupt(stand: Stand, source: Source, args: argparse.Namespace) -> list[R
                         break
                     try:
                         if name == "riva":
-                            restart = _stage(stand, source, relay, at, args.checkpoint)
+                            restart = _stage(stand, source, relay, at, args.checkpoint, args.memory)
                         else:
                             way.version = version(name)
                             restart = _download(stand, source, relay, at, name)
@@ -214,9 +221,10 @@ def _interrupt(stand: Stand, source: Source, args: argparse.Namespace) -> list[R
     return list(ways.values())
 
 
-def _stage(stand: Stand, source: Source, relay: Relay, at: int, checkpoint: str) -> Restart:
+def _stage(stand: Stand, source: Source, relay: Relay, at: int, checkpoint: str, memory: str) -> Restart:
     """Stage after a run that was killed at ``at`` per cent; 0: after none."""
-    peer = riva_stream("riva", "", "none", f"--checkpoint={checkpoint}", f"--lease={_LEASE}s")
+    flags = [f"--checkpoint={checkpoint}", f"--lease={_LEASE}s", *([f"--memory={memory}"] if memory else [])]
+    peer = riva_stream("riva", "", "none", *flags)
     prefix = f"to/resume/{next(_numbers)}/"
     environment = stand.environment(relay.endpoint_url)
     with work_folder(stand) as folder:

@@ -198,7 +198,11 @@ class _Chunked:
     sent = False
 
     async def get_object(self, **_: Any) -> dict[str, Any]:
-        return {"Body": self, "ETag": '"x"', "ResponseMetadata": {"HTTPHeaders": {}}}
+        return {
+            "Body": self,
+            "ETag": '"x"',
+            "ResponseMetadata": {"HTTPHeaders": {"transfer-encoding": "chunked"}},
+        }
 
     async def __aenter__(self) -> Self:
         self.content = self

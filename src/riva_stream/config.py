@@ -325,7 +325,7 @@ class StageRequest(Request):
     """Take a tar that ends without its end-of-archive blocks, which is also how a cut tar looks."""
     max_members: int = Field(default=100_000, ge=1)
     """Entries that an archive may have."""
-    max_models: int = Field(default=1_000, ge=1)
+    max_models: int = Field(default=1_000, ge=1, le=50_000)
     """Members that may match ``include``; each costs an upload."""
     max_header_bytes: int = Field(default=MIB, ge=1024)
     """Bytes that are kept of the headers of one member; pax records that nobody needs do not count."""

@@ -47,7 +47,7 @@ __all__ = [
 
 
 _MOST = 64 << 20
-_MOST_VALUES = 1 << 20
+_MOST_VALUES = 1 << 22
 """Bytes of a document, and numbers, texts and what holds them: ``artifact.json`` of a thousand models, each with the names of two
 hundred files, as version 0.1 wrote it, has half of that."""
 _MOST_LINES = 64 << 10

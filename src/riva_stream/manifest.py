@@ -213,9 +213,14 @@ class Validation(Document):
     @classmethod
     def _coded(cls, data: Any) -> Any:
         """Put a warning together with its code."""
-        if not isinstance(data, dict) or not all(isinstance(told, str) for told in data.get("warnings", ())):
+        if not isinstance(data, dict):
             return data
-        pairs = zip_longest(data.get("warnings", ()), data.get("warning_codes", ()), fillvalue="")
+        warnings, codes = data.get("warnings", []), data.get("warning_codes", [])
+        if not (isinstance(warnings, list) and isinstance(codes, list)):
+            return data
+        if not all(isinstance(told, str) for told in warnings):
+            return data
+        pairs = zip_longest(warnings, codes, fillvalue="")
         return data | {"warnings": [Warned(code=code, message=told) for told, code in pairs if told]}
 
 

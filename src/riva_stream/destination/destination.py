@@ -607,6 +607,7 @@ class Destination:
 
         await self.bucket.retrier("DeleteObject", once)
         self._completed.pop(key, None)
+        self._sent.discard(key)
 
     async def _answered(self, delete: Callable[[], Awaitable[object]]) -> None:
         """One attempt of a deletion; remembers until when it may still take effect, when no answer came."""

@@ -153,6 +153,8 @@ class Journal(_Document):
     committing: bool | None = None
     """Whether readers may see changes of this run. If so, nothing of it is resumed, and requests of it may still be
     under way until its lease is over. None: written by version 0.1, which does not tell: the same as true."""
+    conditional: bool = False
+    """Whether the store was found to keep to conditions: then nothing of this run can strike another one's journal."""
     identity: Identity | None = None
     uploads: _List[JournaledUpload] = Field(default_factory=list)
     checkpoints: _List[JournaledCheckpoint] = Field(default_factory=list, max_length=8)

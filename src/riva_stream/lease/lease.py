@@ -59,10 +59,6 @@ _FRESH = 0.5
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
 _NO_ETAG = "0" * 32
-_LOOKS = 3
-"""Refusals in a row that are believed where a journal may be,"""
-_PAUSE = 0.2
-"""and seconds from the first to the second; then twice as many."""
 _SETTLING = 1.5
 """Seconds for which a takeover without conditions is not trusted: longer than the window of a write, which is one,"""
 _SETTLING_PART = 0.05
@@ -194,7 +190,8 @@ class Lease:
             HeldError: a live run holds it; the message says which.
         """
         while True:
-            found = _found(await self._expected())
+            self._looked = clock.monotonic()
+            found = _found(await self.bucket.seek(self.key, limit=_LIMIT))
             if found is not None:
                 self._visible = True
                 found = await self._until_free(found, wait=wait)
@@ -216,8 +213,7 @@ class Lease:
                 )
             if found is None:
                 await self._try_windows(self._since)
-            if self.conditional and not self.bucket.is_aws:
-                await self._try_conditions()
+            await self._try_conditions()
             return
 
     async def _try_windows(self, since: datetime | None) -> None:
@@ -237,26 +233,45 @@ class Lease:
         """
         if not self.conditional:
             return
+        await self.write()  # so that there is as much of a window as can be
 
-        async def put(window: Window | None) -> bool:
-            await self._look()
-            options: dict[str, Any] = {"content_type": "application/json", "metadata": {}, "window": window}
-            try:
-                stored = await self.bucket.once.put(
-                    self.key, self._body(self._data), if_match=self._etag, **options
-                )
-            except AccessDeniedError:
+        async def is_refused(*, windowed: bool) -> bool:
+            async def put() -> bool:
+                await self._look()
+                try:
+                    stored = await self.bucket.once.put(
+                        self.key,
+                        self._body(self._data),
+                        content_type="application/json",
+                        metadata={},
+                        window=self._window() if windowed else None,
+                        if_match=self._etag,
+                    )
+                except AccessDeniedError:
+                    return True
+                except RivaStreamError as error:
+                    if error.where.code != REQUEST_EXPIRED:
+                        raise
+                    return False  # nobody has said that it may not be
+                self._etag = stored.etag
                 return False
-            self._etag = stored.etag
-            return True
+
+            return await self.bucket.retrier("PutObject", put)
 
         async with self._writing:
-            put_within, put_plainly = partial(put, self._window()), partial(put, None)
-            if not await self.bucket.retrier("PutObject", put_within):
-                self.windowed = not await self.bucket.retrier("PutObject", put_plainly)
+            # Refused, then taken without, then refused again: a refusal that passes is not a policy.
+            self.windowed = not (
+                await is_refused(windowed=True)
+                and not await is_refused(windowed=False)
+                and await is_refused(windowed=True)
+            )
 
     async def _try_conditions(self) -> None:
         """Put the very same journal where there must be none: a store that takes that ignores conditions."""
+        if not self.conditional:
+            self._unsettle(self._taking)  # anew: only now it is known whether the store has windows
+        if self.bucket.is_aws or not self.conditional:
+            return
         async with self._writing:
             body = self._body(self._data)
 
@@ -397,16 +412,19 @@ class Lease:
 
     async def release(self) -> None:
         """Let go for good: delete the journal if it is ours."""
+        in_doubt = True
         with anyio.move_on_after(2 * _FINAL_SECONDS, shield=True):
             try:
-                await self.bucket.retrier("DeleteObject", self._delete)
+                return await self.bucket.retrier("DeleteObject", self._delete)
             except HeldError:
-                return  # it is another run's
+                return None  # it is another run's
             except RivaStreamError as error:
+                in_doubt = isinstance(error, TransientError)
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
-                # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
-                self.note = partial(_nothing_left, in_doubt=isinstance(error, TransientError))
-                await self.stop()
+        # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
+        self.note = partial(_nothing_left, in_doubt=in_doubt)
+        await self.stop()
+        return None
 
     async def current(self) -> Journal | None:
         """The journal that is there now, whoever wrote it."""
@@ -436,6 +454,7 @@ class Lease:
             beat=self._beat,
             stopped=stopped,
             committing=noted.committing,
+            conditional=self.conditional and self.is_held,
             identity=noted.identity,
             uploads=list(noted.uploads),
             stale=list(noted.stale),
@@ -449,7 +468,7 @@ class Lease:
             self._data = data = journal.to_bytes()
             await self.save_copy(data)
             # Whoever watches sees it from the first attempt on, be it that only the answer is lost.
-            sent, attempts = clock.monotonic(), 0
+            sent, looked, attempts = clock.monotonic(), self._looked, 0
 
             async def once() -> tuple[str, datetime | None]:
                 nonlocal attempts
@@ -460,7 +479,7 @@ class Lease:
 
             self._etag, now = await self.bucket.retrier("PutObject", once)
             if not self.is_held:
-                self._taking = clock.monotonic() - self._looked
+                self._taking = clock.monotonic() - looked
                 if not self.conditional:
                     self._unsettle(self._taking)
             self._confirmed = sent
@@ -557,19 +576,6 @@ class Lease:
         self._visible |= document is not None
         return document
 
-    async def _expected(self) -> Document | None:
-        """The journal, if there is one. Where no condition guards ours one refusal is not believed: it would hide a holder."""
-        for look in range(1 if self.bucket.is_aws else _LOOKS):
-            if look:
-                await clock.sleep(_PAUSE * 2 ** (look - 1))
-            self._looked = clock.monotonic()
-            try:
-                return await self.bucket.get(self.key, limit=_LIMIT)
-            except AccessDeniedError as error:
-                if not error.hides_absence:
-                    raise
-        return None
-
     def _require_absence(self, error: AccessDeniedError) -> None:
         """Take a refusal for what S3 says without s3:ListBucket of what is not there, where it can be nothing else."""
         if error.action != "s3:ListBucket" and not (error.hides_absence and self._visible):
@@ -616,7 +622,9 @@ class Lease:
         """
         held = found.journal
         ended = held is not None and (held.stopped or held.process.is_dead(self.process))
-        if held is not None and ended and not held.has_begun:
+        # Where nothing guards the journal, what the dead one has under way could strike ours, be it only that it takes the
+        # prefix, or lets go of it: its lease has to be over.
+        if held is not None and ended and not held.has_begun and (held.stopped or held.conditional):
             return found
         lease = max(self.seconds, held.lease if held else 0.0)
         if ended:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from riva_stream.destination import Destination
-from riva_stream.errors import SourceChangedError, Where
+from riva_stream.documents.compare import ContradictionError, believed
+from riva_stream.errors import DigestMismatchError, SourceChangedError, Where
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
@@ -128,13 +129,22 @@ class FromArchive:
                 await self._require_same(one)
 
     async def _require_same(self, pinned: PinnedSource) -> None:
-        info = await Bucket(self._store_of(pinned), pinned.bucket, self.run.retrier).expect(pinned.key)
-        if info is not UNSEEN and (info.etag if info else None) != pinned.etag:
-            raise SourceChangedError(
-                f"{pinned.uri} was replaced after it was found",
-                where=Where("HeadObject", pinned.bucket, pinned.key),
-                hint="run again to stage what is there now",
-            )
+        bucket = Bucket(self._store_of(pinned), pinned.bucket, self.run.retrier)
+        changed = ContradictionError(
+            f"{pinned.uri} was replaced after it was found",
+            where=Where("HeadObject", pinned.bucket, pinned.key),
+            hint="run again to stage what is there now",
+        )
+
+        async def look() -> None:
+            info = await bucket.once.expect(pinned.key)
+            if info is not UNSEEN and (info.etag if info else None) != pinned.etag:
+                raise changed
+
+        try:
+            await believed(bucket, "HeadObject", look)
+        except DigestMismatchError as error:
+            raise SourceChangedError(error.what, where=error.where, hint=error.hint) from error
 
     def _store_of(self, pinned: PinnedSource) -> Reader:
         return store_of_container(self.run) if pinned is self.container else self.run.origin

@@ -105,6 +105,22 @@ class Bucket:
                 return None
             raise
 
+    async def seek(self, key: str, *, limit: int) -> Document | None:
+        """The same where something may well be: one refusal may pass, and is not believed before it has come again.
+
+        Raises:
+            AccessDeniedError: there is something that may not be read.
+        """
+        for look in range(_LOOKS):
+            if look:
+                await clock.sleep(_PAUSE * 2 ** (look - 1))
+            try:
+                return await self.get(key, limit=limit)
+            except AccessDeniedError as error:
+                if not error.hides_absence:
+                    raise
+        return None
+
     async def peek(self, key: str) -> ObjectInfo | None:
         """HEAD of what may be missing; :data:`UNSEEN` where the store may not tell whether it is.
 

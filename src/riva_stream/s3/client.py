@@ -131,8 +131,11 @@ class S3Store(ListRequests, RuleRequests):
                 if code_of(error) in _MISSING:
                     return None
                 raise
-            # None: it is sent in chunks, of which the last one says that it was all.
             expected: int | None = answer.get("ContentLength")
+            headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
+            if expected is None and headers.get("transfer-encoding", "").lower() != "chunked":
+                # Only the last chunk, or a length, says that it was all.
+                raise TransientError("the store answered with a body whose end cannot be told")
             data = bytearray()
             async with answer["Body"] as body:
                 with at_least_some_speed(limit if expected is None else min(expected, limit)):

@@ -49,6 +49,9 @@ class PinnedRanges:
     _odd: dict[int, str] = field(default_factory=dict, init=False)
     """What was answered in place of ranges, by their last bytes; a range that is read on keeps its last byte."""
 
+    _missing: set[int] = field(default_factory=set, init=False)
+    """Ranges, by their last bytes, of which it was once said that there is no such object."""
+
     @asynccontextmanager
     async def open(self, first: int, last: int, version_id: str | None) -> AsyncIterator[RangeReply]:
         """Bytes ``first`` to ``last`` (inclusive): an answer that was found right before any of them moves.
@@ -63,9 +66,12 @@ class PinnedRanges:
             try:
                 reply = await stack.enter_async_context(self._ask(first, last, version_id, etag))
             except SourceChangedError as error:
-                if error.where.status == _NOT_FOUND and await self._is_unchanged():
+                if error.where.status == _NOT_FOUND and (
+                    last not in self._missing or await self._is_unchanged()
+                ):
+                    self._missing.add(last)
                     raise TransientError(
-                        "the store said that the source is not there, though it is", where=error.where
+                        "the store said that the source is not there", where=error.where
                     ) from error
                 if not etag or not await self._condition_is_at_fault(error):
                     raise

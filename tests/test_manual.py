@@ -125,6 +125,8 @@ def test_the_pager_is_used_on_a_terminal_alone(tmp_path: Path) -> None:
     pager = tmp_path / "pager"
     pager.write_text(f"#!/bin/sh\necho paged with $LESS\nhead -n 1 > {tmp_path}/first\n")
     pager.chmod(0o755)
-    assert on_a_terminal("reliability", PAGER=str(pager)) == "paged with FRX\n"  # and left before the end
+    told = on_a_terminal("reliability", PAGER=str(pager))  # and left before the end
+    # From Python 3.13 on pydoc has flags of its own.
+    assert told == "paged with FRX\n" or told.startswith("paged with -R")
     assert (tmp_path / "first").read_text().strip()
     assert "paged" not in run("riva_stream", "docs", "memory", env={**os.environ, "PAGER": str(pager)}).stdout

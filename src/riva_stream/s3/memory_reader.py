@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from datetime import datetime, timedelta
-from itertools import count
 from typing import Any, Literal, Self
 
 from riva_stream import clock
@@ -67,7 +66,8 @@ class MemoryReader:
         self._smallest_part = smallest_part
         self._page = page
         self._now = now
-        self._numbers = count(1)
+        self._made = 0
+        """Ids that were given out."""
         self._buckets = {name: Contents() for name in buckets}
 
     # ---- what a test does behind the port
@@ -75,7 +75,6 @@ class MemoryReader:
     def copy(self) -> Self:
         """A store of the same kind with the same contents, which go their own ways from here."""
         other = copy(self)
-        other._numbers = copy(self._numbers)  # noqa: SLF001
         other._buckets = {name: bucket.copy() for name, bucket in self._buckets.items()}  # noqa: SLF001
         return other
 
@@ -243,7 +242,8 @@ class MemoryReader:
 
     def _numbered(self) -> str:
         """An id that no other upload and no other version has."""
-        return f"{next(self._numbers):032x}"
+        self._made += 1
+        return f"{self._made:032x}"
 
     def _bucket(self, operation: str, bucket: str, key: str = "") -> Contents:
         found = self._buckets.get(bucket)

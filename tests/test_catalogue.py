@@ -285,7 +285,6 @@ def test_a_replica_where_another_entry_is_staged_is_refused(tmp_path: Path) -> N
         ("https://store.example", "https://STORE.example"),
         ("https://store.example", "https://store.example:443/"),
         ("http://[::1]", "http://[::1]:80"),
-        ("https://store.example", "https://me:secret@store.example"),
         ("https://s3.us-east-2.amazonaws.com", "https://s3.dualstack.us-east-2.amazonaws.com"),
         ("https://s3.us-east-2.amazonaws.com", None),
     ],

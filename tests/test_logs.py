@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from riva_stream.cli import main
 from riva_stream.cli import redact as redacting
@@ -294,8 +295,7 @@ def test_no_secret_survives_in_any_file(where: str, more: list[str], tmp_path: P
     flags = [
         *more,
         "--run-id=R5",
-        f"--description={leaks} AKIAIOSFODNN7EXAMPLE",
-        "--endpoint-url=http://me:hunter22@localhost:9/?X-Amz-Signature=0a1b2c",
+        f"--description={leaks} AKIAIOSFODNN7EXAMPLE http://me:hunter22@localhost:9/?X-Amz-Signature=0a1b2c",
     ]
     done = double("secret", *flags, cwd=tmp_path, env=environment)
     assert done.returncode == 77
@@ -399,20 +399,16 @@ def test_signatures_headers_and_keys_are_blacked_out(text: str, shown: str) -> N
     assert redact(text) == shown
 
 
-def test_the_settings_that_are_kept_have_no_password() -> None:
-    request = StageRequest(
-        source="s3://models/x.tar.gz",
-        bucket="staging-bucket",
-        env="prod",
-        model_name="parakeet",
-        model_version="v1",
-        endpoint_url="https://me:hunter22@store:9000/base",
-        source_endpoint_url="http://token@other",
-    )
-    kept = request.without_secrets()
-    assert kept.endpoint_url == "https://store:9000/base"
-    assert kept.source_endpoint_url == "http://other"
-    assert kept.model_copy(update={"endpoint_url": None}).without_secrets().endpoint_url is None
+@pytest.mark.parametrize(
+    "url", ["https://me:hunter22@store:9000/base", "http://hunter22@other", "https://s/?hunter22"]
+)
+@pytest.mark.parametrize("name", ["endpoint_url", "source_endpoint_url"])
+def test_an_endpoint_has_no_password_and_none_is_repeated(name: str, url: str) -> None:
+    fields = {"source": "s3://models/x.tar.gz", "bucket": "staging-bucket", "env": "prod"}
+    with pytest.raises(ValidationError) as caught:
+        StageRequest.model_validate({**fields, "model_name": "m", "model_version": "v1", name: url})
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+    assert "hunter22" not in str(caught.value)
 
 
 def test_a_secret_of_digits_leaves_json_whole(tmp_path: Path) -> None:
@@ -422,6 +418,25 @@ def test_a_secret_of_digits_leaves_json_whole(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["plan"]["source_size"] == 100 << 20
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert {event["source_size"] for event in events if "source_size" in event} == {100 << 20}
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+@pytest.mark.parametrize("key", ["LEAKACCESSKEY01", SECRET])
+def test_an_access_key_of_any_store_survives_nowhere(key: str, where: str, tmp_path: Path) -> None:
+    """Not every store's begin with AKIA, and who mixes up the two has the secret there."""
+    values = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": "AKIAIOSFODNN7EXAMPLE"}
+    (tmp_path / ".env").write_text("".join(f"{k}='{v}'\n" for k, v in values.items() if where == "file"))
+    flags = ["--run-id=R6", f"--description=of {key}"]
+    done = double("secret", *flags, cwd=tmp_path, env=values if where == "environment" else {})
+    texts = {"stderr": done.stderr, "stdout": done.stdout}
+    for path in (tmp_path / "state").rglob("*"):
+        if path.name == "diagnostics.tar.gz":
+            texts |= bundle_of(path)
+            assert '"AWS_ACCESS_KEY_ID": "***"' in texts["environment.json"]
+        elif path.is_file():
+            texts[str(path)] = path.read_text()
+    assert len(texts) > 10
+    assert not [name for name, text in texts.items() if key in text]
 
 
 @pytest.mark.parametrize("command", ["status", "verify"])

@@ -12,7 +12,6 @@ import pytest
 
 from riva_stream import StageRequest
 from riva_stream.catalogue import RayEngine, ray_engine
-from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, Warned
 from tests import catalogue_double
 from tests.catalogue_double import attempts
@@ -54,15 +53,6 @@ async def test_a_staging_that_no_node_has_room_for_says_so(engine: RayEngine, tm
     events: list[Event] = []
     await engine.stage(request(tmp_path, "b"), events.append)
     assert not [event for event in events if isinstance(event, Warned)]
-
-
-async def test_no_password_goes_through_ray(engine: RayEngine, tmp_path: Path) -> None:
-    for name in ("endpoint_url", "source_endpoint_url"):
-        secret = request(tmp_path, "a", **{name: "https://me:secret@store.example"})
-        with pytest.raises(ConfigurationError) as refused:
-            await engine.stage(secret, lambda _: None)
-        assert "secret" not in str(refused.value)
-    assert attempts(tmp_path, "a") == []
 
 
 async def test_a_run_that_never_ends_its_clean_up_is_not_waited_for(

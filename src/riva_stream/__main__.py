@@ -1,8 +1,19 @@
-"""``python -m riva_stream``."""
+"""``python -m riva_stream``, and the command ``riva-stream``."""
 
 import sys
 
-from riva_stream.cli import main
+_INTERRUPTED = 130
+
+
+def main() -> int:
+    """Run the command line, which sees to signals itself once it is there: reading its code takes a while."""
+    try:
+        from riva_stream.cli import main as command_line  # noqa: PLC0415
+
+        return command_line()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
 
 if __name__ == "__main__":
     sys.exit(main())

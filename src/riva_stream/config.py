@@ -48,7 +48,6 @@ SourceCopy = Literal["auto", "store", "send"]
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
-_USERINFO = re.compile(r"(?<=://).*@")
 _LONGEST_RUN_ID = 128
 
 _STAGING = "s3://bucket/ENV/NAME/VERSION/"
@@ -141,7 +140,11 @@ def is_run_id(value: str) -> bool:
 
 def _endpoint(value: str) -> str:
     """One store has one spelling: hosts in small letters, no port where it is the scheme's own."""
-    match = re.fullmatch(r"(https?)://([^\s/]*@)?([^\s/@]+)(/\S*)?", value)
+    match = re.fullmatch(r"(https?)://([^\s/]*@)?([^\s/@?#]+)(/[^\s?#]*)?", value)
+    if match is not None and match[2]:
+        raise ValueError(
+            "has a user name in it, which S3 does not know: credentials have settings of their own"
+        )
     try:
         host, port = (
             (urlsplit(f"//{match[3]}").hostname, urlsplit(f"//{match[3]}").port) if match else ("", None)
@@ -150,11 +153,11 @@ def _endpoint(value: str) -> str:
         host = ""
     if match is None or not host:
         raise ValueError("is not an endpoint URL: https://host[:port]")
-    scheme, user, _, path = match.groups(default="")
+    scheme, _, _, path = match.groups(default="")
     host = f"[{host}]" if ":" in host else host
     own = {"http": 80, "https": 443}[scheme]
     place = host if port in {None, own} else f"{host}:{port}"
-    return f"{scheme}://{user}{place}{path}".rstrip("/")
+    return f"{scheme}://{place}{path}".rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,8 @@ Place = Annotated[str, AfterValidator(_place)]
 class Stores(BaseModel):
     """How the stores are reached: what is written, and, where that differs, what is read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What was given is not repeated: it may be a secret in the wrong place.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -282,13 +286,6 @@ class Request(Stores):
     def shared(self) -> dict[str, object]:
         """What every request has, for another one of the same stores and limits."""
         return {name: getattr(self, name) for name in Request.model_fields}
-
-    def without_secrets(self) -> Self:
-        """The same for a file that others may read: endpoints without a user's name and password."""
-        urls = {name: getattr(self, name) for name in ("endpoint_url", "source_endpoint_url")}
-        return self.model_copy(
-            update={name: _USERINFO.sub("", url) for name, url in urls.items() if url is not None}
-        )
 
 
 class StageRequest(Request):

@@ -171,4 +171,4 @@ def store_of(request: StageRequest) -> str:
     url = urlsplit(request.endpoint_url)
     if _AWS.fullmatch(url.hostname or ""):
         return partition_of(request.region)
-    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+    return request.endpoint_url

@@ -219,10 +219,7 @@ def arguments(request: StageRequest) -> list[str]:
 
 
 def environment_for(request: StageRequest, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """This process's environment, with its credentials, but without what else would tell ``stage`` what to do.
-
-    URLs of endpoints, which may hold a password, go this way too.
-    """
+    """This process's environment, with its credentials, but without what else would tell ``stage`` what to do."""
     kept = {
         name: value
         for name, value in environment.items()

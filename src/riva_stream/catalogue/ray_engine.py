@@ -87,11 +87,6 @@ class RayEngine:
 
     async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
         """Stage one request on some node; Ray tries again what ends with 75, and what its node takes with it."""
-        if request != request.without_secrets():
-            raise ConfigurationError(
-                "the URL of an endpoint has a user's name and password in it, and no credentials go through Ray",
-                hint="leave them out of the URL, and give the nodes their credentials: a role, a profile, or variables",
-            )
         key = f"{request.endpoint_url or ''} {request.destination}"
         if not await anyio.to_thread.run_sync(self._has_room, request):
             wanted = f"{self._cores:g} cores and {human_size(request.memory)}"

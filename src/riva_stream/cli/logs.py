@@ -121,7 +121,11 @@ class Outlet(QueueHandler):
             for record in filter(None, (self.lost(), record_of(Closed(self.latest, failed)))):
                 self._waiting.put(record)
             self._ending = threading.Thread(target=self._finish, args=(last,), daemon=True)
-            self._ending.start()
+            try:
+                self._ending.start()
+            except RuntimeError:  # this host gives no more threads: then here, however long it takes
+                self._finish(last)
+                return True
         self._ending.join(timeout)
         return not self._ending.is_alive()
 

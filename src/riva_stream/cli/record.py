@@ -281,7 +281,7 @@ class Record:
         if where.request_id:
             self._recent.add_request(where.request_id, str(where))
         flags = {name: value for name, value in vars(self._args).items() if name != "command"}
-        request = self.request.without_secrets().model_dump(mode="json") if self.request else None
+        request = self.request.model_dump(mode="json") if self.request else None
         evidence = Evidence(
             run_id=self._run_id,
             command=self._command,

@@ -17,6 +17,7 @@ from urllib.parse import quote
 __all__ = ["SECRETS", "Redactor", "is_secret", "redact", "remember"]
 
 _NAMES = (
+    "AWS_ACCESS_KEY_ID",  # no secret by itself, but whoever mixes up the two has the secret here
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_SECURITY_TOKEN",
@@ -52,7 +53,7 @@ _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
 
 def is_secret(name: str) -> bool:
     """Whether a variable of this name holds a secret."""
-    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
+    return name.upper() in _NAMES or (bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name))
 
 
 def remember(variables: Mapping[str, str]) -> None:

@@ -36,6 +36,6 @@ async def begun(request: StageRequest, run_id: str, observer: Observer) -> Async
     )
     run = Run(request, run_id, observer, retrier, lanes, meter)
     # Whether there is a place for state is found out now, and not when the bytes are moved.
-    await StateDirectory(request.state_dir, run_id).write("request.json", to_json(request.without_secrets()))
+    await StateDirectory(request.state_dir, run_id).write("request.json", to_json(request))
     async with watched(meter, request.timeout):
         yield run

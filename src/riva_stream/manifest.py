@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import zip_longest
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field, model_validator
 
 from riva_stream.events import Warned
+from riva_stream.readback import Items
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -45,9 +46,6 @@ __all__ = [
 
 SCHEMA_VERSION = "1.0"
 
-T = TypeVar("T")
-Items = Annotated[list[T], Field(fail_fast=True)]
-"""A list that is over at its first wrong item when it is read back: each would be an error of its own."""
 
 Mode = Literal["full", "reference_only", "bintarball_reference"]
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json
 
-__all__ = ["UnreadableError", "read_back", "read_model"]
+__all__ = ["Items", "UnreadableError", "read_back", "read_model"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is over at its first wrong item when it is read back: each would be an error of its own."""
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """A string, be it one that does not end: each byte is looked at once."""

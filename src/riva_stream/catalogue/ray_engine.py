@@ -154,9 +154,8 @@ class RayEngine:
         """Tell the observers what the board has, again and again; one of the stagings that run does it for all."""
         async with self._looking:
             while True:
-                with anyio.CancelScope(
-                    shield=True
-                ):  # what was taken from the board is told, or nobody ever hears of it
+                # What was taken from the board is told, or nobody ever hears of it.
+                with anyio.CancelScope(shield=True):
                     await self._show()
                 await clock.sleep(_PROGRESS_EVERY)
 

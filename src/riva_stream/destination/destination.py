@@ -49,6 +49,7 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
+from riva_stream.s3.bucket import LOOKS, pause_after
 from riva_stream.s3.scratch import CONDITION_REFUSED
 from riva_stream.sink import Upload, UploadRecord, Uploads, body_of, etags_of
 from riva_stream.tasks import answered
@@ -61,10 +62,6 @@ _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
-_REFUSALS = 3
-"""So many of a change within a window are believed,"""
-_PAUSE = 0.2
-"""and seconds from the first to the second; then twice as many."""
 _KEPT = 2
 """Checkpoints that are kept: should the newest not hold, there is one more."""
 
@@ -550,8 +547,8 @@ class Destination:
             self.lease.expire()  # the next attempt renews it, and is signed anew
             return False
         if window is not None and isinstance(error, AccessDeniedError):
-            if refusals < _REFUSALS:
-                await clock.sleep(_PAUSE * 2 ** (refusals - 1))
+            if refusals < LOOKS:
+                await pause_after(refusals)
                 return True
             return await self._does_without_windows()
         if not condition or code not in CONDITION_REFUSED or info is UNSEEN:

@@ -12,12 +12,12 @@ import os
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import core_schema
 
-from riva_stream.readback import read_model
+from riva_stream.readback import Items, read_model
 
 __all__ = ["Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
 
@@ -27,10 +27,6 @@ _LONGEST = 3600.0
 _MOST = 64 << 20
 _MOST_VALUES = 1 << 21
 """Numbers, texts and what holds them in a journal that is read: 300,000 parts have as many."""
-
-T = TypeVar("T")
-_List = Annotated[list[T], Field(fail_fast=True)]
-"""It is over at its first wrong item, each of which would be an error of its own."""
 
 
 class _OrNone:
@@ -87,10 +83,10 @@ class Identity(_Document):
     etag: str
     version_id: str | None
     size: int
-    include: _List[str]
+    include: Items[str]
     part_size: int
     check: str
-    options: _List[str]
+    options: Items[str]
     """Encryption, key, storage class and tags: fixed when an upload is created."""
 
 
@@ -114,7 +110,7 @@ class JournaledUpload(_Document):
     """Never empty: a request to abort such an upload is one to delete the object, to a store that overlooks the parameter."""
     created_by: str
     """Run id of the run that created it, which its object's metadata carry."""
-    parts: _List[JournaledPart] = Field(default_factory=list)
+    parts: Items[JournaledPart] = Field(default_factory=list)
 
 
 class JournaledCheckpoint(_Document):
@@ -156,10 +152,10 @@ class Journal(_Document):
     conditional: bool = False
     """Whether the store was found to keep to conditions: then nothing of this run can strike another one's journal."""
     identity: Identity | None = None
-    uploads: _List[JournaledUpload] = Field(default_factory=list)
-    checkpoints: _List[JournaledCheckpoint] = Field(default_factory=list, max_length=8)
+    uploads: Items[JournaledUpload] = Field(default_factory=list)
+    checkpoints: Items[JournaledCheckpoint] = Field(default_factory=list, max_length=8)
     """The newest first."""
-    stale: _List[str] = Field(default_factory=list)
+    stale: Items[str] = Field(default_factory=list)
     """Keys at which commits of earlier runs, which did not come to their end, may have left an object. Where nothing may
     be listed nobody else knows of them."""
 

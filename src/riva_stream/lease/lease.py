@@ -239,14 +239,8 @@ class Lease:
             async def put() -> bool:
                 await self._look()
                 try:
-                    stored = await self.bucket.once.put(
-                        self.key,
-                        self._body(self._data),
-                        content_type="application/json",
-                        metadata={},
-                        window=self._window() if windowed else None,
-                        if_match=self._etag,
-                    )
+                    window = self._window() if windowed else None
+                    stored = await self._send(self._data, window, if_match=self._etag)
                 except AccessDeniedError:
                     return True
                 except RivaStreamError as error:
@@ -273,19 +267,11 @@ class Lease:
         if self.bucket.is_aws or not self.conditional:
             return
         async with self._writing:
-            body = self._body(self._data)
 
             async def put(**condition: Any) -> Stored | None:
                 await self._look()
                 try:
-                    return await self.bucket.once.put(
-                        self.key,
-                        body,
-                        content_type="application/json",
-                        metadata={},
-                        window=self._window(),
-                        **condition,
-                    )
+                    return await self._send(self._data, self._window(), **condition)
                 except HeldError:
                     return None
                 except RivaStreamError as error:
@@ -439,9 +425,13 @@ class Lease:
             return None
         return Window(self._since, max(1, int(self.seconds * (1 - _MARGIN))))
 
-    def _body(self, data: bytes) -> PartBody:
+    async def _send(self, data: bytes, window: Window | None, **condition: Any) -> Stored:
+        """One PUT of a journal."""
         digest = hashlib.md5(data, usedforsecurity=False).digest()
-        return PartBody((data,), len(data), md5=base64.b64encode(digest).decode())
+        body = PartBody((data,), len(data), md5=base64.b64encode(digest).decode())
+        return await self.bucket.once.put(
+            self.key, body, content_type="application/json", metadata={}, window=window, **condition
+        )
 
     def _draw(self, *, stopped: bool) -> Journal:
         noted = self.note()
@@ -495,14 +485,8 @@ class Lease:
             {} if not self.conditional else {"if_match": self._etag} if self._etag else {"if_absent": True}
         )
         try:
-            stored = await self.bucket.once.put(
-                self.key,
-                self._body(data),
-                content_type="application/json",
-                metadata={},
-                window=None if self.conditional else self._write_window(looked),
-                **condition,
-            )
+            window = None if self.conditional else self._write_window(looked)
+            stored = await self._send(data, window, **condition)
         except HeldError as error:
             # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
             there = await self._there(error)

@@ -25,7 +25,7 @@ from riva_stream.s3 import Bucket, CopySource, ObjectPart, WritableBucket
 from riva_stream.s3.copy_probe import CopyAbility, probe_copies
 from riva_stream.sink import CopiedObject, PartCopier, Proof, Upload, Uploads
 from riva_stream.sizes import MIB
-from riva_stream.source import PinnedRanges, PinnedSource
+from riva_stream.source import PinnedRanges, PinnedSource, is_unchanged
 from riva_stream.tee import Branch
 
 __all__ = [
@@ -195,10 +195,11 @@ class Outlets:
 
     def __post_init__(self) -> None:
         if self.plan is not None:
+            source = self.plan.source
             self.run.meter.counts = (*self.run.meter.counts, "copied")
             self.uploads.copier = PartCopier(
                 self.uploads.bucket,
-                partial(_is_unchanged, self.run, self.plan.source),
+                partial(is_unchanged, source, Bucket(self.run.origin, source.bucket, self.run.retrier).head),
                 with_crc64nvme=self.plan.proof is Proof.CRC64NVME,
             )
 
@@ -230,16 +231,6 @@ class Outlets:
     def _of(self, copied: CopiedObject) -> Branch:
         self._copied.append(copied)
         return Chunk.release if copied.digests is None else partial(self._proofs.send, copied.digests)
-
-
-async def _is_unchanged(run: Run, source: PinnedSource) -> bool:
-    try:
-        info = await Bucket(run.origin, source.bucket, run.retrier).head(source.key)
-    except TransientError:
-        raise
-    except RivaStreamError:
-        return False  # it was readable a moment ago: something has changed
-    return info is not None and (info.etag, info.version_id) == (source.etag, source.version_id)
 
 
 @dataclass(eq=False)

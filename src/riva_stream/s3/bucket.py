@@ -21,17 +21,20 @@ from riva_stream.errors import AccessDeniedError
 from riva_stream.s3.listings import listing_is_stuck
 from riva_stream.s3.port import Document, Folders, ObjectInfo, Reader, Store, Writer
 
-__all__ = ["UNSEEN", "Attempt", "Bucket", "WritableBucket"]
+__all__ = ["LOOKS", "UNSEEN", "Attempt", "Bucket", "WritableBucket", "pause_after"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 UNSEEN = ObjectInfo(key="", size=-1, etag="")
 """In place of what may not be looked at, if there is anything. No object is like it."""
-_LOOKS = 3
-"""Refusals in a row that are believed where something was expected,"""
-_PAUSE = 0.2
-"""and seconds from the first to the second; then twice as many."""
+LOOKS = 3
+"""Refusals in a row that are believed where something was expected; one may pass."""
+
+
+async def pause_after(refusals: int) -> None:
+    """Wait before the same is asked again: 0.2 seconds after the first refusal, then twice as long each time."""
+    await clock.sleep(0.2 * 2 ** (refusals - 1))
 
 
 class Attempt(Protocol):
@@ -98,12 +101,7 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be read.
         """
-        try:
-            return await self.get(key, limit=limit)
-        except AccessDeniedError as error:
-            if error.hides_absence:
-                return None
-            raise
+        return await self._unless_hidden(partial(self.get, key, limit=limit), 1, None)
 
     async def seek(self, key: str, *, limit: int) -> Document | None:
         """The same where something may well be: one refusal may pass, and is not believed before it has come again.
@@ -111,15 +109,7 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be read.
         """
-        for look in range(_LOOKS):
-            if look:
-                await clock.sleep(_PAUSE * 2 ** (look - 1))
-            try:
-                return await self.get(key, limit=limit)
-            except AccessDeniedError as error:
-                if not error.hides_absence:
-                    raise
-        return None
+        return await self._unless_hidden(partial(self.get, key, limit=limit), LOOKS, None)
 
     async def peek(self, key: str) -> ObjectInfo | None:
         """HEAD of what may be missing; :data:`UNSEEN` where the store may not tell whether it is.
@@ -127,12 +117,7 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be looked at.
         """
-        try:
-            return await self.head(key)
-        except AccessDeniedError as error:
-            if error.hides_absence:
-                return UNSEEN
-            raise
+        return await self._unless_hidden(partial(self.head, key), 1, UNSEEN)
 
     async def expect(self, key: str) -> ObjectInfo | None:
         """The same where something should be: one refusal may pass, and is not believed before it has come again.
@@ -140,12 +125,19 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be looked at.
         """
-        for look in range(_LOOKS):
+        return await self._unless_hidden(partial(self.head, key), LOOKS, UNSEEN)
+
+    async def _unless_hidden(self, ask: Callable[[], Awaitable[T]], looks: int, hidden: T) -> T:
+        """What ``ask`` gives; ``hidden`` once it was refused so many times in a row in the way that hides what is not there."""
+        for look in range(looks):
             if look:
-                await clock.sleep(_PAUSE * 2 ** (look - 1))
-            if (info := await self.peek(key)) is not UNSEEN:
-                return info
-        return UNSEEN
+                await pause_after(look)
+            try:
+                return await ask()
+            except AccessDeniedError as error:
+                if not error.hides_absence:
+                    raise
+        return hidden
 
     async def objects(self, prefix: str) -> AsyncGenerator[ObjectInfo]:
         """Every object below ``prefix``, by key, a page at a time.

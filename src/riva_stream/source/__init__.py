@@ -2,7 +2,7 @@
 
 from riva_stream.source.find import find_archives, find_source
 from riva_stream.source.pin import PinnedSource, Vouchers
-from riva_stream.source.ranges import FEW, RANGES_IGNORED, PinnedRanges
+from riva_stream.source.ranges import FEW, RANGES_IGNORED, PinnedRanges, is_unchanged
 from riva_stream.source.reader import SourceReader
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Vouchers",
     "find_archives",
     "find_source",
+    "is_unchanged",
 ]

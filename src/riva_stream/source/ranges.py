@@ -7,9 +7,10 @@ with 412, and weak ETags never match (RFC 9110, section 13.1.1). The reply's own
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from riva_stream.errors import (
     ConfigurationError,
@@ -19,10 +20,10 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.events import Observer, Warned
-from riva_stream.s3 import RangeReply, Reader
+from riva_stream.s3 import ObjectInfo, RangeReply, Reader
 from riva_stream.source.pin import PinnedSource
 
-__all__ = ["FEW", "RANGES_IGNORED", "PinnedRanges"]
+__all__ = ["FEW", "RANGES_IGNORED", "PinnedRanges", "is_unchanged"]
 
 FEW = 2
 """Bytes with which reading is tried. Not the first alone, which no run asks for: there are stores that take that range for
@@ -36,6 +37,25 @@ _PARTIAL_CONTENT = 206
 _WHOLE = 200
 _CONDITION_FAILED = 412
 _NOT_FOUND = 404
+
+
+async def is_unchanged(source: PinnedSource, head: Callable[[str], Awaitable[ObjectInfo | None]]) -> bool:
+    """Look whether the source is still the one that was pinned.
+
+    Args:
+        source: as it was found.
+        head: looks at a key of its bucket.
+
+    Raises:
+        TransientError: one cannot look just now.
+    """
+    try:
+        info = await head(source.key)
+    except TransientError:
+        raise
+    except RivaStreamError:
+        return False  # it was readable a moment ago: something has changed
+    return info is not None and (info.etag, info.version_id) == (source.etag, source.version_id)
 
 
 @dataclass(eq=False)
@@ -128,20 +148,7 @@ class PinnedRanges:
         return True
 
     async def _is_unchanged(self) -> bool:
-        """Look at the source.
-
-        Raises:
-            TransientError: one cannot look just now.
-        """
-        try:
-            info = await self.store.head(self.source.bucket, self.source.key)
-        except TransientError:
-            raise
-        except RivaStreamError:
-            return False  # it was readable a moment ago: something has changed
-        return (
-            info is not None and info.etag == self.source.etag and info.version_id == self.source.version_id
-        )
+        return await is_unchanged(self.source, partial(self.store.head, self.source.bucket))
 
     def _believe(self, reply: RangeReply, first: int, last: int) -> None:
         """Distrust an answer that is not exactly the one that was asked for.

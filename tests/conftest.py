@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.localstack import LocalStackServer
+from tests.support.rays import ray_cluster
 from tests.support.seaweedfs import SeaweedServer
 from tests.support.servers import GatewayServer, MotoServer, S3Server
 
@@ -167,3 +169,12 @@ def moto_bucket(moto: MotoServer) -> str:
 def gateway_bucket(gateway: GatewayServer) -> str:
     """A new bucket on the gateway."""
     return gateway.new_bucket()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of one node, to which this process is connected."""
+    if importlib.util.find_spec("ray") is None:  # not imported: it reads its settings when it is
+        pytest.skip("the extra ray is not installed")
+    with ray_cluster(nodes=1, cores=4) as cluster:
+        yield cluster

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,12 @@ from riva_stream.errors import ConfigurationError
 from riva_stream.events import Observer, Progress, StageStarted
 from tests import catalogue_double
 from tests.catalogue_double import DOUBLE, attempts
-from tests.support.rays import ray_cluster
 from tests.test_stage_all_command import lines, run, written
 
 ROOT = Path(__file__).parent.parent
 RETRIES = {"local": 1, "ray": 3}
 
 pytestmark = pytest.mark.filterwarnings("default:::ray", "default::ResourceWarning", "default::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A Ray cluster of one node, to which this process is connected."""
-    if importlib.util.find_spec("ray") is None:  # not imported: it reads its settings when it is
-        pytest.skip("the extra ray is not installed")
-    with ray_cluster(nodes=1, cores=4) as cluster:
-        yield cluster
 
 
 @pytest.fixture(params=["local", "ray"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,9 @@ from riva_stream.catalogue import RayEngine, ray_engine
 from riva_stream.events import Event, Warned
 from tests import catalogue_double
 from tests.catalogue_double import attempts
-from tests.support.rays import ray_cluster
 from tests.test_stage_all import entry
 
 pytestmark = pytest.mark.filterwarnings("default:::ray", "default::ResourceWarning", "default::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A Ray cluster of one node, to which this process is connected."""
-    if importlib.util.find_spec("ray") is None:  # not imported: it reads its settings when it is
-        pytest.skip("the extra ray is not installed")
-    with ray_cluster(nodes=1, cores=4) as cluster:
-        yield cluster
 
 
 @pytest.fixture

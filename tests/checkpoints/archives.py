@@ -5,17 +5,20 @@ from __future__ import annotations
 import gzip
 import random
 import zlib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import zstandard
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
 from tests.archive.generate import TARFILE, TOOLS, Spec, compress, specs, write
 from tests.archive.kit import END, OLD_GNU, header, long_name, member, pad, pax, tar_of
 
-__all__ = ["EXTRAS", "Case", "build", "cases", "quick_case"]
+__all__ = ["EXTRAS", "Case", "build", "cases", "compare_each", "quick_case"]
 
 _NOTES = pax((b"comment", b"about all of it"), kind=b"g")
 _OWNERS = pax(*((b"SCHILY.xattr.user.n%d" % n, b"v" * 90 * n) for n in range(20)), (b"path", b"owned.bin"))
@@ -99,6 +102,33 @@ def build(case: Case) -> bytes | None:
     elif case.damage == "flip":
         archive[rng.randrange(len(archive))] ^= 1 << rng.randrange(8)
     return bytes(archive)
+
+
+def compare_each(
+    compare: Callable[[Case, int, Counter[str]], None], count: int, chosen_seed: int, *, damaged: bool
+) -> Counter[str]:
+    """Compare ``count`` archives, each with a number that is drawn for it; says how many of each kind there were.
+
+    Raises:
+        AssertionError: of the first that differs.
+    """
+    counts: Counter[str] = Counter()
+
+    @seed(chosen_seed)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # what fails is small enough; making it smaller takes minutes
+    )
+    @given(cases(damaged=damaged), st.integers(0, 1 << 32))
+    def each(case: Case, chosen: int) -> None:
+        compare(case, chosen, counts)
+
+    each()
+    return counts
 
 
 def quick_case(rng: random.Random) -> bytes:

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, assume, given, seed, settings
-from hypothesis import strategies as st
+from hypothesis import assume
 
 from riva_stream.config import StageRequest
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody
 from riva_stream.sizes import MIB
-from tests.checkpoints.archives import Case, build, cases
+from tests.checkpoints.archives import Case, build, compare_each
 from tests.checkpoints.sittings import in_one_go
 from tests.sim.breaks import Break
 from tests.sim.kinds import KINDS
@@ -194,25 +193,5 @@ def compare(case: Case, chosen: int, counts: Counter[str]) -> None:
 
 
 def run(count: int, chosen_seed: int, *, damaged: bool) -> Counter[str]:
-    """Compare ``count`` stagings; says how many of each kind there were.
-
-    Raises:
-        AssertionError: of the first that differs.
-    """
-    counts: Counter[str] = Counter()
-
-    @seed(chosen_seed)
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],  # as for the archive layer: what fails is small enough
-    )
-    @given(cases(damaged=damaged), st.integers(0, 1 << 32))
-    def each(case: Case, chosen: int) -> None:
-        compare(case, chosen, counts)
-
-    each()
-    return counts
+    """See :func:`~tests.checkpoints.archives.compare_each`."""
+    return compare_each(compare, count, chosen_seed, damaged=damaged)

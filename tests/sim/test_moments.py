@@ -124,6 +124,16 @@ class LateDelete:
         return None
 
 
+def run_two(world: World, deletion: LateDelete, begins: float) -> None:
+    """Two forced runs, the second one so many seconds after the first, and whatever still arrives after them."""
+    deletion.world = world
+    with simulated(world, 0):
+        world.start(asked(force=True))
+        world.start_in(begins, asked(force=True), machine="b")
+        world.wait()
+        world.pass_time(10)
+
+
 def first_journal_arrives_late(kind: str, seconds: float, *, lateness: float) -> tuple[World, LateDelete]:
     """Two forced runs. The first one's takeover is under way for so long, beginning when nobody holds the prefix."""
     deletion = LateDelete(2, lateness)
@@ -136,12 +146,7 @@ def first_journal_arrives_late(kind: str, seconds: float, *, lateness: float) ->
         return deletion.otherwise(request)
 
     world = a_world(kind, "already staged", Told((0.005, 0.005), otherwise, late=deletion.late))
-    deletion.world = world
-    with simulated(world, 0):
-        world.start(asked(force=True))
-        world.start_in(0.2, asked(force=True), machine="b")
-        world.wait()
-        world.pass_time(10)
+    run_two(world, deletion, 0.2)
     return world, deletion
 
 
@@ -166,12 +171,7 @@ def watched_by_a_late_answer(
         return deletion.otherwise(request)
 
     world = a_world(kind, "already staged", Told((0.15, 0.005), otherwise, late=deletion.late))
-    deletion.world = world
-    with simulated(world, 0):
-        world.start(asked(force=True))
-        world.start_in(1.9, asked(force=True), machine="b")
-        world.wait()
-        world.pass_time(10)
+    run_two(world, deletion, 1.9)
     return world, deletion, looks[0]
 
 

@@ -12,6 +12,7 @@ import zstandard
 from riva_stream import ArchiveError, ConfigurationError, stage
 from riva_stream.errors import ArchiveFault
 from riva_stream.events import Event, MemberFound
+from riva_stream.memory import least_memory
 from riva_stream.sizes import GIB, MIB
 from tests.archive.kit import END, header, member, tar_of
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
@@ -43,7 +44,7 @@ async def test_a_long_zstd_window_is_refused_by_its_limit_then_by_memory_then_st
     assert "--max-zstd-window 128MiB" in refused.value.hint
     place.assert_nothing_left()
     with pytest.raises(ConfigurationError) as too_little:
-        await stage(place.request(max_zstd_window=128 * MIB, memory=138 * MIB))
+        await stage(place.request(max_zstd_window=128 * MIB, memory=least_memory(8 * MIB)))
     (least,) = re.findall(r"--memory (\d+)MiB", too_little.value.hint)
     report = await stage(place.request(max_zstd_window=128 * MIB, memory=int(least) * MIB))
     assert report.outcome == "staged"
@@ -53,7 +54,7 @@ async def test_a_member_that_is_too_large_for_the_memory_ends_with_78(place: Pla
     large = header(b"large.riva", size_field=b"\x80" + (200 * GIB).to_bytes(11, "big"))
     place.put(SOURCE_KEY, member(b"a.riva", MODEL) + large + bytes(4096) + END)
     with pytest.raises(ConfigurationError) as caught:
-        await stage(place.request(memory=138 * MIB))
+        await stage(place.request(memory=least_memory(8 * MIB)))
     assert caught.value.exit_code == 78
     assert "'large.riva'" in caught.value.what
     assert place.names() == [] or all(name.startswith(".riva-stream/") for name in place.names())

@@ -113,8 +113,8 @@ def huge(how: str, size: int) -> bytes:
 
 
 HUGE = {
-    "the least memory": (138 * MIB, 8 * MIB, 200 * GIB),
-    "the least memory, small parts": (125 * MIB, SMALLEST_PART, 120 * GIB),
+    "the least memory": (least_memory(8 * MIB), 8 * MIB, 200 * GIB),
+    "the least memory, small parts": (least_memory(SMALLEST_PART), SMALLEST_PART, 120 * GIB),
     "the default": (256 * MIB, 8 * MIB, TIB),
     "1 GiB": (1024 * MIB, 8 * MIB, 5 * TIB - GIB),
 }
@@ -143,7 +143,7 @@ async def test_a_member_whose_parts_do_not_fit_is_refused_at_its_header(how: str
 @pytest.mark.parametrize("how", ["base-256", "pax size"])
 async def test_a_member_whose_parts_just_fit_is_begun(how: str) -> None:
     size = 10_000 * 16 * MIB  # two parts of 8 MiB are the write share at the least memory
-    unpacking = Unpacking(138 * MIB)
+    unpacking = Unpacking(least_memory(8 * MIB))
     with pytest.raises(ExceptionGroup) as caught:
         await unpacking.run(huge(how, size))
     assert caught.group_contains(ArchiveError), "it is cut, of course"
@@ -171,8 +171,13 @@ def zst(data: bytes, window: int) -> bytes:
 MODELS = {f"{index}.riva": random.Random(index).randbytes(3 * MIB) for index in range(5)}
 TAR = b"".join(member(name.encode(), body) for name, body in MODELS.items()) + END
 WINDOWS = {
-    "the first frame": (125 * MIB, SMALLEST_PART, 16 * MIB, zst(TAR, 16 * MIB)),
-    "a later frame": (138 * MIB, 8 * MIB, 16 * MIB, zst(TAR[: 4 * MIB], MIB) + zst(TAR[4 * MIB :], 16 * MIB)),
+    "the first frame": (least_memory(SMALLEST_PART), SMALLEST_PART, 16 * MIB, zst(TAR, 16 * MIB)),
+    "a later frame": (
+        least_memory(8 * MIB),
+        8 * MIB,
+        16 * MIB,
+        zst(TAR[: 4 * MIB], MIB) + zst(TAR[4 * MIB :], 16 * MIB),
+    ),
     "a long one": (256 * MIB, 8 * MIB, 128 * MIB, zst(TAR, 128 * MIB)),
 }
 
@@ -197,13 +202,13 @@ async def test_a_zstd_window_that_the_memory_has_no_room_for_names_the_least_tha
 
 @pytest.mark.parametrize("window", [MIB, 2 * MIB, 8 * MIB])
 async def test_usual_zstd_windows_fit_the_least_memory(window: int) -> None:
-    unpacking = Unpacking(138 * MIB)
+    unpacking = Unpacking(least_memory(8 * MIB))
     await unpacking.run(zst(TAR, window))
     assert len(unpacking.opened) == len(MODELS)
 
 
 async def test_members_go_on_as_they_are() -> None:
-    unpacking = Unpacking(138 * MIB)
+    unpacking = Unpacking(least_memory(8 * MIB))
     data: dict[str, Any] = {"a.riva": b"w" * 100_000, "b.riva": b"x" * (9 * MIB)}
     await unpacking.run(b"".join(member(name.encode(), body) for name, body in data.items()) + END)
     assert {name: sent.size for name, sent in unpacking.opened.items()} == {

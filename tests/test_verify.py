@@ -26,6 +26,7 @@ from riva_stream.events import Event, ObjectVerified, Progress, RetryScheduled
 from riva_stream.inspection.reports import NOT_STAGED, VerifyReport
 from riva_stream.inspection.verify import verify
 from riva_stream.layout import JOURNAL
+from riva_stream.memory import least_memory
 from riva_stream.report import json_schema
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
@@ -125,7 +126,7 @@ async def test_deep_reads_every_byte_within_its_memory(place: Place) -> None:
     async with FaultProxy(place.server) as proxy:
         # the least that plan_memory allows: four ranges in flight for three objects
         report = await run_verify(
-            place, endpoint=proxy.endpoint_url, deep=True, memory=139 * MIB, observer=seen.append
+            place, endpoint=proxy.endpoint_url, deep=True, memory=least_memory(8 * MIB), observer=seen.append
         )
     assert report.ok
     assert report.read is not None
@@ -151,7 +152,7 @@ def test_deep_keeps_within_its_memory(
     place = Place(gateway, gateway_bucket)
     place.source(128 * MIB, members=3, seed="deep")
     asyncio.run(stage(place.request()))
-    for memory in (256, 138):
+    for memory in (256, least_memory(8 * MIB) // MIB):
         argv = ["verify", f"s3://{place.bucket}/{PREFIX}", "--deep", "--json", f"--memory={memory}MiB"]
         process = run_process(
             [sys.executable, "-m", "riva_stream", *argv],
@@ -301,7 +302,9 @@ async def test_an_object_that_is_replaced_while_it_is_read_is_told(moto_place: P
     rule = Rule("GetObject", key="*/source/*", occurrence=2, fault=Stall("request", gate=gate))
     async with FaultProxy(place.server, [rule]) as proxy:
         job = asyncio.create_task(
-            run_verify(place, endpoint=proxy.endpoint_url, deep=True, connections=1, memory=139 * MIB)
+            run_verify(
+                place, endpoint=proxy.endpoint_url, deep=True, connections=1, memory=least_memory(8 * MIB)
+            )
         )
         await gate.reached()
         replace(place, ARCHIVE, flipped)
@@ -482,4 +485,4 @@ async def test_too_little_memory_is_refused_with_the_least_that_works(moto_place
     await staged(moto_place, reference_only=True)
     with pytest.raises(ConfigurationError, match="is the least that works") as caught:
         await run_verify(moto_place, deep=True, memory=10 * MIB)
-    assert caught.value.hint == "pass --memory 138MiB or more"
+    assert caught.value.hint == f"pass --memory {least_memory(8 * MIB) // MIB}MiB or more"

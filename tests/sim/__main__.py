@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.sim import seeds
 from tests.sim.exhaustive import Cell, Duel, Result, cells, duels, parse
@@ -33,6 +34,7 @@ def _say(line: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, metavar="N", help="simulate N seeds")
+    parser.add_argument("--even", action="store_true", help="of seeds: no request is slower than all others")
     parser.add_argument("--start", type=int, default=0, metavar="S", help="the first of them")
     parser.add_argument("--exhaustive", action="store_true", help="break every request in every way")
     parser.add_argument(
@@ -76,31 +78,28 @@ def _factory(name: str) -> RunFactory:
     return factory
 
 
-def _simulate(batch: tuple[list[int | Cell | Duel], str, str]) -> list[Result]:
-    work, kind, beside = batch
+def _simulate(work: list[int | Cell | Duel], *, kind: str, beside: str, even: bool) -> list[Result]:
     factory = _factory(beside)
     gc.disable()
     sys.unraisablehook = lambda _: None  # what is left of killed runs complains when it is cleared away
     done = [
-        seeds.simulate(one, kind=kind, beside=factory) if isinstance(one, int) else one.simulate()
+        seeds.simulate(one, kind=kind, beside=factory, even=even) if isinstance(one, int) else one.simulate()
         for one in work
     ]
     gc.collect()
     return [result for result in done if result is not None]
 
 
-def _batches(
-    work: Iterable[int | Cell | Duel], kind: str, beside: str
-) -> Iterator[tuple[list[int | Cell | Duel], str, str]]:
+def _batches(work: Iterable[int | Cell | Duel]) -> Iterator[list[int | Cell | Duel]]:
     items = iter(work)
     while batch := list(itertools.islice(items, _BATCH)):
-        yield batch, kind, beside
+        yield batch
 
 
-def _replay(name: str, kind: str, beside: RunFactory, *, trace: bool) -> int:
+def _replay(name: str, kind: str, beside: RunFactory, *, even: bool, trace: bool) -> int:
     tell: Callable[[str], None] | None = _say if trace else None
     result = (
-        seeds.simulate(int(name), kind=kind, beside=beside, trace=tell)
+        seeds.simulate(int(name), kind=kind, beside=beside, trace=tell, even=even)
         if name.isdigit()
         else parse(name).simulate(tell)
     )
@@ -115,10 +114,10 @@ def _replay(name: str, kind: str, beside: RunFactory, *, trace: bool) -> int:
 
 def _everything(options: argparse.Namespace, kind: str) -> int:
     tally, began, told = Tally(), time.monotonic(), 0.0
-    batches = _batches(_work(options), kind, options.beside)
+    simulate = partial(_simulate, kind=kind, beside=options.beside, even=options.even)
     # A pool that says so when one of its processes dies, in place of waiting for its answer for ever.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
-        for results in pool.map(_simulate, batches):
+        for results in pool.map(simulate, _batches(_work(options))):
             for result in results:
                 if tally.add(result):  # such a one is worth a look before all others are done
                     sys.stderr.write(f"{result.name} on {result.kind}: {result.violations[0]}\n")
@@ -145,7 +144,7 @@ def main() -> int:
             os.environ | {"PYTHONHASHSEED": "0"},
         )
     if options.replay:
-        return _replay(options.replay, kind, _factory(options.beside), trace=options.trace)
+        return _replay(options.replay, kind, _factory(options.beside), even=options.even, trace=options.trace)
     return _everything(options, kind)
 
 

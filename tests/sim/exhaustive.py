@@ -33,6 +33,7 @@ BREAKS = (
     Break.CUTS,
     Break.DOWN,
     Break.DENIED,
+    Break.DENIED_LATE,
     Break.BUSY,
     Break.EXPIRED,
 )
@@ -98,7 +99,10 @@ class Cell:
             world.schedule = Plain()
             if self.follow_up != "same":
                 world.run(FOLLOW_UPS[self.follow_up](scenario.request))
-            converge(world, scenario.request, force=scenario.is_hostile)
+            converge(world, scenario.request, force=scenario.is_hostile, last=strike.last is None)
+            if strike.last is not None:
+                world.pass_time(100)
+                converge(world, scenario.request, force=scenario.is_hostile)
             return result_of(world, self.name, self.kind)
 
 

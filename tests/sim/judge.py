@@ -27,6 +27,7 @@ PROPERTIES: Mapping[str, str] = {
     "P2": "nothing outside the prefix changes",
     "P3": "a marker appears only over a complete, unmixed set whose bytes are right",
     "P4": "no archive and no model is visible before its source was read to the end and found good",
+    "P5": "no run says that something is staged already where nothing stood when it looked last",
     "E1": "two plain runs later it is staged, or refused for what stands there",
     "E2": "no upload is left open",
     "E3": "no journal is left",
@@ -97,6 +98,8 @@ class Judge:
         """For each key: whether a run of another version has made the last change."""
         self._holder = 0
         """Pid of the process whose journal is there."""
+        self._stood: dict[int, bool] = {}
+        """For each process, by its pid: whether a marker stood when its last request took effect, or came later."""
         marker = self._look(self._marker)
         if marker is not None:
             with suppress(_WrongError):
@@ -107,6 +110,7 @@ class Judge:
 
     def carry_out(self, request: Request) -> Any:
         """Let a request take effect, and judge what it did."""
+        self._stood[request.process.pid] = self._look(self._marker) is not None
         if request.bucket != self.bucket:
             if request.changes:
                 self._blame(request, "P2", f"s3://{request.bucket}/{request.key} is written")
@@ -227,6 +231,7 @@ class Judge:
 
     def _judge_marker(self, request: Request, marker: MemoryObject) -> None:
         self._seen.setdefault(request.process.pid, [])
+        self._stood = dict.fromkeys(self._stood, True)
         try:
             self.promised = self._complete(marker)
         except _WrongError as wrong:
@@ -263,6 +268,12 @@ class Judge:
             read = request.process.has_read(SOURCE_BUCKET, source.key, kept.etag)
             if read < len(source.data):
                 self._blame(request, "P4", f"{request.key} after {read} of {len(source.data)} bytes")
+
+    def judge_outcome(self, process: Process) -> None:
+        """A run has ended, and says how."""
+        if process.outcome == "already_staged" and not self._stood.get(process.pid):
+            text = f"{process.name} says so, and {self._marker} is not there"
+            self.violations.append(Violation("P5", text, process.is_beside))
 
     # ---- in the end
 

@@ -93,6 +93,9 @@ class Schedule(Protocol):
     def outage(self, request: Request) -> float:
         """Seconds for which the network is down."""
 
+    def refusals(self, request: Request) -> int:
+        """So many more attempts are refused."""
+
     def frozen(self, request: Request, on: Network) -> None:
         """The run of this request is frozen just now: see to it that it is thawed."""
 
@@ -143,12 +146,17 @@ class Network:
         if struck is None and process.busy:
             process.busy -= 1
             struck = Break.BUSY
-        elif struck is None and (refused := process.refuses(request.operation, self.loop.now)):
+        elif struck is None and (refused := process.refuses(request.operation, request.key, self.loop.now)):
             struck = refused
         elif struck is not None:
             self.breaks += 1
             if struck is Break.BUSY:
                 process.busy = BUSY
+            elif struck is Break.REFUSED:
+                process.refusals[request.operation, request.key] = self.schedule.refusals(request)
+            elif struck is Break.SWEPT:
+                for upload in self.store.open_uploads(request.bucket):
+                    immediately(self.store.abort_upload(request.bucket, upload.key, upload.upload_id))
             elif struck is Break.DOWN:
                 process.down_until = self.loop.now + self.schedule.outage(request)
         before, after = self.schedule.delays(request)
@@ -267,6 +275,8 @@ class Network:
         Break.CUTS: _cut_all,
         Break.DOWN: _be_down,
         Break.DENIED: partial(_refuse, code="AccessDenied", status=403),
+        Break.REFUSED: partial(_refuse, code="AccessDenied", status=403),
+        Break.SWEPT: _pass,
         Break.BUSY: partial(_refuse, code="SlowDown", status=503),
         Break.EXPIRED: _expire,
         Break.HANGS: _hang,

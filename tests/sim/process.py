@@ -37,6 +37,8 @@ class Process:
         self.in_flight: dict[int, Request] = {}
         self.busy = 0
         """So many of its next requests are asked to come later."""
+        self.refusals: dict[tuple[str, str], int] = {}
+        """So many of the next attempts of an operation at a key are refused with 403."""
         self.cuts = False
         """Whether every body that it is sent ends early."""
         self.down_until = 0.0
@@ -66,10 +68,13 @@ class Process:
         if self.task is not None:
             self.task.cancel()
 
-    def refuses(self, operation: str, now: float) -> Break | None:
+    def refuses(self, operation: str, key: str, now: float) -> Break | None:
         """What becomes of any request of its, whatever the schedule says."""
         if now < self.down_until:
             return Break.DOWN
+        if left := self.refusals.get((operation, key), 0):
+            self.refusals[operation, key] = left - 1
+            return Break.DENIED
         return Break.DENIED if operation in self.denied else None
 
     def read_until(self, bucket: str, key: str, etag: str, end: int) -> None:

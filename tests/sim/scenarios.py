@@ -20,9 +20,11 @@ __all__ = [
     "BUCKET",
     "FOLLOW_UPS",
     "SCENARIOS",
+    "Collection",
     "Promotion",
     "Scenario",
     "asked",
+    "collection",
     "name_foreign_key",
     "prefix_of",
     "promoted",
@@ -58,6 +60,20 @@ class Promotion(StageRequest):
         """What is asked for."""
         request = PromoteRequest(source=self.original.destination, to=(self.place,))
         return request.model_copy(update=self.shared())
+
+
+class Collection(StageRequest):
+    """What ``gc`` does at the same place."""
+
+    @property
+    def prefix(self) -> str:
+        return prefix_of(bintarball=self.bintarball_reference)
+
+
+def collection(request: StageRequest) -> Collection:
+    """In place of a request, by somebody who does not wait until the leftovers are old."""
+    fields = {field: getattr(request, field) for field in StageRequest.model_fields}
+    return Collection.model_construct(**fields | {"force": False, "server_path": None})
 
 
 def promoted(name: str = "one", **fields: Any) -> Promotion:

@@ -10,13 +10,16 @@ from tests.sim.breaks import Break
 from tests.sim.network import Network, Request
 from tests.sim.process import Process
 
-__all__ = ["Drawn", "Plain", "Strike", "Switches"]
+__all__ = ["OF_BODIES", "Drawn", "Plain", "Strike", "Switches"]
 
 _STEP = 0.01
-_OF_BODIES = {Break.CUT, Break.CUTS}
+OF_BODIES = {Break.CUT, Break.CUTS}
 _LATE = {Break.CANCEL_LATE, Break.KILL_LATE}
 _LATENESS = 3.0
 """Seconds after which such a request takes effect: the next run is about to end, and the lease is not over yet."""
+
+_MUCH_LATER = 60.0
+"""The next run has ended; no window is as long."""
 
 
 class Plain:
@@ -34,6 +37,9 @@ class Plain:
     def outage(self, request: Request) -> float:
         return 1e9
 
+    def refusals(self, request: Request) -> int:
+        return 2
+
     def frozen(self, request: Request, on: Network) -> None:
         raise AssertionError("nobody is frozen here")
 
@@ -48,16 +54,34 @@ class Strike(Plain):
     ordinal: int
     how: Break
     struck: Request | None = None
+    last: Request | None = None
+    """Of what was refused: the next attempt, which arrives when everything is over."""
 
     def strike(self, request: Request) -> Break | None:
-        if self.struck is not None or request.ordinal != self.ordinal or request.process.pid != 1:
+        if self.struck is not None:
+            return self._again(request, self.struck)
+        if request.ordinal != self.ordinal or request.process.pid != 1:
             return None
-        if self.how in _OF_BODIES and request.operation != "GetObject":
+        if self.how in OF_BODIES and request.operation != "GetObject":
             return None
         self.struck = request
-        return self.how
+        return Break.DENIED if self.how is Break.DENIED_LATE else self.how
+
+    def _again(self, request: Request, struck: Request) -> Break | None:
+        if (
+            self.how is not Break.DENIED_LATE
+            or self.last is not None
+            or request.process is not struck.process
+        ):
+            return None
+        if (request.operation, request.key) != (struck.operation, struck.key):
+            return None
+        self.last = request
+        return Break.KILL_LATE
 
     def abandoned(self, request: Request) -> float | None:
+        if request is self.last:
+            return _MUCH_LATER
         return _LATENESS if self.how in _LATE and request is self.struck else None
 
 
@@ -117,7 +141,7 @@ class Drawn(Plain):
 
     def strike(self, request: Request) -> Break | None:
         how = self.strikes.get(request.process.pid, {}).get(request.ordinal)
-        return None if how in _OF_BODIES and request.operation != "GetObject" else how
+        return None if how in OF_BODIES and request.operation != "GetObject" else how
 
     def delays(self, request: Request) -> tuple[float, float]:
         return self.draw.random() * self.spread, self.draw.random() * self.spread

@@ -11,6 +11,7 @@ from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.exhaustive import Result, Trace, prepared, result_of
 from tests.sim.kinds import KINDS
+from tests.sim.moments import TANGLED, Uneven, another, at_random, entrance, tangle, uneven
 from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS
 from tests.sim.schedules import Drawn, Plain
 from tests.sim.world import RunFactory, World, newest, simulated
@@ -45,6 +46,7 @@ def simulate(
     beside: RunFactory = newest,
     trace: Trace | None = None,
     among: Sequence[str] = tuple(SCENARIOS),
+    even: bool = False,
 ) -> Result:
     """Run what ``seed`` draws.
 
@@ -54,6 +56,7 @@ def simulate(
         beside: makes every run but the first, and but those that are to converge in the end.
         trace: takes a line for each thing that happens.
         among: scenarios to draw from: with others a seed draws another thing.
+        even: draw all times from one spread, and when runs begin from another, as seeds did before there were moments.
     """
     draw = Random(seed)
     drawn = draw.choice([*KINDS, "aws", "aws", "aws"])
@@ -66,21 +69,41 @@ def simulate(
         pid: {draw.randrange(_REQUESTS): draw.choice(breaks) for _ in range(draw.choice((0, 1, 1, 2)))}
         for pid in range(1, count + 1)
     }
-    schedule = Drawn(draw, strikes, draw.choice((0.02, 0.2, 2.0)), _LATENESS)
+    schedule: Drawn = Drawn(draw, strikes, draw.choice((0.02, 0.2, 2.0)), _LATENESS)
+    odds = Random(f"moments of {seed}")
+    is_tangle = not even and odds.random() < 0.4
+    if is_tangle:
+        scenario, count, together = SCENARIOS[odds.choice(TANGLED)], odds.choice((2, 3, 3)), True
+        schedule = tangle(schedule, odds, count)
+    elif not even:
+        schedule = uneven(schedule, odds, range(1, count + 1), breaks)
     world = World(
         prepared(kind, scenario.name, -1).copy(), schedule, bintarball=scenario.is_bintarball, trace=trace
     )
     requests = [scenario.request, *(_asked_beside(draw, scenario.request) for _ in range(count - 1))]
+    if not even:
+        requests = [requests[0], *(another(request, odds) for request in requests[1:])]
+    if is_tangle:
+        requests = [request.model_copy(update={"force": odds.random() < 0.9}) for request in requests]
     with simulated(world, seed):
-        for request in requests:
+        for index, request in enumerate(requests):
             options: dict[str, Any] = {
                 "machine": draw.choice("ab"),
                 "skew": draw.choice((0.0, -4e5, 3e3)),
                 "denied": scenario.denied,
             }
-            if request is not requests[0]:
+            if index:
                 options |= {"factory": beside, "is_beside": beside is not newest}
-            if together:
+            if (
+                together
+                and index
+                and isinstance(schedule, Uneven)
+                and odds.random() < (0.9 if is_tangle else 0.6)
+            ):
+                when = entrance(odds) if is_tangle else at_random(odds)
+                at = schedule.begins.setdefault(odds.randint(1, index), [])
+                at.append((*when, world.starter(request, **options)))
+            elif together:
                 world.start_in(draw.random() * draw.choice((0.1, 1.0, 15.0)), request, **options)
             else:
                 world.run(request, **options)

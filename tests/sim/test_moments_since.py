@@ -400,3 +400,20 @@ async def test_one_404_of_a_pinned_version_is_looked_at_though_a_newer_one_is_th
             return b"".join([piece async for piece in reply.pieces])
 
     assert await Retrier(RetryPolicy(base=0.01))("GetObject", read) == b"old"
+
+
+def test_one_refusal_leaves_no_checkpoint_that_nobody_names() -> None:
+    """403 to one deletion at the end: the journal goes next, so only gc would ever find what stays."""
+    struck: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if request.operation != "DeleteObject" or "/checkpoint-" not in request.key or struck:
+            return None
+        struck.append(request)
+        return Break.DENIED
+
+    world = a_world("aws", "long", Told(how=how))
+    with simulated(world, 0):
+        assert world.run(asked("long")).outcome == "staged"
+        assert struck
+        assert not world.store.keys(BUCKET, PREFIX + ".riva-stream/")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +14,8 @@ from unittest.mock import patch
 
 from riva_stream import clock, promote, stage
 from riva_stream.config import StageRequest
+from riva_stream.inspection import gc
+from riva_stream.inspection.gc import collect
 from riva_stream.pipeline import copies
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody, Store
@@ -22,7 +24,7 @@ from tests.sim.kinds import Kind
 from tests.sim.loop import VirtualLoop, in_order
 from tests.sim.network import Connection, Network, Schedule, immediately
 from tests.sim.process import Process, identities
-from tests.sim.scenarios import BUCKET, Promotion, prefix_of
+from tests.sim.scenarios import BUCKET, LEASE, Collection, Promotion, prefix_of
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, SOURCES, Source, source
 
 __all__ = ["RunFactory", "World", "new_store", "newest", "simulated"]
@@ -37,6 +39,8 @@ RunFactory = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 
 def newest(request: StageRequest, store: Store) -> Coroutine[Any, Any, Any]:
     """The code that is tested here."""
+    if isinstance(request, Collection):
+        return collect(store, BUCKET, request.prefix, older_than=0.0, lease=LEASE, apply=True)  # type: ignore[arg-type]
     # Nothing is expected of the source of a promotion but what its own staging has been compared with.
     if isinstance(request, Promotion) and request.expect_sha256 is None:
         return promote(request.promotion, store=store)
@@ -140,16 +144,24 @@ class World:
 
     def start_in(self, seconds: float, request: StageRequest, **options: Any) -> None:
         """Start a run a little later."""
+        self.starter(request, **options)(seconds)
+
+    def starter(self, request: StageRequest, **options: Any) -> Callable[[float], None]:
+        """What starts a run so many seconds after it is called, once: the world waits for it from now on."""
         self._awaited += 1
 
         def begin() -> None:
             self._awaited -= 1
             self.start(request, **options)
 
-        self.loop.call_at(self.loop.now + seconds, begin, context=self.network.context)
+        def start_in(seconds: float) -> None:
+            self.loop.call_at(self.loop.now + seconds, begin, context=self.network.context)
+
+        return start_in
 
     def _ended(self, process: Process, task: Any) -> None:
         process.take_result(task)
+        self.judge.judge_outcome(process)
         self._tell(f"{process.name} ends: {process.outcome} {process.problem}")
         self.schedule.ended(process, self.network)
         self._look_round()
@@ -194,12 +206,20 @@ class World:
 
 
 def _told(request: StageRequest) -> str:
+    if isinstance(request, Collection):
+        return "gc"
     words = ["promotion"] if isinstance(request, Promotion) else []
     words += [request.mode, request.source.rpartition("/")[2].partition(".")[0], *request.include]
     words += ["--force"] if request.force else []
     words += ["--server-path"] if request.server_path else []
     words += ["--expect-sha256 (wrong)"] if request.expect_sha256 else []
     return " ".join(words)
+
+
+@asynccontextmanager
+async def _opened(store: Store, **_: Any) -> AsyncIterator[Store]:
+    """What gc opens: it is given a simulated store in place of the settings of a real one."""
+    yield store
 
 
 @contextmanager
@@ -214,6 +234,7 @@ def simulated(world: World, seed: int) -> Iterator[World]:
         # As small as the parts: a few KiB are many copies.
         stack.enter_context(patch.object(copies, "LEAST_COPY", 2500))
         stack.enter_context(patch.object(copies, "FEW_BYTES", 1))
+        stack.enter_context(patch.object(gc, "open_store", _opened))
         stack.enter_context(patch.object(time, "process_time", lambda: world.loop.now))
         try:
             yield world

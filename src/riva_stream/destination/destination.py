@@ -180,7 +180,7 @@ class Destination:
         with anyio.move_on_after(_UNDO_SECONDS, shield=True), suppress(RivaStreamError):
             await each(
                 sorted(key for key in keys - named if self.run.layout.is_checkpoint(key)),
-                self._delete_checkpoint,
+                self._surely_delete_checkpoint,
             )
 
     async def _put_checkpoint(self, key: str, data: bytes) -> None:
@@ -191,6 +191,17 @@ class Destination:
     async def _delete_checkpoint(self, key: str) -> None:
         await self.bucket.delete(key)
         self._written.discard(key)
+
+    async def _surely_delete_checkpoint(self, key: str) -> None:
+        """The last that names it goes next: one refusal may pass, and is not believed before it has come again."""
+        for refusals in range(1, LOOKS + 1):
+            try:
+                await self._delete_checkpoint(key)
+                break
+            except AccessDeniedError:
+                if refusals == LOOKS:
+                    raise
+                await pause_after(refusals)
 
     # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

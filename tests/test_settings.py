@@ -739,7 +739,22 @@ class TestCredentials:
         )
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
-        assert load(FLAGS).environment == {"AWS_ROLE_ARN": "arn"}
+        loaded = load(FLAGS)
+        assert loaded.environment == {"AWS_ROLE_ARN": "arn"}
+        (warning,) = loaded.warnings
+        assert warning.code == "keys-apart"
+        assert "AWS_SESSION_TOKEN" in warning.message
+        assert "AWS_SECRET_ACCESS_KEY" not in warning.message, "both have one"
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "mine")
+        assert load(FLAGS).warnings == ()
+
+    def test_half_a_pair_of_keys_says_that_the_other_half_is_not_taken_from_the_file(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path(".env").write_text("AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=secret\n")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        assert [warning.code for warning in load(FLAGS).warnings] == ["keys-apart"]
+        assert [warning.code for warning in load_endpoint(FLAGS).warnings] == ["keys-apart"]
 
     def test_keys_win_over_a_profile_of_the_same_place_or_below(
         self, monkeypatch: pytest.MonkeyPatch

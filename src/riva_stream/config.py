@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -38,6 +38,7 @@ __all__ = [
     "is_run_id",
     "is_text",
     "levels_of",
+    "reason_of",
 ]
 
 
@@ -181,6 +182,35 @@ class Wrong(NamedTuple):
     code: ProblemCode
     text: str
     """The end of a sentence that begins with its name, or its place."""
+
+
+_KINDS = {
+    **dict.fromkeys(("string_type", "string_sub_type"), "text"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "mapping_type"), "a table"),
+}
+"""What was expected, by pydantic's name of the error."""
+_LIMITS = (("ge", "at least"), ("le", "at most"), ("gt", "more than"), ("lt", "less than"))
+
+
+def reason_of(item: Mapping[str, Any], limit: Callable[[Any], str] = "{:g}".format) -> str:
+    """One of pydantic's errors as the end of a sentence that begins with the setting's name. Never repeats the value."""
+    context = item.get("ctx", {})
+    for key, words in _LIMITS:
+        if key in context:
+            return f"must be {words} {limit(context[key])}"
+    if item["type"] == "contradiction":
+        return str(item["msg"])
+    if "error" in context:
+        return str(context["error"])
+    if item["type"] in _KINDS:
+        return f"is not {_KINDS[item['type']]}"
+    if item["type"] in {"literal_error", "enum"}:
+        return f"is not {context['expected']}"
+    return f"is malformed: {item['msg']}"
 
 
 Segment = Annotated[str, AfterValidator(_segment)]

@@ -26,7 +26,7 @@ from tests.sim.breaks import Break
 from tests.sim.exhaustive import prepared
 from tests.sim.network import Request
 from tests.sim.process import Process, unheard
-from tests.sim.scenarios import BUCKET, asked
+from tests.sim.scenarios import BUCKET, asked, collection
 from tests.sim.sources import IMAGE, source
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Told, a_world, is_one
 from tests.sim.world import World, simulated
@@ -417,3 +417,31 @@ def test_one_refusal_leaves_no_checkpoint_that_nobody_names() -> None:
         assert world.run(asked("long")).outcome == "staged"
         assert struck
         assert not world.store.keys(BUCKET, PREFIX + ".riva-stream/")
+
+
+@pytest.mark.parametrize("how", [Break.KILL_AFTER, Break.CANCEL_AFTER])
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart"])
+def test_gc_leaves_word_of_what_a_run_has_begun_between_its_look_and_its_takeover(
+    how: Break, operation: str
+) -> None:
+    """It lists, a run opens an upload and dies. The journal is the same run's as at the look, so it went, and the upload stayed:
+    a rerun that finds the staging committed looks no further than for a journal."""
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        return (0.01, 3.0) if is_one(request, 2, "ListMultipartUploads", PREFIX) else None
+
+    def struck(request: Request) -> Break | None:
+        begun = request.process.pid == 1 and request.operation == operation
+        return how if begun and request.key.endswith(".tar.gz") else None
+
+    world = a_world("aws", "fresh", Told((0.2,), otherwise=otherwise, how=struck))
+    with simulated(world, 0):
+        world.start(asked())
+        world.start_in(1.5, collection(asked()), machine="b")
+        world.wait()
+        assert world.processes[1].outcome == "0"
+        assert world.store.open_uploads(BUCKET), "it is younger than what was asked for"
+        assert world.store.look(BUCKET, JOURNAL) is not None
+        assert world.run(collection(asked())).outcome == "0"
+        assert not world.store.open_uploads(BUCKET)
+        assert world.store.look(BUCKET, JOURNAL) is None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from riva_stream.catalogue.lines import Lines, Path, deepest_line, lines_of_json, lines_of_toml
 from riva_stream.catalogue.model import Catalogue
-from riva_stream.config import ProblemCode, Wrong
+from riva_stream.config import ProblemCode, Wrong, reason_of
 from riva_stream.errors import ConfigurationError
 
 __all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "given", "parse", "wrong_of"]
@@ -148,9 +148,7 @@ def wrong_of(item: Mapping[str, Any]) -> Wrong:
         return Wrong("missing", f"is missing {name}")
     if item["type"] == "extra_forbidden":
         return Wrong("unknown", f"has no field {name}")
-    cause = item.get("ctx", {}).get("error")
-    text = str(item["msg"] if cause is None else cause)
-    return Wrong("malformed" if item["loc"] else "contradiction", text)
+    return Wrong("malformed" if item["loc"] else "contradiction", reason_of(item))
 
 
 def _setting(path: Path) -> str:

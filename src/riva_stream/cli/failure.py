@@ -137,9 +137,17 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     return _bug(worst, also, trace, invocation)
 
 
+_RESUMED = {("stage",), ("stage-all",), ("promote",)}
+"""Commands that go on where they were interrupted; all others only look."""
+
+
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:
     if isinstance(error, TransientError):
-        command = f"run the same command again, it resumes from here:\n{invocation.again()}"
+        changes = invocation.argv[:1] in _RESUMED and "--dry-run" not in invocation.argv
+        again = (
+            "run the same command again, it resumes from here:" if changes else "run the same command again:"
+        )
+        command = f"{again}\n{invocation.again()}"
     elif isinstance(error, DestinationConflictError):
         command = f"to replace what is staged there:\n{invocation.again('--force')}"
     elif isinstance(error, AccessDeniedError) and invocation.argv[:1] in {("stage",), ("check",)}:

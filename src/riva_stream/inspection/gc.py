@@ -15,8 +15,8 @@ from typing import Any
 from riva_stream import clock
 from riva_stream.errors import HeldError, RivaStreamError, Where
 from riva_stream.events import Observer, ignore, warning
-from riva_stream.layout import Layout, layout_of
-from riva_stream.lease import Found, Lease, Process, known_to_have_ended, read_journal, watch
+from riva_stream.layout import OWN_FOLDER, Layout, layout_of
+from riva_stream.lease import Found, Journal, Lease, Process, known_to_have_ended, read_journal, watch
 from riva_stream.lease.lease import Noted
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
@@ -106,18 +106,12 @@ class _Place:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
         try:
             journal = await read_journal(self.bucket, self.layout.journal)
-            await self._add_named(journal)
+            await self._add_named(journal.journal if journal is not None else None)
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
             self.warn(f"{self.layout.uri} could not be looked at: {error}")
             return []
-        found = [
-            self._leftover("upload", upload.key, upload.initiated, held, upload.upload_id)
-            for upload in self.uploads
-        ]
-        found += [
-            self._leftover("checkpoint", key, since, held) for key, since in sorted(self.checkpoints.items())
-        ]
+        found = self._found(held=held)
         if journal is not None:
             found.append(self._leftover("journal", self.layout.journal, self.written, held))
         if not apply or held or not any(left.old for left in found):
@@ -130,15 +124,25 @@ class _Place:
             self.warn(f"{self.layout.uri} could not be collected: {error}")
             return found
 
-    async def _add_named(self, journal: Found | None) -> None:
+    async def _look_again(self, journal: Journal | None) -> None:
+        """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
+        written, self.checkpoints = self.written, {}
+        listed = await self.bucket.list_uploads(self.layout.prefix)
+        self.uploads = [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout]
+        async for entry in self.bucket.objects(self.layout.prefix + OWN_FOLDER):
+            self.add(entry)
+        self.written = written  # the journal is our own by now
+        await self._add_named(journal)
+
+    async def _add_named(self, journal: Journal | None) -> None:
         """Uploads that the journal names and no listing shows: some stores list only those of an exact key."""
-        known = {upload.upload_id for upload in self.uploads}
-        for named in (
-            journal.journal.checkpoints if journal is not None and journal.journal is not None else ()
-        ):
+        if journal is None:
+            return
+        for named in journal.checkpoints:
             if named.key in self.checkpoints:
                 self.checkpoints[named.key] = self.written  # it is of use for as long as the journal is
-        for upload in journal.journal.uploads if journal is not None and journal.journal is not None else ():
+        known = {upload.upload_id for upload in self.uploads}
+        for upload in journal.uploads:
             if upload.upload_id in known or not self.layout.owns(upload.key):
                 continue
             if await self.bucket.list_parts(upload.key, upload.upload_id) is not None:
@@ -150,6 +154,12 @@ class _Place:
         seconds = max(self.lease, journal.journal.lease if journal.journal else 0.0)
         life = await watch(self.bucket, self.layout.journal, journal, self.here, seconds=seconds)
         return life is not None and bool(life.alive)
+
+    def _found(self, *, held: bool) -> list[Leftover]:
+        """All but the journal."""
+        uploads = [self._leftover("upload", it.key, it.initiated, held, it.upload_id) for it in self.uploads]
+        checkpoints = sorted(self.checkpoints.items())
+        return uploads + [self._leftover("checkpoint", key, since, held) for key, since in checkpoints]
 
     def _leftover(
         self, kind: str, key: str, since: datetime | None, held: bool, upload_id: str | None = None
@@ -201,15 +211,17 @@ class _Place:
                 where=Where(bucket=self.layout.bucket, key=self.layout.journal),
             )
         named = {upload.upload_id for upload in before.uploads} if before else set()
+        journals = [left for left in found if left.kind == "journal"]
         try:
+            await self._look_again(before)
+            found = self._found(held=False)
             if any(left.old and left.upload_id in named for left in found):
                 giving_up = True
                 await lease.write()
-            removed = [await self._remove(lease, left) for left in found if left.kind != "journal"]
+            removed = [await self._remove(lease, left) for left in found]
         except BaseException:
             await lease.stop()
             raise
-        journals = [left for left in found if left.kind == "journal"]
         if all(left.removed for left in removed) and all(left.old for left in journals):
             await lease.release()
             return removed + [left.model_copy(update={"removed": True}) for left in journals]

@@ -117,7 +117,9 @@ def load_endpoint(
         mode = next((name for name in _MODES if values.get(name)), None)
         reach["prefix"] = prefix_of(mode, *(str(values[name]) for name in _LEVELS))
     endpoint = draft.checked(Endpoint, reach, {})
-    return endpoint.model_copy(update={"environment": _environment_of(file), "warnings": file.warnings})
+    return endpoint.model_copy(
+        update={"environment": _environment_of(file), "warnings": tuple(draft.warnings)}
+    )
 
 
 def is_asked(variable: str, in_file: Mapping[str, str]) -> bool:
@@ -155,6 +157,7 @@ class _Draft:
         self.values.update({name: v for name, v in (fallback or {}).items() if v and name not in self.values})
         self._read_regions()
         self._read_profile()
+        self._compare_keys()
         self._read_switches(mode)
         self._read_aliases()
 
@@ -203,6 +206,15 @@ class _Draft:
             del self.values["profile"]
             told = "AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it"
             self.warn("profile-outranked", told)
+
+    def _compare_keys(self) -> None:
+        """Key, secret and token are taken from one place, so what only the file has of them is not used."""
+        here = next((name for name in _KEYS[:2] if os.environ.get(name)), None)
+        if apart := [
+            name for name in _KEYS if here and self.places.file.values.get(name) and not os.environ.get(name)
+        ]:
+            told = f"{' and '.join(apart)} of {self.places.file.path} not used: {here} is set in the environment, and "
+            self.warn("keys-apart", told + "key, secret and token are taken from one place")
 
     def _read_switches(self, mode: object) -> None:
         for name, value in self._found.items():

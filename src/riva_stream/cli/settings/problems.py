@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from riva_stream.cli.settings.model import SWITCH, Origin, Settings
-from riva_stream.config import Contradiction, Request, Wrong
+from riva_stream.config import Contradiction, Request, Wrong, reason_of
 from riva_stream.errors import ConfigurationError
 from riva_stream.memory import least_memory, plan_memory
 from riva_stream.sizes import human_size
@@ -129,7 +129,7 @@ def _malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wr
     for item in _errors(kind, values):
         if item["loc"]:
             name = str(item["loc"][0])
-            texts[name] = _WRONG.get(name) or _reason(name, item)
+            texts[name] = _WRONG.get(name) or reason_of(item, human_size if name in _BYTES else "{:g}".format)
     return {name: Wrong("malformed", text) for name, text in texts.items()}
 
 
@@ -166,13 +166,3 @@ def _errors(kind: type[BaseModel], values: Mapping[str, Any]) -> list[Any]:
     except ValidationError as error:
         return list(error.errors(include_url=False, include_input=False))
     return []
-
-
-def _reason(name: str, item: Mapping[str, Any]) -> str:
-    """Pydantic's finding as the end of a sentence that begins with the setting's name."""
-    limits = item.get("ctx", {})
-    for key, words in (("ge", "at least"), ("le", "at most"), ("gt", "more than")):
-        if key in limits:
-            limit = human_size(limits[key]) if name in _BYTES else f"{limits[key]:g}"
-            return f"must be {words} {limit}"
-    return str(limits["error"]) if "error" in limits else f"is malformed: {item['msg']}"

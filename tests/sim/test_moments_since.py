@@ -445,3 +445,44 @@ def test_gc_leaves_word_of_what_a_run_has_begun_between_its_look_and_its_takeove
         assert world.run(collection(asked())).outcome == "0"
         assert not world.store.open_uploads(BUCKET)
         assert world.store.look(BUCKET, JOURNAL) is None
+
+
+@pytest.mark.parametrize("kind", ["ignores", "refuses"])
+@pytest.mark.parametrize("longer", [30.0, 300.0])
+def test_whoever_took_over_unseen_looks_again_when_nothing_of_a_longer_lease_can_arrive(
+    kind: str, longer: float
+) -> None:
+    """A first journal that was under way for seconds replaces that of a holder whose lease is longer than ours, and whose
+    Complete is under way: it arrived after we had looked, or after a lease of ours."""
+    puts, completed = list[Request](), list[Request]()
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if not puts and is_one(request, 1, "PutObject", JOURNAL):
+            puts.append(request)
+            return (0.005, 0.005) if kind == "refuses" else (late, 0.005)
+        if kind == "refuses" and len(puts) == 1 and is_one(request, 1, "PutObject", JOURNAL):
+            puts.append(request)  # the first was refused with 501, this one has no condition
+            return late, 0.005
+        if not completed and is_one(request, 2, "CompleteMultipartUpload", PREFIX + "source/two.tar.gz"):
+            completed.append(request)
+            return slow, 0.005
+        return None
+
+    def race() -> World:
+        puts.clear()
+        completed.clear()
+        world = a_world(kind, "already staged", Told((0.005, 0.02), otherwise))
+        with simulated(world, 0):
+            world.start(leased(6.0, force=True))
+            world.start_in(0.03, leased(longer, name="two", force=True), machine="b")
+            world.wait()
+            world.pass_time(400)
+        return world
+
+    late, slow = 40.0, 0.02
+    race()
+    sent = completed[0]
+    assert sent.process.pid == 2
+    for late in (2.0, 2.5, 3.0, 3.5, 4.0, 5.0):
+        for slow in (0.5, 3.0, 12.0, 24.0, 29.0):
+            assert not list(map(str, race().violations)), (late, slow)

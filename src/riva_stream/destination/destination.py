@@ -233,6 +233,8 @@ class Destination:
         await self.lease.write()
         if not self.lease.is_settled:
             await self.ensure()
+        if self.lease.was_late:
+            await self._require_as_found()
         await self.uploads.abort_unused()
         await self.abort_strangers()
         try:
@@ -246,6 +248,26 @@ class Destination:
                         everything=any(isinstance(cause, IntegrityError) for cause in causes)
                     )
             raise
+
+    async def _require_as_found(self) -> None:
+        """Look once more at what is there: a run that held the prefix before, unseen, may have changed it since we looked.
+
+        Raises:
+            HeldError: it has.
+        """
+        layout = self.run.layout
+
+        def seen(found: Existing) -> tuple[str | None, dict[str, str]]:
+            return found.marker_etag, {
+                key: etag for key, etag in found.etags.items() if not layout.is_own(key)
+            }
+
+        if seen(await inspect(self.run)) != seen(self.existing):
+            raise HeldError(
+                f"another run has changed what is at {layout.uri} since this one took it over",
+                where=Where("ListObjectsV2", layout.bucket, layout.prefix),
+                hint="run the same command again",
+            )
 
     async def retract(self) -> None:
         """Nothing is staged from here on, and nothing may be deployed: the markers go first of all."""

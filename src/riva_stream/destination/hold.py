@@ -80,16 +80,20 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
             await _withdraw(destination)
             raise _one(error) from None
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
-        if final and (taken := await _sweep(destination)):
-            await _withdraw(destination)
-            raise taken from error
         # Nothing of ours, nothing of whoever was there before.
         nothing_left = not (uploads.opened or uploads.adopted) and (
             destination.settled or lease.predecessor is None
         )
-        if (final or nothing_left) and not (
-            destination.in_doubt or destination.leaves_unseen or uploads.are_left
-        ):
+        swept = False
+        if final or nothing_left:
+            try:
+                swept = await _sweep(destination)
+            except HeldError as lost:
+                await _withdraw(destination)
+                if any(isinstance(cause, RivaStreamError) for cause in causes):
+                    raise lost from error
+                raise _one(error) from None  # it was cancelled
+        if swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left):
             await destination.forget_checkpoints()
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
@@ -121,17 +125,22 @@ async def _acquired(lease: Lease, *, wait: bool) -> None:
         raise
 
 
-async def _sweep(destination: Destination) -> HeldError | None:
-    """Leave nothing open after a final refusal; the error to tell instead when the prefix is another run's."""
+async def _sweep(destination: Destination) -> bool:
+    """Leave nothing open, an upload whose Create had no answer either; whether that is sure.
+
+    Raises:
+        HeldError: the prefix is another run's.
+    """
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
         try:
             await destination.ensure()
             await destination.abort_strangers()
-        except HeldError as error:
-            return error
+        except HeldError:
+            raise
         except RivaStreamError:
-            return None
-    return None
+            return False
+        return True
+    return False
 
 
 async def resume(destination: Destination, identity: Identity) -> None:

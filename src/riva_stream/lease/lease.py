@@ -58,6 +58,8 @@ _FRESH = 0.5
 """Part of a lease that must be left when a change is sent; else the lease is renewed first."""
 _LEAST_WINDOWED = 4.0
 """Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
+_LONGEST_WINDOW = 30
+"""Seconds of a window at most, however long the lease is: whoever cannot know of a lease waits for as long."""
 _NO_ETAG = "0" * 32
 _SETTLING = 1.5
 """Seconds for which a takeover without conditions is not trusted: longer than the window of a write, which is one,"""
@@ -160,6 +162,8 @@ class Lease:
     """Whether a journal that was there could be read."""
     _settled: float = field(default=float("-inf"), init=False)
     """From when on our journal is trusted."""
+    was_late: bool = field(default=False, init=False)
+    """Whether our first journal took so long that another run may have held the prefix meanwhile, unseen."""
     _looked: float = field(default=float("-inf"), init=False)
     """When the last look at the journal was sent."""
     _taking: float = field(default=0.0, init=False)
@@ -311,10 +315,14 @@ class Lease:
         Args:
             took: seconds from the look that found the prefix free to the answer to our journal. Who has taken it in
                 between has changed nothing before such a pause was over; behind a journal that took longer to come,
-                changes of another run may be under way, until its lease is over.
+                changes of another run may be under way, until its lease, or the longest window, is over.
         """
         pause = _SETTLING if self.windowed else min(_SETTLING, _SETTLING_PART * self.seconds)
-        self._settled = clock.monotonic() + (pause if took <= pause else self.seconds)
+        if took > pause:
+            self.was_late = True
+            # Its lease is not known, but how long its windows are at most.
+            pause = max(self.seconds, _LONGEST_WINDOW + 1.0) if self.windowed else self.seconds
+        self._settled = clock.monotonic() + pause
 
     async def heartbeat(self) -> None:
         """Write the journal again and again; run it beside the work, and cancel it.
@@ -423,7 +431,11 @@ class Lease:
         """What is left of the lease, less a margin, from the moment on that our last confirmed journal was sent."""
         if not self.windowed or self._since is None:
             return None
-        return Window(self._since, max(1, int(self.seconds * (1 - _MARGIN))))
+        whole = max(1, int(self.seconds * (1 - _MARGIN)))
+        if whole <= _LONGEST_WINDOW:
+            return Window(self._since, whole)
+        passed = min(int(clock.monotonic() - self._confirmed), whole - 1)
+        return Window(self._since + timedelta(seconds=passed), min(whole - passed, _LONGEST_WINDOW))
 
     async def _send(self, data: bytes, window: Window | None, **condition: Any) -> Stored:
         """One PUT of a journal."""

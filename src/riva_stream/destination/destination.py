@@ -43,6 +43,7 @@ from riva_stream.run import Run, each
 from riva_stream.s3 import (
     REQUEST_EXPIRED,
     UNSEEN,
+    Bucket,
     ObjectInfo,
     OpenUpload,
     Stored,
@@ -530,7 +531,7 @@ class Destination:
         look = self.bucket.once.peek if self._marker is None else self.bucket.once.expect
         info = await look(layout.marker)
         if info is UNSEEN:
-            info = None
+            info = await self._expected(self.bucket.once, layout.marker)
         if key == layout.marker and info is None:
             return window  # our deletion of it, perhaps, whose answer was lost
         if (info.etag if info else None) != self._marker:
@@ -617,8 +618,8 @@ class Destination:
             refusals = 0
             while True:
                 window = await self._may_change(key)
-                info = await self.bucket.once.expect(key)
-                if info is None or info is UNSEEN:
+                info = await self._expected(self.bucket.once, key)
+                if info is None:
                     return None  # it is gone: by an attempt whose answer was lost
                 if info.etag != etag:
                     raise HeldError(
@@ -728,12 +729,22 @@ class Destination:
 
     async def _found(self, key: str) -> ObjectInfo | None:
         """What is still at a key where something may have been found; a refusal for what was listed hides nothing."""
-        listed = key in self.existing.etags
-        return await (self.bucket.head(key) if listed else self._head(key, expected=True))
+        return await self._expected(self.bucket, key)
+
+    async def _expected(self, bucket: Bucket, key: str) -> ObjectInfo | None:
+        """What is at a key where something should be: where keys may be listed, a refusal hides nothing.
+
+        Raises:
+            AccessDeniedError: it may not be looked at any more.
+        """
+        info = await bucket.expect(key, listed=self.existing.listed)
+        return None if info is UNSEEN else info
 
     async def _head(self, key: str, *, expected: bool = False) -> ObjectInfo | None:
         """What is at a key, as far as may be seen."""
-        info = await (self.bucket.expect(key) if expected else self.bucket.peek(key))
+        if expected:
+            return await self._expected(self.bucket, key)
+        info = await self.bucket.peek(key)
         return None if info is UNSEEN else info
 
 

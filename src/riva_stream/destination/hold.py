@@ -26,10 +26,15 @@ _CLEANUP_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
+async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> AsyncIterator[Destination]:
     """Hold the prefix while the body runs.
 
     It is let go for good when the body succeeds or fails for good; otherwise the journal stays for a rerun.
+
+    Args:
+        run: the run.
+        bucket: where it makes its changes.
+        listed: a listing has shown a journal just now.
 
     Raises:
         HeldError: a live run holds it, or another run has taken it over meanwhile.
@@ -58,7 +63,7 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
         run.observer,
     )
     destination = Destination(run, bucket, lease, uploads)
-    await _acquired(lease, wait=run.request.wait)
+    await lease.acquire(wait=run.request.wait, listed=listed)
     if not (lease.conditional or lease.windowed):
         run.warn(
             "conditions",
@@ -111,18 +116,6 @@ async def hold(run: Run, bucket: WritableBucket) -> AsyncIterator[Destination]:
 def _one(error: BaseException) -> BaseException:
     """The error to tell."""
     return first_of(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-async def _acquired(lease: Lease, *, wait: bool) -> None:
-    """Take the lease; what fails after it is ours lets go of it again."""
-    try:
-        await lease.acquire(wait=wait)
-    except BaseException:
-        if lease.is_held and lease.predecessor is None:
-            await lease.release()
-        elif lease.is_held:
-            await lease.stop()  # it names what the run before left
-        raise
 
 
 async def _sweep(destination: Destination) -> bool:

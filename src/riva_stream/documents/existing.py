@@ -106,17 +106,17 @@ async def inspect(run: Run) -> Existing:
         )
         existing = Existing(listed=False)
     if is_bintarball(prefix):
-        return replace(existing, documents=understood(await _pair(run), marked_by=DEPLOYMENT_READY))
+        return replace(existing, documents=understood(await _pair(run, existing), marked_by=DEPLOYMENT_READY))
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
-    ask = bucket.get if existing.listed else bucket.find
+    ask = bucket.fetch if existing.listed else bucket.find
     read: dict[str, Document] = {}
     if (marker := await ask(prefix + MARKER, limit=DOCUMENT_LIMIT)) is not None:
         read[MARKER] = marker
         told = understood(read).marker
         vouched = () if told is None else (ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
         for name in vouched:
-            if (document := await bucket.get(prefix + name, limit=DOCUMENT_LIMIT)) is not None:
+            if (document := await bucket.fetch(prefix + name, limit=DOCUMENT_LIMIT)) is not None:
                 read[name] = document
     elif not existing.listed:
         # A run that was interrupted in its commit has perhaps left more than its successor can see.
@@ -125,14 +125,16 @@ async def inspect(run: Run) -> Existing:
     existing = replace(existing, documents=understood(read))
     if existing.artifact is None or not run.request.server_path:
         return existing
-    return replace(existing, documents=understood(read | await _pair(run)))
+    return replace(existing, documents=understood(read | await _pair(run, existing)))
 
 
-async def _pair(run: Run) -> dict[str, Document]:
+async def _pair(run: Run, existing: Existing) -> dict[str, Document]:
     """``deployment_ready.txt``, and if there is one, ``deployment.json``."""
     read: dict[str, Document] = {}
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
-        document = await run.destination.find(run.layout.prefix + name, limit=DOCUMENT_LIMIT)
+        key = run.layout.prefix + name
+        ask = run.destination.fetch if key in existing.etags else run.destination.find
+        document = await ask(key, limit=DOCUMENT_LIMIT)
         if document is None:
             break
         read[name] = document

@@ -106,6 +106,8 @@ class _Place:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
         try:
             journal = await read_journal(self.bucket, self.layout.journal)
+            if journal is not None and journal.info is not None:
+                self.written = journal.info.last_modified or self.written
             await self._add_named(journal.journal if journal is not None else None)
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
@@ -185,7 +187,8 @@ class _Place:
                 return Noted(None, (), False)
             # An abort may come late: it must not strike what somebody else goes on with.
             identity = None if giving_up else before.identity
-            return Noted(identity, before.uploads, before.has_begun, before.stale, before.checkpoints)
+            stale = before.leaves() if giving_up else before.stale
+            return Noted(identity, before.uploads, before.has_begun, stale, before.checkpoints)
 
         giving_up = False
 
@@ -219,10 +222,11 @@ class _Place:
                 giving_up = True
                 await lease.write()
             removed = [await self._remove(lease, left) for left in found]
+            speaks = before is not None and await self._speaks(before)
         except BaseException:
             await lease.stop()
             raise
-        if all(left.removed for left in removed) and all(left.old for left in journals):
+        if not speaks and all(left.removed for left in removed) and all(left.old for left in journals):
             await lease.release()
             return removed + [left.model_copy(update={"removed": True}) for left in journals]
         if journal is None:
@@ -230,6 +234,13 @@ class _Place:
         else:
             await lease.stop()  # something is still to be resumed, or aborted
         return removed + journals
+
+    async def _speaks(self, journal: Journal) -> bool:
+        """Whether a journal alone tells of objects that a run has left which died in its commit."""
+        keys = journal.leaves()
+        if not keys or await self.bucket.peek(self.layout.marker) is not None:
+            return False  # or a marker stands: what is beside it, its own run has cleared away
+        return any([await self.bucket.peek(key) is not None for key in keys])
 
     async def _remove(self, lease: Lease, left: Leftover) -> Leftover:
         if not left.old:

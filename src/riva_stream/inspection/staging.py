@@ -258,7 +258,7 @@ class Staging:
         for name in dict.fromkeys((self.layout.marker_name, DEPLOYMENT_READY)):
             etag = self.documents.etags.get(name) if self.documents.has(name) else None
             if etag is not None:
-                info = await self.bucket.head(self.layout.prefix + name)
+                info = await self.bucket.expect(self.layout.prefix + name, listed=True)
                 if info is None or info.etag != etag:
                     raise self.replaced(name)
 

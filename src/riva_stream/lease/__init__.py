@@ -1,6 +1,7 @@
 """One run at a time on a prefix: the journal, the heartbeat, and whether a holder is alive."""
 
 from riva_stream.lease.journal import (
+    LEASE,
     Identity,
     Journal,
     JournaledCheckpoint,
@@ -9,7 +10,7 @@ from riva_stream.lease.journal import (
     Process,
 )
 from riva_stream.lease.lease import Found, Lease, read_journal
-from riva_stream.lease.liveness import LEASE, Life, beats_by_the_stores_clock, known_to_have_ended, watch
+from riva_stream.lease.liveness import Life, beats_by_the_stores_clock, known_to_have_ended, watch
 
 __all__ = [
     "LEASE",

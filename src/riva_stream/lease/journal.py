@@ -19,9 +19,11 @@ from pydantic_core import core_schema
 
 from riva_stream.readback import Items, read_model
 
-__all__ = ["Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
+__all__ = ["LEASE", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
 
 
+LEASE = 30.0
+"""Seconds; of a journal that cannot be understood."""
 _LONGEST = 3600.0
 """Seconds; of a lease that can be asked for."""
 _MOST = 64 << 20

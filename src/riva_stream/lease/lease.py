@@ -29,7 +29,7 @@ from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, TransientError, Where
 from riva_stream.events import Observer, Watching, ignore
 from riva_stream.layout import Layout
-from riva_stream.lease.journal import Identity, Journal, JournaledCheckpoint, JournaledUpload, Process
+from riva_stream.lease.journal import LEASE, Identity, Journal, JournaledCheckpoint, JournaledUpload, Process
 from riva_stream.retry import EXPIRED
 from riva_stream.s3 import (
     REQUEST_EXPIRED,
@@ -41,6 +41,7 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
+from riva_stream.s3.bucket import LOOKS, pause_after
 
 __all__ = ["Found", "Lease", "Noted", "read_journal"]
 
@@ -184,18 +185,30 @@ class Lease:
 
     # ── to hold ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def acquire(self, *, wait: bool) -> None:
+    async def acquire(self, *, wait: bool, listed: bool = False) -> None:
         """Hold the prefix from now on.
 
         Args:
             wait: wait for a live holder instead of giving up.
+            listed: a listing has shown a journal just now.
 
         Raises:
             HeldError: a live run holds it; the message says which.
         """
+        try:
+            await self._acquire(wait=wait, listed=listed)
+        except BaseException:
+            if self.is_held and self.predecessor is None:
+                await self.release()
+            elif self.is_held:
+                await self.stop()  # it names what the run before left
+            raise
+
+    async def _acquire(self, *, wait: bool, listed: bool) -> None:
         while True:
             self._looked = clock.monotonic()
-            found = _found(await self.bucket.seek(self.key, limit=_LIMIT))
+            found = await self._find(listed=listed)
+            listed = False  # whatever was there has been read, or waited for
             if found is not None:
                 self._visible = True
                 found = await self._until_free(found, wait=wait)
@@ -219,6 +232,13 @@ class Lease:
                 await self._try_windows(self._since)
             await self._try_conditions()
             return
+
+    async def _find(self, *, listed: bool) -> Found | None:
+        ask = self.bucket.fetch if listed else self.bucket.seek
+        found = _found(await ask(self.key, limit=_LIMIT))
+        if found is not None and found.journal is None:  # on the way, perhaps: a bit that has flipped
+            found = _found(await ask(self.key, limit=_LIMIT))
+        return found
 
     async def _try_windows(self, since: datetime | None) -> None:
         """Find out whether the store keeps to windows, by questions about the journal."""
@@ -422,7 +442,7 @@ class Lease:
 
     async def current(self) -> Journal | None:
         """The journal that is there now, whoever wrote it."""
-        found = await read_journal(self.bucket, self.key)
+        found = _found(await self.bucket.fetch(self.key, limit=_LIMIT, listed=False))
         return found.journal if found else None
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -585,7 +605,10 @@ class Lease:
         self._etag = found.etag
 
     async def _delete(self) -> None:
-        info = await self._head()
+        for refusals in range(1, LOOKS + 1):
+            if (info := await self._head()) is not None or refusals == LOOKS:
+                break
+            await pause_after(refusals)
         if info is None:
             return
         if info.etag != self._etag:
@@ -622,7 +645,7 @@ class Lease:
         # prefix, or lets go of it: its lease has to be over.
         if held is not None and ended and not held.has_begun and (held.stopped or held.conditional):
             return found
-        lease = max(self.seconds, held.lease if held else 0.0)
+        lease = max(self.seconds, held.lease if held else LEASE)
         if ended:
             # It sends no more, but what it has sent may be under way: its lease has to be over.
             lease -= _age(found.info)

@@ -12,14 +12,12 @@ from datetime import datetime
 
 from riva_stream import clock
 from riva_stream.events import Observer, Watching, ignore
-from riva_stream.lease.journal import Process
+from riva_stream.lease.journal import LEASE, Process
 from riva_stream.lease.lease import Found, read_journal
 from riva_stream.s3 import Bucket
 
-__all__ = ["LEASE", "Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
+__all__ = ["Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
 
-LEASE = 30.0
-"""Of a journal that cannot be understood."""
 _SLACK = 2.0
 """Seconds; time stamps of a store are whole seconds."""
 

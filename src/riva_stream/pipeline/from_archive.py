@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from riva_stream.destination import Destination
-from riva_stream.documents.compare import ContradictionError, believed
-from riva_stream.errors import DigestMismatchError, SourceChangedError, Where
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
 from riva_stream.pipeline.documents import artifact_of
 from riva_stream.pipeline.flow import Streamed, archive_key, is_bare_model, stream
 from riva_stream.pipeline.handover import find_container, store_of_container
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent
+from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
-from riva_stream.s3 import UNSEEN, Bucket, Reader, WritableBucket
+from riva_stream.s3 import Bucket, Reader, WritableBucket
 from riva_stream.source import PinnedSource, find_source
 
 __all__ = ["FromArchive"]
@@ -122,29 +120,9 @@ class FromArchive:
 
     async def confirm(self) -> None:
         """Look again at what is only pointed at. Of a source that was read every range was asked for with its ETag."""
-        pinned = [self.container, self.source if self.run.request.mode != "full" else None]
-        for one in pinned:
-            # In a bucket with versions the one that was found stays.
-            if one is not None and one.version_id is None:
-                await self._require_same(one)
-
-    async def _require_same(self, pinned: PinnedSource) -> None:
-        bucket = Bucket(self._store_of(pinned), pinned.bucket, self.run.retrier)
-        changed = ContradictionError(
-            f"{pinned.uri} was replaced after it was found",
-            where=Where("HeadObject", pinned.bucket, pinned.key),
-            hint="run again to stage what is there now",
-        )
-
-        async def look() -> None:
-            info = await bucket.once.expect(pinned.key)
-            if info is not UNSEEN and (info.etag if info else None) != pinned.etag:
-                raise changed
-
-        try:
-            await believed(bucket, "HeadObject", look)
-        except DigestMismatchError as error:
-            raise SourceChangedError(error.what, where=error.where, hint=error.hint) from error
+        for one in (self.container, self.source if self.run.request.mode != "full" else None):
+            if one is not None:
+                await require_unchanged(Bucket(self._store_of(one), one.bucket, self.run.retrier), one)
 
     def _store_of(self, pinned: PinnedSource) -> Reader:
         return store_of_container(self.run) if pinned is self.container else self.run.origin

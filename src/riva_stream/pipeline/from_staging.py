@@ -37,7 +37,7 @@ from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
 from riva_stream.pipeline.copies import COPIES, SourceCopy, cannot_copy, plan_objects
 from riva_stream.pipeline.documents import build_info
 from riva_stream.pipeline.limits import share_of
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent
+from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run, each
 from riva_stream.s3 import Bucket, Reader, WritableBucket
@@ -281,7 +281,13 @@ class FromStaging:
         )
 
     async def confirm(self) -> None:
-        """Look at the staging's marker again."""
+        """Look at the staging's marker again, and at what its documents point at."""
+        for one in (self.container, None if self.originals else self.source):
+            if one is not None:
+                store = (
+                    self.staging.bucket.store if one.bucket == self.staging.layout.bucket else self.elsewhere
+                )
+                await require_unchanged(Bucket(store, one.bucket, self.run.retrier), one)
         try:
             await self.staging.still_stands()
         except HeldError as error:  # another run's, but not at the prefix that this one holds

@@ -47,7 +47,7 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
     if decision is Decision.ALREADY_STAGED and (request.dry_run or run.layout.journal not in existing.etags):
         return await _already_staged(run, existing)
     try:
-        return await _held(run, bucket, work)
+        return await _held(run, bucket, work, listed=run.layout.journal in existing.etags)
     except (HeldError, AccessDeniedError) as error:
         if decision is not Decision.ALREADY_STAGED:
             raise
@@ -98,10 +98,10 @@ async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decis
     return report.model_copy(update={"plan": plan})
 
 
-async def _held(run: Run, bucket: WritableBucket, work: Work) -> StageReport:
+async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -> StageReport:
     """The part that one run at a time does on a prefix."""
     run.meter.own_keys = work.own_keys
-    async with hold(run, bucket) as destination:
+    async with hold(run, bucket, listed=listed) as destination:
         check = destination.uploads.check = await _upload_check(run, bucket)
         means = await work.plan(bucket, check)
         await resume(destination, identity_of(run, work, check, means))

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from riva_stream.destination import Destination
-from riva_stream.errors import first_of
+from riva_stream.documents.compare import ContradictionError, believed
+from riva_stream.errors import DigestMismatchError, SourceChangedError, Where, first_of
 from riva_stream.lease import Identity
 from riva_stream.manifest import Artifact
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
-from riva_stream.s3 import WritableBucket
+from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
 from riva_stream.sink import NotCopiedError, Upload
 from riva_stream.source import PinnedSource
 
-__all__ = ["Means", "Payload", "Work", "copied_or_sent", "identity_of"]
+__all__ = ["Means", "Payload", "Work", "copied_or_sent", "identity_of", "require_unchanged"]
 
 T = TypeVar("T")
 
@@ -155,3 +156,28 @@ def identity_of(run: Run, work: Work, check: str, means: Means) -> Identity:
             *([] if means.how == "sent" else [f"copy={means.how}"]),
         ],
     )
+
+
+async def require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
+    """Look again at what is only pointed at. In a bucket with versions the one that was found stays.
+
+    Raises:
+        SourceChangedError: it was replaced.
+    """
+    if pinned.version_id is not None:
+        return
+    changed = ContradictionError(
+        f"{pinned.uri} was replaced after it was found",
+        where=Where("HeadObject", pinned.bucket, pinned.key),
+        hint="run again to stage what is there now",
+    )
+
+    async def look() -> None:
+        info = await bucket.once.expect(pinned.key)
+        if info is not UNSEEN and (info.etag if info else None) != pinned.etag:
+            raise changed
+
+    try:
+        await believed(bucket, "HeadObject", look)
+    except DigestMismatchError as error:
+        raise SourceChangedError(error.what, where=error.where, hint=error.hint) from error

@@ -101,7 +101,7 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be read.
         """
-        return await self._unless_hidden(partial(self.get, key, limit=limit), 1, None)
+        return await self._unless_hidden(partial(self.get, key, limit=limit), None)
 
     async def seek(self, key: str, *, limit: int) -> Document | None:
         """The same where something may well be: one refusal may pass, and is not believed before it has come again.
@@ -109,7 +109,27 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be read.
         """
-        return await self._unless_hidden(partial(self.get, key, limit=limit), LOOKS, None)
+        for look in range(1, LOOKS):
+            try:
+                return await self.get(key, limit=limit)
+            except AccessDeniedError as error:
+                if not error.hides_absence:
+                    raise
+                await pause_after(look)
+        return await self.find(key, limit=limit)
+
+    async def fetch(self, key: str, *, limit: int, listed: bool = True) -> Document | None:
+        """The same where something should be: that it is gone, too, is not believed before it was said again.
+
+        Args:
+            key: of the object.
+            limit: bytes that it may have.
+            listed: a listing has shown it, so that a refusal hides nothing.
+
+        Raises:
+            AccessDeniedError: there is something that may not be read.
+        """
+        return await self._insist(partial(self.get, key, limit=limit), None, listed=listed)
 
     async def peek(self, key: str) -> ObjectInfo | None:
         """HEAD of what may be missing; :data:`UNSEEN` where the store may not tell whether it is.
@@ -117,26 +137,40 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be looked at.
         """
-        return await self._unless_hidden(partial(self.head, key), 1, UNSEEN)
+        return await self._unless_hidden(partial(self.head, key), UNSEEN)
 
-    async def expect(self, key: str) -> ObjectInfo | None:
-        """The same where something should be: one refusal may pass, and is not believed before it has come again.
+    async def expect(self, key: str, *, listed: bool = False) -> ObjectInfo | None:
+        """The same where something should be: neither one refusal nor one absence is believed before it has come again.
+
+        Args:
+            key: of the object.
+            listed: a listing has shown it, so that a refusal hides nothing.
 
         Raises:
             AccessDeniedError: there is something that may not be looked at.
         """
-        return await self._unless_hidden(partial(self.head, key), LOOKS, UNSEEN)
+        return await self._insist(partial(self.head, key), UNSEEN, listed=listed)
 
-    async def _unless_hidden(self, ask: Callable[[], Awaitable[T]], looks: int, hidden: T) -> T:
-        """What ``ask`` gives; ``hidden`` once it was refused so many times in a row in the way that hides what is not there."""
-        for look in range(looks):
-            if look:
-                await pause_after(look)
+    async def _insist(
+        self, ask: Callable[[], Awaitable[T | None]], hidden: T | None, *, listed: bool
+    ) -> T | None:
+        for look in range(1, LOOKS):
             try:
-                return await ask()
+                if (found := await ask()) is not None:
+                    return found
             except AccessDeniedError as error:
                 if not error.hides_absence:
                     raise
+            await pause_after(look)
+        return await (ask() if listed else self._unless_hidden(ask, hidden))
+
+    async def _unless_hidden(self, ask: Callable[[], Awaitable[T]], hidden: T) -> T:
+        """What ``ask`` gives; ``hidden`` where it is refused in the way that hides what is not there."""
+        try:
+            return await ask()
+        except AccessDeniedError as error:
+            if not error.hides_absence:
+                raise
         return hidden
 
     async def objects(self, prefix: str) -> AsyncGenerator[ObjectInfo]:

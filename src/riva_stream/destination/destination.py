@@ -102,6 +102,8 @@ class Destination:
     """Uploads of documents that are not completed yet, by name."""
     _completed: dict[str, str] = field(default_factory=dict, init=False)
     """Keys that this run has completed, in order, with their ETags,"""
+    _deleted: set[str] = field(default_factory=set, init=False)
+    """Keys whose objects this run has deleted: there they need not be looked for."""
     _sent: set[str] = field(default_factory=set, init=False)
     """and all of which a Complete was sent, be it that its answer is missing."""
     _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
@@ -639,6 +641,7 @@ class Destination:
         await self.bucket.retrier("DeleteObject", once)
         self._completed.pop(key, None)
         self._sent.discard(key)
+        self._deleted.add(key)
 
     async def _answered(self, delete: Callable[[], Awaitable[object]]) -> None:
         """One attempt of a deletion; remembers until when it may still take effect, when no answer came."""
@@ -729,6 +732,8 @@ class Destination:
 
     async def _found(self, key: str) -> ObjectInfo | None:
         """What is still at a key where something may have been found; a refusal for what was listed hides nothing."""
+        if self.existing.listed and (key not in self.existing.etags or key in self._deleted):
+            return await self.bucket.head(key)
         return await self._expected(self.bucket, key)
 
     async def _expected(self, bucket: Bucket, key: str) -> ObjectInfo | None:

@@ -102,10 +102,10 @@ class Destination:
     """Uploads of documents that are not completed yet, by name."""
     _completed: dict[str, str] = field(default_factory=dict, init=False)
     """Keys that this run has completed, in order, with their ETags,"""
-    _deleted: set[str] = field(default_factory=set, init=False)
-    """Keys whose objects this run has deleted: there they need not be looked for."""
     _sent: set[str] = field(default_factory=set, init=False)
     """and all of which a Complete was sent, be it that its answer is missing."""
+    _deleted: set[str] = field(default_factory=set, init=False)
+    """Keys whose objects this run has deleted: there they need not be looked for."""
     _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
     _checkpoints: int = field(default=0, init=False)
     """How many this run has written;"""

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from riva_stream.config import StageRequest
 from riva_stream.inspection import gc
+from riva_stream.s3.errors import refusal
 from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
 from tests.sim.exhaustive import prepared
@@ -346,3 +348,86 @@ def test_one_404_for_the_marker_of_the_original_does_not_cost_what_was_staged() 
         run = world.run(wanted)
         assert struck
         assert (run.outcome, run.problem) == ("staged", "")
+
+
+@pytest.mark.parametrize("kind", ["aws", "ignores"])
+@pytest.mark.parametrize(
+    ("scenario", "wanted"),
+    [
+        ("fresh", asked()),
+        ("fresh", asked(reference=True)),
+        ("forced other", asked(force=True)),
+        ("forced image", asked("two", force=True)),
+        ("upgrade", asked()),
+    ],
+)
+def test_where_a_listing_is_allowed_and_what_is_missing_is_refused_a_run_stages(
+    kind: str, scenario: str, wanted: StageRequest
+) -> None:
+    """s3:ListBucket with a StringLike on the prefix alone: HEAD and GET of what is not there are 403, as of what is hidden."""
+
+    def otherwise(request: Request) -> None:
+        if request.operation in {"HeadObject", "GetObject"} and request.bucket == BUCKET:
+            right = request.carry_out
+
+            def told() -> Any:
+                if (found := right()) is None:
+                    code = "403" if request.operation == "HeadObject" else "AccessDenied"
+                    raise refusal(request.operation, request.bucket, request.key, code, 403)
+                return found
+
+            request.carry_out = told
+
+    world = a_world(kind, scenario, Told(otherwise=otherwise))
+    with simulated(world, 0):
+        run = world.run(wanted)
+        assert run.outcome in {"staged", "upgraded"}, run.problem
+        assert not list(map(str, world.violations))
+
+
+def died_in_its_commit(request: Request) -> Break | None:
+    return (
+        Break.KILL_BEFORE
+        if is_one(request, 1, "CompleteMultipartUpload", PREFIX + "checksums.sha256")
+        else None
+    )
+
+
+def test_gc_does_not_take_a_refused_marker_for_one_that_stands() -> None:
+    struck: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if not struck and is_one(request, 2, "HeadObject", MARKER):
+            struck.append(request)
+            return Break.DENIED
+        return died_in_its_commit(request)
+
+    world = a_world("aws", "fresh", Told(how=how))
+    with simulated(world, 0):
+        world.run(asked(), denied=UNLISTED)
+        world.pass_time(100)
+        world.run(collection(asked()))
+        assert struck
+        assert world.store.look(BUCKET, JOURNAL) is not None
+        world.run(asked("two"), denied=UNLISTED)
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("kind", ["aws", "ignores", "refuses"])
+def test_gc_does_not_lose_a_journal_for_one_404_at_its_takeover(kind: str) -> None:
+    gets: list[Request] = []
+
+    def otherwise(request: Request) -> None:
+        if is_one(request, 2, "GetObject", JOURNAL):
+            gets.append(request)
+            if len(gets) == 2:
+                request.carry_out = lambda: None
+
+    world = a_world(kind, "fresh", Told(how=died_in_its_commit, otherwise=otherwise))
+    with simulated(world, 0):
+        world.run(asked(), denied=UNLISTED)
+        world.pass_time(100)
+        world.run(collection(asked()))
+        assert world.store.look(BUCKET, JOURNAL) is not None
+        world.run(asked("two"), denied=UNLISTED)
+        assert not list(map(str, world.violations))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from riva_stream import StoreSettings
-from riva_stream.config import StageRequest
-from riva_stream.inspection import gc
 from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
 from tests.sim.exhaustive import prepared
 from tests.sim.network import Request, immediately
 from tests.sim.process import Process, unheard
-from tests.sim.scenarios import BUCKET, LEASE, asked, prefix_of
+from tests.sim.scenarios import BUCKET, LEASE, asked, collection, prefix_of
 from tests.sim.schedules import Plain
 from tests.sim.sources import SOURCE_BUCKET, source
 from tests.sim.world import World, simulated
@@ -329,16 +325,8 @@ def test_a_holder_whose_upload_is_gone_leaves_nothing_that_is_ready_without_a_ma
         assert world.store.look(BUCKET, PREFIX + "deployment_ready.txt") is None
 
 
-def test_gc_leaves_a_journal_that_it_has_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_leaves_a_journal_that_it_has_not_looked_at() -> None:
     """It looks at a dead run's; until it holds the prefix another run was there, and left its own to be resumed."""
-
-    async def collect(_: StageRequest, store: Any) -> Any:
-        @asynccontextmanager
-        async def opened(*_: Any, **__: Any) -> AsyncIterator[Any]:
-            yield store
-
-        monkeypatch.setattr(gc, "open_store", opened)
-        return await gc.collect(StoreSettings(), BUCKET, "prod/", older_than=0.0, lease=LEASE, apply=True)
 
     looks: list[Request] = []
 
@@ -356,7 +344,7 @@ def test_gc_leaves_a_journal_that_it_has_not_looked_at(monkeypatch: pytest.Monke
     world = a_world("exact", "fresh", Told(otherwise=otherwise, how=how))
     with simulated(world, 0):
         world.run(asked())
-        world.start(asked(), factory=collect)
+        world.start(collection(asked()))
         world.start_in(0.5, asked("two"))
         world.wait()
         assert [run.outcome for run in world.processes] == ["killed", "0", "cancelled"]

@@ -733,16 +733,20 @@ class Destination:
     async def _found(self, key: str) -> ObjectInfo | None:
         """What is still at a key where something may have been found; a refusal for what was listed hides nothing."""
         if self.existing.listed and (key not in self.existing.etags or key in self._deleted):
-            return await self.bucket.head(key)
+            return await self._head(key)
         return await self._expected(self.bucket, key)
 
     async def _expected(self, bucket: Bucket, key: str) -> ObjectInfo | None:
-        """What is at a key where something should be: where keys may be listed, a refusal hides nothing.
+        """What is at a key where something may be that must not be overlooked.
 
         Raises:
             AccessDeniedError: it may not be looked at any more.
         """
-        info = await bucket.expect(key, listed=self.existing.listed)
+        info = await bucket.expect(key)
+        if info is UNSEEN and self.existing.listed:
+            # What is missing is refused too where s3:ListBucket has a condition that no HEAD fulfils: a listing can tell.
+            page = await bucket.list_objects(key, limit=1)
+            return await bucket.head(key) if any(entry.key == key for entry in page.objects) else None
         return None if info is UNSEEN else info
 
     async def _head(self, key: str, *, expected: bool = False) -> ObjectInfo | None:

@@ -124,6 +124,9 @@ async def _sweep(destination: Destination) -> bool:
     Raises:
         HeldError: the prefix is another run's.
     """
+    lease, uploads = destination.lease, destination.uploads
+    if lease.was_late and not (lease.is_settled or uploads.opened or uploads.creating):
+        return True  # nothing was begun, and it would be long until anybody could look
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
         try:
             await destination.ensure()

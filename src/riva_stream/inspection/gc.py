@@ -21,7 +21,7 @@ from riva_stream.lease.lease import Noted
 from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
 from riva_stream.run import each
-from riva_stream.s3 import ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
+from riva_stream.s3 import UNSEEN, ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 
@@ -204,7 +204,7 @@ class _Place:
             _keep_nothing,
             lambda: None,
         )
-        await lease.acquire(wait=False)
+        await lease.acquire(wait=False, listed=journal is not None)
         before, looked_at = lease.predecessor, journal.journal if journal is not None else None
         if (before.token if before else None) != (looked_at.token if looked_at else None):
             # Another run was there meanwhile: what was found was found of its predecessor.
@@ -224,7 +224,7 @@ class _Place:
             removed = [await self._remove(lease, left) for left in found]
             speaks = before is not None and await self._speaks(before)
         except BaseException:
-            await lease.stop()
+            await (lease.stop() if before is not None else lease.release())
             raise
         if not speaks and all(left.removed for left in removed) and all(left.old for left in journals):
             await lease.release()
@@ -238,9 +238,18 @@ class _Place:
     async def _speaks(self, journal: Journal) -> bool:
         """Whether a journal alone tells of objects that a run has left which died in its commit."""
         keys = journal.leaves()
-        if not keys or await self.bucket.peek(self.layout.marker) is not None:
-            return False  # or a marker stands: what is beside it, its own run has cleared away
-        return any([await self.bucket.peek(key) is not None for key in keys])
+        if not keys:
+            return False
+        marker = await self.bucket.expect(self.layout.marker)
+        if marker is not None and marker is not UNSEEN:
+            return False  # what is beside it, its own run has cleared away
+        there = [key for key in keys if await self.bucket.expect(key) is not None]
+        if there:
+            self.warn(
+                f"the journal at {self.layout.uri} stays: it alone tells of what a commit that died has left there, which "
+                f"the next staging clears away ({len(there)} objects)"
+            )
+        return bool(there)
 
     async def _remove(self, lease: Lease, left: Leftover) -> Leftover:
         if not left.old:

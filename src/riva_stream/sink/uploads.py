@@ -161,7 +161,7 @@ class Uploads:
             try:
                 upload = await self.bucket.retrier("CreateMultipartUpload", once)
             except RivaStreamError as error:
-                if error.where.status is not None:
+                if error.where.status is not None and attempts == 1:
                     self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
                 raise
         upload.expected = size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -74,9 +75,8 @@ async def test_a_missing_right_is_named(place: Place, rule: Rule, right: str) ->
             await stage(place.request(endpoint_url=proxy.endpoint_url))
     assert caught.value.exit_code == 77
     assert right in caught.value.hint
-    assert (
-        str(caught.value).count("403") == 1
-    )  # the code of a HEAD's refusal is its status, which is said already
+    # The code of a HEAD's refusal is its status, which is said already. Names of buckets may have these digits, too.
+    assert len(re.findall(r"\b403\b", str(caught.value))) == 1
     assert not [name for name in place.names() if not name.startswith(".riva-stream/")]
 
 

@@ -15,18 +15,19 @@ from tests.sim.schedules import OF_BODIES, Drawn
 
 __all__ = ["TANGLED", "Moment", "Slow", "Uneven", "another", "at_random", "entrance", "tangle", "uneven"]
 
-_OF_MOMENTS = (
-    Break.REFUSED,
-    Break.REFUSED,
-    Break.SWEPT,
-    Break.KILL_LATE,
-    Break.KILL_LATE,
-    Break.HANGS,
+_JOURNAL = ".riva-stream/journal.json"
+_MARKER = "staging_complete.txt"
+_HOLD = (
+    ("PutObject", _JOURNAL),
+    ("GetObject", _JOURNAL),
+    ("HeadObject", _JOURNAL),
+    ("DeleteObject", _JOURNAL),
 )
+"""What a run holds the prefix by."""
 _MOMENTS = (
-    *(("PutObject", "journal.json"), ("GetObject", "journal.json"), ("DeleteObject", "journal.json")),
-    *(("CompleteMultipartUpload", "staging_complete.txt"), ("DeleteObject", "staging_complete.txt")),
-    *(("GetObject", "staging_complete.txt"), ("CreateMultipartUpload", "staging_complete.txt")),
+    *(("PutObject", _JOURNAL), ("GetObject", _JOURNAL), ("DeleteObject", _JOURNAL)),
+    *(("CompleteMultipartUpload", _MARKER), ("DeleteObject", _MARKER)),
+    *(("GetObject", _MARKER), ("CreateMultipartUpload", _MARKER)),
     *(("CompleteMultipartUpload", ""), ("CreateMultipartUpload", ""), ("AbortMultipartUpload", "")),
     *(
         ("DeleteObject", ""),
@@ -38,15 +39,8 @@ _MOMENTS = (
     *(("ListMultipartUploads", ""), ("ListObjectsV2", ""), ("PutObject", "")),
 )
 """What two runs can get between: operations, and how their keys end."""
-_JOURNAL = ".riva-stream/journal.json"
-_MARKER = "staging_complete.txt"
-_HOLD = (
-    ("PutObject", _JOURNAL),
-    ("GetObject", _JOURNAL),
-    ("HeadObject", _JOURNAL),
-    ("DeleteObject", _JOURNAL),
-)
-"""What a run holds the prefix by."""
+_OF_MOMENTS = (*(Break.REFUSED,) * 2, Break.SWEPT, *(Break.KILL_LATE,) * 2, Break.HANGS)
+"""What becomes of them besides what becomes of any request."""
 TANGLED = (
     "already staged",
     "forced same",
@@ -188,7 +182,7 @@ def _struck(odds: Random, breaks: Sequence[Break]) -> Iterator[tuple[Moment, Bre
 
 def _slow(odds: Random) -> Slow:
     if odds.random() < 0.4:  # what does the most harm, about as late as its window lets it be
-        moment = Moment("DeleteObject", odds.choice(("staging_complete.txt", "staging_complete.txt", "")), 0)
+        moment = Moment("DeleteObject", odds.choice((_MARKER, _MARKER, "")), 0)
         return Slow(moment, LEASE * 0.55 * odds.random(), 0.0)
     seconds = LEASE * odds.choice((0.05, 0.3, 1.0, 1.3, 2.5)) * (0.5 + odds.random())
     share = odds.choice((0.0, 1.0, odds.random()))

@@ -85,6 +85,7 @@ def simulate(
         requests = [requests[0], *(another(request, odds) for request in requests[1:])]
     if is_tangle:
         requests = [request.model_copy(update={"force": odds.random() < 0.9}) for request in requests]
+    begins = schedule.begins if together and isinstance(schedule, Uneven) else None
     with simulated(world, seed):
         for index, request in enumerate(requests):
             options: dict[str, Any] = {
@@ -94,14 +95,9 @@ def simulate(
             }
             if index:
                 options |= {"factory": beside, "is_beside": beside is not newest}
-            if (
-                together
-                and index
-                and isinstance(schedule, Uneven)
-                and odds.random() < (0.9 if is_tangle else 0.6)
-            ):
+            if begins is not None and index and odds.random() < (0.9 if is_tangle else 0.6):
                 when = entrance(odds) if is_tangle else at_random(odds)
-                at = schedule.begins.setdefault(odds.randint(1, index), [])
+                at = begins.setdefault(odds.randint(1, index), [])
                 at.append((*when, world.starter(request, **options)))
             elif together:
                 world.start_in(draw.random() * draw.choice((0.1, 1.0, 15.0)), request, **options)

@@ -17,7 +17,7 @@ from tests.sim.exhaustive import prepared
 from tests.sim.network import Request, immediately
 from tests.sim.scenarios import BUCKET, LEASE, asked, collection, prefix_of, promoted
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
-from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Told, a_world, is_one, killed_unheard  # noqa: F401
+from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Told, a_world, is_one
 from tests.sim.test_moments_since import leased
 from tests.sim.world import World, simulated
 
@@ -53,10 +53,9 @@ def test_a_bintarball_marker_that_may_not_be_read_is_not_taken_for_missing() -> 
         assert run.outcome in {"73", "75", "77"}
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_one_refusal_does_not_leave_a_stale_model_beside_the_new_marker(status: int) -> None:
-    """A HEAD of what was listed is 404 once (or 403 three times, just before its deletion): it stays, exit 0."""
-    key, heads = PREFIX + "models/a.riva", list[Request]()
+def passing(key: str, status: int) -> tuple[Told, list[Request]]:
+    """A HEAD by the first run is 404 once, or 403 three times from the second on; and those that were sent until then."""
+    heads = list[Request]()
 
     def how(request: Request) -> Break | None:
         if status == 403 and is_one(request, 1, "HeadObject", key):
@@ -69,7 +68,14 @@ def test_one_refusal_does_not_leave_a_stale_model_beside_the_new_marker(status: 
             heads.append(request)
             request.carry_out = lambda: None
 
-    world = a_world("aws", "fewer includes", Told(how=how, otherwise=otherwise))
+    return Told(how=how, otherwise=otherwise), heads
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_one_refusal_does_not_leave_a_stale_model_beside_the_new_marker(status: int) -> None:
+    """A HEAD of what was listed, just before its deletion: it stays, exit 0."""
+    told, heads = passing(PREFIX + "models/a.riva", status)
+    world = a_world("aws", "fewer includes", told)
     with simulated(world, 0):
         world.run(asked(include=("b.riva",), force=True))
         assert heads
@@ -79,20 +85,8 @@ def test_one_refusal_does_not_leave_a_stale_model_beside_the_new_marker(status: 
 @pytest.mark.parametrize("status", [403, 404])
 def test_one_refusal_does_not_leave_what_says_that_it_may_be_deployed(status: int) -> None:
     """The same for deployment_ready.txt: deployment.json is then deleted under it."""
-    heads = list[Request]()
-
-    def how(request: Request) -> Break | None:
-        if status == 403 and is_one(request, 1, "HeadObject", READY):
-            heads.append(request)
-            return Break.DENIED if 2 <= len(heads) <= 4 else None
-        return None
-
-    def otherwise(request: Request) -> None:
-        if status == 404 and not heads and is_one(request, 1, "HeadObject", READY):
-            heads.append(request)
-            request.carry_out = lambda: None
-
-    world = a_world("aws", "forced image", Told(how=how, otherwise=otherwise))
+    told, _ = passing(READY, status)
+    world = a_world("aws", "forced image", told)
     with simulated(world, 0):
         world.run(asked("two", force=True))
         assert not list(map(str, world.violations))
@@ -156,14 +150,17 @@ def test_a_promotion_does_not_point_at_what_was_replaced_while_it_waited(what: s
             assert told == image.etag
 
 
+def died_in_its_commit(request: Request) -> Break | None:
+    return (
+        Break.KILL_BEFORE
+        if is_one(request, 1, "CompleteMultipartUpload", PREFIX + "checksums.sha256")
+        else None
+    )
+
+
 def test_gc_leaves_the_word_of_what_a_dead_commit_has_left() -> None:
     """Without s3:ListBucket the journal alone tells of it. gc (which may list) deletes it: nothing is left open."""
-
-    def how(request: Request) -> Break | None:
-        key = PREFIX + "checksums.sha256"
-        return Break.KILL_BEFORE if is_one(request, 1, "CompleteMultipartUpload", key) else None
-
-    world = a_world("aws", "fresh", Told(how=how))
+    world = a_world("aws", "fresh", Told(how=died_in_its_commit))
     with simulated(world, 0):
         world.run(asked(), denied=UNLISTED)
         world.pass_time(100)
@@ -383,14 +380,6 @@ def test_where_a_listing_is_allowed_and_what_is_missing_is_refused_a_run_stages(
         run = world.run(wanted)
         assert run.outcome in {"staged", "upgraded"}, run.problem
         assert not list(map(str, world.violations))
-
-
-def died_in_its_commit(request: Request) -> Break | None:
-    return (
-        Break.KILL_BEFORE
-        if is_one(request, 1, "CompleteMultipartUpload", PREFIX + "checksums.sha256")
-        else None
-    )
 
 
 def test_gc_does_not_take_a_refused_marker_for_one_that_stands() -> None:

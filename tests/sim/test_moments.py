@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
 from tests.sim.exhaustive import prepared
 from tests.sim.network import Request, immediately
-from tests.sim.process import Process, unheard
+from tests.sim.process import Process
 from tests.sim.scenarios import BUCKET, LEASE, asked, collection, prefix_of
 from tests.sim.schedules import Plain
 from tests.sim.sources import SOURCE_BUCKET, source
@@ -22,12 +22,6 @@ from tests.sim.world import World, simulated
 PREFIX = prefix_of()
 JOURNAL = PREFIX + ".riva-stream/journal.json"
 MARKER = PREFIX + "staging_complete.txt"
-
-
-@pytest.fixture(autouse=True)
-def killed_unheard() -> Iterator[None]:
-    with unheard():
-        yield
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,17 +25,11 @@ from riva_stream.source.ranges import PinnedRanges
 from tests.sim.breaks import Break
 from tests.sim.exhaustive import prepared
 from tests.sim.network import Request
-from tests.sim.process import Process, unheard
+from tests.sim.process import Process
 from tests.sim.scenarios import BUCKET, asked, collection
 from tests.sim.sources import IMAGE, source
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Told, a_world, is_one
 from tests.sim.world import World, simulated
-
-
-@pytest.fixture(autouse=True)
-def killed_unheard() -> Iterator[None]:
-    with unheard():
-        yield
 
 
 def leased(seconds: float, **fields: Any) -> StageRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from tests.sim import older, seeds
 from tests.sim.ending import converge
 from tests.sim.exhaustive import prepared
-from tests.sim.process import unheard
 from tests.sim.report import Tally
 from tests.sim.scenarios import SCENARIOS, asked
 from tests.sim.schedules import Plain
@@ -19,12 +17,6 @@ from tests.sim.world import World, simulated
 
 SEEDS = (*range(60), 178, 1304, 1371, 1563, 1868, 2023, 2634, 2749)
 """The last ones: version 0.1 broke a promise there once."""
-
-
-@pytest.fixture(autouse=True)
-def killed_unheard() -> Iterator[None]:
-    with unheard():
-        yield
 
 
 @pytest.fixture

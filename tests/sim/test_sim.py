@@ -18,7 +18,6 @@ from tests.sim.ending import converge
 from tests.sim.exhaustive import Cell, Duel, cells, duels, parse, prepared, result_of
 from tests.sim.judge import NOT_PROMISED
 from tests.sim.kinds import KINDS
-from tests.sim.process import unheard
 from tests.sim.report import Tally
 from tests.sim.scenarios import BUCKET, SCENARIOS, asked, prefix_of
 from tests.sim.schedules import Plain
@@ -43,12 +42,6 @@ CELLS = 300
 DUELS = 120
 
 Rogue = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
-
-
-@pytest.fixture(autouse=True)
-def killed_unheard() -> Iterator[None]:
-    with unheard():
-        yield
 
 
 def broken(results: Iterator[tuple[str, str, list[str]]]) -> list[str]:

@@ -345,7 +345,7 @@ class Destination:
         usual = stored.etag in etags_of(parts)
         if stored.etag and (self.bucket.is_aws or (usual and (len(parts) > 1 or self._keeps_etags))):
             return stored
-        info = await self._head(upload.key, expected=True)
+        info = await self._expected(self.bucket, upload.key)
         if info is None or (stored.etag and not self.uploads.is_ours(info, upload)):
             return stored
         self._keeps_etags |= usual and info.etag == stored.etag
@@ -530,8 +530,7 @@ class Destination:
         if self._marker is not None and key != layout.marker and not beside:
             raise RuntimeError("a change under a marker")
         window = await self.lease.check()
-        look = self.bucket.once.peek if self._marker is None else self.bucket.once.expect
-        info = await look(layout.marker)
+        info = UNSEEN if self._marker is not None else await self.bucket.once.peek(layout.marker)
         if info is UNSEEN:
             info = await self._expected(self.bucket.once, layout.marker)
         if key == layout.marker and info is None:
@@ -561,7 +560,8 @@ class Destination:
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
             return {"if_absent": True}
         # What may not be seen must not be there: it is never written over blindly.
-        info = await self._head(key, expected=key in self.existing.hinted())
+        hinted = key in self.existing.hinted()
+        info = await (self._expected(self.bucket, key) if hinted else self._head(key))
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
     async def _again(
@@ -667,7 +667,7 @@ class Destination:
         ready = prefix + DEPLOYMENT_READY
         with suppress(RivaStreamError):
             if ready in self._sent - self._completed.keys():
-                info = await self._head(ready, expected=True)
+                info = await self._expected(self.bucket, ready)
                 if info is None or info.metadata.get("run-id") != self.run.run_id:
                     return  # it may come yet
                 await self._delete(ready, info.etag)
@@ -749,10 +749,8 @@ class Destination:
             return await bucket.head(key) if any(entry.key == key for entry in page.objects) else None
         return None if info is UNSEEN else info
 
-    async def _head(self, key: str, *, expected: bool = False) -> ObjectInfo | None:
+    async def _head(self, key: str) -> ObjectInfo | None:
         """What is at a key, as far as may be seen."""
-        if expected:
-            return await self._expected(self.bucket, key)
         info = await self.bucket.peek(key)
         return None if info is UNSEEN else info
 

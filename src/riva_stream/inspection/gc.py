@@ -128,12 +128,10 @@ class _Place:
 
     async def _look_again(self, journal: Journal | None) -> None:
         """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
-        written, self.checkpoints = self.written, {}
         listed = await self.bucket.list_uploads(self.layout.prefix)
         self.uploads = [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout]
-        async for entry in self.bucket.objects(self.layout.prefix + OWN_FOLDER):
-            self.add(entry)
-        self.written = written  # the journal is our own by now
+        own = self.bucket.objects(self.layout.prefix + OWN_FOLDER)
+        self.checkpoints = {it.key: it.last_modified async for it in own if self.layout.is_checkpoint(it.key)}
         await self._add_named(journal)
 
     async def _add_named(self, journal: Journal | None) -> None:

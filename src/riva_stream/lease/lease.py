@@ -41,7 +41,7 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
-from riva_stream.s3.bucket import LOOKS, pause_after
+from riva_stream.s3.bucket import insist
 
 __all__ = ["Found", "Lease", "Noted", "read_journal"]
 
@@ -605,10 +605,7 @@ class Lease:
         self._etag = found.etag
 
     async def _delete(self) -> None:
-        for refusals in range(1, LOOKS + 1):
-            if (info := await self._head()) is not None or refusals == LOOKS:
-                break
-            await pause_after(refusals)
+        info = await insist(self._head)
         if info is None:
             return
         if info.etag != self._etag:

@@ -284,9 +284,7 @@ class FromStaging:
         """Look at the staging's marker again, and at what its documents point at."""
         for one in (self.container, None if self.originals else self.source):
             if one is not None:
-                store = (
-                    self.staging.bucket.store if one.bucket == self.staging.layout.bucket else self.elsewhere
-                )
+                store = _store_of(self.staging.bucket, self.elsewhere, one.bucket)
                 await require_unchanged(Bucket(store, one.bucket, self.run.retrier), one)
         try:
             await self.staging.still_stands()
@@ -407,11 +405,15 @@ class FromStaging:
         return found == [source.etag for source in sources]
 
 
+def _store_of(own: Bucket, elsewhere: Reader, bucket: str) -> Reader:
+    """The store of what a document points at in ``bucket``."""
+    return own.store if bucket == own.name else elsewhere
+
+
 async def _find(run: Run, own: Bucket, elsewhere: Reader, reference: ObjectReference) -> PinnedSource:
     """The object that a document points at, unchanged."""
     bucket, key = split_uri(reference.s3_uri)
-    store = own.store if bucket == own.name else elsewhere
-    found = await find_source(store, bucket, key, run.retrier)
+    found = await find_source(_store_of(own, elsewhere, bucket), bucket, key, run.retrier)
     if not reference_to(found).is_same(reference):
         raise IntegrityError(
             f"{reference.text()} is what the staging points at; there is now {reference_to(found).text()}",

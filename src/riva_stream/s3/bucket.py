@@ -21,7 +21,7 @@ from riva_stream.errors import AccessDeniedError
 from riva_stream.s3.listings import listing_is_stuck
 from riva_stream.s3.port import Document, Folders, ObjectInfo, Reader, Store, Writer
 
-__all__ = ["LOOKS", "UNSEEN", "Attempt", "Bucket", "WritableBucket", "pause_after"]
+__all__ = ["LOOKS", "UNSEEN", "Attempt", "Bucket", "WritableBucket", "insist", "pause_after"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +35,17 @@ LOOKS = 3
 async def pause_after(refusals: int) -> None:
     """Wait before the same is asked again: 0.2 seconds after the first refusal, then twice as long each time."""
     await clock.sleep(0.2 * 2 ** (refusals - 1))
+
+
+async def insist(
+    ask: Callable[[], Awaitable[T | None]], last: Callable[[], Awaitable[T | None]] | None = None
+) -> T | None:
+    """What ``ask`` gives; None is not believed before it has come :data:`LOOKS` times. The last time ``last`` asks, if given."""
+    for looks in range(1, LOOKS):
+        if (found := await ask()) is not None:
+            return found
+        await pause_after(looks)
+    return await (last or ask)()
 
 
 class Attempt(Protocol):
@@ -154,15 +165,8 @@ class Bucket:
     async def _insist(
         self, ask: Callable[[], Awaitable[T | None]], hidden: T | None, *, listed: bool
     ) -> T | None:
-        for look in range(1, LOOKS):
-            try:
-                if (found := await ask()) is not None:
-                    return found
-            except AccessDeniedError as error:
-                if not error.hides_absence:
-                    raise
-            await pause_after(look)
-        return await (ask() if listed else self._unless_hidden(ask, hidden))
+        last = ask if listed else partial(self._unless_hidden, ask, hidden)
+        return await insist(partial(self._unless_hidden, ask, None), last)
 
     async def _unless_hidden(self, ask: Callable[[], Awaitable[T]], hidden: T) -> T:
         """What ``ask`` gives; ``hidden`` where it is refused in the way that hides what is not there."""

@@ -209,7 +209,7 @@ class _Draft:
 
     def _compare_keys(self) -> None:
         """Key, secret and token are taken from one place, so what only the file has of them is not used."""
-        here = next((name for name in _KEYS[:2] if os.environ.get(name)), None)
+        here = _key_here()
         if apart := [
             name for name in _KEYS if here and self.places.file.values.get(name) and not os.environ.get(name)
         ]:
@@ -290,11 +290,16 @@ class _Draft:
             self.origins[name] = origin
 
 
+def _key_here() -> str | None:
+    """The variable of a key or secret that the process environment has."""
+    return next((name for name in _KEYS[:2] if os.environ.get(name)), None)
+
+
 def _environment_of(file: EnvFile) -> dict[str, str]:
     """AWS variables of a file (credentials among them) that the process environment lacks."""
     ours = {variable for name in Settings.model_fields for variable in Settings.variables(name)}
     # Key, secret and token belong together: one half from each place would be refused as a wrong signature.
-    skipped = set(_KEYS) if any(os.environ.get(name) for name in _KEYS[:2]) else set()
+    skipped = set(_KEYS) if _key_here() else set()
     return {
         name: value
         for name, value in file.values.items()

@@ -47,6 +47,8 @@ class Store(MemoryStore):
         """Paths whose requests meet a network that is down."""
         self.flipped = False
         """Whether a byte of each range arrives as another."""
+        self.missed: set[int] = set()
+        """Requests, by their number among those that read, that are told that there is nothing."""
         self.asked: list[str] = []
         """Paths of all requests that read."""
 
@@ -60,10 +62,14 @@ class Store(MemoryStore):
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
         await self._comes("HEAD", key)
+        if len(self.asked) in self.missed:
+            return None
         return await super().head(bucket, key, window=window)
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         await self._comes("GET", key)
+        if len(self.asked) in self.missed:
+            return None
         return await super().get(bucket, key, limit=limit)
 
     @asynccontextmanager
@@ -422,3 +428,19 @@ async def test_verify_deep_finds_a_byte_that_arrives_as_another(store: Store) ->
     report = await verify(store, BUCKET, PREFIX, deep=True)
     wrong = {entry.key.removeprefix(PREFIX) for entry in report.objects if not entry.ok}
     assert wrong == {"source/model.tar.gz", "models/model-0.riva", MODEL}
+
+
+async def test_what_is_told_to_be_missing_once_is_looked_for_again(store: Store) -> None:
+    """404 to any one request but that for the marker, without which nobody knows that there is anything."""
+    await staged(store)
+    store.asked.clear()
+    assert (await verify(store, BUCKET, PREFIX)).ok
+    assert store.asked[0] == "staging_complete.txt"
+    for number in range(2, len(store.asked) + 1):
+        store.asked.clear()
+        store.missed = {number}
+        assert (await verify(store, BUCKET, PREFIX)).ok, number
+    for number in (2, 3, 5, 6):  # artifact.json and the like, then a model
+        store.asked.clear()
+        store.missed = {number}
+        assert await read_whole(store), number

@@ -35,6 +35,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, metavar="N", help="simulate N seeds")
     parser.add_argument("--even", action="store_true", help="of seeds: no request is slower than all others")
+    parser.add_argument(
+        "--whole", action="store_true", help="of seeds: nothing is told to be missing that is there"
+    )
     parser.add_argument("--start", type=int, default=0, metavar="S", help="the first of them")
     parser.add_argument("--exhaustive", action="store_true", help="break every request in every way")
     parser.add_argument(
@@ -78,12 +81,16 @@ def _factory(name: str) -> RunFactory:
     return factory
 
 
-def _simulate(work: list[int | Cell | Duel], *, kind: str, beside: str, even: bool) -> list[Result]:
+def _simulate(
+    work: list[int | Cell | Duel], *, kind: str, beside: str, even: bool, whole: bool
+) -> list[Result]:
     factory = _factory(beside)
     gc.disable()
     sys.unraisablehook = lambda _: None  # what is left of killed runs complains when it is cleared away
     done = [
-        seeds.simulate(one, kind=kind, beside=factory, even=even) if isinstance(one, int) else one.simulate()
+        seeds.simulate(one, kind=kind, beside=factory, even=even, whole=whole)
+        if isinstance(one, int)
+        else one.simulate()
         for one in work
     ]
     gc.collect()
@@ -96,10 +103,10 @@ def _batches(work: Iterable[int | Cell | Duel]) -> Iterator[list[int | Cell | Du
         yield batch
 
 
-def _replay(name: str, kind: str, beside: RunFactory, *, even: bool, trace: bool) -> int:
+def _replay(name: str, kind: str, beside: RunFactory, *, even: bool, whole: bool, trace: bool) -> int:
     tell: Callable[[str], None] | None = _say if trace else None
     result = (
-        seeds.simulate(int(name), kind=kind, beside=beside, trace=tell, even=even)
+        seeds.simulate(int(name), kind=kind, beside=beside, trace=tell, even=even, whole=whole)
         if name.isdigit()
         else parse(name).simulate(tell)
     )
@@ -114,7 +121,7 @@ def _replay(name: str, kind: str, beside: RunFactory, *, even: bool, trace: bool
 
 def _everything(options: argparse.Namespace, kind: str) -> int:
     tally, began, told = Tally(), time.monotonic(), 0.0
-    simulate = partial(_simulate, kind=kind, beside=options.beside, even=options.even)
+    simulate = partial(_simulate, kind=kind, beside=options.beside, even=options.even, whole=options.whole)
     # A pool that says so when one of its processes dies, in place of waiting for its answer for ever.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
         for results in pool.map(simulate, _batches(_work(options))):
@@ -144,7 +151,8 @@ def main() -> int:
             os.environ | {"PYTHONHASHSEED": "0"},
         )
     if options.replay:
-        return _replay(options.replay, kind, _factory(options.beside), even=options.even, trace=options.trace)
+        modes = {"even": options.even, "whole": options.whole, "trace": options.trace}
+        return _replay(options.replay, kind, _factory(options.beside), **modes)
     return _everything(options, kind)
 
 

@@ -25,6 +25,7 @@ class Break(Enum):
     DENIED = "403"
     DENIED_LATE = "403; the next attempt is killed, and takes effect when everything is over"
     REFUSED = "403, and again for the next attempts"
+    MISSING = "404 for what is there"
     SWEPT = "all open uploads aborted, as by a lifecycle rule"
     BUSY = "503 for a while"
     EXPIRED = "token expired for all in flight"

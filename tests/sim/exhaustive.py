@@ -34,6 +34,7 @@ BREAKS = (
     Break.DOWN,
     Break.DENIED,
     Break.DENIED_LATE,
+    Break.MISSING,
     Break.BUSY,
     Break.EXPIRED,
 )

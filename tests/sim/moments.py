@@ -11,9 +11,20 @@ from tests.sim.breaks import Break
 from tests.sim.network import Network, Request
 from tests.sim.process import Process
 from tests.sim.scenarios import LEASE, collection
-from tests.sim.schedules import OF_BODIES, Drawn
+from tests.sim.schedules import Drawn, suits
 
-__all__ = ["TANGLED", "Moment", "Slow", "Uneven", "another", "at_random", "entrance", "tangle", "uneven"]
+__all__ = [
+    "TANGLED",
+    "Moment",
+    "Slow",
+    "Uneven",
+    "absences",
+    "another",
+    "at_random",
+    "entrance",
+    "tangle",
+    "uneven",
+]
 
 _JOURNAL = ".riva-stream/journal.json"
 _MARKER = "staging_complete.txt"
@@ -93,6 +104,7 @@ class Uneven(Drawn):
         begins: for each run: what begins at which of its requests, or when it ends, and how many seconds after it. Where
             one of its requests arrives although it is over, that may be when it begins.
         odds: where all of this comes from.
+        missing: the same as ``moments``.
     """
 
     paces: Mapping[int, float] = field(default_factory=dict)
@@ -100,6 +112,7 @@ class Uneven(Drawn):
     moments: Mapping[int, Sequence[tuple[Moment, Break]]] = field(default_factory=dict)
     odds: Random = field(default_factory=Random)
     begins: dict[int, list[tuple[Moment, float, Callable[[float], None]]]] = field(default_factory=dict)
+    missing: Mapping[int, Sequence[tuple[Moment, Break]]] = field(default_factory=dict)
 
     def strike(self, request: Request) -> Break | None:
         pid = request.process.pid
@@ -110,8 +123,8 @@ class Uneven(Drawn):
             else:
                 self.begins.setdefault(pid, []).append((moment, seconds, begin))
         struck = super().strike(request)
-        for moment, how in self.moments.get(pid, ()):
-            if moment.has_come(request) and not (how in OF_BODIES and request.operation != "GetObject"):
+        for moment, how in (*self.moments.get(pid, ()), *self.missing.get(pid, ())):
+            if moment.has_come(request) and suits(how, request):
                 struck = struck or how
         return struck
 
@@ -187,6 +200,21 @@ def _slow(odds: Random) -> Slow:
     seconds = LEASE * odds.choice((0.05, 0.3, 1.0, 1.3, 2.5)) * (0.5 + odds.random())
     share = odds.choice((0.0, 1.0, odds.random()))
     return Slow(_any(odds), seconds * share, seconds * (1 - share))
+
+
+def absences(odds: Random, pids: Sequence[int]) -> dict[int, list[tuple[Moment, Break]]]:
+    """What is told to be missing though it is there, for each run; nothing for most of them."""
+    found: dict[int, list[tuple[Moment, Break]]] = {}
+    for pid in pids:
+        for _ in range(odds.choice((0, 0, 0, 1, 2))):
+            operation, ending = (
+                odds.choice(("HeadObject", "GetObject")),
+                odds.choice((_JOURNAL, _MARKER, "", "")),
+            )
+            found.setdefault(pid, []).append(
+                (Moment(operation, ending, int(odds.random() ** 2 * 8)), Break.MISSING)
+            )
+    return found
 
 
 def tangle(even: Drawn, odds: Random, count: int) -> Uneven:

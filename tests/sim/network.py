@@ -33,6 +33,7 @@ from riva_stream.s3.port import (
 from tests.sim.breaks import Break
 from tests.sim.loop import State, VirtualLoop
 from tests.sim.process import Process
+from tests.sim.sources import SOURCE_BUCKET
 
 __all__ = ["Connection", "Network", "Request", "Schedule", "immediately"]
 
@@ -68,6 +69,13 @@ class Request:
     unsent: bool = False
     """It has not left its host, and does not once its sender no longer waits for it."""
     cut: bool = False
+
+    @property
+    def may_be_missing(self) -> bool:
+        """Whether it asks for one whole object at the destination, so that it can be told that there is none."""
+        return (
+            self.operation in ("HeadObject", "GetObject") and self.bucket != SOURCE_BUCKET and not self.detail
+        )
 
     @property
     def is_cut(self) -> bool:
@@ -234,6 +242,9 @@ class Network:
         request.process.valid_from = request.process.credential + 1
         self._pass(request, before, after)
 
+    def _miss(self, request: Request, before: float, after: float) -> None:
+        self._in(before + after, partial(self._answer, request, None, None))
+
     def _hang(self, request: Request, _before: float, _after: float) -> None:
         late = self.schedule.abandoned(request)
         if late is not None:
@@ -276,6 +287,7 @@ class Network:
         Break.DOWN: _be_down,
         Break.DENIED: partial(_refuse, code="AccessDenied", status=403),
         Break.REFUSED: partial(_refuse, code="AccessDenied", status=403),
+        Break.MISSING: _miss,
         Break.SWEPT: _pass,
         Break.BUSY: partial(_refuse, code="SlowDown", status=503),
         Break.EXPIRED: _expire,

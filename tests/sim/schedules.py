@@ -10,16 +10,23 @@ from tests.sim.breaks import Break
 from tests.sim.network import Network, Request
 from tests.sim.process import Process
 
-__all__ = ["OF_BODIES", "Drawn", "Plain", "Strike", "Switches"]
+__all__ = ["Drawn", "Plain", "Strike", "Switches", "suits"]
 
 _STEP = 0.01
-OF_BODIES = {Break.CUT, Break.CUTS}
+_OF_BODIES = {Break.CUT, Break.CUTS}
 _LATE = {Break.CANCEL_LATE, Break.KILL_LATE}
 _LATENESS = 3.0
 """Seconds after which such a request takes effect: the next run is about to end, and the lease is not over yet."""
 
 _MUCH_LATER = 60.0
 """The next run has ended; no window is as long."""
+
+
+def suits(how: Break, request: Request) -> bool:
+    """Whether that can become of this request."""
+    if how in _OF_BODIES:
+        return request.operation == "GetObject"
+    return how is not Break.MISSING or request.may_be_missing
 
 
 class Plain:
@@ -62,7 +69,7 @@ class Strike(Plain):
             return self._again(request, self.struck)
         if request.ordinal != self.ordinal or request.process.pid != 1:
             return None
-        if self.how in OF_BODIES and request.operation != "GetObject":
+        if not suits(self.how, request):
             return None
         self.struck = request
         return Break.DENIED if self.how is Break.DENIED_LATE else self.how
@@ -141,7 +148,7 @@ class Drawn(Plain):
 
     def strike(self, request: Request) -> Break | None:
         how = self.strikes.get(request.process.pid, {}).get(request.ordinal)
-        return None if how in OF_BODIES and request.operation != "GetObject" else how
+        return how if how is not None and suits(how, request) else None
 
     def delays(self, request: Request) -> tuple[float, float]:
         return self.draw.random() * self.spread, self.draw.random() * self.spread

@@ -11,7 +11,7 @@ from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.exhaustive import Result, Trace, prepared, result_of
 from tests.sim.kinds import KINDS
-from tests.sim.moments import TANGLED, Uneven, another, at_random, entrance, tangle, uneven
+from tests.sim.moments import TANGLED, Uneven, absences, another, at_random, entrance, tangle, uneven
 from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS
 from tests.sim.schedules import Drawn, Plain
 from tests.sim.world import RunFactory, World, newest, simulated
@@ -47,6 +47,7 @@ def simulate(
     trace: Trace | None = None,
     among: Sequence[str] = tuple(SCENARIOS),
     even: bool = False,
+    whole: bool = False,
 ) -> Result:
     """Run what ``seed`` draws.
 
@@ -57,6 +58,7 @@ def simulate(
         trace: takes a line for each thing that happens.
         among: scenarios to draw from: with others a seed draws another thing.
         even: draw all times from one spread, and when runs begin from another, as seeds did before there were moments.
+        whole: nothing that is there is told to be missing, as before that was drawn.
     """
     draw = Random(seed)
     drawn = draw.choice([*KINDS, "aws", "aws", "aws"])
@@ -85,6 +87,8 @@ def simulate(
         requests = [requests[0], *(another(request, odds) for request in requests[1:])]
     if is_tangle:
         requests = [request.model_copy(update={"force": odds.random() < 0.9}) for request in requests]
+    if isinstance(schedule, Uneven) and not whole and not scenario.denied:
+        schedule.missing = absences(Random(f"absences of {seed}"), range(1, count + 1))
     begins = schedule.begins if together and isinstance(schedule, Uneven) else None
     with simulated(world, seed):
         for index, request in enumerate(requests):

@@ -13,7 +13,7 @@ from riva_stream.inspection import gc
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
-from tests.sim.exhaustive import prepared
+from tests.sim.exhaustive import Cell, cells, prepared
 from tests.sim.network import Request, immediately
 from tests.sim.scenarios import BUCKET, LEASE, asked, collection, prefix_of, promoted
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
@@ -420,3 +420,16 @@ def test_gc_does_not_lose_a_journal_for_one_404_at_its_takeover(kind: str) -> No
         assert world.store.look(BUCKET, JOURNAL) is not None
         world.run(asked("two"), denied=UNLISTED)
         assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("scenario", ["already staged", "image added", "promoted", "promoted by reference"])
+def test_nothing_is_wrong_because_it_was_told_to_be_missing_once(scenario: str) -> None:
+    """Any one 404 for what is there: "what is staged is no longer what was staged", exit 65."""
+    results = [cell.simulate() for cell in cells("aws", scenario, leftovers=False) if _is_missed(cell)]
+    found = [result for result in results if result is not None]
+    assert len(found) > 8
+    assert not [str(violation) for result in found for violation in result.violations]
+
+
+def _is_missed(cell: Cell) -> bool:
+    return cell.how is Break.MISSING and cell.follow_up == "same"

@@ -180,7 +180,7 @@ async def keep_documents(run: Run, existing: Existing) -> None:
 
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
-    info = await run.destination.head(file.s3_key)
+    info = await run.destination.expect(file.s3_key, listed=True)
     gone = Finding(code="gone", message="it is gone")
     by, different = ([], [gone]) if info is None else differences(file, info)
     if not different:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from riva_stream.deployment import DOCUMENTS, KINDS, DeploymentDocument, DeploymentReady, ObjectReference
@@ -16,6 +17,7 @@ from riva_stream.layout import (
     DEPLOYMENT_JSON,
     DEPLOYMENT_READY,
     MARKER,
+    OF_FULL,
     marker_at,
 )
 from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
@@ -77,6 +79,20 @@ class Documents:
         return self.marker.mode if self.marker else None
 
     @property
+    def is_full(self) -> bool:
+        """Whether it has objects of its own."""
+        return self.mode not in {"reference_only", "bintarball_reference"}
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of those that have to be there, as the marks tell, and are not."""
+        if not self.is_marked:
+            return []
+        named = () if self.is_bintarball else (ARTIFACT_JSON, *(OF_FULL if self.is_full else ()))
+        paired = (DEPLOYMENT_JSON,) if self.has(DEPLOYMENT_READY) else ()
+        return [name for name in (*named, *paired) if not self.has(name) and name not in self.hidden]
+
+    @property
     def problem(self) -> str:
         """Why what is marked as staged cannot be used, as far as marker and what it vouches for tell; else ""."""
         return self.pair_problem if self.is_bintarball else self._problem
@@ -132,38 +148,68 @@ class Documents:
         return self.wrong.get(name, "")
 
 
-async def read_documents(bucket: Bucket, prefix: str, names: Sequence[str] = DOCUMENTS) -> Documents:
+async def read_documents(
+    bucket: Bucket, prefix: str, names: Sequence[str] = DOCUMENTS, *, listed: bool = False
+) -> Documents:
     """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two.
 
-    The marker first: without it nobody vouches for the others, and none of them is read.
-    """
-    marked_by = marker_at(prefix)
-    if marked_by == DEPLOYMENT_READY:
-        names = DEPLOYMENT_DOCUMENTS
-    wrong: dict[str, str] = {}
-    hidden: list[str] = []
-    read: dict[str, InStore] = {}
+    The marker first: without it nobody vouches for the others, and none of them is read. What a listing has shown, or
+    the marker says to be there, is asked for again before it is believed to be gone.
 
-    async def read_one(name: str) -> None:
+    Args:
+        bucket: where it is.
+        prefix: of the staging.
+        names: of documents.
+        listed: a listing has shown the marker.
+    """
+    reading = _Reading(bucket, prefix, marker_at(prefix))
+    marked_by = reading.marked_by
+    wanted = DEPLOYMENT_DOCUMENTS if marked_by == DEPLOYMENT_READY else names
+    await reading.one(marked_by, again=listed)
+    if reading.has_any:
+        await each([name for name in wanted if name != marked_by], reading.one)
+    found = reading.found(wanted)
+    if missing := [name for name in found.missing if name in wanted]:
+        await each(missing, partial(reading.one, again=True))
+        found = reading.found(wanted)
+    return found if found.is_bintarball else _without_foreign(found)
+
+
+@dataclass(eq=False)
+class _Reading:
+    """Documents of one staging, while they are read."""
+
+    bucket: Bucket
+    prefix: str
+    marked_by: str
+    read: dict[str, InStore] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    hidden: list[str] = field(default_factory=list)
+
+    @property
+    def has_any(self) -> bool:
+        return bool(self.read or self.wrong)
+
+    async def one(self, name: str, *, again: bool = False) -> None:
+        """Read one, if it is there; ``again``: it should be."""
+        ask = self.bucket.fetch if again else self.bucket.get
         try:
-            document = await bucket.get(prefix + name, limit=DOCUMENT_LIMIT)
+            document = await ask(self.prefix + name, limit=DOCUMENT_LIMIT)
         except IntegrityError as error:
-            wrong[name] = error.what
+            self.wrong[name] = error.what
         except AccessDeniedError:
-            if name not in DEPLOYMENT_DOCUMENTS or marked_by in DEPLOYMENT_DOCUMENTS:
+            if name not in DEPLOYMENT_DOCUMENTS or self.marked_by in DEPLOYMENT_DOCUMENTS:
                 raise
             # most stagings have none: that must not keep the rest from being looked at
-            hidden.append(name)
+            self.hidden.append(name)
         else:
             if document is not None:
-                read[name] = document
+                self.read[name] = document
 
-    await read_one(marked_by)
-    if read or wrong:
-        await each([name for name in names if name != marked_by], read_one)
-    found = understood({name: read[name] for name in names if name in read}, wrong, marked_by=marked_by)
-    found = replace(found, hidden=sorted(hidden))
-    return found if found.is_bintarball else _without_foreign(found)
+    def found(self, names: Sequence[str]) -> Documents:
+        """What they are, in the order of their names."""
+        read = {name: self.read[name] for name in names if name in self.read}
+        return replace(understood(read, self.wrong, marked_by=self.marked_by), hidden=sorted(self.hidden))
 
 
 def _without_foreign(documents: Documents) -> Documents:

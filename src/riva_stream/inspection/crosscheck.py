@@ -23,7 +23,6 @@ from riva_stream.layout import (
     DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
-    OF_FULL,
 )
 from riva_stream.manifest import Artifact, Finding, Lines, StagedFile, UploadManifest
 from riva_stream.s3 import Bucket, ObjectInfo
@@ -71,8 +70,8 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
     for name, why in documents.wrong.items():
         ledger.differs(prefix + name, "malformed", why)
     artifact, manifest = documents.artifact, documents.manifest
-    full = documents.mode not in {"reference_only", "bintarball_reference"}
-    _gone(documents, prefix, ledger, full=full)
+    for name in documents.missing:
+        ledger.differs(prefix + name, "gone", "it is gone")
     _marks(documents, prefix, ledger)
     if documents.deployment is not None:
         _deployment(documents, documents.deployment, bucket, prefix, ledger)
@@ -81,7 +80,7 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
         _same_place(ledger, prefix + ARTIFACT_JSON, artifact.deployment.s3_prefix, place)
     if manifest is not None:
         _manifest(documents, manifest, bucket, prefix, ledger)
-    if not full:
+    if not documents.is_full:
         return []
     expected = _expected(artifact, manifest, prefix)
     if CHECKSUMS in documents.texts:
@@ -144,14 +143,6 @@ def _mark(
     for what, here, there in () if ledger.difference(prefix + by) else told:
         if here != there:
             ledger.differs(key, what.replace(" ", "-"), f"its {what} is {here}, {by} has {there}")
-
-
-def _gone(documents: Documents, prefix: str, ledger: Ledger, *, full: bool) -> None:
-    named = () if documents.is_bintarball else (ARTIFACT_JSON, *(OF_FULL if full else ()))
-    paired = (DEPLOYMENT_JSON,) if documents.has(DEPLOYMENT_READY) else ()
-    for name in (*named, *paired):
-        if not documents.has(name) and name not in documents.hidden:
-            ledger.differs(prefix + name, "gone", "it is gone")
 
 
 def _deployment(
@@ -345,7 +336,7 @@ async def pointed_at(
 ) -> ObjectInfo | None:
     """HEAD what a document pins where it lies, in any bucket of the store; None when it is not that any more."""
     name, key = split(uri)
-    info = await bucket.named(name).head(key)
+    info = await bucket.named(name).expect(key, listed=True)
     if info is None:
         ledger.differs(uri, "gone", "it is gone")
         return None

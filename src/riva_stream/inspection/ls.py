@@ -112,7 +112,7 @@ async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | Non
         ended = _ended(found, now, written.last_modified if written else None, here)
     # A journal that has gone since the listing has perhaps given way to a marker.
     if marker in names or (OWN_FOLDER in names and found is None):
-        documents = await read_documents(there, place, (MARKER, ARTIFACT_JSON))
+        documents = await read_documents(there, place, (MARKER, ARTIFACT_JSON), listed=marker in names)
         if documents.is_marked:
             return _staged(bucket, place, documents, None if ended else found)
     if found is not None:

@@ -192,7 +192,7 @@ class Staging:
                 hint=f"it has: {', '.join(self.objects) or 'no objects of its own; it is by reference'}",
             )
         try:
-            info = await self.bucket.head(item.key)
+            info = await self.bucket.expect(item.key, listed=True)
             compared = Ledger()
             compare(item, info, compared)
             self._require(compared, item.key)

@@ -453,7 +453,7 @@ class Connection:
             )
             reply = immediately(asked.__aenter__())
             try:
-                data: bytes = immediately(_first_of(reply.pieces))
+                data: bytes = immediately(_all_of(reply.pieces))
             finally:
                 immediately(asked.__aexit__(None, None, None))
             self._process.read_until(bucket, key, etag, first + len(data))
@@ -657,8 +657,8 @@ class Connection:
         await self._ask("PutObjectTagging", bucket, key, lambda: immediately(effect()), changes=True)
 
 
-async def _first_of(pieces: AsyncIterator[bytes]) -> bytes:
-    return await anext(pieces)
+async def _all_of(pieces: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in pieces])
 
 
 def _short(upload_id: str) -> str:

@@ -84,7 +84,7 @@ class ZstdStream:
         self.place = place = place or ZstdPlace()
         require(place.frames <= streams and place.empty <= streams, "the number of zstd frames")
         require(place.window <= window, "the window of a zstd frame")
-        self.window = place.window
+        self.window = 0
         """Bytes of the largest window that a frame has asked for so far: the inflater holds them."""
         self._state = _State.MAGIC
         self._piece = memoryview(b"")

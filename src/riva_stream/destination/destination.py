@@ -63,6 +63,8 @@ _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
+_CHECKPOINT_SECONDS = 2.0
+"""The same for a checkpoint: a listing finds one of which nobody knows whether it was kept."""
 _KEPT = 2
 """Checkpoints that are kept: should the newest not hold, there is one more."""
 
@@ -110,6 +112,7 @@ class Destination:
     _checkpoints: int = field(default=0, init=False)
     """How many this run has written;"""
     _written: set[str] = field(default_factory=set, init=False)
+    _dropped: set[str] = field(default_factory=set, init=False)
     """and those of them that may still be there."""
     _unlisted: bool = field(default=False, init=False)
     """Whether it was told that open uploads may not be listed."""
@@ -160,13 +163,17 @@ class Destination:
         self._checkpoints += 1
         key = self.run.layout.checkpoint(self.lease.token, self._checkpoints)
         self._written.add(key)
-        await answered(partial(self._put_checkpoint, key, data), grace=_ANSWER_SECONDS)
+        await answered(partial(self._put_checkpoint, key, data), grace=_CHECKPOINT_SECONDS)
         named = JournaledCheckpoint(key=key, sha256=hashlib.sha256(data).hexdigest(), offset=offset)
         kept, dropped = self.checkpoints[: _KEPT - 1], self.checkpoints[_KEPT - 1 :]
         self.checkpoints = [named, *kept]
+        self._dropped |= {old.key for old in dropped}
         await self.lease.write()
-        for old in dropped:
-            await self._delete_checkpoint(old.key)
+        # What stays now goes with the next, or in the end: the newest is kept and named, whatever becomes of the others.
+        with suppress(RivaStreamError):
+            for old in sorted(self._dropped):
+                await self._delete_checkpoint(old)
+                self._dropped.discard(old)
 
     async def forget_checkpoints(self, theirs: Journal | None = None) -> None:
         """Delete what checkpoints there are: nobody goes on from them. Not to be cancelled; what stays is gc's.
@@ -594,9 +601,13 @@ class Destination:
             if "if_absent" in condition
             else info is not None and info.etag == condition["if_match"]
         )
-        if code in {"PreconditionFailed", "412"} and not holds:
+        refused = code in {"PreconditionFailed", "412"}
+        if refused and holds and refusals < LOOKS:
+            await pause_after(refusals)  # it may be about what stood there a moment before
+        elif refused and not holds:
             return False
-        self._conditional = False
+        else:
+            self._conditional = False
         return True
 
     async def _does_without_windows(self) -> bool:

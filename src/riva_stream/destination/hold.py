@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import anyio
 
@@ -17,7 +18,7 @@ from riva_stream.lease.lease import Noted
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, each
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
-from riva_stream.sink import KnownPart, Upload, Uploads
+from riva_stream.sink import KnownPart, SentPart, Upload, Uploads
 from riva_stream.sizes import human_size
 
 __all__ = ["hold", "resume"]
@@ -49,6 +50,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run.meter.add_copied,
         tagging=run.tagging,
     )
+    drawing = _Drawing()
     lease = Lease(
         replace(bucket, retrier=Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions)),
         run.layout,
@@ -56,7 +58,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run.run_id,
         run.started_at,
         await clock.in_thread(Process.this),
-        lambda: _note(destination),
+        lambda: _note(destination, drawing),
         partial(run.warn, "journal"),
         partial(run.keep, "journal.json"),
         run.meter.touch,
@@ -157,7 +159,12 @@ async def resume(destination: Destination, identity: Identity) -> None:
     )
     adoptable: list[JournaledUpload] = []
     if before is not None:
-        adoptable = [upload for upload in before.uploads if resumable and run.layout.is_payload(upload.key)]
+        # One whose abort failed may be named beside the one in its place: an object is made of one of them.
+        best: dict[str, JournaledUpload] = {}
+        for upload in before.uploads if resumable else ():
+            if run.layout.is_payload(upload.key):
+                best[upload.key] = max(best.get(upload.key, upload), upload, key=lambda it: len(it.parts))
+        adoptable = list(best.values())
         kept = {upload.upload_id for upload in adoptable}
         unwanted = [
             OpenUpload(upload.key, upload.upload_id)
@@ -193,6 +200,7 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> None:
     if listed is None:
         # Another upload takes its place. Should the store have been wrong, it would be open for ever, and whoever
         # held the prefix before could complete it still.
+        await destination.give_up()
         await destination.abort(OpenUpload(journaled.key, journaled.upload_id))
         return
     destination.uploads.adopt(
@@ -200,7 +208,7 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> None:
     )
 
 
-def _note(destination: Destination) -> Noted:
+def _note(destination: Destination, drawing: _Drawing) -> Noted:
     """What this run's journal tells."""
     before = destination.lease.predecessor
     if not destination.settled and before is not None:
@@ -216,7 +224,7 @@ def _note(destination: Destination) -> Noted:
     uploads = [*known.opened, *known.adopted.values(), *known.unsure]
     return Noted(
         destination.identity if destination.adoptable else None,
-        [_journaled(upload) for upload in uploads],
+        [drawing.of(upload) for upload in uploads],
         destination.committing,
         before.leaves() if before else (),
         destination.checkpoints,
@@ -258,34 +266,34 @@ def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) 
     return known
 
 
-def _journaled(upload: Upload) -> JournaledUpload:
-    """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
-    parts = {
-        number: JournaledPart(
-            number=number,
-            size=known.size,
-            etag=known.etag,
-            fingerprint=known.fingerprint,
-            crc64nvme=known.sent_crc64nvme,
+class _Drawing:
+    """Uploads as the journal has them. Each part is drawn once: it is written often, on the loop, and may name tens of thousands."""
+
+    def __init__(self) -> None:
+        self._drawn: WeakKeyDictionary[Upload, dict[int, tuple[KnownPart | SentPart, JournaledPart]]] = (
+            WeakKeyDictionary()
         )
-        for number, known in upload.known.items()
-        if known.fingerprint
-    }
-    parts |= {
-        sent.number: JournaledPart(
-            number=sent.number,
-            size=sent.size,
-            etag=sent.etag,
-            fingerprint=sent.fingerprint,
-            # Of a copied part the store alone has told it.
-            crc64nvme=sent.checksum if sent.fingerprint else None,
+
+    def of(self, upload: Upload) -> JournaledUpload:
+        """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
+        drawn = self._drawn.setdefault(upload, {})
+        parts: dict[int, KnownPart | SentPart] = {
+            n: part for n, part in upload.known.items() if part.fingerprint
+        }
+        parts |= {n: part for n, part in upload.parts.items() if part.fingerprint}
+        for number, part in parts.items():
+            if number not in drawn or drawn[number][0] is not part:
+                drawn[number] = part, _journaled(number, part)
+        return JournaledUpload(
+            key=upload.key,
+            upload_id=upload.upload_id,
+            created_by=upload.created_by,
+            parts=[drawn[number][1] for number in sorted(parts)],
         )
-        for sent in upload.parts.values()
-        if sent.fingerprint
-    }
-    return JournaledUpload(
-        key=upload.key,
-        upload_id=upload.upload_id,
-        created_by=upload.created_by,
-        parts=[parts[number] for number in sorted(parts)],
+
+
+def _journaled(number: int, part: KnownPart | SentPart) -> JournaledPart:
+    crc = part.sent_crc64nvme if isinstance(part, KnownPart) else part.checksum
+    return JournaledPart(
+        number=number, size=part.size, etag=part.etag, fingerprint=part.fingerprint, crc64nvme=crc
     )

@@ -103,9 +103,12 @@ def _compare(
     run: Run, info: ObjectInfo, size: int, stored: Stored, crc64nvme: str | None, created_by: str
 ) -> list[str]:
     where = Where("HeadObject", run.request.bucket, info.key)
-    if info.metadata.get("run-id") != created_by:
+    writer = info.metadata.get("run-id")
+    if writer is None:
+        raise ContradictionError("the object was written with a run id, and has none", where=where)
+    if writer != created_by:
         raise HeldError(
-            f"another run has written this object: its run id is {info.metadata.get('run-id', 'missing')}",
+            f"another run has written this object: its run id is {writer}",
             where=where,
             hint="run the same command again",
         )

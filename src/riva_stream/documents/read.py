@@ -160,7 +160,7 @@ async def read_documents(
         bucket: where it is.
         prefix: of the staging.
         names: of documents.
-        listed: a listing has shown the marker.
+        listed: a listing has shown the marker, or it should be there.
     """
     reading = _Reading(bucket, prefix, marker_at(prefix))
     marked_by = reading.marked_by

@@ -6,7 +6,7 @@ this tool's own: uploads of other programs stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,6 +22,7 @@ from riva_stream.report import CollectReport, Leftover
 from riva_stream.retry import Retrier
 from riva_stream.run import each
 from riva_stream.s3 import UNSEEN, ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
+from riva_stream.s3.bucket import insist
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 
@@ -129,7 +130,11 @@ class _Place:
     async def _look_again(self, journal: Journal | None) -> None:
         """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
         listed = await self.bucket.list_uploads(self.layout.prefix)
-        self.uploads = [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout]
+        before, self.uploads = (
+            self.uploads,
+            [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout],
+        )
+        await self._add_unlisted(before)
         own = self.bucket.objects(self.layout.prefix + OWN_FOLDER)
         self.checkpoints = {it.key: it.last_modified async for it in own if self.layout.is_checkpoint(it.key)}
         await self._add_named(journal)
@@ -141,12 +146,17 @@ class _Place:
         for named in journal.checkpoints:
             if named.key in self.checkpoints:
                 self.checkpoints[named.key] = self.written  # it is of use for as long as the journal is
+        await self._add_unlisted(OpenUpload(it.key, it.upload_id, self.written) for it in journal.uploads)
+
+    async def _add_unlisted(self, uploads: Iterable[OpenUpload]) -> None:
+        """Those of ``uploads`` that are open though a listing has not shown them."""
         known = {upload.upload_id for upload in self.uploads}
-        for upload in journal.uploads:
-            if upload.upload_id in known or not self.layout.owns(upload.key):
-                continue
-            if await self.bucket.list_parts(upload.key, upload.upload_id) is not None:
-                self.uploads.append(OpenUpload(upload.key, upload.upload_id, self.written))
+
+        async def add(upload: OpenUpload) -> None:
+            if await insist(partial(self.bucket.list_parts, upload.key, upload.upload_id)) is not None:
+                self.uploads.append(upload)
+
+        await each([it for it in uploads if it.upload_id not in known and self.layout.owns(it.key)], add)
 
     async def _is_live(self, journal: Found) -> bool:
         if known_to_have_ended(journal, self.here):

@@ -100,7 +100,7 @@ async def find_staging(
         SourceNotFoundError: nothing is.
     """
     try:
-        documents = await read_documents(bucket, prefix)
+        documents = await read_documents(bucket, prefix, listed=True)  # whoever asks for it, expects it
     except BaseExceptionGroup as group:
         raise first_of(group) from None
     if not documents.is_marked:

@@ -165,7 +165,7 @@ class _StatusReader:
             source_size=size,
             source_bytes=done,
             percent=round(100.0 * min(done, size) / size, 1) if size else None,
-            resumes_at=_resumes_at(journal, uploads),
+            resumes_at=await self._resumes_at(journal, uploads),
             uploads=uploads,
         )
 
@@ -194,6 +194,16 @@ class _StatusReader:
             stored_parts=parts,
             stored_bytes=size,
         )
+
+    async def _resumes_at(self, journal: Journal | None, uploads: list[UploadStatus]) -> int | None:
+        """Byte of the source at which a run of the same request would begin to read, by the newest checkpoint there is."""
+        if journal is None or journal.identity is None or journal.has_begun:
+            return None
+        if not any(upload.state == "gone" for upload in uploads):
+            for named in journal.checkpoints:
+                if named.offset <= journal.identity.size and await self.bucket.peek(named.key) is not None:
+                    return named.offset
+        return 0
 
     async def _leftovers(self) -> list[Finding]:
         """What lies at a prefix where nothing is staged and nobody is at work."""
@@ -261,15 +271,6 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
         ),
         default=0,
     )
-
-
-def _resumes_at(journal: Journal | None, uploads: list[UploadStatus]) -> int | None:
-    """Byte of the source at which a run of the same request would begin to read, by the newest checkpoint."""
-    if journal is None or journal.identity is None or journal.has_begun:
-        return None
-    if not journal.checkpoints or any(upload.state == "gone" for upload in uploads):
-        return 0
-    return journal.checkpoints[0].offset
 
 
 def _is_in_commit(found: Found) -> bool:

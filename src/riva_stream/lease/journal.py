@@ -50,6 +50,10 @@ _Crc64 = Annotated[str | None, _OrNone(r"^[A-Za-z0-9+/]{10}[AEIMQUYcgkosw048]=$"
 """base64 of eight bytes."""
 
 
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""Of bytes or parts: what nothing can have is told by no run."""
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -84,7 +88,7 @@ class Identity(_Document):
     source: str
     etag: str
     version_id: str | None
-    size: int
+    size: _Count
     include: Items[str]
     part_size: int
     check: str
@@ -95,8 +99,8 @@ class Identity(_Document):
 class JournaledPart(_Document):
     """A part that the store had acknowledged when this was written."""
 
-    number: int
-    size: int
+    number: _Count
+    size: _Count
     etag: str
     fingerprint: str
     """xxh3_128 of its bytes, hexadecimal."""
@@ -121,7 +125,7 @@ class JournaledCheckpoint(_Document):
     key: str
     sha256: str
     """Of its bytes, hexadecimal: a checkpoint is believed only if it is this very one."""
-    offset: int
+    offset: _Count
     """Bytes of the archive that need not be read again."""
 
 

@@ -41,7 +41,8 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
-from riva_stream.s3.bucket import insist
+from riva_stream.s3.bucket import LOOKS, insist, pause_after
+from riva_stream.tasks import answered
 
 __all__ = ["Found", "Lease", "Noted", "read_journal"]
 
@@ -219,7 +220,7 @@ class Lease:
             if found is not None and found.info is not None:
                 await self._try_windows(found.info.now)
             try:
-                await self.write()
+                await answered(self.write, grace=_FINAL_SECONDS)
             except HeldError:
                 if not wait:
                     raise
@@ -234,7 +235,7 @@ class Lease:
             return
 
     async def _find(self, *, listed: bool) -> Found | None:
-        ask = self.bucket.fetch if listed else self.bucket.seek
+        ask = partial(self.bucket.fetch, listed=listed) if listed or self._visible else self.bucket.seek
         found = _found(await ask(self.key, limit=_LIMIT))
         if found is not None and found.journal is None:  # on the way, perhaps: a bit that has flipped
             found = _found(await ask(self.key, limit=_LIMIT))
@@ -243,9 +244,11 @@ class Lease:
     async def _try_windows(self, since: datetime | None) -> None:
         """Find out whether the store keeps to windows, by questions about the journal."""
         if self.seconds >= _LEAST_WINDOWED and since is not None:
-            self.windowed = await self._answers(since, int(self.seconds)) and (
-                self.bucket.is_aws or not await self._answers(since - timedelta(hours=1), 1)
-            )
+            whole, over = Window(since, int(self.seconds)), Window(since - timedelta(hours=1), 1)
+            self.windowed = bool(await insist(partial(self._answers, whole)))
+            # Refused twice: one refusal may be for something else than the time.
+            for _ in range(0 if self.bucket.is_aws else 2):
+                self.windowed = self.windowed and not await self._answers(over)
 
     async def try_window(self) -> None:
         """Find out whether a policy forbids signatures in the query for what is written, by our journal put once more.
@@ -311,16 +314,18 @@ class Lease:
                     self._without_conditions()
                     return
 
-    async def _answers(self, since: datetime, seconds: int) -> bool:
-        """Whether the store answers a question that goes with such a window."""
+    async def _answers(self, window: Window) -> bool | None:
+        """Whether the store answers a question that goes with such a window; None: it may not be asked, or not in this way."""
 
-        async def ask() -> bool:
+        async def ask() -> bool | None:
             try:
-                await self.bucket.once.head(self.key, window=Window(since, seconds))
+                await self.bucket.once.head(self.key, window=window)
             except RivaStreamError as error:
-                if error.where.code in EXPIRED or (error.retryable and error.where.code != REQUEST_EXPIRED):
+                if error.where.code == REQUEST_EXPIRED:
+                    return False
+                if error.where.code in EXPIRED or error.retryable:
                     raise
-                return False  # in whatever words: policies can forbid signatures in the query altogether
+                return None  # in whatever words: policies can forbid signatures in the query altogether
             return True
 
         return await self.bucket.retrier("HeadObject", ask)
@@ -356,7 +361,11 @@ class Lease:
         pause = max(_FIRST, self.seconds / _FIRST_OF)
         while True:
             await clock.sleep(min(pause, self.seconds / _BEATS))
-            await self.write()
+            try:
+                await self.write()
+            except AccessDeniedError:  # one refusal may pass, and there is time for another beat
+                if self.ends - clock.monotonic() < self.seconds / _BEATS:
+                    raise
             pause *= 2
 
     @property
@@ -511,7 +520,9 @@ class Lease:
             self.committing = bool(journal.committing)
             self.is_held = True
 
-    async def _put_once(self, data: bytes, looked: ObjectInfo | None) -> tuple[str, datetime | None]:
+    async def _put_once(
+        self, data: bytes, looked: ObjectInfo | None, refusals: int = 1
+    ) -> tuple[str, datetime | None]:
         """One attempt: the ETag, and the store's clock at its answer. ``looked`` is the journal as it was just seen."""
         condition = (
             {} if not self.conditional else {"if_match": self._etag} if self._etag else {"if_absent": True}
@@ -525,6 +536,9 @@ class Lease:
             if there is not None and there.data == data:
                 return there.info.etag, there.info.now
             if self.conditional and self._etag == (there.info.etag if there is not None else None):
+                if refusals < LOOKS:  # one may pass, or be for a journal that has gone meanwhile
+                    await pause_after(refusals)
+                    return await self._put_once(data, None, refusals + 1)
                 return await self._put_plain(data)
             found = _found(there)
             if found is not None and found.journal is not None and found.journal.token == self.token:
@@ -615,7 +629,7 @@ class Lease:
         try:
             await delete(if_match=condition)
         except RivaStreamError as error:
-            if condition is None or error.where.code not in {"NotImplemented", "PreconditionFailed"}:
+            if not isinstance(error, HeldError) and error.where.code != "NotImplemented":
                 raise
             await self._look()
             # Refused though it is as it was: the store has no such condition.
@@ -654,7 +668,7 @@ class Lease:
         while (watched := unchanged - since) < lease:
             self.waiting()
             await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
-            now = await self.bucket.retrier("HeadObject", self._head)
+            now = await insist(partial(self.bucket.retrier, "HeadObject", self._head))
             if now is None:
                 return None
             if now.etag == found.etag:

@@ -102,6 +102,8 @@ class TracedDigest:
         self.digest = digest
         self.states: dict[int, DigestState] = {}
         """By bytes so far. Changed by the lane's thread alone; others only ask for one."""
+        self.hashed = digest.size
+        """Bytes of all chunks that were hashed whole: behind no others there is a state. Changed by the lane's thread alone."""
         self._kept = kept
         self._floor = 0
         self._remember()
@@ -126,6 +128,7 @@ class TracedDigest:
         for size in [size for size in self.states if size < self._floor]:
             del self.states[size]
         self.states[self.digest.size] = state
+        self.hashed = self.digest.size
 
 
 def can_resume(vouchers: Vouchers) -> bool:
@@ -223,7 +226,7 @@ class Checkpointer:
     def is_due(self, read: int) -> bool:
         """Whether one should be taken, ``read`` bytes of the archive being worked on, and none behind fewer any more."""
         if not self._taken:
-            self.digest.forget_before(read)
+            self.digest.forget_before(read // self.part_size * self.part_size)
         return not self._over and read >= self._next and self._has_room()
 
     def _has_room(self) -> bool:
@@ -247,19 +250,25 @@ class Checkpointer:
         at = read if snapshot is None else snapshot.offset
         offset = at // self.part_size * self.part_size
         self.postpone(read)
-        if offset <= self.from_offset:
+        if self._over or offset <= self.from_offset:
             return  # nothing would be gained
         spoken_of = [
             (self.archive, offset // self.part_size),
             *((upload, upload.numbered) for upload, _ in members),
         ]
+        # What the one before it speaks of is durable before this one is looked at.
+        before = dict(self._taken[-1].spoken_of) if self._taken else {}
         self._taken.append(
             _Taken(
                 offset,
                 snapshot,
                 [(upload, digest, upload.numbered) for upload, digest in members],
                 spoken_of,
-                [(upload, number) for upload, parts in spoken_of for number in range(1, parts + 1)],
+                [
+                    (upload, number)
+                    for upload, parts in spoken_of
+                    for number in range(before.get(upload, 0) + 1, parts + 1)
+                ],
             )
         )
         self._moved.set()
@@ -270,8 +279,9 @@ class Checkpointer:
 
     def moved(self) -> None:
         """Something was hashed, or became durable."""
-        if self.bare and self.is_due(self.digest.digest.size):
-            self.take(None, [], self.digest.digest.size)
+        read = self.digest.hashed
+        if self.bare and self.is_due(read):
+            self.take(None, [], read)
         self._moved.set()
 
     def close(self) -> None:
@@ -295,7 +305,7 @@ class Checkpointer:
             newest = counting[-1]  # whoever resumes has no use for the others
             data = await clock.in_thread(self._written, newest)
             if len(data) > _LIMIT or len(newest.members) > _MOST_MEMBERS:
-                self._over = True  # each that follows is larger
+                self._end()  # each that follows is larger
                 continue
             try:
                 await self.destination.keep_checkpoint(data, newest.offset)
@@ -303,8 +313,14 @@ class Checkpointer:
                 raise
             except RivaStreamError as error:
                 self.destination.run.warn("checkpoint", f"no checkpoint could be kept: {error}")
-                self._over = True
+                self._end()
+                continue
             self._forget(newest)
+
+    def _end(self) -> None:
+        """None is taken any more, and those that wait are of no use: nobody will ask for states."""
+        self._over = True
+        self._taken = []
 
     def _forget(self, written: _Taken) -> None:
         """It is written: nobody asks for older ones any more, nor for the states behind fewer bytes."""
@@ -401,6 +417,7 @@ async def resumed(
     part_size: int,
     *,
     vouchers: Vouchers,
+    bare: bool,
 ) -> Earlier | None:
     """The newest checkpoint of the run before that holds; None: read from the start.
 
@@ -410,7 +427,7 @@ async def resumed(
         return None
     for named in destination.checkpoints:
         try:
-            return await clock.in_thread(
+            earlier = await clock.in_thread(
                 _restored,
                 run,
                 destination,
@@ -419,6 +436,7 @@ async def resumed(
                 member_key,
                 part_size,
                 vouchers,
+                bare,
             )
         except ValueError as error:  # also what the extractor and the digests say of one
             run.warn(
@@ -428,6 +446,10 @@ async def resumed(
             run.warn(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive cannot be read: {error}"
             )
+        else:
+            # It is the one to fall back to: not those before it in the list, which do not hold.
+            destination.checkpoints = [named, *(it for it in destination.checkpoints if it is not named)]
+            return earlier
     return None
 
 
@@ -457,6 +479,7 @@ def _restored(
     member_key: Callable[[Member], str],
     part_size: int,
     vouchers: Vouchers,
+    bare: bool,
 ) -> Earlier:
     checkpoint = read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES)
     source_size = destination.identity.size if destination.identity else 0
@@ -466,6 +489,7 @@ def _restored(
     known = [_first_parts(destination, archive_key, checkpoint.offset // part_size, checkpoint.offset)]
     digest = Digest.restore(checkpoint.archive)
     _require({*digest.others} == {*vouchers.to_compute}, "the source's store tells other checksums now")
+    _require((checkpoint.extractor is None) == bare, "it is one of an archive, or the source is")
     if checkpoint.extractor is None:
         _require(not checkpoint.members and checkpoint.open is None, "it has members of no archive")
         return Earlier(checkpoint.offset, digest, None, None, [], _proven(checkpoint, known))

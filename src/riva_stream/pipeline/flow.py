@@ -33,7 +33,7 @@ from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket
 from riva_stream.sink import Upload, Uploads
-from riva_stream.source import PinnedSource, SourceReader
+from riva_stream.source import PinnedRanges, PinnedSource, SourceReader
 from riva_stream.tee import Branch, tee
 
 __all__ = ["Streamed", "archive_key", "stream"]
@@ -99,6 +99,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
             partial(_member_key, run),
             part_size,
             vouchers=source.vouchers,
+            bare=bare,
         )
     start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
@@ -144,6 +145,9 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     )
     if earlier:
         await unpacker.resume(earlier)
+        if bare:  # the documents tell what is odd for a model, however it was read
+            ask = partial(PinnedRanges(run.origin, source, run.observer).first, DEEP, source.version_id)
+            _look_at_model(run, source, await run.retrier("GetObject", ask))
     branches: list[Branch] = [partial(hashes.send, digest), outlets.of_source(archive)]
     if not bare:
         branches.append(unpacker.send)
@@ -151,7 +155,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     async def read() -> None:
         async for chunk in reader.chunks():
             if bare and chunk.offset == 0:
-                _look_at_model(run, source, chunk)
+                _look_at_model(run, source, _head_of(chunk))
             tee(chunk, branches)
         hashes.close()
         unpacker.close()
@@ -165,20 +169,21 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         member_hashes.close()
 
     async def lane_group() -> None:
-        async with anyio.create_task_group() as lane_tasks:
-            for _ in range(request.connections):
-                lane_tasks.start_soon(reader.fetch)
-                lane_tasks.start_soon(uploads.send_parts, checkpointer.moved)
-            lane_tasks.start_soon(hashes.run)
-            lane_tasks.start_soon(member_hashes.run)
-            lane_tasks.start_soon(checkpointer.run)
-            outlets.start(lane_tasks)
-            async with anyio.create_task_group() as producers:
-                producers.start_soon(read)
-                producers.start_soon(unpack)
-            uploads.close()
+        async with anyio.create_task_group() as writing:
+            writing.start_soon(checkpointer.run)
+            async with anyio.create_task_group() as lane_tasks:
+                for _ in range(request.connections):
+                    lane_tasks.start_soon(reader.fetch)
+                    lane_tasks.start_soon(uploads.send_parts, checkpointer.moved)
+                lane_tasks.start_soon(hashes.run)
+                lane_tasks.start_soon(member_hashes.run)
+                outlets.start(lane_tasks)
+                async with anyio.create_task_group() as producers:
+                    producers.start_soon(read)
+                    producers.start_soon(unpack)
+                uploads.close()
+                outlets.close()
             checkpointer.close()
-            outlets.close()
 
     await lane_group()
     run.meter.tell()
@@ -200,17 +205,22 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     )
 
 
-def _look_at_model(run: Run, source: PinnedSource, first: Chunk) -> None:
-    """Look at the first bytes of a bare model: nobody else opens it.
-
-    Raises:
-        ArchiveError: no model begins like that.
-    """
+def _head_of(first: Chunk) -> bytes:
+    """The first bytes of what the source begins with."""
     head = b""
     for piece in first.pieces:
         head += bytes(piece[: DEEP - len(head)])
         if len(head) == DEEP:
             break
+    return head
+
+
+def _look_at_model(run: Run, source: PinnedSource, head: bytes) -> None:
+    """Look at the first bytes of a bare model: nobody else opens it.
+
+    Raises:
+        ArchiveError: no model begins like that.
+    """
     if error := not_a_model(source.filename, head):
         raise error.located(bucket=source.bucket, key=source.key)
     if looks := odd_for_a_model(head):

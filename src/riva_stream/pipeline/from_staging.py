@@ -87,7 +87,7 @@ async def originals_of(staging: Staging) -> list[Original]:
         HeldError: the staging is being replaced.
     """
     items = [item for item in staging.objects.values() if not item.is_document]
-    infos = await each([item.key for item in items], staging.bucket.head)
+    infos = await each([item.key for item in items], partial(staging.bucket.expect, listed=True))
     ledger = Ledger()
     for item, info in zip(items, infos, strict=True):
         compare(item, info, ledger)
@@ -400,7 +400,9 @@ class FromStaging:
         except HeldError:
             return False
         sources = [original.source for original in self.originals]
-        infos = await each([source.key for source in sources], self.staging.bucket.head)
+        infos = await each(
+            [source.key for source in sources], partial(self.staging.bucket.expect, listed=True)
+        )
         found = [info.etag if info is not None else "" for info in infos]
         return found == [source.etag for source in sources]
 
@@ -413,7 +415,10 @@ def _store_of(own: Bucket, elsewhere: Reader, bucket: str) -> Reader:
 async def _find(run: Run, own: Bucket, elsewhere: Reader, reference: ObjectReference) -> PinnedSource:
     """The object that a document points at, unchanged."""
     bucket, key = split_uri(reference.s3_uri)
-    found = await find_source(_store_of(own, elsewhere, bucket), bucket, key, run.retrier)
+    # One 404 may pass: a document says that it is there.
+    there = Bucket(_store_of(own, elsewhere, bucket), bucket, run.retrier)
+    await there.expect(key, listed=True)
+    found = await find_source(there.store, bucket, key, run.retrier)
     if not reference_to(found).is_same(reference):
         raise IntegrityError(
             f"{reference.text()} is what the staging points at; there is now {reference_to(found).text()}",

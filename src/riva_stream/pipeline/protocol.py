@@ -10,6 +10,7 @@ from riva_stream.documents.existing import Existing, confirm, inspect, keep_docu
 from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.errors import (
     AccessDeniedError,
+    ConfigurationError,
     DestinationConflictError,
     HeldError,
     IntegrityError,
@@ -107,6 +108,12 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
         await resume(destination, identity_of(run, work, check, means))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
+        if existing.marker_etag == work.pin[0]:  # by another name of its bucket: no two markers are alike
+            raise ConfigurationError(
+                f"{run.layout.uri} is {work.uri} itself",
+                where=Where("GetObject", run.layout.bucket, run.layout.marker),
+                hint="name another place",
+            )
         decision = decide(run.request, work.source, existing, work.container)
         if decision is Decision.ALREADY_STAGED:
             await destination.ensure()

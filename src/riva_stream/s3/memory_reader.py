@@ -39,6 +39,8 @@ Copies = Literal["honoured", "unconditional", "refused", "unproven", "flipped", 
 
 _PAGE = 1000
 _SMALLEST_PART = 5 << 20
+_PIECE = 64 << 10
+"""Bytes of a body at a time, as from a socket."""
 
 
 class MemoryReader:
@@ -168,8 +170,8 @@ class MemoryReader:
         data = found.data[first : last + 1]
 
         async def pieces() -> AsyncIterator[bytes]:
-            if data:
-                yield data
+            for at in range(0, len(data), _PIECE):
+                yield data[at : at + _PIECE]
 
         yield RangeReply(
             status=206,

@@ -112,15 +112,11 @@ class Uploads:
 
     async def _are_ours(self) -> bool:
         """Whether the prefix is still ours, as far as can be known now."""
-        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            try:
-                if self.give_up is not None:
-                    await self.give_up()
-            except HeldError:
-                return False
-            except RivaStreamError:
-                return True
-        return True
+        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), contextlib.suppress(RivaStreamError):
+            if self.give_up is not None:
+                await self.give_up()
+            return True
+        return False
 
     async def open(
         self, key: str, *, content_type: str, metadata: Mapping[str, str], size: int = 0

@@ -1,0 +1,353 @@
+"""Wrong answers, one or two of them, and answers that cross: what a run must not make of them, request by request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from riva_stream import promote
+from riva_stream.config import PromoteRequest
+from riva_stream.s3.errors import refusal
+from tests.sim.breaks import Break
+from tests.sim.ending import converge
+from tests.sim.exhaustive import prepared
+from tests.sim.network import Request
+from tests.sim.scenarios import BUCKET, asked, collection, promoted
+from tests.sim.schedules import Plain
+from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Told, a_world, is_one
+from tests.sim.world import World, simulated
+
+UNLISTED = frozenset({"ListObjectsV2"})
+
+
+def refuse(request: Request, code: str, status: int) -> None:
+    def told() -> Any:
+        raise refusal(request.operation, request.bucket, request.key, code, status)
+
+    request.carry_out = told
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_promotion_onto_itself_by_another_name_of_its_bucket(status: int) -> None:
+    """``_require_another`` looks once: the staging deletes its own marker, and ends with 75; a rerun finds nothing staged."""
+    struck: list[Request] = []
+
+    def otherwise(request: Request) -> None:
+        if not struck and is_one(request, 1, "HeadObject", MARKER):
+            struck.append(request)
+            if status == 404:
+                request.carry_out = lambda: None
+            else:
+                refuse(request, "403", 403)
+
+    world = a_world("aws", "already staged", Told(otherwise=otherwise))
+    world.store._buckets["alias"] = world.store._buckets[BUCKET]  # an access point's alias
+    wanted = PromoteRequest(source=f"s3://alias/{PREFIX}", to=(f"s3://{BUCKET}/{PREFIX}",)).model_copy(
+        update=promoted(force=True, copy="auto").promotion.model_dump(exclude={"source", "to"})
+    )
+    with simulated(world, 0):
+        world.run(promoted(force=True, copy="auto"), factory=lambda _, store: promote(wanted, store=store))
+        assert world.store.look(BUCKET, MARKER) is not None
+        assert not list(map(str, world.violations))
+
+
+def test_one_412_for_a_condition_that_holds_does_not_cost_all_conditions() -> None:
+    """aws-no-expiry: what held the late deletion back was its If-Match alone."""
+    deletion, struck = LateDelete(1, 40.0), list[Request]()
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 1, "DeleteObject", MARKER):
+            if not struck:
+                struck.append(request)
+                refuse(request, "PreconditionFailed", 412)
+                return None
+            return deletion.otherwise(request)
+        return None
+
+    world = a_world("aws-no-expiry", "already staged", Told((0.01, 0.01), otherwise, late=deletion.late))
+    deletion.world = world
+
+    def how(request: Request) -> Break | None:
+        return None
+
+    with simulated(world, 0):
+        first = world.start(asked(force=True))
+        world.loop.call_at(3.0, lambda: world.network.kill(first), context=world.network.context)
+        world.start_in(5.0, asked(force=True), machine="b")
+        world.wait()
+        world.pass_time(60)
+        assert struck
+        assert not list(map(str, world.violations))
+
+
+def test_a_run_that_cannot_know_whether_it_is_still_the_holder_aborts_nothing() -> None:
+    """``Uploads._are_ours``: a bad digest in a run that was frozen and taken over, and its journal's PUT is refused once."""
+    frozen, thawed, refused = list[Request](), list[Request](), list[Request]()
+
+    class Schedule(Told):
+        def strike(self, request: Request) -> Break | None:
+            pid = request.process.pid
+            if (
+                not frozen
+                and pid == 1
+                and request.operation == "UploadPart"
+                and "b.riva" in request.key
+                and request.detail.endswith("part 1")
+            ):
+                frozen.append(request)
+                return Break.FREEZE_AFTER
+            if not thawed and pid == 2 and request.operation == "CreateMultipartUpload":
+                thawed.append(request)
+
+                def thaw() -> None:
+                    world.network.thaw(world.processes[0], clock_stood_still=False)
+
+                world.loop.call_at(world.loop.now + 0.1, thaw, context=world.network.context)
+            if thawed and is_one(request, 1, "PutObject", JOURNAL):
+                refused.append(request)
+                return Break.DENIED if len(refused) == 2 else None
+            return None
+
+        def delays(self, request: Request) -> tuple[float, float]:
+            if len(refused) == 1 and refused[0] is request:
+                return 1.0, 1.0  # the heartbeat's, which is cancelled
+            return super().delays(request)
+
+        def frozen(self, request: Request, on: Any) -> None:
+            pass
+
+    world = World(prepared("aws", "fresh", -1).copy(), Schedule((0.3, 0.3)))
+    with simulated(world, 0):
+        world.start(asked(wrong=True))
+        world.start_in(8.9, asked(), machine="b")
+        world.wait()
+        assert refused
+        assert world.processes[1].outcome == "staged"
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("lateness", [8.2, 8.7, 9.2])
+def test_an_abort_of_what_could_not_be_adopted_strikes_nobody(status: int, lateness: float) -> None:
+    """``_adopt`` aborts while the journal still offers the upload: it comes late, and strikes what the third run sends to."""
+    listed, aborts = list[Request](), list[Request]()
+
+    def how(request: Request) -> Break | None:
+        if (
+            is_one(request, 1, "UploadPart", request.key)
+            and request.detail.endswith("part 4")
+            and "/source/" in request.key
+        ):
+            return Break.CANCEL_BEFORE
+        if request.process.pid == 2 and request.operation == "ListParts" and not listed:
+            listed.append(request)
+            if status == 403:
+                return Break.DENIED
+            request.carry_out = lambda: None
+        if (
+            request.process.pid == 2
+            and request.operation == "AbortMultipartUpload"
+            and "/source/" in request.key
+        ):
+            aborts.append(request)
+            return Break.KILL_LATE
+        return None
+
+    def late(request: Request) -> float | None:
+        return lateness if request.operation == "AbortMultipartUpload" else None
+
+    world = World(prepared("aws", "long", -1).copy(), Told((0.1, 0.1, 0.1), how=how, late=late))
+    with simulated(world, 0):
+        world.run(asked("long"))
+        world.run(asked("long"))
+        third = world.run(asked("long"))
+        assert aborts
+        assert third.outcome == "staged"
+
+
+def test_one_refused_heartbeat_does_not_end_a_run() -> None:
+    """403 to a journal that comes again soon: 77, in a commit as well, after the old marker is gone."""
+    puts: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if is_one(request, 1, "PutObject", JOURNAL):
+            puts.append(request)
+            return Break.DENIED if len(puts) == 2 else None
+        return None
+
+    world = World(prepared("aws", "long over other", -1).copy(), Told((0.1,), how=how))
+    with simulated(world, 0):
+        run = world.run(asked("long", force=True))
+        assert run.outcome == "staged"
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        ("GetObject", "staging_complete.txt"),
+        ("GetObject", "artifact.json"),
+        ("GetObject", "upload_manifest.json"),
+        ("HeadObject", "models/a.riva"),
+    ],
+)
+def test_one_404_of_the_original_does_not_end_a_promotion(operation: str, name: str) -> None:
+    struck: list[Request] = []
+    wanted = promoted(copy="auto")
+
+    def otherwise(request: Request) -> None:
+        if not struck and is_one(request, 1, operation, wanted.original.prefix + name):
+            struck.append(request)
+            request.carry_out = lambda: None
+
+    world = a_world("aws", "promoted", Told(otherwise=otherwise))
+    with simulated(world, 0):
+        run = world.run(wanted)
+        assert struck
+        assert (run.outcome, run.problem) == ("staged", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "status"), [("aws", "NoSuchKey", 404), ("ignores", "PreconditionFailed", 412)]
+)
+def test_one_404_does_not_leave_the_journal_of_a_run_that_has_ended_well(
+    kind: str, code: str, status: int
+) -> None:
+    struck: list[Request] = []
+
+    def otherwise(request: Request) -> None:
+        if not struck and is_one(request, 1, "DeleteObject", JOURNAL):
+            struck.append(request)
+            refuse(request, code, status)
+
+    world = a_world(kind, "fresh", Told(otherwise=otherwise))
+    with simulated(world, 0):
+        assert world.run(asked()).outcome == "staged"
+        assert struck
+        there = world.store.look(BUCKET, JOURNAL)
+        assert there is None or json.loads(there.data)["stopped"]
+
+
+def test_gc_does_not_lose_an_upload_for_one_404_of_its_parts() -> None:
+    """Where uploads are listed by exact key only, the journal alone tells of it: it goes, and the upload stays for ever."""
+    asks: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if request.process.pid == 1 and request.operation == "UploadPart" and "b.riva" in request.key:
+            return Break.CANCEL_BEFORE
+        return None
+
+    def otherwise(request: Request) -> None:
+        if request.process.pid == 2 and request.operation == "ListParts" and "a.riva" in request.key:
+            asks.append(request)
+            if len(asks) == 2:
+                request.carry_out = lambda: None
+
+    world = World(prepared("exact", "fresh", -1).copy(), Told(how=how, otherwise=otherwise))
+    with simulated(world, 0):
+        world.run(asked())
+        world.pass_time(100)
+        world.run(collection(asked()))
+        world.schedule = Plain()
+        other = asked("two", include=("b.riva",))
+        converge(world, other)
+        assert len(asks) >= 2
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("at", [0.3 + 0.1 * n for n in range(22, 25)])
+def test_a_late_first_journal_of_a_cancelled_run(at: float) -> None:
+    """It comes over that of the next run, whose commit then ends with 75, and no journal names what it has left."""
+
+    def how(request: Request) -> Break | None:
+        return Break.CANCEL_LATE if is_one(request, 1, "PutObject", JOURNAL) and request.ordinal < 9 else None
+
+    def late(request: Request) -> float | None:
+        return at if is_one(request, 1, "PutObject", JOURNAL) else None
+
+    world = a_world("ignores", "fresh", Told(how=how, late=late))
+    with simulated(world, 0):
+        world.run(asked(), denied=UNLISTED)
+        world.run(asked(), denied=UNLISTED)
+        world.pass_time(60)
+        third = world.run(asked("two", include=("b.riva",)), denied=UNLISTED)
+        world.schedule = Plain()
+        if third.outcome != "73":
+            converge(world, asked("two", include=("b.riva",)))
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("kind", ["ignores", "refuses"])
+def test_two_404s_while_a_live_holder_is_watched_do_not_give_its_prefix_away(kind: str) -> None:
+    """One for the HEAD of the watch, one for the GET that follows: ``listed`` is forgotten, and nothing insists."""
+    deletion, heads, gets = LateDelete(1, 2.5), list[Request](), list[Request]()
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 2, "HeadObject", JOURNAL) and not heads:
+            heads.append(request)
+            request.carry_out = lambda: None
+        elif is_one(request, 2, "GetObject", JOURNAL) and heads and not gets:
+            gets.append(request)
+            request.carry_out = lambda: None
+        return deletion.otherwise(request)
+
+    world = a_world(kind, "already staged", Told((0.1, 0.005), otherwise, late=deletion.late))
+    deletion.world = world
+    with simulated(world, 0):
+        world.start(asked(force=True))
+        world.start_in(6.4, asked(force=True), machine="b")
+        world.wait()
+        world.pass_time(30)
+        assert heads
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize(("kind", "nth"), [("ignores", 1), ("refuses", 2)])
+def test_one_refused_question_does_not_cost_all_windows(kind: str, nth: int) -> None:
+    """``_answers``: a single 403 to the HEAD that tries the window, and each change goes without one."""
+    deletion, heads = LateDelete(1, 40.0), list[Request]()
+
+    def how(request: Request) -> Break | None:
+        if is_one(request, 1, "HeadObject", JOURNAL):
+            heads.append(request)
+            return Break.DENIED if len(heads) == nth else None
+        return None
+
+    world = a_world(kind, "already staged", Told((0.01, 0.01), deletion.otherwise, how, deletion.late))
+    deletion.world = world
+    with simulated(world, 0):
+        first = world.start(asked(force=True))
+        world.loop.call_at(12.0, lambda: world.network.kill(first), context=world.network.context)
+        world.start_in(14.0, asked(force=True), machine="b")
+        world.wait()
+        world.pass_time(80)
+        assert deletion.sent is not None
+        assert not list(map(str, world.violations))
+
+
+def test_a_rival_that_ends_between_the_refusal_and_the_look_does_not_cost_all_conditions() -> None:
+    """No wrong answer at all: 412 for the rival's journal, which is gone when it is looked for ("the store is wrong")."""
+    deletion, puts, gets = LateDelete(1, 60.0), list[Request](), list[Request]()
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 1, "PutObject", JOURNAL) and not puts:
+            puts.append(request)
+            return 0.5, 0.01
+        if is_one(request, 1, "GetObject", JOURNAL) and puts and not gets:
+            gets.append(request)
+            return 1.2, 0.01
+        return deletion.otherwise(request)
+
+    world = a_world(
+        "aws-no-expiry", "already staged", Told((0.01, 0.01, 0.01), otherwise, late=deletion.late)
+    )
+    deletion.world = world
+    with simulated(world, 0):
+        first = world.start(asked(force=True))
+        world.start_in(0.1, asked(force=True), machine="b")
+        world.loop.call_at(60.0, lambda: world.network.kill(first), context=world.network.context)
+        world.start_in(61.0, asked(force=True), machine="c")
+        world.wait()
+        world.pass_time(120)
+        assert deletion.sent is not None
+        assert not list(map(str, world.violations))

@@ -87,9 +87,9 @@ class Unpacking:
         assert statistics.in_use == 0
         self.peak = statistics.peak
 
-    async def _open(self, member: Member) -> tuple[Upload, Branch]:
+    async def _open(self, member: Member) -> tuple[Upload, Branch, None]:
         sent = self.opened[member.name] = Sent()
-        return cast("Upload", sent), sent.send
+        return cast("Upload", sent), sent.send, None
 
 
 def base_256(size: int) -> bytes:

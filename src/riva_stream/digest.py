@@ -202,6 +202,16 @@ class Hash:
         """What all bytes so far come to, encoded as in :class:`DigestRecord`."""
         return _encoded(self.algorithm, self._hasher.digest())
 
+    @property
+    def crc(self) -> int | None:
+        """The same as a number, to be gone on with; None of what is no CRC."""
+        return self._hasher.value if isinstance(self._hasher, _Crc) else None
+
+    def restore(self, crc: int) -> None:
+        """Go on where :attr:`crc` was taken, of the same algorithm."""
+        if isinstance(self._hasher, _Crc):
+            self._hasher.restore(crc)
+
 
 class _Updated(Protocol):
     def update(self, pieces: Sequence[Piece], /) -> None:

@@ -41,6 +41,8 @@ _LEAST_PART, _MOST_PARTS = 512, 150
 _LARGE = "larger than all the rest"
 _LONG = 0.4
 """Share of the archives that have it."""
+_COPIED = 0.3
+"""Share of the archives that the store copies."""
 _OF_ITS_TIME = ("created_at", "build_info")
 """What of ``artifact.json`` two runs of the same bytes may have otherwise; ``validation.resumed_by`` too."""
 
@@ -92,14 +94,16 @@ def _source(archive: bytes) -> Source:
     return Source(f"archives/drawn{suffix}", archive, members, is_good=not whole.refusal)
 
 
-def _request(source: Source, part: int) -> StageRequest:
+def _request(source: Source, part: int, copy: str) -> StageRequest:
     # So little that a run cannot have read all of it before it has sent any; a zstd window has to fit, though.
     memory = 192 * MIB if source.key.endswith("zst") else ceiling_for(part, 3)
     small = {"part_size": part, "checkpoint": part, "memory": memory}
-    return asked(include=_INCLUDE).model_copy(update={"source": source.uri, **small})
+    return asked(include=_INCLUDE, copy=copy).model_copy(update={"source": source.uri, **small})
 
 
-def _stage(source: Source, part: int, kills: Mapping[int, tuple[int, Break]], chosen: int) -> _Staged:
+def _stage(
+    source: Source, part: int, kills: Mapping[int, tuple[int, Break]], chosen: int, copy: str
+) -> _Staged:
     store = _empty().copy()
     body = PartBody((source.data,), len(source.data))
     schedule = _Kills(kills)
@@ -107,7 +111,7 @@ def _stage(source: Source, part: int, kills: Mapping[int, tuple[int, Break]], ch
     immediately(store.put(SOURCE_BUCKET, source.key, body, content_type="a/b", metadata={}))
     with simulated(world, chosen):
         for pid in range(1, len(kills) + 2):
-            process = world.run(_request(source, part), machine="ab"[pid % 2])
+            process = world.run(_request(source, part, copy), machine="ab"[pid % 2])
             if process.outcome != "killed":
                 break
         assert not world.violations, [str(violation) for violation in world.violations]
@@ -168,14 +172,15 @@ def compare(case: Case, chosen: int, counts: Counter[str]) -> None:
     source = _source(archive)
     size = sum(len(data) for _, data, _, _ in in_one_go(archive, include=_INCLUDE).files)
     part = max(_LEAST_PART, len(archive) // draw.randrange(6, 30), size // _MOST_PARTS)
-    whole = _stage(source, part, {}, chosen)
+    copy = "auto" if random.Random(f"copies of {chosen}").random() < _COPIED else "send"
+    whole = _stage(source, part, {}, chosen, copy)
     assert whole.outcome == "staged" or not source.is_good or not source.members, whole.problem
     span = max(2, whole.requests // draw.choice((1, 2, 4)))
     kills = {
         pid: (draw.randrange(span), draw.choice((Break.KILL_BEFORE, Break.KILL_AFTER)))
         for pid in range(1, draw.randrange(1, _MOST_KILLS + 1) + 1)
     }
-    parts = _stage(source, part, kills, chosen + 1)
+    parts = _stage(source, part, kills, chosen + 1, copy)
     # One that was killed when it had committed is found staged.
     assert parts.outcome == whole.outcome or (parts.outcome, whole.outcome) == ("already_staged", "staged")
     assert parts.problem == whole.problem
@@ -190,6 +195,8 @@ def compare(case: Case, chosen: int, counts: Counter[str]) -> None:
     counts["runs that were killed"] += parts.kills
     counts["runs that went on from a checkpoint"] += parts.resumes
     counts["archives that were read on to their end"] += bool(parts.resumed_from)
+    counts["archives that the store copied"] += copy == "auto"
+    counts["archives that it copied, read on to their end"] += copy == "auto" and bool(parts.resumed_from)
 
 
 def run(count: int, chosen_seed: int, *, damaged: bool) -> Counter[str]:

@@ -186,6 +186,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario("promoted by reference", (), promoted(reference=True)),
         Scenario("promoted with an image", (), promoted(image=True, copy="auto")),
         Scenario("promoted over another", (asked("two"),), promoted(copy="auto", force=True)),
+        Scenario("long, copied", (), asked("long", copy="auto")),
     )
 }
 

@@ -85,7 +85,7 @@ class ZstdStream:
         require(place.frames <= streams and place.empty <= streams, "the number of zstd frames")
         require(place.window <= window, "the window of a zstd frame")
         self.window = 0
-        """Bytes of the largest window that a frame has asked for so far: the inflater holds them."""
+        """Bytes of the largest window that a frame has asked for here: the inflater holds them."""
         self._state = _State.MAGIC
         self._piece = memoryview(b"")
         self._pos = 0

@@ -8,7 +8,8 @@
 
 A checkpoint is taken where a part of a member ends, and counts once all that it speaks of is durable. It is one small object
 under ``.riva-stream/``, which the journal names with its SHA-256: numbers, digests' states, and a window of the decoder. The
-uploads and their parts are the journal's; what the store has of them is asked before any of it is believed.
+uploads and their parts are the journal's; what the store has of them is asked before any of it is believed. Of what the store
+copies nothing has to be durable: what was read of it is compared with the copies in the end, whenever these are made.
 """
 
 from __future__ import annotations
@@ -25,25 +26,30 @@ from pydantic_core import to_json
 
 from riva_stream import clock
 from riva_stream.archive import Extractor, InsideReport, Limits, Member, Snapshot
-from riva_stream.buffers import Piece
 from riva_stream.config import StageRequest
 from riva_stream.destination import Destination
 from riva_stream.digest import Digest, DigestRecord, DigestState
 from riva_stream.errors import HeldError, RivaStreamError
 from riva_stream.lease import JournaledCheckpoint
+from riva_stream.pipeline.copies import Compared, CopyPlan
+from riva_stream.pipeline.traced import TracedDigest, TracedRanges
 from riva_stream.readback import read_back
 from riva_stream.run import Run
-from riva_stream.sink import KnownPart, Upload
+from riva_stream.sink import KnownPart, Proof, RangeDigests, Upload
+from riva_stream.sizes import MOST_PARTS
 from riva_stream.source import Vouchers
 
 __all__ = [
+    "Begun",
     "Checkpoint",
     "Checkpointer",
     "Earlier",
     "FinishedDigest",
+    "Fit",
     "TracedDigest",
     "can_resume",
     "extractor_options",
+    "forget_before",
     "resumed",
 ]
 
@@ -71,6 +77,18 @@ class FinishedDigest(_Document):
         return DigestRecord(self.size, self.sha256, self.blake3, {})
 
 
+class CopiedRanges(_Document):
+    """What was read so far of an object that the store copies: see :class:`~riva_stream.sink.RangeDigests`."""
+
+    values: Annotated[
+        list[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{10}[AEIMQUYcgkosw048]=$")]],
+        Field(fail_fast=True, max_length=MOST_PARTS),
+    ]
+    """CRC64NVME of each part, base64."""
+    crc: int = Field(ge=0, lt=1 << 64)
+    """Of what was read of the next one."""
+
+
 class Checkpoint(_Document):
     """Everything but the uploads and their parts, which the journal has."""
 
@@ -85,55 +103,20 @@ class Checkpoint(_Document):
     """Those that are complete, in the archive's order."""
     open: DigestState | None
     """Of the member that is not."""
+    copied_by: str = ""
+    """What is going to prove the copies that the store makes meanwhile; empty: the source is sent."""
+    copied: Annotated[list[CopiedRanges], Field(fail_fast=True, max_length=_MOST_MEMBERS)] = Field(
+        default_factory=list
+    )
+    """Of the source's own object, and of each member, that is copied, where such digests prove it."""
     parts: str
     """Tells the CRC64NVMEs of all parts that it speaks of. Where no listing of the store shows those of parts, Complete is told
     what the journal says of them."""
 
 
-class TracedDigest:
-    """A digest, and its states behind each chunk, as far as a checkpoint may ask for them.
-
-    Args:
-        digest: what is traced.
-        kept: whether states are kept at all.
-    """
-
-    def __init__(self, digest: Digest, *, kept: bool = True) -> None:
-        self.digest = digest
-        self.states: dict[int, DigestState] = {}
-        """By bytes so far. Changed by the lane's thread alone; others only ask for one."""
-        self.hashed = digest.size
-        """Bytes of all chunks that were hashed whole: behind no others there is a state. Changed by the lane's thread alone."""
-        self._kept = kept
-        self._floor = 0
-        self._remember()
-
-    def update(self, pieces: Sequence[Piece]) -> None:
-        """Take the next pieces; runs in a worker thread."""
-        self.digest.update(pieces)
-        self._remember()
-
-    def record(self) -> DigestRecord:
-        """What all bytes so far come to."""
-        return self.digest.record()
-
-    def forget_before(self, size: int) -> None:
-        """No checkpoint will ask for the states behind fewer bytes; they go with the next chunk."""
-        self._floor = size
-
-    def _remember(self) -> None:
-        state = self.digest.snapshot() if self._kept else None
-        if state is None:
-            return
-        for size in [size for size in self.states if size < self._floor]:
-            del self.states[size]
-        self.states[self.digest.size] = state
-        self.hashed = self.digest.size
-
-
-def can_resume(vouchers: Vouchers) -> bool:
+def can_resume(vouchers: Vouchers, plan: CopyPlan | None) -> bool:
     """Whether all that the stream is hashed with can be written down; MD5 and SHA-1 cannot."""
-    return not {"md5", "sha1"} & {*vouchers.to_compute}
+    return not {"md5", "sha1"} & {*vouchers.to_compute} and (plan is None or plan.can_resume)
 
 
 class _ExtractorOptions(TypedDict):
@@ -168,15 +151,32 @@ _MOST_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Begun:
+    """A member of which bytes were handed over."""
+
+    upload: Upload
+    digest: TracedDigest | FinishedDigest
+    size: int
+    """Bytes that were."""
+    ranges: TracedRanges | None = None
+    """What is compared with the parts that the store copies."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all that was handed over is hashed."""
+        hashed = isinstance(self.digest, FinishedDigest) or self.size in self.digest.states
+        return hashed and (self.ranges is None or self.size in self.ranges.states)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Taken:
     """A checkpoint that has been taken, and waits until all it speaks of is durable."""
 
     offset: int
     snapshot: Snapshot | None
-    members: Sequence[tuple[Upload, TracedDigest | FinishedDigest, int]]
-    """Each with the number of parts that it had by then."""
+    members: Sequence[Begun]
     spoken_of: Sequence[tuple[Upload, int]]
-    """The archive's upload and theirs, each with its first parts that have to be durable."""
+    """The archive's upload and theirs, each with its first parts that have to be durable; but those that are copied."""
     missing: list[tuple[Upload, int]]
     """Parts that were not durable when it was last looked at."""
 
@@ -192,6 +192,9 @@ class Checkpointer:
         archive: its upload.
         digest: its digest.
         from_offset: of the archive, where this run begins to read.
+        bare: the source is a model itself: there is no archive to be unpacked.
+        ranges: of the archive, what is compared with the copies that the store makes of it.
+        copied_by: what proves them; see :class:`Checkpoint`.
     """
 
     destination: Destination
@@ -201,7 +204,8 @@ class Checkpointer:
     digest: TracedDigest
     from_offset: int = 0
     bare: bool = False
-    """The source is a model itself: there is no archive to be unpacked."""
+    ranges: TracedRanges | None = None
+    copied_by: str = ""
     _next: int = field(default=0, init=False)
     _taken: list[_Taken] = field(default_factory=list, init=False)
     """The oldest first: what is in flight may be many times ``every``, and each of them counts once its parts are through."""
@@ -226,7 +230,7 @@ class Checkpointer:
     def is_due(self, read: int) -> bool:
         """Whether one should be taken, ``read`` bytes of the archive being worked on, and none behind fewer any more."""
         if not self._taken:
-            self.digest.forget_before(read // self.part_size * self.part_size)
+            self._forget_before(read // self.part_size * self.part_size)
         return not self._over and read >= self._next and self._has_room()
 
     def _has_room(self) -> bool:
@@ -237,14 +241,14 @@ class Checkpointer:
     def take(
         self,
         snapshot: Snapshot | None,
-        members: Sequence[tuple[Upload, TracedDigest | FinishedDigest]],
+        members: Sequence[Begun],
         read: int,
     ) -> None:
         """Take one: the snapshot of this moment, in which the member that is open stands at the end of a part.
 
         Args:
             snapshot: None for a bare model.
-            members: that have begun, in order, with their digests.
+            members: that have begun, in order.
             read: bytes of the archive that are worked on.
         """
         at = read if snapshot is None else snapshot.offset
@@ -252,17 +256,18 @@ class Checkpointer:
         self.postpone(read)
         if self._over or offset <= self.from_offset:
             return  # nothing would be gained
-        spoken_of = [
+        sent = [
             (self.archive, offset // self.part_size),
-            *((upload, upload.numbered) for upload, _ in members),
+            *((it.upload, it.upload.numbered) for it in members),
         ]
+        spoken_of = [(upload, parts) for upload, parts in sent if not upload.is_copied]
         # What the one before it speaks of is durable before this one is looked at.
         before = dict(self._taken[-1].spoken_of) if self._taken else {}
         self._taken.append(
             _Taken(
                 offset,
                 snapshot,
-                [(upload, digest, upload.numbered) for upload, digest in members],
+                members,
                 spoken_of,
                 [
                     (upload, number)
@@ -325,32 +330,32 @@ class Checkpointer:
     def _forget(self, written: _Taken) -> None:
         """It is written: nobody asks for older ones any more, nor for the states behind fewer bytes."""
         self._taken = self._taken[self._taken.index(written) + 1 :]
-        self.digest.forget_before(written.offset)
-        for upload, digest, parts in written.members[-1:]:
-            if isinstance(digest, TracedDigest):
-                digest.forget_before(_size(upload, parts))
+        self._forget_before(written.offset)
+        for begun in written.members[-1:]:
+            forget_before(begun.size, begun.digest, begun.ranges)
+
+    def _forget_before(self, offset: int) -> None:
+        forget_before(offset, self.digest, self.ranges)
 
     def _counts(self, taken: _Taken) -> bool:
         """Whether all that it speaks of is hashed and durable."""
         taken.missing[:] = [
             (upload, number) for upload, number in taken.missing if number not in upload.parts
         ]
-        if taken.missing or taken.offset not in self.digest.states:
+        if taken.missing or not Begun(self.archive, self.digest, taken.offset, self.ranges).is_there:
             return False
-        return all(
-            isinstance(digest, FinishedDigest) or _size(upload, parts) in digest.states
-            for upload, digest, parts in taken.members
-        )
+        return all(begun.is_there for begun in taken.members)
 
     def _written(self, taken: _Taken) -> bytes:
         snapshot, members = taken.snapshot, list(taken.members)
         opened: DigestState | None = None
         if snapshot is not None and snapshot.member is not None:
-            upload, digest, parts = members.pop()
-            if not isinstance(digest, TracedDigest):
+            begun = members.pop()
+            if not isinstance(begun.digest, TracedDigest):
                 raise RuntimeError("an open member has a digest that goes on")
-            opened = digest.states[_size(upload, parts)]
-        records = [digest.record() for _, digest, _ in members]
+            opened = begun.digest.states[begun.size]
+        records = [begun.digest.record() for begun in members]
+        compared = [(self.ranges, taken.offset), *((begun.ranges, begun.size) for begun in taken.members)]
         return to_json(
             Checkpoint(
                 version=1,
@@ -359,6 +364,8 @@ class Checkpointer:
                 extractor=snapshot.data.decode() if snapshot is not None else None,
                 members=[FinishedDigest(size=r.size, sha256=r.sha256, blake3=r.blake3) for r in records],
                 open=opened,
+                copied_by=self.copied_by,
+                copied=[_copied(ranges, size) for ranges, size in compared if ranges is not None],
                 parts=_told(
                     [upload.parts[number].checksum for number in range(1, parts + 1)]
                     for upload, parts in taken.spoken_of
@@ -375,8 +382,16 @@ def _told(uploads: Iterable[Sequence[str | None]]) -> str:
     return digest.hexdigest()
 
 
-def _size(upload: Upload, parts: int) -> int:
-    return sum(upload.parts[number].size for number in range(1, parts + 1))
+def _copied(ranges: TracedRanges, size: int) -> CopiedRanges:
+    state = ranges.states[size]
+    return CopiedRanges(values=ranges.digests.values[: state.over], crc=state.crc)
+
+
+def forget_before(size: int, *traced: TracedDigest | FinishedDigest | TracedRanges | None) -> None:
+    """No checkpoint will ask any of these for the state behind fewer bytes."""
+    for digest in traced:
+        if isinstance(digest, TracedDigest | TracedRanges):
+            digest.forget_before(size)
 
 
 # ── to go on from ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -391,7 +406,9 @@ class ResumedMember:
     """None of the one that is open."""
     digest: TracedDigest | FinishedDigest
     parts: int
-    """That it has already."""
+    """That it has already; 0 of one that is copied."""
+    compared: Compared | None
+    """What was read of one that is copied, where that is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,40 +421,54 @@ class Earlier:
     extractor: Extractor | None
     snapshot: Snapshot | None
     members: list[ResumedMember]
+    compared: Compared | None
+    """What was read of the source's own object, where the store copies that and it is compared."""
     by: str
     """What vouches for the bytes that are not read again: ``crc64nvme``, the store's own checksum of each part against
     that of the stream, or ``etag``, the same ETag."""
 
 
-async def resumed(
-    run: Run,
-    destination: Destination,
-    archive_key: str,
-    member_key: Callable[[Member], str],
-    part_size: int,
-    *,
-    vouchers: Vouchers,
-    bare: bool,
-) -> Earlier | None:
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a checkpoint has to fit: this very run, and what it is going to do.
+
+    Args:
+        run: the run.
+        destination: where the uploads are that it goes on with.
+        archive_key: of the source's own object.
+        member_key: of the object of a member.
+        part_size: bytes of a part of the archive.
+        vouchers: tell what the source is hashed with.
+        bare: the source is a model itself.
+        plan: how the store copies it; None: it is sent.
+    """
+
+    run: Run
+    destination: Destination
+    archive_key: str
+    member_key: Callable[[Member], str]
+    part_size: int
+    vouchers: Vouchers
+    bare: bool
+    plan: CopyPlan | None
+
+    @property
+    def copied_by(self) -> str:
+        """See :class:`Checkpoint`."""
+        return str(self.plan.proof) if self.plan is not None else ""
+
+
+async def resumed(fit: Fit) -> Earlier | None:
     """The newest checkpoint of the run before that holds; None: read from the start.
 
     Nothing is raised for one that does not hold, whatever is in it: it is told in a warning.
     """
+    run, destination = fit.run, fit.destination
     if run.request.resume == "full":
         return None
     for named in destination.checkpoints:
         try:
-            earlier = await clock.in_thread(
-                _restored,
-                run,
-                destination,
-                await _read(run, named),
-                archive_key,
-                member_key,
-                part_size,
-                vouchers,
-                bare,
-            )
+            earlier = await clock.in_thread(_Restoring(fit).restored, await _read(run, named))
         except ValueError as error:  # also what the extractor and the digests say of one
             run.warn(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {error}"
@@ -471,50 +502,121 @@ async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
     return found.data
 
 
-def _restored(
-    run: Run,
-    destination: Destination,
-    data: bytes,
-    archive_key: str,
-    member_key: Callable[[Member], str],
-    part_size: int,
-    vouchers: Vouchers,
-    bare: bool,
-) -> Earlier:
-    checkpoint = read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES)
-    source_size = destination.identity.size if destination.identity else 0
-    _require(checkpoint.offset % part_size == 0, "it was taken with another part size")
-    _require(checkpoint.offset <= source_size, "the source ends before it")
-    _require(checkpoint.archive.size == checkpoint.offset, "its digest is of another place")
-    known = [_first_parts(destination, archive_key, checkpoint.offset // part_size, checkpoint.offset)]
-    digest = Digest.restore(checkpoint.archive)
-    _require({*digest.others} == {*vouchers.to_compute}, "the source's store tells other checksums now")
-    _require((checkpoint.extractor is None) == bare, "it is one of an archive, or the source is")
-    if checkpoint.extractor is None:
-        _require(not checkpoint.members and checkpoint.open is None, "it has members of no archive")
-        return Earlier(checkpoint.offset, digest, None, None, [], _proven(checkpoint, known))
-    extractor, snapshot = Extractor.restore(checkpoint.extractor.encode(), **extractor_options(run.request))
-    _require(0 <= snapshot.offset - checkpoint.offset < part_size, "its decoder begins elsewhere")
-    _require(snapshot.consumed <= source_size, "the source ends before its decoder's place")
-    _require(len(snapshot.staged) == len(checkpoint.members), "its members are not those of its archive")
-    members: list[ResumedMember] = []
-    for staged, finished in zip(snapshot.staged, checkpoint.members, strict=True):
-        _require(finished.size == staged.member.size, "the size of a member is another")
-        parts = _parts(run, finished.size, finished.size)
-        known.append(_first_parts(destination, member_key(staged.member), parts, finished.size))
-        members.append(ResumedMember(staged.member, staged.inside, finished, parts))
-    _require((snapshot.member is None) == (checkpoint.open is None), "its open member is another")
-    if snapshot.member is not None and checkpoint.open is not None:
-        _require(
-            checkpoint.open.size == snapshot.handed_over, "the digest of its open member is of another place"
+@dataclass(eq=False)
+class _Restoring:
+    fit: Fit
+    known: list[list[KnownPart]] = field(default_factory=list, init=False)
+    """Parts of each object that is sent."""
+    copied: list[CopiedRanges] = field(default_factory=list, init=False)
+    """What is told of objects that are copied, and was not come to yet."""
+
+    def restored(self, data: bytes) -> Earlier:
+        """What a checkpoint says, once all of it was compared.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        checkpoint, fit = (
+            read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES),
+            self.fit,
         )
-        parts = _parts(run, snapshot.member.size, snapshot.handed_over)
-        known.append(_first_parts(destination, member_key(snapshot.member), parts, snapshot.handed_over))
-        going_on = TracedDigest(Digest.restore(checkpoint.open))
-        members.append(ResumedMember(snapshot.member, None, going_on, parts))
-    keys = [archive_key, *(member_key(begun.member) for begun in members)]
-    _require(len({*keys}) == len(keys), "it has a member twice")
-    return Earlier(checkpoint.offset, digest, extractor, snapshot, members, _proven(checkpoint, known))
+        source_size = fit.destination.identity.size if fit.destination.identity else 0
+        _require(checkpoint.offset % fit.part_size == 0, "it was taken with another part size")
+        _require(checkpoint.offset <= source_size, "the source ends before it")
+        _require(checkpoint.archive.size == checkpoint.offset, "its digest is of another place")
+        _require(
+            checkpoint.copied_by == fit.copied_by, "the store copied the source in another way, or not at all"
+        )
+        self.copied = list(checkpoint.copied)
+        plan, parts = fit.plan, checkpoint.offset // fit.part_size
+        compared = None
+        if plan is None:
+            self._sent(fit.archive_key, parts, checkpoint.offset)
+        else:
+            compared = self._copied(plan.sizes, plan.proof, checkpoint.offset)
+        digest = Digest.restore(checkpoint.archive)
+        _require(
+            {*digest.others} == {*fit.vouchers.to_compute}, "the source's store tells other checksums now"
+        )
+        _require((checkpoint.extractor is None) == fit.bare, "it is one of an archive, or the source is")
+        extractor, snapshot, members = None, None, list[ResumedMember]()
+        if checkpoint.extractor is not None:
+            extractor, snapshot = Extractor.restore(
+                checkpoint.extractor.encode(), **extractor_options(fit.run.request)
+            )
+            _require(0 <= snapshot.offset - checkpoint.offset < fit.part_size, "its decoder begins elsewhere")
+            _require(snapshot.consumed <= source_size, "the source ends before its decoder's place")
+            members = self._members(checkpoint, snapshot, plain=extractor.is_plain)
+        _require(
+            snapshot is not None or not (checkpoint.members or checkpoint.open),
+            "it has members of no archive",
+        )
+        keys = [fit.archive_key, *(fit.member_key(begun.member) for begun in members)]
+        _require(len({*keys}) == len(keys), "it has a member twice")
+        _require(not self.copied, "it has digests of copies that are none")
+        return Earlier(
+            checkpoint.offset, digest, extractor, snapshot, members, compared, self._proven(checkpoint)
+        )
+
+    def _members(self, checkpoint: Checkpoint, snapshot: Snapshot, *, plain: bool) -> list[ResumedMember]:
+        _require(len(snapshot.staged) == len(checkpoint.members), "its members are not those of its archive")
+        members: list[ResumedMember] = []
+        for staged, finished in zip(snapshot.staged, checkpoint.members, strict=True):
+            _require(finished.size == staged.member.size, "the size of a member is another")
+            members.append(self._member(staged.member, finished, finished.size, staged.inside, plain=plain))
+        _require((snapshot.member is None) == (checkpoint.open is None), "its open member is another")
+        if snapshot.member is not None and checkpoint.open is not None:
+            told = checkpoint.open.size == snapshot.handed_over
+            _require(told, "the digest of its open member is of another place")
+            going_on = TracedDigest(Digest.restore(checkpoint.open))
+            members.append(self._member(snapshot.member, going_on, snapshot.handed_over, None, plain=plain))
+        return members
+
+    def _member(
+        self,
+        member: Member,
+        digest: TracedDigest | FinishedDigest,
+        size: int,
+        inside: InsideReport | None,
+        *,
+        plain: bool,
+    ) -> ResumedMember:
+        plan, parts = self.fit.plan, _parts(self.fit.run, member.size, size)
+        if plan is not None and plain and plan.of_members and (sizes := plan.sizes_of(member)) is not None:
+            return ResumedMember(member, inside, digest, 0, self._copied(sizes, plan.of_members, size))
+        self._sent(self.fit.member_key(member), parts, size)
+        return ResumedMember(member, inside, digest, parts, None)
+
+    def _sent(self, key: str, parts: int, size: int) -> None:
+        """The first ``parts`` parts of an upload, each of which something shows to be as it was sent."""
+        upload = self.fit.destination.uploads.adopted.get(key)
+        # Nothing is made of a number that somebody may have made up before it is known to be one of parts.
+        there = upload is not None and parts <= len(upload.known)
+        known = [upload.known.get(number) for number in range(1, parts + 1)] if upload and there else []
+        sent = [part for part in known if part is not None and part.proof]
+        _require(
+            there and len(sent) == parts, f"the store does not have all parts of {key} as they were sent"
+        )
+        _require(sum(part.size for part in sent) == size, "its parts have other sizes")
+        self.known.append(sent)
+
+    def _copied(self, sizes: Sequence[int], proof: Proof, size: int) -> Compared | None:
+        """What was read of an object that is copied; None where only the source's ETag is compared."""
+        if not proof.of_stream:
+            return None
+        _require(self.copied, "it has no digests of what is copied")
+        told = self.copied.pop(0)
+        RangeDigests(sizes, proof.of_stream).restore(told.values, told.crc, size)
+        return Compared(told.values, told.crc, size)
+
+    def _proven(self, checkpoint: Checkpoint) -> str:
+        """What shows that the store has what was read of all objects that are spoken of; see :attr:`Earlier.by`."""
+        told = _told([part.sent_crc64nvme for part in parts] for parts in self.known)
+        _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
+        proofs = {part.proof for parts in self.known for part in parts}
+        if self.fit.plan is not None:
+            proofs.add(self.fit.plan.proof.of_stream or "etag")
+        return "crc64nvme" if proofs <= {"crc64nvme"} else "etag"
 
 
 def _parts(run: Run, size: int, sent: int) -> int:
@@ -524,23 +626,3 @@ def _parts(run: Run, size: int, sent: int) -> int:
         return 1  # of no bytes
     _require(sent == size or sent % part == 0, "a part of its open member has another size")
     return -(-sent // part)
-
-
-def _first_parts(destination: Destination, key: str, parts: int, size: int) -> list[KnownPart]:
-    """The first ``parts`` parts of an upload, each of which something shows to be as it was sent."""
-    upload = destination.uploads.adopted.get(key)
-    # Nothing is made of a number that somebody may have made up before it is known to be one of parts.
-    there = upload is not None and parts <= len(upload.known)
-    known = [upload.known.get(number) for number in range(1, parts + 1)] if upload and there else []
-    sent = [part for part in known if part is not None and part.proof]
-    _require(there and len(sent) == parts, f"the store does not have all parts of {key} as they were sent")
-    _require(sum(part.size for part in sent) == size, "its parts have other sizes")
-    return sent
-
-
-def _proven(checkpoint: Checkpoint, known: Sequence[Sequence[KnownPart]]) -> str:
-    """What shows that the store has the parts of all uploads that are spoken of; see :attr:`Earlier.by`."""
-    told = _told([part.sent_crc64nvme for part in parts] for parts in known)
-    _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
-    proofs = {part.proof for parts in known for part in parts}
-    return "crc64nvme" if proofs <= {"crc64nvme"} else "etag"

@@ -7,7 +7,7 @@ nothing could prove a copy, none is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from riva_stream.digest import HashLane
 from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, TransientError
 from riva_stream.lanes import Lane
 from riva_stream.layout import SCRATCH
+from riva_stream.pipeline.traced import TracedRanges
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Run, each
 from riva_stream.s3 import Bucket, CopySource, ObjectPart, WritableBucket
@@ -88,12 +89,22 @@ class CopyPlan:
 
     def begin_member(self, upload: Upload, member: Member) -> CopiedObject | None:
         """Queue the copies of a member of a plain tar; None where it has to be sent."""
+        if (sizes := self.sizes_of(member)) is None or self.of_members is None:
+            return None
+        return self._begin(upload, member.data_offset or 0, sizes, self.of_members)
+
+    def sizes_of(self, member: Member) -> tuple[int, ...] | None:
+        """Bytes of each part of a member of a plain tar; None where it has to be sent."""
         if self.of_members is None or member.data_offset is None or not member.size:
             return None
         if self.source.size <= FEW_BYTES:
             return None
-        sizes = tuple(_ranges(member.size, self.part_size))
-        return self._begin(upload, member.data_offset, sizes, self.of_members)
+        return tuple(_ranges(member.size, self.part_size))
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether all that is compared with the copies can be written down; an MD5 cannot."""
+        return Proof.MD5 not in {self.proof, self.of_members}
 
     def _begin(
         self, upload: Upload, offset: int, sizes: tuple[int, ...], proof: Proof, crc64nvme: str = ""
@@ -107,6 +118,27 @@ class CopyPlan:
             )
             at += size
         return CopiedObject(upload, sizes, proof, source.etag, crc64nvme)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What an earlier run has read of an object that is copied."""
+
+    values: Sequence[str]
+    """Digests of its parts, as far as they were read whole."""
+    crc: int
+    """Of what was read of the next one."""
+    size: int
+    """Bytes that were read."""
+
+    def go_on(self, ranges: TracedRanges) -> None:
+        """Let ``ranges`` take what comes after it.
+
+        Raises:
+            ValueError: these are digests of other parts.
+        """
+        ranges.digests.restore(self.values, self.crc, self.size)
+        ranges.reset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +222,17 @@ class Outlets:
     run: Run
     uploads: Uploads
     plan: CopyPlan | None
+    moved: Callable[[], None] = lambda: None
+    """Called after each chunk that is compared with copies."""
+    keeps_states: bool = False
+    """Whether a checkpoint may ask for the states of what is compared."""
+    ranges: dict[Upload, TracedRanges] = field(default_factory=dict, init=False)
+    """What is compared with the copies of each object, where that are digests."""
     _copied: list[CopiedObject] = field(default_factory=list, init=False)
-    _proofs: HashLane = field(default_factory=lambda: HashLane(Lane("proof")), init=False)
+    _proofs: HashLane = field(init=False)
 
     def __post_init__(self) -> None:
+        self._proofs = HashLane(Lane("proof"), self.moved)
         if self.plan is not None:
             source = self.plan.source
             self.run.meter.counts = (*self.run.meter.counts, "copied")
@@ -230,7 +269,10 @@ class Outlets:
 
     def _of(self, copied: CopiedObject) -> Branch:
         self._copied.append(copied)
-        return Chunk.release if copied.digests is None else partial(self._proofs.send, copied.digests)
+        if copied.digests is None:
+            return Chunk.release
+        self.ranges[copied.upload] = traced = TracedRanges(copied.digests, kept=self.keeps_states)
+        return partial(self._proofs.send, traced)
 
 
 @dataclass(eq=False)

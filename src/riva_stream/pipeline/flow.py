@@ -23,12 +23,13 @@ from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged, Resumed
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
-    TracedDigest,
+    Fit,
     can_resume,
     extractor_options,
     resumed,
 )
 from riva_stream.pipeline.copies import Outlets, SourceCopy
+from riva_stream.pipeline.traced import TracedDigest, TracedRanges
 from riva_stream.pipeline.unpack import StagedMember, Unpacker
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket
@@ -89,27 +90,19 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     bare = is_bare_model(source)
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
-    # What the store copies it copies from the start; checkpoints are of a run before, whose copies were not proven.
-    earlier = None
-    if copy.plan is None:
-        earlier = await resumed(
-            run,
-            destination,
-            archive_key(run, source),
-            partial(_member_key, run),
-            part_size,
-            vouchers=source.vouchers,
-            bare=bare,
-        )
+    key, member_key = archive_key(run, source), partial(_member_key, run)
+    fit = Fit(run, destination, key, member_key, part_size, source.vouchers, bare, copy.plan)
+    earlier = await resumed(fit)
     start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
-        archive_key(run, source),
+        key,
         content_type=_MODEL_TYPE if bare else content_type_of(source.key),
         metadata=run.metadata("riva-model" if bare else "model-archive"),
         size=source.size,
     )
-    archive.skip(start // part_size)
+    if copy.plan is None:
+        archive.skip(start // part_size)
     run.observer(PhaseChanged(phase="stream"))
     run.meter.source_size, run.meter.skipped = source.size, start
     if earlier:
@@ -124,14 +117,31 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         run.observer,
         start,
     )
-    # Parts that the store copies are not those that are read: nothing to go on from is found at their ends.
-    every = request.checkpoint if can_resume(source.vouchers) and copy.plan is None else 0
+    every = request.checkpoint if can_resume(source.vouchers, copy.plan) else 0
     # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could go on with it.
     whole = earlier.digest if earlier else Digest(source.vouchers.to_compute, with_blake3=bare)
     digest = TracedDigest(whole, kept=bool(every))
-    checkpointer = Checkpointer(destination, every, part_size, archive, digest, start, bare=bare)
+
+    def moved() -> None:
+        checkpointer.moved()
+
+    outlets = Outlets(run, uploads, copy.plan, moved, keeps_states=bool(every))
+    of_source = outlets.of_source(archive)
+    ranges = outlets.ranges.get(archive)
+    if earlier and earlier.compared and ranges:
+        earlier.compared.go_on(ranges)
+    checkpointer = Checkpointer(
+        destination,
+        every,
+        part_size,
+        archive,
+        digest,
+        start,
+        bare=bare,
+        ranges=ranges,
+        copied_by=fit.copied_by,
+    )
     hashes, member_hashes = (HashLane(lane, checkpointer.moved) for lane in (lanes.hash, lanes.member_hash))
-    outlets = Outlets(run, uploads, copy.plan)
     unpacker = Unpacker(
         earlier.extractor if earlier and earlier.extractor else Extractor(**extractor_options(request)),
         shares,
@@ -148,7 +158,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         if bare:  # the documents tell what is odd for a model, however it was read
             ask = partial(PinnedRanges(run.origin, source, run.observer).first, DEEP, source.version_id)
             _look_at_model(run, source, await run.retrier("GetObject", ask))
-    branches: list[Branch] = [partial(hashes.send, digest), outlets.of_source(archive)]
+    branches: list[Branch] = [partial(hashes.send, digest), of_source]
     if not bare:
         branches.append(unpacker.send)
 
@@ -237,13 +247,14 @@ def _member_key(run: Run, member: Member) -> str:
 
 async def _open_member(
     run: Run, uploads: Uploads, outlets: Outlets, member: Member, *, plain: bool
-) -> tuple[Upload, Branch]:
+) -> tuple[Upload, Branch, TracedRanges | None]:
     key = _member_key(run, member)
     upload = await uploads.open(
         key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"), size=member.size
     )
     run.observer(MemberFound(name=member.name, key=key, size=member.size))
-    return upload, outlets.of_member(upload, member, plain=plain)
+    outlet = outlets.of_member(upload, member, plain=plain)
+    return upload, outlet, outlets.ranges.get(upload)
 
 
 def _verify(

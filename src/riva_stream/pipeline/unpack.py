@@ -17,6 +17,7 @@ from riva_stream.archive import (
     MemberData,
     MemberEnd,
     MemberStart,
+    Snapshot,
     show,
 )
 from riva_stream.buffers import Channel, Chunk, Credits, Piece
@@ -24,7 +25,8 @@ from riva_stream.digest import Digest, HashLane
 from riva_stream.errors import ConfigurationError
 from riva_stream.lanes import Lane
 from riva_stream.memory import BLOCK, MemoryPlan, least_memory
-from riva_stream.pipeline.checkpoint import Checkpointer, Earlier, FinishedDigest, TracedDigest
+from riva_stream.pipeline.checkpoint import Begun, Checkpointer, Earlier, FinishedDigest, forget_before
+from riva_stream.pipeline.traced import TracedDigest, TracedRanges
 from riva_stream.sink import Upload
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.tee import Branch, tee
@@ -45,6 +47,8 @@ class StagedMember:
     outlet: Branch
     """Takes its bytes, beside the digest."""
     digest: TracedDigest | FinishedDigest
+    ranges: TracedRanges | None
+    """What is compared with its copy, if the store makes one."""
     inside: InsideReport | None = None
 
 
@@ -70,8 +74,8 @@ class Unpacker:
     memory: MemoryPlan
     part_size: Callable[[int], int]
     """Bytes of a part, from those of the member."""
-    open_upload: Callable[[Member], Awaitable[tuple[Upload, Branch]]]
-    """Also tells where the member's bytes go beside the digest: to be sent, or to prove that they were copied."""
+    open_upload: Callable[[Member], Awaitable[tuple[Upload, Branch, TracedRanges | None]]]
+    """Also tells where the member's bytes go beside the digest: to be sent, or to be compared with what is copied."""
     hashes: HashLane
     lane: Lane
     expanded: Callable[[int], None]
@@ -106,9 +110,14 @@ class Unpacker:
             return
         self._skipped = earlier.snapshot.offset - earlier.offset
         for begun in earlier.members:
-            upload, outlet = await self.open_upload(begun.member)
-            upload.skip(begun.parts)
-            self.members.append(StagedMember(begun.member, upload, outlet, begun.digest, begun.inside))
+            upload, outlet, ranges = await self.open_upload(begun.member)
+            if not upload.is_copied:
+                upload.skip(begun.parts)
+            elif ranges is not None and begun.compared is not None:
+                begun.compared.go_on(ranges)
+            self.members.append(
+                StagedMember(begun.member, upload, outlet, begun.digest, ranges, begun.inside)
+            )
         if earlier.snapshot.member is not None:
             size = earlier.snapshot.member.size
             self._part = min(self.part_size(size), size)
@@ -185,21 +194,30 @@ class Unpacker:
             snapshot = await clock.in_thread(self.extractor.snapshot)
         self._tries += 1
         if snapshot is not None and snapshot.offset >= self._marked:
-            self.checkpointer.take(snapshot, [(staged.upload, staged.digest) for staged in self.members], at)
+            self.checkpointer.take(snapshot, self._begun(snapshot), at)
         elif self._tries < _TRIES:
             return
         else:
             self.checkpointer.postpone(at)
         self._marked = None
 
+    def _begun(self, snapshot: Snapshot) -> list[Begun]:
+        sizes = [staged.member.size for staged in self.members]
+        if snapshot.member is not None:
+            sizes[-1] = snapshot.handed_over
+        return [
+            Begun(staged.upload, staged.digest, size, staged.ranges)
+            for staged, size in zip(self.members, sizes, strict=True)
+        ]
+
     async def _begin(self, member: Member) -> None:
         part = min(self.part_size(member.size), member.size)
         self._require_room(part, f"member {show(member.name)} of {human_size(member.size)}")
         self._part = part
         with self.lane.waiting():
-            upload, outlet = await self.open_upload(member)
+            upload, outlet, ranges = await self.open_upload(member)
         kept = self.checkpointer is not None and not self.checkpointer.is_over
-        self.members.append(StagedMember(member, upload, outlet, TracedDigest(Digest(), kept=kept)))
+        self.members.append(StagedMember(member, upload, outlet, TracedDigest(Digest(), kept=kept), ranges))
         self._sent = 0
         if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
             self._filling = _Filling(0, 0)
@@ -259,7 +277,7 @@ class Unpacker:
         self._filling = None
         self._sent += filling.size
         if self.checkpointer is not None and not self.checkpointer.is_waiting:
-            staged.digest.forget_before(self._sent)
+            forget_before(self._sent, staged.digest, staged.ranges)
         chunk = Chunk(filling.offset, filling.size, filling.pieces, self.credits, filling.size)
         tee(chunk, (partial(self.hashes.send, staged.digest), staged.outlet))
 

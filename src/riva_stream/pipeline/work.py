@@ -134,6 +134,7 @@ async def copied_or_sent(
         reason = first.what
     run.warn("source-copy", f"{reason}: the source is read once more, and sent")
     await destination.uploads.start_over()
+    destination.checkpoints = []  # none speaks of what is sent
     return await send(reason)
 
 

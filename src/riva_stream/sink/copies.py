@@ -25,7 +25,7 @@ from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.sink.parts import Copy, SentPart
 from riva_stream.sink.upload import Upload, multipart_etag
 
-__all__ = ["CopiedObject", "NotCopiedError", "PartCopier", "Proof", "RangeDigests"]
+__all__ = ["CopiedObject", "NotCopiedError", "PartCopier", "Proof", "RangeDigests", "RangesState"]
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -52,6 +52,16 @@ class NotCopiedError(ConfigurationError):
     """The store does not copy the source, or nothing proves that it did: it has to be sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class RangesState:
+    """Digests of ranges in the middle of their stream: plain data."""
+
+    over: int
+    """Ranges that are."""
+    crc: int
+    """Of what there is of the next one."""
+
+
 class RangeDigests:
     """One digest for each of consecutive ranges of a stream; takes chunks as any digest does.
 
@@ -63,10 +73,29 @@ class RangeDigests:
     def __init__(self, sizes: Sequence[int], algorithm: str) -> None:
         self.values: list[str] = []
         """Of the ranges that are over, encoded as in :class:`~riva_stream.digest.Hash`."""
+        self.size = 0
         self._sizes = list(sizes)
         self._algorithm = algorithm
         self._hash = Hash(algorithm)
         self._have = 0
+
+    def snapshot(self) -> RangesState | None:
+        """What all bytes so far come to, beside the ``values`` of the ranges that are over; None where that has no state."""
+        crc = self._hash.crc
+        return None if crc is None else RangesState(len(self.values), crc)
+
+    def restore(self, values: Sequence[str], crc: int, size: int) -> None:
+        """Go on behind ``size`` bytes, of which these are the digests.
+
+        Raises:
+            ValueError: so many bytes have others.
+        """
+        over = sum(self._sizes[: len(values)])
+        rest = self._sizes[len(values)] if len(values) < len(self._sizes) else 1
+        if len(values) > len(self._sizes) or not 0 <= size - over < rest:
+            raise ValueError("digests of other ranges")
+        self.values, self.size, self._have = list(values), size, size - over
+        self._hash.restore(crc)
 
     def update(self, pieces: Sequence[Piece]) -> None:
         """Take the next pieces; runs in a worker thread."""
@@ -77,6 +106,7 @@ class RangeDigests:
                 view = view[len(take) :]
                 self._hash.update((take,))
                 self._have += len(take)
+                self.size += len(take)
                 if self._have == self._sizes[len(self.values)]:
                     self.values.append(self._hash.text())
                     self._hash, self._have = Hash(self._algorithm), 0

@@ -44,7 +44,7 @@ from riva_stream.manifest import (
     Source,
     Validation,
 )
-from riva_stream.report import ObjectCheck, Plan, PlannedObject, StageReport
+from riva_stream.report import ObjectCheck, Plan, PlannedObject, StageReport, TriedRights
 
 ARGUMENTS = (
     *("stage", "--source", "s3://models/parakeet.tar.gz", "--bucket", "staging-bucket", "--env", "prod"),
@@ -182,7 +182,7 @@ def plan() -> Plan:
         read_share=64 * MIB,
         write_share=64 * MIB,
         upload_check="crc64nvme",
-        rights=["source HeadObject"],
+        rights=[TriedRights(of="source", operations=["HeadObject"])],
         would="stage",
     )
 

@@ -178,6 +178,11 @@ async def test_a_dry_run_plans_and_leaves_nothing(quick: Place) -> None:
     assert report.plan.mode == "bintarball_reference"
     assert report.plan.container_image is not None
     assert report.plan.container_image.path == SERVER_KEY
+    assert [(tried.of, tried.operations) for tried in report.plan.rights] == [
+        ("source", ["HeadObject"]),
+        ("container_image", ["HeadObject"]),
+        ("destination", ["GetObject"]),
+    ]
     assert (quick.names(REFERENCE), quick.open_uploads()) == ([], [])
 
 

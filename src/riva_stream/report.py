@@ -65,6 +65,14 @@ class PlannedObject(Document):
     parts: int | None = None
 
 
+class TriedRights(Document):
+    """What the dry run has tried of one place."""
+
+    of: Literal["source", "container_image", "destination"]
+    operations: list[str]
+    """Names of S3's operations."""
+
+
 class Plan(Document):
     """What ``--dry-run`` prints."""
 
@@ -88,8 +96,8 @@ class Plan(Document):
     """``sent``, or how it is going to be proven that the store has copied the source; see ``Validation``."""
     source_copy_reason: str = ""
     """Why it is sent."""
-    rights: list[str]
-    """What was tried, e.g. "source HeadObject"."""
+    rights: list[TriedRights]
+    """What was tried."""
     would: Would
     """What the run would do."""
 

@@ -16,7 +16,7 @@ from riva_stream.layout import (
 )
 from riva_stream.pipeline.decide import Decision
 from riva_stream.pipeline.work import Means, Work
-from riva_stream.report import Plan, PlannedObject
+from riva_stream.report import Plan, PlannedObject, TriedRights
 from riva_stream.run import Run
 from riva_stream.s3 import WritableBucket
 from riva_stream.s3.probe import try_aborting
@@ -32,14 +32,12 @@ def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) 
     part_size = run.part_size_for(work.largest)
     shares = request.plan_for(work.largest, run.most_parts)
     etag, version_id = work.pin
-    rights = ["source: HeadObject", "destination: ListObjectsV2"]
+    source, destination = ["HeadObject"], ["ListObjectsV2"]
     if request.mode == "full":
-        rights[0] += ", GetObject"
-        rights[1] += ", CreateMultipartUpload, AbortMultipartUpload"
+        source.append("GetObject")
+        destination += ["CreateMultipartUpload", "AbortMultipartUpload"]
     elif request.mode == "bintarball_reference":
-        rights[1] = "destination: GetObject"
-    if container is not None:
-        rights.insert(1, "container image: HeadObject")
+        destination = ["GetObject"]
     return Plan(
         mode=request.mode,
         source=work.uri,
@@ -58,7 +56,15 @@ def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) 
         upload_check=check,
         source_copy=means.how,
         source_copy_reason=means.reason,
-        rights=rights,
+        rights=[
+            TriedRights(of="source", operations=source),
+            *(
+                [TriedRights(of="container_image", operations=["HeadObject"])]
+                if container is not None
+                else []
+            ),
+            TriedRights(of="destination", operations=destination),
+        ],
         would=decision.value,
     )
 

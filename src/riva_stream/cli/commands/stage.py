@@ -250,7 +250,8 @@ def _plan(plan: Plan) -> list[str]:
         "",
         f"Memory  at most {human_size(plan.memory_ceiling)}: {reading} for reading, {writing} for writing",
         f"Parts   {human_size(plan.part_size)}, checked by {plan.upload_check}; {plan.connections} at once each way",
-        "Tried   " + (", ".join(plan.rights) or "nothing"),
+        "Tried   "
+        + ", ".join(f"{it.of.replace('_', ' ')}: {', '.join(it.operations)}" for it in plan.rights),
         *(
             (f"Source  copied by the store, to be proven by {plan.source_copy}",)
             if plan.source_copy != "sent"

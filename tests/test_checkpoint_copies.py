@@ -11,9 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from riva_stream import DigestMismatchError
+from riva_stream import DigestMismatchError, run
 from riva_stream.archive import DEEP
-from riva_stream.events import Event, Resumed, Warned
+from riva_stream.cli.progress import Counters
+from riva_stream.events import Event, Progress, Resumed, Warned
 from riva_stream.pipeline import copies
 from riva_stream.retry import RetryPolicy
 from riva_stream.s3 import CopiedPart, CopySource, PartBody
@@ -30,6 +31,7 @@ from tests.test_checkpoint import (
     staged,
     tar_of,
 )
+from tests.test_checkpoint_corners import status_of
 from tests.test_checkpoint_hostile import JOURNAL, change_checkpoints, read
 
 COPIED = 100_000
@@ -227,3 +229,57 @@ async def test_another_digest_of_what_was_read_is_found(kind: str) -> None:
     await change_checkpoints(store, flip)
     with pytest.raises(DigestMismatchError):
         await staged(store, **asked(kind))
+
+
+async def test_a_member_beyond_the_source_costs_no_memory() -> None:
+    """Its parts are not counted out before it is known that there can be so many."""
+
+    def change(document: dict[str, Any]) -> None:
+        snapshot = json.loads(document["extractor"])
+        if snapshot["found"]["staged"]:
+            snapshot["found"]["staged"][0]["member"]["size"] = document["members"][0]["size"] = 1 << 60
+            document["extractor"] = json.dumps(snapshot, separators=(",", ":"))
+
+    store, _ = await store_with("tar")
+    await interrupted(store, 5, **asked("tar"))
+    await change_checkpoints(store, change)
+    assert (await staged(store, **asked("tar"))).outcome == "staged"
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+async def test_status_tells_where_a_copying_run_would_begin_though_its_upload_is_gone(kind: str) -> None:
+    store, _ = await store_with(kind)
+    await interrupted(store, 2, **asked(kind))
+    for upload in store.open_uploads(BUCKET):
+        if upload.key.endswith(SOURCES[kind][1]):
+            await store.abort_upload(BUCKET, upload.key, upload.upload_id)
+    told = await status_of(store)
+    report = await staged(store, **asked(kind))
+    assert told.run is not None
+    assert report.artifact is not None
+    assert told.run.resumes_at == report.artifact.build_info.resumed_from != 0
+    assert told.rerun.code == "resume"
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+async def test_what_is_told_of_a_resumed_copy_is_what_there_is_and_only_grows(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_INTERVAL", 0.0)
+    store, _ = await store_with(kind)
+    await interrupted(store, 2, **asked(kind))
+    for upload in store.open_uploads(BUCKET):
+        await store.abort_upload(BUCKET, upload.key, upload.upload_id)
+    events: list[Event] = []
+    store.copied, store.fails_after = 0, 0  # and it turns out on the way that nothing is copied
+    store.enough.set()
+    await staged(store, events, **asked(kind))
+    told = [event for event in events if isinstance(event, Progress)]
+    for name in ("fetched", "hashed", "extracted", "expanded", "durable", "durable_source", "copied"):
+        values = [getattr(event, name) for event in told]
+        assert values == sorted(values), name
+    assert told[0].durable_source <= told[0].copied
+    counters = Counters()
+    for event in told:
+        counters.update(event, event.elapsed)
+    assert counters.percent == 100.0

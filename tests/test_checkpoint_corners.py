@@ -14,7 +14,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from riva_stream import AccessDeniedError
+from riva_stream import AccessDeniedError, RivaStreamError
 from riva_stream.archive import Snapshot
 from riva_stream.digest import Digest
 from riva_stream.errors import TransientError, Where
@@ -27,6 +27,7 @@ from riva_stream.pipeline import flow
 from riva_stream.pipeline.checkpoint import Begun, Checkpointer, TracedDigest
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import Bucket, PartBody
+from riva_stream.s3.errors import refusal
 from riva_stream.sink import Upload, Uploads
 from tests.support.ceilings import ceiling_for
 from tests.test_checkpoint import (
@@ -64,6 +65,12 @@ def one_member(size: int) -> bytes:
         info.size = size
         tar.addfile(info, io.BytesIO(random.Random(1).randbytes(size)))
     return raw.getvalue()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries come at once."""
+    monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
 
 
 # ── taken ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -260,6 +267,63 @@ async def test_of_two_uploads_of_one_key_the_one_with_the_parts_is_gone_on_with(
     assert not store.open_uploads(BUCKET)
     assert report.artifact is not None
     assert report.artifact.build_info.resumed_from
+
+
+class NoVersions(Cut):
+    """s3:GetObject is granted, s3:GetObjectVersion is not."""
+
+    def get_range(self, bucket: str, key: str, *, version_id: str | None = None, **options: Any) -> Any:
+        if version_id is not None:
+            raise refusal("GetObject", bucket, key, "AccessDenied", 403)
+        return super().get_range(bucket, key, version_id=version_id, **options)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_bare_model_goes_on_without_the_right_to_versions() -> None:
+    store = NoVersions(BUCKET, "sources", versioned=True)
+    await filled(store, random.Random(3).randbytes(20 * PART + 17), "m.riva")
+    await interrupted(store, 2, source=BARE)
+    report = await staged(store, source=BARE)
+    assert report.artifact is not None
+    assert report.artifact.build_info.resumed_from
+
+
+async def test_what_may_not_be_deleted_does_not_pile_up() -> None:
+    class NoDelete(Cut):
+        async def delete(self, bucket: str, key: str, **options: Any) -> Any:
+            raise refusal("DeleteObject", bucket, key, "AccessDenied", 403)
+
+    events: list[Event] = []
+    store = await filled(NoDelete(BUCKET, "sources"), one_member(400 * PART))
+    await staged(store, events, checkpoint=PART, memory=ceiling_for(PART, 8))
+    assert "checkpoint" in {event.code for event in events if isinstance(event, Warned)}
+    assert 2 < len(store.keys(BUCKET, OWN)) < 10
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_one_upload_that_is_gone_does_not_cost_the_others() -> None:
+    class Unaborted(Cut):
+        fails = False
+
+        async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+            if self.fails:
+                raise TransientError("no", where=Where("AbortMultipartUpload"))
+            await super().abort_upload(bucket, key, upload_id)
+
+    store = Unaborted(BUCKET, "sources")
+    await filled(store, tar_of())
+    await interrupted(store, 6)
+    (gone,) = (upload for upload in store.open_uploads(BUCKET) if upload.key.endswith("c.riva"))
+    await store.abort_upload(BUCKET, gone.key, gone.upload_id)
+    store.fails = True
+    with pytest.raises(RivaStreamError):
+        await staged(store)
+    assert read(store, JOURNAL)["identity"] is not None
+    store.fails = False
+    events: list[Event] = []
+    await staged(store, events)
+    assert "resume" in {event.code for event in events if isinstance(event, Warned)}
+    assert not store.open_uploads(BUCKET)
 
 
 # ── told ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

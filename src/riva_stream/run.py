@@ -53,11 +53,20 @@ class Meter:
     durable: int = 0
     durable_source: int = 0
     skipped: int = 0
-    """Bytes of the source that an earlier run has moved: counted as if this one had, but for its lanes' own bytes."""
+    """Bytes of the source that an earlier run has read: counted as if this one had, but for its lanes' own bytes."""
+    kept: int = 0
+    """Bytes of the source's own object that an earlier run has made durable: the same."""
     copied: int = 0
     moved_at: float = field(default_factory=clock.monotonic)
     _began: float = field(default_factory=clock.monotonic)
     _told_at: float = 0.0
+
+    def begin(self, source_size: int, *, skipped: int, kept: int, bare: bool) -> None:
+        """The source is read from now on. Where it is read for a second time, what was told before stays."""
+        self.source_size = source_size
+        self.skipped, self.kept = max(self.skipped, skipped), max(self.kept, kept)
+        if bare:
+            self.counts = tuple(count for count in self.counts if count != "extracted")
 
     def add(
         self,
@@ -98,10 +107,10 @@ class Meter:
                 source_size=self.source_size,
                 fetched=self.skipped + self.fetched,
                 hashed=self.skipped + self.lanes.hash.bytes,
-                extracted=self.skipped + self.lanes.extract.bytes,
+                extracted=self.skipped + self.lanes.extract.bytes if "extracted" in self.counts else 0,
                 expanded=self.expanded,
                 durable=self.durable,
-                durable_source=min(self.skipped + self.durable_source, self.source_size),
+                durable_source=min(self.kept + self.durable_source, self.source_size),
                 copied=self.copied,
                 resumed_from=self.skipped,
                 elapsed=self._told_at - self._began,

@@ -170,10 +170,13 @@ class Destination:
         self._dropped |= {old.key for old in dropped}
         await self.lease.write()
         # What stays now goes with the next, or in the end: the newest is kept and named, whatever becomes of the others.
-        with suppress(RivaStreamError):
+        try:
             for old in sorted(self._dropped):
                 await self._delete_checkpoint(old)
                 self._dropped.discard(old)
+        except RivaStreamError:
+            if len(self._dropped) >= LOOKS:  # they would become ever more
+                raise
 
     async def forget_checkpoints(self, theirs: Journal | None = None) -> None:
         """Delete what checkpoints there are: nobody goes on from them. Not to be cancelled; what stays is gc's.

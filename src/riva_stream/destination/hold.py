@@ -18,6 +18,7 @@ from riva_stream.lease.lease import Noted
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, each
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
+from riva_stream.s3.bucket import insist
 from riva_stream.sink import KnownPart, SentPart, Upload, Uploads
 from riva_stream.sizes import human_size
 
@@ -173,7 +174,11 @@ async def resume(destination: Destination, identity: Identity) -> None:
         ]
         await (destination.give_up() if unwanted and not resumable else destination.ensure())
         await each(unwanted, destination.abort)
-    await each(adoptable, partial(_adopt, destination))
+    hidden = [upload for upload in await each(adoptable, partial(_adopt, destination)) if upload is not None]
+    if hidden:
+        # Others take their places: they would be open for ever, and whoever held the prefix before could complete them.
+        await destination.give_up()
+        await each(hidden, destination.abort)
     if before is not None:
         if resumable:
             destination.checkpoints = [
@@ -190,22 +195,28 @@ async def resume(destination: Destination, identity: Identity) -> None:
         run.warn("resume", f"resuming {before.holder()}: {len(parts)} parts ({size}) are already uploaded")
 
 
-async def _adopt(destination: Destination, journaled: JournaledUpload) -> None:
-    run = destination.run
-    try:
-        listed = await destination.bucket.list_parts(journaled.key, journaled.upload_id)
-    except AccessDeniedError as error:
-        run.warn("list-parts", f"nothing can be resumed: {error}")
-        listed = None
-    if listed is None:
-        # Another upload takes its place. Should the store have been wrong, it would be open for ever, and whoever
-        # held the prefix before could complete it still.
-        await destination.give_up()
-        await destination.abort(OpenUpload(journaled.key, journaled.upload_id))
-        return
-    destination.uploads.adopt(
-        journaled.key, journaled.upload_id, journaled.created_by, _known(listed, journaled.parts)
-    )
+async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUpload | None:
+    """Adopt an upload if it is there; what is given back may be, and cannot be looked at."""
+    refused: list[AccessDeniedError] = []
+
+    async def ask() -> Sequence[CompletedPart] | None:
+        try:
+            return await destination.bucket.list_parts(journaled.key, journaled.upload_id)
+        except AccessDeniedError as error:
+            refused.append(error)
+            return None
+
+    listed = await insist(ask)
+    if listed is not None:
+        known = _known(listed, journaled.parts)
+        destination.uploads.adopt(journaled.key, journaled.upload_id, journaled.created_by, known)
+        return None
+    here = OpenUpload(journaled.key, journaled.upload_id)
+    if refused:
+        destination.run.warn("list-parts", f"nothing can be resumed: {refused[-1]}")
+        return here
+    await destination.abort(here)  # should the store be wrong all the same
+    return None
 
 
 def _note(destination: Destination, drawing: _Drawing) -> Noted:

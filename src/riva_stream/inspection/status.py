@@ -199,7 +199,10 @@ class _StatusReader:
         """Byte of the source at which a run of the same request would begin to read, by the newest checkpoint there is."""
         if journal is None or journal.identity is None or journal.has_begun:
             return None
-        if not any(upload.state == "gone" for upload in uploads):
+        # What the store copies it can copy again.
+        copied = any(option.startswith("copy=") for option in journal.identity.options)
+        own = _own_keys(journal, self.layout.prefix) if copied else set()
+        if not any(upload.state == "gone" for upload in uploads if upload.key not in own):
             for named in journal.checkpoints:
                 if named.offset <= journal.identity.size and await self.bucket.peek(named.key) is not None:
                     return named.offset
@@ -261,8 +264,7 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
     """How much of the source's own object the store has; by the journal where the store does not say."""
     if journal is None or journal.identity is None:
         return 0
-    name = journal.identity.source.rpartition("/")[2]
-    own = {f"{prefix}{folder}{name}" for folder in FOLDERS}
+    own = _own_keys(journal, prefix)
     return max(
         (
             upload.journaled_bytes if upload.stored_bytes is None else upload.stored_bytes
@@ -271,6 +273,12 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
         ),
         default=0,
     )
+
+
+def _own_keys(journal: Journal, prefix: str) -> set[str]:
+    """Where the source's own bytes go."""
+    name = journal.identity.source.rpartition("/")[2] if journal.identity else ""
+    return {f"{prefix}{folder}{name}" for folder in FOLDERS}
 
 
 def _is_in_commit(found: Found) -> bool:
@@ -296,7 +304,7 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
     kept = [upload for upload in holder.uploads if upload.state != "gone"]
     parts = sum(u.journaled_parts if u.stored_parts is None else u.stored_parts for u in kept)
     size = sum(u.journaled_bytes if u.stored_bytes is None else u.stored_bytes for u in kept)
-    if in_commit or not parts:
+    if in_commit or not (parts or holder.resumes_at):
         why = (
             "the run was interrupted in its commit"
             if in_commit

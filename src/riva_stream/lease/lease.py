@@ -633,7 +633,7 @@ class Lease:
                 raise
             await self._look()
             # Refused though it is as it was: the store has no such condition.
-            await delete(if_match=None if self._etag == condition else self._etag)
+            await delete(if_match=None if condition in {None, self._etag} else self._etag)
 
     def _lost(self, found: Found | None) -> HeldError:
         theirs = found.journal if found is not None else None

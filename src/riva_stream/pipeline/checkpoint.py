@@ -317,7 +317,7 @@ class Checkpointer:
             except HeldError:
                 raise
             except RivaStreamError as error:
-                self.destination.run.warn("checkpoint", f"no checkpoint could be kept: {error}")
+                self.destination.run.warn("checkpoint", f"no further checkpoint is kept: {error}")
                 self._end()
                 continue
             self._forget(newest)

@@ -97,7 +97,7 @@ class CopyPlan:
         """Bytes of each part of a member of a plain tar; None where it has to be sent."""
         if self.of_members is None or member.data_offset is None or not member.size:
             return None
-        if self.source.size <= FEW_BYTES:
+        if self.source.size <= FEW_BYTES or member.data_offset + member.size > self.source.size:
             return None
         return tuple(_ranges(member.size, self.part_size))
 

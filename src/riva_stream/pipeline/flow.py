@@ -19,7 +19,7 @@ from riva_stream.archive import (
 from riva_stream.buffers import Chunk, Credits
 from riva_stream.destination import Destination
 from riva_stream.digest import Digest, DigestRecord, HashLane
-from riva_stream.errors import ArchiveError, ArchiveFault, DigestMismatchError
+from riva_stream.errors import AccessDeniedError, ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged, Resumed
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
@@ -104,7 +104,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     if copy.plan is None:
         archive.skip(start // part_size)
     run.observer(PhaseChanged(phase="stream"))
-    run.meter.source_size, run.meter.skipped = source.size, start
+    run.meter.begin(source.size, skipped=start, kept=start if copy.plan is None else 0, bare=bare)
     if earlier:
         run.observer(Resumed(offset=start, source_size=source.size, by=earlier.by))
     reader = SourceReader(
@@ -156,8 +156,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     if earlier:
         await unpacker.resume(earlier)
         if bare:  # the documents tell what is odd for a model, however it was read
-            ask = partial(PinnedRanges(run.origin, source, run.observer).first, DEEP, source.version_id)
-            _look_at_model(run, source, await run.retrier("GetObject", ask))
+            _look_at_model(run, source, await _first_bytes(run, source))
     branches: list[Branch] = [partial(hashes.send, digest), of_source]
     if not bare:
         branches.append(unpacker.send)
@@ -213,6 +212,20 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         earlier.offset if earlier else None,
         earlier.by if earlier else None,
     )
+
+
+async def _first_bytes(run: Run, source: PinnedSource) -> bytes:
+    ranges = PinnedRanges(run.origin, source, run.observer)
+
+    async def ask() -> bytes:
+        try:
+            return await ranges.first(DEEP, source.version_id)
+        except AccessDeniedError:
+            if source.version_id is None:
+                raise
+        return await ranges.first(DEEP)  # by its version takes a right of its own; the ETag pins it as well
+
+    return await run.retrier("GetObject", ask)
 
 
 def _head_of(first: Chunk) -> bytes:

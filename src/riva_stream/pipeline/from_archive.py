@@ -77,6 +77,10 @@ class FromArchive:
         is_full = self.run.request.mode == "full"
         return frozenset({archive_key(self.run, self.source)} if is_full else ())
 
+    async def is_held_by(self, token: str) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Never: an archive has no journal."""
+        return False
+
     async def plan(self, bucket: WritableBucket, check: str) -> Means:
         """Whether the store copies the source."""
         self._copy = await plan_copies(self.run, bucket, self.source, check)

@@ -7,6 +7,7 @@ the copy is that of the manifest, or the SHA-256 of what was read is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,8 +18,10 @@ from riva_stream.buffers import Chunk, Credits
 from riva_stream.deployment import ObjectReference
 from riva_stream.destination import Destination
 from riva_stream.digest import Hash, HashLane
+from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.documents.references import reference_to
 from riva_stream.errors import (
+    AccessDeniedError,
     DigestMismatchError,
     HeldError,
     IntegrityError,
@@ -196,6 +199,13 @@ class FromStaging:
     def own_keys(self) -> frozenset[str]:
         """All of them: each is an object of the source staging."""
         return frozenset(self._key(original) for original in self.originals)
+
+    async def is_held_by(self, token: str) -> bool:
+        """A replica may have the marker's ETag as well: the journal beside it tells."""
+        found = await self.staging.bucket.fetch(
+            self.staging.layout.journal, limit=DOCUMENT_LIMIT, listed=False
+        )
+        return found is not None and token.encode() in found.data
 
     async def plan(self, bucket: WritableBucket, check: str) -> Means:
         """Whether the store copies the objects, and by what each copy will be proven."""
@@ -417,7 +427,8 @@ async def _find(run: Run, own: Bucket, elsewhere: Reader, reference: ObjectRefer
     bucket, key = split_uri(reference.s3_uri)
     # One 404 may pass: a document says that it is there.
     there = Bucket(_store_of(own, elsewhere, bucket), bucket, run.retrier)
-    await there.expect(key, listed=True)
+    with suppress(AccessDeniedError):  # which is told better below
+        await there.expect(key, listed=True)
     found = await find_source(there.store, bucket, key, run.retrier)
     if not reference_to(found).is_same(reference):
         raise IntegrityError(

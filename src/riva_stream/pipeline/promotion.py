@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from riva_stream import clock
 from riva_stream.buffers import Credits
 from riva_stream.config import PromoteRequest, StageRequest
-from riva_stream.errors import ConfigurationError, IntegrityError, RivaStreamError, Where, first_of
+from riva_stream.errors import IntegrityError, RivaStreamError, first_of
 from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.inspection.staging import Staging, find_staging
 from riva_stream.lanes import Lanes
@@ -24,8 +24,8 @@ from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import Stores, opened
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.run import Meter, Run
-from riva_stream.s3 import Bucket, ObjectInfo, Reader, Store
+from riva_stream.run import Meter
+from riva_stream.s3 import Bucket, Reader, Store
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 from riva_stream.uris import split_uri
@@ -167,7 +167,6 @@ class _PlacePromotion:
                 begun(self._stage_request(place, run_id), run_id, observer) as run,
             ):
                 bucket = self.stores.give(run)
-                await self._require_another(run)
                 work = await FromStaging.find(
                     run,
                     self.staging,
@@ -185,23 +184,6 @@ class _PlacePromotion:
         except Exception as error:  # noqa: BLE001 - of one place among several; it is told in its report
             return _failed(place, error)
         return PlaceReport(destination=report.destination, exit_code=0, report=report)
-
-    async def _require_another(self, run: Run) -> None:
-        """Make sure that the place is not the staging itself, by another name of its bucket: no two markers are alike.
-
-        Raises:
-            ConfigurationError: it is.
-        """
-        mine, theirs = run.layout, self.staging.layout
-        if mine.prefix != theirs.prefix:
-            return
-        info = await run.destination.peek(mine.marker)
-        if isinstance(info, ObjectInfo) and info.etag == self.staging.documents.etags[theirs.marker_name]:
-            raise ConfigurationError(
-                f"{mine.uri} is {theirs.uri} itself",
-                where=Where("HeadObject", mine.bucket, mine.marker),
-                hint="name another place with --to, or with --env, --bucket, --model-name or --model-version",
-            )
 
     def _stage_request(self, place: str, run_id: str) -> StageRequest:
         """What the staging says of itself, for another place.

@@ -108,11 +108,11 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
         await resume(destination, identity_of(run, work, check, means))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
-        if existing.marker_etag == work.pin[0]:  # by another name of its bucket: no two markers are alike
+        if existing.marker_etag == work.pin[0] and await work.is_held_by(destination.lease.token):
             raise ConfigurationError(
-                f"{run.layout.uri} is {work.uri} itself",
+                f"{run.layout.uri} is {work.uri} itself, by another name of its bucket",
                 where=Where("GetObject", run.layout.bucket, run.layout.marker),
-                hint="name another place",
+                hint="name another place with --to, or with --env, --bucket, --model-name or --model-version",
             )
         decision = decide(run.request, work.source, existing, work.container)
         if decision is Decision.ALREADY_STAGED:

@@ -100,6 +100,16 @@ async def test_a_model_whose_parts_do_not_divide_what_is_between_checkpoints() -
     assert store.checkpoints
 
 
+def test_whoever_goes_on_has_something_left_to_read() -> None:
+    archive, digest = upload("a"), TracedDigest(Digest())
+    archive.expected = 4 * PART
+    checkpointer = Checkpointer(cast("Any", None), PART, PART, archive, digest)
+    for parts in (3, 4):
+        snapshot = Snapshot(b"", parts * PART, 0, None, 0, parts * PART, ())
+        checkpointer.take(snapshot, [], parts * PART)
+    assert [taken.offset for taken in checkpointer._taken] == [3 * PART]
+
+
 async def test_what_is_still_to_be_sent_once_the_source_is_read_has_checkpoints_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

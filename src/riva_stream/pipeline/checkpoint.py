@@ -256,6 +256,8 @@ class Checkpointer:
         self.postpone(read)
         if self._over or offset <= self.from_offset:
             return  # nothing would be gained
+        if 0 < self.archive.expected <= offset:
+            return  # who goes on reads something of the source, be it only to see that it can be read still
         sent = [
             (self.archive, offset // self.part_size),
             *((it.upload, it.upload.numbered) for it in members),

@@ -205,6 +205,8 @@ class VirtualLoop:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     if not task.done():
                         _unwind(task)
+                    # What anyio knows of a task holds the task, and would hold the whole world for ever.
+                    _asyncio._task_states.pop(task, None)
                 host.tasks.clear()
         finally:
             events._set_running_loop(before)

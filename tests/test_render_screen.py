@@ -175,7 +175,7 @@ class TestSummary:
         assert text.startswith("Dry run, nothing was written (in full)\nA run would stage\n")
         assert "source/p.tar.gz  13 parts of 8.00 MiB" in text
         assert "Memory  at most 256.00 MiB: 64.00 MiB for reading" in text
-        assert "Tried   source HeadObject" in text
+        assert "Tried   source: HeadObject" in text
 
     def test_without_box_characters(self) -> None:
         assert summary_text(report(), fancy=False).isascii()

@@ -29,7 +29,7 @@ from riva_stream.archive import DEEP
 from riva_stream.errors import Where
 from riva_stream.events import Event, Progress, Resumed
 from riva_stream.inspection.gc import collect
-from riva_stream.pipeline.checkpoint import TracedDigest
+from riva_stream.pipeline.traced import TracedDigest
 from riva_stream.s3 import PartBody, StoreSettings
 from riva_stream.s3.memory import MemoryStore
 from tests.support.ceilings import ceiling_for

@@ -24,7 +24,8 @@ from riva_stream.inspection.status import _StatusReader
 from riva_stream.layout import Layout
 from riva_stream.lease import Process
 from riva_stream.pipeline import flow
-from riva_stream.pipeline.checkpoint import Begun, Checkpointer, TracedDigest
+from riva_stream.pipeline.checkpoint import Begun, Checkpointer
+from riva_stream.pipeline.traced import TracedDigest
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import Bucket, PartBody
 from riva_stream.s3.errors import refusal

@@ -18,7 +18,7 @@ __all__ = [
     "Moment",
     "Slow",
     "Uneven",
-    "absences",
+    "add_absences",
     "another",
     "at_random",
     "entrance",
@@ -104,15 +104,13 @@ class Uneven(Drawn):
         begins: for each run: what begins at which of its requests, or when it ends, and how many seconds after it. Where
             one of its requests arrives although it is over, that may be when it begins.
         odds: where all of this comes from.
-        missing: the same as ``moments``.
     """
 
     paces: Mapping[int, float] = field(default_factory=dict)
     slow: Mapping[int, Sequence[Slow]] = field(default_factory=dict)
-    moments: Mapping[int, Sequence[tuple[Moment, Break]]] = field(default_factory=dict)
+    moments: dict[int, list[tuple[Moment, Break]]] = field(default_factory=dict)
     odds: Random = field(default_factory=Random)
     begins: dict[int, list[tuple[Moment, float, Callable[[float], None]]]] = field(default_factory=dict)
-    missing: Mapping[int, Sequence[tuple[Moment, Break]]] = field(default_factory=dict)
 
     def strike(self, request: Request) -> Break | None:
         pid = request.process.pid
@@ -123,7 +121,7 @@ class Uneven(Drawn):
             else:
                 self.begins.setdefault(pid, []).append((moment, seconds, begin))
         struck = super().strike(request)
-        for moment, how in (*self.moments.get(pid, ()), *self.missing.get(pid, ())):
+        for moment, how in self.moments.get(pid, ()):
             if moment.has_come(request) and suits(how, request):
                 struck = struck or how
         return struck
@@ -202,19 +200,17 @@ def _slow(odds: Random) -> Slow:
     return Slow(_any(odds), seconds * share, seconds * (1 - share))
 
 
-def absences(odds: Random, pids: Sequence[int]) -> dict[int, list[tuple[Moment, Break]]]:
-    """What is told to be missing though it is there, for each run; nothing for most of them."""
-    found: dict[int, list[tuple[Moment, Break]]] = {}
+def add_absences(moments: dict[int, list[tuple[Moment, Break]]], odds: Random, pids: Sequence[int]) -> None:
+    """Let something be told to be missing though it is there, for each run; nothing for most of them."""
     for pid in pids:
         for _ in range(odds.choice((0, 0, 0, 1, 2))):
             operation, ending = (
                 odds.choice(("HeadObject", "GetObject")),
                 odds.choice((_JOURNAL, _MARKER, "", "")),
             )
-            found.setdefault(pid, []).append(
+            moments.setdefault(pid, []).append(
                 (Moment(operation, ending, int(odds.random() ** 2 * 8)), Break.MISSING)
             )
-    return found
 
 
 def tangle(even: Drawn, odds: Random, count: int) -> Uneven:

@@ -11,7 +11,7 @@ from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.exhaustive import Result, Trace, prepared, result_of
 from tests.sim.kinds import KINDS
-from tests.sim.moments import TANGLED, Uneven, absences, another, at_random, entrance, tangle, uneven
+from tests.sim.moments import TANGLED, Uneven, add_absences, another, at_random, entrance, tangle, uneven
 from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS
 from tests.sim.schedules import Drawn, Plain
 from tests.sim.world import RunFactory, World, newest, simulated
@@ -88,7 +88,7 @@ def simulate(
     if is_tangle:
         requests = [request.model_copy(update={"force": odds.random() < 0.9}) for request in requests]
     if isinstance(schedule, Uneven) and not whole and not scenario.denied:
-        schedule.missing = absences(Random(f"absences of {seed}"), range(1, count + 1))
+        add_absences(schedule.moments, Random(f"absences of {seed}"), range(1, count + 1))
     begins = schedule.begins if together and isinstance(schedule, Uneven) else None
     with simulated(world, seed):
         for index, request in enumerate(requests):

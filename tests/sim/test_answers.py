@@ -17,10 +17,22 @@ from tests.sim.exhaustive import prepared
 from tests.sim.network import Request
 from tests.sim.scenarios import BUCKET, asked, collection, promoted
 from tests.sim.schedules import Plain
-from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Told, a_world, is_one
+from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Overtaken, Told, a_world, is_one
 from tests.sim.world import World, simulated
 
 UNLISTED = frozenset({"ListObjectsV2"})
+
+
+def killed_and_followed(
+    world: World, deletion: LateDelete, *, kill_at: float, next_at: float, rest: float
+) -> None:
+    """A forced run is killed while its deletion is under way, and another one follows it."""
+    deletion.world = world
+    first = world.start(asked(force=True))
+    world.loop.call_at(kill_at, lambda: world.network.kill(first), context=world.network.context)
+    world.start_in(next_at, asked(force=True), machine="b")
+    world.wait()
+    world.pass_time(rest)
 
 
 def refuse(request: Request, code: str, status: int) -> None:
@@ -32,7 +44,7 @@ def refuse(request: Request, code: str, status: int) -> None:
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_promotion_onto_itself_by_another_name_of_its_bucket(status: int) -> None:
-    """``_require_another`` looks once: the staging deletes its own marker, and ends with 75; a rerun finds nothing staged."""
+    """The one look at the place is answered wrong: the staging deletes its own marker, and ends with 75; a rerun finds nothing staged."""
     struck: list[Request] = []
 
     def otherwise(request: Request) -> None:
@@ -68,63 +80,38 @@ def test_one_412_for_a_condition_that_holds_does_not_cost_all_conditions() -> No
         return None
 
     world = a_world("aws-no-expiry", "already staged", Told((0.01, 0.01), otherwise, late=deletion.late))
-    deletion.world = world
-
-    def how(request: Request) -> Break | None:
-        return None
-
     with simulated(world, 0):
-        first = world.start(asked(force=True))
-        world.loop.call_at(3.0, lambda: world.network.kill(first), context=world.network.context)
-        world.start_in(5.0, asked(force=True), machine="b")
-        world.wait()
-        world.pass_time(60)
+        killed_and_followed(world, deletion, kill_at=3.0, next_at=5.0, rest=60)
         assert struck
         assert not list(map(str, world.violations))
 
 
 def test_a_run_that_cannot_know_whether_it_is_still_the_holder_aborts_nothing() -> None:
     """``Uploads._are_ours``: a bad digest in a run that was frozen and taken over, and its journal's PUT is refused once."""
-    frozen, thawed, refused = list[Request](), list[Request](), list[Request]()
 
-    class Schedule(Told):
-        def strike(self, request: Request) -> Break | None:
-            pid = request.process.pid
-            if (
-                not frozen
-                and pid == 1
-                and request.operation == "UploadPart"
-                and "b.riva" in request.key
-                and request.detail.endswith("part 1")
-            ):
-                frozen.append(request)
-                return Break.FREEZE_AFTER
-            if not thawed and pid == 2 and request.operation == "CreateMultipartUpload":
-                thawed.append(request)
+    def sends(request: Request) -> bool:
+        is_part = request.operation == "UploadPart" and "b.riva" in request.key
+        return is_part and request.detail.endswith("part 1")
 
-                def thaw() -> None:
-                    world.network.thaw(world.processes[0], clock_stood_still=False)
+    def begins(request: Request) -> bool:
+        return request.operation == "CreateMultipartUpload"
 
-                world.loop.call_at(world.loop.now + 0.1, thaw, context=world.network.context)
-            if thawed and is_one(request, 1, "PutObject", JOURNAL):
-                refused.append(request)
-                return Break.DENIED if len(refused) == 2 else None
-            return None
+    def writes(request: Request) -> bool:
+        return is_one(request, 1, "PutObject", JOURNAL)
 
+    class Schedule(Overtaken):
         def delays(self, request: Request) -> tuple[float, float]:
-            if len(refused) == 1 and refused[0] is request:
+            if self.looked == [request]:
                 return 1.0, 1.0  # the heartbeat's, which is cancelled
             return super().delays(request)
 
-        def frozen(self, request: Request, on: Any) -> None:
-            pass
-
-    world = World(prepared("aws", "fresh", -1).copy(), Schedule((0.3, 0.3)))
+    schedule = Schedule((0.3, 0.3), freezes=sends, thaws=begins, looks=writes)
+    world = schedule.world = World(prepared("aws", "fresh", -1).copy(), schedule)
     with simulated(world, 0):
         world.start(asked(wrong=True))
         world.start_in(8.9, asked(), machine="b")
         world.wait()
-        assert refused
+        assert schedule.looked
         assert world.processes[1].outcome == "staged"
 
 
@@ -358,13 +345,8 @@ def test_one_refused_question_does_not_cost_all_windows(kind: str, nth: int) -> 
         return None
 
     world = a_world(kind, "already staged", Told((0.01, 0.01), deletion.otherwise, how, deletion.late))
-    deletion.world = world
     with simulated(world, 0):
-        first = world.start(asked(force=True))
-        world.loop.call_at(12.0, lambda: world.network.kill(first), context=world.network.context)
-        world.start_in(14.0, asked(force=True), machine="b")
-        world.wait()
-        world.pass_time(80)
+        killed_and_followed(world, deletion, kill_at=12.0, next_at=14.0, rest=80)
         assert deletion.sent is not None
         assert not list(map(str, world.violations))
 

@@ -17,7 +17,7 @@ from tests.sim.exhaustive import Cell, cells, prepared
 from tests.sim.network import Request, immediately
 from tests.sim.scenarios import BUCKET, LEASE, asked, collection, prefix_of, promoted
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
-from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Told, a_world, is_one
+from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Overtaken, Told, a_world, is_one
 from tests.sim.test_moments_since import leased
 from tests.sim.world import World, simulated
 
@@ -232,37 +232,25 @@ def test_a_journal_that_was_read_wrongly_is_watched_for_a_lease_of_its_own(kind:
 
 def test_a_run_that_was_taken_over_aborts_nothing_of_the_other_ones_for_one_refusal() -> None:
     """Frozen, and taken over from; its look at the journal is refused once, and it aborts what the other has adopted."""
-    frozen, thawed, looks = list[Request](), list[Request](), list[Request]()
 
-    class Schedule(Told):
-        def strike(self, request: Request) -> Break | None:
-            pid, sends = request.process.pid, request.operation == "UploadPart" and "/source/" in request.key
-            journal = world.store.look(BUCKET, JOURNAL)
-            named = {upload["key"] for upload in json.loads(journal.data)["uploads"]} if journal else set()
-            if not frozen and pid == 1 and sends and request.key in named:
-                frozen.append(request)
-                return Break.FREEZE_AFTER
-            if not thawed and pid == 2 and sends:
-                thawed.append(request)
+    def named(request: Request) -> bool:
+        journal = world.store.look(BUCKET, JOURNAL)
+        keys = {upload["key"] for upload in json.loads(journal.data)["uploads"]} if journal else set()
+        return sends(request) and request.key in keys
 
-                def thaw() -> None:
-                    world.network.thaw(world.processes[0], clock_stood_still=False)
+    def sends(request: Request) -> bool:
+        return request.operation == "UploadPart" and "/source/" in request.key
 
-                world.loop.call_at(world.loop.now + 0.1, thaw, context=world.network.context)
-            if thawed and is_one(request, 1, "GetObject", JOURNAL):
-                looks.append(request)
-                return Break.DENIED if len(looks) == 2 else None  # the first is the refused heartbeat's
-            return None
+    def looks(request: Request) -> bool:  # the first is the refused heartbeat's
+        return is_one(request, 1, "GetObject", JOURNAL)
 
-        def frozen(self, request: Request, on: Any) -> None:
-            pass
-
-    world = World(prepared("aws", "long", -1).copy(), Schedule((0.1, 0.3)))
+    schedule = Overtaken((0.1, 0.3), freezes=named, thaws=sends, looks=looks)
+    world = schedule.world = World(prepared("aws", "long", -1).copy(), schedule)
     with simulated(world, 0):
         world.start(asked("long"))
         world.start_in(2.0, asked("long"), machine="b")
         world.wait()
-        assert len(looks) >= 2
+        assert len(schedule.looked) >= 2
         assert [run.outcome for run in world.processes] == ["75", "staged"]
 
 

@@ -48,6 +48,43 @@ class Told(Plain):
         return self.late(request)
 
 
+@dataclass(eq=False)
+class Overtaken(Told):
+    """The first run is frozen at a request, goes on just after one of the second's, and then meets a refusal."""
+
+    freezes: Callable[[Request], bool] = lambda request: False
+    """Whether the first run is frozen at this request of its."""
+    thaws: Callable[[Request], bool] = lambda request: False
+    """Whether it goes on 0.1 seconds after this request of the second run's."""
+    looks: Callable[[Request], bool] = lambda request: False
+    """Whether this is one of the first run's requests of which the second, once it has gone on, is refused."""
+    world: World | None = None
+    is_frozen: bool = False
+    goes_on: bool = False
+    looked: list[Request] = field(default_factory=list)
+
+    def strike(self, request: Request) -> Break | None:
+        world = self.world
+        assert world is not None
+        if not self.is_frozen and request.process.pid == 1 and self.freezes(request):
+            self.is_frozen = True
+            return Break.FREEZE_AFTER
+        if not self.goes_on and request.process.pid == 2 and self.thaws(request):
+            self.goes_on = True
+
+            def thaw() -> None:
+                world.network.thaw(world.processes[0], clock_stood_still=False)
+
+            world.loop.call_at(world.loop.now + 0.1, thaw, context=world.network.context)
+        if self.goes_on and self.looks(request):
+            self.looked.append(request)
+            return Break.DENIED if len(self.looked) == 2 else None
+        return None
+
+    def frozen(self, request: Request, on: Any) -> None:
+        pass
+
+
 def a_world(kind: str, scenario: str, schedule: Told) -> World:
     return World(prepared(kind, scenario, -1).copy(), schedule)
 

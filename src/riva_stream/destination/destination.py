@@ -112,8 +112,9 @@ class Destination:
     _checkpoints: int = field(default=0, init=False)
     """How many this run has written;"""
     _written: set[str] = field(default_factory=set, init=False)
-    _dropped: set[str] = field(default_factory=set, init=False)
     """and those of them that may still be there."""
+    _dropped: set[str] = field(default_factory=set, init=False)
+    """Of those and of earlier runs' the ones that nobody needs any more, and that could not be deleted yet."""
     _unlisted: bool = field(default=False, init=False)
     """Whether it was told that open uploads may not be listed."""
     _doubtful: float = field(default=float("-inf"), init=False)

@@ -130,10 +130,8 @@ class _Place:
     async def _look_again(self, journal: Journal | None) -> None:
         """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
         listed = await self.bucket.list_uploads(self.layout.prefix)
-        before, self.uploads = (
-            self.uploads,
-            [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout],
-        )
+        before = self.uploads
+        self.uploads = [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout]
         await self._add_unlisted(before)
         own = self.bucket.objects(self.layout.prefix + OWN_FOLDER)
         self.checkpoints = {it.key: it.last_modified async for it in own if self.layout.is_checkpoint(it.key)}

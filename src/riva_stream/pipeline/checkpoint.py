@@ -46,7 +46,6 @@ __all__ = [
     "Earlier",
     "FinishedDigest",
     "Fit",
-    "TracedDigest",
     "can_resume",
     "extractor_options",
     "forget_before",

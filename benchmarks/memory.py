@@ -15,7 +15,7 @@ from benchmarks.results import GIB, MIB, table
 from benchmarks.synthetic import BUCKET, KEY, environment, served
 from benchmarks.tools import program
 from riva_stream.errors import ConfigurationError
-from riva_stream.memory import plan_memory
+from riva_stream.flow.memory import plan_memory
 from tests.support.servers import ram_or_disk_folder
 
 __all__ = ["add_arguments", "least_memory", "main"]

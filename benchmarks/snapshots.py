@@ -21,7 +21,7 @@ from isal import isal_zlib
 from benchmarks.extraction import weights
 from riva_stream.archive import Extractor
 from riva_stream.archive.inflate import Inflater, NativeInflater, WheelInflater, why_not_native
-from riva_stream.sha256 import Sha256, why_no_state
+from riva_stream.flow.sha256 import Sha256, why_no_state
 from tests.archive.kit import tar_of
 
 MIB = 1 << 20

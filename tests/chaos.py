@@ -29,7 +29,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from riva_stream.memory import plan_memory
+from riva_stream.flow.memory import plan_memory
 from tests.staging import Place
 from tests.support.archives import archive_bytes
 from tests.support.ceilings import ceiling_for

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riva_stream.buffers import Channel, Chunk, Credits
-from riva_stream.tee import tee
+from riva_stream.flow.buffers import Channel, Chunk, Credits
+from riva_stream.flow.tee import tee
 
 EXAMPLES = int(
     os.environ.get("RIVA_STREAM_PROPERTY_EXAMPLES", "200")

@@ -16,14 +16,14 @@ import pytest
 
 from riva_stream import AccessDeniedError, RivaStreamError
 from riva_stream.archive import Snapshot
-from riva_stream.digest import Digest
 from riva_stream.errors import TransientError, Where
 from riva_stream.events import Event, Warned
+from riva_stream.flow.digest import Digest
 from riva_stream.inspection.reports import StatusReport
 from riva_stream.inspection.status import _StatusReader
 from riva_stream.layout import Layout
 from riva_stream.lease import Process
-from riva_stream.pipeline import flow
+from riva_stream.pipeline import stream
 from riva_stream.pipeline.checkpoint import Begun, Checkpointer
 from riva_stream.pipeline.traced import TracedDigest
 from riva_stream.retry import Retrier, RetryPolicy
@@ -169,7 +169,7 @@ async def test_once_no_checkpoint_can_be_kept_no_states_are_kept_for_one(
         made.append(Checkpointer(*args, **options))
         return made[-1]
 
-    monkeypatch.setattr(flow, "Checkpointer", remembered)
+    monkeypatch.setattr(stream, "Checkpointer", remembered)
     store = await filled(Denied(BUCKET, "sources"), one_member(300 * PART))
     await staged(store, checkpoint=PART, memory=ceiling_for(PART, 40))
     assert made[0].is_over

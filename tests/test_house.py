@@ -20,7 +20,7 @@ SOURCE = Path(riva_stream.__file__).parent
 FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks", "uris", "readback"}
 _BELOW_RUN = (
     FLOOR
-    | {"config", "memory", "buffers", "lanes", "tee", "retry", "digest", "archive"}
+    | {"config", "flow", "retry", "archive"}
     | {"manifest", "deployment", "report", "s3", "source", "sink", "state"}
 )
 _BELOW_PIPELINE = _BELOW_RUN | {"run", "lease", "documents", "destination"}
@@ -34,26 +34,19 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "layout": set(),
     "readback": set(),
-    "buffers": set(),
-    "lanes": {"clock"},
-    "tee": {"buffers"},
     "retry": FLOOR,
-    "memory": FLOOR,
-    "config": FLOOR | {"memory"},
+    "config": FLOOR | {"flow"},
     "handover": {"errors"},
-    "native": set(),
-    "sha256": {"native"},
-    "digest": {"buffers", "lanes", "clock", "sha256"},
-    "archive": {"errors", "sizes", "native", "readback"},
+    "flow": {"errors", "sizes", "clock"},
+    "archive": {"errors", "sizes", "flow", "readback"},
     "manifest": FLOOR,
     "deployment": FLOOR | {"manifest"},
     "report": FLOOR | {"manifest", "deployment"},
-    "s3": FLOOR | {"buffers"},
-    "source": FLOOR
-    | {"archive", "s3", "buffers", "retry", "lanes", "digest"},  # of archive: what is no file of one's own
-    "sink": FLOOR | {"s3", "buffers", "retry", "lanes", "digest"},
+    "s3": FLOOR | {"flow"},
+    "source": FLOOR | {"archive", "s3", "retry", "flow"},  # of archive: what is no file of one's own
+    "sink": FLOOR | {"s3", "retry", "flow"},
     "state": FLOOR,
-    "run": FLOOR | {"config", "lanes", "retry", "s3", "sink", "state"},
+    "run": FLOOR | {"config", "flow", "retry", "s3", "sink", "state"},
     "lease": FLOOR | {"retry", "s3"},
     "documents": FLOOR | {"manifest", "deployment", "report", "retry", "run", "s3", "sink", "source"},
     "destination": FLOOR
@@ -64,10 +57,10 @@ ROOMS: dict[str, set[str]] = {
     "inspection": _BELOW_RUN - {"archive", "config", "sink"}
     | {"handover", "run", "lease", "documents"},  # neither what changes a staging nor what makes one
     "preflight": FLOOR
-    | {"config", "log_delivery", "log_place", "manifest", "memory", "pipeline", "retry", "s3", "source"},
+    | {"config", "log_delivery", "log_place", "manifest", "flow", "pipeline", "retry", "s3", "source"},
     "catalogue": FLOOR | {"config", "manifest", "inspection", "preflight", "pipeline", "report"},
     "cli": FLOOR
-    | {"s3", "inspection", "preflight", "log_delivery", "log_place", "config", "memory", "catalogue"}
+    | {"s3", "inspection", "preflight", "log_delivery", "log_place", "config", "flow", "catalogue"}
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
 }

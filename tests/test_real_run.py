@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from riva_stream.memory import least_memory
+from riva_stream.flow.memory import least_memory
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place
 from tests.support.archives import Archive, make_archive

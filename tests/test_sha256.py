@@ -8,9 +8,9 @@ import random
 import pytest
 from awscrt import checksums as crt
 
-from riva_stream import sha256 as module
-from riva_stream.digest import Digest, DigestState
-from riva_stream.sha256 import Sha256, Sha256State, why_no_state
+from riva_stream.flow import sha256 as module
+from riva_stream.flow.digest import Digest, DigestState
+from riva_stream.flow.sha256 import Sha256, Sha256State, why_no_state
 
 RNG = random.Random(180)
 DATA = RNG.randbytes(5000)

@@ -11,7 +11,6 @@ from typing import Any
 import anyio
 import pytest
 
-from riva_stream.buffers import Credits
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -20,7 +19,8 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.events import Event, RetryScheduled, Warned
-from riva_stream.lanes import Lane
+from riva_stream.flow.buffers import Credits
+from riva_stream.flow.lanes import Lane
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, PartBody, RangeReply
 from riva_stream.s3.answers import unquoted

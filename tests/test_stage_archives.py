@@ -12,7 +12,7 @@ import zstandard
 from riva_stream import ArchiveError, ConfigurationError, stage
 from riva_stream.errors import ArchiveFault
 from riva_stream.events import Event, MemberFound
-from riva_stream.memory import least_memory
+from riva_stream.flow.memory import least_memory
 from riva_stream.sizes import GIB, MIB
 from tests.archive.kit import END, header, member, tar_of
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials

@@ -13,14 +13,14 @@ import zstandard
 
 from riva_stream import ArchiveError, ConfigurationError, StageRequest
 from riva_stream.archive import Extractor, Limits, Member
-from riva_stream.buffers import Chunk, Credits
-from riva_stream.digest import HashLane
-from riva_stream.lanes import Lane
-from riva_stream.memory import SMALLEST_PART, least_memory, plan_memory
+from riva_stream.flow.buffers import Chunk, Credits
+from riva_stream.flow.digest import HashLane
+from riva_stream.flow.lanes import Lane
+from riva_stream.flow.memory import SMALLEST_PART, least_memory, plan_memory
+from riva_stream.flow.tee import Branch
 from riva_stream.pipeline.unpack import Unpacker
 from riva_stream.sink import Upload
 from riva_stream.sizes import GIB, MIB
-from riva_stream.tee import Branch
 from tests.archive.kit import END, OLD_GNU, header, member, pax
 
 TIB = 1 << 40

@@ -23,10 +23,10 @@ from riva_stream import (
 )
 from riva_stream.cli import main
 from riva_stream.events import Event, ObjectVerified, Progress, RetryScheduled
+from riva_stream.flow.memory import least_memory
 from riva_stream.inspection.reports import NOT_STAGED, VerifyReport
 from riva_stream.inspection.verify import verify
 from riva_stream.layout import JOURNAL
-from riva_stream.memory import least_memory
 from riva_stream.report import json_schema
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials

@@ -15,7 +15,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from riva_stream.buffers import Credits as MemoryBudget
     from riva_stream.catalogue import (
         Catalogue,
         CatalogueReport,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from riva_stream.events import Event, Observer, throttled
+    from riva_stream.flow.buffers import Credits as MemoryBudget
     from riva_stream.inspection.staging import StagedObject, Staging, read_staging
     from riva_stream.pipeline import promote, stage
     from riva_stream.report import PromoteReport, StageReport
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "MemoryBudget": ("buffers", "Credits"),
+    "MemoryBudget": ("flow.buffers", "Credits"),
     "PromoteRequest": ("config", ""),
     "StageRequest": ("config", ""),
     "Catalogue": ("catalogue", ""),

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from riva_stream.flow.memory import SMALLEST_PART, MemoryPlan, plan_memory
 from riva_stream.layout import DEPLOYMENTS, LEVELS, is_segment, prefix_of
-from riva_stream.memory import SMALLEST_PART, MemoryPlan, plan_memory
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 

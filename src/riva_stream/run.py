@@ -16,7 +16,7 @@ from riva_stream import clock
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, first_of
 from riva_stream.events import Observer, Progress, Warned
-from riva_stream.lanes import Lanes
+from riva_stream.flow.lanes import Lanes
 from riva_stream.layout import Layout
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, Reader

@@ -18,8 +18,8 @@ from riva_stream.archive import (
     MemberStart,
     Snapshot,
 )
-from riva_stream.digest import Digest, DigestState
 from riva_stream.errors import ArchiveError
+from riva_stream.flow.digest import Digest, DigestState
 
 __all__ = ["Outcome", "in_one_go", "in_sittings", "in_two"]
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from riva_stream.digest import crc64nvme_of
 from riva_stream.errors import RivaStreamError
+from riva_stream.flow.digest import crc64nvme_of
 from riva_stream.s3 import CompletedPart, PartBody, Store
 from riva_stream.s3.memory import MemoryStore
 from tests.support.servers import random_bucket_name

@@ -8,8 +8,8 @@ import os
 import anyio
 import pytest
 
-from riva_stream.digest import combined_crc64nvme, crc64nvme_of
 from riva_stream.errors import HeldError, RivaStreamError
+from riva_stream.flow.digest import combined_crc64nvme, crc64nvme_of
 from riva_stream.s3 import CompletedPart, CopySource, PartBody
 from tests.contract.copies import copy_of_parts
 from tests.contract.enforcement import ANSWERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from riva_stream.errors import ConfigurationError
-from riva_stream.memory import plan_memory
+from riva_stream.flow.memory import plan_memory
 
 __all__ = ["ceiling_for"]
 

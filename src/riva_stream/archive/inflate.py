@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from isal import igzip_lib
 
-from riva_stream.native import Pinned, new_block
+from riva_stream.flow.native import Pinned, new_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable

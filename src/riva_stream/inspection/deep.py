@@ -15,18 +15,18 @@ from functools import partial
 
 import anyio
 
-from riva_stream.buffers import Chunk, Credits
-from riva_stream.digest import Hash, HashLane
 from riva_stream.errors import ConfigurationError, SourceChangedError, first_of
 from riva_stream.events import Observer
+from riva_stream.flow.buffers import Chunk, Credits
+from riva_stream.flow.digest import Hash, HashLane
+from riva_stream.flow.lanes import Lane, Lanes
+from riva_stream.flow.memory import least_memory, plan_memory
+from riva_stream.flow.tee import Branch, tee
 from riva_stream.inspection.reports import DeepRead
-from riva_stream.lanes import Lane, Lanes
-from riva_stream.memory import least_memory, plan_memory
 from riva_stream.run import Meter
 from riva_stream.s3 import Bucket
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, SourceReader
-from riva_stream.tee import Branch, tee
 
 __all__ = ["RANGE", "DeepReader", "Target", "fetching"]
 

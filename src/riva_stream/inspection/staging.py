@@ -17,9 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from riva_stream import clock
-from riva_stream.buffers import Credits, Piece
 from riva_stream.deployment import DeploymentDocument
-from riva_stream.digest import Hash
 from riva_stream.documents.compare import differences
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import (
@@ -32,11 +30,13 @@ from riva_stream.errors import (
     first_of,
 )
 from riva_stream.events import Observer, ignore, warning
+from riva_stream.flow.buffers import Credits, Piece
+from riva_stream.flow.digest import Hash
+from riva_stream.flow.lanes import Lane
 from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
 from riva_stream.inspection.deep import RANGE, fetching
 from riva_stream.inspection.find import nothing_staged
 from riva_stream.inspection.uris import split
-from riva_stream.lanes import Lane
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
 from riva_stream.retry import Retrier

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from riva_stream.deployment import DOCUMENTS
-from riva_stream.digest import DigestRecord
 from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
+from riva_stream.flow.digest import DigestRecord
 from riva_stream.inspection.crosscheck import StagedObject, pointed_at, referenced
 from riva_stream.inspection.deep import DeepReader, Target
 from riva_stream.inspection.find import open_bucket

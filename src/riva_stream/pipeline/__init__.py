@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from riva_stream import clock
-from riva_stream.buffers import Credits
 from riva_stream.config import StageRequest
 from riva_stream.errors import first_of
 from riva_stream.events import Observer, PhaseChanged, ignore
+from riva_stream.flow.buffers import Credits
 from riva_stream.pipeline.begin import begun
 from riva_stream.pipeline.from_archive import FromArchive
 from riva_stream.pipeline.limits import deadline, share_of

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from riva_stream.config import StageRequest
 from riva_stream.events import Observer
-from riva_stream.lanes import Lanes
+from riva_stream.flow.lanes import Lanes
 from riva_stream.manifest import to_json
 from riva_stream.pipeline.copies import COPIES
 from riva_stream.pipeline.limits import watched

@@ -28,8 +28,8 @@ from riva_stream import clock
 from riva_stream.archive import Extractor, InsideReport, Limits, Member, Snapshot
 from riva_stream.config import StageRequest
 from riva_stream.destination import Destination
-from riva_stream.digest import Digest, DigestRecord, DigestState
 from riva_stream.errors import HeldError, RivaStreamError
+from riva_stream.flow.digest import Digest, DigestRecord, DigestState
 from riva_stream.lease import JournaledCheckpoint
 from riva_stream.pipeline.copies import Compared, CopyPlan
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
@@ -72,7 +72,7 @@ class FinishedDigest(_Document):
     blake3: str | None = Field(pattern=r"^[0-9a-f]{64}$")
 
     def record(self) -> DigestRecord:
-        """As :class:`~riva_stream.digest.Digest` gives it."""
+        """As :class:`~riva_stream.flow.digest.Digest` gives it."""
         return DigestRecord(self.size, self.sha256, self.blake3, {})
 
 

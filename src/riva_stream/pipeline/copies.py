@@ -14,10 +14,11 @@ from functools import partial
 from anyio.abc import TaskGroup
 
 from riva_stream.archive import Member
-from riva_stream.buffers import Chunk
-from riva_stream.digest import HashLane
 from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, TransientError
-from riva_stream.lanes import Lane
+from riva_stream.flow.buffers import Chunk
+from riva_stream.flow.digest import HashLane
+from riva_stream.flow.lanes import Lane
+from riva_stream.flow.tee import Branch
 from riva_stream.layout import SCRATCH
 from riva_stream.pipeline.traced import TracedRanges
 from riva_stream.retry import Retrier, RetryPolicy
@@ -27,7 +28,6 @@ from riva_stream.s3.copy_probe import CopyAbility, probe_copies
 from riva_stream.sink import CopiedObject, PartCopier, Proof, Upload, Uploads
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedRanges, PinnedSource, is_unchanged
-from riva_stream.tee import Branch
 
 __all__ = [
     "COPIES",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from riva_stream import clock
-from riva_stream.digest import DigestRecord
+from riva_stream.flow.digest import DigestRecord
 from riva_stream.manifest import (
     Artifact,
     BuildInfo,
@@ -20,7 +20,7 @@ from riva_stream.manifest import (
     architecture_of,
     artifact_id,
 )
-from riva_stream.pipeline.flow import Streamed, is_bare_model
+from riva_stream.pipeline.stream import Streamed, is_bare_model
 from riva_stream.run import Run
 from riva_stream.sizes import GIB, MIB, human_size
 from riva_stream.source import PinnedSource

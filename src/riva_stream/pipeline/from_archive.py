@@ -9,8 +9,8 @@ from riva_stream.manifest import Artifact
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
 from riva_stream.pipeline.documents import artifact_of
-from riva_stream.pipeline.flow import Streamed, archive_key, is_bare_model, stream
 from riva_stream.pipeline.handover import find_container, store_of_container
+from riva_stream.pipeline.stream import Streamed, archive_key, is_bare_model, stream
 from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run

@@ -14,10 +14,8 @@ from functools import partial
 import anyio
 
 from riva_stream import clock
-from riva_stream.buffers import Chunk, Credits
 from riva_stream.deployment import ObjectReference
 from riva_stream.destination import Destination
-from riva_stream.digest import Hash, HashLane
 from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.documents.references import reference_to
 from riva_stream.errors import (
@@ -32,6 +30,9 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.events import MemberFound, PhaseChanged
+from riva_stream.flow.buffers import Chunk, Credits
+from riva_stream.flow.digest import Hash, HashLane
+from riva_stream.flow.tee import Branch, tee
 from riva_stream.inspection.crosscheck import Ledger, StagedObject
 from riva_stream.inspection.deep import fetching
 from riva_stream.inspection.staging import Staging, compare, pinned
@@ -46,7 +47,6 @@ from riva_stream.run import Run, each
 from riva_stream.s3 import Bucket, Reader, WritableBucket
 from riva_stream.sink import PartCopier, Proof, Upload
 from riva_stream.source import PinnedSource, SourceReader, Vouchers, find_source
-from riva_stream.tee import Branch, tee
 from riva_stream.uris import split_uri
 
 __all__ = ["FromStaging", "Original", "originals_of"]

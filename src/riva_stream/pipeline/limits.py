@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 
 from riva_stream import clock
-from riva_stream.buffers import Credits
 from riva_stream.errors import ConfigurationError, StalledError
+from riva_stream.flow.buffers import Credits
 from riva_stream.run import Meter
 from riva_stream.sizes import human_size
 

@@ -11,12 +11,12 @@ import anyio
 from pydantic import ValidationError
 
 from riva_stream import clock
-from riva_stream.buffers import Credits
 from riva_stream.config import PromoteRequest, StageRequest
 from riva_stream.errors import IntegrityError, RivaStreamError, first_of
 from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
+from riva_stream.flow.buffers import Credits
+from riva_stream.flow.lanes import Lanes
 from riva_stream.inspection.staging import Staging, find_staging
-from riva_stream.lanes import Lanes
 from riva_stream.pipeline.begin import begun
 from riva_stream.pipeline.from_staging import FromStaging, Original, originals_of
 from riva_stream.pipeline.limits import deadline, watched

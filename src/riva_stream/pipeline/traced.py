@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
-from riva_stream.buffers import Piece
-from riva_stream.digest import Digest, DigestRecord, DigestState
+from riva_stream.flow.buffers import Piece
+from riva_stream.flow.digest import Digest, DigestRecord, DigestState
 from riva_stream.sink import RangeDigests, RangesState
 
 __all__ = ["TracedDigest", "TracedRanges"]

@@ -20,16 +20,16 @@ from riva_stream.archive import (
     Snapshot,
     show,
 )
-from riva_stream.buffers import Channel, Chunk, Credits, Piece
-from riva_stream.digest import Digest, HashLane
 from riva_stream.errors import ConfigurationError
-from riva_stream.lanes import Lane
-from riva_stream.memory import BLOCK, MemoryPlan, least_memory
+from riva_stream.flow.buffers import Channel, Chunk, Credits, Piece
+from riva_stream.flow.digest import Digest, HashLane
+from riva_stream.flow.lanes import Lane
+from riva_stream.flow.memory import BLOCK, MemoryPlan, least_memory
+from riva_stream.flow.tee import Branch, tee
 from riva_stream.pipeline.checkpoint import Begun, Checkpointer, Earlier, FinishedDigest, forget_before
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
 from riva_stream.sink import Upload
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
-from riva_stream.tee import Branch, tee
 
 __all__ = ["StagedMember", "Unpacker"]
 

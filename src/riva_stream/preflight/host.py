@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from riva_stream.errors import ConfigurationError
-from riva_stream.memory import plan_memory
+from riva_stream.flow.memory import plan_memory
 from riva_stream.preflight.report import CheckRecord, failed, passed, warned
 from riva_stream.sizes import MIB, human_size
 

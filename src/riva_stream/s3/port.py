@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from riva_stream.buffers import Piece
+from riva_stream.flow.buffers import Piece
 
 __all__ = [
     "NO_TAGS",

@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from riva_stream.buffers import Piece
-from riva_stream.digest import Hash, combined_crc64nvme
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -20,6 +18,8 @@ from riva_stream.errors import (
     SourceChangedError,
     Where,
 )
+from riva_stream.flow.buffers import Piece
+from riva_stream.flow.digest import Hash, combined_crc64nvme
 from riva_stream.s3 import CopiedPart, WritableBucket
 from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.sink.parts import Copy, SentPart
@@ -67,12 +67,12 @@ class RangeDigests:
 
     Args:
         sizes: bytes of each range.
-        algorithm: as in :class:`~riva_stream.digest.Hash`.
+        algorithm: as in :class:`~riva_stream.flow.digest.Hash`.
     """
 
     def __init__(self, sizes: Sequence[int], algorithm: str) -> None:
         self.values: list[str] = []
-        """Of the ranges that are over, encoded as in :class:`~riva_stream.digest.Hash`."""
+        """Of the ranges that are over, encoded as in :class:`~riva_stream.flow.digest.Hash`."""
         self.size = 0
         self._sizes = list(sizes)
         self._algorithm = algorithm

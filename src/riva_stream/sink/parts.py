@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import xxhash
 
-from riva_stream.buffers import Chunk, Piece
-from riva_stream.digest import crc64nvme_of, md5_of, sha256_of
+from riva_stream.flow.buffers import Chunk, Piece
+from riva_stream.flow.digest import crc64nvme_of, md5_of, sha256_of
 from riva_stream.s3 import CopySource, PartBody
 
 __all__ = ["Check", "Copy", "Part", "Send", "SentPart", "Weighed", "body_of", "weigh"]

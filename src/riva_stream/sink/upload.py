@@ -6,8 +6,8 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from riva_stream.buffers import Chunk
-from riva_stream.digest import md5_of
+from riva_stream.flow.buffers import Chunk
+from riva_stream.flow.digest import md5_of
 from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
 from riva_stream.sink.parts import Copy, Part, Send, SentPart, Weighed, base64_crc
 

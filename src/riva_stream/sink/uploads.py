@@ -18,8 +18,6 @@ import anyio
 import anyio.to_thread
 
 from riva_stream import clock
-from riva_stream.buffers import Channel, Piece
-from riva_stream.digest import combined_crc64nvme
 from riva_stream.errors import (
     ConfigurationError,
     HeldError,
@@ -28,7 +26,9 @@ from riva_stream.errors import (
     Where,
     leaves_of,
 )
-from riva_stream.lanes import Lane
+from riva_stream.flow.buffers import Channel, Piece
+from riva_stream.flow.digest import combined_crc64nvme
+from riva_stream.flow.lanes import Lane
 from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
 from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.sink.copies import PartCopier

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from riva_stream.digest import DigestRecord
 from riva_stream.errors import DigestMismatchError
+from riva_stream.flow.digest import DigestRecord
 from riva_stream.s3 import ObjectInfo
 
 __all__ = ["PinnedSource", "Vouchers"]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from riva_stream.buffers import Chunk, Credits, Piece
 from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientError
 from riva_stream.events import Observer, Warned, ignore
-from riva_stream.lanes import Lane
+from riva_stream.flow.buffers import Chunk, Credits, Piece
+from riva_stream.flow.lanes import Lane
 from riva_stream.s3 import Bucket
 from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.source.pin import PinnedSource

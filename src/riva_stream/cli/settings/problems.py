@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from riva_stream.cli.settings.model import SWITCH, Origin, Settings
 from riva_stream.config import Contradiction, Request, Wrong, reason_of
 from riva_stream.errors import ConfigurationError
-from riva_stream.memory import least_memory, plan_memory
+from riva_stream.flow.memory import least_memory, plan_memory
 from riva_stream.sizes import human_size
 
 __all__ = ["Problem", "SettingsError", "check"]

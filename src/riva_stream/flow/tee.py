@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from riva_stream.buffers import Chunk
+from riva_stream.flow.buffers import Chunk
 
 __all__ = ["Branch", "tee"]
 

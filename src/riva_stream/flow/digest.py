@@ -14,9 +14,9 @@ from isal import isal_zlib
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from riva_stream import clock
-from riva_stream.buffers import Channel, Chunk, Piece
-from riva_stream.lanes import Lane
-from riva_stream.sha256 import Sha256, Sha256State
+from riva_stream.flow.buffers import Channel, Chunk, Piece
+from riva_stream.flow.lanes import Lane
+from riva_stream.flow.sha256 import Sha256, Sha256State
 
 __all__ = [
     "Digest",

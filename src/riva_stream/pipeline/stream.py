@@ -16,11 +16,12 @@ from riva_stream.archive import (
     not_a_model,
     odd_for_a_model,
 )
-from riva_stream.buffers import Chunk, Credits
 from riva_stream.destination import Destination
-from riva_stream.digest import Digest, DigestRecord, HashLane
 from riva_stream.errors import AccessDeniedError, ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged, Resumed
+from riva_stream.flow.buffers import Chunk, Credits
+from riva_stream.flow.digest import Digest, DigestRecord, HashLane
+from riva_stream.flow.tee import Branch, tee
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
     Fit,
@@ -35,7 +36,6 @@ from riva_stream.run import Run
 from riva_stream.s3 import Bucket
 from riva_stream.sink import Upload, Uploads
 from riva_stream.source import PinnedRanges, PinnedSource, SourceReader
-from riva_stream.tee import Branch, tee
 
 __all__ = ["Streamed", "archive_key", "stream"]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from riva_stream.native import Pinned
+from riva_stream.flow.native import Pinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -85,8 +85,6 @@ def _simulate(
     work: list[int | Cell | Duel], *, kind: str, beside: str, even: bool, whole: bool
 ) -> list[Result]:
     factory = _factory(beside)
-    gc.disable()
-    sys.unraisablehook = lambda _: None  # what is left of killed runs complains when it is cleared away
     done = [
         seeds.simulate(one, kind=kind, beside=factory, even=even, whole=whole)
         if isinstance(one, int)
@@ -95,6 +93,13 @@ def _simulate(
     ]
     gc.collect()
     return [result for result in done if result is not None]
+
+
+def _settle() -> None:
+    """Of a process that simulates: garbage is collected between two batches only, and the libraries are none."""
+    gc.disable()
+    gc.freeze()
+    sys.unraisablehook = lambda _: None  # what is left of killed runs complains when it is cleared away
 
 
 def _batches(work: Iterable[int | Cell | Duel]) -> Iterator[list[int | Cell | Duel]]:
@@ -123,7 +128,8 @@ def _everything(options: argparse.Namespace, kind: str) -> int:
     tally, began, told = Tally(), time.monotonic(), 0.0
     simulate = partial(_simulate, kind=kind, beside=options.beside, even=options.even, whole=options.whole)
     # A pool that says so when one of its processes dies, in place of waiting for its answer for ever.
-    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("fork")) as pool:
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(options.processes, fork, initializer=_settle) as pool:
         for results in pool.map(simulate, _batches(_work(options))):
             for result in results:
                 if tally.add(result):  # such a one is worth a look before all others are done

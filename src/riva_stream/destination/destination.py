@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import anyio
 
@@ -56,6 +57,8 @@ from riva_stream.sink import Upload, UploadRecord, Uploads, body_of, etags_of
 from riva_stream.tasks import answered
 
 __all__ = ["Destination"]
+
+T = TypeVar("T")
 
 _ATTEMPTS = 3
 """Uploads that are created for a document when the store says that its key has changed meanwhile."""
@@ -131,6 +134,21 @@ class Destination:
         """
         await self.bucket.retrier("HeadObject", partial(self.lease.check, settled=settled))
 
+    @property
+    def probing(self) -> WritableBucket:
+        """The bucket, for scratch uploads: each Create looks first whether the prefix is ours, as that of any upload does."""
+        retrier = self.bucket.retrier
+
+        async def guarded(operation: str, attempt_once: Callable[[], Awaitable[T]]) -> T:
+            async def once() -> T:
+                if operation == "CreateMultipartUpload":
+                    await self.lease.check(settled=False)
+                return await attempt_once()
+
+            return await retrier(operation, once)
+
+        return replace(self.bucket, retrier=guarded)
+
     async def _is_ours(self) -> bool:
         try:
             await self.ensure()
@@ -179,11 +197,14 @@ class Destination:
             if len(self._dropped) >= LOOKS:  # they would become ever more
                 raise
 
-    async def forget_checkpoints(self, theirs: Journal | None = None) -> None:
-        """Delete what checkpoints there are: nobody goes on from them. Not to be cancelled; what stays is gc's.
+    async def forget_checkpoints(self, theirs: Journal | None = None) -> bool:
+        """Delete what checkpoints there are: nobody goes on from them. Not to be cancelled.
 
         Args:
             theirs: another run's journal: what it names, and what others have written, is not ours to delete.
+
+        Returns:
+            Whether none stays but what may not be deleted: for others the journal has to tell the next run to look.
         """
         named = {checkpoint.key for checkpoint in (theirs.checkpoints if theirs else ())}
         keys = set(self._written)
@@ -191,11 +212,14 @@ class Destination:
             before = self.lease.predecessor
             keys |= {checkpoint.key for checkpoint in (before.checkpoints if before else ())}
             keys |= set(self.existing.etags)
-        with anyio.move_on_after(_UNDO_SECONDS, shield=True), suppress(RivaStreamError):
-            await each(
-                sorted(key for key in keys - named if self.run.layout.is_checkpoint(key)),
-                self._surely_delete_checkpoint,
-            )
+        todo = sorted(key for key in keys - named if self.run.layout.is_checkpoint(key))
+        with anyio.move_on_after(_UNDO_SECONDS, shield=True):
+            try:
+                await each(todo, self._surely_delete_checkpoint)
+            except RivaStreamError as error:
+                return isinstance(error, AccessDeniedError)
+            return True
+        return False
 
     async def _put_checkpoint(self, key: str, data: bytes) -> None:
         await self.bucket.put(
@@ -708,15 +732,8 @@ class Destination:
         run, layout = self.run, self.run.layout
         ours = {upload.upload_id for upload in [*self.uploads.opened, *self.uploads.adopted.values()]}
         keys = {upload.key for upload in self.uploads.opened if upload.record is None}
-        try:
-            found = list(await self.bucket.list_uploads(layout.prefix))
-            if not self.bucket.is_aws and not any(upload.key in keys for upload in found):
-                names = (*layout.documents, *SCRATCH)
-                asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
-                asked |= run.meter.own_keys
-                for uploads in await each(sorted(asked), self.bucket.list_uploads):
-                    found += uploads
-        except AccessDeniedError:
+        listed = await self.bucket.open_uploads(layout.prefix)
+        if listed is None:
             if not self._unlisted:
                 self._unlisted = True
                 run.warn(
@@ -725,6 +742,13 @@ class Destination:
                     "stay open until the bucket's lifecycle rule aborts them",
                 )
             return []
+        found = list(listed)
+        if not self.bucket.is_aws and not any(upload.key in keys for upload in found):
+            names = (*layout.documents, *SCRATCH)
+            asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
+            asked |= run.meter.own_keys | self.uploads.creating
+            for uploads in await each(sorted(asked), self.bucket.open_uploads):
+                found += uploads or ()
         return [upload for upload in found if layout.owns(upload.key) and upload.upload_id not in ours]
 
     async def abort(self, upload: OpenUpload) -> None:

@@ -76,7 +76,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.guard, uploads.give_up = destination.ensure, destination.give_up
+            uploads.guard, uploads.give_up = lease.check, destination.give_up
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -101,16 +101,15 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
                 if any(isinstance(cause, RivaStreamError) for cause in causes):
                     raise lost from error
                 raise _one(error) from None  # it was cancelled
-        if swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left):
-            await destination.forget_checkpoints()
+        nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
+        if nothing_stays and await destination.forget_checkpoints():
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
             # What failed, failed because the uploads are another run's now; some stores say so in odd words.
             await _withdraw(destination)
             raise taken from error
         raise _one(error) from None
-    await destination.forget_checkpoints()
-    if uploads.are_left:
+    if not await destination.forget_checkpoints() or uploads.are_left:
         await lease.stop()
     else:
         await lease.release()
@@ -138,6 +137,7 @@ async def _sweep(destination: Destination) -> bool:
             raise
         except RivaStreamError:
             return False
+        uploads.creating.clear()
         return True
     return False
 
@@ -253,9 +253,9 @@ async def _withdraw(destination: Destination) -> None:
             return
         await destination.give_up()
         await uploads.abort_own(set())
-        await destination.forget_checkpoints()
+        forgotten = await destination.forget_checkpoints()
         # An upload that is gone does not make the journal another's.
-        if destination.in_doubt or destination.leaves_unseen or uploads.are_left:
+        if not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.are_left:
             await lease.stop()
         else:
             await lease.release()

@@ -613,7 +613,7 @@ class Lease:
 
     async def _reconcile(self) -> None:
         """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
-        found = _found(await self._get())
+        found = _found(await insist(self._get))
         if found is None or found.journal is None or found.journal.token != self.token:
             raise self._lost(found)
         self._etag = found.etag

@@ -11,7 +11,7 @@ whoever would change something has to know that there may be an object (:meth:`B
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 from riva_stream import clock
 from riva_stream.errors import AccessDeniedError
 from riva_stream.s3.listings import listing_is_stuck
-from riva_stream.s3.port import Document, Folders, ObjectInfo, Reader, Store, Writer
+from riva_stream.s3.port import Document, Folders, ObjectInfo, OpenUpload, Reader, Store, Writer
 
 __all__ = ["LOOKS", "UNSEEN", "Attempt", "Bucket", "WritableBucket", "insist", "pause_after"]
 
@@ -161,6 +161,17 @@ class Bucket:
             AccessDeniedError: there is something that may not be looked at.
         """
         return await self._insist(partial(self.head, key), UNSEEN, listed=listed)
+
+    async def open_uploads(self, prefix: str) -> Sequence[OpenUpload] | None:
+        """Uploads below ``prefix``; None where they may not be listed, for one refusal may pass."""
+
+        async def ask() -> Sequence[OpenUpload] | None:
+            try:
+                return await self.list_uploads(prefix)
+            except AccessDeniedError:
+                return None
+
+        return await insist(ask)
 
     async def _insist(
         self, ask: Callable[[], Awaitable[T | None]], hidden: T | None, *, listed: bool

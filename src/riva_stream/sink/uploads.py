@@ -53,7 +53,7 @@ _TOO_MANY = frozenset(
 class Guard(Protocol):
     """Raises where the prefix is no longer ours; see :meth:`~riva_stream.lease.Lease.check`."""
 
-    async def __call__(self, *, settled: bool = True) -> None:
+    async def __call__(self, *, settled: bool = True) -> object:
         """Look."""
 
 
@@ -73,14 +73,15 @@ class Uploads:
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
     guard: Guard | None = None
-    """Makes sure that the prefix is still ours: before an upload is created, and before what nobody knows is aborted."""
+    """One look at whether the prefix is still ours: for each attempt to create an upload, and before what nobody knows is
+    aborted."""
     give_up: Callable[[], Awaitable[object]] | None = None
     """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
     """By key: uploads of an earlier run that this one has not come to yet."""
-    creating: list[str] = field(default_factory=list, init=False)
+    creating: set[str] = field(default_factory=set, init=False)
     """Keys of uploads that are asked for, and of which there may be one that nobody knows by its id."""
     unsure: list[Upload] = field(default_factory=list, init=False)
     """Given up, but whether the store has aborted them is not known."""
@@ -108,7 +109,9 @@ class Uploads:
     def are_left(self) -> bool:
         """Whether an upload may still be open: an abort can fail, or be cut off. Only a journal can tell the next run."""
         known = [*self.opened, *self.adopted.values(), *self.unsure]
-        return any(not upload.record and upload.upload_id not in self.aborted for upload in known)
+        return bool(self.creating) or any(
+            not upload.record and upload.upload_id not in self.aborted for upload in known
+        )
 
     async def _are_ours(self) -> bool:
         """Whether the prefix is still ours, as far as can be known now."""
@@ -130,10 +133,6 @@ class Uploads:
         else:
             # Whoever gives up between the store's doing and its answer leaves an upload that nobody knows by its id:
             # the answer is waited for, and where none comes the key is remembered so that the cleanup can look for it.
-            if self.guard is not None:
-                await self.guard(settled=False)  # of our own nobody is touched
-            self.creating.append(key)
-
             async def create(tags: Mapping[str, str]) -> Upload:
                 upload_id = await self.bucket.once.create_upload(
                     key,
@@ -144,12 +143,14 @@ class Uploads:
                 )
                 created = Upload(key, content_type, metadata, upload_id, self.run_id, self.enqueue)
                 self.opened.append(created)
-                self.creating.remove(key)
                 return created
 
             async def once() -> Upload:
                 nonlocal attempts
+                if self.guard is not None:
+                    await self.guard(settled=False)  # of our own nobody is touched
                 attempts += 1
+                self.creating.add(key)
                 return await self.tagging.along(
                     lambda tags: answered(partial(create, tags), grace=_ANSWER_SECONDS)
                 )
@@ -158,13 +159,14 @@ class Uploads:
                 upload = await self.bucket.retrier("CreateMultipartUpload", once)
             except RivaStreamError as error:
                 if error.where.status is not None and attempts == 1:
-                    self.creating.remove(key)  # the store has said no: there is nothing of ours to look for
+                    self.creating.discard(key)  # the store has said no: there is nothing of ours to look for
                 raise
+            if attempts == 1:
+                self.creating.discard(key)
         upload.expected = size
         if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
-            if self.guard is not None:
-                await self.guard()
-            await self._abort_all(await self._unknown(key))
+            await self._require_prefix(settled=True)
+            await self._abort_unknown(key)
         return upload
 
     def adopt(self, key: str, upload_id: str, created_by: str, known: dict[int, KnownPart]) -> None:
@@ -217,8 +219,7 @@ class Uploads:
         """
         self._queue, self._copies, self.copier = Channel(), Channel(), None
         todo = [upload for upload in self.opened if not upload.record]
-        if self.guard is not None:
-            await self.guard(settled=False)
+        await self._require_prefix(settled=False)
         await self._give_away([upload for upload in todo if upload.is_copied])
         self.opened = [upload for upload in self.opened if upload.record]
         for upload in todo:
@@ -308,11 +309,10 @@ class Uploads:
 
     async def _abort(self, uploads: Sequence[Upload]) -> None:
         """Abort them, and what was being created; errors here would hide the first one."""
-        left = [upload.handle for upload in uploads]
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            for key in self.creating:
-                left += await self._unknown(key)
-            await self._abort_all(left)
+            for key in sorted(self.creating):
+                await self._abort_unknown(key)
+            await self._abort_all([upload.handle for upload in uploads])
 
     async def abort_own(self, theirs: set[str]) -> None:
         """Abort what this run has open, but for the UploadIds that are another run's now."""
@@ -324,15 +324,24 @@ class Uploads:
             ]
         )
 
-    async def _unknown(self, key: str) -> list[OpenUpload]:
-        """Uploads of ``key`` that are not ours to know: the prefix is ours alone, so they were left by accident."""
+    async def _require_prefix(self, *, settled: bool) -> None:
+        if self.guard is not None:
+            await self.bucket.retrier("HeadObject", partial(self.guard, settled=settled))
+
+    async def _abort_unknown(self, key: str) -> None:
+        """Abort uploads of ``key`` that nobody knows: the prefix is ours alone, so they were left by accident."""
         known = {upload.upload_id for upload in [*self.opened, *self.adopted.values()]}
         with contextlib.suppress(RivaStreamError):
-            found = await self.bucket.list_uploads(key)
-            return [upload for upload in found if upload.key == key and upload.upload_id not in known]
-        return []
+            # Where they may not be listed nobody will ever know.
+            listed = await self.bucket.open_uploads(key) or ()
+            found = [upload for upload in listed if upload.key == key and upload.upload_id not in known]
+            await self._abort_all(found)
+            if self.aborted.issuperset(upload.upload_id for upload in found):
+                self.creating.discard(key)
 
-    async def _abort_all(self, left: list[OpenUpload]) -> None:
+    async def _abort_all(self, uploads: Sequence[OpenUpload]) -> None:
+        left = list(uploads)
+
         async def abort_some() -> None:
             while left:
                 upload = left.pop()

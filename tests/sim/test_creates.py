@@ -1,0 +1,162 @@
+"""What a run creates: each attempt looks first whether the prefix is its own, and what nobody knows by its id is remembered."""
+
+from __future__ import annotations
+
+import pytest
+
+from riva_stream.s3.bucket import LOOKS
+from tests.sim.breaks import Break
+from tests.sim.ending import converge
+from tests.sim.network import Request
+from tests.sim.scenarios import BUCKET, asked
+from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Told, a_world, is_one
+from tests.sim.world import simulated
+
+CREATE = "CreateMultipartUpload"
+ARCHIVE = PREFIX + "source/one.tar.gz"
+PROBE = PREFIX + ".riva-stream/probe"
+
+
+def creates_after_the_commit_of_another(kind: str, key: str, *, what: Break) -> list[Request]:
+    """Creates of the first run that come once the second one, which has taken over, has ended well.
+
+    The first run's Create of ``key`` has its answer after 40 s, as ``what`` makes it, and its heartbeats are as slow.
+    """
+    creates: list[Request] = []
+    late: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        committed = len(world.processes) > 1 and world.processes[1].outcome == "staged"
+        if committed and request.process.pid == 1 and request.operation == CREATE:
+            late.append(request)
+        if not is_one(request, 1, CREATE, key):
+            return None
+        creates.append(request)
+        return what if len(creates) == 1 else None
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 1, CREATE, key) and len(creates) == 1:
+            return 0.01, 40.0
+        return (60.0, 0.01) if creates and is_one(request, 1, "PutObject", JOURNAL) else None
+
+    world = a_world(kind, "fresh", Told(otherwise=otherwise, how=how))
+    with simulated(world, 0):
+        world.start(asked())
+        world.start_in(3.0, asked(), machine="b")
+        world.wait()
+        assert [run.outcome for run in world.processes] == ["75", "staged"]
+        assert not list(map(str, world.violations))
+    return late
+
+
+@pytest.mark.parametrize("what", [Break.ERROR_AFTER, Break.ERROR_BEFORE])
+@pytest.mark.parametrize("key", [ARCHIVE, MARKER])
+@pytest.mark.parametrize("kind", ["aws", "ignores"])
+def test_a_create_is_not_tried_again_once_another_run_has_taken_over(
+    kind: str, key: str, what: Break
+) -> None:
+    """Killed just then it would leave an upload, and no journal that tells of it."""
+    assert not creates_after_the_commit_of_another(kind, key, what=what)
+
+
+@pytest.mark.parametrize("kind", ["refuses", "ignores"])
+def test_nothing_is_probed_once_another_run_has_taken_over(kind: str) -> None:
+    assert not creates_after_the_commit_of_another(kind, PROBE, what=Break.ERROR_BEFORE)
+
+
+@pytest.mark.parametrize("status", [Break.DENIED, Break.MISSING])
+@pytest.mark.parametrize("lost", ["source/two.tar.gz", "checksums.sha256"])
+@pytest.mark.parametrize("times", [2, LOOKS + 1])
+def test_an_upload_that_nobody_knows_by_its_id_is_not_forgotten(times: int, lost: str, status: Break) -> None:
+    """Created, the answer lost, created again; then the run ends before it has looked for the first one."""
+    creates: list[Request] = []
+    struck: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if is_one(request, 1, CREATE, PREFIX + lost):
+            creates.append(request)
+            return Break.LOST if len(creates) == 1 else None
+        journal = request.key == JOURNAL and request.operation in {"HeadObject", "GetObject"}
+        if len(creates) > 1 and journal and request.process.pid == 1 and len(struck) < times:
+            struck.append(request)
+            return status
+        return None
+
+    world = a_world("aws", "already staged", Told(how=how))
+    with simulated(world, 0):
+        run = world.run(asked("two", force=True))
+        assert len(struck) == times
+        assert run.outcome in {"75", "staged"}
+        converge(world, asked("one" if run.outcome == "75" else "two"))  # of what stands
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("kind", ["aws", "exact", "ignores"])
+def test_two_refused_listings_do_not_leave_what_no_journal_names(kind: str) -> None:
+    """A forced run is killed just after it has created an upload; the next one finds everything staged, and may not list twice."""
+    struck: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if is_one(request, 1, CREATE, ARCHIVE):
+            return Break.KILL_AFTER
+        if request.process.pid == 2 and request.operation == "ListMultipartUploads" and len(struck) < 2:
+            struck.append(request)
+            return Break.DENIED
+        return None
+
+    world = a_world(kind, "already staged", Told(how=how))
+    with simulated(world, 0):
+        world.run(asked(force=True))
+        assert world.run(asked(), machine="b").outcome == "already_staged"
+        assert struck
+        assert not world.store.open_uploads(BUCKET)
+
+
+@pytest.mark.parametrize("status", [Break.DENIED, Break.MISSING])
+def test_one_wrong_answer_for_the_journal_does_not_end_a_run(status: Break) -> None:
+    """The look says another ETag, of a write whose answer is on its way; the GET that asks whose it is is answered wrong once."""
+    puts: list[Request] = []
+    struck: list[Request] = []
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 1, "PutObject", JOURNAL):
+            puts.append(request)
+            return 0.01, 0.5
+        return None
+
+    def how(request: Request) -> Break | None:
+        if len(puts) > 1 and is_one(request, 1, "GetObject", JOURNAL) and not struck:
+            struck.append(request)
+            return status
+        return None
+
+    world = a_world("aws", "already staged", Told((0.05,), otherwise=otherwise, how=how))
+    with simulated(world, 0):
+        run = world.run(asked("long", force=True))
+        assert struck
+        assert run.outcome == "staged"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_checkpoint_that_could_not_be_deleted_in_time_is_left_with_a_journal(wrong: bool) -> None:
+    """Its deletion has no answer within the clean-up's time, and never takes effect: only a journal makes a rerun look for it."""
+    last = 2 if wrong else 1
+    struck: list[Request] = []
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        is_deletion = request.operation == "DeleteObject" and "/checkpoint-" in request.key
+        in_the_end = wrong or world.store.look(BUCKET, MARKER) is not None
+        if is_deletion and in_the_end and request.process.pid == last and not struck:
+            struck.append(request)
+            return 25.0, 0.01
+        return None
+
+    world = a_world("aws", "long", Told(otherwise=otherwise))
+    with simulated(world, 0):
+        if wrong:
+            assert world.run(asked("long")).outcome == "staged"
+        wanted = asked("long", force=wrong, wrong=wrong).model_copy(update={"lease": 60.0})
+        assert world.run(wanted).outcome == ("65" if wrong else "staged")
+        assert struck
+        converge(world, asked("long"))
+        assert not list(map(str, world.violations))

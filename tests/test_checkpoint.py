@@ -383,7 +383,7 @@ async def test_states_are_kept_no_longer_than_a_checkpoint_may_ask_for_them(
             super().update(pieces)
             kept.append(len(self.states))
 
-    for module in ("flow", "unpack"):
+    for module in ("stream", "unpack"):
         monkeypatch.setattr(f"riva_stream.pipeline.{module}.TracedDigest", Watched)
     data = ARCHIVES["tar"]()
     await staged(await store_with(data), checkpoint=every)

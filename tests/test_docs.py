@@ -23,7 +23,8 @@ from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.failure import failure_of
 from riva_stream.cli.options import parse_duration, parse_size
 from riva_stream.cli.progress import STARTED
-from riva_stream.cli.settings.model import OTHER_VARIABLES, Settings
+from riva_stream.cli.settings.env_file import ENV_FILE
+from riva_stream.cli.settings.model import TRACE, Settings
 from riva_stream.config import ProblemCode, StageRequest
 from riva_stream.events import Event, kind_of
 from riva_stream.inspection.reports import NOT_STAGED, Rerun
@@ -117,7 +118,7 @@ def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
         for name in Settings.model_fields
         for variable in (*Settings.variables(name), *Settings.aliases(name))
     }
-    known |= set(OTHER_VARIABLES)
+    known |= {ENV_FILE, TRACE}
     named = {name.strip("`") for name in _VARIABLE.findall(page.read_text())}
     code = "".join(path.read_text() for room in ("src", "tests") for path in (ROOT / room).rglob("*.py"))
     # What is not for users has names of its own, and need not be a setting as long as something reads it.
@@ -132,7 +133,7 @@ def test_every_setting_with_a_variable_is_in_the_readme() -> None:
         for name in Settings.model_fields
         for variable in (*Settings.variables(name), *Settings.aliases(name))
     }
-    for variable in {*variables, *OTHER_VARIABLES}:
+    for variable in {*variables, ENV_FILE, TRACE}:
         assert re.search(rf"`{variable}[`=]", text), variable
 
 

@@ -619,6 +619,23 @@ class TestSwitches:
         assert (request.force, request.dry_run, request.no_checksum) == (said, said, not said)
         assert (request.reference_only, loaded.trace) == (said, said)
 
+    def test_a_command_that_asks_for_a_switch_is_told_what_it_says(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``promote`` with a misspelt DRY_RUN must not go and promote."""
+        assert load_endpoint(FLAGS, switches=("dry_run",)).dry_run is None
+        monkeypatch.setenv("DRY_RUN", "on")
+        assert load_endpoint(FLAGS, switches=("dry_run",)).dry_run is True
+        assert load_endpoint(FLAGS).dry_run is None
+        monkeypatch.setenv("DRY_RUN", "y")
+        assert load_endpoint(FLAGS).dry_run is None
+        with pytest.raises(SettingsError) as caught:
+            load_endpoint(FLAGS, switches=("dry_run",))
+        assert [(problem.setting, problem.code) for problem in caught.value.problems] == [
+            ("dry_run", "malformed")
+        ]
+        assert load_endpoint({**FLAGS, "dry_run": True}, switches=("dry_run",)).dry_run is True
+
     def test_a_switch_that_is_neither_is_malformed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         variables = {
             "force": "FORCE_DOWNLOAD",

@@ -185,9 +185,9 @@ class Validation(Document):
     source_copy: str = "sent"
     """``sent``: this tool sent the source's bytes. Else the store has copied them, and by what it was proven before
     anything became visible that they are those that were hashed: ``crc64nvme``, ``multipart-etag``, ``plain-etag`` or
-    ``md5`` (of each range)."""
+    ``md5`` (of each range). Of a promotion whose objects went different ways all of them, joined by "+"."""
     source_copy_reason: str = ""
-    """Why they were sent; empty where they were not, or where the store was not to be asked."""
+    """Why what was sent was not copied; empty where nothing was, or where the store was not to be asked."""
     objects_verified: bool
     """Every object was HEADed after its completion; size and checksum or ETag are what was computed on the way."""
     archive_container: str | None = None

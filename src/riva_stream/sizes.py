@@ -26,7 +26,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 def human_size(size: float) -> str:
     """``3980563622`` → ``3.71 GiB``."""
     unit = 0
-    while size >= 1024 and unit < len(_UNITS) - 1:  # noqa: PLR2004 - binary units
+    # 1048575 would be "1024.00 KiB".
+    while round(size, 2) >= 1024 and unit < len(_UNITS) - 1:  # noqa: PLR2004 - binary units
         size /= 1024
         unit += 1
     return f"{size:.0f} {_UNITS[unit]}" if unit == 0 else f"{size:.2f} {_UNITS[unit]}"

@@ -41,7 +41,7 @@ from riva_stream.cli.progress import (
 )
 from riva_stream.cli.redact import SECRETS, Redactor
 from riva_stream.cli.settings.env_file import EnvFile
-from riva_stream.cli.settings.model import Places
+from riva_stream.cli.settings.model import Places, as_switch
 from riva_stream.events import Event, PhaseChanged, Progress, Warned, kind_of
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.log_place import LogPlace
@@ -422,8 +422,6 @@ LEVELS = ("debug", "info", "warning", "error")
 _ALIASES = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
 _FORMATS = {"pretty": "pretty", "text": "pretty", "plain": "pretty", "json": "json", "jsonl": "json"}
 _KEEP_RUNS = 50
-_YES = {"1", "true", "yes", "on"}
-_NO = {"0", "false", "no", "off", "none"}
 _PREFIX = "riva-logs"
 
 
@@ -492,9 +490,10 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
 
 
 def _switch(value: str, name: str, warn: Callable[[str], None]) -> bool:
-    if value and value.lower() not in _YES | _NO:
+    on = as_switch(value or "0")
+    if on is None:
         warn(f"{name} is neither 1 nor 0: 0 is taken")
-    return value.lower() in _YES
+    return on is True
 
 
 def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[str], None]) -> LogPlace | None:
@@ -516,7 +515,8 @@ def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[st
 
 
 def _redactor(wanted: str, variable: Callable[[str], str]) -> Redactor:
-    if wanted.lower() in _NO:
+    on = False if wanted.lower() == "none" else as_switch(wanted)
+    if on is False:
         return Redactor(accounts=False)
-    names = [] if wanted.lower() in _YES else [name.strip() for name in wanted.split(",")]
+    names = [] if on else [name.strip() for name in wanted.split(",")]
     return Redactor(names, [value for name in names if name and (value := variable(name))])

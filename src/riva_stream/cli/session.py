@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import redirect_stderr
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,16 +83,23 @@ class Session:
         return run(main, watch=self.watch, loop=self.args.loop, on_signal=tell)
 
     def endpoint(
-        self, fallback: Mapping[str, str | None] | None = None, *, env_file: EnvFile | None = None
+        self,
+        fallback: Mapping[str, str | None] | None = None,
+        *,
+        env_file: EnvFile | None = None,
+        switches: Collection[str] = (),
     ) -> Endpoint:
         """The endpoint and the credentials, which this process has from here on.
 
         Args:
             fallback: what is taken where neither a flag nor a variable says anything.
             env_file: the file of settings, where it was read already: a pipe can be read just once.
+            switches: of the settings of ``stage``, those that count here as well.
         """
         args = self.args
-        found = load_endpoint(vars(args), env_file=env_file or args.env_file, fallback=fallback)
+        found = load_endpoint(
+            vars(args), env_file=env_file or args.env_file, fallback=fallback, switches=switches
+        )
         for warning in found.warnings:
             self.warn(warning)
         set_up_environment(found.environment, found.profile, profile_flag=bool(args.profile))

@@ -100,7 +100,7 @@ def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
         told: list[tuple[str, object, object]] = []
         if artifact is not None:
             told = [
-                ("run id", marker.run_id, artifact.build_info.run_id),
+                ("run-id", marker.run_id, artifact.build_info.run_id),
                 ("mode", marker.mode, artifact.deployment.staging_mode),
                 ("source", marker.source, artifact.source.uri),
             ]
@@ -112,10 +112,10 @@ def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
         if deployment is not None:
             references = deployment.bintarball_references
             told = [
-                ("run id", ready.run_id, deployment.build_info.run_id),
+                ("run-id", ready.run_id, deployment.build_info.run_id),
                 ("mode", ready.deployment_type, deployment.deployment_type),
-                ("model archive", ready.model_archive, references.model_archive.s3_uri),
-                ("container image", ready.container_image, references.container_image.s3_uri),
+                ("model-archive", ready.model_archive, references.model_archive.s3_uri),
+                ("container-image", ready.container_image, references.container_image.s3_uri),
             ]
         vouched = {DEPLOYMENT_JSON: ready.deployment_sha256}
         _mark(documents, prefix, ledger, DEPLOYMENT_READY, ready, vouched, told)
@@ -140,9 +140,9 @@ def _mark(
     key, by = prefix + name, next(iter(vouched))
     lines = mark.text().encode()
     ledger.compare(key, "content", documents.texts[name], lines, "it holds other lines than were written")
-    for what, here, there in () if ledger.difference(prefix + by) else told:
+    for code, here, there in () if ledger.difference(prefix + by) else told:
         if here != there:
-            ledger.differs(key, what.replace(" ", "-"), f"its {what} is {here}, {by} has {there}")
+            ledger.differs(key, code, f"its {code.replace('-', ' ')} is {here}, {by} has {there}")
 
 
 def _deployment(

@@ -171,7 +171,7 @@ def check_versions() -> CheckRecord:
         return failed(
             "versions",
             f"not installed: {', '.join(missing)}",
-            fix="install riva_stream again: ./scripts/test --version makes its environment",
+            fix="install it again: pip install --force-reinstall riva-stream",
             **versions,
         )
     told = ", ".join(f"{name} {versions[name]}" for name in ("riva_stream", "python", "botocore"))

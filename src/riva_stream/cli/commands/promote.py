@@ -52,22 +52,19 @@ def configure(parser: ArgumentParser) -> None:
 
 def _promote(session: Session) -> PromoteReport:
     from riva_stream.cli.session import begin_record, staging_prefix
-    from riva_stream.cli.settings.load import is_asked
     from riva_stream.cli.settings.problems import check
     from riva_stream.config import PromoteRequest
     from riva_stream.errors import ConfigurationError
 
     args = session.args
     record, file = begin_record(session)
-    endpoint = session.endpoint(env_file=file)
+    endpoint = session.endpoint(env_file=file, switches=("dry_run",))
     bucket, prefix = staging_prefix(args.prefix, endpoint)
     values = options.promote_flags(args, session.run_id, file.values) | {
         name: value
         for name in PromoteRequest.model_fields
         if (value := getattr(endpoint, name, None)) is not None
     }
-    if is_asked("DRY_RUN", file.values):  # the settings of stage, of which nothing else counts here
-        values["dry_run"] = True
     places = [*_place(args, bucket, prefix), *(args.to or ())]
     if not places:
         raise ConfigurationError(
@@ -127,16 +124,12 @@ def _place_lines(place: PlaceReport) -> list[str]:
 def _done(report: StageReport) -> list[str]:
     lines = [_OUTCOMES[report.outcome]]
     if report.plan is not None:
-        copied = report.plan.source_copy
-        how = (
-            f"copied by the store, to be proven by {copied}" if copied != "sent" else "read, hashed and sent"
-        )
+        how = _moved(report.plan.source_copy, "to be proven by")
         lines += [f"would {options.WOULD[report.plan.would]}; {human_size(report.plan.source_size)} {how}"]
         lines += [f"  {item.key}" for item in report.plan.objects]
     elif report.artifact is not None and report.outcome in {"staged", "upgraded"} and report.mode == "full":
         validation = report.artifact.validation
-        copied = validation.source_copy
-        how = f"copied by the store, proven by {copied}" if copied != "sent" else "read, hashed and sent"
+        how = _moved(validation.source_copy, "proven by")
         reason = f" ({validation.source_copy_reason})" if validation.source_copy_reason else ""
         lines += [f"{how}{reason}"]
     by = sorted({way for check in report.objects for way in check.by})
@@ -144,6 +137,15 @@ def _done(report: StageReport) -> list[str]:
         lines += [f"{len(report.objects)} objects looked at again, by {', '.join(by)}"]
     lines += [f"warning: {warning.message}" for warning in report.warnings]
     return [*lines, f"run {report.run_id}"]
+
+
+def _moved(source_copy: str, proven: str) -> str:
+    """How the objects came, or would come, to the place: not all of them the same way, perhaps."""
+    ways = source_copy.split("+")
+    proofs = [way for way in ways if way != "sent"]
+    sent = ["read, hashed and sent"] if "sent" in ways else []
+    copied = [f"copied by the store, {proven} {' and '.join(proofs)}"] if proofs else []
+    return "; the rest ".join(copied + sent)
 
 
 run = executes(_promote, summary_text, recorded=True)

@@ -189,9 +189,9 @@ def _put(report: RetentionReport, args: Namespace) -> str:
         words += ["--lifecycle-configuration", "file://lifecycle.json"]
         if report.transition_minimum:
             words += ["--transition-default-minimum-object-size", report.transition_minimum]
-    for flag in ("region", "endpoint_url", "profile"):
+    for flag in ("region", "endpoint_url", "profile", "ca_bundle"):
         if value := getattr(args, flag):
-            words += [f"--{flag.replace('_', '-')}", value]
+            words += [f"--{flag.replace('_', '-')}", str(value)]
     return shlex.join(words)
 
 

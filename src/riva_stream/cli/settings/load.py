@@ -11,7 +11,7 @@ import configparser
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field
 
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
-from riva_stream.cli.settings.model import SWITCH, TRACE, Origin, Places, Settings, Value, read_settings
+from riva_stream.cli.settings.model import (
+    SWITCH,
+    TRACE,
+    Origin,
+    Places,
+    Settings,
+    Value,
+    as_switch,
+    read_settings,
+)
 from riva_stream.cli.settings.problems import check
 from riva_stream.config import ProblemCode, StageRequest, Stores, Wrong
 from riva_stream.errors import ConfigurationError
@@ -37,8 +46,6 @@ _MODES = ("bintarball_reference", "reference_only")
 """Of both in the same place the first counts: it moves and writes the least."""
 _INVERTED = ("no_checksum",)
 _LEVELS = ("env", "model_name", "model_version")
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
 _ARCHIVE = re.compile(r"(\.tar\.gz|\.tgz|\.tar\.zst|\.tar|\.riva)$", re.IGNORECASE)
 _VERSION = re.compile(r"_(v\d+(?:\.\d+)*)(?![A-Za-z0-9.])")
 
@@ -65,6 +72,8 @@ class Endpoint(Stores):
     """That of stagings."""
     prefix: str | None = None
     """Of the staging that the settings name, with its closing slash; None when they name none."""
+    dry_run: bool | None = None
+    """Where it was asked for as a switch; None: nothing says."""
     warnings: tuple[Warned, ...] = ()
 
 
@@ -97,6 +106,7 @@ def load_endpoint(
     *,
     env_file: Path | EnvFile | None = None,
     fallback: Mapping[str, str | None] | None = None,
+    switches: Collection[str] = (),
 ) -> Endpoint:
     """The endpoint and the credentials, from the same places and in the same order as :func:`load`.
 
@@ -104,19 +114,22 @@ def load_endpoint(
         flags: as there; what is not asked for here is passed over.
         env_file: as there.
         fallback: values of fields for which no source has one.
+        switches: fields of :class:`Endpoint` that count as well, and must be yes or no.
 
     Raises:
         ConfigurationError: the file cannot be read, or settings are malformed, or neither a region nor an endpoint is set
             (:class:`~riva_stream.cli.settings.problems.SettingsError`).
     """
     file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
-    draft = _Draft({name: flags.get(name) for name in Stores.model_fields}, file, fallback or {})
+    counted = (*Stores.model_fields, *switches)
+    draft = _Draft({name: flags.get(name) for name in counted}, file, fallback or {})
     values = draft.values
-    reach = {name: values[name] for name in (*Stores.model_fields, "bucket") if name in values}
+    reach = {name: values[name] for name in (*counted, "bucket") if name in values}
     if all(name in values for name in _LEVELS) and not draft.wrong.keys() & {*_LEVELS, *_MODES}:
         mode = next((name for name in _MODES if values.get(name)), None)
         reach["prefix"] = prefix_of(mode, *(str(values[name]) for name in _LEVELS))
-    endpoint = draft.checked(Endpoint, reach, {})
+    wrong = {name: draft.wrong[name] for name in switches if name in draft.wrong}
+    endpoint = draft.checked(Endpoint, reach, wrong)
     return endpoint.model_copy(
         update={"environment": _environment_of(file), "warnings": tuple(draft.warnings)}
     )
@@ -124,7 +137,7 @@ def load_endpoint(
 
 def is_asked(variable: str, in_file: Mapping[str, str]) -> bool:
     """Whether a switch is on, for whoever must know before the settings are checked."""
-    return (os.environ.get(variable) or in_file.get(variable) or "").strip().lower() in _TRUE
+    return as_switch(os.environ.get(variable) or in_file.get(variable) or "") is True
 
 
 class _Draft:
@@ -180,11 +193,11 @@ class _Draft:
     def switch(self, name: str, value: Value) -> bool:
         """What the variable of a switch says; a word that is neither yes nor no is noted as wrong."""
         self.origins[name] = value.origin
-        word = value.text.lower()
-        if word not in _TRUE | _FALSE:
+        switch = as_switch(value.text)
+        if switch is None:
             words = "1/0, true/false, yes/no and on/off are understood"
             self.wrong[name] = Wrong("malformed", f"is neither true nor false ({words})")
-        return (word in _TRUE) != (name in _INVERTED)
+        return bool(switch) != (name in _INVERTED)
 
     def _read_regions(self) -> None:
         """Those that only the profiles have. Keys that outrank AWS_PROFILE leave its region, as in the AWS libraries."""

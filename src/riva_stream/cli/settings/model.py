@@ -16,15 +16,28 @@ from pydantic import AliasChoices, Field, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from riva_stream.cli.settings.env_file import ENV_FILE, EnvFile
+from riva_stream.cli.settings.env_file import EnvFile
 
-__all__ = ["OTHER_VARIABLES", "SWITCH", "TRACE", "Origin", "Places", "Settings", "Value", "read_settings"]
+__all__ = ["SWITCH", "TRACE", "Origin", "Places", "Settings", "Value", "as_switch", "read_settings"]
 
 TRACE = "TRACE"
-OTHER_VARIABLES = (ENV_FILE, TRACE)
-"""Variables of the command line itself, which no field of a request has."""
 SWITCH = "true"
 """The example of a switch, which has no value on the command line: what can be wrong is what its variable says."""
+_WORDS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def as_switch(text: str) -> bool | None:
+    """Whether a switch is on; None for a word that is neither yes nor no."""
+    return _WORDS.get(text.strip().lower())
 
 
 @dataclass(frozen=True, slots=True)

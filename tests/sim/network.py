@@ -652,9 +652,14 @@ class Connection:
             detail=_short(upload_id),
         )
 
-    async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
-        effect = partial(self._store.put_tags, bucket, key, tags)
-        await self._ask("PutObjectTagging", bucket, key, lambda: immediately(effect()), changes=True)
+    async def put_tags(
+        self, bucket: str, key: str, tags: Mapping[str, str], *, window: Window | None = None
+    ) -> None:
+        effect = partial(self._store.put_tags, bucket, key, tags, window=window)
+        detail = _condition(window=window)
+        await self._ask(
+            "PutObjectTagging", bucket, key, lambda: immediately(effect()), changes=True, detail=detail
+        )
 
 
 async def _all_of(pieces: AsyncIterator[bytes]) -> bytes:

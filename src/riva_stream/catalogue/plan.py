@@ -168,12 +168,17 @@ async def expand(
             if where not in listed:
                 listed[where] = await list_archives(request)
             keys = listed[where]
-            fitting: list[str] = []
-            for key in keys:
-                if _names(template, key) is not None:
-                    fitting.append(key)
-                else:
-                    passed_over[(_way_of(request), f"s3://{request.source_bucket}/{key}")] = None
+            named = {key: _names(template, key) for key in keys}
+            passed_over |= {
+                (_way_of(request), f"s3://{request.source_bucket}/{key}"): None
+                for key, names in named.items()
+                if names is None
+            }
+            fitting = [
+                key
+                for key, names in named.items()
+                if names is not None and not _is_own_copy(request, names, key)
+            ]
             if not fitting:
                 raise SourceNotFoundError(
                     f"none of {len(keys)} archives that {request.source} fits has a name that the pattern fits"
@@ -315,6 +320,12 @@ def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
         return {}
     match = template.pattern.fullmatch(key)
     return match.groupdict() if match else None
+
+
+def _is_own_copy(request: StageRequest, names: Mapping[str, str], key: str) -> bool:
+    """Whether an archive that was listed is what this very staging has put beside its models."""
+    place = request.model_copy(update=names)
+    return place.source_bucket == place.bucket and key.startswith(place.prefix)
 
 
 def _add_archive(

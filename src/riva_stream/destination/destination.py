@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -28,6 +28,7 @@ from riva_stream.documents.compare import ContradictionError, believed, verify_d
 from riva_stream.documents.existing import Existing, inspect
 from riva_stream.errors import (
     AccessDeniedError,
+    ConfigurationError,
     HeldError,
     IntegrityError,
     RivaStreamError,
@@ -36,7 +37,14 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.events import ObjectCompleted
-from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENT_READY, FOLDERS, OF_FULL, SCRATCH
+from riva_stream.layout import (
+    DEPLOYMENT_DOCUMENTS,
+    DEPLOYMENT_READY,
+    FOLDERS,
+    MANIFEST_JSON,
+    OF_FULL,
+    SCRATCH,
+)
 from riva_stream.lease import Identity, Journal, JournaledCheckpoint, Lease
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
@@ -345,14 +353,7 @@ class Destination:
                 self._sealed |= upload.key == self._seal
                 self._sent.add(upload.key)
                 try:
-                    return await self.bucket.once.complete_upload(
-                        upload.key,
-                        upload.upload_id,
-                        upload.completed_parts(),
-                        crc64nvme=whole,
-                        window=window,
-                        **sent,  # type: ignore[arg-type]
-                    )
+                    return await self._send_complete(upload, crc64nvme=whole, window=window, **sent)
                 except RivaStreamError as error:
                     # "No such upload", or a condition that does not hold, is also what the second attempt hears after
                     # a first whose answer was lost.
@@ -369,6 +370,27 @@ class Destination:
         self._records[upload.key] = record
         self.run.meter.touch()
         return record
+
+    async def _send_complete(self, upload: Upload, **given: Any) -> Stored:
+        """One Complete, whose answer is not believed without an ETag.
+
+        There are stores that tell none, and there is 200 with nothing behind it.
+
+        Raises:
+            TransientError: the object is not there.
+        """
+        stored = await self.bucket.once.complete_upload(
+            upload.key, upload.upload_id, upload.completed_parts(), **given
+        )
+        if stored.etag:
+            return stored
+        info = await self.bucket.once.peek(upload.key)
+        if info is not UNSEEN and (info is None or not self.uploads.is_ours(info, upload)):
+            raise TransientError(
+                "the store has acknowledged the object, and it is not there",
+                where=Where("CompleteMultipartUpload", self.run.layout.bucket, upload.key),
+            )
+        return stored
 
     async def _as_kept(self, upload: Upload, stored: Stored) -> Stored:
         """What Complete has answered, by a look at the object where its ETag is left out or need not be the one that stays.
@@ -475,9 +497,18 @@ class Destination:
             info = await self._found(key)
             if info is not None and (key in named or _has_our_metadata(info)):
                 await self._delete(key, info.etag)
+            elif info is not None and key.removeprefix(layout.prefix).startswith(FOLDERS):
+                self.run.warn(
+                    "foreign-object",
+                    f"s3://{layout.bucket}/{key} is not of this tool, and stays beside the staging: `verify` names it as "
+                    "a difference until it is removed",
+                )
 
+        # The manifest last: where nothing may be listed it alone tells the next run of the others.
+        todo, manifest = candidates - kept, layout.prefix + MANIFEST_JSON
         try:
-            await each(sorted(candidates - kept), remove)
+            await each(sorted(todo - {manifest}), remove)
+            await each(sorted(todo & {manifest}), remove)
         except AccessDeniedError as error:
             raise AccessDeniedError(
                 f"a file of an older staging may not be deleted, and must not lie beside the new one: {error}",
@@ -520,7 +551,27 @@ class Destination:
 
     async def tag(self, *keys: str, older: Sequence[str] = ()) -> None:
         """Make sure that objects have the tags that were asked for; see :class:`~riva_stream.sink.Tagging`."""
-        await self.run.tagging.settle(self.bucket, keys, older=older)
+        await self.run.tagging.settle(self.bucket, self._tag, keys, older=older)
+
+    async def _tag(self, key: str) -> None:
+        async def once() -> None:
+            put = partial(self.bucket.once.put_tags, key, self.run.tagging.wanted)
+            window = await self.lease.check()
+            try:
+                await put(window=window)
+            except TransientError as error:
+                if error.where.code == REQUEST_EXPIRED:
+                    self.lease.expire()  # the next attempt renews it, and is signed anew
+                raise
+            except (AccessDeniedError, ConfigurationError):
+                if window is None:
+                    raise
+                await (
+                    self.lease.check()
+                )  # a store that takes no such signature for tags: they are no object's bytes
+                await put()
+
+        await self.bucket.retrier("PutObjectTagging", once)
 
     async def wait_out_doubts(self) -> None:
         """Wait until no deletion of ours can take effect any more: after that others may hold the prefix."""

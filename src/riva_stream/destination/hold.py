@@ -231,13 +231,16 @@ def _note(destination: Destination, drawing: _Drawing) -> Noted:
             before.stale,
             before.checkpoints,
         )
-    known = destination.uploads
+    known, existing = destination.uploads, destination.existing
     uploads = [*known.opened, *known.adopted.values(), *known.unsure]
     return Noted(
         destination.identity if destination.adoptable else None,
         [drawing.of(upload) for upload in uploads],
         destination.committing,
-        before.leaves() if before else (),
+        # Where nothing may be listed, what an old manifest names is known only as long as that stands.
+        sorted(
+            {*(before.leaves() if before else ()), *(() if existing.listed else existing.hinted())},
+        ),
         destination.checkpoints,
     )
 

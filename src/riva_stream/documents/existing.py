@@ -109,9 +109,9 @@ async def inspect(run: Run) -> Existing:
         return replace(existing, documents=understood(await _pair(run, existing), marked_by=DEPLOYMENT_READY))
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
-    ask = bucket.fetch if existing.listed else bucket.find
     read: dict[str, Document] = {}
-    if (marker := await ask(prefix + MARKER, limit=DOCUMENT_LIMIT)) is not None:
+    marker = await bucket.fetch(prefix + MARKER, limit=DOCUMENT_LIMIT, listed=existing.listed)
+    if marker is not None:
         read[MARKER] = marker
         told = understood(read).marker
         vouched = () if told is None else (ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
@@ -120,7 +120,7 @@ async def inspect(run: Run) -> Existing:
                 read[name] = document
     elif not existing.listed:
         # A run that was interrupted in its commit has perhaps left more than its successor can see.
-        manifest = await bucket.find(prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT)
+        manifest = await bucket.fetch(prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT, listed=False)
         read |= {MANIFEST_JSON: manifest} if manifest else {}
     existing = replace(existing, documents=understood(read))
     if existing.artifact is None or not run.request.server_path:
@@ -133,7 +133,8 @@ async def _pair(run: Run, existing: Existing) -> dict[str, Document]:
     read: dict[str, Document] = {}
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
-        ask = run.destination.fetch if key in existing.etags else run.destination.find
+        is_known = key in existing.etags or key in existing.promised()
+        ask = run.destination.fetch if is_known else run.destination.find
         document = await ask(key, limit=DOCUMENT_LIMIT)
         if document is None:
             break

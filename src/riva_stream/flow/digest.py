@@ -269,6 +269,15 @@ def crc64nvme_of(pieces: Sequence[Piece]) -> int:
     return value
 
 
+def crc64nvme_value(text: str | None) -> int | None:
+    """A CRC64NVME as a store tells it, base64; None where it tells none, or what is none."""
+    try:
+        data = base64.b64decode(text or "", validate=True)
+    except ValueError:
+        return None
+    return int.from_bytes(data, "big") if len(data) == 8 else None  # noqa: PLR2004 - 64 bits
+
+
 def combined_crc64nvme(parts: Iterable[tuple[int, int]]) -> str:
     """CRC64NVME, base64, of a whole object from the (value, bytes) of its parts in order."""
     whole = 0

@@ -77,9 +77,10 @@ class FromArchive:
         is_full = self.run.request.mode == "full"
         return frozenset({archive_key(self.run, self.source)} if is_full else ())
 
-    async def is_held_by(self, token: str) -> bool:  # noqa: ARG002 - as the protocol has it
-        """Never: an archive has no journal."""
-        return False
+    def reads(self) -> list[tuple[Bucket, str]]:
+        """The source, and the image."""
+        pinned = [self.source, *([self.container] if self.container else [])]
+        return [(Bucket(self._store_of(one), one.bucket, self.run.retrier), one.key) for one in pinned]
 
     async def plan(self, bucket: WritableBucket, check: str) -> Means:
         """Whether the store copies the source."""

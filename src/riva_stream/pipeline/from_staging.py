@@ -16,7 +16,6 @@ import anyio
 from riva_stream import clock
 from riva_stream.deployment import ObjectReference
 from riva_stream.destination import Destination
-from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.documents.references import reference_to
 from riva_stream.errors import (
     AccessDeniedError,
@@ -200,12 +199,17 @@ class FromStaging:
         """All of them: each is an object of the source staging."""
         return frozenset(self._key(original) for original in self.originals)
 
-    async def is_held_by(self, token: str) -> bool:
-        """A replica may have the marker's ETag as well: the journal beside it tells."""
-        found = await self.staging.bucket.fetch(
-            self.staging.layout.journal, limit=DOCUMENT_LIMIT, listed=False
-        )
-        return found is not None and token.encode() in found.data
+    def reads(self) -> list[tuple[Bucket, str]]:
+        """The staging itself, and what it points at."""
+        own = self.staging.bucket
+        pointed_at = [
+            *([] if self.originals else [self.source]),
+            *([self.container] if self.container else []),
+        ]
+        return [(own, self.staging.layout.marker)] + [
+            (Bucket(_store_of(own, self.elsewhere, one.bucket), one.bucket, self.run.retrier), one.key)
+            for one in pointed_at
+        ]
 
     async def plan(self, bucket: WritableBucket, check: str) -> Means:
         """Whether the store copies the objects, and by what each copy will be proven."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from riva_stream import clock
 from riva_stream.config import PromoteRequest, StageRequest
-from riva_stream.errors import IntegrityError, RivaStreamError, first_of
+from riva_stream.errors import HeldError, IntegrityError, RivaStreamError, Where, first_of
 from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
@@ -97,8 +97,10 @@ async def replicated(
     asked = asked.model_copy(update=request.shared())
     ids = _numbered(report.run_id, asked.to)
     here = Stores(stores.destination, stores.destination, one_principal=True)
+    told = report.artifact or report.deployment
+    run_id = told.build_info.run_id if told is not None else None
     try:
-        done = (await _promoted(asked, ids, observer, here, stores.origin, since=since)).places
+        done = (await _promoted(asked, ids, observer, here, stores.origin, since=since, run_id=run_id)).places
     except RivaStreamError as error:  # of the staging that is committed already: it stays so
         done = [_failed(place, error) for place in asked.to]
     return report.model_copy(update={"replicas": done})
@@ -112,7 +114,9 @@ async def _promoted(
     elsewhere: Reader,
     *,
     since: float,
+    run_id: str | None = None,
 ) -> PromoteReport:
+    """``run_id``: of the run that has staged it; None for whichever did."""
     began = clock.monotonic()
     observer(PhaseChanged(phase="prepare"))
     bucket, prefix = split_uri(request.source)
@@ -122,6 +126,12 @@ async def _promoted(
         async with deadline(_left(request, since)), watched(meter, request.timeout):
             staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
             await staging.require_agreement()
+            if run_id is not None and staging.run_id != run_id:
+                raise HeldError(
+                    f"{staging.destination} was replaced by run {staging.run_id} since: that one's replicas are to be made",
+                    where=Where("GetObject", bucket, staging.layout.marker),
+                    hint="run the same command again: it then says what is staged there",
+                )
             originals = await originals_of(staging)
     except ExceptionGroup as group:
         raise first_of(group) from None
@@ -133,8 +143,8 @@ async def _promoted(
         places[place] = await one.to(place, run_id, partial(together.observe, place))
 
     async with anyio.create_task_group() as tasks:
-        for place, run_id in zip(request.to, ids, strict=True):
-            tasks.start_soon(to, place, run_id)
+        for place, own_id in zip(request.to, ids, strict=True):
+            tasks.start_soon(to, place, own_id)
     return PromoteReport(
         source=staging.destination,
         source_run_id=staging.run_id,

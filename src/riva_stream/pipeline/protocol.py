@@ -24,10 +24,11 @@ from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.planning import plan_of, try_rights
+from riva_stream.pipeline.stores import is_elsewhere
 from riva_stream.pipeline.work import Means, Work, identity_of
 from riva_stream.report import StageReport
 from riva_stream.run import Run
-from riva_stream.s3 import WritableBucket
+from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
 from riva_stream.s3.probe import probe_uploads
 
 __all__ = ["carry_out"]
@@ -42,13 +43,15 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
         RivaStreamError: see :mod:`riva_stream.errors`.
     """
     request = run.request
+    _require_outside(run, work)
     existing, decision = await _looked(run, work)
     if request.dry_run and decision is not Decision.ALREADY_STAGED:
         return await _planned(run, bucket, work, decision)
-    if decision is Decision.ALREADY_STAGED and (request.dry_run or run.layout.journal not in existing.etags):
+    is_staged = decision is Decision.ALREADY_STAGED
+    if is_staged and (request.dry_run or not await _is_journaled(run, existing)):
         return await _already_staged(run, existing)
     try:
-        return await _held(run, bucket, work, listed=run.layout.journal in existing.etags)
+        return await _held(run, bucket, work, listed=is_staged or run.layout.journal in existing.etags)
     except (HeldError, AccessDeniedError) as error:
         if decision is not Decision.ALREADY_STAGED:
             raise
@@ -58,6 +61,48 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
                 run.warn("journal", f"the journal s3://{request.bucket}/{run.layout.journal} stays: {error}")
                 return await _already_staged(run, existing)
         raise  # what was staged is not any more: whoever holds the prefix is about to replace it
+
+
+def _require_outside(run: Run, work: Work) -> None:
+    """Refuse what lies at the very place that is going to be replaced, as far as names tell.
+
+    Raises:
+        ConfigurationError: an object that is read or pointed at lies there.
+    """
+    if not is_elsewhere(run.request):
+        for bucket, key in work.reads():
+            if bucket.name == run.layout.bucket and key.startswith(run.layout.prefix):
+                raise _inside(run, bucket, key)
+
+
+async def _require_elsewhere(run: Run, work: Work, token: str) -> None:
+    """The same where buckets have other names, as an access point's alias: the journal at that place would be ours.
+
+    Raises:
+        ConfigurationError: an object that is read or pointed at lies there.
+    """
+    beside = {bucket.name: (bucket, key) for bucket, key in work.reads() if key.startswith(run.layout.prefix)}
+    for bucket, key in beside.values():
+        with suppress(AccessDeniedError):
+            journal = await bucket.fetch(run.layout.journal, limit=DOCUMENT_LIMIT, listed=False)
+            if journal is not None and token.encode() in journal.data:
+                raise _inside(run, bucket, key)
+
+
+def _inside(run: Run, bucket: Bucket, key: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"s3://{bucket.name}/{key} lies inside {run.layout.uri}, which is going to be replaced",
+        where=Where(bucket=bucket.name, key=key),
+        hint="name another place with --to, or with --env, --bucket, --model-name or --model-version",
+    )
+
+
+async def _is_journaled(run: Run, existing: Existing) -> bool:
+    """Whether there is a journal, be it that nothing may be listed."""
+    if existing.listed:
+        return run.layout.journal in existing.etags
+    info = await run.destination.expect(run.layout.journal)
+    return info is not None and info is not UNSEEN
 
 
 async def _looked(run: Run, work: Work) -> tuple[Existing, Decision]:
@@ -108,12 +153,7 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
         await resume(destination, identity_of(run, work, check, means))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
-        if existing.marker_etag == work.pin[0] and await work.is_held_by(destination.lease.token):
-            raise ConfigurationError(
-                f"{run.layout.uri} is {work.uri} itself, by another name of its bucket",
-                where=Where("GetObject", run.layout.bucket, run.layout.marker),
-                hint="name another place with --to, or with --env, --bucket, --model-name or --model-version",
-            )
+        await _require_elsewhere(run, work, destination.lease.token)
         decision = decide(run.request, work.source, existing, work.container)
         if decision is Decision.ALREADY_STAGED:
             await destination.ensure()

@@ -80,8 +80,8 @@ class Work(Protocol):
     def own_keys(self) -> frozenset[str]:
         """Keys of the objects that hold the source's own bytes; empty by reference."""
 
-    async def is_held_by(self, token: str) -> bool:
-        """Whether what is read lies at the very place that this run holds."""
+    def reads(self) -> list[tuple[Bucket, str]]:
+        """Bucket and key of every object that is read or pointed at."""
 
     async def plan(self, bucket: WritableBucket, check: str) -> Means:
         """Decide how the objects are made.

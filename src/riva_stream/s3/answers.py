@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from riva_stream.errors import TransientError
 from riva_stream.s3.port import CopySource, Folders, ObjectInfo, PartBody
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "folders_of",
     "info_of",
     "now_of",
+    "require_own",
     "unquoted",
     "version_of",
 ]
@@ -68,6 +70,20 @@ def date_of(headers: Mapping[str, str]) -> datetime | None:
 def code_of(error: Any) -> str:
     """The service's error code."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+_OF_ALL = {"ResponseMetadata", "RequestCharged", "EncodingType", "AbortDate", "AbortRuleId"}
+"""What an answer may have whatever its body was."""
+
+
+def require_own(answer: Mapping[str, Any]) -> None:
+    """Refuse an answer without a field of its operation's: a gateway's page, or nothing, and 200 beside it.
+
+    Raises:
+        TransientError: it has none; that there is nothing is said otherwise.
+    """
+    if not answer.keys() - _OF_ALL:
+        raise TransientError("the store answered with something else than what was asked for")
 
 
 def unquoted(etag: str | None) -> str:

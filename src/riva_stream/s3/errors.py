@@ -167,6 +167,10 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
         ) from error
     except (*_NETWORK, *_BROKEN_ANSWERS) as error:
         raise without_answer(error, where) from error
+    except (ValueError, KeyError, TypeError) as error:  # botocore's parser: a date or a number that is none
+        raise TransientError(
+            f"the store's answer cannot be understood: {type(error).__name__}", where=where
+        ) from error
     except boto.BotoCoreError as error:
         # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
         raise ConfigurationError(

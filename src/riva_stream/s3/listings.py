@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, Where
-from riva_stream.s3.answers import folders_of, info_of, unquoted
+from riva_stream.s3.answers import folders_of, info_of, require_own, unquoted
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import CompletedPart, Folders, Listing, OpenUpload
@@ -38,7 +38,10 @@ class ListRequests:
             answer = await self._client.list_objects_v2(
                 Bucket=bucket, Prefix=prefix, MaxKeys=limit, StartAfter=after, **self._options.for_all()
             )
-        objects = [info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])]
+            require_own(answer)
+            objects = [
+                info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])
+            ]
         truncated = bool(answer.get("IsTruncated"))
         if (truncated and not objects) or (after and any(entry.key == after for entry in objects)):
             raise listing_is_stuck("ListObjectsV2", bucket, prefix)
@@ -56,7 +59,8 @@ class ListRequests:
                 **going_on,
                 **self._options.for_all(),
             )
-        page = folders_of(answer)
+            require_own(answer)
+            page = folders_of(answer)
         if answer.get("IsTruncated") and page.token in {"", token}:
             raise listing_is_stuck("ListObjectsV2", bucket, prefix)
         return page
@@ -75,9 +79,10 @@ class ListRequests:
                         PartNumberMarker=marker,
                         **self._options.for_all(),
                     )
-                page = answer.get("Parts", [])
-                for part in page:
-                    _keep_newest(parts, part)
+                    require_own(answer)
+                    page = answer.get("Parts", [])
+                    for part in page:
+                        _keep_newest(parts, part)
                 if not answer.get("IsTruncated"):
                     return [part for _, (_, part) in sorted(parts.items())]
                 last = max((part["PartNumber"] for part in page), default=0)
@@ -98,12 +103,13 @@ class ListRequests:
                     answer = await self._client.list_multipart_uploads(
                         Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
                     )
+                    require_own(answer)
+                    page = [
+                        OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
+                        for entry in answer.get("Uploads", [])
+                    ]
             except HeldError:  # rclone: NoSuchUpload, which of a listing can only mean that there are none
                 return list(uploads.values())
-            page = [
-                OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
-                for entry in answer.get("Uploads", [])
-            ]
             before = len(uploads)
             uploads |= {(upload.key, upload.upload_id): upload for upload in page}
             if not answer.get("IsTruncated"):

@@ -241,9 +241,13 @@ class MemoryStore(MemoryReader):
         if upload_id in uploads and uploads[upload_id].key == key:
             del uploads[upload_id]
 
-    async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+    async def put_tags(
+        self, bucket: str, key: str, tags: Mapping[str, str], *, window: Window | None = None
+    ) -> None:
         """Replace the tags of an object."""
-        found = self._version(("PutObjectTagging", bucket, key), None)
+        where = ("PutObjectTagging", bucket, key)
+        self._in_time(*where, window)
+        found = self._version(where, None)
         self._buckets[bucket].versions[key][-1] = replace(found, tags=dict(tags))
 
     def _on_condition(

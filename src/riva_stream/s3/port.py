@@ -230,7 +230,11 @@ class Reader(Protocol):
         """HEAD of one part of an object, by its number from 1; None where the store does not tell of parts."""
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
-        """The whole of a small object and its ETag, by one GET; IntegrityError when it is longer than ``limit`` bytes."""
+        """The whole of a small object and its ETag, by one GET.
+
+        No data when it is longer than ``limit`` bytes: it is no document of ours, and to be replaced or told like any
+        other that cannot be understood.
+        """
 
     def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
@@ -344,7 +348,9 @@ class Writer(Protocol):
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
         """Abort; that of a missing upload succeeds."""
 
-    async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+    async def put_tags(
+        self, bucket: str, key: str, tags: Mapping[str, str], *, window: Window | None = None
+    ) -> None:
         """Replace the tags of an object."""
 
 

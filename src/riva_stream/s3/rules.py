@@ -21,7 +21,8 @@ from riva_stream.errors import ConfigurationError, Where
 from riva_stream.s3.answers import code_of
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import WriteOptions
-from riva_stream.s3.port import Lifecycle
+from riva_stream.s3.port import Lifecycle, Window
+from riva_stream.s3.windows import within
 
 __all__ = ["RuleRequests", "carry_rules_as_they_are", "tagging_of"]
 
@@ -40,9 +41,11 @@ class RuleRequests:
     _client: Any
     _options: WriteOptions
 
-    async def put_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+    async def put_tags(
+        self, bucket: str, key: str, tags: Mapping[str, str], *, window: Window | None = None
+    ) -> None:
         """Replace the tags of an object."""
-        with translated("PutObjectTagging", bucket, key):
+        with translated("PutObjectTagging", bucket, key), within(window):
             await self._client.put_object_tagging(
                 Bucket=bucket,
                 Key=key,

@@ -5,7 +5,6 @@ A copy that is not proven is never completed: :meth:`~riva_stream.sink.upload.Up
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.flow.buffers import Piece
-from riva_stream.flow.digest import Hash, combined_crc64nvme
+from riva_stream.flow.digest import Hash, combined_crc64nvme, crc64nvme_value
 from riva_stream.s3 import CopiedPart, WritableBucket
 from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.sink.parts import Copy, SentPart
@@ -220,8 +219,7 @@ class PartCopier:
             told = CopiedPart(known.etag, known.crc64nvme)
         else:
             told = await self._copied(upload, number, part)
-        crc64nvme = int.from_bytes(base64.b64decode(told.crc64nvme)) if told.crc64nvme else None
-        return SentPart(number, part.size, told.etag, "", crc64nvme, None, proven=False)
+        return SentPart(number, part.size, told.etag, "", crc64nvme_value(told.crc64nvme), None, proven=False)
 
     async def _copied(self, upload: Upload, number: int, part: Copy) -> CopiedPart:
         source = part.source if self._by_version else replace(part.source, version_id=None)

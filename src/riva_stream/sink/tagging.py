@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError
-from riva_stream.s3 import NO_TAGS, Bucket, WritableBucket
+from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
+from riva_stream.s3 import NO_TAGS, Bucket
 from riva_stream.s3.scratch import say_nothing
 
 __all__ = ["Tagging"]
@@ -60,11 +60,19 @@ class Tagging:
                 self._beside = True
             return made
 
-    async def settle(self, bucket: WritableBucket, keys: Iterable[str], *, older: Iterable[str] = ()) -> None:
+    async def settle(
+        self,
+        bucket: Bucket,
+        put: Callable[[str], Awaitable[None]],
+        keys: Iterable[str],
+        *,
+        older: Iterable[str] = (),
+    ) -> None:
         """Make sure that these objects, which exist now, have the tags.
 
         Args:
             bucket: that has them.
+            put: gives the object of a key the wanted tags.
             keys: objects that this run has created, with the tags if the store took them.
             older: objects whose uploads an earlier run had created, perhaps when the tags were refused.
         """
@@ -76,7 +84,9 @@ class Tagging:
                 todo.add(key)
         for key in sorted(todo):
             try:
-                await bucket.put_tags(key, self.wanted)
+                await put(key)
+            except HeldError:
+                raise
             except RivaStreamError as error:
                 self._give_up(error)
                 return

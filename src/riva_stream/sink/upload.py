@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from riva_stream.flow.buffers import Chunk
-from riva_stream.flow.digest import md5_of
+from riva_stream.flow.digest import crc64nvme_value, md5_of
 from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
 from riva_stream.sink.parts import Copy, Part, Send, SentPart, Weighed, base64_crc
 
@@ -103,7 +102,7 @@ class Upload:
                 known.size,
                 known.etag,
                 known.fingerprint,
-                None if crc is None else int.from_bytes(base64.b64decode(crc), "big"),
+                crc64nvme_value(crc),
                 None,
             )
         self.numbered = parts

@@ -16,7 +16,13 @@ _CONFLICT, _BAD = "73", "65"
 
 
 def converge(
-    world: World, request: StageRequest, *, machine: str = "a", last: bool = True, force: bool = False
+    world: World,
+    request: StageRequest,
+    *,
+    machine: str = "a",
+    last: bool = True,
+    force: bool = False,
+    denied: frozenset[str] = frozenset(),
 ) -> None:
     """Run the same again, plainly, and judge what that comes to.
 
@@ -25,17 +31,18 @@ def converge(
         request: what was asked for.
         machine: where it is run.
         force: whether the run that shall end well replaces what stands there, since that is nobody's.
+        denied: operations for which these runs have no right either.
         last: whether nothing can arrive late any more, so that nothing may be left over.
     """
     plain = request.model_copy(update={"force": force, "expect_sha256": None})
     for _ in range(2):
-        run = world.run(plain, machine=machine)
+        run = world.run(plain, machine=machine, denied=denied)
         standing = world.judge.standing() if run.outcome == _CONFLICT else None
         if run.outcome == _CONFLICT and (request.force or standing is not None):
             # What stands there is another one. Whoever was to replace it may do so now, or else it stays, and its own
             # rerun clears away what was left of it.
             again = request if request.force or standing is None else _request_for(standing)
-            run = world.run(again.model_copy(update={"expect_sha256": None}), machine=machine)
+            run = world.run(again.model_copy(update={"expect_sha256": None}), machine=machine, denied=denied)
         if run.outcome in _GOOD or (run.outcome == _BAD and not _is_good(plain)):
             break
     else:

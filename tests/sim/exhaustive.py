@@ -100,10 +100,16 @@ class Cell:
             world.schedule = Plain()
             if self.follow_up != "same":
                 world.run(FOLLOW_UPS[self.follow_up](scenario.request))
-            converge(world, scenario.request, force=scenario.is_hostile, last=strike.last is None)
+            converge(
+                world,
+                scenario.request,
+                force=scenario.is_hostile,
+                denied=scenario.denied,
+                last=strike.last is None,
+            )
             if strike.last is not None:
                 world.pass_time(100)
-                converge(world, scenario.request, force=scenario.is_hostile)
+                converge(world, scenario.request, force=scenario.is_hostile, denied=scenario.denied)
             return result_of(world, self.name, self.kind)
 
 
@@ -135,7 +141,7 @@ class Duel:
             if switches.switched < 1 + (self.second is not None):
                 return None
             world.schedule = Plain()
-            converge(world, scenario.request, force=scenario.is_hostile, machine="c")
+            converge(world, scenario.request, force=scenario.is_hostile, denied=scenario.denied, machine="c")
             return result_of(world, self.name, self.kind)
 
 

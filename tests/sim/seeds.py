@@ -109,9 +109,16 @@ def simulate(
                 world.run(request, **options)
         world.wait()
         world.schedule = Plain()
-        converge(world, scenario.request, force=scenario.is_hostile, machine="c", last=False)
+        converge(
+            world,
+            scenario.request,
+            force=scenario.is_hostile,
+            denied=scenario.denied,
+            machine="c",
+            last=False,
+        )
         world.pass_time(2 * _LATENESS)
-        converge(world, scenario.request, force=scenario.is_hostile, machine="c")
+        converge(world, scenario.request, force=scenario.is_hostile, denied=scenario.denied, machine="c")
         return result_of(world, str(seed), kind)
 
 

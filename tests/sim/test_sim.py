@@ -72,7 +72,7 @@ def test_nothing_is_blamed_when_nothing_breaks(kind: str) -> None:
         world = World(prepared(kind, name, -1).copy(), Plain(), bintarball=scenario.is_bintarball)
         with simulated(world, 0):
             world.run(scenario.request, denied=scenario.denied)
-            converge(world, scenario.request)
+            converge(world, scenario.request, denied=scenario.denied)
             assert not [v for v in world.violations if not scenario.is_hostile], name
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from riva_stream.config import StageRequest
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody, Stored
+from tests.sim.breaks import Break
 from tests.sim.network import Request
 from tests.sim.scenarios import BUCKET, asked
 from tests.sim.sources import source
@@ -135,3 +136,68 @@ def test_a_checksum_of_a_copied_part_that_is_none_is_no_bug() -> None:
     with simulated(world, 0):
         run = world.run(asked(copy="auto"))
         assert run.outcome != "1", run.problem
+
+
+@pytest.mark.parametrize("kind", ["aws", "ignores", "refuses"])
+def test_the_end_of_a_run_aborts_nothing_of_one_that_has_taken_over(kind: str) -> None:
+    """A Create was not answered, nor was the listing after it; the run has ended well, and is frozen before it lists once more."""
+    creates: list[Request] = []
+    aborted: list[Request] = []
+
+    @dataclass(eq=False)
+    class Schedule(Overtaken):
+        def strike(self, request: Request) -> Break | None:
+            if is_one(request, 1, "CreateMultipartUpload", ARCHIVE):
+                creates.append(request)
+                return Break.LOST if len(creates) == 1 else None
+            is_listed = is_one(request, 1, "ListMultipartUploads", ARCHIVE)
+            if is_listed and world.store.look(BUCKET, MARKER) is None:
+                return Break.ERROR_BEFORE
+            if self.goes_on and request.process.pid == 1 and request.operation == "AbortMultipartUpload":
+                aborted.append(request)
+            return super().strike(request)
+
+    def freezes(request: Request) -> bool:
+        return is_one(request, 1, "ListMultipartUploads", ARCHIVE)
+
+    def thaws(request: Request) -> bool:
+        return schedule.is_frozen and is_one(request, 2, "UploadPart", ARCHIVE)
+
+    schedule = Schedule(freezes=freezes, thaws=thaws)
+    world = schedule.world = a_world(kind, "fresh", schedule)
+    with simulated(world, 0):
+        world.start(asked())
+        world.start_in(30.0, asked(force=True), machine="b")
+        world.wait()
+        assert schedule.goes_on
+        assert not aborted
+
+
+async def test_a_store_that_tells_no_etag_at_complete_and_has_ones_of_its_own() -> None:
+    class Opaque(MemoryStore):
+        async def complete_upload(self, bucket: str, key: str, *args: Any, **options: Any) -> Stored:
+            told = await super().complete_upload(bucket, key, *args, **options)
+            kept = self._buckets[bucket].versions[key]
+            kept[-1] = replace(kept[-1], etag="opaque" + kept[-1].etag[:26])
+            return Stored("", told.version_id, told.now)
+
+    store = Opaque("sources", "staging", is_aws=False)
+    data = source("one").data
+    await store.put("sources", "one.tar.gz", PartBody((data,), len(data)), content_type="a/b", metadata={})
+    place: dict[str, Any] = {"bucket": "staging", "env": "prod", "model_name": "m", "model_version": "v1"}
+    request = StageRequest(source="s3://sources/one.tar.gz", upload_check="md5", source_copy="send", **place)
+    assert (await stage(request, store=store)).outcome == "staged"
+
+
+async def test_a_source_in_another_store_lies_elsewhere_be_its_bucket_of_the_same_name() -> None:
+    here, there = MemoryStore("staging"), MemoryStore("staging")
+    data = source("one").data
+    await there.put("staging", ARCHIVE, PartBody((data,), len(data)), content_type="a/b", metadata={})
+    place: dict[str, Any] = {
+        "bucket": "staging",
+        "env": "prod",
+        "model_name": "parakeet",
+        "model_version": "v1",
+    }
+    request = StageRequest(source="s3://staging/prod/parakeet/v?/source/*.tar.gz", **place)
+    assert (await stage(request, store=here, source_store=there)).outcome == "staged"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sim.breaks import Break
-from tests.sim.network import Request
+from tests.sim.network import Request, immediately
 from tests.sim.scenarios import BUCKET, asked
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Told, a_world, is_one
 from tests.sim.world import simulated
@@ -143,3 +143,34 @@ def test_one_refusal_at_each_look_for_the_pair_is_no_bug(status: int, name: str)
         again = world.run(asked(image=True), denied=UNLISTED)
         assert struck
         assert (again.outcome, again.problem) == ("already_staged", "")
+
+
+@pytest.mark.parametrize("kind", ["aws", "exact", "ignores"])
+def test_a_run_that_is_refused_after_one_that_had_not_begun_its_commit_leaves_no_journal(kind: str) -> None:
+    def how(request: Request) -> Break | None:
+        is_part = is_one(request, 1, "UploadPart", PREFIX + "source/two.tar.gz")
+        return Break.CANCEL_BEFORE if is_part else None
+
+    world = a_world(kind, "already staged", Told(how=how))
+    with simulated(world, 0):
+        world.run(asked("two", force=True), denied=UNLISTED)
+        world.pass_time(100)
+        assert world.run(asked("two", force=True, wrong=True), denied=UNLISTED).outcome == "65"
+        assert world.store.look(BUCKET, JOURNAL) is None
+
+
+@pytest.mark.parametrize("gone", ["deployment_ready.txt", "artifact.json", "upload_manifest.json"])
+def test_force_repairs_a_staging_of_which_a_document_is_gone(gone: str) -> None:
+    """What is missing is refused to such a role, and a marker, or a manifest, says that it is there."""
+    world = a_world("aws", "image", Told())
+    with simulated(world, 0):
+        assert world.run(asked(image=True)).outcome == "staged"
+        immediately(world.store.delete(BUCKET, PREFIX + gone))
+        world.judge.violations.clear()
+
+        def hide(request: Request) -> Break | None:
+            looks = request.operation in {"HeadObject", "GetObject"} and request.bucket == BUCKET
+            return Break.DENIED if looks and world.store.look(BUCKET, request.key) is None else None
+
+        world.schedule = Told(how=hide)
+        assert world.run(asked(image=True, force=True), denied=UNLISTED).outcome == "staged"

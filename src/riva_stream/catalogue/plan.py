@@ -19,6 +19,7 @@ from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
 from riva_stream.layout import prefix_of
+from riva_stream.pipeline.stores import is_elsewhere
 
 __all__ = [
     "Job",
@@ -167,18 +168,16 @@ async def expand(
         try:
             if where not in listed:
                 listed[where] = await list_archives(request)
-            keys = listed[where]
-            named = {key: _names(template, key) for key in keys}
+            named = {key: _names(template, key) for key in listed[where]}
+            keys = [
+                key for key, names in named.items() if names is None or not _is_own_copy(request, names, key)
+            ]
+            fitting = [key for key in keys if named[key] is not None]
             passed_over |= {
                 (_way_of(request), f"s3://{request.source_bucket}/{key}"): None
-                for key, names in named.items()
-                if names is None
+                for key in keys
+                if named[key] is None
             }
-            fitting = [
-                key
-                for key, names in named.items()
-                if names is not None and not _is_own_copy(request, names, key)
-            ]
             if not fitting:
                 raise SourceNotFoundError(
                     f"none of {len(keys)} archives that {request.source} fits has a name that the pattern fits"
@@ -325,7 +324,8 @@ def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
 def _is_own_copy(request: StageRequest, names: Mapping[str, str], key: str) -> bool:
     """Whether an archive that was listed is what this very staging has put beside its models."""
     place = request.model_copy(update=names)
-    return place.source_bucket == place.bucket and key.startswith(place.prefix)
+    is_here = place.source_bucket == place.bucket and not is_elsewhere(place)
+    return is_here and key.startswith(place.prefix)
 
 
 def _add_archive(

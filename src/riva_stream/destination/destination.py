@@ -385,7 +385,11 @@ class Destination:
         if stored.etag:
             return stored
         info = await self.bucket.once.peek(upload.key)
-        if info is not UNSEEN and (info is None or not self.uploads.is_ours(info, upload)):
+        # Whether its ETag is that of the very bytes is asked later, of what is kept.
+        is_there = info is UNSEEN or (
+            info is not None and (info.size, info.metadata.get("run-id")) == (upload.size, upload.created_by)
+        )
+        if not is_there:
             raise TransientError(
                 "the store has acknowledged the object, and it is not there",
                 where=Where("CompleteMultipartUpload", self.run.layout.bucket, upload.key),
@@ -500,8 +504,8 @@ class Destination:
             elif info is not None and key.removeprefix(layout.prefix).startswith(FOLDERS):
                 self.run.warn(
                     "foreign-object",
-                    f"s3://{layout.bucket}/{key} is not of this tool, and stays beside the staging: `verify` names it as "
-                    "a difference until it is removed",
+                    f"s3://{layout.bucket}/{key} is not of this tool, and stays beside the staging; `verify` tells of it "
+                    "until it is removed",
                 )
 
         # The manifest last: where nothing may be listed it alone tells the next run of the others.
@@ -772,7 +776,10 @@ class Destination:
 
     async def abort_strangers(self) -> None:
         """Abort every upload of our keys that is not ours: of a run that held the prefix, created late."""
-        for upload in await self.open_uploads():
+        found = await self.open_uploads()
+        if found:
+            await self.ensure()  # the look before may have been long ago: they would be another run's
+        for upload in found:
             await self.abort(upload)
 
     async def open_uploads(self) -> list[OpenUpload]:

@@ -233,14 +233,14 @@ def _note(destination: Destination, drawing: _Drawing) -> Noted:
         )
     known, existing = destination.uploads, destination.existing
     uploads = [*known.opened, *known.adopted.values(), *known.unsure]
+    stale = set(before.leaves() if before else ())
+    if destination.committing and not existing.listed:
+        stale |= existing.hinted()  # the manifest that names it is about to be replaced or deleted
     return Noted(
         destination.identity if destination.adoptable else None,
         [drawing.of(upload) for upload in uploads],
         destination.committing,
-        # Where nothing may be listed, what an old manifest names is known only as long as that stands.
-        sorted(
-            {*(before.leaves() if before else ()), *(() if existing.listed else existing.hinted())},
-        ),
+        sorted(stale),
         destination.checkpoints,
     )
 

@@ -116,7 +116,8 @@ async def inspect(run: Run) -> Existing:
         told = understood(read).marker
         vouched = () if told is None else (ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
         for name in vouched:
-            if (document := await bucket.fetch(prefix + name, limit=DOCUMENT_LIMIT)) is not None:
+            document = await bucket.fetch(prefix + name, limit=DOCUMENT_LIMIT, listed=existing.listed)
+            if document is not None:
                 read[name] = document
     elif not existing.listed:
         # A run that was interrupted in its commit has perhaps left more than its successor can see.
@@ -134,8 +135,8 @@ async def _pair(run: Run, existing: Existing) -> dict[str, Document]:
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
         is_known = key in existing.etags or key in existing.promised()
-        ask = run.destination.fetch if is_known else run.destination.find
-        document = await ask(key, limit=DOCUMENT_LIMIT)
+        fetch = partial(run.destination.fetch, listed=existing.listed)
+        document = await (fetch if is_known else run.destination.find)(key, limit=DOCUMENT_LIMIT)
         if document is None:
             break
         read[name] = document

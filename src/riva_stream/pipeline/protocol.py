@@ -15,6 +15,7 @@ from riva_stream.errors import (
     HeldError,
     IntegrityError,
     RivaStreamError,
+    TransientError,
     Where,
 )
 from riva_stream.events import PhaseChanged, StageFinished, StageStarted
@@ -24,7 +25,6 @@ from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.planning import plan_of, try_rights
-from riva_stream.pipeline.stores import is_elsewhere
 from riva_stream.pipeline.work import Means, Work, identity_of
 from riva_stream.report import StageReport
 from riva_stream.run import Run
@@ -69,24 +69,30 @@ def _require_outside(run: Run, work: Work) -> None:
     Raises:
         ConfigurationError: an object that is read or pointed at lies there.
     """
-    if not is_elsewhere(run.request):
-        for bucket, key in work.reads():
-            if bucket.name == run.layout.bucket and key.startswith(run.layout.prefix):
-                raise _inside(run, bucket, key)
+    for bucket, key in work.reads():
+        is_here = bucket.store is run.destination.store and bucket.name == run.layout.bucket
+        if is_here and key.startswith(run.layout.prefix):
+            raise _inside(run, bucket, key)
 
 
-async def _require_elsewhere(run: Run, work: Work, token: str) -> None:
+async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: str) -> None:
     """The same where buckets have other names, as an access point's alias: the journal at that place would be ours.
 
     Raises:
         ConfigurationError: an object that is read or pointed at lies there.
     """
-    beside = {bucket.name: (bucket, key) for bucket, key in work.reads() if key.startswith(run.layout.prefix)}
-    for bucket, key in beside.values():
-        with suppress(AccessDeniedError):
+    for bucket, key in work.reads():
+        may_be_here = key in existing.etags or not existing.listed
+        if not (key.startswith(run.layout.prefix) and may_be_here):
+            continue
+        try:
             journal = await bucket.fetch(run.layout.journal, limit=DOCUMENT_LIMIT, listed=False)
-            if journal is not None and token.encode() in journal.data:
-                raise _inside(run, bucket, key)
+        except TransientError:
+            raise
+        except RivaStreamError:
+            continue  # what cannot be read is not what this run has written a moment ago
+        if journal is not None and token.encode() in journal.data:
+            raise _inside(run, bucket, key)
 
 
 def _inside(run: Run, bucket: Bucket, key: str) -> ConfigurationError:
@@ -153,7 +159,7 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
         await resume(destination, identity_of(run, work, check, means))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
-        await _require_elsewhere(run, work, destination.lease.token)
+        await _require_elsewhere(run, work, existing, destination.lease.token)
         decision = decide(run.request, work.source, existing, work.container)
         if decision is Decision.ALREADY_STAGED:
             await destination.ensure()

@@ -19,7 +19,7 @@ from riva_stream.s3.answers import (
     version_of,
 )
 from riva_stream.s3.body import SentBody
-from riva_stream.s3.errors import translated
+from riva_stream.s3.errors import parsed
 from riva_stream.s3.listings import ListRequests
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
@@ -76,7 +76,7 @@ class S3Store(ListRequests, RuleRequests):
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
         """HEAD, with the store's checksums where it keeps any."""
-        with translated("HeadObject", bucket, key), within(window):
+        with parsed("HeadObject", bucket, key), within(window):
             try:
                 answer = await self._client.head_object(
                     Bucket=bucket, Key=key, ChecksumMode="ENABLED", **self._options.for_all()
@@ -115,7 +115,7 @@ class S3Store(ListRequests, RuleRequests):
 
     async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
         """HEAD of one part of an object."""
-        with translated("HeadObject", bucket, key, part=number):
+        with parsed("HeadObject", bucket, key, part=number):
             answer = await self._client.head_object(
                 Bucket=bucket, Key=key, PartNumber=number, **self._options.for_all()
             )
@@ -125,7 +125,7 @@ class S3Store(ListRequests, RuleRequests):
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object."""
-        with translated("GetObject", bucket, key):
+        with parsed("GetObject", bucket, key):
             try:
                 answer = await self._client.get_object(Bucket=bucket, Key=key, **self._options.for_all())
             except self._client.exceptions.ClientError as error:
@@ -155,7 +155,7 @@ class S3Store(ListRequests, RuleRequests):
         """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever it has."""
         versioned = {"VersionId": version_id} if version_id else {}
         details = {"byte_range": (first, last)}
-        with translated("GetObject", bucket, key, **details):
+        with parsed("GetObject", bucket, key, **details):
             answer = await self._client.get_object(
                 Bucket=bucket,
                 Key=key,
@@ -167,7 +167,7 @@ class S3Store(ListRequests, RuleRequests):
         body = answer["Body"]
 
         async def pieces() -> AsyncIterator[bytes]:
-            with translated("GetObject", bucket, key, **details):
+            with parsed("GetObject", bucket, key, **details):
                 while piece := await body.content.readany():
                     yield piece
 
@@ -197,7 +197,7 @@ class S3Store(ListRequests, RuleRequests):
     ) -> Stored:
         """PUT of a small object."""
         body = await body_within(body, window)
-        with translated("PutObject", bucket, key), within(window), SentBody(body) as sent:
+        with parsed("PutObject", bucket, key), within(window), SentBody(body) as sent:
             answer = await self._client.put_object(
                 Bucket=bucket,
                 Key=key,
@@ -222,7 +222,7 @@ class S3Store(ListRequests, RuleRequests):
     ) -> str | None:
         """DELETE."""
         versioned = {"VersionId": version_id} if version_id else {}
-        with translated("DeleteObject", bucket, key), within(window):
+        with parsed("DeleteObject", bucket, key), within(window):
             answer = await self._client.delete_object(
                 Bucket=bucket,
                 Key=key,
@@ -244,7 +244,7 @@ class S3Store(ListRequests, RuleRequests):
     ) -> str:
         """Begin a multipart upload and give its UploadId."""
         declared = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
-        with translated("CreateMultipartUpload", bucket, key):
+        with parsed("CreateMultipartUpload", bucket, key):
             answer = await self._client.create_multipart_upload(
                 Bucket=bucket,
                 Key=key,
@@ -260,7 +260,7 @@ class S3Store(ListRequests, RuleRequests):
 
     async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
         """Send one part and give its ETag."""
-        with translated("UploadPart", bucket, key, part=number), SentBody(body) as sent:
+        with parsed("UploadPart", bucket, key, part=number), SentBody(body) as sent:
             answer = await self._client.upload_part(
                 Bucket=bucket,
                 Key=key,
@@ -284,7 +284,7 @@ class S3Store(ListRequests, RuleRequests):
         details: dict[str, Any] = {"part": number}
         if source.first is not None and source.last is not None:
             details["byte_range"] = (source.first, source.last)
-        with translated("UploadPartCopy", bucket, key, **details):
+        with parsed("UploadPartCopy", bucket, key, **details):
             answer = await self._client.upload_part_copy(
                 Bucket=bucket,
                 Key=key,
@@ -322,7 +322,7 @@ class S3Store(ListRequests, RuleRequests):
         ]
         whole = {"ChecksumCRC64NVME": crc64nvme, "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
         # The store compares the size with the sum of its parts (AWS; others ignore it).
-        with translated("CompleteMultipartUpload", bucket, key), within(window):
+        with parsed("CompleteMultipartUpload", bucket, key), within(window):
             answer = await self._client.complete_multipart_upload(
                 Bucket=bucket,
                 Key=key,
@@ -339,7 +339,7 @@ class S3Store(ListRequests, RuleRequests):
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
         """Abort; that of a missing upload succeeds."""
         try:
-            with translated("AbortMultipartUpload", bucket, key):
+            with parsed("AbortMultipartUpload", bucket, key):
                 await self._client.abort_multipart_upload(
                     Bucket=bucket, Key=key, UploadId=upload_id, **self._options.for_all()
                 )

@@ -167,10 +167,6 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
         ) from error
     except (*_NETWORK, *_BROKEN_ANSWERS) as error:
         raise without_answer(error, where) from error
-    except (ValueError, KeyError, TypeError) as error:  # botocore's parser: a date or a number that is none
-        raise TransientError(
-            f"the store's answer cannot be understood: {type(error).__name__}", where=where
-        ) from error
     except boto.BotoCoreError as error:
         # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
         raise ConfigurationError(
@@ -178,6 +174,18 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
             where=where,
             hint="check --region, --endpoint-url, --bucket and the AWS configuration file",
         ) from error
+
+
+@contextmanager
+def parsed(operation: str, bucket: str, key: str = "", **details: Any) -> Iterator[None]:
+    """The same for a request to the store, with all that is read of its answer."""
+    with translated(operation, bucket, key, **details):
+        try:
+            yield
+        except (ValueError, KeyError, TypeError) as error:  # a date, a number or a field that is none
+            raise TransientError(
+                f"the store's answer cannot be understood: {type(error).__name__}"
+            ) from error
 
 
 def refusal(operation: str, bucket: str, key: str, code: str, status: int, **details: Any) -> RivaStreamError:

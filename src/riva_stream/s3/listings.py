@@ -12,7 +12,7 @@ from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, Where
 from riva_stream.s3.answers import folders_of, info_of, require_own, unquoted
-from riva_stream.s3.errors import translated
+from riva_stream.s3.errors import parsed
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import CompletedPart, Folders, Listing, OpenUpload
 
@@ -34,7 +34,7 @@ class ListRequests:
         Raises:
             ConfigurationError: the store ignores ``after``, or a page is truncated before its first object.
         """
-        with translated("ListObjectsV2", bucket, prefix):
+        with parsed("ListObjectsV2", bucket, prefix):
             answer = await self._client.list_objects_v2(
                 Bucket=bucket, Prefix=prefix, MaxKeys=limit, StartAfter=after, **self._options.for_all()
             )
@@ -50,7 +50,7 @@ class ListRequests:
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
         """One page of what lies directly below ``prefix``."""
         going_on = {"ContinuationToken": token} if token else {}
-        with translated("ListObjectsV2", bucket, prefix):
+        with parsed("ListObjectsV2", bucket, prefix):
             answer = await self._client.list_objects_v2(
                 Bucket=bucket,
                 Prefix=prefix,
@@ -71,7 +71,7 @@ class ListRequests:
         marker = 0
         try:
             while True:
-                with translated("ListParts", bucket, key):
+                with parsed("ListParts", bucket, key):
                     answer = await self._client.list_parts(
                         Bucket=bucket,
                         Key=key,
@@ -99,7 +99,7 @@ class ListRequests:
         markers: dict[str, str] = {}
         while True:
             try:
-                with translated("ListMultipartUploads", bucket, prefix):
+                with parsed("ListMultipartUploads", bucket, prefix):
                     answer = await self._client.list_multipart_uploads(
                         Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
                     )

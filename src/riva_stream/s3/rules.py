@@ -19,7 +19,7 @@ from botocore.serialize import create_serializer
 
 from riva_stream.errors import ConfigurationError, Where
 from riva_stream.s3.answers import code_of
-from riva_stream.s3.errors import translated
+from riva_stream.s3.errors import parsed
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import Lifecycle, Window
 from riva_stream.s3.windows import within
@@ -45,7 +45,7 @@ class RuleRequests:
         self, bucket: str, key: str, tags: Mapping[str, str], *, window: Window | None = None
     ) -> None:
         """Replace the tags of an object."""
-        with translated("PutObjectTagging", bucket, key), within(window):
+        with parsed("PutObjectTagging", bucket, key), within(window):
             await self._client.put_object_tagging(
                 Bucket=bucket,
                 Key=key,
@@ -55,13 +55,13 @@ class RuleRequests:
 
     async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
         """The tags of an object."""
-        with translated("GetObjectTagging", bucket, key):
+        with parsed("GetObjectTagging", bucket, key):
             answer = await self._client.get_object_tagging(Bucket=bucket, Key=key, **self._options.for_all())
         return {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", [])}
 
     async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
         """The rules, and what they say beyond what botocore understands; None when there are none."""
-        with translated(_READ, bucket):
+        with parsed(_READ, bucket):
             try:
                 answer = await self._client.get_bucket_lifecycle_configuration(
                     Bucket=bucket, **self._options.for_all()

@@ -151,16 +151,19 @@ class Uploads:
                     await self.guard(settled=False)  # of our own nobody is touched
                 attempts += 1
                 self.creating.add(key)
-                return await self.tagging.along(
-                    lambda tags: answered(partial(create, tags), grace=_ANSWER_SECONDS)
-                )
+                try:
+                    return await self.tagging.along(
+                        lambda tags: answered(partial(create, tags), grace=_ANSWER_SECONDS)
+                    )
+                except RivaStreamError as error:
+                    is_told = error.where.status is not None and not isinstance(error, TransientError)
+                    if is_told and attempts == 1:
+                        self.creating.discard(
+                            key
+                        )  # the store has said no: there is nothing of ours to look for
+                    raise
 
-            try:
-                upload = await self.bucket.retrier("CreateMultipartUpload", once)
-            except RivaStreamError as error:
-                if error.where.status is not None and attempts == 1:
-                    self.creating.discard(key)  # the store has said no: there is nothing of ours to look for
-                raise
+            upload = await self.bucket.retrier("CreateMultipartUpload", once)
             if attempts == 1:
                 self.creating.discard(key)
         upload.expected = size
@@ -335,6 +338,8 @@ class Uploads:
             # Where they may not be listed nobody will ever know.
             listed = await self.bucket.open_uploads(key) or ()
             found = [upload for upload in listed if upload.key == key and upload.upload_id not in known]
+            if found:
+                await self._require_prefix(settled=False)  # the look before may have been long ago
             await self._abort_all(found)
             if self.aborted.issuperset(upload.upload_id for upload in found):
                 self.creating.discard(key)

@@ -28,7 +28,6 @@ from riva_stream.errors import ConfigurationError
 __all__ = [
     "LAST_ARTIFACT",
     "RECORD",
-    "SCHEMA",
     "SCRIPT_ID",
     "SCRIPT_NAME",
     "STATUS",
@@ -42,7 +41,7 @@ __all__ = [
     "read_json",
 ]
 
-SCHEMA = 1
+_SCHEMA = 1
 SCRIPT_ID = "130"
 SCRIPT_NAME = "riva-130-downloads-validates-and-stages-model-artifacts-to-s3"
 
@@ -188,7 +187,7 @@ def _status(ending: Ending) -> str:
         "status": ending.status,
         "log": ending.log_file,
         "timestamp": iso(ending.ended_at),
-        "schema": str(SCHEMA),
+        "schema": str(_SCHEMA),
         "run_id": ending.run_id,
         "duration_ms": str(ending.duration_ms),
     }
@@ -200,7 +199,7 @@ def _status(ending: Ending) -> str:
 
 def _record(run_id: str, log_file: str, command: str, status: str, when: datetime) -> str:
     document = {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "script_id": SCRIPT_ID,
         "script_name": SCRIPT_NAME,
         "timestamp": iso(when),

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from riva_stream.catalogue.engine import store_of
 from riva_stream.catalogue.lines import Path
-from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, given, parse, wrong_of
+from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, parse, wrong_of
 from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
@@ -262,12 +262,12 @@ def _templates(
     loaded: LoadedCatalogue, weakest: Mapping[str, Any], problems: list[Problem]
 ) -> Iterator[RequestTemplate]:
     catalogue = loaded.catalogue
-    defaults = given(catalogue.defaults)
+    defaults = catalogue.defaults.model_dump(exclude_unset=True)
     for index, entry in enumerate(catalogue.staging):
         if index in loaded.bad:
             continue
         path: Path = ("staging", index)
-        own = given(entry)
+        own = entry.model_dump(exclude_unset=True)
         try:
             pattern = _compile(entry.pattern) if entry.pattern is not None else None
         except ValueError as error:
@@ -279,7 +279,8 @@ def _templates(
             problems.append(loaded.problem(path, "missing", f"is missing {missing}"))
             continue
         for env in environments:
-            of_env = given(catalogue.environments[env]) if env in catalogue.environments else {}
+            shared = catalogue.environments.get(env)
+            of_env = shared.model_dump(exclude_unset=True) if shared is not None else {}
             layers = {path: own, ("environments", env): of_env, ("defaults",): defaults}
             fields = {**weakest, **defaults, **of_env, **own, "env": env}
             replicas = fields.pop("replicate_to", ())

@@ -14,7 +14,6 @@ from riva_stream.rights import RIGHTS
 
 __all__ = [
     "ACCESS_DENIED",
-    "COMPONENTS",
     "NOT_TRIED",
     "CheckRecord",
     "CheckReport",
@@ -31,7 +30,7 @@ __all__ = [
 
 Status = Literal["pass", "warn", "fail"]
 
-COMPONENTS = (
+_COMPONENTS = (
     *("settings", "credentials", "source-credentials", "identity", "endpoint", "source-endpoint"),
     *("source-region", "destination-region", "clock"),
     *("source", "container", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
@@ -182,7 +181,7 @@ def report_of(
     request: StageRequest | None, run_id: str, records: Iterable[CheckRecord], seconds: float
 ) -> CheckReport:
     """All of it, with what the records come to together."""
-    ordered = sorted(records, key=lambda record: COMPONENTS.index(record.component))
+    ordered = sorted(records, key=lambda record: _COMPONENTS.index(record.component))
     codes = [record.details["exit_code"] for record in ordered if record.status == "fail"]
     overall: Status = "fail" if codes else "warn" if any(r.status == "warn" for r in ordered) else "pass"
     grants = merged(

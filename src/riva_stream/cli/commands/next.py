@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
@@ -86,7 +87,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
     environment = _environment(handover)
     if args.json:
         return print_result(json_text(_document(handover, environment)))
-    return print_result("".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items()))
+    return print_result("".join(f"export {name}={quote(value)}\n" for name, value in environment.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class _Problem:
 
 def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
     folder, record, status = handover.folder, handover.record, handover.status
-    where = "" if folder == Path("state") else f" --state-dir {_quoted(str(folder))}"
+    where = "" if folder == Path("state") else f" --state-dir {quote(str(folder))}"
     again = str(record.get("command") or f"{invocation.prog} stage{where}")
     run_id = status.get("run_id") or record.get("run_id") or "unknown"
     if not status and record.get("status") == "running":
@@ -195,7 +196,3 @@ def _document(handover: Handover, environment: Mapping[str, str]) -> dict[str, o
         **{name: value or None for name, value in _values(handover).items()},
         "environment": dict(environment),
     }
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "'\\''") + "'"

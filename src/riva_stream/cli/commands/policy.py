@@ -33,6 +33,13 @@ EXAMPLES = """\
       which request needs which right
 """
 
+_NEEDED = {
+    "version": ("env", "model_name", "model_version"),
+    "model": ("env", "model_name"),
+    "env": ("env",),
+    "bucket": (),
+}
+
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -44,7 +51,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scope",
-        choices=("version", "model", "env", "bucket"),
+        choices=tuple(_NEEDED),
         default="version",
         help="how far it reaches at the destination (default: version, the least); settings beyond it may be missing",
     )
@@ -61,12 +68,6 @@ def configure(parser: ArgumentParser) -> None:
     options.add_stage(parser)
 
 
-_NEEDED = {
-    "version": ("env", "model_name", "model_version"),
-    "model": ("env", "model_name"),
-    "env": ("env",),
-    "bucket": (),
-}
 _ANY_REGION = "us-east-1"
 """Only the partition of the ARNs depends on it, and this is the usual one."""
 

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -28,12 +27,12 @@ from pydantic import Field
 from riva_stream import clock
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import AccessDeniedError, ConfigurationError, Where
-from riva_stream.events import Observer, Warned, ignore
-from riva_stream.inspection.find import is_above, levels_of
+from riva_stream.events import Event, Observer, Warned, ignore
+from riva_stream.inspection.find import is_above, levels_of, open_bucket
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENTS, marker_at
 from riva_stream.manifest import Document
-from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import Bucket, Lifecycle, StoreSettings, open_store
+from riva_stream.retry import RetryPolicy
+from riva_stream.s3 import Bucket, Lifecycle, StoreSettings
 
 __all__ = ["Extent", "Policy", "RetentionReport", "RuleChange", "retention"]
 
@@ -180,13 +179,16 @@ async def retention(
     """
     warnings: list[Warned] = []
 
-    def warn(code: str, message: str) -> None:
-        warnings.append(Warned(code=code, message=message))
-        observer(warnings[-1])
+    def watch(event: Event) -> None:
+        if isinstance(event, Warned):
+            warnings.append(event)
+        observer(event)
 
-    async with open_store(settings, session=session, warn=partial(warn, "profile")) as store:
-        there = Bucket(store, bucket, Retrier(_RETRIES, observer))
-        by_size = store.is_aws if by_size is None else by_size
+    def warn(code: str, message: str) -> None:
+        watch(Warned(code=code, message=message))
+
+    async with open_bucket(settings, bucket, watch, session, policy=_RETRIES) as there:
+        by_size = there.is_aws if by_size is None else by_size
         found = await there.get_lifecycle() or Lifecycle(())
         if found.unknown:
             raise ConfigurationError(

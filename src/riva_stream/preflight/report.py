@@ -23,9 +23,11 @@ __all__ = [
     "failed_with",
     "not_tried",
     "nothing_written",
+    "other_bytes",
     "passed",
     "report_of",
     "warned",
+    "with_left",
 ]
 
 Status = Literal["pass", "warn", "fail"]
@@ -159,6 +161,18 @@ def nothing_written(
         policy=policy,
         store_says=errors[0].what,
     )
+
+
+def other_bytes(component: str, message: str) -> CheckRecord:
+    """The record of a store that gives back something else than it was given."""
+    fix = "check the endpoint and what stands in front of it: a cache?"
+    return failed(component, message, code="other-bytes", exit_code=65, fix=fix)
+
+
+def with_left(record: CheckRecord, names: list[str]) -> CheckRecord:
+    """The same, and what could not be removed."""
+    message, details = f"{record.message} (left: {', '.join(names)})", record.details | {"left": names}
+    return record.model_copy(update={"message": message, "details": details})
 
 
 def as_warning(record: CheckRecord, less: str) -> CheckRecord:

@@ -24,6 +24,7 @@ __all__ = [
     "add_promote",
     "add_source_endpoint",
     "add_stage",
+    "add_staging",
     "find_state_dir",
     "home_of",
     "parse_count",
@@ -298,12 +299,16 @@ def _add(group: Any, flags: Flags) -> None:
         group.add_argument(flag, **options)
 
 
-def add_stage(parser: ArgumentParser) -> None:
-    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
-    for title, (text, flags) in _STAGE.items():
+def _add_recorded(parser: ArgumentParser, groups: Mapping[str, tuple[str, Flags]]) -> None:
+    for title, (text, flags) in groups.items():
         _add(parser.add_argument_group(title, text or None), flags)
     add_output(parser)
     _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
+
+
+def add_stage(parser: ArgumentParser) -> None:
+    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
+    _add_recorded(parser, _STAGE)
 
 
 _PROMOTE: dict[str, tuple[str, Flags]] = {
@@ -343,10 +348,17 @@ _PROMOTED = {flag[2:].replace("-", "_") for title in ("how", "S3", "limits") for
 
 def add_promote(parser: ArgumentParser) -> None:
     """All that ``promote`` takes, in its order."""
-    for title, (text, flags) in _PROMOTE.items():
-        _add(parser.add_argument_group(title, text or None), flags)
-    add_output(parser)
-    _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
+    _add_recorded(parser, _PROMOTE)
+
+
+def add_staging(parser: ArgumentParser) -> None:
+    """The staging that a command reads."""
+    parser.add_argument(
+        "prefix",
+        nargs="?",
+        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
+        help="the staging (default: the one that the settings of stage name)",
+    )
 
 
 def add_endpoint(parser: ArgumentParser) -> None:

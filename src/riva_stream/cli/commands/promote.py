@@ -41,12 +41,7 @@ _LEVELS = ("env", "model_name", "model_version")
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "prefix",
-        nargs="?",
-        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
-        help="the staging (default: the one that the settings of stage name)",
-    )
+    options.add_staging(parser)
     options.add_promote(parser)
 
 

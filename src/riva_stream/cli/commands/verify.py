@@ -47,12 +47,7 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "prefix",
-        nargs="?",
-        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
-        help="the staging (default: the one that the settings of stage name)",
-    )
+    options.add_staging(parser)
     parser.add_argument("--deep", action="store_true", help="read every object and compare its digests")
     parser.add_argument(
         "--connections", type=int, default=8, metavar="N", help="with --deep, for each object (default: 8)"

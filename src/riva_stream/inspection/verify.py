@@ -253,7 +253,7 @@ class _Verification:
             self._note("journal", "a run has begun to replace it, or has left its journal: see status")
         elif self.staging.layout.is_payload(entry.key) and name.endswith(".riva"):
             self.ledger.size(entry.key, entry.size)
-            self.ledger.differs(entry.key, NOT_STAGED, "it lies among what is staged, but was not staged")
+            self.ledger.differs(entry.key, NOT_STAGED, "not listed in any manifest")
         elif len(self.extra) < _MOST_EXTRA:
             self.extra.append(entry.key)
         else:

@@ -58,7 +58,10 @@ def configure(parser: ArgumentParser) -> None:
         help="settings, of which only RIVA_STATE_DIR counts here (default: ./.env if there is one) [RIVA_ENV_FILE]",
     )
     parser.add_argument(
-        "--state-dir", type=Path, metavar="DIR", help="of the staging (default: ./state) [RIVA_STATE_DIR]"
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="state directory of the staging (default: ./state) [RIVA_STATE_DIR]",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
@@ -128,7 +131,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             f"the last staging, run {run_id} at {status.get('timestamp')}, failed with exit code {code}{log}",
             f"see what it said, and run it again:\n{again}"
             if code in _INTERRUPTED or code in {0, _AGAIN}
-            else f"see in its log what has to be mended first; it was:\n{again}",
+            else f"see in its log what to fix first; the command was:\n{again}",
         )
     missing = [name for name in _NEEDED if not handover.values.get(name)]
     if not _described(handover):
@@ -138,7 +141,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         return _Problem(
             "inconsistent",
             _INCONSISTENT,
-            f"the state directory {folder} speaks of a success, but lacks {', '.join(missing)}",
+            f"the state directory {folder} records a success, but lacks {', '.join(missing)}",
             f"run the staging again: it finds that everything is there, and writes the state anew:\n{again}",
         )
     return None

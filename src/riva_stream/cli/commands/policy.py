@@ -53,7 +53,7 @@ def configure(parser: ArgumentParser) -> None:
         "--scope",
         choices=tuple(_NEEDED),
         default="version",
-        help="how far it reaches at the destination (default: version, the least); settings beyond it may be missing",
+        help="how much of the destination it covers (default: version, the least); settings below that level may be missing",
     )
     parser.add_argument(
         "--with",
@@ -63,7 +63,7 @@ def configure(parser: ArgumentParser) -> None:
         help="also for: gc, tagged objects, lifecycle rules; may be repeated",
     )
     parser.add_argument(
-        "--source-kms-key", metavar="KEY", help="that the source is encrypted with: id, ARN or alias/NAME"
+        "--source-kms-key", metavar="KEY", help="KMS key of the source (id, ARN or alias/NAME)"
     )
     options.add_stage(parser)
 

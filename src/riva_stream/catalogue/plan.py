@@ -19,6 +19,7 @@ from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
 from riva_stream.layout import prefix_of
+from riva_stream.uris import key_of
 
 __all__ = [
     "Job",
@@ -60,7 +61,7 @@ class RequestTemplate:
     @property
     def is_open(self) -> bool:
         """Whether the archives have to be listed."""
-        key = str(self.fields["source"]).removeprefix("s3://").partition("/")[2]
+        key = key_of(self.fields["source"])
         return self.pattern is not None and (key.endswith("/") or bool(_GLOB.search(key)))
 
 
@@ -321,7 +322,7 @@ def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
 def _add_archive(
     plan: Plan, loaded: LoadedCatalogue, template: RequestTemplate, source: str, problems: list[Problem]
 ) -> None:
-    names = _names(template, source.removeprefix("s3://").partition("/")[2])
+    names = _names(template, key_of(source))
     if names is None:
         problems.append(
             loaded.problem((*template.path, "pattern"), "contradiction", f"does not fit {source}")

@@ -42,7 +42,7 @@ from riva_stream.preflight.uploads import UploadsCheck
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window, WritableBucket
 from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
 
-__all__ = ["DestinationCheck", "check_writing"]
+__all__ = ["check_writing"]
 
 _WRONG_ETAG = "0" * 32
 _FORCED = "a forced staging, or an upgrade of one by reference, cannot remove what it replaces"
@@ -61,7 +61,7 @@ _SAID: Mapping[Condition, str] = {
 }
 
 
-class DestinationCheck:
+class _DestinationCheck:
     """Tries the destination. ``tidy`` must be called at the end, whatever happened."""
 
     def __init__(self, examiner: Examiner, bucket: WritableBucket, folder: str) -> None:
@@ -279,7 +279,7 @@ async def check_writing(examiner: Examiner, store: Store) -> None:
     request = examiner.request
     folder = scratch_folder(request)
     bucket = WritableBucket(store, request.bucket, examiner.retrier)
-    objects, uploads = DestinationCheck(examiner, bucket, folder), UploadsCheck(examiner, bucket, folder)
+    objects, uploads = _DestinationCheck(examiner, bucket, folder), UploadsCheck(examiner, bucket, folder)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(objects.try_listing)

@@ -46,9 +46,9 @@ NOT_TRIED = "not-tried"
 
 ACCESS_DENIED = "access-denied"
 """The code of a record about a right that is missing."""
-_PRECEDENCE = (78, 77, 66, 65, 73, 75)
+_PRECEDENCE = (78, 77, 66, 65, 73, 75, 1)
 """Of several failures the first of these is the exit code: it is what hides or causes the others. What may pass by
-itself (75) comes last."""
+itself (75) comes late. Runs beside each other hide and cause nothing, so ``report.worst`` has another order."""
 
 
 class CheckRecord(Document):
@@ -203,7 +203,7 @@ def report_of(
     )
     return CheckReport(
         overall=overall,
-        exit_code=min(codes, key=_rank) if codes else 0,
+        exit_code=min(codes, key=_PRECEDENCE.index) if codes else 0,
         run_id=run_id,
         source=request.source if request else None,
         destination=request.destination if request else None,
@@ -212,10 +212,6 @@ def report_of(
         policy=PolicyDocument(Statement=_with_unique_ids(grants)) if grants else None,
         seconds=round(seconds, 3),
     )
-
-
-def _rank(code: int) -> int:
-    return _PRECEDENCE.index(code) if code in _PRECEDENCE else len(_PRECEDENCE)
 
 
 def _remedy(

@@ -137,7 +137,7 @@ def test_nobody_reads_stdout() -> None:
         os.close(writer)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 0  # the staging is done, whoever looks
-    assert "nobody reads standard output" in err
+    assert "riva_stream: standard output" in err
     assert "Traceback" not in err
     assert "Exception ignored" not in err
 

@@ -28,10 +28,12 @@ from riva_stream.cli.settings.model import TRACE, Settings
 from riva_stream.config import ProblemCode, StageRequest
 from riva_stream.events import Event, kind_of
 from riva_stream.inspection.reports import NOT_STAGED, Rerun
+from riva_stream.inspection.retention import RuleChange
 from riva_stream.pipeline.decide import Decision
 from riva_stream.preflight.examiner import Condition
 from riva_stream.preflight.report import ACCESS_DENIED, NOT_TRIED
 from riva_stream.report import Would
+from riva_stream.sink.copies import Proof
 from riva_stream.source import RANGES_IGNORED
 from tests.drop_in import NAME
 from tests.support.archives import archive_bytes
@@ -174,8 +176,7 @@ def test_every_error_that_is_named_exists_and_ends_as_the_page_says() -> None:
 def test_pages_for_users_name_no_tests(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"`(?:tests/[\w./]+::)?test_\w+`", text)
-    # What was seen of stores, faults and crashes is told with the programs that show it.
-    assert page.name.startswith(("CONTRIBUTING", "reliability")) or "tests/" not in text
+    assert page.name == "CONTRIBUTING.md" or "tests/" not in text
 
 
 def test_every_promise_is_shown_by_tests_that_exist() -> None:
@@ -370,6 +371,8 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
     assert len(codes) > 25
     assert not {code for code in codes if f"`{code}`" not in page}
     assert not {code for code in get_args(Would) if f"`{code}`" not in page}
+    values = {*get_args(RuleChange.model_fields["change"].annotation), *map(str, Proof), *handover.VALUES}
+    assert not {value for value in values if f"`{value}`" not in page}
     assert {decision.value for decision in Decision} == set(get_args(Would))
     findings = codes_of_findings()
     assert len(findings) > 25

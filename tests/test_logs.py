@@ -469,7 +469,14 @@ def an_old_run(state: Path, number: int, *more: str, run_id: str = "") -> Path:
     folder, log = state / "runs" / name, state / "logs" / f"{name}.log"
     folder.mkdir(parents=True)
     log.parent.mkdir(exist_ok=True)
-    for file in ("request.json", "events.jsonl", "artifact.json", ".plan.json.123.partial", *more):
+    for file in (
+        "request.json",
+        "events.jsonl",
+        "artifact.json",
+        ".plan.json.123.partial",
+        ".diagnostics.tar.gz.123-0a1b2c3d.partial",
+        *more,
+    ):
         (folder / file).write_text(EVENTS)
     log.write_text("a line\n")
     grown_old(folder, log)
@@ -520,7 +527,7 @@ def test_all_but_the_newest_runs_are_removed_and_nothing_else(tmp_path: Path) ->
     assert [path.name for path in runs[3].iterdir()] == ["report.json"]
     assert [path.name for path in runs[4].iterdir()] == ["journal.json"]
     assert (tmp_path / "precious.json").read_text() == "mine"
-    assert len(list(elsewhere.iterdir())) == 4
+    assert len(list(elsewhere.iterdir())) == 5
     assert "removed what 6 old runs have left" in (state / "logs" / f"{this}.log").read_text()
 
 

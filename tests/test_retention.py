@@ -351,6 +351,13 @@ async def test_a_missing_right_is_named(place: Place) -> None:
     assert "s3:GetLifecycleConfiguration" in caught.value.hint
 
 
+async def test_credentials_that_expire_meanwhile_are_renewed(place: Place) -> None:
+    rule = Rule("GetBucketLifecycleConfiguration", occurrence=1, fault=Refuse("ExpiredToken"))
+    async with FaultProxy(place.server, [rule]) as proxy:
+        report = await planned(place, policy("dev"), proxy.endpoint_url)
+    assert report.changes
+
+
 # --- the command line
 
 

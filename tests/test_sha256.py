@@ -7,11 +7,13 @@ import random
 
 import pytest
 from awscrt import checksums as crt
+from pydantic import TypeAdapter
 
 from riva_stream.flow import sha256 as module
 from riva_stream.flow.digest import Digest, DigestState
 from riva_stream.flow.sha256 import Sha256, Sha256State, why_no_state
 
+STATE = TypeAdapter(DigestState)
 RNG = random.Random(180)
 DATA = RNG.randbytes(5000)
 BEGIN = "6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"
@@ -104,7 +106,7 @@ def test_a_digest_goes_on_but_for_what_has_no_state() -> None:
     first.update([DATA[:777]])
     state = first.snapshot()
     assert state is not None
-    second = Digest.restore(DigestState.from_json(state.to_json()))
+    second = Digest.restore(STATE.validate_json(STATE.dump_json(state)))
     second.update([DATA[777:]])
     expected, record = whole.record(), second.record()
     assert (
@@ -131,7 +133,7 @@ def test_a_digest_goes_on_but_for_what_has_no_state() -> None:
 )
 def test_what_is_no_state_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="validation error"):
-        DigestState.from_json(text)
+        STATE.validate_json(text)
 
 
 @pytest.mark.parametrize(("size", "crc"), [(2, 1), (1, 1 << 32)])

@@ -83,9 +83,8 @@ class Unpacking:
                 await unpacker.run()
             finally:
                 hashes.close()
-        statistics = unpacker.credits.statistics()
-        assert statistics.in_use == 0
-        self.peak = statistics.peak
+        assert unpacker.credits.in_use == 0
+        self.peak = unpacker.credits.peak
 
     async def _open(self, member: Member) -> tuple[Upload, Branch, None]:
         sent = self.opened[member.name] = Sent()

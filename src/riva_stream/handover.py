@@ -28,7 +28,6 @@ from riva_stream.errors import ConfigurationError
 __all__ = [
     "LAST_ARTIFACT",
     "RECORD",
-    "SCHEMA",
     "SCRIPT_ID",
     "SCRIPT_NAME",
     "STATUS",
@@ -38,11 +37,12 @@ __all__ = [
     "begin",
     "finish",
     "iso",
+    "put",
     "read",
     "read_json",
 ]
 
-SCHEMA = 1
+_SCHEMA = 1
 SCRIPT_ID = "130"
 SCRIPT_NAME = "riva-130-downloads-validates-and-stages-model-artifacts-to-s3"
 
@@ -119,7 +119,7 @@ def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             (folder / STATUS).unlink(missing_ok=True)
-            _put(folder, RECORD, _record(run_id, log_file, command, "running", datetime.now(UTC)))
+            put(folder / RECORD, _record(run_id, log_file, command, "running", datetime.now(UTC)))
     except OSError as error:
         raise ConfigurationError(
             f"the state directory cannot be written: {error}",
@@ -147,15 +147,14 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
         for name in (*VALUES, LAST_ARTIFACT):
             data = artifact if name == LAST_ARTIFACT else texts.get(name)
             if data is not None:
-                _put(folder, name, data)
+                put(folder / name, data)
             else:
                 (folder / name).unlink(missing_ok=True)
-        _put(
-            folder,
-            RECORD,
+        put(
+            folder / RECORD,
             _record(ending.run_id, ending.log_file, ending.command, ending.status, ending.ended_at),
         )
-        _put(folder, STATUS, _status(ending))
+        put(folder / STATUS, _status(ending))
 
 
 def read(folder: Path) -> Handover:
@@ -188,7 +187,7 @@ def _status(ending: Ending) -> str:
         "status": ending.status,
         "log": ending.log_file,
         "timestamp": iso(ending.ended_at),
-        "schema": str(SCHEMA),
+        "schema": str(_SCHEMA),
         "run_id": ending.run_id,
         "duration_ms": str(ending.duration_ms),
     }
@@ -200,7 +199,7 @@ def _status(ending: Ending) -> str:
 
 def _record(run_id: str, log_file: str, command: str, status: str, when: datetime) -> str:
     document = {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "script_id": SCRIPT_ID,
         "script_name": SCRIPT_NAME,
         "timestamp": iso(when),
@@ -212,11 +211,16 @@ def _record(run_id: str, log_file: str, command: str, status: str, when: datetim
     return json.dumps(document, indent=2) + "\n"
 
 
-def _put(folder: Path, name: str, data: str | bytes) -> None:
-    partial = folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+def put(path: Path, data: str | bytes) -> None:
+    """Replace a file as a whole: readers see the old one or the new one, never half of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         partial.write_bytes(data if isinstance(data, bytes) else data.encode(errors="surrogateescape"))
-        partial.replace(folder / name)
+        partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -12,9 +12,9 @@ import anyio.to_thread
 from riva_stream import clock
 from riva_stream.config import Request
 from riva_stream.errors import StalledError
-from riva_stream.events import Observer, ignore, warning
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody, StoreSettings, WritableBucket, WriteOptions, open_store
+from riva_stream.s3.scratch import say_nothing
 from riva_stream.sink import body_of
 
 __all__ = ["LogUpload", "deliver", "log_store"]
@@ -55,7 +55,6 @@ async def deliver(
     *,
     run_id: str,
     seconds: float,
-    observer: Observer = ignore,
 ) -> None:
     """Put them all, one after the other.
 
@@ -65,7 +64,6 @@ async def deliver(
         uploads: the files.
         run_id: of the run that they tell of; goes into the objects' metadata.
         seconds: that it may take in all.
-        observer: is told of retries.
 
     Raises:
         RivaStreamError: the store refuses it.
@@ -74,8 +72,8 @@ async def deliver(
     """
     try:
         with anyio.fail_after(seconds):
-            async with open_store(settings, warn=warning(observer, "log-upload")) as store:
-                there = WritableBucket(store, bucket, Retrier(RetryPolicy(retries=_RETRIES), observer))
+            async with open_store(settings, warn=say_nothing) as store:
+                there = WritableBucket(store, bucket, Retrier(RetryPolicy(retries=_RETRIES)))
                 for upload in uploads:
                     body = await clock.in_thread(_body, upload.path, "crc64nvme" if store.is_aws else "md5")
                     await there.put(

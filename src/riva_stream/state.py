@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 
 import aiofiles
@@ -16,10 +16,9 @@ from riva_stream.errors import ConfigurationError
 __all__ = ["StateDirectory", "new_run_id"]
 
 
-def new_run_id(now: datetime | None = None) -> str:
+def new_run_id() -> str:
     """``130-YYYYMMDD-HHMMSS-xxxxxxxx``, in UTC: sorts by time, and names the step as the pipeline does."""
-    moment = (now or clock.now()).astimezone(UTC)
-    return f"130-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+    return f"130-{clock.now().astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 class StateDirectory:

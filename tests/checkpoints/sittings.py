@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from riva_stream.archive import (
     ArchiveSummary,
     Event,
@@ -20,6 +22,8 @@ from riva_stream.archive import (
 )
 from riva_stream.errors import ArchiveError
 from riva_stream.flow.digest import Digest, DigestState
+
+_STATE = TypeAdapter(DigestState)
 
 __all__ = ["Outcome", "in_one_go", "in_sittings", "in_two"]
 
@@ -202,5 +206,5 @@ def _restored(saved: _Saved, reader: _Reader, counts: Counter[str], **options: A
     if snapshot.member is not None:
         reader.data = bytearray(saved.data)
         assert saved.digest is not None
-        reader.digest = Digest.restore(DigestState.from_json(saved.digest.to_json()))
+        reader.digest = Digest.restore(_STATE.validate_json(_STATE.dump_json(saved.digest)))
     return extractor, snapshot.offset

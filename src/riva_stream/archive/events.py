@@ -75,13 +75,9 @@ class ArchiveSummary:
     """Entries of any kind."""
     listing: tuple[ListedEntry, ...]
     """The first of them, up to ``Limits.listing``."""
-    unlisted: int
-    """How many more there are."""
     selected: tuple[StagedMember, ...]
     left_out: tuple[str, ...]
     """Names of members that match, but that an operating system left beside the real ones; the first hundred."""
     warnings: tuple[str, ...]
-    compressed_bytes: int
-    """Bytes of the archive as stored."""
     expanded_bytes: int
     """Bytes of tar stream, what follows its end included, and of holes that were filled."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from riva_stream.archive.pax import Pax, PaxReader, parse_global, parse_pax
-from riva_stream.archive.policy import show
 from riva_stream.archive.snapshot import STRICT, Buffer, Bytes, Count, Name, require
 from riva_stream.archive.sparse import Segment, old_gnu_head, pax_sparse
-from riva_stream.archive.tar import BLOCK, Header, decode
+from riva_stream.archive.tar import BLOCK, Header
+from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["Described", "Extensions", "place_of"]

@@ -28,10 +28,11 @@ from pydantic import Field, TypeAdapter
 from riva_stream.archive.events import ArchiveSummary, Event, StagedMember
 from riva_stream.archive.formats import FORMATS, HEAD, Decoder, Format, Place, detect
 from riva_stream.archive.looks import DEEP, layers_of, not_a_tar
-from riva_stream.archive.policy import Limits, Member, Policy, show
+from riva_stream.archive.policy import Limits, Member, Policy
 from riva_stream.archive.selection import Found, Selection, SelectionState
 from riva_stream.archive.snapshot import MOST_STATE, STRICT, Count, InvalidSnapshotError, require
 from riva_stream.archive.tar import BLOCK, looks_like_tar
+from riva_stream.archive.text import show
 from riva_stream.archive.walk import Walk, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
 from riva_stream.readback import UnreadableError, read_back
@@ -134,7 +135,7 @@ class Extractor:
         self._format: Format | None = None
         self._decoder: Decoder | None = None
         self._error: ArchiveError | None = None
-        self._pushed = self._expanded = self._repeated = self._consumed_before = 0
+        self._expanded = self._repeated = self._consumed_before = 0
         self._outgrown = False  # what was found is too much for a snapshot, and grows
         self._inner: bytes | None = b""  # the first bytes inside, until it is sure that they begin a tar
         self._marked = False
@@ -175,7 +176,6 @@ class Extractor:
         self._check_usable()
         if not self.needs_input:
             raise RuntimeError("push() before the last piece was pulled to its end")
-        self._pushed += len(piece)
         decoder = self._decoder
         if decoder is None:
             head = self._head + bytes(piece[: HEAD - len(self._head)])
@@ -273,11 +273,9 @@ class Extractor:
             checksum=self._decoder.checksum,
             members=selection.state.entries,
             listing=tuple(found.listing),
-            unlisted=selection.state.entries - len(found.listing),
             selected=tuple(found.staged),
             left_out=tuple(found.left_out),
             warnings=selection.warnings,
-            compressed_bytes=self._pushed,
             expanded_bytes=self.expanded,
         )
 
@@ -378,7 +376,7 @@ class Extractor:
         self._decoder = format_.open(limits, state.place)
         self._inner = None
         self._place = state.place
-        self._pushed, self._expanded = state.place.offset, state.place.produced
+        self._expanded = state.place.produced
         # Holes that were made up behind the place of the decoder go with bytes that it has not come to again yet.
         self._consumed_before = state.consumed
         self._repeated = state.walked - state.place.produced

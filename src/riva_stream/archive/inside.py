@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from riva_stream.archive.looks import described
-from riva_stream.archive.policy import Member, show
+from riva_stream.archive.policy import Member
 from riva_stream.archive.snapshot import STRICT, Buffer, Count, require
 from riva_stream.archive.tar import BLOCK, looks_like_tar
+from riva_stream.archive.text import shorten, show
 from riva_stream.archive.walk import Step, Walk, WalkState
 from riva_stream.archive.zeros import is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
@@ -28,7 +29,6 @@ __all__ = ["InnerFile", "Inside", "InsideReport"]
 
 _NAMES = 200
 """Inner names that are kept."""
-_NAME_CHARS = 200
 _REMARKS = 5
 """Remarks about the inner tar that are kept."""
 _HEAD = 4096
@@ -208,12 +208,6 @@ class Inside:
         """Keep the first few remarks about the inner tar."""
         if len(self.state.warnings) < _REMARKS:
             self.state.warnings.append(text)
-
-
-def shorten(name: str) -> str:
-    """A name for a report: plain UTF-8 (other bytes escaped), and bounded however long the archive made it."""
-    cut = name if len(name) <= _NAME_CHARS else f"{name[: _NAME_CHARS - 1]}…"
-    return cut.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def container_of(head: bytes) -> Container:

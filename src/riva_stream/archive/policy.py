@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import TYPE_CHECKING
 
 from riva_stream.archive.snapshot import STRICT, Count
+from riva_stream.archive.tar import Entry
+from riva_stream.archive.text import show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from riva_stream.archive.tar import Entry
-
-__all__ = ["Limits", "Member", "Policy", "fault_of", "show"]
+__all__ = ["Limits", "Member", "Policy", "fault_of"]
 
 _MIB = 1 << 20
 _NAME_BYTES = 255
@@ -79,12 +76,6 @@ class Member:
     """Where its header block begins in the tar stream."""
     data_offset: Count | None = None
     """Where its bytes begin in the tar stream; None where they are not there as they are staged (sparse)."""
-
-
-def show(name: str, limit: int = 200) -> str:
-    """A name fit for a message or a report: quoted, nothing unprintable, at most about ``limit`` characters."""
-    cut = name if len(name) <= limit else f"{name[: limit - 20]}…{name[-19:]}"
-    return repr(cut)
 
 
 class Policy:

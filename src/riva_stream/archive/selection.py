@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from riva_stream.archive.events import Event, ListedEntry, MemberData, MemberEnd, MemberStart, StagedMember
-from riva_stream.archive.inside import Inside, InsideState, shorten
+from riva_stream.archive.inside import Inside, InsideState
 from riva_stream.archive.leftovers import HEAD, suspicions
-from riva_stream.archive.policy import Limits, Member, Policy, fault_of, show
+from riva_stream.archive.policy import Limits, Member, Policy, fault_of
 from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Count, Name, require
 from riva_stream.archive.tar import Entry
+from riva_stream.archive.text import shorten, show
 from riva_stream.archive.walk import Step
 from riva_stream.errors import ArchiveError, ArchiveFault
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from riva_stream.archive.numbers import checksum, number
-from riva_stream.archive.policy import show
 from riva_stream.archive.snapshot import STRICT, Bytes, Count, Name
+from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header"]
@@ -148,11 +148,6 @@ def looks_like_tar(block: bytes) -> bool:
         return parse_header(bytes(block[:BLOCK]), 0) is not None
     except ArchiveError:
         return False
-
-
-def decode(name: bytes) -> str:
-    """A name as text; what is not UTF-8 survives as lone surrogates."""
-    return name.decode("utf-8", "surrogateescape")
 
 
 def kind_of(header: Header, name: bytes) -> Kind:

@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Annotated
 
 from riva_stream.archive.extensions import Described, Extensions, place_of
-from riva_stream.archive.policy import show
 from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Count, Name, require
 from riva_stream.archive.sparse import MapReader, Segment, check_count, check_map, old_gnu_entries
 from riva_stream.archive.tar import (
@@ -16,13 +15,13 @@ from riva_stream.archive.tar import (
     Entry,
     Header,
     Sink,
-    decode,
     is_unknown,
     kind_of,
     looks_like_tar,
     parse_header,
     stored_size,
 )
+from riva_stream.archive.text import decode, show
 from riva_stream.archive.zeros import ZEROS, is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from riva_stream.catalogue.lines import Lines, Path, deepest_line, lines_of_json, lines_of_toml
 from riva_stream.catalogue.model import Catalogue
 from riva_stream.config import ProblemCode, Wrong, reason_of
 from riva_stream.errors import ConfigurationError
 
-__all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "given", "parse", "wrong_of"]
+__all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "parse", "wrong_of"]
 
 
 _LINE = re.compile(r"at line (\d+)")
@@ -154,8 +154,3 @@ def wrong_of(item: Mapping[str, Any]) -> Wrong:
 def _setting(path: Path) -> str:
     """``staging[2].source``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-
-
-def given(model: BaseModel) -> dict[str, Any]:
-    """The fields that were given, none of the defaults."""
-    return model.model_dump(exclude_unset=True)

@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from riva_stream.catalogue.engine import store_of
 from riva_stream.catalogue.lines import Path
-from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, given, parse, wrong_of
+from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, parse, wrong_of
 from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
 from riva_stream.layout import prefix_of
 from riva_stream.pipeline.stores import is_elsewhere
+from riva_stream.uris import key_of
 
 __all__ = [
     "Job",
@@ -61,7 +62,7 @@ class RequestTemplate:
     @property
     def is_open(self) -> bool:
         """Whether the archives have to be listed."""
-        key = str(self.fields["source"]).removeprefix("s3://").partition("/")[2]
+        key = key_of(self.fields["source"])
         return self.pattern is not None and (key.endswith("/") or bool(_GLOB.search(key)))
 
 
@@ -266,12 +267,12 @@ def _templates(
     loaded: LoadedCatalogue, weakest: Mapping[str, Any], problems: list[Problem]
 ) -> Iterator[RequestTemplate]:
     catalogue = loaded.catalogue
-    defaults = given(catalogue.defaults)
+    defaults = catalogue.defaults.model_dump(exclude_unset=True)
     for index, entry in enumerate(catalogue.staging):
         if index in loaded.bad:
             continue
         path: Path = ("staging", index)
-        own = given(entry)
+        own = entry.model_dump(exclude_unset=True)
         try:
             pattern = _compile(entry.pattern) if entry.pattern is not None else None
         except ValueError as error:
@@ -283,7 +284,8 @@ def _templates(
             problems.append(loaded.problem(path, "missing", f"is missing {missing}"))
             continue
         for env in environments:
-            of_env = given(catalogue.environments[env]) if env in catalogue.environments else {}
+            shared = catalogue.environments.get(env)
+            of_env = shared.model_dump(exclude_unset=True) if shared is not None else {}
             layers = {path: own, ("environments", env): of_env, ("defaults",): defaults}
             fields = {**weakest, **defaults, **of_env, **own, "env": env}
             replicas = fields.pop("replicate_to", ())
@@ -331,7 +333,7 @@ def _is_own_copy(request: StageRequest, names: Mapping[str, str], key: str) -> b
 def _add_archive(
     plan: Plan, loaded: LoadedCatalogue, template: RequestTemplate, source: str, problems: list[Problem]
 ) -> None:
-    names = _names(template, source.removeprefix("s3://").partition("/")[2])
+    names = _names(template, key_of(source))
     if names is None:
         problems.append(
             loaded.problem((*template.path, "pattern"), "contradiction", f"does not fit {source}")

@@ -17,6 +17,7 @@ from typing import Any
 
 from riva_stream.cli.failure import Failure
 from riva_stream.cli.redact import Redactor, is_secret
+from riva_stream.handover import put
 
 __all__ = ["Evidence", "write_bundle"]
 
@@ -49,18 +50,15 @@ def write_bundle(path: Path, evidence: Evidence, redactor: Redactor) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    bundle = io.BytesIO()
+    with tarfile.open(fileobj=bundle, mode="w:gz") as tar:
+        for name, text in _files(evidence, redactor).items():
+            data = text.encode(errors="backslashreplace")
+            info = tarfile.TarInfo(f"{evidence.run_id}/{name}")
+            info.size, info.mode = len(data), 0o644
+            tar.addfile(info, io.BytesIO(data))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with tarfile.open(partial, "w:gz") as tar:
-            for name, text in _files(evidence, redactor).items():
-                data = text.encode(errors="backslashreplace")
-                info = tarfile.TarInfo(f"{evidence.run_id}/{name}")
-                info.size, info.mode = len(data), 0o644
-                tar.addfile(info, io.BytesIO(data))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    put(path, bundle.getvalue())
 
 
 def _files(evidence: Evidence, redactor: Redactor) -> dict[str, str]:

@@ -126,7 +126,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
         return Failure(
             type="OutOfResources",
             code="out_of_resources",
-            message=f"this host gives the process too little: {worst or 'no memory is left'}",
+            message=f"this host has too few resources for the process: {worst or 'no memory is left'}",
             where=Where(),
             hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
             + invocation.again(),

@@ -26,7 +26,7 @@ BUNDLE = "diagnostics.tar.gz"
 _RUN_ID = re.compile(r"130-\d{8}-\d{6}-[0-9a-f]{8}(-\d+)?")
 """As they are generated here: they sort by time. One that a caller has chosen is the caller's to remove."""
 _WRITTEN = {*DOCUMENTS, EVENTS, BUNDLE, "request.json", "plan.json", "journal.json", "report.json"}
-_PARTIAL = re.compile(r"\.(.+)\.\d+\.partial")
+_PARTIAL = re.compile(r"\.(.+)\.\d+(?:-[0-9a-f]{8})?\.partial")
 _QUIET = 86400.0
 """Seconds. Whatever was written to since may be of a live run, on this host or another."""
 _MOST = 100

@@ -24,6 +24,7 @@ __all__ = [
     "add_promote",
     "add_source_endpoint",
     "add_stage",
+    "add_staging",
     "find_state_dir",
     "home_of",
     "parse_count",
@@ -119,11 +120,11 @@ _WHAT: Flags = {
         "copy, unpack and verify the archive (the default); of several modes the last one counts",
     ),
     "--reference-only": _mode(
-        "reference_only", "leave the archive where it lies; write metadata that pins it [REFERENCE_ONLY]"
+        "reference_only", "leave the archive where it is; write metadata that pins it [REFERENCE_ONLY]"
     ),
     "--bintarball-reference": _mode(
         "bintarball_reference",
-        "leave archive and container image where they lie; write the one deployment.json that pins both "
+        "leave archive and container image where they are; write the one deployment.json that pins both "
         "[BINTARBALL_REFERENCE]",
     ),
     "--server-path": _value(
@@ -134,7 +135,9 @@ _WHAT: Flags = {
     "--include": _value(
         "PATTERN", "members to stage as models; may be repeated (default: *.riva)", action="append"
     ),
-    "--allow-missing-end": _switch("take a tar without its end-of-archive blocks (also how a cut one looks)"),
+    "--allow-missing-end": _switch(
+        "accept a tar without end-of-archive blocks (a truncated one looks the same)"
+    ),
     "--language": _value("CODE", "default: en-US [RIVA_ASR_LANG_CODE]"),
     "--architecture": _value("NAME", "default: from the model's name [RIVA_ASR_MODEL_ARCHITECTURE]"),
     "--description": _value("TEXT", "free text for artifact.json"),
@@ -155,17 +158,17 @@ _WHAT: Flags = {
 _SOURCE: Flags = {
     "--source": _value(
         "S3_URI",
-        "the archive: s3://bucket/key, or a prefix ending in / or a glob that fits exactly one [RIVA_ASR_MODEL_S3_URI]",
+        "the archive: s3://bucket/key, or a prefix ending in / or a glob that matches exactly one [RIVA_ASR_MODEL_S3_URI]",
     ),
-    "--expect-sha256": _value("HEX", "what its SHA-256 must be [RIVA_ASR_MODEL_SHA256]"),
+    "--expect-sha256": _value("HEX", "expected SHA-256 of the archive [RIVA_ASR_MODEL_SHA256]"),
     "--no-checksum": _switch(
         "compute the digests, but do not compare them with the expected SHA-256 [CHECKSUM_VALIDATION=false]"
     ),
 }
 _SOURCE_ENDPOINT: Flags = {
-    "--source-region": _value("REGION", "when it differs [RIVA_SOURCE_REGION]"),
-    "--source-endpoint-url": _value("URL", "when it differs [RIVA_SOURCE_ENDPOINT_URL]"),
-    "--source-profile": _value("NAME", "when it differs [RIVA_SOURCE_PROFILE]"),
+    "--source-region": _value("REGION", "region of the source, if different [RIVA_SOURCE_REGION]"),
+    "--source-endpoint-url": _value("URL", "endpoint of the source, if different [RIVA_SOURCE_ENDPOINT_URL]"),
+    "--source-profile": _value("NAME", "profile for the source, if different [RIVA_SOURCE_PROFILE]"),
     "--no-sign-request": _switch("the source is public: do not sign requests for it"),
 }
 _DESTINATION: Flags = {
@@ -177,11 +180,11 @@ _DESTINATION: Flags = {
 _ENDPOINT: Flags = {
     "--region": _value(None, "[AWS_REGION, AWS_DEFAULT_REGION]"),
     "--endpoint-url": _value("URL", "an S3-compatible store [AWS_ENDPOINT_URL]"),
-    "--profile": _value("NAME", "of the AWS configuration [AWS_PROFILE]"),
-    "--ca-bundle": _value("FILE", "certificates to trust [AWS_CA_BUNDLE]", Path),
+    "--profile": _value("NAME", "profile of the AWS configuration [AWS_PROFILE]"),
+    "--ca-bundle": _value("FILE", "CA certificates to trust [AWS_CA_BUNDLE]", Path),
     "--addressing": _choice(
         ("auto", "path", "virtual"),
-        "where a URL has the bucket (default: as the AWS configuration says) [RIVA_STREAM_ADDRESSING]",
+        "whether the bucket goes in the path or the host name (default: as in the AWS configuration) [RIVA_STREAM_ADDRESSING]",
     ),
     "--request-payer": _choice(("requester",), "for a bucket whose readers pay"),
 }
@@ -190,18 +193,18 @@ _OBJECTS: Flags = {
     "--kms-key-id": _value("KEY", "with --sse aws:kms"),
     "--acl": _value("ACL", "canned access control list of what is written, e.g. bucket-owner-full-control"),
     "--storage-class": _value("CLASS", "e.g. INTELLIGENT_TIERING"),
-    "--expected-bucket-owner": _value("ACCOUNT", "12 digits; refuse any other owner"),
+    "--expected-bucket-owner": _value("ACCOUNT", "account id, 12 digits; refuse any other owner"),
     "--upload-check": _choice(
         ("auto", "crc64nvme", "md5", "sha256", "none"),
-        "what the store checks each part with (default: auto, the best it really checks)",
+        "checksum that the store verifies each part with (default: auto, the strongest it really verifies)",
     ),
 }
 _LIMITS: Flags = {
-    "--memory": _value("SIZE", "of the whole process (default: 256MiB)", parse_size),
-    "--part-size": _value("SIZE", "of a part and a range (default: 8MiB)", parse_size),
+    "--memory": _value("SIZE", "memory ceiling of the process (default: 256MiB)", parse_size),
+    "--part-size": _value("SIZE", "size of a part and of a range (default: 8MiB)", parse_size),
     "--checkpoint": _value(
         "SIZE|auto|off",
-        "of the archive, between two places from which an interrupted run is resumed (default: auto, 256MiB)",
+        "bytes of the archive between two checkpoints to resume from (default: auto, 256MiB)",
         parse_interval,
     ),
     "--source-copy": _choice(
@@ -212,26 +215,26 @@ _LIMITS: Flags = {
         ("auto", "full"),
         "full: read the source from its start, whatever checkpoints there are (default: auto)",
     ),
-    "--connections": _value("N", "requests at once each way (default: 8)", int),
-    "--timeout": _value("TIME", "stop after so long without progress (default: 5m)", parse_duration),
-    "--deadline": _value("TIME", "of the whole run (default: none)", parse_duration),
-    "--retries": _value("N", "of one request (default: 8)", int),
+    "--connections": _value("N", "concurrent requests per direction (default: 8)", int),
+    "--timeout": _value("TIME", "stop after this long without progress (default: 5m)", parse_duration),
+    "--deadline": _value("TIME", "time limit of the whole run (default: none)", parse_duration),
+    "--retries": _value("N", "retries per request (default: 8)", int),
     "--lease": _value(
         "TIME",
-        "take over from a run whose heartbeat has been silent for so long (default: 30s)",
+        "take over from a run without a heartbeat for this long (default: 30s)",
         parse_duration,
     ),
     "--wait": _switch("wait for a live run that holds the destination, instead of exit 75"),
 }
 _ARCHIVES: Flags = {
-    "--max-members": _value("N", "entries (default: 100000)", int),
-    "--max-models": _value("N", "matching members (default: 1000)", int),
-    "--max-header-bytes": _value("SIZE", "of one member's headers (default: 1MiB)", parse_size),
-    "--max-expanded": _value("SIZE", "in all (default: 5TiB)", parse_size),
-    "--max-ratio": _value("N", "expanded to archive, once 64 MiB are out (default: 100)", float),
+    "--max-members": _value("N", "entries in the archive (default: 100000)", int),
+    "--max-models": _value("N", "members that match --include (default: 1000)", int),
+    "--max-header-bytes": _value("SIZE", "extended headers of one member (default: 1MiB)", parse_size),
+    "--max-expanded": _value("SIZE", "expanded size of the archive (default: 5TiB)", parse_size),
+    "--max-ratio": _value("N", "expanded bytes per archive byte, checked after 64 MiB (default: 100)", float),
     "--max-streams": _value("N", "gzip members or zstd frames (default: 4000000)", int),
     "--max-zstd-window": _value(
-        "SIZE", "that a zstd archive may need; it is taken from --memory (default: 32MiB)", parse_size
+        "SIZE", "window of a zstd archive; counts towards --memory (default: 32MiB)", parse_size
     ),
 }
 _RUNNING: Flags = {
@@ -245,7 +248,7 @@ _OUTPUT: Flags = {
     "--quiet": {"action": "store_true", "help": "only the result and errors"},
     "--log-format": _choice(
         ("auto", "pretty", "plain", "json"),
-        "of progress: bars on a terminal, else lines (default: auto)",
+        "how progress is shown (default: auto, bars on a terminal and lines elsewhere)",
         default="auto",
     ),
     "--debug": {"action": "store_true", "help": "timing of each lane, and tracebacks [TRACE]"},
@@ -253,14 +256,15 @@ _OUTPUT: Flags = {
 _LOG: Flags = {
     "--log-dir": _value("DIR", "default: logs in the state directory [LOG_DIR]", Path),
     "--log-level": _choice(
-        ("debug", "info", "warning", "error"), "the least that is written (default: info) [LOG_LEVEL]"
+        ("debug", "info", "warning", "error"), "minimum level to log (default: info) [LOG_LEVEL]"
     ),
     "--log-file-format": _choice(
         ("pretty", "json"), "lines of text, or of JSON (default: pretty) [LOG_FORMAT]"
     ),
     "--log-redact": _value(
         "NAMES",
-        "variables and fields whose values are blacked out, with commas; off: not even account ids (secrets always are) "
+        "comma-separated names of variables and fields whose values are redacted; off: not even account ids (secrets always "
+        "are) "
         "[LOG_REDACT]",
     ),
     "--log-to-s3": _value(
@@ -269,7 +273,7 @@ _LOG: Flags = {
     ),
     "--keep-runs": _value(
         "N",
-        "runs whose logs and folders in the state directory stay, beside those of the last day, or all (default: 50) "
+        "runs whose logs and state folders are kept, besides those of the last day; or all (default: 50) "
         "[RIVA_STREAM_KEEP_RUNS]",
         parse_count,
     ),
@@ -298,12 +302,16 @@ def _add(group: Any, flags: Flags) -> None:
         group.add_argument(flag, **options)
 
 
-def add_stage(parser: ArgumentParser) -> None:
-    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
-    for title, (text, flags) in _STAGE.items():
+def _add_recorded(parser: ArgumentParser, groups: Mapping[str, tuple[str, Flags]]) -> None:
+    for title, (text, flags) in groups.items():
         _add(parser.add_argument_group(title, text or None), flags)
     add_output(parser)
     _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
+
+
+def add_stage(parser: ArgumentParser) -> None:
+    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
+    _add_recorded(parser, _STAGE)
 
 
 _PROMOTE: dict[str, tuple[str, Flags]] = {
@@ -343,10 +351,17 @@ _PROMOTED = {flag[2:].replace("-", "_") for title in ("how", "S3", "limits") for
 
 def add_promote(parser: ArgumentParser) -> None:
     """All that ``promote`` takes, in its order."""
-    for title, (text, flags) in _PROMOTE.items():
-        _add(parser.add_argument_group(title, text or None), flags)
-    add_output(parser)
-    _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
+    _add_recorded(parser, _PROMOTE)
+
+
+def add_staging(parser: ArgumentParser) -> None:
+    """The staging that a command reads."""
+    parser.add_argument(
+        "prefix",
+        nargs="?",
+        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
+        help="the staging (default: the one that the settings of stage name)",
+    )
 
 
 def add_endpoint(parser: ArgumentParser) -> None:

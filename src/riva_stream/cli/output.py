@@ -42,7 +42,7 @@ def print_result(text: str, *, exit_code: int = 0, closed_is_fine: bool = False)
         return exit_code
     if error.errno == errno.EPIPE:
         if not closed_is_fine:
-            complain("riva_stream: nobody reads standard output any more, so the result was not shown\n")
+            complain("riva_stream: standard output was closed, so the result was not shown\n")
         return exit_code
     complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
     return exit_code or _UNDELIVERED

@@ -17,21 +17,11 @@ from typing import Generic, Self, TypeVar
 
 import anyio
 
-__all__ = ["Channel", "Chunk", "CreditStatistics", "Credits", "Piece"]
+__all__ = ["Channel", "Chunk", "Credits", "Piece"]
 
 T = TypeVar("T")
 
 Piece = bytes | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class CreditStatistics:
-    """All in bytes, but ``waiting``, which counts tasks."""
-
-    limit: int
-    in_use: int
-    peak: int
-    waiting: int
 
 
 @dataclass(eq=False, slots=True)
@@ -39,8 +29,9 @@ class Credits:
     """A budget of bytes, granted first come, first served: a large request is never overtaken for ever."""
 
     limit: int
-    _in_use: int = field(default=0, init=False)
-    _peak: int = field(default=0, init=False)
+    in_use: int = field(default=0, init=False)
+    peak: int = field(default=0, init=False)
+    """The most that was ever in use."""
     _waiters: deque[tuple[int, anyio.Event]] = field(default_factory=deque, init=False)
 
     async def acquire(self, amount: int) -> None:
@@ -51,7 +42,7 @@ class Credits:
         """
         if amount > self.limit:
             raise ValueError(f"{amount} bytes asked of a budget of {self.limit}")
-        if not self._waiters and self._in_use + amount <= self.limit:
+        if not self._waiters and self.in_use + amount <= self.limit:
             self._take(amount)
             return
         granted = anyio.Event()
@@ -69,19 +60,15 @@ class Credits:
 
     def release(self, amount: int) -> None:
         """Give back ``amount`` bytes."""
-        self._in_use -= amount
+        self.in_use -= amount
         self._grant()
 
-    def statistics(self) -> CreditStatistics:
-        """How the budget stands now."""
-        return CreditStatistics(self.limit, self._in_use, self._peak, len(self._waiters))
-
     def _take(self, amount: int) -> None:
-        self._in_use += amount
-        self._peak = max(self._peak, self._in_use)
+        self.in_use += amount
+        self.peak = max(self.peak, self.in_use)
 
     def _grant(self) -> None:
-        while self._waiters and self._in_use + self._waiters[0][0] <= self.limit:
+        while self._waiters and self.in_use + self._waiters[0][0] <= self.limit:
             amount, granted = self._waiters.popleft()
             self._take(amount)
             granted.set()
@@ -127,11 +114,6 @@ class Channel(Generic[T]):
         self._items: deque[T] = deque()
         self._closed = False
         self._waiting: deque[anyio.Event] = deque()
-
-    @property
-    def waiting(self) -> int:
-        """Tasks that wait for an item."""
-        return len(self._waiting)
 
     def send(self, item: T) -> None:
         """Queue an item.

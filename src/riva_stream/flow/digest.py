@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from awscrt import checksums as crt
 from blake3 import blake3
 from isal import isal_zlib
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 
 from riva_stream import clock
 from riva_stream.flow.buffers import Channel, Chunk, Piece
@@ -94,22 +94,6 @@ class DigestState:
     size: Annotated[int, Field(ge=0, lt=1 << 61)]
     sha256: Sha256State
     crcs: dict[Literal["crc64nvme", "crc32", "crc32c"], Annotated[int, Field(ge=0, lt=1 << 64)]]
-
-    def to_json(self) -> bytes:
-        """What :meth:`from_json` reads."""
-        return _STATE.dump_json(self)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> DigestState:
-        """Read it back.
-
-        Raises:
-            ValueError: it is none.
-        """
-        return _STATE.validate_json(data)
-
-
-_STATE = TypeAdapter(DigestState)
 
 
 def _encoded(algorithm: str, value: bytes) -> str:

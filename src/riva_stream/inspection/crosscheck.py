@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
+from riva_stream.deployment import DOCUMENTS, DeploymentDocument
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -28,7 +28,7 @@ from riva_stream.manifest import Artifact, Finding, Lines, StagedFile, UploadMan
 from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of
 
-__all__ = ["Ledger", "StagedObject", "crosscheck", "pointed_at", "referenced"]
+__all__ = ["Ledger", "StagedObject", "crosscheck", "pointed_at"]
 
 _DIFFER = "their SHA-256 differ"
 
@@ -323,12 +323,6 @@ class Ledger:
 
     def _entry(self, key: str) -> _Entry:
         return self._entries.setdefault(key, _Entry())
-
-
-async def referenced(ledger: Ledger, bucket: Bucket, reference: ObjectReference) -> ObjectInfo | None:
-    """HEAD what ``deployment.json`` pins; None when it is not that any more."""
-    pinned = (reference.size_bytes, reference.etag, reference.version_id)
-    return await pointed_at(ledger, bucket, reference.s3_uri, *pinned)
 
 
 async def pointed_at(

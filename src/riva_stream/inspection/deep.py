@@ -67,13 +67,13 @@ class _Account(Credits):
 
     def release(self, amount: int) -> None:
         if not self._closed:
-            self._in_use -= amount
+            self.in_use -= amount
             self._budget.release(amount)
 
     def close(self) -> None:
         """Nothing more is asked for."""
         self._closed = True
-        self._budget.release(self._in_use)
+        self._budget.release(self.in_use)
 
 
 class DeepReader:

@@ -15,7 +15,7 @@ from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where, fi
 from riva_stream.events import Observer, warning
 from riva_stream.layout import DEPLOYMENTS, JOURNAL, LEVELS, is_segment, marker_at
 from riva_stream.lease import Process, known_to_have_ended, read_journal
-from riva_stream.retry import Retrier
+from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import each
 from riva_stream.s3 import Bucket, Reader, StoreSettings, open_store
 
@@ -24,7 +24,13 @@ __all__ = ["each_folder", "is_above", "levels_of", "nothing_staged", "open_bucke
 
 @asynccontextmanager
 async def open_bucket(
-    settings: StoreSettings | Reader, name: str, observer: Observer, session: Any = None, *, slots: int = 16
+    settings: StoreSettings | Reader,
+    name: str,
+    observer: Observer,
+    session: Any = None,
+    *,
+    slots: int = 16,
+    policy: RetryPolicy | None = None,
 ) -> AsyncIterator[Bucket]:
     """A bucket that is asked at most ``slots`` things at once; a store that is open already stays so.
 
@@ -39,7 +45,8 @@ async def open_bucket(
                 if isinstance(settings, StoreSettings)
                 else settings
             )
-            yield Bucket(store, name, Retrier(observer=observer, renew=store.renew, slots=slots))
+            retrier = Retrier(policy or RetryPolicy(), observer, renew=store.renew, slots=slots)
+            yield Bucket(store, name, retrier)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 

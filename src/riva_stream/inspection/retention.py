@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -28,14 +27,14 @@ from pydantic import Field
 from riva_stream import clock
 from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import AccessDeniedError, ConfigurationError, Where
-from riva_stream.events import Observer, Warned, ignore
-from riva_stream.inspection.find import is_above, levels_of
+from riva_stream.events import Event, Observer, Warned, ignore
+from riva_stream.inspection.find import is_above, levels_of, open_bucket
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, DEPLOYMENTS, marker_at
 from riva_stream.manifest import Document
-from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import Bucket, Lifecycle, StoreSettings, open_store
+from riva_stream.retry import RetryPolicy
+from riva_stream.s3 import Bucket, Lifecycle, StoreSettings
 
-__all__ = ["DOCUMENTS_BELOW", "Extent", "Policy", "RetentionReport", "RuleChange", "extent_of", "retention"]
+__all__ = ["Extent", "Policy", "RetentionReport", "RuleChange", "retention"]
 
 _OURS = "riva-stream-"
 """How the ID of each of our rules begins."""
@@ -81,7 +80,7 @@ class Policy:
             name, below = f"{_EXPIRE}{env}{which}", f"{env}/"
             if by_size:
                 made.append(
-                    self._expiring(f"{name}{_SMALL}", below, self.days, ObjectSizeLessThan=DOCUMENTS_BELOW)
+                    self._expiring(f"{name}{_SMALL}", below, self.days, ObjectSizeLessThan=_DOCUMENTS_BELOW)
                 )
             made.append(self._expiring(name, below, self.days_of_bytes(by_size=by_size)))
             made.append(self._expiring(f"{_BINTARBALL}{env}{which}", f"{DEPLOYMENTS}{env}/", self.days))
@@ -180,13 +179,16 @@ async def retention(
     """
     warnings: list[Warned] = []
 
-    def warn(code: str, message: str) -> None:
-        warnings.append(Warned(code=code, message=message))
-        observer(warnings[-1])
+    def watch(event: Event) -> None:
+        if isinstance(event, Warned):
+            warnings.append(event)
+        observer(event)
 
-    async with open_store(settings, session=session, warn=partial(warn, "profile")) as store:
-        there = Bucket(store, bucket, Retrier(_RETRIES, observer))
-        by_size = store.is_aws if by_size is None else by_size
+    def warn(code: str, message: str) -> None:
+        watch(Warned(code=code, message=message))
+
+    async with open_bucket(settings, bucket, watch, session, policy=_RETRIES) as there:
+        by_size = there.is_aws if by_size is None else by_size
         found = await there.get_lifecycle() or Lifecycle(())
         if found.unknown:
             raise ConfigurationError(
@@ -201,7 +203,7 @@ async def retention(
         if policy.expire and not policy.remove and not policy.by_tag:
             try:
                 extent = [
-                    await extent_of(there, place, policy.days, of_bytes, clock())
+                    await _extent_of(there, place, policy.days, of_bytes, clock())
                     for env in policy.expire
                     for place, of_bytes in ((f"{env}/", days_of_bytes), (f"{DEPLOYMENTS}{env}/", policy.days))
                 ]
@@ -266,7 +268,7 @@ def _changes(before: Sequence[Rule], after: Sequence[Rule]) -> list[RuleChange]:
     return [RuleChange(id=name, change=kind) for kind, names in kinds for name in names]
 
 
-DOCUMENTS_BELOW = 128 << 10
+_DOCUMENTS_BELOW = 128 << 10
 """Bytes. A marker and the documents around it are smaller; archives and models are larger."""
 _MOST = 20_000
 """Keys that are looked at; what is beyond is said to be there, not counted."""
@@ -297,7 +299,7 @@ class Extent(Document):
     """False: there are more objects than were looked at."""
 
 
-async def extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int, now: datetime) -> Extent:
+async def _extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int, now: datetime) -> Extent:
     """List what is below ``prefix``, ``ENV/`` or that of its bintarball references, and say what rules come to.
 
     Args:
@@ -325,7 +327,7 @@ async def extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int, 
             ours = known.fullmatch(entry.key) is not None
             folder, name = entry.key[: entry.key.rfind("/") + 1], entry.key.rpartition("/")[2]
             stagings += ours and not is_above(folder) and name == marker_at(folder)
-            limit = days if entry.size < DOCUMENTS_BELOW else days_of_bytes
+            limit = days if entry.size < _DOCUMENTS_BELOW else days_of_bytes
             due += entry.last_modified is not None and entry.last_modified <= now - timedelta(days=limit)
             if not ours:
                 foreign += 1

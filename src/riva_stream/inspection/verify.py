@@ -13,7 +13,7 @@ from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
 from riva_stream.flow.digest import DigestRecord
-from riva_stream.inspection.crosscheck import StagedObject, pointed_at, referenced
+from riva_stream.inspection.crosscheck import StagedObject, pointed_at
 from riva_stream.inspection.deep import DeepReader, Target
 from riva_stream.inspection.find import open_bucket
 from riva_stream.inspection.reports import NOT_STAGED, DeepRead, VerifyReport
@@ -201,7 +201,8 @@ class _Verification:
         image = references.container_image
         # As it was found: one in the destination's bucket with its credentials, any other where the source is.
         here = split(image.s3_uri)[0] in {self.bucket.name, documents.deployment.deployment.s3_bucket}
-        await referenced(self.ledger, self.bucket if here else self.origin, image)
+        was = (image.size_bytes, image.etag, image.version_id)
+        await pointed_at(self.ledger, self.bucket if here else self.origin, image.s3_uri, *was)
         if deep:
             self._note(
                 "image-not-read", "the container image was compared by size, ETag and version, and not read"
@@ -209,7 +210,8 @@ class _Verification:
         if not documents.is_bintarball:  # its archive was looked at: in the staging, or as its source
             return []
         archive = references.model_archive
-        info = await referenced(self.ledger, self.origin, archive)
+        was = (archive.size_bytes, archive.etag, archive.version_id)
+        info = await pointed_at(self.ledger, self.origin, archive.s3_uri, *was)
         return [] if info is None else [self._vouched_for(archive.s3_uri, info)]
 
     def _vouched_for(self, uri: str, info: ObjectInfo) -> Target:
@@ -251,7 +253,7 @@ class _Verification:
             self._note("journal", "a run has begun to replace it, or has left its journal: see status")
         elif self.staging.layout.is_payload(entry.key) and name.endswith(".riva"):
             self.ledger.size(entry.key, entry.size)
-            self.ledger.differs(entry.key, NOT_STAGED, "it lies among what is staged, but was not staged")
+            self.ledger.differs(entry.key, NOT_STAGED, "not listed in any manifest")
         elif len(self.extra) < _MOST_EXTRA:
             self.extra.append(entry.key)
         else:

@@ -44,6 +44,7 @@ from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
 from riva_stream.s3.errors import CREDENTIALS
 from riva_stream.s3.look import Look, open_look
+from riva_stream.s3.scratch import say_nothing
 
 __all__ = ["check", "check_host"]
 
@@ -184,7 +185,7 @@ class _Stores:
     async def _source(self, settings: StoreSettings, look: Look) -> None:
         examiner, request = self._examiner, self._request
         reached = await self._reaches("source", look, request.source_bucket)
-        async with open_store(settings, session=look.session, warn=_ignore) as store:
+        async with open_store(settings, session=look.session, warn=say_nothing) as store:
             if reached:
                 source = SourceCheck(examiner, store)
                 await examiner.examine("source", source.record)
@@ -201,10 +202,10 @@ class _Stores:
             return
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
             if self._log is not None:
-                store = open_store(log_store(request), session=look.session, warn=_ignore)
+                store = open_store(log_store(request), session=look.session, warn=say_nothing)
                 tasks.start_soon(check_log, examiner, await stack.enter_async_context(store), self._log)
             if reached:
-                store = open_store(settings, session=look.session, warn=_ignore)
+                store = open_store(settings, session=look.session, warn=say_nothing)
                 tasks.start_soon(check_writing, examiner, await stack.enter_async_context(store))
 
     async def _reaches(self, side: str, look: Look, bucket: str) -> bool:
@@ -252,10 +253,6 @@ class _Stores:
 def _has_failed(examiner: Examiner, component: str) -> bool:
     record = examiner.records.get(component)
     return record is not None and record.status == "fail"
-
-
-def _ignore(_: str) -> None:
-    """The look at the credentials has said it."""
 
 
 def _with_ignored(error: E, ignored: list[str]) -> E:

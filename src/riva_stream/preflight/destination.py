@@ -19,12 +19,13 @@ from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError,
 from riva_stream.preflight.examiner import Condition, Examiner, store_record
 from riva_stream.preflight.report import (
     CheckRecord,
-    failed,
     failed_with,
     not_tried,
     nothing_written,
+    other_bytes,
     passed,
     warned,
+    with_left,
 )
 from riva_stream.preflight.scratch import (
     BODY,
@@ -41,7 +42,7 @@ from riva_stream.preflight.uploads import UploadsCheck
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window, WritableBucket
 from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
 
-__all__ = ["DestinationCheck", "check_writing"]
+__all__ = ["check_writing"]
 
 _WRONG_ETAG = "0" * 32
 _FORCED = "a forced staging, or an upgrade of one by reference, cannot remove what it replaces"
@@ -60,7 +61,7 @@ _SAID: Mapping[Condition, str] = {
 }
 
 
-class DestinationCheck:
+class _DestinationCheck:
     """Tries the destination. ``tidy`` must be called at the end, whatever happened."""
 
     def __init__(self, examiner: Examiner, bucket: WritableBucket, folder: str) -> None:
@@ -188,13 +189,7 @@ class DestinationCheck:
     async def _looks(self) -> CheckRecord:
         info = await self._object.read_back()
         if info is None:
-            return failed(
-                "head",
-                "what was just written is not what is read back",
-                code="other-bytes",
-                exit_code=65,
-                fix="check the endpoint and what stands in front of it: a cache?",
-            )
+            return other_bytes("head", "what was just written is not what is read back")
         facts = self._examiner.store
         facts.expires = await self._expires(info)
         facts.ranges = await self._reads_ranges(info)
@@ -284,7 +279,7 @@ async def check_writing(examiner: Examiner, store: Store) -> None:
     request = examiner.request
     folder = scratch_folder(request)
     bucket = WritableBucket(store, request.bucket, examiner.retrier)
-    objects, uploads = DestinationCheck(examiner, bucket, folder), UploadsCheck(examiner, bucket, folder)
+    objects, uploads = _DestinationCheck(examiner, bucket, folder), UploadsCheck(examiner, bucket, folder)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(objects.try_listing)
@@ -307,14 +302,8 @@ async def check_writing(examiner: Examiner, store: Store) -> None:
 def _left_behind(examiner: Examiner, left: Sequence[Unremoved]) -> None:
     """Say what could not be removed."""
     record, names = examiner.records.get("delete"), [str(item) for item in left]
-    details = {} if record is None else record.details
     if record is not None and record.status == "pass" and all(item.only_versions for item in left):
-        examiner.records["delete"] = record.model_copy(
-            update={
-                "message": f"{record.message} (left: {', '.join(names)})",
-                "details": details | {"left": names},
-            }
-        )
+        examiner.records["delete"] = with_left(record, names)
         return
     examiner.records["delete"] = warned(
         "delete",

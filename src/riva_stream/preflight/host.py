@@ -6,9 +6,9 @@ All of it reads local files and blocks for a moment: for worker threads.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import resource
+import shutil
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -138,7 +138,7 @@ def check_state(folder: Path) -> CheckRecord:
     try:
         with tempfile.TemporaryDirectory(prefix=".riva-stream-check-", dir=place) as scratch:
             Path(scratch, "scratch").write_bytes(bytes(4096))
-            free = _free_bytes(place)
+            free = shutil.disk_usage(place).free
     except OSError as error:
         return failed(
             "state-directory", f"{folder} cannot be written: {error.strerror}", fix=fix, path=str(folder)
@@ -176,12 +176,6 @@ def check_versions() -> CheckRecord:
         )
     told = ", ".join(f"{name} {versions[name]}" for name in ("riva_stream", "python", "botocore"))
     return passed("versions", told, **versions)
-
-
-def _free_bytes(place: Path) -> int:
-
-    found = os.statvfs(place)
-    return found.f_bavail * found.f_frsize
 
 
 def _meminfo(path: Path) -> int | None:

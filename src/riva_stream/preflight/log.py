@@ -9,7 +9,7 @@ import anyio
 from riva_stream.errors import AccessDeniedError, ConfigurationError
 from riva_stream.log_place import LogPlace
 from riva_stream.preflight.examiner import Examiner
-from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned
+from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned, with_left
 from riva_stream.preflight.scratch import CLEANUP_SECONDS, ScratchObject, Unremoved, may_put
 from riva_stream.s3 import Store, WritableBucket
 
@@ -51,9 +51,7 @@ async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
     if left:
         # Versions that are left take the right to remove versions, which no run needs: that is not worth a warning.
         status = found.status if all(item.only_versions for item in left) else "warn"
-        names = [str(item) for item in left]
-        message, details = f"{found.message} (left: {', '.join(names)})", found.details | {"left": names}
-        found = found.model_copy(update={"status": status, "message": message, "details": details})
+        found = with_left(found, [str(item) for item in left]).model_copy(update={"status": status})
     examiner.records["log"] = found
 
 

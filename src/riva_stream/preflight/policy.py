@@ -24,13 +24,10 @@ from riva_stream.uris import partition_of
 
 __all__ = [
     "EXTRAS",
-    "SCOPES",
     "Grant",
     "PolicyDocument",
     "granting",
     "grants_for",
-    "key_grant",
-    "key_grant_for",
     "merged",
     "policy_of",
     "uses_of",
@@ -72,7 +69,7 @@ def merged(grants: Iterable[Grant]) -> list[Grant]:
     return list(found.values())
 
 
-def key_grant(sid: str, actions: Sequence[str], key: str, region: str | None) -> Grant:
+def _key_grant(sid: str, actions: Sequence[str], key: str, region: str | None) -> Grant:
     """The use of a key, through S3 alone.
 
     Args:
@@ -97,20 +94,18 @@ def key_grant(sid: str, actions: Sequence[str], key: str, region: str | None) ->
     return Grant(Sid=sid, Action=list(actions), Resource=resource, Condition=condition)
 
 
-def key_grant_for(error: AccessDeniedError, request: StageRequest | None, region: str | None) -> Grant:
+def _key_grant_for(error: AccessDeniedError, request: StageRequest | None, region: str | None) -> Grant:
     """The use of the key that a denied access needs: the one that the store named, else that of the request, else any."""
     named = error.resource or (request.kms_key_id if request else None)
     where = (request.region if request else None) or region
     reads = error.where.operation in {"GetObject", "HeadObject"}
     actions = KMS_ACTIONS[1:] if reads else KMS_ACTIONS
     if named:
-        return key_grant("ReadWithKey" if reads else "UseKey", actions, named, where)
-    grant = key_grant("ReadWithKey" if reads else "UseKey", actions, "0" * 36, where)
+        return _key_grant("ReadWithKey" if reads else "UseKey", actions, named, where)
+    grant = _key_grant("ReadWithKey" if reads else "UseKey", actions, "0" * 36, where)
     return grant.model_copy(update={"Resource": grant.Resource.replace("0" * 36, "*")})
 
 
-SCOPES = ("version", "model", "env", "bucket")
-"""How far the statements about the destination reach, from the least on."""
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gc": (
         *("ListObjectsV2", "ListMultipartUploads", "HeadObject", "GetObject"),
@@ -189,7 +184,8 @@ def policy_of(
 
     Args:
         request: what is staged from where to where; its region decides the partition of the ARNs.
-        scope: one of :data:`SCOPES`: this version of the model, any of its versions, any model, the whole bucket.
+        scope: how far statements about the destination reach: ``version`` (this version of the model), ``model`` (any of its
+            versions), ``env`` (any model) or ``bucket`` (the whole bucket).
         extras: of :data:`EXTRAS`, what else the destination is used for.
         source_key: the KMS key that the source is encrypted with: an id, an ARN or an alias.
         log: where copies of logs go.
@@ -259,9 +255,9 @@ def policy_of(
         bucket = bucket_arn(request.bucket, request.region)
         grants.append(Grant(Sid="ManageBucket", Action=whole, Resource=bucket))
     if request.sse in {"aws:kms", "aws:kms:dsse"} and request.kms_key_id:
-        grants.append(key_grant("UseKey", KMS_ACTIONS, request.kms_key_id, request.region))
+        grants.append(_key_grant("UseKey", KMS_ACTIONS, request.kms_key_id, request.region))
     if source_key:
-        grants.append(key_grant("ReadWithKey", KMS_ACTIONS[1:], source_key, source_region))
+        grants.append(_key_grant("ReadWithKey", KMS_ACTIONS[1:], source_key, source_region))
     for number, place in enumerate(request.replicate_to, 1):
         replica = request.model_copy(update={**levels_of(place), "replicate_to": ()})
         grants += [
@@ -290,7 +286,7 @@ def grants_for(
     if error.denied_by:
         return []
     if error.action.startswith("kms:"):
-        return [key_grant_for(error, request, region)]
+        return [_key_grant_for(error, request, region)]
     operation, bucket, key = error.where.operation, error.where.bucket, error.where.key
     rights = [right for right in RIGHTS.get(operation, ()) if error.action in {"", right.action}]
     if error.action and not rights:

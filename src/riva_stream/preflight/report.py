@@ -14,7 +14,6 @@ from riva_stream.rights import RIGHTS
 
 __all__ = [
     "ACCESS_DENIED",
-    "COMPONENTS",
     "NOT_TRIED",
     "CheckRecord",
     "CheckReport",
@@ -24,14 +23,16 @@ __all__ = [
     "failed_with",
     "not_tried",
     "nothing_written",
+    "other_bytes",
     "passed",
     "report_of",
     "warned",
+    "with_left",
 ]
 
 Status = Literal["pass", "warn", "fail"]
 
-COMPONENTS = (
+_COMPONENTS = (
     *("settings", "credentials", "source-credentials", "identity", "endpoint", "source-endpoint"),
     *("source-region", "destination-region", "clock"),
     *("source", "container", "destination", "list", "list-uploads", "list-parts", "head", "delete"),
@@ -45,9 +46,9 @@ NOT_TRIED = "not-tried"
 
 ACCESS_DENIED = "access-denied"
 """The code of a record about a right that is missing."""
-_PRECEDENCE = (78, 77, 66, 65, 73, 75)
+_PRECEDENCE = (78, 77, 66, 65, 73, 75, 1)
 """Of several failures the first of these is the exit code: it is what hides or causes the others. What may pass by
-itself (75) comes last."""
+itself (75) comes late. Runs beside each other hide and cause nothing, so ``report.worst`` has another order."""
 
 
 class CheckRecord(Document):
@@ -162,6 +163,18 @@ def nothing_written(
     )
 
 
+def other_bytes(component: str, message: str) -> CheckRecord:
+    """The record of a store that gives back something else than it was given."""
+    fix = "check the endpoint and what stands in front of it: a cache?"
+    return failed(component, message, code="other-bytes", exit_code=65, fix=fix)
+
+
+def with_left(record: CheckRecord, names: list[str]) -> CheckRecord:
+    """The same, and what could not be removed."""
+    message, details = f"{record.message} (left: {', '.join(names)})", record.details | {"left": names}
+    return record.model_copy(update={"message": message, "details": details})
+
+
 def as_warning(record: CheckRecord, less: str) -> CheckRecord:
     """The record of something that a run does without: what failed there stops none."""
     if record.status != "fail":
@@ -182,7 +195,7 @@ def report_of(
     request: StageRequest | None, run_id: str, records: Iterable[CheckRecord], seconds: float
 ) -> CheckReport:
     """All of it, with what the records come to together."""
-    ordered = sorted(records, key=lambda record: COMPONENTS.index(record.component))
+    ordered = sorted(records, key=lambda record: _COMPONENTS.index(record.component))
     codes = [record.details["exit_code"] for record in ordered if record.status == "fail"]
     overall: Status = "fail" if codes else "warn" if any(r.status == "warn" for r in ordered) else "pass"
     grants = merged(
@@ -190,7 +203,7 @@ def report_of(
     )
     return CheckReport(
         overall=overall,
-        exit_code=min(codes, key=_rank) if codes else 0,
+        exit_code=min(codes, key=_PRECEDENCE.index) if codes else 0,
         run_id=run_id,
         source=request.source if request else None,
         destination=request.destination if request else None,
@@ -199,10 +212,6 @@ def report_of(
         policy=PolicyDocument(Statement=_with_unique_ids(grants)) if grants else None,
         seconds=round(seconds, 3),
     )
-
-
-def _rank(code: int) -> int:
-    return _PRECEDENCE.index(code) if code in _PRECEDENCE else len(_PRECEDENCE)
 
 
 def _remedy(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,7 +29,6 @@ __all__ = [
     "may_put",
     "may_read",
     "scratch_folder",
-    "shielded",
     "tells_missing",
 ]
 
@@ -54,11 +52,6 @@ class Unremoved:
 def scratch_folder(request: StageRequest) -> str:
     """A prefix of keys below that of the staging, which nobody else uses."""
     return f"{request.prefix}{OWN_FOLDER}check-{secrets.token_hex(6)}/"
-
-
-def shielded(limit: float) -> AbstractContextManager[object]:
-    """What makes something is waited for even when cancelled: it might take effect after the clean-up otherwise."""
-    return anyio.fail_after(limit, shield=True)
 
 
 class ScratchObject:
@@ -130,7 +123,8 @@ class ScratchObject:
 
     async def _put_once(self, *, if_absent: bool, if_match: str | None) -> Stored:
         self.is_there = True  # also when the answer does not come
-        with shielded(self._limit):
+        # Waited for even when cancelled: it might take effect after the clean-up otherwise.
+        with anyio.fail_after(self._limit, shield=True):
             stored = await self._bucket.once.put(
                 self.key,
                 PartBody((BODY,), len(BODY)),

@@ -20,6 +20,7 @@ from riva_stream.preflight.report import (
     failed_with,
     not_tried,
     nothing_written,
+    other_bytes,
     passed,
     warned,
 )
@@ -107,13 +108,7 @@ class UploadsCheck:
             )
         info = await self._completed.read_back()
         if info is None:
-            return failed(
-                "destination",
-                "what was uploaded and completed is not what is read back",
-                code="other-bytes",
-                exit_code=65,
-                fix="check the endpoint and what stands in front of it: a cache?",
-            )
+            return other_bytes("destination", "what was uploaded and completed is not what is read back")
         if stored.etag and stored.etag != info.etag:
             return failed(
                 "destination",

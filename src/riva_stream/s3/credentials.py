@@ -155,7 +155,7 @@ async def _within(seconds: float, source: str) -> AsyncIterator[None]:
         yield
     if scope.cancelled_caught:
         raise StalledError(
-            f"there are no credentials after {seconds:g} s: {source} does not answer",
+            f"timed out after {seconds:g} s waiting for credentials from {source}",
             where=_WHERE,
             hint="try the helper of the profile (credential_process) by hand, and the network of the metadata service; "
             "or give it longer with --timeout (check: --limit)",

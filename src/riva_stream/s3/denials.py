@@ -31,7 +31,7 @@ def denied(code: str, message: str, place: Where) -> AccessDeniedError:
         right = words_for(place.operation)
     hint = f"the credentials need {right}"
     if denied_by:
-        hint = f"{denied_by} forbids it in so many words, and no grant outweighs that: ask whoever keeps that policy"
+        hint = f"an explicit deny in {denied_by} overrides every allow; contact that policy's owner"
     return AccessDeniedError(
         f"access denied: {message or code}",
         where=place,

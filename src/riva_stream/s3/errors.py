@@ -246,7 +246,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         )
     if code in _THROTTLED or (status in {429, 503} and code not in _DENIED | CREDENTIALS):
         return ThrottledError(
-            "the store asks for fewer requests", where=place, hint="with fewer at once: --connections 4"
+            "throttled by the store", where=place, hint="reduce concurrency: --connections 4"
         )
     if code in CREDENTIALS or (status == _UNAUTHORIZED and is_bare):
         return ConfigurationError(
@@ -323,7 +323,9 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         status is not None and status >= 500 and code not in _DENIED  # noqa: PLR2004 - HTTP's server errors
     ):
         return TransientError(
-            f"the store failed: {message or code}", where=place, hint="more patience for each: --retries 20"
+            f"the store failed: {message or code}",
+            where=place,
+            hint="raise --retries, for example: --retries 20",
         )
     if code in _DENIED or (status == _FORBIDDEN and is_bare):
         return denied(code, message, place)

@@ -9,8 +9,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 
 from riva_stream import clock
 from riva_stream.errors import RivaStreamError, TransientError, Where
+from riva_stream.s3.answers import date_of
 from riva_stream.s3.credentials import source_of
 from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.regions import RegionName
@@ -146,7 +146,7 @@ class Look:
         return BucketLook(
             status=status,
             region=headers.get("x-amz-bucket-region") or answer.get("BucketRegion") or "",
-            store_time=_time_of(headers.get("date", "")),
+            store_time=date_of(headers),
             local_time=began + (ended - began) / 2,
             server=headers.get("server", ""),
         )
@@ -187,11 +187,3 @@ async def open_look(
         with translated("CreateClient", ""):
             client = await stack.enter_async_context(client_of(made, settings))
         yield Look(settings, made, client)
-
-
-def _time_of(text: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from riva_stream.preflight.report import CheckRecord, CheckReport
 
 NAME = "check"
-SUMMARY = "try everything that a staging needs, and say how to mend what is missing"
+SUMMARY = "try everything that a staging needs, and say how to fix what is missing"
 USAGE = "[flags]"
 DESCRIPTION = """\
 Try what `stage` with the same flags would need: settings, credentials, regions, the source, every right at the
 destination, the store's checksums and conditional writes, the place of the log's copy, the clock, memory, open files,
-the disk of the state directory. It takes seconds, each check has a time limit, and whatever it writes it removes again.
+the disk of the state directory. It takes seconds, each check has a time limit, and everything it writes is removed again.
 
-Each line is pass, warn (a run goes on, with less) or FAIL, and what is not a pass says how to mend it. Where a right is
-missing, the IAM policy that grants it is printed. GPU workers are not looked at: this step needs none.
+Each line is pass, warn (a run would work, with less) or FAIL, and what is not a pass says how to fix it. Where a right is
+missing, the IAM policy that grants it is printed. GPU workers are not checked: this step needs none.
 """
 EXAMPLES = """\
   PROG check
@@ -51,7 +51,7 @@ def configure(parser: ArgumentParser) -> None:
         type=parse_duration,
         default=10.0,
         metavar="TIME",
-        help="that each check may take (default: 10s)",
+        help="time limit per check (default: 10s)",
     )
     options.add_stage(parser)
 

@@ -21,7 +21,7 @@ USAGE = "s3://BUCKET[/PREFIX] [flags]"
 DESCRIPTION = """\
 List the multipart uploads and journals that runs have left below a prefix. With --yes abort and delete those that
 are older than --older-than. What a live run holds always stays. A run that merely stopped is resumed from what it
-left, so give it the time it may need before you collect it.
+left, so leave it time to be resumed before you collect it.
 """
 EXAMPLES = """\
   PROG gc s3://deployments/prod/
@@ -35,11 +35,19 @@ def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("prefix", metavar="s3://BUCKET[/PREFIX]", help="where to look")
     parser.add_argument(
-        "--older-than", type=parse_duration, default=86400.0, metavar="TIME", help="default: 1d"
+        "--older-than",
+        type=parse_duration,
+        default=86400.0,
+        metavar="TIME",
+        help="minimum age of what is removed (default: 1d)",
     )
-    parser.add_argument("--yes", action="store_true", help="abort and delete; else it is only listed")
+    parser.add_argument("--yes", action="store_true", help="abort and delete; without it, only list")
     parser.add_argument(
-        "--lease", type=parse_duration, default=30.0, metavar="TIME", help="to watch a journal (default: 30s)"
+        "--lease",
+        type=parse_duration,
+        default=30.0,
+        metavar="TIME",
+        help="how long to watch a journal for a heartbeat (default: 30s)",
     )
     options.add_endpoint(parser)
     options.add_output(parser)

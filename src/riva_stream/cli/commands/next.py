@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
@@ -57,7 +58,10 @@ def configure(parser: ArgumentParser) -> None:
         help="settings, of which only RIVA_STATE_DIR counts here (default: ./.env if there is one) [RIVA_ENV_FILE]",
     )
     parser.add_argument(
-        "--state-dir", type=Path, metavar="DIR", help="of the staging (default: ./state) [RIVA_STATE_DIR]"
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="state directory of the staging (default: ./state) [RIVA_STATE_DIR]",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
@@ -86,7 +90,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
     environment = _environment(handover)
     if args.json:
         return print_result(json_text(_document(handover, environment)))
-    return print_result("".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items()))
+    return print_result("".join(f"export {name}={quote(value)}\n" for name, value in environment.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class _Problem:
 
 def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
     folder, record, status = handover.folder, handover.record, handover.status
-    where = "" if folder == Path("state") else f" --state-dir {_quoted(str(folder))}"
+    where = "" if folder == Path("state") else f" --state-dir {quote(str(folder))}"
     again = str(record.get("command") or f"{invocation.prog} stage{where}")
     run_id = status.get("run_id") or record.get("run_id") or "unknown"
     if not status and record.get("status") == "running":
@@ -127,7 +131,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             f"the last staging, run {run_id} at {status.get('timestamp')}, failed with exit code {code}{log}",
             f"see what it said, and run it again:\n{again}"
             if code in _INTERRUPTED or code in {0, _AGAIN}
-            else f"see in its log what has to be mended first; it was:\n{again}",
+            else f"see in its log what to fix first; the command was:\n{again}",
         )
     missing = [name for name in _NEEDED if not handover.values.get(name)]
     if not _described(handover):
@@ -137,7 +141,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         return _Problem(
             "inconsistent",
             _INCONSISTENT,
-            f"the state directory {folder} speaks of a success, but lacks {', '.join(missing)}",
+            f"the state directory {folder} records a success, but lacks {', '.join(missing)}",
             f"run the staging again: it finds that everything is there, and writes the state anew:\n{again}",
         )
     return None
@@ -195,7 +199,3 @@ def _document(handover: Handover, environment: Mapping[str, str]) -> dict[str, o
         **{name: value or None for name, value in _values(handover).items()},
         "environment": dict(environment),
     }
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "'\\''") + "'"

@@ -33,6 +33,13 @@ EXAMPLES = """\
       which request needs which right
 """
 
+_NEEDED = {
+    "version": ("env", "model_name", "model_version"),
+    "model": ("env", "model_name"),
+    "env": ("env",),
+    "bucket": (),
+}
+
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -44,9 +51,9 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scope",
-        choices=("version", "model", "env", "bucket"),
+        choices=tuple(_NEEDED),
         default="version",
-        help="how far it reaches at the destination (default: version, the least); settings beyond it may be missing",
+        help="how much of the destination it covers (default: version, the least); settings below that level may be missing",
     )
     parser.add_argument(
         "--with",
@@ -56,17 +63,11 @@ def configure(parser: ArgumentParser) -> None:
         help="also for: gc, tagged objects, lifecycle rules; may be repeated",
     )
     parser.add_argument(
-        "--source-kms-key", metavar="KEY", help="that the source is encrypted with: id, ARN or alias/NAME"
+        "--source-kms-key", metavar="KEY", help="KMS key of the source (id, ARN or alias/NAME)"
     )
     options.add_stage(parser)
 
 
-_NEEDED = {
-    "version": ("env", "model_name", "model_version"),
-    "model": ("env", "model_name"),
-    "env": ("env",),
-    "bucket": (),
-}
 _ANY_REGION = "us-east-1"
 """Only the partition of the ARNs depends on it, and this is the usual one."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from riva_stream.report import PlaceReport, PromoteReport, StageReport
 
 NAME = "promote"
-SUMMARY = "make a committed staging another one, copied by the store"
+SUMMARY = "copy a committed staging to another place, inside the store"
 USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/] [flags]"
 DESCRIPTION = """\
 Make a staging that is committed another one, in this bucket or another: its objects are copied by the store, each proven
@@ -41,12 +41,7 @@ _LEVELS = ("env", "model_name", "model_version")
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "prefix",
-        nargs="?",
-        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
-        help="the staging (default: the one that the settings of stage name)",
-    )
+    options.add_staging(parser)
     options.add_promote(parser)
 
 
@@ -68,7 +63,7 @@ def _promote(session: Session) -> PromoteReport:
     places = [*_place(args, bucket, prefix), *(args.to or ())]
     if not places:
         raise ConfigurationError(
-            "it is not said where to promote it",
+            "no target given",
             hint="pass --env, --bucket, --model-name or --model-version, or --to with a whole place; for example: --env prod",
         )
     values |= {"source": f"s3://{bucket}/{prefix}", "to": tuple(dict.fromkeys(places))}

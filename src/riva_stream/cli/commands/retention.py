@@ -48,7 +48,7 @@ _MOST = 36500
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("bucket", metavar="s3://BUCKET", help="whose rules")
+    parser.add_argument("bucket", metavar="s3://BUCKET", help="the bucket whose rules are shown")
     group = parser.add_argument_group("rules")
     group.add_argument(
         "--days",
@@ -74,12 +74,12 @@ def configure(parser: ArgumentParser) -> None:
         "--noncurrent-days",
         type=_days,
         metavar="N",
-        help="in a bucket with versions: remove the bytes so long after their expiry (default: never)",
+        help="in a versioned bucket: days after expiry until the bytes are removed (default: never)",
     )
     group.add_argument(
         "--by-tag", action="store_true", help="only objects tagged retention-days=DAYS (stage --tag)"
     )
-    group.add_argument("--remove", action="store_true", help="leave the rules for these environments out")
+    group.add_argument("--remove", action="store_true", help="remove the rules for these environments")
     options.add_endpoint(parser)
     options.add_output(parser)
 
@@ -172,12 +172,12 @@ def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> s
     lines += [] if args.remove else [kept]
     if counts:
         lines += [
-            f"Rules {', '.join(counts)}; those of others are as they were. Nothing was written. To put them:",
+            f"Rules {', '.join(counts)}; those of others are as they were. Nothing was written. To apply them:",
             f"  {invocation.again()} > lifecycle.json",
             f"  {_put(report, args)}",
         ]
     else:
-        lines.append("Nothing to do: the rules are as they shall be")
+        lines.append("No changes needed")
     return "\n".join(lines) + "\n"
 
 

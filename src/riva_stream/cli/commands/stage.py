@@ -165,7 +165,7 @@ def _checked(report: StageReport, done: Validation) -> list[str]:
                 done.upload_check not in {"none", "etag"},
                 f"each part checked by the store: {done.upload_check}",
             ),
-            (done.upload_check == "etag", "each part compared with the MD5 that the store told"),
+            (done.upload_check == "etag", "each part compared with the MD5 the store returned"),
             (done.source_copy != "sent", f"source copied by the store, and proven by {done.source_copy}"),
         ]
     by = sorted({way for check in report.objects for way in check.by})

@@ -56,7 +56,7 @@ def configure(parser: ArgumentParser) -> None:
         "--lease",
         type=parse_duration,
         metavar="TIME",
-        help="watch a journal no longer (default: its own lease)",
+        help="how long to watch a journal at most (default: its own lease)",
     )
     group.add_argument(
         "--no-wait",
@@ -156,9 +156,7 @@ def _head(report: StatusReport) -> str:
         head += f", but {report.staged.problem}"
     elif report.staged is not None and report.run is not None:
         alive = (
-            "is being replaced"
-            if report.run.state == "in_flight"
-            else "a run that died would have replaced it"
+            "is being replaced" if report.run.state == "in_flight" else "an interrupted run was replacing it"
         )
         head += f", and {alive}"
     return head

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from riva_stream.inspection.reports import VerifiedObject, VerifyReport
 
 NAME = "verify"
-SUMMARY = "is what is staged still what was staged?"
+SUMMARY = "check that every object still matches the manifest"
 USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/] [flags]"
 DESCRIPTION = """\
 Compare everything that is staged below a prefix with what was staged: the marker, artifact.json, the manifest and
@@ -47,25 +47,24 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "prefix",
-        nargs="?",
-        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
-        help="the staging (default: the one that the settings of stage name)",
-    )
+    options.add_staging(parser)
     parser.add_argument("--deep", action="store_true", help="read every object and compare its digests")
     parser.add_argument(
-        "--connections", type=int, default=8, metavar="N", help="with --deep, for each object (default: 8)"
+        "--connections",
+        type=int,
+        default=8,
+        metavar="N",
+        help="with --deep: concurrent requests per object (default: 8)",
     )
     parser.add_argument(
         "--memory",
         type=parse_size,
         default=256 << 20,
         metavar="SIZE",
-        help="with --deep, of the whole process (default: 256MiB)",
+        help="with --deep: memory ceiling of the process (default: 256MiB)",
     )
     options.add_endpoint(parser)
-    options.add_source_endpoint(parser, "only asked for a staging by reference")
+    options.add_source_endpoint(parser, "used only for a staging by reference")
     options.add_output(parser)
 
 
@@ -121,7 +120,7 @@ def _text(report: VerifyReport, session: Session) -> str:
         if report.ok
         else f"DIFFERS: {len(wrong)} of {len(report.objects)} objects are not what was staged"
     )
-    how = MODES[report.mode] if report.mode else "in a way that cannot be told"
+    how = MODES[report.mode] if report.mode else "in an unknown mode"
     lines = [f"{head} ({how}, {report.depth})", "", report.destination]
     if report.run_id and report.staged_at:
         lines.append(f"staged {report.staged_at:%Y-%m-%d %H:%M:%S}Z by run {report.run_id}")

@@ -17,7 +17,7 @@ from riva_stream.deployment import DOCUMENTS
 SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
-FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks", "uris", "readback"}
+FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks", "uris", "readback", "redact"}
 _BELOW_RUN = (
     FLOOR
     | {"config", "flow", "retry", "archive"}
@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "layout": set(),
     "readback": set(),
+    "redact": set(),
     "retry": FLOOR,
     "config": FLOOR | {"flow"},
     "handover": {"errors"},

@@ -47,6 +47,7 @@ UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 SourceCopy = Literal["auto", "store", "send"]
 
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
+_SIGNED = re.compile(r"[?&](X-Amz-[A-Za-z-]+|AWSAccessKeyId|Signature)=", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _LONGEST_RUN_ID = 128
@@ -92,6 +93,8 @@ def _source(value: str) -> str:
     is_bucket = bool(_SOURCE_BUCKET.fullmatch(bucket)) or access_point_of(bucket) is not None
     if not key or not is_bucket:
         raise ValueError("is not an S3 URI with a bucket and a key: s3://bucket/path/model.tar.gz")
+    if _SIGNED.search(key):  # it would be in every document
+        raise ValueError("has a signature in it: give the URI alone, s3://bucket/path/model.tar.gz")
     return f"s3://{bucket}/{key}"
 
 

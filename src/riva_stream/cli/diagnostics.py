@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.failure import Failure
-from riva_stream.cli.redact import Redactor, is_secret
+from riva_stream.redact import Redactor, is_secret
 
 __all__ = ["Evidence", "write_bundle"]
 

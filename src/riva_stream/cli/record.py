@@ -37,7 +37,6 @@ from riva_stream.cli.loop import Interrupted, SignalWatch, run
 from riva_stream.cli.old_runs import BUNDLE, EVENTS, remove_old_runs
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.progress import STARTED, Item, record_of
-from riva_stream.cli.redact import redact
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.load import is_asked
 from riva_stream.config import Request
@@ -47,6 +46,7 @@ from riva_stream.handover import LAST_ARTIFACT, iso
 from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import to_json
+from riva_stream.redact import redact
 from riva_stream.report import PromoteReport, StageReport
 
 __all__ = ["Record"]

@@ -86,7 +86,9 @@ def run(args: Namespace, invocation: Invocation) -> int:
     environment = _environment(handover)
     if args.json:
         return print_result(json_text(_document(handover, environment)))
-    return print_result("".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items()))
+    return print_result(
+        "".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items()), for_a_shell=True
+    )
 
 
 @dataclass(frozen=True, slots=True)

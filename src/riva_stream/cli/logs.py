@@ -42,6 +42,7 @@ from riva_stream.cli.progress import (
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.model import Places, as_switch
 from riva_stream.events import Event, PhaseChanged, Progress, Warned, kind_of
+from riva_stream.files import open_regular
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.log_place import LogPlace
 from riva_stream.redact import SECRETS, Redactor
@@ -204,9 +205,7 @@ class LogFile(Printer):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Not for everybody: it tells of buckets and hosts. Each write goes to the end, whoever else has it open.
-            self._descriptor = os.open(
-                self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640
-            )
+            self._descriptor = open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         except OSError as error:
             self._give_up(error)
             return False

@@ -21,8 +21,8 @@ _STEP = 1 << 16
 _OF_A_SHELL = ("/dev/fd/", "/proc/", "/dev/stdin")
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """A descriptor of a regular file, which a child does not inherit.
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, device_too: bool = False) -> int:
+    """A descriptor of a regular file, which a child does not inherit; or, if that may be, of a device.
 
     Raises:
         OSError: it cannot be opened, or is something else.
@@ -33,9 +33,11 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
         if error.errno != errno.ENXIO:  # of a pipe that nobody reads, or of a socket
             raise
         raise _irregular(path) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    kind = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(kind) or (device_too and stat.S_ISCHR(kind))):
         os.close(descriptor)
         raise _irregular(path)
+    os.set_blocking(descriptor, True)
     return descriptor
 
 

@@ -205,7 +205,9 @@ class LogFile(Printer):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Not for everybody: it tells of buckets and hosts. Each write goes to the end, whoever else has it open.
-            self._descriptor = open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            self._descriptor = open_regular(
+                self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640, device_too=True
+            )
         except OSError as error:
             self._give_up(error)
             return False

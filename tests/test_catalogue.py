@@ -329,6 +329,8 @@ def test_an_environment_in_which_nothing_is_staged_is_refused(tmp_path: Path) ->
         ("timeout = false", "timeout"),
         ("timeout = inf", "timeout"),
         (f'deadline = "{"9" * 400}h"', "deadline"),
+        ("deadline = 99999999999999999999999", "deadline"),
+        ("timeout = 99999999999999999999999.5", "timeout"),
         ('retries = "8"', "retries"),
         ('max_ratio = "9"', "max_ratio"),
         ('force = "yes"', "force"),

@@ -269,3 +269,40 @@ def test_every_command_says_so(command: tuple[str, ...], tmp_path: Path) -> None
     done = run("riva_stream", *command, "--json", cwd=tmp_path, env=env)
     assert done.returncode == 78
     assert "aws, line 1" in done.stdout
+
+
+# --- values of the configuration
+
+VALUES = {
+    "an endpoint without a scheme": "endpoint_url = QQhost:9000",
+    "an endpoint of a services section": "services = x\n[services x]\ns3 =\n  endpoint_url = QQ",
+    "a word where there is a table": "s3 = QQ",
+    "a unit": "metadata_service_timeout = 5QQ",
+    "a fraction": "metadata_service_num_attempts = 1.5QQ",
+    "a mode that there is not": "ec2_metadata_service_endpoint_mode = QQ",
+    "an endpoint that is none": "ec2_metadata_service_endpoint = QQ://",
+    "half an address": "ec2_metadata_service_endpoint = http://[QQ",
+}
+
+
+@pytest.mark.parametrize("section", ["default", "profile mine"])
+@pytest.mark.parametrize("name", VALUES)
+async def test_a_value_that_the_sdk_can_make_nothing_of_is_named_with_its_profile(
+    name: str, section: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_keys(monkeypatch)
+    config = tmp_path / "config"
+    config.write_text(f"[{section}]\n{VALUES[name]}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    profile = section.removeprefix("profile ")
+    endpoint = None if "endpoint_url" in VALUES[name] else NOWHERE
+    if section != "default":
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    settings = StoreSettings(region="us-east-1", endpoint_url=endpoint)
+    with pytest.raises(ConfigurationError) as caught:
+        async with open_store(settings, warn=lambda _: None):
+            pass
+    told = f"{caught.value} {caught.value.hint}"
+    assert f"{config}, profile {profile}, which sets {VALUES[name].partition(' =')[0]}" in told
+    assert "QQ" not in told
+    assert caught.value.exit_code == 78

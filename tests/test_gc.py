@@ -6,18 +6,23 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from riva_stream import StoreSettings, stage
+from riva_stream.cli import main
 from riva_stream.inspection.gc import collect
 from riva_stream.layout import JOURNAL
 from riva_stream.report import CollectReport
+from riva_stream.s3 import OpenUpload
+from riva_stream.s3.memory import MemoryStore
 from riva_stream.sizes import MIB
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
-from tests.support.faults import Gate, Stall
+from tests.support.faults import Gate, Refuse, Stall
 from tests.support.servers import S3Server
 
 
@@ -130,3 +135,85 @@ async def test_the_command_line_shows_and_removes(place: Place) -> None:
     assert done.returncode == 0, done.stderr
     assert all(entry["removed"] for entry in json.loads(done.stdout)["found"])
     place.assert_nothing_left()
+
+
+@pytest.fixture
+def on_moto(moto: S3Server, moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    put_credentials(moto, monkeypatch)
+    return Place(moto, moto_bucket)
+
+
+def begin_uploads(place: Place, *prefixes: str) -> None:
+    for prefix in prefixes:
+        place.client.create_multipart_upload(Bucket=place.bucket, Key=f"{prefix}/models/x.riva")
+
+
+@pytest.mark.parametrize("prefix", ["prod/n/v1", "prod/n/v1/", "prod//n/v1"])
+def test_one_version_does_not_stand_for_those_whose_names_begin_alike(prefix: str, on_moto: Place) -> None:
+    begin_uploads(on_moto, "prod/n/v1", "prod/n/v10")
+    assert main(["gc", f"s3://{on_moto.bucket}/{prefix}", "--older-than", "0", "--yes", "--quiet"]) == 0
+    assert on_moto.open_uploads() == ["prod/n/v10/models/x.riva"]
+
+
+async def test_the_library_does_not_take_names_that_begin_alike_either(on_moto: Place) -> None:
+    begin_uploads(on_moto, "prod/n/v1", "prod/n/v10")
+    settings = StoreSettings(region=on_moto.server.region, endpoint_url=on_moto.server.endpoint_url)
+    await collect(settings, on_moto.bucket, "prod/n/v1", older_than=0.0, lease=0.3, apply=True)
+    assert on_moto.open_uploads() == ["prod/n/v10/models/x.riva"]
+
+
+async def test_a_store_that_lists_too_much_costs_nobody_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lax(MemoryStore):
+        async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
+            return await super().list_uploads(bucket, "")
+
+    store = Lax("deploy")
+    for version in ("v1", "v2"):
+        key = f"prod/n/{version}/models/x.riva"
+        await store.create_upload("deploy", key, content_type="a/b", metadata={}, crc64nvme=False)
+
+    @asynccontextmanager
+    async def opened(*_: Any, **__: Any) -> AsyncIterator[MemoryStore]:
+        yield store
+
+    monkeypatch.setattr("riva_stream.inspection.gc.open_store", opened)
+    report = await collect(StoreSettings(), "deploy", "prod/n/v1/", older_than=0.0, lease=0.3, apply=True)
+    assert [left.key for left in report.found] == ["prod/n/v1/models/x.riva"]
+    assert [upload.key for upload in store.open_uploads("deploy")] == ["prod/n/v2/models/x.riva"]
+
+
+def test_an_age_beyond_the_calendar_is_refused(on_moto: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["gc", f"s3://{on_moto.bucket}/", "--older-than", "1000000d", "--quiet"]) == 2
+    assert "--older-than: '1000000d' is not a duration" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("operation", ["AbortMultipartUpload", "PutObject"])
+async def test_what_may_not_be_removed_is_no_success(
+    operation: str, on_moto: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begin_uploads(on_moto, "prod/n/v1")
+    rule = Rule(operation, occurrence="every", fault=Refuse("AccessDenied"))
+    async with FaultProxy(on_moto.server, [rule]) as proxy:
+        words = ["gc", f"s3://{on_moto.bucket}/", "--older-than", "0", "--yes", "--json", "--quiet"]
+        code = await asyncio.to_thread(main, [*words, "--endpoint-url", proxy.endpoint_url])
+    told = json.loads(capfd.readouterr().out)
+    assert [entry["removed"] for entry in told["found"]] == [False]
+    assert (code, told["exit_code"], told["error"]["type"]) == (77, 77, "AccessDeniedError")
+
+
+@pytest.mark.parametrize("also", [False, True])
+async def test_where_it_may_not_look_it_does_not_say_that_nothing_is_left(
+    also: bool, on_moto: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    on_moto.put(f"prod/n/v1/{JOURNAL}", b"{}")
+    if also:
+        begin_uploads(on_moto, "prod/n/v2")
+    rule = Rule("GetObject", key="prod/n/v1/*", occurrence="every", fault=Refuse("AccessDenied"))
+    async with FaultProxy(on_moto.server, [rule]) as proxy:
+        words = ["gc", f"s3://{on_moto.bucket}/", "--older-than", "0", "--yes", "--quiet"]
+        code = await asyncio.to_thread(main, [*words, "--endpoint-url", proxy.endpoint_url])
+    told = capfd.readouterr().out
+    assert "nothing is left" not in told
+    assert f"could not be looked at: s3://{on_moto.bucket}/prod/n/v1/" in told
+    assert code == 77
+    assert on_moto.open_uploads() == []  # what it may do, it has done

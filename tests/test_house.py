@@ -17,7 +17,19 @@ from riva_stream.deployment import DOCUMENTS
 SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
-FLOOR = {"errors", "events", "sizes", "rights", "clock", "layout", "tasks", "uris", "readback"}
+FLOOR = {
+    "errors",
+    "events",
+    "sizes",
+    "rights",
+    "clock",
+    "layout",
+    "tasks",
+    "uris",
+    "readback",
+    "redact",
+    "files",
+}
 _BELOW_RUN = (
     FLOOR
     | {"config", "flow", "retry", "archive"}
@@ -34,9 +46,11 @@ ROOMS: dict[str, set[str]] = {
     "tasks": set(),
     "layout": set(),
     "readback": set(),
+    "redact": set(),
+    "files": set(),
     "retry": FLOOR,
     "config": FLOOR | {"flow"},
-    "handover": {"errors"},
+    "handover": {"errors", "files"},
     "flow": {"errors", "sizes", "clock"},
     "archive": {"errors", "sizes", "flow", "readback"},
     "manifest": FLOOR,

@@ -18,15 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import riva_stream
+from riva_stream import redact as redacting
 from riva_stream.cli import main
-from riva_stream.cli import redact as redacting
 from riva_stream.cli.logs import LogFile, LogJson, LogLines
 from riva_stream.cli.old_runs import remove_old_runs
 from riva_stream.cli.progress import Renderer, record_of
-from riva_stream.cli.redact import Redactor, redact, remember
 from riva_stream.config import StageRequest
 from riva_stream.events import PhaseChanged, RetryScheduled, Warned
+from riva_stream.redact import Redactor, redact, remember
 from tests.cli_processes import double, run
+from tests.copying import Model, Watched, asked, made
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Refuse
@@ -612,3 +614,26 @@ def test_what_cannot_be_removed_is_a_warning(
     assert str(stuck) in warning["message"]
     assert stuck.exists()
     assert not gone.exists()
+
+
+async def test_the_settings_that_a_run_leaves_have_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written by the pipeline, which knows no command line."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    signed = "https://b.s3.amazonaws.com/a?X-Amz-Signature=0a1b2c"
+    request = asked(model, state_dir=tmp_path, description=f"from {signed} with {SECRET}")
+    await riva_stream.stage(request, store=store)
+    kept = await asyncio.to_thread(lambda: next(tmp_path.glob("runs/*/request.json")).read_text())
+    assert json.loads(kept)["source"] == request.source
+    assert "0a1b2c" not in kept
+    assert SECRET not in kept
+
+
+def test_a_source_with_a_signature_in_it_is_refused() -> None:
+    with pytest.raises(ValidationError) as error:
+        asked(Model("a.tar.gz?X-Amz-Algorithm=x&X-Amz-Signature=0a1b2c", b"", {}))
+    assert "has a signature in it" in str(error.value)
+    assert "0a1b2c" not in str(error.value)

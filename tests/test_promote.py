@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,6 +23,7 @@ from riva_stream import (
     read_staging,
     stage,
 )
+from riva_stream.cli import main
 from riva_stream.config import StageRequest
 from riva_stream.events import Event, Progress, StageStarted
 from riva_stream.inspection.verify import verify
@@ -588,3 +590,35 @@ async def test_a_promotion_ends_when_its_source_does_not_answer() -> None:
     with anyio.move_on_after(5) as scope, pytest.raises(StalledError):
         await promote(request, store=_Silent("models"))
     assert not scope.cancelled_caught
+
+
+SEGMENT = "must be one safe path segment"
+NO_PLACE = "names no staging, which is at s3://bucket/ENV/NAME/VERSION/"
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("--env a/b", {"--env": SEGMENT}),
+        ("--model-version ..", {"--model-version": SEGMENT}),
+        ("--bucket s3://b --env a/b", {"--env": SEGMENT, "--bucket": "is not a bucket name"}),
+        ("--to s3://deploy/x", {"--to": NO_PLACE}),
+        ("--env live --to s3://deploy/x", {"--to": NO_PLACE}),
+        (
+            "--to s3://other/live/n/v1/ --to s3://other/x --to u/y",
+            {"--to": f"number 2 {NO_PLACE}; number 3 is not the S3 URI"},
+        ),
+        ("--env a/b --to s3://deploy/x", {"--env": SEGMENT, "--to": NO_PLACE}),
+        ("--env prod", {"--to": "names s3://deploy/prod/n/v1/, where the staging itself lies"}),
+    ],
+)
+def test_what_is_wrong_with_a_place_is_told_under_the_flag_that_was_given(
+    words: str, wrong: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = ("promote", "s3://deploy/prod/n/v1/", "--region", "us-east-1", "--quiet", "--json")
+    assert main([*place, "--state-dir", str(tmp_path), *words.split()]) == 78
+    problems = json.loads(capfd.readouterr().out)["error"]["problems"]
+    told = {problem["flag"]: problem["wrong"] for problem in problems}
+    assert told.keys() == wrong.keys()
+    assert all(told[flag].startswith(text) for flag, text in wrong.items())
+    assert not any(problem["variable"] for problem in problems)  # none of these comes from one

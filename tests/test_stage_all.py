@@ -519,7 +519,18 @@ EVERY = {
 
 
 @pytest.mark.parametrize(
-    "mode", [{}, {"reference_only": True}, {"bintarball_reference": True}, {"checkpoint": 0}]
+    "mode",
+    [
+        {},
+        {"reference_only": True},
+        {"bintarball_reference": True},
+        {"checkpoint": 0},
+        {
+            "timeout": 0.00001,
+            "deadline": 36_525 * 86_400.0,
+            "max_ratio": 1e16,
+        },  # Python writes them as 1e-05, 1e+16
+    ],
 )
 def test_a_child_is_asked_for_the_very_same_request(
     mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -13,7 +13,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from riva_stream import ConfigurationError, StoreSettings, stage
+from riva_stream import ConfigurationError, DestinationConflictError, StoreSettings, stage
+from riva_stream.cli import main
 from riva_stream.events import Event, Watching
 from riva_stream.inspection.last_run import last_run_of
 from riva_stream.inspection.reports import StatusReport
@@ -284,3 +285,34 @@ def test_the_last_run_is_the_newest_and_its_status_counts(tmp_path: Path) -> Non
     (tmp_path / "130.status").write_text("status=failure\nrun_id=130-a\nexit_code=65\n")
     found = last_run_of(tmp_path)
     assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-a", "failure", 65)
+
+
+@pytest.mark.parametrize("how", ["gone", "another", "no JSON"])
+async def test_a_manifest_that_the_marker_was_not_written_for_is_a_problem(
+    how: str, moto_place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    moto_place.source(MIB, members=1)
+    await stage(moto_place.request())
+    key = PREFIX + "upload_manifest.json"
+    if how == "gone":
+        moto_place.client.delete_object(Bucket=moto_place.bucket, Key=key)
+    else:
+        moto_place.put(key, b"{}" if how == "another" else b"\xff")
+    words = ["status", f"s3://{moto_place.bucket}/{PREFIX}", "--exit-code", "--json", "--quiet"]
+    assert await asyncio.to_thread(main, words) == 65
+    told = json.loads(capfd.readouterr().out)
+    assert "upload_manifest.json" in told["staged"]["problem"]
+    assert told["rerun"]["exit_code"] == 73
+    with pytest.raises(DestinationConflictError):
+        await stage(moto_place.request())
+
+
+async def test_a_staging_by_reference_is_asked_for_no_manifest(moto_place: Place) -> None:
+    moto_place.source(MIB, members=1)
+    await stage(moto_place.request(reference_only=True))
+    # without the right to list, 403 is the answer for what is not there
+    rule = Rule("GetObject", key="*/upload_manifest.json", occurrence="every", fault=Refuse("AccessDenied"))
+    async with FaultProxy(moto_place.server, [rule]) as proxy:
+        report = await run_status(moto_place, endpoint=proxy.endpoint_url)
+    assert report.staged is not None
+    assert report.staged.problem == ""

@@ -486,3 +486,26 @@ async def test_too_little_memory_is_refused_with_the_least_that_works(moto_place
     with pytest.raises(ConfigurationError, match="is the least that works") as caught:
         await run_verify(moto_place, deep=True, memory=10 * MIB)
     assert caught.value.hint == f"pass --memory {least_memory(8 * MIB) // MIB}MiB or more"
+
+
+@pytest.mark.parametrize("name", ["models/sub/old.riva", "source/a/b/old.riva", "models//old.riva"])
+async def test_another_model_is_found_at_any_depth(name: str, moto_place: Place) -> None:
+    await staged(moto_place)
+    moto_place.put(PREFIX + name, b"another model")
+    report = await run_verify(moto_place)
+    assert codes_of(report) == {PREFIX + name: [NOT_STAGED]}
+    assert not report.ok
+
+
+async def test_what_only_stands_for_a_folder_is_nothing_beside(moto_place: Place) -> None:
+    await staged(moto_place)
+    for name, data in (
+        ("models/", b""),
+        ("models/sub/", b""),
+        ("notes/", b"not so empty"),
+        ("a/old.riva", b"x"),
+    ):
+        moto_place.put(PREFIX + name, data)
+    report = await run_verify(moto_place)
+    assert report.ok
+    assert sorted(report.extra) == [f"{PREFIX}a/old.riva", f"{PREFIX}notes/"]

@@ -26,6 +26,7 @@ from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, vali
 __all__ = [
     "Addressing",
     "Contradiction",
+    "Levels",
     "Place",
     "ProblemCode",
     "PromoteRequest",
@@ -47,6 +48,7 @@ UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
 SourceCopy = Literal["auto", "store", "send"]
 
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
+_SIGNED = re.compile(r"[?&](X-Amz-[A-Za-z-]+|AWSAccessKeyId|Signature)=", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _LONGEST_RUN_ID = 128
@@ -92,6 +94,8 @@ def _source(value: str) -> str:
     is_bucket = bool(_SOURCE_BUCKET.fullmatch(bucket)) or access_point_of(bucket) is not None
     if not key or not is_bucket:
         raise ValueError("is not an S3 URI with a bucket and a key: s3://bucket/path/model.tar.gz")
+    if _SIGNED.search(key):  # it would be in every document
+        raise ValueError("has a signature in it: give the URI alone, s3://bucket/path/model.tar.gz")
     return f"s3://{bucket}/{key}"
 
 
@@ -118,6 +122,13 @@ def _staging(value: str) -> str:
 def _place(value: str) -> str:
     """Where a staging of any mode may go."""
     return _staging(value).replace(f"/{DEPLOYMENTS}", "/", 1)
+
+
+def _filled(value: tuple[str, ...]) -> tuple[str, ...]:
+    # Not min_length, which does not count entries that are wrong, and so hides what is wrong with a single one.
+    if not value:
+        raise ValueError("has no entry")
+    return value
 
 
 def _sha256(value: str) -> str:
@@ -470,12 +481,28 @@ class StageRequest(Request):
         return -(-least // MIB) * MIB
 
 
+class Levels(BaseModel):
+    """What a place is made of, to be looked at one by one."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    bucket: Annotated[str, AfterValidator(_bucket)]
+    env: Segment
+    model_name: Segment
+    model_version: Segment
+
+    @property
+    def place(self) -> str:
+        """The place."""
+        return f"s3://{self.bucket}/{self.env}/{self.model_name}/{self.model_version}/"
+
+
 class PromoteRequest(Request):
     """A committed staging that becomes another one, or several."""
 
     source: Annotated[str, AfterValidator(_staging)]
     """``s3://bucket/ENV/NAME/VERSION/`` of a staging that is committed; also that of a bintarball reference."""
-    to: tuple[Place, ...] = Field(min_length=1)
+    to: Annotated[tuple[Place, ...], AfterValidator(_filled)]
     """``s3://bucket/ENV/NAME/VERSION/`` of each place."""
     deep: bool = False
     """Read every byte of the source staging on the way, and compare its SHA-256, also where the store copies it."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from riva_stream.errors import ConfigurationError
+from riva_stream.files import open_regular, read_regular
 
 __all__ = [
     "LAST_ARTIFACT",
@@ -35,6 +36,7 @@ __all__ = [
     "Ending",
     "Handover",
     "begin",
+    "code_of",
     "finish",
     "iso",
     "put",
@@ -63,6 +65,8 @@ VALUES = (
 """Every file that holds one value; those that a run has no value for are removed."""
 
 _LOCK = ".130.lock"
+_MOST = 64 << 20
+"""Bytes of a file, as of the documents in a bucket."""
 _PATIENCE = (
     5.0  # seconds for a lock that is held for milliseconds: whoever holds it longer is stopped, or dead
 )
@@ -229,28 +233,33 @@ def put(path: Path, data: str | bytes) -> None:
 
 def _get(folder: Path, name: str) -> str:
     try:
-        return (folder / name).read_bytes().decode(errors="surrogateescape")
+        return read_regular(folder / name, _MOST).decode(errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none.
+    """The object in a file; empty where there is none, or nothing that can be understood.
 
     Raises:
         OSError: it cannot be read.
     """
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         document = json.loads(_get(path.parent, path.name))
         if isinstance(document, dict):
             return document
     return {}
 
 
+def code_of(text: str) -> int | None:
+    """The exit code that a status has; None where it has none, or none that a process can have."""
+    return int(text) if text.isdecimal() and len(text) <= 3 else None  # noqa: PLR2004 - 255 is the highest
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other runs out for a moment; where files cannot be locked (some network file systems), do without."""
-    with (folder / _LOCK).open("ab") as file:
+    with open(open_regular(folder / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:  # noqa: PTH123 - a descriptor
         until = time.monotonic() + _PATIENCE
         while True:
             try:

@@ -141,6 +141,10 @@ class Layout:
         name = key.removeprefix(self.prefix)
         return name in self.documents or self.is_payload(key) or name.startswith(OWN_FOLDER)
 
+    def is_among(self, key: str) -> bool:
+        """Whether a key lies where archive and models do, at whatever depth: whoever copies a folder gets it too."""
+        return not is_bintarball(self.prefix) and key.startswith(tuple(self.prefix + it for it in FOLDERS))
+
     def is_payload(self, key: str) -> bool:
         """Whether a key is that of the archive or of a model, whose parts are worth resuming."""
         if not key.startswith(self.prefix) or is_bintarball(self.prefix):

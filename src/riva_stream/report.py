@@ -190,6 +190,12 @@ class CollectReport(Document):
     applied: bool
     """Whether it removed what it could, or only listed it."""
     found: list[Leftover]
+    unseen: list[str]
+    """``s3://bucket/prefix/`` of each staging that could not be looked at: what is left there is not among what was found."""
+    error: ErrorReport | None
+    """The worst of what kept something from being looked at or removed."""
+    exit_code: int
+    """That of the error, or 0."""
 
 
 SCHEMAS: dict[str, type[BaseModel]] = {

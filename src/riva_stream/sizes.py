@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 __all__ = ["GIB", "MIB", "MOST_PARTS", "human_size", "parse_duration", "parse_interval", "parse_size"]
@@ -19,6 +18,7 @@ _DURATION = re.compile(
     re.IGNORECASE,
 )
 _LARGEST = (1 << 63) - 1
+_LONGEST = 36_525 * 86_400
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -80,6 +80,6 @@ def parse_duration(text: str) -> float:
         raise ValueError("is not a duration; write it like 90 (seconds), 90s, 5m, 1h or 1h30m")
     days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
     seconds += days * 86400 + hours * 3600 + minutes * 60
-    if math.isinf(seconds):
-        raise ValueError("is not a duration; it has too many digits")
+    if seconds > _LONGEST:  # neither the calendar nor a timer of the system goes much further
+        raise ValueError("is not a duration; 36525d (a century) is the longest")
     return seconds

@@ -16,10 +16,14 @@ from riva_stream.catalogue.lines import Lines, Path, deepest_line, lines_of_json
 from riva_stream.catalogue.model import Catalogue
 from riva_stream.config import ProblemCode, Wrong, reason_of
 from riva_stream.errors import ConfigurationError
+from riva_stream.files import read_given
 
 __all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "parse", "wrong_of"]
 
 
+_MOST = 64 << 20
+_PIPE_SECONDS = 60.0
+"""That a catalogue which is a pipe may say nothing; what makes it may have to ask somebody first."""
 _LINE = re.compile(r"at line (\d+)")
 _LONG = re.compile(r"[0-9_]{1000}")
 
@@ -79,7 +83,7 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
     """
     path = FilePath(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_given(path, _MOST, patience=_PIPE_SECONDS, silence=_PIPE_SECONDS).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise CatalogueError(

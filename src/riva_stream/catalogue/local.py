@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -213,6 +214,8 @@ def arguments(request: StageRequest) -> list[str]:
             words.append(f"{flag}=off")
         elif isinstance(value, list):
             words += [f"{flag}={item}" for item in value]
+        elif isinstance(value, float):
+            words.append(f"{flag}={Decimal(repr(value)):f}")  # 1e-05 is no duration
         else:
             words.append(f"{flag}={value}")
     return words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -45,7 +46,7 @@ def _number(name: str, value: object) -> object:
     """As its flag has it: a number, or a text with a unit."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
-    found = _PARSERS[name][0](str(value))
+    found = _PARSERS[name][0](f"{Decimal(repr(value)):f}" if isinstance(value, float) else str(value))
     return StageRequest.model_fields[name].default if found is None else found
 
 

@@ -7,13 +7,14 @@ import os
 import shutil
 import sys
 from argparse import Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from riva_stream.cli.command import SCRIPT, Command, Invocation
 from riva_stream.cli.commands import COMMANDS
-from riva_stream.cli.output import complain, error_document, print_result
+from riva_stream.cli.output import complain, error_document, failed_line, json_text, print_result
+from riva_stream.redact import is_secret, redact, remember
 
 __all__ = ["build_parser", "main"]
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     _open_standard_streams()
+    remember(os.environ)
     words = tuple(sys.argv[1:] if argv is None else argv)
     prog = "python -m riva_stream" if Path(sys.argv[0]).name == "__main__.py" else "riva-stream"
     parser = build_parser(prog, words)
@@ -148,7 +150,7 @@ class _Parser(ArgumentParser):
             if owners
             else "".join(f"did you mean {flag}?" for flag in near)
         )
-        self._refuse(f"unrecognized arguments: {' '.join(words)}", guess)
+        self._refuse(f"unrecognized arguments: {' '.join(_without_secrets(words))}", guess)
 
     def flags(self) -> list[str]:
         """Every flag that it takes."""
@@ -161,10 +163,36 @@ class _Parser(ArgumentParser):
         script = os.environ.get(SCRIPT, "")
         program = Path(script).name if script else f"{self.prog} {self._command()}".rstrip()
         hint = f"{guess} See {program} --help" if guess else f"see {program} --help"
+        document = error_document("UsageError", "usage", message, hint, _USAGE)
         if "--json" in self._argv:
-            print_result(error_document("UsageError", "usage", message, hint, _USAGE))
-        complain(f"{program}: {message}\n  {hint}\n")
+            print_result(json_text(document))
+        as_lines = _flag_value(self._argv, "--log-format") == "json"
+        complain(failed_line(document) if as_lines else redact(f"{program}: {message}\n  {hint}\n"))
         raise SystemExit(_USAGE)
+
+
+def _without_secrets(words: Sequence[str]) -> Iterator[str]:
+    """The words, but for what is given to flags whose names speak of a secret."""
+    hides = False
+    for word in words:
+        name, has_value, _ = word.partition("=")
+        if not word.startswith("--"):
+            yield "***" if hides else word
+        elif has_value and is_secret(name.lstrip("-").replace("-", "_")):
+            yield f"{name}=***"
+        else:
+            yield word
+        hides = word.startswith("--") and not has_value and is_secret(name.lstrip("-").replace("-", "_"))
+
+
+def _flag_value(argv: Sequence[str], flag: str) -> str:
+    """What a flag was given last, of a command line that no parser takes."""
+    found = ""
+    for word, after in zip(argv, (*argv[1:], ""), strict=True):
+        name, has_value, value = word.partition("=")
+        if name == flag:
+            found = value if has_value else after
+    return found
 
 
 class _Version(Action):

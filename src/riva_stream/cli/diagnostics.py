@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.failure import Failure
-from riva_stream.cli.redact import Redactor, is_secret
 from riva_stream.handover import put
+from riva_stream.redact import Redactor, is_secret
 
 __all__ = ["Evidence", "write_bundle"]
 

@@ -13,7 +13,6 @@ from pydantic import Field, field_validator
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
-from riva_stream.cli.redact import SECRETS, redact
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -24,6 +23,7 @@ from riva_stream.errors import (
     leaves_of,
 )
 from riva_stream.manifest import Finding
+from riva_stream.redact import SECRETS, redact
 from riva_stream.report import ErrorReport
 
 __all__ = ["Failure", "failure_of"]

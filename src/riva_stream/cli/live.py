@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column, Table
 from rich.text import Text
 
+from riva_stream.cli.output import visible
 from riva_stream.cli.progress import PHASES, Burst, Closed, Counters, Renderer
 from riva_stream.events import Event, PhaseChanged, RetryScheduled, Warned
 from riva_stream.events import Progress as Seen
@@ -46,6 +47,7 @@ class LiveRenderer(Renderer):
     """
 
     interval = 0.2
+    draws = True
 
     def __init__(
         self, run_id: str, *, clock: Callable[[], float] = time.monotonic, width: int | None = None
@@ -82,7 +84,7 @@ class LiveRenderer(Renderer):
 
     def message(self, text: str, record: logging.LogRecord) -> str:  # noqa: ARG002
         """The text above the bars, as it is."""
-        self._console.out(text.rstrip("\n"), highlight=False)
+        self._console.out(visible(text.rstrip("\n")), highlight=False)
         return ""
 
     def event(self, event: Event, record: logging.LogRecord) -> str:  # noqa: ARG002
@@ -92,7 +94,7 @@ class LiveRenderer(Renderer):
         elif text := self._burst.text(event):
             style = "yellow" if isinstance(event, Warned | RetryScheduled) else "dim"
             # The terminal breaks long lines, not rich: a URI that is copied from there stays whole.
-            self._console.print(f"[{style}]{escape(text)}[/]", soft_wrap=True)
+            self._console.print(f"[{style}]{escape(visible(text))}[/]", soft_wrap=True)
         return ""
 
     def progress(self, latest: Seen, record: logging.LogRecord) -> str:  # noqa: ARG002

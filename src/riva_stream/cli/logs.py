@@ -28,7 +28,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
-from riva_stream.cli.output import complain
+from riva_stream.cli.output import complain, draw, visible, visible_json
 from riva_stream.cli.progress import (
     Closed,
     Counters,
@@ -39,12 +39,13 @@ from riva_stream.cli.progress import (
     record_of,
     sentence,
 )
-from riva_stream.cli.redact import SECRETS, Redactor
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.model import Places, as_switch
 from riva_stream.events import Event, PhaseChanged, Progress, Warned, kind_of
+from riva_stream.files import open_regular
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.log_place import LogPlace
+from riva_stream.redact import SECRETS, Redactor
 from riva_stream.uris import split_uri
 
 __all__ = [
@@ -172,6 +173,7 @@ class Printer(logging.Handler):
         self.interval = renderer.interval
         """Seconds between two looks at the counters."""
         self.write = write
+        self._show = draw if renderer.draws else write
 
     def emit(self, record: logging.LogRecord) -> None:
         """A bar that cannot be drawn must not take the errors with it."""
@@ -180,7 +182,7 @@ class Printer(logging.Handler):
         except Exception as error:  # noqa: BLE001 - whatever it is
             text = f"(this could not be shown: {error!r})\n"
         if text:
-            self.write(text)
+            self._show(text)
 
 
 class LogFile(Printer):
@@ -203,8 +205,8 @@ class LogFile(Printer):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Not for everybody: it tells of buckets and hosts. Each write goes to the end, whoever else has it open.
-            self._descriptor = os.open(
-                self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640
+            self._descriptor = open_regular(
+                self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640, device_too=True
             )
         except OSError as error:
             self._give_up(error)
@@ -282,6 +284,8 @@ class JsonLines(JsonFormatter):
         interval: seconds between two lines of progress.
     """
 
+    draws = False
+
     def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 5.0) -> None:
         super().__init__(json_ensure_ascii=False)
         self.interval = interval
@@ -291,7 +295,7 @@ class JsonLines(JsonFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, or none for the end of a run."""
-        return "" if isinstance(record.item, Closed) else super().format(record) + "\n"  # type: ignore[attr-defined]
+        return "" if isinstance(record.item, Closed) else visible_json(super().format(record)) + "\n"  # type: ignore[attr-defined]
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -360,7 +364,7 @@ class LogLines(Renderer):
     def format(self, record: logging.LogRecord) -> str:
         """Line by line, so that none goes without its run's id; whole before that: a secret may have two lines."""
         head = f"{_utc(record)} [{record.levelname}] [{self._run_id}] "
-        lines = self._redactor.text(self.text(record.item)).splitlines()  # type: ignore[attr-defined]
+        lines = visible(self._redactor.text(self.text(record.item))).splitlines()  # type: ignore[attr-defined]
         return "".join(f"{head}{line}\n" for line in lines if line.strip())
 
 

@@ -111,7 +111,9 @@ def _written_at(path: Path) -> float | None:
 def _is_held(events: Path) -> bool:
     """Whether the events of a run are still being written; see :class:`~riva_stream.cli.logs.LogFile`."""
     try:
-        with os.fdopen(os.open(events, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file:
+        with os.fdopen(
+            os.open(events, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "wb"
+        ) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -1,4 +1,9 @@
-"""Standard output: the result alone, and what to do when nobody takes it."""
+"""Standard output: the result alone, and what to do when nobody takes it; and the door for all that a terminal may get.
+
+Keys of others may hold anything, and a terminal does what it is told: whatever is not printable leaves escaped
+(:func:`visible`). In JSON it is escaped in JSON's own way before that (:func:`json_line`), and what rich draws goes by
+:func:`draw`, its texts having been made visible.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +12,71 @@ import errno
 import json
 import os
 import queue
+import re
 import select
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from riva_stream.redact import SECRETS, redact
 
 __all__ = [
     "complain",
+    "draw",
     "error_document",
+    "failed_line",
+    "json_line",
     "json_text",
     "print_line",
     "print_result",
     "refuse",
     "show_cursor",
     "table_text",
+    "visible",
+    "visible_json",
 ]
 
 _STDOUT = 1
 _STDERR = 2
 _UNDELIVERED = 1
+_UNUSUAL = re.compile(r"[^\n\t -~]+")
+"""What may be not printable; asked again by character."""
 
 
-def print_result(text: str, *, exit_code: int = 0, closed_is_fine: bool = False) -> int:
+def visible(text: str) -> str:
+    """``text`` with escapes in place of what is not printable, line ends and tabs aside; the same if it is done again."""
+    return _replaced(text, lambda char: char.encode("unicode_escape").decode())
+
+
+def visible_json(text: str) -> str:
+    """The same for JSON, of which it stays the same document."""
+    return _replaced(text, lambda char: json.dumps(char)[1:-1])
+
+
+def _replaced(text: str, escape: Callable[[str], str]) -> str:
+    def of(match: re.Match[str]) -> str:
+        if match[0].isprintable():
+            return match[0]
+        return "".join(char if char.isprintable() else escape(char) for char in match[0])
+
+    return _UNUSUAL.sub(of, text)
+
+
+def print_result(
+    text: str, *, exit_code: int = 0, closed_is_fine: bool = False, for_a_shell: bool = False
+) -> int:
     """Write ``text`` to standard output, all of it, and give the exit code to end with.
 
     A reader that has gone (``| head``) has chosen so: the exit code stays that of the work. A result that could
     not be written for another reason (a full disk) would be missed: that is a failure, whatever the work came to.
-    With ``closed_is_fine`` a reader that has gone is not worth a word: a page of the manual is no result.
+    With ``closed_is_fine`` a reader that has gone is not worth a word: a page of the manual is no result. What is
+    ``for_a_shell`` is written as it is.
     """
     error = _lines.end()
     if error is None:
-        error = _write(text)
+        error = _write(text if for_a_shell else visible(text))
     if error is None:
         return exit_code
     if error.errno == errno.EPIPE:
@@ -82,7 +121,7 @@ class _Lines:
     def _work(self) -> None:
         while (text := self._waiting.get()) is not None:
             if self._error is None:
-                self._error = _write(text)
+                self._error = _write(visible(text))
 
 
 _lines = _Lines()
@@ -101,15 +140,27 @@ def _write(text: str) -> OSError | None:
 
 def json_text(document: object) -> str:
     """A document as it is printed."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return visible_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
+
+
+def json_line(document: object) -> str:
+    """A document as one line."""
+    return visible_json(json.dumps(document, ensure_ascii=False)) + "\n"
+
+
+def failed_line(document: Mapping[str, Any]) -> str:
+    """An error's document as the last line of ``--log-format json``."""
+    when = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json_line({"time": when, "run_id": document["run_id"], "event": "failed", **document})
 
 
 def error_document(
     kind: str, code: str, message: str, hint: str, exit_code: int, *, run_id: object = None
-) -> str:
-    """An error as ``--json`` prints it, for what needs nothing heavy; others are a :class:`~riva_stream.cli.failure.Failure`."""
+) -> dict[str, Any]:
+    """An error for a program, for what needs nothing heavy; others are a :class:`~riva_stream.cli.failure.Failure`."""
     error = {"type": kind, "code": code, "message": message, "where": {}, "hint": hint}
-    return json_text({"error": error | {"exit_code": exit_code}, "run_id": run_id})
+    document: dict[str, Any] = SECRETS.value({"error": error | {"exit_code": exit_code}, "run_id": run_id})
+    return document
 
 
 def refuse(
@@ -117,10 +168,10 @@ def refuse(
 ) -> int:
     """Tell such an error, and give its exit code."""
     if as_json:
-        print_result(error_document(kind, code, message, hint, exit_code, run_id=run_id))
+        print_result(json_text(error_document(kind, code, message, hint, exit_code, run_id=run_id)))
     first, *rest = hint.splitlines()
     lines = [f"riva_stream: {message}", f"  next:  {first}", *(f"         {line}" for line in rest)]
-    complain("\n".join([*lines, f"  exit code {exit_code}"]) + "\n")
+    complain(redact("\n".join([*lines, f"  exit code {exit_code}"]) + "\n"))
     return exit_code
 
 
@@ -138,6 +189,11 @@ def table_text(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) ->
 
 def complain(text: str) -> None:
     """Write ``text`` to standard error, if anyone is there."""
+    draw(visible(text))
+
+
+def draw(text: str) -> None:
+    """The same with what moves a terminal's cursor, and colours it."""
     with contextlib.suppress(OSError):
         _write_all(_STDERR, text.encode(errors="backslashreplace"))
 
@@ -145,7 +201,7 @@ def complain(text: str) -> None:
 def show_cursor() -> None:
     """Give a terminal its cursor back, which live bars hide; unless that would mean to wait."""
     if os.isatty(_STDERR) and select.select([], [_STDERR], [], 0)[1]:
-        complain("\x1b[?25h\n")
+        draw("\x1b[?25h\n")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -17,9 +17,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from riva_stream.catalogue import EntryEnded, EntryEvent, EntryReport, EntryStarted, Planned
+from riva_stream.cli.output import visible
 from riva_stream.cli.progress import Counters, Window, duration_text
-from riva_stream.cli.redact import redact
 from riva_stream.events import Progress, StageStarted, Warned
+from riva_stream.redact import redact
 from riva_stream.sizes import MIB, human_size
 
 __all__ = ["LiveOverview", "Overview", "PlainOverview", "can_draw"]
@@ -154,7 +155,7 @@ class LiveOverview(Overview):
 
     def note(self, text: str) -> None:
         """Below the table, until others come."""
-        self._notes.append(redact(text))
+        self._notes.append(visible(redact(text)))
 
     @contextmanager
     def shown(self) -> Iterator[None]:

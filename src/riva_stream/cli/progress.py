@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from riva_stream.cli.redact import redact
 from riva_stream.events import (
     Event,
     MemberFound,
@@ -26,6 +25,7 @@ from riva_stream.events import (
     Warned,
     Watching,
 )
+from riva_stream.redact import redact
 from riva_stream.sizes import MIB, human_size
 
 __all__ = [
@@ -254,6 +254,8 @@ class Renderer(logging.Formatter):
 
     interval: float = 3600.0
     """Seconds between two looks at the counters."""
+    draws = False
+    """Whether what it makes is for a terminal alone, with colours and moves of the cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
         """What to write for a record of :func:`record_of`, line ends included; "" for nothing."""

@@ -37,16 +37,17 @@ from riva_stream.cli.loop import Interrupted, SignalWatch, run
 from riva_stream.cli.old_runs import BUNDLE, EVENTS, remove_old_runs
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.progress import STARTED, Item, record_of
-from riva_stream.cli.redact import redact
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.load import is_asked
 from riva_stream.config import Request
 from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
+from riva_stream.files import read_regular
 from riva_stream.handover import LAST_ARTIFACT, iso
 from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import to_json
+from riva_stream.redact import redact
 from riva_stream.report import PromoteReport, StageReport
 
 __all__ = ["Record"]
@@ -57,6 +58,8 @@ R = TypeVar("R", bound=BaseModel)
 _LAST_EVENTS = 500
 _LAST_REQUESTS = 100
 _SLOW = "the disk was slow"
+_LARGEST = 64 << 20
+"""Bytes that a document may have."""
 _UPLOAD_SECONDS = 15.0
 _TYPES = {".log": "text/plain; charset=utf-8", ".gz": "application/gzip"}
 
@@ -401,6 +404,6 @@ def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]
 def _artifact_of(report: StageReport, folder: Path) -> bytes | None:
     """``artifact.json`` byte for byte as it is in the bucket, where there is a copy; else as it was read."""
     try:
-        return (folder / ARTIFACT_JSON).read_bytes()
+        return read_regular(folder / ARTIFACT_JSON, _LARGEST)
     except OSError:
         return None if report.artifact is None else to_json(report.artifact)

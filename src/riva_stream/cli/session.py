@@ -11,7 +11,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import redirect_stderr
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
@@ -20,8 +19,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import Failure, failure_of
 from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe, renderer_of
 from riva_stream.cli.loop import Interrupted, SignalWatch, run
-from riva_stream.cli.output import json_text, print_result, show_cursor
-from riva_stream.cli.redact import SECRETS, redact, remember
+from riva_stream.cli.output import failed_line, json_text, print_result, show_cursor
 from riva_stream.cli.settings.env_file import EnvFile, on_read, read_env_file
 from riva_stream.cli.settings.load import Endpoint, load_endpoint
 from riva_stream.config import StageRequest, is_run_id, is_text
@@ -29,6 +27,7 @@ from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, Warned
 from riva_stream.inspection.uris import split
+from riva_stream.redact import SECRETS, redact, remember
 
 if TYPE_CHECKING:
     from riva_stream.cli.record import Record
@@ -180,9 +179,7 @@ def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) 
         if isinstance(outcome, Failure):
             last = outcome.text(run_id, debug=args.debug)
             if args.log_format == "json":
-                when = datetime.now(UTC).isoformat(timespec="milliseconds")
-                head = {"time": when, "run_id": run_id, "event": "failed"}
-                last = json.dumps(head | outcome.document(run_id), ensure_ascii=False) + "\n"
+                last = failed_line(outcome.document(run_id))
         return outcome
     finally:
         session.screen.end(last)

@@ -18,7 +18,7 @@ from riva_stream.events import Observer, ignore, warning
 from riva_stream.layout import OWN_FOLDER, Layout, layout_of
 from riva_stream.lease import Found, Journal, Lease, Process, known_to_have_ended, read_journal, watch
 from riva_stream.lease.lease import Noted
-from riva_stream.report import CollectReport, Leftover
+from riva_stream.report import CollectReport, Leftover, error_report, worst
 from riva_stream.retry import Retrier
 from riva_stream.run import each
 from riva_stream.s3 import UNSEEN, ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
@@ -27,6 +27,9 @@ from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 
 __all__ = ["collect"]
+
+_LARGEST = 64 << 20
+"""Bytes that a journal may have."""
 
 
 @in_child_task
@@ -51,13 +54,15 @@ async def collect(
         older_than: seconds; what is younger stays.
         lease: seconds a journal is watched for a heartbeat. That of a journal itself counts when it is longer.
         apply: abort and delete; otherwise only say what would be.
-        observer: is told what could not be removed.
+        observer: is told what could not be looked at or removed.
         session: the caller's own ``aioboto3.Session``.
         now: the time of day, which is compared with the store's own time stamps.
 
     Raises:
         RivaStreamError: the uploads or keys cannot be listed.
     """
+    if prefix and not prefix.endswith("/"):
+        prefix += "/"  # v1 is not to stand for v10
     warn = warning(observer, "gc")
     async with open_store(settings, session=session, warn=warn) as store:
         there, for_leases = (
@@ -66,15 +71,27 @@ async def collect(
         limit = now() - timedelta(seconds=older_than)
         place = partial(_Place, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn)
         places: dict[Layout, _Place] = {}
+
+        def layout_below(key: str) -> Layout | None:
+            # Not every store looks at the prefix when it lists.
+            return layout_of(bucket, key) if key.startswith(prefix) else None
+
         async for entry in there.objects(prefix):
-            if (layout := layout_of(bucket, entry.key)) is not None and layout.is_own(entry.key):
+            if (layout := layout_below(entry.key)) is not None and layout.is_own(entry.key):
                 places.setdefault(layout, place(layout)).add(entry)
         for upload in await there.list_uploads(prefix):
-            if (layout := layout_of(bucket, upload.key)) is not None:
+            if (layout := layout_below(upload.key)) is not None:
                 places.setdefault(layout, place(layout)).uploads.append(upload)
         found = await each(list(places.values()), lambda place: place.collect(apply=apply))
+        errors = [error for at in places.values() for error in at.errors]
+        code = worst([error.exit_code for error in errors])
         return CollectReport(
-            prefix=f"s3://{bucket}/{prefix}", applied=apply, found=[left for some in found for left in some]
+            prefix=f"s3://{bucket}/{prefix}",
+            applied=apply,
+            found=[left for some in found for left in some],
+            unseen=[layout.uri for layout, at in places.items() if at.unseen],
+            error=next((error_report(error) for error in errors if error.exit_code == code), None),
+            exit_code=code,
         )
 
 
@@ -92,27 +109,46 @@ class _Place:
     layout: Layout
     written: datetime | None = field(default=None, init=False)
     """When its journal was written."""
+    listed: bool = field(default=False, init=False)
+    """A listing has shown its journal."""
     uploads: list[OpenUpload] = field(default_factory=list, init=False)
     checkpoints: dict[str, datetime | None] = field(default_factory=dict, init=False)
     """When each was written."""
+    errors: list[RivaStreamError] = field(default_factory=list, init=False)
+    """What kept it from being looked at, or something from being removed."""
+    unseen: bool = field(default=False, init=False)
+    """It could not be looked at: nobody knows what is left there."""
 
     def add(self, entry: ObjectInfo) -> None:
         """A key of its own folder."""
         if entry.key == self.layout.journal:
-            self.written = entry.last_modified
+            self.written, self.listed = entry.last_modified, True
         elif self.layout.is_checkpoint(entry.key):
             self.checkpoints[entry.key] = entry.last_modified
+
+    async def _read_journal(self) -> Found | None:
+        """The journal. Where a listing has shown it, a refusal does not mean that there may be none.
+
+        Raises:
+            AccessDeniedError: it may not be read.
+        """
+        key = self.layout.journal
+        journal = await read_journal(self.bucket, key)
+        if journal is None and self.listed and await self.bucket.fetch(key, limit=_LARGEST) is not None:
+            return await read_journal(self.bucket, key)  # the refusal has passed
+        return journal
 
     async def collect(self, *, apply: bool) -> list[Leftover]:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
         try:
-            journal = await read_journal(self.bucket, self.layout.journal)
+            journal = await self._read_journal()
             if journal is not None and journal.info is not None:
                 self.written = journal.info.last_modified or self.written
             await self._add_named(journal.journal if journal is not None else None)
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
-            self.warn(f"{self.layout.uri} could not be looked at: {error}")
+            self.unseen = True
+            self._tell(f"{self.layout.uri} could not be looked at", error)
             return []
         found = self._found(held=held)
         if journal is not None:
@@ -124,8 +160,12 @@ class _Place:
         except HeldError:
             return [left.model_copy(update={"held": True}) for left in found]
         except RivaStreamError as error:
-            self.warn(f"{self.layout.uri} could not be collected: {error}")
+            self._tell(f"{self.layout.uri} could not be collected", error)
             return found
+
+    def _tell(self, what: str, error: RivaStreamError) -> None:
+        self.errors.append(error)
+        self.warn(f"{what}: {error}")
 
     async def _look_again(self, journal: Journal | None) -> None:
         """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
@@ -277,7 +317,7 @@ class _Place:
         except HeldError:
             raise
         except RivaStreamError as error:
-            self.warn(f"{left.key} could not be removed: {error}")
+            self._tell(f"{left.key} could not be removed", error)
             return left
         return left.model_copy(update={"removed": True})
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from riva_stream.errors import ConfigurationError
-from riva_stream.handover import read, read_json
+from riva_stream.files import read_regular
+from riva_stream.handover import code_of, read, read_json
 from riva_stream.inspection.reports import LastRun
 from riva_stream.layout import prefix_of
 from riva_stream.lease.journal import Journal, Process
@@ -17,6 +18,8 @@ __all__ = ["Remembered", "last_run_of"]
 
 _Status = Literal["success", "failure", "running", "unknown"]
 
+_LARGEST = 64 << 20
+"""Bytes that a journal may have."""
 _SETTINGS = ("region", "endpoint_url", "profile", "ca_bundle", "addressing")
 
 
@@ -61,17 +64,18 @@ def last_run_of(state: Path) -> Remembered:
     except KeyError as error:
         raise _nothing(state, f"{latest} does not name {error}") from error
     alive = _alive(latest.with_name("journal.json"))
-    exit_code = named.get("exit_code", "")
+    exit_code, outcome = code_of(named.get("exit_code", "")), report.get("outcome")
     run = LastRun(
         folder=str(latest.parent),
         run_id=latest.parent.name,
         status=_word(named.get("status", ""), report, alive),
-        exit_code=int(exit_code) if exit_code.isdecimal() else 0 if report else None,
-        outcome=report.get("outcome"),
+        exit_code=0 if exit_code is None and report else exit_code,
+        outcome=outcome if isinstance(outcome, str) else None,
         destination=f"s3://{bucket}/{prefix}",
         alive=False if report or named else alive,
     )
-    return Remembered(run, bucket, prefix, {name: request.get(name) for name in _SETTINGS})
+    reach = {name: value for name in _SETTINGS if isinstance(value := request.get(name), str)}
+    return Remembered(run, bucket, prefix, {name: reach.get(name) for name in _SETTINGS})
 
 
 def _word(named: str, report: dict[str, Any], alive: bool | None) -> _Status:
@@ -86,7 +90,7 @@ def _word(named: str, report: dict[str, Any], alive: bool | None) -> _Status:
 def _alive(journal: Path) -> bool | None:
     """Whether the run's process still runs, as far as its copy of the journal tells on this host."""
     with suppress(OSError, ValueError):
-        found = Journal.parse(journal.read_bytes())
+        found = Journal.parse(read_regular(journal, _LARGEST))
         here = Process.this()
         if found.stopped or found.process.is_dead(here):
             return False

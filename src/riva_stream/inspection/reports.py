@@ -95,7 +95,7 @@ class StagedNow(Document):
     sha256: str | None
     """Of the archive; None by reference."""
     problem: str
-    """Why it cannot be used, as far as marker and ``artifact.json`` tell; empty when it can."""
+    """Why it cannot be used, as far as the marker and the two that it vouches for tell; empty when it can."""
 
 
 class UploadStatus(Document):

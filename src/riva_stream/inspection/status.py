@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from riva_stream import clock
-from riva_stream.documents.read import Documents, read_documents
-from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
+from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, read_documents, understood
+from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError, IntegrityError
 from riva_stream.events import Observer, ignore
 from riva_stream.inspection.find import is_above, open_bucket
 from riva_stream.inspection.reports import Holder, LastRun, Rerun, StagedNow, StatusReport, UploadStatus
-from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MARKER, Layout
+from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MANIFEST_JSON, MARKER, Layout
 from riva_stream.lease import (
     Found,
     Journal,
@@ -85,7 +85,7 @@ class _StatusReader:
         documents = await read_documents(
             self.bucket, self.layout.prefix, (MARKER, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS)
         )
-        staged = _staged(documents) if documents.is_marked else None
+        staged = _staged(documents, await self._problem(documents)) if documents.is_marked else None
         notes: list[Finding] = []
         if staged is not None and not staged.problem and documents.pair_problem:
             notes.append(_note("not-deployable", f"it must not be deployed: {documents.pair_problem}"))
@@ -114,6 +114,19 @@ class _StatusReader:
             notes=notes,
             watched_seconds=round(life.seconds if life else 0.0, 1),
         )
+
+    async def _problem(self, documents: Documents) -> str:
+        """Why what is staged cannot be used, by all that the marker vouches for; "" where it can."""
+        marker = documents.marker
+        if documents.problem or documents.is_bintarball or marker is None or marker.mode != "full":
+            return documents.problem
+        # Not with the others: only the marker says whether there is one, and without the right to list 403 may mean none.
+        try:
+            found = await self.bucket.fetch(self.layout.prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT)
+        except IntegrityError as error:
+            return error.what
+        manifest = understood({} if found is None else {MANIFEST_JSON: found})
+        return manifest.problem_of(MANIFEST_JSON, "the marker", marker.manifest_sha256)
 
     async def _life(self, found: Found, *, wait: bool, lease: float | None) -> Life | None:
         if wait:
@@ -245,7 +258,7 @@ def _run_id(found: Found) -> str | None:
     return found.journal.run_id if found.journal else None
 
 
-def _staged(documents: Documents) -> StagedNow:
+def _staged(documents: Documents, problem: str) -> StagedNow:
     marker, artifact = documents.marker, documents.artifact
     archive = documents.reference or (artifact.source if artifact else None)
     return StagedNow(
@@ -256,7 +269,7 @@ def _staged(documents: Documents) -> StagedNow:
         source_size=archive.size_bytes if archive else None,
         models=len(artifact.models) if artifact else 0,
         sha256=artifact.source.sha256 if artifact else None,
-        problem=documents.problem,
+        problem=problem,
     )
 
 

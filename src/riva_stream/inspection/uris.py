@@ -5,7 +5,7 @@ from __future__ import annotations
 from riva_stream.errors import ConfigurationError
 from riva_stream.uris import split_uri
 
-__all__ = ["split"]
+__all__ = ["split", "split_prefix"]
 
 
 def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
@@ -18,3 +18,13 @@ def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
         return split_uri(uri)
     except ValueError as error:
         raise ConfigurationError(f"{uri!r} {error}", hint=f"for example: {example}") from error
+
+
+def split_prefix(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
+    """Bucket, and prefix with its closing slash: ``dev/n/v1`` is not to stand for ``dev/n/v10``. "" is the whole bucket.
+
+    Raises:
+        ConfigurationError: this is no such URI.
+    """
+    bucket, key = split(uri, example)
+    return bucket, "".join(f"{segment}/" for segment in key.split("/") if segment)

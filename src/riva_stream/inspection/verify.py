@@ -236,7 +236,8 @@ class _Verification:
         more = 0
         try:
             async for entry in self.bucket.objects(self.prefix):
-                if entry.key not in named and not entry.key.endswith("/"):  # which stand for empty folders
+                stands_for_a_folder = entry.key.endswith("/") and not entry.size
+                if entry.key not in named and not stands_for_a_folder:
                     more += not self._one_beside(entry, documents)
         except AccessDeniedError:
             told = f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing"
@@ -251,7 +252,7 @@ class _Verification:
             raise self.staging.replaced(name)  # it was not there when the documents were read
         if name == JOURNAL:
             self._note("journal", "a run has begun to replace it, or has left its journal: see status")
-        elif self.staging.layout.is_payload(entry.key) and name.endswith(".riva"):
+        elif self.staging.layout.is_among(entry.key) and name.endswith(".riva"):
             self.ledger.size(entry.key, entry.size)
             self.ledger.differs(entry.key, NOT_STAGED, "not listed in any manifest")
         elif len(self.extra) < _MOST_EXTRA:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from riva_stream.config import StageRequest
 from riva_stream.events import Observer
 from riva_stream.flow.lanes import Lanes
-from riva_stream.manifest import to_json
 from riva_stream.pipeline.copies import COPIES
 from riva_stream.pipeline.limits import watched
+from riva_stream.redact import SECRETS
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
 from riva_stream.state import StateDirectory
@@ -36,6 +37,7 @@ async def begun(request: StageRequest, run_id: str, observer: Observer) -> Async
     )
     run = Run(request, run_id, observer, retrier, lanes, meter)
     # Whether there is a place for state is found out now, and not when the bytes are moved.
-    await StateDirectory(request.state_dir, run_id).write("request.json", to_json(request))
+    kept = json.dumps(SECRETS.value(request.model_dump(mode="json")), indent=2, ensure_ascii=False) + "\n"
+    await StateDirectory(request.state_dir, run_id).write("request.json", kept.encode())
     async with watched(meter, request.timeout):
         yield run

@@ -1,20 +1,32 @@
 """The AWS configuration and credentials files, read before anything else is done with them.
 
 The SDK reads them whatever the credentials come from, at moments of its own; a file that it cannot parse is the
-user's to mend, so it is named with the line. What stands in the line is never repeated: it may be a secret.
+user's to mend, so it is named with the line, and so is a value that it can make nothing of, with its profile. What
+stands in the line is never repeated: it may be a secret.
 """
 
 from __future__ import annotations
 
 import configparser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ConfigParseError
+from botocore.exceptions import (
+    BotoCoreError,
+    ConfigParseError,
+    InvalidIMDSEndpointError,
+    InvalidIMDSEndpointModeError,
+)
 
 from riva_stream.errors import ConfigurationError, Where
 
-__all__ = ["malformed", "read_configuration"]
+__all__ = ["malformed", "read_configuration", "understood_values"]
+
+_NOT_UNDERSTOOD = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
+"""What the SDK raises at a value of another kind than it expects, from wherever it comes to it first."""
+_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 def read_configuration(core: Any) -> None:
@@ -27,6 +39,38 @@ def read_configuration(core: Any) -> None:
         core.full_config  # noqa: B018 - it is kept by the session
     except ConfigParseError as error:
         raise malformed(error) from error
+
+
+@contextmanager
+def understood_values(core: Any) -> Iterator[None]:
+    """Around what makes the SDK look at the values of a session's configuration, and around nothing else.
+
+    Raises:
+        ConfigurationError: it can make nothing of one.
+    """
+    try:
+        yield
+    except (InvalidIMDSEndpointError, InvalidIMDSEndpointModeError) as error:
+        raise _odd_value(core, error) from error
+    except BotoCoreError:  # some are ValueErrors as well
+        raise
+    except _NOT_UNDERSTOOD as error:
+        raise _odd_value(core, error) from error
+
+
+def _odd_value(core: Any, error: Exception) -> ConfigurationError:
+    profile, path, names = "default", "~/.aws/config", list[str]()
+    with suppress(BotoCoreError, *_NOT_UNDERSTOOD):
+        profile = core.get_config_variable("profile") or profile
+        path = core.get_config_variable("config_file") or path
+        names = sorted(name for name in core.get_scoped_config() if name not in _KEYS)
+    has = f", which sets {', '.join(names)}" if names else ""
+    return ConfigurationError(
+        f"the SDK can make nothing of a value in the AWS configuration ({type(error).__name__}): {path}, profile "
+        f"{profile}{has}",
+        where=Where(operation="ReadConfiguration"),
+        hint="check the values of that profile, of its services section, and of the AWS_ variables that are set",
+    )
 
 
 def malformed(error: ConfigParseError, where: Where | None = None) -> ConfigurationError:

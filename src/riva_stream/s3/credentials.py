@@ -10,17 +10,25 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
-from aiobotocore.credentials import AioProcessProvider, AioRefreshableCredentials
+from aiobotocore.credentials import (
+    AioAssumeRoleWithWebIdentityProvider,
+    AioContainerProvider,
+    AioProcessProvider,
+    AioRefreshableCredentials,
+)
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import NoCredentialsError
 
 from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError, Where
+from riva_stream.files import read_regular
 from riva_stream.s3.errors import translated
 from riva_stream.s3.helper import start_helper
 from riva_stream.s3.unanswered import is_local
@@ -48,6 +56,7 @@ _WORDS = {
 }
 _WHERE = Where(operation="GetCredentials")
 _LATIN_1, _DELETE = 0xFF, 0x7F
+_LONGEST_TOKEN = 1 << 20
 
 Warn = Callable[[str], None]
 
@@ -67,11 +76,14 @@ def guard(core: Any, *, limit: float, warn: Warn) -> None:
     """
     resolver = core.get_component("credential_provider")
     for provider in resolver.providers:
-        _kill_with_us(provider)
+        _prepare(provider)
         builder = getattr(provider, "_profile_provider_builder", None)
         if builder is not None:  # makes the links of a source_profile, when it is come to
-            make = builder._create_process_provider  # noqa: SLF001 - the SDK has no hook for it
-            builder._create_process_provider = partial(_made, make)  # noqa: SLF001
+            for name in (
+                "_create_process_provider",
+                "_create_web_identity_provider",
+            ):  # the SDK has no hook for it
+                setattr(builder, name, partial(_made, getattr(builder, name)))
     resolver.providers = [_Guarded(provider, limit, warn) for provider in resolver.providers]
 
 
@@ -232,12 +244,41 @@ def _oddity(name: str, letter: str) -> str:
     return "a blank" if letter.isspace() and (name != "secret_key" or code != ord(" ")) else ""
 
 
-def _kill_with_us(provider: Any) -> None:
+def _prepare(provider: Any) -> None:
+    """Let a helper end with us, and a file not be waited for; these are arguments that the chain does not pass on."""
     if isinstance(provider, AioProcessProvider):
-        provider._popen = start_helper  # noqa: SLF001 - an argument that the chain does not pass on
+        provider._popen = start_helper  # noqa: SLF001
+    elif isinstance(provider, AioAssumeRoleWithWebIdentityProvider):
+        provider._token_loader_cls = _WebIdentityToken  # noqa: SLF001
+    elif isinstance(provider, AioContainerProvider):
+        provider._build_headers = partial(_headers, provider, provider._build_headers)  # noqa: SLF001
 
 
-def _made(make: Callable[[str], Any], profile_name: str) -> Any:
-    provider = make(profile_name)
-    _kill_with_us(provider)
+def _made(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    provider = make(*args, **options)
+    _prepare(provider)
     return provider
+
+
+class _WebIdentityToken:
+    """In place of the SDK's, which opens whatever is there: a pipe would hold up the event loop."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self) -> str:
+        return _token_in(self._path, AioAssumeRoleWithWebIdentityProvider.METHOD).decode()
+
+
+def _headers(provider: Any, build: Callable[[], Any]) -> Any:
+    path = os.environ.get(provider.ENV_VAR_AUTH_TOKEN_FILE)
+    if path is not None:
+        _token_in(path, provider.METHOD)
+    return build()
+
+
+def _token_in(path: str, method: str) -> bytes:
+    try:
+        return read_regular(Path(path), _LONGEST_TOKEN)
+    except OSError as error:
+        raise _unusable(source_of(method), f"{path}: {error.strerror}") from error

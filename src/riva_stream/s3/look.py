@@ -22,7 +22,7 @@ from riva_stream.s3.answers import date_of
 from riva_stream.s3.credentials import source_of
 from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.regions import RegionName
-from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, prepared
+from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, opened, prepared
 
 __all__ = ["BucketLook", "CredentialsLook", "Identity", "Look", "open_look"]
 
@@ -117,7 +117,7 @@ class Look:
         if self._settings.ca_bundle is not None:
             arguments["verify"] = str(self._settings.ca_bundle)
         with translated("GetCallerIdentity", ""):
-            async with self.session.client("sts", **arguments) as client:
+            async with opened(self.session, "sts", arguments) as client:
                 await resolved(client.meta.endpoint_url)
                 answer = await client.get_caller_identity()
         return Identity(account=answer.get("Account", ""), arn=answer.get("Arn", ""))

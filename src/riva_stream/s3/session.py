@@ -25,7 +25,7 @@ from riva_stream import clock
 from riva_stream.errors import ConfigurationError
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
-from riva_stream.s3.config_files import read_configuration
+from riva_stream.s3.config_files import read_configuration, understood_values
 from riva_stream.s3.credentials import Warn, guard, resolve
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import Addressing, WriteOptions
@@ -34,7 +34,7 @@ from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import carry_rules_as_they_are
 from riva_stream.s3.windows import WINDOWED, choose_window, nameless
 
-__all__ = ["StoreSettings", "client_of", "is_aws_url", "open_store", "prepared"]
+__all__ = ["StoreSettings", "client_of", "is_aws_url", "open_store", "opened", "prepared"]
 
 _CONNECT_TIMEOUT = 10.0
 _SIGNED_HERE = ("PutObject", "UploadPart")
@@ -137,7 +137,8 @@ async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
             warn(ignored)
     core = made._session  # noqa: SLF001 - aioboto3 has no other way to it
     if session is None:
-        guard(core, limit=settings.credentials_timeout, warn=warn)
+        with understood_values(core):
+            guard(core, limit=settings.credentials_timeout, warn=warn)
     # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
     await clock.in_thread(_warm, made, settings, abandon_on_cancel=True)
     if not settings.unsigned:
@@ -195,11 +196,26 @@ def _warm(session: Any, settings: StoreSettings) -> None:
 async def client_of(session: Any, settings: StoreSettings) -> AsyncIterator[Any]:
     """A client of a session that :func:`prepared` has given."""
     core = session._session  # noqa: SLF001 - aioboto3 has no other way to it
-    async with session.client("s3", **_client_arguments(settings, core)) as client:
+    with understood_values(core):
+        arguments = _client_arguments(settings, core)
+    async with opened(session, "s3", arguments) as client:
         check_proxy(client.meta.endpoint_url)
         if settings.options.request_payer is not None:
             pay = partial(_pay, settings.options.request_payer)
             client.meta.events.register("provide-client-params.s3", pay)
+        yield client
+
+
+@asynccontextmanager
+async def opened(session: Any, service: str, arguments: dict[str, Any]) -> AsyncIterator[Any]:
+    """A client of a session, for one service.
+
+    Raises:
+        ConfigurationError: the AWS configuration has a value that the SDK can make nothing of.
+    """
+    async with AsyncExitStack() as stack:
+        with understood_values(session._session):  # noqa: SLF001 - as in prepared
+            client = await stack.enter_async_context(session.client(service, **arguments))
         yield client
 
 

@@ -45,4 +45,4 @@ def run(args: Namespace, invocation: Invocation) -> int:
                 action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
             elif action.dest == "topic":
                 action.choices = list(pages())
-    return print_result(shtab.complete(program, args.shell), closed_is_fine=True)
+    return print_result(shtab.complete(program, args.shell), closed_is_fine=True, for_a_shell=True)

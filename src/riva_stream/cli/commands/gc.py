@@ -56,10 +56,10 @@ def configure(parser: ArgumentParser) -> None:
 def _collect(session: Session) -> CollectReport:
     from riva_stream.cli.session import store_of
     from riva_stream.inspection.gc import collect
-    from riva_stream.inspection.uris import split
+    from riva_stream.inspection.uris import split_prefix
 
     args = session.args
-    bucket, prefix = split(args.prefix, "s3://deployments/prod/")
+    bucket, prefix = split_prefix(args.prefix)
     work = partial(
         collect,
         store_of(session.endpoint()),
@@ -81,13 +81,22 @@ def _text(report: CollectReport, _: Session) -> str:
     gone = sum(leftover.removed for leftover in report.found)
     due = sum(leftover.old and not leftover.held for leftover in report.found)
     if not report.found:
-        lines.append(f"nothing is left below {report.prefix}")
+        if not report.unseen:
+            lines.append(f"nothing is left below {report.prefix}")
     elif report.applied:
         lines.append(f"{gone} of {len(report.found)} removed below {report.prefix}")
     else:
         lines.append(
             f"{due} of {len(report.found)} would be removed below {report.prefix}; --yes removes them"
         )
+    if report.unseen:
+        count = len(report.unseen)
+        lines.append(
+            f"what is left at {count} {'place' if count == 1 else 'places'} could not be looked at: {report.unseen[0]}"
+            f"{' and others' if count > 1 else ''}"
+        )
+    if report.error is not None and report.error.hint:
+        lines.append(f"next: {report.error.hint}")
     return "\n".join(lines) + "\n"
 
 

@@ -61,7 +61,7 @@ def _list(session: Session) -> ListReport:
     endpoint = session.endpoint()
     from riva_stream.cli.session import store_of
     from riva_stream.inspection.ls import list_stagings
-    from riva_stream.inspection.uris import split
+    from riva_stream.inspection.uris import split_prefix
 
     example = "s3://deployments"
     place = session.args.prefix or (f"s3://{endpoint.bucket}" if endpoint.bucket else None)
@@ -70,13 +70,11 @@ def _list(session: Session) -> ListReport:
             "no bucket is named, and the settings of stage do not name one either",
             hint=f"for example: {example}; or set NVIDIA_DRIVERS_S3_BUCKET",
         )
-    bucket, key = split(place, example)
-    segments = [segment for segment in key.split("/") if segment]
-    prefix = "".join(f"{segment}/" for segment in segments)
+    bucket, prefix = split_prefix(place, example)
     if prefix.removeprefix(DEPLOYMENTS).count("/") > _MOST_SEGMENTS:
         raise ConfigurationError(
             f"{place} is deeper than a staging, which lies at ENV/MODEL/VERSION",
-            hint=f"for example: s3://{bucket}/{'/'.join(segments[:2])}",
+            hint=f"for example: s3://{bucket}/{'/'.join(prefix.split('/')[:2])}",
         )
     return session.run(partial(list_stagings, store_of(endpoint), bucket, prefix, observer=session.observe))
 

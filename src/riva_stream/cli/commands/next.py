@@ -90,7 +90,9 @@ def run(args: Namespace, invocation: Invocation) -> int:
     environment = _environment(handover)
     if args.json:
         return print_result(json_text(_document(handover, environment)))
-    return print_result("".join(f"export {name}={quote(value)}\n" for name, value in environment.items()))
+    return print_result(
+        "".join(f"export {name}={quote(value)}\n" for name, value in environment.items()), for_a_shell=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class _Problem:
 
 
 def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
+    from riva_stream.handover import code_of
+
     folder, record, status = handover.folder, handover.record, handover.status
     where = "" if folder == Path("state") else f" --state-dir {quote(str(folder))}"
     again = str(record.get("command") or f"{invocation.prog} stage{where}")
@@ -123,7 +127,8 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             f"stage first:\n{again}",
         )
     if status.get("status") != "success":
-        code = int(status["exit_code"]) if status.get("exit_code", "").isdecimal() else _AGAIN
+        ended_with = code_of(status.get("exit_code", ""))
+        code = _AGAIN if ended_with is None else ended_with
         log = f"; its log: {status['log']}" if status.get("log") else ""
         return _Problem(
             "failed",
@@ -169,22 +174,23 @@ def _values(handover: Handover) -> dict[str, str]:
 
 def _described(handover: Handover) -> Mapping[str, Any]:
     """``artifact.json``; of a bintarball reference, which has none, ``deployment.json`` with its mode in that place."""
-    deployment: dict[str, Any] = handover.report.get("deployment") or {}
+    deployment = _part(handover.report, "deployment")
     if handover.artifact or not deployment:
         return handover.artifact
-    return deployment | {
-        "deployment": {
-            **(deployment.get("deployment") or {}),
-            "staging_mode": deployment.get("deployment_type"),
-        }
-    }
+    own = _part(deployment, "deployment") | {"staging_mode": deployment.get("deployment_type")}
+    return deployment | {"deployment": own}
+
+
+def _part(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A table in a document, of which nobody has looked at the shape."""
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _environment(handover: Handover) -> dict[str, str]:
     described = _described(handover)
     artifact = {
-        name: str((described.get(part) or {}).get(key) or "")
-        for name, (part, key) in _OF_THE_ARTIFACT.items()
+        name: str(_part(described, part).get(key) or "") for name, (part, key) in _OF_THE_ARTIFACT.items()
     }
     values = {name.upper(): value for name, value in _values(handover).items()}
     return values | artifact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.running import executes
@@ -13,6 +13,7 @@ from riva_stream.sizes import human_size
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
+    from riva_stream.config import Wrong
     from riva_stream.report import PlaceReport, PromoteReport, StageReport
 
 NAME = "promote"
@@ -36,7 +37,7 @@ EXAMPLES = """\
   PROG promote s3://deployments/dev/parakeet-rnnt-en-us/v2025.09/ --env prod --dry-run
       what would be written, how it would be proven, and whether it may be
 """
-_LEVELS = ("env", "model_name", "model_version")
+_LEVELS = ("bucket", "env", "model_name", "model_version")
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -47,7 +48,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def _promote(session: Session) -> PromoteReport:
     from riva_stream.cli.session import begin_record, staging_prefix
-    from riva_stream.cli.settings.problems import check
+    from riva_stream.cli.settings.model import Origin
+    from riva_stream.cli.settings.problems import check, malformed
     from riva_stream.config import PromoteRequest
     from riva_stream.errors import ConfigurationError
 
@@ -60,14 +62,18 @@ def _promote(session: Session) -> PromoteReport:
         for name in PromoteRequest.model_fields
         if (value := getattr(endpoint, name, None)) is not None
     }
-    places = [*_place(args, bucket, prefix), *(args.to or ())]
+    own, wrong = _place(args, bucket, prefix)
+    places = [*own, *(args.to or ())]
     if not places:
         raise ConfigurationError(
             "no target given",
             hint="pass --env, --bucket, --model-name or --model-version, or --to with a whole place; for example: --env prod",
         )
     values |= {"source": f"s3://{bucket}/{prefix}", "to": tuple(dict.fromkeys(places))}
-    record.request = request = check(values, {}, {}, kind=PromoteRequest)
+    if args.to and (told := malformed(PromoteRequest, {"to": tuple(args.to)}).get("to")):
+        wrong["to"] = told  # as they were given: the staging's own place is not counted
+    origins = {name: Origin("", "") for name in wrong}  # ENV and its like say nothing of this place
+    record.request = request = check(values, origins, wrong, kind=PromoteRequest)
     if not request.dry_run:
         record.begin()
 
@@ -76,17 +82,24 @@ def _promote(session: Session) -> PromoteReport:
     return session.run(partial(promote, request, observer=session.observe))
 
 
-def _place(args: Namespace, bucket: str, prefix: str) -> list[str]:
-    """The staging's own place with what the flags replace of it; none where they replace nothing."""
+def _place(args: Namespace, bucket: str, prefix: str) -> tuple[list[str], dict[str, Wrong]]:
+    """The staging's own place with what the flags replace of it, none where they replace nothing; and what is wrong with these.
+
+    An example stands in for what is wrong: it is told once, under its flag, or with the staging that it is of.
+    """
+    from riva_stream.cli.settings.model import Settings
+    from riva_stream.cli.settings.problems import malformed
+    from riva_stream.config import Levels
+
+    given = {name: value for name in _LEVELS if (value := getattr(args, name))}
+    if not given:
+        return [], {}
     levels = prefix.removeprefix(DEPLOYMENTS).rstrip("/").split("/")
-    given: list[Any] = [getattr(args, name) for name in _LEVELS]
-    if not args.bucket and not any(given):
-        return []
-    # One that has too few levels is told with all else that is wrong.
-    there = [*levels, *[""] * len(_LEVELS)]
-    return [
-        f"s3://{args.bucket or bucket}/{'/'.join(new or old for new, old in zip(given, there, strict=False))}/"
-    ]
+    examples = {name: Settings.example(name) for name in _LEVELS}
+    whole = examples | dict(zip(_LEVELS, (bucket, *levels), strict=False)) | given
+    wrong = malformed(Levels, whole)
+    place = Levels.model_validate(whole | {name: examples[name] for name in wrong}).place
+    return [place], {name: wrong[name] for name in given if name in wrong}
 
 
 _OUTCOMES = {

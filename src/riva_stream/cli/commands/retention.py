@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import json_text
-from riva_stream.cli.redact import SECRETS
 from riva_stream.cli.running import executes
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS, is_segment
+from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import print_line
-from riva_stream.cli.redact import SECRETS
+from riva_stream.cli.output import json_line, print_line
+from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def _overview(session: Session) -> tuple[Overview, AbstractContextManager[object
 
 
 def _line(document: Mapping[str, Any]) -> str:
-    return json.dumps(SECRETS.value(dict(document)), ensure_ascii=False) + "\n"
+    return json_line(SECRETS.value(dict(document)))
 
 
 def _last_line(report: CatalogueReport) -> str:

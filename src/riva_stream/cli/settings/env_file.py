@@ -6,12 +6,8 @@ named or of a process substitution: some keep their secrets so.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import select
-import stat
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
+from riva_stream.files import read_given
 
 if TYPE_CHECKING:
     from dotenv.parser import Binding
@@ -30,8 +27,8 @@ ROOT = "RIVA_STREAM_ROOT"
 
 _PIPE_SECONDS = 30.0
 """That a named pipe may be without anybody who writes into it. One who does may take any time: he may be typing."""
-_LOOK_SECONDS = 0.1
-_OF_A_SHELL = ("/dev/fd/", "/proc/", "/dev/stdin")
+_MOST = 1 << 20
+"""Bytes. Far more than settings have; ``/dev/zero`` has no end."""
 
 _listeners: list[Callable[[Mapping[str, str]], None]] = []
 
@@ -79,9 +76,9 @@ def read_env_file(wanted: Path | None) -> EnvFile:
 
     try:
         # Once: --env-file <(decrypt .env.gpg) is a pipe.
-        text = _read(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text"
+        text = _text_of(read_given(path, _MOST, patience=_PIPE_SECONDS))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text, or holds a NUL"
         by = "" if wanted or not named else f" (named by {ENV_FILE})"
         raise ConfigurationError(
             f"the environment file {path}{by} cannot be read: {reason}",
@@ -105,33 +102,13 @@ def _is_odd(item: Binding) -> bool:
     return item.error or (bare and not item.original.string.lstrip().startswith("export"))
 
 
-def _read(path: Path) -> bytes:
-    """All of a file or a pipe.
-
-    Opening a pipe that nobody writes into waits without end, where no signal could be heard.
+def _text_of(data: bytes) -> str:
+    """The text of a file.
 
     Raises:
-        OSError: it cannot be read, or nobody writes into it.
+        ValueError: it is no UTF-8, or has a NUL, which no variable can hold.
     """
-    if not stat.S_ISFIFO(path.stat().st_mode):
-        return path.read_bytes()
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
-        # That of a process substitution has had its writer from the start; a named one may yet get it.
-        until = 0.0 if str(path).startswith(_OF_A_SHELL) else time.monotonic() + _PIPE_SECONDS
-        pieces: list[bytes] = []
-        is_written = False
-        while True:
-            piece = file.read(1 << 16)
-            if piece:
-                pieces.append(piece)
-            elif piece is None:  # there is a writer, who has nothing to say as yet
-                select.select([file], [], [], _LOOK_SECONDS)
-            elif is_written or pieces or not until:
-                return b"".join(pieces)
-            elif time.monotonic() > until:
-                raise OSError(
-                    errno.ETIMEDOUT, f"it is a pipe that nobody has written into for {_PIPE_SECONDS:.0f} s"
-                )
-            else:
-                time.sleep(_LOOK_SECONDS)
-            is_written = is_written or piece is None
+    text = data.decode("utf-8-sig")
+    if "\0" in text:
+        raise ValueError("NUL")
+    return text

@@ -335,7 +335,8 @@ def _region_of_profile(profile: str | None, environment: Mapping[str, str]) -> t
         path = Path(os.path.expandvars(environment.get(variable) or usual)).expanduser()
         parser = configparser.RawConfigParser()
         with suppress(OSError, UnicodeDecodeError, configparser.Error):  # told when the SDK reads it
-            parser.read(path)
+            if path.is_file():  # which the SDK asks as well: to open a pipe would wait
+                parser.read(path)
         for section in parser.sections():
             name = _profile_of(section, every=variable != files[0][0])
             region = parser.get(section, "region", fallback="").strip()

@@ -16,7 +16,7 @@ from riva_stream.errors import ConfigurationError
 from riva_stream.flow.memory import least_memory, plan_memory
 from riva_stream.sizes import human_size
 
-__all__ = ["Problem", "SettingsError", "check"]
+__all__ = ["Problem", "SettingsError", "check", "malformed"]
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -84,7 +84,7 @@ def check(
         wrong["region"] = Wrong("missing", "is not set (it may be left out only with an endpoint URL)")
     # Stand-ins let one missing setting not hide what is wrong with the others.
     stand_ins = {name: Settings.example(name) for name in required if name not in values}
-    wrong |= _malformed(kind, stand_ins | dict(values)) | dict(known)
+    wrong |= malformed(kind, stand_ins | dict(values)) | dict(known)
     right = {name: value for name, value in values.items() if name not in wrong}
     wrong |= _contradictions(
         kind, {name: Settings.example(name) for name in required} | right, wrong
@@ -117,8 +117,8 @@ def _usual(name: str) -> str:
     return Settings.usual(name) if name in Settings.model_fields else ""
 
 
-def _malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wrong]:
-    """What is wrong with each field by itself."""
+def malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wrong]:
+    """What is wrong with each field by itself; with each of several entries of one field."""
     texts = {
         name: "is not the name of a region"
         for name in ("region", "source_region")
@@ -126,10 +126,15 @@ def _malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wr
     }
     if "ca_bundle" in values and not Path(values["ca_bundle"]).is_file():
         texts["ca_bundle"] = "names a file that does not exist"
+    entries: dict[str, list[str]] = {}
     for item in _errors(kind, values):
         if item["loc"]:
             name = str(item["loc"][0])
-            texts[name] = _WRONG.get(name) or reason_of(item, human_size if name in _BYTES else "{:g}".format)
+            text = _WRONG.get(name) or reason_of(item, human_size if name in _BYTES else "{:g}".format)
+            several = isinstance(values.get(name), list | tuple) and len(values[name]) > 1
+            number = f"number {item['loc'][1] + 1} " if several and len(item["loc"]) > 1 else ""
+            entries.setdefault(name, []).append(number + text)
+    texts |= {name: "; ".join(found) for name, found in entries.items()}
     return {name: Wrong("malformed", text) for name, text in texts.items()}
 
 

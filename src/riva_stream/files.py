@@ -1,0 +1,108 @@
+"""Files of this host that somebody else may have put there: no open that waits, and no read without an end.
+
+Opening a named pipe waits for its other end, where no signal and no time-out is heard; and a device gives bytes for ever.
+Where a file is meant nothing else is taken (:func:`open_regular`, :func:`read_regular`); where a pipe may be meant, it is
+looked at now and then (:func:`read_given`). Only the standard library is used; every function blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+__all__ = ["open_regular", "read_given", "read_regular"]
+
+_LOOK_SECONDS = 0.1
+_STEP = 1 << 16
+_OF_A_SHELL = ("/dev/fd/", "/proc/", "/dev/stdin")
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, device_too: bool = False) -> int:
+    """A descriptor of a regular file, which a child does not inherit; or, if that may be, of a device.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # of a pipe that nobody reads, or of a socket
+            raise
+        raise _irregular(path) from error
+    kind = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(kind) or (device_too and stat.S_ISCHR(kind))):
+        os.close(descriptor)
+        raise _irregular(path)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        OSError: it cannot be read, has more than ``most`` bytes, or is something else.
+    """
+    with open(open_regular(path), "rb") as file:
+        return _bounded(file.read(most + 1), path, most)
+
+
+def read_given(path: Path, most: int, *, patience: float, silence: float | None = None) -> bytes:
+    """All of a file, a device or a pipe that somebody has named.
+
+    Args:
+        path: where it is.
+        most: bytes that it may have.
+        patience: seconds that a named pipe may be without anybody who writes into it.
+        silence: seconds that one who writes may say nothing; None: any time, for he may be typing.
+
+    Raises:
+        OSError: it cannot be read, is larger, or nobody writes into it.
+    """
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        with path.open("rb", buffering=0) as file:
+            found = bytearray()
+            while len(found) <= most and (piece := file.read(_STEP)):
+                found += piece
+        return _bounded(bytes(found), path, most)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+        # That of a process substitution has had its writer from the start; a named one may yet get it.
+        until = 0.0 if str(path).startswith(_OF_A_SHELL) else time.monotonic() + patience
+        found, is_written, heard = bytearray(), False, time.monotonic()
+        while len(found) <= most:
+            piece = pipe.read(_STEP)
+            if piece:
+                found += piece
+                heard = time.monotonic()
+            elif piece is None:  # there is a writer, who has nothing to say as yet
+                if silence is not None and time.monotonic() > heard + silence:
+                    raise _silent(path, silence)
+                select.select([pipe], [], [], _LOOK_SECONDS)
+            elif is_written or found or not until:
+                break
+            elif time.monotonic() > until:
+                raise _silent(path, patience)
+            else:
+                time.sleep(_LOOK_SECONDS)
+            is_written = is_written or piece is None
+        return _bounded(bytes(found), path, most)
+
+
+def _bounded(data: bytes, path: Path, most: int) -> bytes:
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return data
+
+
+def _irregular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def _silent(path: Path, seconds: float) -> OSError:
+    return OSError(
+        errno.ETIMEDOUT, f"it is a pipe that nobody has written into for {seconds:.0f} s", str(path)
+    )

@@ -468,6 +468,19 @@ async def test_a_pattern_makes_a_request_of_each_archive() -> None:
     assert list(plan.passed_over) == ["s3://models/riva/notes.tar"]
 
 
+async def test_what_a_staging_has_put_beside_its_models_is_no_archive_of_the_catalogue() -> None:
+    """The same catalogue again is the resume, also where its source reaches into its own destination."""
+    many = entry(source="s3://deployments/*", pattern="{model_name}-deployable_{model_version}.tar.gz")
+    del many["model_name"], many["model_version"]
+    archive = "x-deployable_v1.tar.gz"
+    staged = f"dev/x/v1/source/{archive}"
+    plan = await plan_of({"staging": [many]}, [f"in/{archive}", staged], region="us-east-2")
+    assert [request.source for request, _ in plan.requests] == [f"s3://deployments/in/{archive}"]
+    assert (plan.failed, list(plan.passed_over)) == ([], [])
+    [failed] = (await plan_of({"staging": [many]}, [staged], region="us-east-2")).failed
+    assert failed.error.exit_code == 66
+
+
 async def test_a_pattern_tells_of_folders_and_passes_over_text() -> None:
     one = entry(source="s3://models/v3/parakeet-x86.tar.gz", pattern="{model_version}/{model_name}-*.tar.gz")
     assert destinations(await plan_of({"staging": [one]})) == ["s3://deployments/dev/parakeet/v3/"]

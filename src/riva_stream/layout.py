@@ -129,6 +129,10 @@ class Layout:
         """Whether a key is that of a checkpoint, of any process."""
         return key.startswith(self.prefix + CHECKPOINT)
 
+    def is_probe(self, key: str) -> bool:
+        """Whether a key is that of a probe: an object there is what a killed one had completed."""
+        return key.removeprefix(self.prefix) in SCRATCH and key.startswith(self.prefix)
+
     @property
     def documents(self) -> frozenset[str]:
         """Names of all documents that may be here."""

@@ -169,9 +169,9 @@ StageReport.model_rebuild()
 
 
 class Leftover(Document):
-    """An open upload, a checkpoint or a journal that ``gc`` found."""
+    """What ``gc`` found: an open upload, a checkpoint, the object of a killed probe, or a journal."""
 
-    kind: Literal["upload", "checkpoint", "journal"]
+    kind: Literal["upload", "checkpoint", "probe", "journal"]
     key: str
     upload_id: str | None = None
     since: datetime | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from riva_stream.s3.bucket import LOOKS
+from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
 from tests.sim.ending import converge
-from tests.sim.network import Request
-from tests.sim.scenarios import BUCKET, asked
+from tests.sim.network import Request, immediately
+from tests.sim.scenarios import BUCKET, asked, collection
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Told, a_world, is_one
 from tests.sim.world import simulated
 
@@ -160,3 +163,16 @@ def test_a_checkpoint_that_could_not_be_deleted_in_time_is_left_with_a_journal(w
         assert struck
         converge(world, asked("long"))
         assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("cleans", [asked(force=True), collection(asked())], ids=["stage", "gc"])
+def test_what_a_killed_probe_had_completed_is_removed(cleans: Any) -> None:
+    """A store that takes a wrong checksum has completed the probe's upload, and the run is killed before it deletes the object."""
+    world = a_world("ignores", "already staged", Told())
+    body = PartBody((b"probed",), 6)
+    immediately(world.store.put(BUCKET, PROBE, body, content_type="a/b", metadata={}))
+    with simulated(world, 0):
+        world.pass_time(100)
+        world.run(cleans)
+        assert world.store.look(BUCKET, PROBE) is None
+        assert world.store.look(BUCKET, MARKER) is not None

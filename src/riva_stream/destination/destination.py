@@ -206,7 +206,7 @@ class Destination:
                 raise
 
     async def forget_checkpoints(self, theirs: Journal | None = None) -> bool:
-        """Delete what checkpoints there are: nobody goes on from them. Not to be cancelled.
+        """Delete what checkpoints there are, and a killed probe's object: nobody goes on from them. Not to be cancelled.
 
         Args:
             theirs: another run's journal: what it names, and what others have written, is not ours to delete.
@@ -220,7 +220,8 @@ class Destination:
             before = self.lease.predecessor
             keys |= {checkpoint.key for checkpoint in (before.checkpoints if before else ())}
             keys |= set(self.existing.etags)
-        todo = sorted(key for key in keys - named if self.run.layout.is_checkpoint(key))
+        layout = self.run.layout
+        todo = sorted(key for key in keys - named if layout.is_checkpoint(key) or layout.is_probe(key))
         with anyio.move_on_after(_UNDO_SECONDS, shield=True):
             try:
                 await each(todo, self._surely_delete_checkpoint)

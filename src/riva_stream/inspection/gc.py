@@ -113,7 +113,7 @@ class _Place:
     """A listing has shown its journal."""
     uploads: list[OpenUpload] = field(default_factory=list, init=False)
     checkpoints: dict[str, datetime | None] = field(default_factory=dict, init=False)
-    """When each was written."""
+    """When each was written, and the object of a killed probe."""
     errors: list[RivaStreamError] = field(default_factory=list, init=False)
     """What kept it from being looked at, or something from being removed."""
     unseen: bool = field(default=False, init=False)
@@ -123,8 +123,11 @@ class _Place:
         """A key of its own folder."""
         if entry.key == self.layout.journal:
             self.written, self.listed = entry.last_modified, True
-        elif self.layout.is_checkpoint(entry.key):
+        elif self._is_left(entry.key):
             self.checkpoints[entry.key] = entry.last_modified
+
+    def _is_left(self, key: str) -> bool:
+        return self.layout.is_checkpoint(key) or self.layout.is_probe(key)
 
     async def _read_journal(self) -> Found | None:
         """The journal. Where a listing has shown it, a refusal does not mean that there may be none.
@@ -174,7 +177,7 @@ class _Place:
         self.uploads = [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout]
         await self._add_unlisted(before)
         own = self.bucket.objects(self.layout.prefix + OWN_FOLDER)
-        self.checkpoints = {it.key: it.last_modified async for it in own if self.layout.is_checkpoint(it.key)}
+        self.checkpoints = {it.key: it.last_modified async for it in own if self._is_left(it.key)}
         await self._add_named(journal)
 
     async def _add_named(self, journal: Journal | None) -> None:
@@ -208,8 +211,10 @@ class _Place:
     def _found(self, *, held: bool) -> list[Leftover]:
         """All but the journal."""
         uploads = [self._leftover("upload", it.key, it.initiated, held, it.upload_id) for it in self.uploads]
-        checkpoints = sorted(self.checkpoints.items())
-        return uploads + [self._leftover("checkpoint", key, since, held) for key, since in checkpoints]
+        return uploads + [
+            self._leftover("probe" if self.layout.is_probe(key) else "checkpoint", key, since, held)
+            for key, since in sorted(self.checkpoints.items())
+        ]
 
     def _leftover(
         self, kind: str, key: str, since: datetime | None, held: bool, upload_id: str | None = None

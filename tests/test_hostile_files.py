@@ -187,6 +187,19 @@ def test_a_configuration_that_is_a_pipe_is_passed_over(tmp_path: Path) -> None:
     assert "there are no usable credentials" in done.stderr
 
 
+def test_certificates_that_are_a_pipe_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    (tmp_path / "config").write_text(f"[default]\nca_bundle = {tmp_path / 'ca.pem'}\n")
+    paths = {
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_ACCESS_KEY_ID": "AKIDTHATISRIGHT",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-that-is-right",
+    }
+    done = called("ls", "s3://b/", "--endpoint-url", "https://127.0.0.1:9", "--quiet", **paths)
+    assert done.returncode == 78
+    assert f"the CA bundle {tmp_path / 'ca.pem'} is no regular file" in done.stderr
+
+
 def test_a_file_of_settings_without_an_end_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*ARGV, "--quiet", "--env-file", "/dev/zero"]) == 78
     assert "it has more than 1048576 bytes" in capfd.readouterr().err

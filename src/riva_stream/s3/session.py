@@ -182,6 +182,13 @@ def _warm(session: Any, settings: StoreSettings) -> None:
         loader.load_service_model("s3", kind, api_version=None)  # the loader caches by these very arguments
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
+    with understood_values(core):
+        bundle = settings.ca_bundle or core.get_config_variable("ca_bundle")
+    if bundle and Path(bundle).exists() and not Path(bundle).is_file():  # to open a pipe would wait
+        raise ConfigurationError(
+            f"the CA bundle {bundle} is no regular file",
+            hint="check --ca-bundle, AWS_CA_BUNDLE and ca_bundle in the AWS configuration",
+        )
     if settings.ca_bundle is not None:
         with translated("LoadCABundle", ""):
             try:

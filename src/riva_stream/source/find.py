@@ -83,11 +83,11 @@ async def find_source(
             f"there is no bucket {bucket}", where=error.where, hint=f"{named.check()} and its endpoint"
         ) from error
     name = key.rpartition("/")[2]
-    if not name.isprintable() or "\\" in name:
+    if not name.isprintable() or "\\" in name or name in {".", ".."}:
         raise ConfigurationError(
-            f"the name {name!r} holds characters that do not fit into a checksum file",
+            f"the name {name!r} is none that a checksum file can have",
             where=Where("HeadObject", bucket, key),
-            hint="copy the archive to a key of printable characters without backslashes",
+            hint="copy the archive to a key of printable characters without backslashes, that ends in a name",
         )
     return PinnedSource(
         bucket=bucket,

@@ -13,7 +13,7 @@ import pytest
 from riva_stream import SourceNotFoundError, StageRequest, stage
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import failure_of
-from riva_stream.errors import ArchiveError
+from riva_stream.errors import ArchiveError, ConfigurationError
 from riva_stream.events import Event, Warned
 from riva_stream.s3 import PartBody
 from riva_stream.s3.memory import MemoryStore
@@ -183,3 +183,12 @@ async def test_an_error_about_something_else_has_none() -> None:
         await stage(request("nothing"), store=await store_of())
     document = failure_of(caught.value, Invocation("riva-stream", ("stage",))).document("run")
     assert "layers" not in document["error"]
+
+
+@pytest.mark.parametrize("key", ["archives/..", "archives/.", "archives/a\\b.tar", "archives/a\x07.tar"])
+async def test_a_name_that_no_checksum_file_can_have_is_refused(key: str) -> None:
+    store = MemoryStore(BUCKET)
+    data = tar("a.riva")
+    await store.put(BUCKET, key, PartBody((data,), len(data)), content_type="a/b", metadata={})
+    with pytest.raises(ConfigurationError):
+        await stage(request(key), store=store)

@@ -27,6 +27,7 @@ def made_up(**more: int) -> AbstractContextManager[Store]:
 
 
 @pytest.mark.gateway
+@pytest.mark.long
 def test_a_quick_run_stages_on_every_store_and_writes_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ async def staged_with(name: str) -> tuple[Watched, Model]:
     return store, model
 
 
-@pytest.mark.parametrize("name", ["staging_complete.txt", "artifact.json", "upload_manifest.json", JOURNAL])
+@pytest.mark.parametrize("name", ["staging_complete.txt", "artifact.json", "upload_manifest.json"])
 async def test_force_replaces_it(name: str) -> None:
     # docs/semantics.md: "anything with a marker | any mode with --force | replaced"; a journal "that cannot be understood,
     # twice" is taken over after 30 seconds

@@ -411,10 +411,12 @@ def _files(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _named(journal: MemoryObject | None) -> set[str]:
-    """UploadIds in a journal."""
-    return (
-        {upload["upload_id"] for upload in json.loads(journal.data).get("uploads", ())} if journal else set()
-    )
+    """UploadIds in a journal; none in what is no journal."""
+    try:
+        told = json.loads(journal.data) if journal else {}
+    except ValueError:
+        return set()
+    return {upload["upload_id"] for upload in told.get("uploads", ())}
 
 
 def _lines(text: bytes) -> dict[str, str]:

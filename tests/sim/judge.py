@@ -88,6 +88,8 @@ class Judge:
         """Markers that each process was shown, by its pid."""
         self._late: set[str] = set()
         """Keys, and UploadIds, that came to be by requests of runs that were over by then."""
+        self._thawed: dict[str, Process] = {}
+        """By UploadId, which process had created it by a request that was frozen until the prefix was another's."""
         self._named: set[str] = set()
         """UploadIds that a journal has named."""
         self._answerable: dict[str, bool] = {}
@@ -128,6 +130,8 @@ class Judge:
             self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)
         if request.operation == "CreateMultipartUpload":
             self._answerable[str(result)] = request.process.is_beside
+            if request.was_frozen and self._holder != request.process.pid:
+                self._thawed[str(result)] = request.process
         if before is not after:
             self._shown[request.process.pid, request.key] = after
             self._changed_beside[request.key] = request.process.is_beside
@@ -281,11 +285,17 @@ class Judge:
         """Nothing may be left over once a plain run has ended well."""
         for upload in self.store.open_uploads(self.bucket):
             found = self.store.lists_uploads_by_prefix or upload.upload_id in self._named
-            kind = "E2" if found and upload.upload_id not in self._late else "L2"
+            kind = "E2" if found and not self._is_late(upload.upload_id) else "L2"
             is_beside = self._answerable.get(upload.upload_id, False)
             self.violations.append(Violation(kind, f"{upload.key} has an open upload", is_beside))
         for key in self.store.keys(self.bucket, self.prefix + ".riva-stream/"):
             self.violations.append(Violation("L3" if key in self._late else "E3", f"{key} is left"))
+
+    def _is_late(self, upload_id: str) -> bool:
+        """Whether nobody could know of an upload once it was there: the run that had created it could not go on either."""
+        creator = self._thawed.get(upload_id)
+        is_cut_off = creator is not None and (creator.outcome == "killed" or creator.down_until > 0)
+        return upload_id in self._late or is_cut_off
 
     def blame_end(self, kind: str, text: str) -> None:
         """Something is wrong in the end; if another version has left a mixture, it comes of that."""

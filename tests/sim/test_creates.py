@@ -12,7 +12,7 @@ from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.network import Request, immediately
 from tests.sim.scenarios import BUCKET, asked, collection
-from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Told, a_world, is_one
+from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Overtaken, Told, a_world, is_one
 from tests.sim.world import simulated
 
 CREATE = "CreateMultipartUpload"
@@ -176,3 +176,33 @@ def test_what_a_killed_probe_had_completed_is_removed(cleans: Any) -> None:
         world.run(cleans)
         assert world.store.look(BUCKET, PROBE) is None
         assert world.store.look(BUCKET, MARKER) is not None
+
+
+def test_a_run_that_is_suspended_while_it_withdraws_still_aborts_what_it_has_created() -> None:
+    """Its clean-up has seconds of its own, and they were over when it went on; nobody else knows of what it had created late."""
+    schedule = Overtaken((0.05, 0.01))
+    aborts: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if is_one(request, 1, CREATE, PREFIX + "artifact.json"):
+            return Break.FREEZE_BEFORE
+        if request.process.pid == 1 and request.operation == "AbortMultipartUpload":
+            aborts.append(request)
+            return Break.FREEZE_AFTER if len(aborts) == 1 and request.key != PROBE else None
+        return None
+
+    schedule.strike = how  # type: ignore[method-assign]
+    world = schedule.world = a_world("aws", "fresh", schedule)
+
+    def thaw(process: int) -> None:
+        world.network.thaw(world.processes[process - 1], clock_stood_still=False)
+
+    with simulated(world, 0):
+        world.start(asked())
+        world.start_in(6.0, asked(), machine="b")
+        for when in (40.0, 80.0):
+            world.loop.call_at(when, lambda: thaw(1), context=world.network.context)
+        world.wait()
+        assert aborts
+        assert [run.outcome for run in world.processes] == ["75", "staged"]
+        assert not world.store.open_uploads(BUCKET)

@@ -247,21 +247,28 @@ def _note(destination: Destination, drawing: _Drawing) -> Noted:
 
 async def _withdraw(destination: Destination) -> None:
     """Clean up after ourselves once the prefix is another run's: nothing that it knows is touched."""
-    lease, uploads = destination.lease, destination.uploads
-    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(RivaStreamError):
-        current: Journal | None = await lease.current()
-        if current is None or current.token != lease.token:
-            await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
-            await destination.forget_checkpoints(current)
+    for _ in range(2):  # suspended in between, the first time has had none of its seconds
+        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True) as scope, suppress(RivaStreamError):
+            await _abort_own(destination)
+        if not scope.cancelled_caught:
             return
-        await destination.give_up()
-        await uploads.abort_own(set())
-        forgotten = await destination.forget_checkpoints()
-        # An upload that is gone does not make the journal another's.
-        if not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.are_left:
-            await lease.stop()
-        else:
-            await lease.release()
+
+
+async def _abort_own(destination: Destination) -> None:
+    lease, uploads = destination.lease, destination.uploads
+    current: Journal | None = await lease.current()
+    if current is None or current.token != lease.token:
+        await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
+        await destination.forget_checkpoints(current)
+        return
+    await destination.give_up()
+    await uploads.abort_own(set())
+    forgotten = await destination.forget_checkpoints()
+    # An upload that is gone does not make the journal another's.
+    if not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.are_left:
+        await lease.stop()
+    else:
+        await lease.release()
 
 
 def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) -> dict[int, KnownPart]:

@@ -323,7 +323,9 @@ class Uploads:
             [
                 upload.handle
                 for upload in self.opened
-                if upload.created_by == self.run_id and not upload.record and upload.upload_id not in theirs
+                if upload.created_by == self.run_id
+                and not upload.record
+                and upload.upload_id not in theirs | self.aborted
             ]
         )
 

@@ -481,6 +481,13 @@ async def test_what_a_staging_has_put_beside_its_models_is_no_archive_of_the_cat
     assert failed.error.exit_code == 66
 
 
+async def test_an_archive_that_somebody_has_put_inside_its_own_place_is_told() -> None:
+    many = entry(source="s3://deployments/*", pattern="{model_name}-deployable_{model_version}.tar.gz")
+    del many["model_name"], many["model_version"]
+    with pytest.raises(CatalogueError):
+        await plan_of({"staging": [many]}, ["dev/x/v1/x-deployable_v1.tar.gz"], region="us-east-2")
+
+
 async def test_a_pattern_tells_of_folders_and_passes_over_text() -> None:
     one = entry(source="s3://models/v3/parakeet-x86.tar.gz", pattern="{model_version}/{model_name}-*.tar.gz")
     assert destinations(await plan_of({"staging": [one]})) == ["s3://deployments/dev/parakeet/v3/"]

@@ -306,3 +306,14 @@ async def test_a_value_that_the_sdk_can_make_nothing_of_is_named_with_its_profil
     assert f"{config}, profile {profile}, which sets {VALUES[name].partition(' =')[0]}" in told
     assert "QQ" not in told
     assert caught.value.exit_code == 78
+
+
+async def test_a_directory_of_certificates_is_no_matter_without_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path))
+    settings = StoreSettings(region="us-east-1", endpoint_url="http://127.0.0.1:9")
+    async with open_store(settings, warn=print):
+        pass

@@ -637,3 +637,20 @@ def test_a_source_with_a_signature_in_it_is_refused() -> None:
         asked(Model("a.tar.gz?X-Amz-Algorithm=x&X-Amz-Signature=0a1b2c", b"", {}))
     assert "has a signature in it" in str(error.value)
     assert "0a1b2c" not in str(error.value)
+
+
+def test_a_log_may_be_a_pipe_that_somebody_reads(tmp_path: Path) -> None:
+    pipe = tmp_path / "run.log"
+    os.mkfifo(pipe)
+    said: list[str] = []
+    log = LogFile(pipe, LogLines("130-x", Redactor()), said.append)
+    assert not log.open()  # nobody reads it
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert log.open()
+    log.close()
+    os.close(reader)
+
+
+def test_windows_line_ends_are_line_ends() -> None:
+    text = LogLines("130-x", Redactor()).format(record_of("first\r\nsecond\r\n", logging.INFO))
+    assert [line.rpartition(" ")[2] for line in text.splitlines()] == ["first", "second"]

@@ -13,16 +13,21 @@ from typing import Any
 import jsonschema
 import pytest
 
-from riva_stream import ConfigurationError, DestinationConflictError, StoreSettings, stage
+from riva_stream import ConfigurationError, DestinationConflictError, StageRequest, StoreSettings, stage
 from riva_stream.cli import main
-from riva_stream.events import Event, Watching
+from riva_stream.events import Event, Watching, ignore
 from riva_stream.inspection.last_run import last_run_of
 from riva_stream.inspection.reports import StatusReport
 from riva_stream.inspection.status import status
 from riva_stream.layout import JOURNAL
+from riva_stream.pipeline.begin import begun
 from riva_stream.report import json_schema
+from riva_stream.s3.errors import refusal
+from riva_stream.s3.port import Document
 from riva_stream.sizes import MIB
 from tests.cli_processes import run as run_module
+from tests.copying import PREFIX as COPIED
+from tests.copying import Watched, asked, made
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
@@ -316,3 +321,47 @@ async def test_a_staging_by_reference_is_asked_for_no_manifest(moto_place: Place
         report = await run_status(moto_place, endpoint=proxy.endpoint_url)
     assert report.staged is not None
     assert report.staged.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("secret", "fields"),
+    [
+        ("seaweedfs", {"endpoint_url": "http://seaweedfs:8333", "bucket": "models"}),
+        ("minioadmin", {"endpoint_url": "http://minio:9000", "bucket": "minioadmin-models"}),
+    ],
+)
+async def test_a_password_that_is_a_common_word_does_not_hide_where_the_last_run_has_staged_to(
+    secret: str, fields: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    request = StageRequest.model_validate(
+        {
+            **fields,
+            "source": "s3://src/m.tar.gz",
+            "env": "prod",
+            "model_name": "m",
+            "model_version": "v1",
+            "region": "us-east-1",
+            "state_dir": tmp_path,
+        }
+    )
+    async with begun(request, "130-20250101-000000-00000000", ignore):
+        pass
+    found = last_run_of(tmp_path)
+    assert (found.bucket, found.reach["endpoint_url"]) == (fields["bucket"], fields["endpoint_url"])
+
+
+async def test_a_manifest_that_may_not_be_read_makes_a_staging_no_worse() -> None:
+    class Reader(Watched):
+        denies = False
+
+        async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
+            if self.denies and key.endswith("upload_manifest.json"):
+                raise refusal("GetObject", bucket, key, "AccessDenied", 403)
+            return await super().get(bucket, key, limit=limit)
+
+    store, model = Reader(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model), store=store)
+    store.denies = True
+    assert (await status(store, "staging", COPIED)).state == "staged"  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ _OF_A_SHELL = ("/dev/fd/", "/proc/", "/dev/stdin")
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, device_too: bool = False) -> int:
-    """A descriptor of a regular file, which a child does not inherit; or, if that may be, of a device.
+    """A descriptor of a regular file, which a child does not inherit; or, if that may be, of a device or a pipe that is read.
 
     Raises:
         OSError: it cannot be opened, or is something else.
@@ -34,7 +34,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, dev
             raise
         raise _irregular(path) from error
     kind = os.fstat(descriptor).st_mode
-    if not (stat.S_ISREG(kind) or (device_too and stat.S_ISCHR(kind))):
+    if not (stat.S_ISREG(kind) or (device_too and (stat.S_ISCHR(kind) or stat.S_ISFIFO(kind)))):
         os.close(descriptor)
         raise _irregular(path)
     os.set_blocking(descriptor, True)

@@ -18,7 +18,7 @@ from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem,
 from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
-from riva_stream.layout import prefix_of
+from riva_stream.layout import FOLDERS, prefix_of
 from riva_stream.pipeline.stores import is_elsewhere
 from riva_stream.uris import key_of
 
@@ -327,7 +327,7 @@ def _is_own_copy(request: StageRequest, names: Mapping[str, str], key: str) -> b
     """Whether an archive that was listed is what this very staging has put beside its models."""
     place = request.model_copy(update=names)
     is_here = place.source_bucket == place.bucket and not is_elsewhere(place)
-    return is_here and key.startswith(place.prefix)
+    return is_here and key.startswith(place.prefix + FOLDERS[0])
 
 
 def _add_archive(

@@ -47,7 +47,7 @@ _UNUSUAL = re.compile(r"[^\n\t -~]+")
 
 def visible(text: str) -> str:
     """``text`` with escapes in place of what is not printable, line ends and tabs aside; the same if it is done again."""
-    return _replaced(text, lambda char: char.encode("unicode_escape").decode())
+    return _replaced(text.replace("\r\n", "\n"), lambda char: char.encode("unicode_escape").decode())
 
 
 def visible_json(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from riva_stream import clock
 from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, read_documents, understood
-from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError, IntegrityError
+from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
 from riva_stream.events import Observer, ignore
 from riva_stream.inspection.find import is_above, open_bucket
 from riva_stream.inspection.reports import Holder, LastRun, Rerun, StagedNow, StatusReport, UploadStatus
@@ -123,8 +123,8 @@ class _StatusReader:
         # Not with the others: only the marker says whether there is one, and without the right to list 403 may mean none.
         try:
             found = await self.bucket.fetch(self.layout.prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT)
-        except IntegrityError as error:
-            return error.what
+        except AccessDeniedError:
+            return ""  # what may not be read is no reason to call it unusable
         manifest = understood({} if found is None else {MANIFEST_JSON: found})
         return manifest.problem_of(MANIFEST_JSON, "the marker", marker.manifest_sha256)
 

@@ -18,6 +18,9 @@ from riva_stream.state import StateDirectory
 
 __all__ = ["begun"]
 
+_FREE = ("source", "server_path", "replicate_to", "description")
+"""Fields of a request in which anything may stand, a signature or a password too."""
+
 
 @asynccontextmanager
 async def begun(request: StageRequest, run_id: str, observer: Observer) -> AsyncIterator[Run]:
@@ -37,7 +40,11 @@ async def begun(request: StageRequest, run_id: str, observer: Observer) -> Async
     )
     run = Run(request, run_id, observer, retrier, lanes, meter)
     # Whether there is a place for state is found out now, and not when the bytes are moved.
-    kept = json.dumps(SECRETS.value(request.model_dump(mode="json")), indent=2, ensure_ascii=False) + "\n"
-    await StateDirectory(request.state_dir, run_id).write("request.json", kept.encode())
+    given = request.model_dump(mode="json")
+    # `status` reads the rest back, and there a short word that is somebody's password is just a word.
+    kept = given | {name: SECRETS.value(given[name]) for name in _FREE}
+    await StateDirectory(request.state_dir, run_id).write(
+        "request.json", (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
+    )
     async with watched(meter, request.timeout):
         yield run

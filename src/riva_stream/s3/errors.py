@@ -182,6 +182,8 @@ def parsed(operation: str, bucket: str, key: str = "", **details: Any) -> Iterat
     with translated(operation, bucket, key, **details):
         try:
             yield
+        except (boto.BotoCoreError, RivaStreamError):  # some of the SDK's are ValueErrors, too
+            raise
         except (ValueError, KeyError, TypeError) as error:  # a date, a number or a field that is none
             raise TransientError(
                 f"the store's answer cannot be understood: {type(error).__name__}"

@@ -184,7 +184,8 @@ def _warm(session: Any, settings: StoreSettings) -> None:
         loader.load_data(name)
     with understood_values(core):
         bundle = settings.ca_bundle or core.get_config_variable("ca_bundle")
-    if bundle and Path(bundle).exists() and not Path(bundle).is_file():  # to open a pipe would wait
+    # To open a pipe would wait; a directory is not loaded without TLS, and refused with it.
+    if bundle and Path(bundle).exists() and not (Path(bundle).is_file() or Path(bundle).is_dir()):
         raise ConfigurationError(
             f"the CA bundle {bundle} is no regular file",
             hint="check --ca-bundle, AWS_CA_BUNDLE and ca_bundle in the AWS configuration",

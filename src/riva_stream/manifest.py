@@ -41,6 +41,7 @@ __all__ = [
     "architecture_of",
     "artifact_id",
     "checksums_text",
+    "json_bytes",
     "to_json",
 ]
 
@@ -366,6 +367,11 @@ def checksums_text(entries: list[tuple[str, str]]) -> str:
     return "".join(f"{digest}  {path}\n" for digest, path in entries)
 
 
+def json_bytes(value: object) -> bytes:
+    """JSON as every document is written: indented, UTF-8, ends with a newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def to_json(document: BaseModel) -> bytes:
-    """The document as it is written: indented, UTF-8, ends with a newline."""
-    return (json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+    """The document as it is written."""
+    return json_bytes(document.model_dump(mode="json"))

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
-__all__ = ["GIB", "MIB", "MOST_PARTS", "human_size", "parse_duration", "parse_interval", "parse_size"]
+__all__ = [
+    "GIB",
+    "MIB",
+    "MOST_PARTS",
+    "human_size",
+    "parse_duration",
+    "parse_interval",
+    "parse_size",
+    "plain",
+]
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -31,6 +41,11 @@ def human_size(size: float) -> str:
         size /= 1024
         unit += 1
     return f"{size:.0f} {_UNITS[unit]}" if unit == 0 else f"{size:.2f} {_UNITS[unit]}"
+
+
+def plain(number: float) -> str:
+    """A number without an exponent, which no size and no duration has: ``1e-05`` → ``0.00001``."""
+    return f"{Decimal(repr(number)):f}"
 
 
 def parse_size(text: str) -> int:

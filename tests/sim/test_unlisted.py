@@ -87,8 +87,8 @@ def test_two_plain_runs_without_the_right_to_list_leave_no_upload_of_a_dead_forc
         assert not world.store.open_uploads(BUCKET)
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_one_refusal_of_the_manifest_leaves_no_stale_archive(status: int) -> None:
+@pytest.mark.parametrize("status", [Break.DENIED, Break.MISSING])
+def test_one_refusal_of_the_manifest_leaves_no_stale_archive(status: Break) -> None:
     gets = list[Request]()
 
     def is_it(request: Request) -> bool:
@@ -100,13 +100,9 @@ def test_one_refusal_of_the_manifest_leaves_no_stale_archive(status: int) -> Non
     def how(request: Request) -> Break | None:
         if is_one(request, 1, "CompleteMultipartUpload", PREFIX + "source/one.tar.gz"):
             return Break.KILL_BEFORE
-        return Break.DENIED if status == 403 and is_it(request) else None
+        return status if is_it(request) else None
 
-    def otherwise(request: Request) -> None:
-        if status == 404 and is_it(request):
-            request.carry_out = lambda: None
-
-    world = a_world("aws", "unlisted other", Told(how=how, otherwise=otherwise))
+    world = a_world("aws", "unlisted other", Told(how=how))
     with simulated(world, 0):
         world.run(asked(force=True), denied=UNLISTED)
         world.pass_time(100)
@@ -118,9 +114,9 @@ def test_one_refusal_of_the_manifest_leaves_no_stale_archive(status: int) -> Non
         assert world.store.look(BUCKET, PREFIX + "source/two.tar.gz") is None
 
 
-@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("status", [Break.DENIED, Break.MISSING])
 @pytest.mark.parametrize("name", ["deployment_ready.txt", "deployment.json"])
-def test_one_refusal_at_each_look_for_the_pair_is_no_bug(status: int, name: str) -> None:
+def test_one_refusal_at_each_look_for_the_pair_is_no_bug(status: Break, name: str) -> None:
     """One at the look before the prefix is held, one at the look after."""
     struck: list[Request] = []
 
@@ -130,13 +126,9 @@ def test_one_refusal_at_each_look_for_the_pair_is_no_bug(status: int, name: str)
         return it
 
     def how(request: Request) -> Break | None:
-        return Break.DENIED if status == 403 and is_it(request) else None
+        return status if is_it(request) else None
 
-    def otherwise(request: Request) -> None:
-        if status == 404 and is_it(request):
-            request.carry_out = lambda: None
-
-    world = a_world("aws", "image", Told(how=how, otherwise=otherwise))
+    world = a_world("aws", "image", Told(how=how))
     with simulated(world, 0):
         world.run(asked(image=True), denied=UNLISTED)
         world.pass_time(100)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +29,7 @@ from riva_stream.errors import ConfigurationError, RivaStreamError, TransientErr
 from riva_stream.events import Event, Observer, Warned, kind_of
 from riva_stream.preflight.host import free_memory
 from riva_stream.report import ErrorReport, StageReport
+from riva_stream.sizes import plain
 
 __all__ = ["LocalEngine", "arguments", "end_children", "environment_for", "stage_in_child", "state_of"]
 
@@ -215,7 +215,7 @@ def arguments(request: StageRequest) -> list[str]:
         elif isinstance(value, list):
             words += [f"{flag}={item}" for item in value]
         elif isinstance(value, float):
-            words.append(f"{flag}={Decimal(repr(value)):f}")  # 1e-05 is no duration
+            words.append(f"{flag}={plain(value)}")
         else:
             words.append(f"{flag}={value}")
     return words

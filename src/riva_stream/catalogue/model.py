@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -18,7 +17,7 @@ from pydantic import (
 )
 
 from riva_stream.config import Segment, StageRequest
-from riva_stream.sizes import parse_duration, parse_interval, parse_size
+from riva_stream.sizes import parse_duration, parse_interval, parse_size, plain
 
 __all__ = ["LEVELS", "PLACE", "Catalogue", "Entry", "catalogue_schema"]
 
@@ -46,7 +45,7 @@ def _number(name: str, value: object) -> object:
     """As its flag has it: a number, or a text with a unit."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
-    found = _PARSERS[name][0](f"{Decimal(repr(value)):f}" if isinstance(value, float) else str(value))
+    found = _PARSERS[name][0](plain(value) if isinstance(value, float) else str(value))
     return StageRequest.model_fields[name].default if found is None else found
 
 

@@ -325,9 +325,8 @@ def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
 
 def _is_own_copy(request: StageRequest, names: Mapping[str, str], key: str) -> bool:
     """Whether an archive that was listed is what this very staging has put beside its models."""
-    place = request.model_copy(update=names)
-    is_here = place.source_bucket == place.bucket and not is_elsewhere(place)
-    return is_here and key.startswith(place.prefix + FOLDERS[0])
+    is_here = request.source_bucket == request.bucket and not is_elsewhere(request)
+    return is_here and key.startswith(request.model_copy(update=names).prefix + FOLDERS[0])
 
 
 def _add_archive(

@@ -28,9 +28,6 @@ from riva_stream.tasks import in_child_task
 
 __all__ = ["collect"]
 
-_LARGEST = 64 << 20
-"""Bytes that a journal may have."""
-
 
 @in_child_task
 async def collect(
@@ -129,22 +126,10 @@ class _Place:
     def _is_left(self, key: str) -> bool:
         return self.layout.is_checkpoint(key) or self.layout.is_probe(key)
 
-    async def _read_journal(self) -> Found | None:
-        """The journal. Where a listing has shown it, a refusal does not mean that there may be none.
-
-        Raises:
-            AccessDeniedError: it may not be read.
-        """
-        key = self.layout.journal
-        journal = await read_journal(self.bucket, key)
-        if journal is None and self.listed and await self.bucket.fetch(key, limit=_LARGEST) is not None:
-            return await read_journal(self.bucket, key)  # the refusal has passed
-        return journal
-
     async def collect(self, *, apply: bool) -> list[Leftover]:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
         try:
-            journal = await self._read_journal()
+            journal = await read_journal(self.bucket, self.layout.journal, listed=self.listed)
             if journal is not None and journal.info is not None:
                 self.written = journal.info.last_modified or self.written
             await self._add_named(journal.journal if journal is not None else None)

@@ -95,9 +95,18 @@ def _nothing_left(*, in_doubt: bool) -> Noted:
     return Noted(None, (), committing=in_doubt)
 
 
-async def read_journal(bucket: Bucket, key: str) -> Found | None:
-    """The journal at ``key``, or None when there is none."""
-    return _found(await bucket.find(key, limit=_LIMIT))
+async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Found | None:
+    """The journal at ``key``, or None when there is none.
+
+    Args:
+        bucket: where it lies.
+        key: its key.
+        listed: a listing has shown it, so that a refusal does not mean that there may be none.
+
+    Raises:
+        AccessDeniedError: it may not be read.
+    """
+    return _found(await (bucket.fetch if listed else bucket.find)(key, limit=_LIMIT))
 
 
 def _found(document: Document | None) -> Found | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from riva_stream.config import StageRequest
 from riva_stream.events import Observer
 from riva_stream.flow.lanes import Lanes
+from riva_stream.manifest import json_bytes
 from riva_stream.pipeline.copies import COPIES
 from riva_stream.pipeline.limits import watched
 from riva_stream.redact import SECRETS
@@ -43,8 +43,6 @@ async def begun(request: StageRequest, run_id: str, observer: Observer) -> Async
     given = request.model_dump(mode="json")
     # `status` reads the rest back, and there a short word that is somebody's password is just a word.
     kept = given | {name: SECRETS.value(given[name]) for name in _FREE}
-    await StateDirectory(request.state_dir, run_id).write(
-        "request.json", (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
-    )
+    await StateDirectory(request.state_dir, run_id).write("request.json", json_bytes(kept))
     async with watched(meter, request.timeout):
         yield run

@@ -157,10 +157,8 @@ class Uploads:
                     )
                 except RivaStreamError as error:
                     is_told = error.where.status is not None and not isinstance(error, TransientError)
-                    if is_told and attempts == 1:
-                        self.creating.discard(
-                            key
-                        )  # the store has said no: there is nothing of ours to look for
+                    if is_told and attempts == 1:  # there is nothing of ours to look for
+                        self.creating.discard(key)
                     raise
 
             upload = await self.bucket.retrier("CreateMultipartUpload", once)

@@ -114,12 +114,14 @@ async def test_a_request_that_comes_after_its_window_is_refused() -> None:
         store.head(BUCKET, "k", window=window),
         store.delete(BUCKET, "k", if_match=etag, window=window),
         store.put(BUCKET, "k", body(), window=window, **PLAIN),
+        store.create_upload(BUCKET, "v", crc64nvme=False, window=window, **PLAIN),
         store.complete_upload(BUCKET, "u", upload_id, parts, crc64nvme=None, window=window),
     ):
         with pytest.raises(TransientError) as caught:
             await late
         assert caught.value.where.code == "RequestExpired"
     assert store.keys(BUCKET) == ["k"]
+    assert [each.upload_id for each in await store.list_uploads(BUCKET, "")] == [upload_id]
     lenient = MemoryStore(BUCKET, now=lambda: now, windows=False)
     await put(lenient, window=Window(now - timedelta(days=1), 1))
 

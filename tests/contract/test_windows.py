@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from riva_stream.errors import HeldError, RivaStreamError, TransientError
-from riva_stream.s3 import StoreSettings, Window, open_store
+from riva_stream.s3 import CompletedPart, StoreSettings, Window, open_store
 from tests.contract.enforcement import ANSWERS
-from tests.contract.ground import SMALL, TAKEN, Ground, body
+from tests.contract.ground import SMALL, TAKEN, Ground, body, crc64nvme
 from tests.contract.writes import window
 from tests.support.faultproxy import FaultProxy
 from tests.support.faults import Refuse, Reset, Rule
@@ -27,6 +27,18 @@ SECRETS = ("X-Amz-Signature", "X-Amz-Credential", "X-Amz-SignedHeaders")
 
 def checks_windows(ground: Ground) -> bool:
     return ANSWERS[ground.server.name]["PUT, after its window"] != TAKEN
+
+
+async def create(ground: Ground, key: str, *, window: Window | None) -> str:
+    return await ground.store.create_upload(
+        ground.bucket,
+        key,
+        content_type="text/plain; charset=utf-8",
+        metadata={"run-id": "130-20260101-000000-deadbeef"},
+        crc64nvme=True,
+        tags={"a": "b c"},
+        window=window,
+    )
 
 
 async def refused(act: Awaitable[object]) -> None:
@@ -44,6 +56,8 @@ async def test_what_comes_after_its_window_changes_nothing(ground: Ground) -> No
     etag = await ground.put(key, body(b"old"))
     await refused(ground.put(key, body(b"new"), window=past))
     await refused(ground.store.delete(ground.bucket, key, window=past))
+    await refused(create(ground, key, window=past))
+    assert not await ground.store.list_uploads(ground.bucket, key)
     _, upload_id, parts = await ground.upload(SMALL, key=key)
     late = ground.store.complete_upload(
         ground.bucket, key, upload_id, parts, crc64nvme=None, if_match=etag, window=past
@@ -75,6 +89,22 @@ async def test_a_put_within_its_window_is_what_it_would_be_without(ground: Groun
     assert dict(info.metadata) == metadata
     assert await ground.data(key) == SMALL
     assert (stored.now is None, info.now is None) == (False, False)
+
+
+async def test_an_upload_created_within_a_window_is_what_it_would_be_without(ground: Ground) -> None:
+    key, found = "p/ä ö/x+y%20z&~", []
+    for given in (await window(ground), None):
+        upload_id = await create(ground, key, window=given)
+        etag, value = await ground.part(key, upload_id, 1, body(check="crc64nvme")), crc64nvme(SMALL)
+        await ground.complete(key, upload_id, [CompletedPart(1, etag, len(SMALL), value)], value)
+        info = await ground.store.head(ground.bucket, key)
+        assert info is not None
+        tags = dict(await ground.store.get_tags(ground.bucket, key))
+        found.append(
+            (info.etag, info.size, info.content_type, dict(info.metadata), dict(info.checksums), tags)
+        )
+    assert found[0] == found[1]
+    assert found[0][3] == {"run-id": "130-20260101-000000-deadbeef"}
 
 
 @pytest.mark.parametrize("check", ["crc64nvme", "md5"])

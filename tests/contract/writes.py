@@ -65,6 +65,10 @@ async def _within(ground: Ground, operation: str, *, past: bool) -> object:
     if operation == "PUT":
         return await _put(ground, window=given)
     key = ground.key()
+    if operation == "Create":
+        return await ground.store.create_upload(
+            ground.bucket, key, content_type="text/plain", metadata={"a": "b"}, crc64nvme=True, window=given
+        )
     await ground.put(key)
     if operation == "DELETE":
         return await ground.store.delete(ground.bucket, key, window=given)
@@ -121,6 +125,10 @@ WRITES: tuple[WriteQuestion, ...] = (
         lambda g: _delete_if(g, _OTHER_ETAG, there=False),
         _on("NoSuchKey", TAKEN, "NotImplemented", _REFUSED, "NoSuchKey"),
     ),
-    *(question for operation in ("HEAD", "PUT", "DELETE", "Complete") for question in _windows(operation)),
+    *(
+        question
+        for operation in ("HEAD", "PUT", "DELETE", "Create", "Complete")
+        for question in _windows(operation)
+    ),
 )
 """In the order of the table. The store in memory answers as AWS does."""

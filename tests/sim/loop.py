@@ -255,6 +255,8 @@ class VirtualLoop:
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> Any:
         task = _Task(next(self._task_numbers), coro, loop=self, name=name, context=context)
+        # asyncio's table of all tasks has those of worlds that are gone, too, by the same numbers: ever slower.
+        asyncio.tasks._unregister_task(task)
         host = (context or copy_context()).get(CURRENT)
         if host is not None:
             host.tasks.append(task)

@@ -566,6 +566,7 @@ class Connection:
         metadata: Mapping[str, str],
         crc64nvme: bool,
         tags: Mapping[str, str] = NO_TAGS,
+        window: Window | None = None,
     ) -> str:
         effect = partial(
             self._store.create_upload,
@@ -575,9 +576,15 @@ class Connection:
             metadata=metadata,
             crc64nvme=crc64nvme,
             tags=tags,
+            window=window,
         )
         upload_id, _ = await self._ask(
-            "CreateMultipartUpload", bucket, key, lambda: immediately(effect()), changes=True
+            "CreateMultipartUpload",
+            bucket,
+            key,
+            lambda: immediately(effect()),
+            changes=True,
+            detail=_condition(window=window),
         )
         return upload_id  # type: ignore[no-any-return]
 

@@ -10,6 +10,7 @@ from riva_stream.s3.bucket import LOOKS
 from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
 from tests.sim.ending import converge
+from tests.sim.kinds import KINDS
 from tests.sim.network import Request, immediately
 from tests.sim.scenarios import BUCKET, asked, collection
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Overtaken, Told, a_world, is_one
@@ -65,6 +66,53 @@ def test_a_create_is_not_tried_again_once_another_run_has_taken_over(
 @pytest.mark.parametrize("kind", ["refuses", "ignores"])
 def test_nothing_is_probed_once_another_run_has_taken_over(kind: str) -> None:
     assert not creates_after_the_commit_of_another(kind, PROBE, what=Break.ERROR_BEFORE)
+
+
+@pytest.mark.parametrize("key", [ARCHIVE, MARKER])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_create_that_was_frozen_on_its_way_expires_with_the_lease(kind: str, key: str) -> None:
+    """Another run has staged meanwhile; once it has arrived its own run is killed, and cannot abort anything."""
+    frozen: list[Request] = []
+
+    def thaw() -> None:
+        assert world.processes[1].outcome == "staged"
+        world.network.thaw(world.processes[0], clock_stood_still=False)
+
+    def how(request: Request) -> Break | None:
+        if request.process.pid != 1:
+            return None
+        if not frozen and request.operation == CREATE and request.key == key:
+            frozen.append(request)
+            world.loop.call_at(world.loop.now + 60, thaw, context=world.network.context)
+            return Break.FREEZE_BEFORE
+        return Break.KILL_BEFORE if frozen and frozen[0].arrived and request.operation != CREATE else None
+
+    world = a_world(kind, "fresh", Told(how=how))
+    with simulated(world, 0):
+        world.start(asked())
+        world.start_in(3.0, asked(), machine="b")
+        world.wait()
+        assert [run.outcome for run in world.processes] == ["killed", "staged"]
+        left = [upload.key for upload in world.store.open_uploads(BUCKET)]
+        assert left == ([] if world.store.checks_windows else [key])
+
+
+@pytest.mark.parametrize("kind", ["aws", "ignores"])
+def test_where_a_policy_forbids_signatures_in_the_query_uploads_are_created_without(kind: str) -> None:
+    refused: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if request.operation != CREATE or "within" not in request.detail:
+            return None
+        refused.append(request)
+        return Break.DENIED
+
+    world = a_world(kind, "fresh", Told(how=how))
+    with simulated(world, 0):
+        assert world.run(asked()).outcome == "staged"
+        assert {request.key for request in refused} >= {ARCHIVE, MARKER}
+        converge(world, asked())
+        assert not list(map(str, world.violations))
 
 
 @pytest.mark.parametrize("status", [Break.DENIED, Break.MISSING])

@@ -144,18 +144,8 @@ class Destination:
 
     @property
     def probing(self) -> WritableBucket:
-        """The bucket, for scratch uploads: each Create looks first whether the prefix is ours, as that of any upload does."""
-        retrier = self.bucket.retrier
-
-        async def guarded(operation: str, attempt_once: Callable[[], Awaitable[T]]) -> T:
-            async def once() -> T:
-                if operation == "CreateMultipartUpload":
-                    await self.lease.check(settled=False)
-                return await attempt_once()
-
-            return await retrier(operation, once)
-
-        return replace(self.bucket, retrier=guarded)
+        """The bucket, for scratch uploads: they are created while the prefix is ours, as any upload is."""
+        return replace(self.bucket, guard=self.lease)
 
     async def _is_ours(self) -> bool:
         try:

@@ -76,7 +76,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.guard, uploads.give_up = lease.check, destination.give_up
+            uploads.bucket, uploads.give_up = destination.probing, destination.give_up
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()

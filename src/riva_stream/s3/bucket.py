@@ -17,11 +17,21 @@ from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from riva_stream import clock
-from riva_stream.errors import AccessDeniedError
+from riva_stream.errors import EXPIRED, AccessDeniedError, RivaStreamError
 from riva_stream.s3.listings import listing_is_stuck
-from riva_stream.s3.port import Document, Folders, ObjectInfo, OpenUpload, Reader, Store, Writer
+from riva_stream.s3.port import (
+    REQUEST_EXPIRED,
+    Document,
+    Folders,
+    ObjectInfo,
+    OpenUpload,
+    Reader,
+    Store,
+    Window,
+    Writer,
+)
 
-__all__ = ["LOOKS", "UNSEEN", "Attempt", "Bucket", "WritableBucket", "insist", "pause_after"]
+__all__ = ["LOOKS", "UNSEEN", "Attempt", "Bucket", "Guard", "WritableBucket", "insist", "pause_after"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +63,16 @@ class Attempt(Protocol):
 
     async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
         """Await ``attempt_once()``, again if need be."""
+
+
+class Guard(Protocol):
+    """Who knows whether the prefix is still ours: a :class:`~riva_stream.lease.Lease`."""
+
+    async def check(self, *, settled: bool = True) -> Window | None:
+        """Raise where it is not; else give the window within which one change may take effect."""
+
+    def expire(self) -> None:
+        """A window was over."""
 
 
 async def _once(_: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
@@ -228,6 +248,8 @@ class WritableBucket(Bucket):
     """One bucket, to be changed. Handed to what may do that, and to nothing else; see :class:`~riva_stream.s3.Writer`."""
 
     store: Store
+    guard: Guard | None = None
+    """Of the prefix that uploads are created for; None: nobody else can be there."""
 
     put = _Operation("PutObject", Writer.put)
     delete = _Operation("DeleteObject", Writer.delete)
@@ -237,3 +259,28 @@ class WritableBucket(Bucket):
     complete_upload = _Operation("CompleteMultipartUpload", Writer.complete_upload)
     abort_upload = _Operation("AbortMultipartUpload", Writer.abort_upload)
     put_tags = _Operation("PutObjectTagging", Writer.put_tags)
+
+    async def look(self) -> Window | None:
+        """Before each attempt to create an upload: the window within which it may be.
+
+        Raises:
+            HeldError: another run has taken over.
+        """
+        # Nobody else is touched by an upload of ours.
+        return None if self.guard is None else await self.guard.check(settled=False)
+
+    async def create_within(self, window: Window | None, key: str, **given: Any) -> str:
+        """One attempt to create an upload, which the store refuses once the lease is over: nobody would look for it then.
+
+        Where such a signature is what is refused it goes without: readers see nothing of it either way.
+        """
+        try:
+            return await self.once.create_upload(key, window=window, **given)
+        except RivaStreamError as error:
+            code = error.where.code
+            if code == REQUEST_EXPIRED and self.guard is not None:
+                self.guard.expire()  # the next attempt renews the lease, and is signed anew
+            if window is None or error.retryable or code in EXPIRED:
+                raise
+        await self.look()
+        return await self.once.create_upload(key, **given)

@@ -241,10 +241,11 @@ class S3Store(ListRequests, RuleRequests):
         metadata: Mapping[str, str],
         crc64nvme: bool,
         tags: Mapping[str, str] = NO_TAGS,
+        window: Window | None = None,
     ) -> str:
         """Begin a multipart upload and give its UploadId."""
         declared = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
-        with parsed("CreateMultipartUpload", bucket, key):
+        with parsed("CreateMultipartUpload", bucket, key), within(window):
             answer = await self._client.create_multipart_upload(
                 Bucket=bucket,
                 Key=key,

@@ -129,9 +129,12 @@ class MemoryStore(MemoryReader):
         metadata: Mapping[str, str],
         crc64nvme: bool,
         tags: Mapping[str, str] = NO_TAGS,
+        window: Window | None = None,
     ) -> str:
         """Begin a multipart upload."""
-        there = self._bucket("CreateMultipartUpload", bucket, key)
+        where = ("CreateMultipartUpload", bucket, key)
+        there = self._bucket(*where)
+        self._in_time(*where, window)
         upload_id = self._numbered()
         there.uploads[upload_id] = Upload(
             key, upload_id, self._date(), content_type, dict(metadata), crc64nvme, dict(tags)

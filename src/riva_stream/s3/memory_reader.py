@@ -119,6 +119,11 @@ class MemoryReader:
         return self._list_uploads_by == "prefix"
 
     @property
+    def checks_windows(self) -> bool:
+        """Whether it refuses what comes after its window."""
+        return self._windows
+
+    @property
     def is_aws(self) -> bool:
         """Whether it says that it is AWS."""
         return self._is_aws

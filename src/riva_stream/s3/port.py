@@ -312,6 +312,7 @@ class Writer(Protocol):
         metadata: Mapping[str, str],
         crc64nvme: bool,
         tags: Mapping[str, str] = NO_TAGS,
+        window: Window | None = None,
     ) -> str:
         """Begin a multipart upload and give its UploadId. A store may ignore the tags; AWS takes or refuses them."""
 

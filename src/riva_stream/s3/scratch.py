@@ -131,11 +131,13 @@ class ScratchUpload:
         return [*left, f"perhaps an open upload of {place}"] if self._unsure else left
 
     async def _create_once(self, tags: Mapping[str, str]) -> str:
+        window = await self.bucket.look()
         # Cancelled in the middle it might be made after the clean-up: its answer is waited for.
         self._unsure += 1
         try:
             with anyio.fail_after(self.limit, shield=True):
-                upload_id = await self.bucket.once.create_upload(
+                upload_id = await self.bucket.create_within(
+                    window,
                     self.key,
                     content_type="application/octet-stream",
                     metadata={},

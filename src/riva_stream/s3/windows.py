@@ -29,7 +29,14 @@ from riva_stream.s3.port import REQUEST_EXPIRED, PartBody, Window
 
 __all__ = ["WINDOWED", "body_within", "choose_window", "nameless", "within"]
 
-WINDOWED = ("HeadObject", "PutObject", "PutObjectTagging", "DeleteObject", "CompleteMultipartUpload")
+WINDOWED = (
+    "HeadObject",
+    "PutObject",
+    "PutObjectTagging",
+    "DeleteObject",
+    "CreateMultipartUpload",
+    "CompleteMultipartUpload",
+)
 """Operations that can have a window."""
 
 _SIGNER = "riva-stream-s3v4-query"

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import anyio
 import anyio.to_thread
@@ -29,7 +29,7 @@ from riva_stream.errors import (
 from riva_stream.flow.buffers import Channel, Piece
 from riva_stream.flow.digest import combined_crc64nvme
 from riva_stream.flow.lanes import Lane
-from riva_stream.s3 import ObjectInfo, OpenUpload, Stored, WritableBucket
+from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, OpenUpload, Stored, Window, WritableBucket
 from riva_stream.s3.speed import at_least_some_speed
 from riva_stream.sink.copies import PartCopier
 from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
@@ -50,13 +50,6 @@ _TOO_MANY = frozenset(
 """Codes of stores for a part whose number is too large."""
 
 
-class Guard(Protocol):
-    """Raises where the prefix is no longer ours; see :meth:`~riva_stream.lease.Lease.check`."""
-
-    async def __call__(self, *, settled: bool = True) -> object:
-        """Look."""
-
-
 @dataclass(eq=False)
 class Uploads:
     """All uploads of a run into one bucket."""
@@ -72,9 +65,6 @@ class Uploads:
     """Is told how many bytes of which upload the store has copied."""
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
-    guard: Guard | None = None
-    """One look at whether the prefix is still ours: for each attempt to create an upload, and before what nobody knows is
-    aborted."""
     give_up: Callable[[], Awaitable[object]] | None = None
     """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
@@ -133,8 +123,9 @@ class Uploads:
         else:
             # Whoever gives up between the store's doing and its answer leaves an upload that nobody knows by its id:
             # the answer is waited for, and where none comes the key is remembered so that the cleanup can look for it.
-            async def create(tags: Mapping[str, str]) -> Upload:
-                upload_id = await self.bucket.once.create_upload(
+            async def create(window: Window | None, tags: Mapping[str, str]) -> Upload:
+                upload_id = await self.bucket.create_within(
+                    window,
                     key,
                     content_type=content_type,
                     metadata=metadata,
@@ -147,16 +138,17 @@ class Uploads:
 
             async def once() -> Upload:
                 nonlocal attempts
-                if self.guard is not None:
-                    await self.guard(settled=False)  # of our own nobody is touched
+                window = await self.bucket.look()
                 attempts += 1
                 self.creating.add(key)
                 try:
                     return await self.tagging.along(
-                        lambda tags: answered(partial(create, tags), grace=_ANSWER_SECONDS)
+                        lambda tags: answered(partial(create, window, tags), grace=_ANSWER_SECONDS)
                     )
                 except RivaStreamError as error:
-                    is_told = error.where.status is not None and not isinstance(error, TransientError)
+                    is_told = error.where.code == REQUEST_EXPIRED or (
+                        error.where.status is not None and not isinstance(error, TransientError)
+                    )
                     if is_told and attempts == 1:  # there is nothing of ours to look for
                         self.creating.discard(key)
                     raise
@@ -328,8 +320,8 @@ class Uploads:
         )
 
     async def _require_prefix(self, *, settled: bool) -> None:
-        if self.guard is not None:
-            await self.bucket.retrier("HeadObject", partial(self.guard, settled=settled))
+        if self.bucket.guard is not None:
+            await self.bucket.retrier("HeadObject", partial(self.bucket.guard.check, settled=settled))
 
     async def _abort_unknown(self, key: str) -> None:
         """Abort uploads of ``key`` that nobody knows: the prefix is ours alone, so they were left by accident."""

@@ -36,7 +36,7 @@ class StateDirectory:
         if self._folder is None:
             return None
         path = self._folder / name
-        partial = path.with_name(f".{name}.{os.getpid()}.partial")
+        partial = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         try:
             await aiofiles.os.makedirs(self._folder, exist_ok=True)
             async with aiofiles.open(partial, "wb") as file:

@@ -11,7 +11,7 @@ from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.kinds import KINDS
-from tests.sim.network import Request, immediately
+from tests.sim.network import Network, Request, immediately
 from tests.sim.scenarios import BUCKET, asked, collection
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Overtaken, Told, a_world, is_one
 from tests.sim.world import simulated
@@ -19,6 +19,13 @@ from tests.sim.world import simulated
 CREATE = "CreateMultipartUpload"
 ARCHIVE = PREFIX + "source/one.tar.gz"
 PROBE = PREFIX + ".riva-stream/probe"
+
+
+class Frozen(Told):
+    """As it is told; who is frozen goes on when the test lets it."""
+
+    def frozen(self, request: Request, on: Network) -> None:
+        pass
 
 
 def creates_after_the_commit_of_another(kind: str, key: str, *, what: Break) -> list[Request]:
@@ -87,7 +94,7 @@ def test_a_create_that_was_frozen_on_its_way_expires_with_the_lease(kind: str, k
             return Break.FREEZE_BEFORE
         return Break.KILL_BEFORE if frozen and frozen[0].arrived and request.operation != CREATE else None
 
-    world = a_world(kind, "fresh", Told(how=how))
+    world = a_world(kind, "fresh", Frozen(how=how))
     with simulated(world, 0):
         world.start(asked())
         world.start_in(3.0, asked(), machine="b")
@@ -95,6 +102,38 @@ def test_a_create_that_was_frozen_on_its_way_expires_with_the_lease(kind: str, k
         assert [run.outcome for run in world.processes] == ["killed", "staged"]
         left = [upload.key for upload in world.store.open_uploads(BUCKET)]
         assert left == ([] if world.store.checks_windows else [key])
+
+
+@pytest.mark.parametrize("how", [Break.FREEZE_BEFORE, Break.LOST])
+@pytest.mark.parametrize("kind", ["ignores", "refuses", "exact", "ignores-no-expiry"])
+def test_the_probe_of_a_run_that_has_taken_over_stays(kind: str, how: Break) -> None:
+    """That of the first one was frozen, and comes too late; its clean-up finds another one open at the same key."""
+    frozen: list[Request] = []
+    thawed: list[Request] = []
+
+    def thaw() -> None:
+        world.network.thaw(world.processes[0], clock_stood_still=False)
+
+    def struck(request: Request) -> Break | None:
+        if is_one(request, 1, CREATE, PROBE) and len(frozen) < (1 if how is Break.FREEZE_BEFORE else 2):
+            frozen.append(request)
+            return how if len(frozen) == 1 else Break.FREEZE_BEFORE
+        if is_one(request, 2, "UploadPart", PROBE) and not thawed:
+            thawed.append(request)
+            world.loop.call_at(world.loop.now + 0.05, thaw, context=world.network.context)
+        return None
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        return (2.0, 0.01) if is_one(request, 2, "UploadPart", PROBE) else None  # a store that is far away
+
+    world = a_world(kind, "fresh", Frozen(how=struck, otherwise=otherwise))
+    with simulated(world, 0):
+        world.start(asked())
+        world.start_in(3.0, asked(), machine="b")
+        world.wait()
+        assert frozen
+        assert thawed
+        assert [run.outcome for run in world.processes] == ["75", "staged"]
 
 
 @pytest.mark.parametrize("kind", ["aws", "ignores"])

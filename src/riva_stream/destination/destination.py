@@ -68,6 +68,8 @@ __all__ = ["Destination"]
 
 T = TypeVar("T")
 
+_GONE = frozenset({"NoSuchUpload", "NoSuchKey", "404"})
+"""Codes for the Complete of an upload that is not there (any more)."""
 _ATTEMPTS = 3
 """Uploads that are created for a document when the store says that its key has changed meanwhile."""
 _LIMIT = 1 << 20
@@ -349,7 +351,10 @@ class Destination:
                     # "No such upload", or a condition that does not hold, is also what the second attempt hears after
                     # a first whose answer was lost.
                     info = await self.bucket.once.peek(upload.key)
-                    if info is not None and self.uploads.is_ours(info, upload):
+                    before = condition.get("if_match")
+                    # What was there before may have the same bytes: then it is the upload that tells, by being gone.
+                    done = info is not None and (info.etag != before or error.where.code in _GONE)
+                    if info is not None and done and self.uploads.is_ours(info, upload, before=before):
                         return Stored(info.etag, info.version_id)
                     refusals += 1
                     if not await self._again(error, sent, window, info, refusals):

@@ -82,33 +82,13 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
             await destination.wait_out_doubts()
             await lease.settle()
             tasks.cancel_scope.cancel()
-    except BaseException as error:
-        causes = leaves_of(error)
-        if any(isinstance(cause, HeldError) for cause in causes):
-            await _withdraw(destination)
-            raise _one(error) from None
-        final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
-        # Nothing of ours, nothing of whoever was there before.
-        nothing_left = not (uploads.opened or uploads.adopted) and (
-            destination.settled or lease.predecessor is None
-        )
-        swept = False
-        if final or nothing_left:
-            try:
-                swept = await _sweep(destination)
-            except HeldError as lost:
-                await _withdraw(destination)
-                if any(isinstance(cause, RivaStreamError) for cause in causes):
-                    raise lost from error
-                raise _one(error) from None  # it was cancelled
-        nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
-        if nothing_stays and await destination.forget_checkpoints():
-            await lease.release()  # there is nothing to resume
-        elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
-            # What failed, failed because the uploads are another run's now; some stores say so in odd words.
-            await _withdraw(destination)
-            raise taken from error
-        raise _one(error) from None
+    except BaseException as error:  # noqa: BLE001 - told again
+        try:
+            told = await _clean_up(destination, error)
+        except Exception as broken:  # noqa: BLE001 - of a caller's own store; the first error is the one to tell
+            error.add_note(f"besides, the clean-up has failed: {type(broken).__name__}")
+            told = _one(error)
+        raise told from None
     if not await destination.forget_checkpoints() or uploads.are_left:
         await lease.stop()
     else:
@@ -118,6 +98,36 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
 def _one(error: BaseException) -> BaseException:
     """The error to tell."""
     return first_of(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _clean_up(destination: Destination, error: BaseException) -> BaseException:
+    """Leave what a run that has failed may leave; gives the error to tell."""
+    lease, uploads = destination.lease, destination.uploads
+    causes = leaves_of(error)
+    if any(isinstance(cause, HeldError) for cause in causes):
+        await _withdraw(destination)
+        return _one(error)
+    has_failed = all(isinstance(cause, RivaStreamError) for cause in causes)  # else it was cancelled
+    final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
+    # Nothing of ours, nothing of whoever was there before.
+    nothing_left = not (uploads.opened or uploads.adopted) and (
+        destination.settled or lease.predecessor is None
+    )
+    swept = False
+    if final or nothing_left:
+        try:
+            swept = await _sweep(destination)
+        except HeldError as lost:
+            await _withdraw(destination)
+            return lost if any(isinstance(cause, RivaStreamError) for cause in causes) else _one(error)
+    nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
+    if nothing_stays and await destination.forget_checkpoints():
+        await lease.release()  # there is nothing to resume
+    elif (taken := await lease.stop()) and has_failed:
+        # What failed, failed because the uploads are another run's now; some stores say so in odd words.
+        await _withdraw(destination)
+        return taken
+    return _one(error)
 
 
 async def _sweep(destination: Destination) -> bool:

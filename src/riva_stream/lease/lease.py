@@ -169,6 +169,8 @@ class Lease:
     """When the last confirmed journal was sent, by our clock:"""
     _since: datetime | None = field(default=None, init=False)
     """and the same moment (or a little earlier) by the store's clock."""
+    _since_at: float = field(default=0.0, init=False)
+    """The moment of ``_since`` by our clock: ``_confirmed`` until the lease is taken for over."""
     _visible: bool = field(default=False, init=False)
     """Whether a journal that was there could be read."""
     _settled: float = field(default=float("-inf"), init=False)
@@ -525,6 +527,11 @@ class Lease:
             self._confirmed = sent
             if now is not None:  # rather too early: the store told it at its answer
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)
+            elif (
+                self._since is not None
+            ):  # an answer without a date (RFC 9110, 6.6.1): as much later as it is here
+                self._since += timedelta(seconds=sent - self._since_at)
+            self._since_at = sent
             self.named = frozenset(upload.upload_id for upload in journal.uploads)
             self.committing = bool(journal.committing)
             self.is_held = True

@@ -57,25 +57,24 @@ async def stage(
         RivaStreamError: see :mod:`riva_stream.errors` for the tree, its exit codes and what may be retried.
     """
     began = clock.monotonic()
-    async with share_of(budget, request.memory), AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         try:
-            async with (
-                deadline(request.deadline),
-                begun(request, request.run_id or new_run_id(), observer) as run,
-            ):
-                stores = await stack.enter_async_context(
-                    opened(
-                        request,
-                        partial(run.warn, "profile"),
-                        session=session,
-                        source_session=source_session,
-                        store=store,
-                        source_store=source_store,
+            async with deadline(request.deadline):
+                await stack.enter_async_context(share_of(budget, request.memory))
+                async with begun(request, request.run_id or new_run_id(), observer) as run:
+                    stores = await stack.enter_async_context(
+                        opened(
+                            request,
+                            partial(run.warn, "profile"),
+                            session=session,
+                            source_session=source_session,
+                            store=store,
+                            source_store=source_store,
+                        )
                     )
-                )
-                bucket = stores.give(run)
-                observer(PhaseChanged(phase="prepare"))
-                report = await carry_out(run, bucket, await FromArchive.find(run))
+                    bucket = stores.give(run)
+                    observer(PhaseChanged(phase="prepare"))
+                    report = await carry_out(run, bucket, await FromArchive.find(run))
         except BaseExceptionGroup as group:
             raise first_of(group) from None
         # Each replica has a watch and what is left of the deadline of its own: the staging stays, whatever comes of them.

@@ -33,14 +33,16 @@ async def share_of(
             f"the run asks for {human_size(amount)} of memory, the budget that it shares has {human_size(budget.limit)}",
             hint="give the budget more, or the request less (memory)",
         )
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_each_second, waiting)
-        await budget.acquire(amount)
-        tasks.cancel_scope.cancel()
+    taken = 0
     try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_each_second, waiting)
+            await budget.acquire(amount)
+            taken = amount  # from here on, be it that the end of this group is cancelled
+            tasks.cancel_scope.cancel()
         yield
     finally:
-        budget.release(amount)
+        budget.release(taken)
 
 
 async def _each_second(act: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ import anyio
 
 from riva_stream.errors import RivaStreamError, TransientError
 from riva_stream.s3.bucket import WritableBucket
-from riva_stream.s3.port import NO_TAGS, CompletedPart, Stored
+from riva_stream.s3.port import NO_TAGS, REQUEST_EXPIRED, CompletedPart, Stored
 
 __all__ = ["CONDITION_REFUSED", "ScratchUpload", "say_nothing", "scratch_upload"]
 
@@ -147,7 +147,7 @@ class ScratchUpload:
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.limit:g} s") from error
         except RivaStreamError as error:
-            if not isinstance(error, TransientError):
+            if not isinstance(error, TransientError) or error.where.code == REQUEST_EXPIRED:
                 self._unsure -= 1  # it was refused
             raise
         self._unsure -= 1
@@ -160,9 +160,12 @@ class ScratchUpload:
     async def _sweep(self) -> None:
         """By the exact key: that listing every store has.
 
-        Another run's scratch upload of the same key looks the same; one that is struck by this is told to run again.
+        Another run's scratch upload of the same key looks the same: one of a prefix is looked for while that is ours.
+        Elsewhere a run that is struck by this is told to run again.
         """
-        for upload in await self.bucket.list_uploads(self.key):
+        found = await self.bucket.list_uploads(self.key)
+        await self.bucket.look()  # still ours, so what was open before is nobody else's
+        for upload in found:
             if upload.key == self.key:
                 await self._abort(upload.upload_id)
 

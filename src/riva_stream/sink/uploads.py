@@ -249,8 +249,15 @@ class Uploads:
             (part.crc64nvme, part.size) for part in upload.in_order if part.crc64nvme is not None
         )
 
-    def is_ours(self, info: ObjectInfo, upload: Upload) -> bool:
-        """Whether the object that is there is the one that was to be completed."""
+    def is_ours(self, info: ObjectInfo, upload: Upload, *, before: object = None) -> bool:
+        """Whether the object that is there is the one that was to be completed.
+
+        Args:
+            info: of the object that is there.
+            upload: what was to be completed.
+            before: the ETag of what it was to replace. Where neither ETag nor checksum tells of the bytes (KMS), that is
+                told apart by nothing else: an earlier run may have had the same run id, and as many bytes.
+        """
         kept, whole = info.checksums.get("crc64nvme"), self.whole_crc64nvme(upload)
         return (
             info.metadata.get("run-id") == upload.created_by
@@ -258,7 +265,8 @@ class Uploads:
             and (
                 kept == whole
                 if kept and whole
-                else info.etag in etags_of(upload.in_order) or info.encryption.startswith("aws:kms")
+                else info.etag in etags_of(upload.in_order)
+                or (info.encryption.startswith("aws:kms") and info.etag != before)
             )
         )
 

@@ -82,6 +82,12 @@ async def find_source(
         raise SourceNotFoundError(
             f"there is no bucket {bucket}", where=error.where, hint=f"{named.check()} and its endpoint"
         ) from error
+    if len(f"{key}.".splitlines()) > 1:
+        raise ConfigurationError(
+            f"the key {key!r} has a line break in it, and the marker tells it in one line",
+            where=Where("HeadObject", bucket, key),
+            hint="copy the archive to a key without line breaks",
+        )
     name = key.rpartition("/")[2]
     if not name.isprintable() or "\\" in name or name in {".", ".."}:
         raise ConfigurationError(

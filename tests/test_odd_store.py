@@ -1,0 +1,39 @@
+"""A caller's own store that fails in a way of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from riva_stream import stage
+from tests.copying import Watched, asked, made
+
+
+async def test_a_clean_up_that_fails_does_not_hide_the_cancellation() -> None:
+    """docs/semantics.md, "Cancelling": the first error is the one you see."""
+
+    class Closed(Watched):
+        closed = False
+        streaming = asyncio.Event()
+
+        async def put(self, *args: Any, **given: Any) -> Any:
+            if self.closed:
+                raise RuntimeError("Session is closed")  # as aiohttp says
+            return await super().put(*args, **given)
+
+        async def upload_part(self, bucket: str, key: str, *args: Any) -> Any:
+            if "/models/" in key or "/source/" in key:
+                self.streaming.set()
+                await asyncio.sleep(60)
+            return await super().upload_part(bucket, key, *args)
+
+    store, model = Closed(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    task = asyncio.ensure_future(stage(asked(model, source_copy="send", lease=30.0), store=store))
+    await store.streaming.wait()
+    store.closed = True
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,133 @@
+"""One run id for several runs, as that of a scheduler's job is: what tells them apart is never the run id."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from riva_stream import RivaStreamError, stage
+from riva_stream.retry import RetryPolicy
+from riva_stream.s3.errors import refusal
+from tests.copying import Watched, asked, assert_staged, made
+
+
+def broken_complete(bucket: str, key: str) -> RivaStreamError:
+    return refusal("CompleteMultipartUpload", bucket, key, "InternalError", 500)
+
+
+@pytest.mark.parametrize("is_aws", [True, False])
+async def test_one_500_for_what_replaces_the_same_bytes_leaves_no_upload(
+    is_aws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
+
+    class Once(Watched):
+        broken = False
+
+        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
+            if self.broken and "/source/" in key:
+                self.broken = False
+                raise broken_complete(bucket, key)
+            return await super().complete_upload(bucket, key, *args, **given)
+
+    store, model = Once(is_aws=is_aws), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    given = {"run_id": "nightly", "source_copy": "send"}
+    await stage(asked(model, **given), store=store)
+    store.broken = True
+    report = await stage(asked(model, force=True, **given), store=store)
+    assert report.outcome == "staged"
+    assert_staged(store, model)  # no upload is open
+
+
+async def test_a_retried_job_with_its_own_run_id_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not forced: the first attempt of the job dies in its commit, the scheduler runs it again with the same run id."""
+    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
+
+    class Broken(Watched):
+        dies = True
+        broken = False
+
+        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
+            if self.dies and key.endswith("checksums.sha256"):
+                raise broken_complete(bucket, key)
+            if self.broken and "/source/" in key:
+                self.broken = False
+                raise broken_complete(bucket, key)
+            return await super().complete_upload(bucket, key, *args, **given)
+
+    store, model = Broken(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    request = asked(model, run_id="job-7", source_copy="send")
+    with pytest.raises(RivaStreamError):
+        await stage(request, store=store)
+    store.dies, store.broken = False, True
+    assert (await stage(request, store=store)).outcome == "staged"
+    assert_staged(store, model)
+
+
+@pytest.mark.parametrize("forced", [True, False])
+async def test_old_bytes_do_not_stand_under_a_new_marker(
+    forced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ETags are no MD5s, the store keeps no checksum, and the source was replaced by one of the same size."""
+    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
+
+    class Kms(Watched):
+        """ETags of a KMS-encrypted object are opaque; it keeps no checksum, as with --upload-check md5."""
+
+        dies = False
+        broken = False
+
+        def _info(self, found: Any) -> Any:
+            info = super()._info(found)
+            return replace(info, checksums={}, encryption="aws:kms")
+
+        def _keep(self, there: Any, key: str, data: bytes, etag: str, *args: Any, **more: Any) -> Any:
+            return super()._keep(there, key, data, self._numbered()[:32], *args, **more)
+
+        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
+            if self.dies and key.endswith("checksums.sha256"):
+                raise broken_complete(bucket, key)
+            if self.broken and "/models/" in key:
+                self.broken = False
+                raise broken_complete(bucket, key)
+            return await super().complete_upload(bucket, key, *args, **given)
+
+    store, old, new = Kms(), made("riva", "old"), made("riva", "new")
+    assert (len(old.data), old.key) == (len(new.data), new.key)
+    assert old.data != new.data
+    given = {"run_id": "nightly", "source_copy": "send", "upload_check": "md5", "sse": "aws:kms"}
+    await store.put_source(old.key, old.data)
+    store.dies = not forced
+    if forced:
+        await stage(asked(old, **given), store=store)
+    else:  # it dies in its commit
+        with pytest.raises(RivaStreamError):
+            await stage(asked(old, **given), store=store)
+    store.dies, store.broken = False, True
+    await store.put_source(new.key, new.data)
+    await stage(asked(new, force=forced, **given), store=store)
+    staged = store.staged()
+    assert "staging_complete.txt" in staged
+    assert staged["models/m0.riva"] == new.data
+
+
+async def test_runs_of_one_id_do_not_share_their_files(tmp_path: Path) -> None:
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    outcomes: list[str] = []
+
+    async def one(version: int) -> None:
+        request = asked(model, model_version=f"v{version}", run_id="job-7", state_dir=tmp_path)
+        report = await stage(request, store=store)
+        outcomes.append(report.outcome)
+
+    async with anyio.create_task_group() as tasks:
+        for version in range(8):
+            tasks.start_soon(one, version)
+    assert outcomes == ["staged"] * 8

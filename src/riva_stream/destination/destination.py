@@ -332,7 +332,7 @@ class Destination:
         if upload.upload_id not in self.lease.named:
             await self.lease.write()
         condition = await self._condition(upload.key)
-        whole = self.uploads.whole_crc64nvme(upload)
+        whole, before = self.uploads.whole_crc64nvme(upload), condition.get("if_match")
 
         async def once() -> Stored:
             refusals = 0
@@ -346,12 +346,11 @@ class Destination:
                 self._sealed |= upload.key == self._seal
                 self._sent.add(upload.key)
                 try:
-                    return await self._send_complete(upload, crc64nvme=whole, window=window, **sent)
+                    return await self._send_complete(upload, before, crc64nvme=whole, window=window, **sent)
                 except RivaStreamError as error:
                     # "No such upload", or a condition that does not hold, is also what the second attempt hears after
                     # a first whose answer was lost.
                     info = await self.bucket.once.peek(upload.key)
-                    before = condition.get("if_match")
                     # What was there before may have the same bytes: then it is the upload that tells, by being gone.
                     done = info is not None and (info.etag != before or error.where.code in _GONE)
                     if info is not None and done and self.uploads.is_ours(info, upload, before=before):
@@ -367,7 +366,7 @@ class Destination:
         self.run.meter.touch()
         return record
 
-    async def _send_complete(self, upload: Upload, **given: Any) -> Stored:
+    async def _send_complete(self, upload: Upload, before: object, **given: Any) -> Stored:
         """One Complete, whose answer is not believed without an ETag.
 
         There are stores that tell none, and there is 200 with nothing behind it.
@@ -383,7 +382,9 @@ class Destination:
         info = await self.bucket.once.peek(upload.key)
         # Whether its ETag is that of the very bytes is asked later, of what is kept.
         is_there = info is UNSEEN or (
-            info is not None and (info.size, info.metadata.get("run-id")) == (upload.size, upload.created_by)
+            info is not None
+            and (info.size, info.metadata.get("run-id")) == (upload.size, upload.created_by)
+            and (info.etag != before or self.uploads.is_ours(info, upload, before=before))
         )
         if not is_there:
             raise TransientError(

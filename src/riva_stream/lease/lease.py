@@ -170,7 +170,7 @@ class Lease:
     _since: datetime | None = field(default=None, init=False)
     """and the same moment (or a little earlier) by the store's clock."""
     _since_at: float = field(default=0.0, init=False)
-    """The moment of ``_since`` by our clock: ``_confirmed`` until the lease is taken for over."""
+    """The moment of ``_since`` by our clock; what ``_confirmed`` is until the lease is taken for over."""
     _visible: bool = field(default=False, init=False)
     """Whether a journal that was there could be read."""
     _settled: float = field(default=float("-inf"), init=False)
@@ -474,7 +474,7 @@ class Lease:
         whole = max(1, int(self.seconds * (1 - _MARGIN)))
         if whole <= _LONGEST_WINDOW:
             return Window(self._since, whole)
-        passed = min(int(clock.monotonic() - self._confirmed), whole - 1)
+        passed = min(int(clock.monotonic() - self._since_at), whole - 1)
         return Window(self._since + timedelta(seconds=passed), min(whole - passed, _LONGEST_WINDOW))
 
     async def _send(self, data: bytes, window: Window | None, **condition: Any) -> Stored:

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from riva_stream.errors import RivaStreamError, TransientError
+from riva_stream.errors import HeldError, RivaStreamError, TransientError
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import NO_TAGS, REQUEST_EXPIRED, CompletedPart, Stored
 
@@ -147,8 +147,10 @@ class ScratchUpload:
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.limit:g} s") from error
         except RivaStreamError as error:
-            if not isinstance(error, TransientError) or error.where.code == REQUEST_EXPIRED:
+            if error.where.code == REQUEST_EXPIRED or not isinstance(error, TransientError):
                 self._unsure -= 1  # it was refused
+            elif isinstance(error, HeldError):
+                self._unsure -= 1  # the prefix is another run's: it was not sent, or refused before
             raise
         self._unsure -= 1
         self._open.append(upload_id)

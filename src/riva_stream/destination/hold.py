@@ -14,12 +14,12 @@ from riva_stream import clock
 from riva_stream.destination.destination import Destination
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, first_of, leaves_of
 from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload, Lease, Process
-from riva_stream.lease.lease import Noted
+from riva_stream.lease.lease import JournalContent
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, each
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
 from riva_stream.s3.bucket import insist
-from riva_stream.sink import KnownPart, SentPart, Upload, Uploads
+from riva_stream.sink import SentPart, Upload, UploadedPart, Uploads
 from riva_stream.sizes import human_size
 
 __all__ = ["hold", "resume"]
@@ -51,7 +51,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run.meter.add_copied,
         tagging=run.tagging,
     )
-    drawing = _Drawing()
+    journaled = _JournaledParts()
     lease = Lease(
         replace(bucket, retrier=Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions)),
         run.layout,
@@ -59,7 +59,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run.run_id,
         run.started_at,
         await clock.in_thread(Process.this),
-        lambda: _note(destination, drawing),
+        lambda: _journal_content(destination, journaled),
         partial(run.warn, "journal"),
         partial(run.keep, "journal.json"),
         run.meter.touch,
@@ -189,7 +189,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
     if destination.lease.is_settled:  # else a commit does it: a stranger may yet turn out to be the holder
         await destination.abort_strangers()
     destination.settled = destination.adoptable = True
-    parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
+    parts = [part for upload in uploads.adopted.values() for part in upload.uploaded.values()]
     if parts and before is not None:
         size = human_size(sum(part.size for part in parts))
         run.warn("resume", f"resuming {before.holder()}: {len(parts)} parts ({size}) are already uploaded")
@@ -208,8 +208,8 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUp
 
     listed = await insist(ask)
     if listed is not None:
-        known = _known(listed, journaled.parts)
-        destination.uploads.adopt(journaled.key, journaled.upload_id, journaled.created_by, known)
+        uploaded = _uploaded_parts(listed, journaled.parts)
+        destination.uploads.adopt(journaled.key, journaled.upload_id, journaled.created_by, uploaded)
         return None
     here = OpenUpload(journaled.key, journaled.upload_id)
     if refused:
@@ -219,26 +219,26 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUp
     return None
 
 
-def _note(destination: Destination, drawing: _Drawing) -> Noted:
+def _journal_content(destination: Destination, journaled: _JournaledParts) -> JournalContent:
     """What this run's journal tells."""
     before = destination.lease.predecessor
     if not destination.settled and before is not None:
         # Should this run die before it has come to them, the next one must still find them.
-        return Noted(
+        return JournalContent(
             before.identity if destination.adoptable else None,
             before.uploads,
             destination.committing or before.has_begun,
             before.stale,
             before.checkpoints,
         )
-    known, existing = destination.uploads, destination.existing
-    uploads = [*known.opened, *known.adopted.values(), *known.unsure]
+    current, existing = destination.uploads, destination.existing
+    uploads = [*current.opened, *current.adopted.values(), *current.unsure]
     stale = set(before.leaves() if before else ())
     if destination.committing and not existing.listed:
         stale |= existing.hinted()  # the manifest that names it is about to be replaced or deleted
-    return Noted(
+    return JournalContent(
         destination.identity if destination.adoptable else None,
-        [drawing.of(upload) for upload in uploads],
+        [journaled.of(upload) for upload in uploads],
         destination.committing,
         sorted(stale),
         destination.checkpoints,
@@ -271,50 +271,52 @@ async def _abort_own(destination: Destination) -> None:
         await lease.release()
 
 
-def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) -> dict[int, KnownPart]:
+def _uploaded_parts(
+    listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]
+) -> dict[int, UploadedPart]:
     """What the store has, with what the journal tells of each part that it names with the same ETag and size."""
     told = {(part.number, part.size, part.etag): part for part in journaled}
-    known: dict[int, KnownPart] = {}
+    uploaded: dict[int, UploadedPart] = {}
     for part in listed:
         same = told.get((part.number, part.size, part.etag))
-        known[part.number] = KnownPart(
+        uploaded[part.number] = UploadedPart(
             part.size,
             part.etag,
             same.fingerprint if same else "",
             part.crc64nvme,
             same.crc64nvme if same else None,
         )
-    return known
+    return uploaded
 
 
-class _Drawing:
-    """Uploads as the journal has them. Each part is drawn once: it is written often, on the loop, and may name tens of thousands."""
+class _JournaledParts:
+    """Uploads as the journal has them. Each part is built once: it is written often, on the loop, and may name tens of thousands."""
 
     def __init__(self) -> None:
-        self._drawn: WeakKeyDictionary[Upload, dict[int, tuple[KnownPart | SentPart, JournaledPart]]] = (
+        self._built: WeakKeyDictionary[Upload, dict[int, tuple[UploadedPart | SentPart, JournaledPart]]] = (
             WeakKeyDictionary()
         )
 
     def of(self, upload: Upload) -> JournaledUpload:
         """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
-        drawn = self._drawn.setdefault(upload, {})
-        parts: dict[int, KnownPart | SentPart] = {
-            n: part for n, part in upload.known.items() if part.fingerprint
+        built = self._built.setdefault(upload, {})
+        parts: dict[int, UploadedPart | SentPart] = {
+            n: part for n, part in upload.uploaded.items() if part.fingerprint
         }
         parts |= {n: part for n, part in upload.parts.items() if part.fingerprint}
         for number, part in parts.items():
-            if number not in drawn or drawn[number][0] is not part:
-                drawn[number] = part, _journaled(number, part)
+            if number not in built or built[number][0] is not part:
+                built[number] = part, _journaled(number, part)
         return JournaledUpload(
             key=upload.key,
             upload_id=upload.upload_id,
             created_by=upload.created_by,
-            parts=[drawn[number][1] for number in sorted(parts)],
+            parts=[built[number][1] for number in sorted(parts)],
         )
 
 
-def _journaled(number: int, part: KnownPart | SentPart) -> JournaledPart:
-    crc = part.sent_crc64nvme if isinstance(part, KnownPart) else part.checksum
+def _journaled(number: int, part: UploadedPart | SentPart) -> JournaledPart:
+    crc = part.sent_crc64nvme if isinstance(part, UploadedPart) else part.checksum
     return JournaledPart(
         number=number, size=part.size, etag=part.etag, fingerprint=part.fingerprint, crc64nvme=crc
     )

@@ -17,7 +17,7 @@ from riva_stream.errors import HeldError, RivaStreamError, Where
 from riva_stream.events import Observer, ignore, warning
 from riva_stream.layout import OWN_FOLDER, Layout, layout_of
 from riva_stream.lease import Found, Journal, Lease, Process, known_to_have_ended, read_journal, watch
-from riva_stream.lease.lease import Noted
+from riva_stream.lease.lease import JournalContent
 from riva_stream.report import CollectReport, Leftover, error_report, worst
 from riva_stream.retry import Retrier
 from riva_stream.run import each
@@ -218,15 +218,15 @@ class _Place:
     async def _removed(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
         """Remove what is old, under the lease of the prefix; the journal goes when nothing is left of its run."""
 
-        def note() -> Noted:
+        def content() -> JournalContent:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
             if before is None:
-                return Noted(None, (), False)
+                return JournalContent(None, (), False)
             # An abort may come late: it must not strike what somebody else goes on with.
             identity = None if giving_up else before.identity
             stale = before.leaves() if giving_up else before.stale
-            return Noted(identity, before.uploads, before.has_begun, stale, before.checkpoints)
+            return JournalContent(identity, before.uploads, before.has_begun, stale, before.checkpoints)
 
         giving_up = False
 
@@ -237,7 +237,7 @@ class _Place:
             new_run_id(),
             clock.now(),
             self.here,
-            note,
+            content,
             self.warn,
             _keep_nothing,
             lambda: None,

@@ -44,7 +44,7 @@ from riva_stream.s3 import (
 from riva_stream.s3.bucket import LOOKS, insist, pause_after
 from riva_stream.tasks import answered
 
-__all__ = ["Found", "Lease", "Noted", "read_journal"]
+__all__ = ["Found", "JournalContent", "Lease", "read_journal"]
 
 _LIMIT = 64 << 20
 _BEATS = 3
@@ -81,7 +81,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class JournalContent:
     """What a run tells in its journal beside who it is."""
 
     identity: Identity | None
@@ -91,8 +91,8 @@ class Noted:
     checkpoints: Sequence[JournaledCheckpoint] = ()
 
 
-def _nothing_left(*, in_doubt: bool) -> Noted:
-    return Noted(None, (), committing=in_doubt)
+def _empty_content(*, in_doubt: bool) -> JournalContent:
+    return JournalContent(None, (), committing=in_doubt)
 
 
 async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Found | None:
@@ -130,7 +130,7 @@ class Lease:
         run_id: for people; ownership is the token's alone.
         started_at: for people.
         process: this process, so that another of the same host can tell whether it lives.
-        note: what the journal tells, as things stand now.
+        content: what the journal tells, as things stand now.
         warn: is told what was set aside.
         save_copy: keeps a copy of each journal in the state directory.
         waiting: is called now and then while another run's journal is watched.
@@ -143,7 +143,7 @@ class Lease:
     run_id: str
     started_at: datetime
     process: Process
-    note: Callable[[], Noted]
+    content: Callable[[], JournalContent]
     warn: Callable[[str], None]
     save_copy: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
@@ -454,7 +454,7 @@ class Lease:
                 in_doubt = isinstance(error, TransientError)
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
         # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
-        self.note = partial(_nothing_left, in_doubt=in_doubt)
+        self.content = partial(_empty_content, in_doubt=in_doubt)
         await self.stop()
         return None
 
@@ -483,8 +483,8 @@ class Lease:
             self.key, body, content_type="application/json", metadata={}, window=window, **condition
         )
 
-    def _draw(self, *, stopped: bool) -> Journal:
-        noted = self.note()
+    def _compose(self, *, stopped: bool) -> Journal:
+        content = self.content()
         return Journal(
             run_id=self.run_id,
             token=self.token,
@@ -493,18 +493,18 @@ class Lease:
             lease=self.seconds,
             beat=self._beat,
             stopped=stopped,
-            committing=noted.committing,
+            committing=content.committing,
             conditional=self.conditional and self.is_held,
-            identity=noted.identity,
-            uploads=list(noted.uploads),
-            stale=list(noted.stale),
-            checkpoints=list(noted.checkpoints),
+            identity=content.identity,
+            uploads=list(content.uploads),
+            stale=list(content.stale),
+            checkpoints=list(content.checkpoints),
         )
 
     async def _write(self, *, stopped: bool = False) -> None:
         async with self._writing:
             self._beat += 1
-            journal = self._draw(stopped=stopped)
+            journal = self._compose(stopped=stopped)
             self._data = data = journal.to_bytes()
             await self.save_copy(data)
             # Whoever watches sees it from the first attempt on, be it that only the answer is lost.

@@ -35,7 +35,7 @@ from riva_stream.pipeline.copies import Compared, CopyPlan
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
 from riva_stream.readback import read_back
 from riva_stream.run import Run
-from riva_stream.sink import KnownPart, Proof, RangeDigests, Upload
+from riva_stream.sink import Proof, RangeDigests, Upload, UploadedPart
 from riva_stream.sizes import MOST_PARTS
 from riva_stream.source import Vouchers
 
@@ -506,7 +506,7 @@ async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
 @dataclass(eq=False)
 class _Restoring:
     fit: Fit
-    known: list[list[KnownPart]] = field(default_factory=list, init=False)
+    sent_parts: list[list[UploadedPart]] = field(default_factory=list, init=False)
     """Parts of each object that is sent."""
     copied: list[CopiedRanges] = field(default_factory=list, init=False)
     """What is told of objects that are copied, and was not come to yet."""
@@ -592,14 +592,14 @@ class _Restoring:
         """The first ``parts`` parts of an upload, each of which something shows to be as it was sent."""
         upload = self.fit.destination.uploads.adopted.get(key)
         # Nothing is made of a number that somebody may have made up before it is known to be one of parts.
-        there = upload is not None and parts <= len(upload.known)
-        known = [upload.known.get(number) for number in range(1, parts + 1)] if upload and there else []
-        sent = [part for part in known if part is not None and part.proof]
+        there = upload is not None and parts <= len(upload.uploaded)
+        uploaded = [upload.uploaded.get(number) for number in range(1, parts + 1)] if upload and there else []
+        sent = [part for part in uploaded if part is not None and part.proof]
         _require(
             there and len(sent) == parts, f"the store does not have all parts of {key} as they were sent"
         )
         _require(sum(part.size for part in sent) == size, "its parts have other sizes")
-        self.known.append(sent)
+        self.sent_parts.append(sent)
 
     def _copied(self, sizes: Sequence[int], proof: Proof, size: int) -> Compared | None:
         """What was read of an object that is copied; None where only the source's ETag is compared."""
@@ -612,9 +612,9 @@ class _Restoring:
 
     def _proven(self, checkpoint: Checkpoint) -> str:
         """What shows that the store has what was read of all objects that are spoken of; see :attr:`Earlier.by`."""
-        told = _told([part.sent_crc64nvme for part in parts] for parts in self.known)
+        told = _told([part.sent_crc64nvme for part in parts] for parts in self.sent_parts)
         _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
-        proofs = {part.proof for parts in self.known for part in parts}
+        proofs = {part.proof for parts in self.sent_parts for part in parts}
         if self.fit.plan is not None:
             proofs.add(self.fit.plan.proof.of_stream or "etag")
         return "crc64nvme" if proofs <= {"crc64nvme"} else "etag"

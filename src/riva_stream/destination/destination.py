@@ -353,7 +353,7 @@ class Destination:
                         return Stored(info.etag, info.version_id)
                     refusals += 1
                     if not await self._again(error, sent, window, info, refusals):
-                        raise self._told(error, upload) from error
+                        raise self._complete_error(error, upload) from error
 
         stored = await self.bucket.retrier("CompleteMultipartUpload", once)
         record = upload.record = self.uploads.record_of(upload, await self._as_kept(upload, stored))
@@ -812,7 +812,7 @@ class Destination:
                 raise
             run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
 
-    def _told(self, error: RivaStreamError, upload: Upload) -> RivaStreamError:
+    def _complete_error(self, error: RivaStreamError, upload: Upload) -> RivaStreamError:
         """The error to tell of a Complete; one that another upload of a document can mend is not tried again."""
         if error.where.code == "ConditionalRequestConflict" and not self.run.layout.is_payload(upload.key):
             return HeldError("another run writes the same object", where=error.where, hint=error.hint)

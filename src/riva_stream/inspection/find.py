@@ -14,7 +14,7 @@ from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where, first_of
 from riva_stream.events import Observer, warning
 from riva_stream.layout import DEPLOYMENTS, JOURNAL, LEVELS, is_segment, marker_at
-from riva_stream.lease import Process, known_to_have_ended, read_journal
+from riva_stream.lease import Process, ended_reason, read_journal
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import each
 from riva_stream.s3 import Bucket, Reader, StoreSettings, open_store
@@ -92,7 +92,7 @@ async def nothing_staged(bucket: Bucket, prefix: str) -> SourceNotFoundError:
     journal = await read_journal(bucket, prefix + JOURNAL)
     if journal is not None:
         who = journal.journal.holder() if journal.journal else "an unknown run"
-        ended = known_to_have_ended(journal, await clock.in_thread(Process.this))
+        ended = ended_reason(journal, await clock.in_thread(Process.this))
         return SourceNotFoundError(
             f"nothing is staged at {place} yet: {who} "
             + (f"has stopped ({ended})" if ended else "is staging it, or was")

@@ -16,7 +16,7 @@ from riva_stream import clock
 from riva_stream.errors import HeldError, RivaStreamError, Where
 from riva_stream.events import Observer, ignore, warning
 from riva_stream.layout import OWN_FOLDER, Layout, layout_of
-from riva_stream.lease import Found, Journal, Lease, Process, known_to_have_ended, read_journal, watch
+from riva_stream.lease import Found, Journal, Lease, Process, ended_reason, read_journal, watch
 from riva_stream.lease.lease import JournalContent
 from riva_stream.report import CollectReport, Leftover, error_report, worst
 from riva_stream.retry import Retrier
@@ -187,7 +187,7 @@ class _Place:
         await each([it for it in uploads if it.upload_id not in known and self.layout.owns(it.key)], add)
 
     async def _is_live(self, journal: Found) -> bool:
-        if known_to_have_ended(journal, self.here):
+        if ended_reason(journal, self.here):
             return False
         seconds = max(self.lease, journal.journal.lease if journal.journal else 0.0)
         life = await watch(self.bucket, self.layout.journal, journal, self.here, seconds=seconds)

@@ -27,8 +27,8 @@ from riva_stream.lease import (
     Found,
     Journal,
     Process,
-    beats_by_the_stores_clock,
-    known_to_have_ended,
+    ended_reason,
+    is_heartbeat_fresh,
     read_journal,
 )
 from riva_stream.manifest import Finding
@@ -127,8 +127,8 @@ async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | Non
 def _ended(found: Found, now: datetime | None, written: datetime | None, here: Process) -> str:
     """Why the run of a journal is taken for dead, or ""."""
     lease = found.journal.lease if found.journal else LEASE
-    ended = known_to_have_ended(found, here)
-    if not ended and beats_by_the_stores_clock(now, written, lease) is False:
+    ended = ended_reason(found, here)
+    if not ended and is_heartbeat_fresh(now, written, lease) is False:
         ended = f"no heartbeat since {written:%Y-%m-%d %H:%M:%S}Z"
     return ended
 

@@ -41,7 +41,7 @@ from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, L
 from riva_stream.manifest import Artifact, Mode, UploadManifest
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings, open_store
-from riva_stream.source import PinnedSource, SourceReader, Vouchers
+from riva_stream.source import PinnedSource, SourceChecksums, SourceReader
 
 __all__ = ["STAGING_REPLACED", "StagedObject", "Staging", "compare", "find_staging", "pinned", "read_staging"]
 
@@ -316,4 +316,6 @@ def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None
 
 def pinned(bucket: str, info: ObjectInfo) -> PinnedSource:
     """An object to be read by its ETag alone: by VersionId would take a right of its own, and If-Match pins it as well."""
-    return PinnedSource(bucket, info.key, info.size, info.etag, None, info.last_modified, Vouchers.of(info))
+    return PinnedSource(
+        bucket, info.key, info.size, info.etag, None, info.last_modified, SourceChecksums.of(info)
+    )

@@ -19,8 +19,8 @@ from riva_stream.lease import (
     JournaledUpload,
     Life,
     Process,
-    beats_by_the_stores_clock,
-    known_to_have_ended,
+    ended_reason,
+    is_heartbeat_fresh,
     read_journal,
     watch,
 )
@@ -138,12 +138,10 @@ class _StatusReader:
                 seconds=lease,
                 observer=self.observer,
             )
-        if ended := known_to_have_ended(found, self.here):
+        if ended := ended_reason(found, self.here):
             return Life(found, False, ended, 0.0)
         written, now = await self._written(), await self._now()
-        alive = (
-            None if found.journal is None else beats_by_the_stores_clock(now, written, found.journal.lease)
-        )
+        alive = None if found.journal is None else is_heartbeat_fresh(now, written, found.journal.lease)
         age = f"{(now - written).total_seconds():.0f} s" if now and written else "an unknown time"
         return Life(found, alive, f"its journal was written {age} ago, by the store's clock", 0.0)
 

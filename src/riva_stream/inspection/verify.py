@@ -288,12 +288,12 @@ class _Verification:
 
     def _vouched(self, target: Target, came_to: dict[str, str]) -> None:
         """Nobody has read the source of a staging by reference, so only its own store can vouch for its bytes."""
-        uri, vouchers = target.pinned.uri, target.pinned.vouchers
+        uri, checksums = target.pinned.uri, target.pinned.checksums
         record = DigestRecord(target.pinned.size, came_to["sha256"], None, came_to)
         try:
-            names = vouchers.compare(record, uri=uri)
+            names = checksums.compare(record, uri=uri)
         except DigestMismatchError as error:
-            if "md5" in vouchers.values and not self.origin.is_aws:  # elsewhere an ETag may be anything
+            if "md5" in checksums.values and not self.origin.is_aws:  # elsewhere an ETag may be anything
                 told = "the source's ETag looks like an MD5 but is not that of its bytes"
                 self._note("etag", f"{told}: {error.what}")
             else:

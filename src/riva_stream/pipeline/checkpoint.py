@@ -37,7 +37,7 @@ from riva_stream.readback import read_back
 from riva_stream.run import Run
 from riva_stream.sink import Proof, RangeDigests, Upload, UploadedPart
 from riva_stream.sizes import MOST_PARTS
-from riva_stream.source import Vouchers
+from riva_stream.source import SourceChecksums
 
 __all__ = [
     "Begun",
@@ -113,9 +113,9 @@ class Checkpoint(_Document):
     what the journal says of them."""
 
 
-def can_resume(vouchers: Vouchers, plan: CopyPlan | None) -> bool:
+def can_resume(checksums: SourceChecksums, plan: CopyPlan | None) -> bool:
     """Whether all that the stream is hashed with can be written down; MD5 and SHA-1 cannot."""
-    return not {"md5", "sha1"} & {*vouchers.to_compute} and (plan is None or plan.can_resume)
+    return not {"md5", "sha1"} & {*checksums.to_compute} and (plan is None or plan.can_resume)
 
 
 class _ExtractorOptions(TypedDict):
@@ -367,7 +367,7 @@ class Checkpointer:
                 open=opened,
                 copied_by=self.copied_by,
                 copied=[_copied(ranges, size) for ranges, size in compared if ranges is not None],
-                parts=_told(
+                parts=_parts_digest(
                     [upload.parts[number].checksum for number in range(1, parts + 1)]
                     for upload, parts in taken.spoken_of
                 ),
@@ -375,7 +375,7 @@ class Checkpointer:
         )
 
 
-def _told(uploads: Iterable[Sequence[str | None]]) -> str:
+def _parts_digest(uploads: Iterable[Sequence[str | None]]) -> str:
     """One digest of the CRC64NVMEs of the parts of each upload."""
     digest = hashlib.sha256()
     for checksums in uploads:
@@ -439,7 +439,7 @@ class Fit:
         archive_key: of the source's own object.
         member_key: of the object of a member.
         part_size: bytes of a part of the archive.
-        vouchers: tell what the source is hashed with.
+        checksums: tell what the source is hashed with.
         bare: the source is a model itself.
         plan: how the store copies it; None: it is sent.
     """
@@ -449,7 +449,7 @@ class Fit:
     archive_key: str
     member_key: Callable[[Member], str]
     part_size: int
-    vouchers: Vouchers
+    checksums: SourceChecksums
     bare: bool
     plan: CopyPlan | None
 
@@ -537,7 +537,7 @@ class _Restoring:
             compared = self._copied(plan.sizes, plan.proof, checkpoint.offset)
         digest = Digest.restore(checkpoint.archive)
         _require(
-            {*digest.others} == {*fit.vouchers.to_compute}, "the source's store tells other checksums now"
+            {*digest.others} == {*fit.checksums.to_compute}, "the source's store tells other checksums now"
         )
         _require((checkpoint.extractor is None) == fit.bare, "it is one of an archive, or the source is")
         extractor, snapshot, members = None, None, list[ResumedMember]()
@@ -612,7 +612,7 @@ class _Restoring:
 
     def _proven(self, checkpoint: Checkpoint) -> str:
         """What shows that the store has what was read of all objects that are spoken of; see :attr:`Earlier.by`."""
-        told = _told([part.sent_crc64nvme for part in parts] for parts in self.sent_parts)
+        told = _parts_digest([part.sent_crc64nvme for part in parts] for parts in self.sent_parts)
         _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
         proofs = {part.proof for parts in self.sent_parts for part in parts}
         if self.fit.plan is not None:

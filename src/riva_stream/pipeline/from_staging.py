@@ -45,7 +45,7 @@ from riva_stream.report import PlannedObject
 from riva_stream.run import Run, each
 from riva_stream.s3 import Bucket, Reader, WritableBucket
 from riva_stream.sink import PartCopier, Proof, Upload
-from riva_stream.source import PinnedSource, SourceReader, Vouchers, find_source
+from riva_stream.source import PinnedSource, SourceChecksums, SourceReader, find_source
 from riva_stream.uris import split_uri
 
 __all__ = ["FromStaging", "Original", "originals_of"]
@@ -161,7 +161,12 @@ class FromStaging:
         artifact = _require_artifact(staging)
         told = artifact.source
         source = PinnedSource(
-            *split_uri(told.uri), told.size_bytes, told.etag, told.version_id, told.last_modified, Vouchers()
+            *split_uri(told.uri),
+            told.size_bytes,
+            told.etag,
+            told.version_id,
+            told.last_modified,
+            SourceChecksums(),
         )
         if artifact.deployment.reference_mode:  # else it was read once, and need not be there any more
             source = await find(reference_to(source))

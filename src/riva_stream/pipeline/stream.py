@@ -91,7 +91,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
     key, member_key = archive_key(run, source), partial(_member_key, run)
-    fit = Fit(run, destination, key, member_key, part_size, source.vouchers, bare, copy.plan)
+    fit = Fit(run, destination, key, member_key, part_size, source.checksums, bare, copy.plan)
     earlier = await resumed(fit)
     start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
@@ -117,9 +117,9 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         run.observer,
         start,
     )
-    every = request.checkpoint if can_resume(source.vouchers, copy.plan) else 0
+    every = request.checkpoint if can_resume(source.checksums, copy.plan) else 0
     # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could go on with it.
-    whole = earlier.digest if earlier else Digest(source.vouchers.to_compute, with_blake3=bare)
+    whole = earlier.digest if earlier else Digest(source.checksums.to_compute, with_blake3=bare)
     digest = TracedDigest(whole, kept=bool(every))
 
     def moved() -> None:
@@ -294,12 +294,12 @@ def _verify(
             )
         vouched.append("sha256-expected")
     try:
-        vouched += source.vouchers.compare(record, uri=source.uri)
+        vouched += source.checksums.compare(record, uri=source.uri)
     except DigestMismatchError as error:
         # AWS says when an ETag is an MD5; elsewhere it may be anything, so where the archive vouches for itself a
         # difference is only told.
         if (
-            "md5" not in source.vouchers.values
+            "md5" not in source.checksums.values
             or run.origin.is_aws
             or summary is None
             or not summary.checksum

@@ -40,7 +40,7 @@ from riva_stream.preflight.scratch import (
 from riva_stream.preflight.source import container_record
 from riva_stream.preflight.uploads import UploadsCheck
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window, WritableBucket
-from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
+from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, SourceChecksums
 
 __all__ = ["check_writing"]
 
@@ -206,7 +206,7 @@ class _DestinationCheck:
     async def _reads_ranges(self, info: ObjectInfo) -> bool:
         """Whether a range is answered as a range, as a run believes it; of bytes that are neither end."""
         pinned = PinnedSource(
-            self._bucket.name, info.key, info.size, info.etag, info.version_id, None, Vouchers()
+            self._bucket.name, info.key, info.size, info.etag, info.version_id, None, SourceChecksums()
         )
         ranges = PinnedRanges(self._bucket.store, pinned, self._examiner.retrier.observer)
         first, last = _RANGE

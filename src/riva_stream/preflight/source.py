@@ -66,7 +66,7 @@ class SourceCheck:
             "size": source.size,
             "etag": source.etag,
             "version_id": source.version_id,
-            "vouched_for_by": ["md5-etag" if name == "md5" else name for name in source.vouchers.values],
+            "vouched_for_by": ["md5-etag" if name == "md5" else name for name in source.checksums.values],
         }
         if not source.size:
             return failed(

@@ -48,7 +48,7 @@ from riva_stream.layout import (
 from riva_stream.lease import Identity, Journal, JournaledCheckpoint, Lease
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import (
     REQUEST_EXPIRED,
     UNSEEN,
@@ -62,7 +62,7 @@ from riva_stream.s3 import (
 from riva_stream.s3.bucket import LOOKS, pause_after
 from riva_stream.s3.scratch import CONDITION_REFUSED
 from riva_stream.sink import Upload, UploadRecord, Uploads, body_of, etags_of
-from riva_stream.tasks import answered
+from riva_stream.tasks import await_shielded
 
 __all__ = ["Destination"]
 
@@ -180,7 +180,7 @@ class Destination:
         self._checkpoints += 1
         key = self.run.layout.checkpoint(self.lease.token, self._checkpoints)
         self._written.add(key)
-        await answered(partial(self._put_checkpoint, key, data), grace=_CHECKPOINT_SECONDS)
+        await await_shielded(partial(self._put_checkpoint, key, data), grace=_CHECKPOINT_SECONDS)
         named = JournaledCheckpoint(key=key, sha256=hashlib.sha256(data).hexdigest(), offset=offset)
         kept, dropped = self.checkpoints[: _KEPT - 1], self.checkpoints[_KEPT - 1 :]
         self.checkpoints = [named, *kept]
@@ -214,7 +214,7 @@ class Destination:
         todo = sorted(key for key in keys - named if layout.is_checkpoint(key) or layout.is_probe(key))
         with anyio.move_on_after(_UNDO_SECONDS, shield=True):
             try:
-                await each(todo, self._surely_delete_checkpoint)
+                await gather_bounded(todo, self._surely_delete_checkpoint)
             except RivaStreamError as error:
                 return isinstance(error, AccessDeniedError)
             return True
@@ -264,7 +264,7 @@ class Destination:
         if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
             retracted.add(DEPLOYMENT_READY)
         # S3 wants a new upload where the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict).
-        await each([name for name in names if name not in retracted], self._open)
+        await gather_bounded([name for name in names if name not in retracted], self._open)
         self.committing = True
         self._conditional = self.lease.conditional
         await self.lease.write()
@@ -405,14 +405,14 @@ class Destination:
 
     async def complete_all(self, uploads: Sequence[Upload]) -> list[UploadRecord]:
         """Make the objects of the archive and its models visible, and look at each."""
-        records = await each(uploads, self.complete)
+        records = await gather_bounded(uploads, self.complete)
         for record in records:
             self.run.observer(ObjectCompleted(key=record.key, size=record.size))
         await self.tag(
             *(record.key for record in records),
             older=[record.key for record in records if record.created_by != self.run.run_id],
         )
-        await each(records, partial(verify_upload, self.run))
+        await gather_bounded(records, partial(verify_upload, self.run))
         return records
 
     async def put(self, name: str, data: bytes) -> StagedFile:
@@ -438,7 +438,7 @@ class Destination:
                     raise
             attempt += 1
         await self.tag(record.key)
-        await self.run.keep(name, data)
+        await self.run.save_copy(name, data)
         file = StagedFile(
             s3_key=record.key,
             size_bytes=len(data),
@@ -502,8 +502,8 @@ class Destination:
         # The manifest last: where nothing may be listed it alone tells the next run of the others.
         todo, manifest = candidates - kept, layout.prefix + MANIFEST_JSON
         try:
-            await each(sorted(todo - {manifest}), remove)
-            await each(sorted(todo & {manifest}), remove)
+            await gather_bounded(sorted(todo - {manifest}), remove)
+            await gather_bounded(sorted(todo & {manifest}), remove)
         except AccessDeniedError as error:
             raise AccessDeniedError(
                 f"a file of an older staging may not be deleted, and must not lie beside the new one: {error}",
@@ -523,7 +523,7 @@ class Destination:
             DigestMismatchError: an object is not what was sent, or the marker reads otherwise than it was written.
             HeldError: another run has taken over.
         """
-        self.checks += await each(list(self._records.values()), self._verified)
+        self.checks += await gather_bounded(list(self._records.values()), self._verified)
         await self.abort_strangers()
         await last()
         layout = self.run.layout
@@ -796,7 +796,7 @@ class Destination:
             names = (*layout.documents, *SCRATCH)
             asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
             asked |= run.meter.own_keys | self.uploads.creating
-            for uploads in await each(sorted(asked), self.bucket.open_uploads):
+            for uploads in await gather_bounded(sorted(asked), self.bucket.open_uploads):
                 found += uploads or ()
         return [upload for upload in found if layout.owns(upload.key) and upload.upload_id not in ours]
 

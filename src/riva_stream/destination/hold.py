@@ -16,7 +16,7 @@ from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, fi
 from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload, Lease, Process
 from riva_stream.lease.lease import JournalContent
 from riva_stream.retry import Retrier
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
 from riva_stream.s3.bucket import insist
 from riva_stream.sink import SentPart, Upload, UploadedPart, Uploads
@@ -61,7 +61,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         await clock.in_thread(Process.this),
         lambda: _journal_content(destination, journaled),
         partial(run.warn, "journal"),
-        partial(run.keep, "journal.json"),
+        partial(run.save_copy, "journal.json"),
         run.meter.touch,
         run.observer,
     )
@@ -173,12 +173,16 @@ async def resume(destination: Destination, identity: Identity) -> None:
             if upload.upload_id not in kept and run.layout.owns(upload.key)
         ]
         await (destination.give_up() if unwanted and not resumable else destination.ensure())
-        await each(unwanted, destination.abort)
-    hidden = [upload for upload in await each(adoptable, partial(_adopt, destination)) if upload is not None]
+        await gather_bounded(unwanted, destination.abort)
+    hidden = [
+        upload
+        for upload in await gather_bounded(adoptable, partial(_adopt, destination))
+        if upload is not None
+    ]
     if hidden:
         # Others take their places: they would be open for ever, and whoever held the prefix before could complete them.
         await destination.give_up()
-        await each(hidden, destination.abort)
+        await gather_bounded(hidden, destination.abort)
     if before is not None:
         if resumable:
             destination.checkpoints = [

@@ -22,10 +22,10 @@ from riva_stream.layout import (
 )
 from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
 from riva_stream.report import ObjectCheck
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Document
 
-__all__ = ["Existing", "confirm", "inspect", "keep_documents"]
+__all__ = ["Existing", "confirm", "inspect", "save_document_copies"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
         IntegrityError: one is missing or is not what was staged.
     """
     files = existing.manifest.files.all() if existing.manifest else []
-    checks = await each(files, partial(_compare, run))
+    checks = await gather_bounded(files, partial(_compare, run))
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
     names = [ARTIFACT_JSON if existing.manifest is None else MANIFEST_JSON, MARKER]
     names += DEPLOYMENT_DOCUMENTS if existing.deployment is not None else ()
@@ -164,13 +164,13 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     ]
 
 
-async def keep_documents(run: Run, existing: Existing) -> None:
+async def save_document_copies(run: Run, existing: Existing) -> None:
     """Leave copies of the staging's documents in the state directory, as the run that made them did on its host."""
     if run.request.state_dir is None:
         return
     for name, data in existing.documents.texts.items():
         if name not in DEPLOYMENT_DOCUMENTS or existing.deployment is not None:
-            await run.keep(name, data)
+            await run.save_copy(name, data)
     if existing.manifest is not None:
         try:
             checksums = await run.destination.get(run.layout.prefix + CHECKSUMS, limit=DOCUMENT_LIMIT)
@@ -178,7 +178,7 @@ async def keep_documents(run: Run, existing: Existing) -> None:
             run.warn("state", f"{CHECKSUMS} could not be copied to the state directory: {error}")
             return
         if checksums is not None:
-            await run.keep(CHECKSUMS, checksums.data)
+            await run.save_copy(CHECKSUMS, checksums.data)
 
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:

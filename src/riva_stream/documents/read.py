@@ -21,7 +21,7 @@ from riva_stream.layout import (
     marker_at,
 )
 from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket
 from riva_stream.s3 import Document as InStore
 
@@ -167,10 +167,10 @@ async def read_documents(
     wanted = DEPLOYMENT_DOCUMENTS if marked_by == DEPLOYMENT_READY else names
     await reading.one(marked_by, again=listed)
     if reading.has_any:
-        await each([name for name in wanted if name != marked_by], reading.one)
+        await gather_bounded([name for name in wanted if name != marked_by], reading.one)
     found = reading.found(wanted)
     if missing := [name for name in found.missing if name in wanted]:
-        await each(missing, partial(reading.one, again=True))
+        await gather_bounded(missing, partial(reading.one, again=True))
         found = reading.found(wanted)
     return found if found.is_bintarball else _without_foreign(found)
 

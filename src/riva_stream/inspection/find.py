@@ -16,10 +16,10 @@ from riva_stream.events import Observer, warning
 from riva_stream.layout import DEPLOYMENTS, JOURNAL, LEVELS, is_segment, marker_at
 from riva_stream.lease import Process, ended_reason, read_journal
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket, Reader, StoreSettings, open_store
 
-__all__ = ["each_folder", "is_above", "levels_of", "nothing_staged", "open_bucket"]
+__all__ = ["each_folder", "is_above", "levels_of", "no_staging_error", "open_bucket"]
 
 
 @asynccontextmanager
@@ -67,7 +67,7 @@ async def each_folder(bucket: Bucket, prefix: str, visit: Callable[[str], Awaita
     listed = 0
     async for page in bucket.folders(prefix):
         inside = [name for name in page.names if is_segment(name.removeprefix(prefix).rstrip("/"))]
-        listed += 1 + sum(await each(inside, lambda folder: each_folder(bucket, folder, visit)))
+        listed += 1 + sum(await gather_bounded(inside, lambda folder: each_folder(bucket, folder, visit)))
     return listed
 
 
@@ -84,7 +84,7 @@ def is_above(prefix: str) -> bool:
 _SHOWN = 5
 
 
-async def nothing_staged(bucket: Bucket, prefix: str) -> SourceNotFoundError:
+async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
     """The error for a prefix without a marker."""
     place = f"s3://{bucket.name}/{prefix}"
     marker = marker_at(prefix)

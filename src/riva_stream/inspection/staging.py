@@ -35,7 +35,7 @@ from riva_stream.flow.digest import Hash
 from riva_stream.flow.lanes import Lane
 from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
 from riva_stream.inspection.deep import RANGE, fetching
-from riva_stream.inspection.find import nothing_staged
+from riva_stream.inspection.find import no_staging_error
 from riva_stream.inspection.uris import split
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
@@ -104,7 +104,7 @@ async def find_staging(
     except BaseExceptionGroup as group:
         raise first_of(group) from None
     if not documents.is_marked:
-        raise await nothing_staged(bucket, prefix)
+        raise await no_staging_error(bucket, prefix)
     ledger = Ledger()
     promised = crosscheck(documents, bucket.name, prefix, ledger)
     objects = {item.path: item for item in promised}

@@ -25,7 +25,7 @@ from riva_stream.lease import (
     watch,
 )
 from riva_stream.manifest import Finding
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket, StoreSettings
 from riva_stream.sizes import human_size
 
@@ -153,7 +153,7 @@ class _StatusReader:
         parted = (
             [upload for upload in journal.uploads if self.layout.is_payload(upload.key)] if journal else []
         )
-        uploads = await each(parted, self._upload)
+        uploads = await gather_bounded(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.layout.prefix)
         if life.alive is False and _is_in_commit(life.found):

@@ -42,7 +42,7 @@ from riva_stream.s3 import (
     WritableBucket,
 )
 from riva_stream.s3.bucket import LOOKS, insist, pause_after
-from riva_stream.tasks import answered
+from riva_stream.tasks import await_shielded
 
 __all__ = ["Found", "JournalContent", "Lease", "read_journal"]
 
@@ -229,7 +229,7 @@ class Lease:
             if found is not None and found.info is not None:
                 await self._try_windows(found.info.now)
             try:
-                await answered(self.write, grace=_FINAL_SECONDS)
+                await await_shielded(self.write, grace=_FINAL_SECONDS)
             except HeldError:
                 if not wait:
                     raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from riva_stream import clock
 from riva_stream.deployment import DeploymentDocument, ObjectReference
 from riva_stream.destination import Destination
-from riva_stream.documents.existing import confirm, keep_documents
+from riva_stream.documents.existing import confirm, save_document_copies
 from riva_stream.documents.references import reference_to
 from riva_stream.events import PhaseChanged
 from riva_stream.layout import (
@@ -165,7 +165,7 @@ class Commit:
             await destination.put(DEPLOYMENT_JSON, data)
             text = ready_of(run, document, data, destination.lease.token)
             await destination.seal(DEPLOYMENT_READY, text, self.work.confirm)
-        await keep_documents(run, existing)
+        await save_document_copies(run, existing)
         return Committed(existing.artifact, checks + destination.checks, document)
 
     @property

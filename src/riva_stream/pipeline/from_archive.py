@@ -38,7 +38,7 @@ class FromArchive:
             SourceNotFoundError: one of them is not there.
         """
         request = run.request
-        source = await find_source(run.origin, request.source_bucket, request.source_key, run.retrier)
+        source = await find_source(run.source_store, request.source_bucket, request.source_key, run.retrier)
         container = await find_container(run)
         if request.mode == "bintarball_reference":
             require_content(source, *([container] if container else []))
@@ -130,4 +130,4 @@ class FromArchive:
                 await require_unchanged(Bucket(self._store_of(one), one.bucket, self.run.retrier), one)
 
     def _store_of(self, pinned: PinnedSource) -> Reader:
-        return store_of_container(self.run) if pinned is self.container else self.run.origin
+        return store_of_container(self.run) if pinned is self.container else self.run.source_store

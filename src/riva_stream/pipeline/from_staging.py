@@ -42,7 +42,7 @@ from riva_stream.pipeline.documents import build_info
 from riva_stream.pipeline.limits import share_of
 from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Bucket, Reader, WritableBucket
 from riva_stream.sink import PartCopier, Proof, Upload
 from riva_stream.source import PinnedSource, SourceChecksums, SourceReader, find_source
@@ -89,7 +89,7 @@ async def originals_of(staging: Staging) -> list[Original]:
         HeldError: the staging is being replaced.
     """
     items = [item for item in staging.objects.values() if not item.is_document]
-    infos = await each([item.key for item in items], partial(staging.bucket.expect, listed=True))
+    infos = await gather_bounded([item.key for item in items], partial(staging.bucket.expect, listed=True))
     ledger = Ledger()
     for item, info in zip(items, infos, strict=True):
         compare(item, info, ledger)
@@ -397,7 +397,7 @@ class FromStaging:
         digest = Hash("sha256")
         branches: list[Branch] = [partial(hashes.send, digest), *outlets]
         reader = SourceReader(
-            Bucket(run.origin, source.bucket, run.retrier),
+            Bucket(run.source_store, source.bucket, run.retrier),
             source,
             run.part_size_for(source.size),
             budget,
@@ -419,7 +419,7 @@ class FromStaging:
         except HeldError:
             return False
         sources = [original.source for original in self.originals]
-        infos = await each(
+        infos = await gather_bounded(
             [source.key for source in sources], partial(self.staging.bucket.expect, listed=True)
         )
         found = [info.etag if info is not None else "" for info in infos]

@@ -43,7 +43,7 @@ class HandedOver:
 def store_of_container(run: Run) -> Reader:
     """One in the destination's bucket is looked for with the destination's credentials, any other where the source is."""
     request = run.request
-    return run.destination.store if request.server_bucket == request.bucket else run.origin
+    return run.destination.store if request.server_bucket == request.bucket else run.source_store
 
 
 async def find_container(run: Run) -> PinnedSource | None:

@@ -102,7 +102,9 @@ async def try_rights(run: Run, bucket: WritableBucket, work: Work) -> None:
     if work.first is None:
         return
     if work.first.size:
-        await run.retrier("GetObject", partial(PinnedRanges(run.origin, work.first, run.observer).first, FEW))
+        await run.retrier(
+            "GetObject", partial(PinnedRanges(run.source_store, work.first, run.observer).first, FEW)
+        )
     await try_aborting(bucket, key)
     async with scratch_upload(
         bucket,

@@ -76,7 +76,7 @@ async def promote(
             store=store,
             source_store=source_store,
         ) as stores:
-            return await _promoted(request, ids, observer, stores, stores.origin, since=began)
+            return await _promoted(request, ids, observer, stores, stores.source, since=began)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
@@ -100,7 +100,7 @@ async def replicated(
     told = report.artifact or report.deployment
     run_id = told.build_info.run_id if told is not None else None
     try:
-        done = (await _promoted(asked, ids, observer, here, stores.origin, since=since, run_id=run_id)).places
+        done = (await _promoted(asked, ids, observer, here, stores.source, since=since, run_id=run_id)).places
     except RivaStreamError as error:  # of the staging that is committed already: it stays so
         done = [_failed(place, error) for place in asked.to]
     return report.model_copy(update={"replicas": done})
@@ -121,10 +121,10 @@ async def _promoted(
     observer(PhaseChanged(phase="prepare"))
     bucket, prefix = split_uri(request.source)
     meter = Meter(observer, Lanes())
-    retrier = Retrier(RetryPolicy(retries=request.retries), observer, meter.touch, renew=stores.origin.renew)
+    retrier = Retrier(RetryPolicy(retries=request.retries), observer, meter.touch, renew=stores.source.renew)
     try:
         async with deadline(_left(request, since)), watched(meter, request.timeout):
-            staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
+            staging = await find_staging(Bucket(stores.source, bucket, retrier), prefix, observer)
             await staging.require_agreement()
             if run_id is not None and staging.run_id != run_id:
                 raise HeldError(

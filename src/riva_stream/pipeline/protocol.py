@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 
 from riva_stream.destination import hold, resume
-from riva_stream.documents.existing import Existing, confirm, inspect, keep_documents
+from riva_stream.documents.existing import Existing, confirm, inspect, save_document_copies
 from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.errors import (
     AccessDeniedError,
@@ -145,7 +145,7 @@ async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decis
     await try_rights(run, bucket, work)
     check = await _upload_check(run, bucket)
     plan = plan_of(run, work, decision, check, await work.plan(bucket, check))
-    await run.keep("plan.json", to_json(plan))
+    await run.save_copy("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
     return report.model_copy(update={"plan": plan})
 
@@ -192,7 +192,7 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
         await _require_marker(run, existing, error)
         raise
     await _require_marker(run, existing)
-    await keep_documents(run, existing)
+    await save_document_copies(run, existing)
     staged = existing.artifact
     if staged is not None:
         compared = {
@@ -228,7 +228,7 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
 
 async def _begin(run: Run, work: Work, check: str, means: Means, decision: Decision) -> None:
     plan = plan_of(run, work, decision, check, means)
-    await run.keep("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
+    await run.save_copy("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
     run.observer(
         StageStarted(
             run_id=run.run_id,
@@ -261,7 +261,7 @@ async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
         }
     )
     if outcome != "planned":
-        await run.keep("report.json", to_json(report))
+        await run.save_copy("report.json", to_json(report))
     run.observer(PhaseChanged(phase="done"))
     run.observer(StageFinished(run_id=run.run_id, outcome=outcome, seconds=report.seconds))
     return report

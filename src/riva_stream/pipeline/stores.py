@@ -20,14 +20,14 @@ class Stores:
     """The two ends of a run."""
 
     destination: Store
-    origin: Reader
+    source: Reader
     one_principal: bool
     """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
 
     def give(self, run: Run) -> WritableBucket:
         """Let a run read from both; gives what changes its destination."""
         bucket = WritableBucket(self.destination, run.request.bucket, run.retrier)
-        run.destination, run.origin, run.one_principal = bucket, self.origin, self.one_principal
+        run.destination, run.source_store, run.one_principal = bucket, self.source, self.one_principal
         run.retrier.renew = run.renew_sessions
         return bucket
 

@@ -108,7 +108,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     if earlier:
         run.observer(Resumed(offset=start, source_size=source.size, by=earlier.by))
     reader = SourceReader(
-        Bucket(run.origin, source.bucket, run.retrier),
+        Bucket(run.source_store, source.bucket, run.retrier),
         source,
         part_size,
         Credits(shares.read_share),
@@ -215,7 +215,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
 
 
 async def _first_bytes(run: Run, source: PinnedSource) -> bytes:
-    ranges = PinnedRanges(run.origin, source, run.observer)
+    ranges = PinnedRanges(run.source_store, source, run.observer)
 
     async def ask() -> bytes:
         try:
@@ -300,7 +300,7 @@ def _verify(
         # difference is only told.
         if (
             "md5" not in source.checksums.values
-            or run.origin.is_aws
+            or run.source_store.is_aws
             or summary is None
             or not summary.checksum
         ):

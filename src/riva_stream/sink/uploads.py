@@ -36,7 +36,7 @@ from riva_stream.sink.parts import Check, Copy, Part, PartChecksums, Send, SentP
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import Upload, UploadedPart, UploadRecord, etags_of, multipart_etag
 from riva_stream.sizes import MIB
-from riva_stream.tasks import answered
+from riva_stream.tasks import await_shielded
 
 __all__ = ["Uploads"]
 
@@ -143,7 +143,7 @@ class Uploads:
                 self.creating.add(key)
                 try:
                     return await self.tagging.along(
-                        lambda tags: answered(partial(create, window, tags), grace=_ANSWER_SECONDS)
+                        lambda tags: await_shielded(partial(create, window, tags), grace=_ANSWER_SECONDS)
                     )
                 except RivaStreamError as error:
                     is_told = error.where.code == REQUEST_EXPIRED or (

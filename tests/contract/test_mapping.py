@@ -30,8 +30,8 @@ from riva_stream.errors import (
 )
 from riva_stream.rights import RIGHTS
 from riva_stream.s3 import client, listings, look, rules
-from riva_stream.s3.answers import info_of
 from riva_stream.s3.errors import translated
+from riva_stream.s3.responses import info_of
 
 Kind = type[RivaStreamError]
 

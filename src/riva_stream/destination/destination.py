@@ -24,7 +24,12 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.deployment import KINDS
-from riva_stream.documents.compare import ContradictionError, believed, verify_document, verify_upload
+from riva_stream.documents.compare import (
+    ContradictionError,
+    retry_contradictions,
+    verify_document,
+    verify_upload,
+)
 from riva_stream.documents.existing import Existing, inspect
 from riva_stream.errors import (
     AccessDeniedError,
@@ -539,7 +544,7 @@ class Destination:
                     hint=f"look at it: riva-stream verify {layout.uri}",
                 )
 
-        await believed(self.bucket, "GetObject", read_back)
+        await retry_contradictions(self.bucket, "GetObject", read_back)
         self.checks.append(ObjectCheck(key=file.s3_key, size_bytes=len(text), by=["content"]))
         if file.s3_key == layout.marker:
             self._marker = file.etag

@@ -18,7 +18,7 @@ from riva_stream.lease.lease import JournalContent
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
-from riva_stream.s3.bucket import insist
+from riva_stream.s3.bucket import ask_until_found
 from riva_stream.sink import SentPart, Upload, UploadedPart, Uploads
 from riva_stream.sizes import human_size
 
@@ -210,7 +210,7 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUp
             refused.append(error)
             return None
 
-    listed = await insist(ask)
+    listed = await ask_until_found(ask)
     if listed is not None:
         uploaded = _uploaded_parts(listed, journaled.parts)
         destination.uploads.adopt(journaled.key, journaled.upload_id, journaled.created_by, uploaded)

@@ -22,7 +22,7 @@ from riva_stream.report import CollectReport, Leftover, error_report, worst
 from riva_stream.retry import Retrier
 from riva_stream.run import gather_bounded
 from riva_stream.s3 import UNSEEN, ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
-from riva_stream.s3.bucket import insist
+from riva_stream.s3.bucket import ask_until_found
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 
@@ -183,7 +183,7 @@ class _StagingLeftovers:
         async def add(upload: OpenUpload) -> None:
             ask = partial(self.bucket.list_parts, upload.key, upload.upload_id)
             # AWS lists all there are, so that its answer is the second one of the same kind.
-            if await (ask() if self.bucket.is_aws else insist(ask)) is not None:
+            if await (ask() if self.bucket.is_aws else ask_until_found(ask)) is not None:
                 self.uploads.append(upload)
 
         await gather_bounded(

@@ -41,7 +41,7 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
-from riva_stream.s3.bucket import LOOKS, insist, pause_after
+from riva_stream.s3.bucket import LOOKS, ask_until_found, pause_after
 from riva_stream.tasks import await_shielded
 
 __all__ = ["Found", "JournalContent", "Lease", "read_journal"]
@@ -254,7 +254,7 @@ class Lease:
         """Find out whether the store keeps to windows, by questions about the journal."""
         if self.seconds >= _LEAST_WINDOWED and since is not None:
             whole, over = Window(since, int(self.seconds)), Window(since - timedelta(hours=1), 1)
-            self.windowed = bool(await insist(partial(self._answers, whole)))
+            self.windowed = bool(await ask_until_found(partial(self._answers, whole)))
             # Refused twice: one refusal may be for something else than the time.
             for _ in range(0 if self.bucket.is_aws else 2):
                 self.windowed = self.windowed and not await self._answers(over)
@@ -622,13 +622,13 @@ class Lease:
 
     async def _reconcile(self) -> None:
         """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
-        found = _found(await insist(self._get))
+        found = _found(await ask_until_found(self._get))
         if found is None or found.journal is None or found.journal.token != self.token:
             raise self._lost(found)
         self._etag = found.etag
 
     async def _delete(self) -> None:
-        info = await insist(self._head)
+        info = await ask_until_found(self._head)
         if info is None:
             return
         if info.etag != self._etag:
@@ -677,7 +677,7 @@ class Lease:
         while (watched := unchanged - since) < lease:
             self.waiting()
             await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
-            now = await insist(partial(self.bucket.retrier, "HeadObject", self._head))
+            now = await ask_until_found(partial(self.bucket.retrier, "HeadObject", self._head))
             if now is None:
                 return None
             if now.etag == found.etag:

@@ -16,7 +16,7 @@ from riva_stream.pipeline.from_archive import FromArchive
 from riva_stream.pipeline.limits import deadline, share_of
 from riva_stream.pipeline.promotion import promote, replicated
 from riva_stream.pipeline.protocol import carry_out
-from riva_stream.pipeline.stores import opened
+from riva_stream.pipeline.stores import open_stores
 from riva_stream.report import StageReport
 from riva_stream.s3 import Store
 from riva_stream.state import new_run_id
@@ -64,7 +64,7 @@ async def stage(
                 begun(request, request.run_id or new_run_id(), observer) as run,
             ):
                 stores = await stack.enter_async_context(
-                    opened(
+                    open_stores(
                         request,
                         partial(run.warn, "profile"),
                         session=session,

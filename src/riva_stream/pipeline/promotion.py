@@ -21,7 +21,7 @@ from riva_stream.pipeline.begin import begun
 from riva_stream.pipeline.from_staging import FromStaging, Original, originals_of
 from riva_stream.pipeline.limits import deadline, watched
 from riva_stream.pipeline.protocol import carry_out
-from riva_stream.pipeline.stores import Stores, opened
+from riva_stream.pipeline.stores import Stores, open_stores
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter
@@ -68,7 +68,7 @@ async def promote(
     ids = _numbered(run_id, request.to) if request.to[1:] else [run_id]
     began = clock.monotonic()
     try:
-        async with opened(
+        async with open_stores(
             request,
             lambda message: observer(Warned(code="profile", message=message)),
             session=session,

@@ -12,7 +12,14 @@ from riva_stream.pipeline.copies import COPIES
 from riva_stream.run import Run
 from riva_stream.s3 import Reader, Store, StoreSettings, WritableBucket, WriteOptions, open_store
 
-__all__ = ["Stores", "destination_settings", "is_elsewhere", "is_one_principal", "opened", "source_settings"]
+__all__ = [
+    "Stores",
+    "destination_settings",
+    "is_elsewhere",
+    "is_one_principal",
+    "open_stores",
+    "source_settings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class Stores:
 
 
 @asynccontextmanager
-async def opened(
+async def open_stores(
     request: Request,
     warn: Callable[[str], None],
     *,

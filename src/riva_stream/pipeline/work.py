@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from riva_stream.destination import Destination
-from riva_stream.documents.compare import ContradictionError, believed
+from riva_stream.documents.compare import ContradictionError, retry_contradictions
 from riva_stream.errors import DigestMismatchError, SourceChangedError, Where, first_of
 from riva_stream.lease import Identity
 from riva_stream.manifest import Artifact
@@ -182,6 +182,6 @@ async def require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
             raise changed
 
     try:
-        await believed(bucket, "HeadObject", look)
+        await retry_contradictions(bucket, "HeadObject", look)
     except DigestMismatchError as error:
         raise SourceChangedError(error.what, where=error.where, hint=error.hint) from error

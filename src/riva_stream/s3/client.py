@@ -7,17 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, TransientError, Where
-from riva_stream.s3.answers import (
-    checksum_of,
-    code_of,
-    condition_of,
-    copied_from,
-    info_of,
-    now_of,
-    require_own,
-    unquoted,
-    version_of,
-)
 from riva_stream.s3.body import SentBody
 from riva_stream.s3.errors import parsed
 from riva_stream.s3.listings import ListRequests
@@ -34,6 +23,17 @@ from riva_stream.s3.port import (
     RangeReply,
     Stored,
     Window,
+)
+from riva_stream.s3.responses import (
+    checksum_of,
+    code_of,
+    condition_of,
+    copied_from,
+    info_of,
+    now_of,
+    require_own,
+    unquoted,
+    version_of,
 )
 from riva_stream.s3.rules import RuleRequests, tagging_of
 from riva_stream.s3.speed import min_throughput

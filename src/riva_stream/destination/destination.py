@@ -159,7 +159,7 @@ class Destination:
             return False
         return True
 
-    async def give_up(self) -> None:
+    async def disown_uploads(self) -> None:
         """Let nobody go on with the uploads that our journal names: they are going to be aborted.
 
         An abort may come late, after whoever sent it has died: it must not strike what the next run sends its parts to.
@@ -278,7 +278,7 @@ class Destination:
         if self.lease.was_late:
             await self._require_as_found()
         await self.uploads.abort_unused()
-        await self.abort_strangers()
+        await self.abort_foreign_uploads()
         try:
             yield
         except BaseException as error:
@@ -477,7 +477,7 @@ class Destination:
         """
         layout, existing = self.run.layout, self.existing
         kept = {*self._completed, layout.marker, *(layout.prefix + name for name in upcoming)}
-        named = {key for key in existing.promised() if layout.owns(key)}
+        named = {key for key in existing.committed_keys() if layout.owns(key)}
         if existing.is_complete:
             named |= {layout.prefix + name for name in OF_FULL}
         # Where nothing may be listed, whatever may be there is looked at.
@@ -485,7 +485,7 @@ class Destination:
         unseen = set(named)
         if not existing.listed:
             before = self.lease.predecessor
-            unseen |= existing.hinted() | set(before.leaves() if before else ())
+            unseen |= existing.manifest_keys() | set(before.leaves() if before else ())
             unseen |= {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
         candidates = {
             key
@@ -529,7 +529,7 @@ class Destination:
             HeldError: another run has taken over.
         """
         self.checks += await gather_bounded(list(self._records.values()), self._verified)
-        await self.abort_strangers()
+        await self.abort_foreign_uploads()
         await last()
         layout = self.run.layout
         self._seal = layout.prefix + name
@@ -609,8 +609,8 @@ class Destination:
             HeldError: the prefix is another run's, or the marker is not the one that we know.
         """
         layout = self.run.layout
-        pair = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
-        beside = layout.marker not in pair and key in pair - self.existing.promised()
+        deployment = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        beside = layout.marker not in deployment and key in deployment - self.existing.committed_keys()
         if not (self.lease.committing and self.committing):
             raise RuntimeError("a change outside a commit")
         if self._marker is not None and key != layout.marker and not beside:
@@ -646,8 +646,8 @@ class Destination:
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
             return {"if_absent": True}
         # What may not be seen must not be there: it is never written over blindly.
-        hinted = key in self.existing.hinted()
-        info = await (self._expected(self.bucket, key) if hinted else self._head(key))
+        is_named = key in self.existing.manifest_keys()
+        info = await (self._expected(self.bucket, key) if is_named else self._head(key))
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
     async def _again(
@@ -753,7 +753,7 @@ class Destination:
         if self._sealed or self._marker is not None:
             return
         prefix = self.run.layout.prefix
-        pair = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        deployment = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
         ready = prefix + DEPLOYMENT_READY
         with suppress(RivaStreamError):
             if ready in self._sent - self._completed.keys():
@@ -762,7 +762,7 @@ class Destination:
                     return  # it may come yet
                 await self._delete(ready, info.etag)
             for key, etag in reversed(list(self._completed.items())):
-                if everything or key in pair:
+                if everything or key in deployment:
                     await self._delete(key, etag)
 
     async def _verified(self, record: UploadRecord | StagedFile) -> ObjectCheck:
@@ -770,7 +770,7 @@ class Destination:
             return await verify_upload(self.run, record)
         return await verify_document(self.run, record)
 
-    async def abort_strangers(self) -> None:
+    async def abort_foreign_uploads(self) -> None:
         """Abort every upload of our keys that is not ours: of a run that held the prefix, created late."""
         found = await self.open_uploads()
         if found:
@@ -799,7 +799,7 @@ class Destination:
         found = list(listed)
         if not self.bucket.is_aws and not any(upload.key in keys for upload in found):
             names = (*layout.documents, *SCRATCH)
-            asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
+            asked = {*keys, *(layout.prefix + name for name in names), *self.existing.committed_keys()}
             asked |= run.meter.own_keys | self.uploads.creating
             for uploads in await gather_bounded(sorted(asked), self.bucket.open_uploads):
                 found += uploads or ()

@@ -76,7 +76,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.bucket, uploads.give_up = destination.probing, destination.give_up
+            uploads.bucket, uploads.before_abort = destination.probing, destination.disown_uploads
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -85,8 +85,8 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
     except BaseException as error:
         causes = leaves_of(error)
         if any(isinstance(cause, HeldError) for cause in causes):
-            await _withdraw(destination)
-            raise _one(error) from None
+            await _clean_up_after_takeover(destination)
+            raise _single_error(error) from None
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
         # Nothing of ours, nothing of whoever was there before.
         nothing_left = not (uploads.opened or uploads.adopted) and (
@@ -97,25 +97,25 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
             try:
                 swept = await _sweep(destination)
             except HeldError as lost:
-                await _withdraw(destination)
+                await _clean_up_after_takeover(destination)
                 if any(isinstance(cause, RivaStreamError) for cause in causes):
                     raise lost from error
-                raise _one(error) from None  # it was cancelled
+                raise _single_error(error) from None  # it was cancelled
         nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
         if nothing_stays and await destination.forget_checkpoints():
             await lease.release()  # there is nothing to resume
         elif (taken := await lease.stop()) and all(isinstance(cause, RivaStreamError) for cause in causes):
             # What failed, failed because the uploads are another run's now; some stores say so in odd words.
-            await _withdraw(destination)
+            await _clean_up_after_takeover(destination)
             raise taken from error
-        raise _one(error) from None
+        raise _single_error(error) from None
     if not await destination.forget_checkpoints() or uploads.are_left:
         await lease.stop()
     else:
         await lease.release()
 
 
-def _one(error: BaseException) -> BaseException:
+def _single_error(error: BaseException) -> BaseException:
     """The error to tell."""
     return first_of(error) if isinstance(error, BaseExceptionGroup) else error
 
@@ -132,7 +132,7 @@ async def _sweep(destination: Destination) -> bool:
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
         try:
             await destination.ensure()
-            await destination.abort_strangers()
+            await destination.abort_foreign_uploads()
         except HeldError:
             raise
         except RivaStreamError:
@@ -172,7 +172,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
             for upload in before.uploads
             if upload.upload_id not in kept and run.layout.owns(upload.key)
         ]
-        await (destination.give_up() if unwanted and not resumable else destination.ensure())
+        await (destination.disown_uploads() if unwanted and not resumable else destination.ensure())
         await gather_bounded(unwanted, destination.abort)
     hidden = [
         upload
@@ -181,7 +181,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
     ]
     if hidden:
         # Others take their places: they would be open for ever, and whoever held the prefix before could complete them.
-        await destination.give_up()
+        await destination.disown_uploads()
         await gather_bounded(hidden, destination.abort)
     if before is not None:
         if resumable:
@@ -191,7 +191,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
         else:
             await destination.forget_checkpoints()
     if destination.lease.is_settled:  # else a commit does it: a stranger may yet turn out to be the holder
-        await destination.abort_strangers()
+        await destination.abort_foreign_uploads()
     destination.settled = destination.adoptable = True
     parts = [part for upload in uploads.adopted.values() for part in upload.uploaded.values()]
     if parts and before is not None:
@@ -239,7 +239,7 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
     uploads = [*current.opened, *current.adopted.values(), *current.unsure]
     stale = set(before.leaves() if before else ())
     if destination.committing and not existing.listed:
-        stale |= existing.hinted()  # the manifest that names it is about to be replaced or deleted
+        stale |= existing.manifest_keys()  # the manifest that names it is about to be replaced or deleted
     return JournalContent(
         destination.identity if destination.adoptable else None,
         [journaled.of(upload) for upload in uploads],
@@ -249,7 +249,7 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
     )
 
 
-async def _withdraw(destination: Destination) -> None:
+async def _clean_up_after_takeover(destination: Destination) -> None:
     """Clean up after ourselves once the prefix is another run's: nothing that it knows is touched."""
     for _ in range(2):  # suspended in between, the first time has had none of its seconds
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True) as scope, suppress(RivaStreamError):
@@ -265,7 +265,7 @@ async def _abort_own(destination: Destination) -> None:
         await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
         await destination.forget_checkpoints(current)
         return
-    await destination.give_up()
+    await destination.disown_uploads()
     await uploads.abort_own(set())
     forgotten = await destination.forget_checkpoints()
     # An upload that is gone does not make the journal another's.

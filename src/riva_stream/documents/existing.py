@@ -71,28 +71,28 @@ class Existing:
         return self.documents.manifest if self.is_complete and not self.foreign else None
 
     @cached_property
-    def pair_problem(self) -> str:
+    def deployment_problem(self) -> str:
         """Why ``deployment.json`` cannot be used, where it is marked; else ""."""
         documents, marker = self.documents, self.documents.marker
         document = documents.deployment
-        if documents.pair_problem or document is None or marker is None:
-            return documents.pair_problem
+        if documents.deployment_problem or document is None or marker is None:
+            return documents.deployment_problem
         same = document.deployment.artifact_sha256 == marker.artifact_sha256
         return "" if same else f"its {DEPLOYMENT_JSON} is of another staging"
 
     @property
     def deployment(self) -> DeploymentDocument | None:
         """``deployment.json``, if it was read, its marker vouches for it and it is of this very staging."""
-        return None if self.pair_problem else self.documents.deployment
+        return None if self.deployment_problem else self.documents.deployment
 
-    def hinted(self) -> set[str]:
+    def manifest_keys(self) -> set[str]:
         """Keys that a manifest names, be it that nobody vouches for it: what may be there."""
         manifest = self.documents.manifest
         return {file.s3_key for file in manifest.files.all()} if manifest else set()
 
-    def promised(self) -> set[str]:
+    def committed_keys(self) -> set[str]:
         """Keys of all that the marker vouches for."""
-        return self.hinted() if self.manifest else set()
+        return self.manifest_keys() if self.manifest else set()
 
 
 async def inspect(run: Run) -> Existing:
@@ -106,7 +106,9 @@ async def inspect(run: Run) -> Existing:
         )
         existing = Existing(listed=False)
     if is_bintarball(prefix):
-        return replace(existing, documents=understood(await _pair(run, existing), marked_by=DEPLOYMENT_READY))
+        return replace(
+            existing, documents=understood(await _read_deployment(run, existing), marked_by=DEPLOYMENT_READY)
+        )
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
     read: dict[str, Document] = {}
@@ -126,15 +128,15 @@ async def inspect(run: Run) -> Existing:
     existing = replace(existing, documents=understood(read))
     if existing.artifact is None or not run.request.server_path:
         return existing
-    return replace(existing, documents=understood(read | await _pair(run, existing)))
+    return replace(existing, documents=understood(read | await _read_deployment(run, existing)))
 
 
-async def _pair(run: Run, existing: Existing) -> dict[str, Document]:
+async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
     """``deployment_ready.txt``, and if there is one, ``deployment.json``."""
     read: dict[str, Document] = {}
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
-        is_known = key in existing.etags or key in existing.promised()
+        is_known = key in existing.etags or key in existing.committed_keys()
         fetch = partial(run.destination.fetch, listed=existing.listed)
         document = await (fetch if is_known else run.destination.find)(key, limit=DOCUMENT_LIMIT)
         if document is None:

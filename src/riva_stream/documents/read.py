@@ -95,7 +95,7 @@ class Documents:
     @property
     def problem(self) -> str:
         """Why what is marked as staged cannot be used, as far as marker and what it vouches for tell; else ""."""
-        return self.pair_problem if self.is_bintarball else self._problem
+        return self.deployment_problem if self.is_bintarball else self._problem
 
     @property
     def run_id(self) -> str | None:
@@ -125,7 +125,7 @@ class Documents:
         return self.artifact.source.uri if self.artifact else None
 
     @property
-    def pair_problem(self) -> str:
+    def deployment_problem(self) -> str:
         """Why the pair cannot be used, as far as the two tell; "" also where there is none."""
         if not self.has(DEPLOYMENT_READY):
             return ""

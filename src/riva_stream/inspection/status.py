@@ -87,8 +87,8 @@ class _StatusReader:
         )
         staged = _staged(documents, await self._problem(documents)) if documents.is_marked else None
         notes: list[Finding] = []
-        if staged is not None and not staged.problem and documents.pair_problem:
-            notes.append(_note("not-deployable", f"it must not be deployed: {documents.pair_problem}"))
+        if staged is not None and not staged.problem and documents.deployment_problem:
+            notes.append(_note("not-deployable", f"it must not be deployed: {documents.deployment_problem}"))
         if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
             told = "the journal of the run that staged it is there still; a rerun removes it"
             notes.append(_note("journal-left", told))

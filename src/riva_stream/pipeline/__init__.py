@@ -11,9 +11,9 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import first_of
 from riva_stream.events import Observer, PhaseChanged, ignore
 from riva_stream.flow.buffers import Credits
-from riva_stream.pipeline.begin import begun
+from riva_stream.pipeline.begin import open_run
 from riva_stream.pipeline.from_archive import FromArchive
-from riva_stream.pipeline.limits import deadline, share_of
+from riva_stream.pipeline.limits import deadline, reserve_memory
 from riva_stream.pipeline.promotion import promote, replicated
 from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import open_stores
@@ -57,11 +57,11 @@ async def stage(
         RivaStreamError: see :mod:`riva_stream.errors` for the tree, its exit codes and what may be retried.
     """
     began = clock.monotonic()
-    async with share_of(budget, request.memory), AsyncExitStack() as stack:
+    async with reserve_memory(budget, request.memory), AsyncExitStack() as stack:
         try:
             async with (
                 deadline(request.deadline),
-                begun(request, request.run_id or new_run_id(), observer) as run,
+                open_run(request, request.run_id or new_run_id(), observer) as run,
             ):
                 stores = await stack.enter_async_context(
                     open_stores(

@@ -8,10 +8,10 @@ from riva_stream.destination import Destination
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
+from riva_stream.pipeline.deployment_docs import find_container, store_of_container
 from riva_stream.pipeline.documents import artifact_of
-from riva_stream.pipeline.handover import find_container, store_of_container
 from riva_stream.pipeline.stream import Streamed, archive_key, is_bare_model, stream
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
+from riva_stream.pipeline.work import Payload, TransferMethod, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket, Reader, WritableBucket
@@ -82,10 +82,10 @@ class FromArchive:
         pinned = [self.source, *([self.container] if self.container else [])]
         return [(Bucket(self._store_of(one), one.bucket, self.run.retrier), one.key) for one in pinned]
 
-    async def plan(self, bucket: WritableBucket, check: str) -> Means:
+    async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
         """Whether the store copies the source."""
         self._copy = await plan_copies(self.run, bucket, self.source, check)
-        return Means(self._copy.how, self._copy.reason)
+        return TransferMethod(self._copy.how, self._copy.reason)
 
     def planned(self) -> list[PlannedObject]:
         """The archive, and a pattern for its models."""

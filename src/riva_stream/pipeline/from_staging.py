@@ -39,8 +39,8 @@ from riva_stream.layout import ARTIFACT_JSON, FOLDERS
 from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
 from riva_stream.pipeline.copies import COPIES, SourceCopy, cannot_copy, plan_objects
 from riva_stream.pipeline.documents import build_info
-from riva_stream.pipeline.limits import share_of
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
+from riva_stream.pipeline.limits import reserve_memory
+from riva_stream.pipeline.work import Payload, TransferMethod, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Bucket, Reader, WritableBucket
@@ -131,7 +131,7 @@ class FromStaging:
     """Byte credits of several runs at once; what reads takes ``request.memory`` of them."""
     _copies: list[SourceCopy] = field(default_factory=list, init=False)
     """Of each original."""
-    _means: Means = field(default_factory=Means, init=False)
+    _method: TransferMethod = field(default_factory=TransferMethod, init=False)
 
     @classmethod
     async def find(
@@ -216,7 +216,7 @@ class FromStaging:
             for one in pointed_at
         ]
 
-    async def plan(self, bucket: WritableBucket, check: str) -> Means:
+    async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
         """Whether the store copies the objects, and by what each copy will be proven."""
         objects = [(original.source, original.crc64nvme) for original in self.originals]
         if self.staging.vouched:
@@ -225,9 +225,9 @@ class FromStaging:
             if objects and self.run.request.source_copy == "store":
                 raise cannot_copy(_UNVOUCHED)
             self._copies = [SourceCopy(None, _UNVOUCHED)] * len(objects)
-        self._means = _means_of(self._copies)
+        self._method = _method_of(self._copies)
         self.run.request.plan_for(self.largest, self.run.most_parts)
-        return self._means
+        return self._method
 
     def planned(self) -> list[PlannedObject]:
         """Archive and models."""
@@ -285,8 +285,8 @@ class FromStaging:
                 "validation": staged.validation.model_copy(
                     update={
                         "upload_check": upload_check,
-                        "source_copy": self._means.how,
-                        "source_copy_reason": self._means.reason,
+                        "source_copy": self._method.how,
+                        "source_copy_reason": self._method.reason,
                         "objects_verified": True,
                         "warnings": list(run.warnings),
                     }
@@ -324,7 +324,7 @@ class FromStaging:
         return self.run.request.prefix + original.item.path
 
     async def _sent(self, destination: Destination, reason: str) -> Payload:
-        self._copies, self._means = [SourceCopy(None)] * len(self.originals), Means("sent", reason)
+        self._copies, self._method = [SourceCopy(None)] * len(self.originals), TransferMethod("sent", reason)
         return await self._moved(destination)
 
     async def _moved(self, destination: Destination) -> Payload:
@@ -349,7 +349,7 @@ class FromStaging:
         plan = run.request.plan_for(self.largest, run.most_parts)
         budget = Credits(plan.read_share) if self._reads else None
         async with (
-            share_of(self.budget if self._reads else None, run.request.memory, waiting=run.meter.touch),
+            reserve_memory(self.budget if self._reads else None, run.request.memory, waiting=run.meter.touch),
             anyio.create_task_group() as tasks,
         ):
             for _ in range(COPIES if copies_made else 0):
@@ -466,8 +466,8 @@ def _require_same(original: Original, digest: Hash) -> None:
         )
 
 
-def _means_of(copies: Sequence[SourceCopy]) -> Means:
+def _method_of(copies: Sequence[SourceCopy]) -> TransferMethod:
     """What to say of all of them."""
     how = sorted({copy.how for copy in copies if copy.plan is not None or copy.reason})
     reasons = sorted({copy.reason for copy in copies if copy.reason})
-    return Means("+".join(how) or "sent", "; ".join(reasons))
+    return TransferMethod("+".join(how) or "sent", "; ".join(reasons))

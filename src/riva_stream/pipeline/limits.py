@@ -13,11 +13,11 @@ from riva_stream.flow.buffers import Credits
 from riva_stream.run import Meter
 from riva_stream.sizes import human_size
 
-__all__ = ["deadline", "share_of", "watched"]
+__all__ = ["deadline", "reserve_memory", "stall_timeout"]
 
 
 @asynccontextmanager
-async def share_of(
+async def reserve_memory(
     budget: Credits | None, amount: int, *, waiting: Callable[[], None] = lambda: None
 ) -> AsyncIterator[None]:
     """Hold ``amount`` bytes of a budget that several runs share; ``waiting`` is called each second until they come.
@@ -34,7 +34,7 @@ async def share_of(
             hint="give the budget more, or the request less (memory)",
         )
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_each_second, waiting)
+        tasks.start_soon(_call_each_second, waiting)
         await budget.acquire(amount)
         tasks.cancel_scope.cancel()
     try:
@@ -43,7 +43,7 @@ async def share_of(
         budget.release(amount)
 
 
-async def _each_second(act: Callable[[], None]) -> None:
+async def _call_each_second(act: Callable[[], None]) -> None:
     while True:
         act()
         await clock.sleep(1.0)
@@ -66,19 +66,19 @@ async def deadline(seconds: float | None) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def watched(meter: Meter, limit: float) -> AsyncIterator[None]:
+async def stall_timeout(meter: Meter, limit: float) -> AsyncIterator[None]:
     """End what is inside when nothing has moved, and no request was answered, for ``limit`` seconds.
 
     Raises:
         StalledError: so it is (in a group, with what it interrupted).
     """
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch, meter, limit)
+        tasks.start_soon(_raise_on_stall, meter, limit)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def _watch(meter: Meter, limit: float) -> None:
+async def _raise_on_stall(meter: Meter, limit: float) -> None:
     while True:
         idle = clock.monotonic() - meter.moved_at
         if idle >= limit:

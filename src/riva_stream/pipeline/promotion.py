@@ -17,9 +17,9 @@ from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.inspection.staging import Staging, find_staging
-from riva_stream.pipeline.begin import begun
+from riva_stream.pipeline.begin import open_run
 from riva_stream.pipeline.from_staging import FromStaging, Original, originals_of
-from riva_stream.pipeline.limits import deadline, watched
+from riva_stream.pipeline.limits import deadline, stall_timeout
 from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import Stores, open_stores
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
@@ -123,7 +123,7 @@ async def _promoted(
     meter = Meter(observer, Lanes())
     retrier = Retrier(RetryPolicy(retries=request.retries), observer, meter.touch, renew=stores.source.renew)
     try:
-        async with deadline(_left(request, since)), watched(meter, request.timeout):
+        async with deadline(_left(request, since)), stall_timeout(meter, request.timeout):
             staging = await find_staging(Bucket(stores.source, bucket, retrier), prefix, observer)
             await staging.require_agreement()
             if run_id is not None and staging.run_id != run_id:
@@ -174,7 +174,7 @@ class _PlacePromotion:
         try:
             async with (
                 deadline(_left(self.request, self.since)),
-                begun(self._stage_request(place, run_id), run_id, observer) as run,
+                open_run(self._stage_request(place, run_id), run_id, observer) as run,
             ):
                 bucket = self.stores.give(run)
                 work = await FromStaging.find(

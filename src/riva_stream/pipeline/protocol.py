@@ -25,7 +25,7 @@ from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.planning import plan_of, try_rights
-from riva_stream.pipeline.work import Means, Work, identity_of
+from riva_stream.pipeline.work import TransferMethod, Work, identity_of
 from riva_stream.report import StageReport
 from riva_stream.run import Run
 from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
@@ -155,17 +155,17 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
     run.meter.own_keys = work.own_keys
     async with hold(run, bucket, listed=listed) as destination:
         check = destination.uploads.check = await _upload_check(run, destination.probing)
-        means = await work.plan(destination.probing, check)
-        await resume(destination, identity_of(run, work, check, means))
+        method = await work.plan(destination.probing, check)
+        await resume(destination, identity_of(run, work, check, method))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
         await _require_elsewhere(run, work, existing, destination.lease.token)
         decision = decide(run.request, work.source, existing, work.container)
         if decision is Decision.ALREADY_STAGED:
             await destination.ensure()
-            await destination.abort_strangers()
+            await destination.abort_foreign_uploads()
         else:
-            await _begin(run, work, check, means, decision)
+            await _begin(run, work, check, method, decision)
             committed = await _commit(Commit(run, work, destination), decision)
     if decision is Decision.ALREADY_STAGED:
         return await _already_staged(run, existing)
@@ -226,8 +226,8 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     return probed.check
 
 
-async def _begin(run: Run, work: Work, check: str, means: Means, decision: Decision) -> None:
-    plan = plan_of(run, work, decision, check, means)
+async def _begin(run: Run, work: Work, check: str, method: TransferMethod, decision: Decision) -> None:
+    plan = plan_of(run, work, decision, check, method)
     await run.save_copy("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
     run.observer(
         StageStarted(
@@ -237,8 +237,8 @@ async def _begin(run: Run, work: Work, check: str, means: Means, decision: Decis
             source_size=work.size,
             destination=run.request.destination,
             upload_check=check,
-            source_copy=means.how,
-            source_copy_reason=means.reason,
+            source_copy=method.how,
+            source_copy_reason=method.reason,
         )
     )
 

@@ -65,7 +65,7 @@ class Uploads:
     """Is told how many bytes of which upload the store has copied."""
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
-    give_up: Callable[[], Awaitable[object]] | None = None
+    before_abort: Callable[[], Awaitable[object]] | None = None
     """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
@@ -106,8 +106,8 @@ class Uploads:
     async def _are_ours(self) -> bool:
         """Whether the prefix is still ours, as far as can be known now."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), contextlib.suppress(RivaStreamError):
-            if self.give_up is not None:
-                await self.give_up()
+            if self.before_abort is not None:
+                await self.before_abort()
             return True
         return False
 

@@ -22,7 +22,7 @@ from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource, find_source
 
 __all__ = [
-    "HandedOver",
+    "WrittenDeployment",
     "deployment_of",
     "find_container",
     "ready_of",
@@ -32,8 +32,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class HandedOver:
-    """The pair as it was written."""
+class WrittenDeployment:
+    """The deployment documents as they were written."""
 
     document: DeploymentDocument
     file: StagedFile

@@ -131,7 +131,7 @@ class Compared:
     size: int
     """Bytes that were read."""
 
-    def go_on(self, ranges: TracedRanges) -> None:
+    def resume(self, ranges: TracedRanges) -> None:
         """Let ``ranges`` take what comes after it.
 
         Raises:

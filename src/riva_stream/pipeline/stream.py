@@ -24,10 +24,10 @@ from riva_stream.flow.digest import Digest, DigestRecord, HashLane
 from riva_stream.flow.tee import Branch, tee
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
-    Fit,
+    ResumeContext,
     can_resume,
     extractor_options,
-    resumed,
+    find_resume_point,
 )
 from riva_stream.pipeline.copies import Outlets, SourceCopy
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
@@ -59,7 +59,7 @@ class Streamed:
     resumed_from: int | None = None
     """Byte of the source from which it was read; None: from its start."""
     resumed_by: str | None = None
-    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.Earlier`."""
+    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.ResumePoint`."""
 
 
 def is_bare_model(source: PinnedSource) -> bool:
@@ -91,8 +91,8 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
     key, member_key = archive_key(run, source), partial(_member_key, run)
-    fit = Fit(run, destination, key, member_key, part_size, source.checksums, bare, copy.plan)
-    earlier = await resumed(fit)
+    context = ResumeContext(run, destination, key, member_key, part_size, source.checksums, bare, copy.plan)
+    earlier = await find_resume_point(context)
     start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
@@ -129,7 +129,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     of_source = outlets.of_source(archive)
     ranges = outlets.ranges.get(archive)
     if earlier and earlier.compared and ranges:
-        earlier.compared.go_on(ranges)
+        earlier.compared.resume(ranges)
     checkpointer = Checkpointer(
         destination,
         every,
@@ -139,7 +139,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         start,
         bare=bare,
         ranges=ranges,
-        copied_by=fit.copied_by,
+        copied_by=context.copied_by,
     )
     hashes, member_hashes = (HashLane(lane, checkpointer.moved) for lane in (lanes.hash, lanes.member_hash))
     unpacker = Unpacker(

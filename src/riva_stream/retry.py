@@ -136,7 +136,7 @@ class Retrier:
             renewed = True
 
     async def _renewed_after(self, generation: int) -> bool:
-        """Renew credentials that were refused; whoever comes second waits for the first, and goes on with its.
+        """Renew credentials that were refused; whoever comes second waits for the first, and uses its.
 
         Args:
             generation: of the credentials that were refused.

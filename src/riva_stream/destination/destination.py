@@ -100,11 +100,11 @@ class Destination:
     settled: bool = field(default=False, init=False)
     """Whether it is decided what becomes of the uploads of whoever held the prefix before."""
     adoptable: bool = field(default=True, init=False)
-    """Whether another run may go on with the uploads that our journal names."""
+    """Whether another run may resume the uploads that our journal names."""
     committing: bool = field(default=False, init=False)
     """Whether changes that readers can see may be made."""
     checkpoints: list[JournaledCheckpoint] = field(default_factory=list, init=False)
-    """The newest first: of this run, and of the one that it goes on with."""
+    """The newest first: of this run, and of the one that it resumes."""
     checks: list[ObjectCheck] = field(default_factory=list, init=False)
     """What was verified of each object that was written."""
     _marker: str | None = field(default=None, init=False)
@@ -160,7 +160,7 @@ class Destination:
         return True
 
     async def disown_uploads(self) -> None:
-        """Let nobody go on with the uploads that our journal names: they are going to be aborted.
+        """Let nobody resume the uploads that our journal names: they are going to be aborted.
 
         An abort may come late, after whoever sent it has died: it must not strike what the next run sends its parts to.
 
@@ -201,7 +201,7 @@ class Destination:
                 raise
 
     async def forget_checkpoints(self, theirs: Journal | None = None) -> bool:
-        """Delete what checkpoints there are, and a killed probe's object: nobody goes on from them. Not to be cancelled.
+        """Delete what checkpoints there are, and a killed probe's object: nobody resumes from them. Not to be cancelled.
 
         Args:
             theirs: another run's journal: what it names, and what others have written, is not ours to delete.

@@ -47,7 +47,7 @@ class Documents:
     deployment: DeploymentDocument | None = None
     ready: DeploymentReady | None = None
     marked_by: str = MARKER
-    """Name of the marker of a staging that lies there."""
+    """Name of the marker of a staging that is there."""
     hidden: Sequence[str] = ()
     """Names of those of the pair that may not be read, so that nobody knows whether they are there."""
     foreign: Sequence[str] = ()

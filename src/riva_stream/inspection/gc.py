@@ -227,7 +227,7 @@ class _StagingLeftovers:
             before = lease.predecessor
             if before is None:
                 return JournalContent(None, (), False)
-            # An abort may come late: it must not strike what somebody else goes on with.
+            # An abort may come late: it must not strike what somebody else resumes.
             identity = None if giving_up else before.identity
             stale = before.leaves() if giving_up else before.stale
             return JournalContent(identity, before.uploads, before.has_begun, stale, before.checkpoints)

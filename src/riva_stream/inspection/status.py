@@ -220,7 +220,7 @@ class _StatusReader:
         return 0
 
     async def _leftovers(self) -> list[Finding]:
-        """What lies at a prefix where nothing is staged and nobody is at work."""
+        """What is at a prefix where nothing is staged and no run is in progress."""
         notes: list[Finding] = []
         try:
             listing = await self.bucket.list_objects(self.layout.prefix, limit=1)

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run would have to know to go on in the middle of the archive, written down now and then.
+"""Checkpoints: what a run would have to know to resume in the middle of the archive, written down now and then.
 
 ::
 
@@ -401,7 +401,7 @@ def forget_before(size: int, *traced: TracedDigest | FinishedDigest | TracedRang
             digest.forget_before(size)
 
 
-# ── to go on from ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── to resume from ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

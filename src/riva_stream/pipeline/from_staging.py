@@ -207,13 +207,13 @@ class FromStaging:
     def reads(self) -> list[tuple[Bucket, str]]:
         """The staging itself, and what it points at."""
         own = self.staging.bucket
-        pointed_at = [
+        referenced = [
             *([] if self.originals else [self.source]),
             *([self.container] if self.container else []),
         ]
         return [(own, self.staging.layout.marker)] + [
             (Bucket(_store_of(own, self.elsewhere, one.bucket), one.bucket, self.run.retrier), one.key)
-            for one in pointed_at
+            for one in referenced
         ]
 
     async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:

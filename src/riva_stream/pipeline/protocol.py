@@ -67,7 +67,7 @@ def _require_outside(run: Run, work: Work) -> None:
     """Refuse what lies at the very place that is going to be replaced, as far as names tell.
 
     Raises:
-        ConfigurationError: an object that is read or pointed at lies there.
+        ConfigurationError: an object that is read or referred to is there.
     """
     for bucket, key in work.reads():
         is_here = bucket.store is run.destination.store and bucket.name == run.layout.bucket
@@ -79,7 +79,7 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
     """The same where buckets have other names, as an access point's alias: the journal at that place would be ours.
 
     Raises:
-        ConfigurationError: an object that is read or pointed at lies there.
+        ConfigurationError: an object that is read or referred to is there.
     """
     for bucket, key in work.reads():
         may_be_here = key in existing.etags or not existing.listed

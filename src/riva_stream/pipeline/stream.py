@@ -118,7 +118,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         start,
     )
     every = request.checkpoint if can_resume(source.checksums, copy.plan) else 0
-    # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could go on with it.
+    # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could continue it.
     whole = earlier.digest if earlier else Digest(source.checksums.to_compute, with_blake3=bare)
     digest = TracedDigest(whole, kept=bool(every))
 

@@ -1,4 +1,4 @@
-"""Multipart uploads that stay open until everything is verified, and that another run can go on with."""
+"""Multipart uploads that stay open until everything is verified, and that another run can resume."""
 
 from riva_stream.sink.copies import CopiedObject, NotCopiedError, PartCopier, Proof, RangeDigests, RangesState
 from riva_stream.sink.parts import Check, Copy, Part, PartChecksums, Send, SentPart, body_of, checksum_part

@@ -66,7 +66,7 @@ class Uploads:
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
     before_abort: Callable[[], Awaitable[object]] | None = None
-    """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
+    """Awaited before what another run could resume is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
@@ -114,7 +114,7 @@ class Uploads:
     async def open(
         self, key: str, *, content_type: str, metadata: Mapping[str, str], size: int = 0
     ) -> Upload:
-        """Create an upload, or go on with the one that an earlier run had created. ``size``: bytes, 0 for unknown."""
+        """Create an upload, or resume the one that an earlier run had created. ``size``: bytes, 0 for unknown."""
         upload = self.adopted.pop(key, None)
         attempts = 0
         if upload is not None:

@@ -81,7 +81,7 @@ _UNDO_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
 _CHECKPOINT_SECONDS = 2.0
 """The same for a checkpoint: a listing finds one of which nobody knows whether it was kept."""
-_KEPT = 2
+_KEPT_CHECKPOINTS = 2
 """Checkpoints that are kept: should the newest not hold, there is one more."""
 
 
@@ -187,7 +187,7 @@ class Destination:
         self._written.add(key)
         await await_shielded(partial(self._put_checkpoint, key, data), grace=_CHECKPOINT_SECONDS)
         named = JournaledCheckpoint(key=key, sha256=hashlib.sha256(data).hexdigest(), offset=offset)
-        kept, dropped = self.checkpoints[: _KEPT - 1], self.checkpoints[_KEPT - 1 :]
+        kept, dropped = self.checkpoints[: _KEPT_CHECKPOINTS - 1], self.checkpoints[_KEPT_CHECKPOINTS - 1 :]
         self.checkpoints = [named, *kept]
         self._dropped |= {old.key for old in dropped}
         await self.lease.write()
@@ -357,7 +357,7 @@ class Destination:
                     if info is not None and self.uploads.is_ours(info, upload):
                         return Stored(info.etag, info.version_id)
                     refusals += 1
-                    if not await self._again(error, sent, window, info, refusals):
+                    if not await self._may_retry(error, sent, window, info, refusals):
                         raise self._complete_error(error, upload) from error
 
         stored = await self.bucket.retrier("CompleteMultipartUpload", once)
@@ -650,7 +650,7 @@ class Destination:
         info = await (self._expected(self.bucket, key) if is_named else self._head(key))
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
-    async def _again(
+    async def _may_retry(
         self,
         error: RivaStreamError,
         condition: Mapping[str, object],
@@ -672,7 +672,7 @@ class Destination:
             if refusals < LOOKS:
                 await pause_after(refusals)
                 return True
-            return await self._does_without_windows()
+            return await self._disable_windows()
         if not condition or code not in CONDITION_REFUSED or info is UNSEEN:
             return False
         holds = (
@@ -689,7 +689,7 @@ class Destination:
             self._conditional = False
         return True
 
-    async def _does_without_windows(self) -> bool:
+    async def _disable_windows(self) -> bool:
         await self.lease.try_window()
         if self.lease.windowed:
             return False
@@ -725,7 +725,7 @@ class Destination:
                     return await self._answered(partial(delete, **condition))
                 except RivaStreamError as error:
                     refusals, there = refusals + 1, await self.bucket.once.peek(key)
-                    if not await self._again(error, condition, window, there, refusals):
+                    if not await self._may_retry(error, condition, window, there, refusals):
                         raise
 
         await self.bucket.retrier("DeleteObject", once)

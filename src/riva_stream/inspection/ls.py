@@ -11,7 +11,7 @@ from riva_stream import clock
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
-from riva_stream.inspection.find import each_folder, levels_of, open_bucket
+from riva_stream.inspection.find import levels_of, open_bucket, visit_folders
 from riva_stream.inspection.reports import ListedStaging, ListReport
 from riva_stream.layout import (
     ARTIFACT_JSON,
@@ -73,10 +73,10 @@ async def list_stagings(
             if staging is not None:
                 found.append(staging)
 
-        folders = await each_folder(there, prefix, visit)
+        folders = await visit_folders(there, prefix, visit)
         if prefix and not DEPLOYMENTS.startswith(prefix) and not prefix.startswith(DEPLOYMENTS):
             try:
-                folders += await each_folder(there, DEPLOYMENTS + prefix, visit)
+                folders += await visit_folders(there, DEPLOYMENTS + prefix, visit)
             except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
                 told = f"bintarball references may be missing here: {error.what}; {error.hint}"
                 notes.append(Finding(code="may-not-list", message=told))

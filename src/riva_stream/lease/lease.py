@@ -221,7 +221,7 @@ class Lease:
             listed = False  # whatever was there has been read, or waited for
             if found is not None:
                 self._visible = True
-                found = await self._until_free(found, wait=wait)
+                found = await self._wait_until_free(found, wait=wait)
                 if found is None:
                     continue  # it went away, or its holder is alive: look again at what is there
             self._etag = found.etag if found else None
@@ -541,7 +541,7 @@ class Lease:
             stored = await self._send(data, window, **condition)
         except HeldError as error:
             # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
-            there = await self._there(error)
+            there = await self._conflicting_journal(error)
             if there is not None and there.data == data:
                 return there.info.etag, there.info.now
             if self.conditional and self._etag == (there.info.etag if there is not None else None):
@@ -554,14 +554,14 @@ class Lease:
                 # A write of ours that was cut off has come in between; the next attempt replaces that one.
                 self._etag = found.etag
                 return await self._put_once(data, found.info)
-            raise self._lost(found) from error
+            raise self._takeover_error(found) from error
         except RivaStreamError as error:
             if not self.conditional or error.where.code != "NotImplemented":
                 raise
             return await self._put_plain(data)
         return stored.etag, stored.now
 
-    async def _there(self, refused: HeldError) -> Document | None:
+    async def _conflicting_journal(self, refused: HeldError) -> Document | None:
         """The journal that is in the way of ours; None: there is none.
 
         Raises:
@@ -624,7 +624,7 @@ class Lease:
         """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
         found = _found(await ask_until_found(self._get))
         if found is None or found.journal is None or found.journal.token != self.token:
-            raise self._lost(found)
+            raise self._takeover_error(found)
         self._etag = found.etag
 
     async def _delete(self) -> None:
@@ -644,7 +644,7 @@ class Lease:
             # Refused though it is as it was: the store has no such condition.
             await delete(if_match=None if condition in {None, self._etag} else self._etag)
 
-    def _lost(self, found: Found | None) -> HeldError:
+    def _takeover_error(self, found: Found | None) -> HeldError:
         theirs = found.journal if found is not None else None
         who = theirs.holder() if theirs and theirs.token != self.token else "another run"
         return HeldError(
@@ -653,7 +653,7 @@ class Lease:
             hint="run the same command again when it is done: it then says whether the staging is there",
         )
 
-    async def _until_free(self, found: Found, *, wait: bool) -> Found | None:
+    async def _wait_until_free(self, found: Found, *, wait: bool) -> Found | None:
         """Wait until a journal may be replaced; None when it has changed or went away meanwhile.
 
         Raises:

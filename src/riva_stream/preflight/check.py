@@ -44,7 +44,7 @@ from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
 from riva_stream.s3.diagnostics import DiagnosticClient, open_diagnostic_client
 from riva_stream.s3.errors import CREDENTIALS
-from riva_stream.s3.scratch import say_nothing
+from riva_stream.s3.scratch import discard_message
 
 __all__ = ["check", "check_host"]
 
@@ -187,7 +187,7 @@ class _Stores:
     async def _source(self, settings: StoreSettings, client: DiagnosticClient) -> None:
         runner, request = self._runner, self._request
         reached = await self._reaches("source", client, request.source_bucket)
-        async with open_store(settings, session=client.session, warn=say_nothing) as store:
+        async with open_store(settings, session=client.session, warn=discard_message) as store:
             if reached:
                 source = SourceCheck(runner, store)
                 await runner.run("source", source.record)
@@ -204,10 +204,10 @@ class _Stores:
             return
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
             if self._log is not None:
-                store = open_store(log_store(request), session=client.session, warn=say_nothing)
+                store = open_store(log_store(request), session=client.session, warn=discard_message)
                 tasks.start_soon(check_log, runner, await stack.enter_async_context(store), self._log)
             if reached:
-                store = open_store(settings, session=client.session, warn=say_nothing)
+                store = open_store(settings, session=client.session, warn=discard_message)
                 tasks.start_soon(check_writing, runner, await stack.enter_async_context(store))
 
     async def _reaches(self, side: str, client: DiagnosticClient, bucket: str) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riva_stream.catalogue import Catalogue, CatalogueError, LoadedCatalogue, load_catalogue
-from riva_stream.catalogue.lines import lines_of_json, lines_of_toml
+from riva_stream.catalogue.line_numbers import json_line_numbers, toml_line_numbers
 from riva_stream.catalogue.model import catalogue_schema
 from riva_stream.catalogue.plan import Plan, expand, jobs_of, matches, prepare
 from riva_stream.config import StageRequest
@@ -118,7 +118,7 @@ quotes = ["""a"""", "b",
 
 def test_lines_of_a_toml_file_with_everything_in_it() -> None:
     tomllib.loads(ODD)
-    known = lines_of_toml(ODD).known
+    known = toml_line_numbers(ODD).known
     expected = {
         ("title",): 2,
         ("a", "b.c"): 3,
@@ -154,7 +154,7 @@ _VALUES = st.recursive(
 @given(_VALUES)
 def test_every_value_of_a_json_file_has_a_line(value: Any) -> None:
     text = json.dumps({"a": value}, indent=1, ensure_ascii=False)
-    known = lines_of_json(text).known
+    known = json_line_numbers(text).known
     lines = text.split("\n")
 
     def walk(path: tuple[str | int, ...], inner: Any) -> None:

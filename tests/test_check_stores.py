@@ -10,8 +10,8 @@ import pytest
 
 from riva_stream import StageRequest
 from riva_stream.errors import RivaStreamError, TransientError
+from riva_stream.preflight.check_runner import CheckRunner
 from riva_stream.preflight.destination import check_writing
-from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.report import NOT_TRIED, CheckRecord, report_of
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import RangeReply, Stored
@@ -117,11 +117,11 @@ async def checked(store: MemoryStore, **fields: Any) -> dict[str, CheckRecord]:
     async def no_wait(_: float) -> None:
         pass
 
-    examiner = Examiner(request(**fields), 10.0, Retrier(RetryPolicy(retries=2), sleep=no_wait))
-    await check_writing(examiner, store)
+    runner = CheckRunner(request(**fields), 10.0, Retrier(RetryPolicy(retries=2), sleep=no_wait))
+    await check_writing(runner, store)
     assert store.keys(BUCKET) == []
     assert store.open_uploads(BUCKET) == []
-    report = report_of(examiner.request, "", examiner.records.values(), 0.0)
+    report = report_of(runner.request, "", runner.records.values(), 0.0)
     assert all(record.code for record in report.records)
     return {record.component: record for record in report.records}
 

@@ -24,7 +24,7 @@ from riva_stream.inspection.status import _StatusReader
 from riva_stream.layout import Layout
 from riva_stream.lease import Process
 from riva_stream.pipeline import stream
-from riva_stream.pipeline.checkpoint import Begun, Checkpointer
+from riva_stream.pipeline.checkpoint import Checkpointer, ObjectProgress
 from riva_stream.pipeline.traced import TracedDigest
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import Bucket, PartBody
@@ -138,7 +138,7 @@ def test_checkpoints_that_wait_do_not_each_list_all_parts_there_are() -> None:
     for number in range(9_900, 10_000):
         if checkpointer.is_due(number * part):
             snapshot = Snapshot(bytes(50_000), number * part, 0, None, 0, number * part, ())
-            checkpointer.take(snapshot, [Begun(model, digest, number * part)], number * part)
+            checkpointer.take(snapshot, [ObjectProgress(model, digest, number * part)], number * part)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert held < 10 << 20

@@ -30,7 +30,7 @@ from riva_stream.events import Event, kind_of
 from riva_stream.inspection.reports import NOT_STAGED, Rerun
 from riva_stream.inspection.retention import RuleChange
 from riva_stream.pipeline.decide import Decision
-from riva_stream.preflight.examiner import Condition
+from riva_stream.preflight.check_runner import Condition
 from riva_stream.preflight.report import ACCESS_DENIED, NOT_TRIED
 from riva_stream.report import Would
 from riva_stream.sink.copies import Proof

@@ -9,7 +9,7 @@ import pytest
 
 from riva_stream import StalledError, stage
 from riva_stream.flow.buffers import Credits
-from riva_stream.pipeline.limits import share_of
+from riva_stream.pipeline.limits import reserve_memory
 from riva_stream.sizes import MIB
 from tests.copying import Watched, asked, made
 
@@ -21,7 +21,7 @@ async def test_a_run_that_is_cancelled_as_it_gets_its_share_gives_it_back() -> N
 
     async def run() -> None:
         with scope:
-            async with share_of(budget, 100):
+            async with reserve_memory(budget, 100):
                 await anyio.sleep(10)
 
     async with anyio.create_task_group() as tasks:
@@ -37,7 +37,7 @@ async def test_one_that_finds_room_at_once_too() -> None:
     budget = Credits(100)
     with anyio.CancelScope() as scope:
         scope.cancel()
-        async with share_of(budget, 100):
+        async with reserve_memory(budget, 100):
             pass
     assert budget.in_use == 0
 

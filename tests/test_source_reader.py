@@ -23,8 +23,8 @@ from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lane
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, PartBody, RangeReply
-from riva_stream.s3.answers import unquoted
 from riva_stream.s3.memory import MemoryStore
+from riva_stream.s3.responses import unquoted
 from riva_stream.source import RANGES_IGNORED, PinnedSource, SourceReader, find_source
 
 DATA = os.urandom(1000)

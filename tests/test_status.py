@@ -20,7 +20,7 @@ from riva_stream.inspection.last_run import last_run_of
 from riva_stream.inspection.reports import StatusReport
 from riva_stream.inspection.status import status
 from riva_stream.layout import JOURNAL
-from riva_stream.pipeline.begin import begun
+from riva_stream.pipeline.begin import open_run
 from riva_stream.report import json_schema
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.port import Document
@@ -345,7 +345,7 @@ async def test_a_password_that_is_a_common_word_does_not_hide_where_the_last_run
             "state_dir": tmp_path,
         }
     )
-    async with begun(request, "130-20250101-000000-00000000", ignore):
+    async with open_run(request, "130-20250101-000000-00000000", ignore):
         pass
     found = last_run_of(tmp_path)
     assert (found.bucket, found.reach["endpoint_url"]) == (fields["bucket"], fields["endpoint_url"])

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from riva_stream.tasks import answered, in_child_task
+from riva_stream.tasks import await_shielded, in_child_task
 
 
 async def test_a_cancelled_task_finishes_its_clean_up() -> None:
@@ -74,7 +74,7 @@ async def test_the_answer_to_a_request_is_waited_for() -> None:
         await answer.wait()
         known.append("u1")
 
-    task = asyncio.create_task(in_child_task(lambda: answered(request, grace=60))())
+    task = asyncio.create_task(in_child_task(lambda: await_shielded(request, grace=60))())
     await sent.wait()
     task.cancel()
     await asyncio.sleep(0)
@@ -92,7 +92,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for_for_ever() -> None
         sent.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(in_child_task(lambda: answered(request, grace=0))())
+    task = asyncio.create_task(in_child_task(lambda: await_shielded(request, grace=0))())
     await sent.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -104,4 +104,4 @@ async def test_an_error_of_a_request_comes_as_it_is() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        await answered(request, grace=1)
+        await await_shielded(request, grace=1)

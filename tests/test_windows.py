@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClient
 from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError, TransientError
 from riva_stream.s3.errors import translated
 from riva_stream.s3.port import Window
-from riva_stream.s3.windows import choose_window, nameless, within
+from riva_stream.s3.windows import choose_window, within, without_signed_url
 
 SINCE = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 WINDOW = Window(SINCE, 30)
@@ -154,7 +154,7 @@ async def test_without_the_stores_clock_the_time_that_passed_here_tells() -> Non
     ],
 )
 def test_an_error_that_quotes_a_signed_url_is_told_without(error: Exception) -> None:
-    told = nameless(error)
+    told = without_signed_url(error)
     assert told is not None
     assert isinstance(told, type(error) if isinstance(error, HTTPClientError) else HTTPClientError)
     assert "0123" not in f"{told} {told.kwargs}"
@@ -162,4 +162,7 @@ def test_an_error_that_quotes_a_signed_url_is_told_without(error: Exception) -> 
 
 
 def test_an_error_that_quotes_none_is_left_alone() -> None:
-    assert nameless(EndpointConnectionError(endpoint_url="https://h/k?uploadId=u", error="no route")) is None
+    assert (
+        without_signed_url(EndpointConnectionError(endpoint_url="https://h/k?uploadId=u", error="no route"))
+        is None
+    )

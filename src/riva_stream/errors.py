@@ -103,7 +103,7 @@ class RivaStreamError(Exception):
     retryable: ClassVar[bool] = False
     """Whether the same request may be tried again at once."""
     resumable: ClassVar[bool] = True
-    """Whether running again can go on from where this run stopped; otherwise nothing of it is kept."""
+    """Whether running again can resume where this run stopped; otherwise nothing of it is kept."""
 
     def __init__(self, what: str, *, where: Where | None = None, hint: str = "") -> None:
         super().__init__(what)
@@ -288,7 +288,7 @@ class AccessDeniedError(RivaStreamError):
         hint: as for every error.
         action: the IAM action that the store named, such as ``kms:Decrypt``; empty where it named none.
         resource: ARN that the store named with it.
-        denied_by: the kind of policy that forbids it in so many words (``a service control policy``), so that no
+        denied_by: the kind of policy that explicitly denies it (``a service control policy``), so that no
             grant helps; mostly empty.
         says: the store's own words, where ``what`` repeats them; empty where it says more than they do.
     """

@@ -162,7 +162,7 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
 
 
 def read(folder: Path) -> Handover:
-    """What lies there now, all of it of one run.
+    """What is there now, all of it of one run.
 
     Raises:
         OSError: it cannot be read.

@@ -14,7 +14,7 @@ from riva_stream.config import Request
 from riva_stream.errors import StalledError
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody, StoreSettings, WritableBucket, WriteOptions, open_store
-from riva_stream.s3.scratch import say_nothing
+from riva_stream.s3.scratch import discard_message
 from riva_stream.sink import body_of
 
 __all__ = ["LogUpload", "deliver", "log_store"]
@@ -72,7 +72,7 @@ async def deliver(
     """
     try:
         with anyio.fail_after(seconds):
-            async with open_store(settings, warn=say_nothing) as store:
+            async with open_store(settings, warn=discard_message) as store:
                 there = WritableBucket(store, bucket, Retrier(RetryPolicy(retries=_RETRIES)))
                 for upload in uploads:
                     body = await clock.in_thread(_body, upload.path, "crc64nvme" if store.is_aws else "md5")

@@ -40,7 +40,7 @@ class RetryPolicy:
         return draw * min(self.cap, self.base * 2.0 ** min(attempt - 1, 64))
 
 
-async def _cannot() -> bool:
+async def _cannot_renew() -> bool:
     return False
 
 
@@ -48,15 +48,15 @@ async def _cannot() -> bool:
 class Retrier:
     """Runs one request until it succeeds, fails for good, or was tried often enough.
 
-    It also paces: at most ``slots`` requests run at once, half as many after each answer that asks for fewer, and
+    It also paces: at most ``slots`` requests run at once, half as many after each throttled request, and
     one more again after as many answers as there are slots.
     """
 
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     observer: Observer = ignore
-    answered: Callable[[], None] = lambda: None
+    on_success: Callable[[], None] = lambda: None
     """Called after each success: the run is alive."""
-    renew: Callable[[], Awaitable[bool]] = _cannot
+    renew: Callable[[], Awaitable[bool]] = _cannot_renew
     """Makes new sessions when a token has expired; says whether that may help. Asked once for each expiry, however many
     requests it was that the store refused for it."""
     slots: int = 64
@@ -65,10 +65,10 @@ class Retrier:
     spent: int = field(default=0, init=False)
     """Retries so far, of all requests."""
     _pace: anyio.CapacityLimiter = field(init=False)
-    _calm: int = field(default=0, init=False)
+    _successes: int = field(default=0, init=False)
     _generation: int = field(default=0, init=False)
     """Of the credentials: how often they were renewed."""
-    _renewing: anyio.Lock = field(default_factory=anyio.Lock, init=False)
+    _renewal_lock: anyio.Lock = field(default_factory=anyio.Lock, init=False)
 
     def __post_init__(self) -> None:
         self._pace = anyio.CapacityLimiter(self.slots)
@@ -106,7 +106,7 @@ class Retrier:
                     )
                 )
             else:
-                self._went_well()
+                self._record_success()
                 return result
             await self.sleep(delay)
             attempt += 1
@@ -136,7 +136,7 @@ class Retrier:
             renewed = True
 
     async def _renewed_after(self, generation: int) -> bool:
-        """Renew credentials that were refused; whoever comes second waits for the first, and goes on with its.
+        """Renew credentials that were refused; whoever comes second waits for the first, and uses its.
 
         Args:
             generation: of the credentials that were refused.
@@ -147,7 +147,7 @@ class Retrier:
         Raises:
             RivaStreamError: they could not be read.
         """
-        async with self._renewing:
+        async with self._renewal_lock:
             if self._generation == generation:
                 if not await self.renew():
                     return False
@@ -155,12 +155,12 @@ class Retrier:
             return True
 
     def _slow_down(self) -> None:
-        self._calm = 0
+        self._successes = 0
         self._pace.total_tokens = max(1, int(self._pace.total_tokens) // 2)
 
-    def _went_well(self) -> None:
-        self.answered()
-        self._calm += 1
-        if self._calm >= self._pace.total_tokens and self._pace.total_tokens < self.slots:
-            self._calm = 0
+    def _record_success(self) -> None:
+        self.on_success()
+        self._successes += 1
+        if self._successes >= self._pace.total_tokens and self._pace.total_tokens < self.slots:
+            self._successes = 0
             self._pace.total_tokens += 1

@@ -12,7 +12,7 @@ from typing import Literal
 
 from riva_stream.uris import ALIAS, partition_of
 
-__all__ = ["KMS_ACTIONS", "RIGHTS", "Right", "bucket_arn", "object_arn", "words_for"]
+__all__ = ["KMS_ACTIONS", "RIGHTS", "Right", "bucket_arn", "describe_rights", "object_arn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ KMS_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
 """What writing with a KMS key needs: a multipart upload reads its parts again when it is completed."""
 
 
-def words_for(operation: str) -> str:
+def describe_rights(operation: str) -> str:
     """The rights of an operation for a person: ``s3:GetObject (s3:GetObjectVersion for a version)``."""
     always = [right.action for right in RIGHTS.get(operation, ()) if not right.when]
     also = [f"{right.action} {right.when}" for right in RIGHTS.get(operation, ()) if right.when]

@@ -24,7 +24,7 @@ from riva_stream.sink import Tagging, Upload
 from riva_stream.sizes import MOST_PARTS
 from riva_stream.state import StateDirectory
 
-__all__ = ["Meter", "Run", "each"]
+__all__ = ["Meter", "Run", "gather_bounded"]
 
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class Run:
     meter: Meter
     destination: Bucket = field(init=False)
     """Only to look at: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
-    origin: Reader = field(init=False)
+    source_store: Reader = field(init=False)
     """The store that holds the source; often the same."""
     one_principal: bool = field(default=False, init=False)
     """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
@@ -163,7 +163,7 @@ class Run:
         """Where it goes."""
         return Layout(self.request.bucket, self.request.prefix)
 
-    async def keep(self, name: str, data: bytes) -> None:
+    async def save_copy(self, name: str, data: bytes) -> None:
         """Leave a copy in the state directory; what cannot be written is worth a warning, once, and no more."""
         try:
             await StateDirectory(self.request.state_dir, self.run_id).write(name, data)
@@ -182,7 +182,7 @@ class Run:
 
     async def renew_sessions(self) -> bool:
         """Read the credentials anew; says whether that was possible."""
-        stores = {id(store): store for store in (self.destination.store, self.origin)}
+        stores = {id(store): store for store in (self.destination.store, self.source_store)}
         return all([await store.renew() for store in stores.values()])
 
     def metadata(self, artifact_type: str) -> dict[str, str]:
@@ -201,7 +201,7 @@ class Run:
         return os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
 
 
-async def each(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
+async def gather_bounded(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
     """``act`` on every item, a few at a time; the results in the items' order. Of several errors the one to tell."""
     results: dict[int, R] = {}
     todo = list(enumerate(items))[::-1]

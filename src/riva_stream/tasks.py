@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import anyio
 
-__all__ = ["answered", "in_child_task"]
+__all__ = ["await_shielded", "in_child_task"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +46,8 @@ def in_child_task(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any,
     return wrapped
 
 
-async def answered(request: Callable[[], Awaitable[T]], *, grace: float) -> T:
-    """Await a request of which the answer must be known, be it that nobody waits for it any more.
+async def await_shielded(request: Callable[[], Awaitable[T]], *, grace: float) -> T:
+    """Await a request whose answer must be known, even after whoever waits for it was cancelled.
 
     Args:
         request: keeps by itself what it was answered: after a cancellation nothing is returned.

@@ -29,9 +29,9 @@ from riva_stream.errors import (
     TransientError,
 )
 from riva_stream.rights import RIGHTS
-from riva_stream.s3 import client, listings, look, rules
-from riva_stream.s3.answers import info_of
+from riva_stream.s3 import client, diagnostics, listings, rules
 from riva_stream.s3.errors import translated
+from riva_stream.s3.responses import info_of
 
 Kind = type[RivaStreamError]
 
@@ -491,7 +491,7 @@ def test_a_denial_by_kms_is_told_apart() -> None:
 
 
 def test_every_operation_of_the_adapter_has_its_right_named() -> None:
-    text = "".join(map(inspect.getsource, (client, listings, rules, look)))
+    text = "".join(map(inspect.getsource, (client, diagnostics, listings, rules)))
     model = botocore.session.get_session().get_service_model("s3")
     called = {name for name in model.operation_names if f'translated("{name}"' in text}
     assert called <= set(RIGHTS)

@@ -17,9 +17,9 @@ from riva_stream.archive.extract import Extractor, Snapshot
 from riva_stream.archive.formats import content_type_of
 from riva_stream.archive.inside import InnerFile, InsideReport
 from riva_stream.archive.leftovers import HEAD, suspicions
-from riva_stream.archive.looks import DEEP, not_a_model, odd_for_a_model
 from riva_stream.archive.policy import Limits, Member
 from riva_stream.archive.snapshot import InvalidSnapshotError
+from riva_stream.archive.sniff import DEEP, not_a_model, odd_for_a_model
 from riva_stream.archive.text import show
 
 __all__ = [

@@ -27,10 +27,10 @@ from pydantic import Field, TypeAdapter
 
 from riva_stream.archive.events import ArchiveSummary, Event, StagedMember
 from riva_stream.archive.formats import FORMATS, HEAD, Decoder, Format, Place, detect
-from riva_stream.archive.looks import DEEP, layers_of, not_a_tar
 from riva_stream.archive.policy import Limits, Member, Policy
 from riva_stream.archive.selection import Found, Selection, SelectionState
 from riva_stream.archive.snapshot import MOST_STATE, STRICT, Count, InvalidSnapshotError, require
+from riva_stream.archive.sniff import DEEP, not_a_tar, sniff_layers
 from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.text import show
 from riva_stream.archive.walk import Walk, WalkState
@@ -94,7 +94,7 @@ class _Document:
     found: Found
 
 
-def _told(include: Sequence[str], limits: Limits, *, allow_missing_end: bool) -> str:
+def _options_digest(include: Sequence[str], limits: Limits, *, allow_missing_end: bool) -> str:
     """The options as a digest: the order of patterns means nothing, and JSON has no infinity for a limit."""
     options = (sorted(set(include)), limits, allow_missing_end)
     return hashlib.sha256(repr(options).encode("utf-8", "surrogatepass")).hexdigest()
@@ -126,7 +126,7 @@ class Extractor:
     ) -> None:
         self._limits = limits
         self._include, self._allow_missing_end = include, allow_missing_end
-        self._options = _told(include, limits, allow_missing_end=allow_missing_end)
+        self._options = _options_digest(include, limits, allow_missing_end=allow_missing_end)
         self._selection = Selection(include, limits)
         self._walk = Walk(
             self._selection, header_bytes=limits.header_bytes, allow_missing_end=allow_missing_end
@@ -144,7 +144,7 @@ class Extractor:
     @property
     def needs_input(self) -> bool:
         """Whether everything pushed has been pulled: push the next piece, or finish."""
-        return self._walk.hungry and (self._decoder is None or self._decoder.needs_input)
+        return self._walk.needs_input and (self._decoder is None or self._decoder.needs_input)
 
     @property
     def is_plain(self) -> bool:
@@ -211,7 +211,7 @@ class Extractor:
         try:
             # Half a block is as good as a whole one: asking for the rest would only make small slices.
             while decoder and done < (max_output + 1) // 2:
-                if walk.hungry:
+                if walk.needs_input:
                     self._place = decoder.place
                     if decoder.needs_input:
                         break
@@ -304,7 +304,7 @@ class Extractor:
             return None
         if self._outgrown:
             return None
-        place = decoder.place if walk.hungry else self._place
+        place = decoder.place if walk.needs_input else self._place
         if place is None:
             return None
         state = _State(
@@ -424,11 +424,11 @@ class Extractor:
         first = start[:BLOCK]
         if looks_like_tar(first) or first[257:262] == b"ustar" or not any(first):
             return True
-        return len(first) < BLOCK and layers_of(first) == ("unknown",)
+        return len(first) < BLOCK and sniff_layers(first) == ("unknown",)
 
     def _end_of_a_short_one(self) -> None:
         self._walk.feed(self._look_inside(b"", final=True))
-        while not self._walk.hungry:
+        while not self._walk.needs_input:
             self._walk.walk(BLOCK)
 
     def _failed(self, error: ArchiveError) -> ArchiveError:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 from riva_stream.archive.gzip import GzipPlace, GzipStream
-from riva_stream.archive.looks import DEEP, chunked, not_a_tar
 from riva_stream.archive.plain import PlainPlace, PlainStream
 from riva_stream.archive.policy import Limits
+from riva_stream.archive.sniff import DEEP, chunked, not_a_tar
 from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.zstd import ZstdPlace, ZstdStream, is_zstd
 

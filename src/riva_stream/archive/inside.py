@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from riva_stream.archive.looks import described
 from riva_stream.archive.policy import Member
 from riva_stream.archive.snapshot import STRICT, Buffer, Count, require
+from riva_stream.archive.sniff import describe_content
 from riva_stream.archive.tar import BLOCK, looks_like_tar
 from riva_stream.archive.text import shorten, show
 from riva_stream.archive.walk import Step, Walk, WalkState
@@ -142,7 +142,7 @@ class Inside:
             return
         try:
             walk.feed(view)
-            while not walk.hungry:
+            while not walk.needs_input:
                 walk.walk(len(view))
         except ArchiveError as error:
             self._stop(error)
@@ -175,7 +175,7 @@ class Inside:
                 self._stop(error)
         container = self.state.container or "unknown"
         if container == "unknown" and model:
-            looks = described(bytes(self.state.head))
+            looks = describe_content(bytes(self.state.head))
             self.warn(f"it is no tar, gzip or zip: {looks or 'its container is not known'}")
         return InsideReport(
             container,

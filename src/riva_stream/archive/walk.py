@@ -122,12 +122,12 @@ class Walk:
         self._view = memoryview(b"")
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         """Whether everything fed has been walked over."""
         return not self._view and not self.state.hole
 
     def feed(self, block: bytes | memoryview) -> None:
-        """Hand over the next bytes of the stream; only when hungry. Slices of them go to the sink uncopied."""
+        """Hand over the next bytes of the stream; only when it needs input. Slices of them go to the sink uncopied."""
         self._view = memoryview(block)
 
     @property
@@ -141,7 +141,7 @@ class Walk:
         It also stops where ``until`` bytes of an entry have been handed on.
         """
         used = 0
-        while used < budget and not self.hungry:
+        while used < budget and not self.needs_input:
             state = self.state.step
             if state is Step.DATA:
                 used += self._on_data(budget - used, until)

@@ -12,7 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from riva_stream.catalogue.lines import Lines, Path, deepest_line, lines_of_json, lines_of_toml
+from riva_stream.catalogue.line_numbers import (
+    LineNumbers,
+    Path,
+    deepest_line,
+    json_line_numbers,
+    toml_line_numbers,
+)
 from riva_stream.catalogue.model import Catalogue
 from riva_stream.config import ProblemCode, Wrong, reason_of
 from riva_stream.errors import ConfigurationError
@@ -65,7 +71,7 @@ class LoadedCatalogue:
 
     catalogue: Catalogue
     name: str = "the catalogue"
-    lines: Lines = field(default_factory=Lines)
+    lines: LineNumbers = field(default_factory=LineNumbers)
     problems: tuple[Problem, ...] = ()
     bad: frozenset[int] = frozenset()
     """Entries that have ``problems`` already, and stand empty in the catalogue."""
@@ -92,10 +98,10 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
     try:
         if path.suffix == ".json":
             document: Any = json.loads(text)
-            lines = lines_of_json(text)
+            lines = json_line_numbers(text)
         else:
             document = tomllib.loads(text)
-            lines = lines_of_toml(text)
+            lines = toml_line_numbers(text)
     except json.JSONDecodeError as error:
         raise CatalogueError.of(str(path), [Problem(error.lineno, "", "syntax", error.msg)]) from error
     except tomllib.TOMLDecodeError as error:
@@ -128,7 +134,9 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         return _without_bad_entries(document, str(path), lines, error)
 
 
-def _without_bad_entries(document: Any, name: str, lines: Lines, error: ValidationError) -> LoadedCatalogue:
+def _without_bad_entries(
+    document: Any, name: str, lines: LineNumbers, error: ValidationError
+) -> LoadedCatalogue:
     """The same with nothing in the entries that are wrong by themselves, so that the others are looked at as well."""
     problems = [_problem(lines, tuple(item["loc"]), wrong_of(item)) for item in error.errors()]
     places = [item["loc"][:2] for item in error.errors()]
@@ -140,7 +148,7 @@ def _without_bad_entries(document: Any, name: str, lines: Lines, error: Validati
     return LoadedCatalogue(catalogue, name, lines, tuple(problems), bad)
 
 
-def _problem(lines: Lines, path: Path, wrong: Wrong) -> Problem:
+def _problem(lines: LineNumbers, path: Path, wrong: Wrong) -> Problem:
     nearest, line = lines.find(path)
     return Problem(line, _setting(nearest if line is not None else path), *wrong)
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from riva_stream.catalogue.engine import store_of
-from riva_stream.catalogue.lines import Path
+from riva_stream.catalogue.line_numbers import Path
 from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, parse, wrong_of
 from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest

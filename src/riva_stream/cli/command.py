@@ -82,4 +82,4 @@ class Command(Protocol):
         """Add the command's arguments."""
 
     def run(self, args: Namespace, invocation: Invocation, /) -> int:
-        """Do it and give the exit code; mostly what :func:`~riva_stream.cli.running.executes` gives."""
+        """Do it and give the exit code; mostly what :func:`~riva_stream.cli.running.session_command` gives."""

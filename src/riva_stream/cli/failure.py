@@ -138,7 +138,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
 
 
 _RESUMED = {("stage",), ("stage-all",), ("promote",)}
-"""Commands that go on where they were interrupted; all others only look."""
+"""Commands that resume where they were interrupted; all others only read."""
 
 
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     R = TypeVar("R", bound=BaseModel)
 
-__all__ = ["executes"]
+__all__ = ["session_command"]
 
 
-def executes(
+def session_command(
     work: Callable[[Session], R],
     text: Callable[[R, Session], str],
     exit_code: Callable[[R, Session], int] | None = None,

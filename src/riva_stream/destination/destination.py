@@ -24,7 +24,12 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.deployment import KINDS
-from riva_stream.documents.compare import ContradictionError, believed, verify_document, verify_upload
+from riva_stream.documents.compare import (
+    ContradictionError,
+    retry_contradictions,
+    verify_document,
+    verify_upload,
+)
 from riva_stream.documents.existing import Existing, inspect
 from riva_stream.errors import (
     AccessDeniedError,
@@ -48,7 +53,7 @@ from riva_stream.layout import (
 from riva_stream.lease import Identity, Journal, JournaledCheckpoint, Lease
 from riva_stream.manifest import StagedFile
 from riva_stream.report import ObjectCheck
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import (
     REQUEST_EXPIRED,
     UNSEEN,
@@ -62,7 +67,7 @@ from riva_stream.s3 import (
 from riva_stream.s3.bucket import LOOKS, pause_after
 from riva_stream.s3.scratch import CONDITION_REFUSED
 from riva_stream.sink import Upload, UploadRecord, Uploads, body_of, etags_of
-from riva_stream.tasks import answered
+from riva_stream.tasks import await_shielded
 
 __all__ = ["Destination"]
 
@@ -78,7 +83,7 @@ _UNDO_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
 _CHECKPOINT_SECONDS = 2.0
 """The same for a checkpoint: a listing finds one of which nobody knows whether it was kept."""
-_KEPT = 2
+_KEPT_CHECKPOINTS = 2
 """Checkpoints that are kept: should the newest not hold, there is one more."""
 
 
@@ -97,11 +102,11 @@ class Destination:
     settled: bool = field(default=False, init=False)
     """Whether it is decided what becomes of the uploads of whoever held the prefix before."""
     adoptable: bool = field(default=True, init=False)
-    """Whether another run may go on with the uploads that our journal names."""
+    """Whether another run may resume the uploads that our journal names."""
     committing: bool = field(default=False, init=False)
     """Whether changes that readers can see may be made."""
     checkpoints: list[JournaledCheckpoint] = field(default_factory=list, init=False)
-    """The newest first: of this run, and of the one that it goes on with."""
+    """The newest first: of this run, and of the one that it resumes."""
     checks: list[ObjectCheck] = field(default_factory=list, init=False)
     """What was verified of each object that was written."""
     _marker: str | None = field(default=None, init=False)
@@ -156,8 +161,8 @@ class Destination:
             return False
         return True
 
-    async def give_up(self) -> None:
-        """Let nobody go on with the uploads that our journal names: they are going to be aborted.
+    async def disown_uploads(self) -> None:
+        """Let nobody resume the uploads that our journal names: they are going to be aborted.
 
         An abort may come late, after whoever sent it has died: it must not strike what the next run sends its parts to.
 
@@ -182,9 +187,9 @@ class Destination:
         self._checkpoints += 1
         key = self.run.layout.checkpoint(self.lease.token, self._checkpoints)
         self._written.add(key)
-        await answered(partial(self._put_checkpoint, key, data), grace=_CHECKPOINT_SECONDS)
+        await await_shielded(partial(self._put_checkpoint, key, data), grace=_CHECKPOINT_SECONDS)
         named = JournaledCheckpoint(key=key, sha256=hashlib.sha256(data).hexdigest(), offset=offset)
-        kept, dropped = self.checkpoints[: _KEPT - 1], self.checkpoints[_KEPT - 1 :]
+        kept, dropped = self.checkpoints[: _KEPT_CHECKPOINTS - 1], self.checkpoints[_KEPT_CHECKPOINTS - 1 :]
         self.checkpoints = [named, *kept]
         self._dropped |= {old.key for old in dropped}
         await self.lease.write()
@@ -198,7 +203,7 @@ class Destination:
                 raise
 
     async def forget_checkpoints(self, theirs: Journal | None = None) -> bool:
-        """Delete what checkpoints there are, and a killed probe's object: nobody goes on from them. Not to be cancelled.
+        """Delete what checkpoints there are, and a killed probe's object: nobody resumes from them. Not to be cancelled.
 
         Args:
             theirs: another run's journal: what it names, and what others have written, is not ours to delete.
@@ -216,7 +221,7 @@ class Destination:
         todo = sorted(key for key in keys - named if layout.is_checkpoint(key) or layout.is_probe(key))
         with anyio.move_on_after(_UNDO_SECONDS, shield=True):
             try:
-                await each(todo, self._surely_delete_checkpoint)
+                await gather_bounded(todo, self._surely_delete_checkpoint)
             except RivaStreamError as error:
                 return isinstance(error, AccessDeniedError)
             return True
@@ -266,7 +271,7 @@ class Destination:
         if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
             retracted.add(DEPLOYMENT_READY)
         # S3 wants a new upload where the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict).
-        await each([name for name in names if name not in retracted], self._open)
+        await gather_bounded([name for name in names if name not in retracted], self._open)
         self.committing = True
         self._conditional = self.lease.conditional
         await self.lease.write()
@@ -275,7 +280,7 @@ class Destination:
         if self.lease.was_late:
             await self._require_as_found()
         await self.uploads.abort_unused()
-        await self.abort_strangers()
+        await self.abort_foreign_uploads()
         try:
             yield
         except BaseException as error:
@@ -356,8 +361,8 @@ class Destination:
                     if info is not None and done and self.uploads.is_ours(info, upload, before=before):
                         return Stored(info.etag, info.version_id)
                     refusals += 1
-                    if not await self._again(error, sent, window, info, refusals):
-                        raise self._told(error, upload) from error
+                    if not await self._may_retry(error, sent, window, info, refusals):
+                        raise self._complete_error(error, upload) from error
 
         stored = await self.bucket.retrier("CompleteMultipartUpload", once)
         record = upload.record = self.uploads.record_of(upload, await self._as_kept(upload, stored))
@@ -411,14 +416,14 @@ class Destination:
 
     async def complete_all(self, uploads: Sequence[Upload]) -> list[UploadRecord]:
         """Make the objects of the archive and its models visible, and look at each."""
-        records = await each(uploads, self.complete)
+        records = await gather_bounded(uploads, self.complete)
         for record in records:
             self.run.observer(ObjectCompleted(key=record.key, size=record.size))
         await self.tag(
             *(record.key for record in records),
             older=[record.key for record in records if record.created_by != self.run.run_id],
         )
-        await each(records, partial(verify_upload, self.run))
+        await gather_bounded(records, partial(verify_upload, self.run))
         return records
 
     async def put(self, name: str, data: bytes) -> StagedFile:
@@ -444,7 +449,7 @@ class Destination:
                     raise
             attempt += 1
         await self.tag(record.key)
-        await self.run.keep(name, data)
+        await self.run.save_copy(name, data)
         file = StagedFile(
             s3_key=record.key,
             size_bytes=len(data),
@@ -478,7 +483,7 @@ class Destination:
         """
         layout, existing = self.run.layout, self.existing
         kept = {*self._completed, layout.marker, *(layout.prefix + name for name in upcoming)}
-        named = {key for key in existing.promised() if layout.owns(key)}
+        named = {key for key in existing.committed_keys() if layout.owns(key)}
         if existing.is_complete:
             named |= {layout.prefix + name for name in OF_FULL}
         # Where nothing may be listed, whatever may be there is looked at.
@@ -486,7 +491,7 @@ class Destination:
         unseen = set(named)
         if not existing.listed:
             before = self.lease.predecessor
-            unseen |= existing.hinted() | set(before.leaves() if before else ())
+            unseen |= existing.manifest_keys() | set(before.leaves() if before else ())
             unseen |= {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
         candidates = {
             key
@@ -508,8 +513,8 @@ class Destination:
         # The manifest last: where nothing may be listed it alone tells the next run of the others.
         todo, manifest = candidates - kept, layout.prefix + MANIFEST_JSON
         try:
-            await each(sorted(todo - {manifest}), remove)
-            await each(sorted(todo & {manifest}), remove)
+            await gather_bounded(sorted(todo - {manifest}), remove)
+            await gather_bounded(sorted(todo & {manifest}), remove)
         except AccessDeniedError as error:
             raise AccessDeniedError(
                 f"a file of an older staging may not be deleted, and must not lie beside the new one: {error}",
@@ -529,8 +534,8 @@ class Destination:
             DigestMismatchError: an object is not what was sent, or the marker reads otherwise than it was written.
             HeldError: another run has taken over.
         """
-        self.checks += await each(list(self._records.values()), self._verified)
-        await self.abort_strangers()
+        self.checks += await gather_bounded(list(self._records.values()), self._verified)
+        await self.abort_foreign_uploads()
         await last()
         layout = self.run.layout
         self._seal = layout.prefix + name
@@ -545,7 +550,7 @@ class Destination:
                     hint=f"look at it: riva-stream verify {layout.uri}",
                 )
 
-        await believed(self.bucket, "GetObject", read_back)
+        await retry_contradictions(self.bucket, "GetObject", read_back)
         self.checks.append(ObjectCheck(key=file.s3_key, size_bytes=len(text), by=["content"]))
         if file.s3_key == layout.marker:
             self._marker = file.etag
@@ -610,8 +615,8 @@ class Destination:
             HeldError: the prefix is another run's, or the marker is not the one that we know.
         """
         layout = self.run.layout
-        pair = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
-        beside = layout.marker not in pair and key in pair - self.existing.promised()
+        deployment = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        beside = layout.marker not in deployment and key in deployment - self.existing.committed_keys()
         if not (self.lease.committing and self.committing):
             raise RuntimeError("a change outside a commit")
         if self._marker is not None and key != layout.marker and not beside:
@@ -647,11 +652,11 @@ class Destination:
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
             return {"if_absent": True}
         # What may not be seen must not be there: it is never written over blindly.
-        hinted = key in self.existing.hinted()
-        info = await (self._expected(self.bucket, key) if hinted else self._head(key))
+        is_named = key in self.existing.manifest_keys()
+        info = await (self._expected(self.bucket, key) if is_named else self._head(key))
         return {"if_match": info.etag} if info is not None else {"if_absent": True}
 
-    async def _again(
+    async def _may_retry(
         self,
         error: RivaStreamError,
         condition: Mapping[str, object],
@@ -673,7 +678,7 @@ class Destination:
             if refusals < LOOKS:
                 await pause_after(refusals)
                 return True
-            return await self._does_without_windows()
+            return await self._disable_windows()
         if not condition or code not in CONDITION_REFUSED or info is UNSEEN:
             return False
         holds = (
@@ -690,7 +695,7 @@ class Destination:
             self._conditional = False
         return True
 
-    async def _does_without_windows(self) -> bool:
+    async def _disable_windows(self) -> bool:
         await self.lease.try_window()
         if self.lease.windowed:
             return False
@@ -726,7 +731,7 @@ class Destination:
                     return await self._answered(partial(delete, **condition))
                 except RivaStreamError as error:
                     refusals, there = refusals + 1, await self.bucket.once.peek(key)
-                    if not await self._again(error, condition, window, there, refusals):
+                    if not await self._may_retry(error, condition, window, there, refusals):
                         raise
 
         await self.bucket.retrier("DeleteObject", once)
@@ -754,7 +759,7 @@ class Destination:
         if self._sealed or self._marker is not None:
             return
         prefix = self.run.layout.prefix
-        pair = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
+        deployment = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
         ready = prefix + DEPLOYMENT_READY
         with suppress(RivaStreamError):
             if ready in self._sent - self._completed.keys():
@@ -763,7 +768,7 @@ class Destination:
                     return  # it may come yet
                 await self._delete(ready, info.etag)
             for key, etag in reversed(list(self._completed.items())):
-                if everything or key in pair:
+                if everything or key in deployment:
                     await self._delete(key, etag)
 
     async def _verified(self, record: UploadRecord | StagedFile) -> ObjectCheck:
@@ -771,7 +776,7 @@ class Destination:
             return await verify_upload(self.run, record)
         return await verify_document(self.run, record)
 
-    async def abort_strangers(self) -> None:
+    async def abort_foreign_uploads(self) -> None:
         """Abort every upload of our keys that is not ours: of a run that held the prefix, created late."""
         found = await self.open_uploads()
         if found:
@@ -800,9 +805,9 @@ class Destination:
         found = list(listed)
         if not self.bucket.is_aws and not any(upload.key in keys for upload in found):
             names = (*layout.documents, *SCRATCH)
-            asked = {*keys, *(layout.prefix + name for name in names), *self.existing.promised()}
+            asked = {*keys, *(layout.prefix + name for name in names), *self.existing.committed_keys()}
             asked |= run.meter.own_keys | self.uploads.creating
-            for uploads in await each(sorted(asked), self.bucket.open_uploads):
+            for uploads in await gather_bounded(sorted(asked), self.bucket.open_uploads):
                 found += uploads or ()
         return [upload for upload in found if layout.owns(upload.key) and upload.upload_id not in ours]
 
@@ -818,7 +823,7 @@ class Destination:
                 raise
             run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
 
-    def _told(self, error: RivaStreamError, upload: Upload) -> RivaStreamError:
+    def _complete_error(self, error: RivaStreamError, upload: Upload) -> RivaStreamError:
         """The error to tell of a Complete; one that another upload of a document can mend is not tried again."""
         if error.where.code == "ConditionalRequestConflict" and not self.run.layout.is_payload(upload.key):
             return HeldError("another run writes the same object", where=error.where, hint=error.hint)

@@ -14,12 +14,12 @@ from riva_stream import clock
 from riva_stream.destination.destination import Destination
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, first_of, leaves_of
 from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload, Lease, Process
-from riva_stream.lease.lease import Noted
+from riva_stream.lease.lease import JournalContent
 from riva_stream.retry import Retrier
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
-from riva_stream.s3.bucket import insist
-from riva_stream.sink import KnownPart, SentPart, Upload, Uploads
+from riva_stream.s3.bucket import ask_until_found
+from riva_stream.sink import SentPart, Upload, UploadedPart, Uploads
 from riva_stream.sizes import human_size
 
 __all__ = ["hold", "resume"]
@@ -51,7 +51,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run.meter.add_copied,
         tagging=run.tagging,
     )
-    drawing = _Drawing()
+    journaled = _JournaledParts()
     lease = Lease(
         replace(bucket, retrier=Retrier(run.retrier.policy, run.observer, renew=run.renew_sessions)),
         run.layout,
@@ -59,9 +59,9 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run.run_id,
         run.started_at,
         await clock.in_thread(Process.this),
-        lambda: _note(destination, drawing),
+        lambda: _journal_content(destination, journaled),
         partial(run.warn, "journal"),
-        partial(run.keep, "journal.json"),
+        partial(run.save_copy, "journal.json"),
         run.meter.touch,
         run.observer,
     )
@@ -76,7 +76,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.bucket, uploads.give_up = destination.probing, destination.give_up
+            uploads.bucket, uploads.before_abort = destination.probing, destination.disown_uploads
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()
@@ -87,7 +87,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
             told = await _clean_up(destination, error)
         except Exception as broken:  # noqa: BLE001 - of a caller's own store; the first error is the one to tell
             error.add_note(f"besides, the clean-up has failed: {type(broken).__name__}")
-            told = _one(error)
+            told = _single_error(error)
         raise told from None
     if not await destination.forget_checkpoints() or uploads.are_left:
         await lease.stop()
@@ -95,7 +95,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         await lease.release()
 
 
-def _one(error: BaseException) -> BaseException:
+def _single_error(error: BaseException) -> BaseException:
     """The error to tell."""
     return first_of(error) if isinstance(error, BaseExceptionGroup) else error
 
@@ -105,8 +105,8 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
     lease, uploads = destination.lease, destination.uploads
     causes = leaves_of(error)
     if any(isinstance(cause, HeldError) for cause in causes):
-        await _withdraw(destination)
-        return _one(error)
+        await _clean_up_after_takeover(destination)
+        return _single_error(error)
     has_failed = all(isinstance(cause, RivaStreamError) for cause in causes)  # else it was cancelled
     final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
     # Nothing of ours, nothing of whoever was there before.
@@ -118,16 +118,18 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
         try:
             swept = await _sweep(destination)
         except HeldError as lost:
-            await _withdraw(destination)
-            return lost if any(isinstance(cause, RivaStreamError) for cause in causes) else _one(error)
+            await _clean_up_after_takeover(destination)
+            return (
+                lost if any(isinstance(cause, RivaStreamError) for cause in causes) else _single_error(error)
+            )
     nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
     if nothing_stays and await destination.forget_checkpoints():
         await lease.release()  # there is nothing to resume
     elif (taken := await lease.stop()) and has_failed:
         # What failed, failed because the uploads are another run's now; some stores say so in odd words.
-        await _withdraw(destination)
+        await _clean_up_after_takeover(destination)
         return taken
-    return _one(error)
+    return _single_error(error)
 
 
 async def _sweep(destination: Destination) -> bool:
@@ -142,7 +144,7 @@ async def _sweep(destination: Destination) -> bool:
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
         try:
             await destination.ensure()
-            await destination.abort_strangers()
+            await destination.abort_foreign_uploads()
         except HeldError:
             raise
         except RivaStreamError:
@@ -182,13 +184,17 @@ async def resume(destination: Destination, identity: Identity) -> None:
             for upload in before.uploads
             if upload.upload_id not in kept and run.layout.owns(upload.key)
         ]
-        await (destination.give_up() if unwanted and not resumable else destination.ensure())
-        await each(unwanted, destination.abort)
-    hidden = [upload for upload in await each(adoptable, partial(_adopt, destination)) if upload is not None]
+        await (destination.disown_uploads() if unwanted and not resumable else destination.ensure())
+        await gather_bounded(unwanted, destination.abort)
+    hidden = [
+        upload
+        for upload in await gather_bounded(adoptable, partial(_adopt, destination))
+        if upload is not None
+    ]
     if hidden:
         # Others take their places: they would be open for ever, and whoever held the prefix before could complete them.
-        await destination.give_up()
-        await each(hidden, destination.abort)
+        await destination.disown_uploads()
+        await gather_bounded(hidden, destination.abort)
     if before is not None:
         if resumable:
             destination.checkpoints = [
@@ -197,9 +203,9 @@ async def resume(destination: Destination, identity: Identity) -> None:
         else:
             await destination.forget_checkpoints()
     if destination.lease.is_settled:  # else a commit does it: a stranger may yet turn out to be the holder
-        await destination.abort_strangers()
+        await destination.abort_foreign_uploads()
     destination.settled = destination.adoptable = True
-    parts = [part for upload in uploads.adopted.values() for part in upload.known.values()]
+    parts = [part for upload in uploads.adopted.values() for part in upload.uploaded.values()]
     if parts and before is not None:
         size = human_size(sum(part.size for part in parts))
         run.warn("resume", f"resuming {before.holder()}: {len(parts)} parts ({size}) are already uploaded")
@@ -216,10 +222,10 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUp
             refused.append(error)
             return None
 
-    listed = await insist(ask)
+    listed = await ask_until_found(ask)
     if listed is not None:
-        known = _known(listed, journaled.parts)
-        destination.uploads.adopt(journaled.key, journaled.upload_id, journaled.created_by, known)
+        uploaded = _uploaded_parts(listed, journaled.parts)
+        destination.uploads.adopt(journaled.key, journaled.upload_id, journaled.created_by, uploaded)
         return None
     here = OpenUpload(journaled.key, journaled.upload_id)
     if refused:
@@ -229,33 +235,33 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUp
     return None
 
 
-def _note(destination: Destination, drawing: _Drawing) -> Noted:
+def _journal_content(destination: Destination, journaled: _JournaledParts) -> JournalContent:
     """What this run's journal tells."""
     before = destination.lease.predecessor
     if not destination.settled and before is not None:
         # Should this run die before it has come to them, the next one must still find them.
-        return Noted(
+        return JournalContent(
             before.identity if destination.adoptable else None,
             before.uploads,
             destination.committing or before.has_begun,
             before.stale,
             before.checkpoints,
         )
-    known, existing = destination.uploads, destination.existing
-    uploads = [*known.opened, *known.adopted.values(), *known.unsure]
+    current, existing = destination.uploads, destination.existing
+    uploads = [*current.opened, *current.adopted.values(), *current.unsure]
     stale = set(before.leaves() if before else ())
     if destination.committing and not existing.listed:
-        stale |= existing.hinted()  # the manifest that names it is about to be replaced or deleted
-    return Noted(
+        stale |= existing.manifest_keys()  # the manifest that names it is about to be replaced or deleted
+    return JournalContent(
         destination.identity if destination.adoptable else None,
-        [drawing.of(upload) for upload in uploads],
+        [journaled.of(upload) for upload in uploads],
         destination.committing,
         sorted(stale),
         destination.checkpoints,
     )
 
 
-async def _withdraw(destination: Destination) -> None:
+async def _clean_up_after_takeover(destination: Destination) -> None:
     """Clean up after ourselves once the prefix is another run's: nothing that it knows is touched."""
     for _ in range(2):  # suspended in between, the first time has had none of its seconds
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True) as scope, suppress(RivaStreamError):
@@ -271,7 +277,7 @@ async def _abort_own(destination: Destination) -> None:
         await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
         await destination.forget_checkpoints(current)
         return
-    await destination.give_up()
+    await destination.disown_uploads()
     await uploads.abort_own(set())
     forgotten = await destination.forget_checkpoints()
     # An upload that is gone does not make the journal another's.
@@ -281,50 +287,52 @@ async def _abort_own(destination: Destination) -> None:
         await lease.release()
 
 
-def _known(listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]) -> dict[int, KnownPart]:
+def _uploaded_parts(
+    listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]
+) -> dict[int, UploadedPart]:
     """What the store has, with what the journal tells of each part that it names with the same ETag and size."""
     told = {(part.number, part.size, part.etag): part for part in journaled}
-    known: dict[int, KnownPart] = {}
+    uploaded: dict[int, UploadedPart] = {}
     for part in listed:
         same = told.get((part.number, part.size, part.etag))
-        known[part.number] = KnownPart(
+        uploaded[part.number] = UploadedPart(
             part.size,
             part.etag,
             same.fingerprint if same else "",
             part.crc64nvme,
             same.crc64nvme if same else None,
         )
-    return known
+    return uploaded
 
 
-class _Drawing:
-    """Uploads as the journal has them. Each part is drawn once: it is written often, on the loop, and may name tens of thousands."""
+class _JournaledParts:
+    """Uploads as the journal has them. Each part is built once: it is written often, on the loop, and may name tens of thousands."""
 
     def __init__(self) -> None:
-        self._drawn: WeakKeyDictionary[Upload, dict[int, tuple[KnownPart | SentPart, JournaledPart]]] = (
+        self._built: WeakKeyDictionary[Upload, dict[int, tuple[UploadedPart | SentPart, JournaledPart]]] = (
             WeakKeyDictionary()
         )
 
     def of(self, upload: Upload) -> JournaledUpload:
         """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
-        drawn = self._drawn.setdefault(upload, {})
-        parts: dict[int, KnownPart | SentPart] = {
-            n: part for n, part in upload.known.items() if part.fingerprint
+        built = self._built.setdefault(upload, {})
+        parts: dict[int, UploadedPart | SentPart] = {
+            n: part for n, part in upload.uploaded.items() if part.fingerprint
         }
         parts |= {n: part for n, part in upload.parts.items() if part.fingerprint}
         for number, part in parts.items():
-            if number not in drawn or drawn[number][0] is not part:
-                drawn[number] = part, _journaled(number, part)
+            if number not in built or built[number][0] is not part:
+                built[number] = part, _journaled(number, part)
         return JournaledUpload(
             key=upload.key,
             upload_id=upload.upload_id,
             created_by=upload.created_by,
-            parts=[drawn[number][1] for number in sorted(parts)],
+            parts=[built[number][1] for number in sorted(parts)],
         )
 
 
-def _journaled(number: int, part: KnownPart | SentPart) -> JournaledPart:
-    crc = part.sent_crc64nvme if isinstance(part, KnownPart) else part.checksum
+def _journaled(number: int, part: UploadedPart | SentPart) -> JournaledPart:
+    crc = part.sent_crc64nvme if isinstance(part, UploadedPart) else part.checksum
     return JournaledPart(
         number=number, size=part.size, etag=part.etag, fingerprint=part.fingerprint, crc64nvme=crc
     )

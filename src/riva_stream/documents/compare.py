@@ -13,7 +13,7 @@ from riva_stream.run import Run
 from riva_stream.s3 import Bucket, ObjectInfo, Stored
 from riva_stream.sink import UploadRecord
 
-__all__ = ["ContradictionError", "believed", "differences", "verify_document", "verify_upload"]
+__all__ = ["ContradictionError", "differences", "retry_contradictions", "verify_document", "verify_upload"]
 
 T = TypeVar("T")
 
@@ -65,10 +65,10 @@ _PAUSE = 0.2
 class ContradictionError(TransientError):
     """The store's answer does not fit. It is asked again before it is believed: answers break, too."""
 
-    retryable = False  # by :func:`believed` alone, which does not depend on how many retries there are
+    retryable = False  # by :func:`retry_contradictions` alone, however many retries there are
 
 
-async def believed(bucket: Bucket, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
+async def retry_contradictions(bucket: Bucket, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
     """What ``ask`` gives, asked again while it raises :class:`ContradictionError`.
 
     Raises:
@@ -96,7 +96,7 @@ async def _confirmed(
             raise ContradictionError("the object was written, but it is not there")
         return _compare(run, info, size, stored, crc64nvme, created_by)
 
-    return await believed(run.destination, "HeadObject", once)
+    return await retry_contradictions(run.destination, "HeadObject", once)
 
 
 def _compare(

@@ -22,10 +22,10 @@ from riva_stream.layout import (
 )
 from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
 from riva_stream.report import ObjectCheck
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Document
 
-__all__ = ["Existing", "confirm", "inspect", "keep_documents"]
+__all__ = ["Existing", "confirm", "inspect", "save_document_copies"]
 
 
 @dataclass(frozen=True)
@@ -71,28 +71,28 @@ class Existing:
         return self.documents.manifest if self.is_complete and not self.foreign else None
 
     @cached_property
-    def pair_problem(self) -> str:
+    def deployment_problem(self) -> str:
         """Why ``deployment.json`` cannot be used, where it is marked; else ""."""
         documents, marker = self.documents, self.documents.marker
         document = documents.deployment
-        if documents.pair_problem or document is None or marker is None:
-            return documents.pair_problem
+        if documents.deployment_problem or document is None or marker is None:
+            return documents.deployment_problem
         same = document.deployment.artifact_sha256 == marker.artifact_sha256
         return "" if same else f"its {DEPLOYMENT_JSON} is of another staging"
 
     @property
     def deployment(self) -> DeploymentDocument | None:
         """``deployment.json``, if it was read, its marker vouches for it and it is of this very staging."""
-        return None if self.pair_problem else self.documents.deployment
+        return None if self.deployment_problem else self.documents.deployment
 
-    def hinted(self) -> set[str]:
+    def manifest_keys(self) -> set[str]:
         """Keys that a manifest names, be it that nobody vouches for it: what may be there."""
         manifest = self.documents.manifest
         return {file.s3_key for file in manifest.files.all()} if manifest else set()
 
-    def promised(self) -> set[str]:
+    def committed_keys(self) -> set[str]:
         """Keys of all that the marker vouches for."""
-        return self.hinted() if self.manifest else set()
+        return self.manifest_keys() if self.manifest else set()
 
 
 async def inspect(run: Run) -> Existing:
@@ -106,7 +106,9 @@ async def inspect(run: Run) -> Existing:
         )
         existing = Existing(listed=False)
     if is_bintarball(prefix):
-        return replace(existing, documents=understood(await _pair(run, existing), marked_by=DEPLOYMENT_READY))
+        return replace(
+            existing, documents=understood(await _read_deployment(run, existing), marked_by=DEPLOYMENT_READY)
+        )
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
     read: dict[str, Document] = {}
@@ -126,15 +128,15 @@ async def inspect(run: Run) -> Existing:
     existing = replace(existing, documents=understood(read))
     if existing.artifact is None or not run.request.server_path:
         return existing
-    return replace(existing, documents=understood(read | await _pair(run, existing)))
+    return replace(existing, documents=understood(read | await _read_deployment(run, existing)))
 
 
-async def _pair(run: Run, existing: Existing) -> dict[str, Document]:
+async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
     """``deployment_ready.txt``, and if there is one, ``deployment.json``."""
     read: dict[str, Document] = {}
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
-        is_known = key in existing.etags or key in existing.promised()
+        is_known = key in existing.etags or key in existing.committed_keys()
         fetch = partial(run.destination.fetch, listed=existing.listed)
         document = await (fetch if is_known else run.destination.find)(key, limit=DOCUMENT_LIMIT)
         if document is None:
@@ -150,7 +152,7 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
         IntegrityError: one is missing or is not what was staged.
     """
     files = existing.manifest.files.all() if existing.manifest else []
-    checks = await each(files, partial(_compare, run))
+    checks = await gather_bounded(files, partial(_compare, run))
     # These were read whole: the marker vouches for artifact.json by its SHA-256.
     names = [ARTIFACT_JSON if existing.manifest is None else MANIFEST_JSON, MARKER]
     names += DEPLOYMENT_DOCUMENTS if existing.deployment is not None else ()
@@ -164,13 +166,13 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     ]
 
 
-async def keep_documents(run: Run, existing: Existing) -> None:
+async def save_document_copies(run: Run, existing: Existing) -> None:
     """Leave copies of the staging's documents in the state directory, as the run that made them did on its host."""
     if run.request.state_dir is None:
         return
     for name, data in existing.documents.texts.items():
         if name not in DEPLOYMENT_DOCUMENTS or existing.deployment is not None:
-            await run.keep(name, data)
+            await run.save_copy(name, data)
     if existing.manifest is not None:
         try:
             checksums = await run.destination.get(run.layout.prefix + CHECKSUMS, limit=DOCUMENT_LIMIT)
@@ -178,7 +180,7 @@ async def keep_documents(run: Run, existing: Existing) -> None:
             run.warn("state", f"{CHECKSUMS} could not be copied to the state directory: {error}")
             return
         if checksums is not None:
-            await run.keep(CHECKSUMS, checksums.data)
+            await run.save_copy(CHECKSUMS, checksums.data)
 
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:

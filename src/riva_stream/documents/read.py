@@ -21,7 +21,7 @@ from riva_stream.layout import (
     marker_at,
 )
 from riva_stream.manifest import Artifact, Document, Marker, Mode, UploadManifest
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket
 from riva_stream.s3 import Document as InStore
 
@@ -47,7 +47,7 @@ class Documents:
     deployment: DeploymentDocument | None = None
     ready: DeploymentReady | None = None
     marked_by: str = MARKER
-    """Name of the marker of a staging that lies there."""
+    """Name of the marker of a staging that is there."""
     hidden: Sequence[str] = ()
     """Names of those of the pair that may not be read, so that nobody knows whether they are there."""
     foreign: Sequence[str] = ()
@@ -95,7 +95,7 @@ class Documents:
     @property
     def problem(self) -> str:
         """Why what is marked as staged cannot be used, as far as marker and what it vouches for tell; else ""."""
-        return self.pair_problem if self.is_bintarball else self._problem
+        return self.deployment_problem if self.is_bintarball else self._problem
 
     @property
     def run_id(self) -> str | None:
@@ -125,7 +125,7 @@ class Documents:
         return self.artifact.source.uri if self.artifact else None
 
     @property
-    def pair_problem(self) -> str:
+    def deployment_problem(self) -> str:
         """Why the pair cannot be used, as far as the two tell; "" also where there is none."""
         if not self.has(DEPLOYMENT_READY):
             return ""
@@ -167,10 +167,10 @@ async def read_documents(
     wanted = DEPLOYMENT_DOCUMENTS if marked_by == DEPLOYMENT_READY else names
     await reading.one(marked_by, again=listed)
     if reading.has_any:
-        await each([name for name in wanted if name != marked_by], reading.one)
+        await gather_bounded([name for name in wanted if name != marked_by], reading.one)
     found = reading.found(wanted)
     if missing := [name for name in found.missing if name in wanted]:
-        await each(missing, partial(reading.one, again=True))
+        await gather_bounded(missing, partial(reading.one, again=True))
         found = reading.found(wanted)
     return found if found.is_bintarball else _without_foreign(found)
 

@@ -28,7 +28,7 @@ from riva_stream.manifest import Artifact, Finding, Lines, StagedFile, UploadMan
 from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of
 
-__all__ = ["Ledger", "StagedObject", "crosscheck", "pointed_at"]
+__all__ = ["Ledger", "StagedObject", "check_reference", "crosscheck"]
 
 _DIFFER = "their SHA-256 differ"
 
@@ -325,10 +325,10 @@ class Ledger:
         return self._entries.setdefault(key, _Entry())
 
 
-async def pointed_at(
+async def check_reference(
     ledger: Ledger, bucket: Bucket, uri: str, size: int, etag: str, version_id: str | None
 ) -> ObjectInfo | None:
-    """HEAD what a document pins where it lies, in any bucket of the store; None when it is not that any more."""
+    """HEAD an object that a document refers to, in any bucket of the store; None when it is no longer the same."""
     name, key = split(uri)
     info = await bucket.named(name).expect(key, listed=True)
     if info is None:

@@ -50,7 +50,7 @@ class Target:
     def algorithms(self) -> tuple[str, ...]:
         """What it is hashed with."""
         blake3 = ("blake3",) if self.blake3 else ()
-        return ("sha256", *blake3, *(self.pinned.vouchers.to_compute if self.vouched else ()))
+        return ("sha256", *blake3, *(self.pinned.checksums.to_compute if self.vouched else ()))
 
 
 class _Account(Credits):

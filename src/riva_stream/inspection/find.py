@@ -14,12 +14,12 @@ from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, SourceNotFoundError, Where, first_of
 from riva_stream.events import Observer, warning
 from riva_stream.layout import DEPLOYMENTS, JOURNAL, LEVELS, is_segment, marker_at
-from riva_stream.lease import Process, known_to_have_ended, read_journal
+from riva_stream.lease import Process, ended_reason, read_journal
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket, Reader, StoreSettings, open_store
 
-__all__ = ["each_folder", "is_above", "levels_of", "nothing_staged", "open_bucket"]
+__all__ = ["is_above", "levels_of", "no_staging_error", "open_bucket", "visit_folders"]
 
 
 @asynccontextmanager
@@ -51,8 +51,8 @@ async def open_bucket(
         raise first_of(group) from None
 
 
-async def each_folder(bucket: Bucket, prefix: str, visit: Callable[[str], Awaitable[None]]) -> int:
-    """Visit every folder that lies where a staging would, a few at a time; give how many were listed on the way.
+async def visit_folders(bucket: Bucket, prefix: str, visit: Callable[[str], Awaitable[None]]) -> int:
+    """Visit every folder that is where a staging would be, a few at a time; give how many were listed on the way.
 
     A page of a thousand names is done before the next one is asked for, so memory does not grow with the bucket.
 
@@ -67,7 +67,7 @@ async def each_folder(bucket: Bucket, prefix: str, visit: Callable[[str], Awaita
     listed = 0
     async for page in bucket.folders(prefix):
         inside = [name for name in page.names if is_segment(name.removeprefix(prefix).rstrip("/"))]
-        listed += 1 + sum(await each(inside, lambda folder: each_folder(bucket, folder, visit)))
+        listed += 1 + sum(await gather_bounded(inside, lambda folder: visit_folders(bucket, folder, visit)))
     return listed
 
 
@@ -77,14 +77,14 @@ def levels_of(prefix: str) -> list[str]:
 
 
 def is_above(prefix: str) -> bool:
-    """Whether stagings lie below a prefix, and none at it."""
+    """Whether stagings are below a prefix, and none at it."""
     return len(levels_of(prefix)) < LEVELS
 
 
 _SHOWN = 5
 
 
-async def nothing_staged(bucket: Bucket, prefix: str) -> SourceNotFoundError:
+async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
     """The error for a prefix without a marker."""
     place = f"s3://{bucket.name}/{prefix}"
     marker = marker_at(prefix)
@@ -92,7 +92,7 @@ async def nothing_staged(bucket: Bucket, prefix: str) -> SourceNotFoundError:
     journal = await read_journal(bucket, prefix + JOURNAL)
     if journal is not None:
         who = journal.journal.holder() if journal.journal else "an unknown run"
-        ended = known_to_have_ended(journal, await clock.in_thread(Process.this))
+        ended = ended_reason(journal, await clock.in_thread(Process.this))
         return SourceNotFoundError(
             f"nothing is staged at {place} yet: {who} "
             + (f"has stopped ({ended})" if ended else "is staging it, or was")

@@ -16,13 +16,13 @@ from riva_stream import clock
 from riva_stream.errors import HeldError, RivaStreamError, Where
 from riva_stream.events import Observer, ignore, warning
 from riva_stream.layout import OWN_FOLDER, Layout, layout_of
-from riva_stream.lease import Found, Journal, Lease, Process, known_to_have_ended, read_journal, watch
-from riva_stream.lease.lease import Noted
+from riva_stream.lease import Found, Journal, Lease, Process, ended_reason, read_journal, watch
+from riva_stream.lease.lease import JournalContent
 from riva_stream.report import CollectReport, Leftover, error_report, worst
 from riva_stream.retry import Retrier
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import UNSEEN, ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
-from riva_stream.s3.bucket import insist
+from riva_stream.s3.bucket import ask_until_found
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
 
@@ -66,8 +66,10 @@ async def collect(
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )
         limit = now() - timedelta(seconds=older_than)
-        place = partial(_Place, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn)
-        places: dict[Layout, _Place] = {}
+        place = partial(
+            _StagingLeftovers, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn
+        )
+        places: dict[Layout, _StagingLeftovers] = {}
 
         def layout_below(key: str) -> Layout | None:
             # Not every store looks at the prefix when it lists.
@@ -79,7 +81,7 @@ async def collect(
         for upload in await there.list_uploads(prefix):
             if (layout := layout_below(upload.key)) is not None:
                 places.setdefault(layout, place(layout)).uploads.append(upload)
-        found = await each(list(places.values()), lambda place: place.collect(apply=apply))
+        found = await gather_bounded(list(places.values()), lambda place: place.collect(apply=apply))
         errors = [error for at in places.values() for error in at.errors]
         code = worst([error.exit_code for error in errors])
         return CollectReport(
@@ -93,7 +95,7 @@ async def collect(
 
 
 @dataclass(eq=False)
-class _Place:
+class _StagingLeftovers:
     """One staging, and what dead runs left there."""
 
     bucket: WritableBucket
@@ -136,26 +138,26 @@ class _Place:
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
             self.unseen = True
-            self._tell(f"{self.layout.uri} could not be looked at", error)
+            self._record_error(f"{self.layout.uri} could not be looked at", error)
             return []
-        found = self._found(held=held)
+        found = self._leftovers(held=held)
         if journal is not None:
             found.append(self._leftover("journal", self.layout.journal, self.written, held))
         if not apply or held or not any(left.old for left in found):
             return found
         try:
-            return await self._removed(found, journal)
+            return await self._remove_old(found, journal)
         except HeldError:
             return [left.model_copy(update={"held": True}) for left in found]
         except RivaStreamError as error:
-            self._tell(f"{self.layout.uri} could not be collected", error)
+            self._record_error(f"{self.layout.uri} could not be collected", error)
             return found
 
-    def _tell(self, what: str, error: RivaStreamError) -> None:
+    def _record_error(self, what: str, error: RivaStreamError) -> None:
         self.errors.append(error)
         self.warn(f"{what}: {error}")
 
-    async def _look_again(self, journal: Journal | None) -> None:
+    async def _refresh(self, journal: Journal | None) -> None:
         """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
         listed = await self.bucket.list_uploads(self.layout.prefix)
         before = self.uploads
@@ -181,19 +183,21 @@ class _Place:
         async def add(upload: OpenUpload) -> None:
             ask = partial(self.bucket.list_parts, upload.key, upload.upload_id)
             # AWS lists all there are, so that its answer is the second one of the same kind.
-            if await (ask() if self.bucket.is_aws else insist(ask)) is not None:
+            if await (ask() if self.bucket.is_aws else ask_until_found(ask)) is not None:
                 self.uploads.append(upload)
 
-        await each([it for it in uploads if it.upload_id not in known and self.layout.owns(it.key)], add)
+        await gather_bounded(
+            [it for it in uploads if it.upload_id not in known and self.layout.owns(it.key)], add
+        )
 
     async def _is_live(self, journal: Found) -> bool:
-        if known_to_have_ended(journal, self.here):
+        if ended_reason(journal, self.here):
             return False
         seconds = max(self.lease, journal.journal.lease if journal.journal else 0.0)
         life = await watch(self.bucket, self.layout.journal, journal, self.here, seconds=seconds)
         return life is not None and bool(life.alive)
 
-    def _found(self, *, held: bool) -> list[Leftover]:
+    def _leftovers(self, *, held: bool) -> list[Leftover]:
         """All but the journal."""
         uploads = [self._leftover("upload", it.key, it.initiated, held, it.upload_id) for it in self.uploads]
         return uploads + [
@@ -215,18 +219,18 @@ class _Place:
             }
         )
 
-    async def _removed(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
+    async def _remove_old(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
         """Remove what is old, under the lease of the prefix; the journal goes when nothing is left of its run."""
 
-        def note() -> Noted:
+        def content() -> JournalContent:
             # Should this process die, the next one must still find what it has not come to.
             before = lease.predecessor
             if before is None:
-                return Noted(None, (), False)
-            # An abort may come late: it must not strike what somebody else goes on with.
+                return JournalContent(None, (), False)
+            # An abort may come late: it must not strike what somebody else resumes.
             identity = None if giving_up else before.identity
             stale = before.leaves() if giving_up else before.stale
-            return Noted(identity, before.uploads, before.has_begun, stale, before.checkpoints)
+            return JournalContent(identity, before.uploads, before.has_begun, stale, before.checkpoints)
 
         giving_up = False
 
@@ -237,9 +241,9 @@ class _Place:
             new_run_id(),
             clock.now(),
             self.here,
-            note,
+            content,
             self.warn,
-            _keep_nothing,
+            _discard,
             lambda: None,
         )
         await lease.acquire(wait=False, listed=journal is not None)
@@ -254,17 +258,21 @@ class _Place:
         named = {upload.upload_id for upload in before.uploads} if before else set()
         journals = [left for left in found if left.kind == "journal"]
         try:
-            await self._look_again(before)
-            found = self._found(held=False)
+            await self._refresh(before)
+            found = self._leftovers(held=False)
             if any(left.old and left.upload_id in named for left in found):
                 giving_up = True
                 await lease.write()
             removed = [await self._remove(lease, left) for left in found]
-            speaks = before is not None and await self._speaks(before)
+            is_only_record = before is not None and await self._is_only_record(before)
         except BaseException:
             await (lease.stop() if before is not None else lease.release())
             raise
-        if not speaks and all(left.removed for left in removed) and all(left.old for left in journals):
+        if (
+            not is_only_record
+            and all(left.removed for left in removed)
+            and all(left.old for left in journals)
+        ):
             await lease.release()
             return removed + [left.model_copy(update={"removed": True}) for left in journals]
         if journal is None:
@@ -273,7 +281,7 @@ class _Place:
             await lease.stop()  # something is still to be resumed, or aborted
         return removed + journals
 
-    async def _speaks(self, journal: Journal) -> bool:
+    async def _is_only_record(self, journal: Journal) -> bool:
         """Whether a journal alone tells of objects that a run has left which died in its commit."""
         keys = journal.leaves()
         if not keys:
@@ -307,10 +315,10 @@ class _Place:
         except HeldError:
             raise
         except RivaStreamError as error:
-            self._tell(f"{left.key} could not be removed", error)
+            self._record_error(f"{left.key} could not be removed", error)
             return left
         return left.model_copy(update={"removed": True})
 
 
-async def _keep_nothing(_: bytes) -> None:
+async def _discard(_: bytes) -> None:
     """No copy of the journal: there is no state directory."""

@@ -11,7 +11,7 @@ from riva_stream import clock
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import AccessDeniedError
 from riva_stream.events import Observer, ignore
-from riva_stream.inspection.find import each_folder, levels_of, open_bucket
+from riva_stream.inspection.find import levels_of, open_bucket, visit_folders
 from riva_stream.inspection.reports import ListedStaging, ListReport
 from riva_stream.layout import (
     ARTIFACT_JSON,
@@ -27,8 +27,8 @@ from riva_stream.lease import (
     Found,
     Journal,
     Process,
-    beats_by_the_stores_clock,
-    known_to_have_ended,
+    ended_reason,
+    is_heartbeat_fresh,
     read_journal,
 )
 from riva_stream.manifest import Finding
@@ -73,10 +73,10 @@ async def list_stagings(
             if staging is not None:
                 found.append(staging)
 
-        folders = await each_folder(there, prefix, visit)
+        folders = await visit_folders(there, prefix, visit)
         if prefix and not DEPLOYMENTS.startswith(prefix) and not prefix.startswith(DEPLOYMENTS):
             try:
-                folders += await each_folder(there, DEPLOYMENTS + prefix, visit)
+                folders += await visit_folders(there, DEPLOYMENTS + prefix, visit)
             except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
                 told = f"bintarball references may be missing here: {error.what}; {error.hint}"
                 notes.append(Finding(code="may-not-list", message=told))
@@ -127,8 +127,8 @@ async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | Non
 def _ended(found: Found, now: datetime | None, written: datetime | None, here: Process) -> str:
     """Why the run of a journal is taken for dead, or ""."""
     lease = found.journal.lease if found.journal else LEASE
-    ended = known_to_have_ended(found, here)
-    if not ended and beats_by_the_stores_clock(now, written, lease) is False:
+    ended = ended_reason(found, here)
+    if not ended and is_heartbeat_fresh(now, written, lease) is False:
         ended = f"no heartbeat since {written:%Y-%m-%d %H:%M:%S}Z"
     return ended
 

@@ -35,13 +35,13 @@ from riva_stream.flow.digest import Hash
 from riva_stream.flow.lanes import Lane
 from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
 from riva_stream.inspection.deep import RANGE, fetching
-from riva_stream.inspection.find import nothing_staged
+from riva_stream.inspection.find import no_staging_error
 from riva_stream.inspection.uris import split
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings, open_store
-from riva_stream.source import PinnedSource, SourceReader, Vouchers
+from riva_stream.source import PinnedSource, SourceChecksums, SourceReader
 
 __all__ = ["STAGING_REPLACED", "StagedObject", "Staging", "compare", "find_staging", "pinned", "read_staging"]
 
@@ -104,7 +104,7 @@ async def find_staging(
     except BaseExceptionGroup as group:
         raise first_of(group) from None
     if not documents.is_marked:
-        raise await nothing_staged(bucket, prefix)
+        raise await no_staging_error(bucket, prefix)
     ledger = Ledger()
     promised = crosscheck(documents, bucket.name, prefix, ledger)
     objects = {item.path: item for item in promised}
@@ -316,4 +316,6 @@ def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None
 
 def pinned(bucket: str, info: ObjectInfo) -> PinnedSource:
     """An object to be read by its ETag alone: by VersionId would take a right of its own, and If-Match pins it as well."""
-    return PinnedSource(bucket, info.key, info.size, info.etag, None, info.last_modified, Vouchers.of(info))
+    return PinnedSource(
+        bucket, info.key, info.size, info.etag, None, info.last_modified, SourceChecksums.of(info)
+    )

@@ -19,13 +19,13 @@ from riva_stream.lease import (
     JournaledUpload,
     Life,
     Process,
-    beats_by_the_stores_clock,
-    known_to_have_ended,
+    ended_reason,
+    is_heartbeat_fresh,
     read_journal,
     watch,
 )
 from riva_stream.manifest import Finding
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket, StoreSettings
 from riva_stream.sizes import human_size
 
@@ -87,8 +87,8 @@ class _StatusReader:
         )
         staged = _staged(documents, await self._problem(documents)) if documents.is_marked else None
         notes: list[Finding] = []
-        if staged is not None and not staged.problem and documents.pair_problem:
-            notes.append(_note("not-deployable", f"it must not be deployed: {documents.pair_problem}"))
+        if staged is not None and not staged.problem and documents.deployment_problem:
+            notes.append(_note("not-deployable", f"it must not be deployed: {documents.deployment_problem}"))
         if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
             told = "the journal of the run that staged it is there still; a rerun removes it"
             notes.append(_note("journal-left", told))
@@ -138,12 +138,10 @@ class _StatusReader:
                 seconds=lease,
                 observer=self.observer,
             )
-        if ended := known_to_have_ended(found, self.here):
+        if ended := ended_reason(found, self.here):
             return Life(found, False, ended, 0.0)
         written, now = await self._written(), await self._now()
-        alive = (
-            None if found.journal is None else beats_by_the_stores_clock(now, written, found.journal.lease)
-        )
+        alive = None if found.journal is None else is_heartbeat_fresh(now, written, found.journal.lease)
         age = f"{(now - written).total_seconds():.0f} s" if now and written else "an unknown time"
         return Life(found, alive, f"its journal was written {age} ago, by the store's clock", 0.0)
 
@@ -155,7 +153,7 @@ class _StatusReader:
         parted = (
             [upload for upload in journal.uploads if self.layout.is_payload(upload.key)] if journal else []
         )
-        uploads = await each(parted, self._upload)
+        uploads = await gather_bounded(parted, self._upload)
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.layout.prefix)
         if life.alive is False and _is_in_commit(life.found):
@@ -222,7 +220,7 @@ class _StatusReader:
         return 0
 
     async def _leftovers(self) -> list[Finding]:
-        """What lies at a prefix where nothing is staged and nobody is at work."""
+        """What is at a prefix where nothing is staged and no run is in progress."""
         notes: list[Finding] = []
         try:
             listing = await self.bucket.list_objects(self.layout.prefix, limit=1)

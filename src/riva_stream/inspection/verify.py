@@ -13,7 +13,7 @@ from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
 from riva_stream.flow.digest import DigestRecord
-from riva_stream.inspection.crosscheck import StagedObject, pointed_at
+from riva_stream.inspection.crosscheck import StagedObject, check_reference
 from riva_stream.inspection.deep import DeepReader, Target
 from riva_stream.inspection.find import open_bucket
 from riva_stream.inspection.reports import NOT_STAGED, DeepRead, VerifyReport
@@ -21,7 +21,7 @@ from riva_stream.inspection.staging import Staging, compare, find_staging, pinne
 from riva_stream.inspection.uris import split
 from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL
 from riva_stream.manifest import Finding, Source
-from riva_stream.run import each
+from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings
 from riva_stream.sizes import MIB
 
@@ -68,9 +68,9 @@ async def verify(
         open_bucket(settings, bucket, observer, session, slots=slots) as there,
         AsyncExitStack() as stack,
     ):
-        origin = there
+        source_bucket = there
         if source_settings is not None:
-            origin = await stack.enter_async_context(
+            source_bucket = await stack.enter_async_context(
                 open_bucket(
                     source_settings,
                     bucket,
@@ -80,7 +80,7 @@ async def verify(
                 )
             )
         staging = await find_staging(there, prefix, observer)
-        job = _Verification(staging, there, origin, observer)
+        job = _Verification(staging, there, source_bucket, observer)
         reading = (
             partial(DeepReader, observer=observer, connections=connections, memory=memory) if deep else None
         )
@@ -91,13 +91,13 @@ async def verify(
 class _Verification:
     staging: Staging
     bucket: Bucket
-    origin: Bucket
+    source_bucket: Bucket
     """In the store that has what the staging points at; its name says nothing."""
     observer: Observer
     notes: list[Finding] = field(default_factory=list, init=False)
     source_sha256: str | None = field(default=None, init=False)
     extra: list[str] = field(default_factory=list, init=False)
-    _told: set[str] = field(default_factory=set, init=False)
+    _reported: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.prefix = self.staging.layout.prefix
@@ -108,14 +108,14 @@ class _Verification:
         began = time.perf_counter()
         staging, documents = self.staging, self.staging.documents
         expected = list(staging.objects.values())
-        there = await each(expected, self._compare)
+        there = await gather_bounded(expected, self._compare)
         unnamed = [name for name in DOCUMENTS if name not in staging.objects and name in documents.texts]
-        await each(unnamed, partial(self._compare_document, documents))
+        await gather_bounded(unnamed, partial(self._compare_document, documents))
         targets = self._targets(expected, there)
         if documents.mode == "reference_only" and documents.artifact is not None:
             targets += await self._source(documents.artifact.source)
         targets += await self._references(documents, deep=reading is not None)
-        await self._beside(expected, documents)
+        await self._find_extra(expected, documents)
         if not staging.vouched:
             told = "version 0.1, which staged it, left its SHA-256 out of the marker"
             self._note("manifest-unvouched", f"nothing vouches for {MANIFEST_JSON}: {told}")
@@ -126,7 +126,7 @@ class _Verification:
         references = documents.deployment.bintarball_references if documents.deployment else None
         for entry in objects:
             if not entry.ok:
-                self._tell(entry.key, entry.size_bytes or 0)
+                self._report(entry.key, entry.size_bytes or 0)
         return VerifyReport(
             ok=all(entry.ok for entry in objects),
             destination=staging.destination,
@@ -188,7 +188,7 @@ class _Verification:
     async def _source(self, source: Source) -> list[Target]:
         """By reference: is the source that the staging points at still the one that was pinned?"""
         was = (source.size_bytes, source.etag, source.version_id)
-        info = await pointed_at(self.ledger, self.origin, source.uri, *was)
+        info = await check_reference(self.ledger, self.source_bucket, source.uri, *was)
         if info is None:
             return []
         return [self._vouched_for(source.uri, info)]
@@ -202,7 +202,7 @@ class _Verification:
         # As it was found: one in the destination's bucket with its credentials, any other where the source is.
         here = split(image.s3_uri)[0] in {self.bucket.name, documents.deployment.deployment.s3_bucket}
         was = (image.size_bytes, image.etag, image.version_id)
-        await pointed_at(self.ledger, self.bucket if here else self.origin, image.s3_uri, *was)
+        await check_reference(self.ledger, self.bucket if here else self.source_bucket, image.s3_uri, *was)
         if deep:
             self._note(
                 "image-not-read", "the container image was compared by size, ETag and version, and not read"
@@ -211,15 +211,15 @@ class _Verification:
             return []
         archive = references.model_archive
         was = (archive.size_bytes, archive.etag, archive.version_id)
-        info = await pointed_at(self.ledger, self.origin, archive.s3_uri, *was)
+        info = await check_reference(self.ledger, self.source_bucket, archive.s3_uri, *was)
         return [] if info is None else [self._vouched_for(archive.s3_uri, info)]
 
     def _vouched_for(self, uri: str, info: ObjectInfo) -> Target:
-        bucket = self.origin.named(split(uri)[0])
+        bucket = self.source_bucket.named(split(uri)[0])
         return Target(bucket, pinned(bucket.name, info), vouched=True)
 
-    async def _beside(self, expected: list[StagedObject], documents: Documents) -> None:
-        """What lies below the prefix that was not staged."""
+    async def _find_extra(self, expected: list[StagedObject], documents: Documents) -> None:
+        """Find what is below the prefix but was not staged."""
         if documents.hidden:
             names = " and a ".join(documents.hidden)
             self._note("may-not-read", f"whether there is a {names} is not known: they may not be read")
@@ -236,16 +236,16 @@ class _Verification:
         more = 0
         try:
             async for entry in self.bucket.objects(self.prefix):
-                stands_for_a_folder = entry.key.endswith("/") and not entry.size
-                if entry.key not in named and not stands_for_a_folder:
-                    more += not self._one_beside(entry, documents)
+                is_folder_marker = entry.key.endswith("/") and not entry.size
+                if entry.key not in named and not is_folder_marker:
+                    more += not self._record_extra(entry, documents)
         except AccessDeniedError:
             told = f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing"
             self._note("may-not-list", told)
         if more:
             self._note("more-keys", f"{more} more keys were not staged")
 
-    def _one_beside(self, entry: ObjectInfo, documents: Documents) -> bool:
+    def _record_extra(self, entry: ObjectInfo, documents: Documents) -> bool:
         """Tell of one key; False: there were too many before it."""
         name = entry.key.removeprefix(self.prefix)
         if name in DEPLOYMENT_DOCUMENTS and name not in {*documents.foreign, *documents.hidden}:
@@ -264,36 +264,38 @@ class _Verification:
     async def _deep(self, reading: partial[DeepReader], targets: list[Target]) -> DeepRead:
         """Read all of it, and compare the digests."""
 
-        def done(index: int, came_to: dict[str, str] | str) -> None:
+        def done(index: int, result: dict[str, str] | str) -> None:
             target = targets[index]
             key = target.pinned.uri if target.vouched else target.pinned.key
-            if isinstance(came_to, str):
-                self.ledger.differs(key, "replaced", came_to)
+            if isinstance(result, str):
+                self.ledger.differs(key, "replaced", result)
             elif target.vouched:
-                self._vouched(target, came_to)
+                self._compare_source_checksums(target, result)
             else:
                 for name, wanted in (("sha256", target.sha256), ("blake3", target.blake3)):
                     if wanted is not None:
-                        self.ledger.compare(key, name, came_to[name], wanted)
-            self._tell(key, target.pinned.size)
+                        self.ledger.compare(key, name, result[name], wanted)
+            self._report(key, target.pinned.size)
 
         return await reading(done=done).run(targets)
 
-    def _tell(self, key: str, size: int) -> None:
-        if key not in self._told:
-            self._told.add(key)
+    def _report(self, key: str, size: int) -> None:
+        if key not in self._reported:
+            self._reported.add(key)
             codes = tuple(found.code for found in self.ledger.differences(key))
             difference = self.ledger.difference(key)
             self.observer(ObjectVerified(key=key, size=size, difference=difference, codes=codes))
 
-    def _vouched(self, target: Target, came_to: dict[str, str]) -> None:
+    def _compare_source_checksums(self, target: Target, digests: dict[str, str]) -> None:
         """Nobody has read the source of a staging by reference, so only its own store can vouch for its bytes."""
-        uri, vouchers = target.pinned.uri, target.pinned.vouchers
-        record = DigestRecord(target.pinned.size, came_to["sha256"], None, came_to)
+        uri, checksums = target.pinned.uri, target.pinned.checksums
+        record = DigestRecord(target.pinned.size, digests["sha256"], None, digests)
         try:
-            names = vouchers.compare(record, uri=uri)
+            names = checksums.compare(record, uri=uri)
         except DigestMismatchError as error:
-            if "md5" in vouchers.values and not self.origin.is_aws:  # elsewhere an ETag may be anything
+            if (
+                "md5" in checksums.values and not self.source_bucket.is_aws
+            ):  # elsewhere an ETag may be anything
                 told = "the source's ETag looks like an MD5 but is not that of its bytes"
                 self._note("etag", f"{told}: {error.what}")
             else:
@@ -303,4 +305,4 @@ class _Verification:
         if not names:
             told = "nothing vouches for the source's bytes: it was read, and compared with nothing"
             self._note("source-integrity", told)
-        self.source_sha256 = came_to["sha256"]
+        self.source_sha256 = digests["sha256"]

@@ -10,7 +10,7 @@ from riva_stream.lease.journal import (
     Process,
 )
 from riva_stream.lease.lease import Found, Lease, read_journal
-from riva_stream.lease.liveness import Life, beats_by_the_stores_clock, known_to_have_ended, watch
+from riva_stream.lease.liveness import Life, ended_reason, is_heartbeat_fresh, watch
 
 __all__ = [
     "LEASE",
@@ -23,8 +23,8 @@ __all__ = [
     "Lease",
     "Life",
     "Process",
-    "beats_by_the_stores_clock",
-    "known_to_have_ended",
+    "ended_reason",
+    "is_heartbeat_fresh",
     "read_journal",
     "watch",
 ]

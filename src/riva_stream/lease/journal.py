@@ -83,7 +83,7 @@ class Process(_Document):
 
 
 class Identity(_Document):
-    """What a run stages and how: only a run of the same identity may go on with its uploads."""
+    """What a run stages and how: only a run of the same identity may resume its uploads."""
 
     source: str
     etag: str
@@ -120,7 +120,7 @@ class JournaledUpload(_Document):
 
 
 class JournaledCheckpoint(_Document):
-    """An object from which a run can go on in the middle of the archive."""
+    """An object from which a run can resume in the middle of the archive."""
 
     key: str
     sha256: str

@@ -41,10 +41,10 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
-from riva_stream.s3.bucket import LOOKS, insist, pause_after
-from riva_stream.tasks import answered
+from riva_stream.s3.bucket import LOOKS, ask_until_found, pause_after
+from riva_stream.tasks import await_shielded
 
-__all__ = ["Found", "Lease", "Noted", "read_journal"]
+__all__ = ["Found", "JournalContent", "Lease", "read_journal"]
 
 _LIMIT = 64 << 20
 _BEATS = 3
@@ -81,7 +81,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class JournalContent:
     """What a run tells in its journal beside who it is."""
 
     identity: Identity | None
@@ -91,8 +91,8 @@ class Noted:
     checkpoints: Sequence[JournaledCheckpoint] = ()
 
 
-def _nothing_left(*, in_doubt: bool) -> Noted:
-    return Noted(None, (), committing=in_doubt)
+def _empty_content(*, in_doubt: bool) -> JournalContent:
+    return JournalContent(None, (), committing=in_doubt)
 
 
 async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Found | None:
@@ -130,7 +130,7 @@ class Lease:
         run_id: for people; ownership is the token's alone.
         started_at: for people.
         process: this process, so that another of the same host can tell whether it lives.
-        note: what the journal tells, as things stand now.
+        content: what the journal tells, as things stand now.
         warn: is told what was set aside.
         save_copy: keeps a copy of each journal in the state directory.
         waiting: is called now and then while another run's journal is watched.
@@ -143,7 +143,7 @@ class Lease:
     run_id: str
     started_at: datetime
     process: Process
-    note: Callable[[], Noted]
+    content: Callable[[], JournalContent]
     warn: Callable[[str], None]
     save_copy: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
@@ -223,7 +223,7 @@ class Lease:
             listed = False  # whatever was there has been read, or waited for
             if found is not None:
                 self._visible = True
-                found = await self._until_free(found, wait=wait)
+                found = await self._wait_until_free(found, wait=wait)
                 if found is None:
                     continue  # it went away, or its holder is alive: look again at what is there
             self._etag = found.etag if found else None
@@ -231,7 +231,7 @@ class Lease:
             if found is not None and found.info is not None:
                 await self._try_windows(found.info.now)
             try:
-                await answered(self.write, grace=_FINAL_SECONDS)
+                await await_shielded(self.write, grace=_FINAL_SECONDS)
             except HeldError:
                 if not wait:
                     raise
@@ -256,7 +256,7 @@ class Lease:
         """Find out whether the store keeps to windows, by questions about the journal."""
         if self.seconds >= _LEAST_WINDOWED and since is not None:
             whole, over = Window(since, int(self.seconds)), Window(since - timedelta(hours=1), 1)
-            self.windowed = bool(await insist(partial(self._answers, whole)))
+            self.windowed = bool(await ask_until_found(partial(self._answers, whole)))
             # Refused twice: one refusal may be for something else than the time.
             for _ in range(0 if self.bucket.is_aws else 2):
                 self.windowed = self.windowed and not await self._answers(over)
@@ -456,7 +456,7 @@ class Lease:
                 in_doubt = isinstance(error, TransientError)
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
         # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
-        self.note = partial(_nothing_left, in_doubt=in_doubt)
+        self.content = partial(_empty_content, in_doubt=in_doubt)
         await self.stop()
         return None
 
@@ -485,8 +485,8 @@ class Lease:
             self.key, body, content_type="application/json", metadata={}, window=window, **condition
         )
 
-    def _draw(self, *, stopped: bool) -> Journal:
-        noted = self.note()
+    def _compose(self, *, stopped: bool) -> Journal:
+        content = self.content()
         return Journal(
             run_id=self.run_id,
             token=self.token,
@@ -495,18 +495,18 @@ class Lease:
             lease=self.seconds,
             beat=self._beat,
             stopped=stopped,
-            committing=noted.committing,
+            committing=content.committing,
             conditional=self.conditional and self.is_held,
-            identity=noted.identity,
-            uploads=list(noted.uploads),
-            stale=list(noted.stale),
-            checkpoints=list(noted.checkpoints),
+            identity=content.identity,
+            uploads=list(content.uploads),
+            stale=list(content.stale),
+            checkpoints=list(content.checkpoints),
         )
 
     async def _write(self, *, stopped: bool = False) -> None:
         async with self._writing:
             self._beat += 1
-            journal = self._draw(stopped=stopped)
+            journal = self._compose(stopped=stopped)
             self._data = data = journal.to_bytes()
             await self.save_copy(data)
             # Whoever watches sees it from the first attempt on, be it that only the answer is lost.
@@ -548,7 +548,7 @@ class Lease:
             stored = await self._send(data, window, **condition)
         except HeldError as error:
             # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
-            there = await self._there(error)
+            there = await self._conflicting_journal(error)
             if there is not None and there.data == data:
                 return there.info.etag, there.info.now
             if self.conditional and self._etag == (there.info.etag if there is not None else None):
@@ -561,14 +561,14 @@ class Lease:
                 # A write of ours that was cut off has come in between; the next attempt replaces that one.
                 self._etag = found.etag
                 return await self._put_once(data, found.info)
-            raise self._lost(found) from error
+            raise self._takeover_error(found) from error
         except RivaStreamError as error:
             if not self.conditional or error.where.code != "NotImplemented":
                 raise
             return await self._put_plain(data)
         return stored.etag, stored.now
 
-    async def _there(self, refused: HeldError) -> Document | None:
+    async def _conflicting_journal(self, refused: HeldError) -> Document | None:
         """The journal that is in the way of ours; None: there is none.
 
         Raises:
@@ -629,13 +629,13 @@ class Lease:
 
     async def _reconcile(self) -> None:
         """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
-        found = _found(await insist(self._get))
+        found = _found(await ask_until_found(self._get))
         if found is None or found.journal is None or found.journal.token != self.token:
-            raise self._lost(found)
+            raise self._takeover_error(found)
         self._etag = found.etag
 
     async def _delete(self) -> None:
-        info = await insist(self._head)
+        info = await ask_until_found(self._head)
         if info is None:
             return
         if info.etag != self._etag:
@@ -651,7 +651,7 @@ class Lease:
             # Refused though it is as it was: the store has no such condition.
             await delete(if_match=None if condition in {None, self._etag} else self._etag)
 
-    def _lost(self, found: Found | None) -> HeldError:
+    def _takeover_error(self, found: Found | None) -> HeldError:
         theirs = found.journal if found is not None else None
         who = theirs.holder() if theirs and theirs.token != self.token else "another run"
         return HeldError(
@@ -660,7 +660,7 @@ class Lease:
             hint="run the same command again when it is done: it then says whether the staging is there",
         )
 
-    async def _until_free(self, found: Found, *, wait: bool) -> Found | None:
+    async def _wait_until_free(self, found: Found, *, wait: bool) -> Found | None:
         """Wait until a journal may be replaced; None when it has changed or went away meanwhile.
 
         Raises:
@@ -684,7 +684,7 @@ class Lease:
         while (watched := unchanged - since) < lease:
             self.waiting()
             await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
-            now = await insist(partial(self.bucket.retrier, "HeadObject", self._head))
+            now = await ask_until_found(partial(self.bucket.retrier, "HeadObject", self._head))
             if now is None:
                 return None
             if now.etag == found.etag:

@@ -16,7 +16,7 @@ from riva_stream.lease.journal import LEASE, Process
 from riva_stream.lease.lease import Found, read_journal
 from riva_stream.s3 import Bucket
 
-__all__ = ["Life", "beats_by_the_stores_clock", "known_to_have_ended", "watch"]
+__all__ = ["Life", "ended_reason", "is_heartbeat_fresh", "watch"]
 
 _SLACK = 2.0
 """Seconds; time stamps of a store are whole seconds."""
@@ -32,11 +32,11 @@ class Life:
     """None: it was not watched long enough to tell."""
     why: str
     seconds: float
-    """So long it was watched."""
+    """Seconds it was watched."""
 
 
-def known_to_have_ended(found: Found, here: Process) -> str:
-    """Why the journal's run surely runs no more, or "" when only watching could tell."""
+def ended_reason(found: Found, here: Process) -> str:
+    """Why the journal's run has surely ended; "" when only watching could tell."""
     journal = found.journal
     if journal is None:
         return ""
@@ -56,10 +56,10 @@ async def watch(
     seconds: float | None = None,
     observer: Observer = ignore,
 ) -> Life | None:
-    """Watch a journal until its holder shows a sign of life, but no longer than ``seconds``.
+    """Watch a journal until its holder renews it, but no longer than ``seconds``.
 
     Args:
-        bucket: where it lies.
+        bucket: where it is.
         key: its key.
         found: the journal as it was read.
         here: this process.
@@ -69,7 +69,7 @@ async def watch(
     Returns:
         None when the journal went away meanwhile: its run is done, or gave up for good.
     """
-    if ended := known_to_have_ended(found, here):
+    if ended := ended_reason(found, here):
         return Life(found, False, ended, 0.0)
     lease = found.journal.lease if found.journal else LEASE
     limit = lease if seconds is None else seconds
@@ -95,7 +95,7 @@ async def watch(
     return Life(found, False, f"no sign of life for {watched:.0f} s", watched)
 
 
-def beats_by_the_stores_clock(now: datetime | None, written: datetime | None, lease: float) -> bool | None:
+def is_heartbeat_fresh(now: datetime | None, written: datetime | None, lease: float) -> bool | None:
     """Whether a journal was written within its lease, by the store's clock alone; None: it does not say."""
     if now is None or written is None:
         return None

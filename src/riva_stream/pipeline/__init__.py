@@ -11,12 +11,12 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import first_of
 from riva_stream.events import Observer, PhaseChanged, ignore
 from riva_stream.flow.buffers import Credits
-from riva_stream.pipeline.begin import begun
+from riva_stream.pipeline.begin import open_run
 from riva_stream.pipeline.from_archive import FromArchive
-from riva_stream.pipeline.limits import deadline, share_of
+from riva_stream.pipeline.limits import deadline, reserve_memory
 from riva_stream.pipeline.promotion import promote, replicated
 from riva_stream.pipeline.protocol import carry_out
-from riva_stream.pipeline.stores import opened
+from riva_stream.pipeline.stores import open_stores
 from riva_stream.report import StageReport
 from riva_stream.s3 import Store
 from riva_stream.state import new_run_id
@@ -60,10 +60,10 @@ async def stage(
     async with AsyncExitStack() as stack:
         try:
             async with deadline(request.deadline):
-                await stack.enter_async_context(share_of(budget, request.memory))
-                async with begun(request, request.run_id or new_run_id(), observer) as run:
+                await stack.enter_async_context(reserve_memory(budget, request.memory))
+                async with open_run(request, request.run_id or new_run_id(), observer) as run:
                     stores = await stack.enter_async_context(
-                        opened(
+                        open_stores(
                             request,
                             partial(run.warn, "profile"),
                             session=session,

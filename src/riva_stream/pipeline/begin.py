@@ -10,20 +10,20 @@ from riva_stream.events import Observer
 from riva_stream.flow.lanes import Lanes
 from riva_stream.manifest import json_bytes
 from riva_stream.pipeline.copies import COPIES
-from riva_stream.pipeline.limits import watched
+from riva_stream.pipeline.limits import stall_timeout
 from riva_stream.redact import SECRETS
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
 from riva_stream.state import StateDirectory
 
-__all__ = ["begun"]
+__all__ = ["open_run"]
 
 _FREE = ("source", "server_path", "replicate_to", "description")
 """Fields of a request in which anything may stand, a signature or a password too."""
 
 
 @asynccontextmanager
-async def begun(request: StageRequest, run_id: str, observer: Observer) -> AsyncIterator[Run]:
+async def open_run(request: StageRequest, run_id: str, observer: Observer) -> AsyncIterator[Run]:
     """A run that ends when nothing moves for ``request.timeout`` seconds. It has no stores yet.
 
     Raises:
@@ -44,5 +44,5 @@ async def begun(request: StageRequest, run_id: str, observer: Observer) -> Async
     # `status` reads the rest back, and there a short word that is somebody's password is just a word.
     kept = given | {name: SECRETS.value(given[name]) for name in _FREE}
     await StateDirectory(request.state_dir, run_id).write("request.json", json_bytes(kept))
-    async with watched(meter, request.timeout):
+    async with stall_timeout(meter, request.timeout):
         yield run

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run would have to know to go on in the middle of the archive, written down now and then.
+"""Checkpoints: what a run would have to know to resume in the middle of the archive, written down now and then.
 
 ::
 
@@ -35,21 +35,21 @@ from riva_stream.pipeline.copies import Compared, CopyPlan
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
 from riva_stream.readback import read_back
 from riva_stream.run import Run
-from riva_stream.sink import KnownPart, Proof, RangeDigests, Upload
+from riva_stream.sink import Proof, RangeDigests, Upload, UploadedPart
 from riva_stream.sizes import MOST_PARTS
-from riva_stream.source import Vouchers
+from riva_stream.source import SourceChecksums
 
 __all__ = [
-    "Begun",
     "Checkpoint",
     "Checkpointer",
-    "Earlier",
     "FinishedDigest",
-    "Fit",
+    "ObjectProgress",
+    "ResumeContext",
+    "ResumePoint",
     "can_resume",
     "extractor_options",
+    "find_resume_point",
     "forget_before",
-    "resumed",
 ]
 
 _LIMIT = 4 << 20
@@ -113,9 +113,9 @@ class Checkpoint(_Document):
     what the journal says of them."""
 
 
-def can_resume(vouchers: Vouchers, plan: CopyPlan | None) -> bool:
+def can_resume(checksums: SourceChecksums, plan: CopyPlan | None) -> bool:
     """Whether all that the stream is hashed with can be written down; MD5 and SHA-1 cannot."""
-    return not {"md5", "sha1"} & {*vouchers.to_compute} and (plan is None or plan.can_resume)
+    return not {"md5", "sha1"} & {*checksums.to_compute} and (plan is None or plan.can_resume)
 
 
 class _ExtractorOptions(TypedDict):
@@ -150,8 +150,8 @@ _MOST_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Begun:
-    """A member of which bytes were handed over."""
+class ObjectProgress:
+    """An object of which bytes were handed over: a member, or the archive."""
 
     upload: Upload
     digest: TracedDigest | FinishedDigest
@@ -161,20 +161,20 @@ class Begun:
     """What is compared with the parts that the store copies."""
 
     @property
-    def is_there(self) -> bool:
+    def is_hashed(self) -> bool:
         """Whether all that was handed over is hashed."""
         hashed = isinstance(self.digest, FinishedDigest) or self.size in self.digest.states
         return hashed and (self.ranges is None or self.size in self.ranges.states)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Taken:
+class _PendingCheckpoint:
     """A checkpoint that has been taken, and waits until all it speaks of is durable."""
 
     offset: int
     snapshot: Snapshot | None
-    members: Sequence[Begun]
-    spoken_of: Sequence[tuple[Upload, int]]
+    members: Sequence[ObjectProgress]
+    required: Sequence[tuple[Upload, int]]
     """The archive's upload and theirs, each with its first parts that have to be durable; but those that are copied."""
     missing: list[tuple[Upload, int]]
     """Parts that were not durable when it was last looked at."""
@@ -206,7 +206,7 @@ class Checkpointer:
     ranges: TracedRanges | None = None
     copied_by: str = ""
     _next: int = field(default=0, init=False)
-    _taken: list[_Taken] = field(default_factory=list, init=False)
+    _taken: list[_PendingCheckpoint] = field(default_factory=list, init=False)
     """The oldest first: what is in flight may be many times ``every``, and each of them counts once its parts are through."""
     _moved: anyio.Event = field(default_factory=anyio.Event, init=False)
     _over: bool = field(default=False, init=False)
@@ -240,7 +240,7 @@ class Checkpointer:
     def take(
         self,
         snapshot: Snapshot | None,
-        members: Sequence[Begun],
+        members: Sequence[ObjectProgress],
         read: int,
     ) -> None:
         """Take one: the snapshot of this moment, in which the member that is open stands at the end of a part.
@@ -263,9 +263,9 @@ class Checkpointer:
         ]
         spoken_of = [(upload, parts) for upload, parts in sent if not upload.is_copied]
         # What the one before it speaks of is durable before this one is looked at.
-        before = dict(self._taken[-1].spoken_of) if self._taken else {}
+        before = dict(self._taken[-1].required) if self._taken else {}
         self._taken.append(
-            _Taken(
+            _PendingCheckpoint(
                 offset,
                 snapshot,
                 members,
@@ -328,35 +328,41 @@ class Checkpointer:
         self._over = True
         self._taken = []
 
-    def _forget(self, written: _Taken) -> None:
+    def _forget(self, written: _PendingCheckpoint) -> None:
         """It is written: nobody asks for older ones any more, nor for the states behind fewer bytes."""
         self._taken = self._taken[self._taken.index(written) + 1 :]
         self._forget_before(written.offset)
-        for begun in written.members[-1:]:
-            forget_before(begun.size, begun.digest, begun.ranges)
+        for progress in written.members[-1:]:
+            forget_before(progress.size, progress.digest, progress.ranges)
 
     def _forget_before(self, offset: int) -> None:
         forget_before(offset, self.digest, self.ranges)
 
-    def _counts(self, taken: _Taken) -> bool:
+    def _counts(self, taken: _PendingCheckpoint) -> bool:
         """Whether all that it speaks of is hashed and durable."""
         taken.missing[:] = [
             (upload, number) for upload, number in taken.missing if number not in upload.parts
         ]
-        if taken.missing or not Begun(self.archive, self.digest, taken.offset, self.ranges).is_there:
+        if (
+            taken.missing
+            or not ObjectProgress(self.archive, self.digest, taken.offset, self.ranges).is_hashed
+        ):
             return False
-        return all(begun.is_there for begun in taken.members)
+        return all(progress.is_hashed for progress in taken.members)
 
-    def _written(self, taken: _Taken) -> bytes:
+    def _written(self, taken: _PendingCheckpoint) -> bytes:
         snapshot, members = taken.snapshot, list(taken.members)
         opened: DigestState | None = None
         if snapshot is not None and snapshot.member is not None:
-            begun = members.pop()
-            if not isinstance(begun.digest, TracedDigest):
+            progress = members.pop()
+            if not isinstance(progress.digest, TracedDigest):
                 raise RuntimeError("an open member has a digest that goes on")
-            opened = begun.digest.states[begun.size]
-        records = [begun.digest.record() for begun in members]
-        compared = [(self.ranges, taken.offset), *((begun.ranges, begun.size) for begun in taken.members)]
+            opened = progress.digest.states[progress.size]
+        records = [progress.digest.record() for progress in members]
+        compared = [
+            (self.ranges, taken.offset),
+            *((progress.ranges, progress.size) for progress in taken.members),
+        ]
         return to_json(
             Checkpoint(
                 version=1,
@@ -367,15 +373,15 @@ class Checkpointer:
                 open=opened,
                 copied_by=self.copied_by,
                 copied=[_copied(ranges, size) for ranges, size in compared if ranges is not None],
-                parts=_told(
+                parts=_parts_digest(
                     [upload.parts[number].checksum for number in range(1, parts + 1)]
-                    for upload, parts in taken.spoken_of
+                    for upload, parts in taken.required
                 ),
             )
         )
 
 
-def _told(uploads: Iterable[Sequence[str | None]]) -> str:
+def _parts_digest(uploads: Iterable[Sequence[str | None]]) -> str:
     """One digest of the CRC64NVMEs of the parts of each upload."""
     digest = hashlib.sha256()
     for checksums in uploads:
@@ -395,7 +401,7 @@ def forget_before(size: int, *traced: TracedDigest | FinishedDigest | TracedRang
             digest.forget_before(size)
 
 
-# ── to go on from ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── to resume from ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,8 +419,8 @@ class ResumedMember:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """Where a run goes on, and with what. All of it was compared with what the store has."""
+class ResumePoint:
+    """Where a run resumes, and with what. All of it was compared with what the store has."""
 
     offset: int
     """Byte of the source to read first."""
@@ -430,16 +436,16 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class ResumeContext:
     """What a checkpoint has to fit: this very run, and what it is going to do.
 
     Args:
         run: the run.
-        destination: where the uploads are that it goes on with.
+        destination: where the uploads are that it resumes.
         archive_key: of the source's own object.
         member_key: of the object of a member.
         part_size: bytes of a part of the archive.
-        vouchers: tell what the source is hashed with.
+        checksums: tell what the source is hashed with.
         bare: the source is a model itself.
         plan: how the store copies it; None: it is sent.
     """
@@ -449,7 +455,7 @@ class Fit:
     archive_key: str
     member_key: Callable[[Member], str]
     part_size: int
-    vouchers: Vouchers
+    checksums: SourceChecksums
     bare: bool
     plan: CopyPlan | None
 
@@ -459,17 +465,17 @@ class Fit:
         return str(self.plan.proof) if self.plan is not None else ""
 
 
-async def resumed(fit: Fit) -> Earlier | None:
+async def find_resume_point(context: ResumeContext) -> ResumePoint | None:
     """The newest checkpoint of the run before that holds; None: read from the start.
 
     Nothing is raised for one that does not hold, whatever is in it: it is told in a warning.
     """
-    run, destination = fit.run, fit.destination
+    run, destination = context.run, context.destination
     if run.request.resume == "full":
         return None
     for named in destination.checkpoints:
         try:
-            earlier = await clock.in_thread(_Restoring(fit).restored, await _read(run, named))
+            earlier = await clock.in_thread(_Restorer(context).restore, await _read(run, named))
         except ValueError as error:  # also what the extractor and the digests say of one
             run.warn(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {error}"
@@ -485,77 +491,81 @@ async def resumed(fit: Fit) -> Earlier | None:
     return None
 
 
-class _UnfitError(ValueError):
+class _UnusableCheckpointError(ValueError):
     """A checkpoint, or what the store has, is not as the journal says."""
 
 
 def _require(holds: object, what: str) -> None:
     if not holds:
-        raise _UnfitError(what)
+        raise _UnusableCheckpointError(what)
 
 
 async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
     found = await run.destination.find(named.key, limit=_LIMIT)
     if found is None:
-        raise _UnfitError("it is gone")
+        raise _UnusableCheckpointError("it is gone")
     if hashlib.sha256(found.data).hexdigest() != named.sha256:
-        raise _UnfitError("it is not the one that the journal names")
+        raise _UnusableCheckpointError("it is not the one that the journal names")
     return found.data
 
 
 @dataclass(eq=False)
-class _Restoring:
-    fit: Fit
-    known: list[list[KnownPart]] = field(default_factory=list, init=False)
+class _Restorer:
+    context: ResumeContext
+    sent_parts: list[list[UploadedPart]] = field(default_factory=list, init=False)
     """Parts of each object that is sent."""
     copied: list[CopiedRanges] = field(default_factory=list, init=False)
     """What is told of objects that are copied, and was not come to yet."""
 
-    def restored(self, data: bytes) -> Earlier:
+    def restore(self, data: bytes) -> ResumePoint:
         """What a checkpoint says, once all of it was compared.
 
         Raises:
             ValueError: it does not fit.
         """
-        checkpoint, fit = (
+        checkpoint, context = (
             read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES),
-            self.fit,
+            self.context,
         )
-        source_size = fit.destination.identity.size if fit.destination.identity else 0
-        _require(checkpoint.offset % fit.part_size == 0, "it was taken with another part size")
+        source_size = context.destination.identity.size if context.destination.identity else 0
+        _require(checkpoint.offset % context.part_size == 0, "it was taken with another part size")
         _require(checkpoint.offset <= source_size, "the source ends before it")
         _require(checkpoint.archive.size == checkpoint.offset, "its digest is of another place")
         _require(
-            checkpoint.copied_by == fit.copied_by, "the store copied the source in another way, or not at all"
+            checkpoint.copied_by == context.copied_by,
+            "the store copied the source in another way, or not at all",
         )
         self.copied = list(checkpoint.copied)
-        plan, parts = fit.plan, checkpoint.offset // fit.part_size
+        plan, parts = context.plan, checkpoint.offset // context.part_size
         compared = None
         if plan is None:
-            self._sent(fit.archive_key, parts, checkpoint.offset)
+            self._sent(context.archive_key, parts, checkpoint.offset)
         else:
             compared = self._copied(plan.sizes, plan.proof, checkpoint.offset)
         digest = Digest.restore(checkpoint.archive)
         _require(
-            {*digest.others} == {*fit.vouchers.to_compute}, "the source's store tells other checksums now"
+            {*digest.others} == {*context.checksums.to_compute},
+            "the source's store tells other checksums now",
         )
-        _require((checkpoint.extractor is None) == fit.bare, "it is one of an archive, or the source is")
+        _require((checkpoint.extractor is None) == context.bare, "it is one of an archive, or the source is")
         extractor, snapshot, members = None, None, list[ResumedMember]()
         if checkpoint.extractor is not None:
             extractor, snapshot = Extractor.restore(
-                checkpoint.extractor.encode(), **extractor_options(fit.run.request)
+                checkpoint.extractor.encode(), **extractor_options(context.run.request)
             )
-            _require(0 <= snapshot.offset - checkpoint.offset < fit.part_size, "its decoder begins elsewhere")
+            _require(
+                0 <= snapshot.offset - checkpoint.offset < context.part_size, "its decoder begins elsewhere"
+            )
             _require(snapshot.consumed <= source_size, "the source ends before its decoder's place")
             members = self._members(checkpoint, snapshot, plain=extractor.is_plain)
         _require(
             snapshot is not None or not (checkpoint.members or checkpoint.open),
             "it has members of no archive",
         )
-        keys = [fit.archive_key, *(fit.member_key(begun.member) for begun in members)]
+        keys = [context.archive_key, *(context.member_key(member.member) for member in members)]
         _require(len({*keys}) == len(keys), "it has a member twice")
         _require(not self.copied, "it has digests of copies that are none")
-        return Earlier(
+        return ResumePoint(
             checkpoint.offset, digest, extractor, snapshot, members, compared, self._proven(checkpoint)
         )
 
@@ -582,24 +592,24 @@ class _Restoring:
         *,
         plain: bool,
     ) -> ResumedMember:
-        plan, parts = self.fit.plan, _parts(self.fit.run, member.size, size)
+        plan, parts = self.context.plan, _parts(self.context.run, member.size, size)
         if plan is not None and plain and plan.of_members and (sizes := plan.sizes_of(member)) is not None:
             return ResumedMember(member, inside, digest, 0, self._copied(sizes, plan.of_members, size))
-        self._sent(self.fit.member_key(member), parts, size)
+        self._sent(self.context.member_key(member), parts, size)
         return ResumedMember(member, inside, digest, parts, None)
 
     def _sent(self, key: str, parts: int, size: int) -> None:
         """The first ``parts`` parts of an upload, each of which something shows to be as it was sent."""
-        upload = self.fit.destination.uploads.adopted.get(key)
+        upload = self.context.destination.uploads.adopted.get(key)
         # Nothing is made of a number that somebody may have made up before it is known to be one of parts.
-        there = upload is not None and parts <= len(upload.known)
-        known = [upload.known.get(number) for number in range(1, parts + 1)] if upload and there else []
-        sent = [part for part in known if part is not None and part.proof]
+        there = upload is not None and parts <= len(upload.uploaded)
+        uploaded = [upload.uploaded.get(number) for number in range(1, parts + 1)] if upload and there else []
+        sent = [part for part in uploaded if part is not None and part.proof]
         _require(
             there and len(sent) == parts, f"the store does not have all parts of {key} as they were sent"
         )
         _require(sum(part.size for part in sent) == size, "its parts have other sizes")
-        self.known.append(sent)
+        self.sent_parts.append(sent)
 
     def _copied(self, sizes: Sequence[int], proof: Proof, size: int) -> Compared | None:
         """What was read of an object that is copied; None where only the source's ETag is compared."""
@@ -611,12 +621,12 @@ class _Restoring:
         return Compared(told.values, told.crc, size)
 
     def _proven(self, checkpoint: Checkpoint) -> str:
-        """What shows that the store has what was read of all objects that are spoken of; see :attr:`Earlier.by`."""
-        told = _told([part.sent_crc64nvme for part in parts] for parts in self.known)
+        """What shows that the store has what was read of all objects that are spoken of; see :attr:`ResumePoint.by`."""
+        told = _parts_digest([part.sent_crc64nvme for part in parts] for parts in self.sent_parts)
         _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
-        proofs = {part.proof for parts in self.known for part in parts}
-        if self.fit.plan is not None:
-            proofs.add(self.fit.plan.proof.of_stream or "etag")
+        proofs = {part.proof for parts in self.sent_parts for part in parts}
+        if self.context.plan is not None:
+            proofs.add(self.context.plan.proof.of_stream or "etag")
         return "crc64nvme" if proofs <= {"crc64nvme"} else "etag"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from riva_stream import clock
 from riva_stream.deployment import DeploymentDocument, ObjectReference
 from riva_stream.destination import Destination
-from riva_stream.documents.existing import confirm, keep_documents
+from riva_stream.documents.existing import confirm, save_document_copies
 from riva_stream.documents.references import reference_to
 from riva_stream.events import PhaseChanged
 from riva_stream.layout import (
@@ -34,8 +34,8 @@ from riva_stream.manifest import (
     checksums_text,
     to_json,
 )
+from riva_stream.pipeline.deployment_docs import WrittenDeployment, deployment_of, ready_of, staged_reference
 from riva_stream.pipeline.documents import NEXT_STEP
-from riva_stream.pipeline.handover import HandedOver, deployment_of, ready_of, staged_reference
 from riva_stream.pipeline.work import Payload, Work
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run
@@ -71,7 +71,7 @@ class Commit:
         """
         run, destination = self.run, self.destination
         run.observer(PhaseChanged(phase="commit"))
-        async with destination.commit([*OF_FULL, ARTIFACT_JSON, *self._pair, MARKER]):
+        async with destination.commit([*OF_FULL, ARTIFACT_JSON, *self._deployment_names, MARKER]):
             await self.work.confirm()  # before what stands there goes
             await destination.retract()
             records = await destination.complete_all(payload.uploads)
@@ -84,11 +84,11 @@ class Commit:
             artifact = self.work.describe(destination.uploads.check)
             data = to_json(artifact)
             metadata = await destination.verify(await destination.put(ARTIFACT_JSON, data))
-            await destination.clear(MANIFEST_JSON, *self._pair)
+            await destination.clear(MANIFEST_JSON, *self._deployment_names)
             staged = [
                 _staged_file(record, sha256) for record, sha256 in zip(records, payload.sha256, strict=True)
             ]
-            pair = await self._hand_over(staged_reference(run, staged[0]), artifact, data)
+            deployment = await self._write_deployment(staged_reference(run, staged[0]), artifact, data)
             archive, models = (staged[:1], staged[1:]) if payload.has_archive else ([], staged)
             manifest = UploadManifest(
                 upload_id=run.run_id,
@@ -100,13 +100,13 @@ class Commit:
                     models=models,
                     checksums=checksums,
                     metadata=metadata,
-                    deployment=pair.file if pair else None,
-                    deployment_ready=pair.ready if pair else None,
+                    deployment=deployment.file if deployment else None,
+                    deployment_ready=deployment.ready if deployment else None,
                 ),
             )
             listed = to_json(manifest)
             await destination.put(MANIFEST_JSON, listed)
-            return await self._seal(artifact, data, listed, pair)
+            return await self._seal(artifact, data, listed, deployment)
 
     async def by_reference(self) -> Committed:
         """Commit a staging that only points at the source."""
@@ -114,7 +114,7 @@ class Commit:
         run.observer(PhaseChanged(phase="commit"))
         # Nobody has probed what a store other than AWS does with it.
         probed = run.destination.is_aws or run.request.upload_check != "auto"
-        async with destination.commit([ARTIFACT_JSON, *self._pair, MARKER]):
+        async with destination.commit([ARTIFACT_JSON, *self._deployment_names, MARKER]):
             await self.work.confirm()  # before what stands there goes
             await destination.retract()
             while True:
@@ -123,9 +123,9 @@ class Commit:
                 await destination.put(ARTIFACT_JSON, data)
                 if artifact.deployment.tags == run.tagging.tags:
                     break  # else tags were refused just now, and it must not say that it has them
-            await destination.clear(*self._pair)
-            pair = await self._hand_over(reference_to(self.work.source), artifact, data)
-            return await self._seal(artifact, data, None, pair)
+            await destination.clear(*self._deployment_names)
+            deployment = await self._write_deployment(reference_to(self.work.source), artifact, data)
+            return await self._seal(artifact, data, None, deployment)
 
     async def bintarball(self) -> Committed:
         """Commit a bintarball reference: its marker is that of the deployment documents."""
@@ -165,11 +165,11 @@ class Commit:
             await destination.put(DEPLOYMENT_JSON, data)
             text = ready_of(run, document, data, destination.lease.token)
             await destination.seal(DEPLOYMENT_READY, text, self.work.confirm)
-        await keep_documents(run, existing)
+        await save_document_copies(run, existing)
         return Committed(existing.artifact, checks + destination.checks, document)
 
     @property
-    def _pair(self) -> tuple[str, ...]:
+    def _deployment_names(self) -> tuple[str, ...]:
         return DEPLOYMENT_DOCUMENTS if self.work.container is not None else ()
 
     @property
@@ -183,9 +183,9 @@ class Commit:
     ) -> DeploymentDocument:
         return deployment_of(self.run, self.work.source, archive, self._container, artifact, data)
 
-    async def _hand_over(
+    async def _write_deployment(
         self, archive: ObjectReference, artifact: Artifact, artifact_data: bytes
-    ) -> HandedOver | None:
+    ) -> WrittenDeployment | None:
         """Write the deployment documents, each looked at again; everything that they name is verified by now."""
         if self.work.container is None:
             return None
@@ -194,10 +194,10 @@ class Commit:
         data = to_json(document)
         file = await destination.verify(await destination.put(DEPLOYMENT_JSON, data))
         text = ready_of(self.run, document, data, destination.lease.token)
-        return HandedOver(document, file, await destination.put(DEPLOYMENT_READY, text))
+        return WrittenDeployment(document, file, await destination.put(DEPLOYMENT_READY, text))
 
     async def _seal(
-        self, artifact: Artifact, data: bytes, manifest: bytes | None, pair: HandedOver | None
+        self, artifact: Artifact, data: bytes, manifest: bytes | None, deployment: WrittenDeployment | None
     ) -> Committed:
         run, destination = self.run, self.destination
         marker = Marker(
@@ -211,7 +211,7 @@ class Commit:
             token=destination.lease.token,
         )
         await destination.seal(MARKER, marker.text().encode(), self.work.confirm)
-        return Committed(artifact, destination.checks, pair.document if pair else None)
+        return Committed(artifact, destination.checks, deployment.document if deployment else None)
 
 
 def _staged_file(record: UploadRecord, sha256: str) -> StagedFile:

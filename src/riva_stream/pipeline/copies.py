@@ -22,7 +22,7 @@ from riva_stream.flow.tee import Branch
 from riva_stream.layout import SCRATCH
 from riva_stream.pipeline.traced import TracedRanges
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Bucket, CopySource, ObjectPart, WritableBucket
 from riva_stream.s3.copy_probe import CopyAbility, probe_copies
 from riva_stream.sink import CopiedObject, PartCopier, Proof, Upload, Uploads
@@ -131,7 +131,7 @@ class Compared:
     size: int
     """Bytes that were read."""
 
-    def go_on(self, ranges: TracedRanges) -> None:
+    def resume(self, ranges: TracedRanges) -> None:
         """Let ``ranges`` take what comes after it.
 
         Raises:
@@ -205,7 +205,7 @@ async def plan_objects(
             raise cannot_copy(found.reason)
         return found
 
-    return await each(objects, plan)
+    return await gather_bounded(objects, plan)
 
 
 def cannot_copy(reason: str) -> ConfigurationError:
@@ -238,7 +238,9 @@ class Outlets:
             self.run.meter.counts = (*self.run.meter.counts, "copied")
             self.uploads.copier = PartCopier(
                 self.uploads.bucket,
-                partial(is_unchanged, source, Bucket(self.run.origin, source.bucket, self.run.retrier).head),
+                partial(
+                    is_unchanged, source, Bucket(self.run.source_store, source.bucket, self.run.retrier).head
+                ),
                 with_crc64nvme=self.plan.proof is Proof.CRC64NVME,
             )
 
@@ -379,7 +381,7 @@ class _Planner:
 
     async def _first(self, size: int) -> bytes:
         """The first bytes of the source."""
-        ranges = PinnedRanges(self.run.origin, self.source, self.run.observer)
+        ranges = PinnedRanges(self.run.source_store, self.source, self.run.observer)
         return await self.run.retrier("GetObject", partial(ranges.first, size))
 
     async def _parts_of_source(self) -> tuple[int, ...] | None:
@@ -404,12 +406,12 @@ class _Planner:
             return tuple(_ranges(size, first.size))
         if count > _MOST_HEADS:
             return None
-        told = await each(range(1, count + 1), self._part)
+        told = await gather_bounded(range(1, count + 1), self._part)
         sizes = tuple(part.size for part in told if part is not None)
         return sizes if sum(sizes) == size and len(sizes) == count else None
 
     async def _part(self, number: int) -> ObjectPart | None:
-        place = Bucket(self.run.origin, self.source.bucket, self.run.retrier)
+        place = Bucket(self.run.source_store, self.source.bucket, self.run.retrier)
         try:
             return await place.head_part(self.source.key, number)
         except TransientError:

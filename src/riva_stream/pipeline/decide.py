@@ -96,7 +96,7 @@ def _decide_reference(
     """The same for a bintarball reference."""
     if request.force:
         return Decision.REPLACE
-    difference = existing.pair_problem
+    difference = existing.deployment_problem
     if existing.deployment is not None:
         there, asked = existing.deployment.bintarball_references.model_archive, reference_to(source)
         if there.is_same(asked):

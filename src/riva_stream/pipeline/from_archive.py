@@ -8,10 +8,10 @@ from riva_stream.destination import Destination
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.bintarball import require_content
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
+from riva_stream.pipeline.deployment_docs import find_container, store_of_container
 from riva_stream.pipeline.documents import artifact_of
-from riva_stream.pipeline.handover import find_container, store_of_container
 from riva_stream.pipeline.stream import Streamed, archive_key, is_bare_model, stream
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
+from riva_stream.pipeline.work import Payload, TransferMethod, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket, Reader, WritableBucket
@@ -38,7 +38,7 @@ class FromArchive:
             SourceNotFoundError: one of them is not there.
         """
         request = run.request
-        source = await find_source(run.origin, request.source_bucket, request.source_key, run.retrier)
+        source = await find_source(run.source_store, request.source_bucket, request.source_key, run.retrier)
         container = await find_container(run)
         if request.mode == "bintarball_reference":
             require_content(source, *([container] if container else []))
@@ -82,10 +82,10 @@ class FromArchive:
         pinned = [self.source, *([self.container] if self.container else [])]
         return [(Bucket(self._store_of(one), one.bucket, self.run.retrier), one.key) for one in pinned]
 
-    async def plan(self, bucket: WritableBucket, check: str) -> Means:
+    async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
         """Whether the store copies the source."""
         self._copy = await plan_copies(self.run, bucket, self.source, check)
-        return Means(self._copy.how, self._copy.reason)
+        return TransferMethod(self._copy.how, self._copy.reason)
 
     def planned(self) -> list[PlannedObject]:
         """The archive, and a pattern for its models."""
@@ -130,4 +130,4 @@ class FromArchive:
                 await require_unchanged(Bucket(self._store_of(one), one.bucket, self.run.retrier), one)
 
     def _store_of(self, pinned: PinnedSource) -> Reader:
-        return store_of_container(self.run) if pinned is self.container else self.run.origin
+        return store_of_container(self.run) if pinned is self.container else self.run.source_store

@@ -39,13 +39,13 @@ from riva_stream.layout import ARTIFACT_JSON, FOLDERS
 from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
 from riva_stream.pipeline.copies import COPIES, SourceCopy, cannot_copy, plan_objects
 from riva_stream.pipeline.documents import build_info
-from riva_stream.pipeline.limits import share_of
-from riva_stream.pipeline.work import Means, Payload, copied_or_sent, require_unchanged
+from riva_stream.pipeline.limits import reserve_memory
+from riva_stream.pipeline.work import Payload, TransferMethod, copied_or_sent, require_unchanged
 from riva_stream.report import PlannedObject
-from riva_stream.run import Run, each
+from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Bucket, Reader, WritableBucket
 from riva_stream.sink import PartCopier, Proof, Upload
-from riva_stream.source import PinnedSource, SourceReader, Vouchers, find_source
+from riva_stream.source import PinnedSource, SourceChecksums, SourceReader, find_source
 from riva_stream.uris import split_uri
 
 __all__ = ["FromStaging", "Original", "originals_of"]
@@ -89,7 +89,7 @@ async def originals_of(staging: Staging) -> list[Original]:
         HeldError: the staging is being replaced.
     """
     items = [item for item in staging.objects.values() if not item.is_document]
-    infos = await each([item.key for item in items], partial(staging.bucket.expect, listed=True))
+    infos = await gather_bounded([item.key for item in items], partial(staging.bucket.expect, listed=True))
     ledger = Ledger()
     for item, info in zip(items, infos, strict=True):
         compare(item, info, ledger)
@@ -131,7 +131,7 @@ class FromStaging:
     """Byte credits of several runs at once; what reads takes ``request.memory`` of them."""
     _copies: list[SourceCopy] = field(default_factory=list, init=False)
     """Of each original."""
-    _means: Means = field(default_factory=Means, init=False)
+    _method: TransferMethod = field(default_factory=TransferMethod, init=False)
 
     @classmethod
     async def find(
@@ -161,7 +161,12 @@ class FromStaging:
         artifact = _require_artifact(staging)
         told = artifact.source
         source = PinnedSource(
-            *split_uri(told.uri), told.size_bytes, told.etag, told.version_id, told.last_modified, Vouchers()
+            *split_uri(told.uri),
+            told.size_bytes,
+            told.etag,
+            told.version_id,
+            told.last_modified,
+            SourceChecksums(),
         )
         if artifact.deployment.reference_mode:  # else it was read once, and need not be there any more
             source = await find(reference_to(source))
@@ -202,16 +207,16 @@ class FromStaging:
     def reads(self) -> list[tuple[Bucket, str]]:
         """The staging itself, and what it points at."""
         own = self.staging.bucket
-        pointed_at = [
+        referenced = [
             *([] if self.originals else [self.source]),
             *([self.container] if self.container else []),
         ]
         return [(own, self.staging.layout.marker)] + [
             (Bucket(_store_of(own, self.elsewhere, one.bucket), one.bucket, self.run.retrier), one.key)
-            for one in pointed_at
+            for one in referenced
         ]
 
-    async def plan(self, bucket: WritableBucket, check: str) -> Means:
+    async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
         """Whether the store copies the objects, and by what each copy will be proven."""
         objects = [(original.source, original.crc64nvme) for original in self.originals]
         if self.staging.vouched:
@@ -220,9 +225,9 @@ class FromStaging:
             if objects and self.run.request.source_copy == "store":
                 raise cannot_copy(_UNVOUCHED)
             self._copies = [SourceCopy(None, _UNVOUCHED)] * len(objects)
-        self._means = _means_of(self._copies)
+        self._method = _method_of(self._copies)
         self.run.request.plan_for(self.largest, self.run.most_parts)
-        return self._means
+        return self._method
 
     def planned(self) -> list[PlannedObject]:
         """Archive and models."""
@@ -280,8 +285,8 @@ class FromStaging:
                 "validation": staged.validation.model_copy(
                     update={
                         "upload_check": upload_check,
-                        "source_copy": self._means.how,
-                        "source_copy_reason": self._means.reason,
+                        "source_copy": self._method.how,
+                        "source_copy_reason": self._method.reason,
                         "objects_verified": True,
                         "warnings": list(run.warnings),
                     }
@@ -319,7 +324,7 @@ class FromStaging:
         return self.run.request.prefix + original.item.path
 
     async def _sent(self, destination: Destination, reason: str) -> Payload:
-        self._copies, self._means = [SourceCopy(None)] * len(self.originals), Means("sent", reason)
+        self._copies, self._method = [SourceCopy(None)] * len(self.originals), TransferMethod("sent", reason)
         return await self._moved(destination)
 
     async def _moved(self, destination: Destination) -> Payload:
@@ -344,7 +349,7 @@ class FromStaging:
         plan = run.request.plan_for(self.largest, run.most_parts)
         budget = Credits(plan.read_share) if self._reads else None
         async with (
-            share_of(self.budget if self._reads else None, run.request.memory, waiting=run.meter.touch),
+            reserve_memory(self.budget if self._reads else None, run.request.memory, waiting=run.meter.touch),
             anyio.create_task_group() as tasks,
         ):
             for _ in range(COPIES if copies_made else 0):
@@ -392,7 +397,7 @@ class FromStaging:
         digest = Hash("sha256")
         branches: list[Branch] = [partial(hashes.send, digest), *outlets]
         reader = SourceReader(
-            Bucket(run.origin, source.bucket, run.retrier),
+            Bucket(run.source_store, source.bucket, run.retrier),
             source,
             run.part_size_for(source.size),
             budget,
@@ -414,7 +419,7 @@ class FromStaging:
         except HeldError:
             return False
         sources = [original.source for original in self.originals]
-        infos = await each(
+        infos = await gather_bounded(
             [source.key for source in sources], partial(self.staging.bucket.expect, listed=True)
         )
         found = [info.etag if info is not None else "" for info in infos]
@@ -461,8 +466,8 @@ def _require_same(original: Original, digest: Hash) -> None:
         )
 
 
-def _means_of(copies: Sequence[SourceCopy]) -> Means:
+def _method_of(copies: Sequence[SourceCopy]) -> TransferMethod:
     """What to say of all of them."""
     how = sorted({copy.how for copy in copies if copy.plan is not None or copy.reason})
     reasons = sorted({copy.reason for copy in copies if copy.reason})
-    return Means("+".join(how) or "sent", "; ".join(reasons))
+    return TransferMethod("+".join(how) or "sent", "; ".join(reasons))

@@ -13,11 +13,11 @@ from riva_stream.flow.buffers import Credits
 from riva_stream.run import Meter
 from riva_stream.sizes import human_size
 
-__all__ = ["deadline", "share_of", "watched"]
+__all__ = ["deadline", "reserve_memory", "stall_timeout"]
 
 
 @asynccontextmanager
-async def share_of(
+async def reserve_memory(
     budget: Credits | None, amount: int, *, waiting: Callable[[], None] = lambda: None
 ) -> AsyncIterator[None]:
     """Hold ``amount`` bytes of a budget that several runs share; ``waiting`` is called each second until they come.
@@ -36,7 +36,7 @@ async def share_of(
     taken = 0
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_each_second, waiting)
+            tasks.start_soon(_call_each_second, waiting)
             await budget.acquire(amount)
             taken = amount  # from here on, be it that the end of this group is cancelled
             tasks.cancel_scope.cancel()
@@ -45,7 +45,7 @@ async def share_of(
         budget.release(taken)
 
 
-async def _each_second(act: Callable[[], None]) -> None:
+async def _call_each_second(act: Callable[[], None]) -> None:
     while True:
         act()
         await clock.sleep(1.0)
@@ -68,19 +68,19 @@ async def deadline(seconds: float | None) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def watched(meter: Meter, limit: float) -> AsyncIterator[None]:
+async def stall_timeout(meter: Meter, limit: float) -> AsyncIterator[None]:
     """End what is inside when nothing has moved, and no request was answered, for ``limit`` seconds.
 
     Raises:
         StalledError: so it is (in a group, with what it interrupted).
     """
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch, meter, limit)
+        tasks.start_soon(_raise_on_stall, meter, limit)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def _watch(meter: Meter, limit: float) -> None:
+async def _raise_on_stall(meter: Meter, limit: float) -> None:
     while True:
         idle = clock.monotonic() - meter.moved_at
         if idle >= limit:

@@ -15,7 +15,7 @@ from riva_stream.layout import (
     SCRATCH,
 )
 from riva_stream.pipeline.decide import Decision
-from riva_stream.pipeline.work import Means, Work
+from riva_stream.pipeline.work import TransferMethod, Work
 from riva_stream.report import Plan, PlannedObject, TriedRights
 from riva_stream.run import Run
 from riva_stream.s3 import WritableBucket
@@ -26,7 +26,7 @@ from riva_stream.source import FEW, PinnedRanges
 __all__ = ["plan_of", "try_rights"]
 
 
-def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) -> Plan:
+def plan_of(run: Run, work: Work, decision: Decision, check: str, method: TransferMethod) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
     request, container = run.request, work.container
     part_size = run.part_size_for(work.largest)
@@ -54,8 +54,8 @@ def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) 
         read_share=shares.read_share,
         write_share=shares.write_share,
         upload_check=check,
-        source_copy=means.how,
-        source_copy_reason=means.reason,
+        source_copy=method.how,
+        source_copy_reason=method.reason,
         rights=[
             TriedRights(of="source", operations=source),
             *(
@@ -72,18 +72,18 @@ def plan_of(run: Run, work: Work, decision: Decision, check: str, means: Means) 
 def _objects(run: Run, work: Work, decision: Decision) -> list[PlannedObject]:
     """The keys that a run would write, in its order."""
     request = run.request
-    pair = [
+    deployment = [
         PlannedObject(key=request.prefix + DEPLOYMENT_JSON, kind="deployment"),
         PlannedObject(key=request.prefix + DEPLOYMENT_READY, kind="deployment-ready"),
     ]
     if decision is Decision.HAND_OVER or request.mode == "bintarball_reference":
-        return pair
+        return deployment
     full = [*work.planned(), PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums")]
     manifest = PlannedObject(key=request.prefix + MANIFEST_JSON, kind="manifest")
     return [
         *(full if request.mode == "full" else ()),
         PlannedObject(key=request.prefix + ARTIFACT_JSON, kind="metadata"),
-        *(pair if request.server_path else ()),
+        *(deployment if request.server_path else ()),
         *((manifest,) if request.mode == "full" else ()),
         PlannedObject(key=request.prefix + MARKER, kind="marker"),
     ]
@@ -102,7 +102,9 @@ async def try_rights(run: Run, bucket: WritableBucket, work: Work) -> None:
     if work.first is None:
         return
     if work.first.size:
-        await run.retrier("GetObject", partial(PinnedRanges(run.origin, work.first, run.observer).first, FEW))
+        await run.retrier(
+            "GetObject", partial(PinnedRanges(run.source_store, work.first, run.observer).first, FEW)
+        )
     await try_aborting(bucket, key)
     async with scratch_upload(
         bucket,

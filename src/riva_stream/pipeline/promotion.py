@@ -17,11 +17,11 @@ from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.inspection.staging import Staging, find_staging
-from riva_stream.pipeline.begin import begun
+from riva_stream.pipeline.begin import open_run
 from riva_stream.pipeline.from_staging import FromStaging, Original, originals_of
-from riva_stream.pipeline.limits import deadline, watched
+from riva_stream.pipeline.limits import deadline, stall_timeout
 from riva_stream.pipeline.protocol import carry_out
-from riva_stream.pipeline.stores import Stores, opened
+from riva_stream.pipeline.stores import Stores, open_stores
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter
@@ -68,7 +68,7 @@ async def promote(
     ids = _numbered(run_id, request.to) if request.to[1:] else [run_id]
     began = clock.monotonic()
     try:
-        async with opened(
+        async with open_stores(
             request,
             lambda message: observer(Warned(code="profile", message=message)),
             session=session,
@@ -76,7 +76,7 @@ async def promote(
             store=store,
             source_store=source_store,
         ) as stores:
-            return await _promoted(request, ids, observer, stores, stores.origin, since=began)
+            return await _promoted(request, ids, observer, stores, stores.source, since=began)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
@@ -100,7 +100,7 @@ async def replicated(
     told = report.artifact or report.deployment
     run_id = told.build_info.run_id if told is not None else None
     try:
-        done = (await _promoted(asked, ids, observer, here, stores.origin, since=since, run_id=run_id)).places
+        done = (await _promoted(asked, ids, observer, here, stores.source, since=since, run_id=run_id)).places
     except RivaStreamError as error:  # of the staging that is committed already: it stays so
         done = [_failed(place, error) for place in asked.to]
     return report.model_copy(update={"replicas": done})
@@ -121,10 +121,10 @@ async def _promoted(
     observer(PhaseChanged(phase="prepare"))
     bucket, prefix = split_uri(request.source)
     meter = Meter(observer, Lanes())
-    retrier = Retrier(RetryPolicy(retries=request.retries), observer, meter.touch, renew=stores.origin.renew)
+    retrier = Retrier(RetryPolicy(retries=request.retries), observer, meter.touch, renew=stores.source.renew)
     try:
-        async with deadline(_left(request, since)), watched(meter, request.timeout):
-            staging = await find_staging(Bucket(stores.origin, bucket, retrier), prefix, observer)
+        async with deadline(_left(request, since)), stall_timeout(meter, request.timeout):
+            staging = await find_staging(Bucket(stores.source, bucket, retrier), prefix, observer)
             await staging.require_agreement()
             if run_id is not None and staging.run_id != run_id:
                 raise HeldError(
@@ -174,7 +174,7 @@ class _PlacePromotion:
         try:
             async with (
                 deadline(_left(self.request, self.since)),
-                begun(self._stage_request(place, run_id), run_id, observer) as run,
+                open_run(self._stage_request(place, run_id), run_id, observer) as run,
             ):
                 bucket = self.stores.give(run)
                 work = await FromStaging.find(

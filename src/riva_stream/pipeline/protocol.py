@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 
 from riva_stream.destination import hold, resume
-from riva_stream.documents.existing import Existing, confirm, inspect, keep_documents
+from riva_stream.documents.existing import Existing, confirm, inspect, save_document_copies
 from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.errors import (
     AccessDeniedError,
@@ -25,7 +25,7 @@ from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.planning import plan_of, try_rights
-from riva_stream.pipeline.work import Means, Work, identity_of
+from riva_stream.pipeline.work import TransferMethod, Work, identity_of
 from riva_stream.report import StageReport
 from riva_stream.run import Run
 from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
@@ -67,7 +67,7 @@ def _require_outside(run: Run, work: Work) -> None:
     """Refuse what lies at the very place that is going to be replaced, as far as names tell.
 
     Raises:
-        ConfigurationError: an object that is read or pointed at lies there.
+        ConfigurationError: an object that is read or referred to is there.
     """
     for bucket, key in work.reads():
         is_here = bucket.store is run.destination.store and bucket.name == run.layout.bucket
@@ -79,7 +79,7 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
     """The same where buckets have other names, as an access point's alias: the journal at that place would be ours.
 
     Raises:
-        ConfigurationError: an object that is read or pointed at lies there.
+        ConfigurationError: an object that is read or referred to is there.
     """
     for bucket, key in work.reads():
         may_be_here = key in existing.etags or not existing.listed
@@ -145,7 +145,7 @@ async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decis
     await try_rights(run, bucket, work)
     check = await _upload_check(run, bucket)
     plan = plan_of(run, work, decision, check, await work.plan(bucket, check))
-    await run.keep("plan.json", to_json(plan))
+    await run.save_copy("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
     return report.model_copy(update={"plan": plan})
 
@@ -155,17 +155,17 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
     run.meter.own_keys = work.own_keys
     async with hold(run, bucket, listed=listed) as destination:
         check = destination.uploads.check = await _upload_check(run, destination.probing)
-        means = await work.plan(destination.probing, check)
-        await resume(destination, identity_of(run, work, check, means))
+        method = await work.plan(destination.probing, check)
+        await resume(destination, identity_of(run, work, check, method))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
         await _require_elsewhere(run, work, existing, destination.lease.token)
         decision = decide(run.request, work.source, existing, work.container)
         if decision is Decision.ALREADY_STAGED:
             await destination.ensure()
-            await destination.abort_strangers()
+            await destination.abort_foreign_uploads()
         else:
-            await _begin(run, work, check, means, decision)
+            await _begin(run, work, check, method, decision)
             committed = await _commit(Commit(run, work, destination), decision)
     if decision is Decision.ALREADY_STAGED:
         return await _already_staged(run, existing)
@@ -192,7 +192,7 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
         await _require_marker(run, existing, error)
         raise
     await _require_marker(run, existing)
-    await keep_documents(run, existing)
+    await save_document_copies(run, existing)
     staged = existing.artifact
     if staged is not None:
         compared = {
@@ -226,9 +226,9 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     return probed.check
 
 
-async def _begin(run: Run, work: Work, check: str, means: Means, decision: Decision) -> None:
-    plan = plan_of(run, work, decision, check, means)
-    await run.keep("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
+async def _begin(run: Run, work: Work, check: str, method: TransferMethod, decision: Decision) -> None:
+    plan = plan_of(run, work, decision, check, method)
+    await run.save_copy("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
     run.observer(
         StageStarted(
             run_id=run.run_id,
@@ -237,8 +237,8 @@ async def _begin(run: Run, work: Work, check: str, means: Means, decision: Decis
             source_size=work.size,
             destination=run.request.destination,
             upload_check=check,
-            source_copy=means.how,
-            source_copy_reason=means.reason,
+            source_copy=method.how,
+            source_copy_reason=method.reason,
         )
     )
 
@@ -261,7 +261,7 @@ async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
         }
     )
     if outcome != "planned":
-        await run.keep("report.json", to_json(report))
+        await run.save_copy("report.json", to_json(report))
     run.observer(PhaseChanged(phase="done"))
     run.observer(StageFinished(run_id=run.run_id, outcome=outcome, seconds=report.seconds))
     return report

@@ -12,7 +12,14 @@ from riva_stream.pipeline.copies import COPIES
 from riva_stream.run import Run
 from riva_stream.s3 import Reader, Store, StoreSettings, WritableBucket, WriteOptions, open_store
 
-__all__ = ["Stores", "destination_settings", "is_elsewhere", "is_one_principal", "opened", "source_settings"]
+__all__ = [
+    "Stores",
+    "destination_settings",
+    "is_elsewhere",
+    "is_one_principal",
+    "open_stores",
+    "source_settings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +27,20 @@ class Stores:
     """The two ends of a run."""
 
     destination: Store
-    origin: Reader
+    source: Reader
     one_principal: bool
     """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
 
     def give(self, run: Run) -> WritableBucket:
         """Let a run read from both; gives what changes its destination."""
         bucket = WritableBucket(self.destination, run.request.bucket, run.retrier)
-        run.destination, run.origin, run.one_principal = bucket, self.origin, self.one_principal
+        run.destination, run.source_store, run.one_principal = bucket, self.source, self.one_principal
         run.retrier.renew = run.renew_sessions
         return bucket
 
 
 @asynccontextmanager
-async def opened(
+async def open_stores(
     request: Request,
     warn: Callable[[str], None],
     *,

@@ -24,10 +24,10 @@ from riva_stream.flow.digest import Digest, DigestRecord, HashLane
 from riva_stream.flow.tee import Branch, tee
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
-    Fit,
+    ResumeContext,
     can_resume,
     extractor_options,
-    resumed,
+    find_resume_point,
 )
 from riva_stream.pipeline.copies import Outlets, SourceCopy
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
@@ -59,7 +59,7 @@ class Streamed:
     resumed_from: int | None = None
     """Byte of the source from which it was read; None: from its start."""
     resumed_by: str | None = None
-    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.Earlier`."""
+    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.ResumePoint`."""
 
 
 def is_bare_model(source: PinnedSource) -> bool:
@@ -91,8 +91,8 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
     key, member_key = archive_key(run, source), partial(_member_key, run)
-    fit = Fit(run, destination, key, member_key, part_size, source.vouchers, bare, copy.plan)
-    earlier = await resumed(fit)
+    context = ResumeContext(run, destination, key, member_key, part_size, source.checksums, bare, copy.plan)
+    earlier = await find_resume_point(context)
     start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
@@ -108,7 +108,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     if earlier:
         run.observer(Resumed(offset=start, source_size=source.size, by=earlier.by))
     reader = SourceReader(
-        Bucket(run.origin, source.bucket, run.retrier),
+        Bucket(run.source_store, source.bucket, run.retrier),
         source,
         part_size,
         Credits(shares.read_share),
@@ -117,9 +117,9 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         run.observer,
         start,
     )
-    every = request.checkpoint if can_resume(source.vouchers, copy.plan) else 0
-    # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could go on with it.
-    whole = earlier.digest if earlier else Digest(source.vouchers.to_compute, with_blake3=bare)
+    every = request.checkpoint if can_resume(source.checksums, copy.plan) else 0
+    # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could continue it.
+    whole = earlier.digest if earlier else Digest(source.checksums.to_compute, with_blake3=bare)
     digest = TracedDigest(whole, kept=bool(every))
 
     def moved() -> None:
@@ -129,7 +129,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     of_source = outlets.of_source(archive)
     ranges = outlets.ranges.get(archive)
     if earlier and earlier.compared and ranges:
-        earlier.compared.go_on(ranges)
+        earlier.compared.resume(ranges)
     checkpointer = Checkpointer(
         destination,
         every,
@@ -139,7 +139,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         start,
         bare=bare,
         ranges=ranges,
-        copied_by=fit.copied_by,
+        copied_by=context.copied_by,
     )
     hashes, member_hashes = (HashLane(lane, checkpointer.moved) for lane in (lanes.hash, lanes.member_hash))
     unpacker = Unpacker(
@@ -215,7 +215,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
 
 
 async def _first_bytes(run: Run, source: PinnedSource) -> bytes:
-    ranges = PinnedRanges(run.origin, source, run.observer)
+    ranges = PinnedRanges(run.source_store, source, run.observer)
 
     async def ask() -> bytes:
         try:
@@ -294,13 +294,13 @@ def _verify(
             )
         vouched.append("sha256-expected")
     try:
-        vouched += source.vouchers.compare(record, uri=source.uri)
+        vouched += source.checksums.compare(record, uri=source.uri)
     except DigestMismatchError as error:
         # AWS says when an ETag is an MD5; elsewhere it may be anything, so where the archive vouches for itself a
         # difference is only told.
         if (
-            "md5" not in source.vouchers.values
-            or run.origin.is_aws
+            "md5" not in source.checksums.values
+            or run.source_store.is_aws
             or summary is None
             or not summary.checksum
         ):

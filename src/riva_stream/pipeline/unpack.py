@@ -26,7 +26,13 @@ from riva_stream.flow.digest import Digest, HashLane
 from riva_stream.flow.lanes import Lane
 from riva_stream.flow.memory import BLOCK, MemoryPlan, least_memory
 from riva_stream.flow.tee import Branch, tee
-from riva_stream.pipeline.checkpoint import Begun, Checkpointer, Earlier, FinishedDigest, forget_before
+from riva_stream.pipeline.checkpoint import (
+    Checkpointer,
+    FinishedDigest,
+    ObjectProgress,
+    ResumePoint,
+    forget_before,
+)
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
 from riva_stream.sink import Upload
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
@@ -104,19 +110,19 @@ class Unpacker:
     def __post_init__(self) -> None:
         self.credits = Credits(self.memory.write_share)
 
-    async def resume(self, earlier: Earlier) -> None:
-        """Go on where an earlier run was; to be called before :meth:`run`."""
+    async def resume(self, earlier: ResumePoint) -> None:
+        """Resume where an earlier run stopped; to be called before :meth:`run`."""
         if earlier.snapshot is None:
             return
         self._skipped = earlier.snapshot.offset - earlier.offset
-        for begun in earlier.members:
-            upload, outlet, ranges = await self.open_upload(begun.member)
+        for resumed in earlier.members:
+            upload, outlet, ranges = await self.open_upload(resumed.member)
             if not upload.is_copied:
-                upload.skip(begun.parts)
-            elif ranges is not None and begun.compared is not None:
-                begun.compared.go_on(ranges)
+                upload.skip(resumed.parts)
+            elif ranges is not None and resumed.compared is not None:
+                resumed.compared.resume(ranges)
             self.members.append(
-                StagedMember(begun.member, upload, outlet, begun.digest, ranges, begun.inside)
+                StagedMember(resumed.member, upload, outlet, resumed.digest, ranges, resumed.inside)
             )
         if earlier.snapshot.member is not None:
             size = earlier.snapshot.member.size
@@ -194,19 +200,19 @@ class Unpacker:
             snapshot = await clock.in_thread(self.extractor.snapshot)
         self._tries += 1
         if snapshot is not None and snapshot.offset >= self._marked:
-            self.checkpointer.take(snapshot, self._begun(snapshot), at)
+            self.checkpointer.take(snapshot, self._progress_of(snapshot), at)
         elif self._tries < _TRIES:
             return
         else:
             self.checkpointer.postpone(at)
         self._marked = None
 
-    def _begun(self, snapshot: Snapshot) -> list[Begun]:
+    def _progress_of(self, snapshot: Snapshot) -> list[ObjectProgress]:
         sizes = [staged.member.size for staged in self.members]
         if snapshot.member is not None:
             sizes[-1] = snapshot.handed_over
         return [
-            Begun(staged.upload, staged.digest, size, staged.ranges)
+            ObjectProgress(staged.upload, staged.digest, size, staged.ranges)
             for staged, size in zip(self.members, sizes, strict=True)
         ]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from riva_stream.destination import Destination
-from riva_stream.documents.compare import ContradictionError, believed
+from riva_stream.documents.compare import ContradictionError, retry_contradictions
 from riva_stream.errors import DigestMismatchError, SourceChangedError, Where, first_of
 from riva_stream.lease import Identity
 from riva_stream.manifest import Artifact
@@ -21,13 +21,13 @@ from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
 from riva_stream.sink import NotCopiedError, Upload
 from riva_stream.source import PinnedSource
 
-__all__ = ["Means", "Payload", "Work", "copied_or_sent", "identity_of", "require_unchanged"]
+__all__ = ["Payload", "TransferMethod", "Work", "copied_or_sent", "identity_of", "require_unchanged"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class TransferMethod:
     """How the objects are going to be made."""
 
     how: str = "sent"
@@ -83,7 +83,7 @@ class Work(Protocol):
     def reads(self) -> list[tuple[Bucket, str]]:
         """Bucket and key of every object that is read or pointed at."""
 
-    async def plan(self, bucket: WritableBucket, check: str) -> Means:
+    async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
         """Decide how the objects are made.
 
         Args:
@@ -141,7 +141,7 @@ async def copied_or_sent(
     return await send(reason)
 
 
-def identity_of(run: Run, work: Work, check: str, means: Means) -> Identity:
+def identity_of(run: Run, work: Work, check: str, method: TransferMethod) -> Identity:
     """What a run must agree in with another one to resume its uploads."""
     request, (etag, version_id) = run.request, work.pin
     return Identity(
@@ -157,7 +157,7 @@ def identity_of(run: Run, work: Work, check: str, means: Means) -> Identity:
             *([f"acl={request.acl}"] if request.acl else []),
             *(f"{name}={value}" for name, value in request.tags.items()),
             # What a dead run has still under way must not come in between parts that were made otherwise.
-            *([] if means.how == "sent" else [f"copy={means.how}"]),
+            *([] if method.how == "sent" else [f"copy={method.how}"]),
         ],
     )
 
@@ -182,6 +182,6 @@ async def require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
             raise changed
 
     try:
-        await believed(bucket, "HeadObject", look)
+        await retry_contradictions(bucket, "HeadObject", look)
     except DigestMismatchError as error:
         raise SourceChangedError(error.what, where=error.where, hint=error.hint) from error

@@ -23,9 +23,9 @@ from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError
 from riva_stream.log_delivery import log_store
 from riva_stream.log_place import LogPlace
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
+from riva_stream.preflight.check_runner import CheckRunner
 from riva_stream.preflight.destination import check_writing
 from riva_stream.preflight.endpoint import clock_record, region_record, resolved
-from riva_stream.preflight.examiner import Examiner
 from riva_stream.preflight.host import check_files, check_memory, check_state, check_versions
 from riva_stream.preflight.log import check_log
 from riva_stream.preflight.report import (
@@ -42,9 +42,9 @@ from riva_stream.preflight.report import (
 from riva_stream.preflight.source import SourceCheck, container_record
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
+from riva_stream.s3.diagnostics import DiagnosticClient, open_diagnostic_client
 from riva_stream.s3.errors import CREDENTIALS
-from riva_stream.s3.look import Look, open_look
-from riva_stream.s3.scratch import say_nothing
+from riva_stream.s3.scratch import discard_message
 
 __all__ = ["check", "check_host"]
 
@@ -74,38 +74,38 @@ async def check(
         log: where the copy of the run's log would go.
     """
     began = clock.monotonic()
-    examiner = Examiner(request, limit, Retrier(_POLICY))
-    examiner.keep(settled)
+    runner = CheckRunner(request, limit, Retrier(_POLICY))
+    runner.add(settled)
     async with anyio.create_task_group() as tasks:
         for record in (
             partial(check_files, request.connections),
             partial(check_state, request.state_dir or Path("state")),
             check_versions,
         ):
-            tasks.start_soon(_on_this_host, examiner, record)
-        await _Stores(examiner, session, log).check()
-    return report_of(request, run_id, examiner.records.values(), clock.monotonic() - began)
+            tasks.start_soon(_on_this_host, runner, record)
+        await _Stores(runner, session, log).check()
+    return report_of(request, run_id, runner.records.values(), clock.monotonic() - began)
 
 
 async def check_host(settled: CheckRecord, *, state_dir: Path, run_id: str) -> CheckReport:
     """What can be looked at without settings, when those are wrong: this host alone."""
     began = clock.monotonic()
-    looks = (partial(check_state, state_dir), check_versions)
-    records = [await clock.in_thread(look) for look in looks]
+    checks = (partial(check_state, state_dir), check_versions)
+    records = [await clock.in_thread(check) for check in checks]
     return report_of(None, run_id, [settled, *records], clock.monotonic() - began)
 
 
-async def _on_this_host(examiner: Examiner, look: Any) -> None:
-    examiner.keep(await clock.in_thread(look, abandon_on_cancel=True))
+async def _on_this_host(runner: CheckRunner, check: Any) -> None:
+    runner.add(await clock.in_thread(check, abandon_on_cancel=True))
 
 
 class _Stores:
     """The part that needs the network."""
 
-    def __init__(self, examiner: Examiner, session: Any, log: LogPlace | None) -> None:
-        self._examiner = examiner
+    def __init__(self, runner: CheckRunner, session: Any, log: LogPlace | None) -> None:
+        self._runner = runner
         self._log = log
-        self._request = examiner.request
+        self._request = runner.request
         self._session = session
         self._elsewhere = is_elsewhere(self._request)
         self._source_size = 0
@@ -113,58 +113,60 @@ class _Stores:
         """What was ignored in finding credentials, by the component of their record."""
 
     async def check(self) -> None:
-        request, examiner = self._request, self._examiner
+        request, runner = self._request, self._runner
         async with anyio.create_task_group() as tasks:
             if self._elsewhere:
                 tasks.start_soon(self._side, source_settings(request), "source-", self._source)
                 tasks.start_soon(self._side, destination_settings(request), "", self._destination)
             else:
                 tasks.start_soon(self._side, destination_settings(request), "", self._both)
-        needed = (self._source_size, examiner.store.most_parts)
+        needed = (self._source_size, runner.store.most_parts)
         part_size, forced = request.part_size_for(*needed), request.why_larger(*needed)
-        look = partial(check_memory, request.memory, part_size, forced=forced)
-        examiner.keep(await clock.in_thread(look))
+        memory = partial(check_memory, request.memory, part_size, forced=forced)
+        runner.add(await clock.in_thread(memory))
 
     async def _side(self, settings: StoreSettings, name: str, then: Any) -> None:
         """One endpoint with its credentials: these first, for without them everything else fails alike."""
-        examiner = self._examiner
+        runner = self._runner
         try:
-            async with self._looking(settings, name) as look:
-                if look is not None:
-                    await then(settings, look)
+            async with self._open_client(settings, name) as client:
+                if client is not None:
+                    await then(settings, client)
         except (
             ConfigurationError,
             StalledError,
         ) as error:  # the client cannot be made: credentials, the CA bundle
             component = f"{name}credentials"
             told = _with_ignored(error, self._ignored[component])
-            examiner.keep(failed_with(component, told, self._request))
+            runner.add(failed_with(component, told, self._request))
         self._skip_the_rest(name)
 
     @asynccontextmanager
-    async def _looking(self, settings: StoreSettings, name: str) -> AsyncIterator[Look | None]:
-        """The client to look with once there are credentials and the endpoint has an address; else None."""
-        examiner, component = self._examiner, f"{name}credentials"
+    async def _open_client(
+        self, settings: StoreSettings, name: str
+    ) -> AsyncIterator[DiagnosticClient | None]:
+        """The client, once there are credentials and the endpoint has an address; else None."""
+        runner, component = self._runner, f"{name}credentials"
         ignored = self._ignored[component] = []
-        settings = replace(settings, credentials_timeout=examiner.limit)
-        async with open_look(settings, session=self._session, warn=ignored.append) as look:
-            found = await examiner.examine(component, partial(_credentials, component, look, ignored))
+        settings = replace(settings, credentials_timeout=runner.limit)
+        async with open_diagnostic_client(settings, session=self._session, warn=ignored.append) as client:
+            found = await runner.run(component, partial(_credentials, component, client, ignored))
             if found.status == "fail":
                 yield None
                 return
             async with anyio.create_task_group() as tasks:
                 if not name:
-                    tasks.start_soon(self._identify, look)
+                    tasks.start_soon(self._identify, client)
                 component = f"{name}endpoint"
-                resolved = await examiner.examine(component, partial(_resolves, component, look))
-                yield look if resolved.status != "fail" else None
+                resolved = await runner.run(component, partial(_resolves, component, client))
+                yield client if resolved.status != "fail" else None
 
-    async def _identify(self, look: Look) -> None:
+    async def _identify(self, client: DiagnosticClient) -> None:
         """Who the credentials are: never more than a warning, never longer than two seconds."""
         less = "who the credentials are is not known; that by itself stops no run"
         try:
-            with anyio.fail_after(min(_IDENTITY_SECONDS, self._examiner.limit)):
-                identity = await look.identity(resolved)
+            with anyio.fail_after(min(_IDENTITY_SECONDS, self._runner.limit)):
+                identity = await client.identity(resolved)
         except TimeoutError:
             record = warned("identity", f"STS gave no answer within {_IDENTITY_SECONDS:g} s: {less}")
         except Exception as error:  # noqa: BLE001 - whatever STS does, it only ever warns
@@ -175,83 +177,83 @@ class _Stores:
                 record = passed("identity", said)
             else:
                 record = passed("identity", identity.arn, account=identity.account, arn=identity.arn)
-        self._examiner.keep(record)
+        self._runner.add(record)
 
-    async def _both(self, settings: StoreSettings, look: Look) -> None:
+    async def _both(self, settings: StoreSettings, client: DiagnosticClient) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._source, settings, look)
-            tasks.start_soon(self._destination, settings, look)
+            tasks.start_soon(self._source, settings, client)
+            tasks.start_soon(self._destination, settings, client)
 
-    async def _source(self, settings: StoreSettings, look: Look) -> None:
-        examiner, request = self._examiner, self._request
-        reached = await self._reaches("source", look, request.source_bucket)
-        async with open_store(settings, session=look.session, warn=say_nothing) as store:
+    async def _source(self, settings: StoreSettings, client: DiagnosticClient) -> None:
+        runner, request = self._runner, self._request
+        reached = await self._reaches("source", client, request.source_bucket)
+        async with open_store(settings, session=client.session, warn=discard_message) as store:
             if reached:
-                source = SourceCheck(examiner, store)
-                await examiner.examine("source", source.record)
+                source = SourceCheck(runner, store)
+                await runner.run("source", source.record)
                 if source.found is not None:
                     self._source_size = source.found.size
-            refused = _has_failed(examiner, "source-credentials" if self._elsewhere else "credentials")
+            refused = _has_failed(runner, "source-credentials" if self._elsewhere else "credentials")
             if request.server_path is not None and request.server_bucket != request.bucket and not refused:
-                await examiner.examine("container", partial(container_record, examiner, store))
+                await runner.run("container", partial(container_record, runner, store))
 
-    async def _destination(self, settings: StoreSettings, look: Look) -> None:
-        examiner, request = self._examiner, self._request
-        reached = await self._reaches("destination", look, request.bucket)
-        if _has_failed(examiner, "credentials"):
+    async def _destination(self, settings: StoreSettings, client: DiagnosticClient) -> None:
+        runner, request = self._runner, self._request
+        reached = await self._reaches("destination", client, request.bucket)
+        if _has_failed(runner, "credentials"):
             return
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
             if self._log is not None:
-                store = open_store(log_store(request), session=look.session, warn=say_nothing)
-                tasks.start_soon(check_log, examiner, await stack.enter_async_context(store), self._log)
+                store = open_store(log_store(request), session=client.session, warn=discard_message)
+                tasks.start_soon(check_log, runner, await stack.enter_async_context(store), self._log)
             if reached:
-                store = open_store(settings, session=look.session, warn=say_nothing)
-                tasks.start_soon(check_writing, examiner, await stack.enter_async_context(store))
+                store = open_store(settings, session=client.session, warn=discard_message)
+                tasks.start_soon(check_writing, runner, await stack.enter_async_context(store))
 
-    async def _reaches(self, side: str, look: Look, bucket: str) -> bool:
+    async def _reaches(self, side: str, client: DiagnosticClient, bucket: str) -> bool:
         """Whether anything answers for the bucket, and to these credentials; if not there is no point in asking on."""
-        examiner, component = self._examiner, f"{side}-region"
+        runner, component = self._runner, f"{side}-region"
 
         async def record() -> CheckRecord:
             try:
-                found = await examiner.retrier("HeadBucket", partial(look.bucket, bucket))
+                found = await runner.retrier("HeadBucket", partial(client.bucket, bucket))
             except ConfigurationError as error:
                 if error.where.code not in CREDENTIALS:
                     raise
                 name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
                 told = failed_with(name, _with_ignored(error, self._ignored[name]), self._request)
-                examiner.records[name] = told
+                runner.records[name] = told
                 return failed(component, f"not tried: {name} failed", code=NOT_TRIED)
             if side == "destination":
-                examiner.keep(clock_record(found))
-                examiner.store.server, examiner.store.is_aws = found.server, look.is_aws
-            return region_record(component, bucket, found, look.region)
+                runner.add(clock_record(found))
+                runner.store.server, runner.store.is_aws = found.server, client.is_aws
+            return region_record(component, bucket, found, client.region)
 
-        if (await examiner.examine(component, record)).status != "fail":
+        if (await runner.run(component, record)).status != "fail":
             return True
-        if examiner.records[component].code == NOT_TRIED:
-            del examiner.records[component]  # it is said as of all that follows
+        if runner.records[component].code == NOT_TRIED:
+            del runner.records[component]  # it is said as of all that follows
         return False
 
     def _skip_the_rest(self, name: str) -> None:
-        """Say of what was not come to which failure was in the way."""
-        examiner, request = self._examiner, self._request
+        """Mark the checks that did not run, naming the failure that blocked them."""
+        runner, request = self._runner, self._request
         for side in (name,) if self._elsewhere else ("source-", ""):
             way = (f"{name}credentials", f"{name}endpoint", f"{side or 'destination-'}region")
-            cause = next((step for step in way if _has_failed(examiner, step)), "")
+            cause = next((step for step in way if _has_failed(runner, step)), "")
             there = destination_components(uploads=request.mode == "full")
             there = (*there, "log") if self._log is not None else there
             rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
             if request.server_path is not None and bool(side) == (request.server_bucket != request.bucket):
                 rest = (*rest, "container")
-            examiner.skip(cause, *rest)
-        examiner.skip(f"{name}credentials", f"{name}endpoint")
+            runner.skip(cause, *rest)
+        runner.skip(f"{name}credentials", f"{name}endpoint")
         if not name:
-            examiner.skip("credentials", "identity")
+            runner.skip("credentials", "identity")
 
 
-def _has_failed(examiner: Examiner, component: str) -> bool:
-    record = examiner.records.get(component)
+def _has_failed(runner: CheckRunner, component: str) -> bool:
+    record = runner.records.get(component)
     return record is not None and record.status == "fail"
 
 
@@ -261,9 +263,9 @@ def _with_ignored(error: E, ignored: list[str]) -> E:
     return error
 
 
-async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckRecord:
+async def _credentials(component: str, client: DiagnosticClient, ignored: list[str]) -> CheckRecord:
     try:
-        found = await look.credentials()
+        found = await client.credentials()
     except ConfigurationError as error:
         raise _with_ignored(error, ignored) from error.__cause__
     profile = f", profile {found.profile}" if found.profile else ""
@@ -276,13 +278,13 @@ async def _credentials(component: str, look: Look, ignored: list[str]) -> CheckR
     return passed(component, message, **facts)
 
 
-async def _resolves(component: str, look: Look) -> CheckRecord:
+async def _resolves(component: str, client: DiagnosticClient) -> CheckRecord:
     """Whether the endpoint's name has an address."""
-    url = look.endpoint_url
+    url = client.endpoint_url
     try:
         proxied = await resolved(url)
     except TransientError as error:
         fix = "check --region and --endpoint-url (AWS_ENDPOINT_URL) for a typing error, and this host's DNS"
-        told = look.blamed(error.__cause__) or error
+        told = client.blamed(error.__cause__) or error
         return failed(component, told.what, exit_code=told.exit_code, fix=told.hint or fix, url=url)
-    return passed(component, url + (", through a proxy" if proxied else ""), url=url, aws=look.is_aws)
+    return passed(component, url + (", through a proxy" if proxied else ""), url=url, aws=client.is_aws)

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
-from riva_stream.preflight.examiner import Condition, Examiner, store_record
+from riva_stream.preflight.check_runner import CheckRunner, Condition, store_record
 from riva_stream.preflight.report import (
     CheckRecord,
     failed_with,
@@ -40,7 +40,7 @@ from riva_stream.preflight.scratch import (
 from riva_stream.preflight.source import container_record
 from riva_stream.preflight.uploads import UploadsCheck
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, Store, Stored, Window, WritableBucket
-from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Vouchers
+from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, SourceChecksums
 
 __all__ = ["check_writing"]
 
@@ -64,54 +64,54 @@ _SAID: Mapping[Condition, str] = {
 class _DestinationCheck:
     """Tries the destination. ``tidy`` must be called at the end, whatever happened."""
 
-    def __init__(self, examiner: Examiner, bucket: WritableBucket, folder: str) -> None:
-        self._examiner = examiner
+    def __init__(self, runner: CheckRunner, bucket: WritableBucket, folder: str) -> None:
+        self._runner = runner
         self._bucket = bucket
         self._folder = folder
-        self._object = ScratchObject(bucket, folder + "object", limit=examiner.limit)
+        self._object = ScratchObject(bucket, folder + "object", limit=runner.limit)
 
     async def try_removing(self) -> bool:
         """Whether objects can be removed: before any is made."""
-        examiner = self._examiner
-        deletable = await examiner.examine("delete", self._deletes, degraded=f"{_KEPT}; {_FORCED}")
+        runner = self._runner
+        deletable = await runner.run("delete", self._deletes, degraded=f"{_KEPT}; {_FORCED}")
         # A run that was asked to replace something ends at its first DELETE.
-        if deletable.status != "pass" and examiner.request.force and "policy" in deletable.details:
-            examiner.records["delete"] = deletable.model_copy(
+        if deletable.status != "pass" and runner.request.force and "policy" in deletable.details:
+            runner.records["delete"] = deletable.model_copy(
                 update={"status": "fail", "details": deletable.details | {"exit_code": 77}}
             )
         return deletable.status == "pass"
 
     async def try_object(self, *, removable: bool) -> None:
         """A scratch object: put on conditions, looked at, removed."""
-        examiner = self._examiner
+        runner = self._runner
         if not removable:
-            examiner.skip("delete", "conditional-writes", reason=_NOT_REMOVABLE)
-            if examiner.request.mode != "full":
-                await examiner.examine("destination", self._may_be_written)
-            await examiner.examine("head", self._may_be_read)
+            runner.skip("delete", "conditional-writes", reason=_NOT_REMOVABLE)
+            if runner.request.mode != "full":
+                await runner.run("destination", self._may_be_written)
+            await runner.run("head", self._may_be_read)
             return
-        record = await examiner.examine("conditional-writes", self._writes_on_condition)
-        if examiner.request.mode != "full":
-            examiner.keep(
+        record = await runner.run("conditional-writes", self._writes_on_condition)
+        if runner.request.mode != "full":
+            runner.add(
                 record.model_copy(update={"component": "destination"})
                 if record.status == "fail"
-                else passed("destination", f"{examiner.request.destination} can be written")
+                else passed("destination", f"{runner.request.destination} can be written")
             )
         if record.status == "fail" and "policy" in record.details:
             # That is about writing at all, and "destination" says it.
             told = not_tried("conditional-writes", "destination", "nothing may be written")
-            examiner.records["conditional-writes"] = told
+            runner.records["conditional-writes"] = told
         if record.status != "fail" and self._object.is_there:
-            await examiner.examine("head", self._looks)
+            await runner.run("head", self._looks)
         elif record.details.get("exit_code") == AccessDeniedError.exit_code:
-            await examiner.examine("head", self._may_be_read)
+            await runner.run("head", self._may_be_read)
         else:
-            examiner.skip("conditional-writes", "head", reason="nothing could be written")
+            runner.skip("conditional-writes", "head", reason="nothing could be written")
 
     async def try_listing(self) -> None:
         """The keys below the prefix."""
         less = "what older runs left there stays unseen, and a missing key looks like a forbidden one"
-        await self._examiner.examine("list", self._lists, degraded=less)
+        await self._runner.run("list", self._lists, degraded=less)
 
     async def tidy(self) -> list[Unremoved]:
         """Remove whatever is left of the above; gives what could not be removed."""
@@ -125,7 +125,7 @@ class _DestinationCheck:
 
     async def _writes_on_condition(self) -> CheckRecord:
         """Each condition when it holds and when it does not; only a store that is right in both is relied on."""
-        found = self._examiner.store.conditions
+        found = self._runner.store.conditions
         found["If-None-Match"], stored = await self._if_none_match()
         found["If-Match"] = await self._if_match(stored)
         facts: dict[str, Any] = {
@@ -190,7 +190,7 @@ class _DestinationCheck:
         info = await self._object.read_back()
         if info is None:
             return other_bytes("head", "what was just written is not what is read back")
-        facts = self._examiner.store
+        facts = self._runner.store
         facts.expires = await self._expires(info)
         facts.ranges = await self._reads_ranges(info)
         if not facts.ranges:
@@ -206,9 +206,9 @@ class _DestinationCheck:
     async def _reads_ranges(self, info: ObjectInfo) -> bool:
         """Whether a range is answered as a range, as a run believes it; of bytes that are neither end."""
         pinned = PinnedSource(
-            self._bucket.name, info.key, info.size, info.etag, info.version_id, None, Vouchers()
+            self._bucket.name, info.key, info.size, info.etag, info.version_id, None, SourceChecksums()
         )
-        ranges = PinnedRanges(self._bucket.store, pinned, self._examiner.retrier.observer)
+        ranges = PinnedRanges(self._bucket.store, pinned, self._runner.retrier.observer)
         first, last = _RANGE
 
         async def read() -> bytes:
@@ -246,18 +246,18 @@ class _DestinationCheck:
 
     async def _may_be_written(self) -> CheckRecord:
         """In place of writing, where nothing could be removed."""
-        destination = self._examiner.request.destination
+        destination = self._runner.request.destination
         try:
             is_told = await may_put(self._bucket, self._folder + "none")
         except AccessDeniedError as error:
-            return nothing_written("destination", [error], self._examiner.request)
+            return nothing_written("destination", [error], self._runner.request)
         if not is_told:
             return not_tried("destination", "delete", _NOT_REMOVABLE)
         return passed("destination", f"{destination} may be written; it was not, since {_NOT_REMOVABLE}")
 
     async def _may_be_read(self) -> CheckRecord:
         """In place of reading back, where nothing was written."""
-        request, key = self._examiner.request, self._folder + "none"
+        request, key = self._runner.request, self._folder + "none"
         try:
             await may_read(self._bucket, key)
         except AccessDeniedError as error:
@@ -266,7 +266,7 @@ class _DestinationCheck:
         return passed("head", "objects can be read (read-back skipped: nothing could be written)")
 
     async def _lists(self) -> CheckRecord:
-        prefix = self._examiner.request.prefix
+        prefix = self._runner.request.prefix
         page = await self._bucket.list_objects(prefix)
         # The scratch objects of this very check may be among them.
         keys = [entry.key for entry in page.objects if not entry.key.startswith(self._folder)]
@@ -274,18 +274,18 @@ class _DestinationCheck:
         return passed("list", f"keys can be listed; {count} below the prefix now", keys=len(keys))
 
 
-async def check_writing(examiner: Examiner, store: Store) -> None:
+async def check_writing(runner: CheckRunner, store: Store) -> None:
     """Try everything that a run does there. What is made is removed again, also when this is cancelled."""
-    request = examiner.request
+    request = runner.request
     folder = scratch_folder(request)
-    bucket = WritableBucket(store, request.bucket, examiner.retrier)
-    objects, uploads = _DestinationCheck(examiner, bucket, folder), UploadsCheck(examiner, bucket, folder)
+    bucket = WritableBucket(store, request.bucket, runner.retrier)
+    objects, uploads = _DestinationCheck(runner, bucket, folder), UploadsCheck(runner, bucket, folder)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(objects.try_listing)
             if request.server_path is not None and request.server_bucket == request.bucket:
-                container = partial(container_record, examiner, store)
-                tasks.start_soon(examiner.examine, "container", container)
+                container = partial(container_record, runner, store)
+                tasks.start_soon(runner.run, "container", container)
             if request.mode == "full":
                 tasks.start_soon(uploads.try_listing)
             removable = await objects.try_removing()
@@ -294,21 +294,21 @@ async def check_writing(examiner: Examiner, store: Store) -> None:
                 tasks.start_soon(partial(uploads.try_upload, removable=removable))
     finally:
         left = [*await objects.tidy(), *await uploads.tidy()]
-    examiner.keep(store_record(examiner.store))
+    runner.add(store_record(runner.store))
     if left:
-        _left_behind(examiner, left)
+        _left_behind(runner, left)
 
 
-def _left_behind(examiner: Examiner, left: Sequence[Unremoved]) -> None:
+def _left_behind(runner: CheckRunner, left: Sequence[Unremoved]) -> None:
     """Say what could not be removed."""
-    record, names = examiner.records.get("delete"), [str(item) for item in left]
+    record, names = runner.records.get("delete"), [str(item) for item in left]
     if record is not None and record.status == "pass" and all(item.only_versions for item in left):
-        examiner.records["delete"] = with_left(record, names)
+        runner.records["delete"] = with_left(record, names)
         return
-    examiner.records["delete"] = warned(
+    runner.records["delete"] = warned(
         "delete",
         f"this check could not remove: {', '.join(names)}",
         code="left-behind",
-        fix=f"riva-stream gc {examiner.request.destination} --older-than 1h, or remove it by hand",
+        fix=f"riva-stream gc {runner.request.destination} --older-than 1h, or remove it by hand",
         left=names,
     )

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from riva_stream.errors import TransientError
 from riva_stream.preflight.report import CheckRecord, failed, passed, warned
-from riva_stream.s3.look import BucketLook
+from riva_stream.s3.diagnostics import BucketInfo
 
 __all__ = ["clock_record", "region_record", "resolved"]
 
@@ -74,7 +74,7 @@ _DENIED = (401, 403)
 _SOURCE_MISSING = 66
 
 
-def region_record(component: str, bucket: str, found: BucketLook, region: str | None) -> CheckRecord:
+def region_record(component: str, bucket: str, found: BucketInfo, region: str | None) -> CheckRecord:
     """Whether the bucket is there and lies where it is looked for."""
     flag = "--source-region" if component == "source-region" else "--region"
     facts: dict[str, Any] = {
@@ -118,7 +118,7 @@ def region_record(component: str, bucket: str, found: BucketLook, region: str | 
     return passed(component, f"{bucket} is there; the store names no region", **facts)
 
 
-def clock_record(found: BucketLook) -> CheckRecord:
+def clock_record(found: BucketInfo) -> CheckRecord:
     """How far this host's clock is from the store's."""
     if found.store_time is None:
         return warned("clock", "the store's answer tells no time, so the clock cannot be compared")

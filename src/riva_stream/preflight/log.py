@@ -8,7 +8,7 @@ import anyio
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError
 from riva_stream.log_place import LogPlace
-from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.check_runner import CheckRunner
 from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned, with_left
 from riva_stream.preflight.scratch import CLEANUP_SECONDS, ScratchObject, Unremoved, may_put
 from riva_stream.s3 import Store, WritableBucket
@@ -19,40 +19,40 @@ _LESS = "the log would stay on this host alone"
 _FIX = "check --log-to-s3 (LOG_S3_BUCKET, LOG_S3_PREFIX)"
 
 
-async def check_log(examiner: Examiner, store: Store, place: LogPlace) -> None:
+async def check_log(runner: CheckRunner, store: Store, place: LogPlace) -> None:
     """Put an object there and remove it again.
 
     Where it could not be removed none is put: the right is asked for on what is not there. Whoever may only add logs
     is well set up.
     """
-    if refusal := place.refusal(examiner.request):
-        examiner.keep(warned("log", f"{refusal}: {_LESS}", fix=f"{_FIX} for a place beside it"))
+    if refusal := place.refusal(runner.request):
+        runner.add(warned("log", f"{refusal}: {_LESS}", fix=f"{_FIX} for a place beside it"))
         return
     key = place.key(f"check-{secrets.token_hex(6)}", "object")
-    bucket = WritableBucket(store, place.bucket, examiner.retrier)
-    scratch = ScratchObject(bucket, key, limit=examiner.limit)
+    bucket = WritableBucket(store, place.bucket, runner.retrier)
+    scratch = ScratchObject(bucket, key, limit=runner.limit)
 
     async def record() -> CheckRecord:
         try:
             return await _record(bucket, place, scratch)
         except AccessDeniedError as error:
-            return nothing_written("log", [error], examiner.request, place)
+            return nothing_written("log", [error], runner.request, place)
         except ConfigurationError as error:
             error.hint = "; ".join(filter(None, (_FIX, error.hint)))
             raise
 
     left = [Unremoved(f"perhaps s3://{place.bucket}/{key}")]
     try:
-        await examiner.examine("log", record)
+        await runner.run("log", record)
     finally:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             left = await scratch.remove()
-    found = as_warning(examiner.records["log"], _LESS)
+    found = as_warning(runner.records["log"], _LESS)
     if left:
         # Versions that are left take the right to remove versions, which no run needs: that is not worth a warning.
         status = found.status if all(item.only_versions for item in left) else "warn"
         found = with_left(found, [str(item) for item in left]).model_copy(update={"status": status})
-    examiner.records["log"] = found
+    runner.records["log"] = found
 
 
 async def _record(bucket: WritableBucket, place: LogPlace, scratch: ScratchObject) -> CheckRecord:

@@ -9,7 +9,7 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError
 from riva_stream.events import Observer, ignore, warning
 from riva_stream.pipeline.stores import source_settings
-from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.check_runner import CheckRunner
 from riva_stream.preflight.report import CheckRecord, failed, failed_with, passed, warned
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import Bucket, Reader, open_store
@@ -46,10 +46,10 @@ _INTEGRITY = 65
 class SourceCheck:
     """Looks for the source and reads two bytes of it."""
 
-    def __init__(self, examiner: Examiner, store: Reader) -> None:
+    def __init__(self, runner: CheckRunner, store: Reader) -> None:
         self.found: PinnedSource | None = None
         """Set once it was found, readable or not."""
-        self._examiner = examiner
+        self._runner = runner
         self._store = store
 
     async def record(self) -> CheckRecord:
@@ -58,7 +58,7 @@ class SourceCheck:
         Raises:
             RivaStreamError: it is not there, or may not be read.
         """
-        request, retrier = self._examiner.request, self._examiner.retrier
+        request, retrier = self._runner.request, self._runner.retrier
         source = await find_source(self._store, request.source_bucket, request.source_key, retrier)
         self.found = source
         facts: dict[str, Any] = {
@@ -66,7 +66,7 @@ class SourceCheck:
             "size": source.size,
             "etag": source.etag,
             "version_id": source.version_id,
-            "vouched_for_by": ["md5-etag" if name == "md5" else name for name in source.vouchers.values],
+            "vouched_for_by": ["md5-etag" if name == "md5" else name for name in source.checksums.values],
         }
         if not source.size:
             return failed(
@@ -95,10 +95,8 @@ class SourceCheck:
 
     async def _archived(self, source: PinnedSource, error: RivaStreamError) -> CheckRecord:
         """An object that is there, but in an archive: a run by reference does not mind, its readers will."""
-        request = self._examiner.request
-        info = await self._examiner.retrier(
-            "HeadObject", partial(self._store.head, source.bucket, source.key)
-        )
+        request = self._runner.request
+        info = await self._runner.retrier("HeadObject", partial(self._store.head, source.bucket, source.key))
         kind = info.storage_class if info else ""
         under_way = info is not None and 'ongoing-request="true"' in info.restore
         message = f"{source.uri} is archived" + (f" ({kind})" if kind else "")
@@ -120,18 +118,18 @@ class SourceCheck:
         )
 
 
-async def container_record(examiner: Examiner, store: Reader) -> CheckRecord:
+async def container_record(runner: CheckRunner, store: Reader) -> CheckRecord:
     """One HEAD of the container image, as a run pins it; nobody here reads it.
 
     Raises:
         RivaStreamError: it is not there, or may not be looked at.
     """
-    request = examiner.request
+    request = runner.request
     image = await find_source(
         store,
         request.server_bucket,
         request.server_key,
-        examiner.retrier,
+        runner.retrier,
         flag="--server-path",
         variable="RIVA_SERVER_PATH",
     )

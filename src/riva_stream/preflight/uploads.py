@@ -13,7 +13,7 @@ import anyio
 
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
-from riva_stream.preflight.examiner import Examiner
+from riva_stream.preflight.check_runner import CheckRunner
 from riva_stream.preflight.report import (
     CheckRecord,
     failed,
@@ -45,13 +45,13 @@ _NOT_RESUMED = "an interrupted run cannot be resumed; the next run will fail her
 class UploadsCheck:
     """Tries uploads. ``tidy`` must be called at the end, whatever happened."""
 
-    def __init__(self, examiner: Examiner, bucket: WritableBucket, folder: str) -> None:
-        self._examiner = examiner
+    def __init__(self, runner: CheckRunner, bucket: WritableBucket, folder: str) -> None:
+        self._runner = runner
         self._bucket = bucket
         self._folder = folder
         self._key = folder + "upload"
         self._left: list[str] = []
-        self._completed = ScratchObject(bucket, self._key, limit=examiner.limit)
+        self._completed = ScratchObject(bucket, self._key, limit=runner.limit)
 
     async def try_upload(self, *, removable: bool) -> None:
         """A scratch upload: created, one part sent, listed; completed and removed, or aborted; then the probe's.
@@ -59,21 +59,21 @@ class UploadsCheck:
         Args:
             removable: whether an object can be removed; else nothing is completed.
         """
-        examiner, listed = self._examiner, list[CheckRecord]()
-        found = await examiner.examine("destination", partial(self._uploads, listed, removable=removable))
+        runner, listed = self._runner, list[CheckRecord]()
+        found = await runner.run("destination", partial(self._uploads, listed, removable=removable))
         for record in listed:
-            examiner.keep(record)
+            runner.add(record)
         if found.status != "fail":
-            await examiner.examine("checksums", self._verifies)
+            await runner.run("checksums", self._verifies)
             return
         if found.details["exit_code"] == AccessDeniedError.exit_code and not listed:
-            await examiner.examine("list-parts", self._may_list_parts, degraded=_NOT_RESUMED)
+            await runner.run("list-parts", self._may_list_parts, degraded=_NOT_RESUMED)
         # Perhaps what is created cannot be aborted.
-        examiner.skip("destination", "list-parts", "checksums")
+        runner.skip("destination", "list-parts", "checksums")
 
     async def try_listing(self) -> None:
         """The open uploads below the prefix."""
-        await self._examiner.examine("list-uploads", self._lists_uploads, degraded=_UNLISTED)
+        await self._runner.run("list-uploads", self._lists_uploads, degraded=_UNLISTED)
 
     async def tidy(self) -> list[Unremoved]:
         """Remove what was completed; gives what could not be removed or aborted."""
@@ -88,7 +88,7 @@ class UploadsCheck:
             await try_aborting(bucket, key)
         except AccessDeniedError as error:
             return await self._not_abortable(error)
-        async with scratch_upload(bucket, key, limit=self._examiner.limit, left=self._left.append) as upload:
+        async with scratch_upload(bucket, key, limit=self._runner.limit, left=self._left.append) as upload:
             body = PartBody((BODY,), len(BODY))
             etag = await bucket.upload_part(upload.key, upload.upload_id, 1, body)
             listed.append(await self._lists_parts(upload))
@@ -98,7 +98,7 @@ class UploadsCheck:
                 self._completed.appeared(stored.version_id)
             else:
                 await upload.abort()
-        destination = self._examiner.request.destination
+        destination = self._runner.request.destination
         if not removable:
             return passed(
                 "destination",
@@ -124,7 +124,7 @@ class UploadsCheck:
 
     async def _not_abortable(self, error: AccessDeniedError) -> CheckRecord:
         """None is made then. Whether it could be is asked all the same: all that is missing is to be said at once."""
-        request = self._examiner.request
+        request = self._runner.request
         try:
             await may_put(self._bucket, self._key)
         except AccessDeniedError as first:
@@ -132,7 +132,7 @@ class UploadsCheck:
         return failed_with("destination", error, request)
 
     async def _lists_parts(self, upload: ScratchUpload) -> CheckRecord:
-        request = self._examiner.request
+        request = self._runner.request
         try:
             parts = await self._bucket.list_parts(upload.key, upload.upload_id)
         except RivaStreamError as error:
@@ -148,7 +148,7 @@ class UploadsCheck:
         return not_tried("list-parts", "destination")
 
     async def _lists_uploads(self) -> CheckRecord:
-        prefix = self._examiner.request.prefix
+        prefix = self._runner.request.prefix
         found = await self._bucket.list_uploads(prefix)
         theirs = [upload for upload in found if not upload.key.startswith(prefix + OWN_FOLDER)]
         return passed(
@@ -158,11 +158,11 @@ class UploadsCheck:
         )
 
     async def _verifies(self) -> CheckRecord:
-        wanted = self._examiner.request.upload_check
+        wanted = self._runner.request.upload_check
         key = self._folder + "probe"
         probed = await probe_uploads(self._bucket, key, wanted, left=self._left.append)
-        check, self._examiner.store.check = probed.check, probed.check
-        self._examiner.store.most_parts = probed.most_parts
+        check, self._runner.store.check = probed.check, probed.check
+        self._runner.store.most_parts = probed.most_parts
         facts: dict[str, Any] = {"asked_for": wanted, "used": check, "most_parts": probed.most_parts}
         if check == "none":
             return warned(

@@ -31,7 +31,16 @@ from riva_stream.s3.port import (
     Writer,
 )
 
-__all__ = ["LOOKS", "UNSEEN", "Attempt", "Bucket", "Guard", "WritableBucket", "insist", "pause_after"]
+__all__ = [
+    "LOOKS",
+    "UNSEEN",
+    "Attempt",
+    "Bucket",
+    "Guard",
+    "WritableBucket",
+    "ask_until_found",
+    "pause_after",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +56,7 @@ async def pause_after(refusals: int) -> None:
     await clock.sleep(0.2 * 2 ** (refusals - 1))
 
 
-async def insist(
+async def ask_until_found(
     ask: Callable[[], Awaitable[T | None]], last: Callable[[], Awaitable[T | None]] | None = None
 ) -> T | None:
     """What ``ask`` gives; None is not believed before it has come :data:`LOOKS` times. The last time ``last`` asks, if given."""
@@ -160,7 +169,7 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be read.
         """
-        return await self._insist(partial(self.get, key, limit=limit), None, listed=listed)
+        return await self._ask_until_found(partial(self.get, key, limit=limit), None, listed=listed)
 
     async def peek(self, key: str) -> ObjectInfo | None:
         """HEAD of what may be missing; :data:`UNSEEN` where the store may not tell whether it is.
@@ -180,7 +189,7 @@ class Bucket:
         Raises:
             AccessDeniedError: there is something that may not be looked at.
         """
-        return await self._insist(partial(self.head, key), UNSEEN, listed=listed)
+        return await self._ask_until_found(partial(self.head, key), UNSEEN, listed=listed)
 
     async def open_uploads(self, prefix: str) -> Sequence[OpenUpload] | None:
         """Uploads below ``prefix``; None where they may not be listed, for one refusal may pass."""
@@ -191,13 +200,13 @@ class Bucket:
             except AccessDeniedError:
                 return None
 
-        return await insist(ask)
+        return await ask_until_found(ask)
 
-    async def _insist(
+    async def _ask_until_found(
         self, ask: Callable[[], Awaitable[T | None]], hidden: T | None, *, listed: bool
     ) -> T | None:
         last = ask if listed else partial(self._unless_hidden, ask, hidden)
-        return await insist(partial(self._unless_hidden, ask, None), last)
+        return await ask_until_found(partial(self._unless_hidden, ask, None), last)
 
     async def _unless_hidden(self, ask: Callable[[], Awaitable[T]], hidden: T) -> T:
         """What ``ask`` gives; ``hidden`` where it is refused in the way that hides what is not there."""

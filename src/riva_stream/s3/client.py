@@ -7,17 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, TransientError, Where
-from riva_stream.s3.answers import (
-    checksum_of,
-    code_of,
-    condition_of,
-    copied_from,
-    info_of,
-    now_of,
-    require_own,
-    unquoted,
-    version_of,
-)
 from riva_stream.s3.body import SentBody
 from riva_stream.s3.errors import parsed
 from riva_stream.s3.listings import ListRequests
@@ -35,8 +24,19 @@ from riva_stream.s3.port import (
     Stored,
     Window,
 )
+from riva_stream.s3.responses import (
+    checksum_of,
+    code_of,
+    condition_of,
+    copied_from,
+    info_of,
+    now_of,
+    require_own,
+    unquoted,
+    version_of,
+)
 from riva_stream.s3.rules import RuleRequests, tagging_of
-from riva_stream.s3.speed import at_least_some_speed
+from riva_stream.s3.speed import min_throughput
 from riva_stream.s3.windows import body_within, within
 
 __all__ = ["S3Store"]
@@ -139,7 +139,7 @@ class S3Store(ListRequests, RuleRequests):
                 raise TransientError("the store answered with a body whose end cannot be told")
             data = bytearray()
             async with answer["Body"] as body:
-                with at_least_some_speed(limit if expected is None else min(expected, limit)):
+                with min_throughput(limit if expected is None else min(expected, limit)):
                     while max(expected or 0, len(data)) <= limit and (piece := await body.content.readany()):
                         data += piece
             if (size := max(expected or 0, len(data))) > limit:

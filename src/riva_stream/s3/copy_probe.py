@@ -21,7 +21,7 @@ from riva_stream.errors import RivaStreamError, SourceChangedError
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource
 from riva_stream.s3.probe import is_refusal, try_aborting
-from riva_stream.s3.scratch import CLEANUP_SECONDS, ScratchUpload, say_nothing, scratch_upload
+from riva_stream.s3.scratch import CLEANUP_SECONDS, ScratchUpload, discard_message, scratch_upload
 
 __all__ = ["CopyAbility", "probe_copies"]
 
@@ -48,7 +48,7 @@ async def probe_copies(
     data: bytes | None,
     *,
     declare: bool,
-    left: Callable[[str], None] = say_nothing,
+    left: Callable[[str], None] = discard_message,
 ) -> CopyAbility:
     """Have a part copied to a scratch upload, and look at the answers.
 

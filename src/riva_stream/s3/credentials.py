@@ -31,7 +31,7 @@ from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError
 from riva_stream.files import read_regular
 from riva_stream.s3.errors import translated
 from riva_stream.s3.helper import start_helper
-from riva_stream.s3.unanswered import is_local
+from riva_stream.s3.transport_errors import is_local
 
 __all__ = ["guard", "resolve", "source_of"]
 

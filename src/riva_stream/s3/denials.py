@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from riva_stream.errors import AccessDeniedError, Where
-from riva_stream.rights import KMS_ACTIONS, words_for
+from riva_stream.rights import KMS_ACTIONS, describe_rights
 
 __all__ = ["denied"]
 
@@ -28,7 +28,7 @@ def denied(code: str, message: str, place: Where) -> AccessDeniedError:
         key = resource or "the key of the bucket"
         right = f"{' and '.join(KMS_ACTIONS)} on {key}"
     else:
-        right = words_for(place.operation)
+        right = describe_rights(place.operation)
     hint = f"the credentials need {right}"
     if denied_by:
         hint = f"an explicit deny in {denied_by} overrides every allow; contact that policy's owner"

@@ -28,11 +28,11 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
-from riva_stream.s3.answers import now_of
 from riva_stream.s3.config_files import malformed
 from riva_stream.s3.denials import denied
 from riva_stream.s3.port import REQUEST_EXPIRED
-from riva_stream.s3.unanswered import one_line, refused_before_the_store, text_of, without_answer
+from riva_stream.s3.responses import now_of
+from riva_stream.s3.transport_errors import one_line, proxy_refusal, text_of, transport_error
 
 __all__ = ["CREDENTIALS", "refusal", "translated"]
 
@@ -166,7 +166,7 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
             "no region is set", where=where, hint="set AWS_REGION or pass --region"
         ) from error
     except (*_NETWORK, *_BROKEN_ANSWERS) as error:
-        raise without_answer(error, where) from error
+        raise transport_error(error, where) from error
     except boto.BotoCoreError as error:
         # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
         raise ConfigurationError(
@@ -216,7 +216,7 @@ def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
     )
     is_bare = code in _BARE or code == str(status)
     region = headers.get("x-amz-bucket-region") or told.get("Region")
-    in_front = refused_before_the_store(status, message, place, headers) if is_bare else None
+    in_front = proxy_refusal(status, message, place, headers) if is_bare else None
     found = in_front or _known(code, message, status, place, region, now_of(answer))
     if not is_bare and message and message not in found.what:
         found.what = f"{found.what}; the store says: {message}"

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, Where
-from riva_stream.s3.answers import folders_of, info_of, require_own, unquoted
 from riva_stream.s3.errors import parsed
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import CompletedPart, Folders, Listing, OpenUpload
+from riva_stream.s3.responses import folders_of, info_of, require_own, unquoted
 
 __all__ = ["STUCK", "ListRequests", "listing_is_stuck"]
 

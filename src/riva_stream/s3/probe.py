@@ -28,7 +28,7 @@ from riva_stream.errors import (
 )
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import PartBody
-from riva_stream.s3.scratch import ScratchUpload, say_nothing, scratch_upload
+from riva_stream.s3.scratch import ScratchUpload, discard_message, scratch_upload
 from riva_stream.sizes import MOST_PARTS
 
 __all__ = ["Probed", "is_refusal", "probe_uploads", "try_aborting"]
@@ -84,7 +84,7 @@ async def probe_uploads(
     key: str,
     wanted: str,
     *,
-    left: Callable[[str], None] = say_nothing,
+    left: Callable[[str], None] = discard_message,
 ) -> Probed:
     """The checksum that parts shall go with, and how many there may be.
 

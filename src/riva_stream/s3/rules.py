@@ -18,13 +18,13 @@ from xml.etree import ElementTree as ET
 from botocore.serialize import create_serializer
 
 from riva_stream.errors import ConfigurationError, Where
-from riva_stream.s3.answers import code_of
 from riva_stream.s3.errors import parsed
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import Lifecycle, Window
+from riva_stream.s3.responses import code_of
 from riva_stream.s3.windows import within
 
-__all__ = ["RuleRequests", "carry_rules_as_they_are", "tagging_of"]
+__all__ = ["RuleRequests", "keep_raw_lifecycle", "tagging_of"]
 
 _RAW = "RivaStreamRawBody"
 _READ, _PUT = "GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration"
@@ -105,7 +105,7 @@ def _name(element: ET.Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
-def carry_rules_as_they_are(client: Any) -> None:
+def keep_raw_lifecycle(client: Any) -> None:
     """Keep the bytes that lifecycle rules come as."""
     client.meta.events.register(f"before-parse.s3.{_READ}", _keep_body)
 

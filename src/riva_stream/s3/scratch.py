@@ -19,7 +19,7 @@ from riva_stream.errors import HeldError, RivaStreamError, TransientError
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import NO_TAGS, REQUEST_EXPIRED, CompletedPart, Stored
 
-__all__ = ["CONDITION_REFUSED", "ScratchUpload", "say_nothing", "scratch_upload"]
+__all__ = ["CONDITION_REFUSED", "ScratchUpload", "discard_message", "scratch_upload"]
 
 CONDITION_REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
 """Codes with which a store answers a condition that it does not have, or that does not hold."""
@@ -33,8 +33,8 @@ async def _untagged(make: Make) -> str:
     return await make(NO_TAGS)
 
 
-def say_nothing(_: str) -> None:
-    """Take what is left, where nobody wants to know."""
+def discard_message(_: str) -> None:
+    """Ignore a message that nobody wants to hear."""
 
 
 @dataclass(eq=False)
@@ -180,7 +180,7 @@ async def scratch_upload(
     declare: bool = False,
     limit: float = CREATE_SECONDS,
     tagged: Callable[[Make], Awaitable[str]] = _untagged,
-    left: Callable[[str], None] = say_nothing,
+    left: Callable[[str], None] = discard_message,
 ) -> AsyncIterator[ScratchUpload]:
     """An open upload, for as long as the block lasts.
 

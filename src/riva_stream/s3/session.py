@@ -31,10 +31,10 @@ from riva_stream.s3.errors import translated
 from riva_stream.s3.options import Addressing, WriteOptions
 from riva_stream.s3.proxy import check_proxy
 from riva_stream.s3.regions import RegionName
-from riva_stream.s3.rules import carry_rules_as_they_are
-from riva_stream.s3.windows import WINDOWED, choose_window, nameless
+from riva_stream.s3.rules import keep_raw_lifecycle
+from riva_stream.s3.windows import WINDOWED, choose_window, without_signed_url
 
-__all__ = ["StoreSettings", "client_of", "is_aws_url", "open_store", "opened", "prepared"]
+__all__ = ["StoreSettings", "client_of", "is_aws_url", "open_service", "open_store", "prepared"]
 
 _CONNECT_TIMEOUT = 10.0
 _SIGNED_HERE = ("PutObject", "UploadPart")
@@ -84,7 +84,7 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
             for operation in _SIGNED_HERE:
                 client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
                 client.meta.events.register(f"before-call.s3.{operation}", _no_expect)
-            carry_rules_as_they_are(client)
+            keep_raw_lifecycle(client)
             RegionName.of(made, client).watch(client)
             return client
 
@@ -111,7 +111,7 @@ class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
         try:
             return await super().send(request)
         except (BotoCoreError, aiohttp.ClientError) as error:
-            told = nameless(error)
+            told = without_signed_url(error)
             if told is None:
                 raise
         # Outside of the handler, so that the one that quotes it is no context of this one.
@@ -206,7 +206,7 @@ async def client_of(session: Any, settings: StoreSettings) -> AsyncIterator[Any]
     core = session._session  # noqa: SLF001 - aioboto3 has no other way to it
     with understood_values(core):
         arguments = _client_arguments(settings, core)
-    async with opened(session, "s3", arguments) as client:
+    async with open_service(session, "s3", arguments) as client:
         check_proxy(client.meta.endpoint_url)
         if settings.options.request_payer is not None:
             pay = partial(_pay, settings.options.request_payer)
@@ -215,7 +215,7 @@ async def client_of(session: Any, settings: StoreSettings) -> AsyncIterator[Any]
 
 
 @asynccontextmanager
-async def opened(session: Any, service: str, arguments: dict[str, Any]) -> AsyncIterator[Any]:
+async def open_service(session: Any, service: str, arguments: dict[str, Any]) -> AsyncIterator[Any]:
     """A client of a session, for one service.
 
     Raises:

@@ -9,14 +9,14 @@ import anyio
 
 from riva_stream.errors import TransientError
 
-__all__ = ["at_least_some_speed"]
+__all__ = ["min_throughput"]
 
 _GRACE = 30.0
 _SLOWEST = 32 << 10
 
 
 @contextmanager
-def at_least_some_speed(size: int) -> Iterator[None]:
+def min_throughput(size: int) -> Iterator[None]:
     """End a transfer of ``size`` bytes that comes to less than 32 KiB/s, half a minute's grace apart.
 
     A time-out between two packets does not catch a connection that drips; a fresh one is nearly always faster.

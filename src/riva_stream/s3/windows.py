@@ -24,10 +24,10 @@ from botocore.exceptions import ClientError, HTTPClientError
 
 from riva_stream import clock
 from riva_stream.errors import TransientError, Where
-from riva_stream.s3.answers import date_of
 from riva_stream.s3.port import REQUEST_EXPIRED, PartBody, Window
+from riva_stream.s3.responses import date_of
 
-__all__ = ["WINDOWED", "body_within", "choose_window", "nameless", "within"]
+__all__ = ["WINDOWED", "body_within", "choose_window", "within", "without_signed_url"]
 
 WINDOWED = (
     "HeadObject",
@@ -88,7 +88,7 @@ async def body_within(body: PartBody, window: Window | None) -> PartBody:
     return replace(body, sha256=None, md5=base64.b64encode(digest).decode())
 
 
-def nameless(error: BaseException) -> HTTPClientError | None:
+def without_signed_url(error: BaseException) -> HTTPClientError | None:
     """In place of an error of the HTTP client that quotes a signed URL, one of its kind that does not; else None.
 
     Whoever has the URL can repeat the request, so it must not be in a traceback or a log. What led to the error would

@@ -1,18 +1,18 @@
-"""Multipart uploads that stay open until everything is verified, and that another run can go on with."""
+"""Multipart uploads that stay open until everything is verified, and that another run can resume."""
 
 from riva_stream.sink.copies import CopiedObject, NotCopiedError, PartCopier, Proof, RangeDigests, RangesState
-from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, body_of, weigh
+from riva_stream.sink.parts import Check, Copy, Part, PartChecksums, Send, SentPart, body_of, checksum_part
 from riva_stream.sink.tagging import Tagging
-from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, etags_of
+from riva_stream.sink.upload import Upload, UploadedPart, UploadRecord, etags_of
 from riva_stream.sink.uploads import Uploads
 
 __all__ = [
     "Check",
     "CopiedObject",
     "Copy",
-    "KnownPart",
     "NotCopiedError",
     "Part",
+    "PartChecksums",
     "PartCopier",
     "Proof",
     "RangeDigests",
@@ -22,9 +22,9 @@ __all__ = [
     "Tagging",
     "Upload",
     "UploadRecord",
+    "UploadedPart",
     "Uploads",
-    "Weighed",
     "body_of",
+    "checksum_part",
     "etags_of",
-    "weigh",
 ]

@@ -20,7 +20,7 @@ from riva_stream.errors import (
 from riva_stream.flow.buffers import Piece
 from riva_stream.flow.digest import Hash, combined_crc64nvme, crc64nvme_value
 from riva_stream.s3 import CopiedPart, WritableBucket
-from riva_stream.s3.speed import at_least_some_speed
+from riva_stream.s3.speed import min_throughput
 from riva_stream.sink.parts import Copy, SentPart
 from riva_stream.sink.upload import Upload, multipart_etag
 
@@ -210,13 +210,13 @@ class PartCopier:
             SourceChangedError: the source is another object by now.
             NotCopiedError: the store does not copy it.
         """
-        known = upload.known.get(number)
+        uploaded = upload.uploaded.get(number)
         if (
-            known is not None
-            and known.size == part.size
-            and (known.crc64nvme is not None or not self.with_crc64nvme)
+            uploaded is not None
+            and uploaded.size == part.size
+            and (uploaded.crc64nvme is not None or not self.with_crc64nvme)
         ):
-            told = CopiedPart(known.etag, known.crc64nvme)
+            told = CopiedPart(uploaded.etag, uploaded.crc64nvme)
         else:
             told = await self._copied(upload, number, part)
         return SentPart(number, part.size, told.etag, "", crc64nvme_value(told.crc64nvme), None, proven=False)
@@ -225,7 +225,7 @@ class PartCopier:
         source = part.source if self._by_version else replace(part.source, version_id=None)
 
         async def once() -> CopiedPart:
-            with at_least_some_speed(part.size):
+            with min_throughput(part.size):
                 return await self.bucket.once.copy_part(upload.key, upload.upload_id, number, source)
 
         try:

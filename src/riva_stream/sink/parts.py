@@ -12,7 +12,7 @@ from riva_stream.flow.buffers import Chunk, Piece
 from riva_stream.flow.digest import crc64nvme_of, md5_of, sha256_of
 from riva_stream.s3 import CopySource, PartBody
 
-__all__ = ["Check", "Copy", "Part", "Send", "SentPart", "Weighed", "body_of", "weigh"]
+__all__ = ["Check", "Copy", "Part", "PartChecksums", "Send", "SentPart", "body_of", "checksum_part"]
 
 Check = str
 """``crc64nvme``, ``md5`` or ``sha256``: what the store verifies each part with. ``etag``: it verifies nothing, but tells
@@ -39,7 +39,7 @@ Part = Send | Copy
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class PartChecksums:
     """What was computed from a part's bytes before they were sent."""
 
     size: int
@@ -86,14 +86,14 @@ class SentPart:
         return None if self.crc64nvme is None else base64_crc(self.crc64nvme)
 
 
-def weigh(pieces: Sequence[Piece], check: Check) -> Weighed:
+def checksum_part(pieces: Sequence[Piece], check: Check) -> PartChecksums:
     """Compute what a part goes with; runs in a worker thread."""
     fingerprint = xxhash.xxh3_128()
     size = 0
     for piece in pieces:
         fingerprint.update(piece)
         size += len(piece)
-    return Weighed(
+    return PartChecksums(
         size,
         fingerprint.hexdigest(),
         crc64nvme=crc64nvme_of(pieces) if check == "crc64nvme" else None,
@@ -105,7 +105,7 @@ def weigh(pieces: Sequence[Piece], check: Check) -> Weighed:
 
 def body_of(data: bytes, check: Check) -> PartBody:
     """The body of a small object."""
-    return weigh((data,), check).body((data,))
+    return checksum_part((data,), check).body((data,))
 
 
 def base64_crc(value: int) -> str:

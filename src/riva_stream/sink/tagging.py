@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
 from riva_stream.s3 import NO_TAGS, Bucket
-from riva_stream.s3.scratch import say_nothing
+from riva_stream.s3.scratch import discard_message
 
 __all__ = ["Tagging"]
 
@@ -29,7 +29,7 @@ class Tagging:
 
     wanted: Mapping[str, str] = field(default_factory=dict)
     """Empty: none are asked for."""
-    warn: Callable[[str], None] = say_nothing
+    warn: Callable[[str], None] = discard_message
     refused: bool = field(default=False, init=False)
     """Not every object has them, and that was said."""
     _beside: bool = field(default=False, init=False)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from riva_stream.flow.buffers import Chunk
 from riva_stream.flow.digest import crc64nvme_value, md5_of
 from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
-from riva_stream.sink.parts import Copy, Part, Send, SentPart, Weighed, base64_crc
+from riva_stream.sink.parts import Copy, Part, PartChecksums, Send, SentPart, base64_crc
 
-__all__ = ["KnownPart", "Upload", "UploadRecord", "etags_of", "multipart_etag"]
+__all__ = ["Upload", "UploadRecord", "UploadedPart", "etags_of", "multipart_etag"]
 
 
 @dataclass(frozen=True, slots=True)
-class KnownPart:
+class UploadedPart:
     """A part that the store has from an earlier run, as the store itself and that run's journal tell it."""
 
     size: int
@@ -36,17 +36,17 @@ class KnownPart:
             return "crc64nvme" if self.crc64nvme == self.sent_crc64nvme else ""
         return "etag" if self.fingerprint else ""
 
-    def is_that(self, weighed: Weighed) -> bool:
-        """Whether the store has exactly the bytes that were weighed.
+    def matches(self, checksums: PartChecksums) -> bool:
+        """Whether the store has exactly the bytes that the checksums are of.
 
         The store's own checksum is the better witness; without one the fingerprint that the earlier run took of
         what it sent must agree.
         """
-        if self.size != weighed.size:
+        if self.size != checksums.size:
             return False
-        if self.crc64nvme is not None and weighed.crc64nvme is not None:
-            return self.crc64nvme == base64_crc(weighed.crc64nvme)
-        return self.fingerprint == weighed.fingerprint
+        if self.crc64nvme is not None and checksums.crc64nvme is not None:
+            return self.crc64nvme == base64_crc(checksums.crc64nvme)
+        return self.fingerprint == checksums.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Upload:
     upload_id: str
     created_by: str
     enqueue: Callable[[Upload, int, Part], None]
-    known: dict[int, KnownPart] = field(default_factory=dict)
+    uploaded: dict[int, UploadedPart] = field(default_factory=dict)
     """Parts that the store has from an earlier run."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
@@ -95,13 +95,13 @@ class Upload:
     def skip(self, parts: int) -> None:
         """Take the first parts from what an earlier run has sent; the next one that is sent follows them."""
         for number in range(1, parts + 1):
-            known = self.known[number]
-            crc = (known.crc64nvme or known.sent_crc64nvme) if self.sends_crc64nvme else None
+            uploaded = self.uploaded[number]
+            crc = (uploaded.crc64nvme or uploaded.sent_crc64nvme) if self.sends_crc64nvme else None
             self.parts[number] = SentPart(
                 number,
-                known.size,
-                known.etag,
-                known.fingerprint,
+                uploaded.size,
+                uploaded.etag,
+                uploaded.fingerprint,
                 crc64nvme_value(crc),
                 None,
             )

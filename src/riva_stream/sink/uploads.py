@@ -30,13 +30,13 @@ from riva_stream.flow.buffers import Channel, Piece
 from riva_stream.flow.digest import combined_crc64nvme
 from riva_stream.flow.lanes import Lane
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, OpenUpload, Stored, Window, WritableBucket
-from riva_stream.s3.speed import at_least_some_speed
+from riva_stream.s3.speed import min_throughput
 from riva_stream.sink.copies import PartCopier
-from riva_stream.sink.parts import Check, Copy, Part, Send, SentPart, Weighed, weigh
+from riva_stream.sink.parts import Check, Copy, Part, PartChecksums, Send, SentPart, checksum_part
 from riva_stream.sink.tagging import Tagging
-from riva_stream.sink.upload import KnownPart, Upload, UploadRecord, etags_of, multipart_etag
+from riva_stream.sink.upload import Upload, UploadedPart, UploadRecord, etags_of, multipart_etag
 from riva_stream.sizes import MIB
-from riva_stream.tasks import answered
+from riva_stream.tasks import await_shielded
 
 __all__ = ["Uploads"]
 
@@ -65,8 +65,8 @@ class Uploads:
     """Is told how many bytes of which upload the store has copied."""
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
-    give_up: Callable[[], Awaitable[object]] | None = None
-    """Awaited before what another run could go on with is aborted; raises HeldError when the prefix is not ours."""
+    before_abort: Callable[[], Awaitable[object]] | None = None
+    """Awaited before what another run could resume is aborted; raises HeldError when the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
@@ -106,15 +106,15 @@ class Uploads:
     async def _are_ours(self) -> bool:
         """Whether the prefix is still ours, as far as can be known now."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), contextlib.suppress(RivaStreamError):
-            if self.give_up is not None:
-                await self.give_up()
+            if self.before_abort is not None:
+                await self.before_abort()
             return True
         return False
 
     async def open(
         self, key: str, *, content_type: str, metadata: Mapping[str, str], size: int = 0
     ) -> Upload:
-        """Create an upload, or go on with the one that an earlier run had created. ``size``: bytes, 0 for unknown."""
+        """Create an upload, or resume the one that an earlier run had created. ``size``: bytes, 0 for unknown."""
         upload = self.adopted.pop(key, None)
         attempts = 0
         if upload is not None:
@@ -143,7 +143,7 @@ class Uploads:
                 self.creating.add(key)
                 try:
                     return await self.tagging.along(
-                        lambda tags: answered(partial(create, window, tags), grace=_ANSWER_SECONDS)
+                        lambda tags: await_shielded(partial(create, window, tags), grace=_ANSWER_SECONDS)
                     )
                 except RivaStreamError as error:
                     is_told = error.where.code == REQUEST_EXPIRED or (
@@ -162,9 +162,9 @@ class Uploads:
             await self._abort_unknown(key)
         return upload
 
-    def adopt(self, key: str, upload_id: str, created_by: str, known: dict[int, KnownPart]) -> None:
+    def adopt(self, key: str, upload_id: str, created_by: str, uploaded: dict[int, UploadedPart]) -> None:
         """Keep an earlier run's upload for :meth:`open`, with the parts that the store has of it."""
-        upload = Upload(key, "", {}, upload_id, created_by, self.enqueue, known)
+        upload = Upload(key, "", {}, upload_id, created_by, self.enqueue, uploaded)
         upload.sends_crc64nvme = self.check == "crc64nvme"
         self.adopted[key] = upload
 
@@ -217,17 +217,19 @@ class Uploads:
         self.opened = [upload for upload in self.opened if upload.record]
         for upload in todo:
             if not upload.is_copied:
-                known = upload.known | {
-                    part.number: KnownPart(part.size, part.etag, part.fingerprint, part.checksum)
+                uploaded = upload.uploaded | {
+                    part.number: UploadedPart(part.size, part.etag, part.fingerprint, part.checksum)
                     for part in upload.parts.values()
                 }
-                self.adopt(upload.key, upload.upload_id, upload.created_by, known)
+                self.adopt(upload.key, upload.upload_id, upload.created_by, uploaded)
 
     async def send_whole(self, upload: Upload, data: bytes) -> None:
         """Send a small object as the one part of its upload."""
-        weighed = weigh((data,), self.check)
-        etag = await self._upload_part(upload, 1, weighed, (data,))
-        upload.parts[1] = SentPart(1, weighed.size, etag, weighed.fingerprint, weighed.crc64nvme, weighed.md5)
+        checksums = checksum_part((data,), self.check)
+        etag = await self._upload_part(upload, 1, checksums, (data,))
+        upload.parts[1] = SentPart(
+            1, checksums.size, etag, checksums.fingerprint, checksums.crc64nvme, checksums.md5
+        )
 
     def record_of(self, upload: Upload, stored: Stored) -> UploadRecord:
         """What an upload ends in once it is completed."""
@@ -283,23 +285,25 @@ class Uploads:
 
     async def _send_part(self, upload: Upload, number: int, part: Send) -> SentPart:
         pieces = tuple(part.chunk.pieces)
-        weighed = await clock.in_thread(weigh, pieces, self.check)
-        known = upload.known.get(number)
-        if known is not None and known.is_that(weighed):
-            etag = known.etag
+        checksums = await clock.in_thread(checksum_part, pieces, self.check)
+        uploaded = upload.uploaded.get(number)
+        if uploaded is not None and uploaded.matches(checksums):
+            etag = uploaded.etag
         else:
-            etag = await self._upload_part(upload, number, weighed, pieces)
-        return SentPart(number, weighed.size, etag, weighed.fingerprint, weighed.crc64nvme, weighed.md5)
+            etag = await self._upload_part(upload, number, checksums, pieces)
+        return SentPart(
+            number, checksums.size, etag, checksums.fingerprint, checksums.crc64nvme, checksums.md5
+        )
 
     async def _upload_part(
-        self, upload: Upload, number: int, weighed: Weighed, pieces: Sequence[Piece]
+        self, upload: Upload, number: int, checksums: PartChecksums, pieces: Sequence[Piece]
     ) -> str:
         async def once() -> str:
-            with at_least_some_speed(weighed.size), _limit_of_parts(upload, number):
+            with min_throughput(checksums.size), _limit_of_parts(upload, number):
                 etag = await self.bucket.once.upload_part(
-                    upload.key, upload.upload_id, number, weighed.body(pieces)
+                    upload.key, upload.upload_id, number, checksums.body(pieces)
                 )
-            if not weighed.matches(etag):
+            if not checksums.matches(etag):
                 raise TransientError(
                     "the store has received other bytes than were sent: its ETag is not their MD5",
                     where=Where("UploadPart", self.bucket.name, upload.key, part=number),

@@ -22,7 +22,7 @@ from riva_stream.events import Observer, Warned
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader
 from riva_stream.sizes import human_size
-from riva_stream.source.pin import PinnedSource, Vouchers
+from riva_stream.source.pin import PinnedSource, SourceChecksums
 
 __all__ = ["find_archives", "find_source"]
 
@@ -102,7 +102,7 @@ async def find_source(
         etag=info.etag,
         version_id=info.version_id,
         last_modified=info.last_modified,
-        vouchers=Vouchers.of(info),
+        checksums=SourceChecksums.of(info),
     )
 
 

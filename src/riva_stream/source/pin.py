@@ -11,14 +11,14 @@ from riva_stream.errors import DigestMismatchError
 from riva_stream.flow.digest import DigestRecord
 from riva_stream.s3 import ObjectInfo
 
-__all__ = ["PinnedSource", "Vouchers"]
+__all__ = ["PinnedSource", "SourceChecksums"]
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _COMPARABLE = ("crc64nvme", "sha256", "crc32c", "crc32", "sha1")
 
 
 @dataclass(frozen=True, slots=True)
-class Vouchers:
+class SourceChecksums:
     """Full-object checksums of the source as its store keeps them: algorithm → base64 (``md5``: hexadecimal).
 
     They are the store's word about what was uploaded to it, so a stream that differs was broken on its way here.
@@ -27,7 +27,7 @@ class Vouchers:
     values: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, info: ObjectInfo) -> Vouchers:
+    def of(cls, info: ObjectInfo) -> SourceChecksums:
         """Those that a HEAD with ChecksumMode told.
 
         The ETag of an object that was put in one piece, and not encrypted with KMS, is its MD5 (S3 API reference,
@@ -75,7 +75,7 @@ class PinnedSource:
     etag: str
     version_id: str | None
     last_modified: datetime | None
-    vouchers: Vouchers
+    checksums: SourceChecksums
 
     @property
     def uri(self) -> str:

@@ -17,7 +17,7 @@ from riva_stream.events import Observer, Warned, ignore
 from riva_stream.flow.buffers import Chunk, Credits, Piece
 from riva_stream.flow.lanes import Lane
 from riva_stream.s3 import Bucket
-from riva_stream.s3.speed import at_least_some_speed
+from riva_stream.s3.speed import min_throughput
 from riva_stream.source.pin import PinnedSource
 from riva_stream.source.ranges import PinnedRanges
 
@@ -92,7 +92,7 @@ class SourceReader:
             first, last = start + have, start + size - 1
             version = self.source.version_id if self._by_version else None
             async with self._ranges.open(first, last, version) as reply:
-                with at_least_some_speed(last - first + 1):
+                with min_throughput(last - first + 1):
                     async for piece in reply.pieces:
                         if have + len(piece) > size:
                             raise SourceChangedError(

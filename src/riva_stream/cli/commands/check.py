@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError
 
@@ -154,4 +154,4 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         yield f"Next: {invocation.other('stage', '--limit')}"
 
 
-run = executes(_check, _text)
+run = session_command(_check, _text)

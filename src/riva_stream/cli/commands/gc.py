@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import parse_duration
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
@@ -114,4 +114,4 @@ def _since(leftover: Leftover) -> str:
     return f"{leftover.since.astimezone(UTC):%Y-%m-%d %H:%M}Z" if leftover.since else "unknown          "
 
 
-run = executes(_collect, _text)
+run = session_command(_collect, _text)

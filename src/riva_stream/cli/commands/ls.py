@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.output import table_text
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import human_size
@@ -105,4 +105,4 @@ def _row(staging: ListedStaging) -> tuple[str, ...]:
     )
 
 
-run = executes(_list, _text)
+run = session_command(_list, _text)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import human_size
 
@@ -156,4 +156,4 @@ def _moved(source_copy: str, proven: str) -> str:
     return "; the rest ".join(copied + sent)
 
 
-run = executes(_promote, summary_text, recorded=True)
+run = session_command(_promote, summary_text, recorded=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import json_text
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS, is_segment
 from riva_stream.redact import SECRETS
@@ -222,4 +222,4 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-run = executes(_work, _document)
+run = session_command(_work, _document)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import MODES, WOULD, request_flags
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.sizes import human_size
 from riva_stream.uris import key_of
@@ -261,4 +261,4 @@ def _plan(plan: Plan) -> list[str]:
     return rows
 
 
-run = executes(_stage, _text, recorded=True)
+run = session_command(_stage, _text, recorded=True)

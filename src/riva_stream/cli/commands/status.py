@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import MODES, parse_duration, state_dir_of
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.sizes import human_size
@@ -194,4 +194,4 @@ def _upload(upload: UploadStatus) -> str:
     return f"    {upload.state:<9}  {parts} {'part' if parts == 1 else 'parts'}, {size}  {upload.key}"
 
 
-run = executes(_look, _text, _exit_code)
+run = session_command(_look, _text, _exit_code)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_size
-from riva_stream.cli.running import executes
+from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
 from riva_stream.sizes import human_size
@@ -181,4 +181,4 @@ def _said(entry: VerifiedObject) -> str:
     return ", ".join(entry.by) if entry.ok else entry.difference
 
 
-run = executes(_verify, _text, _exit_code)
+run = session_command(_verify, _text, _exit_code)

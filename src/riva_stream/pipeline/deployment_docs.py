@@ -22,7 +22,7 @@ from riva_stream.sizes import human_size
 from riva_stream.source import PinnedSource, find_source
 
 __all__ = [
-    "HandedOver",
+    "WrittenDeployment",
     "deployment_of",
     "find_container",
     "ready_of",
@@ -32,8 +32,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class HandedOver:
-    """The pair as it was written."""
+class WrittenDeployment:
+    """The deployment documents as they were written."""
 
     document: DeploymentDocument
     file: StagedFile
@@ -43,7 +43,7 @@ class HandedOver:
 def store_of_container(run: Run) -> Reader:
     """One in the destination's bucket is looked for with the destination's credentials, any other where the source is."""
     request = run.request
-    return run.destination.store if request.server_bucket == request.bucket else run.origin
+    return run.destination.store if request.server_bucket == request.bucket else run.source_store
 
 
 async def find_container(run: Run) -> PinnedSource | None:

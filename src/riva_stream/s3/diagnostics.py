@@ -18,20 +18,20 @@ from botocore.exceptions import ClientError, NoCredentialsError
 
 from riva_stream import clock
 from riva_stream.errors import RivaStreamError, TransientError, Where
-from riva_stream.s3.answers import date_of
 from riva_stream.s3.credentials import source_of
 from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.regions import RegionName
-from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, opened, prepared
+from riva_stream.s3.responses import date_of
+from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, open_service, prepared
 
-__all__ = ["BucketLook", "CredentialsLook", "Identity", "Look", "open_look"]
+__all__ = ["BucketInfo", "CredentialsInfo", "DiagnosticClient", "Identity", "open_diagnostic_client"]
 
 _UNEXPLAINED = (400, 401, 403)
 _STS_ENDPOINT = "AWS_ENDPOINT_URL_STS"
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialsLook:
+class CredentialsInfo:
     """Where credentials come from, never what they are."""
 
     source: str
@@ -51,7 +51,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class BucketLook:
+class BucketInfo:
     """What the answer to a HEAD of a bucket tells, whether or not it was a good one."""
 
     status: int
@@ -65,8 +65,8 @@ class BucketLook:
     """What the answer's header ``Server`` says, as it stands there; empty for nothing."""
 
 
-class Look:
-    """One session and one client, to look with."""
+class DiagnosticClient:
+    """One session and one client, for what the port has no operation for."""
 
     def __init__(self, settings: StoreSettings, session: Any, client: Any) -> None:
         self._settings = settings
@@ -80,21 +80,21 @@ class Look:
         self.blamed = partial(RegionName.of(session, client).blamed, self.endpoint_url)
         """What an error of the resolver comes to where the region's name is to blame; else None."""
 
-    async def credentials(self) -> CredentialsLook:
+    async def credentials(self) -> CredentialsInfo:
         """Where they come from.
 
         Raises:
             ConfigurationError: there are none.
         """
         if self._settings.unsigned:
-            return CredentialsLook("nobody: requests are not signed", "unsigned", profile="", temporary=False)
+            return CredentialsInfo("nobody: requests are not signed", "unsigned", profile="", temporary=False)
         core = self.session._session  # noqa: SLF001 - aioboto3 gives credentials without their origin
         with translated("GetCredentials", ""):
             found = await core.get_credentials()
             if found is None:
                 raise NoCredentialsError  # as any request would, and so in the same words
             frozen = await found.get_frozen_credentials()
-        return CredentialsLook(
+        return CredentialsInfo(
             source=source_of(found.method),
             method=found.method,
             profile=core.get_config_variable("profile") or "",
@@ -117,12 +117,12 @@ class Look:
         if self._settings.ca_bundle is not None:
             arguments["verify"] = str(self._settings.ca_bundle)
         with translated("GetCallerIdentity", ""):
-            async with opened(self.session, "sts", arguments) as client:
+            async with open_service(self.session, "sts", arguments) as client:
                 await resolved(client.meta.endpoint_url)
                 answer = await client.get_caller_identity()
         return Identity(account=answer.get("Account", ""), arn=answer.get("Arn", ""))
 
-    async def bucket(self, bucket: str) -> BucketLook:
+    async def bucket(self, bucket: str) -> BucketInfo:
         """HEAD of a bucket. A refusal is an answer, too: it has a region and a time.
 
         Raises:
@@ -143,7 +143,7 @@ class Look:
         status = int(meta.get("HTTPStatusCode") or 0)
         if not status:
             raise TransientError("the answer has no status", where=Where("HeadBucket", bucket))
-        return BucketLook(
+        return BucketInfo(
             status=status,
             region=headers.get("x-amz-bucket-region") or answer.get("BucketRegion") or "",
             store_time=date_of(headers),
@@ -168,10 +168,10 @@ class Look:
 
 
 @asynccontextmanager
-async def open_look(
+async def open_diagnostic_client(
     settings: StoreSettings, *, session: Any = None, warn: Callable[[str], None]
-) -> AsyncIterator[Look]:
-    """A client to look with, which is closed at the end.
+) -> AsyncIterator[DiagnosticClient]:
+    """A client for diagnostics, which is closed at the end.
 
     Args:
         settings: where and how.
@@ -186,4 +186,4 @@ async def open_look(
         made = await prepared(settings, session, warn)
         with translated("CreateClient", ""):
             client = await stack.enter_async_context(client_of(made, settings))
-        yield Look(settings, made, client)
+        yield DiagnosticClient(settings, made, client)

@@ -12,7 +12,7 @@ from botocore import exceptions as boto
 
 from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError, Where
 
-__all__ = ["is_local", "one_line", "refused_before_the_store", "text_of", "without_answer"]
+__all__ = ["is_local", "one_line", "proxy_refusal", "text_of", "transport_error"]
 
 _FORBIDDEN, _PROXY_AUTHENTICATION = 403, 407
 _OF_A_PROXY = {"proxy-authenticate", "proxy-status", "x-squid-error"}
@@ -28,7 +28,7 @@ _CERTIFICATE_FILES = {"X509", "PEM", "ASN1"}
 """The parts of OpenSSL that read files; its others speak with the server."""
 
 
-def without_answer(error: BaseException, where: Where) -> RivaStreamError:
+def transport_error(error: BaseException, where: Where) -> RivaStreamError:
     """A request that nobody has answered: by the network, by a proxy, or because this host could not send it."""
     cause = _cause_of(error)
     if isinstance(error, boto.ProxyConnectionError):
@@ -106,10 +106,10 @@ def _from_proxy(error: boto.ProxyConnectionError, where: Where) -> RivaStreamErr
             where=where,
             hint="check the proxy (HTTPS_PROXY, HTTP_PROXY), and NO_PROXY for a store that needs none",
         )
-    return _refused_on_the_way(status, str(getattr(cause, "message", "")), where, "the proxy")
+    return _proxy_error(status, str(getattr(cause, "message", "")), where, "the proxy")
 
 
-def _refused_on_the_way(status: int, message: str, where: Where, who: str) -> ConfigurationError:
+def _proxy_error(status: int, message: str, where: Where, who: str) -> ConfigurationError:
     wants = "wants a user name and a password" if status == _PROXY_AUTHENTICATION else "refuses the request"
     said = f": {one_line(message)}" if message else ""
     return ConfigurationError(
@@ -134,18 +134,18 @@ def text_of(error: BaseException) -> str:
     return " ".join(word.partition("?")[0] for word in words.split())
 
 
-def refused_before_the_store(
+def proxy_refusal(
     status: int | None, message: str, place: Where, headers: Mapping[str, str]
 ) -> ConfigurationError | None:
     """A refusal without an S3 code, where S3 would have sent one: something that stands in front of the store."""
     if status == _PROXY_AUTHENTICATION:
-        return _refused_on_the_way(status, message, place, _answered_by(headers))
+        return _proxy_error(status, message, place, _answered_by(headers))
     if status != _FORBIDDEN or any(name.startswith("x-amz") for name in headers):
         return None
     is_page = headers.get("content-type", "").startswith("text/html") and headers.get("content-length") != "0"
     if place.operation.startswith("Head") and not is_page and not _OF_A_PROXY & headers.keys():
         return None  # a HEAD's answer has no body to tell by: mostly it is S3's own
-    return _refused_on_the_way(status, message, place, _answered_by(headers))
+    return _proxy_error(status, message, place, _answered_by(headers))
 
 
 def _answered_by(headers: Mapping[str, str]) -> str:

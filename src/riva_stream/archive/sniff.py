@@ -15,7 +15,15 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DEEP", "chunked", "described", "layers_of", "not_a_model", "not_a_tar", "odd_for_a_model"]
+__all__ = [
+    "DEEP",
+    "chunked",
+    "describe_content",
+    "not_a_model",
+    "not_a_tar",
+    "odd_for_a_model",
+    "sniff_layers",
+]
 
 DEEP = 8192
 """Bytes with which a look under one more layer mostly succeeds (not under zstd, whose blocks have up to 128 KiB)."""
@@ -160,7 +168,7 @@ def chunked(head: bytes) -> int:
     return 0
 
 
-def layers_of(head: bytes) -> tuple[str, ...]:
+def sniff_layers(head: bytes) -> tuple[str, ...]:
     """What these first bytes are, from outside to inside, as far as they tell; never empty."""
     layers: list[str] = []
     while len(layers) < _DEPTH:
@@ -175,15 +183,15 @@ def layers_of(head: bytes) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def described(head: bytes) -> str:
+def describe_content(head: bytes) -> str:
     """What a file with these first bytes looks like; empty where that is not known."""
-    layers = layers_of(head)
+    layers = sniff_layers(head)
     return "" if layers[0] in {"unknown", "empty", "zeros"} else f"it looks like {_sentence(layers, head)}"
 
 
 def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
     """The error for ``head``, the first bytes of the source, or of what is inside its layers ``outer``."""
-    found = layers_of(head)
+    found = sniff_layers(head)
     if outer:
         text = f"inside the {outer[-1]} is {_sentence(found, head, outer)}"
     else:
@@ -208,7 +216,7 @@ def not_a_model(name: str, head: bytes) -> ArchiveError | None:
         name: of the file, for what takes both a name and bytes to tell.
         head: its first bytes; ``DEEP`` of them, or all.
     """
-    found = layers_of(head)
+    found = sniff_layers(head)
     # One byte is all that tells JSON, and a model may begin with it.
     sure = found[0] in _NO_MODELS or (found[0] == "json" and _is_text(head))
     if not sure and not (found[0] == "appledouble" and name.startswith("._")):
@@ -223,7 +231,7 @@ def not_a_model(name: str, head: bytes) -> ArchiveError | None:
 
 def odd_for_a_model(head: bytes) -> str:
     """What a bare model looks like that seems to be something else; empty where it does not."""
-    found = layers_of(head)
+    found = sniff_layers(head)
     is_odd = found[0] in _ODD_MODELS or (found[0] in {"gzip", "zstd"} and "tar" in found)
     return _sentence(found, head) if is_odd else ""
 

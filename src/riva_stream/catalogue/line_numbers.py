@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Lines", "Path", "deepest_line", "lines_of_json", "lines_of_toml"]
+__all__ = ["LineNumbers", "Path", "deepest_line", "json_line_numbers", "toml_line_numbers"]
 
 Path = tuple[str | int, ...]
 """Keys and indexes from the root: ``("staging", 2, "source")``."""
@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
+class LineNumbers:
     """The lines of a file's values."""
 
     known: dict[Path, int] = field(default_factory=dict)
@@ -43,14 +43,14 @@ class Lines:
         return path, self.known.get(path)
 
 
-def lines_of_json(text: str) -> Lines:
+def json_line_numbers(text: str) -> LineNumbers:
     """Of a JSON document."""
     reader = _Reader(text, json.loads)
     reader.value(())
     return reader.lines
 
 
-def lines_of_toml(text: str) -> Lines:
+def toml_line_numbers(text: str) -> LineNumbers:
     """Of a TOML document."""
     reader = _Reader(text, _unquoted)
     table: Path = ()
@@ -89,7 +89,7 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
 
 class _Reader:
     def __init__(self, text: str, unquoted: Callable[[str], str]) -> None:
-        self.lines = Lines()
+        self.lines = LineNumbers()
         self._unquoted = unquoted
         self._tokens = list(_tokens(text))
         self._at = 0

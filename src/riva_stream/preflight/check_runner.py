@@ -17,7 +17,7 @@ from riva_stream.preflight.report import CheckRecord, failed, failed_with, not_t
 from riva_stream.retry import Retrier
 from riva_stream.sizes import MOST_PARTS
 
-__all__ = ["Condition", "Examiner", "StoreFacts", "store_record"]
+__all__ = ["CheckRunner", "Condition", "StoreFacts", "store_record"]
 
 Condition = Literal["honoured", "ignored", "refused", "wrong"]
 """Of If-Match and If-None-Match: what is wrong is taken (ignored), what is right is refused (wrong), or the store does
@@ -115,7 +115,7 @@ _TRANSIENT = 75
 
 
 @dataclass(eq=False)
-class Examiner:
+class CheckRunner:
     """Collects the records of one ``check``."""
 
     request: StageRequest
@@ -126,7 +126,7 @@ class Examiner:
     store: StoreFacts = field(default_factory=StoreFacts)
     """What was found out about the destination's store."""
 
-    async def examine(
+    async def run(
         self, component: str, act: Callable[[], Awaitable[CheckRecord]], *, degraded: str = ""
     ) -> CheckRecord:
         """Do one check and keep its record.
@@ -150,13 +150,13 @@ class Examiner:
             )
         except RivaStreamError as error:
             record = failed_with(component, error, self.request, degraded=degraded)
-        return self.keep(record)
+        return self.add(record)
 
-    def keep(self, record: CheckRecord) -> CheckRecord:
+    def add(self, record: CheckRecord) -> CheckRecord:
         """Keep a record; the first one of its component stands."""
         return self.records.setdefault(record.component, record)
 
     def skip(self, cause: str, *components: str, reason: str = "") -> None:
         """Say of components that they were not tried, since ``cause`` failed."""
         for component in components:
-            self.keep(not_tried(component, cause, reason))
+            self.add(not_tried(component, cause, reason))

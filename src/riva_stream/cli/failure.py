@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import Field, field_validator
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
+from riva_stream.cli.settings.places import Places
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -163,7 +163,8 @@ def _policy(error: RivaStreamError) -> dict[str, Any] | None:
         return None
     from riva_stream.preflight.policy import PolicyDocument, grants_for  # noqa: PLC0415 - for this error alone
 
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    places = Places()  # the environment alone: what ended the run may be the file
+    region = places.text("AWS_REGION") or places.text("AWS_DEFAULT_REGION") or None
     grants = error.grants or tuple(grant.model_dump() for grant in grants_for(error, region=region))
     if not grants:
         return None

@@ -40,7 +40,7 @@ from riva_stream.cli.progress import (
     sentence,
 )
 from riva_stream.cli.settings.env_file import EnvFile
-from riva_stream.cli.settings.model import Places, as_switch
+from riva_stream.cli.settings.places import Places, as_switch
 from riva_stream.events import Event, PhaseChanged, Progress, Warned, kind_of
 from riva_stream.files import open_regular
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
@@ -412,6 +412,7 @@ def choose_renderer(args: Namespace, run_id: str) -> Renderer | JsonLines:
         return Renderer()
     if args.log_format == "json":
         return JsonLines(run_id)
+    # What it can do is said by the terminal, and by no file of settings.
     drawable = os.isatty(_STDERR) and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
     if args.log_format != "plain" and drawable:
         from riva_stream.cli.live import LiveRenderer  # noqa: PLC0415 - rich takes a while to import

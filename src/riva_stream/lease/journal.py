@@ -71,6 +71,7 @@ class Process(_Document):
     @classmethod
     def this(cls) -> Process:
         """This very process; RIVA_STREAM_HOST_ID names the host. Reads /proc, so call it in a thread."""
+        # Of the process and not of a request: whoever takes a lease has it, the library's callers too.
         host = os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
         return cls(host=host, boot=_boot_id(), pid=os.getpid(), started=_started(os.getpid()) or "")
 

@@ -48,7 +48,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def _promote(session: Session) -> PromoteReport:
     from riva_stream.cli.session import begin_record, staging_prefix
-    from riva_stream.cli.settings.model import Origin
+    from riva_stream.cli.settings.places import Origin
     from riva_stream.cli.settings.problems import check, malformed
     from riva_stream.config import PromoteRequest
     from riva_stream.errors import ConfigurationError

@@ -228,7 +228,7 @@ ASKING = {
     "find",
 }
 OTHERS_WORDS = {
-    "cli/failure.py": "CPython has neither a type nor a number for a thread that could not be started",
+    "errors.py": "CPython has neither a type nor a number for a thread that could not be started",
     "s3/windows.py": "a store's answer, which has no code of its own for it",
 }
 """Where the words of somebody else are all that there is to go by."""

@@ -131,6 +131,12 @@ class RivaStreamError(Exception):
         return _rebuild, (type(self), self.what, self.where, self.hint), vars(self)
 
 
+def is_out_of_resources(error: BaseException) -> bool:
+    """Whether this host has no memory or no thread left for the process, which no rerun mends."""
+    # CPython has neither a type nor a number for a thread that could not be started.
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "new thread" in str(error))
+
+
 def leaves_of(error: BaseException) -> list[BaseException]:
     """The errors in a group, or the error itself: what the tasks of a run failed with."""
     if isinstance(error, BaseExceptionGroup):

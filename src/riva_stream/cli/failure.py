@@ -20,6 +20,7 @@ from riva_stream.errors import (
     RivaStreamError,
     TransientError,
     Where,
+    is_out_of_resources,
     leaves_of,
 )
 from riva_stream.manifest import Finding
@@ -121,8 +122,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             policy=_policy(worst),
             layers=getattr(worst, "layers", ()),
         )
-    # CPython has neither a type nor a number for a thread that could not be started.
-    if isinstance(worst, MemoryError) or (isinstance(worst, RuntimeError) and "new thread" in str(worst)):
+    if is_out_of_resources(worst):
         return Failure(
             type="OutOfResources",
             code="out_of_resources",

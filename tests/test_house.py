@@ -28,6 +28,7 @@ FLOOR = {
     "uris",
     "readback",
     "redact",
+    "printable",
     "files",
 }
 _BELOW_RUN = (
@@ -47,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "layout": set(),
     "readback": set(),
     "redact": set(),
+    "printable": set(),
     "files": set(),
     "retry": FLOOR,
     "config": FLOOR | {"flow"},

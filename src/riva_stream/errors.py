@@ -26,7 +26,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "EXPIRED",
@@ -110,6 +113,8 @@ class RivaStreamError(Exception):
         self.what = what
         self.where = where or Where()
         self.hint = hint
+        self.listed: tuple[str, ...] = ()
+        """The lines that ``what`` ends with, each behind a line end and two blanks."""
 
     @property
     def code(self) -> str:
@@ -125,6 +130,12 @@ class RivaStreamError(Exception):
         empty = Where()
         known = {f.name for f in fields(Where) if getattr(self.where, f.name) != getattr(empty, f.name)}
         self.where = replace(self.where, **{k: v for k, v in details.items() if k not in known})
+        return self
+
+    def listing(self, lines: Iterable[str]) -> Self:
+        """Put lines below ``what``: names from a store, which may hold anything, also line ends."""
+        self.listed = tuple(lines)
+        self.what += "".join(f"\n  {line}" for line in self.listed)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

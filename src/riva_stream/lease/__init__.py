@@ -2,6 +2,7 @@
 
 from riva_stream.lease.journal import (
     LEASE,
+    SENT,
     Identity,
     Journal,
     JournaledCheckpoint,
@@ -14,6 +15,7 @@ from riva_stream.lease.liveness import Life, beats_by_the_stores_clock, known_to
 
 __all__ = [
     "LEASE",
+    "SENT",
     "Found",
     "Identity",
     "Journal",

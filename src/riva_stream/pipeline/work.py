@@ -156,9 +156,8 @@ def identity_of(run: Run, work: Work, check: str, means: Means) -> Identity:
             *(str(option) for option in (request.sse, request.kms_key_id, request.storage_class)),
             *([f"acl={request.acl}"] if request.acl else []),
             *(f"{name}={value}" for name, value in request.tags.items()),
-            # What a dead run has still under way must not come in between parts that were made otherwise.
-            *([] if means.how == "sent" else [f"copy={means.how}"]),
         ],
+        source_copy=means.how,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from pydantic import ValidationError
 
 from riva_stream import (
     AccessDeniedError,
@@ -26,6 +28,7 @@ from riva_stream import (
 from riva_stream.cli.commands.stage import summary_text
 from riva_stream.cli.progress import Counters
 from riva_stream.events import Event, Progress, StageStarted, Warned
+from riva_stream.lease import Identity
 from riva_stream.pipeline import copies
 from riva_stream.retry import RetryPolicy
 from riva_stream.s3 import CopiedPart, CopySource, RangeReply
@@ -508,3 +511,40 @@ async def test_one_404_of_a_range_is_looked_into_as_a_412_is() -> None:
     await store.put_source(model.key, model.data)
     report = await stage(asked(model, source_copy="send"), store=store)
     assert report.outcome == "staged"
+
+
+# ---- what the journal tells of the copies
+
+
+IDENTITY: dict[str, Any] = {
+    "source": "s3://m/a.tar.gz",
+    "etag": "e",
+    "version_id": None,
+    "size": 1,
+    "include": [],
+    "part_size": 8 * MIB,
+    "check": "md5",
+}
+OF_0_2 = {**IDENTITY, "options": ["None", "None", "None", "copy=crc64nvme"]}
+"""As version 0.2.0 writes it."""
+
+
+def test_how_the_source_is_copied_is_a_field_of_its_own() -> None:
+    identity = Identity(**IDENTITY, options=["None", "None", "None"], source_copy="crc64nvme")
+    assert Identity.model_validate(OF_0_2) == identity, "and is read of an older run"
+    written = json.loads(identity.model_dump_json())
+    assert written == {**OF_0_2, "source_copy": "crc64nvme"}, "an older run finds all that it compares"
+    assert Identity.model_validate(written) == identity
+
+
+def test_a_run_that_sends_is_as_it_was() -> None:
+    older = {**IDENTITY, "options": ["None", "None", "None", "acl=private"]}
+    identity = Identity.model_validate(older)
+    assert identity.source_copy == "sent"
+    assert json.loads(identity.model_dump_json()) == {**older, "source_copy": "sent"}
+
+
+@pytest.mark.parametrize("options", [None, 7, {}, [7], [["copy=x"]], "copy=x"], ids=repr)
+def test_options_that_are_none_are_refused_as_such(options: object) -> None:
+    with pytest.raises(ValidationError, match="options"):
+        Identity.model_validate({**IDENTITY, "options": options})

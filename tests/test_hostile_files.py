@@ -264,3 +264,15 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
 
 def test_no_settings_are_read_from_nothing() -> None:
     assert dict(read_env_file(Path(os.devnull)).values) == {}
+
+
+def test_a_state_directory_that_is_refused_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*ARGV, "--quiet", "--state-dir=new\udcff/state", "--log-dir=logs"]) == 78
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"], "what may be any bytes is"
+    said = capfd.readouterr().err
+    assert "--state-dir" in said
+    (log,) = (tmp_path / "logs").iterdir()
+    assert "this run leaves no state" in log.read_text()

@@ -28,6 +28,7 @@ FLOOR = {
     "uris",
     "readback",
     "redact",
+    "printable",
     "files",
 }
 _BELOW_RUN = (
@@ -47,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "layout": set(),
     "readback": set(),
     "redact": set(),
+    "printable": set(),
     "files": set(),
     "retry": FLOOR,
     "config": FLOOR | {"flow"},
@@ -184,6 +186,38 @@ def test_the_names_of_documents_stand_in_one_place() -> None:
     assert naming == {"layout.py", "cli/commands/next.py"}
 
 
+ENVIRONMENT = {
+    "cli/settings/places.py": "every setting, for whoever asks for one",
+    "cli/settings/env_file.py": "which file the settings are in",
+    "cli/command.py": "the script that calls on a user's behalf, which is no setting",
+    "cli/app.py": "the same, and what must be redacted before there are settings",
+    "cli/session.py": "hands the AWS libraries what the settings have found; the host's name, which must be text",
+    "cli/logs.py": "TERM, the terminal's own",
+    "cli/diagnostics.py": "writes down what it was, beside what the file was",
+    "cli/commands/docs.py": "tells the pager how to show a page",
+    "catalogue/local.py": "what a child process inherits",
+    "catalogue/ray_engine.py": "Ray's own switch, which is set there",
+    "run.py": "the host's name, which is the process's and not a request's",
+    "lease/journal.py": "the same",
+    "preflight/check.py": "AWS_PROFILE as botocore sees it",
+    "redact.py": "the secrets of the AWS libraries, whenever they come",
+    "s3/credentials.py": "a token's file, where botocore looks for it",
+    "s3/look.py": "botocore's own endpoint of STS",
+    "s3/session.py": "AWS_PROFILE as botocore would take it",
+}
+"""What may name the process's environment, and what for. A setting of ours is asked for in the first of them."""
+
+
+def test_settings_are_read_from_the_environment_in_one_place() -> None:
+    naming = {
+        str(path.relative_to(SOURCE))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}
+    }
+    assert naming == set(ENVIRONMENT)
+
+
 SENTENCE = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
 ASKING = {
     "startswith",
@@ -196,7 +230,7 @@ ASKING = {
     "find",
 }
 OTHERS_WORDS = {
-    "cli/failure.py": "CPython has neither a type nor a number for a thread that could not be started",
+    "errors.py": "CPython has neither a type nor a number for a thread that could not be started",
     "s3/windows.py": "a store's answer, which has no code of its own for it",
 }
 """Where the words of somebody else are all that there is to go by."""

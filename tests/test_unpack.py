@@ -12,12 +12,13 @@ import pytest
 import zstandard
 
 from riva_stream import ArchiveError, ConfigurationError, StageRequest
-from riva_stream.archive import Extractor, Limits, Member
+from riva_stream.archive import Extractor, Limits, Member, Snapshot
 from riva_stream.flow.buffers import Chunk, Credits
-from riva_stream.flow.digest import HashLane
+from riva_stream.flow.digest import Digest, HashLane
 from riva_stream.flow.lanes import Lane
 from riva_stream.flow.memory import SMALLEST_PART, least_memory, plan_memory
 from riva_stream.flow.tee import Branch
+from riva_stream.pipeline.checkpoint import ResumePoint
 from riva_stream.pipeline.unpack import Unpacker
 from riva_stream.sink import Upload
 from riva_stream.sizes import GIB, MIB
@@ -60,19 +61,21 @@ class Unpacking:
     peak: int = 0
     """Bytes of the write share that were in use at most."""
 
-    async def run(self, archive: bytes) -> None:
-        """Push ``archive`` through it as one chunk."""
-        request = request_of(self.part_size)
-        hashes = HashLane(Lane("member-hash"))
-        unpacker = Unpacker(
+    def unpacker(self) -> Unpacker:
+        return Unpacker(
             Extractor(limits=self.limits),
             plan_memory(self.memory, self.part_size),
-            request.part_size_for,
+            request_of(self.part_size).part_size_for,
             self._open,
-            hashes,
+            HashLane(Lane("member-hash")),
             Lane("extract"),
             lambda _: None,
         )
+
+    async def run(self, archive: bytes) -> None:
+        """Push ``archive`` through it as one chunk."""
+        unpacker = self.unpacker()
+        hashes = unpacker.hashes
         budget = Credits(len(archive))
         await budget.acquire(len(archive))
         unpacker.send(Chunk(0, len(archive), [archive], budget, len(archive)))
@@ -213,3 +216,15 @@ async def test_members_go_on_as_they_are() -> None:
     assert {name: sent.size for name, sent in unpacking.opened.items()} == {
         n: len(b) for n, b in data.items()
     }
+
+
+async def test_a_member_that_an_earlier_run_has_begun_with_more_memory_is_refused_as_at_its_header() -> None:
+    begun = Member("m/huge.riva", "huge.riva", 200 * GIB, 0, 512)
+    earlier = ResumePoint(0, Digest(), None, Snapshot(b"", 0, 0, begun, 0, 0, ()), [], None, "")
+    unpacking = Unpacking(least_memory(8 * MIB))
+    with pytest.raises(ConfigurationError) as caught:
+        await unpacking.unpacker().resume(earlier)
+    assert caught.value.resumable, "with enough memory it goes on"
+    assert "'m/huge.riva'" in caught.value.what
+    part = request_of(8 * MIB).part_size_for(begun.size)
+    assert f"{least_memory(8 * MIB, part) // MIB}MiB" in caught.value.hint

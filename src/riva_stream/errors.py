@@ -26,7 +26,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "EXPIRED",
@@ -110,6 +113,8 @@ class RivaStreamError(Exception):
         self.what = what
         self.where = where or Where()
         self.hint = hint
+        self.listed: tuple[str, ...] = ()
+        """The lines that ``what`` ends with, each behind a line end and two blanks."""
 
     @property
     def code(self) -> str:
@@ -127,8 +132,20 @@ class RivaStreamError(Exception):
         self.where = replace(self.where, **{k: v for k, v in details.items() if k not in known})
         return self
 
+    def listing(self, lines: Iterable[str]) -> Self:
+        """Put lines below ``what``: names from a store, which may hold anything, also line ends."""
+        self.listed = tuple(lines)
+        self.what += "".join(f"\n  {line}" for line in self.listed)
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.hint), vars(self)
+
+
+def is_out_of_resources(error: BaseException) -> bool:
+    """Whether this host has no memory or no thread left for the process, which no rerun mends."""
+    # CPython has neither a type nor a number for a thread that could not be started.
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "new thread" in str(error))
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:

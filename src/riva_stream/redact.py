@@ -66,7 +66,7 @@ def remember(variables: Mapping[str, str]) -> None:
 
 def redact(text: str) -> str:
     """``text`` without secrets: ``***`` stands in their place."""
-    for name in _NAMES:
+    for name in _NAMES:  # anew each time, for the AWS libraries take them from there at any time
         for secret in _spellings(os.environ.get(name, "")):
             text = text.replace(secret, "***")
     for secret in _longest_first:

@@ -198,6 +198,7 @@ class Run:
     @staticmethod
     def host() -> str:
         """Name of this host, as the journal and the artifact tell it."""
+        # As the lease has it: of the process and not of a request.
         return os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
 
 

@@ -434,6 +434,8 @@ LOCAL: dict[str, Exception] = {
     "a folder": IsADirectoryError(21, "Is a directory", "/etc"),
     "not a program": PermissionError(13, "Permission denied", "/etc/passwd"),
     "no program": FileNotFoundError(2, "No such file", "/no/helper"),
+    "no memory": boto.HTTPClientError(error=MemoryError()),
+    "no thread": boto.HTTPClientError(error=RuntimeError("can't start new thread")),
     "no certificate": boto.HTTPClientError(error=a_bad_certificate()),
     "proxy authentication": proxy_error(407),
     "a proxy that forbids": proxy_error(403),

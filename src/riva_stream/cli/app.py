@@ -22,7 +22,8 @@ _USAGE = 2
 _INTERRUPTED = 130
 _WIDEST = 100
 _PARSE_ONLY = "RIVA_STREAM_PARSE_ONLY"
-"""Set by a script that wants to know whether a command line is one, before it makes an environment to run it in."""
+"""Set by a script that wants to know whether a command line is one, before it makes an environment to run it in; as
+:data:`~riva_stream.cli.command.SCRIPT` it is no setting."""
 
 _EPILOG = """\
 examples:

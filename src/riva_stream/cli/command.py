@@ -15,7 +15,8 @@ from riva_stream.cli.settings.env_file import ROOT
 __all__ = ["SCRIPT", "Command", "Invocation"]
 
 SCRIPT = "RIVA_STREAM_CALLED_AS"
-"""Set by a script that calls one command on a user's behalf: the script's own name as it was typed."""
+"""Set by a script that calls one command on a user's behalf: the script's own name as it was typed. No setting, so it
+counts in the environment alone."""
 _CANONICAL = re.compile(r"(?<![\w./-])riva-stream(?= [a-z])")
 """What the rooms below this one call the program by, who cannot know how it was called."""
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,8 @@ from pydantic import Field, field_validator
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
+from riva_stream.cli.output import text_of
+from riva_stream.cli.settings.places import Places
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -20,6 +21,7 @@ from riva_stream.errors import (
     RivaStreamError,
     TransientError,
     Where,
+    is_out_of_resources,
     leaves_of,
 )
 from riva_stream.manifest import Finding
@@ -48,6 +50,8 @@ class Failure(ErrorReport):
     diagnostics: str = ""
     """What is to be attached to a report; empty where there is none."""
     trace: str = Field(default="", exclude=True)
+    listed: tuple[str, ...] = Field(default=(), exclude=True)
+    """The lines that the message ends with, each behind a line end and two blanks; it has no others of ours."""
 
     @field_validator("message", "hint", "log_file", "diagnostics", "trace", mode="before")
     @classmethod
@@ -56,13 +60,15 @@ class Failure(ErrorReport):
 
     def text(self, run_id: str, *, debug: bool) -> str:
         """For a person."""
-        lines = [f"riva_stream: {self.message}"]
-        lines += [f"  {line}" for problem in self.problems for line in str(problem).splitlines()]
+        below = "".join(f"\n  {line}" for line in self.listed)
+        lines = [f"riva_stream: {self.message.removesuffix(below)}", *(f"  {line}" for line in self.listed)]
+        lines += [f"  {line}" for problem in self.problems for line in str(problem).split("\n")]
         if str(self.where):
             lines.append(f"  where: {self.where}")
         lines += [f"  also:  {other.message}" for other in self.also]
         lines += [
-            f"  {'next:' if not i else '     '}  {line}" for i, line in enumerate(self.hint.splitlines())
+            f"  {'next:' if not i else '     '}  {line}"
+            for i, line in enumerate(self.hint.split("\n") if self.hint else ())
         ]
         if self.policy is not None:
             lines.append("         this policy grants it:")
@@ -71,8 +77,8 @@ class Failure(ErrorReport):
         lines += [f"  {name + ':':13}{path}" for name, path in files.items() if path]
         lines.append(f"  exit code {self.exit_code}" + (f", run {run_id}" if run_id else ""))
         if debug:
-            lines += ["", self.trace.rstrip("\n")]
-        return redact("\n".join(lines) + "\n")
+            lines += ["", *self.trace.rstrip("\n").split("\n")]
+        return redact(text_of(lines))
 
     def document(self, run_id: str) -> dict[str, Any]:
         """For a program; without what is empty."""
@@ -106,6 +112,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             type=type(worst).__name__,
             code=worst.code,
             message=worst.what,
+            listed=tuple(map(_printable, worst.listed)),
             where=worst.where,
             hint=_hint(worst, invocation),
             exit_code=worst.exit_code,
@@ -121,8 +128,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             policy=_policy(worst),
             layers=getattr(worst, "layers", ()),
         )
-    # CPython has neither a type nor a number for a thread that could not be started.
-    if isinstance(worst, MemoryError) or (isinstance(worst, RuntimeError) and "new thread" in str(worst)):
+    if is_out_of_resources(worst):
         return Failure(
             type="OutOfResources",
             code="out_of_resources",
@@ -163,7 +169,8 @@ def _policy(error: RivaStreamError) -> dict[str, Any] | None:
         return None
     from riva_stream.preflight.policy import PolicyDocument, grants_for  # noqa: PLC0415 - for this error alone
 
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    places = Places()  # the environment alone: what ended the run may be the file
+    region = places.text("AWS_REGION") or places.text("AWS_DEFAULT_REGION") or None
     grants = error.grants or tuple(grant.model_dump() for grant in grants_for(error, region=region))
     if not grants:
         return None

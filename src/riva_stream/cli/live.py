@@ -13,10 +13,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column, Table
 from rich.text import Text
 
-from riva_stream.cli.output import visible
 from riva_stream.cli.progress import PHASES, Burst, Closed, Counters, Renderer
 from riva_stream.events import Event, PhaseChanged, RetryScheduled, Warned
 from riva_stream.events import Progress as Seen
+from riva_stream.printable import in_one_line, visible
 from riva_stream.sizes import MIB, human_size
 
 __all__ = ["LiveRenderer"]
@@ -94,7 +94,7 @@ class LiveRenderer(Renderer):
         elif text := self._burst.text(event):
             style = "yellow" if isinstance(event, Warned | RetryScheduled) else "dim"
             # The terminal breaks long lines, not rich: a URI that is copied from there stays whole.
-            self._console.print(f"[{style}]{escape(visible(text))}[/]", soft_wrap=True)
+            self._console.print(f"[{style}]{escape(in_one_line(text))}[/]", soft_wrap=True)
         return ""
 
     def progress(self, latest: Seen, record: logging.LogRecord) -> str:  # noqa: ARG002

@@ -28,7 +28,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
-from riva_stream.cli.output import complain, draw, visible, visible_json
+from riva_stream.cli.output import complain, draw, visible_json
 from riva_stream.cli.progress import (
     Closed,
     Counters,
@@ -40,11 +40,12 @@ from riva_stream.cli.progress import (
     sentence,
 )
 from riva_stream.cli.settings.env_file import EnvFile
-from riva_stream.cli.settings.model import Places, as_switch
+from riva_stream.cli.settings.places import Places, as_switch
 from riva_stream.events import Event, PhaseChanged, Progress, Warned, kind_of
 from riva_stream.files import open_regular
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.log_place import LogPlace
+from riva_stream.printable import in_one_line, visible
 from riva_stream.redact import SECRETS, Redactor
 from riva_stream.uris import split_uri
 
@@ -364,7 +365,10 @@ class LogLines(Renderer):
     def format(self, record: logging.LogRecord) -> str:
         """Line by line, so that none goes without its run's id; whole before that: a secret may have two lines."""
         head = f"{_utc(record)} [{record.levelname}] [{self._run_id}] "
-        lines = visible(self._redactor.text(self.text(record.item))).splitlines()  # type: ignore[attr-defined]
+        item: Item = record.item  # type: ignore[attr-defined]
+        text = self._redactor.text(self.text(item))
+        # An event has one line, whatever the keys in it hold; a text of our own may have several.
+        lines = [in_one_line(text)] if isinstance(item, Event) else visible(text).split("\n")
         return "".join(f"{head}{line}\n" for line in lines if line.strip())
 
 
@@ -412,6 +416,7 @@ def choose_renderer(args: Namespace, run_id: str) -> Renderer | JsonLines:
         return Renderer()
     if args.log_format == "json":
         return JsonLines(run_id)
+    # What it can do is said by the terminal, and by no file of settings.
     drawable = os.isatty(_STDERR) and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
     if args.log_format != "plain" and drawable:
         from riva_stream.cli.live import LiveRenderer  # noqa: PLC0415 - rich takes a while to import

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from riva_stream import sizes
-from riva_stream.cli.settings.env_file import read_env_file, root
+from riva_stream.cli.settings.env_file import EnvFile, read_env_file, root
+from riva_stream.cli.settings.places import Places
 
 __all__ = [
     "ALL",
@@ -403,7 +404,7 @@ def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> P
     """The state directory: the flag, the environment, ``.env``, ``state``; the latter three from :func:`root`."""
     if args.state_dir:
         return home_of(args.state_dir)
-    named = os.environ.get("RIVA_STATE_DIR") or (in_file or {}).get("RIVA_STATE_DIR")
+    named = Places(EnvFile(values=in_file or {})).text("RIVA_STATE_DIR")
     return root() / home_of(named or "state")
 
 
@@ -413,7 +414,7 @@ def find_state_dir(args: Namespace) -> Path:
     Raises:
         ConfigurationError: a file that was named cannot be read.
     """
-    decided = args.state_dir or os.environ.get("RIVA_STATE_DIR")
+    decided = args.state_dir or Places().text("RIVA_STATE_DIR")
     return state_dir_of(args, {} if decided else read_env_file(args.env_file).values)
 
 

@@ -1,7 +1,7 @@
 """Standard output: the result alone, and what to do when nobody takes it; and the door for all that a terminal may get.
 
 Keys of others may hold anything, and a terminal does what it is told: whatever is not printable leaves escaped
-(:func:`visible`). In JSON it is escaped in JSON's own way before that (:func:`json_line`), and what rich draws goes by
+(:func:`~riva_stream.printable.visible`), and a result is made of lines that none of them can end (:func:`text_of`). In JSON it is escaped in JSON's own way before that (:func:`json_line`), and what rich draws goes by
 :func:`draw`, its texts having been made visible.
 """
 
@@ -12,14 +12,14 @@ import errno
 import json
 import os
 import queue
-import re
 import select
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from riva_stream.printable import escaped, in_one_line, visible
 from riva_stream.redact import SECRETS, redact
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "draw",
     "error_document",
     "failed_line",
+    "hanging",
     "json_line",
     "json_text",
     "print_line",
@@ -34,34 +35,18 @@ __all__ = [
     "refuse",
     "show_cursor",
     "table_text",
-    "visible",
+    "text_of",
     "visible_json",
 ]
 
 _STDOUT = 1
 _STDERR = 2
 _UNDELIVERED = 1
-_UNUSUAL = re.compile(r"[^\n\t -~]+")
-"""What may be not printable; asked again by character."""
-
-
-def visible(text: str) -> str:
-    """``text`` with escapes in place of what is not printable, line ends and tabs aside; the same if it is done again."""
-    return _replaced(text.replace("\r\n", "\n"), lambda char: char.encode("unicode_escape").decode())
 
 
 def visible_json(text: str) -> str:
-    """The same for JSON, of which it stays the same document."""
-    return _replaced(text, lambda char: json.dumps(char)[1:-1])
-
-
-def _replaced(text: str, escape: Callable[[str], str]) -> str:
-    def of(match: re.Match[str]) -> str:
-        if match[0].isprintable():
-            return match[0]
-        return "".join(char if char.isprintable() else escape(char) for char in match[0])
-
-    return _UNUSUAL.sub(of, text)
+    """JSON with escapes in place of what is not printable; it stays the same document."""
+    return escaped(text, lambda char: json.dumps(char)[1:-1])
 
 
 def print_result(
@@ -169,14 +154,27 @@ def refuse(
     """Tell such an error, and give its exit code."""
     if as_json:
         print_result(json_text(error_document(kind, code, message, hint, exit_code, run_id=run_id)))
-    first, *rest = hint.splitlines()
+    first, *rest = hint.split("\n")
     lines = [f"riva_stream: {message}", f"  next:  {first}", *(f"         {line}" for line in rest)]
-    complain(redact("\n".join([*lines, f"  exit code {exit_code}"]) + "\n"))
+    complain(redact(text_of([*lines, f"  exit code {exit_code}"])))
     return exit_code
+
+
+def text_of(lines: Iterable[str]) -> str:
+    """A text of so many lines, whatever the keys and names in them hold."""
+    return "".join(f"{in_one_line(line)}\n" for line in lines)
+
+
+def hanging(start: str, message: str) -> list[str]:
+    """A message behind ``start``; what it lists in further lines stands deeper than any line of ours."""
+    first, *more = message.split("\n")
+    deeper = len(start) - len(start.lstrip()) + 6
+    return [f"{start}{first}", *(f"{'':{deeper}}{line.strip()}" for line in more)]
 
 
 def table_text(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
     """Lines with the columns of ``rows`` below each other, those in ``right`` at their right edge."""
+    rows = [[in_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

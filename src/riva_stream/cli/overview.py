@@ -17,9 +17,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from riva_stream.catalogue import EntryEnded, EntryEvent, EntryReport, EntryStarted, Planned
-from riva_stream.cli.output import visible
 from riva_stream.cli.progress import Counters, Window, duration_text
 from riva_stream.events import Progress, StageStarted, Warned
+from riva_stream.printable import in_one_line
 from riva_stream.redact import redact
 from riva_stream.sizes import MIB, human_size
 
@@ -85,7 +85,8 @@ class Overview:
             self.spared += 1
         outcome = report.outcome.replace("_", " ")
         if report.error is not None:
-            outcome += f" (exit {report.exit_code}): {report.error.message.splitlines()[0]}"
+            first = report.error.message.partition("\n")[0]
+            outcome += f" (exit {report.exit_code}): {first}"
         self.note(f"[{self.ended}/{self.entries}] {report.destination}: {outcome}")
 
     @property
@@ -134,7 +135,7 @@ class PlainOverview(Overview):
 
     def note(self, text: str) -> None:
         """A line of its own."""
-        self._say(text + "\n")
+        self._say(in_one_line(text) + "\n")
 
     def observe(self, event: Seen, /) -> None:
         """Take one event, and say how far all are, now and then."""
@@ -155,7 +156,7 @@ class LiveOverview(Overview):
 
     def note(self, text: str) -> None:
         """Below the table, until others come."""
-        self._notes.append(visible(redact(text)))
+        self._notes.append(in_one_line(redact(text)))
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ from riva_stream.events import (
     Warned,
     Watching,
 )
+from riva_stream.printable import in_one_line
 from riva_stream.redact import redact
 from riva_stream.sizes import MIB, human_size
 
@@ -312,4 +313,4 @@ class LineRenderer(Renderer):
         return self._line(progress_text(self._counters, now), record)
 
     def _line(self, text: str, record: logging.LogRecord) -> str:
-        return f"{self.formatTime(record, '%H:%M:%S')} {self._run_id}  {text}\n"
+        return f"{self.formatTime(record, '%H:%M:%S')} {self._run_id}  {in_one_line(text)}\n"

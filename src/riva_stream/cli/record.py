@@ -39,7 +39,7 @@ from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.progress import STARTED, Item, record_of
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.load import is_asked
-from riva_stream.config import Request
+from riva_stream.config import Request, is_text
 from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
 from riva_stream.files import read_regular
@@ -318,7 +318,12 @@ def _staged(outcome: BaseModel | Failure) -> StageReport | None:
 
 
 def _refusal(folder: Path) -> str:
-    """Why nothing can be written to a folder, which is made if need be; "" where it can."""
+    """Why nothing can be written to a folder, which is made if need be; "" where it can.
+
+    One that the settings are about to refuse for its name is not made.
+    """
+    if not is_text(folder):
+        return f"{folder} is not UTF-8"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -116,12 +116,11 @@ async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
             hint=f"see what there is: riva-stream ls {place}",
         )
     if found.objects:
-        names = "".join(f"\n  {entry.key}" for entry in found.objects) + ("\n  …" if found.truncated else "")
         return SourceNotFoundError(
-            f"nothing is staged at {place}: there is no {marker}, only what nobody vouches for:{names}",
+            f"nothing is staged at {place}: there is no {marker}, only what nobody vouches for:",
             where=where,
             hint="stage it again; a run takes over or replaces what it finds there",
-        )
+        ).listing([*(entry.key for entry in found.objects), *("…",) * found.truncated])
     return SourceNotFoundError(
         f"nothing is staged at {place}",
         where=where,

@@ -2,6 +2,7 @@
 
 from riva_stream.lease.journal import (
     LEASE,
+    SENT,
     Identity,
     Journal,
     JournaledCheckpoint,
@@ -14,6 +15,7 @@ from riva_stream.lease.liveness import Life, ended_reason, is_heartbeat_fresh, w
 
 __all__ = [
     "LEASE",
+    "SENT",
     "Found",
     "Identity",
     "Journal",

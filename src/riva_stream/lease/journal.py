@@ -12,18 +12,21 @@ import os
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 from pydantic_core import core_schema
 
 from riva_stream.readback import Items, read_model
 
-__all__ = ["LEASE", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
+__all__ = ["LEASE", "SENT", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
 
 
 LEASE = 30.0
 """Seconds; of a journal that cannot be understood."""
+SENT = "sent"
+"""Of :attr:`Identity.source_copy`: the store copies nothing."""
+_COPY = "copy="
 _LONGEST = 3600.0
 """Seconds; of a lease that can be asked for."""
 _MOST = 64 << 20
@@ -71,6 +74,7 @@ class Process(_Document):
     @classmethod
     def this(cls) -> Process:
         """This very process; RIVA_STREAM_HOST_ID names the host. Reads /proc, so call it in a thread."""
+        # Of the process and not of a request: whoever takes a lease has it, the library's callers too.
         host = os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
         return cls(host=host, boot=_boot_id(), pid=os.getpid(), started=_started(os.getpid()) or "")
 
@@ -94,6 +98,26 @@ class Identity(_Document):
     check: str
     options: Items[str]
     """Encryption, key, storage class and tags: fixed when an upload is created."""
+    source_copy: str = SENT
+    """What proves the store's copies of the source, :data:`SENT` where it makes none: what a dead run has still under way
+    must not come in between parts that were made otherwise."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_0_2(cls, document: Any) -> Any:
+        """Version 0.2.0 has it as the last of the options alone."""
+        options = document.get("options") if isinstance(document, dict) else None
+        if not isinstance(options, list) or not options:
+            return document
+        last = options[-1]
+        if not isinstance(last, str) or not last.startswith(_COPY):
+            return document
+        return {"source_copy": last.removeprefix(_COPY)} | document | {"options": options[:-1]}
+
+    @field_serializer("options")
+    def _for_0_2(self, options: list[str]) -> list[str]:
+        """Version 0.2.0 compares the options, and would else resume what the store copies by sending the rest."""
+        return options if self.source_copy == SENT else [*options, f"{_COPY}{self.source_copy}"]
 
 
 class JournaledPart(_Document):

@@ -111,7 +111,11 @@ class Unpacker:
         self.credits = Credits(self.memory.write_share)
 
     async def resume(self, earlier: ResumePoint) -> None:
-        """Resume where an earlier run stopped; to be called before :meth:`run`."""
+        """Resume where an earlier run stopped; to be called before :meth:`run`.
+
+        Raises:
+            ConfigurationError: its member needs larger parts than the memory has room for.
+        """
         if earlier.snapshot is None:
             return
         self._skipped = earlier.snapshot.offset - earlier.offset
@@ -125,8 +129,10 @@ class Unpacker:
                 StagedMember(resumed.member, upload, outlet, resumed.digest, ranges, resumed.inside)
             )
         if earlier.snapshot.member is not None:
-            size = earlier.snapshot.member.size
-            self._part = min(self.part_size(size), size)
+            member = earlier.snapshot.member
+            self._part = min(self.part_size(member.size), member.size)
+            # The run that began with it may have had more memory.
+            self._require_room(self._part, f"member {show(member.name)} of {human_size(member.size)}")
             self._sent = earlier.snapshot.handed_over
 
     def send(self, chunk: Chunk) -> None:

@@ -156,9 +156,8 @@ def identity_of(run: Run, work: Work, check: str, method: TransferMethod) -> Ide
             *(str(option) for option in (request.sse, request.kms_key_id, request.storage_class)),
             *([f"acl={request.acl}"] if request.acl else []),
             *(f"{name}={value}" for name, value in request.tags.items()),
-            # What a dead run has still under way must not come in between parts that were made otherwise.
-            *([] if method.how == "sent" else [f"copy={method.how}"]),
         ],
+        source_copy=method.how,
     )
 
 

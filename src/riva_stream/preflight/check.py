@@ -273,6 +273,7 @@ async def _credentials(component: str, client: DiagnosticClient, ignored: list[s
     facts: dict[str, Any] = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
     message = f"from {found.source}{profile}{kind}"
     if ignored:
+        # What botocore sees of it, whatever the settings made of the file's.
         fix = "unset AWS_PROFILE" if os.environ.get("AWS_PROFILE") and not found.profile else ""
         return warned(component, f"{message}; {'; '.join(ignored)}", fix=fix, **facts)
     return passed(component, message, **facts)

@@ -271,7 +271,9 @@ class _WebIdentityToken:
 
 
 def _headers(provider: Any, build: Callable[[], Any]) -> Any:
-    path = os.environ.get(provider.ENV_VAR_AUTH_TOKEN_FILE)
+    path = os.environ.get(  # where botocore itself is about to look for it
+        provider.ENV_VAR_AUTH_TOKEN_FILE
+    )
     if path is not None:
         _token_in(path, provider.METHOD)
     return build()

@@ -107,6 +107,7 @@ class DiagnosticClient:
         Args:
             resolved: returns when a URL's host has an address, or raises; it can be cancelled, unlike the SDK's resolver.
         """
+        # botocore's own variable, and no setting of ours.
         if not self.is_aws and not os.environ.get(_STS_ENDPOINT):
             return None
         loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.prepared

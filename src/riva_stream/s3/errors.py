@@ -28,6 +28,7 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
+from riva_stream.printable import in_one_line
 from riva_stream.s3.config_files import malformed
 from riva_stream.s3.denials import denied
 from riva_stream.s3.port import REQUEST_EXPIRED
@@ -307,7 +308,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         return SourceNotFoundError(
             "the object is archived (Glacier) and cannot be read before it is restored",
             where=place,
-            hint=f"restore it first: aws s3api restore-object --bucket {place.bucket} --key {place.key} …",
+            hint=f"restore it first: aws s3api restore-object --bucket {place.bucket} --key {in_one_line(place.key)} …",
         )
     # Swift calls a condition that does not hold InvalidRequest: there the status is the word.
     if code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412:  # noqa: PLR2004

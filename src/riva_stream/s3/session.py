@@ -148,6 +148,7 @@ async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
 
 def _make_session(settings: StoreSettings) -> tuple[Any, str]:
     """The session, and what was ignored in making it."""
+    # What botocore would take by itself: the command line leaves there what its settings have found.
     inherited = os.environ.get("AWS_PROFILE") or None
     # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
     # stop a run that has other credentials. Left to itself botocore fails on an AWS_PROFILE that is empty or unknown.

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 import aiohttp
 from botocore import exceptions as boto
 
-from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError, Where
+from riva_stream.errors import (
+    ConfigurationError,
+    RivaStreamError,
+    TransientError,
+    Where,
+    is_out_of_resources,
+)
 
 __all__ = ["is_local", "one_line", "proxy_refusal", "text_of", "transport_error"]
 
@@ -54,6 +60,8 @@ def _cause_of(error: BaseException) -> BaseException:
 
 def is_local(error: BaseException) -> bool:
     """Whether it happened on this host before anything went out: no other attempt will fare better."""
+    if is_out_of_resources(error):
+        return True
     if isinstance(error, UnicodeDecodeError):
         return False  # an answer's header that is not UTF-8
     if isinstance(error, ValueError):
@@ -68,7 +76,13 @@ def is_local(error: BaseException) -> bool:
 
 
 def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
-    """A file, a header or a URL that cannot be used. Headers hold credentials: a value is never repeated."""
+    """A file, a header or a URL that cannot be used, or no memory. Headers hold credentials: a value is never repeated."""
+    if is_out_of_resources(error):
+        return ConfigurationError(
+            f"this host has too few resources for the request: {error or 'no memory is left'}",
+            where=where,
+            hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again",
+        )
     if isinstance(error, aiohttp.InvalidURL):
         return ConfigurationError(
             "a URL is malformed, that of the endpoint or of a proxy",

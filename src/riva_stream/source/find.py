@@ -19,6 +19,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.events import Observer, Warned
+from riva_stream.printable import in_one_line
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader
 from riva_stream.sizes import human_size
@@ -175,15 +176,15 @@ async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: O
         return found[0].key
     if found:
         raise SourceNotFoundError(
-            f"there are {len(found)} of them, where exactly one {sought} is wanted:{_listed(found)}",
+            f"there are {len(found)} of them, where exactly one {sought} is wanted:",
             where=Where("ListObjectsV2", bucket.name, prefix),
-            hint=f"name one: {named.flag} s3://{bucket.name}/{found[0].key}",
-        )
+            hint=f"name one: {named.flag} s3://{bucket.name}/{in_one_line(found[0].key)}",
+        ).listing(_listed(found))
     raise SourceNotFoundError(
-        f"there is no {sought}" + (f"; there is:{_listed(below)}" if below else ""),
+        f"there is no {sought}" + ("; there is:" if below else ""),
         where=Where("ListObjectsV2", bucket.name, prefix),
         hint=named.check(),
-    )
+    ).listing(_listed(below))
 
 
 async def _without_leftovers(
@@ -254,16 +255,15 @@ async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
             break
     keys = {entry.key: entry for entry in near}
     closest = difflib.get_close_matches(key, keys, n=_SHOWN, cutoff=0.3) or sorted(keys)[:_SHOWN]
-    shown = _listed([keys[name] for name in closest])
+    nearest = f"did you mean {named.flag} s3://{bucket.name}/{in_one_line(closest[0])} ?" if closest else ""
     return SourceNotFoundError(
-        f"there is no s3://{bucket.name}/{key}"
-        + (f"; the nearest keys are:{shown}" if closest else "; the bucket is empty"),
+        f"there is no s3://{bucket.name}/{key}; "
+        + ("the nearest keys are:" if closest else "the bucket is empty"),
         where=where,
-        hint=f"did you mean {named.flag} s3://{bucket.name}/{closest[0]} ?" if closest else named.check(),
-    )
+        hint=nearest or named.check(),
+    ).listing(_listed([keys[name] for name in closest]))
 
 
-def _listed(entries: Sequence[ObjectInfo]) -> str:
-    shown = [f"\n  {entry.key}  ({human_size(entry.size)})" for entry in entries[:_SHOWN]]
-    more = f"\n  … and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
-    return "".join(shown) + more
+def _listed(entries: Sequence[ObjectInfo]) -> list[str]:
+    shown = [f"{entry.key}  ({human_size(entry.size)})" for entry in entries[:_SHOWN]]
+    return [*shown, f"… and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else shown

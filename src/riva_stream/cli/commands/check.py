@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
+from riva_stream.cli.output import text_of
 from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError
@@ -104,7 +105,7 @@ def _wrong(error: ConfigurationError) -> CheckRecord:
 
 
 def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> Iterator[str]:
-    first, *more = record.message.splitlines()
+    first, *more = record.message.split("\n")
     yield f"{_WORDS[record.status]}  {record.component:{width}}  {first}"
     start = " " * (width + 8)
     for problem in record.details.get("problems", ()):
@@ -112,11 +113,13 @@ def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> It
         more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
     yield from (start + line.strip() for line in more)
     fix = "" if record.status == "pass" else invocation.called(record.details.get("fix", ""))
-    yield from (f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.splitlines()))
+    yield from (
+        f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.split("\n") if fix else ())
+    )
 
 
 def _text(report: CheckReport, session: Session) -> str:
-    return "\n".join(_lines(report, session.invocation)) + "\n"
+    return text_of(_lines(report, session.invocation))
 
 
 def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
@@ -147,8 +150,9 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         + (f"; exit code {report.exit_code}" if report.exit_code else "")
     )
     if report.policy is not None:
-        yield "\nThis IAM policy grants what is missing:"
-        yield json.dumps(report.policy.model_dump(), indent=2)
+        yield ""
+        yield "This IAM policy grants what is missing:"
+        yield from json.dumps(report.policy.model_dump(), indent=2).split("\n")
         yield f"All that a run needs: {invocation.other('policy', '--limit')}"
     elif report.overall != "fail":
         yield f"Next: {invocation.other('stage', '--limit')}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import parse_duration
+from riva_stream.cli.output import text_of
 from riva_stream.cli.running import session_command
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _text(report: CollectReport, _: Session) -> str:
         )
     if report.error is not None and report.error.hint:
         lines.append(f"next: {report.error.hint}")
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _word(leftover: Leftover, report: CollectReport) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.output import table_text
+from riva_stream.cli.output import table_text, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS
@@ -82,13 +82,13 @@ def _list(session: Session) -> ListReport:
 def _text(report: ListReport, _: Session) -> str:
     more = [f"note: {note.message}" for note in report.notes]
     if not report.stagings:
-        return "\n".join([f"nothing is staged below {report.place}", *more]) + "\n"
+        return text_of([f"nothing is staged below {report.place}", *more])
     lines = table_text([_HEAD, *(_row(staging) for staging in report.stagings)], right=_RIGHT)
     notes = [f"  {s.destination}: {s.note}" for s in report.stagings if s.note]
     lines += ["", "Notes", *notes] if notes else []
     staged = sum(staging.state == "staged" for staging in report.stagings)
     lines += ["", f"{staged} staged, {len(report.stagings) - staged} not, below {report.place}", *more]
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _row(staging: ListedStaging) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import request_flags
-from riva_stream.cli.output import table_text
+from riva_stream.cli.output import table_text, text_of
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 
 if TYPE_CHECKING:
@@ -126,4 +126,4 @@ def _table(request: StageRequest, extras: tuple[str, ...], *, log: bool) -> str:
         ("request", "at the", "right"),
         *((name, place, right) for name, right, place in uses_of(request, extras, log=log)),
     ]
-    return "\n".join(table_text(rows)) + "\n"
+    return text_of(table_text(rows))

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
+from riva_stream.cli.output import hanging, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import human_size
@@ -48,7 +49,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def _promote(session: Session) -> PromoteReport:
     from riva_stream.cli.session import begin_record, staging_prefix
-    from riva_stream.cli.settings.model import Origin
+    from riva_stream.cli.settings.places import Origin
     from riva_stream.cli.settings.problems import check, malformed
     from riva_stream.config import PromoteRequest
     from riva_stream.errors import ConfigurationError
@@ -117,15 +118,15 @@ def summary_text(report: PromoteReport, _: object = None) -> str:
     for place in report.places:
         lines += ["", place.destination, *(f"  {line}" for line in _place_lines(place))]
     lines += ["", f"Took {report.seconds:.1f} s"]
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _place_lines(place: PlaceReport) -> list[str]:
     if place.report is not None:
         return _done(place.report)
     assert place.error is not None  # noqa: S101 - one of the two is there
-    lines = [f"FAILED: {place.error.message}"]
-    lines += [f"next: {line}" for line in place.error.hint.splitlines()]
+    lines = hanging("FAILED: ", place.error.message)
+    lines += [f"next: {line}" for line in place.error.hint.split("\n") if line]
     return [*lines, f"exit code {place.exit_code}"]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import json_text
+from riva_stream.cli.output import json_text, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS, is_segment
@@ -178,7 +178,7 @@ def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> s
         ]
     else:
         lines.append("No changes needed")
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _put(report: RetentionReport, args: Namespace) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import MODES, WOULD, request_flags
+from riva_stream.cli.output import hanging, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.sizes import human_size
@@ -117,7 +118,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
     if debug and report.artifact is not None:
         lines += ["", *_lanes(report.artifact)]
     lines += ["", f"Next: {report.next_step}"] if report.next_step else []
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _tree(report: StageReport, *, fancy: bool) -> list[str]:
@@ -189,20 +190,21 @@ def _checked(report: StageReport, done: Validation) -> list[str]:
 
 def _replica(replica: PlaceReport) -> list[str]:
     if replica.error is not None:
-        return [f"FAILED  {replica.destination}: {replica.error.message}"]
+        return hanging(f"FAILED  {replica.destination}: ", replica.error.message)
     return [f"{'ok':<6}  {replica.destination}"]
 
 
 def _deployment(document: DeploymentDocument) -> list[str]:
     references = document.bintarball_references
-    return [
-        f"  {name:<9}  {reference.s3_uri}\n{'':13}{reference.size_human}, ETag {reference.etag}"
-        + (f", version {reference.version_id}" if reference.version_id else "")
-        for name, reference in (
-            ("archive", references.model_archive),
-            ("container", references.container_image),
-        )
-    ]
+    lines = []
+    for name, reference in (
+        ("archive", references.model_archive),
+        ("container", references.container_image),
+    ):
+        version = f", version {reference.version_id}" if reference.version_id else ""
+        lines += [f"  {name:<9}  {reference.s3_uri}"]
+        lines += [f"{'':13}{reference.size_human}, ETag {reference.etag}{version}"]
+    return lines
 
 
 def _pace(report: StageReport) -> str:

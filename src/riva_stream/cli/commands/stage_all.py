@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import json_line, print_line
+from riva_stream.cli.output import hanging, json_line, print_line, text_of
 from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
 
@@ -188,7 +188,7 @@ def _summary(report: CatalogueReport, invocation: Invocation) -> str:
         lines += [f"  {source}" for source in report.passed_over]
     if report.exit_code:
         lines += ["", f"Next: correct what failed, then run the same command again: {invocation.again()}"]
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
@@ -197,11 +197,11 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
     size = human_size(entry.size_bytes) if entry.size_bytes else ""
     rows = [f"  {word:<16} {code:>3}  {entry.destination}  {size}".rstrip()]
     if entry.error is not None:
-        rows.append(f"{'':24}{entry.error.message}")
+        rows += hanging(f"{'':24}", entry.error.message)
     if entry.would:
         rows.append(f"{'':24}would {options.WOULD[entry.would]}")
     rows += [f"{'':24}warning: {warning.message}" for warning in entry.warnings]
-    steps = [line for line in invocation.called(entry.next_step).splitlines() if line.strip()]
+    steps = [line for line in invocation.called(entry.next_step).split("\n") if line.strip()]
     if entry.exit_code and entry.destination.count("/") == _LEVELS:
         path = "/".join(entry.destination.rstrip("/").split("/")[-3:])
         steps.append(invocation.again("--only", path))

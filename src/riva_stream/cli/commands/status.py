@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import MODES, parse_duration, state_dir_of
+from riva_stream.cli.output import text_of
 from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
@@ -144,7 +145,7 @@ def _text(report: StatusReport, _: Session) -> str:
         ]
     lines += ["", "Notes", *(f"  {note.message}" for note in report.notes)] if report.notes else []
     lines += ["", f"A rerun would {report.rerun.message}"]
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _head(report: StatusReport) -> str:

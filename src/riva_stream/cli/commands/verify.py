@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_size
+from riva_stream.cli.output import text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
@@ -141,7 +142,7 @@ def _text(report: VerifyReport, session: Session) -> str:
         lines += ["", *_next(report, wrong, invocation)]
     elif report.read is None and report.mode == "full":
         lines += ["", f"Next: to read every byte, too: {invocation.again('--deep')}"]
-    return "\n".join(lines) + "\n"
+    return text_of(lines)
 
 
 def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocation) -> list[str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENV_FILE", "ROOT", "EnvFile", "on_read", "read_env_file", "root"]
 
+# These two say which file it is: they are read before there are settings, and from the environment alone.
 ENV_FILE = "RIVA_ENV_FILE"
 ROOT = "RIVA_STREAM_ROOT"
 

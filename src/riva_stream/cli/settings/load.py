@@ -20,16 +20,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field
 
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
-from riva_stream.cli.settings.model import (
-    SWITCH,
-    TRACE,
-    Origin,
-    Places,
-    Settings,
-    Value,
-    as_switch,
-    read_settings,
-)
+from riva_stream.cli.settings.model import SWITCH, TRACE, Settings, read_settings
+from riva_stream.cli.settings.places import Origin, Places, Value, as_switch
 from riva_stream.cli.settings.problems import check
 from riva_stream.config import ProblemCode, StageRequest, Stores, Wrong
 from riva_stream.errors import ConfigurationError
@@ -98,7 +90,7 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     if request.env not in _USUAL_ENVIRONMENTS:
         usual = ", ".join(_USUAL_ENVIRONMENTS)
         draft.warn("unusual-env", f"ENV is {request.env!r}, which is none of {usual}")
-    return Loaded(request, tuple(draft.warnings), file.path, _environment_of(file), traced)
+    return Loaded(request, tuple(draft.warnings), file.path, _environment_of(draft.places), traced)
 
 
 def load_endpoint(
@@ -131,13 +123,13 @@ def load_endpoint(
     wrong = {name: draft.wrong[name] for name in switches if name in draft.wrong}
     endpoint = draft.checked(Endpoint, reach, wrong)
     return endpoint.model_copy(
-        update={"environment": _environment_of(file), "warnings": tuple(draft.warnings)}
+        update={"environment": _environment_of(draft.places), "warnings": tuple(draft.warnings)}
     )
 
 
 def is_asked(variable: str, in_file: Mapping[str, str]) -> bool:
     """Whether a switch is on, for whoever must know before the settings are checked."""
-    return as_switch(os.environ.get(variable) or in_file.get(variable) or "") is True
+    return as_switch(Places(EnvFile(values=in_file)).text(variable)) is True
 
 
 class _Draft:
@@ -204,7 +196,7 @@ class _Draft:
         for name, profile in (("source_region", "source_profile"), ("region", "profile")):
             if name in self.values or (name == "source_region" and profile not in self.values):
                 continue
-            environment = {**self.places.file.values, **os.environ}
+            environment = {**self.places.file.values, **self.places.environment}
             if (found := _region_of_profile(self.values.get(profile), environment)) is not None:
                 self.values[name], path = found
                 self.origins[name] = Origin(Settings.usual(name), f"the AWS configuration, {path}")
@@ -215,16 +207,17 @@ class _Draft:
         if profile is None:
             return
         from_file = profile.origin.place != self.places.names[0]
-        if os.environ.get(_KEYS[0]) or (from_file and self.places.file.values.get(_KEYS[0])):
+        environment = self.places.environment
+        if environment.get(_KEYS[0]) or (from_file and self.places.file.values.get(_KEYS[0])):
             del self.values["profile"]
             told = "AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it"
             self.warn("profile-outranked", told)
 
     def _compare_keys(self) -> None:
         """Key, secret and token are taken from one place, so what only the file has of them is not used."""
-        here = _key_here()
+        here, environment = _key_here(self.places), self.places.environment
         if apart := [
-            name for name in _KEYS if here and self.places.file.values.get(name) and not os.environ.get(name)
+            name for name in _KEYS if here and self.places.file.values.get(name) and not environment.get(name)
         ]:
             told = f"{' and '.join(apart)} of {self.places.file.path} not used: {here} is set in the environment, and "
             self.warn("keys-apart", told + "key, secret and token are taken from one place")
@@ -303,20 +296,20 @@ class _Draft:
             self.origins[name] = origin
 
 
-def _key_here() -> str | None:
+def _key_here(places: Places) -> str | None:
     """The variable of a key or secret that the process environment has."""
-    return next((name for name in _KEYS[:2] if os.environ.get(name)), None)
+    return next((name for name in _KEYS[:2] if places.environment.get(name)), None)
 
 
-def _environment_of(file: EnvFile) -> dict[str, str]:
-    """AWS variables of a file (credentials among them) that the process environment lacks."""
+def _environment_of(places: Places) -> dict[str, str]:
+    """AWS variables of the file (credentials among them) that the process environment lacks."""
     ours = {variable for name in Settings.model_fields for variable in Settings.variables(name)}
     # Key, secret and token belong together: one half from each place would be refused as a wrong signature.
-    skipped = set(_KEYS) if _key_here() else set()
+    skipped = set(_KEYS) if _key_here(places) else set()
     return {
         name: value
-        for name, value in file.values.items()
-        if name.startswith("AWS_") and name not in ours | skipped and not os.environ.get(name)
+        for name, value in places.file.values.items()
+        if name.startswith("AWS_") and name not in ours | skipped and not places.environment.get(name)
     }
 
 

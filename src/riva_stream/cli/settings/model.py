@@ -1,79 +1,26 @@
 """Every setting of the command line: its variables, their aliases, and what a right value looks like.
 
-:class:`Settings` alone reads the environment and the file. Nothing is refused here: a value that is malformed is told
+:class:`Settings` is read from the environment and the file, by :mod:`~riva_stream.cli.settings.places` alone. Nothing is refused here: a value that is malformed is told
 with all others, by :mod:`~riva_stream.cli.settings.problems`. A value is never repeated in a message, since it may have been
 pasted into the wrong variable.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from riva_stream.cli.settings.env_file import EnvFile
+from riva_stream.cli.settings.places import Places
 
-__all__ = ["SWITCH", "TRACE", "Origin", "Places", "Settings", "Value", "as_switch", "read_settings"]
+__all__ = ["SWITCH", "TRACE", "Settings", "read_settings"]
 
 TRACE = "TRACE"
 SWITCH = "true"
 """The example of a switch, which has no value on the command line: what can be wrong is what its variable says."""
-_WORDS = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
-
-
-def as_switch(text: str) -> bool | None:
-    """Whether a switch is on; None for a word that is neither yes nor no."""
-    return _WORDS.get(text.strip().lower())
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a value was found: a variable's name, and the place that it is in."""
-
-    variable: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A variable that is set, and where."""
-
-    text: str
-    origin: Origin
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where a variable may be set: the environment, then a file."""
-
-    file: EnvFile
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What the places are called, the stronger one first."""
-        return ("the environment", str(self.file.path))
-
-    def find(self, *variables: str) -> Value | None:
-        """The first of ``variables`` in the first place that has any of them; an empty value counts as none."""
-        for place, values in zip(self.names, (os.environ, self.file.values), strict=True):
-            for variable in variables:
-                if text := values.get(variable, "").strip():
-                    return Value(text, Origin(variable, place))
-        return None
 
 
 def _setting(*variables: str, aliases: Iterable[str] = (), example: str = SWITCH) -> Any:
@@ -226,7 +173,7 @@ class _Variables(PydanticBaseSettingsSource):
 
 
 def read_settings(flags: Mapping[str, Any], places: Places) -> Settings:
-    """What flags and variables say; a flag wins. What a variable says is a :class:`Value`, which tells where it was."""
+    """What flags and variables say; a flag wins. What a variable says is a :class:`~riva_stream.cli.settings.places.Value`, which tells where it was."""
 
     class Read(Settings):
         @classmethod

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from riva_stream.cli.settings.model import SWITCH, Origin, Settings
+from riva_stream.cli.settings.model import SWITCH, Settings
+from riva_stream.cli.settings.places import Origin
 from riva_stream.config import Contradiction, Request, Wrong, reason_of
 from riva_stream.errors import ConfigurationError
 from riva_stream.flow.memory import least_memory, plan_memory

@@ -1,0 +1,77 @@
+"""Where a variable may be set: the environment of the process, then the file of settings.
+
+The one door for every value that the command line takes from a variable: :class:`~riva_stream.cli.settings.model.Settings` asks
+here for the fields of a request, and so do the log, the state directory and what is told before there are settings. At import
+only the standard library is used, for ``next`` has nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from riva_stream.cli.settings.env_file import EnvFile
+
+__all__ = ["Origin", "Places", "Value", "as_switch"]
+
+_WORDS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def as_switch(text: str) -> bool | None:
+    """Whether a switch is on; None for a word that is neither yes nor no."""
+    return _WORDS.get(text.strip().lower())
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was found: a variable's name, and the place that it is in."""
+
+    variable: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A variable that is set, and where."""
+
+    text: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Both places; without a file the environment alone."""
+
+    file: EnvFile = field(default_factory=EnvFile)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the places are called, the stronger one first."""
+        return ("the environment", str(self.file.path))
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The stronger place as it is, for what must be told apart by its place."""
+        return os.environ
+
+    def find(self, *variables: str) -> Value | None:
+        """The first of ``variables`` in the first place that has any of them; an empty value counts as none."""
+        for place, values in zip(self.names, (self.environment, self.file.values), strict=True):
+            for variable in variables:
+                if text := values.get(variable, "").strip():
+                    return Value(text, Origin(variable, place))
+        return None
+
+    def text(self, variable: str) -> str:
+        """The same of one variable, but with the blanks around it, which a path may have; "" for none."""
+        return self.environment.get(variable) or self.file.values.get(variable) or ""

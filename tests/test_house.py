@@ -202,7 +202,7 @@ ENVIRONMENT = {
     "preflight/check.py": "AWS_PROFILE as botocore sees it",
     "redact.py": "the secrets of the AWS libraries, whenever they come",
     "s3/credentials.py": "a token's file, where botocore looks for it",
-    "s3/look.py": "botocore's own endpoint of STS",
+    "s3/diagnostics.py": "botocore's own endpoint of STS",
     "s3/session.py": "AWS_PROFILE as botocore would take it",
 }
 """What may name the process's environment, and what for. A setting of ours is asked for in the first of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -246,3 +247,19 @@ async def test_no_key_and_no_document_forges_a_line(
         assert "FORGED" in told.out + told.err
     if more and name in {"ls", "verify", "status", "gc"}:
         assert FORGED in list(texts_of(json.loads(told.out))) or name == "verify"
+
+
+@pytest.mark.parametrize("name", ["$(touch owned)", "a; touch owned", "it's `touch owned`"])
+async def test_a_command_that_is_told_can_be_pasted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever may write below the prefix has a word in it, and shall have no more than that."""
+    monkeypatch.chdir(tmp_path)
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model), store=store)
+    await put(store, f"{STAGED}models/{name}.riva", b"x")
+    served(store, monkeypatch)
+    await asyncio.to_thread(main, ["verify", f"s3://staging/{STAGED}", "--region", "us-east-1"])
+    (command,) = (line for line in capfd.readouterr().out.splitlines() if "aws s3 rm" in line)
+    assert shlex.split(command) == ["aws", "s3", "rm", f"s3://staging/{STAGED}models/{name}.riva"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from typing import Any
 
@@ -103,7 +104,7 @@ class SourceCheck:
         fix = (
             "it is being restored: check again when that is done"
             if under_way
-            else f"aws s3api restore-object --bucket {source.bucket} --key '{source.key}' "
+            else f"aws s3api restore-object --bucket {source.bucket} --key {shlex.quote(source.key)} "
             "--restore-request Days=3 (takes minutes to hours), then check again"
         )
         facts: dict[str, Any] = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}

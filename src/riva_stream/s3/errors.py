@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -308,7 +309,7 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
         return SourceNotFoundError(
             "the object is archived (Glacier) and cannot be read before it is restored",
             where=place,
-            hint=f"restore it first: aws s3api restore-object --bucket {place.bucket} --key {in_one_line(place.key)} …",
+            hint=f"restore it first: aws s3api restore-object --bucket {place.bucket} --key {shlex.quote(in_one_line(place.key))} …",
         )
     # Swift calls a condition that does not hold InvalidRequest: there the status is the word.
     if code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412:  # noqa: PLR2004

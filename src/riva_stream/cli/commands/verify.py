@@ -150,7 +150,8 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
 
     bucket, prefix = split_uri(report.destination)
     if all(found.code == NOT_STAGED for entry in wrong for found in entry.differences):
-        return ["Next: delete what was not staged:", *(f"  aws s3 rm s3://{bucket}/{e.key}" for e in wrong)]
+        named = (shlex.quote(f"s3://{bucket}/{entry.key}") for entry in wrong)
+        return ["Next: delete what was not staged:", *(f"  aws s3 rm {uri}" for uri in named)]
     levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
     if report.source is None or len(levels) != len(_FLAGS):
         return [

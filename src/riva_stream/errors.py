@@ -28,6 +28,8 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from riva_stream.printable import in_one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -133,8 +135,8 @@ class RivaStreamError(Exception):
         return self
 
     def listing(self, lines: Iterable[str]) -> Self:
-        """Put lines below ``what``: names from a store, which may hold anything, also line ends."""
-        self.listed = tuple(lines)
+        """Put lines below ``what``: names from a store, which may hold anything; line ends in them are escaped."""
+        self.listed = tuple(map(in_one_line, lines))
         self.what += "".join(f"\n  {line}" for line in self.listed)
         return self
 

@@ -16,7 +16,6 @@ from riva_stream.cli.output import text_of
 from riva_stream.cli.settings.places import Places
 from riva_stream.errors import (
     AccessDeniedError,
-    ConfigurationError,
     DestinationConflictError,
     RivaStreamError,
     TransientError,
@@ -26,7 +25,7 @@ from riva_stream.errors import (
 )
 from riva_stream.manifest import Finding
 from riva_stream.redact import SECRETS, redact
-from riva_stream.report import ErrorReport
+from riva_stream.report import ErrorReport, error_report
 
 __all__ = ["Failure", "failure_of"]
 
@@ -129,14 +128,15 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             layers=getattr(worst, "layers", ()),
         )
     if is_out_of_resources(worst):
+        short = error_report(worst)
         return Failure(
-            type="OutOfResources",
-            code="out_of_resources",
-            message=f"this host has too few resources for the process: {worst or 'no memory is left'}",
+            type=short.type,
+            code=short.code,
+            message=short.message,
             where=Where(),
             hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
             + invocation.again(),
-            exit_code=ConfigurationError.exit_code,
+            exit_code=short.exit_code,
             also=also,
             trace=trace,
         )

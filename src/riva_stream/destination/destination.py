@@ -336,8 +336,10 @@ class Destination:
         """
         if upload.upload_id not in self.lease.named:
             await self.lease.write()
-        condition = await self._condition(upload.key)
-        whole, before = self.uploads.whole_crc64nvme(upload), condition.get("if_match")
+        condition, run_id = await self._condition(upload.key)
+        whole = self.uploads.whole_crc64nvme(upload)
+        # What is there afterwards is told from it by the run id, but for that of a run that had the same one.
+        before = condition.get("if_match") if run_id == upload.created_by else None
 
         async def once() -> Stored:
             refusals = 0
@@ -645,16 +647,18 @@ class Destination:
             return Stored(info.etag, info.version_id)
         return None
 
-    async def _condition(self, key: str) -> dict[str, object]:
-        """That there is still what was found at a key: nothing, or an object with this ETag."""
+    async def _condition(self, key: str) -> tuple[dict[str, object], str | None]:
+        """That there is still what was found at a key: nothing, or an object with this ETag; and the run id that it has."""
         if key in self._completed:
-            return {"if_match": self._completed[key]}
+            return {"if_match": self._completed[key]}, self.run.run_id
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
-            return {"if_absent": True}
+            return {"if_absent": True}, None
         # What may not be seen must not be there: it is never written over blindly.
         is_named = key in self.existing.manifest_keys()
         info = await (self._expected(self.bucket, key) if is_named else self._head(key))
-        return {"if_match": info.etag} if info is not None else {"if_absent": True}
+        if info is None:
+            return {"if_absent": True}, None
+        return {"if_match": info.etag}, info.metadata.get("run-id")
 
     async def _may_retry(
         self,

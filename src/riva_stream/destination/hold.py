@@ -86,8 +86,8 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         try:
             told = await _clean_up(destination, error)
         except Exception as broken:  # noqa: BLE001 - of a caller's own store; the first error is the one to tell
-            error.add_note(f"besides, the clean-up has failed: {type(broken).__name__}")
             told = _single_error(error)
+            told.add_note(f"besides, the clean-up has failed: {type(broken).__name__}")
         raise told from None
     if not await destination.forget_checkpoints() or uploads.are_left:
         await lease.stop()

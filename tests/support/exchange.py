@@ -22,7 +22,7 @@ from tests.support.faults import IgnoreRange, Latency, Refuse, Reset, Rewrite, S
 from tests.support.http1 import BrokenBodyError, Connection, Framing, Head, read_head
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
     from tests.support.faultlog import Outcome
     from tests.support.faults import Fault, Where
@@ -212,7 +212,16 @@ class Exchange:
         """Pass the answer on, as the faults will have it. True: the store's connection can be used again."""
         framing = head.response_framing(self.record.request.method)
         reusable = head.keeps_alive and (framing.chunked or framing.length is not None)
-        body = _upstream_pieces(upstream.body(framing))
+        # Closed here: one that is left to the garbage collector is closed by a task of its own, at any time.
+        async with (
+            contextlib.aclosing(upstream.body(framing)) as received,
+            contextlib.aclosing(_upstream_pieces(received)) as body,
+        ):
+            return await self._pass_on(head, framing, body, reusable=reusable, keep=keep)
+
+    async def _pass_on(
+        self, head: Head, framing: Framing, body: AsyncIterator[bytes], *, reusable: bool, keep: bool
+    ) -> bool:
         if self.record.mutation is not None:
             # Small, and only when it is complete has the store surely done what "after" speaks of.
             body = _pieces([piece async for piece in body])
@@ -285,7 +294,7 @@ async def _upstream(step: Any) -> Any:
         raise _gone(str(error)) from error
 
 
-async def _upstream_pieces(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _upstream_pieces(body: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     try:
         async for piece in body:
             yield piece

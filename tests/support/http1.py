@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 __all__ = ["PIECE", "BrokenBodyError", "Connection", "Framing", "Head", "read_head"]
 
@@ -130,7 +130,7 @@ class Connection:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def body(self, framing: Framing) -> AsyncIterator[bytes]:
+    async def body(self, framing: Framing) -> AsyncGenerator[bytes]:
         """The payload of a body in pieces, without its chunk framing.
 
         Raises:
@@ -138,8 +138,9 @@ class Connection:
         """
         if framing.chunked:
             while size := int((await self._line()).split(b";")[0], 16):
-                async for piece in self._exactly(size):
-                    yield piece
+                async with contextlib.aclosing(self._exactly(size)) as pieces:
+                    async for piece in pieces:
+                        yield piece
                 await self._line()
             while await self._line():
                 pass  # trailers: none of the three servers sends any
@@ -147,10 +148,11 @@ class Connection:
             while piece := await self.reader.read(PIECE):
                 yield piece
         else:
-            async for piece in self._exactly(framing.length):
-                yield piece
+            async with contextlib.aclosing(self._exactly(framing.length)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
-    async def _exactly(self, size: int) -> AsyncIterator[bytes]:
+    async def _exactly(self, size: int) -> AsyncGenerator[bytes]:
         while size:
             piece = await self.reader.read(min(size, PIECE))
             if not piece:

@@ -88,7 +88,10 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         except Exception as broken:  # noqa: BLE001 - of a caller's own store; the first error is the one to tell
             told = _single_error(error)
             told.add_note(f"besides, the clean-up has failed: {type(broken).__name__}")
-        raise told from None
+        try:
+            raise told from None
+        finally:
+            del told  # its traceback has this frame: they would keep each other, and what the run has open
     if not await destination.forget_checkpoints() or uploads.are_left:
         await lease.stop()
     else:

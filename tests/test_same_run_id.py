@@ -15,73 +15,59 @@ from riva_stream.s3.errors import refusal
 from tests.copying import Watched, asked, assert_staged, made
 
 
-def broken_complete(bucket: str, key: str) -> RivaStreamError:
-    return refusal("CompleteMultipartUpload", bucket, key, "InternalError", 500)
+class Broken(Watched):
+    """Answers 500 to Completes, as it is told."""
+
+    dies = False
+    """Whether every one of checksums.sha256 fails: the run ends in its commit."""
+    broken = ""
+    """Of which folder the next one fails, once."""
+
+    async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
+        fails_once = bool(self.broken) and self.broken in key
+        if fails_once:
+            self.broken = ""
+        if fails_once or (self.dies and key.endswith("checksums.sha256")):
+            raise refusal("CompleteMultipartUpload", bucket, key, "InternalError", 500)
+        return await super().complete_upload(bucket, key, *args, **given)
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
 
 
 @pytest.mark.parametrize("is_aws", [True, False])
-async def test_one_500_for_what_replaces_the_same_bytes_leaves_no_upload(
-    is_aws: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
-
-    class Once(Watched):
-        broken = False
-
-        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
-            if self.broken and "/source/" in key:
-                self.broken = False
-                raise broken_complete(bucket, key)
-            return await super().complete_upload(bucket, key, *args, **given)
-
-    store, model = Once(is_aws=is_aws), made("tar.gz")
+async def test_one_500_for_what_replaces_the_same_bytes_leaves_no_upload(is_aws: bool) -> None:
+    store, model = Broken(is_aws=is_aws), made("tar.gz")
     await store.put_source(model.key, model.data)
     given = {"run_id": "nightly", "source_copy": "send"}
     await stage(asked(model, **given), store=store)
-    store.broken = True
+    store.broken = "/source/"
     report = await stage(asked(model, force=True, **given), store=store)
     assert report.outcome == "staged"
     assert_staged(store, model)  # no upload is open
 
 
-async def test_a_retried_job_with_its_own_run_id_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_retried_job_with_its_own_run_id_too() -> None:
     """Not forced: the first attempt of the job dies in its commit, the scheduler runs it again with the same run id."""
-    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
-
-    class Broken(Watched):
-        dies = True
-        broken = False
-
-        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
-            if self.dies and key.endswith("checksums.sha256"):
-                raise broken_complete(bucket, key)
-            if self.broken and "/source/" in key:
-                self.broken = False
-                raise broken_complete(bucket, key)
-            return await super().complete_upload(bucket, key, *args, **given)
-
     store, model = Broken(), made("tar.gz")
+    store.dies = True
     await store.put_source(model.key, model.data)
     request = asked(model, run_id="job-7", source_copy="send")
     with pytest.raises(RivaStreamError):
         await stage(request, store=store)
-    store.dies, store.broken = False, True
+    store.dies, store.broken = False, "/source/"
     assert (await stage(request, store=store)).outcome == "staged"
     assert_staged(store, model)
 
 
 @pytest.mark.parametrize("forced", [True, False])
-async def test_old_bytes_do_not_stand_under_a_new_marker(
-    forced: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_old_bytes_do_not_stand_under_a_new_marker(forced: bool) -> None:
     """The ETags are no MD5s, the store keeps no checksum, and the source was replaced by one of the same size."""
-    monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
 
-    class Kms(Watched):
+    class Kms(Broken):
         """ETags of a KMS-encrypted object are opaque; it keeps no checksum, as with --upload-check md5."""
-
-        dies = False
-        broken = False
 
         def _info(self, found: Any) -> Any:
             info = super()._info(found)
@@ -89,14 +75,6 @@ async def test_old_bytes_do_not_stand_under_a_new_marker(
 
         def _keep(self, there: Any, key: str, data: bytes, etag: str, *args: Any, **more: Any) -> Any:
             return super()._keep(there, key, data, self._numbered()[:32], *args, **more)
-
-        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
-            if self.dies and key.endswith("checksums.sha256"):
-                raise broken_complete(bucket, key)
-            if self.broken and "/models/" in key:
-                self.broken = False
-                raise broken_complete(bucket, key)
-            return await super().complete_upload(bucket, key, *args, **given)
 
     store, old, new = Kms(), made("riva", "old"), made("riva", "new")
     assert (len(old.data), old.key) == (len(new.data), new.key)
@@ -109,7 +87,7 @@ async def test_old_bytes_do_not_stand_under_a_new_marker(
     else:  # it dies in its commit
         with pytest.raises(RivaStreamError):
             await stage(asked(old, **given), store=store)
-    store.dies, store.broken = False, True
+    store.dies, store.broken = False, "/models/"
     await store.put_source(new.key, new.data)
     await stage(asked(new, force=forced, **given), store=store)
     staged = store.staged()

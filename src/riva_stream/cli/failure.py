@@ -111,7 +111,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             type=type(worst).__name__,
             code=worst.code,
             message=worst.what,
-            listed=tuple(map(_printable, worst.listed)),
+            listed=worst.listed,
             where=worst.where,
             hint=_hint(worst, invocation),
             exit_code=worst.exit_code,

@@ -150,8 +150,8 @@ class Destination:
         await self.bucket.retrier("HeadObject", partial(self.lease.check, settled=settled))
 
     @property
-    def probing(self) -> WritableBucket:
-        """The bucket, for scratch uploads: they are created while the prefix is ours, as any upload is."""
+    def guarded(self) -> WritableBucket:
+        """The bucket, for whatever creates uploads: each attempt looks first whether the prefix is ours."""
         return replace(self.bucket, guard=self.lease)
 
     async def _is_ours(self) -> bool:

@@ -76,7 +76,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lease.heartbeat)
-            uploads.bucket, uploads.before_abort = destination.probing, destination.disown_uploads
+            uploads.bucket, uploads.before_abort = destination.guarded, destination.disown_uploads
             async with uploads:
                 yield destination
             await destination.wait_out_doubts()

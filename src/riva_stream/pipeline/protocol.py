@@ -154,8 +154,8 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
     """The part that one run at a time does on a prefix."""
     run.meter.own_keys = work.own_keys
     async with hold(run, bucket, listed=listed) as destination:
-        check = destination.uploads.check = await _upload_check(run, destination.probing)
-        method = await work.plan(destination.probing, check)
+        check = destination.uploads.check = await _upload_check(run, destination.guarded)
+        method = await work.plan(destination.guarded, check)
         await resume(destination, identity_of(run, work, check, method))
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()

@@ -147,10 +147,10 @@ class ScratchUpload:
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.limit:g} s") from error
         except RivaStreamError as error:
-            if error.where.code == REQUEST_EXPIRED or not isinstance(error, TransientError):
-                self._unsure -= 1  # it was refused
-            elif isinstance(error, HeldError):
-                self._unsure -= 1  # the prefix is another run's: it was not sent, or refused before
+            # Held: the prefix is another run's, which is asked only once a first attempt was refused.
+            is_told = error.where.code == REQUEST_EXPIRED or isinstance(error, HeldError)
+            if is_told or not isinstance(error, TransientError):
+                self._unsure -= 1  # there is none
             raise
         self._unsure -= 1
         self._open.append(upload_id)

@@ -24,7 +24,9 @@ from tests.sim.world import RunFactory
 _TELL = 60.0
 """Seconds between two lines about how far it is, where nobody watches a terminal."""
 _BATCH = 25
-"""Simulations between two collections of garbage: it is made faster than it is worth looking for."""
+"""Simulations that a process is given at a time."""
+_RUNS = 100
+"""Runs between two collections of garbage: it is made faster than it is worth looking for."""
 
 
 def _say(line: str) -> None:
@@ -85,14 +87,23 @@ def _simulate(
     work: list[int | Cell | Duel], *, kind: str, beside: str, even: bool, whole: bool
 ) -> list[Result]:
     factory = _factory(beside)
-    done = [
-        seeds.simulate(one, kind=kind, beside=factory, even=even, whole=whole)
-        if isinstance(one, int)
-        else one.simulate()
-        for one in work
-    ]
+    done: list[Result] = []
+    runs = 0
+    for one in work:
+        result = (
+            seeds.simulate(one, kind=kind, beside=factory, even=even, whole=whole)
+            if isinstance(one, int)
+            else one.simulate()
+        )
+        if result is None:
+            continue
+        done.append(result)
+        runs += result.runs
+        if runs >= _RUNS:
+            runs = 0
+            gc.collect()
     gc.collect()
-    return [result for result in done if result is not None]
+    return done
 
 
 def _settle() -> None:
@@ -103,9 +114,15 @@ def _settle() -> None:
 
 
 def _batches(work: Iterable[int | Cell | Duel]) -> Iterator[list[int | Cell | Duel]]:
-    items = iter(work)
-    while batch := list(itertools.islice(items, _BATCH)):
-        yield batch
+    """Cells of one scenario stay together, for much of one has been simulated for others."""
+    numbered = enumerate(work)
+
+    def belongs_to(item: tuple[int, int | Cell | Duel]) -> tuple[str, str] | int:
+        number, one = item
+        return (one.kind, one.scenario) if isinstance(one, Cell) else number // _BATCH
+
+    for _, items in itertools.groupby(numbered, belongs_to):
+        yield [one for _, one in items]
 
 
 def _replay(name: str, kind: str, beside: RunFactory, *, even: bool, whole: bool, trace: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,6 +12,8 @@ from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.judge import Violation
 from tests.sim.kinds import KINDS
+from tests.sim.network import Request
+from tests.sim.remains import Remains
 from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS, Scenario, name_foreign_key
 from tests.sim.schedules import Plain, Strike, Switches
 from tests.sim.world import World, new_store, simulated
@@ -46,6 +48,8 @@ _WRONG = "65"
 """How a run ends that has found something to be wrong."""
 _AFTER_SUCCESS = ("same", "refused", "other forced")
 """What comes after a run that has got over its break; the rest finds what it finds after any other."""
+_SEED = 1_000_000
+"""Beyond those of broken runs: what comes after them must not draw what they have drawn."""
 _WATCHING = 16
 """Requests with which the second run waits for the first one's lease to end."""
 _RIVALS = ("same", "force", "other", "other forced")
@@ -61,7 +65,10 @@ class Result:
     broken: int
     """Runs that were broken in it."""
     runs: int
+    """Those that were simulated for it alone, and so for ``requests``: a cell goes on where others have been."""
     requests: int
+    outcomes: tuple[str, ...] = ()
+    """How its runs ended, of a cell: those of the runs that were simulated for it, or for another that left the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +88,180 @@ class Cell:
         over = f"@{self.leftover}" if self.leftover >= 0 else ""
         return f"{self.kind}/{self.scenario}{over}/{self.ordinal}/{self.how.name}/{self.follow_up}"
 
-    def simulate(self, trace: Trace | None = None) -> Result | None:
-        """Run it; None when the run has no such request."""
-        scenario = SCENARIOS[self.scenario]
-        store = prepared(self.kind, self.scenario, self.leftover).copy()
+    def simulate(self, trace: Trace | None = None, *, anew: bool = False) -> Result | None:
+        """Run it; None when the run has no such request.
+
+        Args:
+            trace: takes a line for each thing that happens.
+            anew: whether to run again what others have been through: what comes after a run finds the same as it would
+                after others that leave the same behind.
+        """
+        done = _Done() if anew or trace else _DONE
+        before = done.counts
+        what = (self.kind, self.scenario, self.leftover, self.ordinal, self.how)
+        broken = done.broken(what, lambda: self._broken(trace))
+        if broken.struck is None:
+            return None
+        steps = self._steps(is_late=broken.last is not None)
+        if broken.remains is not None:
+            rest = done.after(broken.remains, (self.kind, self.scenario), steps, trace)
+        else:
+            rest = self._in_one_world(steps, trace)
+            done.count(0, len(rest.outcomes), rest.requests)
+        broke, runs, requests = (now - then for now, then in zip(done.counts, before, strict=True))
+        violations = (*broken.violations, *rest.violations)
+        outcomes = (broken.outcome, *rest.outcomes)
+        return Result(self.name, self.kind, violations, broke, runs, requests, outcomes)
+
+    def _broken(self, trace: Trace | None) -> _Broken:
+        """The run that is broken, in a world of its own."""
         strike = Strike(self.ordinal, self.how)
-        world = World(store, strike, bintarball=scenario.is_bintarball, trace=trace)
+        world = self._world(strike, trace)
         with simulated(world, self.ordinal):
-            run = world.run(scenario.request, denied=scenario.denied)
-            if strike.struck is None:
-                return None
-            if self.how in _PASSING and run.outcome != _unbroken(self.kind, self.scenario, self.leftover)[0]:
-                text = f"it ends with {run.outcome}: {run.problem}, after {strike.struck}"
-                world.judge.violations.append(Violation("E5", text))
-            if run.outcome == _WRONG != _unbroken(self.kind, self.scenario, self.leftover)[0]:
-                text = f"it ends with {run.outcome}: {run.problem}, after {strike.struck}"
-                world.judge.violations.append(Violation("E6", text))
-            world.schedule = Plain()
-            if self.follow_up != "same":
-                world.run(FOLLOW_UPS[self.follow_up](scenario.request))
-            converge(
-                world,
-                scenario.request,
-                force=scenario.is_hostile,
-                denied=scenario.denied,
-                last=strike.last is None,
+            self._break(world)
+            run, *_ = world.processes
+            return _Broken(
+                strike.struck,
+                strike.last,
+                Remains.of(world),
+                run.outcome,
+                tuple(world.violations),
+                world.network.sent,
             )
-            if strike.last is not None:
-                world.pass_time(100)
-                converge(world, scenario.request, force=scenario.is_hostile, denied=scenario.denied)
-            return result_of(world, self.name, self.kind)
+
+    def _in_one_world(self, steps: Sequence[_Step], trace: Trace | None) -> _Rest:
+        """All of it again, in one world."""
+        world = self._world(Strike(self.ordinal, self.how), trace)
+        with simulated(world, self.ordinal):
+            self._break(world)
+            already = len(world.violations)
+            world.schedule = Plain()
+            for step in steps:
+                step.run(world)
+            return _Rest(_outcomes(world, 1), tuple(world.violations[already:]), world.network.sent)
+
+    def _world(self, strike: Strike, trace: Trace | None) -> World:
+        store = prepared(self.kind, self.scenario, self.leftover).copy()
+        return World(store, strike, bintarball=SCENARIOS[self.scenario].is_bintarball, trace=trace)
+
+    def _break(self, world: World) -> None:
+        scenario = SCENARIOS[self.scenario]
+        run = world.run(scenario.request, denied=scenario.denied)
+        unbroken, _ = _unbroken(self.kind, self.scenario, self.leftover)
+        text = f"it ends with {run.outcome}: {run.problem}"
+        if self.how in _PASSING and run.outcome != unbroken:
+            world.judge.violations.append(Violation("E5", text))
+        if run.outcome == _WRONG != unbroken:
+            world.judge.violations.append(Violation("E6", text))
+
+    def _steps(self, *, is_late: bool) -> tuple[_Step, ...]:
+        """What is run after it.
+
+        Args:
+            is_late: whether something arrives when everything is over.
+        """
+        scenario = SCENARIOS[self.scenario]
+
+        def follow(world: World) -> None:
+            world.run(FOLLOW_UPS[self.follow_up](scenario.request))
+
+        def end(world: World, *, last: bool = True) -> None:
+            converge(world, scenario.request, force=scenario.is_hostile, denied=scenario.denied, last=last)
+
+        def wait(world: World) -> None:
+            end(world, last=False)
+            world.pass_time(100)
+
+        steps = [] if self.follow_up == "same" else [_Step(self.follow_up, follow)]
+        return (*steps, *([_Step("wait", wait)] if is_late else []), _Step("converge", end))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    name: str
+    run: Callable[[World], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """What came of the run that was broken."""
+
+    struck: Request | None
+    last: Request | None
+    """What arrives when everything is over."""
+    remains: Remains | None
+    outcome: str
+    violations: tuple[Violation, ...]
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """What came of the runs after it."""
+
+    outcomes: tuple[str, ...] = ()
+    violations: tuple[Violation, ...] = ()
+    requests: int = 0
+
+
+class _Done:
+    """What was simulated before, so that it need not be again: the last broken run, and what followed on the same remains."""
+
+    def __init__(self) -> None:
+        self.counts = (0, 0, 0)
+        """Broken runs, runs and requests that were really simulated."""
+        self._last: tuple[object, _Broken] | None = None
+        self._place: object = None
+        self._known: dict[tuple[object, ...], _Rest] = {}
+
+    def broken(self, what: object, run: Callable[[], _Broken]) -> _Broken:
+        """The run that is broken, which many cells begin with."""
+        if self._last is None or self._last[0] != what:
+            self._last = what, run()
+            self.count(1, 1, self._last[1].requests)
+        return self._last[1]
+
+    def after(
+        self, remains: Remains, place: object, steps: Sequence[_Step], trace: Trace | None = None
+    ) -> _Rest:
+        """What comes of these steps, one after the other, on these remains."""
+        if not steps:
+            return _Rest()
+        if self._place != place:
+            self._place = place
+            self._known.clear()
+        what = (*(step.name for step in steps), remains.fingerprint if remains.is_quiet else remains)
+        if what not in self._known:
+            step, *others = steps
+            world, already = remains.world(trace), len(remains.processes)
+            with simulated(world, _SEED + len(others)):
+                step.run(world)
+                left = Remains.of(world)
+                if left is None:
+                    for other in others:
+                        other.run(world)
+                rest = _Rest(_outcomes(world, already), tuple(world.violations), world.network.sent)
+            self.count(0, len(rest.outcomes), rest.requests)
+            if left is not None:
+                then = self.after(left, place, others, trace)
+                rest = _Rest(
+                    rest.outcomes + then.outcomes,
+                    rest.violations + then.violations,
+                    rest.requests + then.requests,
+                )
+            self._known[what] = rest
+        return self._known[what]
+
+    def count(self, *more: int) -> None:
+        broken, runs, requests = (have + add for have, add in zip(self.counts, more, strict=True))
+        self.counts = broken, runs, requests
+
+
+_DONE = _Done()
+
+
+def _outcomes(world: World, already: int) -> tuple[str, ...]:
+    return tuple(process.outcome for process in world.processes[already:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +109,19 @@ class Judge:
                 self.promised = self._complete(marker)
         self._look_at_the_pair()
 
+    def gone_on(self, store: MemoryStore) -> Judge:
+        """Another judge, of a copy of the store, that knows what this one has seen."""
+        other = copy(self)
+        other.store = store
+        for name, known in vars(self).items():
+            if isinstance(known, dict | set | list):
+                setattr(other, name, copy(known))
+        return other
+
+    def is_noted(self, name: str) -> tuple[bool, bool]:
+        """Of a key or an UploadId: whether it came late, and whether a journal has named it."""
+        return name in self._late or name in self._thawed, name in self._named
+
     # ---- while it goes on
 
     def carry_out(self, request: Request) -> Any:
@@ -116,15 +130,15 @@ class Judge:
         if request.bucket != self.bucket:
             if request.changes:
                 self._blame(request, "P2", f"s3://{request.bucket}/{request.key} is written")
-            return request.carry_out()
+            return request.carry_out(self.store)
         if not request.changes:
-            result = request.carry_out()
+            result = request.carry_out(self.store)
             self._show(request, result)
             return result
         if not request.key.startswith(self.prefix):
             self._blame(request, "P2", f"{request.key} is outside of {self.prefix}")
         before = self._look(request.key)
-        result = request.carry_out()
+        result = request.carry_out(self.store)
         after = self._look(request.key)
         if request.process.is_over:
             self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
+from operator import methodcaller
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from riva_stream.errors import RivaStreamError, TransientError, Where
@@ -59,7 +60,7 @@ class Request:
     key: str
     detail: str
     changes: bool
-    carry_out: Callable[[], Any]
+    carry_out: Callable[[MemoryStore], Any]
     future: asyncio.Future[Any]
     credential: int
     arrived: bool = False
@@ -147,6 +148,8 @@ class Network:
     breaks: int = 0
     on_hold: list[Request] = field(default_factory=list)
     """Requests of frozen runs that have not left their host."""
+    late: list[tuple[float, Request]] = field(default_factory=list)
+    """Requests that nobody waits for, and when they take effect."""
 
     def send(self, request: Request) -> None:
         """Take a request on its way."""
@@ -250,7 +253,7 @@ class Network:
     def _hang(self, request: Request, _before: float, _after: float) -> None:
         late = self.schedule.abandoned(request)
         if late is not None:
-            self._in(late, partial(self._effect, request))
+            self.later(self.loop.now + late, request)
         self._in(HANGS, partial(self._break_off, request))
 
     def _cancel(self, request: Request, before: float, after: float, *, all_arrive: bool) -> None:
@@ -313,7 +316,18 @@ class Network:
         if request in self.on_hold:
             self.on_hold.remove(request)
         if late is not None:
-            self._in(late, partial(self._effect, request, late=True))
+            self.later(self.loop.now + late, request)
+
+    def later(self, when: float, request: Request) -> None:
+        """Let it take effect then, whatever has become of its sender."""
+
+        def arrive() -> None:
+            self.late.remove(arrival)
+            self._effect(request, late=request.dropped)
+
+        arrival = when, request
+        self.late.append(arrival)
+        self.loop.call_at(when, arrive, context=self.context)
 
     def _arrive(self, request: Request, after: float) -> None:
         """Carry it out, and answer."""
@@ -396,7 +410,7 @@ class Connection:
         operation: str,
         bucket: str,
         key: str,
-        carry_out: Callable[[], Any],
+        effect: Callable[[MemoryStore], Any],
         *,
         changes: bool = False,
         detail: str = "",
@@ -412,7 +426,7 @@ class Connection:
             key,
             detail,
             changes,
-            carry_out,
+            lambda store: immediately(effect(store)),
             network.loop.create_future(),
             process.credential,
         )
@@ -425,20 +439,18 @@ class Connection:
             raise
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
-        effect = partial(self._store.head, bucket, key, window=window)
-        found, _ = await self._ask("HeadObject", bucket, key, lambda: immediately(effect()))
+        effect = methodcaller("head", bucket, key, window=window)
+        found, _ = await self._ask("HeadObject", bucket, key, effect)
         return found  # type: ignore[no-any-return]
 
     async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
-        effect = partial(self._store.head_part, bucket, key, number)
-        found, _ = await self._ask(
-            "HeadObject", bucket, key, lambda: immediately(effect()), detail=f" part {number}"
-        )
+        effect = methodcaller("head_part", bucket, key, number)
+        found, _ = await self._ask("HeadObject", bucket, key, effect, detail=f" part {number}")
         return found  # type: ignore[no-any-return]
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
-        effect = partial(self._store.get, bucket, key, limit=limit)
-        found, request = await self._ask("GetObject", bucket, key, lambda: immediately(effect()))
+        effect = methodcaller("get", bucket, key, limit=limit)
+        found, request = await self._ask("GetObject", bucket, key, effect)
         if request.is_cut and found is not None:
             raise TransientError(
                 f"the body ended after {len(found.data) // 2} of {len(found.data)} bytes",
@@ -450,15 +462,10 @@ class Connection:
     async def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
     ) -> AsyncIterator[RangeReply]:
-        def effect() -> tuple[RangeReply, bytes]:
-            asked = self._store.get_range(
-                bucket, key, first=first, last=last, etag=etag, version_id=version_id
-            )
-            reply = immediately(asked.__aenter__())
-            try:
-                data: bytes = immediately(_all_of(reply.pieces))
-            finally:
-                immediately(asked.__aexit__(None, None, None))
+        async def effect(store: MemoryStore) -> tuple[RangeReply, bytes]:
+            asked = store.get_range(bucket, key, first=first, last=last, etag=etag, version_id=version_id)
+            async with asked as reply:
+                data = b"".join([piece async for piece in reply.pieces])
             self._process.read_until(bucket, key, etag, first + len(data))
             return reply, data
 
@@ -475,37 +482,33 @@ class Connection:
         yield RangeReply(reply.status, reply.content_range, reply.content_length, reply.etag, pieces())
 
     async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
-        effect = partial(self._store.list_objects, bucket, prefix, limit=limit, after=after)
-        found, _ = await self._ask("ListObjectsV2", bucket, prefix, lambda: immediately(effect()))
+        effect = methodcaller("list_objects", bucket, prefix, limit=limit, after=after)
+        found, _ = await self._ask("ListObjectsV2", bucket, prefix, effect)
         return found  # type: ignore[no-any-return]
 
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
-        effect = partial(self._store.list_folder, bucket, prefix, limit=limit, token=token)
-        found, _ = await self._ask("ListObjectsV2", bucket, prefix, lambda: immediately(effect()))
+        effect = methodcaller("list_folder", bucket, prefix, limit=limit, token=token)
+        found, _ = await self._ask("ListObjectsV2", bucket, prefix, effect)
         return found  # type: ignore[no-any-return]
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
-        effect = partial(self._store.list_parts, bucket, key, upload_id)
-        found, _ = await self._ask(
-            "ListParts", bucket, key, lambda: immediately(effect()), detail=_short(upload_id)
-        )
+        effect = methodcaller("list_parts", bucket, key, upload_id)
+        found, _ = await self._ask("ListParts", bucket, key, effect, detail=_short(upload_id))
         return found  # type: ignore[no-any-return]
 
     async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
-        effect = partial(self._store.list_uploads, bucket, prefix)
-        found, _ = await self._ask("ListMultipartUploads", bucket, prefix, lambda: immediately(effect()))
+        effect = methodcaller("list_uploads", bucket, prefix)
+        found, _ = await self._ask("ListMultipartUploads", bucket, prefix, effect)
         return found  # type: ignore[no-any-return]
 
     async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
-        effect = partial(self._store.get_tags, bucket, key)
-        found, _ = await self._ask("GetObjectTagging", bucket, key, lambda: immediately(effect()))
+        effect = methodcaller("get_tags", bucket, key)
+        found, _ = await self._ask("GetObjectTagging", bucket, key, effect)
         return found  # type: ignore[no-any-return]
 
     async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
-        effect = partial(self._store.get_lifecycle, bucket)
-        found, _ = await self._ask(
-            "GetBucketLifecycleConfiguration", bucket, "", lambda: immediately(effect())
-        )
+        effect = methodcaller("get_lifecycle", bucket)
+        found, _ = await self._ask("GetBucketLifecycleConfiguration", bucket, "", effect)
         return found  # type: ignore[no-any-return]
 
     async def put(
@@ -521,8 +524,8 @@ class Connection:
         if_match: str | None = None,
         window: Window | None = None,
     ) -> Stored:
-        effect = partial(
-            self._store.put,
+        effect = methodcaller(
+            "put",
             bucket,
             key,
             body,
@@ -534,9 +537,7 @@ class Connection:
             window=window,
         )
         detail = _condition(if_absent=if_absent, if_match=if_match, window=window)
-        stored, _ = await self._ask(
-            "PutObject", bucket, key, lambda: immediately(effect()), changes=True, detail=detail
-        )
+        stored, _ = await self._ask("PutObject", bucket, key, effect, changes=True, detail=detail)
         return stored  # type: ignore[no-any-return]
 
     async def delete(
@@ -548,13 +549,9 @@ class Connection:
         if_match: str | None = None,
         window: Window | None = None,
     ) -> str | None:
-        effect = partial(
-            self._store.delete, bucket, key, version_id=version_id, if_match=if_match, window=window
-        )
+        effect = methodcaller("delete", bucket, key, version_id=version_id, if_match=if_match, window=window)
         detail = _condition(if_match=if_match, window=window)
-        marker, _ = await self._ask(
-            "DeleteObject", bucket, key, lambda: immediately(effect()), changes=True, detail=detail
-        )
+        marker, _ = await self._ask("DeleteObject", bucket, key, effect, changes=True, detail=detail)
         return marker  # type: ignore[no-any-return]
 
     async def create_upload(
@@ -568,8 +565,8 @@ class Connection:
         tags: Mapping[str, str] = NO_TAGS,
         window: Window | None = None,
     ) -> str:
-        effect = partial(
-            self._store.create_upload,
+        effect = methodcaller(
+            "create_upload",
             bucket,
             key,
             content_type=content_type,
@@ -582,7 +579,7 @@ class Connection:
             "CreateMultipartUpload",
             bucket,
             key,
-            lambda: immediately(effect()),
+            effect,
             changes=True,
             detail=_condition(window=window),
         )
@@ -592,12 +589,12 @@ class Connection:
         kept = PartBody(
             tuple(bytes(piece) for piece in body.pieces), body.size, body.crc64nvme, body.md5, body.sha256
         )
-        effect = partial(self._store.upload_part, bucket, key, upload_id, number, kept)
+        effect = methodcaller("upload_part", bucket, key, upload_id, number, kept)
         etag, _ = await self._ask(
             "UploadPart",
             bucket,
             key,
-            lambda: immediately(effect()),
+            effect,
             changes=True,
             detail=f"{_short(upload_id)} part {number}",
         )
@@ -606,12 +603,12 @@ class Connection:
     async def copy_part(
         self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
     ) -> CopiedPart:
-        effect = partial(self._store.copy_part, bucket, key, upload_id, number, source)
+        effect = methodcaller("copy_part", bucket, key, upload_id, number, source)
         copied, _ = await self._ask(
             "UploadPartCopy",
             bucket,
             key,
-            lambda: immediately(effect()),
+            effect,
             changes=True,
             detail=f"{_short(upload_id)} part {number} from {source.key} bytes {source.first}-{source.last}",
         )
@@ -629,8 +626,8 @@ class Connection:
         if_match: str | None = None,
         window: Window | None = None,
     ) -> Stored:
-        effect = partial(
-            self._store.complete_upload,
+        effect = methodcaller(
+            "complete_upload",
             bucket,
             key,
             upload_id,
@@ -645,19 +642,19 @@ class Connection:
             "CompleteMultipartUpload",
             bucket,
             key,
-            lambda: immediately(effect()),
+            effect,
             changes=True,
             detail=detail,
         )
         return stored  # type: ignore[no-any-return]
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        effect = partial(self._store.abort_upload, bucket, key, upload_id)
+        effect = methodcaller("abort_upload", bucket, key, upload_id)
         await self._ask(
             "AbortMultipartUpload",
             bucket,
             key,
-            lambda: immediately(effect()),
+            effect,
             changes=True,
             detail=_short(upload_id),
         )
@@ -665,15 +662,9 @@ class Connection:
     async def put_tags(
         self, bucket: str, key: str, tags: Mapping[str, str], *, window: Window | None = None
     ) -> None:
-        effect = partial(self._store.put_tags, bucket, key, tags, window=window)
+        effect = methodcaller("put_tags", bucket, key, tags, window=window)
         detail = _condition(window=window)
-        await self._ask(
-            "PutObjectTagging", bucket, key, lambda: immediately(effect()), changes=True, detail=detail
-        )
-
-
-async def _all_of(pieces: AsyncIterator[bytes]) -> bytes:
-    return b"".join([piece async for piece in pieces])
+        await self._ask("PutObjectTagging", bucket, key, effect, changes=True, detail=detail)
 
 
 def _short(upload_id: str) -> str:

@@ -36,7 +36,7 @@ def killed_and_followed(
 
 
 def refuse(request: Request, code: str, status: int) -> None:
-    def told() -> Any:
+    def told(_: object) -> Any:
         raise refusal(request.operation, request.bucket, request.key, code, status)
 
     request.carry_out = told
@@ -51,7 +51,7 @@ def test_a_promotion_onto_itself_by_another_name_of_its_bucket(status: int) -> N
         if not struck and is_one(request, 1, "HeadObject", MARKER):
             struck.append(request)
             if status == 404:
-                request.carry_out = lambda: None
+                request.carry_out = lambda _: None
             else:
                 refuse(request, "403", 403)
 
@@ -162,7 +162,7 @@ def test_an_upload_is_not_gone_because_it_was_told_so_once() -> None:
     def otherwise(request: Request) -> None:
         if request.process.pid == 2 and request.operation == "ListParts" and not listed:
             listed.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
 
     world = World(prepared("aws", "long", -1).copy(), Told((0.1, 0.1), otherwise, how))
     with simulated(world, 0):
@@ -229,7 +229,7 @@ def test_one_404_of_the_original_does_not_end_a_promotion(operation: str, name: 
     def otherwise(request: Request) -> None:
         if not struck and is_one(request, 1, operation, wanted.original.prefix + name):
             struck.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
 
     world = a_world("aws", "promoted", Told(otherwise=otherwise))
     with simulated(world, 0):
@@ -272,7 +272,7 @@ def test_gc_does_not_lose_an_upload_for_one_404_of_its_parts() -> None:
         if request.process.pid == 2 and request.operation == "ListParts" and "a.riva" in request.key:
             asks.append(request)
             if len(asks) == 2:
-                request.carry_out = lambda: None
+                request.carry_out = lambda _: None
 
     world = World(prepared("exact", "fresh", -1).copy(), Told(how=how, otherwise=otherwise))
     with simulated(world, 0):
@@ -316,10 +316,10 @@ def test_two_404s_while_a_live_holder_is_watched_do_not_give_its_prefix_away(kin
     def otherwise(request: Request) -> tuple[float, float] | None:
         if is_one(request, 2, "HeadObject", JOURNAL) and not heads:
             heads.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
         elif is_one(request, 2, "GetObject", JOURNAL) and heads and not gets:
             gets.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
         return deletion.otherwise(request)
 
     world = a_world(kind, "already staged", Told((0.1, 0.005), otherwise, late=deletion.late))

@@ -11,6 +11,7 @@ import pytest
 from riva_stream.config import StageRequest
 from riva_stream.inspection import gc
 from riva_stream.s3.errors import refusal
+from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import PartBody
 from tests.sim.breaks import Break
 from tests.sim.exhaustive import Cell, cells, prepared
@@ -66,7 +67,7 @@ def passing(key: str, status: int) -> tuple[Told, list[Request]]:
     def otherwise(request: Request) -> None:
         if status == 404 and not heads and is_one(request, 1, "HeadObject", key):
             heads.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
 
     return Told(how=how, otherwise=otherwise), heads
 
@@ -111,7 +112,7 @@ def test_one_refusal_of_the_pair_that_a_manifest_names_is_no_bug(status: int) ->
     def otherwise(request: Request) -> None:
         if status == 404 and is_it(request):
             struck.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
 
     world = a_world("aws", "image", Told(how=how, otherwise=otherwise))
     with simulated(world, 0):
@@ -189,7 +190,7 @@ def test_a_spell_of_refusals_does_not_hide_a_live_holder_that_was_listed(
     def otherwise(request: Request) -> tuple[float, float] | None:
         if status == 404 and is_it(request):
             struck.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
         return deletion.otherwise(request)
 
     world = a_world(kind, "already staged", Told((0.1, 0.005), otherwise, how, deletion.late))
@@ -212,8 +213,8 @@ def test_a_journal_that_was_read_wrongly_is_watched_for_a_lease_of_its_own(kind:
             struck.append(request)
             right = request.carry_out
 
-            def wrong() -> Any:
-                found = right()
+            def wrong(store: MemoryStore) -> Any:
+                found = right(store)
                 return replace(found, data=b"x" + found.data[1:])
 
             request.carry_out = wrong
@@ -309,7 +310,7 @@ def test_one_404_for_a_document_that_was_listed_is_no_conflict(name: str) -> Non
     def otherwise(request: Request) -> None:
         if not struck and is_one(request, 1, "GetObject", PREFIX + name):
             struck.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
 
     world = a_world("aws", "already staged", Told(otherwise=otherwise))
     with simulated(world, 0):
@@ -326,7 +327,7 @@ def test_one_404_for_the_marker_of_the_original_does_not_cost_what_was_staged() 
         is_it = is_one(request, 1, "HeadObject", wanted.original.prefix + "staging_complete.txt")
         if is_it and not struck and world.store.look(BUCKET, MARKER) is None:
             struck.append(request)
-            request.carry_out = lambda: None
+            request.carry_out = lambda _: None
 
     world = a_world("aws", "promoted over another", Told(otherwise=otherwise))
     with simulated(world, 0):
@@ -355,8 +356,8 @@ def test_where_a_listing_is_allowed_and_what_is_missing_is_refused_a_run_stages(
         if request.operation in {"HeadObject", "GetObject"} and request.bucket == BUCKET:
             right = request.carry_out
 
-            def told() -> Any:
-                if (found := right()) is None:
+            def told(store: MemoryStore) -> Any:
+                if (found := right(store)) is None:
                     code = "403" if request.operation == "HeadObject" else "AccessDenied"
                     raise refusal(request.operation, request.bucket, request.key, code, 403)
                 return found
@@ -398,7 +399,7 @@ def test_gc_does_not_lose_a_journal_for_one_404_at_its_takeover(kind: str) -> No
         if is_one(request, 2, "GetObject", JOURNAL):
             gets.append(request)
             if len(gets) == 2:
-                request.carry_out = lambda: None
+                request.carry_out = lambda _: None
 
     world = a_world(kind, "fresh", Told(how=died_in_its_commit, otherwise=otherwise))
     with simulated(world, 0):

@@ -282,7 +282,7 @@ def test_one_404_for_what_is_pointed_at_does_not_cost_what_was_staged(
         if request.operation == "HeadObject" and request.key == key:
             heads.append(request)
             if len(heads) == 3:
-                request.carry_out = lambda: None
+                request.carry_out = lambda _: None
 
     world = a_world("aws", "already staged", Told(otherwise=otherwise))
     with simulated(world, 0):
@@ -293,9 +293,9 @@ def test_one_404_for_what_is_pointed_at_does_not_cost_what_was_staged(
 def test_a_commit_that_was_rolled_back_leaves_no_journal_without_the_right_to_list() -> None:
     """``_sent`` forgets nothing: what was deleted again counts as left, and the next run waits for a lease."""
 
-    def larger(carry_out: Callable[[], Any]) -> Callable[[], Any]:
-        def told() -> Any:
-            found = carry_out()
+    def larger(carry_out: Callable[[MemoryStore], Any]) -> Callable[[MemoryStore], Any]:
+        def told(store: MemoryStore) -> Any:
+            found = carry_out(store)
             return found and replace(found, size=found.size + 1)
 
         return told

@@ -116,7 +116,7 @@ def test_a_complete_that_is_answered_with_nothing_is_sent_again(kind: str, name:
     def otherwise(request: Request) -> None:
         if not struck and is_one(request, 1, "CompleteMultipartUpload", PREFIX + name):
             struck.append(request)
-            request.carry_out = lambda: Stored("")
+            request.carry_out = lambda _: Stored("")
 
     world = a_world(kind, "fresh", Told(otherwise=otherwise))
     with simulated(world, 0):

@@ -20,11 +20,11 @@ def test_two_404s_for_the_marker_replace_nothing_under_it() -> None:
         if is_one(request, 1, "GetObject", MARKER):
             gets.append(request)
             if len(gets) == 2:  # the look under the lease
-                request.carry_out = lambda: None
+                request.carry_out = lambda _: None
         if is_one(request, 1, "HeadObject", MARKER):
             heads.append(request)
             if len(heads) == 1:  # the look before the first Complete
-                request.carry_out = lambda: None
+                request.carry_out = lambda _: None
 
     world = a_world("aws", "downgrade", Told(otherwise=otherwise))
     with simulated(world, 0):

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +23,7 @@ from riva_stream.s3.port import PartBody, Store
 from tests.sim.judge import Judge, Violation
 from tests.sim.kinds import Kind
 from tests.sim.loop import VirtualLoop, in_order
-from tests.sim.network import Connection, Network, Schedule, immediately
+from tests.sim.network import Connection, Network, Request, Schedule, immediately
 from tests.sim.process import Process, identities
 from tests.sim.scenarios import BUCKET, LEASE, Collection, Promotion, prefix_of
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, SOURCES, Source, source
@@ -194,6 +195,18 @@ class World:
         until = self.loop.now + seconds
         self.loop.run(limit=until)
         self.loop.now = until
+
+    def go_on_from(
+        self, judge: Judge, now: float, processes: Sequence[Process], late: Sequence[tuple[float, Request]]
+    ) -> None:
+        """Begin where another world has ended, whose store this one's is a copy of."""
+        self.judge = judge.gone_on(self.store)
+        self.network.judged = self.judge.carry_out
+        self.loop.now = now
+        self.processes += processes
+        self._judged = len(processes)
+        for when, request in late:
+            self.network.later(when, replace(request))
 
     def close(self) -> None:
         """Let go of everything."""

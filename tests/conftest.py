@@ -6,8 +6,10 @@ import importlib.util
 import os
 import signal
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.localstack import LocalStackServer
 from tests.support.rays import ray_cluster
@@ -17,6 +19,8 @@ from tests.support.servers import GatewayServer, MotoServer, S3Server
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from xdist.remote import Producer
 
 _PREFIXES = ("AWS_", "RIVA_", "NVIDIA_", "MINIO_", "BOTO_", "S3_", "PIP_")
 _NAMES = frozenset(
@@ -31,6 +35,24 @@ _NAMES = frozenset(
         "SSL_CERT_FILE",
     }
 )
+
+_SLOW = (
+    "tests/faults/",
+    "tests/crash/",
+    "tests/sim/test_sim.py",
+    "tests/test_invariants.py",
+    "tests/test_policy.py",
+    "tests/test_real_run.py",
+    "tests/test_resume.py",
+    "tests/test_stage.py",
+    "tests/test_check.py",
+    "tests/test_verify.py",
+    "tests/test_bintarball.py",
+    "tests/test_copies_on_servers.py",
+    "tests/contract/",
+)
+_PIECES = 8
+"""Into which the fault matrix is cut."""
 
 _CALLER_ENVIRONMENT = dict(os.environ)
 """As it was before isolation. Only pip gets to see it, when LocalStack's environment is still to be made."""
@@ -51,11 +73,24 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class _ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """A file stays with one worker, for the sake of its servers; the fault matrix is one file, and too long for that."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return f"{file} {crc32(nodeid.encode()) % _PIECES}" if "[" in nodeid and "/faults/" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test that asks for a server is marked with it, so that ``-m 'not localstack'`` can leave it out.
 
-    What is long is left out unless ``--all`` asks for it.
+    What is long is left out unless ``--all`` asks for it. Files that take long begin first, so that no worker is left with one.
     """
+    items.sort(key=lambda item: not item.nodeid.startswith(_SLOW))  # stable: the rest stays as it is
     if not config.getoption("--all"):
         long = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if not item.get_closest_marker("long")]

@@ -137,9 +137,11 @@ class Token:
         self.renewals = 0
         self.failures: list[RivaStreamError] = []
         self.helps = True
+        self.on_renewal: Callable[[], object] = lambda: None
 
     async def renew(self) -> bool:
         self.renewals += 1
+        self.on_renewal()
         await anyio.sleep(0.01)  # long enough for all that were refused to come and ask
         if self.failures:
             raise self.failures.pop(0)
@@ -235,7 +237,8 @@ async def test_a_renewal_that_is_cancelled_is_made_by_the_next() -> None:
         outcomes.append(await worker("UploadPart", token.request))
 
     async with anyio.create_task_group() as tasks:
-        with anyio.move_on_after(0.005):
+        with anyio.CancelScope() as scope:
+            token.on_renewal = scope.cancel
             tasks.start_soon(second)
             await worker("UploadPart", token.request)
     assert outcomes == ["done"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import certifi
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
@@ -18,7 +20,6 @@ from tests.support.servers import GatewayServer, MotoServer, S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from xdist.remote import Producer
 
@@ -129,6 +130,17 @@ def isolated_environment(
 ) -> None:
     """The isolation for each test, with a home of its own."""
     _isolate(monkeypatch, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One authority in place of all: a client reads them whether it uses TLS or not, and there are thousands of clients."""
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    bundle = tmp_path_factory.mktemp("tls") / "one.pem"
+    bundle.write_text(first + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.httpsession.where", lambda: str(bundle))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,10 @@ Look = Callable[[WritableBucket], Awaitable[object]]
 
 @pytest.mark.parametrize(
     ("look", "hidden"),
-    [(lambda bucket: bucket.peek("k"), UNSEEN), (lambda bucket: bucket.find("k", limit=9), None)],
+    [
+        (lambda bucket: bucket.head_or_unseen("k"), UNSEEN),
+        (lambda bucket: bucket.get_or_none("k", limit=9), None),
+    ],
     ids=["peek", "find"],
 )
 @pytest.mark.parametrize("action", ["", "s3:ListBucket"])
@@ -133,7 +136,9 @@ async def test_a_refusal_that_may_hide_absence_is_told_apart(look: Look, hidden:
 
 
 @pytest.mark.parametrize(
-    "look", [lambda bucket: bucket.peek("k"), lambda bucket: bucket.find("k", limit=9)], ids=["peek", "find"]
+    "look",
+    [lambda bucket: bucket.head_or_unseen("k"), lambda bucket: bucket.get_or_none("k", limit=9)],
+    ids=["head", "get"],
 )
 async def test_a_refusal_that_names_another_right_says_that_there_is_something(look: Look) -> None:
     with pytest.raises(AccessDeniedError):

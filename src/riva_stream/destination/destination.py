@@ -357,7 +357,7 @@ class Destination:
                 except RivaStreamError as error:
                     # "No such upload", or a condition that does not hold, is also what the second attempt hears after
                     # a first whose answer was lost.
-                    info = await self.bucket.once.peek(upload.key)
+                    info = await self.bucket.once.head_or_unseen(upload.key)
                     # What was there before may have the same bytes: then it is the upload that tells, by being gone.
                     done = info is not None and (info.etag != before or error.where.code in _GONE)
                     if info is not None and done and self.uploads.is_ours(info, upload, before=before):
@@ -386,7 +386,7 @@ class Destination:
         )
         if stored.etag:
             return stored
-        info = await self.bucket.once.peek(upload.key)
+        info = await self.bucket.once.head_or_unseen(upload.key)
         # Whether its ETag is that of the very bytes is asked later, of what is kept.
         is_there = info is UNSEEN or (
             info is not None
@@ -624,7 +624,7 @@ class Destination:
         if self._marker is not None and key != layout.marker and not beside:
             raise RuntimeError("a change under a marker")
         window = await self.lease.check()
-        info = UNSEEN if self._marker is not None else await self.bucket.once.peek(layout.marker)
+        info = UNSEEN if self._marker is not None else await self.bucket.once.head_or_unseen(layout.marker)
         if info is UNSEEN:
             info = await self._expected(self.bucket.once, layout.marker)
         if key == layout.marker and info is None:
@@ -642,7 +642,7 @@ class Destination:
         """Of the marker's Complete: an earlier attempt, whose answer was lost, may have put it."""
         if upload.key != self.run.layout.marker:
             return None
-        info = await self.bucket.once.peek(upload.key)
+        info = await self.bucket.once.head_or_unseen(upload.key)
         if info is not None and self.uploads.is_ours(info, upload):
             return Stored(info.etag, info.version_id)
         return None
@@ -734,7 +734,7 @@ class Destination:
                 try:
                     return await self._answered(partial(delete, **condition))
                 except RivaStreamError as error:
-                    refusals, there = refusals + 1, await self.bucket.once.peek(key)
+                    refusals, there = refusals + 1, await self.bucket.once.head_or_unseen(key)
                     if not await self._may_retry(error, condition, window, there, refusals):
                         raise
 
@@ -845,7 +845,7 @@ class Destination:
         Raises:
             AccessDeniedError: it may not be looked at any more.
         """
-        info = await bucket.expect(key)
+        info = await bucket.head_confirming_absence(key)
         if info is UNSEEN and self.existing.listed:
             # What is missing is refused too where s3:ListBucket has a condition that no HEAD fulfils: a listing can tell.
             page = await bucket.list_objects(key, limit=1)
@@ -854,7 +854,7 @@ class Destination:
 
     async def _head(self, key: str) -> ObjectInfo | None:
         """What is at a key, as far as may be seen."""
-        info = await self.bucket.peek(key)
+        info = await self.bucket.head_or_unseen(key)
         return None if info is UNSEEN else info
 
 

@@ -112,18 +112,24 @@ async def inspect(run: Run) -> Existing:
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
     read: dict[str, Document] = {}
-    marker = await bucket.fetch(prefix + MARKER, limit=DOCUMENT_LIMIT, listed=existing.listed)
+    marker = await bucket.get_confirming_absence(
+        prefix + MARKER, limit=DOCUMENT_LIMIT, listed=existing.listed
+    )
     if marker is not None:
         read[MARKER] = marker
         told = understood(read).marker
         vouched = () if told is None else (ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
         for name in vouched:
-            document = await bucket.fetch(prefix + name, limit=DOCUMENT_LIMIT, listed=existing.listed)
+            document = await bucket.get_confirming_absence(
+                prefix + name, limit=DOCUMENT_LIMIT, listed=existing.listed
+            )
             if document is not None:
                 read[name] = document
     elif not existing.listed:
         # A run that was interrupted in its commit has perhaps left more than its successor can see.
-        manifest = await bucket.fetch(prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT, listed=False)
+        manifest = await bucket.get_confirming_absence(
+            prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT, listed=False
+        )
         read |= {MANIFEST_JSON: manifest} if manifest else {}
     existing = replace(existing, documents=understood(read))
     if existing.artifact is None or not run.request.server_path:
@@ -137,8 +143,8 @@ async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
         is_known = key in existing.etags or key in existing.committed_keys()
-        fetch = partial(run.destination.fetch, listed=existing.listed)
-        document = await (fetch if is_known else run.destination.find)(key, limit=DOCUMENT_LIMIT)
+        fetch = partial(run.destination.get_confirming_absence, listed=existing.listed)
+        document = await (fetch if is_known else run.destination.get_or_none)(key, limit=DOCUMENT_LIMIT)
         if document is None:
             break
         read[name] = document
@@ -184,7 +190,7 @@ async def save_document_copies(run: Run, existing: Existing) -> None:
 
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
-    info = await run.destination.expect(file.s3_key, listed=True)
+    info = await run.destination.head_confirming_absence(file.s3_key, listed=True)
     gone = Finding(code="gone", message="it is gone")
     by, different = ([], [gone]) if info is None else differences(file, info)
     if not different:

@@ -192,7 +192,7 @@ class _Reading:
 
     async def one(self, name: str, *, again: bool = False) -> None:
         """Read one, if it is there; ``again``: it should be."""
-        ask = self.bucket.fetch if again else self.bucket.get
+        ask = self.bucket.get_confirming_absence if again else self.bucket.get
         try:
             document = await ask(self.prefix + name, limit=DOCUMENT_LIMIT)
         except IntegrityError as error:

@@ -330,7 +330,7 @@ async def check_reference(
 ) -> ObjectInfo | None:
     """HEAD an object that a document refers to, in any bucket of the store; None when it is no longer the same."""
     name, key = split(uri)
-    info = await bucket.named(name).expect(key, listed=True)
+    info = await bucket.named(name).head_confirming_absence(key, listed=True)
     if info is None:
         ledger.differs(uri, "gone", "it is gone")
         return None

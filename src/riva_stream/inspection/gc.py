@@ -286,10 +286,10 @@ class _StagingLeftovers:
         keys = journal.leaves()
         if not keys:
             return False
-        marker = await self.bucket.expect(self.layout.marker)
+        marker = await self.bucket.head_confirming_absence(self.layout.marker)
         if marker is not None and marker is not UNSEEN:
             return False  # what is beside it, its own run has cleared away
-        there = [key for key in keys if await self.bucket.expect(key) is not None]
+        there = [key for key in keys if await self.bucket.head_confirming_absence(key) is not None]
         if there:
             self.warn(
                 f"the journal at {self.layout.uri} stays: it alone tells of what a commit that died has left there, which "

@@ -192,7 +192,7 @@ class Staging:
                 hint=f"it has: {', '.join(self.objects) or 'no objects of its own; it is by reference'}",
             )
         try:
-            info = await self.bucket.expect(item.key, listed=True)
+            info = await self.bucket.head_confirming_absence(item.key, listed=True)
             compared = Ledger()
             compare(item, info, compared)
             self._require(compared, item.key)
@@ -258,7 +258,7 @@ class Staging:
         for name in dict.fromkeys((self.layout.marker_name, DEPLOYMENT_READY)):
             etag = self.documents.etags.get(name) if self.documents.has(name) else None
             if etag is not None:
-                info = await self.bucket.expect(self.layout.prefix + name, listed=True)
+                info = await self.bucket.head_confirming_absence(self.layout.prefix + name, listed=True)
                 if info is None or info.etag != etag:
                     raise self.replaced(name)
 

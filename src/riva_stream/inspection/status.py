@@ -123,7 +123,9 @@ class _StatusReader:
             return documents.problem
         # Not with the others: only the marker says whether there is one, and without the right to list 403 may mean none.
         try:
-            found = await self.bucket.fetch(self.layout.prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT)
+            found = await self.bucket.get_confirming_absence(
+                self.layout.prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT
+            )
         except AccessDeniedError:
             return ""  # what may not be read is no reason to call it unusable
         manifest = understood({} if found is None else {MANIFEST_JSON: found})
@@ -216,7 +218,10 @@ class _StatusReader:
         own = _own_keys(journal, self.layout.prefix) if copied else set()
         if not any(upload.state == "gone" for upload in uploads if upload.key not in own):
             for named in journal.checkpoints:
-                if named.offset <= journal.identity.size and await self.bucket.peek(named.key) is not None:
+                if (
+                    named.offset <= journal.identity.size
+                    and await self.bucket.head_or_unseen(named.key) is not None
+                ):
                     return named.offset
         return 0
 

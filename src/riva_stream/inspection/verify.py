@@ -149,7 +149,7 @@ class _Verification:
 
     async def _compare(self, item: StagedObject) -> ObjectInfo | None:
         """HEAD one object that the documents promise."""
-        info = await self.bucket.expect(item.key, listed=True)
+        info = await self.bucket.head_confirming_absence(item.key, listed=True)
         compare(item, info, self.ledger)
         if info is not None:
             self._run_id(info, self.staging.run_id, must_be=item.is_document)

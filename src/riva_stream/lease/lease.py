@@ -106,7 +106,7 @@ async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Fou
     Raises:
         AccessDeniedError: it may not be read.
     """
-    return _found(await (bucket.fetch if listed else bucket.find)(key, limit=_LIMIT))
+    return _found(await (bucket.get_confirming_absence if listed else bucket.get_or_none)(key, limit=_LIMIT))
 
 
 def _found(document: Document | None) -> Found | None:
@@ -246,7 +246,11 @@ class Lease:
             return
 
     async def _find(self, *, listed: bool) -> Found | None:
-        ask = partial(self.bucket.fetch, listed=listed) if listed or self._visible else self.bucket.seek
+        ask = (
+            partial(self.bucket.get_confirming_absence, listed=listed)
+            if listed or self._visible
+            else self.bucket.get_confirming_refusal
+        )
         found = _found(await ask(self.key, limit=_LIMIT))
         if found is not None and found.journal is None:  # on the way, perhaps: a bit that has flipped
             found = _found(await ask(self.key, limit=_LIMIT))
@@ -462,7 +466,7 @@ class Lease:
 
     async def current(self) -> Journal | None:
         """The journal that is there now, whoever wrote it."""
-        found = _found(await self.bucket.fetch(self.key, limit=_LIMIT, listed=False))
+        found = _found(await self.bucket.get_confirming_absence(self.key, limit=_LIMIT, listed=False))
         return found.journal if found else None
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -501,7 +501,7 @@ def _require(holds: object, what: str) -> None:
 
 
 async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
-    found = await run.destination.find(named.key, limit=_LIMIT)
+    found = await run.destination.get_or_none(named.key, limit=_LIMIT)
     if found is None:
         raise _UnusableCheckpointError("it is gone")
     if hashlib.sha256(found.data).hexdigest() != named.sha256:

@@ -89,7 +89,9 @@ async def originals_of(staging: Staging) -> list[Original]:
         HeldError: the staging is being replaced.
     """
     items = [item for item in staging.objects.values() if not item.is_document]
-    infos = await gather_bounded([item.key for item in items], partial(staging.bucket.expect, listed=True))
+    infos = await gather_bounded(
+        [item.key for item in items], partial(staging.bucket.head_confirming_absence, listed=True)
+    )
     ledger = Ledger()
     for item, info in zip(items, infos, strict=True):
         compare(item, info, ledger)
@@ -420,7 +422,8 @@ class FromStaging:
             return False
         sources = [original.source for original in self.originals]
         infos = await gather_bounded(
-            [source.key for source in sources], partial(self.staging.bucket.expect, listed=True)
+            [source.key for source in sources],
+            partial(self.staging.bucket.head_confirming_absence, listed=True),
         )
         found = [info.etag if info is not None else "" for info in infos]
         return found == [source.etag for source in sources]
@@ -437,7 +440,7 @@ async def _find(run: Run, own: Bucket, elsewhere: Reader, reference: ObjectRefer
     # One 404 may pass: a document says that it is there.
     there = Bucket(_store_of(own, elsewhere, bucket), bucket, run.retrier)
     with suppress(AccessDeniedError):  # which is told better below
-        await there.expect(key, listed=True)
+        await there.head_confirming_absence(key, listed=True)
     found = await find_source(there.store, bucket, key, run.retrier)
     if not reference_to(found).is_same(reference):
         raise IntegrityError(

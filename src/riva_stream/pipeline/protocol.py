@@ -86,7 +86,9 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
         if not (key.startswith(run.layout.prefix) and may_be_here):
             continue
         try:
-            journal = await bucket.fetch(run.layout.journal, limit=DOCUMENT_LIMIT, listed=False)
+            journal = await bucket.get_confirming_absence(
+                run.layout.journal, limit=DOCUMENT_LIMIT, listed=False
+            )
         except TransientError:
             raise
         except RivaStreamError:
@@ -107,7 +109,7 @@ async def _is_journaled(run: Run, existing: Existing) -> bool:
     """Whether there is a journal, be it that nothing may be listed."""
     if existing.listed:
         return run.layout.journal in existing.etags
-    info = await run.destination.expect(run.layout.journal)
+    info = await run.destination.head_confirming_absence(run.layout.journal)
     return info is not None and info is not UNSEEN
 
 
@@ -132,7 +134,7 @@ async def _require_marker(run: Run, existing: Existing, found: RivaStreamError |
         HeldError: it does not.
     """
     # By GET, as it was read: there are stores whose HEAD tells other ETags.
-    marker = await run.destination.seek(run.layout.marker, limit=DOCUMENT_LIMIT)
+    marker = await run.destination.get_confirming_refusal(run.layout.marker, limit=DOCUMENT_LIMIT)
     if (marker.info.etag if marker else None) != existing.marker_etag:
         raise HeldError(
             f"another run has replaced what is staged at {run.layout.uri} while it was looked at",

@@ -176,7 +176,7 @@ async def require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
     )
 
     async def look() -> None:
-        info = await bucket.once.expect(pinned.key)
+        info = await bucket.once.head_confirming_absence(pinned.key)
         if info is not UNSEEN and (info.etag if info else None) != pinned.etag:
             raise changed
 

@@ -5,8 +5,8 @@ What looks, decides and changes within one attempt of its own asks :attr:`Bucket
 again: a change that is sent once more is then decided once more.
 
 What a refusal may mean is said here as well. Without s3:ListBucket S3 answers 403 for a key that does not exist, so as
-not to tell (S3 API, HeadObject and GetObject). Whoever only wants to read takes that for missing (:meth:`Bucket.find`);
-whoever would change something has to know that there may be an object (:meth:`Bucket.peek`, :data:`UNSEEN`).
+not to tell (S3 API, HeadObject and GetObject). Whoever only wants to read takes that for missing (:meth:`Bucket.get_or_none`);
+whoever would change something has to know that there may be an object (:meth:`Bucket.head_or_unseen`, :data:`UNSEEN`).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Bucket:
         """Another bucket of the same store."""
         return replace(self, name=name)
 
-    async def find(self, key: str, *, limit: int) -> Document | None:
+    async def get_or_none(self, key: str, *, limit: int) -> Document | None:
         """GET of a small object that may be missing; None also where a refusal is all that would be said of that.
 
         Raises:
@@ -143,8 +143,8 @@ class Bucket:
         """
         return await self._unless_hidden(partial(self.get, key, limit=limit), None)
 
-    async def seek(self, key: str, *, limit: int) -> Document | None:
-        """The same where something may well be: one refusal may pass, and is not believed before it has come again.
+    async def get_confirming_refusal(self, key: str, *, limit: int) -> Document | None:
+        """GET where something may well be: one refusal may pass, and is not believed before it has come again.
 
         Raises:
             AccessDeniedError: there is something that may not be read.
@@ -156,10 +156,10 @@ class Bucket:
                 if not error.hides_absence:
                     raise
                 await pause_after(look)
-        return await self.find(key, limit=limit)
+        return await self.get_or_none(key, limit=limit)
 
-    async def fetch(self, key: str, *, limit: int, listed: bool = True) -> Document | None:
-        """The same where something should be: that it is gone, too, is not believed before it was said again.
+    async def get_confirming_absence(self, key: str, *, limit: int, listed: bool = True) -> Document | None:
+        """GET where something should be: that it is gone, too, is not believed before it was said again.
 
         Args:
             key: of the object.
@@ -171,7 +171,7 @@ class Bucket:
         """
         return await self._ask_until_found(partial(self.get, key, limit=limit), None, listed=listed)
 
-    async def peek(self, key: str) -> ObjectInfo | None:
+    async def head_or_unseen(self, key: str) -> ObjectInfo | None:
         """HEAD of what may be missing; :data:`UNSEEN` where the store may not tell whether it is.
 
         Raises:
@@ -179,8 +179,8 @@ class Bucket:
         """
         return await self._unless_hidden(partial(self.head, key), UNSEEN)
 
-    async def expect(self, key: str, *, listed: bool = False) -> ObjectInfo | None:
-        """The same where something should be: neither one refusal nor one absence is believed before it has come again.
+    async def head_confirming_absence(self, key: str, *, listed: bool = False) -> ObjectInfo | None:
+        """HEAD where something should be: neither one refusal nor one absence is believed before it has come again.
 
         Args:
             key: of the object.

@@ -25,6 +25,8 @@ _TELL = 60.0
 """Seconds between two lines about how far it is, where nobody watches a terminal."""
 _BATCH = 25
 """Simulations that a process is given at a time."""
+_CELLS = 2500
+"""The same of cells."""
 _RUNS = 100
 """Runs between two collections of garbage: it is made faster than it is worth looking for."""
 
@@ -117,9 +119,9 @@ def _batches(work: Iterable[int | Cell | Duel]) -> Iterator[list[int | Cell | Du
     """Cells of one scenario stay together, for much of one has been simulated for others."""
     numbered = enumerate(work)
 
-    def belongs_to(item: tuple[int, int | Cell | Duel]) -> tuple[str, str] | int:
+    def belongs_to(item: tuple[int, int | Cell | Duel]) -> tuple[object, ...]:
         number, one = item
-        return (one.kind, one.scenario) if isinstance(one, Cell) else number // _BATCH
+        return (one.kind, one.scenario, number // _CELLS) if isinstance(one, Cell) else (number // _BATCH,)
 
     for _, items in itertools.groupby(numbered, belongs_to):
         yield [one for _, one in items]

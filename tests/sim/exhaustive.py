@@ -50,6 +50,8 @@ _AFTER_SUCCESS = ("same", "refused", "other forced")
 """What comes after a run that has got over its break; the rest finds what it finds after any other."""
 _SEED = 1_000_000
 """Beyond those of broken runs: what comes after them must not draw what they have drawn."""
+_PREPARED = 2_000_000
+"""The same of the runs before those: a run with the ids of the one that it follows on would be its own predecessor."""
 _WATCHING = 16
 """Requests with which the second run waits for the first one's lease to end."""
 _RIVALS = ("same", "force", "other", "other forced")
@@ -107,7 +109,7 @@ class Cell:
             rest = done.after(broken.remains, (self.kind, self.scenario), steps, trace)
         else:
             rest = self._in_one_world(steps, trace)
-            done.count(0, len(rest.outcomes), rest.requests)
+            done.count(1, 1 + len(rest.outcomes), rest.requests)
         broke, runs, requests = (now - then for now, then in zip(done.counts, before, strict=True))
         violations = (*broken.violations, *rest.violations)
         outcomes = (broken.outcome, *rest.outcomes)
@@ -214,10 +216,10 @@ class _Done:
         self._place: object = None
         self._known: dict[tuple[object, ...], _Rest] = {}
 
-    def broken(self, what: object, run: Callable[[], _Broken]) -> _Broken:
-        """The run that is broken, which many cells begin with."""
-        if self._last is None or self._last[0] != what:
-            self._last = what, run()
+    def broken(self, place: object, run: Callable[[], _Broken]) -> _Broken:
+        """The run that is broken at a place, which several cells begin with."""
+        if self._last is None or self._last[0] != place:
+            self._last = place, run()
             self.count(1, 1, self._last[1].requests)
         return self._last[1]
 
@@ -230,8 +232,9 @@ class _Done:
         if self._place != place:
             self._place = place
             self._known.clear()
-        what = (*(step.name for step in steps), remains.fingerprint if remains.is_quiet else remains)
-        if what not in self._known:
+        what = (*(step.name for step in steps), remains.fingerprint if remains.is_quiet else "")
+        rest = self._known.get(what)
+        if rest is None:
             step, *others = steps
             world, already = remains.world(trace), len(remains.processes)
             with simulated(world, _SEED + len(others)):
@@ -249,8 +252,9 @@ class _Done:
                     rest.violations + then.violations,
                     rest.requests + then.requests,
                 )
-            self._known[what] = rest
-        return self._known[what]
+            if remains.is_quiet:
+                self._known[what] = rest
+        return rest
 
     def count(self, *more: int) -> None:
         broken, runs, requests = (have + add for have, add in zip(self.counts, more, strict=True))
@@ -258,6 +262,7 @@ class _Done:
 
 
 _DONE = _Done()
+"""Of this process, and of the code as it is: whoever patches it simulates anew."""
 
 
 def _outcomes(world: World, already: int) -> tuple[str, ...]:
@@ -352,13 +357,13 @@ def prepared(kind: str, scenario: str, leftover: int) -> MemoryStore:
         requests: tuple[StageRequest, ...] = (what.request,)
     else:
         store = new_store(KINDS[kind])
-        for original in what.originals:
+        for number, original in enumerate(what.originals, _PREPARED + 1000):
             elsewhere = World(store, Plain(), prefix=original.prefix)
-            with simulated(elsewhere, leftover):
+            with simulated(elsewhere, number):
                 elsewhere.run(original)
         world = World(store, Plain(), bintarball=what.is_bintarball)
         requests = what.before
-    with simulated(world, leftover):
+    with simulated(world, _PREPARED + leftover):
         for request in requests:
             world.run(request)
     if what.is_hostile and leftover < 0:

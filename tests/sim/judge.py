@@ -112,11 +112,21 @@ class Judge:
     def gone_on(self, store: MemoryStore) -> Judge:
         """Another judge, of a copy of the store, that knows what this one has seen."""
         other = copy(self)
-        other.store = store
         for name, known in vars(self).items():
             if isinstance(known, dict | set | list):
                 setattr(other, name, copy(known))
+        other._seen = {pid: list(shown) for pid, shown in self._seen.items()}
+        other.store = store
         return other
+
+    @property
+    def noted(self) -> list[list[str]]:
+        """Keys that are promised, that are vouched for, and that came late, be it that they are gone again."""
+        return [
+            sorted(self.promised),
+            sorted(self._ready),
+            sorted(name for name in self._late if "/" in name),
+        ]
 
     def is_noted(self, name: str) -> tuple[bool, bool]:
         """Of a key or an UploadId: whether it came late, and whether a journal has named it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -33,7 +33,7 @@ _DRAWN = re.compile(
     r"|\b[0-9a-f]{16}\b"  # a token
 )
 _TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?")
-_FRACTIONS = re.compile(r"\b\d+\.\d+(?:e-?\d+)?\b")
+_DURATIONS = re.compile(r'"(\w*seconds\w*|mib_per_second)": [\d.e-]+')
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +81,15 @@ class Remains:
 
     def _told(self) -> Iterator[str]:
         names = _derived(self.store, self.judge.bucket)
+        sizes = _sizes(self.store, self.judge.bucket)
         for bucket in (SOURCE_BUCKET, self.judge.bucket):
             contents = self.store._buckets[bucket]
             for found in contents.below(""):
-                yield _replaced(self._object(found), names)
+                yield _replaced(self._object(found), names, sizes)
             for upload in contents.uploads.values():
                 yield self._upload(upload)
         yield str([process.is_over for process in self.processes])
-        yield str(sorted(self.judge.promised))
+        yield str(self.judge.noted)
 
     def _object(self, found: MemoryObject) -> str:
         is_document = found.key.endswith(_DOCUMENTS)
@@ -99,7 +100,7 @@ class Remains:
             found.content_type,
             sorted(found.metadata.items()),
             sorted(found.tags.items()),
-            () if is_document else found.parts,
+            len(found.parts) if is_document else found.parts,
             self.judge.is_noted(found.key),
             self._age(found.last_modified) if _INTERNAL in found.key else "",
         )
@@ -121,7 +122,7 @@ class Remains:
         return str(about)
 
     def _age(self, since: datetime) -> str:
-        """In whole milliseconds, for fractions are taken for durations."""
+        """In whole milliseconds."""
         return f"{round((self.now - since.timestamp()) * 1000)} ms"
 
 
@@ -134,15 +135,26 @@ def _derived(store: MemoryStore, bucket: str) -> dict[str, str]:
             continue
         names[found.etag] = f"<etag of {key}>"
         names[hashlib.sha256(found.data).hexdigest()] = f"<sha256 of {key}>"
-        names[f'"size_bytes": {len(found.data)},'] = "<size of a document>"
         if found.crc64nvme:
             names[found.crc64nvme] = f"<crc64nvme of {key}>"
     return names
 
 
-def _replaced(text: str, names: Mapping[str, str]) -> str:
+def _sizes(store: MemoryStore, bucket: str) -> list[re.Pattern[str]]:
+    """The same of the size of each, which depends on how many digits a duration has."""
+    documents = (store.look(bucket, key) for key in store.keys(bucket) if key.endswith(_DOCUMENTS))
+    return [
+        re.compile(rf'("s3_key": "{re.escape(found.key)}",\s+"size_bytes": ){len(found.data)}\b')
+        for found in documents
+        if found is not None
+    ]
+
+
+def _replaced(text: str, names: Mapping[str, str], sizes: Sequence[re.Pattern[str]]) -> str:
     for old, new in names.items():
         text = text.replace(old, new)
+    for size in sizes:
+        text = size.sub(r"\1<size>", text)
     return text
 
 
@@ -150,7 +162,7 @@ def _renamed(text: str) -> str:
     """The same with names by the order in which they come, and without times."""
     numbers: dict[str, str] = {}
     named = _DRAWN.sub(lambda found: numbers.setdefault(found[0], f"<{len(numbers)}>"), text)
-    return _FRACTIONS.sub("<seconds>", _TIMES.sub("<time>", named))
+    return _DURATIONS.sub(r'"\1": <seconds>', _TIMES.sub("<time>", named))
 
 
 def _has_stopped(process: Process) -> bool:

@@ -83,6 +83,12 @@ def _an_upload_that_came_late(remains: Remains) -> None:
     remains.judge._late.add(remains.store.open_uploads(BUCKET)[0].upload_id)
 
 
+def _another_lease(remains: Remains) -> None:
+    found = remains.store.look(BUCKET, JOURNAL)
+    assert found is not None
+    put(remains, JOURNAL, data=found.data.replace(b'"lease":6.0', b'"lease":7.0'))
+
+
 def _another_holder(remains: Remains) -> None:
     found = remains.store.look(BUCKET, JOURNAL)
     assert found is not None
@@ -98,6 +104,20 @@ def _a_marker_of_another_run(remains: Remains) -> None:
     found = remains.store.look(BUCKET, MARKER)
     assert found is not None
     put(remains, MARKER, metadata={**found.metadata, "run-id": "130-20260101-000000-00000000"})
+
+
+def _another_size_in_the_manifest(remains: Remains) -> None:
+    """That of another document."""
+    manifest = remains.store.look(BUCKET, f"{PREFIX}upload_manifest.json")
+    sizes = [remains.store.look(BUCKET, PREFIX + name) for name in ("artifact.json", "checksums.sha256")]
+    assert manifest is not None
+    artifact, checksums = [f'"size_bytes": {len(found.data)},'.encode() for found in sizes if found]
+    assert manifest.data.count(checksums) == 1
+    put(remains, manifest.key, data=manifest.data.replace(checksums, artifact))
+
+
+def _what_is_ready_is_gone(remains: Remains) -> None:
+    remains.judge._ready = {MODEL: remains.judge.promised[MODEL]}
 
 
 def _a_marker_over_another_manifest(remains: Remains) -> None:
@@ -116,8 +136,11 @@ def _a_marker_over_another_manifest(remains: Remains) -> None:
         (IN_MID_STREAM, _an_upload_that_no_journal_named),
         (IN_MID_STREAM, _an_upload_that_came_late),
         (IN_MID_STREAM, _another_holder),
+        (IN_MID_STREAM, _another_lease),
         (COMMITTED, _other_model),
         (COMMITTED, _no_marker),
+        (COMMITTED, _another_size_in_the_manifest),
+        (COMMITTED, _what_is_ready_is_gone),
         (COMMITTED, _a_marker_of_another_run),
         (COMMITTED, _a_marker_over_another_manifest),
     ],
@@ -126,6 +149,25 @@ def test_all_else_makes_one(where: tuple[int, Break], change: Callable[[Remains]
     one, other = left(*where), left(*where)
     change(other)
     assert one.fingerprint != other.fingerprint
+
+
+def test_a_key_that_came_late_is_noted_after_it_has_gone() -> None:
+    """Should one come to lie there again, it is not the one that nobody could know of."""
+    one, other = left(*IN_MID_STREAM), left(*IN_MID_STREAM)
+    for remains in (one, other):
+        remains.store._buckets[BUCKET].versions.pop(JOURNAL)
+    other.judge._late.add(JOURNAL)
+    assert one.fingerprint != other.fingerprint
+
+
+def test_what_a_follow_up_is_shown_others_are_not() -> None:
+    remains = left(*COMMITTED)
+    for _ in range(2):
+        world = remains.world()
+        before = {pid: len(shown) for pid, shown in world.judge._seen.items()}
+        with simulated(world, 3):
+            world.judge._seen[1].append(world.judge.promised[MARKER])
+        assert before == {pid: len(shown) for pid, shown in remains.judge._seen.items()}
 
 
 def test_what_is_taken_over_from_another_cell_is_what_it_comes_to_itself() -> None:
@@ -143,6 +185,9 @@ def test_what_is_taken_over_from_another_cell_is_what_it_comes_to_itself() -> No
             again = cell.simulate(anew=True)
             assert again is not None
             assert again.runs == len(again.outcomes) > 1
+            at_once = cell._in_one_world(cell._steps(is_late=False), None)
+            assert [v.kind for v in at_once.violations] == [v.kind for v in result.violations]
+            assert at_once.outcomes == result.outcomes[1:]
             assert (again.outcomes, again.violations) == (result.outcomes, result.violations), cell.name
 
 

@@ -311,13 +311,13 @@ async def test_another_image_is_another_staging(quick: Place) -> None:
     pair_of(quick)
 
 
-@pytest.mark.parametrize("how", ["force", "upgrade", "force by reference"])
+@pytest.mark.parametrize("how", ["force", "forced upgrade", "force by reference"])
 async def test_no_old_pair_lies_beside_a_new_staging(place: Place, how: str) -> None:
     place.source(seed="first")
-    await stage(serving(place, reference_only=how == "upgrade"))
-    if how != "upgrade":
+    await stage(serving(place, reference_only=how == "forced upgrade"))
+    if how != "forced upgrade":
         place.source(seed="second")
-    await stage(place.request(force=how != "upgrade", reference_only=how == "force by reference"))
+    await stage(place.request(force=True, reference_only=how == "force by reference"))
     assert not set(PAIR) & set(place.names())
     assert "staging_complete.txt" in place.names()
 

@@ -40,6 +40,7 @@ from riva_stream.sizes import MIB
 from tests.archive.kit import END, member, pax
 from tests.copying import (
     COPIED,
+    PART,
     PREFIX,
     Account,
     Model,
@@ -448,6 +449,42 @@ async def test_copies_that_were_left_are_proven_like_all_others() -> None:
     report = await stage(asked(model), store=store)  # nothing of it was kept
     assert_staged(store, model)
     assert report.outcome == "staged"
+
+
+async def test_parts_that_were_sent_instead_are_not_taken_for_copies() -> None:
+    """The last copy may be as large as a part that is sent. A run fell back to sending, and was interrupted; the next one, which copied, ended with 65 for good."""
+
+    class FallsBack(Watched):
+        is_broken = True
+        sent = 0
+
+        async def copy_part(self, bucket: str, key: str, *args: Any) -> CopiedPart:
+            if self.is_broken and ".riva-stream/" not in key:
+                raise refusal("UploadPartCopy", bucket, key, "NotImplemented", 501)
+            return await super().copy_part(bucket, key, *args)
+
+        async def upload_part(self, bucket: str, key: str, *args: Any) -> str:
+            if self.is_broken and ".riva-stream/" not in key:
+                self.sent += 1
+                if self.sent > enough:
+                    scope.cancel()
+            return await super().upload_part(bucket, key, *args)
+
+    model = made("riva", sizes=(3 * COPIED + PART,))
+    interruptions = 0
+    for enough in range(1, 40):
+        store = FallsBack()
+        await store.put_source(model.key, model.data)
+        with anyio.CancelScope() as scope:
+            await stage(asked(model, checkpoint=COPIED), store=store)
+        if not scope.cancelled_caught:
+            break
+        interruptions += 1
+        store.is_broken = False
+        report = await stage(asked(model, checkpoint=COPIED), store=store)
+        assert report.outcome == "staged", enough
+        assert_staged(store, model)
+    assert interruptions > 2
 
 
 async def test_a_dry_run_says_who_makes_the_copy_and_leaves_nothing() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from riva_stream import StoreSettings, stage
+from riva_stream import ConfigurationError, StoreSettings, stage
 from riva_stream.cli import main
 from riva_stream.inspection.gc import collect
 from riva_stream.layout import JOURNAL
@@ -160,6 +160,27 @@ async def test_the_library_does_not_take_names_that_begin_alike_either(on_moto: 
     settings = StoreSettings(region=on_moto.server.region, endpoint_url=on_moto.server.endpoint_url)
     await collect(settings, on_moto.bucket, "prod/n/v1", older_than=0.0, lease=0.3, apply=True)
     assert on_moto.open_uploads() == ["prod/n/v10/models/x.riva"]
+
+
+@pytest.mark.parametrize("prefix", ["prod/n/v1/models", "prod/n/v1/models/", "prod/n/v1/.riva-stream"])
+async def test_a_part_of_a_staging_is_refused(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its journal and its uploads elsewhere went, too."""
+    store = MemoryStore("staging")
+    for folder in ("models", "source"):
+        await store.create_upload(
+            "staging", f"prod/n/v1/{folder}/x.riva", content_type="a/b", metadata={}, crc64nvme=False
+        )
+
+    @asynccontextmanager
+    async def opened(*_: object, **__: object) -> AsyncIterator[MemoryStore]:
+        yield store
+
+    monkeypatch.setattr("riva_stream.inspection.gc.open_store", opened)
+    with pytest.raises(ConfigurationError):
+        await collect(StoreSettings(), "staging", prefix, older_than=0.0, lease=0.3, apply=True)
+    assert len(store.open_uploads("staging")) == 2
+    await collect(StoreSettings(), "staging", "prod/n/v1", older_than=0.0, lease=0.3, apply=True)
+    assert store.open_uploads("staging") == []
 
 
 async def test_a_store_that_lists_too_much_costs_nobody_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:

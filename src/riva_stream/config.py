@@ -387,6 +387,9 @@ class StageRequest(Request):
             yield Contradiction(
                 "bintarball_reference", "and reference_only are two modes: ask for one of them"
             )
+        elif not self.bintarball_reference and self.prefix.startswith(DEPLOYMENTS):
+            above = f"would put the staging above bintarball references, which lie below {DEPLOYMENTS}"
+            yield Contradiction("model_name", above, _DESTINATION)
         if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
             inside = "lies inside the destination prefix: it would be overwritten by its own staging"
             yield Contradiction("source", inside, _DESTINATION)
@@ -397,6 +400,10 @@ class StageRequest(Request):
             inside = "lies inside the destination prefix, which belongs to the staging alone"
             yield Contradiction("server_path", inside, _DESTINATION)
         yield from _repeated("replicate_to", self.replicate_to, self.place)
+        if self.source_endpoint_url in {None, self.endpoint_url}:
+            for place in self.replicate_to:
+                if self.source.startswith(place):
+                    yield Contradiction("replicate_to", f"names {place}, where the source lies")
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:

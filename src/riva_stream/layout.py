@@ -34,6 +34,7 @@ __all__ = [
     "Layout",
     "is_bintarball",
     "is_segment",
+    "layout_around",
     "layout_of",
     "marker_at",
     "prefix_of",
@@ -157,11 +158,16 @@ class Layout:
         return f"{folder}/" in FOLDERS and name != "" and "/" not in name
 
 
-def layout_of(bucket: str, key: str) -> Layout | None:
-    """The staging that a key belongs to, or None where it is none of this tool's keys."""
+def layout_around(bucket: str, key: str) -> Layout | None:
+    """The staging below whose prefix a key lies, or that has it for its prefix; None where it is not so deep."""
     root = DEPLOYMENTS if key.startswith(DEPLOYMENTS) else ""
     levels = key.removeprefix(root).split("/", LEVELS)
     if len(levels) <= LEVELS or not all(levels[:LEVELS]):
         return None
-    layout = Layout(bucket, root + "/".join(levels[:LEVELS]) + "/")
-    return layout if layout.owns(key) else None
+    return Layout(bucket, root + "/".join(levels[:LEVELS]) + "/")
+
+
+def layout_of(bucket: str, key: str) -> Layout | None:
+    """The staging that a key belongs to, or None where it is none of this tool's keys."""
+    layout = layout_around(bucket, key)
+    return layout if layout is not None and layout.owns(key) else None

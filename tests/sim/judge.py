@@ -99,6 +99,8 @@ class Judge:
         """What each process, by its pid, saw last at a key, or has put there."""
         self._changed_beside: dict[str, bool] = {}
         """For each key: whether a run of another version has made the last change."""
+        self._is_struck = False
+        """Whether a late request has struck a journal on a store that has nothing to hold it back."""
         self._holder = 0
         """Pid of the process whose journal is there."""
         self._stood: dict[int, bool] = {}
@@ -160,6 +162,7 @@ class Judge:
             self._shown[request.process.pid, request.key] = after
             self._changed_beside[request.key] = request.process.is_beside
             if request.key == self.prefix + _JOURNAL:
+                self._is_struck |= request.process.is_over and not self._holds_back
                 self._journaled(request.process, before, after)
             self._judge_ready(request, after)
             self._changed(request, before, after)
@@ -321,7 +324,12 @@ class Judge:
         is_cut_off = creator is not None and (creator.outcome == "killed" or creator.down_until > 0)
         if self.store.checks_windows:
             is_cut_off = False  # what was frozen for so long does not take effect any more
-        return upload_id in self._late or is_cut_off
+        return upload_id in self._late or is_cut_off or self._is_struck
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether a condition or a window can keep a late request out."""
+        return self.store.checks_windows or self.store.keeps_conditions
 
     def blame_end(self, kind: str, text: str) -> None:
         """Something is wrong in the end; if another version has left a mixture, it comes of that."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ import pytest
 from riva_stream import promote
 from riva_stream.config import PromoteRequest
 from riva_stream.s3.errors import refusal
+from riva_stream.s3.memory import MemoryStore
 from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.exhaustive import prepared
 from tests.sim.network import Request
 from tests.sim.scenarios import BUCKET, asked, collection, promoted
-from tests.sim.schedules import Plain
+from tests.sim.schedules import Plain, Strike
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Overtaken, Told, a_world, is_one
 from tests.sim.world import World, simulated
 
@@ -377,3 +380,42 @@ def test_a_rival_that_ends_between_the_refusal_and_the_look_does_not_cost_all_co
         world.pass_time(120)
         assert deletion.sent is not None
         assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("refusals", [3, 4])
+def test_refusals_at_its_journal_do_not_cost_the_word_of_what_was_there_before(refusals: int) -> None:
+    """It took over, could not tell whether it still held, and deleted the journal that alone named an earlier run's uploads.
+
+    A HEAD that crosses with its own heartbeat tells another ETag; whose journal that is cannot be read.
+    """
+
+    def another(carry_out: Callable[[MemoryStore], Any]) -> Callable[[MemoryStore], Any]:
+        return lambda store: replace(carry_out(store), etag="0" * 32)
+
+    in_doubt = 0
+    for crossing in range(1, 20):
+        held = looks = refused = 0
+
+        def otherwise(request: Request) -> None:
+            nonlocal held, looks, refused
+            if is_one(request, 2, "PutObject", JOURNAL):
+                held = 1
+            elif is_one(request, 2, "HeadObject", JOURNAL):
+                looks += held
+                if looks == crossing:  # noqa: B023 - called in this turn
+                    request.carry_out = another(request.carry_out)
+            elif is_one(request, 2, "GetObject", JOURNAL) and looks >= crossing and refused < refusals:  # noqa: B023
+                refused += 1
+                refuse(request, "AccessDenied", 403)
+
+        world = World(prepared("exact", "forced same", -1).copy(), Strike(52, Break.CANCEL_BEFORE))
+        with simulated(world, 0):
+            world.run(asked(force=True))
+            assert world.store.open_uploads(BUCKET)
+            world.schedule = Told(otherwise=otherwise)
+            run = world.run(asked(force=True))
+            in_doubt += refused == refusals and run.outcome == "75"
+            world.schedule = Plain()
+            converge(world, asked(), machine="b")
+            assert not list(map(str, world.violations)), crossing
+    assert in_doubt > 5

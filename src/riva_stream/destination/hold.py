@@ -283,8 +283,10 @@ async def _abort_own(destination: Destination) -> None:
     await destination.disown_uploads()
     await uploads.abort_own(set())
     forgotten = await destination.forget_checkpoints()
-    # An upload that is gone does not make the journal another's.
-    if not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.are_left:
+    # An upload that is gone does not make the journal another's, nor do refusals: it may be the last word of what the run
+    # before has left open.
+    unsettled = lease.predecessor is not None and not destination.settled
+    if unsettled or not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.are_left:
         await lease.stop()
     else:
         await lease.release()

@@ -36,7 +36,8 @@ class Existing:
     """All keys there with their ETags; none where listing is not allowed."""
     documents: Documents = field(default_factory=Documents)
     """Those that were read: the marker and what it vouches for; ``deployment.json`` and its marker where a container
-    image is asked for. Without a marker, and where nothing may be listed, a manifest that nobody vouches for."""
+    image is asked for, or a full staging in place of one by reference. Without a marker, and where nothing may be listed,
+    a manifest that nobody vouches for."""
     listed: bool = True
     """Whether ``etags`` is to be believed: without the right to list, nobody knows what there is."""
 
@@ -49,6 +50,12 @@ class Existing:
     def is_complete(self) -> bool:
         """Whether there is a marker: it alone says that something is staged."""
         return self.marker_etag is not None
+
+    @property
+    def is_by_reference(self) -> bool:
+        """Whether the marker that is there says that only the source is pointed at."""
+        marker = self.documents.marker
+        return marker is not None and marker.mode == "reference_only"
 
     @cached_property
     def foreign(self) -> str:
@@ -132,7 +139,8 @@ async def inspect(run: Run) -> Existing:
         )
         read |= {MANIFEST_JSON: manifest} if manifest else {}
     existing = replace(existing, documents=understood(read))
-    if existing.artifact is None or not run.request.server_path:
+    is_upgrade = existing.is_by_reference and run.request.mode == "full"
+    if existing.artifact is None or not (run.request.server_path or is_upgrade):
         return existing
     return replace(existing, documents=understood(read | await _read_deployment(run, existing)))
 

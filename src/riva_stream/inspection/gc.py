@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 from riva_stream import clock
-from riva_stream.errors import HeldError, RivaStreamError, Where
+from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, Where
 from riva_stream.events import Observer, ignore, warning
-from riva_stream.layout import OWN_FOLDER, Layout, layout_of
+from riva_stream.layout import OWN_FOLDER, Layout, layout_around, layout_of
 from riva_stream.lease import Found, Journal, Lease, Process, ended_reason, read_journal, watch
 from riva_stream.lease.lease import JournalContent
 from riva_stream.report import CollectReport, Leftover, error_report, worst
@@ -56,10 +56,17 @@ async def collect(
         now: the time of day, which is compared with the store's own time stamps.
 
     Raises:
+        ConfigurationError: the prefix lies inside of a staging.
         RivaStreamError: the uploads or keys cannot be listed.
     """
     if prefix and not prefix.endswith("/"):
         prefix += "/"  # v1 is not to stand for v10
+    around = layout_around(bucket, prefix)
+    if around is not None and around.prefix != prefix:
+        raise ConfigurationError(
+            f"s3://{bucket}/{prefix} lies inside of a staging, whose journal is of one piece",
+            hint=f"name the staging: {around.uri}",
+        )
     warn = warning(observer, "gc")
     async with open_store(settings, session=session, warn=warn) as store:
         there, for_leases = (

@@ -8,7 +8,7 @@ from riva_stream.config import StageRequest
 from riva_stream.documents.existing import Existing
 from riva_stream.documents.references import another_container, reference_to
 from riva_stream.errors import DestinationConflictError, DigestMismatchError, Where
-from riva_stream.layout import DEPLOYMENT_READY, MARKER
+from riva_stream.layout import DEPLOYMENT_JSON, DEPLOYMENT_READY, MARKER
 from riva_stream.manifest import Artifact
 from riva_stream.source import PinnedSource
 
@@ -39,13 +39,13 @@ def decide(
     if request.mode == "bintarball_reference" and container is not None:
         return _decide_reference(request, source, existing, container)
     where = Where(bucket=request.bucket, key=request.prefix + MARKER)
-    staged, marker = existing.artifact, existing.documents.marker
+    staged = existing.artifact
     if existing.foreign or staged is None:
         difference = existing.foreign or "it cannot be understood"
     else:
         difference = _difference(request, source, existing, staged)
-    if not difference and container is not None and existing.deployment is not None:
-        difference = another_container(existing.deployment, container)
+    if not difference:
+        difference = _deployment_difference(request, existing, container)
     if not difference and staged is not None:
         expected = request.expect_sha256
         if (
@@ -59,7 +59,7 @@ def decide(
                 where=where,
                 hint="check the expected SHA-256; the source itself has not changed since it was staged",
             )
-        if marker and marker.mode == "reference_only" and not request.reference_only:
+        if existing.is_by_reference and not request.reference_only:
             return Decision.UPGRADE
         if not request.force:
             whole = container is None or existing.deployment is not None
@@ -88,6 +88,21 @@ def _difference(request: StageRequest, source: PinnedSource, existing: Existing,
     ):
         return f"it was made with --include {' '.join(existing.manifest.include)}"
     return ""
+
+
+def _deployment_difference(request: StageRequest, existing: Existing, container: PinnedSource | None) -> str:
+    """In what the deployment documents there differ from what is asked for, or ""; none asks for none."""
+    deployment, problem = existing.deployment, existing.deployment_problem
+    if container is None:
+        is_lost = deployment is not None and not request.reference_only and existing.is_by_reference
+        return (
+            f"it has a {DEPLOYMENT_JSON}, which a full staging without an image would lose" if is_lost else ""
+        )
+    if deployment is not None:
+        return another_container(deployment, container)
+    # Of a full staging the marker vouches for them, and others in their place would belie it.
+    named = request.prefix + DEPLOYMENT_JSON in existing.committed_keys()
+    return (problem or f"its {DEPLOYMENT_JSON} is missing") if named else ""
 
 
 def _decide_reference(

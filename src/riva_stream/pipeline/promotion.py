@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import anyio
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from riva_stream import clock
 from riva_stream.config import PromoteRequest, StageRequest
-from riva_stream.errors import HeldError, IntegrityError, RivaStreamError, Where, first_of
+from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, RivaStreamError, Where, first_of
 from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
@@ -199,6 +200,7 @@ class _PlacePromotion:
         """What the staging says of itself, for another place.
 
         Raises:
+            ConfigurationError: what it is made from lies at that place.
             IntegrityError: it says what no staging can have.
         """
         staging = self.staging
@@ -230,6 +232,13 @@ class _PlacePromotion:
         try:
             return self.request.stage_request(place, run_id, **told)
         except ValidationError as error:
+            contradictions = [it.get("ctx", {}).get("contradictions", ()) for it in error.errors()]
+            for problem in chain.from_iterable(contradictions):
+                if problem.presumed:  # of the place, and not of what the staging tells
+                    raise ConfigurationError(
+                        f"{staging.destination} cannot be put to {place}: its {problem.field} {problem.text}",
+                        hint="name another place",
+                    ) from error
             wrong = ", ".join(str(problem["loc"][-1]) for problem in error.errors() if problem["loc"])
             raise IntegrityError(
                 f"{staging.destination} tells of itself what no staging can have: {wrong or 'a contradiction'}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -19,7 +20,8 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.events import PhaseChanged, StageFinished, StageStarted
-from riva_stream.layout import SCRATCH
+from riva_stream.layout import SCRATCH, Layout, layout_of
+from riva_stream.lease import Process, read_journal, watch
 from riva_stream.manifest import to_json
 from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
@@ -97,6 +99,36 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
             raise _inside(run, bucket, key)
 
 
+async def _require_kept(run: Run, work: Work, here: Process) -> None:
+    """Before what is committed here goes: no run may be about to replace the staging that this one is made from.
+
+    Two that are made from each other would leave neither. Each has put its journal before it looks for the other's, so
+    that one of them sees it.
+
+    Raises:
+        HeldError: a live run holds that prefix.
+    """
+    bases = {(bucket.name, layout.prefix): (bucket, layout) for bucket, layout in _stagings_of(work)}
+    bases.pop((run.layout.bucket, run.layout.prefix), None)
+    for bucket, layout in bases.values():
+        with suppress(AccessDeniedError):  # nobody can tell: it need not be a staging of ours
+            found = await read_journal(bucket, layout.journal)
+            life = await watch(bucket, layout.journal, found, here, observer=run.observer) if found else None
+            if life is not None and life.alive:
+                raise HeldError(
+                    f"{layout.uri}, which this staging is made from, is held by a live run",
+                    where=Where("GetObject", layout.bucket, layout.journal),
+                    hint="run again when that one has ended",
+                )
+
+
+def _stagings_of(work: Work) -> Iterator[tuple[Bucket, Layout]]:
+    """Where what is read or referred to lies in a staging."""
+    for bucket, key in work.reads():
+        if (layout := layout_of(bucket.name, key)) is not None:
+            yield bucket, layout
+
+
 def _inside(run: Run, bucket: Bucket, key: str) -> ConfigurationError:
     return ConfigurationError(
         f"s3://{bucket.name}/{key} lies inside {run.layout.uri}, which is going to be replaced",
@@ -167,6 +199,8 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
             await destination.ensure()
             await destination.abort_foreign_uploads()
         else:
+            if existing.is_complete:
+                await _require_kept(run, work, destination.lease.process)
             await _begin(run, work, check, method, decision)
             committed = await _commit(Commit(run, work, destination), decision)
     if decision is Decision.ALREADY_STAGED:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from riva_stream.destination import Destination
 from riva_stream.documents.compare import ContradictionError, retry_contradictions
 from riva_stream.errors import DigestMismatchError, SourceChangedError, Where, first_of
-from riva_stream.lease import Identity
+from riva_stream.lease import SENT, Identity
 from riva_stream.manifest import Artifact
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
@@ -138,6 +138,8 @@ async def copied_or_sent(
     run.warn("source-copy", f"{reason}: the source is read once more, and sent")
     await destination.uploads.start_over()
     destination.checkpoints = []  # none speaks of what is sent
+    if destination.identity is not None:  # a run that copies must not resume what is sent
+        destination.identity = destination.identity.model_copy(update={"source_copy": SENT})
     return await send(reason)
 
 

@@ -124,6 +124,11 @@ class MemoryReader:
         return self._windows
 
     @property
+    def keeps_conditions(self) -> bool:
+        """Whether it honours If-Match and If-None-Match on what is written."""
+        return self._conditions == "honoured"
+
+    @property
     def is_aws(self) -> bool:
         """Whether it says that it is AWS."""
         return self._is_aws

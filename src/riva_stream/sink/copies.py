@@ -213,6 +213,7 @@ class PartCopier:
         uploaded = upload.uploaded.get(number)
         if (
             uploaded is not None
+            and not uploaded.fingerprint  # it was sent
             and uploaded.size == part.size
             and (uploaded.crc64nvme is not None or not self.with_crc64nvme)
         ):

@@ -1,0 +1,224 @@
+"""Stagings that are made from one another, or lie where another one does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import ValidationError
+
+from riva_stream import PromoteRequest, RivaStreamError, StageRequest, promote, stage
+from riva_stream.errors import DestinationConflictError
+from tests.contract.ground import body
+from tests.copying import PREFIX, Model, Watched, asked, made
+
+IMAGE = "s3://models/images/riva.tar.gz"
+PAIR = {"deployment.json", "deployment_ready.txt"}
+FIRST, SECOND = "prod/parakeet/v1/", "prod/parakeet/v2/"
+
+
+def at(store: Watched, prefix: str) -> dict[str, bytes]:
+    found = {key: store.look("staging", key) for key in store.keys("staging", prefix)}
+    return {key.removeprefix(prefix): it.data for key, it in found.items() if it is not None}
+
+
+async def two_stagings(store: Watched) -> None:
+    """Each of its own archive; the originals are gone, so that they are all there is."""
+    for seed, version in (("a", "v1"), ("b", "v2")):
+        model = made("tar.gz", seed=seed)
+        key = f"in/{seed}.tar.gz"
+        await store.put_source(key, model.data)
+        request = asked(model, model_version=version).model_copy(update={"source": f"s3://models/{key}"})
+        await stage(request, store=store)
+        await store.delete("models", key)
+
+
+async def at_once(*runs: Callable[[], Awaitable[Any]]) -> list[int]:
+    """The exit code of each."""
+    codes = [0] * len(runs)
+
+    async def one(number: int, run: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            result = await run()
+            codes[number] = getattr(result, "exit_code", 0)
+        except RivaStreamError as error:
+            codes[number] = error.exit_code
+
+    async with anyio.create_task_group() as tasks:
+        for number, run in enumerate(runs):
+            tasks.start_soon(one, number, run)
+    return codes
+
+
+def by_reference(source: str, version: str) -> StageRequest:
+    model = made("tar.gz")
+    return asked(model, model_version=version, reference_only=True, force=True).model_copy(
+        update={"source": source}
+    )
+
+
+async def test_two_that_would_refer_to_each_other_leave_the_bytes_of_one_at_least() -> None:
+    """Each deletes the archive that the other one refers to."""
+    store = Watched()
+    await two_stagings(store)
+    before = {prefix: at(store, prefix) for prefix in (FIRST, SECOND)}
+    archives = [f"{FIRST}source/a.tar.gz", f"{SECOND}source/b.tar.gz"]
+    requests = [
+        by_reference(f"s3://staging/{archives[1]}", "v1"),
+        by_reference(f"s3://staging/{archives[0]}", "v2"),
+    ]
+    codes = await at_once(*(lambda one=one: stage(one, store=store) for one in requests))
+    assert 75 in codes
+    if codes == [75, 75]:
+        assert {prefix: at(store, prefix) for prefix in (FIRST, SECOND)} == before
+    assert [key for key in archives if store.look("staging", key)]
+    assert store.open_uploads("staging") == []
+    report = await stage(requests[0], store=store)
+    assert report.outcome in {"staged", "already_staged"}
+
+
+async def test_two_that_are_promoted_onto_each_other_leave_two_markers() -> None:
+    store = Watched()
+    await two_stagings(store)
+    ways = [(FIRST, SECOND), (SECOND, FIRST)]
+    requests = [
+        PromoteRequest(source=f"s3://staging/{one}", to=(f"s3://staging/{other}",), force=True, lease=1.0)
+        for one, other in ways
+    ]
+    codes = await at_once(*(lambda one=one: promote(one, store=store) for one in requests))
+    assert 75 in codes
+    for prefix in (FIRST, SECOND):
+        assert "staging_complete.txt" in at(store, prefix)
+    assert (await promote(requests[0], store=store)).exit_code == 0
+    archives = [
+        {name: data for name, data in at(store, prefix).items() if name.startswith("source/")}
+        for prefix in (FIRST, SECOND)
+    ]
+    assert archives[0] == archives[1]
+
+
+async def test_what_is_replaced_may_be_made_from_a_staging_whose_run_is_dead() -> None:
+    """Its journal stays, and does not change any more."""
+    store = Watched()
+    await two_stagings(store)
+    journal = (
+        b'{"format":1,"run_id":"130-20260101-000000-00000000","token":"0000000000000000","process":{"host":"b",'
+        b'"boot":"b","pid":1,"started":"1"},"started_at":"2026-01-01T00:00:00Z","lease":1.0,"beat":1}'
+    )
+    await store.put(
+        "staging", f"{SECOND}.riva-stream/journal.json", body(journal), content_type="a/b", metadata={}
+    )
+    request = PromoteRequest(
+        source=f"s3://staging/{SECOND}", to=(f"s3://staging/{FIRST}",), force=True, lease=1.0
+    )
+    assert (await promote(request, store=store)).exit_code == 0
+
+
+def test_no_replica_takes_the_place_of_the_source() -> None:
+    model = made("tar.gz")
+    with pytest.raises(ValidationError) as caught:
+        StageRequest(
+            **asked(model).model_dump(include={"bucket", "env", "model_name", "model_version"}),
+            source=f"s3://staging/{SECOND}source/b.tar.gz",
+            replicate_to=(f"s3://staging/{SECOND}",),
+        )
+    (problem,) = caught.value.errors()
+    assert [one.field for one in problem["ctx"]["contradictions"]] == ["replicate_to"]
+
+
+async def test_no_staging_is_promoted_to_the_place_of_its_source() -> None:
+    store = Watched()
+    await two_stagings(store)
+    reference = by_reference(f"s3://staging/{SECOND}source/b.tar.gz", "v3")
+    await stage(reference, store=store)
+    before = at(store, SECOND)
+    request = PromoteRequest(source="s3://staging/prod/parakeet/v3/", to=(f"s3://staging/{SECOND}",))
+    assert (await promote(request, store=store)).exit_code == 78
+    assert at(store, SECOND) == before
+
+
+@pytest.mark.parametrize("version", ["dev", "v1"])
+def test_no_staging_lies_above_bintarball_references(version: str) -> None:
+    fields = {"env": "bintarball", "model_name": "deployment-metadata", "model_version": version}
+    with pytest.raises(ValidationError) as caught:
+        asked(made("tar.gz"), **fields)
+    (problem,) = caught.value.errors()
+    assert [one.field for one in problem["ctx"]["contradictions"]] == ["model_name"]
+    asked(made("tar.gz"), **fields, bintarball_reference=True, server_path=IMAGE)
+
+
+# ── the deployment documents of what stands ──────────────────────────────────────────────────────────────────────────
+
+
+async def with_image() -> tuple[Watched, Model]:
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    await store.put("models", "images/riva.tar.gz", body(b"an image"), content_type="a/b", metadata={})
+    return store, model
+
+
+async def test_an_upgrade_keeps_or_renews_what_was_handed_over() -> None:
+    store, model = await with_image()
+    await stage(asked(model, reference_only=True, server_path=IMAGE), store=store)
+    before = at(store, PREFIX)
+    assert before.keys() >= PAIR
+    with pytest.raises(DestinationConflictError):
+        await stage(asked(model), store=store)
+    assert at(store, PREFIX) == before
+    report = await stage(asked(model, server_path=IMAGE), store=store)
+    assert report.outcome == "upgraded"
+    assert at(store, PREFIX).keys() >= PAIR | model.objects.keys()
+
+
+async def test_an_upgrade_loses_what_was_handed_over_by_force_alone() -> None:
+    store, model = await with_image()
+    await stage(asked(model, reference_only=True, server_path=IMAGE), store=store)
+    report = await stage(asked(model, force=True), store=store)
+    assert report.outcome == "staged"
+    assert not at(store, PREFIX).keys() & PAIR
+
+
+async def test_a_promotion_keeps_what_was_handed_over() -> None:
+    store, model = await with_image()
+    await stage(asked(model, reference_only=True, server_path=IMAGE, model_version="v2"), store=store)
+    await stage(asked(model), store=store)
+    before = at(store, SECOND)
+    request = PromoteRequest(source=f"s3://staging/{FIRST}", to=(f"s3://staging/{SECOND}",))
+    assert (await promote(request, store=store)).exit_code == 73
+    assert at(store, SECOND) == before
+
+
+async def test_a_pair_that_is_of_no_use_does_not_keep_an_upgrade_from_being_made() -> None:
+    store, model = await with_image()
+    await stage(asked(model, reference_only=True, server_path=IMAGE), store=store)
+    await store.delete("staging", f"{PREFIX}deployment_ready.txt")
+    report = await stage(asked(model), store=store)
+    assert report.outcome == "upgraded"
+    assert not at(store, PREFIX).keys() & PAIR
+
+
+@pytest.mark.parametrize("name", sorted(PAIR))
+@pytest.mark.parametrize("data", [None, b"{}", b"of a later version"])
+async def test_a_pair_that_the_manifest_names_is_replaced_by_force_alone(
+    name: str, data: bytes | None
+) -> None:
+    """It ended with a bug: what a marker vouches for was to be changed under it."""
+    store, model = await with_image()
+    request = asked(model, server_path=IMAGE)
+    await stage(request, store=store)
+    key = PREFIX + name
+    if data is None:
+        await store.delete("staging", key)
+    else:
+        await store.put("staging", key, body(data), content_type="a/b", metadata={})
+    before = at(store, PREFIX)
+    with pytest.raises(RivaStreamError) as caught:
+        await stage(request, store=store)
+    assert caught.value.exit_code in {65, 73}
+    assert at(store, PREFIX) == before
+    assert store.open_uploads("staging") == []
+    report = await stage(request.model_copy(update={"force": True}), store=store)
+    assert report.outcome == "staged"
+    assert (await stage(request, store=store)).outcome == "already_staged"

@@ -487,6 +487,40 @@ async def test_parts_that_were_sent_instead_are_not_taken_for_copies() -> None:
     assert interruptions > 2
 
 
+@pytest.mark.parametrize("kind", ["riva", "tar"])
+async def test_a_run_that_keeps_falling_back_and_being_interrupted_comes_to_an_end(kind: str) -> None:
+    """Where copies are refused in the middle each run began with them again, and then with what it sends in their place."""
+
+    class Refuses(Watched):
+        sent = 0
+
+        async def copy_part(self, bucket: str, key: str, *args: Any) -> CopiedPart:
+            if ".riva-stream/" not in key:
+                raise refusal("UploadPartCopy", bucket, key, "NotImplemented", 501)
+            return await super().copy_part(bucket, key, *args)
+
+        async def upload_part(self, bucket: str, key: str, *args: Any) -> str:
+            if ".riva-stream/" not in key:
+                self.sent += 1
+                if self.sent > 6:
+                    scope.cancel()
+            return await super().upload_part(bucket, key, *args)
+
+    store, model = Refuses(), made(kind, sizes=(20_000,))
+    await store.put_source(model.key, model.data)
+    for _ in range(12):
+        store.sent = 0
+        with anyio.CancelScope() as scope:
+            report = await stage(asked(model, checkpoint=COPIED), store=store)
+        if not scope.cancelled_caught:
+            break
+    assert not scope.cancelled_caught
+    assert_staged(store, model)
+    assert report.artifact is not None
+    assert report.artifact.validation.source_copy == "sent"
+    assert report.artifact.validation.source_copy_reason
+
+
 async def test_a_dry_run_says_who_makes_the_copy_and_leaves_nothing() -> None:
     store, model = Watched(is_aws=False), made("tar.gz")
     await store.put_source(model.key, model.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,13 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from riva_stream import PromoteRequest, RivaStreamError, StageRequest, promote, stage
-from riva_stream.errors import DestinationConflictError
+from riva_stream.errors import DestinationConflictError, TransientError
+from riva_stream.s3.errors import refusal
+from riva_stream.s3.memory import MemoryStore
 from tests.contract.ground import body
 from tests.copying import PREFIX, Model, Watched, asked, made
 
 IMAGE = "s3://models/images/riva.tar.gz"
 PAIR = {"deployment.json", "deployment_ready.txt"}
 FIRST, SECOND = "prod/parakeet/v1/", "prod/parakeet/v2/"
+JOURNAL = f"{SECOND}.riva-stream/journal.json"
 
 
 def at(store: Watched, prefix: str) -> dict[str, bytes]:
@@ -71,12 +75,11 @@ async def test_two_that_would_refer_to_each_other_leave_the_bytes_of_one_at_leas
     ]
     codes = await at_once(*(lambda one=one: stage(one, store=store) for one in requests))
     assert 75 in codes
-    if codes == [75, 75]:
-        assert {prefix: at(store, prefix) for prefix in (FIRST, SECOND)} == before
     assert [key for key in archives if store.look("staging", key)]
     assert store.open_uploads("staging") == []
-    report = await stage(requests[0], store=store)
-    assert report.outcome in {"staged", "already_staged"}
+    if codes == [75, 75]:
+        assert {prefix: at(store, prefix) for prefix in (FIRST, SECOND)} == before
+        assert (await stage(requests[0], store=store)).outcome == "staged"
 
 
 async def test_two_that_are_promoted_onto_each_other_leave_two_markers() -> None:
@@ -91,7 +94,7 @@ async def test_two_that_are_promoted_onto_each_other_leave_two_markers() -> None
     assert 75 in codes
     for prefix in (FIRST, SECOND):
         assert "staging_complete.txt" in at(store, prefix)
-    assert (await promote(requests[0], store=store)).exit_code == 0
+    assert (await promote(requests[0], store=store)).exit_code == 0  # whichever came first
     archives = [
         {name: data for name, data in at(store, prefix).items() if name.startswith("source/")}
         for prefix in (FIRST, SECOND)
@@ -99,17 +102,119 @@ async def test_two_that_are_promoted_onto_each_other_leave_two_markers() -> None
     assert archives[0] == archives[1]
 
 
+def journal(beat: int = 1) -> bytes:
+    """Of a run on another host."""
+    return (
+        b'{"format":1,"run_id":"130-20260101-000000-00000000","token":"0000000000000000","process":{"host":"b",'
+        b'"boot":"b","pid":1,"started":"1"},"started_at":"2026-01-01T00:00:00Z","lease":1.0,"beat":%d}' % beat
+    )
+
+
+class Held(Watched):
+    """The journal of the second staging is written again whenever somebody has looked at it."""
+
+    refusals = 0
+    """So many of the next looks at it are refused."""
+    is_live = False
+    beat = 1
+
+    async def beats(self) -> None:
+        self.is_live = True
+        self.beat += 1
+        await self.put("staging", JOURNAL, body(journal(self.beat)), content_type="a/b", metadata={})
+
+    async def get(self, bucket: str, key: str, **given: Any) -> Any:
+        if key == JOURNAL and self.refusals:
+            self.refusals -= 1
+            raise refusal("GetObject", bucket, key, "AccessDenied", 403)
+        return await super().get(bucket, key, **given)
+
+    async def head(self, bucket: str, key: str, **given: Any) -> Any:
+        if key == JOURNAL and self.is_live:
+            await self.beats()
+        return await super().head(bucket, key, **given)
+
+
+@pytest.mark.parametrize("refusals", [0, 1])
+@pytest.mark.parametrize("is_promoted", [False, True])
+async def test_what_a_live_run_holds_nothing_is_replaced_from(refusals: int, is_promoted: bool) -> None:
+    store = Held()
+    await two_stagings(store)
+    await store.beats()
+    before = at(store, FIRST)
+    store.refusals = refusals
+    if is_promoted:
+        request = PromoteRequest(source=f"s3://staging/{SECOND}", to=(f"s3://staging/{FIRST}",), force=True)
+        assert (await promote(request, store=store)).exit_code == 75
+    else:
+        with pytest.raises(TransientError):
+            await stage(by_reference(f"s3://staging/{SECOND}source/b.tar.gz", "v1"), store=store)
+    assert at(store, FIRST) == before
+    assert store.open_uploads("staging") == []
+
+
+async def test_where_nobody_may_tell_who_holds_it_the_run_says_so() -> None:
+    store = Held()
+    await two_stagings(store)
+    await store.beats()
+    store.refusals = 1_000
+    report = await stage(by_reference(f"s3://staging/{SECOND}source/b.tar.gz", "v1"), store=store)
+    assert report.outcome == "staged"
+    assert "base" in {warning.code for warning in report.warnings}
+
+
+async def test_what_was_begun_is_kept_while_it_waits_for_another_run() -> None:
+    """The uploads of an interrupted run are resumed after it, and not sent again."""
+    store = Held()
+    await two_stagings(store)
+    model = made("tar.gz", seed="b")
+    archive = f"s3://staging/{SECOND}source/b.tar.gz"
+    request = asked(model, force=True, source_copy="send", checkpoint=0).model_copy(
+        update={"source": archive}
+    )
+    sent = 0
+
+    async def upload_part(bucket: str, key: str, *args: Any) -> str:
+        nonlocal sent
+        if "/models/" in key or "/source/" in key:
+            sent += 1
+            if sent > 4:
+                scope.cancel()
+        return await MemoryStore.upload_part(store, bucket, key, *args)
+
+    store.upload_part = upload_part  # type: ignore[assignment,method-assign]
+    with anyio.CancelScope() as scope:
+        await stage(request, store=store)
+    del store.upload_part
+    uploads = {upload.upload_id for upload in store.open_uploads("staging")}
+    assert uploads
+    await store.beats()
+    with pytest.raises(TransientError):
+        await stage(request, store=store)
+    assert uploads & {upload.upload_id for upload in store.open_uploads("staging")}
+    store.is_live = False
+    await store.delete("staging", JOURNAL)
+    report = await stage(request, store=store)
+    assert report.outcome == "staged"
+    assert any(warning.code == "resume" for warning in report.warnings)
+
+
+async def test_an_image_is_added_whoever_holds_what_the_staging_was_made_from() -> None:
+    store = Held()
+    await two_stagings(store)
+    await store.put("models", "images/riva.tar.gz", body(b"an image"), content_type="a/b", metadata={})
+    request = by_reference(f"s3://staging/{SECOND}source/b.tar.gz", "v3")
+    await stage(request, store=store)
+    await store.beats()
+    report = await stage(request.model_copy(update={"force": False, "server_path": IMAGE}), store=store)
+    assert report.outcome == "deployment_added"
+
+
 async def test_what_is_replaced_may_be_made_from_a_staging_whose_run_is_dead() -> None:
     """Its journal stays, and does not change any more."""
     store = Watched()
     await two_stagings(store)
-    journal = (
-        b'{"format":1,"run_id":"130-20260101-000000-00000000","token":"0000000000000000","process":{"host":"b",'
-        b'"boot":"b","pid":1,"started":"1"},"started_at":"2026-01-01T00:00:00Z","lease":1.0,"beat":1}'
-    )
-    await store.put(
-        "staging", f"{SECOND}.riva-stream/journal.json", body(journal), content_type="a/b", metadata={}
-    )
+    await store.put("staging", JOURNAL, body(journal()), content_type="a/b", metadata={})
     request = PromoteRequest(
         source=f"s3://staging/{SECOND}", to=(f"s3://staging/{FIRST}",), force=True, lease=1.0
     )
@@ -188,6 +293,24 @@ async def test_a_promotion_keeps_what_was_handed_over() -> None:
     request = PromoteRequest(source=f"s3://staging/{FIRST}", to=(f"s3://staging/{SECOND}",))
     assert (await promote(request, store=store)).exit_code == 73
     assert at(store, SECOND) == before
+
+
+@pytest.mark.parametrize("name", sorted(PAIR))
+async def test_an_upgrade_keeps_what_a_later_version_has_handed_over(name: str) -> None:
+    store, model = await with_image()
+    await stage(asked(model, reference_only=True, server_path=IMAGE), store=store)
+    later = b"of a later version"
+    await store.put("staging", PREFIX + name, body(later), content_type="a/b", metadata={})
+    if name == "deployment.json":
+        ready = at(store, PREFIX)["deployment_ready.txt"].splitlines(keepends=True)
+        ready[-1] = f"SHA-256 of deployment.json: {hashlib.sha256(later).hexdigest()}\n".encode()
+        await store.put(
+            "staging", f"{PREFIX}deployment_ready.txt", body(b"".join(ready)), content_type="a/b", metadata={}
+        )
+    before = at(store, PREFIX)
+    with pytest.raises(DestinationConflictError):
+        await stage(asked(model), store=store)
+    assert at(store, PREFIX) == before
 
 
 async def test_a_pair_that_is_of_no_use_does_not_keep_an_upgrade_from_being_made() -> None:

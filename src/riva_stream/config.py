@@ -400,10 +400,13 @@ class StageRequest(Request):
             inside = "lies inside the destination prefix, which belongs to the staging alone"
             yield Contradiction("server_path", inside, _DESTINATION)
         yield from _repeated("replicate_to", self.replicate_to, self.place)
-        if self.source_endpoint_url in {None, self.endpoint_url}:
-            for place in self.replicate_to:
-                if self.source.startswith(place):
-                    yield Contradiction("replicate_to", f"names {place}, where the source lies")
+        for place in self.replicate_to if self.source_endpoint_url in {None, self.endpoint_url} else ():
+            levels = levels_of(place)
+            bucket, prefix = levels.pop("bucket"), prefix_of(self.mode, **levels)
+            for read, key in ((self.source_bucket, self.source_key), (self.server_bucket, self.server_key)):
+                if (read, key[: len(prefix)]) == (bucket, prefix):
+                    inside = f"names {place}, where s3://{read}/{key} lies, which the staging is made from"
+                    yield Contradiction("replicate_to", inside)
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:

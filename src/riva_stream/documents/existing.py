@@ -18,6 +18,7 @@ from riva_stream.layout import (
     DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
+    Layout,
     is_bintarball,
 )
 from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
@@ -91,6 +92,18 @@ class Existing:
     def deployment(self) -> DeploymentDocument | None:
         """``deployment.json``, if it was read, its marker vouches for it and it is of this very staging."""
         return None if self.deployment_problem else self.documents.deployment
+
+    @property
+    def may_be_deployable(self) -> bool:
+        """Whether there are deployment documents that are right, or that another version may understand."""
+        documents = self.documents
+        if self.deployment is not None or not documents.has(DEPLOYMENT_READY):
+            return self.deployment is not None
+        return documents.ready is None or documents.deployment_problem == documents.wrong.get(DEPLOYMENT_JSON)
+
+    def may_hold_payload(self, layout: Layout) -> bool:
+        """Whether an archive or models may lie there, be it that no marker speaks for them."""
+        return not self.listed or any(map(layout.is_payload, self.etags))
 
     def manifest_keys(self) -> set[str]:
         """Keys that a manifest names, be it that nobody vouches for it: what may be there."""

@@ -14,7 +14,6 @@ from riva_stream.inspection.find import is_above, open_bucket
 from riva_stream.inspection.reports import Holder, LastRun, Rerun, StagedNow, StatusReport, UploadStatus
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MANIFEST_JSON, MARKER, Layout
 from riva_stream.lease import (
-    SENT,
     Found,
     Journal,
     JournaledUpload,
@@ -214,7 +213,7 @@ class _StatusReader:
         if journal is None or journal.identity is None or journal.has_begun:
             return None
         # What the store copies it can copy again.
-        copied = journal.identity.source_copy != SENT
+        copied = journal.identity.is_copied
         own = _own_keys(journal, self.layout.prefix) if copied else set()
         if not any(upload.state == "gone" for upload in uploads if upload.key not in own):
             for named in journal.checkpoints:

@@ -3,6 +3,7 @@
 from riva_stream.lease.journal import (
     LEASE,
     SENT,
+    SENT_INSTEAD,
     Identity,
     Journal,
     JournaledCheckpoint,
@@ -16,6 +17,7 @@ from riva_stream.lease.liveness import Life, ended_reason, is_heartbeat_fresh, w
 __all__ = [
     "LEASE",
     "SENT",
+    "SENT_INSTEAD",
     "Found",
     "Identity",
     "Journal",

@@ -19,13 +19,24 @@ from pydantic_core import core_schema
 
 from riva_stream.readback import Items, read_model
 
-__all__ = ["LEASE", "SENT", "Identity", "Journal", "JournaledPart", "JournaledUpload", "Process"]
+__all__ = [
+    "LEASE",
+    "SENT",
+    "SENT_INSTEAD",
+    "Identity",
+    "Journal",
+    "JournaledPart",
+    "JournaledUpload",
+    "Process",
+]
 
 
 LEASE = 30.0
 """Seconds; of a journal that cannot be understood."""
 SENT = "sent"
 """Of :attr:`Identity.source_copy`: the store copies nothing."""
+SENT_INSTEAD = "sent-instead"
+"""Of the same: it was asked to, and did not."""
 _COPY = "copy="
 _LONGEST = 3600.0
 """Seconds; of a lease that can be asked for."""
@@ -101,6 +112,11 @@ class Identity(_Document):
     source_copy: str = SENT
     """What proves the store's copies of the source, :data:`SENT` where it makes none: what a dead run has still under way
     must not come in between parts that were made otherwise."""
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the store makes the copies."""
+        return self.source_copy not in {SENT, SENT_INSTEAD}
 
     @model_validator(mode="before")
     @classmethod

@@ -94,10 +94,8 @@ def _deployment_difference(request: StageRequest, existing: Existing, container:
     """In what the deployment documents there differ from what is asked for, or ""; none asks for none."""
     deployment, problem = existing.deployment, existing.deployment_problem
     if container is None:
-        is_lost = deployment is not None and not request.reference_only and existing.is_by_reference
-        return (
-            f"it has a {DEPLOYMENT_JSON}, which a full staging without an image would lose" if is_lost else ""
-        )
+        is_lost = existing.is_by_reference and not request.reference_only and existing.may_be_deployable
+        return f"its {DEPLOYMENT_JSON} would be lost: no container image is named" if is_lost else ""
     if deployment is not None:
         return another_container(deployment, container)
     # Of a full staging the marker vouches for them, and others in their place would belie it.

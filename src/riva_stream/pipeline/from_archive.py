@@ -87,6 +87,11 @@ class FromArchive:
         self._copy = await plan_copies(self.run, bucket, self.source, check)
         return TransferMethod(self._copy.how, self._copy.reason)
 
+    def send_instead(self, reason: str) -> TransferMethod:
+        """Let the source be sent, whatever was planned."""
+        self._copy = SourceCopy(None, reason)
+        return TransferMethod(self._copy.how, reason)
+
     def planned(self) -> list[PlannedObject]:
         """The archive, and a pattern for its models."""
         run, source = self.run, self.source

@@ -231,6 +231,12 @@ class FromStaging:
         self.run.request.plan_for(self.largest, self.run.most_parts)
         return self._method
 
+    def send_instead(self, reason: str) -> TransferMethod:
+        """Let all objects be sent, whatever was planned."""
+        self._copies = [SourceCopy(None, reason)] * len(self.originals)
+        self._method = _method_of(self._copies)
+        return self._method
+
     def planned(self) -> list[PlannedObject]:
         """Archive and models."""
         objects = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from riva_stream.destination import hold, resume
@@ -21,7 +21,7 @@ from riva_stream.errors import (
 )
 from riva_stream.events import PhaseChanged, StageFinished, StageStarted
 from riva_stream.layout import SCRATCH, Layout, layout_of
-from riva_stream.lease import Process, read_journal, watch
+from riva_stream.lease import SENT_INSTEAD, Process, read_journal, watch
 from riva_stream.manifest import to_json
 from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
@@ -100,33 +100,46 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
 
 
 async def _require_kept(run: Run, work: Work, here: Process) -> None:
-    """Before what is committed here goes: no run may be about to replace the staging that this one is made from.
+    """Before what lies here goes: no run may be about to replace the staging that this one is made from.
 
     Two that are made from each other would leave neither. Each has put its journal before it looks for the other's, so
     that one of them sees it.
 
     Raises:
-        HeldError: a live run holds that prefix.
+        TransientError: a live run holds that prefix.
     """
-    bases = {(bucket.name, layout.prefix): (bucket, layout) for bucket, layout in _stagings_of(work)}
-    bases.pop((run.layout.bucket, run.layout.prefix), None)
-    for bucket, layout in bases.values():
-        with suppress(AccessDeniedError):  # nobody can tell: it need not be a staging of ours
-            found = await read_journal(bucket, layout.journal)
-            life = await watch(bucket, layout.journal, found, here, observer=run.observer) if found else None
-            if life is not None and life.alive:
-                raise HeldError(
-                    f"{layout.uri}, which this staging is made from, is held by a live run",
-                    where=Where("GetObject", layout.bucket, layout.journal),
-                    hint="run again when that one has ended",
-                )
+    for bucket, layout in _bases(run, work):
+        try:
+            found = await read_journal(bucket, layout.journal, listed=True)
+            while found is not None:
+                life = await watch(bucket, layout.journal, found, here, observer=run.observer)
+                if life is not None:
+                    break
+                found = await read_journal(bucket, layout.journal, listed=True)  # told to be gone, once
+        except TransientError:
+            raise
+        except RivaStreamError as error:
+            run.warn(
+                "base", f"whether another run works on {layout.uri}, which is read, is not known: {error}"
+            )
+            continue
+        if found is not None and life is not None and life.alive:
+            raise TransientError(
+                f"{layout.uri}, which this staging is made from, is held by a live run",
+                where=Where("GetObject", layout.bucket, layout.journal),
+                hint="run again when that one has ended",
+            )
 
 
-def _stagings_of(work: Work) -> Iterator[tuple[Bucket, Layout]]:
-    """Where what is read or referred to lies in a staging."""
+def _bases(run: Run, work: Work) -> list[tuple[Bucket, Layout]]:
+    """The stagings, but the one that is made, in which that lies what is read or referred to."""
+    found: dict[tuple[int, Layout], Bucket] = {}
     for bucket, key in work.reads():
-        if (layout := layout_of(bucket.name, key)) is not None:
-            yield bucket, layout
+        layout = layout_of(bucket.name, key)
+        is_here = bucket.store is run.destination.store and layout == run.layout
+        if layout is not None and not is_here:
+            found[id(bucket.store), layout] = replace(bucket, retrier=run.retrier)
+    return [(bucket, layout) for (_, layout), bucket in found.items()]
 
 
 def _inside(run: Run, bucket: Bucket, key: str) -> ConfigurationError:
@@ -190,7 +203,13 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
     async with hold(run, bucket, listed=listed) as destination:
         check = destination.uploads.check = await _upload_check(run, destination.guarded)
         method = await work.plan(destination.guarded, check)
-        await resume(destination, identity_of(run, work, check, method))
+        identity = identity_of(run, work, check, method)
+        instead = identity.model_copy(update={"source_copy": SENT_INSTEAD})
+        before = destination.lease.predecessor
+        if identity.is_copied and run.request.source_copy == "auto" and before and before.identity == instead:
+            # Or else each run would begin with the copies, and with what it sends in their place.
+            identity, method = instead, work.send_instead("the store did not copy for the run before")
+        await resume(destination, identity)
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
         await _require_elsewhere(run, work, existing, destination.lease.token)
@@ -199,7 +218,8 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
             await destination.ensure()
             await destination.abort_foreign_uploads()
         else:
-            if existing.is_complete:
+            goes = decision is Decision.REPLACE or existing.may_hold_payload(run.layout)
+            if goes and decision is not Decision.HAND_OVER:
                 await _require_kept(run, work, destination.lease.process)
             await _begin(run, work, check, method, decision)
             committed = await _commit(Commit(run, work, destination), decision)

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from riva_stream.destination import Destination
 from riva_stream.documents.compare import ContradictionError, retry_contradictions
 from riva_stream.errors import DigestMismatchError, SourceChangedError, Where, first_of
-from riva_stream.lease import SENT, Identity
+from riva_stream.lease import SENT_INSTEAD, Identity
 from riva_stream.manifest import Artifact
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
@@ -94,6 +94,9 @@ class Work(Protocol):
             ConfigurationError: the store shall copy them, and cannot.
         """
 
+    def send_instead(self, reason: str) -> TransferMethod:
+        """Let the objects be sent, whatever was planned."""
+
     def planned(self) -> list[PlannedObject]:
         """Archive and models, as far as they are known before anything is read."""
 
@@ -138,8 +141,10 @@ async def copied_or_sent(
     run.warn("source-copy", f"{reason}: the source is read once more, and sent")
     await destination.uploads.start_over()
     destination.checkpoints = []  # none speaks of what is sent
-    if destination.identity is not None:  # a run that copies must not resume what is sent
-        destination.identity = destination.identity.model_copy(update={"source_copy": SENT})
+    if (
+        destination.identity is not None
+    ):  # a run that copies must not resume what is sent, and one that sends instead may
+        destination.identity = destination.identity.model_copy(update={"source_copy": SENT_INSTEAD})
     return await send(reason)
 
 

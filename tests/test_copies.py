@@ -500,7 +500,7 @@ async def test_a_run_that_keeps_falling_back_and_being_interrupted_comes_to_an_e
             return await super().copy_part(bucket, key, *args)
 
         async def upload_part(self, bucket: str, key: str, *args: Any) -> str:
-            if ".riva-stream/" not in key:
+            if "/source/" in key or "/models/" in key:  # what is interrupted in its commit is sent anew
                 self.sent += 1
                 if self.sent > 6:
                     scope.cancel()

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from aiobotocore.session import AioSession
 from botocore import UNSIGNED
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError
+from botocore.loaders import Loader, create_loader
 
 from riva_stream import clock
 from riva_stream.errors import ConfigurationError
@@ -148,6 +149,22 @@ async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
 
 def _make_session(settings: StoreSettings) -> tuple[Any, str]:
     """The session, and what was ignored in making it."""
+    session, ignored = _named_session(settings)
+    core = session._session  # noqa: SLF001 - aioboto3 offers no other way to its loader
+    with understood_values(core):
+        loader = _loader_of(core.get_config_variable("data_path"))
+    core.register_component("data_loader", loader)
+    return session, ignored
+
+
+@lru_cache(maxsize=4)
+def _loader_of(data_path: str | None) -> Loader:
+    """What reads the SDK's models, and keeps them: once for all sessions of this process, and not 60 ms for each."""
+    return create_loader(data_path)
+
+
+def _named_session(settings: StoreSettings) -> tuple[Any, str]:
+    """Of the profile that was asked for."""
     # What botocore would take by itself: the command line leaves there what its settings have found.
     inherited = os.environ.get("AWS_PROFILE") or None
     # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not

@@ -90,7 +90,8 @@ class Judge:
         self._late: set[str] = set()
         """Keys, and UploadIds, that came to be by requests of runs that were over by then."""
         self._thawed: dict[str, Process] = {}
-        """By UploadId, which process had created it by a request that was frozen until the prefix was another's."""
+        """By UploadId, which process had created it though it was suspended, with its request or just before, until the
+        prefix was another's."""
         self._named: set[str] = set()
         """UploadIds that a journal has named."""
         self._answerable: dict[str, bool] = {}
@@ -156,7 +157,7 @@ class Judge:
             self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)
         if request.operation == "CreateMultipartUpload":
             self._answerable[str(result)] = request.process.is_beside
-            if request.was_frozen and self._holder != request.process.pid:
+            if request.process.has_slept and self._holder != request.process.pid:
                 self._thawed[str(result)] = request.process
         if before is not after:
             self._shown[request.process.pid, request.key] = after

@@ -67,8 +67,6 @@ class Request:
     outcome: tuple[Any, RivaStreamError | None] = (None, None)
     """What came of it, once it has arrived: its answer may be under way for longer than its sender's cancellation."""
     dropped: bool = False
-    was_frozen: bool = False
-    """It takes effect only when its run, which is suspended, goes on."""
     unsent: bool = False
     """It has not left its host, and does not once its sender no longer waits for it."""
     cut: bool = False
@@ -183,6 +181,7 @@ class Network:
             return
         if self.trace:
             self._tell(f"{process.name} goes on")
+        process.has_slept = True
         self.loop.thaw(process.host, clock_stood_still=clock_stood_still)
         held = [request for request in self.on_hold if request.process is process]
         self.on_hold = [request for request in self.on_hold if request.process is not process]
@@ -270,7 +269,6 @@ class Network:
 
     def _freeze(self, request: Request, _before: float, after: float, *, holds: bool) -> None:
         if holds:
-            request.was_frozen = True
             self.on_hold.append(request)
         else:
             self._in(0.0, partial(self._arrive, request, after))

@@ -42,6 +42,8 @@ class Process:
         self.cuts = False
         """Whether every body that it is sent ends early."""
         self.down_until = 0.0
+        self.has_slept = False
+        """Whether it was suspended, and has gone on."""
         self.is_beside = False
         """Whether it runs another version of the package: what that breaks is told apart."""
         self.denied: frozenset[str] = frozenset()

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from riva_stream import PromoteRequest, RivaStreamError, StageRequest, promote, stage
 from riva_stream.errors import DestinationConflictError, TransientError
+from riva_stream.manifest import to_json
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from tests.contract.ground import body
@@ -322,12 +323,35 @@ async def test_a_pair_that_is_of_no_use_does_not_keep_an_upgrade_from_being_made
     assert not at(store, PREFIX).keys() & PAIR
 
 
+async def test_a_pair_of_a_later_version_that_the_manifest_names_is_replaced_by_force_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ended with a bug, for what a marker vouches for was to be changed under it; an upload and a journal stayed."""
+    store, model = await with_image()
+    request = asked(model, server_path=IMAGE)
+
+    def later(document: Any) -> bytes:
+        data = to_json(document)
+        return data.replace(b'"bintarball_references"', b'"later_references"')
+
+    with monkeypatch.context() as patch:
+        patch.setattr("riva_stream.pipeline.commit.to_json", later)
+        await stage(request, store=store)
+    before = at(store, PREFIX)
+    with pytest.raises(DestinationConflictError):
+        await stage(request, store=store)
+    assert at(store, PREFIX) == before
+    assert store.open_uploads("staging") == []
+    report = await stage(request.model_copy(update={"force": True}), store=store)
+    assert report.outcome == "staged"
+    assert (await stage(request, store=store)).outcome == "already_staged"
+
+
 @pytest.mark.parametrize("name", sorted(PAIR))
 @pytest.mark.parametrize("data", [None, b"{}", b"of a later version"])
 async def test_a_pair_that_the_manifest_names_is_replaced_by_force_alone(
     name: str, data: bytes | None
 ) -> None:
-    """It ended with a bug: what a marker vouches for was to be changed under it."""
     store, model = await with_image()
     request = asked(model, server_path=IMAGE)
     await stage(request, store=store)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -36,6 +36,7 @@ __all__ = [
     "Stores",
     "UploadCheck",
     "Wrong",
+    "contradictions_in",
     "is_run_id",
     "is_text",
     "levels_of",
@@ -222,6 +223,11 @@ def reason_of(item: Mapping[str, Any], limit: Callable[[Any], str] = "{:g}".form
     if item["type"] in {"literal_error", "enum"}:
         return f"is not {context['expected']}"
     return f"is malformed: {item['msg']}"
+
+
+def contradictions_in(errors: Iterable[Mapping[str, Any]]) -> list[Contradiction]:
+    """Those among pydantic's errors."""
+    return [found for item in errors for found in item.get("ctx", {}).get("contradictions", ())]
 
 
 Segment = Annotated[str, AfterValidator(_segment)]

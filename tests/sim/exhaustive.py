@@ -120,7 +120,7 @@ class Cell:
         strike = Strike(self.ordinal, self.how)
         world = self._world(strike, trace)
         with simulated(world, self.ordinal):
-            self._break(world)
+            self._break(world, strike)
             run, *_ = world.processes
             return _Broken(
                 strike.struck,
@@ -133,9 +133,10 @@ class Cell:
 
     def _in_one_world(self, steps: Sequence[_Step], trace: Trace | None) -> _Rest:
         """All of it again, in one world."""
-        world = self._world(Strike(self.ordinal, self.how), trace)
+        strike = Strike(self.ordinal, self.how)
+        world = self._world(strike, trace)
         with simulated(world, self.ordinal):
-            self._break(world)
+            self._break(world, strike)
             already = len(world.violations)
             world.schedule = Plain()
             for step in steps:
@@ -146,11 +147,11 @@ class Cell:
         store = prepared(self.kind, self.scenario, self.leftover).copy()
         return World(store, strike, bintarball=SCENARIOS[self.scenario].is_bintarball, trace=trace)
 
-    def _break(self, world: World) -> None:
+    def _break(self, world: World, strike: Strike) -> None:
         scenario = SCENARIOS[self.scenario]
         run = world.run(scenario.request, denied=scenario.denied)
         unbroken, _ = _unbroken(self.kind, self.scenario, self.leftover)
-        text = f"it ends with {run.outcome}: {run.problem}"
+        text = f"it ends with {run.outcome}: {run.problem}, after {strike.struck}"
         if self.how in _PASSING and run.outcome != unbroken:
             world.judge.violations.append(Violation("E5", text))
         if run.outcome == _WRONG != unbroken:

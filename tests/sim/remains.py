@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.memory_shelf import MemoryObject, Upload
@@ -46,7 +47,6 @@ class Remains:
     processes: tuple[Process, ...]
     late: tuple[tuple[float, Request], ...]
     """What is still to take effect, and when."""
-    _fingerprint: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, world: World) -> Remains | None:
@@ -67,21 +67,19 @@ class Remains:
         """Whether nothing is still to change."""
         return not any(request.changes for _, request in self.late)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The same for all quiet remains that differ in names and times alone.
 
         Who is told apart too often costs time, who is not would go unseen: what is not known to be a name or a time
         stays as it is, and so does the age of what a lease goes by.
         """
-        if not self._fingerprint:
-            text = "\n".join(self._told())
-            self._fingerprint.append(hashlib.sha256(_renamed(text).encode()).hexdigest())
-        return self._fingerprint[0]
+        return hashlib.sha256(_renamed("\n".join(self._told())).encode()).hexdigest()
 
     def _told(self) -> Iterator[str]:
-        names = _derived(self.store, self.judge.bucket)
-        sizes = _sizes(self.store, self.judge.bucket)
+        own = self.store._buckets[self.judge.bucket]
+        documents = [found for found in own.below("") if found.key.endswith(_DOCUMENTS)]
+        names, sizes = _derived(documents), _sizes(documents)
         for bucket in (SOURCE_BUCKET, self.judge.bucket):
             contents = self.store._buckets[bucket]
             for found in contents.below(""):
@@ -126,27 +124,22 @@ class Remains:
         return f"{round((self.now - since.timestamp()) * 1000)} ms"
 
 
-def _derived(store: MemoryStore, bucket: str) -> dict[str, str]:
+def _derived(documents: Sequence[MemoryObject]) -> dict[str, str]:
     """What other documents say of a document, in place of which they name it: the documents have names and times in them."""
     names: dict[str, str] = {}
-    for key in store.keys(bucket):
-        found = store.look(bucket, key)
-        if found is None or not key.endswith(_DOCUMENTS):
-            continue
-        names[found.etag] = f"<etag of {key}>"
-        names[hashlib.sha256(found.data).hexdigest()] = f"<sha256 of {key}>"
+    for found in documents:
+        names[found.etag] = f"<etag of {found.key}>"
+        names[hashlib.sha256(found.data).hexdigest()] = f"<sha256 of {found.key}>"
         if found.crc64nvme:
-            names[found.crc64nvme] = f"<crc64nvme of {key}>"
+            names[found.crc64nvme] = f"<crc64nvme of {found.key}>"
     return names
 
 
-def _sizes(store: MemoryStore, bucket: str) -> list[re.Pattern[str]]:
+def _sizes(documents: Sequence[MemoryObject]) -> list[re.Pattern[str]]:
     """The same of the size of each, which depends on how many digits a duration has."""
-    documents = (store.look(bucket, key) for key in store.keys(bucket) if key.endswith(_DOCUMENTS))
     return [
         re.compile(rf'("s3_key": "{re.escape(found.key)}",\s+"size_bytes": ){len(found.data)}\b')
         for found in documents
-        if found is not None
     ]
 
 

@@ -96,10 +96,12 @@ class Existing:
     @property
     def may_be_deployable(self) -> bool:
         """Whether there are deployment documents that are right, or that another version may understand."""
+        if self.deployment is not None:
+            return True
         documents = self.documents
-        if self.deployment is not None or not documents.has(DEPLOYMENT_READY):
-            return self.deployment is not None
-        return documents.ready is None or documents.deployment_problem == documents.wrong.get(DEPLOYMENT_JSON)
+        problem = documents.deployment_problem
+        is_unknown = documents.ready is None or problem == documents.wrong.get(DEPLOYMENT_JSON)
+        return documents.has(DEPLOYMENT_READY) and is_unknown
 
     def may_hold_payload(self, layout: Layout) -> bool:
         """Whether an archive or models may lie there, be it that no marker speaks for them."""

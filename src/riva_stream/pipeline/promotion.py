@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import anyio
 from pydantic import ValidationError
 
 from riva_stream import clock
-from riva_stream.config import PromoteRequest, StageRequest
+from riva_stream.config import PromoteRequest, StageRequest, contradictions_in
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, RivaStreamError, Where, first_of
 from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
 from riva_stream.flow.buffers import Credits
@@ -232,8 +231,7 @@ class _PlacePromotion:
         try:
             return self.request.stage_request(place, run_id, **told)
         except ValidationError as error:
-            contradictions = [it.get("ctx", {}).get("contradictions", ()) for it in error.errors()]
-            for problem in chain.from_iterable(contradictions):
+            for problem in contradictions_in(error.errors()):
                 if problem.presumed:  # of the place, and not of what the staging tells
                     raise ConfigurationError(
                         f"{staging.destination} cannot be put to {place}: its {problem.field} {problem.text}",

@@ -141,9 +141,8 @@ async def copied_or_sent(
     run.warn("source-copy", f"{reason}: the source is read once more, and sent")
     await destination.uploads.start_over()
     destination.checkpoints = []  # none speaks of what is sent
-    if (
-        destination.identity is not None
-    ):  # a run that copies must not resume what is sent, and one that sends instead may
+    # A run that copies must not resume what is sent from here on; one that sends instead may.
+    if destination.identity is not None:
         destination.identity = destination.identity.model_copy(update={"source_copy": SENT_INSTEAD})
     return await send(reason)
 

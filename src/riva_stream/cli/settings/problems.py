@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from riva_stream.cli.settings.model import SWITCH, Settings
 from riva_stream.cli.settings.places import Origin
-from riva_stream.config import Contradiction, Request, Wrong, reason_of
+from riva_stream.config import Request, Wrong, contradictions_in, reason_of
 from riva_stream.errors import ConfigurationError
 from riva_stream.flow.memory import least_memory, plan_memory
 from riva_stream.sizes import human_size
@@ -143,12 +143,9 @@ def _contradictions(
     kind: type[BaseModel], right: Mapping[str, Any], wrong: Mapping[str, Wrong]
 ) -> dict[str, Wrong]:
     """What is wrong with fields that do not fit each other, as far as they are right by themselves."""
-    found: list[Contradiction] = []
-    for item in _errors(kind, right):
-        found += item.get("ctx", {}).get("contradictions", ())
     return {
         each.field: Wrong("contradiction", each.text)
-        for each in found
+        for each in contradictions_in(_errors(kind, right))
         if each.field not in wrong and not wrong.keys() & each.presumed
     }
 

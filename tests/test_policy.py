@@ -138,6 +138,26 @@ async def test_a_container_image_may_be_looked_at_where_it_lies(place: Place, mo
     place.server.remove_bucket(images)
 
 
+async def test_the_journal_of_a_staging_that_is_read_may_be_looked_at(place: Place) -> None:
+    source, image = "prod/other/v1/source/one.tar.gz", "prod/speech/v1/source/image.tar.gz"
+    place.source(key=source)
+    place.put(image, b"an image")
+    at = f"s3://{place.bucket}/"
+    request = place.request(source=at + source, server_path=at + image)
+    flags = [*flags_of(request), "--server-path", str(request.server_path)]
+    policy = await asyncio.to_thread(printed, *flags)
+    async with FaultProxy(place.server, [Enforce(policy=policy)]) as proxy:
+        request = request.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        for force in (False, True):
+            report = await stage(request.model_copy(update={"force": force}))
+            assert report.outcome == "staged"
+            assert "base" not in [warning.code for warning in report.warnings]
+        assert not [record for record in proxy.log if record.faults]
+    journals = [grant["Resource"] for grant in policy["Statement"] if grant["Sid"].endswith("Journal")]
+    start = f"arn:aws:s3:::{place.bucket}/prod"
+    assert journals == [f"{start}/{name}/.riva-stream/journal.json" for name in ("other/v1", "speech/v1")]
+
+
 def test_what_a_flag_of_stage_needs_is_in_it(tmp_path: Path) -> None:
     assert "s3:PutObjectTagging" in actions(printed(*SOURCE, *WHAT, "--tag", cwd=tmp_path))
     assert "s3:PutObjectTagging" not in actions(printed(*SOURCE, *WHAT, cwd=tmp_path))

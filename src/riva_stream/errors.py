@@ -296,6 +296,8 @@ class HeldError(TransientError):
     """Another run holds the destination prefix, or has taken it over."""
 
     retryable = False
+    has_ended = False
+    """Whether that run is seen to have ended: nobody holds the prefix."""
 
 
 class AccessDeniedError(RivaStreamError):

@@ -92,6 +92,8 @@ class Judge:
         self._thawed: dict[str, Process] = {}
         """By UploadId, which process had created it though it was suspended, with its request or just before, until the
         prefix was another's."""
+        self._unheard: set[str] = set()
+        """Those of which it has never heard: it no longer waited for the answer, and no listing has shown it any since."""
         self._named: set[str] = set()
         """UploadIds that a journal has named."""
         self._answerable: dict[str, bool] = {}
@@ -156,9 +158,7 @@ class Judge:
         if request.process.is_over:
             self._late.add(str(result) if request.operation == "CreateMultipartUpload" else request.key)
         if request.operation == "CreateMultipartUpload":
-            self._answerable[str(result)] = request.process.is_beside
-            if request.process.has_slept and self._holder != request.process.pid:
-                self._thawed[str(result)] = request.process
+            self._created(request, str(result))
         if before is not after:
             self._shown[request.process.pid, request.key] = after
             self._changed_beside[request.key] = request.process.is_beside
@@ -169,13 +169,25 @@ class Judge:
             self._changed(request, before, after)
         return result
 
+    def _created(self, request: Request, upload_id: str) -> None:
+        process = request.process
+        self._answerable[upload_id] = process.is_beside
+        if process.has_slept and self._holder != process.pid:
+            self._thawed[upload_id] = process
+            if request.dropped:
+                self._unheard.add(upload_id)
+
     def _show(self, request: Request, answer: Any) -> None:
         """Its process knows from here on what is there."""
         process, keys = request.process, [request.key]
         if request.operation == "ListObjectsV2":
             keys = self.store.keys(self.bucket, request.key)
-        elif request.operation == "ListMultipartUploads" and self._holder == process.pid:
-            self._answerable |= {found.upload_id: process.is_beside for found in answer}
+        elif request.operation == "ListMultipartUploads":
+            found = [upload.upload_id for upload in answer]
+            if self._holder in {process.pid, 0}:
+                self._unheard.difference_update(each for each in found if self._thawed.get(each) is process)
+            if self._holder == process.pid:
+                self._answerable |= dict.fromkeys(found, process.is_beside)
         for key in keys:
             self._shown[process.pid, key] = shown = self._look(key)
             if key == self._marker == request.key and shown is not None:
@@ -320,9 +332,11 @@ class Judge:
             self.violations.append(Violation("L3" if key in self._late else "E3", f"{key} is left"))
 
     def _is_late(self, upload_id: str) -> bool:
-        """Whether nobody could know of an upload once it was there: the run that had created it could not go on either."""
+        """Whether nobody could know of an upload once it was there, the run that had created it among them."""
         creator = self._thawed.get(upload_id)
-        is_cut_off = creator is not None and (creator.outcome == "killed" or creator.down_until > 0)
+        is_cut_off = creator is not None and (
+            creator.outcome == "killed" or creator.down_until > 0 or upload_id in self._unheard
+        )
         if self.store.checks_windows:
             is_cut_off = False  # what was frozen for so long does not take effect any more
         return upload_id in self._late or is_cut_off or self._is_struck

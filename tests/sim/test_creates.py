@@ -104,6 +104,37 @@ def test_a_create_that_was_frozen_on_its_way_expires_with_the_lease(kind: str, k
         assert left == ([] if world.store.checks_windows else [key])
 
 
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [(kind, key) for kind in sorted(KINDS) for key in (ARCHIVE, PROBE) if "aws" not in kind or key != PROBE],
+)
+def test_what_a_run_creates_once_another_has_come_and_gone_is_aborted_by_it(kind: str, key: str) -> None:
+    """Suspended with its Create, whose answer it never has: nobody else will look for what that leaves."""
+    frozen: list[Request] = []
+
+    def thaw() -> None:
+        assert world.processes[1].outcome == "staged"
+        world.network.thaw(world.processes[0], clock_stood_still=False)
+
+    def how(request: Request) -> Break | None:
+        if not frozen and is_one(request, 1, CREATE, key):
+            frozen.append(request)
+            world.loop.call_at(world.loop.now + 60, thaw, context=world.network.context)
+            return Break.FREEZE_BEFORE
+        return None
+
+    def late(request: Request) -> float | None:
+        return 0.01 if request in frozen else None  # it has given up by then
+
+    world = a_world(kind, "fresh", Frozen(how=how, late=late))
+    with simulated(world, 0):
+        world.start(asked())
+        world.start_in(3.0, asked(), machine="b")
+        world.wait()
+        assert [run.outcome for run in world.processes] == ["75", "staged"]
+        assert not world.store.open_uploads(BUCKET)
+
+
 @pytest.mark.parametrize("how", [Break.FREEZE_BEFORE, Break.LOST])
 @pytest.mark.parametrize("kind", ["ignores", "refuses", "exact", "ignores-no-expiry"])
 def test_the_probe_of_a_run_that_has_taken_over_stays(kind: str, how: Break) -> None:

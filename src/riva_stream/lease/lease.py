@@ -658,11 +658,13 @@ class Lease:
     def _takeover_error(self, found: Found | None) -> HeldError:
         theirs = found.journal if found is not None else None
         who = theirs.holder() if theirs and theirs.token != self.token else "another run"
-        return HeldError(
+        error = HeldError(
             f"{who} has taken over {self.layout.uri}" + ("" if found else " and ended"),
             where=Where(bucket=self.layout.bucket, key=self.key),
             hint="run the same command again when it is done: it then says whether the staging is there",
         )
+        error.has_ended = found is None
+        return error
 
     async def _wait_until_free(self, found: Found, *, wait: bool) -> Found | None:
         """Wait until a journal may be replaced; None when it has changed or went away meanwhile.

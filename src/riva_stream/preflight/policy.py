@@ -16,7 +16,7 @@ from pydantic import model_serializer
 
 from riva_stream.config import StageRequest, levels_of
 from riva_stream.errors import AccessDeniedError
-from riva_stream.layout import DEPLOYMENTS
+from riva_stream.layout import DEPLOYMENTS, Layout, layout_of
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import Document
 from riva_stream.rights import KMS_ACTIONS, RIGHTS, Right, bucket_arn, object_arn
@@ -197,17 +197,6 @@ def policy_of(
     prefix = _prefix(request, scope)
     grants = [
         Grant(
-            Sid="ReadSource",
-            Action=_actions(from_there, "object"),
-            Resource=object_arn(request.source_bucket, _pattern(request.source_key), source_region),
-        ),
-        Grant(
-            Sid="FindSource",
-            Action=["s3:ListBucket"],
-            Resource=bucket_arn(request.source_bucket, source_region),
-            Condition=_below(_literal(request.source_key).rpartition("/")[0]),
-        ),
-        Grant(
             Sid="WriteStaging",
             Action=_actions(there, "object") + ([_ACL] if request.acl else []),
             Resource=object_arn(request.bucket, prefix + "*", request.region),
@@ -219,8 +208,9 @@ def policy_of(
             Condition=_below(prefix.rstrip("/")),
         ),
     ]
-    if request.no_sign_request:  # nobody asks for the rights of somebody who is not named
-        grants = grants[2:]
+    if not request.no_sign_request:  # nobody asks for the rights of somebody who is not named
+        source = request.source_bucket, request.source_key, source_region
+        grants = [*_reading("Source", _actions(from_there, "object"), *source, request), *grants]
     if "retention" in extras and scope != "bucket":  # the rules are an environment's, whatever the scope
         grants.append(
             Grant(
@@ -232,19 +222,8 @@ def policy_of(
         )
     if request.server_path is not None:
         region = request.region if request.server_bucket == request.bucket else source_region
-        grants += [
-            Grant(
-                Sid="ReadContainer",
-                Action=["s3:GetObject"],
-                Resource=object_arn(request.server_bucket, _pattern(request.server_key), region),
-            ),
-            Grant(
-                Sid="FindContainer",
-                Action=["s3:ListBucket"],
-                Resource=bucket_arn(request.server_bucket, region),
-                Condition=_below(_literal(request.server_key).rpartition("/")[0]),
-            ),
-        ]
+        image = request.server_bucket, request.server_key, region
+        grants += _reading("Container", ["s3:GetObject"], *image, request)
     if log is not None:
         writing = _actions(_rights(_LOG, source=False), "object")
         resource = object_arn(log.bucket, log.key("*", "*"), request.region)
@@ -266,6 +245,26 @@ def policy_of(
             if grant.Sid in _OF_A_PLACE
         ]
     return PolicyDocument(Statement=grants)
+
+
+def _reading(
+    name: str, actions: list[str], bucket: str, key: str, region: str | None, request: StageRequest
+) -> Iterator[Grant]:
+    """To read what a staging is made from, and, if that lies in another staging, whether a run is about to replace it."""
+    yield Grant(Sid=f"Read{name}", Action=actions, Resource=object_arn(bucket, _pattern(key), region))
+    yield Grant(
+        Sid=f"Find{name}",
+        Action=["s3:ListBucket"],
+        Resource=bucket_arn(bucket, region),
+        Condition=_below(_literal(key).rpartition("/")[0]),
+    )
+    layout = layout_of(bucket, key)
+    if layout is not None and layout != Layout(request.bucket, request.prefix):
+        yield Grant(
+            Sid=f"Read{name}Journal",
+            Action=["s3:GetObject"],
+            Resource=object_arn(bucket, _pattern(layout.journal), region),
+        )
 
 
 def grants_for(

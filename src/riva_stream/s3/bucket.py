@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from riva_stream import clock
-from riva_stream.errors import EXPIRED, AccessDeniedError, RivaStreamError
+from riva_stream.errors import EXPIRED, AccessDeniedError, HeldError, RivaStreamError
 from riva_stream.s3.listings import listing_is_stuck
 from riva_stream.s3.port import (
     REQUEST_EXPIRED,
@@ -277,6 +277,20 @@ class WritableBucket(Bucket):
         """
         # Nobody else is touched by an upload of ours.
         return None if self.guard is None else await self.guard.check(settled=False)
+
+    async def require_no_holder_but_us(self) -> None:
+        """After a listing: what was open by then, and no journal names, is no live run's.
+
+        For whoever creates an upload holds the prefix; once nobody does, what is left there is nobody's.
+
+        Raises:
+            HeldError: another run holds the prefix.
+        """
+        try:
+            await self.retrier("HeadObject", self.look)
+        except HeldError as error:
+            if not error.has_ended:
+                raise
 
     async def create_within(self, window: Window | None, key: str, **given: Any) -> str:
         """One attempt to create an upload, which the store refuses once the lease is over: nobody would look for it then.

@@ -166,7 +166,7 @@ class ScratchUpload:
         Elsewhere a run that is struck by this is told to run again.
         """
         found = await self.bucket.list_uploads(self.key)
-        await self.bucket.look()  # still ours, so what was open before is nobody else's
+        await self.bucket.require_no_holder_but_us()
         for upload in found:
             if upload.key == self.key:
                 await self._abort(upload.upload_id)

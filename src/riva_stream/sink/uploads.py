@@ -321,6 +321,8 @@ class Uploads:
 
     async def abort_own(self, theirs: set[str]) -> None:
         """Abort what this run has open, but for the UploadIds that are another run's now."""
+        for key in sorted(self.creating):
+            await self._abort_unknown(key)
         await self._abort_all(
             [
                 upload.handle
@@ -336,14 +338,14 @@ class Uploads:
             await self.bucket.retrier("HeadObject", partial(self.bucket.guard.check, settled=settled))
 
     async def _abort_unknown(self, key: str) -> None:
-        """Abort uploads of ``key`` that nobody knows: the prefix is ours alone, so they were left by accident."""
+        """Abort uploads of ``key`` that nobody knows: no other run holds the prefix, so they were left by accident."""
         known = {upload.upload_id for upload in [*self.opened, *self.adopted.values()]}
         with contextlib.suppress(RivaStreamError):
             # Where they may not be listed nobody will ever know.
             listed = await self.bucket.open_uploads(key) or ()
             found = [upload for upload in listed if upload.key == key and upload.upload_id not in known]
             if found:
-                await self._require_prefix(settled=False)  # the look before may have been long ago
+                await self.bucket.require_no_holder_but_us()
             await self._abort_all(found)
             if self.aborted.issuperset(upload.upload_id for upload in found):
                 self.creating.discard(key)

@@ -5,18 +5,58 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.cli_double import ARGUMENTS
+from tests.support.forked import Forks
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(*argv: str, timeout: float = 30, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *argv], capture_output=True, text=True, timeout=timeout, check=False, **options
+_FORKS = Forks()
+_OF_INTERPRETERS = ("PYTHON", "LC_", "LANG", "COV")
+"""What begins the names of variables that an interpreter reads before it comes to ours, and those of what measures it."""
+
+
+def run(
+    *argv: str,
+    cwd: Path | str | None = None,
+    env: Mapping[str, str] | None = None,
+    input: str = "",  # noqa: A002 - as subprocess names it
+    timeout: float = 30,
+    fresh: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """``python -m argv...``, with its standard input in a file. ``fresh``: by a new interpreter."""
+    folder = str(cwd or Path.cwd())
+    environment = dict(os.environ if env is None else env)
+    if fresh or _of_interpreters(environment) != _of_interpreters(os.environ) or "COV_" in str(environment):
+        return subprocess.run(
+            [sys.executable, "-m", *argv],
+            cwd=folder,
+            env=environment,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    return _FORKS.run(
+        [os.fsdecode(word) for word in argv],
+        cwd=folder,
+        env=environment,
+        stdin=input.encode(),
+        timeout=timeout,
     )
+
+
+def _of_interpreters(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_OF_INTERPRETERS) and name != "PYTHONPATH"
+    }
 
 
 def double(scenario: str, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:

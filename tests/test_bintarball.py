@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from riva_stream import (
 )
 from riva_stream.layout import JOURNAL
 from riva_stream.report import SCHEMAS, json_schema
+from tests.cli_processes import run
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
@@ -435,11 +435,10 @@ async def test_without_the_right_to_list_no_old_pair_stays(quick: Place) -> None
 def test_the_command_line_shows_what_is_referred_to(quick: Place, tmp_path: Path) -> None:
     flags = ("--source", f"s3://{quick.bucket}/{SOURCE_KEY}", "--bucket", quick.bucket, "--env", "prod")
     names = ("--model-name", "parakeet-rnnt-en-us", "--model-version", "v2025.09", "--quiet")
-    command = [sys.executable, "-m", "riva_stream", "stage", *flags, *names]
+    argv = ("stage", *flags, *names, "--bintarball-reference", "--server-path", SERVER_KEY)
 
     def call(*more: str) -> subprocess.CompletedProcess[str]:
-        argv = [*command, "--bintarball-reference", "--server-path", SERVER_KEY, *more]
-        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        return run("riva_stream", *argv, *more, cwd=tmp_path, timeout=60)
 
     planned = call("--dry-run")
     assert planned.returncode == 0, planned.stderr

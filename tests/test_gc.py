@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from riva_stream.report import CollectReport
 from riva_stream.s3 import OpenUpload
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.sizes import MIB
+from tests.cli_processes import run
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
@@ -123,10 +123,10 @@ async def test_what_a_live_run_holds_stays(place: Place) -> None:
 async def test_the_command_line_shows_and_removes(place: Place) -> None:
     place.source(12 * MIB)
     await stopped_run(place)
-    command = [sys.executable, "-m", "riva_stream", "gc", f"s3://{place.bucket}/prod/", "--older-than", "0s"]
+    argv = ("riva_stream", "gc", f"s3://{place.bucket}/prod/", "--older-than", "0s")
 
     def call(*flags: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *flags], capture_output=True, text=True, check=False, timeout=60)
+        return run(*argv, *flags, timeout=60)
 
     listed = await asyncio.to_thread(call)
     assert listed.returncode == 0, listed.stderr

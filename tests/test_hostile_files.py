@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError
 from riva_stream.files import open_regular, read_given, read_regular
 from riva_stream.inspection.last_run import last_run_of
+from tests.cli_processes import run
 from tests.test_next import ARTIFACT, VALUES
 
 RUN_ID = "130-20250923-101500-0a1b2c3d"
@@ -56,14 +56,7 @@ def called(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, which a test can give up."""
     keys = {"AWS_ACCESS_KEY_ID": "AKIDTHATISRIGHT", "AWS_SECRET_ACCESS_KEY": "a-secret-that-is-right"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return subprocess.run(
-        [sys.executable, "-m", "riva_stream", *words],
-        env=kept | (environment or keys),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
+    return run("riva_stream", *words, env=kept | (environment or keys), timeout=20)
 
 
 def words_of(command: str, state: Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +23,7 @@ from riva_stream import (
 from riva_stream.inspection.retention import Policy, RetentionReport, retention
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import MIB
+from tests.cli_processes import run
 from tests.staging import Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Refuse
@@ -362,8 +362,7 @@ async def test_credentials_that_expire_meanwhile_are_renewed(place: Place) -> No
 
 
 def call(*argv: str, place: Place) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "riva_stream", "retention", *argv]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return run("riva_stream", "retention", *argv, timeout=60)
 
 
 async def test_the_command_line_prints_the_document_alone(place: Place) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from riva_stream.catalogue import EntryEnded, EntryEvent, EntryReport, EntryStar
 from riva_stream.cli.overview import LiveOverview, PlainOverview
 from tests.catalogue_double import DOUBLE, attempts
 from tests.cli_double import progress
+from tests.cli_processes import run as run_module
 
 ROOT = Path(__file__).parent.parent
 MIB = 1 << 20
@@ -46,7 +46,8 @@ def command(path: Path, *more: str) -> dict[str, Any]:
 
 
 def run(path: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(**command(path, *more), capture_output=True, timeout=120, check=False)
+    asked = command(path, *more)
+    return run_module(*asked["args"][2:], cwd=asked["cwd"], env=asked["env"], timeout=120)
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -190,13 +191,7 @@ def is_running(pid: int) -> bool:
 )
 def test_usage_errors(words: list[str], tmp_path: Path) -> None:
     path = [str(written(tmp_path, ["a"]))] if words else []
-    done = subprocess.run(
-        [sys.executable, "-m", "riva_stream", "stage-all", *path, *words],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
+    assert run_module("riva_stream", "stage-all", *path, *words).returncode == 2
 
 
 def test_a_region_is_needed_only_where_the_catalogue_has_none(tmp_path: Path) -> None:

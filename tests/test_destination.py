@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from isal import isal_zlib
 
@@ -19,6 +22,7 @@ from riva_stream import (
     HeldError,
     IntegrityError,
     RivaStreamError,
+    SourceChangedError,
     StageRequest,
     TransientError,
     stage,
@@ -27,6 +31,7 @@ from riva_stream.errors import Where
 from riva_stream.lease import Process
 from riva_stream.s3 import PartBody
 from riva_stream.s3.memory import MemoryStore
+from riva_stream.state import StateDirectory
 
 BUCKET = "staging"
 PREFIX = "prod/m/v1/"
@@ -409,3 +414,185 @@ async def test_an_object_of_other_bytes_is_not_excused_by_an_odd_etag() -> None:
     with pytest.raises(IntegrityError):
         await stage(request(reference_only=True, upload_check="md5"), store=store, source_store=store)
     assert store.look(BUCKET, MARKER) is None
+
+
+async def put(store: MemoryStore, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
+    body = PartBody((data,), len(data))
+    await store.put(BUCKET, key, body, content_type="a/b", metadata=metadata or {})
+
+
+@pytest.mark.parametrize(
+    "then", [{"server_path": "images/b"}, {"server_path": "images/b", "reference_only": True}]
+)
+async def test_a_pair_of_a_later_version_is_not_replaced_without_force(then: dict[str, Any]) -> None:
+    """It is whole, by its mark, and for another image than is asked for; that it cannot be read does not make it nobody's."""
+    store = await store_with_sources()
+    for name in "ab":
+        await put(store, f"images/{name}", name.encode())
+    first = request(reference_only=True, server_path="images/a")
+    assert (await stage(first, store=store)).outcome == "staged"
+    document, mark = (
+        store.look(BUCKET, PREFIX + name) for name in ("deployment.json", "deployment_ready.txt")
+    )
+    assert document is not None
+    assert mark is not None
+    later = json.dumps(json.loads(document.data) | {"deployment_type": "streamed_in_place"}).encode()
+    before, after = (hashlib.sha256(data).hexdigest().encode() for data in (document.data, later))
+    await put(store, document.key, later, document.metadata)
+    await put(store, mark.key, mark.data.replace(before, after), mark.metadata)
+    with pytest.raises(DestinationConflictError):
+        await stage(request(**then), store=store)
+    there = store.look(BUCKET, document.key)
+    assert there is not None
+    assert there.data == later
+    assert (await stage(request(force=True, **then), store=store)).outcome == "staged"
+
+
+@pytest.mark.parametrize("mode", [{"reference_only": True}, {"bintarball_reference": True}])
+@pytest.mark.parametrize("empty", ["archives/one.tar.gz", "images/a"])
+async def test_what_is_empty_is_not_pointed_at(mode: dict[str, Any], empty: str) -> None:
+    """A full staging of it, which an upgrade would be, ends with 65."""
+    store = await store_with_sources()
+    await put(store, "images/a", b"an image")
+    await put(store, empty, b"")
+    with pytest.raises(IntegrityError):
+        await stage(request(server_path="images/a", **mode), store=store)
+    assert not [key for key in store.keys(BUCKET, "") if key.startswith(("prod/", "bintarball/"))]
+
+
+@pytest.mark.parametrize("mode", [{"reference_only": True}, {"bintarball_reference": True}])
+@pytest.mark.parametrize("removed", ["archives/one.tar.gz", "images/a"])
+@pytest.mark.parametrize("newer", [False, True])
+async def test_what_is_pointed_at_by_its_version_is_looked_at_once_more(
+    mode: dict[str, Any], removed: str, newer: bool
+) -> None:
+    """A delete marker hides it from whoever comes next; under a newer version it is still there."""
+    store = await store_with_sources(versioned=True)
+    await put(store, "images/a", b"an image")
+    done: list[str] = []
+
+    def after(operation: str, key: str) -> None:
+        if operation == "ListObjectsV2" and not done:
+            done.append(key)
+            changes.append(asyncio.ensure_future(change()))
+
+    async def change() -> None:
+        if newer:
+            await put(store, removed, b"a newer one")
+        else:
+            await MemoryStore.delete(store, BUCKET, removed)
+
+    changes: list[asyncio.Future[None]] = []
+    store.strike = after
+    staging = stage(request(server_path="images/a", **mode), store=store)
+    if newer:
+        assert (await staging).outcome == "staged"
+    else:
+        with pytest.raises(SourceChangedError):
+            await staging
+    assert done
+    await asyncio.gather(*changes)
+
+
+@pytest.mark.parametrize("name", ["staging_complete.txt", "artifact.json", "upload_manifest.json"])
+async def test_a_staging_whose_documents_are_archived_is_replaced_with_force(name: str) -> None:
+    """:meth:`~riva_stream.s3.port.Reader.get` gives a document without its data then."""
+    store = await store_with_sources()
+    assert (await stage(request(), store=store)).outcome == "staged"
+    there = store.look(BUCKET, PREFIX + name)
+    assert there is not None
+    get = store.get
+
+    async def archived(bucket: str, key: str, **options: Any) -> Any:
+        found = await get(bucket, key, **options)
+        is_old = found is not None and found.info.etag == there.etag
+        return replace(found, data=b"") if is_old and key == there.key else found
+
+    store.get = archived  # type: ignore[method-assign]
+    with pytest.raises(DestinationConflictError):
+        await stage(request(), store=store)
+    assert (await stage(request(force=True), store=store)).outcome == "staged"
+    assert (await stage(request(), store=store)).outcome == "already_staged"
+
+
+async def interrupted_by_force(store: Struck) -> None:
+    """A good staging, and what an interrupted forced run of the same has left over it."""
+    assert (await stage(request(source_copy="send"), store=store)).outcome == "staged"
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise failed()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "upload_part", refuse)
+        with pytest.raises(TransientError):
+            await stage(request(force=True, retries=0, source_copy="send"), store=store)
+    assert store.open_uploads(BUCKET)
+
+
+async def test_what_could_not_be_aborted_is_told_by_whoever_finds_all_staged() -> None:
+    store = await store_with_sources()
+    await interrupted_by_force(store)
+
+    def strike(operation: str, key: str) -> None:
+        if operation == "AbortMultipartUpload" and key.startswith((PREFIX + "source/", PREFIX + "models/")):
+            raise denied()
+
+    store.strike = strike
+    report = await stage(request(source_copy="send"), store=store)
+    assert report.outcome == "already_staged"
+    assert store.open_uploads(BUCKET)
+    assert store.look(BUCKET, JOURNAL) is not None
+    assert "journal" in [warning.code for warning in report.warnings]
+    store.strike = lambda *_: None
+    report = await stage(request(source_copy="send"), store=store)
+    assert not store.open_uploads(BUCKET)
+    assert store.look(BUCKET, JOURNAL) is None
+    assert not {"journal", "resume"} & {warning.code for warning in report.warnings}
+
+
+async def test_a_pattern_that_is_given_twice_is_the_same_one_to_whoever_resumes() -> None:
+    store = await store_with_sources(smallest_part=1)
+    sent = 0
+
+    async def refuse_models(bucket: str, key: str, *args: Any, **options: Any) -> Any:
+        nonlocal sent
+        if key.startswith(PREFIX + "models/"):
+            raise failed()
+        sent += 1
+        return await MemoryStore.upload_part(store, bucket, key, *args, **options)
+
+    asked: dict[str, Any] = {"source_copy": "send", "retries": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "upload_part", refuse_models)
+        with pytest.raises(TransientError):
+            await stage(request(include=("a.riva", "b.riva"), **asked), store=store)
+    assert sent
+    report = await stage(request(include=("b.riva", "a.riva", "a.riva"), **asked), store=store)
+    assert "resume" in [warning.code for warning in report.warnings]
+
+
+async def test_a_state_directory_that_hangs_does_not_keep_the_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The next run would take the prefix over, and all that was sent would be lost."""
+    written: list[str] = []
+
+    async def hang(_: StateDirectory, name: str, data: bytes) -> None:
+        if name != "request.json":  # which is written before anything is held
+            written.append(name)
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr(StateDirectory, "write", hang)
+    monkeypatch.setattr("riva_stream.run._STATE_SECONDS", 0.01)
+    store = await store_with_sources()
+    report = await stage(request(state_dir=tmp_path), store=store)
+    assert report.outcome == "staged"
+    assert len(written) == 1
+    assert "state" in [warning.code for warning in report.warnings]
+
+
+def test_a_process_whose_start_could_not_be_read_is_not_taken_for_dead() -> None:
+    """Another one of its host would take its prefix at once."""
+    here = Process.this()
+    assert not here.model_copy(update={"started": ""}).is_dead(here)
+    assert here.model_copy(update={"started": "1"}).is_dead(here)

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from riva_stream.s3 import OpenUpload
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.sizes import MIB
 from tests.cli_processes import run
+from tests.copying import Watched, asked, made
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
@@ -181,6 +183,42 @@ async def test_a_part_of_a_staging_is_refused(prefix: str, monkeypatch: pytest.M
     assert len(store.open_uploads("staging")) == 2
     await collect(StoreSettings(), "staging", "prod/n/v1", older_than=0.0, lease=0.3, apply=True)
     assert store.open_uploads("staging") == []
+
+
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(days=2)])
+async def test_what_a_young_journal_names_is_young(ahead: timedelta, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of more than a day was interrupted a moment ago: its uploads are as old as it is, and of use. The host's own clock
+    says nothing of the store's time stamps."""
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    store.set_clock(lambda: datetime.now(UTC) - timedelta(days=1, hours=1) - ahead)
+    begun = asyncio.Event()
+
+    async def hang(*_: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(store, "upload_part", hang)
+    task = asyncio.ensure_future(stage(asked(model, source_copy="send", lease=1.0), store=store))
+    await begun.wait()
+    store.set_clock(lambda: datetime.now(UTC) - ahead)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    @asynccontextmanager
+    async def opened(*_: object, **__: object) -> AsyncIterator[MemoryStore]:
+        yield store
+
+    monkeypatch.setattr("riva_stream.inspection.gc.open_store", opened)
+    place, uploads = asked(model), store.open_uploads(asked(model).bucket)
+    assert uploads
+    for age, left in ((86400.0, len(uploads)), (0.0, 0)):
+        report = await collect(
+            StoreSettings(), place.bucket, place.prefix, older_than=age, lease=1.0, apply=True
+        )
+        assert {found.old for found in report.found} == {not left}
+        assert len(store.open_uploads(place.bucket)) == left
 
 
 async def test_a_store_that_lists_too_much_costs_nobody_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:

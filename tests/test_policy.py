@@ -158,6 +158,16 @@ async def test_the_journal_of_a_staging_that_is_read_may_be_looked_at(place: Pla
     assert journals == [f"{start}/{name}/.riva-stream/journal.json" for name in ("other/v1", "speech/v1")]
 
 
+@pytest.mark.parametrize(
+    "source", ["prod/other/v1/source/", "prod/other/v1/*.tar.gz", "prod/other/v1/models/m.riva"]
+)
+def test_wherever_in_a_staging_the_source_lies(source: str) -> None:
+    fields = {"bucket": "deployments", "env": "prod", "model_name": "m", "model_version": "v1"}
+    request = StageRequest.model_validate({**fields, "source": f"s3://models/{source}"})
+    journals = [grant.Resource for grant in policy_of(request).Statement if grant.Sid.endswith("Journal")]
+    assert journals == ["arn:aws:s3:::models/prod/other/v1/.riva-stream/journal.json"]
+
+
 def test_what_a_flag_of_stage_needs_is_in_it(tmp_path: Path) -> None:
     assert "s3:PutObjectTagging" in actions(printed(*SOURCE, *WHAT, "--tag", cwd=tmp_path))
     assert "s3:PutObjectTagging" not in actions(printed(*SOURCE, *WHAT, cwd=tmp_path))

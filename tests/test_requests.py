@@ -216,6 +216,14 @@ def test_the_options_of_a_run_reach_its_stores() -> None:
     assert not destination.unsigned
 
 
+@pytest.mark.parametrize("archive", ["GLACIER", "DEEP_ARCHIVE"])
+def test_a_storage_class_that_cannot_be_read_is_refused(archive: str) -> None:
+    """The marker could not be read back, nor the journal of an interrupted run."""
+    assert StageRequest.model_validate({**FLAGS, "storage_class": "GLACIER_IR"}).storage_class
+    with pytest.raises(ValidationError):
+        StageRequest.model_validate({**FLAGS, "storage_class": archive})
+
+
 @pytest.mark.parametrize("acl", ["log-delivery-write", "public", "PRIVATE", ""])
 def test_an_access_control_list_that_is_none_of_objects_is_refused(acl: str) -> None:
     with pytest.raises(ValidationError):

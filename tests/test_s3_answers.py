@@ -163,7 +163,6 @@ async def test_a_copied_part_without_an_etag_is_asked_for_again(told: dict[str, 
         ("NoSuchUpload", 404, HeldError),
         ("InternalError", 500, TransientError),
         ("NotImplemented", 501, ConfigurationError),
-        ("InvalidObjectState", 403, ConfigurationError),
     ],
 )
 async def test_a_refusal_of_a_copy_is_the_sources_or_the_uploads(
@@ -177,6 +176,33 @@ async def test_a_refusal_of_a_copy_is_the_sources_or_the_uploads(
         await store.copy_part("b", "k", "u", 3, SOURCE)
     assert not isinstance(caught.value, SourceNotFoundError)
     assert (caught.value.where.code, caught.value.where.part) == (code, 3)
+
+
+async def test_an_archived_source_is_told_by_a_copy_as_by_a_range() -> None:
+    """Restoring it is what helps; the command would name the copy."""
+
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        raise refusal("InvalidObjectState", 403)
+
+    store, _ = store_of(answer)
+    with pytest.raises(SourceNotFoundError) as caught:
+        await store.copy_part("b", "the-copy", "u", 3, SOURCE)
+    assert "restore-object" in caught.value.hint
+    assert "the-copy" not in caught.value.hint
+
+
+async def test_a_document_that_is_archived_is_one_that_cannot_be_understood() -> None:
+    """A lifecycle rule has moved it: with --force the staging can be replaced."""
+
+    def answer(asked: dict[str, Any]) -> dict[str, Any]:
+        if asked["operation"] == "get_object":
+            raise refusal("InvalidObjectState", 403)
+        return {"ETag": '"e"', "ContentLength": 7}
+
+    store, _ = store_of(answer)
+    found = await store.get("b", "k", limit=100)
+    assert found is not None
+    assert (found.data, found.info.etag, found.info.size) == (b"", "e", 7)
 
 
 @pytest.mark.parametrize("told", [{"ContentLength": 7}, {"ContentLength": 7, "PartsCount": 0}])

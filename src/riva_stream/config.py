@@ -52,6 +52,8 @@ _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SIGNED = re.compile(r"[?&](X-Amz-[A-Za-z-]+|AWSAccessKeyId|Signature)=", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes of S3 Glacier (Amazon S3 User Guide, "Restoring an archived object")."""
 _LONGEST_RUN_ID = 128
 
 _STAGING = "s3://bucket/ENV/NAME/VERSION/"
@@ -144,6 +146,15 @@ def _run_id(value: str) -> str:
             "is not a run id: up to 128 of letters, digits, '.', '_' and '-', and not '.' or '..'"
         )
     return value
+
+
+def _readable(storage_class: str) -> str:
+    if storage_class in _ARCHIVES:
+        raise ValueError(
+            "is a storage class whose objects cannot be read before they are restored: the documents, and the journal that a "
+            "run is resumed from, are written in it as well"
+        )
+    return storage_class
 
 
 def is_run_id(value: str) -> bool:
@@ -280,7 +291,8 @@ class Request(Stores):
     """Canned access control list of every object that is written."""
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
-    storage_class: str | None = None
+    storage_class: Annotated[str, AfterValidator(_readable)] | None = None
+    """Of every object that is written, the documents among them: one that can be read as it is."""
     expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$")
 
     part_size: int = Field(default=8 * MIB, ge=SMALLEST_PART, le=_LARGEST_PART)

@@ -30,6 +30,8 @@ __all__ = ["Meter", "Run", "gather_bounded"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+_STATE_SECONDS = 2.0
+"""That one file in the state directory may take: the heartbeat waits for it."""
 _TASKS = 8
 _INTERVAL = 0.1
 
@@ -141,6 +143,8 @@ class Run:
     tagging: Tagging = field(init=False)
     most_parts: int = MOST_PARTS
     """Parts that the destination takes of an upload, as far as is known."""
+    _state_hangs: bool = field(default=False, init=False)
+    """The state directory has kept a write for longer than a lease has time for."""
     _wall: float = field(default_factory=clock.monotonic)
     _cpu: float = field(default_factory=clock.cpu)
 
@@ -165,10 +169,19 @@ class Run:
 
     async def save_copy(self, name: str, data: bytes) -> None:
         """Leave a copy in the state directory; what cannot be written is worth a warning, once, and no more."""
+        # The bucket's copy is the one that counts.
+        if self._state_hangs:
+            return
         try:
-            await StateDirectory(self.request.state_dir, self.run_id).write(name, data)
-        except ConfigurationError as error:  # the bucket's copy is the one that counts
+            with anyio.fail_after(_STATE_SECONDS):
+                await StateDirectory(self.request.state_dir, self.run_id).write(name, data)
+        except ConfigurationError as error:
             self.warn("state", str(error))
+        except TimeoutError:
+            self._state_hangs = True  # each further try would keep another thread
+            self.warn(
+                "state", f"the state directory took no file within {_STATE_SECONDS:g} s, and gets no more"
+            )
 
     @property
     def wall_seconds(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from datetime import UTC
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class StateDirectory:
                 await file.write(data)
             await aiofiles.os.replace(partial, path)
         except OSError as error:
+            with suppress(OSError):
+                await aiofiles.os.remove(partial)
             raise ConfigurationError(
                 f"the state directory cannot be written: {error}",
                 hint="pass --state-dir DIR with a folder you may write to",

@@ -16,7 +16,7 @@ from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from tests.sim.breaks import Break
 from tests.sim.ending import converge
-from tests.sim.exhaustive import prepared
+from tests.sim.exhaustive import Cell, prepared
 from tests.sim.network import Request
 from tests.sim.scenarios import BUCKET, asked, collection, promoted
 from tests.sim.schedules import Plain, Strike
@@ -419,3 +419,14 @@ def test_refusals_at_its_journal_do_not_cost_the_word_of_what_was_there_before(r
             converge(world, asked(), machine="b")
             assert not list(map(str, world.violations)), crossing
     assert in_doubt > 5
+
+
+@pytest.mark.parametrize("kind", ["refuses", "exact"])
+def test_a_store_that_is_busy_for_a_while_does_not_end_a_run_that_needs_its_copies(kind: str) -> None:
+    """Its probe was tried three times, as where what is sent can take the place of the copies."""
+    struck = 0
+    for ordinal in range(40):
+        result = Cell(kind, "copied, bad", ordinal, Break.BUSY, "same").simulate()
+        struck += result is not None
+        assert result is None or not list(map(str, result.violations)), ordinal
+    assert struck > 30

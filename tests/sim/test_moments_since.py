@@ -480,3 +480,21 @@ def test_whoever_took_over_unseen_looks_again_when_nothing_of_a_longer_lease_can
     for late in (2.0, 2.5, 3.0, 3.5, 4.0, 5.0):
         for slow in (0.5, 3.0, 12.0, 24.0, 29.0):
             assert not list(map(str, race().violations)), (late, slow)
+
+
+@pytest.mark.parametrize(("lease", "timeout"), [(600.0, 300.0), (30.0, 20.0)])
+def test_a_wait_until_the_own_journal_is_trusted_is_no_stall(lease: float, timeout: float) -> None:
+    """A first journal that is slow has its holder wait for a lease, which ``timeout`` may be shorter than."""
+    puts: list[Request] = []
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 1, "PutObject", JOURNAL):
+            puts.append(request)
+            return (0.01, 2.0) if len(puts) == 1 else None
+        return None
+
+    world = a_world("ignores", "fresh", Told(otherwise=otherwise))
+    with simulated(world, 0):
+        run = world.run(asked().model_copy(update={"lease": lease, "timeout": timeout}))
+        assert run.outcome == "staged", run.problem
+        assert world.loop.now > lease

@@ -1,6 +1,6 @@
 """The one place that changes what readers can see."""
 
 from riva_stream.destination.destination import Destination
-from riva_stream.destination.hold import hold, resume
+from riva_stream.destination.hold import hold, resume, tell_resumed
 
-__all__ = ["Destination", "hold", "resume"]
+__all__ = ["Destination", "hold", "resume", "tell_resumed"]

@@ -22,7 +22,7 @@ from riva_stream.s3.bucket import ask_until_found
 from riva_stream.sink import SentPart, Upload, UploadedPart, Uploads
 from riva_stream.sizes import human_size
 
-__all__ = ["hold", "resume"]
+__all__ = ["hold", "resume", "tell_resumed"]
 
 _CLEANUP_SECONDS = 10.0
 
@@ -93,6 +93,11 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         finally:
             del told  # its traceback has this frame: they would keep each other, and what the run has open
     if not await destination.forget_checkpoints() or uploads.are_left:
+        run.warn(
+            "journal",
+            "an upload or a checkpoint could not be removed, and stays; so does the journal, which names it: the next run "
+            "that writes here removes them, or gc",
+        )
         await lease.stop()
     else:
         await lease.release()
@@ -164,7 +169,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
     nothing that an earlier run still sends can become visible. Of a run that had begun to commit nothing is adopted:
     an adopted upload can still be completed by whoever held it before.
     """
-    run, uploads = destination.run, destination.uploads
+    run = destination.run
     destination.identity = identity
     before = destination.lease.predecessor
     resumable = (
@@ -208,10 +213,17 @@ async def resume(destination: Destination, identity: Identity) -> None:
     if destination.lease.is_settled:  # else a commit does it: a stranger may yet turn out to be the holder
         await destination.abort_foreign_uploads()
     destination.settled = destination.adoptable = True
-    parts = [part for upload in uploads.adopted.values() for part in upload.uploaded.values()]
+
+
+def tell_resumed(destination: Destination) -> None:
+    """Say what an earlier run has left that this one is about to go on with."""
+    before = destination.lease.predecessor
+    parts = [part for upload in destination.uploads.adopted.values() for part in upload.uploaded.values()]
     if parts and before is not None:
         size = human_size(sum(part.size for part in parts))
-        run.warn("resume", f"resuming {before.holder()}: {len(parts)} parts ({size}) are already uploaded")
+        destination.run.warn(
+            "resume", f"resuming {before.holder()}: {len(parts)} parts ({size}) are already uploaded"
+        )
 
 
 async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUpload | None:

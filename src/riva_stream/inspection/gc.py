@@ -7,7 +7,7 @@ this tool's own: uploads of other programs stay.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -72,10 +72,9 @@ async def collect(
         there, for_leases = (
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )
-        limit = now() - timedelta(seconds=older_than)
-        place = partial(
-            _StagingLeftovers, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn
-        )
+        here = await clock.in_thread(Process.this)
+        age = timedelta(seconds=older_than)
+        place = partial(_StagingLeftovers, there, for_leases, now() - age, age, lease, here, warn)
         places: dict[Layout, _StagingLeftovers] = {}
 
         def layout_below(key: str) -> Layout | None:
@@ -109,6 +108,8 @@ class _StagingLeftovers:
     for_leases: WritableBucket
     """The same with a retrier of its own: a lease is renewed within an attempt of the work, which has its slot."""
     limit: datetime
+    """What is not younger is old."""
+    age: timedelta
     lease: float
     here: Process
     warn: Callable[[str], None]
@@ -141,6 +142,8 @@ class _StagingLeftovers:
             journal = await read_journal(self.bucket, self.layout.journal, listed=self.listed)
             if journal is not None and journal.info is not None:
                 self.written = journal.info.last_modified or self.written
+                if journal.info.now is not None:  # the store's time stamps, by the store's clock
+                    self.limit = journal.info.now - self.age
             await self._add_named(journal.journal if journal is not None else None)
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
@@ -175,12 +178,17 @@ class _StagingLeftovers:
         await self._add_named(journal)
 
     async def _add_named(self, journal: Journal | None) -> None:
-        """Uploads that the journal names and no listing shows: some stores list only those of an exact key."""
+        """What the journal names is of use for as long as that is, and some stores list the uploads of an exact key only."""
         if journal is None:
             return
         for named in journal.checkpoints:
             if named.key in self.checkpoints:
-                self.checkpoints[named.key] = self.written  # it is of use for as long as the journal is
+                self.checkpoints[named.key] = self.written
+        of_use = {upload.upload_id for upload in journal.uploads}
+        self.uploads = [
+            replace(upload, initiated=self.written) if upload.upload_id in of_use else upload
+            for upload in self.uploads
+        ]
         await self._add_unlisted(OpenUpload(it.key, it.upload_id, self.written) for it in journal.uploads)
 
     async def _add_unlisted(self, uploads: Iterable[OpenUpload]) -> None:

@@ -94,7 +94,7 @@ class Process(_Document):
         if not self.boot or (self.host, self.boot) != (here.host, here.boot):
             return False
         started = _started(self.pid)
-        return started is not None and started != self.started
+        return bool(self.started) and started is not None and started != self.started
 
 
 class Identity(_Document):

@@ -56,6 +56,8 @@ _FIRST_OF = 30
 _FINAL_SECONDS = 3.0
 _MARGIN = 0.1
 """Part of a lease by which a request of ours must be over before anybody else may act: clocks run at their own pace."""
+_LOOK_AROUND = 1.0
+"""Seconds without a look at anything, at most, while a lease is waited for."""
 _FRESH = 0.5
 """Part of a lease that must be left when a change is sent; else the lease is renewed first."""
 _LEAST_WINDOWED = 4.0
@@ -133,7 +135,7 @@ class Lease:
         content: what the journal tells, as things stand now.
         warn: is told what was set aside.
         save_copy: keeps a copy of each journal in the state directory.
-        waiting: is called now and then while another run's journal is watched.
+        waiting: is called now and then while another run's journal is watched, or the own one is not yet trusted.
         observer: is told when that begins.
     """
 
@@ -405,7 +407,8 @@ class Lease:
                 await self.write()
             if not settled or (pause := self._settled - clock.monotonic()) <= 0:
                 break
-            await clock.sleep(pause)
+            self.waiting()
+            await clock.sleep(min(_LOOK_AROUND, pause))
         etag = self._etag
         info = await self._head()
         if info is None or info.etag != etag:
@@ -512,7 +515,6 @@ class Lease:
             self._beat += 1
             journal = self._compose(stopped=stopped)
             self._data = data = journal.to_bytes()
-            await self.save_copy(data)
             # Whoever watches sees it from the first attempt on, be it that only the answer is lost.
             sent, looked, attempts = clock.monotonic(), self._looked, 0
 
@@ -539,6 +541,7 @@ class Lease:
             self.named = frozenset(upload.upload_id for upload in journal.uploads)
             self.committing = bool(journal.committing)
             self.is_held = True
+            await self.save_copy(data)
 
     async def _put_once(
         self, data: bytes, looked: ObjectInfo | None, refusals: int = 1
@@ -689,7 +692,7 @@ class Lease:
             self.observer(Watching(who=who, seconds=lease))
         while (watched := unchanged - since) < lease:
             self.waiting()
-            await clock.sleep(min(1.0, self.seconds / 10, lease - watched))
+            await clock.sleep(min(_LOOK_AROUND, self.seconds / 10, lease - watched))
             now = await ask_until_found(partial(self.bucket.retrier, "HeadObject", self._head))
             if now is None:
                 return None

@@ -363,15 +363,14 @@ class _Planner:
             return CopyAbility(f"the store cannot be asked for a copy: {error.what}")
 
     async def _probed(self, asked: CopySource, span: int, read: bool) -> CopyAbility:
-        run = self.run
-        retrier = Retrier(
-            RetryPolicy(retries=min(_PROBE_RETRIES, run.request.retries)),
-            run.observer,
-            run.meter.touch,
-            run.renew_sessions,
-        )
+        run, bucket = self.run, self.bucket
+        if run.request.source_copy != "store":  # else the run depends on it as on any other request
+            policy = RetryPolicy(retries=min(_PROBE_RETRIES, run.request.retries))
+            bucket = replace(
+                bucket, retrier=Retrier(policy, run.observer, run.meter.touch, run.renew_sessions)
+            )
         return await probe_copies(
-            replace(self.bucket, retrier=retrier),
+            bucket,
             run.request.prefix + SCRATCH[0],
             asked,
             await self._first(span) if read else None,

@@ -98,9 +98,10 @@ def _deployment_difference(request: StageRequest, existing: Existing, container:
         return f"its {DEPLOYMENT_JSON} would be lost: no container image is named" if is_lost else ""
     if deployment is not None:
         return another_container(deployment, container)
-    # Of a full staging the marker vouches for them, and others in their place would belie it.
+    # Of a full staging the marker vouches for them, and others in their place would belie it; of any other their mark
+    # does, be it that it is one of another version.
     named = request.prefix + DEPLOYMENT_JSON in existing.committed_keys()
-    return (problem or f"its {DEPLOYMENT_JSON} is missing") if named else ""
+    return (problem or f"its {DEPLOYMENT_JSON} is missing") if named or existing.may_be_deployable else ""
 
 
 def _decide_reference(

@@ -40,9 +40,9 @@ class FromArchive:
         request = run.request
         source = await find_source(run.source_store, request.source_bucket, request.source_key, run.retrier)
         container = await find_container(run)
-        if request.mode == "bintarball_reference":
-            require_content(source, *([container] if container else []))
-        else:
+        referred = [*([] if request.mode == "full" else [source]), *([container] if container else [])]
+        require_content(*referred)
+        if request.mode != "bintarball_reference":
             request.plan_for(source.size)
         return cls(run, source, container)
 

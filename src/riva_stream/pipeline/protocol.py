@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from riva_stream.destination import hold, resume
+from riva_stream.destination import hold, resume, tell_resumed
 from riva_stream.documents.existing import Existing, confirm, inspect, save_document_copies
 from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.errors import (
@@ -221,6 +221,8 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
             goes = decision is Decision.REPLACE or existing.may_hold_payload(run.layout)
             if goes and decision is not Decision.HAND_OVER:
                 await _require_kept(run, work, destination.lease.process)
+            if decision is not Decision.HAND_OVER:
+                tell_resumed(destination)
             await _begin(run, work, check, method, decision)
             committed = await _commit(Commit(run, work, destination), decision)
     if decision is Decision.ALREADY_STAGED:

@@ -155,7 +155,7 @@ def identity_of(run: Run, work: Work, check: str, method: TransferMethod) -> Ide
         etag=etag,
         version_id=version_id,
         size=work.size,
-        include=sorted(request.include),
+        include=sorted(set(request.include)),
         part_size=request.part_size,
         check=check,
         options=[
@@ -168,22 +168,21 @@ def identity_of(run: Run, work: Work, check: str, method: TransferMethod) -> Ide
 
 
 async def require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
-    """Look again at what is only pointed at. In a bucket with versions the one that was found stays.
+    """Look again at what is only pointed at. In a bucket with versions the one that was found stays under a newer one.
 
     Raises:
-        SourceChangedError: it was replaced.
+        SourceChangedError: it was replaced, or removed.
     """
-    if pinned.version_id is not None:
-        return
     changed = ContradictionError(
-        f"{pinned.uri} was replaced after it was found",
+        f"{pinned.uri} was replaced or removed after it was found",
         where=Where("HeadObject", pinned.bucket, pinned.key),
         hint="run again to stage what is there now",
     )
 
     async def look() -> None:
         info = await bucket.once.head_confirming_absence(pinned.key)
-        if info is not UNSEEN and (info.etag if info else None) != pinned.etag:
+        is_newer = pinned.version_id is not None and info is not None
+        if info is not UNSEEN and not is_newer and (info.etag if info else None) != pinned.etag:
             raise changed
 
     try:

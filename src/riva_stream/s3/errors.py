@@ -36,12 +36,15 @@ from riva_stream.s3.port import REQUEST_EXPIRED
 from riva_stream.s3.responses import now_of
 from riva_stream.s3.transport_errors import one_line, proxy_refusal, text_of, transport_error
 
-__all__ = ["CREDENTIALS", "refusal", "translated"]
+__all__ = ["ARCHIVED", "CREDENTIALS", "refusal", "translated"]
 
 _WITHOUT: Mapping[str, str] = {
     "GetBucketLifecycleConfiguration": "remove what is too old by hand, and what dead runs left with: riva-stream gc s3://BUCKET",
 }
 """What to do where the store does not have an operation."""
+
+ARCHIVED = "InvalidObjectState"
+"""What S3 says of an object in a storage class that cannot be read before it is restored (S3 API, "GetObject")."""
 
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN = 400, 401, 403
 _READS = ("HeadObject", "GetObject")
@@ -305,11 +308,13 @@ def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
                 place.operation, "see riva-stream docs reliability for what a store has to support"
             ),
         )
-    if code == "InvalidObjectState" and place.operation in _READS:
+    if code == ARCHIVED and place.operation in {*_READS, "UploadPartCopy"}:
+        named = f" --bucket {place.bucket} --key {shlex.quote(in_one_line(place.key))} …"
         return SourceNotFoundError(
             "the object is archived (Glacier) and cannot be read before it is restored",
             where=place,
-            hint=f"restore it first: aws s3api restore-object --bucket {place.bucket} --key {shlex.quote(in_one_line(place.key))} …",
+            # A copy's place is where it goes.
+            hint="restore it first: aws s3api restore-object" + named * (place.operation in _READS),
         )
     # Swift calls a condition that does not hold InvalidRequest: there the status is the word.
     if code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412:  # noqa: PLR2004

@@ -596,3 +596,26 @@ def test_a_process_whose_start_could_not_be_read_is_not_taken_for_dead() -> None
     here = Process.this()
     assert not here.model_copy(update={"started": ""}).is_dead(here)
     assert here.model_copy(update={"started": "1"}).is_dead(here)
+
+
+@pytest.mark.parametrize("mode", [{"reference_only": True}, {"bintarball_reference": True}])
+@pytest.mark.parametrize("has_twin", [False, True])
+async def test_a_replica_points_at_what_was_found_where_two_buckets_have_one_name(
+    mode: dict[str, Any], has_twin: bool
+) -> None:
+    """At two endpoints; a twin at the destination's, of the same key, is another object."""
+    there, here = await store_with_sources(), Struck(BUCKET, "other")
+    await put(here, "images/a", b"an image")
+    if has_twin:
+        await put(here, "archives/one.tar.gz", archive("two"))
+    folder = "bintarball/deployment-metadata/" if "bintarball_reference" in mode else ""
+    place = f"s3://other/{folder}prod/m/v1/"
+    asked = request(server_path="images/a", replicate_to=(place,), **mode)
+    report = await stage(asked, store=here, source_store=there)
+    assert [replica.exit_code for replica in report.replicas] == [0]
+    document = here.look("other", f"{folder}prod/m/v1/deployment.json")
+    assert document is not None
+    pinned = json.loads(document.data)["bintarball_references"]["model_archive"]
+    original = there.look(BUCKET, "archives/one.tar.gz")
+    assert original is not None
+    assert pinned["etag"] == original.etag

@@ -6,7 +6,7 @@ the copy is that of the manifest, or the SHA-256 of what was read is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +48,7 @@ from riva_stream.sink import PartCopier, Proof, Upload
 from riva_stream.source import PinnedSource, SourceChecksums, SourceReader, find_source
 from riva_stream.uris import split_uri
 
-__all__ = ["FromStaging", "Original", "originals_of"]
+__all__ = ["FromStaging", "Original", "StoreOf", "originals_of"]
 
 
 _UNVOUCHED = "its marker, of version 0.1, does not vouch for the manifest"
@@ -115,6 +115,10 @@ async def originals_of(staging: Staging) -> list[Original]:
     ]
 
 
+StoreOf = Callable[[str], Reader]
+"""The store of what a document points at, by its URI."""
+
+
 @dataclass(eq=False)
 class FromStaging:
     """See :class:`~riva_stream.pipeline.work.Work`."""
@@ -125,8 +129,7 @@ class FromStaging:
     """Empty by reference."""
     source: PinnedSource
     container: PinnedSource | None
-    elsewhere: Reader
-    """The store of what the documents point at, unless that is in the staging's own bucket."""
+    store_of: StoreOf
     deep: bool
     """Whether every byte is read, also of what the store copies."""
     budget: Credits | None
@@ -141,7 +144,7 @@ class FromStaging:
         run: Run,
         staging: Staging,
         originals: Sequence[Original],
-        elsewhere: Reader,
+        store_of: StoreOf,
         *,
         deep: bool = False,
         budget: Credits | None = None,
@@ -152,14 +155,14 @@ class FromStaging:
             SourceNotFoundError: an object that they point at is gone.
             IntegrityError: it was replaced since.
         """
-        find = partial(_find, run, staging.bucket, elsewhere)
+        find = partial(_find, run, store_of)
         container = None
         if staging.deployment is not None:
             references = staging.deployment.bintarball_references
             container = await find(references.container_image)
             if staging.artifact is None:
                 archive = await find(references.model_archive)
-                return cls(run, staging, (), archive, container, elsewhere, deep, budget)
+                return cls(run, staging, (), archive, container, store_of, deep, budget)
         artifact = _require_artifact(staging)
         told = artifact.source
         source = PinnedSource(
@@ -172,7 +175,7 @@ class FromStaging:
         )
         if artifact.deployment.reference_mode:  # else it was read once, and need not be there any more
             source = await find(reference_to(source))
-        return cls(run, staging, originals, source, container, elsewhere, deep, budget)
+        return cls(run, staging, originals, source, container, store_of, deep, budget)
 
     @property
     def uri(self) -> str:
@@ -214,8 +217,7 @@ class FromStaging:
             *([self.container] if self.container else []),
         ]
         return [(own, self.staging.layout.marker)] + [
-            (Bucket(_store_of(own, self.elsewhere, one.bucket), one.bucket, self.run.retrier), one.key)
-            for one in referenced
+            (Bucket(self.store_of(one.uri), one.bucket, self.run.retrier), one.key) for one in referenced
         ]
 
     async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
@@ -311,8 +313,7 @@ class FromStaging:
         """Look at the staging's marker again, and at what its documents point at."""
         for one in (self.container, None if self.originals else self.source):
             if one is not None:
-                store = _store_of(self.staging.bucket, self.elsewhere, one.bucket)
-                await require_unchanged(Bucket(store, one.bucket, self.run.retrier), one)
+                await require_unchanged(Bucket(self.store_of(one.uri), one.bucket, self.run.retrier), one)
         try:
             await self.staging.still_stands()
         except HeldError as error:  # another run's, but not at the prefix that this one holds
@@ -435,16 +436,11 @@ class FromStaging:
         return found == [source.etag for source in sources]
 
 
-def _store_of(own: Bucket, elsewhere: Reader, bucket: str) -> Reader:
-    """The store of what a document points at in ``bucket``."""
-    return own.store if bucket == own.name else elsewhere
-
-
-async def _find(run: Run, own: Bucket, elsewhere: Reader, reference: ObjectReference) -> PinnedSource:
+async def _find(run: Run, store_of: StoreOf, reference: ObjectReference) -> PinnedSource:
     """The object that a document points at, unchanged."""
     bucket, key = split_uri(reference.s3_uri)
     # One 404 may pass: a document says that it is there.
-    there = Bucket(_store_of(own, elsewhere, bucket), bucket, run.retrier)
+    there = Bucket(store_of(reference.s3_uri), bucket, run.retrier)
     with suppress(AccessDeniedError):  # which is told better below
         await there.head_confirming_absence(key, listed=True)
     found = await find_source(there.store, bucket, key, run.retrier)

@@ -18,7 +18,7 @@ from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.inspection.staging import Staging, find_staging
 from riva_stream.pipeline.begin import open_run
-from riva_stream.pipeline.from_staging import FromStaging, Original, originals_of
+from riva_stream.pipeline.from_staging import FromStaging, Original, StoreOf, originals_of
 from riva_stream.pipeline.limits import deadline, stall_timeout
 from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import Stores, open_stores
@@ -76,7 +76,7 @@ async def promote(
             store=store,
             source_store=source_store,
         ) as stores:
-            return await _promoted(request, ids, observer, stores, stores.source, since=began)
+            return await _promoted(request, ids, observer, stores, lambda _: stores.source, since=began)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
@@ -99,8 +99,16 @@ async def replicated(
     here = Stores(stores.destination, stores.destination, one_principal=True)
     told = report.artifact or report.deployment
     run_id = told.build_info.run_id if told is not None else None
+    source = report.artifact.source.uri if report.artifact else ""
+    if report.artifact is None and report.deployment is not None:
+        source = report.deployment.bintarball_references.model_archive.s3_uri
+
+    def store_of(uri: str) -> Reader:  # as it was found: buckets of one name may be at two endpoints
+        is_here = uri != source and split_uri(uri)[0] == request.bucket
+        return stores.destination if is_here else stores.source
+
     try:
-        done = (await _promoted(asked, ids, observer, here, stores.source, since=since, run_id=run_id)).places
+        done = (await _promoted(asked, ids, observer, here, store_of, since=since, run_id=run_id)).places
     except RivaStreamError as error:  # of the staging that is committed already: it stays so
         done = [_failed(place, error) for place in asked.to]
     return report.model_copy(update={"replicas": done})
@@ -111,7 +119,7 @@ async def _promoted(
     ids: Sequence[str],
     observer: Observer,
     stores: Stores,
-    elsewhere: Reader,
+    store_of: StoreOf,
     *,
     since: float,
     run_id: str | None = None,
@@ -135,7 +143,7 @@ async def _promoted(
             originals = await originals_of(staging)
     except ExceptionGroup as group:
         raise first_of(group) from None
-    one = _PlacePromotion(request, staging, originals, stores, elsewhere, Credits(request.memory), since)
+    one = _PlacePromotion(request, staging, originals, stores, store_of, Credits(request.memory), since)
     together = _SummedProgress(observer)
     places: dict[str, PlaceReport] = {}
 
@@ -162,8 +170,7 @@ class _PlacePromotion:
     staging: Staging
     originals: Sequence[Original]
     stores: Stores
-    elsewhere: Reader
-    """The store of what the documents point at."""
+    store_of: StoreOf
     budget: Credits
     """Of all places: those whose bytes come through here take turns."""
     since: float
@@ -181,7 +188,7 @@ class _PlacePromotion:
                     run,
                     self.staging,
                     self.originals,
-                    self.elsewhere,
+                    self.store_of,
                     deep=self.request.deep,
                     budget=self.budget,
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -101,6 +102,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name in ("gateway", "localstack", "seaweedfs"):
             if name in wanted:
                 item.add_marker(name)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was imported and collected, a million objects of them, stays: no collection of garbage need look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def _isolate(patch: pytest.MonkeyPatch, home: Path) -> None:

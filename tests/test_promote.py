@@ -323,12 +323,13 @@ async def test_a_staging_that_is_replaced_meanwhile_is_left_for_the_next_run() -
     await assert_promoted(store, model)
 
 
+@pytest.mark.parametrize("cases", [range(40), pytest.param(range(40, 200), marks=pytest.mark.long)])
 @pytest.mark.parametrize("check", ["auto", "md5"])
-async def test_one_flipped_bit_is_never_published(check: str) -> None:
+async def test_one_flipped_bit_is_never_published(check: str, cases: range) -> None:
     """200 stores that lie about what they have copied, each in one bit of one part."""
-    draw = random.Random(12)
-    published = 0
-    for case in range(200):
+    draw = random.Random(cases.start)
+    refused = 0
+    for case in cases:
         store, model = Watched(), made("tar.gz", seed=case, sizes=(draw.randrange(1, 9000), 3500))
         await staged(store, model, upload_check=check, source_copy="send")
         request = promotion(upload_check=check)
@@ -346,7 +347,10 @@ async def test_one_flipped_bit_is_never_published(check: str) -> None:
             assert {name: there[name] for name in model.objects} == model.objects
             continue
         assert report.exit_code in {65, 75}
-        published += "staging_complete.txt" in there
+        assert "staging_complete.txt" not in there
+        refused += 1
+    # Where MD5s are the proof an ETag shows at once that a copy is another, and it is sent.
+    assert (refused > 0) == (check == "auto")
 
 
 async def _copies_of(model: Model, request: PromoteRequest, check: str) -> int:

@@ -16,8 +16,6 @@ ROOT = Path(__file__).parent.parent
 
 
 _FORKS = Forks()
-_OF_INTERPRETERS = ("PYTHON", "LC_", "LANG", "COV")
-"""What begins the names of variables that an interpreter reads before it comes to ours, and those of what measures it."""
 
 
 def run(
@@ -31,7 +29,7 @@ def run(
     """``python -m argv...``, with its standard input in a file. ``fresh``: by a new interpreter."""
     folder = str(cwd or Path.cwd())
     environment = dict(os.environ if env is None else env)
-    if fresh or _of_interpreters(environment) != _of_interpreters(os.environ) or "COV_" in str(environment):
+    if fresh or not _FORKS.fits(environment):
         return subprocess.run(
             [sys.executable, "-m", *argv],
             cwd=folder,
@@ -49,14 +47,6 @@ def run(
         stdin=input.encode(),
         timeout=timeout,
     )
-
-
-def _of_interpreters(environment: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(_OF_INTERPRETERS) and name != "PYTHONPATH"
-    }
 
 
 def double(scenario: str, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,7 @@ from riva_stream import (
     IntegrityError,
     RivaStreamError,
     SourceChangedError,
+    SourceNotFoundError,
     StageRequest,
     TransientError,
     stage,
@@ -421,6 +422,20 @@ async def put(store: MemoryStore, key: str, data: bytes, metadata: Mapping[str, 
     await store.put(BUCKET, key, body, content_type="a/b", metadata=metadata or {})
 
 
+@pytest.mark.parametrize("mode", [{}, {"reference_only": True}])
+@pytest.mark.parametrize("mark", [b"", b"somebody's own"])
+async def test_a_mark_of_nobody_keeps_no_image_from_being_added(mode: dict[str, Any], mark: bytes) -> None:
+    store = await store_with_sources()
+    await put(store, "images/a", b"an image")
+    assert (await stage(request(**mode), store=store)).outcome == "staged"
+    await put(store, PREFIX + "deployment_ready.txt", mark)
+    report = await stage(request(server_path="images/a", **mode), store=store)
+    assert report.outcome == "deployment_added"
+
+
+_POINTED_AT = ("archives/one.tar.gz", "images/a")
+
+
 @pytest.mark.parametrize(
     "then", [{"server_path": "images/b"}, {"server_path": "images/b", "reference_only": True}]
 )
@@ -448,8 +463,13 @@ async def test_a_pair_of_a_later_version_is_not_replaced_without_force(then: dic
     assert (await stage(request(force=True, **then), store=store)).outcome == "staged"
 
 
-@pytest.mark.parametrize("mode", [{"reference_only": True}, {"bintarball_reference": True}])
-@pytest.mark.parametrize("empty", ["archives/one.tar.gz", "images/a"])
+@pytest.mark.parametrize(
+    ("mode", "empty"),
+    [
+        *(({name: True}, key) for name in ("reference_only", "bintarball_reference") for key in _POINTED_AT),
+        ({}, "images/a"),
+    ],
+)
 async def test_what_is_empty_is_not_pointed_at(mode: dict[str, Any], empty: str) -> None:
     """A full staging of it, which an upgrade would be, ends with 65."""
     store = await store_with_sources()
@@ -461,7 +481,7 @@ async def test_what_is_empty_is_not_pointed_at(mode: dict[str, Any], empty: str)
 
 
 @pytest.mark.parametrize("mode", [{"reference_only": True}, {"bintarball_reference": True}])
-@pytest.mark.parametrize("removed", ["archives/one.tar.gz", "images/a"])
+@pytest.mark.parametrize("removed", _POINTED_AT)
 @pytest.mark.parametrize("newer", [False, True])
 async def test_what_is_pointed_at_by_its_version_is_looked_at_once_more(
     mode: dict[str, Any], removed: str, newer: bool
@@ -496,7 +516,7 @@ async def test_what_is_pointed_at_by_its_version_is_looked_at_once_more(
 
 @pytest.mark.parametrize("name", ["staging_complete.txt", "artifact.json", "upload_manifest.json"])
 async def test_a_staging_whose_documents_are_archived_is_replaced_with_force(name: str) -> None:
-    """:meth:`~riva_stream.s3.port.Reader.get` gives a document without its data then."""
+    """By a lifecycle rule; the source's hint, to restore it, would be of no use."""
     store = await store_with_sources()
     assert (await stage(request(), store=store)).outcome == "staged"
     there = store.look(BUCKET, PREFIX + name)
@@ -504,14 +524,18 @@ async def test_a_staging_whose_documents_are_archived_is_replaced_with_force(nam
     get = store.get
 
     async def archived(bucket: str, key: str, **options: Any) -> Any:
-        found = await get(bucket, key, **options)
-        is_old = found is not None and found.info.etag == there.etag
-        return replace(found, data=b"") if is_old and key == there.key else found
+        now = store.look(bucket, key)
+        if key == there.key and now is not None and now.etag == there.etag:
+            where = Where("GetObject", bucket, key, status=403, code="InvalidObjectState")
+            raise SourceNotFoundError("archived", where=where)
+        return await get(bucket, key, **options)
 
     store.get = archived  # type: ignore[method-assign]
     with pytest.raises(DestinationConflictError):
         await stage(request(), store=store)
-    assert (await stage(request(force=True), store=store)).outcome == "staged"
+    report = await stage(request(force=True), store=store)
+    assert report.outcome == "staged"
+    assert "archived" in [warning.code for warning in report.warnings]
     assert (await stage(request(), store=store)).outcome == "already_staged"
 
 

@@ -159,13 +159,15 @@ async def test_the_journal_of_a_staging_that_is_read_may_be_looked_at(place: Pla
 
 
 @pytest.mark.parametrize(
-    "source", ["prod/other/v1/source/", "prod/other/v1/*.tar.gz", "prod/other/v1/models/m.riva"]
+    "source", ["prod/other/v1/source/", "prod/other/v1/source/m_*.tar.gz", "prod/other/v1/models/m.riva"]
 )
 def test_wherever_in_a_staging_the_source_lies(source: str) -> None:
     fields = {"bucket": "deployments", "env": "prod", "model_name": "m", "model_version": "v1"}
     request = StageRequest.model_validate({**fields, "source": f"s3://models/{source}"})
     journals = [grant.Resource for grant in policy_of(request).Statement if grant.Sid.endswith("Journal")]
     assert journals == ["arn:aws:s3:::models/prod/other/v1/.riva-stream/journal.json"]
+    elsewhere = StageRequest.model_validate({**fields, "source": "s3://models/riva/asr/v1/archives/m.tar.gz"})
+    assert not [grant for grant in policy_of(elsewhere).Statement if grant.Sid.endswith("Journal")]
 
 
 def test_what_a_flag_of_stage_needs_is_in_it(tmp_path: Path) -> None:

@@ -119,7 +119,9 @@ async def test_a_journal_names_parts_long_before_a_lease_has_passed(place: Place
     assert any(upload["parts"] for upload in journal["uploads"])
 
 
-@pytest.mark.parametrize("which", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize(
+    "which", [2, 5, *(pytest.param(nth, marks=pytest.mark.long) for nth in (1, 3, 4, 6, 7))]
+)
 async def test_what_stopped_in_its_commit_is_sent_again(place: Place, which: int) -> None:
     """Stopped before the n-th Complete: two models, the archive, and each of the documents.
 

@@ -191,20 +191,6 @@ async def test_an_archived_source_is_told_by_a_copy_as_by_a_range() -> None:
     assert "the-copy" not in caught.value.hint
 
 
-async def test_a_document_that_is_archived_is_one_that_cannot_be_understood() -> None:
-    """A lifecycle rule has moved it: with --force the staging can be replaced."""
-
-    def answer(asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["operation"] == "get_object":
-            raise refusal("InvalidObjectState", 403)
-        return {"ETag": '"e"', "ContentLength": 7}
-
-    store, _ = store_of(answer)
-    found = await store.get("b", "k", limit=100)
-    assert found is not None
-    assert (found.data, found.info.etag, found.info.size) == (b"", "e", 7)
-
-
 @pytest.mark.parametrize("told", [{"ContentLength": 7}, {"ContentLength": 7, "PartsCount": 0}])
 async def test_a_store_that_does_not_know_parts_answers_with_the_whole(told: dict[str, Any]) -> None:
     store, _ = store_of(lambda _: told)

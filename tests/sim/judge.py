@@ -92,8 +92,11 @@ class Judge:
         self._thawed: dict[str, Process] = {}
         """By UploadId, which process had created it though it was suspended, with its request or just before, until the
         prefix was another's."""
-        self._unheard: set[str] = set()
-        """Those of which it has never heard: it no longer waited for the answer, and no listing has shown it any since."""
+        self._unheard: dict[str, Request] = {}
+        """By which request those came to be of which it has never heard: it no longer waited for the answer, and no listing
+        has shown it any since."""
+        self._listings: set[tuple[int, int, str]] = set()
+        """By pid, the number of each listing of uploads, and what it asked for."""
         self._named: set[str] = set()
         """UploadIds that a journal has named."""
         self._answerable: dict[str, bool] = {}
@@ -175,7 +178,7 @@ class Judge:
         if process.has_slept and self._holder != process.pid:
             self._thawed[upload_id] = process
             if request.dropped:
-                self._unheard.add(upload_id)
+                self._unheard[upload_id] = request
 
     def _show(self, request: Request, answer: Any) -> None:
         """Its process knows from here on what is there."""
@@ -184,8 +187,11 @@ class Judge:
             keys = self.store.keys(self.bucket, request.key)
         elif request.operation == "ListMultipartUploads":
             found = [upload.upload_id for upload in answer]
+            self._listings.add((process.pid, request.number, request.key))
             if self._holder in {process.pid, 0}:
-                self._unheard.difference_update(each for each in found if self._thawed.get(each) is process)
+                for upload_id in found:
+                    if self._thawed.get(upload_id) is process:
+                        self._unheard.pop(upload_id, None)
             if self._holder == process.pid:
                 self._answerable |= dict.fromkeys(found, process.is_beside)
         for key in keys:
@@ -335,11 +341,19 @@ class Judge:
         """Whether nobody could know of an upload once it was there, the run that had created it among them."""
         creator = self._thawed.get(upload_id)
         is_cut_off = creator is not None and (
-            creator.outcome == "killed" or creator.down_until > 0 or upload_id in self._unheard
+            creator.outcome == "killed" or creator.down_until > 0 or self._has_looked_too_early(upload_id)
         )
         if self.store.checks_windows:
             is_cut_off = False  # what was frozen for so long does not take effect any more
         return upload_id in self._late or is_cut_off or self._is_struck
+
+    def _has_looked_too_early(self, upload_id: str) -> bool:
+        """Whether the run that had created an upload has looked for it, and did not find it yet."""
+        created = self._unheard.get(upload_id)
+        return created is not None and any(
+            pid == created.process.pid and number > created.number and created.key.startswith(key)
+            for pid, number, key in self._listings
+        )
 
     @property
     def _holds_back(self) -> bool:

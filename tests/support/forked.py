@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,12 +36,23 @@ _MOST_BYTES: Final = 1 << 17
 _OPTIONAL: Final = "riva_stream.catalogue.ray_engine"
 
 
+_OF_INTERPRETERS: Final = ("PYTHON", "LC_", "LANG", "COV")
+"""What begins the names of variables that an interpreter reads before it comes to ours, and those of what measures it."""
+
+
 class Forks:
-    """The server, and whoever asks it: one a process, started when it is first asked."""
+    """The server, and whoever asks it: one a process, started when it is first asked, and again when it has died."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket
+        self._lock = threading.Lock()
+        self._environment = _of_interpreters(os.environ)
+
+    def fits(self, environment: Mapping[str, str]) -> bool:
+        """Whether a new interpreter would come to our code as the server's has."""
+        ours = self._environment
+        return _of_interpreters(environment) == ours and not any(name.startswith("COV") for name in ours)
 
     def run(
         self, argv: Sequence[str], *, cwd: str, env: Mapping[str, str], stdin: bytes, timeout: float
@@ -66,8 +78,9 @@ class Forks:
                 socket.send_fds(self._connected(), [asked], files)
             finally:
                 os.close(answering)
-            pid = int(answer.readline())
             command = [sys.executable, "-m", *argv]
+            # Of a server that has died the end of the pipe is read, in place of a number.
+            pid = int(answer.readline() if select.select([answer], [], [], timeout)[0] else "")
             if not select.select([answer], [], [], timeout)[0]:
                 os.kill(pid, signal.SIGKILL)
                 answer.readline()
@@ -76,25 +89,37 @@ class Forks:
             return subprocess.CompletedProcess(command, code, _text(out), _text(err))
 
     def _connected(self) -> socket.socket:
-        if self._server is None:
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                self._server = subprocess.Popen(
-                    [sys.executable, "-m", "tests.support.forked", str(theirs.fileno())],
-                    cwd=_ROOT,
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                )
-            atexit.register(self._stop)
-        return self._socket
+        with self._lock:
+            if self._server is not None and self._server.poll() is not None:
+                self.stop()
+            if self._server is None:
+                self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with theirs:
+                    self._server = subprocess.Popen(
+                        [sys.executable, "-m", "tests.support.forked", str(theirs.fileno())],
+                        cwd=_ROOT,
+                        pass_fds=[theirs.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                    )
+                atexit.register(self.stop)
+            return self._socket
 
-    def _stop(self) -> None:
-        assert self._server is not None
-        self._socket.close()
-        self._server.wait()
-        assert self._server.stdout is not None
-        self._server.stdout.close()
+    def stop(self) -> None:
+        """End the server, if there is one."""
+        if self._server is not None:
+            self._socket.close()
+            self._server.wait()
+            self._server = None
+            atexit.unregister(self.stop)
+
+
+def _of_interpreters(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_OF_INTERPRETERS) and name != "PYTHONPATH"
+    }
 
 
 def _text(file: IO[bytes]) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from riva_stream.deployment import DeploymentDocument
 from riva_stream.documents.compare import differences
 from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, understood
-from riva_stream.errors import AccessDeniedError, IntegrityError, RivaStreamError, Where
+from riva_stream.errors import (
+    AccessDeniedError,
+    IntegrityError,
+    RivaStreamError,
+    SourceNotFoundError,
+    Where,
+)
 from riva_stream.layout import (
     ARTIFACT_JSON,
     CHECKSUMS,
@@ -25,8 +31,9 @@ from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Document
+from riva_stream.s3.errors import ARCHIVED
 
-__all__ = ["Existing", "confirm", "inspect", "save_document_copies"]
+__all__ = ["Existing", "confirm", "fetch_document", "inspect", "save_document_copies"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,14 @@ class Existing:
         return None if self.deployment_problem else self.documents.deployment
 
     @property
+    def has_later_pair(self) -> bool:
+        """Whether the deployment documents are right, by their mark, and what they say is for another version."""
+        documents, problem = self.documents, self.documents.deployment_problem
+        return (
+            documents.ready is not None and problem != "" and problem == documents.wrong.get(DEPLOYMENT_JSON)
+        )
+
+    @property
     def may_be_deployable(self) -> bool:
         """Whether there are deployment documents that are right, or that another version may understand."""
         if self.deployment is not None:
@@ -134,24 +149,19 @@ async def inspect(run: Run) -> Existing:
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
     read: dict[str, Document] = {}
-    marker = await bucket.get_confirming_absence(
-        prefix + MARKER, limit=DOCUMENT_LIMIT, listed=existing.listed
-    )
+    fetch = partial(bucket.get_confirming_absence, listed=existing.listed)
+    marker = await fetch_document(run, fetch, prefix + MARKER)
     if marker is not None:
         read[MARKER] = marker
         told = understood(read).marker
         vouched = () if told is None else (ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
         for name in vouched:
-            document = await bucket.get_confirming_absence(
-                prefix + name, limit=DOCUMENT_LIMIT, listed=existing.listed
-            )
+            document = await fetch_document(run, fetch, prefix + name)
             if document is not None:
                 read[name] = document
     elif not existing.listed:
         # A run that was interrupted in its commit has perhaps left more than its successor can see.
-        manifest = await bucket.get_confirming_absence(
-            prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT, listed=False
-        )
+        manifest = await fetch_document(run, fetch, prefix + MANIFEST_JSON)
         read |= {MANIFEST_JSON: manifest} if manifest else {}
     existing = replace(existing, documents=understood(read))
     is_upgrade = existing.is_by_reference and run.request.mode == "full"
@@ -167,11 +177,27 @@ async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
         key = run.layout.prefix + name
         is_known = key in existing.etags or key in existing.committed_keys()
         fetch = partial(run.destination.get_confirming_absence, listed=existing.listed)
-        document = await (fetch if is_known else run.destination.get_or_none)(key, limit=DOCUMENT_LIMIT)
+        document = await fetch_document(run, fetch if is_known else run.destination.get_or_none, key)
         if document is None:
             break
         read[name] = document
     return read
+
+
+async def fetch_document(
+    run: Run, fetch: Callable[..., Awaitable[Document | None]], key: str
+) -> Document | None:
+    """A document; one that is archived is there, and has nothing that could be understood."""
+    try:
+        return await fetch(key, limit=DOCUMENT_LIMIT)
+    except SourceNotFoundError as error:
+        if error.where.code != ARCHIVED:
+            raise
+        run.warn(
+            "archived", f"s3://{run.layout.bucket}/{key} is archived (Glacier): what it says cannot be read"
+        )
+        info = await run.destination.head_confirming_absence(key, listed=True)
+        return None if info is None else Document(b"", info)
 
 
 async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:

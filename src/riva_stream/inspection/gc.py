@@ -72,9 +72,10 @@ async def collect(
         there, for_leases = (
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )
-        here = await clock.in_thread(Process.this)
-        age = timedelta(seconds=older_than)
-        place = partial(_StagingLeftovers, there, for_leases, now() - age, age, lease, here, warn)
+        limit = now() - timedelta(seconds=older_than)
+        place = partial(
+            _StagingLeftovers, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn
+        )
         places: dict[Layout, _StagingLeftovers] = {}
 
         def layout_below(key: str) -> Layout | None:
@@ -108,8 +109,6 @@ class _StagingLeftovers:
     for_leases: WritableBucket
     """The same with a retrier of its own: a lease is renewed within an attempt of the work, which has its slot."""
     limit: datetime
-    """What is not younger is old."""
-    age: timedelta
     lease: float
     here: Process
     warn: Callable[[str], None]
@@ -142,8 +141,6 @@ class _StagingLeftovers:
             journal = await read_journal(self.bucket, self.layout.journal, listed=self.listed)
             if journal is not None and journal.info is not None:
                 self.written = journal.info.last_modified or self.written
-                if journal.info.now is not None:  # the store's time stamps, by the store's clock
-                    self.limit = journal.info.now - self.age
             await self._add_named(journal.journal if journal is not None else None)
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
@@ -186,7 +183,9 @@ class _StagingLeftovers:
                 self.checkpoints[named.key] = self.written
         of_use = {upload.upload_id for upload in journal.uploads}
         self.uploads = [
-            replace(upload, initiated=self.written) if upload.upload_id in of_use else upload
+            replace(upload, initiated=max(upload.initiated, self.written))
+            if upload.upload_id in of_use and upload.initiated is not None and self.written is not None
+            else upload
             for upload in self.uploads
         ]
         await self._add_unlisted(OpenUpload(it.key, it.upload_id, self.written) for it in journal.uploads)

@@ -568,6 +568,8 @@ class Lease:
                 # A write of ours that was cut off has come in between; the next attempt replaces that one.
                 self._etag = found.etag
                 return await self._put_once(data, found.info)
+            if found is None:
+                found = _found(await ask_until_found(self._get))
             raise self._takeover_error(found) from error
         except RivaStreamError as error:
             if not self.conditional or error.where.code != "NotImplemented":

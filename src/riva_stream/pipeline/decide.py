@@ -101,7 +101,7 @@ def _deployment_difference(request: StageRequest, existing: Existing, container:
     # Of a full staging the marker vouches for them, and others in their place would belie it; of any other their mark
     # does, be it that it is one of another version.
     named = request.prefix + DEPLOYMENT_JSON in existing.committed_keys()
-    return (problem or f"its {DEPLOYMENT_JSON} is missing") if named or existing.may_be_deployable else ""
+    return (problem or f"its {DEPLOYMENT_JSON} is missing") if named or existing.has_later_pair else ""
 
 
 def _decide_reference(

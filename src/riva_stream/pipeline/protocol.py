@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from riva_stream.destination import hold, resume, tell_resumed
-from riva_stream.documents.existing import Existing, confirm, inspect, save_document_copies
+from riva_stream.documents.existing import Existing, confirm, fetch_document, inspect, save_document_copies
 from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.errors import (
     AccessDeniedError,
@@ -179,7 +179,7 @@ async def _require_marker(run: Run, existing: Existing, found: RivaStreamError |
         HeldError: it does not.
     """
     # By GET, as it was read: there are stores whose HEAD tells other ETags.
-    marker = await run.destination.get_confirming_refusal(run.layout.marker, limit=DOCUMENT_LIMIT)
+    marker = await fetch_document(run, run.destination.get_confirming_refusal, run.layout.marker)
     if (marker.info.etag if marker else None) != existing.marker_etag:
         raise HeldError(
             f"another run has replaced what is staged at {run.layout.uri} while it was looked at",

@@ -16,7 +16,7 @@ from pydantic import model_serializer
 
 from riva_stream.config import StageRequest, levels_of
 from riva_stream.errors import AccessDeniedError
-from riva_stream.layout import DEPLOYMENTS, Layout, layout_around
+from riva_stream.layout import DEPLOYMENTS, Layout, layout_of
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import Document
 from riva_stream.rights import KMS_ACTIONS, RIGHTS, Right, bucket_arn, object_arn
@@ -258,7 +258,8 @@ def _reading(
         Resource=bucket_arn(bucket, region),
         Condition=_below(_literal(key).rpartition("/")[0]),
     )
-    layout = layout_around(bucket, key)
+    inside = _literal(key)
+    layout = layout_of(bucket, inside + "any" if inside.endswith("/") else inside)
     if layout is not None and layout != Layout(request.bucket, request.prefix):
         yield Grant(
             Sid=f"Read{name}Journal",

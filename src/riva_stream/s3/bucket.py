@@ -281,7 +281,8 @@ class WritableBucket(Bucket):
     async def require_no_holder_but_us(self) -> None:
         """After a listing: what was open by then, and no journal names, is no live run's.
 
-        For whoever creates an upload holds the prefix; once nobody does, what is left there is nobody's.
+        For whoever creates an upload holds the prefix; once nobody does, what is left there is nobody's. (``check`` and a
+        dry run probe without it; one whose upload goes is told to run again.)
 
         Raises:
             HeldError: another run holds the prefix.

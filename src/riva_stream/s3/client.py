@@ -8,7 +8,7 @@ from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, TransientError, Where
 from riva_stream.s3.body import SentBody
-from riva_stream.s3.errors import ARCHIVED, parsed
+from riva_stream.s3.errors import parsed
 from riva_stream.s3.listings import ListRequests
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
@@ -131,9 +131,6 @@ class S3Store(ListRequests, RuleRequests):
             except self._client.exceptions.ClientError as error:
                 if code_of(error) in _MISSING:
                     return None
-                if code_of(error) == ARCHIVED:
-                    info = await self.head(bucket, key)
-                    return Document(b"", info) if info is not None else None
                 raise
             expected: int | None = answer.get("ContentLength")
             headers = answer["ResponseMetadata"].get("HTTPHeaders", {})

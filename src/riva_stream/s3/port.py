@@ -232,8 +232,8 @@ class Reader(Protocol):
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object and its ETag, by one GET.
 
-        No data when it is longer than ``limit`` bytes, or archived (S3 Glacier), so that nobody can read it: it is to be
-        replaced or told like any other that cannot be understood.
+        No data when it is longer than ``limit`` bytes: it is no document of ours, and to be replaced or told like any
+        other that cannot be understood.
         """
 
     def get_range(

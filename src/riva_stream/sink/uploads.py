@@ -321,8 +321,6 @@ class Uploads:
 
     async def abort_own(self, theirs: set[str]) -> None:
         """Abort what this run has open, but for the UploadIds that are another run's now."""
-        for key in sorted(self.creating):
-            await self._abort_unknown(key)
         await self._abort_all(
             [
                 upload.handle
@@ -332,6 +330,8 @@ class Uploads:
                 and upload.upload_id not in theirs | self.aborted
             ]
         )
+        for key in sorted(self.creating):
+            await self._abort_unknown(key)
 
     async def _require_prefix(self, *, settled: bool) -> None:
         if self.bucket.guard is not None:

@@ -498,3 +498,21 @@ def test_a_wait_until_the_own_journal_is_trusted_is_no_stall(lease: float, timeo
         run = world.run(asked().model_copy(update={"lease": lease, "timeout": timeout}))
         assert run.outcome == "staged", run.problem
         assert world.loop.now > lease
+
+
+@pytest.mark.parametrize("kind", ["aws", "exact", "ignores", "refuses"])
+def test_a_run_that_lets_go_later_than_its_lease_leaves_no_journal(kind: str) -> None:
+    """Nothing renews its lease any more: its deletion was sent again and again in a window that was over."""
+    deletions: list[Request] = []
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 1, "DeleteObject", JOURNAL):
+            deletions.append(request)
+            return (5.5, 0.01) if len(deletions) == 1 else None
+        return None
+
+    world = a_world(kind, "fresh", Told(otherwise=otherwise))
+    with simulated(world, 0):
+        assert world.run(asked()).outcome == "staged"
+        assert len(deletions) > 1
+        assert world.store.look(BUCKET, JOURNAL) is None

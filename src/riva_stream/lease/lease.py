@@ -456,16 +456,18 @@ class Lease:
         in_doubt = True
         with anyio.move_on_after(2 * _FINAL_SECONDS, shield=True):
             try:
-                return await self.bucket.retrier("DeleteObject", self._delete)
+                while not await self.bucket.retrier("DeleteObject", self._delete):
+                    await self.write()  # it expires with the lease, which nothing else renews any more
             except HeldError:
-                return None  # it is another run's
+                return  # it is another run's
             except RivaStreamError as error:
                 in_doubt = isinstance(error, TransientError)
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
+            else:
+                return
         # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
         self.content = partial(_empty_content, in_doubt=in_doubt)
         await self.stop()
-        return None
 
     async def current(self) -> Journal | None:
         """The journal that is there now, whoever wrote it."""
@@ -643,10 +645,11 @@ class Lease:
             raise self._takeover_error(found)
         self._etag = found.etag
 
-    async def _delete(self) -> None:
+    async def _delete(self) -> bool:
+        """One attempt; False: its window was over."""
         info = await ask_until_found(self._head)
         if info is None:
-            return
+            return True
         if info.etag != self._etag:
             await self._reconcile()
         condition = self._etag if self.conditional else None
@@ -654,11 +657,14 @@ class Lease:
         try:
             await delete(if_match=condition)
         except RivaStreamError as error:
+            if error.where.code == REQUEST_EXPIRED:
+                return False
             if not isinstance(error, HeldError) and error.where.code != "NotImplemented":
                 raise
             await self._look()
             # Refused though it is as it was: the store has no such condition.
             await delete(if_match=None if condition in {None, self._etag} else self._etag)
+        return True
 
     def _takeover_error(self, found: Found | None) -> HeldError:
         theirs = found.journal if found is not None else None

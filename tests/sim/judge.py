@@ -93,8 +93,8 @@ class Judge:
         """By UploadId, which process had created it though it was suspended, with its request or just before, until the
         prefix was another's."""
         self._unheard: dict[str, Request] = {}
-        """By which request those came to be of which it has never heard: it no longer waited for the answer, and no listing
-        has shown it any since."""
+        """By which request those came to be whose runs no longer waited for the answer, and that no listing has shown since to
+        a run that could abort them."""
         self._listings: set[tuple[int, int, str]] = set()
         """By pid, the number of each listing of uploads, and what it asked for."""
         self._named: set[str] = set()
@@ -177,8 +177,8 @@ class Judge:
         self._answerable[upload_id] = process.is_beside
         if process.has_slept and self._holder != process.pid:
             self._thawed[upload_id] = process
-            if request.dropped:
-                self._unheard[upload_id] = request
+        if request.dropped:
+            self._unheard[upload_id] = request
 
     def _show(self, request: Request, answer: Any) -> None:
         """Its process knows from here on what is there."""
@@ -188,10 +188,11 @@ class Judge:
         elif request.operation == "ListMultipartUploads":
             found = [upload.upload_id for upload in answer]
             self._listings.add((process.pid, request.number, request.key))
-            if self._holder in {process.pid, 0}:
-                for upload_id in found:
-                    if self._thawed.get(upload_id) is process:
-                        self._unheard.pop(upload_id, None)
+            for upload_id in found:
+                created = self._unheard.get(upload_id)
+                is_own = created is not None and created.process is process and self._holder == 0
+                if is_own or self._holder == process.pid:
+                    self._unheard.pop(upload_id, None)
             if self._holder == process.pid:
                 self._answerable |= dict.fromkeys(found, process.is_beside)
         for key in keys:
@@ -340,9 +341,8 @@ class Judge:
     def _is_late(self, upload_id: str) -> bool:
         """Whether nobody could know of an upload once it was there, the run that had created it among them."""
         creator = self._thawed.get(upload_id)
-        is_cut_off = creator is not None and (
-            creator.outcome == "killed" or creator.down_until > 0 or self._has_looked_too_early(upload_id)
-        )
+        is_cut_off = creator is not None and (creator.outcome == "killed" or creator.down_until > 0)
+        is_cut_off |= self._has_looked_too_early(upload_id)
         if self.store.checks_windows:
             is_cut_off = False  # what was frozen for so long does not take effect any more
         return upload_id in self._late or is_cut_off or self._is_struck

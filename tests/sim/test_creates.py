@@ -360,3 +360,36 @@ def test_a_run_that_is_suspended_while_it_withdraws_still_aborts_what_it_has_cre
         assert aborts
         assert [run.outcome for run in world.processes] == ["75", "staged"]
         assert not world.store.open_uploads(BUCKET)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_no_checkpoint_is_put_once_another_run_has_taken_over(kind: str, nth: int) -> None:
+    """Of a run that is killed just then no journal tells of it. It was suspended with its n-th part."""
+    parts: list[Request] = []
+    late: list[Request] = []
+
+    def thaw() -> None:
+        assert world.processes[1].outcome == "staged"
+        world.network.thaw(world.processes[0], clock_stood_still=False)
+
+    def how(request: Request) -> Break | None:
+        if request.process.pid != 1:
+            return None
+        if request.process.has_slept and request.operation == "PutObject" and "checkpoint" in request.key:
+            late.append(request)
+        if request.operation != "UploadPart" or request.process.has_slept:
+            return None
+        parts.append(request)
+        if len(parts) != nth:
+            return None
+        world.loop.call_at(world.loop.now + 60, thaw, context=world.network.context)
+        return Break.FREEZE_AFTER
+
+    world = a_world(kind, "long", Frozen(how=how))
+    with simulated(world, 0):
+        world.start(asked("long"))
+        world.start_in(3.0, asked("long"), machine="b")
+        world.wait()
+        assert [run.outcome for run in world.processes] == ["75", "staged"]
+        assert not late

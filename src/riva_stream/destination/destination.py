@@ -228,9 +228,18 @@ class Destination:
         return False
 
     async def _put_checkpoint(self, key: str, data: bytes) -> None:
-        await self.bucket.put(
-            key, body_of(data, self.uploads.check), content_type="application/json", metadata={}
-        )
+        """Each attempt looks first: of what a run puts that has lost its prefix no journal tells."""
+        bucket, body = self.guarded, body_of(data, self.uploads.check)
+
+        async def once() -> None:
+            await bucket.within(await bucket.look(), put)
+
+        async def put(window: Window | None) -> Stored:
+            return await bucket.once.put(
+                key, body, content_type="application/json", metadata={}, window=window
+            )
+
+        await bucket.retrier("PutObject", once)
 
     async def _delete_checkpoint(self, key: str) -> None:
         await self.bucket.delete(key)

@@ -270,7 +270,7 @@ class WritableBucket(Bucket):
     put_tags = _Operation("PutObjectTagging", Writer.put_tags)
 
     async def look(self) -> Window | None:
-        """Before each attempt to create an upload: the window within which it may be.
+        """Before each attempt to create an upload, or what else readers do not see: the window within which it may be.
 
         Raises:
             HeldError: another run has taken over.
@@ -294,12 +294,16 @@ class WritableBucket(Bucket):
                 raise
 
     async def create_within(self, window: Window | None, key: str, **given: Any) -> str:
-        """One attempt to create an upload, which the store refuses once the lease is over: nobody would look for it then.
+        """One attempt to create an upload, within the window."""
+        return await self.within(window, lambda window: self.once.create_upload(key, window=window, **given))
+
+    async def within(self, window: Window | None, send: Callable[[Window | None], Awaitable[T]]) -> T:
+        """One attempt at what the store refuses once the lease is over: nobody would look for what it leaves then.
 
         Where such a signature is what is refused it goes without: readers see nothing of it either way.
         """
         try:
-            return await self.once.create_upload(key, window=window, **given)
+            return await send(window)
         except RivaStreamError as error:
             code = error.where.code
             if code == REQUEST_EXPIRED and self.guard is not None:
@@ -307,4 +311,4 @@ class WritableBucket(Bucket):
             if window is None or error.retryable or code in EXPIRED:
                 raise
         await self.look()
-        return await self.once.create_upload(key, **given)
+        return await send(None)

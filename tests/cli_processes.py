@@ -13,8 +13,6 @@ from tests.cli_double import ARGUMENTS
 from tests.support.forked import Forks
 
 ROOT = Path(__file__).parent.parent
-
-
 _FORKS = Forks()
 
 

@@ -104,13 +104,15 @@ def failed(status: int = 500, code: str = "InternalError") -> TransientError:
     return TransientError("failed", where=Where(status=status, code=code))
 
 
+async def put(store: MemoryStore, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
+    body = PartBody((data,), len(data))
+    await store.put(BUCKET, key, body, content_type="a/b", metadata=metadata or {})
+
+
 async def store_with_sources(**options: Any) -> Struck:
     store = Struck(BUCKET, **options)
     for name in ("one", "two"):
-        data = archive(name)
-        await store.put(
-            BUCKET, f"archives/{name}.tar.gz", PartBody((data,), len(data)), content_type="a/b", metadata={}
-        )
+        await put(store, f"archives/{name}.tar.gz", archive(name))
     return store
 
 
@@ -164,7 +166,7 @@ async def test_a_run_that_took_over_by_watching_signs_its_changes_to_expire(
     # Whoever left the journal is neither known to have stopped nor known to be dead: it has to be watched.
     document = await store.get(BUCKET, JOURNAL, limit=1 << 20)
     alive = document.data.replace(b'"stopped":true', b'"stopped":false')
-    await store.put(BUCKET, JOURNAL, PartBody((alive,), len(alive)), content_type="a/b", metadata={})
+    await put(store, JOURNAL, alive)
     monkeypatch.setattr(Process, "is_dead", lambda *_: False)
     store.strike, store.windows = lambda *_: None, []
     assert (await stage(request(lease=4), store=store)).outcome == "staged"
@@ -335,7 +337,7 @@ async def test_what_its_marker_does_not_vouch_for_is_replaced_only_by_force(
     if data is None:
         await store.delete(BUCKET, found.key)
     else:
-        await store.put(BUCKET, found.key, PartBody((data,), len(data)), content_type="a/b", metadata={})
+        await put(store, found.key, data)
     before = {key: store.look(BUCKET, key) for key in store.keys(BUCKET, PREFIX)}
     with pytest.raises(DestinationConflictError):
         await stage(request(), store=store)
@@ -384,10 +386,7 @@ async def test_an_etag_that_complete_alone_tells_is_not_believed(
 ) -> None:
     store = Odd(BUCKET, is_aws=False)
     store.told = told
-    data = archive("one")
-    await store.put(
-        BUCKET, "archives/one.tar.gz", PartBody((data,), len(data)), content_type="a/b", metadata={}
-    )
+    await put(store, "archives/one.tar.gz", archive("one"))
     report = await stage(request(upload_check="md5", **asked), store=store, source_store=store)
     assert report.outcome == "staged"
     again = await stage(request(upload_check="md5", **asked), store=store, source_store=store)
@@ -408,18 +407,10 @@ async def test_an_object_of_other_bytes_is_not_excused_by_an_odd_etag() -> None:
             return stored
 
     store = Changing(BUCKET, is_aws=False)
-    data = archive("one")
-    await store.put(
-        BUCKET, "archives/one.tar.gz", PartBody((data,), len(data)), content_type="a/b", metadata={}
-    )
+    await put(store, "archives/one.tar.gz", archive("one"))
     with pytest.raises(IntegrityError):
         await stage(request(reference_only=True, upload_check="md5"), store=store, source_store=store)
     assert store.look(BUCKET, MARKER) is None
-
-
-async def put(store: MemoryStore, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
-    body = PartBody((data,), len(data))
-    await store.put(BUCKET, key, body, content_type="a/b", metadata=metadata or {})
 
 
 @pytest.mark.parametrize("mode", [{}, {"reference_only": True}])
@@ -521,16 +512,13 @@ async def test_a_staging_whose_documents_are_archived_is_replaced_with_force(nam
     assert (await stage(request(), store=store)).outcome == "staged"
     there = store.look(BUCKET, PREFIX + name)
     assert there is not None
-    get = store.get
 
-    async def archived(bucket: str, key: str, **options: Any) -> Any:
-        now = store.look(bucket, key)
-        if key == there.key and now is not None and now.etag == there.etag:
-            where = Where("GetObject", bucket, key, status=403, code="InvalidObjectState")
-            raise SourceNotFoundError("archived", where=where)
-        return await get(bucket, key, **options)
+    def strike(operation: str, key: str) -> None:
+        now = store.look(BUCKET, key)
+        if (operation, key) == ("GetObject", there.key) and now is not None and now.etag == there.etag:
+            raise SourceNotFoundError("archived", where=Where(status=403, code="InvalidObjectState"))
 
-    store.get = archived  # type: ignore[method-assign]
+    store.strike = strike
     with pytest.raises(DestinationConflictError):
         await stage(request(), store=store)
     report = await stage(request(force=True), store=store)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cli_processes import run
 from tests.support.forked import Forks
 
 SAID = """\
@@ -41,16 +41,7 @@ def test_it_ends_and_says_as_a_new_interpreter_does(ending: str, forks: Forks, t
     (tmp_path / "said.py").write_text(SAID.format(ending=ENDINGS[ending]))
     argv, env = ["said", "a b", ""], {**os.environ, "GIVEN": "x"}
     done = forks.run(argv, cwd=str(tmp_path), env=env, stdin=b"given", timeout=30)
-    new = subprocess.run(
-        [sys.executable, "-m", *argv],
-        cwd=tmp_path,
-        env=env,
-        input="given",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    new = run(*argv, cwd=tmp_path, env=env, input="given", fresh=True)
     assert (done.returncode, done.stdout) == (new.returncode, new.stdout)
     assert done.stderr.splitlines()[-1:] == new.stderr.splitlines()[-1:]
 
@@ -58,7 +49,7 @@ def test_it_ends_and_says_as_a_new_interpreter_does(ending: str, forks: Forks, t
 def test_one_that_takes_too_long_is_killed(forks: Forks, tmp_path: Path) -> None:
     (tmp_path / "long.py").write_text("import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()\n")
     with pytest.raises(subprocess.TimeoutExpired) as caught:
-        forks.run(["long"], cwd=str(tmp_path), env=os.environ, stdin=b"", timeout=1)
+        forks.run(["long"], cwd=str(tmp_path), env=os.environ, stdin=b"", timeout=5)
     with pytest.raises(ProcessLookupError):
         os.kill(int(str(caught.value.stdout)), 0)
 

@@ -14,7 +14,7 @@ from tests.sim.kinds import KINDS
 from tests.sim.network import Network, Request, immediately
 from tests.sim.scenarios import BUCKET, asked, collection
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, Overtaken, Told, a_world, is_one
-from tests.sim.world import simulated
+from tests.sim.world import World, simulated
 
 CREATE = "CreateMultipartUpload"
 ARCHIVE = PREFIX + "source/one.tar.gz"
@@ -26,6 +26,16 @@ class Frozen(Told):
 
     def frozen(self, request: Request, on: Network) -> None:
         pass
+
+
+def goes_on_in_a_minute(world: World) -> None:
+    """Let the first run go on then, when the second one has staged."""
+
+    def thaw() -> None:
+        assert world.processes[1].outcome == "staged"
+        world.network.thaw(world.processes[0], clock_stood_still=False)
+
+    world.loop.call_at(world.loop.now + 60, thaw, context=world.network.context)
 
 
 def creates_after_the_commit_of_another(kind: str, key: str, *, what: Break) -> list[Request]:
@@ -81,16 +91,12 @@ def test_a_create_that_was_frozen_on_its_way_expires_with_the_lease(kind: str, k
     """Another run has staged meanwhile; once it has arrived its own run is killed, and cannot abort anything."""
     frozen: list[Request] = []
 
-    def thaw() -> None:
-        assert world.processes[1].outcome == "staged"
-        world.network.thaw(world.processes[0], clock_stood_still=False)
-
     def how(request: Request) -> Break | None:
         if request.process.pid != 1:
             return None
         if not frozen and request.operation == CREATE and request.key == key:
             frozen.append(request)
-            world.loop.call_at(world.loop.now + 60, thaw, context=world.network.context)
+            goes_on_in_a_minute(world)
             return Break.FREEZE_BEFORE
         return Break.KILL_BEFORE if frozen and frozen[0].arrived and request.operation != CREATE else None
 
@@ -112,14 +118,10 @@ def test_what_a_run_creates_once_another_has_come_and_gone_is_aborted_by_it(kind
     """Suspended with its Create, whose answer it never has: nobody else will look for what that leaves."""
     frozen: list[Request] = []
 
-    def thaw() -> None:
-        assert world.processes[1].outcome == "staged"
-        world.network.thaw(world.processes[0], clock_stood_still=False)
-
     def how(request: Request) -> Break | None:
         if not frozen and is_one(request, 1, CREATE, key):
             frozen.append(request)
-            world.loop.call_at(world.loop.now + 60, thaw, context=world.network.context)
+            goes_on_in_a_minute(world)
             return Break.FREEZE_BEFORE
         return None
 
@@ -369,10 +371,6 @@ def test_no_checkpoint_is_put_once_another_run_has_taken_over(kind: str, nth: in
     parts: list[Request] = []
     late: list[Request] = []
 
-    def thaw() -> None:
-        assert world.processes[1].outcome == "staged"
-        world.network.thaw(world.processes[0], clock_stood_still=False)
-
     def how(request: Request) -> Break | None:
         if request.process.pid != 1:
             return None
@@ -383,7 +381,7 @@ def test_no_checkpoint_is_put_once_another_run_has_taken_over(kind: str, nth: in
         parts.append(request)
         if len(parts) != nth:
             return None
-        world.loop.call_at(world.loop.now + 60, thaw, context=world.network.context)
+        goes_on_in_a_minute(world)
         return Break.FREEZE_AFTER
 
     world = a_world(kind, "long", Frozen(how=how))

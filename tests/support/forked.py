@@ -34,8 +34,8 @@ __all__ = ["Forks"]
 _ROOT: Final = Path(__file__).parent.parent.parent
 _MOST_BYTES: Final = 1 << 17
 _OPTIONAL: Final = "riva_stream.catalogue.ray_engine"
-
-
+_START_SECONDS: Final = 60.0
+"""Within which a run has begun: the server may have to read the code first, on a busy machine."""
 _OF_INTERPRETERS: Final = ("PYTHON", "LC_", "LANG", "COV")
 """What begins the names of variables that an interpreter reads before it comes to ours, and those of what measures it."""
 
@@ -60,7 +60,7 @@ class Forks:
         """Run ``python -m argv...`` and wait for it.
 
         Raises:
-            subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
+            subprocess.TimeoutExpired: it took longer than ``timeout`` seconds from its start, and was killed.
         """
         asked = json.dumps({"argv": argv, "cwd": cwd, "env": dict(env)}).encode()
         assert len(asked) < _MOST_BYTES
@@ -80,7 +80,7 @@ class Forks:
                 os.close(answering)
             command = [sys.executable, "-m", *argv]
             # Of a server that has died the end of the pipe is read, in place of a number.
-            pid = int(answer.readline() if select.select([answer], [], [], timeout)[0] else "")
+            pid = int(answer.readline() if select.select([answer], [], [], _START_SECONDS)[0] else "")
             if not select.select([answer], [], [], timeout)[0]:
                 os.kill(pid, signal.SIGKILL)
                 answer.readline()

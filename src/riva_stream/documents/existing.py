@@ -103,20 +103,16 @@ class Existing:
     @property
     def has_later_pair(self) -> bool:
         """Whether the deployment documents are right, by their mark, and what they say is for another version."""
-        documents, problem = self.documents, self.documents.deployment_problem
-        return (
-            documents.ready is not None and problem != "" and problem == documents.wrong.get(DEPLOYMENT_JSON)
+        documents = self.documents
+        return documents.ready is not None and documents.deployment_problem == documents.wrong.get(
+            DEPLOYMENT_JSON
         )
 
     @property
     def may_be_deployable(self) -> bool:
         """Whether there are deployment documents that are right, or that another version may understand."""
-        if self.deployment is not None:
-            return True
-        documents = self.documents
-        problem = documents.deployment_problem
-        is_unknown = documents.ready is None or problem == documents.wrong.get(DEPLOYMENT_JSON)
-        return documents.has(DEPLOYMENT_READY) and is_unknown
+        is_mark_unknown = self.documents.has(DEPLOYMENT_READY) and self.documents.ready is None
+        return self.deployment is not None or self.has_later_pair or is_mark_unknown
 
     def may_hold_payload(self, layout: Layout) -> bool:
         """Whether an archive or models may lie there, be it that no marker speaks for them."""

@@ -12,6 +12,7 @@ from zlib import crc32
 
 import certifi
 import pytest
+from botocore.endpoint_provider import EndpointProvider
 from xdist.scheduler import LoadFileScheduling
 
 from tests.support.localstack import LocalStackServer
@@ -67,9 +68,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "localstack: needs LocalStack's S3, in a virtual environment of its own"
-    )
     # A shell that runs the suite in the background ignores SIGINT, and so would every process that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -94,14 +92,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     items.sort(key=lambda item: not item.nodeid.startswith(_SLOW))  # stable: the rest stays as it is
     if not config.getoption("--all"):
-        long = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        long = [item for item in items if _is_long(item)]
+        items[:] = [item for item in items if not _is_long(item)]
         config.hook.pytest_deselected(items=long)
     for item in items:
         wanted = set(getattr(item, "fixturenames", ()))
         for name in ("gateway", "localstack", "seaweedfs"):
             if name in wanted:
                 item.add_marker(name)
+
+
+def _is_long(item: pytest.Item) -> bool:
+    if (elsewhere := item.get_closest_marker("long_but_on")) is not None:
+        return item.callspec.params["each_server"] not in elsewhere.args  # type: ignore[attr-defined]
+    return item.get_closest_marker("long") is not None
 
 
 @pytest.hookimpl(trylast=True)
@@ -148,6 +152,23 @@ def few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     bundle.write_text(first + end)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("botocore.httpsession.where", lambda: str(bundle))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def endpoints_parsed_once() -> Iterator[None]:
+    """The SDK parses its rules of endpoints anew for each client: 16 ms of CPU, and there are thousands of clients."""
+    made: dict[int, EndpointProvider] = {}
+    given: list[Any] = []  # what is referred to keeps its id
+
+    def provider(ruleset_data: Any, partition_data: Any) -> EndpointProvider:
+        if id(ruleset_data) not in made:
+            given.append(ruleset_data)
+            made[id(ruleset_data)] = EndpointProvider(ruleset_data, partition_data)
+        return made[id(ruleset_data)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.regions.EndpointProvider", provider)
         yield
 
 

@@ -18,7 +18,6 @@ Each is a context manager::
 from __future__ import annotations
 
 import abc
-import logging
 import secrets
 import shutil
 import socket
@@ -30,7 +29,6 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
 
 from tests.support.daemons import (
     LOOPBACK,
@@ -41,6 +39,7 @@ from tests.support.daemons import (
     minimal_environment,
     ram_or_disk_folder,
 )
+from tests.support.moto_front import MotoFront
 
 __all__ = [
     "GatewayServer",
@@ -178,16 +177,13 @@ class MotoServer(S3Server):
     name = "moto"
 
     def _start(self) -> None:
-        # One line per request on stderr would drown a demo's or a test's own words.
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._server = ThreadedMotoServer(ip_address=LOOPBACK, port=0, verbose=False)
-        self._server.start()
-        self._port = self._server.get_host_and_port()[1]
+        self._front = MotoFront()
+        self._front.start()
+        self._port = self._front.port
 
     def _stop(self) -> None:
         if self._port:
-            self._server.stop()
-            self._server._server.server_close()  # type: ignore[union-attr]  # moto leaves the socket open
+            self._front.stop()
 
 
 class ProcessServer(S3Server):

@@ -40,7 +40,7 @@ from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
 from riva_stream.pipeline.copies import COPIES, SourceCopy, cannot_copy, plan_objects
 from riva_stream.pipeline.documents import build_info
 from riva_stream.pipeline.limits import reserve_memory
-from riva_stream.pipeline.work import Payload, TransferMethod, copied_or_sent, require_unchanged
+from riva_stream.pipeline.work import Payload, TransferMethod, Work
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Bucket, Reader, WritableBucket
@@ -120,15 +120,12 @@ StoreOf = Callable[[str], Reader]
 
 
 @dataclass(eq=False)
-class FromStaging:
+class FromStaging(Work):
     """See :class:`~riva_stream.pipeline.work.Work`."""
 
-    run: Run
     staging: Staging
     originals: Sequence[Original]
     """Empty by reference."""
-    source: PinnedSource
-    container: PinnedSource | None
     store_of: StoreOf
     deep: bool
     """Whether every byte is read, also of what the store copies."""
@@ -136,7 +133,6 @@ class FromStaging:
     """Byte credits of several runs at once; what reads takes ``request.memory`` of them."""
     _copies: list[SourceCopy] = field(default_factory=list, init=False)
     """Of each original."""
-    _method: TransferMethod = field(default_factory=TransferMethod, init=False)
 
     @classmethod
     async def find(
@@ -162,7 +158,7 @@ class FromStaging:
             container = await find(references.container_image)
             if staging.artifact is None:
                 archive = await find(references.model_archive)
-                return cls(run, staging, (), archive, container, store_of, deep, budget)
+                return cls(run, archive, container, staging, (), store_of, deep, budget)
         artifact = _require_artifact(staging)
         told = artifact.source
         source = PinnedSource(
@@ -175,7 +171,7 @@ class FromStaging:
         )
         if artifact.deployment.reference_mode:  # else it was read once, and need not be there any more
             source = await find(reference_to(source))
-        return cls(run, staging, originals, source, container, store_of, deep, budget)
+        return cls(run, source, container, staging, originals, store_of, deep, budget)
 
     @property
     def uri(self) -> str:
@@ -209,35 +205,35 @@ class FromStaging:
         """All of them: each is an object of the source staging."""
         return frozenset(self._key(original) for original in self.originals)
 
+    @property
+    def method(self) -> TransferMethod:
+        """What is to be said of all of them."""
+        how = sorted({copy.how for copy in self._copies if copy.plan is not None or copy.reason})
+        reasons = sorted({copy.reason for copy in self._copies if copy.reason})
+        return TransferMethod("+".join(how) or "sent", "; ".join(reasons))
+
     def reads(self) -> list[tuple[Bucket, str]]:
         """The staging itself, and what it points at."""
-        own = self.staging.bucket
-        referenced = [
-            *([] if self.originals else [self.source]),
-            *([self.container] if self.container else []),
-        ]
-        return [(own, self.staging.layout.marker)] + [
-            (Bucket(self.store_of(one.uri), one.bucket, self.run.retrier), one.key) for one in referenced
+        referenced = (None if self.originals else self.source, self.container)
+        return [
+            (self.staging.bucket, self.staging.layout.marker),
+            *((self._bucket_of(one), one.key) for one in referenced if one is not None),
         ]
 
-    async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
+    async def plan(self, bucket: WritableBucket, check: str) -> None:
         """Whether the store copies the objects, and by what each copy will be proven."""
         objects = [(original.source, original.crc64nvme) for original in self.originals]
         if self.staging.vouched:
             self._copies = await plan_objects(self.run, bucket, objects, check)
+        elif objects and self.run.request.source_copy == "store":
+            raise cannot_copy(_UNVOUCHED)
         else:
-            if objects and self.run.request.source_copy == "store":
-                raise cannot_copy(_UNVOUCHED)
-            self._copies = [SourceCopy(None, _UNVOUCHED)] * len(objects)
-        self._method = _method_of(self._copies)
+            self.send_instead(_UNVOUCHED)
         self.run.request.plan_for(self.largest, self.run.most_parts)
-        return self._method
 
-    def send_instead(self, reason: str) -> TransferMethod:
-        """Let all objects be sent, whatever was planned."""
+    def send_instead(self, reason: str) -> None:
+        """Let all objects be sent."""
         self._copies = [SourceCopy(None, reason)] * len(self.originals)
-        self._method = _method_of(self._copies)
-        return self._method
 
     def planned(self) -> list[PlannedObject]:
         """Archive and models."""
@@ -258,12 +254,7 @@ class FromStaging:
     async def move(self, destination: Destination) -> Payload:
         """Copy, or read and send."""
         try:
-            return await copied_or_sent(
-                self.run,
-                destination,
-                lambda: self._moved(destination),
-                lambda reason: self._sent(destination, reason),
-            )
+            return await super().move(destination)
         except (BaseExceptionGroup, SourceChangedError) as error:
             if any(isinstance(leaf, SourceChangedError) for leaf in leaves_of(error)):
                 await self.confirm()  # an object may be another one because the staging is
@@ -295,8 +286,8 @@ class FromStaging:
                 "validation": staged.validation.model_copy(
                     update={
                         "upload_check": upload_check,
-                        "source_copy": self._method.how,
-                        "source_copy_reason": self._method.reason,
+                        "source_copy": self.method.how,
+                        "source_copy_reason": self.method.reason,
                         "objects_verified": True,
                         "warnings": list(run.warnings),
                     }
@@ -310,10 +301,8 @@ class FromStaging:
         )
 
     async def confirm(self) -> None:
-        """Look at the staging's marker again, and at what its documents point at."""
-        for one in (self.container, None if self.originals else self.source):
-            if one is not None:
-                await require_unchanged(Bucket(self.store_of(one.uri), one.bucket, self.run.retrier), one)
+        """Look at what the staging's documents point at, and at its marker again."""
+        await super().confirm()
         try:
             await self.staging.still_stands()
         except HeldError as error:  # another run's, but not at the prefix that this one holds
@@ -332,9 +321,8 @@ class FromStaging:
     def _key(self, original: Original) -> str:
         return self.run.request.prefix + original.item.path
 
-    async def _sent(self, destination: Destination, reason: str) -> Payload:
-        self._copies, self._method = [SourceCopy(None)] * len(self.originals), TransferMethod("sent", reason)
-        return await self._moved(destination)
+    def _store_of(self, pinned: PinnedSource) -> Reader:
+        return self.store_of(pinned.uri)
 
     async def _moved(self, destination: Destination) -> Payload:
         run, uploads, copies = self.run, destination.uploads, self._copies
@@ -469,10 +457,3 @@ def _require_same(original: Original, digest: Hash) -> None:
             where=Where("GetObject", original.source.bucket, original.source.key),
             hint="the staging is damaged where it lies: stage it again with --force",
         )
-
-
-def _method_of(copies: Sequence[SourceCopy]) -> TransferMethod:
-    """What to say of all of them."""
-    how = sorted({copy.how for copy in copies if copy.plan is not None or copy.reason})
-    reasons = sorted({copy.reason for copy in copies if copy.reason})
-    return TransferMethod("+".join(how) or "sent", "; ".join(reasons))

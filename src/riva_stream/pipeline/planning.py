@@ -15,7 +15,7 @@ from riva_stream.layout import (
     SCRATCH,
 )
 from riva_stream.pipeline.decide import Decision
-from riva_stream.pipeline.work import TransferMethod, Work
+from riva_stream.pipeline.work import Work
 from riva_stream.report import Plan, PlannedObject, TriedRights
 from riva_stream.run import Run
 from riva_stream.s3 import WritableBucket
@@ -26,7 +26,7 @@ from riva_stream.source import FEW, PinnedRanges
 __all__ = ["plan_of", "try_rights"]
 
 
-def plan_of(run: Run, work: Work, decision: Decision, check: str, method: TransferMethod) -> Plan:
+def plan_of(run: Run, work: Work, decision: Decision, check: str) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
     request, container = run.request, work.container
     part_size = run.part_size_for(work.largest)
@@ -54,8 +54,8 @@ def plan_of(run: Run, work: Work, decision: Decision, check: str, method: Transf
         read_share=shares.read_share,
         write_share=shares.write_share,
         upload_check=check,
-        source_copy=method.how,
-        source_copy_reason=method.reason,
+        source_copy=work.method.how,
+        source_copy_reason=work.method.reason,
         rights=[
             TriedRights(of="source", operations=source),
             *(

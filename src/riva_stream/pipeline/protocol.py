@@ -27,7 +27,7 @@ from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.planning import plan_of, try_rights
-from riva_stream.pipeline.work import TransferMethod, Work, identity_of
+from riva_stream.pipeline.work import Work
 from riva_stream.report import StageReport
 from riva_stream.run import Run
 from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
@@ -191,7 +191,8 @@ async def _require_marker(run: Run, existing: Existing, found: RivaStreamError |
 async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decision) -> StageReport:
     await try_rights(run, bucket, work)
     check = await _upload_check(run, bucket)
-    plan = plan_of(run, work, decision, check, await work.plan(bucket, check))
+    await work.plan(bucket, check)
+    plan = plan_of(run, work, decision, check)
     await run.save_copy("plan.json", to_json(plan))
     report = await _report(run, "planned", Committed(None, []))
     return report.model_copy(update={"plan": plan})
@@ -202,13 +203,14 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
     run.meter.own_keys = work.own_keys
     async with hold(run, bucket, listed=listed) as destination:
         check = destination.uploads.check = await _upload_check(run, destination.guarded)
-        method = await work.plan(destination.guarded, check)
-        identity = identity_of(run, work, check, method)
+        await work.plan(destination.guarded, check)
+        identity = work.identity(check)
         instead = identity.model_copy(update={"source_copy": SENT_INSTEAD})
         before = destination.lease.predecessor
         if identity.is_copied and run.request.source_copy == "auto" and before and before.identity == instead:
             # Or else each run would begin with the copies, and with what it sends in their place.
-            identity, method = instead, work.send_instead("the store did not copy for the run before")
+            identity = instead
+            work.send_instead("the store did not copy for the run before")
         await resume(destination, identity)
         # What was there before may have changed until the prefix was ours.
         existing = await destination.inspect()
@@ -223,7 +225,7 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
                 await _require_kept(run, work, destination.lease.process)
             if decision is not Decision.HAND_OVER:
                 tell_resumed(destination)
-            await _begin(run, work, check, method, decision)
+            await _begin(run, work, check, decision)
             committed = await _commit(Commit(run, work, destination), decision)
     if decision is Decision.ALREADY_STAGED:
         return await _already_staged(run, existing)
@@ -284,8 +286,8 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     return probed.check
 
 
-async def _begin(run: Run, work: Work, check: str, method: TransferMethod, decision: Decision) -> None:
-    plan = plan_of(run, work, decision, check, method)
+async def _begin(run: Run, work: Work, check: str, decision: Decision) -> None:
+    plan = plan_of(run, work, decision, check)
     await run.save_copy("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
     run.observer(
         StageStarted(
@@ -295,8 +297,8 @@ async def _begin(run: Run, work: Work, check: str, method: TransferMethod, decis
             source_size=work.size,
             destination=run.request.destination,
             upload_check=check,
-            source_copy=method.how,
-            source_copy_reason=method.reason,
+            source_copy=plan.source_copy,
+            source_copy_reason=plan.source_copy_reason,
         )
     )
 

@@ -6,9 +6,9 @@ what readers see; :mod:`~riva_stream.pipeline.protocol` is the same for both.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from riva_stream.destination import Destination
 from riva_stream.documents.compare import ContradictionError, retry_contradictions
@@ -17,13 +17,11 @@ from riva_stream.lease import SENT_INSTEAD, Identity
 from riva_stream.manifest import Artifact
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
-from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
+from riva_stream.s3 import UNSEEN, Bucket, Reader, WritableBucket
 from riva_stream.sink import NotCopiedError, Upload
 from riva_stream.source import PinnedSource
 
-__all__ = ["Payload", "TransferMethod", "Work", "copied_or_sent", "identity_of", "require_unchanged"]
-
-T = TypeVar("T")
+__all__ = ["Payload", "TransferMethod", "Work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +46,11 @@ class Payload:
     """Whether the first of them is the archive; a bare model has none."""
 
 
-class Work(Protocol):
-    """One staging to be made."""
+@dataclass(eq=False)
+class Work(ABC):
+    """One staging to be made. What is read is the source, unless a kind says otherwise."""
 
+    run: Run
     source: PinnedSource
     """As ``artifact.json`` tells it."""
     container: PinnedSource | None
@@ -59,31 +59,44 @@ class Work(Protocol):
     @property
     def uri(self) -> str:
         """``s3://`` URI of what is read."""
+        return self.source.uri
 
     @property
     def size(self) -> int:
         """Bytes of what is read."""
+        return self.source.size
 
     @property
     def pin(self) -> tuple[str, str | None]:
         """ETag and VersionId of what is read."""
+        return self.source.etag, self.source.version_id
 
     @property
     def largest(self) -> int:
         """Bytes of the largest object that comes through here, as far as it is planned; 0: none does."""
+        return self.source.size
 
     @property
+    @abstractmethod
     def first(self) -> PinnedSource | None:
         """An object whose bytes are needed, to try the right to read it; None by reference."""
 
     @property
+    @abstractmethod
     def own_keys(self) -> frozenset[str]:
         """Keys of the objects that hold the source's own bytes; empty by reference."""
 
+    @property
+    @abstractmethod
+    def method(self) -> TransferMethod:
+        """How the objects are made, as it was planned."""
+
+    @abstractmethod
     def reads(self) -> list[tuple[Bucket, str]]:
         """Bucket and key of every object that is read or pointed at."""
 
-    async def plan(self, bucket: WritableBucket, check: str) -> TransferMethod:
+    @abstractmethod
+    async def plan(self, bucket: WritableBucket, check: str) -> None:
         """Decide how the objects are made.
 
         Args:
@@ -94,80 +107,87 @@ class Work(Protocol):
             ConfigurationError: the store shall copy them, and cannot.
         """
 
-    def send_instead(self, reason: str) -> TransferMethod:
+    @abstractmethod
+    def send_instead(self, reason: str) -> None:
         """Let the objects be sent, whatever was planned."""
 
+    @abstractmethod
     def planned(self) -> list[PlannedObject]:
         """Archive and models, as far as they are known before anything is read."""
+
+    @abstractmethod
+    def describe(self, upload_check: str) -> Artifact:
+        """``artifact.json`` of what was moved, or of what is pointed at."""
+
+    @abstractmethod
+    def _store_of(self, pinned: PinnedSource) -> Reader:
+        """Where the source lies, or the image."""
+
+    @abstractmethod
+    async def _moved(self, destination: Destination) -> Payload:
+        """:meth:`move`, in the way that was planned."""
+
+    def _bucket_of(self, pinned: PinnedSource) -> Bucket:
+        return Bucket(self._store_of(pinned), pinned.bucket, self.run.retrier)
 
     async def move(self, destination: Destination) -> Payload:
         """Make every object durable as an open upload, and verify what can be verified.
 
+        Where it turns out that the store does not copy after all, what it was to copy is sent.
+
         Raises:
             IntegrityError: the bytes are not what they should be.
+            NotCopiedError: the store was to copy in any case.
         """
-
-    def describe(self, upload_check: str) -> Artifact:
-        """``artifact.json`` of what was moved, or of what is pointed at."""
+        try:
+            return await self._moved(destination)
+        except (BaseExceptionGroup, NotCopiedError) as error:
+            first = first_of(error) if isinstance(error, BaseExceptionGroup) else error
+            if not isinstance(first, NotCopiedError):
+                raise
+            if self.run.request.source_copy == "store":
+                raise first from first.__cause__
+            reason = first.what
+        self.run.warn("source-copy", f"{reason}: the source is read once more, and sent")
+        await destination.uploads.start_over()
+        destination.checkpoints = []  # none speaks of what is sent
+        # A run that copies must not resume what is sent from here on; one that sends instead may.
+        if destination.identity is not None:
+            destination.identity = destination.identity.model_copy(update={"source_copy": SENT_INSTEAD})
+        self.send_instead(reason)
+        return await self._moved(destination)
 
     async def confirm(self) -> None:
-        """Look once more whether what was read still stands, just before the marker.
+        """Look once more at what is only pointed at, just before the marker.
 
         Raises:
             TransientError: it was replaced meanwhile.
         """
+        for one in (self.container, None if self.first else self.source):
+            if one is not None:
+                await _require_unchanged(self._bucket_of(one), one)
+
+    def identity(self, check: str) -> Identity:
+        """What a run must agree in with another one to resume its uploads."""
+        request, (etag, version_id) = self.run.request, self.pin
+        return Identity(
+            source=self.uri,
+            etag=etag,
+            version_id=version_id,
+            size=self.size,
+            include=sorted(set(request.include)),
+            part_size=request.part_size,
+            check=check,
+            options=[
+                *(str(option) for option in (request.sse, request.kms_key_id, request.storage_class)),
+                *([f"acl={request.acl}"] if request.acl else []),
+                *(f"{name}={value}" for name, value in request.tags.items()),
+            ],
+            source_copy=self.method.how,
+        )
 
 
-async def copied_or_sent(
-    run: Run,
-    destination: Destination,
-    move: Callable[[], Awaitable[T]],
-    send: Callable[[str], Awaitable[T]],
-) -> T:
-    """``move``; where it turns out that the store does not copy after all, ``send``, which is given the reason.
-
-    Raises:
-        NotCopiedError: the store was to copy in any case.
-    """
-    try:
-        return await move()
-    except (BaseExceptionGroup, NotCopiedError) as error:
-        first = first_of(error) if isinstance(error, BaseExceptionGroup) else error
-        if not isinstance(first, NotCopiedError):
-            raise
-        if run.request.source_copy == "store":
-            raise first from first.__cause__
-        reason = first.what
-    run.warn("source-copy", f"{reason}: the source is read once more, and sent")
-    await destination.uploads.start_over()
-    destination.checkpoints = []  # none speaks of what is sent
-    # A run that copies must not resume what is sent from here on; one that sends instead may.
-    if destination.identity is not None:
-        destination.identity = destination.identity.model_copy(update={"source_copy": SENT_INSTEAD})
-    return await send(reason)
-
-
-def identity_of(run: Run, work: Work, check: str, method: TransferMethod) -> Identity:
-    """What a run must agree in with another one to resume its uploads."""
-    request, (etag, version_id) = run.request, work.pin
-    return Identity(
-        source=work.uri,
-        etag=etag,
-        version_id=version_id,
-        size=work.size,
-        include=sorted(set(request.include)),
-        part_size=request.part_size,
-        check=check,
-        options=[
-            *(str(option) for option in (request.sse, request.kms_key_id, request.storage_class)),
-            *([f"acl={request.acl}"] if request.acl else []),
-            *(f"{name}={value}" for name, value in request.tags.items()),
-        ],
-        source_copy=method.how,
-    )
-
-
-async def require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
+async def _require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
     """Look again at what is only pointed at. In a bucket with versions the one that was found stays under a newer one.
 
     Raises:

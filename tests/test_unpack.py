@@ -18,7 +18,8 @@ from riva_stream.flow.digest import Digest, HashLane
 from riva_stream.flow.lanes import Lane
 from riva_stream.flow.memory import SMALLEST_PART, least_memory, plan_memory
 from riva_stream.flow.tee import Branch
-from riva_stream.pipeline.checkpoint import ResumePoint
+from riva_stream.pipeline.checkpoint import Checkpointer, ResumePoint
+from riva_stream.pipeline.traced import TracedDigest
 from riva_stream.pipeline.unpack import Unpacker
 from riva_stream.sink import Upload
 from riva_stream.sizes import GIB, MIB
@@ -70,6 +71,9 @@ class Unpacking:
             HashLane(Lane("member-hash")),
             Lane("extract"),
             lambda _: None,
+            Checkpointer(
+                cast("Any", None), 0, self.part_size, cast("Upload", Sent()), TracedDigest(Digest())
+            ),
         )
 
     async def run(self, archive: bytes) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "SCRATCH",
     "Layout",
     "is_bintarball",
+    "is_model",
     "is_segment",
     "layout_around",
     "layout_of",
@@ -85,6 +86,11 @@ def is_bintarball(prefix: str) -> bool:
     return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == LEVELS
 
 
+def is_model(name: str) -> bool:
+    """Whether it is the name of a model, and of no archive of them: a bare model is its own source, and lies once."""
+    return name.endswith(".riva")
+
+
 def marker_at(prefix: str) -> str:
     """Name of the marker of what is staged at a prefix."""
     return DEPLOYMENT_READY if is_bintarball(prefix) else MARKER
@@ -117,6 +123,14 @@ class Layout:
     def journal(self) -> str:
         """Key of the journal."""
         return self.prefix + JOURNAL
+
+    def of_source(self, name: str) -> str:
+        """Key of the source's own bytes, from its name."""
+        return self.of_model(name) if is_model(name) else f"{self.prefix}{FOLDERS[0]}{name}"
+
+    def of_model(self, name: str) -> str:
+        """Key of a model."""
+        return f"{self.prefix}{FOLDERS[1]}{name}"
 
     def checkpoint(self, token: str, number: int) -> str:
         """Key of a checkpoint of one process."""

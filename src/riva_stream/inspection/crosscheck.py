@@ -23,6 +23,7 @@ from riva_stream.layout import (
     DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
+    is_model,
 )
 from riva_stream.manifest import Artifact, Finding, Lines, StagedFile, UploadManifest
 from riva_stream.s3 import Bucket, ObjectInfo
@@ -245,7 +246,7 @@ def _described(artifact: Artifact) -> list[tuple[str, int, str | None, str | Non
         (model.relative_path, model.size_bytes, model.sha256, model.blake3) for model in artifact.models
     ]
     # A bare model is its own source, and lies once: among the models.
-    if not artifact.source.filename.endswith(".riva"):
+    if not is_model(artifact.source.filename):
         source = artifact.source
         rows.insert(0, (f"source/{source.filename}", source.size_bytes, source.sha256, source.blake3))
     return rows

@@ -21,6 +21,7 @@ from riva_stream.layout import (
     OWN_FOLDER,
     Layout,
     is_bintarball,
+    is_model,
 )
 from riva_stream.lease import (
     LEASE,
@@ -144,7 +145,7 @@ def _staged(bucket: str, place: str, documents: Documents, found: Found | None) 
         size, models = artifact.source.size_bytes, len(artifact.models)
         stored = sum(model.size_bytes for model in artifact.models)
         # A bare model is its own source, and lies once: among the models.
-        if artifact.source.status == "staged" and not artifact.source.filename.endswith(".riva"):
+        if artifact.source.status == "staged" and not is_model(artifact.source.filename):
             stored += artifact.source.size_bytes
     return _listed(
         bucket,

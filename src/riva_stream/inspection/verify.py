@@ -19,7 +19,7 @@ from riva_stream.inspection.find import open_bucket
 from riva_stream.inspection.reports import NOT_STAGED, DeepRead, VerifyReport
 from riva_stream.inspection.staging import Staging, compare, find_staging, pinned
 from riva_stream.inspection.uris import split
-from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL
+from riva_stream.layout import DEPLOYMENT_DOCUMENTS, JOURNAL, MANIFEST_JSON, OF_FULL, is_model
 from riva_stream.manifest import Finding, Source
 from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings
@@ -252,7 +252,7 @@ class _Verification:
             raise self.staging.replaced(name)  # it was not there when the documents were read
         if name == JOURNAL:
             self._note("journal", "a run has begun to replace it, or has left its journal: see status")
-        elif self.staging.layout.is_among(entry.key) and name.endswith(".riva"):
+        elif self.staging.layout.is_among(entry.key) and is_model(name):
             self.ledger.size(entry.key, entry.size)
             self.ledger.differs(entry.key, NOT_STAGED, "not listed in any manifest")
         elif len(self.extra) < _MOST_EXTRA:

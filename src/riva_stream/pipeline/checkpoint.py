@@ -15,7 +15,7 @@ copies nothing has to be durable: what was read of it is compared with the copie
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Annotated, TypedDict
@@ -30,6 +30,7 @@ from riva_stream.config import StageRequest
 from riva_stream.destination import Destination
 from riva_stream.errors import HeldError, RivaStreamError
 from riva_stream.flow.digest import Digest, DigestRecord, DigestState
+from riva_stream.layout import is_model
 from riva_stream.lease import JournaledCheckpoint
 from riva_stream.pipeline.copies import Compared, CopyPlan
 from riva_stream.pipeline.traced import TracedDigest, TracedRanges
@@ -37,14 +38,13 @@ from riva_stream.readback import read_back
 from riva_stream.run import Run
 from riva_stream.sink import Proof, RangeDigests, Upload, UploadedPart
 from riva_stream.sizes import MOST_PARTS
-from riva_stream.source import SourceChecksums
+from riva_stream.source import PinnedSource, SourceChecksums
 
 __all__ = [
     "Checkpoint",
     "Checkpointer",
     "FinishedDigest",
     "ObjectProgress",
-    "ResumeContext",
     "ResumePoint",
     "can_resume",
     "extractor_options",
@@ -173,9 +173,10 @@ class _PendingCheckpoint:
 
     offset: int
     snapshot: Snapshot | None
-    members: Sequence[ObjectProgress]
-    required: Sequence[tuple[Upload, int]]
-    """The archive's upload and theirs, each with its first parts that have to be durable; but those that are copied."""
+    objects: Sequence[ObjectProgress]
+    """The archive, and the members that have begun, in order."""
+    required: Mapping[Upload, int]
+    """Their uploads, each with its first parts that have to be durable; but those that are copied."""
     missing: list[tuple[Upload, int]]
     """Parts that were not durable when it was last looked at."""
 
@@ -205,21 +206,18 @@ class Checkpointer:
     bare: bool = False
     ranges: TracedRanges | None = None
     copied_by: str = ""
-    _next: int = field(default=0, init=False)
+    is_over: bool = field(init=False)
+    """Whether none is taken any more, if any was at all."""
+    _next: int = field(init=False)
     _taken: list[_PendingCheckpoint] = field(default_factory=list, init=False)
     """The oldest first: what is in flight may be many times ``every``, and each of them counts once its parts are through."""
     _moved: anyio.Event = field(default_factory=anyio.Event, init=False)
-    _over: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._next = self.from_offset + self.every
-        if not self.every or not self.digest.states:
-            self._over = True  # none are wanted, or SHA-256 gives no state here
-
-    @property
-    def is_over(self) -> bool:
-        """Whether none is taken any more, if any was at all."""
-        return self._over
+        self.is_over = (
+            not self.every or not self.digest.states
+        )  # none are wanted, or SHA-256 gives no state here
 
     @property
     def is_waiting(self) -> bool:
@@ -229,20 +227,15 @@ class Checkpointer:
     def is_due(self, read: int) -> bool:
         """Whether one should be taken, ``read`` bytes of the archive being worked on, and none behind fewer any more."""
         if not self._taken:
-            self._forget_before(read // self.part_size * self.part_size)
-        return not self._over and read >= self._next and self._has_room()
+            forget_before(read // self.part_size * self.part_size, self.digest, self.ranges)
+        return not self.is_over and read >= self._next and self._has_room()
 
     def _has_room(self) -> bool:
         """Whether one more may wait: a snapshot lists the members so far, of which there may be many."""
         sizes = [len(taken.snapshot.data) for taken in self._taken if taken.snapshot is not None]
         return len(self._taken) < _MOST_TAKEN and (not sizes or sum(sizes) + max(sizes) <= _MOST_BYTES)
 
-    def take(
-        self,
-        snapshot: Snapshot | None,
-        members: Sequence[ObjectProgress],
-        read: int,
-    ) -> None:
+    def take(self, snapshot: Snapshot | None, members: Sequence[ObjectProgress], read: int) -> None:
         """Take one: the snapshot of this moment, in which the member that is open stands at the end of a part.
 
         Args:
@@ -253,30 +246,21 @@ class Checkpointer:
         at = read if snapshot is None else snapshot.offset
         offset = at // self.part_size * self.part_size
         self.postpone(read)
-        if self._over or offset <= self.from_offset:
+        if self.is_over or offset <= self.from_offset:
             return  # nothing would be gained
         if 0 < self.archive.expected <= offset:
             return  # who goes on reads something of the source, be it only to see that it can be read still
-        sent = [
-            (self.archive, offset // self.part_size),
-            *((it.upload, it.upload.numbered) for it in members),
-        ]
-        spoken_of = [(upload, parts) for upload, parts in sent if not upload.is_copied]
+        objects = [ObjectProgress(self.archive, self.digest, offset, self.ranges), *members]
+        sent = {self.archive: offset // self.part_size} | {it.upload: it.upload.numbered for it in members}
+        required = {upload: parts for upload, parts in sent.items() if not upload.is_copied}
         # What the one before it speaks of is durable before this one is looked at.
-        before = dict(self._taken[-1].required) if self._taken else {}
-        self._taken.append(
-            _PendingCheckpoint(
-                offset,
-                snapshot,
-                members,
-                spoken_of,
-                [
-                    (upload, number)
-                    for upload, parts in spoken_of
-                    for number in range(before.get(upload, 0) + 1, parts + 1)
-                ],
-            )
-        )
+        before = self._taken[-1].required if self._taken else {}
+        missing = [
+            (upload, number)
+            for upload, parts in required.items()
+            for number in range(before.get(upload, 0) + 1, parts + 1)
+        ]
+        self._taken.append(_PendingCheckpoint(offset, snapshot, objects, required, missing))
         self._moved.set()
 
     def postpone(self, read: int) -> None:
@@ -292,7 +276,7 @@ class Checkpointer:
 
     def close(self) -> None:
         """The stream has ended: what is not written by now is of no use any more."""
-        self._over = True
+        self.is_over = True
         self._moved.set()
 
     async def run(self) -> None:
@@ -301,16 +285,16 @@ class Checkpointer:
         Raises:
             HeldError: another run has taken over.
         """
-        while not self._over:
+        while not self.is_over:
             await self._moved.wait()
             self._moved = anyio.Event()
             # Each speaks of all that the one before it does, and more.
             counting = list(takewhile(self._counts, self._taken))
-            if not counting or self._over:
+            if not counting or self.is_over:
                 continue
             newest = counting[-1]  # whoever resumes has no use for the others
             data = await clock.in_thread(self._written, newest)
-            if len(data) > _LIMIT or len(newest.members) > _MOST_MEMBERS:
+            if len(data) > _LIMIT or len(newest.objects) > 1 + _MOST_MEMBERS:
                 self._end()  # each that follows is larger
                 continue
             try:
@@ -321,37 +305,25 @@ class Checkpointer:
                 self.destination.run.warn("checkpoint", f"no further checkpoint is kept: {error}")
                 self._end()
                 continue
-            self._forget(newest)
+            self._taken = self._taken[self._taken.index(newest) + 1 :]
+            # Nobody asks for older ones any more, nor for states behind fewer bytes of what is not hashed to its end.
+            for progress in (newest.objects[0], newest.objects[-1]):
+                forget_before(progress.size, progress.digest, progress.ranges)
 
     def _end(self) -> None:
         """None is taken any more, and those that wait are of no use: nobody will ask for states."""
-        self._over = True
+        self.is_over = True
         self._taken = []
-
-    def _forget(self, written: _PendingCheckpoint) -> None:
-        """It is written: nobody asks for older ones any more, nor for the states behind fewer bytes."""
-        self._taken = self._taken[self._taken.index(written) + 1 :]
-        self._forget_before(written.offset)
-        for progress in written.members[-1:]:
-            forget_before(progress.size, progress.digest, progress.ranges)
-
-    def _forget_before(self, offset: int) -> None:
-        forget_before(offset, self.digest, self.ranges)
 
     def _counts(self, taken: _PendingCheckpoint) -> bool:
         """Whether all that it speaks of is hashed and durable."""
         taken.missing[:] = [
             (upload, number) for upload, number in taken.missing if number not in upload.parts
         ]
-        if (
-            taken.missing
-            or not ObjectProgress(self.archive, self.digest, taken.offset, self.ranges).is_hashed
-        ):
-            return False
-        return all(progress.is_hashed for progress in taken.members)
+        return not taken.missing and all(progress.is_hashed for progress in taken.objects)
 
     def _written(self, taken: _PendingCheckpoint) -> bytes:
-        snapshot, members = taken.snapshot, list(taken.members)
+        snapshot, members = taken.snapshot, list(taken.objects[1:])
         opened: DigestState | None = None
         if snapshot is not None and snapshot.member is not None:
             progress = members.pop()
@@ -359,10 +331,6 @@ class Checkpointer:
                 raise RuntimeError("an open member has a digest that goes on")
             opened = progress.digest.states[progress.size]
         records = [progress.digest.record() for progress in members]
-        compared = [
-            (self.ranges, taken.offset),
-            *((progress.ranges, progress.size) for progress in taken.members),
-        ]
         return to_json(
             Checkpoint(
                 version=1,
@@ -372,10 +340,10 @@ class Checkpointer:
                 members=[FinishedDigest(size=r.size, sha256=r.sha256, blake3=r.blake3) for r in records],
                 open=opened,
                 copied_by=self.copied_by,
-                copied=[_copied(ranges, size) for ranges, size in compared if ranges is not None],
+                copied=[_copied(it.ranges, it.size) for it in taken.objects if it.ranges is not None],
                 parts=_parts_digest(
                     [upload.parts[number].checksum for number in range(1, parts + 1)]
-                    for upload, parts in taken.required
+                    for upload, parts in taken.required.items()
                 ),
             )
         )
@@ -391,7 +359,7 @@ def _parts_digest(uploads: Iterable[Sequence[str | None]]) -> str:
 
 def _copied(ranges: TracedRanges, size: int) -> CopiedRanges:
     state = ranges.states[size]
-    return CopiedRanges(values=ranges.digests.values[: state.over], crc=state.crc)
+    return CopiedRanges(values=ranges.digest.values[: state.over], crc=state.crc)
 
 
 def forget_before(size: int, *traced: TracedDigest | FinishedDigest | TracedRanges | None) -> None:
@@ -435,47 +403,25 @@ class ResumePoint:
     that of the stream, or ``etag``, the same ETag."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeContext:
-    """What a checkpoint has to fit: this very run, and what it is going to do.
-
-    Args:
-        run: the run.
-        destination: where the uploads are that it resumes.
-        archive_key: of the source's own object.
-        member_key: of the object of a member.
-        part_size: bytes of a part of the archive.
-        checksums: tell what the source is hashed with.
-        bare: the source is a model itself.
-        plan: how the store copies it; None: it is sent.
-    """
-
-    run: Run
-    destination: Destination
-    archive_key: str
-    member_key: Callable[[Member], str]
-    part_size: int
-    checksums: SourceChecksums
-    bare: bool
-    plan: CopyPlan | None
-
-    @property
-    def copied_by(self) -> str:
-        """See :class:`Checkpoint`."""
-        return str(self.plan.proof) if self.plan is not None else ""
-
-
-async def find_resume_point(context: ResumeContext) -> ResumePoint | None:
+async def find_resume_point(
+    destination: Destination, source: PinnedSource, plan: CopyPlan | None
+) -> ResumePoint | None:
     """The newest checkpoint of the run before that holds; None: read from the start.
 
     Nothing is raised for one that does not hold, whatever is in it: it is told in a warning.
+
+    Args:
+        destination: where the uploads are that this run resumes.
+        source: what it reads.
+        plan: how the store copies it; None: it is sent.
     """
-    run, destination = context.run, context.destination
+    run = destination.run
     if run.request.resume == "full":
         return None
     for named in destination.checkpoints:
         try:
-            earlier = await clock.in_thread(_Restorer(context).restore, await _read(run, named))
+            restorer = _Restorer(destination, source, plan)
+            earlier = await clock.in_thread(restorer.restore, await _read(run, named))
         except ValueError as error:  # also what the extractor and the digests say of one
             run.warn(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {error}"
@@ -491,27 +437,29 @@ async def find_resume_point(context: ResumeContext) -> ResumePoint | None:
     return None
 
 
-class _UnusableCheckpointError(ValueError):
-    """A checkpoint, or what the store has, is not as the journal says."""
-
-
 def _require(holds: object, what: str) -> None:
+    """A checkpoint, or what the store has, has to be as the journal says."""
     if not holds:
-        raise _UnusableCheckpointError(what)
+        raise ValueError(what)
 
 
 async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
     found = await run.destination.get_or_none(named.key, limit=_LIMIT)
     if found is None:
-        raise _UnusableCheckpointError("it is gone")
-    if hashlib.sha256(found.data).hexdigest() != named.sha256:
-        raise _UnusableCheckpointError("it is not the one that the journal names")
+        raise ValueError("it is gone")
+    _require(
+        hashlib.sha256(found.data).hexdigest() == named.sha256, "it is not the one that the journal names"
+    )
     return found.data
 
 
 @dataclass(eq=False)
 class _Restorer:
-    context: ResumeContext
+    """What a checkpoint has to fit: this very run, and what it is going to do."""
+
+    destination: Destination
+    source: PinnedSource
+    plan: CopyPlan | None
     sent_parts: list[list[UploadedPart]] = field(default_factory=list, init=False)
     """Parts of each object that is sent."""
     copied: list[CopiedRanges] = field(default_factory=list, init=False)
@@ -523,47 +471,40 @@ class _Restorer:
         Raises:
             ValueError: it does not fit.
         """
-        checkpoint, context = (
-            read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES),
-            self.context,
-        )
-        source_size = context.destination.identity.size if context.destination.identity else 0
-        _require(checkpoint.offset % context.part_size == 0, "it was taken with another part size")
-        _require(checkpoint.offset <= source_size, "the source ends before it")
+        checkpoint = read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES)
+        run, source, plan = self.destination.run, self.source, self.plan
+        part_size = run.part_size_for(source.size)
+        _require(checkpoint.offset % part_size == 0, "it was taken with another part size")
+        _require(checkpoint.offset <= source.size, "the source ends before it")
         _require(checkpoint.archive.size == checkpoint.offset, "its digest is of another place")
         _require(
-            checkpoint.copied_by == context.copied_by,
+            checkpoint.copied_by == (plan.proof if plan else ""),
             "the store copied the source in another way, or not at all",
         )
         self.copied = list(checkpoint.copied)
-        plan, parts = context.plan, checkpoint.offset // context.part_size
         compared = None
         if plan is None:
-            self._sent(context.archive_key, parts, checkpoint.offset)
+            parts = checkpoint.offset // part_size
+            self._sent(run.layout.of_source(source.filename), parts, checkpoint.offset)
         else:
             compared = self._copied(plan.sizes, plan.proof, checkpoint.offset)
         digest = Digest.restore(checkpoint.archive)
         _require(
-            {*digest.others} == {*context.checksums.to_compute},
+            {*digest.others} == {*source.checksums.to_compute},
             "the source's store tells other checksums now",
         )
-        _require((checkpoint.extractor is None) == context.bare, "it is one of an archive, or the source is")
+        is_of_model = checkpoint.extractor is None
+        _require(is_of_model == is_model(source.key), "it is one of an archive, or the source is")
         extractor, snapshot, members = None, None, list[ResumedMember]()
         if checkpoint.extractor is not None:
             extractor, snapshot = Extractor.restore(
-                checkpoint.extractor.encode(), **extractor_options(context.run.request)
+                checkpoint.extractor.encode(), **extractor_options(run.request)
             )
-            _require(
-                0 <= snapshot.offset - checkpoint.offset < context.part_size, "its decoder begins elsewhere"
-            )
-            _require(snapshot.consumed <= source_size, "the source ends before its decoder's place")
+            _require(0 <= snapshot.offset - checkpoint.offset < part_size, "its decoder begins elsewhere")
+            _require(snapshot.consumed <= source.size, "the source ends before its decoder's place")
             members = self._members(checkpoint, snapshot, plain=extractor.is_plain)
-        _require(
-            snapshot is not None or not (checkpoint.members or checkpoint.open),
-            "it has members of no archive",
-        )
-        keys = [context.archive_key, *(context.member_key(member.member) for member in members)]
-        _require(len({*keys}) == len(keys), "it has a member twice")
+        else:
+            _require(not (checkpoint.members or checkpoint.open), "it has members of no archive")
         _require(not self.copied, "it has digests of copies that are none")
         return ResumePoint(
             checkpoint.offset, digest, extractor, snapshot, members, compared, self._proven(checkpoint)
@@ -592,15 +533,16 @@ class _Restorer:
         *,
         plain: bool,
     ) -> ResumedMember:
-        plan, parts = self.context.plan, _parts(self.context.run, member.size, size)
+        plan, run = self.plan, self.destination.run
+        parts = _parts(run, member.size, size)
         if plan is not None and plain and plan.of_members and (sizes := plan.sizes_of(member)) is not None:
             return ResumedMember(member, inside, digest, 0, self._copied(sizes, plan.of_members, size))
-        self._sent(self.context.member_key(member), parts, size)
+        self._sent(run.layout.of_model(member.key_name), parts, size)
         return ResumedMember(member, inside, digest, parts, None)
 
     def _sent(self, key: str, parts: int, size: int) -> None:
         """The first ``parts`` parts of an upload, each of which something shows to be as it was sent."""
-        upload = self.context.destination.uploads.adopted.get(key)
+        upload = self.destination.uploads.adopted.get(key)
         # Nothing is made of a number that somebody may have made up before it is known to be one of parts.
         there = upload is not None and parts <= len(upload.uploaded)
         uploaded = [upload.uploaded.get(number) for number in range(1, parts + 1)] if upload and there else []
@@ -625,8 +567,8 @@ class _Restorer:
         told = _parts_digest([part.sent_crc64nvme for part in parts] for parts in self.sent_parts)
         _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
         proofs = {part.proof for parts in self.sent_parts for part in parts}
-        if self.context.plan is not None:
-            proofs.add(self.context.plan.proof.of_stream or "etag")
+        if self.plan is not None:
+            proofs.add(self.plan.proof.of_stream or "etag")
         return "crc64nvme" if proofs <= {"crc64nvme"} else "etag"
 
 

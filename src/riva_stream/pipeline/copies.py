@@ -62,7 +62,6 @@ _USUAL = sorted(
 )
 """Bytes of the parts that clients send; where none of them fits, any whole MiB."""
 
-_TWO_PRINCIPALS = "source and destination are not reached with the same credentials"
 _PLAIN = re.compile(r"[0-9a-f]{32}")
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
 
@@ -137,7 +136,7 @@ class Compared:
         Raises:
             ValueError: these are digests of other parts.
         """
-        ranges.digests.restore(self.values, self.crc, self.size)
+        ranges.digest.restore(self.values, self.crc, self.size)
         ranges.reset()
 
 
@@ -150,9 +149,14 @@ class SourceCopy:
     """Why the source is sent."""
 
     @property
+    def proven_by(self) -> str:
+        """Name of the proof; "" of what is sent."""
+        return str(self.plan.proof) if self.plan else ""
+
+    @property
     def how(self) -> str:
         """``sent``, or the name of the proof."""
-        return str(self.plan.proof) if self.plan else "sent"
+        return self.proven_by or "sent"
 
 
 async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, check: str) -> SourceCopy:
@@ -194,9 +198,7 @@ async def plan_objects(
     if wished == "send" or not objects:
         return [SourceCopy(None) for _ in objects]
     largest = max((source for source, _ in objects), key=lambda source: source.size)
-    ability = (
-        await _Planner(run, bucket, largest, check, reads=False).ability() if run.one_principal else None
-    )
+    ability = await _Planner(run, bucket, largest, check, reads=False).ability()
 
     async def plan(one: tuple[PinnedSource, str]) -> SourceCopy:
         source, crc64nvme = one
@@ -222,17 +224,12 @@ class Outlets:
     run: Run
     uploads: Uploads
     plan: CopyPlan | None
-    moved: Callable[[], None] = lambda: None
-    """Called after each chunk that is compared with copies."""
-    keeps_states: bool = False
+    keeps_states: bool
     """Whether a checkpoint may ask for the states of what is compared."""
-    ranges: dict[Upload, TracedRanges] = field(default_factory=dict, init=False)
-    """What is compared with the copies of each object, where that are digests."""
     _copied: list[CopiedObject] = field(default_factory=list, init=False)
-    _proofs: HashLane = field(init=False)
+    _proofs: HashLane = field(default_factory=lambda: HashLane(Lane("proof")), init=False)
 
     def __post_init__(self) -> None:
-        self._proofs = HashLane(Lane("proof"), self.moved)
         if self.plan is not None:
             source = self.plan.source
             self.run.meter.counts = (*self.run.meter.counts, "copied")
@@ -244,17 +241,18 @@ class Outlets:
                 with_crc64nvme=self.plan.proof is Proof.CRC64NVME,
             )
 
-    def of_source(self, upload: Upload) -> Branch:
-        """Begin the source's own object."""
-        return self._of(self.plan.begin_source(upload)) if self.plan else upload.send
+    def of_source(self, upload: Upload) -> tuple[Branch, TracedRanges | None]:
+        """Begin the source's own object. Also tells what is compared with the copies of it, where that are digests."""
+        return self._of(self.plan.begin_source(upload)) if self.plan else (upload.send, None)
 
-    def of_member(self, upload: Upload, member: Member, *, plain: bool) -> Branch:
-        """Begin the object of a member; ``plain``: it is in the source as it is."""
+    def of_member(self, upload: Upload, member: Member, *, plain: bool) -> tuple[Branch, TracedRanges | None]:
+        """The same for the object of a member; ``plain``: it is in the source as it is."""
         copied = self.plan.begin_member(upload, member) if self.plan and plain else None
-        return self._of(copied) if copied else upload.send
+        return self._of(copied) if copied else (upload.send, None)
 
-    def start(self, tasks: TaskGroup) -> None:
-        """Copy, and hash what is to be compared with copies, until :meth:`close`."""
+    def start(self, tasks: TaskGroup, moved: Callable[[], None]) -> None:
+        """Copy, and hash what is to be compared with copies, until :meth:`close`; ``moved``: called after each chunk of it."""
+        self._proofs.done = moved
         if self.plan is not None:
             for _ in range(COPIES):
                 tasks.start_soon(self.uploads.copy_parts)
@@ -269,12 +267,12 @@ class Outlets:
         for copied in self._copied:
             copied.prove()
 
-    def _of(self, copied: CopiedObject) -> Branch:
+    def _of(self, copied: CopiedObject) -> tuple[Branch, TracedRanges | None]:
         self._copied.append(copied)
         if copied.digests is None:
-            return Chunk.release
-        self.ranges[copied.upload] = traced = TracedRanges(copied.digests, kept=self.keeps_states)
-        return partial(self._proofs.send, traced)
+            return Chunk.release, None
+        traced = TracedRanges(copied.digests, kept=self.keeps_states)
+        return partial(self._proofs.send, traced), traced
 
 
 @dataclass(eq=False)
@@ -288,8 +286,6 @@ class _Planner:
 
     async def of_stream(self) -> SourceCopy:
         """Of a source that is read and hashed meanwhile."""
-        if not self.run.one_principal:
-            return SourceCopy(None, _TWO_PRINCIPALS)
         ability = await self.ability()
         if ability.reason:
             return SourceCopy(None, ability.reason)
@@ -306,12 +302,10 @@ class _Planner:
             return SourceCopy(CopyPlan(self.source, ranged, own, part_size, ranged))
         return found
 
-    async def of_object(self, crc64nvme: str, ability: CopyAbility | None) -> SourceCopy:
+    async def of_object(self, crc64nvme: str, ability: CopyAbility) -> SourceCopy:
         """Of an object that nobody reads."""
         if not self.source.size:
             return SourceCopy(None)  # there is nothing to copy
-        if ability is None:
-            return SourceCopy(None, _TWO_PRINCIPALS)
         if ability.reason:
             return SourceCopy(None, ability.reason)
         if crc64nvme and ability.crc64nvme:
@@ -345,6 +339,8 @@ class _Planner:
         """What may be believed of the store."""
         run, source = self.run, self.source
         with_checksums = self.check == "crc64nvme"
+        if not run.one_principal:
+            return CopyAbility("source and destination are not reached with the same credentials")
         if run.destination.is_aws:
             return CopyAbility(crc64nvme=with_checksums, md5=not self._is_kms)
         span = min(_PROBED, source.size) if source.size > FEW_BYTES else source.size

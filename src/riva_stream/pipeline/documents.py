@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from riva_stream import clock
 from riva_stream.flow.digest import DigestRecord
+from riva_stream.layout import is_model
 from riva_stream.manifest import (
     Artifact,
     BuildInfo,
@@ -20,7 +21,7 @@ from riva_stream.manifest import (
     architecture_of,
     artifact_id,
 )
-from riva_stream.pipeline.stream import Streamed, is_bare_model
+from riva_stream.pipeline.stream import Streamed
 from riva_stream.run import Run
 from riva_stream.sizes import GIB, MIB, human_size
 from riva_stream.source import PinnedSource
@@ -74,7 +75,7 @@ def model_files(source: PinnedSource, streamed: Streamed | None) -> list[ModelFi
     """Every staged model, in the archive's order."""
     if streamed is None:
         return []
-    if is_bare_model(source):
+    if is_model(source.key):
         return [_model_file(source.filename, None, streamed.digest)]
     return [
         _model_file(staged.member.key_name, staged.member.name, staged.digest.record())

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from riva_stream.destination import Destination
 from riva_stream.errors import IntegrityError, Where
+from riva_stream.layout import is_model
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
 from riva_stream.pipeline.deployment_docs import find_container, store_of_container
 from riva_stream.pipeline.documents import artifact_of
-from riva_stream.pipeline.stream import Streamed, archive_key, is_bare_model, stream
+from riva_stream.pipeline.stream import Streamed, stream
 from riva_stream.pipeline.work import Payload, TransferMethod, Work
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
@@ -57,7 +58,7 @@ class FromArchive(Work):
     @property
     def own_keys(self) -> frozenset[str]:
         """Where the source's own bytes go."""
-        return frozenset({archive_key(self.run, self.source)} if self.first else ())
+        return frozenset({self.run.layout.of_source(self.source.filename)} if self.first else ())
 
     @property
     def method(self) -> TransferMethod:
@@ -79,15 +80,15 @@ class FromArchive(Work):
     def planned(self) -> list[PlannedObject]:
         """The archive, and a pattern for its models."""
         run, source = self.run, self.source
-        bare, part_size = is_bare_model(source), run.part_size_for(source.size)
+        bare, part_size = is_model(source.key), run.part_size_for(source.size)
         archive = PlannedObject(
-            key=archive_key(run, source),
+            key=run.layout.of_source(source.filename),
             kind="model" if bare else "archive",
             part_size=part_size,
             parts=-(-source.size // part_size),
         )
-        patterns = " ".join(run.request.include)
-        models = PlannedObject(key=f"{run.request.prefix}models/<{patterns}>", kind="models")
+        patterns = f"<{' '.join(run.request.include)}>"
+        models = PlannedObject(key=run.layout.of_model(patterns), kind="models")
         return [archive] if bare else [archive, models]
 
     async def _moved(self, destination: Destination) -> Payload:
@@ -96,7 +97,7 @@ class FromArchive(Work):
         return Payload(
             [streamed.archive, *(staged.upload for staged in members)],
             [streamed.digest.sha256, *(staged.digest.record().sha256 for staged in members)],
-            has_archive=not is_bare_model(self.source),
+            has_archive=not is_model(self.source.key),
         )
 
     def describe(self, upload_check: str) -> Artifact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 
 import anyio
 
@@ -19,12 +20,12 @@ from riva_stream.archive import (
 from riva_stream.destination import Destination
 from riva_stream.errors import AccessDeniedError, ArchiveError, ArchiveFault, DigestMismatchError
 from riva_stream.events import MemberFound, PhaseChanged, Resumed
-from riva_stream.flow.buffers import Chunk, Credits
+from riva_stream.flow.buffers import Credits
 from riva_stream.flow.digest import Digest, DigestRecord, HashLane
 from riva_stream.flow.tee import Branch, tee
+from riva_stream.layout import is_model
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
-    ResumeContext,
     can_resume,
     extractor_options,
     find_resume_point,
@@ -37,7 +38,7 @@ from riva_stream.s3 import Bucket
 from riva_stream.sink import Upload, Uploads
 from riva_stream.source import PinnedRanges, PinnedSource, SourceReader
 
-__all__ = ["Streamed", "archive_key", "stream"]
+__all__ = ["Streamed", "stream"]
 
 _MODEL_TYPE = "application/octet-stream"
 
@@ -62,17 +63,6 @@ class Streamed:
     """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.ResumePoint`."""
 
 
-def is_bare_model(source: PinnedSource) -> bool:
-    """Whether the source is a ``.riva`` itself, not an archive of them."""
-    return source.key.endswith(".riva")
-
-
-def archive_key(run: Run, source: PinnedSource) -> str:
-    """Where the source's own bytes go."""
-    folder = "models" if is_bare_model(source) else "source"
-    return f"{run.request.prefix}{folder}/{source.filename}"
-
-
 async def stream(  # noqa: C901, PLR0915 - the picture
     run: Run, source: PinnedSource, destination: Destination, copy: SourceCopy
 ) -> Streamed:
@@ -87,16 +77,14 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     if source.size == 0:
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
     request, lanes, uploads = run.request, run.lanes, destination.uploads
-    bare = is_bare_model(source)
+    bare = is_model(source.key)
     part_size = run.part_size_for(source.size)
     shares = request.plan_for(source.size, run.most_parts)
-    key, member_key = archive_key(run, source), partial(_member_key, run)
-    context = ResumeContext(run, destination, key, member_key, part_size, source.checksums, bare, copy.plan)
-    earlier = await find_resume_point(context)
+    earlier = await find_resume_point(destination, source, copy.plan)
     start = earlier.offset if earlier else 0
     # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
     archive = await uploads.open(
-        key,
+        run.layout.of_source(source.filename),
         content_type=_MODEL_TYPE if bare else content_type_of(source.key),
         metadata=run.metadata("riva-model" if bare else "model-archive"),
         size=source.size,
@@ -121,13 +109,8 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could continue it.
     whole = earlier.digest if earlier else Digest(source.checksums.to_compute, with_blake3=bare)
     digest = TracedDigest(whole, kept=bool(every))
-
-    def moved() -> None:
-        checkpointer.moved()
-
-    outlets = Outlets(run, uploads, copy.plan, moved, keeps_states=bool(every))
-    of_source = outlets.of_source(archive)
-    ranges = outlets.ranges.get(archive)
+    outlets = Outlets(run, uploads, copy.plan, keeps_states=bool(every))
+    of_source, ranges = outlets.of_source(archive)
     if earlier and earlier.compared and ranges:
         earlier.compared.resume(ranges)
     checkpointer = Checkpointer(
@@ -139,7 +122,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         start,
         bare=bare,
         ranges=ranges,
-        copied_by=context.copied_by,
+        copied_by=copy.proven_by,
     )
     hashes, member_hashes = (HashLane(lane, checkpointer.moved) for lane in (lanes.hash, lanes.member_hash))
     unpacker = Unpacker(
@@ -150,8 +133,8 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         member_hashes,
         lanes.extract,
         lambda count: run.meter.add(expanded=count),
-        run.most_parts,
         checkpointer,
+        run.most_parts,
     )
     if earlier:
         await unpacker.resume(earlier)
@@ -164,7 +147,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     async def read() -> None:
         async for chunk in reader.chunks():
             if bare and chunk.offset == 0:
-                _look_at_model(run, source, _head_of(chunk))
+                _look_at_model(run, source, bytes(islice(chain.from_iterable(chunk.pieces), DEEP)))
             tee(chunk, branches)
         hashes.close()
         unpacker.close()
@@ -177,24 +160,21 @@ async def stream(  # noqa: C901, PLR0915 - the picture
                 raise error.located(bucket=source.bucket, key=source.key)  # noqa: B904 - the very same error
         member_hashes.close()
 
-    async def lane_group() -> None:
-        async with anyio.create_task_group() as writing:
-            writing.start_soon(checkpointer.run)
-            async with anyio.create_task_group() as lane_tasks:
-                for _ in range(request.connections):
-                    lane_tasks.start_soon(reader.fetch)
-                    lane_tasks.start_soon(uploads.send_parts, checkpointer.moved)
-                lane_tasks.start_soon(hashes.run)
-                lane_tasks.start_soon(member_hashes.run)
-                outlets.start(lane_tasks)
-                async with anyio.create_task_group() as producers:
-                    producers.start_soon(read)
-                    producers.start_soon(unpack)
-                uploads.close()
-                outlets.close()
-            checkpointer.close()
-
-    await lane_group()
+    async with anyio.create_task_group() as writing:
+        writing.start_soon(checkpointer.run)
+        async with anyio.create_task_group() as lane_tasks:
+            for _ in range(request.connections):
+                lane_tasks.start_soon(reader.fetch)
+                lane_tasks.start_soon(uploads.send_parts, checkpointer.moved)
+            lane_tasks.start_soon(hashes.run)
+            lane_tasks.start_soon(member_hashes.run)
+            outlets.start(lane_tasks, checkpointer.moved)
+            async with anyio.create_task_group() as producers:
+                producers.start_soon(read)
+                producers.start_soon(unpack)
+            uploads.close()
+            outlets.close()
+        checkpointer.close()
     run.meter.tell()
     run.observer(PhaseChanged(phase="verify"))
     for warning in unpacker.summary.warnings if unpacker.summary else ():
@@ -228,16 +208,6 @@ async def _first_bytes(run: Run, source: PinnedSource) -> bytes:
     return await run.retrier("GetObject", ask)
 
 
-def _head_of(first: Chunk) -> bytes:
-    """The first bytes of what the source begins with."""
-    head = b""
-    for piece in first.pieces:
-        head += bytes(piece[: DEEP - len(head)])
-        if len(head) == DEEP:
-            break
-    return head
-
-
 def _look_at_model(run: Run, source: PinnedSource, head: bytes) -> None:
     """Look at the first bytes of a bare model: nobody else opens it.
 
@@ -254,20 +224,17 @@ def _look_at_model(run: Run, source: PinnedSource, head: bytes) -> None:
         )
 
 
-def _member_key(run: Run, member: Member) -> str:
-    return f"{run.request.prefix}models/{member.key_name}"
-
-
 async def _open_member(
     run: Run, uploads: Uploads, outlets: Outlets, member: Member, *, plain: bool
 ) -> tuple[Upload, Branch, TracedRanges | None]:
-    key = _member_key(run, member)
     upload = await uploads.open(
-        key, content_type=_MODEL_TYPE, metadata=run.metadata("riva-model"), size=member.size
+        run.layout.of_model(member.key_name),
+        content_type=_MODEL_TYPE,
+        metadata=run.metadata("riva-model"),
+        size=member.size,
     )
-    run.observer(MemberFound(name=member.name, key=key, size=member.size))
-    outlet = outlets.of_member(upload, member, plain=plain)
-    return upload, outlet, outlets.ranges.get(upload)
+    run.observer(MemberFound(name=member.name, key=upload.key, size=member.size))
+    return upload, *outlets.of_member(upload, member, plain=plain)
 
 
 def _verify(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from riva_stream.flow.buffers import Piece
 from riva_stream.flow.digest import Digest, DigestRecord, DigestState
@@ -11,11 +11,8 @@ from riva_stream.sink import RangeDigests, RangesState
 
 __all__ = ["TracedDigest", "TracedRanges"]
 
-S = TypeVar("S")
-S_co = TypeVar("S_co", covariant=True)
 
-
-class _Snapshotted(Protocol[S_co]):
+class _Snapshotted(Protocol):
     @property
     def size(self) -> int:
         """Bytes so far."""
@@ -23,11 +20,15 @@ class _Snapshotted(Protocol[S_co]):
     def update(self, pieces: Sequence[Piece], /) -> None:
         """Take the next pieces."""
 
-    def snapshot(self) -> S_co | None:
+    def snapshot(self) -> Any:
         """What all bytes so far come to; None where that cannot be told."""
 
 
-class _Traced(Generic[S]):
+D = TypeVar("D", bound=_Snapshotted)
+S = TypeVar("S")
+
+
+class _Traced(Generic[D, S]):
     """A digest, and its states behind each chunk, as far as a checkpoint may ask for them.
 
     Args:
@@ -35,8 +36,8 @@ class _Traced(Generic[S]):
         kept: whether states are kept at all.
     """
 
-    def __init__(self, digest: _Snapshotted[S], *, kept: bool = True) -> None:
-        self._traced = digest
+    def __init__(self, digest: D, *, kept: bool = True) -> None:
+        self.digest = digest
         self.states: dict[int, S] = {}
         """By bytes so far. Changed by the lane's thread alone; others only ask for one."""
         self.hashed = digest.size
@@ -47,7 +48,7 @@ class _Traced(Generic[S]):
 
     def update(self, pieces: Sequence[Piece]) -> None:
         """Take the next pieces; runs in a worker thread."""
-        self._traced.update(pieces)
+        self.digest.update(pieces)
         self._remember()
 
     def forget_before(self, size: int) -> None:
@@ -60,29 +61,21 @@ class _Traced(Generic[S]):
         self._remember()
 
     def _remember(self) -> None:
-        state = self._traced.snapshot() if self._kept else None
+        state = self.digest.snapshot() if self._kept else None
         if state is not None:
             for size in [size for size in self.states if size < self._floor]:
                 del self.states[size]
-            self.states[self._traced.size] = state
-        self.hashed = self._traced.size
+            self.states[self.digest.size] = state
+        self.hashed = self.digest.size
 
 
-class TracedDigest(_Traced[DigestState]):
+class TracedDigest(_Traced[Digest, DigestState]):
     """See :class:`_Traced`."""
-
-    def __init__(self, digest: Digest, *, kept: bool = True) -> None:
-        self.digest = digest
-        super().__init__(digest, kept=kept)
 
     def record(self) -> DigestRecord:
         """What all bytes so far come to."""
         return self.digest.record()
 
 
-class TracedRanges(_Traced[RangesState]):
+class TracedRanges(_Traced[RangeDigests, RangesState]):
     """The same for what is compared with the parts that the store copies."""
-
-    def __init__(self, digests: RangeDigests, *, kept: bool = True) -> None:
-        self.digests = digests
-        super().__init__(digests, kept=kept)

@@ -58,16 +58,6 @@ class StagedMember:
     inside: InsideReport | None = None
 
 
-@dataclass(eq=False, slots=True)
-class _Filling:
-    """The part that is being filled up; its credits are taken already."""
-
-    offset: int
-    size: int
-    pieces: list[Piece] = field(default_factory=list)
-    have: int = 0
-
-
 @dataclass(eq=False)
 class Unpacker:
     """Takes the archive's chunks in order and sends its members on.
@@ -86,16 +76,19 @@ class Unpacker:
     lane: Lane
     expanded: Callable[[int], None]
     """Is told how many bytes came out of inflate."""
+    checkpointer: Checkpointer
     most_parts: int = MOST_PARTS
     """Parts that the store takes of an upload."""
-    checkpointer: Checkpointer | None = None
-    """None: no checkpoints are taken."""
     members: list[StagedMember] = field(default_factory=list, init=False)
     summary: ArchiveSummary | None = field(default=None, init=False)
     credits: Credits = field(init=False)
     """The write share: what the parts of members are paid from."""
-    _filling: _Filling | None = field(default=None, init=False)
+    _pieces: list[Piece] = field(default_factory=list, init=False)
+    """Of the part that is being filled up, whose credits are taken already; none between parts."""
+    _have: int = field(default=0, init=False)
+    """Bytes of these."""
     _sent: int = field(default=0, init=False)
+    """Bytes of the open member that went on in parts."""
     _part: int = field(default=0, init=False)
     """Bytes of a part of the member that has begun; 0 between members."""
     _window: int = field(default=0, init=False)
@@ -129,10 +122,7 @@ class Unpacker:
                 StagedMember(resumed.member, upload, outlet, resumed.digest, ranges, resumed.inside)
             )
         if earlier.snapshot.member is not None:
-            member = earlier.snapshot.member
-            self._part = min(self.part_size(member.size), member.size)
-            # The run that began with it may have had more memory.
-            self._require_room(self._part, f"member {show(member.name)} of {human_size(member.size)}")
+            self._part = self._part_of(earlier.snapshot.member)  # of a run that may have had more memory
             self._sent = earlier.snapshot.handed_over
 
     def send(self, chunk: Chunk) -> None:
@@ -181,31 +171,26 @@ class Unpacker:
                         await self._keep(data)
                     case MemberEnd(_, inside):
                         self._end(inside)
-            if self._marked is not None and self._filling is None:
-                await self._take_checkpoint(at)
+            if self._marked is not None and not self._pieces:
+                await self._take_checkpoint(at, self._marked)
 
     def _stop_for_checkpoint(self, at: int) -> tuple[int, int]:
         """Bytes of the open member behind which the next step shall stop (0: nowhere), and those that it has by now."""
         if self._marked is None:
-            if self.checkpointer is None or not self.checkpointer.is_due(at):
+            if not self.checkpointer.is_due(at):
                 return 0, 0
             self.extractor.mark()
             self._marked, self._tries = at, 0
         if not self._part:
             return 0, 0
-        filling = self._filling
-        if filling is not None:
-            return filling.offset + filling.size, filling.offset + filling.have
-        return min(self._sent + self._part, self.members[-1].member.size), self._sent
+        return self._sent + self._size, self._sent + self._have
 
-    async def _take_checkpoint(self, at: int) -> None:
+    async def _take_checkpoint(self, at: int, marked: int) -> None:
         """At the end of a part; where the extractor has found no place yet, the next one serves."""
-        if self.checkpointer is None or self._marked is None:
-            return
         with self.lane.busy():
             snapshot = await clock.in_thread(self.extractor.snapshot)
         self._tries += 1
-        if snapshot is not None and snapshot.offset >= self._marked:
+        if snapshot is not None and snapshot.offset >= marked:
             self.checkpointer.take(snapshot, self._progress_of(snapshot), at)
         elif self._tries < _TRIES:
             return
@@ -223,17 +208,19 @@ class Unpacker:
         ]
 
     async def _begin(self, member: Member) -> None:
-        part = min(self.part_size(member.size), member.size)
-        self._require_room(part, f"member {show(member.name)} of {human_size(member.size)}")
-        self._part = part
+        self._part = self._part_of(member)
         with self.lane.waiting():
             upload, outlet, ranges = await self.open_upload(member)
-        kept = self.checkpointer is not None and not self.checkpointer.is_over
-        self.members.append(StagedMember(member, upload, outlet, TracedDigest(Digest(), kept=kept), ranges))
+        digest = TracedDigest(Digest(), kept=not self.checkpointer.is_over)
+        self.members.append(StagedMember(member, upload, outlet, digest, ranges))
         self._sent = 0
         if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
-            self._filling = _Filling(0, 0)
             self._ship()
+
+    def _part_of(self, member: Member) -> int:
+        part = min(self.part_size(member.size), member.size)
+        self._require_room(part, f"member {show(member.name)} of {human_size(member.size)}")
+        return part
 
     async def _pay_for_window(self) -> None:
         """Take from the write share what zstd's window holds; it stays taken, for the inflater keeps it."""
@@ -265,42 +252,38 @@ class Unpacker:
 
     async def _keep(self, data: Piece) -> None:
         """Put the next bytes of the member into parts."""
-        member = self.members[-1].member
         view = memoryview(data)
         while view:
-            filling = self._filling
-            if filling is None:
-                size = min(self._part, member.size - self._sent)
+            if not self._pieces:
                 with self.lane.waiting():
-                    await self.credits.acquire(size)
-                self._filling = filling = _Filling(self._sent, size)
-            take = view[: filling.size - filling.have]
+                    await self.credits.acquire(self._size)
+            take = view[: self._size - self._have]
             view = view[len(take) :]
-            filling.have += len(take)
+            self._have += len(take)
             # A slice keeps its whole block alive; one that is the smaller part of it is worth a copy.
-            filling.pieces.append(bytes(take) if 2 * len(take) < take.nbytes + _rest_of_block(take) else take)
-            if filling.have == filling.size:
+            self._pieces.append(bytes(take) if 2 * len(take) < len(take.obj) else take)  # type: ignore[arg-type]
+            if self._have == self._size:
                 self._ship()
 
+    @property
+    def _size(self) -> int:
+        """Bytes of the part that is being filled up, or comes next."""
+        return min(self._part, self.members[-1].member.size - self._sent)
+
     def _ship(self) -> None:
-        filling, staged = self._filling, self.members[-1]
-        if filling is None or isinstance(staged.digest, FinishedDigest):
-            raise ValueError("no part is being filled")
-        self._filling = None
-        self._sent += filling.size
-        if self.checkpointer is not None and not self.checkpointer.is_waiting:
+        staged, size = self.members[-1], self._size
+        if isinstance(staged.digest, FinishedDigest):
+            raise ValueError("a member that is over has no more parts")  # noqa: TRY004 - it is no caller's mistake
+        chunk = Chunk(self._sent, size, self._pieces, self.credits, size)
+        self._pieces, self._have = [], 0
+        self._sent += size
+        if not self.checkpointer.is_waiting:
             forget_before(self._sent, staged.digest, staged.ranges)
-        chunk = Chunk(filling.offset, filling.size, filling.pieces, self.credits, filling.size)
         tee(chunk, (partial(self.hashes.send, staged.digest), staged.outlet))
 
     def _end(self, inside: InsideReport) -> None:
         self.members[-1].inside = inside
         self._part = 0
-
-
-def _rest_of_block(view: memoryview) -> int:
-    """Bytes of the block behind ``view`` that ``view`` does not show."""
-    return len(view.obj) - view.nbytes  # type: ignore[arg-type]
 
 
 def _step(extractor: Extractor, pieces: deque[Piece], until: int, handed: int) -> list[Event]:

@@ -9,10 +9,11 @@ manifest says is then only as good as its agreement with that. ``deployment.json
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from riva_stream.deployment import DOCUMENTS, DeploymentDocument
+from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -23,9 +24,10 @@ from riva_stream.layout import (
     DEPLOYMENT_READY,
     MANIFEST_JSON,
     MARKER,
+    Layout,
     is_model,
 )
-from riva_stream.manifest import Artifact, Finding, Lines, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, Finding, Lines, Source, StagedFile, UploadManifest
 from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of
 
@@ -64,8 +66,9 @@ class StagedObject:
         return self.path in DOCUMENTS
 
 
-def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -> list[StagedObject]:
+def crosscheck(documents: Documents, layout: Layout, ledger: Ledger) -> list[StagedObject]:
     """Note in the ledger what the documents contradict each other in; give the objects that they promise."""
+    prefix = layout.prefix
     for name, text in documents.texts.items():
         ledger.size(prefix + name, len(text))
     for name, why in documents.wrong.items():
@@ -75,19 +78,17 @@ def crosscheck(documents: Documents, bucket: str, prefix: str, ledger: Ledger) -
         ledger.differs(prefix + name, "gone", "it is gone")
     _marks(documents, prefix, ledger)
     if documents.deployment is not None:
-        _deployment(documents, documents.deployment, bucket, prefix, ledger)
+        _deployment(documents, documents.deployment, layout, ledger)
     if artifact is not None:
-        place = f"s3://{bucket}/{prefix}"
-        _same_place(ledger, prefix + ARTIFACT_JSON, artifact.deployment.s3_prefix, place)
+        _same_place(ledger, layout, ARTIFACT_JSON, artifact.deployment.s3_prefix)
     if manifest is not None:
-        _manifest(documents, manifest, bucket, prefix, ledger)
+        _manifest(documents, manifest, layout, ledger)
     if not documents.is_full:
         return []
     expected = _expected(artifact, manifest, prefix)
     if CHECKSUMS in documents.texts:
-        split = (
-            line.partition("  ") for line in documents.texts[CHECKSUMS].decode(errors="replace").splitlines()
-        )
+        written = documents.texts[CHECKSUMS].decode(errors="replace").splitlines()
+        split = (line.partition("  ") for line in written)
         lines = {path or digest: digest for digest, _, path in split}
         known = {item.path: item.sha256 for item in expected if not item.is_document}
         _agree(ledger, prefix + CHECKSUMS, "lines", lines, known)
@@ -98,13 +99,15 @@ def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
     """Are the documents those whose SHA-256 the two marks tell, and do these agree with them?"""
     marker, artifact = documents.marker, documents.artifact
     if marker is not None:
-        told: list[tuple[str, object, object]] = []
-        if artifact is not None:
-            told = [
+        told: list[tuple[str, object, object]] = (
+            []
+            if artifact is None
+            else [
                 ("run-id", marker.run_id, artifact.build_info.run_id),
                 ("mode", marker.mode, artifact.deployment.staging_mode),
                 ("source", marker.source, artifact.source.uri),
             ]
+        )
         vouched = {ARTIFACT_JSON: marker.artifact_sha256, MANIFEST_JSON: marker.manifest_sha256}
         _mark(documents, prefix, ledger, MARKER, marker, vouched, told)
     ready, deployment = documents.ready, documents.deployment
@@ -135,23 +138,20 @@ def _mark(
     for document, sha256 in vouched.items():
         data = documents.texts.get(document)
         if data is not None and sha256 is not None:
-            found = hashlib.sha256(data).hexdigest()
             text = f"it is not the one that {name} was written for: {_DIFFER}"
-            ledger.compare(prefix + document, "content", found, sha256, text)
+            ledger.compare(prefix + document, "content", hashlib.sha256(data).hexdigest(), sha256, text)
     key, by = prefix + name, next(iter(vouched))
-    lines = mark.text().encode()
-    ledger.compare(key, "content", documents.texts[name], lines, "it holds other lines than were written")
+    text = "it holds other lines than were written"
+    ledger.compare(key, "content", documents.texts[name], mark.text().encode(), text)
     for code, here, there in () if ledger.difference(prefix + by) else told:
         if here != there:
             ledger.differs(key, code, f"its {code.replace('-', ' ')} is {here}, {by} has {there}")
 
 
-def _deployment(
-    documents: Documents, deployment: DeploymentDocument, bucket: str, prefix: str, ledger: Ledger
-) -> None:
+def _deployment(documents: Documents, deployment: DeploymentDocument, layout: Layout, ledger: Ledger) -> None:
     """Is it of this very staging, and does it hand over what is staged there?"""
-    key, artifact, marker = prefix + DEPLOYMENT_JSON, documents.artifact, documents.marker
-    _same_place(ledger, key, deployment.deployment.s3_prefix, f"s3://{bucket}/{prefix}")
+    key, artifact, marker = layout.prefix + DEPLOYMENT_JSON, documents.artifact, documents.marker
+    _same_place(ledger, layout, DEPLOYMENT_JSON, deployment.deployment.s3_prefix)
     told, mode = deployment.deployment_type, documents.mode
     if mode is not None and told != mode:
         ledger.differs(key, "mode", f"its type is {told}, what is staged there is {mode}")
@@ -171,16 +171,19 @@ def _deployment(
     if artifact.deployment.staging_mode == "full":
         path, size, sha256, _ = _described(artifact)[0]
         found: tuple[object, ...] = (archive.path, archive.size_bytes, archive.sha256)
-        wanted: tuple[object, ...] = (prefix + path, size, sha256)
+        wanted: tuple[object, ...] = (layout.prefix + path, size, sha256)
     else:
         found = (archive.s3_uri, archive.size_bytes, archive.etag, archive.version_id)
         wanted = (source.uri, source.size_bytes, source.etag, source.version_id)
     if found != wanted:
-        text = f"it hands over {archive.text()}, which is not what {ARTIFACT_JSON} describes"
-        ledger.differs(key, "model-archive", text)
+        ledger.differs(
+            key,
+            "model-archive",
+            f"it hands over {archive.text()}, which is not what {ARTIFACT_JSON} describes",
+        )
 
 
-def _same_place(ledger: Ledger, key: str, told: str, place: str) -> None:
+def _same_place(ledger: Ledger, layout: Layout, name: str, told: str) -> None:
     """Compare prefixes, not buckets: one and the same bucket may be reached through an access point's name."""
 
     def below(uri: str) -> str:
@@ -189,16 +192,14 @@ def _same_place(ledger: Ledger, key: str, told: str, place: str) -> None:
         except ValueError:  # whoever wrote the document may have written anything
             return uri
 
-    if below(told) != below(place):
-        ledger.differs(key, "place", f"it was written for {told}")
+    if below(told) != below(layout.uri):
+        ledger.differs(layout.prefix + name, "place", f"it was written for {told}")
 
 
-def _manifest(
-    documents: Documents, manifest: UploadManifest, bucket: str, prefix: str, ledger: Ledger
-) -> None:
-    key, artifact = prefix + MANIFEST_JSON, documents.artifact
-    _same_place(ledger, key, manifest.s3_base, f"s3://{bucket}/{prefix}")
-    files = manifest.files
+def _manifest(documents: Documents, manifest: UploadManifest, layout: Layout, ledger: Ledger) -> None:
+    prefix, artifact, files = layout.prefix, documents.artifact, manifest.files
+    key = prefix + MANIFEST_JSON
+    _same_place(ledger, layout, MANIFEST_JSON, manifest.s3_base)
     for file in files.all():
         if not file.s3_key.startswith(prefix):
             ledger.differs(key, "outside", f"it names {file.s3_key}, which lies elsewhere")
@@ -219,9 +220,13 @@ def _manifest(
     if artifact is None:
         return
     if manifest.upload_id != artifact.build_info.run_id:
-        text = f"its run id is {manifest.upload_id}, artifact.json has {artifact.build_info.run_id}"
-        ledger.differs(key, "run-id", text)
-    entries = {file.s3_key: (file.size_bytes, file.checksum) for file in _archives(manifest)}
+        ledger.differs(
+            key,
+            "run-id",
+            f"its run id is {manifest.upload_id}, artifact.json has {artifact.build_info.run_id}",
+        )
+    payload = [*([files.source_archive] if files.source_archive else []), *files.models]
+    entries = {file.s3_key: (file.size_bytes, file.checksum) for file in payload}
     known = {prefix + path: (size, f"sha256:{sha256}") for path, size, sha256, _ in _described(artifact)}
     _agree(ledger, key, ARTIFACT_JSON, entries, known)
 
@@ -231,13 +236,7 @@ def _agree(
 ) -> None:
     """Does a document tell of the archive and the models what ``artifact.json`` tells?"""
     other = sorted({of for of, _ in told.items() ^ known.items()})
-    text = f"it tells of {', '.join(other)} otherwise than {ARTIFACT_JSON}"
-    ledger.compare(key, name, other, [], text)
-
-
-def _archives(manifest: UploadManifest) -> list[StagedFile]:
-    archive = [manifest.files.source_archive] if manifest.files.source_archive else []
-    return [*archive, *manifest.files.models]
+    ledger.compare(key, name, other, [], f"it tells of {', '.join(other)} otherwise than {ARTIFACT_JSON}")
 
 
 def _described(artifact: Artifact) -> list[tuple[str, int, str | None, str | None]]:
@@ -276,20 +275,20 @@ class _Entry:
 class Ledger:
     """Entries in the order in which they were first spoken of."""
 
-    _entries: dict[str, _Entry] = field(default_factory=dict, init=False)
+    _entries: dict[str, _Entry] = field(default_factory=lambda: defaultdict(_Entry), init=False)
 
     def size(self, key: str, size: int) -> None:
         """The object has so many bytes."""
-        self._entry(key).size = size
+        self._entries[key].size = size
 
     def same(self, key: str, *names: str) -> None:
         """Each of these was compared and agrees."""
-        by = self._entry(key).by
+        by = self._entries[key].by
         by += [name for name in names if name not in by]
 
     def differs(self, key: str, code: str, text: str) -> None:
         """The object differs in this."""
-        found, differences = Finding(code=code, message=text), self._entry(key).differences
+        found, differences = Finding(code=code, message=text), self._entries[key].differences
         if found not in differences:
             differences.append(found)
 
@@ -302,7 +301,7 @@ class Ledger:
 
     def differences(self, key: str) -> list[Finding]:
         """All in which the object differs."""
-        return self._entry(key).differences
+        return self._entries[key].differences
 
     def difference(self, key: str) -> str:
         """The same for a person; empty when it does not."""
@@ -322,12 +321,9 @@ class Ledger:
             for key, entry in sorted(self._entries.items(), key=lambda pair: order.get(pair[0], len(order)))
         ]
 
-    def _entry(self, key: str) -> _Entry:
-        return self._entries.setdefault(key, _Entry())
-
 
 async def check_reference(
-    ledger: Ledger, bucket: Bucket, uri: str, size: int, etag: str, version_id: str | None
+    ledger: Ledger, bucket: Bucket, uri: str, was: Source | ObjectReference
 ) -> ObjectInfo | None:
     """HEAD an object that a document refers to, in any bucket of the store; None when it is no longer the same."""
     name, key = split(uri)
@@ -337,10 +333,9 @@ async def check_reference(
         return None
     ledger.size(uri, info.size)
     for name, found, pinned in (
-        ("size", info.size, size),
-        ("etag", info.etag, etag),
-        ("version-id", info.version_id, version_id),
+        ("size", info.size, was.size_bytes),
+        ("etag", info.etag, was.etag),
+        ("version-id", info.version_id, was.version_id),
     ):
-        text = f"its {name} is {found}, the staging points at {pinned}"
-        ledger.compare(uri, name, found, pinned, text)
+        ledger.compare(uri, name, found, pinned, f"its {name} is {found}, the staging points at {pinned}")
     return None if ledger.difference(uri) else info

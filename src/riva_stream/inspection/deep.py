@@ -49,8 +49,8 @@ class Target:
     @property
     def algorithms(self) -> tuple[str, ...]:
         """What it is hashed with."""
-        blake3 = ("blake3",) if self.blake3 else ()
-        return ("sha256", *blake3, *(self.pinned.checksums.to_compute if self.vouched else ()))
+        further = self.pinned.checksums.to_compute if self.vouched else ()
+        return ("sha256", *(("blake3",) if self.blake3 else ()), *further)
 
 
 class _Account(Credits):
@@ -83,7 +83,7 @@ class DeepReader:
         observer: is told how far it is.
         connections: ranges of one object that are asked for at once.
         memory: bytes that the whole process may have, as in docs/memory.md.
-        done: is called with the index of each target, and what it came to.
+        done: is called with each target, and what it came to.
 
     Raises:
         ConfigurationError: ``memory`` is too small.
@@ -95,7 +95,7 @@ class DeepReader:
         *,
         connections: int,
         memory: int,
-        done: Callable[[int, dict[str, str] | str], None],
+        done: Callable[[Target, dict[str, str] | str], None],
     ) -> None:
         try:
             plan = plan_memory(memory, RANGE)
@@ -121,12 +121,12 @@ class DeepReader:
         began = time.perf_counter()
         self._meter.source_size = sum(target.pinned.size for target in targets)
         # The largest first: it would otherwise be read alone at the end.
-        todo = sorted(enumerate(targets), key=lambda pair: pair[1].pinned.size)
+        todo = sorted(targets, key=lambda target: target.pinned.size)
 
         async def some() -> None:
             while todo:
-                index, target = todo.pop()
-                self._done(index, await self._read(target))
+                target = todo.pop()
+                self._done(target, await self._read(target))
 
         async with anyio.create_task_group() as tasks:
             for _ in range(min(_AT_ONCE, len(targets))):

@@ -7,7 +7,7 @@ latter are bintarball references.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from riva_stream import clock
@@ -37,14 +37,11 @@ async def open_bucket(
     Several errors of one moment leave as the one that matters most.
     """
     try:
-        async with AsyncExitStack() as stack:
-            store: Reader = (
-                await stack.enter_async_context(
-                    open_store(settings, session=session, warn=warning(observer, "profile"))
-                )
-                if isinstance(settings, StoreSettings)
-                else settings
-            )
+        async with (
+            open_store(settings, session=session, warn=warning(observer, "profile"))
+            if isinstance(settings, StoreSettings)
+            else nullcontext(settings)
+        ) as store:
             retrier = Retrier(policy or RetryPolicy(), observer, renew=store.renew, slots=slots)
             yield Bucket(store, name, retrier)
     except BaseExceptionGroup as group:

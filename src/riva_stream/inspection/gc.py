@@ -166,8 +166,7 @@ class _StagingLeftovers:
 
     async def _refresh(self, journal: Journal | None) -> None:
         """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
-        listed = await self.bucket.list_uploads(self.layout.prefix)
-        before = self.uploads
+        before, listed = self.uploads, await self.bucket.list_uploads(self.layout.prefix)
         self.uploads = [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout]
         await self._add_unlisted(before)
         own = self.bucket.objects(self.layout.prefix + OWN_FOLDER)
@@ -289,10 +288,8 @@ class _StagingLeftovers:
         ):
             await lease.release()
             return removed + [left.model_copy(update={"removed": True}) for left in journals]
-        if journal is None:
-            await lease.release()
-        else:
-            await lease.stop()  # something is still to be resumed, or aborted
+        # Stopped: something is still to be resumed, or aborted.
+        await (lease.release() if journal is None else lease.stop())
         return removed + journals
 
     async def _is_only_record(self, journal: Journal) -> bool:

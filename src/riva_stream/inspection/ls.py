@@ -79,8 +79,12 @@ async def list_stagings(
             try:
                 folders += await visit_folders(there, DEPLOYMENTS + prefix, visit)
             except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
-                told = f"bintarball references may be missing here: {error.what}; {error.hint}"
-                notes.append(Finding(code="may-not-list", message=told))
+                notes.append(
+                    Finding(
+                        code="may-not-list",
+                        message=f"bintarball references may be missing here: {error.what}; {error.hint}",
+                    )
+                )
     found.sort(
         key=lambda staging: (
             [_natural(level) for level in (staging.env, staging.model, staging.version)],
@@ -120,8 +124,9 @@ async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | Non
         return _begun(bucket, place, found.journal, ended or "")
     if names & layout.documents:  # all that is left of a staging whose marker somebody removed
         mode, run = ("bintarball_reference", "") if is_bintarball(place) else (None, " and no run")
-        note = f"there are documents, but no {marker}{run}"
-        return _listed(bucket, place, state="incomplete", mode=mode, note=note)
+        return _listed(
+            bucket, place, state="incomplete", mode=mode, note=f"there are documents, but no {marker}{run}"
+        )
     return None
 
 
@@ -143,10 +148,9 @@ def _staged(bucket: str, place: str, documents: Documents, found: Found | None) 
         size, stored, models = reference.size_bytes, 0, 0
     if artifact is not None:
         size, models = artifact.source.size_bytes, len(artifact.models)
-        stored = sum(model.size_bytes for model in artifact.models)
         # A bare model is its own source, and lies once: among the models.
-        if artifact.source.status == "staged" and not is_model(artifact.source.filename):
-            stored += artifact.source.size_bytes
+        has_archive = artifact.source.status == "staged" and not is_model(artifact.source.filename)
+        stored = sum(model.size_bytes for model in artifact.models) + (size if has_archive else 0)
     return _listed(
         bucket,
         place,
@@ -178,9 +182,9 @@ def _begun(bucket: str, place: str, journal: Journal | None, ended: str) -> List
 
 def _listed(bucket: str, place: str, **fields: Any) -> ListedStaging:
     env, model, version = levels_of(place)
-    given: dict[str, Any] = dict.fromkeys(ListedStaging.model_fields) | {"note": ""}
-    given |= {"env": env, "model": model, "version": version, "destination": f"s3://{bucket}/{place}"}
-    return ListedStaging.model_validate(given | fields)
+    told = {"env": env, "model": model, "version": version, "destination": f"s3://{bucket}/{place}"}
+    unknown = dict.fromkeys(ListedStaging.model_fields)
+    return ListedStaging.model_validate({**unknown, "note": "", **told, **fields})
 
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:

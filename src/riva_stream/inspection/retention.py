@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -313,8 +314,7 @@ async def _extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int,
         RivaStreamError: it cannot be listed.
     """
     known = _REFERENCE if prefix.startswith(DEPLOYMENTS) else _STAGED
-    seen = objects = size = stagings = due = foreign = 0
-    named: list[str] = []
+    seen, counts, foreign = 0, Counter[str](), list[str]()
     async with aclosing(bucket.objects(prefix)) as entries:
         async for entry in entries:
             seen += 1
@@ -322,24 +322,22 @@ async def _extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int,
                 break
             if entry.key.endswith("/") and not entry.size:
                 continue  # a folder, as consoles and some stores make them
-            objects += 1
-            size += entry.size
             ours = known.fullmatch(entry.key) is not None
             folder, name = entry.key[: entry.key.rfind("/") + 1], entry.key.rpartition("/")[2]
-            stagings += ours and not is_above(folder) and name == marker_at(folder)
-            limit = days if entry.size < _DOCUMENTS_BELOW else days_of_bytes
-            due += entry.last_modified is not None and entry.last_modified <= now - timedelta(days=limit)
-            if not ours:
-                foreign += 1
-                named += [entry.key] if len(named) < _NAMED else []
+            limit = now - timedelta(days=days if entry.size < _DOCUMENTS_BELOW else days_of_bytes)
+            counts.update(
+                objects=1,
+                size_bytes=entry.size,
+                stagings=int(ours and not is_above(folder) and name == marker_at(folder)),
+                due=int(entry.last_modified is not None and entry.last_modified <= limit),
+                foreign=int(not ours),
+            )
+            if not ours and len(foreign) < _NAMED:
+                foreign.append(entry.key)
     return Extent(
         environment=levels_of(prefix)[0],
         prefix=prefix,
-        objects=objects,
-        size_bytes=size,
-        stagings=stagings,
-        due=due,
-        foreign=foreign,
-        foreign_keys=named,
+        foreign_keys=foreign,
         complete=seen <= _MOST,
+        **counts,
     )

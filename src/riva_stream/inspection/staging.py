@@ -11,7 +11,7 @@ A store may let sets mix (docs/semantics.md); a reader that goes by these two li
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -78,14 +78,13 @@ async def read_staging(
         ConfigurationError: ``place`` is no such URI.
     """
     bucket, key = split(place)
-    prefix = key.rstrip("/") + "/"
-    async with AsyncExitStack() as stack:
-        if store is None or isinstance(store, StoreSettings):
-            store = await stack.enter_async_context(
-                open_store(store or StoreSettings(), session=session, warn=warning(observer, "profile"))
-            )
-        there = Bucket(store, bucket, Retrier(observer=observer, renew=store.renew))
-        staging = await find_staging(there, prefix, observer, connections=connections)
+    async with (
+        open_store(store or StoreSettings(), session=session, warn=warning(observer, "profile"))
+        if store is None or isinstance(store, StoreSettings)
+        else nullcontext(store)
+    ) as opened:
+        there = Bucket(opened, bucket, Retrier(observer=observer, renew=opened.renew))
+        staging = await find_staging(there, f"{key.rstrip('/')}/", observer, connections=connections)
         await staging.require_agreement()
         yield staging
         await staging.still_stands()
@@ -105,10 +104,9 @@ async def find_staging(
         raise first_of(group) from None
     if not documents.is_marked:
         raise await no_staging_error(bucket, prefix)
-    ledger = Ledger()
-    promised = crosscheck(documents, bucket.name, prefix, ledger)
-    objects = {item.path: item for item in promised}
-    return Staging(Layout(bucket.name, prefix), documents, objects, ledger, bucket, observer, connections)
+    ledger, layout = Ledger(), Layout(bucket.name, prefix)
+    objects = {item.path: item for item in crosscheck(documents, layout, ledger)}
+    return Staging(layout, documents, objects, ledger, bucket, observer, connections)
 
 
 @dataclass(eq=False)
@@ -203,10 +201,9 @@ class Staging:
             if error.where.key != item.key:
                 raise  # the caller's own, of another object
             await self.still_stands()
-            where = Where("GetObject", self.layout.bucket, item.key)
             raise IntegrityError(
                 f"it was replaced or removed while it was read ({error.what})",
-                where=where,
+                where=Where("GetObject", self.layout.bucket, item.key),
                 hint=f"see what is there now: riva-stream verify {self.layout.uri}",
             ) from error
         except IntegrityError:
@@ -264,10 +261,9 @@ class Staging:
 
     def replaced(self, name: str) -> HeldError:
         """The error for a document that changed since it was read."""
-        where = Where("HeadObject", self.layout.bucket, self.layout.prefix + name, code=STAGING_REPLACED)
         return HeldError(
             f"{self.destination} was replaced, or is being replaced, while it was read",
-            where=where,
+            where=Where("HeadObject", self.layout.bucket, self.layout.prefix + name, code=STAGING_REPLACED),
             hint="read it again when that run is done",
         )
 

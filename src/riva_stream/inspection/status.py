@@ -62,8 +62,7 @@ async def status(
         RivaStreamError: the state cannot be told.
     """
     async with open_bucket(settings, bucket, observer, session) as there:
-        here = await clock.in_thread(Process.this)
-        look = _StatusReader(there, Layout(bucket, prefix), here, observer)
+        look = _StatusReader(there, Layout(bucket, prefix), await clock.in_thread(Process.this), observer)
         return await look.report(wait=wait, lease=lease, last_run=last_run)
 
 
@@ -90,17 +89,19 @@ class _StatusReader:
         if staged is not None and not staged.problem and documents.deployment_problem:
             notes.append(_note("not-deployable", f"it must not be deployed: {documents.deployment_problem}"))
         if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
-            told = "the journal of the run that staged it is there still; a rerun removes it"
-            notes.append(_note("journal-left", told))
+            notes.append(
+                _note(
+                    "journal-left", "the journal of the run that staged it is there still; a rerun removes it"
+                )
+            )
             holder = None
         else:
             holder = None if life is None else await self._holder(life, notes)
         if staged is None and holder is None:
             notes += await self._leftovers()
-        state: Literal["staged", "in_flight", "resumable", "absent"]
-        state = "staged" if staged else holder.state if holder else "absent"
+        unstaged: Literal["in_flight", "resumable", "absent"] = holder.state if holder else "absent"
         return StatusReport(
-            state=state,
+            state="staged" if staged else unstaged,
             destination=self.layout.uri,
             staged=staged,
             run=holder,
@@ -159,8 +160,9 @@ class _StatusReader:
         size = journal.identity.size if journal and journal.identity else None
         done = _source_bytes(journal, uploads, self.layout.prefix)
         if life.alive is False and _is_in_commit(life.found):
-            told = "it was interrupted in its commit: the next run sends everything again"
-            notes.append(_note("in-commit", told))
+            notes.append(
+                _note("in-commit", "it was interrupted in its commit: the next run sends everything again")
+            )
             done = 0
         return Holder(
             state="resumable" if life.alive is False else "in_flight",
@@ -213,8 +215,7 @@ class _StatusReader:
         if journal is None or journal.identity is None or journal.has_begun:
             return None
         # What the store copies it can copy again.
-        copied = journal.identity.is_copied
-        own = _own_keys(journal, self.layout.prefix) if copied else set()
+        own = _own_keys(journal, self.layout.prefix) if journal.identity.is_copied else set()
         if not any(upload.state == "gone" for upload in uploads if upload.key not in own):
             for named in journal.checkpoints:
                 if (
@@ -230,19 +231,25 @@ class _StatusReader:
         try:
             listing = await self.bucket.list_objects(self.layout.prefix, limit=1)
             if listing.objects and is_above(self.layout.prefix):
-                told = "it is a place above stagings, which are at ENV/NAME/VERSION/; see ls"
-                notes.append(_note("above-stagings", told))
+                notes.append(
+                    _note(
+                        "above-stagings",
+                        "it is a place above stagings, which are at ENV/NAME/VERSION/; see ls",
+                    )
+                )
             elif listing.objects:
                 notes.append(
                     _note("no-marker", "there are objects without a marker; nobody vouches for them")
                 )
             uploads = await self.bucket.list_uploads(self.layout.prefix)
             if uploads:
-                told = f"{len(uploads)} uploads are open that no journal knows; see gc"
-                notes.append(_note("open-uploads", told))
+                notes.append(
+                    _note("open-uploads", f"{len(uploads)} uploads are open that no journal knows; see gc")
+                )
         except AccessDeniedError as error:
-            told = f"what else is there may not be listed ({error.where.operation})"
-            notes.append(_note("may-not-list", told))
+            notes.append(
+                _note("may-not-list", f"what else is there may not be listed ({error.where.operation})")
+            )
         return notes
 
     async def _written(self) -> datetime | None:

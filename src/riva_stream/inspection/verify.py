@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from riva_stream.deployment import DOCUMENTS
+from riva_stream.deployment import DOCUMENTS, ObjectReference
 from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError
 from riva_stream.events import ObjectVerified, Observer, ignore
@@ -66,25 +66,19 @@ async def verify(
     slots = max(16, 2 * connections)
     async with (
         open_bucket(settings, bucket, observer, session, slots=slots) as there,
-        AsyncExitStack() as stack,
+        nullcontext(there)
+        if source_settings is None
+        else open_bucket(
+            source_settings,
+            bucket,
+            observer,
+            None if source_settings.profile else session,
+            slots=slots,
+        ) as source_bucket,
     ):
-        source_bucket = there
-        if source_settings is not None:
-            source_bucket = await stack.enter_async_context(
-                open_bucket(
-                    source_settings,
-                    bucket,
-                    observer,
-                    None if source_settings.profile else session,
-                    slots=slots,
-                )
-            )
         staging = await find_staging(there, prefix, observer)
-        job = _Verification(staging, there, source_bucket, observer)
-        reading = (
-            partial(DeepReader, observer=observer, connections=connections, memory=memory) if deep else None
-        )
-        return await job.run(reading)
+        reading = partial(DeepReader, observer=observer, connections=connections, memory=memory)
+        return await _Verification(staging, there, source_bucket, observer).run(reading if deep else None)
 
 
 @dataclass(eq=False)
@@ -112,13 +106,13 @@ class _Verification:
         unnamed = [name for name in DOCUMENTS if name not in staging.objects and name in documents.texts]
         await gather_bounded(unnamed, partial(self._compare_document, documents))
         targets = self._targets(expected, there)
-        if documents.mode == "reference_only" and documents.artifact is not None:
-            targets += await self._source(documents.artifact.source)
         targets += await self._references(documents, deep=reading is not None)
         await self._find_extra(expected, documents)
         if not staging.vouched:
-            told = "version 0.1, which staged it, left its SHA-256 out of the marker"
-            self._note("manifest-unvouched", f"nothing vouches for {MANIFEST_JSON}: {told}")
+            self._note(
+                "manifest-unvouched",
+                f"nothing vouches for {MANIFEST_JSON}: version 0.1, which staged it, left its SHA-256 out of the marker",
+            )
         read = None if reading is None else await self._deep(reading, targets)
         await staging.still_stands()
         written = [item.key for item in expected if not item.is_document]
@@ -168,13 +162,12 @@ class _Verification:
         """Every object carries the id of the run that began it. Only what is no document may be of an earlier run."""
         found = info.metadata.get("run-id")
         if found is None:
-            text = "it was not written by this tool: it carries no run id"
-            self.ledger.differs(info.key, "no-run-id", text)
-        elif run_id is None:
-            return
+            self.ledger.differs(
+                info.key, "no-run-id", "it was not written by this tool: it carries no run id"
+            )
         elif found == run_id:
             self.ledger.same(info.key, "run-id")
-        elif must_be:
+        elif must_be and run_id is not None:
             self.ledger.differs(info.key, "run-id", f"it was written by run {found}, not by {run_id}")
 
     def _targets(self, expected: list[StagedObject], there: list[ObjectInfo | None]) -> list[Target]:
@@ -185,47 +178,45 @@ class _Verification:
             if info is not None and not item.is_document and info.size == item.size
         ]
 
-    async def _source(self, source: Source) -> list[Target]:
-        """By reference: is the source that the staging points at still the one that was pinned?"""
-        was = (source.size_bytes, source.etag, source.version_id)
-        info = await check_reference(self.ledger, self.source_bucket, source.uri, *was)
-        if info is None:
-            return []
-        return [self._vouched_for(source.uri, info)]
-
     async def _references(self, documents: Documents, *, deep: bool) -> list[Target]:
-        """Are the objects that ``deployment.json`` pins still the same?"""
+        """Are the objects that the documents point at still the same? Gives those that ``--deep`` has to read."""
+        targets: list[Target] = []
+        if documents.mode == "reference_only" and documents.artifact is not None:
+            source = documents.artifact.source
+            targets += await self._pointed_at(source.uri, source)
         if documents.deployment is None:
-            return []
+            return targets
         references = documents.deployment.bintarball_references
-        image = references.container_image
+        image, archive = references.container_image, references.model_archive
         # As it was found: one in the destination's bucket with its credentials, any other where the source is.
         here = split(image.s3_uri)[0] in {self.bucket.name, documents.deployment.deployment.s3_bucket}
-        was = (image.size_bytes, image.etag, image.version_id)
-        await check_reference(self.ledger, self.bucket if here else self.source_bucket, image.s3_uri, *was)
+        await check_reference(self.ledger, self.bucket if here else self.source_bucket, image.s3_uri, image)
         if deep:
             self._note(
                 "image-not-read", "the container image was compared by size, ETag and version, and not read"
             )
-        if not documents.is_bintarball:  # its archive was looked at: in the staging, or as its source
-            return []
-        archive = references.model_archive
-        was = (archive.size_bytes, archive.etag, archive.version_id)
-        info = await check_reference(self.ledger, self.source_bucket, archive.s3_uri, *was)
-        return [] if info is None else [self._vouched_for(archive.s3_uri, info)]
+        if documents.is_bintarball:  # else its archive was looked at: in the staging, or as its source
+            targets += await self._pointed_at(archive.s3_uri, archive)
+        return targets
 
-    def _vouched_for(self, uri: str, info: ObjectInfo) -> Target:
+    async def _pointed_at(self, uri: str, was: Source | ObjectReference) -> list[Target]:
+        info = await check_reference(self.ledger, self.source_bucket, uri, was)
+        if info is None:
+            return []
         bucket = self.source_bucket.named(split(uri)[0])
-        return Target(bucket, pinned(bucket.name, info), vouched=True)
+        return [Target(bucket, pinned(bucket.name, info), vouched=True)]
 
     async def _find_extra(self, expected: list[StagedObject], documents: Documents) -> None:
         """Find what is below the prefix but was not staged."""
         if documents.hidden:
-            names = " and a ".join(documents.hidden)
-            self._note("may-not-read", f"whether there is a {names} is not known: they may not be read")
+            self._note(
+                "may-not-read",
+                f"whether there is a {' and a '.join(documents.hidden)} is not known: they may not be read",
+            )
         if documents.artifact is None and documents.manifest is None and documents.deployment is None:
-            told = "what lies beside it was not looked for: no document tells what was staged"
-            self._note("no-document", told)
+            self._note(
+                "no-document", "what lies beside it was not looked for: no document tells what was staged"
+            )
             return
         written = {*DOCUMENTS} - {
             *DEPLOYMENT_DOCUMENTS,
@@ -240,8 +231,10 @@ class _Verification:
                 if entry.key not in named and not is_folder_marker:
                     more += not self._record_extra(entry, documents)
         except AccessDeniedError:
-            told = f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing"
-            self._note("may-not-list", told)
+            self._note(
+                "may-not-list",
+                f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing",
+            )
         if more:
             self._note("more-keys", f"{more} more keys were not staged")
 
@@ -264,8 +257,7 @@ class _Verification:
     async def _deep(self, reading: partial[DeepReader], targets: list[Target]) -> DeepRead:
         """Read all of it, and compare the digests."""
 
-        def done(index: int, result: dict[str, str] | str) -> None:
-            target = targets[index]
+        def done(target: Target, result: dict[str, str] | str) -> None:
             key = target.pinned.uri if target.vouched else target.pinned.key
             if isinstance(result, str):
                 self.ledger.differs(key, "replaced", result)
@@ -283,8 +275,9 @@ class _Verification:
         if key not in self._reported:
             self._reported.add(key)
             codes = tuple(found.code for found in self.ledger.differences(key))
-            difference = self.ledger.difference(key)
-            self.observer(ObjectVerified(key=key, size=size, difference=difference, codes=codes))
+            self.observer(
+                ObjectVerified(key=key, size=size, difference=self.ledger.difference(key), codes=codes)
+            )
 
     def _compare_source_checksums(self, target: Target, digests: dict[str, str]) -> None:
         """Nobody has read the source of a staging by reference, so only its own store can vouch for its bytes."""
@@ -296,13 +289,17 @@ class _Verification:
             if (
                 "md5" in checksums.values and not self.source_bucket.is_aws
             ):  # elsewhere an ETag may be anything
-                told = "the source's ETag looks like an MD5 but is not that of its bytes"
-                self._note("etag", f"{told}: {error.what}")
+                self._note(
+                    "etag",
+                    f"the source's ETag looks like an MD5 but is not that of its bytes: {error.what}",
+                )
             else:
                 self.ledger.differs(uri, "checksum", error.what)
             return
         self.ledger.same(uri, *names)
         if not names:
-            told = "nothing vouches for the source's bytes: it was read, and compared with nothing"
-            self._note("source-integrity", told)
+            self._note(
+                "source-integrity",
+                "nothing vouches for the source's bytes: it was read, and compared with nothing",
+            )
         self.source_sha256 = digests["sha256"]

@@ -7,6 +7,8 @@ HEADed and compared, and after every key of an older staging that this one does 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from riva_stream import clock
@@ -34,13 +36,17 @@ from riva_stream.manifest import (
     checksums_text,
     to_json,
 )
-from riva_stream.pipeline.deployment_docs import WrittenDeployment, deployment_of, ready_of, staged_reference
-from riva_stream.pipeline.documents import NEXT_STEP
+from riva_stream.pipeline.documents import (
+    NEXT_STEP,
+    WrittenDeployment,
+    deployment_of,
+    ready_of,
+    staged_reference,
+)
 from riva_stream.pipeline.work import Payload, Work
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run
 from riva_stream.sink import UploadRecord
-from riva_stream.source import PinnedSource
 
 __all__ = ["Commit", "Committed"]
 
@@ -70,10 +76,7 @@ class Commit:
             HeldError: another run has taken over.
         """
         run, destination = self.run, self.destination
-        run.observer(PhaseChanged(phase="commit"))
-        async with destination.commit([*OF_FULL, ARTIFACT_JSON, *self._deployment_names, MARKER]):
-            await self.work.confirm()  # before what stands there goes
-            await destination.retract()
+        async with self._replacing(*OF_FULL, ARTIFACT_JSON, *self._deployment_names, MARKER):
             records = await destination.complete_all(payload.uploads)
             entries = [
                 (sha256, record.key.removeprefix(run.layout.prefix))
@@ -90,33 +93,31 @@ class Commit:
             ]
             deployment = await self._write_deployment(staged_reference(run, staged[0]), artifact, data)
             archive, models = (staged[:1], staged[1:]) if payload.has_archive else ([], staged)
-            manifest = UploadManifest(
-                upload_id=run.run_id,
-                started_at=run.started_at,
-                s3_base=run.request.destination,
-                include=list(run.request.include),
-                files=StagedFiles(
-                    source_archive=archive[0] if archive else None,
-                    models=models,
-                    checksums=checksums,
-                    metadata=metadata,
-                    deployment=deployment.file if deployment else None,
-                    deployment_ready=deployment.ready if deployment else None,
-                ),
+            listed = to_json(
+                UploadManifest(
+                    upload_id=run.run_id,
+                    started_at=run.started_at,
+                    s3_base=run.request.destination,
+                    include=list(run.request.include),
+                    files=StagedFiles(
+                        source_archive=archive[0] if archive else None,
+                        models=models,
+                        checksums=checksums,
+                        metadata=metadata,
+                        deployment=deployment.file if deployment else None,
+                        deployment_ready=deployment.ready if deployment else None,
+                    ),
+                )
             )
-            listed = to_json(manifest)
             await destination.put(MANIFEST_JSON, listed)
             return await self._seal(artifact, data, listed, deployment)
 
     async def by_reference(self) -> Committed:
         """Commit a staging that only points at the source."""
         run, destination = self.run, self.destination
-        run.observer(PhaseChanged(phase="commit"))
         # Nobody has probed what a store other than AWS does with it.
         probed = run.destination.is_aws or run.request.upload_check != "auto"
-        async with destination.commit([ARTIFACT_JSON, *self._deployment_names, MARKER]):
-            await self.work.confirm()  # before what stands there goes
-            await destination.retract()
+        async with self._replacing(ARTIFACT_JSON, *self._deployment_names, MARKER):
             while True:
                 artifact = self.work.describe(destination.uploads.check if probed else "none")
                 data = to_json(artifact)
@@ -129,18 +130,9 @@ class Commit:
 
     async def bintarball(self) -> Committed:
         """Commit a bintarball reference: its marker is that of the deployment documents."""
-        run, destination, source = self.run, self.destination, self.work.source
-        container = self._container
-        run.observer(PhaseChanged(phase="commit"))
-        async with destination.commit(DEPLOYMENT_DOCUMENTS):
-            await self.work.confirm()  # before what stands there goes
-            await destination.retract()
-            document = deployment_of(run, source, reference_to(source), container)
-            data = to_json(document)
-            await destination.put(DEPLOYMENT_JSON, data)
-            text = ready_of(run, document, data, destination.lease.token)
-            await destination.seal(DEPLOYMENT_READY, text, self.work.confirm)
-        return Committed(None, destination.checks, document)
+        async with self._replacing(*DEPLOYMENT_DOCUMENTS):
+            document = await self._seal_deployment(reference_to(self.work.source))
+        return Committed(None, self.destination.checks, document)
 
     async def deployment_alone(self) -> Committed:
         """Add the deployment documents to a staging that is complete without them.
@@ -160,11 +152,8 @@ class Commit:
         async with destination.commit(DEPLOYMENT_DOCUMENTS):
             await self.work.confirm()
             await destination.retract_ready()
-            document = self._document(archive, existing.artifact, existing.documents.texts[ARTIFACT_JSON])
-            data = to_json(document)
-            await destination.put(DEPLOYMENT_JSON, data)
-            text = ready_of(run, document, data, destination.lease.token)
-            await destination.seal(DEPLOYMENT_READY, text, self.work.confirm)
+            data = existing.documents.texts[ARTIFACT_JSON]
+            document = await self._seal_deployment(archive, existing.artifact, data)
         await save_document_copies(run, existing)
         return Committed(existing.artifact, checks + destination.checks, document)
 
@@ -172,16 +161,35 @@ class Commit:
     def _deployment_names(self) -> tuple[str, ...]:
         return DEPLOYMENT_DOCUMENTS if self.work.container is not None else ()
 
-    @property
-    def _container(self) -> PinnedSource:
-        if self.work.container is None:
-            raise ValueError("there is no container image to deploy")
-        return self.work.container
+    @asynccontextmanager
+    async def _replacing(self, *names: str) -> AsyncIterator[None]:
+        """Write these in place of all that stands there, which is retracted first."""
+        self.run.observer(PhaseChanged(phase="commit"))
+        async with self.destination.commit(names):
+            await self.work.confirm()  # before what stands there goes
+            await self.destination.retract()
+            yield
 
     def _document(
-        self, archive: ObjectReference, artifact: Artifact | None, data: bytes
+        self, archive: ObjectReference, artifact: Artifact | None, artifact_data: bytes
+    ) -> tuple[DeploymentDocument, bytes]:
+        """``deployment.json``, and how it is written."""
+        if self.work.container is None:
+            raise ValueError("there is no container image to deploy")
+        source, container = self.work.source, self.work.container
+        document = deployment_of(self.run, source, archive, container, artifact, artifact_data)
+        return document, to_json(document)
+
+    async def _seal_deployment(
+        self, archive: ObjectReference, artifact: Artifact | None = None, artifact_data: bytes = b""
     ) -> DeploymentDocument:
-        return deployment_of(self.run, self.work.source, archive, self._container, artifact, data)
+        """Write the deployment documents, the second of which is the marker."""
+        destination = self.destination
+        document, data = self._document(archive, artifact, artifact_data)
+        await destination.put(DEPLOYMENT_JSON, data)
+        ready = ready_of(self.run, document, data, destination.lease.token)
+        await destination.seal(DEPLOYMENT_READY, ready, self.work.confirm)
+        return document
 
     async def _write_deployment(
         self, archive: ObjectReference, artifact: Artifact, artifact_data: bytes
@@ -190,8 +198,7 @@ class Commit:
         if self.work.container is None:
             return None
         destination = self.destination
-        document = self._document(archive, artifact, artifact_data)
-        data = to_json(document)
+        document, data = self._document(archive, artifact, artifact_data)
         file = await destination.verify(await destination.put(DEPLOYMENT_JSON, data))
         text = ready_of(self.run, document, data, destination.lease.token)
         return WrittenDeployment(document, file, await destination.put(DEPLOYMENT_READY, text))

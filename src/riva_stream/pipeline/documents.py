@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from riva_stream import clock
+from riva_stream.deployment import (
+    BintarballReferences,
+    DeploymentDocument,
+    DeploymentReady,
+    DeploymentState,
+    ObjectReference,
+)
+from riva_stream.documents.references import reference_to
 from riva_stream.flow.digest import DigestRecord
 from riva_stream.layout import is_model
 from riva_stream.manifest import (
@@ -17,6 +27,7 @@ from riva_stream.manifest import (
     Model,
     ModelFile,
     Source,
+    StagedFile,
     Validation,
     architecture_of,
     artifact_id,
@@ -26,22 +37,28 @@ from riva_stream.run import Run
 from riva_stream.sizes import GIB, MIB, human_size
 from riva_stream.source import PinnedSource
 
-__all__ = ["NEXT_STEP", "artifact_of", "build_info", "model_files", "model_of"]
+__all__ = [
+    "NEXT_STEP",
+    "WrittenDeployment",
+    "artifact_of",
+    "build_info",
+    "deployment_of",
+    "ready_of",
+    "staged_reference",
+]
 
 _VERSION = version("riva-stream")  # reads files, so once, and not while a loop runs
 NEXT_STEP = "riva-131: convert the models of this staging"
 
 
-def artifact_of(
-    run: Run, source: PinnedSource, streamed: Streamed | None, *, upload_check: str, objects_verified: bool
-) -> Artifact:
-    """``artifact.json``; ``streamed`` is None by reference."""
+def artifact_of(run: Run, source: PinnedSource, streamed: Streamed | None, upload_check: str) -> Artifact:
+    """``artifact.json``, once all objects are verified; ``streamed`` is None by reference."""
     request = run.request
-    files = model_files(source, streamed)
+    files = _model_files(source, streamed)
     return Artifact(
         artifact_id=artifact_id(request.model_name, request.model_version),
         created_at=clock.now(),
-        model=model_of(run),
+        model=_model_of(run),
         source=Source(
             uri=source.uri,
             filename=source.filename,
@@ -67,11 +84,11 @@ def artifact_of(
             tags=dict(run.tagging.tags),
         ),
         build_info=build_info(run, source, streamed),
-        validation=_validation(run, streamed, upload_check=upload_check, objects_verified=objects_verified),
+        validation=_validation(run, streamed, upload_check),
     )
 
 
-def model_files(source: PinnedSource, streamed: Streamed | None) -> list[ModelFile]:
+def _model_files(source: PinnedSource, streamed: Streamed | None) -> list[ModelFile]:
     """Every staged model, in the archive's order."""
     if streamed is None:
         return []
@@ -96,7 +113,7 @@ def _model_file(filename: str, archive_path: str | None, digest: DigestRecord) -
     )
 
 
-def model_of(run: Run) -> Model:
+def _model_of(run: Run) -> Model:
     """What is said about the model."""
     request = run.request
     return Model(
@@ -122,25 +139,19 @@ def build_info(run: Run, source: PinnedSource, streamed: Streamed | None) -> Bui
         cpu_seconds=round(cpu, 3),
         cpu_seconds_per_gib=round(cpu * GIB / source.size, 3) if streamed and source.size else None,
         resumed_from=streamed.resumed_from if streamed else None,
-        lanes=_lanes(run) if streamed else {},
+        lanes={
+            lane.name: LaneSeconds(
+                bytes=lane.bytes,
+                wall_seconds=round(lane.wall_seconds, 3),
+                busy_seconds=round(lane.busy_seconds, 3),
+                waiting_seconds=round(lane.waiting_seconds, 3),
+            )
+            for lane in (run.lanes.all() if streamed else ())
+        },
     )
 
 
-def _lanes(run: Run) -> dict[str, LaneSeconds]:
-    return {
-        lane.name: LaneSeconds(
-            bytes=lane.bytes,
-            wall_seconds=round(lane.wall_seconds, 3),
-            busy_seconds=round(lane.busy_seconds, 3),
-            waiting_seconds=round(lane.waiting_seconds, 3),
-        )
-        for lane in run.lanes.all()
-    }
-
-
-def _validation(
-    run: Run, streamed: Streamed | None, *, upload_check: str, objects_verified: bool
-) -> Validation:
+def _validation(run: Run, streamed: Streamed | None, upload_check: str) -> Validation:
     summary = streamed.summary if streamed else None
     vouched: Sequence[str] = streamed.vouched_by if streamed else ()
     members = streamed.members if streamed else []
@@ -157,7 +168,7 @@ def _validation(
         upload_check=upload_check,
         source_copy=streamed.copy.how if streamed else "sent",
         source_copy_reason=streamed.copy.reason if streamed else "",
-        objects_verified=objects_verified,
+        objects_verified=True,
         archive_container=summary.container if summary else None,
         archive_members=summary.members if summary else None,
         containers={name: report.container for name, report in inside.items()},
@@ -167,4 +178,88 @@ def _validation(
             if report.files
         },
         warnings=list(run.warnings),
+    )
+
+
+# ── what the pipeline's next step reads ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenDeployment:
+    """The deployment documents as they were written."""
+
+    document: DeploymentDocument
+    file: StagedFile
+    ready: StagedFile
+
+
+def staged_reference(run: Run, file: StagedFile) -> ObjectReference:
+    """An object of this very staging."""
+    return ObjectReference(
+        s3_uri=f"s3://{run.request.bucket}/{file.s3_key}",
+        path=file.s3_key,
+        size_bytes=file.size_bytes,
+        size_human=human_size(file.size_bytes),
+        etag=file.etag,
+        version_id=file.version_id,
+        sha256=file.checksum.removeprefix("sha256:"),
+    )
+
+
+def deployment_of(
+    run: Run,
+    source: PinnedSource,
+    archive: ObjectReference,
+    container: PinnedSource,
+    staged: Artifact | None = None,
+    artifact: bytes = b"",
+) -> DeploymentDocument:
+    """``deployment.json``.
+
+    Args:
+        run: the run.
+        source: what it stages.
+        archive: where the next step gets the archive.
+        container: the image that shall serve it.
+        staged: the staging that it belongs to; None for a bintarball reference.
+        artifact: ``artifact.json`` of that staging as it is written.
+    """
+    request = run.request
+    return DeploymentDocument(
+        deployment_type=staged.deployment.staging_mode if staged else request.mode,
+        artifact_id=artifact_id(request.model_name, request.model_version),
+        created_at=clock.now(),
+        model=staged.model if staged else _model_of(run),
+        bintarball_references=BintarballReferences(
+            model_archive=archive, container_image=reference_to(container)
+        ),
+        deployment=DeploymentState(
+            environment=request.env,
+            s3_bucket=request.bucket,
+            s3_prefix=request.destination,
+            retention_days=staged.deployment.retention_days if staged else request.retention_days,
+            no_duplication=archive.s3_uri == source.uri,
+            ready_for_deployment=True,
+            artifact_sha256=hashlib.sha256(artifact).hexdigest() if staged else None,
+        ),
+        build_info=build_info(run, source, None),
+    )
+
+
+def ready_of(run: Run, document: DeploymentDocument, data: bytes, token: str) -> bytes:
+    """``deployment_ready.txt`` for ``deployment.json`` as it is written, under the hold of ``token``."""
+    references = document.bintarball_references
+    return (
+        DeploymentReady(
+            ready_at=clock.now(),
+            deployment_type=document.deployment_type,
+            run_id=run.run_id,
+            model_archive=references.model_archive.s3_uri,
+            container_image=references.container_image.s3_uri,
+            next_step=NEXT_STEP,
+            deployment_sha256=hashlib.sha256(data).hexdigest(),
+            token=token,
+        )
+        .text()
+        .encode()
     )

@@ -9,7 +9,6 @@ from riva_stream.errors import IntegrityError, Where
 from riva_stream.layout import is_model
 from riva_stream.manifest import Artifact
 from riva_stream.pipeline.copies import SourceCopy, plan_copies
-from riva_stream.pipeline.deployment_docs import find_container, store_of_container
 from riva_stream.pipeline.documents import artifact_of
 from riva_stream.pipeline.stream import Streamed, stream
 from riva_stream.pipeline.work import Payload, TransferMethod, Work
@@ -38,7 +37,7 @@ class FromArchive(Work):
         """
         request = run.request
         source = await find_source(run.source_store, request.source_bucket, request.source_key, run.retrier)
-        container = await find_container(run)
+        container = await _find_container(run)
         for referred in (None if request.mode == "full" else source, container):
             if referred is not None and referred.size == 0:
                 raise IntegrityError(
@@ -87,9 +86,8 @@ class FromArchive(Work):
             part_size=part_size,
             parts=-(-source.size // part_size),
         )
-        patterns = f"<{' '.join(run.request.include)}>"
-        models = PlannedObject(key=run.layout.of_model(patterns), kind="models")
-        return [archive] if bare else [archive, models]
+        models = run.layout.of_model(f"<{' '.join(run.request.include)}>")
+        return [archive, *([] if bare else [PlannedObject(key=models, kind="models")])]
 
     async def _moved(self, destination: Destination) -> Payload:
         streamed = self._streamed = await stream(self.run, self.source, destination, self._copy)
@@ -102,9 +100,32 @@ class FromArchive(Work):
 
     def describe(self, upload_check: str) -> Artifact:
         """What was streamed, or what is pointed at."""
-        return artifact_of(
-            self.run, self.source, self._streamed, upload_check=upload_check, objects_verified=True
-        )
+        return artifact_of(self.run, self.source, self._streamed, upload_check)
 
     def _store_of(self, pinned: PinnedSource) -> Reader:
-        return store_of_container(self.run) if pinned is self.container else self.run.source_store
+        return _store_of_container(self.run) if pinned is self.container else self.run.source_store
+
+
+def _store_of_container(run: Run) -> Reader:
+    """One in the destination's bucket is looked for with the destination's credentials, any other where the source is."""
+    request = run.request
+    return run.destination.store if request.server_bucket == request.bucket else run.source_store
+
+
+async def _find_container(run: Run) -> PinnedSource | None:
+    """Pin the container image by one HEAD; None where none was named.
+
+    Raises:
+        SourceNotFoundError: there is none; the message names the nearest keys.
+    """
+    request = run.request
+    if request.server_path is None:
+        return None
+    return await find_source(
+        _store_of_container(run),
+        request.server_bucket,
+        request.server_key,
+        run.retrier,
+        flag="--server-path",
+        variable="RIVA_SERVER_PATH",
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from riva_stream import StalledError, stage
 from riva_stream.flow.buffers import Credits
-from riva_stream.pipeline.limits import reserve_memory
+from riva_stream.pipeline.begin import reserve_memory
 from riva_stream.sizes import MIB
 from tests.copying import Watched, asked, made
 

@@ -157,17 +157,17 @@ def leaves_of(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error to tell of a group: a bug first, then a final one, then a transient one.
+def first_of(error: BaseException) -> BaseException:
+    """The one error to tell of a group, or the error itself: a bug first, then a final one, then a transient one.
 
     Tasks that work together fail together when one of them does; the rest stay with it as notes.
     """
 
-    def rank(error: BaseException) -> tuple[bool, bool, bool]:
-        ours = isinstance(error, RivaStreamError)
-        return (ours, ours and error.resumable, ours and error.retryable)  # type: ignore[attr-defined]
+    def rank(leaf: BaseException) -> tuple[bool, bool, bool]:
+        ours = isinstance(leaf, RivaStreamError)
+        return (ours, ours and leaf.resumable, ours and leaf.retryable)  # type: ignore[attr-defined]
 
-    leaves = leaves_of(group)
+    leaves = leaves_of(error)
     chosen = min(leaves, key=rank)
     for other in leaves:
         if other is not chosen:

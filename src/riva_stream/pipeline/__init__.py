@@ -11,9 +11,8 @@ from riva_stream.config import StageRequest
 from riva_stream.errors import first_of
 from riva_stream.events import Observer, PhaseChanged, ignore
 from riva_stream.flow.buffers import Credits
-from riva_stream.pipeline.begin import open_run
+from riva_stream.pipeline.begin import deadline, open_run, reserve_memory
 from riva_stream.pipeline.from_archive import FromArchive
-from riva_stream.pipeline.limits import deadline, reserve_memory
 from riva_stream.pipeline.promotion import promote, replicated
 from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import open_stores

@@ -1,22 +1,27 @@
-"""A run, from its request: what its stages share, its state directory, and the watch over it."""
+"""A run, from its request, and what bounds it from outside: a shared budget of memory, the deadline, the watch for a stall."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
+
+from riva_stream import clock
 from riva_stream.config import StageRequest
+from riva_stream.errors import ConfigurationError, StalledError
 from riva_stream.events import Observer
+from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.manifest import json_bytes
 from riva_stream.pipeline.copies import COPIES
-from riva_stream.pipeline.limits import stall_timeout
 from riva_stream.redact import SECRETS
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
+from riva_stream.sizes import human_size
 from riva_stream.state import StateDirectory
 
-__all__ = ["open_run"]
+__all__ = ["deadline", "open_run", "reserve_memory", "stall_timeout"]
 
 _FREE = ("source", "server_path", "replicate_to", "description")
 """Fields of a request in which anything may stand, a signature or a password too."""
@@ -46,3 +51,78 @@ async def open_run(request: StageRequest, run_id: str, observer: Observer) -> As
     await StateDirectory(request.state_dir, run_id).write("request.json", json_bytes(kept))
     async with stall_timeout(meter, request.timeout):
         yield run
+
+
+@asynccontextmanager
+async def reserve_memory(
+    budget: Credits | None, amount: int, *, waiting: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
+    """Hold ``amount`` bytes of a budget that several runs share; ``waiting`` is called each second until they come.
+
+    Raises:
+        ConfigurationError: the budget is smaller than that; it would never come.
+    """
+    if budget is None:
+        yield
+        return
+    if amount > budget.limit:
+        raise ConfigurationError(
+            f"the run asks for {human_size(amount)} of memory, the budget that it shares has {human_size(budget.limit)}",
+            hint="give the budget more, or the request less (memory)",
+        )
+    taken = 0
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_call_each_second, waiting)
+            await budget.acquire(amount)
+            taken = amount  # from here on, be it that the end of this group is cancelled
+            tasks.cancel_scope.cancel()
+        yield
+    finally:
+        budget.release(taken)
+
+
+async def _call_each_second(act: Callable[[], None]) -> None:
+    while True:
+        act()
+        await clock.sleep(1.0)
+
+
+@asynccontextmanager
+async def deadline(seconds: float | None) -> AsyncIterator[None]:
+    """End what is inside after ``seconds``.
+
+    Raises:
+        StalledError: they have passed.
+    """
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise StalledError(
+            f"the deadline of {seconds:.0f} s has passed",
+            hint="run the same command again, with a later --deadline",
+        )
+
+
+@asynccontextmanager
+async def stall_timeout(meter: Meter, limit: float) -> AsyncIterator[None]:
+    """End what is inside when nothing has moved, and no request was answered, for ``limit`` seconds.
+
+    Raises:
+        StalledError: so it is (in a group, with what it interrupted).
+    """
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_raise_on_stall, meter, limit)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _raise_on_stall(meter: Meter, limit: float) -> None:
+    while True:
+        idle = clock.monotonic() - meter.moved_at
+        if idle >= limit:
+            raise StalledError(
+                f"nothing moved for {limit:.0f} s (waiting for: {meter.lanes.bottleneck() or 'source'})",
+                hint="check the network and the store, or give it longer with --timeout",
+            )
+        await clock.sleep(limit - idle)

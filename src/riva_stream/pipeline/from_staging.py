@@ -37,9 +37,9 @@ from riva_stream.inspection.deep import fetching
 from riva_stream.inspection.staging import Staging, compare, pinned
 from riva_stream.layout import ARTIFACT_JSON, FOLDERS
 from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
+from riva_stream.pipeline.begin import reserve_memory
 from riva_stream.pipeline.copies import COPIES, SourceCopy, cannot_copy, plan_objects
 from riva_stream.pipeline.documents import build_info
-from riva_stream.pipeline.limits import reserve_memory
 from riva_stream.pipeline.work import Payload, TransferMethod, Work
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run, gather_bounded
@@ -102,9 +102,8 @@ async def originals_of(staging: Staging) -> list[Original]:
         where = Where("HeadObject", staging.layout.bucket, staging.layout.prefix + next(iter(wrong)))
         hint = f"all that differs: riva-stream verify {staging.destination}"
         if gone:
-            names = ", ".join(gone)
             raise SourceNotFoundError(
-                f"{staging.destination} is not complete; gone: {names}", where=where, hint=hint
+                f"{staging.destination} is not complete; gone: {', '.join(gone)}", where=where, hint=hint
             )
         told = "; ".join(f"{path}: {text}" for path, text in wrong.items())
         raise IntegrityError(f"{staging.destination} is not what was staged; {told}", where=where, hint=hint)
@@ -129,7 +128,7 @@ class FromStaging(Work):
     store_of: StoreOf
     deep: bool
     """Whether every byte is read, also of what the store copies."""
-    budget: Credits | None
+    budget: Credits
     """Byte credits of several runs at once; what reads takes ``request.memory`` of them."""
     _copies: list[SourceCopy] = field(default_factory=list, init=False)
     """Of each original."""
@@ -142,8 +141,8 @@ class FromStaging(Work):
         originals: Sequence[Original],
         store_of: StoreOf,
         *,
-        deep: bool = False,
-        budget: Credits | None = None,
+        deep: bool,
+        budget: Credits,
     ) -> FromStaging:
         """Find what the staging's documents point at, and nothing else than what they pin.
 
@@ -326,9 +325,10 @@ class FromStaging(Work):
 
     async def _moved(self, destination: Destination) -> Payload:
         run, uploads, copies = self.run, destination.uploads, self._copies
-        opened: list[tuple[Original, Upload, SourceCopy]] = []
-        for original, copy in zip(self.originals, copies, strict=True):
-            opened.append((original, await self._open(destination, original), copy))
+        opened = [
+            (original, await self._open(destination, original), copy)
+            for original, copy in zip(self.originals, copies, strict=True)
+        ]
         run.observer(PhaseChanged(phase="stream"))
         run.meter.source_size = self.size
         copies_made = any(copy.plan is not None for copy in copies)
@@ -342,9 +342,9 @@ class FromStaging(Work):
             self._stands,
             with_crc64nvme=any(copy.plan is not None and copy.plan.crc64nvme for copy in copies),
         )
-        hashes, copied, read = HashLane(run.lanes.hash), [], []
-        plan = run.request.plan_for(self.largest, run.most_parts)
-        budget = Credits(plan.read_share) if self._reads else None
+        hashes, read = HashLane(run.lanes.hash), []
+        shares = run.request.plan_for(self.largest, run.most_parts)
+        budget = Credits(shares.read_share) if self._reads else None
         async with (
             reserve_memory(self.budget if self._reads else None, run.request.memory, waiting=run.meter.touch),
             anyio.create_task_group() as tasks,
@@ -354,9 +354,7 @@ class FromStaging(Work):
             for _ in range(run.request.connections):
                 tasks.start_soon(uploads.send_parts)
             tasks.start_soon(hashes.run)
-            for _, upload, copy in opened:
-                if copy.plan is not None:
-                    copied.append(copy.plan.begin_source(upload))
+            copied = [copy.plan.begin_source(upload) for _, upload, copy in opened if copy.plan is not None]
             for original, upload, copy in opened:
                 if budget is not None and (copy.plan is None or self.deep):
                     outlets = [upload.send] if copy.plan is None else []
@@ -366,7 +364,12 @@ class FromStaging(Work):
         run.meter.tell()
         run.observer(PhaseChanged(phase="verify"))
         for original, digest in read:
-            _require_same(original, digest)
+            if digest.text() != original.sha256:
+                raise DigestMismatchError(
+                    f"the SHA-256 of what was read is {digest.text()}, that of what was staged is {original.sha256}",
+                    where=Where("GetObject", original.source.bucket, original.source.key),
+                    hint="the staging is damaged where it lies: stage it again with --force",
+                )
         for made in copied:
             made.prove()
         return Payload(
@@ -448,12 +451,3 @@ def _require_artifact(staging: Staging) -> Artifact:
             hint=f"look at it: riva-stream verify {staging.destination}",
         )
     return staging.artifact
-
-
-def _require_same(original: Original, digest: Hash) -> None:
-    if digest.text() != original.sha256:
-        raise DigestMismatchError(
-            f"the SHA-256 of what was read is {digest.text()}, that of what was staged is {original.sha256}",
-            where=Where("GetObject", original.source.bucket, original.source.key),
-            hint="the staging is damaged where it lies: stage it again with --force",
-        )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,12 @@ from pydantic import ValidationError
 from riva_stream import clock
 from riva_stream.config import PromoteRequest, StageRequest, contradictions_in
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, RivaStreamError, Where, first_of
-from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore
+from riva_stream.events import Observer, PhaseChanged, Progress, ignore, warning
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.inspection.staging import Staging, find_staging
-from riva_stream.pipeline.begin import open_run
-from riva_stream.pipeline.from_staging import FromStaging, Original, StoreOf, originals_of
-from riva_stream.pipeline.limits import deadline, stall_timeout
+from riva_stream.pipeline.begin import deadline, open_run, stall_timeout
+from riva_stream.pipeline.from_staging import FromStaging, StoreOf, originals_of
 from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import Stores, open_stores
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
@@ -70,7 +69,7 @@ async def promote(
     try:
         async with open_stores(
             request,
-            lambda message: observer(Warned(code="profile", message=message)),
+            warning(observer, "profile"),
             session=session,
             source_session=source_session,
             store=store,
@@ -143,12 +142,27 @@ async def _promoted(
             originals = await originals_of(staging)
     except ExceptionGroup as group:
         raise first_of(group) from None
-    one = _PlacePromotion(request, staging, originals, stores, store_of, Credits(request.memory), since)
-    together = _SummedProgress(observer)
+    budget = Credits(request.memory)  # of all places: those whose bytes come through here take turns
+    observe = _summed(observer)
     places: dict[str, PlaceReport] = {}
 
+    async def promoted(place: str, run_id: str) -> StageReport:
+        asked = _stage_request(request, staging, place, run_id)
+        async with (
+            deadline(_left(request, since)),
+            open_run(asked, run_id, partial(observe, place)) as run,
+        ):
+            bucket = stores.give(run)
+            work = await FromStaging.find(run, staging, originals, store_of, deep=request.deep, budget=budget)
+            return await carry_out(run, bucket, work)
+
     async def to(place: str, run_id: str) -> None:
-        places[place] = await one.to(place, run_id, partial(together.observe, place))
+        try:
+            report = await promoted(place, run_id)
+        except Exception as error:  # noqa: BLE001 - of one place among several; it is told in its report
+            places[place] = _failed(place, first_of(error))
+        else:
+            places[place] = PlaceReport(destination=report.destination, exit_code=0, report=report)
 
     async with anyio.create_task_group() as tasks:
         for place, own_id in zip(request.to, ids, strict=True):
@@ -162,93 +176,55 @@ async def _promoted(
     )
 
 
-@dataclass(eq=False)
-class _PlacePromotion:
-    """Promotes one staging, to one place at a call."""
+def _stage_request(request: PromoteRequest, staging: Staging, place: str, run_id: str) -> StageRequest:
+    """What the staging says of itself, for another place.
 
-    request: PromoteRequest
-    staging: Staging
-    originals: Sequence[Original]
-    stores: Stores
-    store_of: StoreOf
-    budget: Credits
-    """Of all places: those whose bytes come through here take turns."""
-    since: float
-    """When it began, for the deadline."""
-
-    async def to(self, place: str, run_id: str, observer: Observer) -> PlaceReport:
-        """Promote it to one place; a failure is reported."""
-        try:
-            async with (
-                deadline(_left(self.request, self.since)),
-                open_run(self._stage_request(place, run_id), run_id, observer) as run,
-            ):
-                bucket = self.stores.give(run)
-                work = await FromStaging.find(
-                    run,
-                    self.staging,
-                    self.originals,
-                    self.store_of,
-                    deep=self.request.deep,
-                    budget=self.budget,
-                )
-                report = await carry_out(run, bucket, work)
-        except ExceptionGroup as group:
-            error = first_of(group)
-            if not isinstance(error, Exception):
-                raise
-            return _failed(place, error)
-        except Exception as error:  # noqa: BLE001 - of one place among several; it is told in its report
-            return _failed(place, error)
-        return PlaceReport(destination=report.destination, exit_code=0, report=report)
-
-    def _stage_request(self, place: str, run_id: str) -> StageRequest:
-        """What the staging says of itself, for another place.
-
-        Raises:
-            ConfigurationError: what it is made from lies at that place.
-            IntegrityError: it says what no staging can have.
-        """
-        staging = self.staging
-        artifact, deployment = staging.artifact, staging.deployment
-        told: dict[str, object] = {}
-        if artifact is not None:
-            model, days = artifact.model, artifact.deployment.retention_days
-            told |= {"source": artifact.source.uri, "expect_sha256": artifact.source.sha256}
-            told["reference_only"] = artifact.deployment.reference_mode
-        elif deployment is not None:
-            model, days = deployment.model, deployment.deployment.retention_days
-            told |= {"source": deployment.bintarball_references.model_archive.s3_uri}
-            told["bintarball_reference"] = True
-        else:
-            raise IntegrityError(
-                f"{staging.destination} has no documents that tell what it is",
-                hint=f"look at it: riva-stream verify {staging.destination}",
-            )
-        if deployment is not None:
-            told["server_path"] = deployment.bintarball_references.container_image.s3_uri
-        if staging.manifest is not None:
-            told["include"] = tuple(staging.manifest.include)
-        told |= {
-            "language": model.language_code,
-            "architecture": model.architecture,
-            "description": model.description,
-            "retention_days": self.request.retention_days or days,
+    Raises:
+        ConfigurationError: what it is made from lies at that place.
+        IntegrityError: it says what no staging can have.
+    """
+    artifact, deployment = staging.artifact, staging.deployment
+    told: dict[str, object]
+    if artifact is not None:
+        model, days = artifact.model, artifact.deployment.retention_days
+        told = {
+            "source": artifact.source.uri,
+            "expect_sha256": artifact.source.sha256,
+            "reference_only": artifact.deployment.reference_mode,
         }
-        try:
-            return self.request.stage_request(place, run_id, **told)
-        except ValidationError as error:
-            for problem in contradictions_in(error.errors()):
-                if problem.presumed:  # of the place, and not of what the staging tells
-                    raise ConfigurationError(
-                        f"{staging.destination} cannot be put to {place}: its {problem.field} {problem.text}",
-                        hint="name another place",
-                    ) from error
-            wrong = ", ".join(str(problem["loc"][-1]) for problem in error.errors() if problem["loc"])
-            raise IntegrityError(
-                f"{staging.destination} tells of itself what no staging can have: {wrong or 'a contradiction'}",
-                hint=f"look at it: riva-stream verify {staging.destination}",
-            ) from error
+    elif deployment is not None:
+        model, days = deployment.model, deployment.deployment.retention_days
+        archive = deployment.bintarball_references.model_archive
+        told = {"source": archive.s3_uri, "bintarball_reference": True}
+    else:
+        raise IntegrityError(
+            f"{staging.destination} has no documents that tell what it is",
+            hint=f"look at it: riva-stream verify {staging.destination}",
+        )
+    if deployment is not None:
+        told["server_path"] = deployment.bintarball_references.container_image.s3_uri
+    if staging.manifest is not None:
+        told["include"] = tuple(staging.manifest.include)
+    told |= {
+        "language": model.language_code,
+        "architecture": model.architecture,
+        "description": model.description,
+        "retention_days": request.retention_days or days,
+    }
+    try:
+        return request.stage_request(place, run_id, **told)
+    except ValidationError as error:
+        for problem in contradictions_in(error.errors()):
+            if problem.presumed:  # of the place, and not of what the staging tells
+                raise ConfigurationError(
+                    f"{staging.destination} cannot be put to {place}: its {problem.field} {problem.text}",
+                    hint="name another place",
+                ) from error
+        wrong = ", ".join(str(problem["loc"][-1]) for problem in error.errors() if problem["loc"])
+        raise IntegrityError(
+            f"{staging.destination} tells of itself what no staging can have: {wrong or 'a contradiction'}",
+            hint=f"look at it: riva-stream verify {staging.destination}",
+        ) from error
 
 
 def _numbered(run_id: str, places: Sequence[str]) -> list[str]:
@@ -261,32 +237,26 @@ def _left(request: PromoteRequest, since: float) -> float | None:
     return None if request.deadline is None else max(0.0, request.deadline - (clock.monotonic() - since))
 
 
-def _failed(place: str, error: Exception) -> PlaceReport:
+def _failed(place: str, error: BaseException) -> PlaceReport:
     report = error_report(error)
     return PlaceReport(destination=place, exit_code=report.exit_code, error=report)
 
 
-_SUMMED = ("source_size", "fetched", "hashed", "durable", "durable_source", "copied")
-
-
-@dataclass(eq=False)
-class _SummedProgress:
+def _summed(observer: Observer) -> Callable[[str, Any], None]:
     """Passes on the events of several places; of their counters the sums."""
+    summed = ("source_size", "fetched", "hashed", "durable", "durable_source", "copied")
+    latest: dict[str, Progress] = {}
 
-    observer: Observer
-    latest: dict[str, Progress] = field(default_factory=dict)
-
-    def observe(self, place: str, event: Any, /) -> None:
-        """Take an event of one place."""
+    def observe(place: str, event: Any, /) -> None:
         if isinstance(event, Progress):
-            self.latest[place] = event
-            event = _sum(list(self.latest.values()), event)
-        self.observer(event)
+            latest[place] = event
+            places = latest.values()
+            event = replace(
+                event,
+                elapsed=max(one.elapsed for one in places),
+                counts=tuple(dict.fromkeys(count for one in places for count in one.counts)),
+                **{name: sum(getattr(one, name) for one in places) for name in summed},
+            )
+        observer(event)
 
-
-def _sum(of_places: Sequence[Progress], newest: Progress) -> Progress:
-    values: dict[str, Any] = {entry.name: getattr(newest, entry.name) for entry in fields(Progress)}
-    values |= {name: sum(getattr(one, name) for one in of_places) for name in _SUMMED}
-    values["elapsed"] = max(one.elapsed for one in of_places)
-    values["counts"] = tuple(dict.fromkeys(count for one in of_places for count in one.counts))
-    return Progress(**values)
+    return observe

@@ -28,9 +28,9 @@ __all__ = ["Payload", "TransferMethod", "Work"]
 class TransferMethod:
     """How the objects are going to be made."""
 
-    how: str = "sent"
+    how: str
     """``sent``, or what proves the copies that the store makes; see :class:`~riva_stream.manifest.Validation`."""
-    reason: str = ""
+    reason: str
     """Why they are sent, where the store was asked."""
 
 
@@ -142,7 +142,7 @@ class Work(ABC):
         try:
             return await self._moved(destination)
         except (BaseExceptionGroup, NotCopiedError) as error:
-            first = first_of(error) if isinstance(error, BaseExceptionGroup) else error
+            first = first_of(error)
             if not isinstance(first, NotCopiedError):
                 raise
             if self.run.request.source_copy == "store":

@@ -7,7 +7,7 @@ nothing could prove a copy, none is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -98,7 +98,7 @@ class CopyPlan:
             return None
         if self.source.size <= FEW_BYTES or member.data_offset + member.size > self.source.size:
             return None
-        return tuple(_ranges(member.size, self.part_size))
+        return _in_parts(member.size, self.part_size)
 
     @property
     def can_resume(self) -> bool:
@@ -110,8 +110,7 @@ class CopyPlan:
     ) -> CopiedObject:
         source, at = self.source, offset
         for size in sizes:
-            whole = size == source.size
-            first, last = (None, None) if whole else (at, at + size - 1)
+            first, last = (None, None) if size == source.size else (at, at + size - 1)
             upload.copy(
                 CopySource(source.bucket, source.key, source.etag, source.version_id, first, last), size
             )
@@ -322,7 +321,7 @@ class _Planner:
     def _own_parts(self) -> tuple[int, tuple[int, ...]]:
         """Bytes of a part whose size is ours to choose, and all parts of such a copy."""
         part_size = max(LEAST_COPY, self.run.part_size_for(self.source.size))
-        return part_size, tuple(_ranges(self.source.size, part_size))
+        return part_size, _in_parts(self.source.size, part_size)
 
     async def _by_etag(self, ranged: Proof | None) -> SourceCopy:
         """A copy that shares the source's ETag."""
@@ -394,11 +393,9 @@ class _Planner:
         if first is None or first.parts != count:
             # A staging that is promoted was most likely sent in parts as ours would be.
             ours = 0 if self.reads else self.run.part_size_for(size)
-            return (
-                tuple(_ranges(size, ours)) if ours and _up(size, ours) == count else _usual_parts(size, count)
-            )
+            return _in_parts(size, ours) if ours and _up(size, ours) == count else _usual_parts(size, count)
         if first.size and _up(size, first.size) == count:
-            return tuple(_ranges(size, first.size))
+            return _in_parts(size, first.size)
         if count > _MOST_HEADS:
             return None
         told = await gather_bounded(range(1, count + 1), self._part)
@@ -415,10 +412,9 @@ class _Planner:
             return None  # it does not know parts
 
 
-def _ranges(size: int, part: int) -> Iterator[int]:
+def _in_parts(size: int, part: int) -> tuple[int, ...]:
     """``size`` bytes in parts of ``part``, the last of which may be smaller."""
-    for at in range(0, size, part):
-        yield min(part, size - at)
+    return tuple(min(part, size - at) for at in range(0, size, part))
 
 
 def _usual_parts(size: int, count: int) -> tuple[int, ...] | None:
@@ -428,7 +424,7 @@ def _usual_parts(size: int, count: int) -> tuple[int, ...] | None:
     least, most = max(FEW_BYTES, _up(size, count)), _up(size, count - 1) - 1
     usual = [part for part in _USUAL if least <= part <= most]
     fits = usual or range(_up(least, MIB) * MIB, most + 1, MIB)
-    return tuple(_ranges(size, fits[0])) if len(fits) == 1 else None
+    return _in_parts(size, fits[0]) if len(fits) == 1 else None
 
 
 def _up(size: int, unit: int) -> int:

@@ -9,7 +9,6 @@ from riva_stream.documents.existing import Existing
 from riva_stream.documents.references import another_container, reference_to
 from riva_stream.errors import DestinationConflictError, DigestMismatchError, Where
 from riva_stream.layout import DEPLOYMENT_JSON, DEPLOYMENT_READY, MARKER
-from riva_stream.manifest import Artifact
 from riva_stream.source import PinnedSource
 
 __all__ = ["Decision", "decide"]
@@ -40,12 +39,9 @@ def decide(
         return _decide_reference(request, source, existing, container)
     where = Where(bucket=request.bucket, key=request.prefix + MARKER)
     staged = existing.artifact
-    if existing.foreign or staged is None:
-        difference = existing.foreign or "it cannot be understood"
-    else:
-        difference = _difference(request, source, existing, staged)
-    if not difference:
-        difference = _deployment_difference(request, existing, container)
+    difference = _difference(request, source, existing) or _deployment_difference(
+        request, existing, container
+    )
     if not difference and staged is not None:
         expected = request.expect_sha256
         if (
@@ -73,8 +69,11 @@ def decide(
     )
 
 
-def _difference(request: StageRequest, source: PinnedSource, existing: Existing, staged: Artifact) -> str:
+def _difference(request: StageRequest, source: PinnedSource, existing: Existing) -> str:
     """In what the staging there differs from what is asked for, or ""."""
+    staged = existing.artifact
+    if staged is None:
+        return existing.foreign or "it cannot be understood"
     if staged.source.uri != source.uri:
         return f"it was made from {staged.source.uri}"
     if (staged.source.etag, staged.source.size_bytes) != (source.etag, source.size):

@@ -29,7 +29,6 @@ __all__ = ["plan_of", "try_rights"]
 def plan_of(run: Run, work: Work, decision: Decision, check: str) -> Plan:
     """The plan for a source that was found and a destination that was looked at."""
     request, container = run.request, work.container
-    part_size = run.part_size_for(work.largest)
     shares = request.plan_for(work.largest, run.most_parts)
     etag, version_id = work.pin
     source, destination = ["HeadObject"], ["ListObjectsV2"]
@@ -48,7 +47,7 @@ def plan_of(run: Run, work: Work, decision: Decision, check: str) -> Plan:
         container_image=reference_to(container) if container else None,
         objects=_objects(run, work, decision),
         include=list(request.include),
-        part_size=part_size,
+        part_size=run.part_size_for(work.largest),
         connections=request.connections,
         memory_ceiling=request.memory,
         read_share=shares.read_share,
@@ -79,12 +78,15 @@ def _objects(run: Run, work: Work, decision: Decision) -> list[PlannedObject]:
     if decision is Decision.HAND_OVER or request.mode == "bintarball_reference":
         return deployment
     full = [*work.planned(), PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums")]
-    manifest = PlannedObject(key=request.prefix + MANIFEST_JSON, kind="manifest")
     return [
         *(full if request.mode == "full" else ()),
         PlannedObject(key=request.prefix + ARTIFACT_JSON, kind="metadata"),
         *(deployment if request.server_path else ()),
-        *((manifest,) if request.mode == "full" else ()),
+        *(
+            [PlannedObject(key=request.prefix + MANIFEST_JSON, kind="manifest")]
+            if request.mode == "full"
+            else ()
+        ),
         PlannedObject(key=request.prefix + MARKER, kind="marker"),
     ]
 
@@ -97,14 +99,12 @@ async def try_rights(run: Run, bucket: WritableBucket, work: Work) -> None:
     Raises:
         AccessDeniedError: a right is missing; the message names it.
     """
-    request = run.request
-    key = request.prefix + SCRATCH[1]
     if work.first is None:
         return
     if work.first.size:
-        await run.retrier(
-            "GetObject", partial(PinnedRanges(run.source_store, work.first, run.observer).first, FEW)
-        )
+        ranges = PinnedRanges(run.source_store, work.first, run.observer)
+        await run.retrier("GetObject", partial(ranges.first, FEW))
+    key = run.request.prefix + SCRATCH[1]
     await try_aborting(bucket, key)
     async with scratch_upload(
         bucket,

@@ -28,7 +28,7 @@ from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
 from riva_stream.pipeline.planning import plan_of, try_rights
 from riva_stream.pipeline.work import Work
-from riva_stream.report import StageReport
+from riva_stream.report import Plan, StageReport
 from riva_stream.run import Run
 from riva_stream.s3 import UNSEEN, Bucket, WritableBucket
 from riva_stream.s3.probe import probe_uploads
@@ -194,8 +194,7 @@ async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decis
     await work.plan(bucket, check)
     plan = plan_of(run, work, decision, check)
     await run.save_copy("plan.json", to_json(plan))
-    report = await _report(run, "planned", Committed(None, []))
-    return report.model_copy(update={"plan": plan})
+    return await _report(run, "planned", Committed(None, []), plan)
 
 
 async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -> StageReport:
@@ -303,7 +302,7 @@ async def _begin(run: Run, work: Work, check: str, decision: Decision) -> None:
     )
 
 
-async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
+async def _report(run: Run, outcome: str, done: Committed, plan: Plan | None = None) -> StageReport:
     request, artifact = run.request, done.artifact
     report = StageReport.model_validate(
         {
@@ -315,6 +314,7 @@ async def _report(run: Run, outcome: str, done: Committed) -> StageReport:
             "artifact": artifact,
             "deployment": done.deployment,
             "objects": done.checks,
+            "plan": plan,
             "warnings": list(run.warnings),
             "seconds": round(run.wall_seconds, 3),
             "next_step": "the same without --dry-run" if outcome == "planned" else NEXT_STEP,

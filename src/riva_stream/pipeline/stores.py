@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from riva_stream.config import Request
@@ -59,35 +59,31 @@ async def open_stores(
         store: an open store, in place of a session.
         source_store: the same for the source.
     """
+    opened_here = source_store is None and source_session is None
     async with AsyncExitStack() as stack:
         if store is None:
-            settings = destination_settings(request)
-            store = await stack.enter_async_context(open_store(settings, session=session, warn=warn))
-        elsewhere = source_session is not None or is_elsewhere(request)
-        opened_here = source_store is None and source_session is None
-        if source_store is None:
-            source_store = (
-                await stack.enter_async_context(
-                    open_store(
-                        source_settings(request),
-                        # a profile of its own outranks the destination's session
-                        session=source_session or (None if request.source_profile else session),
-                        warn=warn,
-                    )
-                )
-                if elsewhere
-                else store
+            store = await stack.enter_async_context(
+                open_store(destination_settings(request), session=session, warn=warn)
             )
-        one = source_store is store or (opened_here and is_one_principal(request))
-        yield Stores(store, source_store, one)
+        if source_store is None and (source_session is not None or is_elsewhere(request)):
+            source_store = await stack.enter_async_context(
+                open_store(
+                    source_settings(request),
+                    # a profile of its own outranks the destination's session
+                    session=source_session or (None if request.source_profile else session),
+                    warn=warn,
+                )
+            )
+        source = store if source_store is None else source_store
+        one = source is store or (opened_here and is_one_principal(request))
+        yield Stores(store, source, one)
 
 
 def is_elsewhere(request: Request) -> bool:
     """Whether the source needs a client of its own."""
-    other = any((request.source_region, request.source_endpoint_url, request.source_profile))
-    other = other or request.no_sign_request
+    named = (request.source_region, request.source_endpoint_url, request.source_profile)
     # The owner that is expected of the destination's bucket is not that of the source's.
-    return other or request.expected_bucket_owner is not None
+    return any(named) or request.no_sign_request or request.expected_bucket_owner is not None
 
 
 def is_one_principal(request: Request) -> bool:
@@ -121,15 +117,12 @@ def destination_settings(request: Request) -> StoreSettings:
 
 def source_settings(request: Request) -> StoreSettings:
     """How the source is reached, where it is elsewhere."""
-    return StoreSettings(
+    return replace(
+        destination_settings(request),
         region=request.source_region or request.region,
         endpoint_url=request.source_endpoint_url or request.endpoint_url,
         profile=request.source_profile or request.profile,
-        ca_bundle=request.ca_bundle,
-        addressing=request.addressing,
         unsigned=request.no_sign_request,
         options=WriteOptions(request_payer=request.request_payer),
         connections=request.connections + 4,
-        read_timeout=min(60.0, request.timeout),
-        credentials_timeout=request.timeout,
     )

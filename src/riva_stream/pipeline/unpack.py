@@ -170,7 +170,8 @@ class Unpacker:
                     case MemberData(data):
                         await self._keep(data)
                     case MemberEnd(_, inside):
-                        self._end(inside)
+                        self.members[-1].inside = inside
+                        self._part = 0
             if self._marked is not None and not self._pieces:
                 await self._take_checkpoint(at, self._marked)
 
@@ -280,10 +281,6 @@ class Unpacker:
         if not self.checkpointer.is_waiting:
             forget_before(self._sent, staged.digest, staged.ranges)
         tee(chunk, (partial(self.hashes.send, staged.digest), staged.outlet))
-
-    def _end(self, inside: InsideReport) -> None:
-        self.members[-1].inside = inside
-        self._part = 0
 
 
 def _step(extractor: Extractor, pieces: deque[Piece], until: int, handed: int) -> list[Event]:

@@ -147,9 +147,10 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         (folder / STATUS).unlink(missing_ok=True)
-        texts = {name: f"{values[name]}\n" for name in VALUES if values.get(name)}
-        for name in (*VALUES, LAST_ARTIFACT):
-            data = artifact if name == LAST_ARTIFACT else texts.get(name)
+        texts: dict[str, str | bytes | None] = {
+            name: f"{values[name]}\n" if values.get(name) else None for name in VALUES
+        }
+        for name, data in (texts | {LAST_ARTIFACT: artifact}).items():
             if data is not None:
                 put(folder / name, data)
             else:
@@ -261,14 +262,11 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep other runs out for a moment; where files cannot be locked (some network file systems), do without."""
     with open(open_regular(folder / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:  # noqa: PTH123 - a descriptor
         until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            while time.monotonic() < until:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
                     time.sleep(0.01)
-                    continue
-            except OSError:
-                pass
-            break
         yield

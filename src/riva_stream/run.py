@@ -218,11 +218,10 @@ class Run:
 async def gather_bounded(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
     """``act`` on every item, a few at a time; the results in the items' order. Of several errors the one to tell."""
     results: dict[int, R] = {}
-    todo = list(enumerate(items))[::-1]
+    todo = enumerate(items)
 
     async def some() -> None:
-        while todo:
-            index, item = todo.pop()
+        for index, item in todo:  # which all of them share
             results[index] = await act(item)
 
     try:

@@ -21,8 +21,6 @@ import anyio.to_thread
 
 __all__ = ["cpu", "in_thread", "monotonic", "now", "sleep", "threads_inline"]
 
-_LEAST = 0.001
-
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
@@ -49,7 +47,7 @@ def cpu() -> float:
 
 async def sleep(seconds: float) -> None:
     """Wait on the event loop's clock, a millisecond at least: what is left of a time may be too little to add to it."""
-    await anyio.sleep(max(seconds, _LEAST))
+    await anyio.sleep(max(seconds, 0.001))
 
 
 async def in_thread(function: Callable[[*Args], T], *args: *Args, abandon_on_cancel: bool = False) -> T:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from riva_stream.printable import in_one_line
@@ -75,24 +76,19 @@ class Where:
     request_id: str = ""
 
     def __str__(self) -> str:
-        words = [self.operation] if self.operation else []
-        if self.bucket:
-            words.append(f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}")
-        if self.part is not None:
-            words.append(f"part {self.part}")
-        if self.byte_range is not None:
-            words.append(f"bytes {self.byte_range[0]}-{self.byte_range[1]}")
-        if self.attempt is not None:
-            words.append(f"attempt {self.attempt}")
-        if self.status is not None:
-            words.append(f"HTTP {self.status}")
-        if self.code and self.code != str(
-            self.status
-        ):  # a HEAD's refusal has no body, so its status is all there is
-            words.append(self.code)
-        if self.request_id:
-            words.append(f"request id {self.request_id}")
-        return ", ".join(words)
+        first, last = self.byte_range or (0, 0)
+        words = (
+            (self.operation, self.operation),
+            (self.bucket, f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"),
+            (self.part is not None, f"part {self.part}"),
+            (self.byte_range, f"bytes {first}-{last}"),
+            (self.attempt is not None, f"attempt {self.attempt}"),
+            (self.status is not None, f"HTTP {self.status}"),
+            # A HEAD's refusal has no body, so its status is all there is.
+            (self.code and self.code != str(self.status), self.code),
+            (self.request_id, f"request id {self.request_id}"),
+        )
+        return ", ".join(word for is_told, word in words if is_told)
 
 
 class RivaStreamError(Exception):
@@ -141,7 +137,7 @@ class RivaStreamError(Exception):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.hint), vars(self)
+        return partial(type(self), self.what, where=self.where, hint=self.hint), (), vars(self)
 
 
 def is_out_of_resources(error: BaseException) -> bool:
@@ -173,10 +169,6 @@ def first_of(error: BaseException) -> BaseException:
         if other is not chosen:
             chosen.add_note(f"besides: {type(other).__name__}: {other}")
     return chosen
-
-
-def _rebuild(kind: type[RivaStreamError], what: str, where: Where, hint: str) -> RivaStreamError:
-    return kind(what, where=where, hint=hint)
 
 
 class ConfigurationError(RivaStreamError):

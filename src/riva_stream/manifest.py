@@ -215,9 +215,8 @@ class Validation(Document):
         if not isinstance(data, dict):
             return data
         warnings, codes = data.get("warnings", []), data.get("warning_codes", [])
-        if not (isinstance(warnings, list) and isinstance(codes, list)):
-            return data
-        if not all(isinstance(told, str) for told in warnings):
+        are_lists = isinstance(warnings, list) and isinstance(codes, list)
+        if not (are_lists and all(isinstance(told, str) for told in warnings)):
             return data
         pairs = zip_longest(warnings, codes, fillvalue="")
         return data | {"warnings": [Warned(code=code, message=told) for told, code in pairs if told]}

@@ -68,7 +68,7 @@ class AccessPoint:
         """Whether each request may go to another region, and so to another bucket."""
         return not self.region
 
-    def require_sound(self) -> None:
+    def __post_init__(self) -> None:
         """Make sure that it can be one.
 
         Raises:
@@ -122,9 +122,7 @@ def access_point_of(bucket: str) -> AccessPoint | None:
         if not region and not account:
             raise ValueError(f"is the ARN of a bucket: give its name alone, {kind}")
         raise ValueError(f"is an ARN of {kind or 'nothing'}, not of an access point: {_EXAMPLE}")
-    point = AccessPoint(partition, region, account, name)
-    point.require_sound()
-    return point
+    return AccessPoint(partition, region, account, name)
 
 
 def valid_bucket(bucket: str) -> str:
@@ -140,9 +138,8 @@ def valid_bucket(bucket: str) -> str:
         raise ValueError(
             "is not a bucket name (3 to 63 of a-z, 0-9, '.' and '-'; no s3:// and no path), nor the ARN of an access point"
         )
-    for end, why in _RESERVED.items():
-        if bucket.endswith(end):
-            raise ValueError(why)
+    if why := next((why for end, why in _RESERVED.items() if bucket.endswith(end)), ""):
+        raise ValueError(why)
     return bucket
 
 
@@ -157,18 +154,16 @@ def split_uri(uri: str) -> tuple[str, str]:
     rest = uri.removeprefix(_SCHEME)
     if rest == uri or not rest.partition("/")[0]:
         raise ValueError("is not an S3 URI with a bucket: s3://bucket/key")
-    if not rest.startswith("arn:"):
-        bucket, _, key = rest.partition("/")
-        return bucket, key
-    arn, slash, key = rest, "", ""
-    if (begin := rest.find(":accesspoint")) >= 0:  # its name is one segment more
-        start = begin + len(":accesspoint") + 1
-        name, slash, key = rest[start:].partition("/")
-        arn = rest[:start] + name
-    elif ":outpost/" not in rest:
-        arn, slash, key = rest.partition("/")
-    point = access_point_of(arn)
-    return (point.arn if point is not None else arn), key if slash else ""
+    bucket, _, key = rest.partition("/")
+    if rest.startswith("arn:"):
+        head, kind, tail = rest.partition(":accesspoint")
+        if kind:  # its name is one segment more
+            name, _, key = tail[1:].partition("/")
+            bucket = head + kind + tail[:1] + name
+        elif ":outpost/" in rest:
+            bucket, key = rest, ""
+    point = access_point_of(bucket)
+    return (point.arn if point is not None else bucket), key
 
 
 def bucket_of(uri: str) -> str:

@@ -10,9 +10,10 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,6 +27,7 @@ from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, vali
 __all__ = [
     "Addressing",
     "Contradiction",
+    "Filled",
     "Levels",
     "Place",
     "ProblemCode",
@@ -43,6 +45,7 @@ __all__ = [
     "reason_of",
 ]
 
+T = TypeVar("T")
 
 Addressing = Literal["auto", "path", "virtual"]
 UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
@@ -74,12 +77,36 @@ def is_text(value: object) -> bool:
         return False
 
 
-def _segment(value: str) -> str:
-    if not is_segment(value):
-        raise ValueError(
-            "must be one safe path segment: letters, digits, '.', '_' and '-', and not '.' or '..'"
-        )
-    return value
+def _must(hold: Callable[[T], object], otherwise: str) -> Callable[[T], T]:
+    """A check of pydantic's, for what a value must be beside its type; ``otherwise`` is the end of a sentence."""
+
+    def checked(value: T) -> T:
+        if not hold(value):
+            raise ValueError(otherwise)
+        return value
+
+    return checked
+
+
+def is_run_id(value: str) -> bool:
+    """Whether files may be named by it."""
+    return is_segment(value) and len(value) <= _LONGEST_RUN_ID
+
+
+_segment = _must(
+    is_segment, "must be one safe path segment: letters, digits, '.', '_' and '-', and not '.' or '..'"
+)
+_run_id = _must(
+    is_run_id, "is not a run id: up to 128 of letters, digits, '.', '_' and '-', and not '.' or '..'"
+)
+_sha256 = _must(_SHA256.fullmatch, "is not a SHA-256: 64 hexadecimal digits")
+_readable = _must(
+    lambda storage_class: storage_class not in _ARCHIVES,
+    "is a storage class whose objects cannot be read before they are restored: the documents, and the journal that a "
+    "run is resumed from, are written in it as well",
+)
+# Not min_length, which does not count entries that are wrong, and so hides what is wrong with a single one.
+Filled = AfterValidator(_must(bool, "has no entry"))
 
 
 def _bucket(value: str) -> str:
@@ -127,41 +154,6 @@ def _place(value: str) -> str:
     return _staging(value).replace(f"/{DEPLOYMENTS}", "/", 1)
 
 
-def _filled(value: tuple[str, ...]) -> tuple[str, ...]:
-    # Not min_length, which does not count entries that are wrong, and so hides what is wrong with a single one.
-    if not value:
-        raise ValueError("has no entry")
-    return value
-
-
-def _sha256(value: str) -> str:
-    if not _SHA256.fullmatch(value):
-        raise ValueError("is not a SHA-256: 64 hexadecimal digits")
-    return value.lower()
-
-
-def _run_id(value: str) -> str:
-    if not is_run_id(value):
-        raise ValueError(
-            "is not a run id: up to 128 of letters, digits, '.', '_' and '-', and not '.' or '..'"
-        )
-    return value
-
-
-def _readable(storage_class: str) -> str:
-    if storage_class in _ARCHIVES:
-        raise ValueError(
-            "is a storage class whose objects cannot be read before they are restored: the documents, and the journal that a "
-            "run is resumed from, are written in it as well"
-        )
-    return storage_class
-
-
-def is_run_id(value: str) -> bool:
-    """Whether files may be named by it."""
-    return is_segment(value) and len(value) <= _LONGEST_RUN_ID
-
-
 def _endpoint(value: str) -> str:
     """One store has one spelling: hosts in small letters, no port where it is the scheme's own."""
     match = re.fullmatch(r"(https?)://([^\s/]*@)?([^\s/@?#]+)(/[^\s?#]*)?", value)
@@ -169,18 +161,16 @@ def _endpoint(value: str) -> str:
         raise ValueError(
             "has a user name in it, which S3 does not know: credentials have settings of their own"
         )
-    try:
-        host, port = (
-            (urlsplit(f"//{match[3]}").hostname, urlsplit(f"//{match[3]}").port) if match else ("", None)
-        )
-    except ValueError:  # of the port, or of an IPv6 address
-        host = ""
+    host, port = "", None
+    if match is not None:
+        with suppress(ValueError):  # of the port, or of an IPv6 address
+            url = urlsplit(f"//{match[3]}")
+            port, host = url.port, url.hostname or ""
     if match is None or not host:
         raise ValueError("is not an endpoint URL: https://host[:port]")
     scheme, _, _, path = match.groups(default="")
     host = f"[{host}]" if ":" in host else host
-    own = {"http": 80, "https": 443}[scheme]
-    place = host if port in {None, own} else f"{host}:{port}"
+    place = host if port in {None, {"http": 80, "https": 443}[scheme]} else f"{host}:{port}"
     return f"{scheme}://{place}{path}".rstrip("/")
 
 
@@ -252,12 +242,7 @@ class Stores(BaseModel):
     # What was given is not repeated: it may be a secret in the wrong place.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_text(cls, value: object) -> object:
-        if not is_text(value):
-            raise ValueError("is not UTF-8, or holds a NUL")
-        return value
+    _is_text = field_validator("*", mode="before")(_must(is_text, "is not UTF-8, or holds a NUL"))
 
     region: str | None = None
     endpoint_url: Endpoint | None = None
@@ -374,7 +359,7 @@ class StageRequest(Request):
     """``s3://bucket/ENV/NAME/VERSION/`` of each place that the staging is promoted to once it is committed."""
     include: tuple[str, ...] = Field(default=("*.riva",), min_length=1)
     """Shell patterns; members whose base name or whole name matches one are staged as models."""
-    expect_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
+    expect_sha256: Annotated[str, AfterValidator(_sha256), AfterValidator(str.lower)] | None = None
     no_checksum: bool = False
     """Compute the digests all the same, but do not compare them with ``expect_sha256``."""
     allow_missing_end: bool = False
@@ -530,7 +515,7 @@ class PromoteRequest(Request):
 
     source: Annotated[str, AfterValidator(_staging)]
     """``s3://bucket/ENV/NAME/VERSION/`` of a staging that is committed; also that of a bintarball reference."""
-    to: Annotated[tuple[Place, ...], AfterValidator(_filled)]
+    to: Annotated[tuple[Place, ...], Filled]
     """``s3://bucket/ENV/NAME/VERSION/`` of each place."""
     deep: bool = False
     """Read every byte of the source staging on the way, and compare its SHA-256, also where the store copies it."""
@@ -563,9 +548,8 @@ class PromoteRequest(Request):
 def levels_of(place: str) -> dict[str, str]:
     """The fields of a request that a :data:`Place` is made of."""
     bucket, key = split_uri(place)
-    return dict(zip(("env", "model_name", "model_version"), key.split("/"), strict=False)) | {
-        "bucket": bucket
-    }
+    env, model_name, model_version = key.rstrip("/").split("/")
+    return {"bucket": bucket, "env": env, "model_name": model_name, "model_version": model_version}
 
 
 def _repeated(field: str, places: tuple[str, ...], own: str) -> Iterator[Contradiction]:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,7 +15,7 @@ from pydantic import (
     create_model,
 )
 
-from riva_stream.config import Segment, StageRequest
+from riva_stream.config import Filled, Segment, StageRequest
 from riva_stream.sizes import parse_duration, parse_interval, parse_size, plain
 
 __all__ = ["LEVELS", "PLACE", "Catalogue", "Entry", "catalogue_schema"]
@@ -70,21 +69,13 @@ def _tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Not min_length, which does not count entries that are wrong, and so has a second word to say of a single one.
-    if not value:
-        raise ValueError("has no entry")
-    return value
-
-
 def _place(value: object) -> object:
     if not isinstance(value, str):
         return value
     match = _URI.fullmatch(value)
     if match is None:
         raise ValueError("is neither s3://BUCKET nor s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/")
-    names = ("bucket", "env", "model_name", "model_version")
-    return {name: text for name, text in zip(names, match.groups(), strict=True) if text is not None}
+    return {name: text for name, text in zip(LEVELS, match.groups(), strict=True) if text is not None}
 
 
 def _fields(*names: str) -> dict[str, Any]:
@@ -161,7 +152,7 @@ class Catalogue(BaseModel):
 
     defaults: Defaults = Defaults()
     environments: dict[Segment, Environment] = Field(default_factory=dict)
-    staging: Annotated[tuple[Entry, ...], AfterValidator(_filled)] = Field(json_schema_extra={"minItems": 1})
+    staging: Annotated[tuple[Entry, ...], Filled] = Field(json_schema_extra={"minItems": 1})
 
 
 def catalogue_schema() -> dict[str, Any]:

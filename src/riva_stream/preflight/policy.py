@@ -7,7 +7,7 @@ AWS libraries.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -69,19 +69,20 @@ def merged(grants: Iterable[Grant]) -> list[Grant]:
     return list(found.values())
 
 
-def _key_grant(sid: str, actions: Sequence[str], key: str, region: str | None) -> Grant:
+def _key_grant(key: str | None, region: str | None, *, reads: bool = False) -> Grant:
     """The use of a key, through S3 alone.
 
     Args:
-        sid: of the statement.
-        actions: of :data:`~riva_stream.rights.KMS_ACTIONS`.
-        key: an id, an ARN or an alias.
+        key: an id, an ARN or an alias; None: any.
         region: of the S3 that uses it.
+        reads: only to read what is encrypted with it.
     """
     via = f"s3.{region or '*'}.amazonaws.com" + (".cn" if partition_of(region) == "aws-cn" else "")
     condition: dict[str, dict[str, Any]] = {"StringLike": {"kms:ViaService": via}}
     start = f"arn:{partition_of(region)}:kms:{region or '*'}:*:"
-    if key.startswith("arn:") and ":key/" in key:
+    if key is None:
+        resource = f"{start}key/*"
+    elif key.startswith("arn:") and ":key/" in key:
         resource = key
     elif _KEY_ID.fullmatch(key):
         resource = f"{start}key/{key}"
@@ -91,19 +92,8 @@ def _key_grant(sid: str, actions: Sequence[str], key: str, region: str | None) -
         resource = f"{account}:key/*"
         alias = "alias/" + key.rpartition("alias/")[2]
         condition["ForAnyValue:StringEquals"] = {"kms:ResourceAliases": alias}
+    sid, actions = ("ReadWithKey", KMS_ACTIONS[1:]) if reads else ("UseKey", KMS_ACTIONS)
     return Grant(Sid=sid, Action=list(actions), Resource=resource, Condition=condition)
-
-
-def _key_grant_for(error: AccessDeniedError, request: StageRequest | None, region: str | None) -> Grant:
-    """The use of the key that a denied access needs: the one that the store named, else that of the request, else any."""
-    named = error.resource or (request.kms_key_id if request else None)
-    where = (request.region if request else None) or region
-    reads = error.where.operation in {"GetObject", "HeadObject"}
-    actions = KMS_ACTIONS[1:] if reads else KMS_ACTIONS
-    if named:
-        return _key_grant("ReadWithKey" if reads else "UseKey", actions, named, where)
-    grant = _key_grant("ReadWithKey" if reads else "UseKey", actions, "0" * 36, where)
-    return grant.model_copy(update={"Resource": grant.Resource.replace("0" * 36, "*")})
 
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
@@ -152,23 +142,23 @@ def uses_of(
     Returns:
         ``(operation, right, "source" | "destination" | "log")`` in the order of the table.
     """
-    rows = [(name, right, "source") for name in _SOURCE[request.mode] for right in RIGHTS[name]]
     wanted = _wanted(request, extras)
-    rows += [
-        (name, right, "source")
-        for name in _COPIES
-        for right in RIGHTS[name]
-        if name in wanted and right.of_source
-    ]
-    rows += [
-        (name, right, "destination")
-        for name in dict.fromkeys(wanted)
-        for right in RIGHTS[name]
-        if not right.of_source
-    ]
-    rows += [(name, right, "log") for name in _LOG * log for right in RIGHTS[name]]
+    # Of some requests only the rights to the source count, or only the others.
+    places: tuple[tuple[str, Iterable[str], bool | None], ...] = (
+        ("source", _SOURCE[request.mode], None),
+        ("source", (name for name in wanted if name in _COPIES), True),
+        ("destination", wanted, False),
+        ("log", _LOG * log, None),
+    )
     return [
-        (name, f"{right.action} {right.when}".strip(), place) for name, right, place in dict.fromkeys(rows)
+        (name, f"{right.action} {right.when}".strip(), place)
+        for name, right, place in dict.fromkeys(
+            (name, right, place)
+            for place, names, of_source in places
+            for name in names
+            for right in RIGHTS[name]
+            if of_source in {None, right.of_source}
+        )
     ]
 
 
@@ -192,9 +182,8 @@ def policy_of(
     """
     source_region = request.source_region or request.region
     extras = tuple(extras)
-    there = _rights(_wanted(request, extras), source=False)
-    from_there = _rights((*_SOURCE[request.mode], "ListObjectsV2"), source=True)
-    prefix = _prefix(request, scope)
+    there = _wanted(request, extras)
+    prefix, bucket = _prefix(request, scope), bucket_arn(request.bucket, request.region)
     grants = [
         Grant(
             Sid="WriteStaging",
@@ -204,19 +193,20 @@ def policy_of(
         Grant(
             Sid="ListStaging",
             Action=["s3:ListBucket"],
-            Resource=bucket_arn(request.bucket, request.region),
+            Resource=bucket,
             Condition=_below(prefix.rstrip("/")),
         ),
     ]
     if not request.no_sign_request:  # nobody asks for the rights of somebody who is not named
         source = request.source_bucket, request.source_key, source_region
-        grants = [*_reading("Source", _actions(from_there, "object"), *source, request), *grants]
+        reading = _actions(_SOURCE[request.mode], "object", source=True)
+        grants = [*_reading("Source", reading, *source, request), *grants]
     if "retention" in extras and scope != "bucket":  # the rules are an environment's, whatever the scope
         grants.append(
             Grant(
                 Sid="ListEnvironment",
                 Action=["s3:ListBucket"],
-                Resource=bucket_arn(request.bucket, request.region),
+                Resource=bucket,
                 Condition=_below(request.env, DEPLOYMENTS + request.env),
             )
         )
@@ -225,18 +215,15 @@ def policy_of(
         image = request.server_bucket, request.server_key, region
         grants += _reading("Container", ["s3:GetObject"], *image, request)
     if log is not None:
-        writing = _actions(_rights(_LOG, source=False), "object")
         resource = object_arn(log.bucket, log.key("*", "*"), request.region)
-        grants.append(Grant(Sid="WriteLog", Action=writing, Resource=resource))
+        grants.append(Grant(Sid="WriteLog", Action=_actions(_LOG, "object"), Resource=resource))
     # No condition on a prefix: IAM knows none for these.
     whole = [action for action in _actions(there, "bucket") if action != "s3:ListBucket"]
-    if whole:
-        bucket = bucket_arn(request.bucket, request.region)
-        grants.append(Grant(Sid="ManageBucket", Action=whole, Resource=bucket))
+    grants.append(Grant(Sid="ManageBucket", Action=whole, Resource=bucket))
     if request.sse in {"aws:kms", "aws:kms:dsse"} and request.kms_key_id:
-        grants.append(_key_grant("UseKey", KMS_ACTIONS, request.kms_key_id, request.region))
+        grants.append(_key_grant(request.kms_key_id, request.region))
     if source_key:
-        grants.append(_key_grant("ReadWithKey", KMS_ACTIONS[1:], source_key, source_region))
+        grants.append(_key_grant(source_key, source_region, reads=True))
     for number, place in enumerate(request.replicate_to, 1):
         replica = request.model_copy(update={**levels_of(place), "replicate_to": ()})
         grants += [
@@ -251,14 +238,14 @@ def _reading(
     name: str, actions: list[str], bucket: str, key: str, region: str | None, request: StageRequest
 ) -> Iterator[Grant]:
     """To read what a staging is made from, and, if that lies in another staging, whether a run is about to replace it."""
+    inside = _literal(key)
     yield Grant(Sid=f"Read{name}", Action=actions, Resource=object_arn(bucket, _pattern(key), region))
     yield Grant(
         Sid=f"Find{name}",
         Action=["s3:ListBucket"],
         Resource=bucket_arn(bucket, region),
-        Condition=_below(_literal(key).rpartition("/")[0]),
+        Condition=_below(inside.rpartition("/")[0]),
     )
-    inside = _literal(key)
     layout = layout_of(bucket, inside + "any" if inside.endswith("/") else inside)
     if layout is not None and layout != Layout(request.bucket, request.prefix):
         yield Grant(
@@ -286,7 +273,10 @@ def grants_for(
     if error.denied_by:
         return []
     if error.action.startswith("kms:"):
-        return [_key_grant_for(error, request, region)]
+        # The key that the store named, else that of the request, else any.
+        key = error.resource or (request.kms_key_id if request else None) or None
+        where = (request.region if request else None) or region
+        return [_key_grant(key, where, reads=error.where.operation in {"GetObject", "HeadObject"})]
     operation, bucket, key = error.where.operation, error.where.bucket, error.where.key
     rights = [right for right in RIGHTS.get(operation, ()) if error.action in {"", right.action}]
     if error.action and not rights:
@@ -298,8 +288,8 @@ def grants_for(
         if grant is not None:
             found.append(grant)
         elif request is None and bucket and not right.of_source:
-            on_object = right.on == "object"
-            resource = object_arn(bucket, key, region) if on_object else bucket_arn(bucket, region)
+            whole = bucket_arn(bucket, region)
+            resource = object_arn(bucket, key, region) if right.on == "object" else whole
             sid = "GrantMissing" + right.action.partition(":")[2]
             found.append(Grant(Sid=sid, Action=[right.action], Resource=resource))
     return merged(found)
@@ -325,13 +315,10 @@ def _wanted(request: StageRequest, extras: Iterable[str]) -> list[str]:
     ]
 
 
-def _rights(operations: Iterable[str], *, source: bool) -> list[Right]:
-    rights = [right for operation in operations for right in RIGHTS[operation]]
-    return [right for right in dict.fromkeys(rights) if source or not right.of_source]
-
-
-def _actions(rights: Sequence[Right], on: str) -> list[str]:
-    return list(dict.fromkeys(right.action for right in rights if right.on == on))
+def _actions(operations: Iterable[str], on: str, *, source: bool = False) -> list[str]:
+    rights = (right for operation in operations for right in RIGHTS[operation])
+    wanted = (right.action for right in rights if right.on == on and (source or not right.of_source))
+    return list(dict.fromkeys(wanted))
 
 
 def _prefix(request: StageRequest, scope: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import resource
 import shutil
 import ssl
@@ -53,18 +54,13 @@ def free_memory(root: Path = Path("/")) -> FreeMemory | None:
     Args:
         root: the root of the file system, for tests.
     """
-    available = _meminfo(root / "proc/meminfo")
-    if available is None:
+    kib = _number(root / "proc/meminfo", "MemAvailable:")
+    if kib is None:
         return None
-    found = FreeMemory(available, None, "the host")
-    for limit, used in _limits(root):
-        smallest = limit if found.limit is None else min(found.limit, limit)
-        left = max(limit - used, 0)
-        told_by, left = (
-            ("the control group", left) if left < found.available else (found.told_by, found.available)
-        )
-        found = FreeMemory(left, smallest, told_by)
-    return found
+    host, groups = kib * 1024, list(_limits(root))
+    left = min((max(limit - used, 0) for limit, used in groups), default=host)
+    told_by = "the control group" if left < host else "the host"
+    return FreeMemory(min(left, host), min((limit for limit, _ in groups), default=None), told_by)
 
 
 def check_memory(memory: int, part_size: int, root: Path = Path("/"), *, forced: str = "") -> CheckRecord:
@@ -178,13 +174,6 @@ def check_versions() -> CheckRecord:
     return passed("versions", told, **versions)
 
 
-def _meminfo(path: Path) -> int | None:
-    for line in _text(path).splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
     """``(limit, used)`` of every control group that this process is in; what can be reclaimed does not count as used."""
     for line in _text(root / "proc/self/cgroup").splitlines():
@@ -200,20 +189,18 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
         # Inside a container the group's own path is often not there, and its files stand at the top.
         group = base / path.lstrip("/")
         for folder in (group, *group.parents):
-            limit = _text(folder / names[0]).strip()
-            if limit.isdigit() and int(limit) < _UNLIMITED:
-                used = _text(folder / names[1]).strip()
-                spare = dict(_pairs(_text(folder / "memory.stat"))).get(names[2], 0)
-                yield int(limit), max((int(used) if used.isdigit() else 0) - spare, 0)
+            limit = _number(folder / names[0])
+            if limit is not None and limit < _UNLIMITED:
+                used, spare = _number(folder / names[1]), _number(folder / "memory.stat", names[2])
+                yield limit, max((used or 0) - (spare or 0), 0)
             if folder == base:
                 break
 
 
-def _pairs(text: str) -> Iterator[tuple[str, int]]:
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if value.isdigit():
-            yield name, int(value)
+def _number(path: Path, name: str = "") -> int | None:
+    """The number in a file of the kernel, or behind a name in it; None where there is none."""
+    found = re.search(rf"^{name}\s*([0-9]+)\b", _text(path), re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _text(path: Path) -> str:

@@ -39,7 +39,7 @@ from riva_stream.preflight.report import (
     report_of,
     warned,
 )
-from riva_stream.preflight.source import SourceCheck, container_record
+from riva_stream.preflight.source import container_record, source_record
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import StoreSettings, open_store
 from riva_stream.s3.diagnostics import DiagnosticClient, open_diagnostic_client
@@ -108,7 +108,6 @@ class _Stores:
         self._request = runner.request
         self._session = session
         self._elsewhere = is_elsewhere(self._request)
-        self._source_size = 0
         self._ignored: dict[str, list[str]] = {}
         """What was ignored in finding credentials, by the component of their record."""
 
@@ -120,7 +119,7 @@ class _Stores:
                 tasks.start_soon(self._side, destination_settings(request), "", self._destination)
             else:
                 tasks.start_soon(self._side, destination_settings(request), "", self._both)
-        needed = (self._source_size, runner.store.most_parts)
+        needed = (runner.source_size, runner.store.most_parts)
         part_size, forced = request.part_size_for(*needed), request.why_larger(*needed)
         memory = partial(check_memory, request.memory, part_size, forced=forced)
         runner.add(await clock.in_thread(memory))
@@ -189,10 +188,7 @@ class _Stores:
         reached = await self._reaches("source", client, request.source_bucket)
         async with open_store(settings, session=client.session, warn=discard_message) as store:
             if reached:
-                source = SourceCheck(runner, store)
-                await runner.run("source", source.record)
-                if source.found is not None:
-                    self._source_size = source.found.size
+                await runner.run("source", partial(source_record, runner, store))
             refused = _has_failed(runner, "source-credentials" if self._elsewhere else "credentials")
             if request.server_path is not None and request.server_bucket != request.bucket and not refused:
                 await runner.run("container", partial(container_record, runner, store))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import anyio
 
 from riva_stream.config import StageRequest
-from riva_stream.errors import RivaStreamError
+from riva_stream.errors import RivaStreamError, StalledError
 from riva_stream.preflight.report import CheckRecord, failed, failed_with, not_tried, passed, warned
 from riva_stream.retry import Retrier
 from riva_stream.sizes import MOST_PARTS
@@ -56,9 +56,11 @@ def store_record(facts: StoreFacts) -> CheckRecord:
     """The record: one line for a person; for programs lists of codes."""
     if not facts.conditions:
         return not_tried("store", "conditional-writes", "nothing could be written")
-    answers: dict[str, Condition | None] = {name.lower(): value for name, value in facts.conditions.items()}
-    answers["request-expiry"] = _honoured(facts.expires)
-    answers["ranges"] = _honoured(facts.ranges)
+    answers: dict[str, Condition | None] = {
+        **{name.lower(): value for name, value in facts.conditions.items()},
+        "request-expiry": _honoured(facts.expires),
+        "ranges": _honoured(facts.ranges),
+    }
     by_answer = {
         answer: [name for name, found in answers.items() if found == answer]
         for answer in ("honoured", "ignored", "refused", "wrong")
@@ -111,9 +113,6 @@ def _honoured(answer: bool | None) -> Condition | None:
     return None if answer is None else "honoured" if answer else "ignored"
 
 
-_TRANSIENT = 75
-
-
 @dataclass(eq=False)
 class CheckRunner:
     """Collects the records of one ``check``."""
@@ -125,6 +124,8 @@ class CheckRunner:
     records: dict[str, CheckRecord] = field(default_factory=dict)
     store: StoreFacts = field(default_factory=StoreFacts)
     """What was found out about the destination's store."""
+    source_size: int = 0
+    """Bytes; 0 where none was found."""
 
     async def run(
         self, component: str, act: Callable[[], Awaitable[CheckRecord]], *, degraded: str = ""
@@ -144,7 +145,7 @@ class CheckRunner:
                 component,
                 f"no answer within {self.limit:g} s",
                 code="timeout",
-                exit_code=_TRANSIENT,
+                exit_code=StalledError.exit_code,
                 fix="check the network, a proxy or a firewall on the way, and --endpoint-url; or give it longer "
                 "with --limit",
             )

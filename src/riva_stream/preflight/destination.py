@@ -29,7 +29,6 @@ from riva_stream.preflight.report import (
 )
 from riva_stream.preflight.scratch import (
     BODY,
-    CLEANUP_SECONDS,
     ScratchObject,
     Unremoved,
     may_put,
@@ -47,6 +46,8 @@ __all__ = ["check_writing"]
 _WRONG_ETAG = "0" * 32
 _FORCED = "a forced staging, or an upgrade of one by reference, cannot remove what it replaces"
 _KEPT = "the journal of a run stays beside its staging"
+_UNSEEN = "what older runs left there stays unseen, and a missing key looks like a forbidden one"
+_UNLISTED = "weaker protection against concurrent runs; uploads of dead runs stay open until a lifecycle rule aborts them"
 _UNSURE = "or it only looks so, since without s3:ListBucket a missing key is answered like a forbidden one"
 _NOT_REMOVABLE = "what it would write could not be removed"
 _NO_SUCH_CONDITION = "NotImplemented"
@@ -108,16 +109,9 @@ class _DestinationCheck:
         else:
             runner.skip("conditional-writes", "head", reason="nothing could be written")
 
-    async def try_listing(self) -> None:
-        """The keys below the prefix."""
-        less = "what older runs left there stays unseen, and a missing key looks like a forbidden one"
-        await self._runner.run("list", self._lists, degraded=less)
-
     async def tidy(self) -> list[Unremoved]:
         """Remove whatever is left of the above; gives what could not be removed."""
-        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            return await self._object.remove()
-        return [Unremoved(f"perhaps s3://{self._bucket.name}/{self._object.key}")]
+        return await self._object.tidy()
 
     async def _deletes(self) -> CheckRecord:
         await self._object.try_removing()
@@ -265,7 +259,8 @@ class _DestinationCheck:
             return failed_with("head", error, request, degraded=unsure)
         return passed("head", "objects can be read (read-back skipped: nothing could be written)")
 
-    async def _lists(self) -> CheckRecord:
+    async def lists(self) -> CheckRecord:
+        """The keys below the prefix."""
         prefix = self._runner.request.prefix
         page = await self._bucket.list_objects(prefix)
         # The scratch objects of this very check may be among them.
@@ -282,12 +277,12 @@ async def check_writing(runner: CheckRunner, store: Store) -> None:
     objects, uploads = _DestinationCheck(runner, bucket, folder), UploadsCheck(runner, bucket, folder)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(objects.try_listing)
+            tasks.start_soon(partial(runner.run, "list", objects.lists, degraded=_UNSEEN))
             if request.server_path is not None and request.server_bucket == request.bucket:
                 container = partial(container_record, runner, store)
                 tasks.start_soon(runner.run, "container", container)
             if request.mode == "full":
-                tasks.start_soon(uploads.try_listing)
+                tasks.start_soon(partial(runner.run, "list-uploads", uploads.lists, degraded=_UNLISTED))
             removable = await objects.try_removing()
             tasks.start_soon(partial(objects.try_object, removable=removable))
             if request.mode == "full":

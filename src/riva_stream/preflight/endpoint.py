@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import urllib.request
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,25 +43,17 @@ async def _addresses_of(host: str, port: int) -> None:
     Raises:
         OSError: there is no such host.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[OSError | None] = loop.create_future()
-
-    def settle(error: OSError | None) -> None:
-        if not answer.done():
-            answer.set_result(error)
+    answer = Future[Any]()
+    answer.set_running_or_notify_cancel()  # and is not to be cancelled: whoever is, forgets it
 
     def ask() -> None:
-        error = None
         try:
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as failure:
-            error = failure
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, error)
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answer.set_exception(error)
 
     threading.Thread(target=ask, name="resolver", daemon=True).start()
-    if (error := await answer) is not None:
-        raise error
+    await asyncio.wrap_future(answer)
 
 
 _WARN_SECONDS = 60.0

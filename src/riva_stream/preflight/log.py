@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import secrets
 
-import anyio
-
 from riva_stream.errors import AccessDeniedError, ConfigurationError
 from riva_stream.log_place import LogPlace
 from riva_stream.preflight.check_runner import CheckRunner
 from riva_stream.preflight.report import CheckRecord, as_warning, nothing_written, passed, warned, with_left
-from riva_stream.preflight.scratch import CLEANUP_SECONDS, ScratchObject, Unremoved, may_put
+from riva_stream.preflight.scratch import ScratchObject, may_put
 from riva_stream.s3 import Store, WritableBucket
 
 __all__ = ["check_log"]
@@ -41,12 +39,10 @@ async def check_log(runner: CheckRunner, store: Store, place: LogPlace) -> None:
             error.hint = "; ".join(filter(None, (_FIX, error.hint)))
             raise
 
-    left = [Unremoved(f"perhaps s3://{place.bucket}/{key}")]
     try:
         await runner.run("log", record)
     finally:
-        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            left = await scratch.remove()
+        left = await scratch.tidy()
     found = as_warning(runner.records["log"], _LESS)
     if left:
         # Versions that are left take the right to remove versions, which no run needs: that is not worth a warning.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -84,17 +85,14 @@ class CheckReport(Document):
 
 def passed(component: str, message: str, *, code: str = "ok", **details: Any) -> CheckRecord:
     """It is as it should be."""
-    return CheckRecord(
-        component=component, status="pass", code=code, message=message, details=_without_empty(details)
-    )
+    return _record("pass", component, message, code, details)
 
 
 def warned(
     component: str, message: str, *, code: str = "degraded", fix: str = "", **details: Any
 ) -> CheckRecord:
     """A run would go on, with less."""
-    told = _without_empty({"fix": fix, **details})
-    return CheckRecord(component=component, status="warn", code=code, message=message, details=told)
+    return _record("warn", component, message, code, {"fix": fix, **details})
 
 
 def failed(
@@ -107,8 +105,7 @@ def failed(
     **details: Any,
 ) -> CheckRecord:
     """A run would end here, with this exit code."""
-    told = _without_empty({"fix": fix, "exit_code": exit_code, **details})
-    return CheckRecord(component=component, status="fail", code=code, message=message, details=told)
+    return _record("fail", component, message, code, {"fix": fix, "exit_code": exit_code, **details})
 
 
 def not_tried(component: str, cause: str, reason: str = "") -> CheckRecord:
@@ -233,14 +230,15 @@ def _fix(error: RivaStreamError) -> str:
     return "check again in a moment"
 
 
-def _without_empty(details: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in details.items() if value not in ("", None, [])}
+def _record(status: Status, component: str, message: str, code: str, details: dict[str, Any]) -> CheckRecord:
+    """A record without what is empty of its details."""
+    told = {name: value for name, value in details.items() if value not in ("", None, [])}
+    return CheckRecord(component=component, status=status, code=code, message=message, details=told)
 
 
 def _clock_first(records: Sequence[CheckRecord]) -> list[CheckRecord]:
     """Where the clock is wrong every signature is, and a refusal says nothing about rights."""
-    wrong = any(record.component == "clock" and record.status == "fail" for record in records)
-    if not wrong:
+    if not any(record.component == "clock" and record.status == "fail" for record in records):
         return list(records)
     return [
         record.model_copy(
@@ -254,10 +252,9 @@ def _clock_first(records: Sequence[CheckRecord]) -> list[CheckRecord]:
 
 def _with_unique_ids(grants: Sequence[Grant]) -> list[Grant]:
     """Statement ids occur once in a policy."""
-    seen: dict[str, int] = {}
-    named = []
+    seen, named = Counter[str](), []
     for grant in grants:
-        seen[grant.Sid] = seen.get(grant.Sid, 0) + 1
-        number = seen[grant.Sid]
-        named.append(grant if number == 1 else grant.model_copy(update={"Sid": f"{grant.Sid}{number}"}))
+        seen[grant.Sid] += 1
+        number = str(seen[grant.Sid]) if seen[grant.Sid] > 1 else ""
+        named.append(grant.model_copy(update={"Sid": grant.Sid + number}))
     return named

@@ -22,7 +22,6 @@ from riva_stream.s3.probe import MISSING_UPLOAD
 
 __all__ = [
     "BODY",
-    "CLEANUP_SECONDS",
     "ScratchObject",
     "Unremoved",
     "may_list_parts",
@@ -33,7 +32,7 @@ __all__ = [
 ]
 
 BODY = b"riva_stream check: this is removed again\n"
-CLEANUP_SECONDS = 5.0
+_CLEANUP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def scratch_folder(request: StageRequest) -> str:
 
 
 class ScratchObject:
-    """One key. ``remove`` must be called at the end, whatever happened."""
+    """One key. ``tidy`` must be called at the end, whatever happened."""
 
     def __init__(self, bucket: WritableBucket, key: str, *, limit: float) -> None:
         """``limit``: seconds that each PUT may take."""
@@ -84,13 +83,12 @@ class ScratchObject:
         """
         was_there = self.is_there
         try:
-            stored = await self._bucket.retrier(
+            return await self._bucket.retrier(
                 "PutObject", partial(self._put_once, if_absent=if_absent, if_match=if_match)
             )
         except (AccessDeniedError, ConfigurationError):
             self.is_there = was_there
             raise
-        return stored
 
     def appeared(self, version_id: str | None = None) -> None:
         """It was, or may have been, made by another request: it is removed all the same."""
@@ -105,8 +103,13 @@ class ScratchObject:
             return None
         return info
 
-    async def remove(self) -> list[Unremoved]:
-        """Remove all of it; gives what could not be removed."""
+    async def tidy(self) -> list[Unremoved]:
+        """Remove all of it, also when this is cancelled; gives what could not be removed in time."""
+        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+            return await self._remove()
+        return [Unremoved(f"perhaps s3://{self._bucket.name}/{self.key}")]
+
+    async def _remove(self) -> list[Unremoved]:
         try:
             if self.is_there:
                 self._keep_version(await self._bucket.delete(self.key))
@@ -189,10 +192,8 @@ async def tells_missing(bucket: WritableBucket, key: str) -> bool:
 async def _granted(ask: Callable[[], Awaitable[Any]]) -> bool:
     try:
         await ask()
-    except HeldError:  # there is no such upload
-        return True
     except AccessDeniedError:
         raise
-    except RivaStreamError:  # it has its own word for it, or none
-        return False
+    except RivaStreamError as error:  # there is no such upload; or it has its own word for that, or none
+        return isinstance(error, HeldError)
     return True

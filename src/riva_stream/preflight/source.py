@@ -17,7 +17,7 @@ from riva_stream.s3 import Bucket, Reader, open_store
 from riva_stream.sizes import human_size
 from riva_stream.source import FEW, PinnedRanges, PinnedSource, find_archives, find_source
 
-__all__ = ["SourceCheck", "container_record", "list_archives"]
+__all__ = ["container_record", "list_archives", "source_record"]
 
 
 async def list_archives(
@@ -44,79 +44,73 @@ async def list_archives(
 _INTEGRITY = 65
 
 
-class SourceCheck:
-    """Looks for the source and reads two bytes of it."""
+async def source_record(runner: CheckRunner, store: Reader) -> CheckRecord:
+    """One HEAD, and two bytes with If-Match, as a run would ask for them. Its size is kept, whether it can be read or not.
 
-    def __init__(self, runner: CheckRunner, store: Reader) -> None:
-        self.found: PinnedSource | None = None
-        """Set once it was found, readable or not."""
-        self._runner = runner
-        self._store = store
-
-    async def record(self) -> CheckRecord:
-        """One HEAD, and two bytes with If-Match, as a run would ask for them.
-
-        Raises:
-            RivaStreamError: it is not there, or may not be read.
-        """
-        request, retrier = self._runner.request, self._runner.retrier
-        source = await find_source(self._store, request.source_bucket, request.source_key, retrier)
-        self.found = source
-        facts: dict[str, Any] = {
-            "uri": source.uri,
-            "size": source.size,
-            "etag": source.etag,
-            "version_id": source.version_id,
-            "vouched_for_by": ["md5-etag" if name == "md5" else name for name in source.checksums.values],
-        }
-        if not source.size:
-            return failed(
-                "source",
-                f"{source.uri} is empty",
-                exit_code=_INTEGRITY,
-                fix="upload the archive again",
-                **facts,
-            )
-        said = f"{source.uri}, {human_size(source.size)}"
-        # By reference a run reads nothing, so it needs no right to read a version.
-        version_id = source.version_id if request.mode == "full" else None
-        ranges = PinnedRanges(self._store, source, retrier.observer)
-        try:
-            await retrier("GetObject", partial(ranges.first, FEW, version_id))
-        except SourceNotFoundError as error:
-            return await self._archived(source, error)
-        except AccessDeniedError as error:
-            if version_id is None:
-                raise
-            await retrier("GetObject", partial(ranges.first, FEW))
-            less = "it would be pinned by its ETag alone, not by its version"
-            record = failed_with("source", error, request, degraded=less)
-            return record.model_copy(update={"message": f"{said}; {less}", "details": record.details | facts})
-        return passed("source", f"{said}, can be read", **facts)
-
-    async def _archived(self, source: PinnedSource, error: RivaStreamError) -> CheckRecord:
-        """An object that is there, but in an archive: a run by reference does not mind, its readers will."""
-        request = self._runner.request
-        info = await self._runner.retrier("HeadObject", partial(self._store.head, source.bucket, source.key))
-        kind = info.storage_class if info else ""
-        under_way = info is not None and 'ongoing-request="true"' in info.restore
-        message = f"{source.uri} is archived" + (f" ({kind})" if kind else "")
-        fix = (
-            "it is being restored: check again when that is done"
-            if under_way
-            else f"aws s3api restore-object --bucket {source.bucket} --key {shlex.quote(source.key)} "
-            "--restore-request Days=3 (takes minutes to hours), then check again"
-        )
-        facts: dict[str, Any] = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
-        if request.mode != "full":
-            return warned("source", message + ": whoever uses the reference cannot read it", fix=fix, **facts)
+    Raises:
+        RivaStreamError: it is not there, or may not be read.
+    """
+    request, retrier = runner.request, runner.retrier
+    source = await find_source(store, request.source_bucket, request.source_key, retrier)
+    runner.source_size = source.size
+    facts: dict[str, Any] = {
+        "uri": source.uri,
+        "size": source.size,
+        "etag": source.etag,
+        "version_id": source.version_id,
+        "vouched_for_by": ["md5-etag" if name == "md5" else name for name in source.checksums.values],
+    }
+    if not source.size:
         return failed(
             "source",
-            message + (" and is being restored" if under_way else " and cannot be read"),
-            exit_code=error.exit_code,
-            fix=fix,
+            f"{source.uri} is empty",
+            exit_code=_INTEGRITY,
+            fix="upload the archive again",
             **facts,
         )
+    said = f"{source.uri}, {human_size(source.size)}"
+    # By reference a run reads nothing, so it needs no right to read a version.
+    version_id = source.version_id if request.mode == "full" else None
+    ranges = PinnedRanges(store, source, retrier.observer)
+    try:
+        await retrier("GetObject", partial(ranges.first, FEW, version_id))
+    except SourceNotFoundError as error:
+        return await _archived_record(runner, store, source, error)
+    except AccessDeniedError as error:
+        if version_id is None:
+            raise
+        await retrier("GetObject", partial(ranges.first, FEW))
+        less = "it would be pinned by its ETag alone, not by its version"
+        record = failed_with("source", error, request, degraded=less)
+        return record.model_copy(update={"message": f"{said}; {less}", "details": record.details | facts})
+    return passed("source", f"{said}, can be read", **facts)
+
+
+async def _archived_record(
+    runner: CheckRunner, store: Reader, source: PinnedSource, error: RivaStreamError
+) -> CheckRecord:
+    """An object that is there, but in an archive: a run by reference does not mind, its readers will."""
+    request = runner.request
+    info = await runner.retrier("HeadObject", partial(store.head, source.bucket, source.key))
+    kind = info.storage_class if info else ""
+    under_way = info is not None and 'ongoing-request="true"' in info.restore
+    message = f"{source.uri} is archived" + (f" ({kind})" if kind else "")
+    fix = (
+        "it is being restored: check again when that is done"
+        if under_way
+        else f"aws s3api restore-object --bucket {source.bucket} --key {shlex.quote(source.key)} "
+        "--restore-request Days=3 (takes minutes to hours), then check again"
+    )
+    facts: dict[str, Any] = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
+    if request.mode != "full":
+        return warned("source", message + ": whoever uses the reference cannot read it", fix=fix, **facts)
+    return failed(
+        "source",
+        message + (" and is being restored" if under_way else " and cannot be read"),
+        exit_code=error.exit_code,
+        fix=fix,
+        **facts,
+    )
 
 
 async def container_record(runner: CheckRunner, store: Reader) -> CheckRecord:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import anyio
-
 from riva_stream.errors import AccessDeniedError, RivaStreamError
 from riva_stream.layout import OWN_FOLDER
 from riva_stream.preflight.check_runner import CheckRunner
@@ -26,7 +24,6 @@ from riva_stream.preflight.report import (
 )
 from riva_stream.preflight.scratch import (
     BODY,
-    CLEANUP_SECONDS,
     ScratchObject,
     Unremoved,
     may_list_parts,
@@ -38,7 +35,6 @@ from riva_stream.s3.scratch import ScratchUpload, scratch_upload
 
 __all__ = ["UploadsCheck"]
 
-_UNLISTED = "weaker protection against concurrent runs; uploads of dead runs stay open until a lifecycle rule aborts them"
 _NOT_RESUMED = "an interrupted run cannot be resumed; the next run will fail here"
 
 
@@ -71,16 +67,9 @@ class UploadsCheck:
         # Perhaps what is created cannot be aborted.
         runner.skip("destination", "list-parts", "checksums")
 
-    async def try_listing(self) -> None:
-        """The open uploads below the prefix."""
-        await self._runner.run("list-uploads", self._lists_uploads, degraded=_UNLISTED)
-
     async def tidy(self) -> list[Unremoved]:
         """Remove what was completed; gives what could not be removed or aborted."""
-        left = [Unremoved(f"perhaps s3://{self._bucket.name}/{self._key}")]
-        with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-            left = await self._completed.remove()
-        return [*left, *map(Unremoved, self._left)]
+        return [*await self._completed.tidy(), *map(Unremoved, self._left)]
 
     async def _uploads(self, listed: list[CheckRecord], *, removable: bool) -> CheckRecord:
         bucket, key = self._bucket, self._key
@@ -147,7 +136,8 @@ class UploadsCheck:
             return passed("list-parts", "the parts of an upload may be listed")
         return not_tried("list-parts", "destination")
 
-    async def _lists_uploads(self) -> CheckRecord:
+    async def lists(self) -> CheckRecord:
+        """The open uploads below the prefix."""
         prefix = self._runner.request.prefix
         found = await self._bucket.list_uploads(prefix)
         theirs = [upload for upload in found if not upload.key.startswith(prefix + OWN_FOLDER)]

@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     r'|"(?:\\.|[^"\\\n])*"'
     r"|'[^'\n]*'"
     r"|\#[^\n]*"
-    r"|\n|[\[\]{}=:,]"
+    r"|[\[\]{}=:,]"
     r"""|[^\s\[\]{}=:,"'#]+""",
     re.DOTALL,
 )
@@ -54,7 +54,7 @@ def toml_line_numbers(text: str) -> LineNumbers:
     """Of a TOML document."""
     reader = _Reader(text, _unquoted)
     table: Path = ()
-    while (word := reader.peek()) is not None:
+    while word := reader.peek():
         if word == "[":
             table = reader.header()
         else:
@@ -91,18 +91,16 @@ class _Reader:
     def __init__(self, text: str, unquoted: Callable[[str], str]) -> None:
         self.lines = LineNumbers()
         self._unquoted = unquoted
-        self._tokens = list(_tokens(text))
+        self._tokens = [*_tokens(text), ("", 0)]
         self._at = 0
         self._entries: dict[Path, int] = {}
         """Of each array of tables the index of its latest table."""
         self._values: set[Path] = set()
         """What has a value already."""
 
-    def peek(self) -> str | None:
-        """The next token that is no line break."""
-        while self._at < len(self._tokens) and self._tokens[self._at][0] == "\n":
-            self._at += 1
-        return self._tokens[self._at][0] if self._at < len(self._tokens) else None
+    def peek(self) -> str:
+        """The next token; empty at the end."""
+        return self._tokens[self._at][0]
 
     def header(self) -> Path:
         """``[table]`` or ``[[array]]``; gives the path of the table that begins."""
@@ -110,11 +108,9 @@ class _Reader:
         is_array = self.peek() == "["
         if is_array:
             self._take()
-        *parents, last = self._key("]")
         path: Path = ()
-        for part in parents:
-            path = self._latest((*path, part))
-        path = (*path, last)
+        for part in self._key("]"):
+            path = (*self._latest(path), part)
         if is_array:
             self._take()
             self._entries[path] = self._entries.get(path, -1) + 1
@@ -136,17 +132,15 @@ class _Reader:
 
     def value(self, path: Path) -> None:
         """A value and all that is in it."""
-        opening = self.peek()
-        if opening is None:
-            return
-        self.lines.known.setdefault(path, self._tokens[self._at][1])
+        opening, line = self._take()
+        self.lines.known.setdefault(path, line)
         if opening not in {"[", "{"}:
-            while self._at < len(self._tokens) and self._tokens[self._at][0] not in {",", "]", "}", "\n"}:
+            # A date may be in several pieces, all of them in one line.
+            while self._tokens[self._at][1] == line and self.peek() not in {",", "]", "}"}:
                 self._at += 1
             return
-        self._take()
         index = 0
-        while (word := self.peek()) not in {"]", "}", None}:
+        while (word := self.peek()) not in {"]", "}"}:
             if word == ",":
                 self._take()
             elif opening == "{":
@@ -154,17 +148,14 @@ class _Reader:
             else:
                 self.value((*path, index))
                 index += 1
-        if self._at < len(self._tokens):
-            self._take()
+        self._take()
 
     def _latest(self, path: Path) -> Path:
         return (*path, self._entries[path]) if path in self._entries else path
 
     def _take(self) -> tuple[str, int]:
-        self.peek()
-        word = self._tokens[self._at]
         self._at += 1
-        return word
+        return self._tokens[self._at - 1]
 
     def _key(self, closing: str) -> list[str]:
         parts: list[str] = []

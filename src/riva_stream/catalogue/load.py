@@ -95,13 +95,10 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         raise CatalogueError(
             f"the catalogue {path} cannot be read: {reason}", hint="name a file that exists"
         ) from error
+    is_json = path.suffix == ".json"
     try:
-        if path.suffix == ".json":
-            document: Any = json.loads(text)
-            lines = json_line_numbers(text)
-        else:
-            document = tomllib.loads(text)
-            lines = toml_line_numbers(text)
+        document: Any = json.loads(text) if is_json else tomllib.loads(text)
+        lines = json_line_numbers(text) if is_json else toml_line_numbers(text)
     except json.JSONDecodeError as error:
         raise CatalogueError.of(str(path), [Problem(error.lineno, "", "syntax", error.msg)]) from error
     except tomllib.TOMLDecodeError as error:
@@ -113,19 +110,14 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         problem = Problem(text.count("\n", 0, long.start()) + 1 if long else None, "", "syntax", str(error))
         raise CatalogueError.of(str(path), [problem]) from error
     except RecursionError as error:
-        problem = Problem(
-            deepest_line(text), "", "syntax", "holds tables or lists in one another, too many of them"
-        )
-        raise CatalogueError.of(str(path), [problem]) from error
-    if path.suffix == ".json" and lines.repeated:  # which TOML forbids by itself
-        # What is in the second one is repeated as well, and not worth a word.
-        first = [
-            place
-            for place in lines.repeated
-            if not any(place[:end] in lines.repeated for end in range(len(place)))
-        ]
+        what = "holds tables or lists in one another, too many of them"
+        raise CatalogueError.of(str(path), [Problem(deepest_line(text), "", "syntax", what)]) from error
+    if is_json and lines.repeated:  # which TOML forbids by itself
         twice = [
-            Problem(lines.repeated[place], _setting(place), "syntax", "is there twice") for place in first
+            Problem(line, _setting(place), "syntax", "is there twice")
+            for place, line in lines.repeated.items()
+            # What is in the second one is repeated as well, and not worth a word.
+            if not any(place[:end] in lines.repeated for end in range(len(place)))
         ]
         raise CatalogueError.of(str(path), twice)
     try:

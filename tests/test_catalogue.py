@@ -556,7 +556,7 @@ async def test_replicas_are_places_of_the_same_source() -> None:
         "aws:kms",
     )
     jobs = jobs_of(requests)
-    assert [len(job.places) for job in jobs] == [4, 1]
+    assert [len(job) for job in jobs] == [4, 1]
 
 
 async def test_entries_that_differ_only_in_place_share_a_job() -> None:
@@ -571,7 +571,7 @@ async def test_entries_that_differ_only_in_place_share_a_job() -> None:
         }
     )
     jobs = jobs_of([request for request, _ in plan.requests])
-    assert [[request.env for request in job.places] for job in jobs] == [["dev", "prod"], ["test"], ["old"]]
+    assert [[request.env for request in job] for job in jobs] == [["dev", "prod"], ["test"], ["old"]]
 
 
 @pytest.mark.parametrize(

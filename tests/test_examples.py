@@ -37,7 +37,7 @@ async def test_the_catalogue_is_one() -> None:
 
     loaded = load_catalogue(EXAMPLES / "catalogue.toml")
     plan = await expand(loaded, prepare(loaded), listed)
-    places = [len(job.places) for job in jobs_of([request for request, _ in plan.requests])]
+    places = [len(job) for job in jobs_of([request for request, _ in plan.requests])]
     assert sorted(places) == [1, 4, 4]
     assert "s3://deployments-dev/dev/conformer-ctc-de-de/v3/" in [r.destination for r, _ in plan.requests]
 

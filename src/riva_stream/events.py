@@ -202,7 +202,7 @@ def warning(observer: Observer, code: str) -> Callable[[str], None]:
     return lambda message: observer(Warned(code=code, message=message))
 
 
-def ignore(event: Event, /) -> None:
+def ignore(event: object, /) -> None:
     """Observe nothing."""
 
 

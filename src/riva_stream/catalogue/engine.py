@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
@@ -26,12 +26,15 @@ __all__ = [
     "EntryReport",
     "EntryStarted",
     "Planned",
+    "RunOne",
     "StagingFailed",
     "WorkerDiedError",
     "error_of",
-    "ignore",
     "store_of",
 ]
+
+RunOne = Callable[[StageRequest, Observer], Awaitable[StageReport]]
+"""Runs one staging, and raises what :class:`Engine` says."""
 
 _AWS = re.compile(r"(.*\.)?s3[.-].*\.amazonaws\.com(\.cn)?")
 """Hosts of Amazon S3; of other things that run at AWS the names end so too."""
@@ -116,15 +119,8 @@ class EntryEnded:
     report: EntryReport
 
 
-class CatalogueObserver(Protocol):
-    """Anything that takes these events; called on the event loop, so it must be quick, and it must not raise."""
-
-    def __call__(self, event: Planned | EntryStarted | EntryEvent | EntryEnded, /) -> None:
-        """Take one event."""
-
-
-def ignore(event: Planned | EntryStarted | EntryEvent | EntryEnded, /) -> None:
-    """Observe nothing."""
+CatalogueObserver = Callable[[Planned | EntryStarted | EntryEvent | EntryEnded], None]
+"""Anything that takes these events; called on the event loop, so it must be quick, and it must not raise."""
 
 
 class Engine(Protocol):
@@ -166,9 +162,7 @@ def store_of(request: StageRequest) -> str:
 
     The buckets of AWS are the same ones by whichever endpoint, but those of each partition are its own.
     """
-    if request.endpoint_url is None:
+    url = request.endpoint_url
+    if url is None or _AWS.fullmatch(urlsplit(url).hostname or ""):
         return partition_of(request.region)
-    url = urlsplit(request.endpoint_url)
-    if _AWS.fullmatch(url.hostname or ""):
-        return partition_of(request.region)
-    return request.endpoint_url
+    return url

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import anyio
 from pydantic import BaseModel, Field, TypeAdapter
 
-from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of, store_of
+from riva_stream.catalogue.engine import RunOne, StagingFailed, WorkerDiedError, error_of, store_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError
 from riva_stream.events import Event, Observer, Warned, kind_of
@@ -33,11 +33,7 @@ from riva_stream.sizes import plain
 
 __all__ = ["LocalEngine", "arguments", "end_children", "environment_for", "stage_in_child", "state_of"]
 
-RunOne = Callable[[StageRequest, Observer], Awaitable[StageReport]]
-"""Runs one staging, and raises what :class:`~riva_stream.catalogue.engine.Engine` says."""
-
 _PROGRAM = (sys.executable, "-m", "riva_stream")
-_RETRIES = 1
 _MEMORY_SHARE = 0.8
 """Of the memory that is free now, what children may be given: what else runs here may grow too."""
 _GRACE = 120.0
@@ -49,8 +45,9 @@ _SIGNALLED = 128
 _OF_ONE_STAGING = frozenset(
     {"ENV", "ENV_VERSION", "MODEL_VERSION", "NVIDIA_DRIVERS_S3_BUCKET", "ARTIFACT_RETENTION_DAYS"}
     | {"REFERENCE_ONLY", "BINTARBALL_REFERENCE", "FORCE_DOWNLOAD", "DRY_RUN", "CHECKSUM_VALIDATION"}
+    | {"RIVA_STREAM_CALLED_AS", "RIVA_STREAM_PARSE_ONLY"}
 )
-"""Variables, beside RIVA_*, by which the environment tells ``stage`` what to stage: here the catalogue alone does."""
+"""Variables, beside RIVA_*, by which the environment tells ``stage`` what to do: here the catalogue alone does."""
 _KEPT = "RIVA_STREAM_"
 _KINDS = {kind_of(kind): TypeAdapter[Event](kind) for kind in get_args(Event)}
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -87,16 +84,14 @@ class LocalEngine:
 
     async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
         """Stage one request; what ends with 75, as a child that dies does, is tried again once."""
-        left = _RETRIES
-        while True:
-            try:
-                return await self._run(request, observer)
-            except (TransientError, StagingFailed) as error:
-                failure = error_of(error)
-                if failure.exit_code != TransientError.exit_code or not left:
-                    raise
-                left -= 1
-                observer(Warned(code="tried-again", message=f"tried again after: {failure.message}"))
+        try:
+            return await self._run(request, observer)
+        except (TransientError, StagingFailed) as error:
+            failure = error_of(error)
+            if failure.exit_code != TransientError.exit_code:
+                raise
+        observer(Warned(code="tried-again", message=f"tried again after: {failure.message}"))
+        return await self._run(request, observer)
 
 
 async def stage_in_child(
@@ -228,14 +223,12 @@ def environment_for(request: StageRequest, environment: Mapping[str, str] = os.e
         for name, value in environment.items()
         if name not in _OF_ONE_STAGING and (not name.startswith("RIVA_") or name.startswith(_KEPT))
     }
-    kept["RIVA_STREAM_ADDRESSING"] = request.addressing
-    for name in ("RIVA_STREAM_CALLED_AS", "RIVA_STREAM_PARSE_ONLY"):
-        kept.pop(name, None)
-    urls = {
+    own = {
+        "RIVA_STREAM_ADDRESSING": request.addressing,
         "AWS_ENDPOINT_URL_S3": request.endpoint_url,
         "RIVA_SOURCE_ENDPOINT_URL": request.source_endpoint_url,
     }
-    return kept | {name: url for name, url in urls.items() if url is not None}
+    return kept | {name: value for name, value in own.items() if value is not None}
 
 
 class _Child(asyncio.SubprocessProtocol):
@@ -282,13 +275,9 @@ def _event(line: bytes) -> Event | None:
         return None
 
 
-class _Error(BaseModel):
+class _Error(ErrorReport):
     """What a child prints of its failure; it may say more."""
 
-    type: str
-    code: str
-    message: str
-    hint: str = ""
     where: dict[str, Any] = Field(default_factory=dict)
     exit_code: int = Field(gt=0)
 
@@ -325,9 +314,7 @@ def _result(code: int | None, output: bytes) -> StageReport:
         raise WorkerDiedError(f"the process of this staging was stopped by a signal: {told.type}")
     place = ", ".join(f"{name} {value}" for name, value in told.where.items())
     message = f"{told.message} [{place}]" if place else told.message
-    raise StagingFailed(
-        ErrorReport(type=told.type, code=told.code, message=message, hint=told.hint, exit_code=told.exit_code)
-    )
+    raise StagingFailed(ErrorReport.model_validate(told.model_dump() | {"message": message}))
 
 
 def _signal_of(code: int | None) -> str:

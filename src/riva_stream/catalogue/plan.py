@@ -38,6 +38,9 @@ __all__ = [
 ListArchives = Callable[[StageRequest], Awaitable[Sequence[str]]]
 """Gives the keys of all archives that a request's ``source``, a prefix or a glob, fits."""
 
+Job = tuple[StageRequest, ...]
+"""One reading of a source: a request for its first place, and for each of the others, which get the same."""
+
 _GLOB = re.compile(r"[*?\[]")
 _ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
 _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
@@ -93,19 +96,6 @@ class Plan:
     """Entries whose archives could not be listed, or that have none."""
     passed_over: list[str] = field(default_factory=list)
     """Sources that the glob of an entry fits, but its pattern does not, nor any other entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One reading of a source: its first place, and the others, which get the same."""
-
-    request: StageRequest
-    replicas: tuple[StageRequest, ...] = ()
-
-    @property
-    def places(self) -> tuple[StageRequest, ...]:
-        """A request for each place."""
-        return (self.request, *self.replicas)
 
 
 def load_catalogue(path: FilePath | str, fallback: Mapping[str, Any] | None = None) -> LoadedCatalogue:
@@ -208,12 +198,12 @@ def jobs_of(requests: Sequence[StageRequest]) -> list[Job]:
 
     The one place that knows about it: what is read once for all of them is the business of whoever runs the job.
     """
+    place = {*PLACE, *(f"source_{name}" for name in _REACH)}
     groups: dict[str, list[StageRequest]] = {}
     for request in requests:
-        reach = {f"source_{name}" for name in _REACH}
-        same = request.model_dump_json(exclude={*PLACE, *reach})
-        groups.setdefault(same + _source_of(request), []).append(request)
-    return [Job(group[0], tuple(group[1:])) for group in groups.values()]
+        same = request.model_dump_json(exclude=place) + _source_of(request)
+        groups.setdefault(same, []).append(request)
+    return [tuple(group) for group in groups.values()]
 
 
 def _source_of(request: StageRequest) -> str:
@@ -246,21 +236,18 @@ def _possible(template: RequestTemplate, mode: str) -> Iterator[str]:
 
 def _overlap(one: str, other: str) -> bool:
     """Whether two shell patterns of ``*`` and ``?`` have a text in common."""
-    todo, seen = [(0, 0)], {(0, 0)}
-    while todo:
-        i, j = todo.pop()
+    todo, seen = [(0, 0)], set[tuple[int, int]]()
+    while todo and (len(one), len(other)) not in seen:
+        i, j = place = todo.pop()
+        if place in seen:
+            continue
+        seen.add(place)
         first, second = one[i : i + 1], other[j : j + 1]
-        if not first and not second:
-            return True
-        steps: list[tuple[int, int]] = []
         if "*" in {first, second}:
-            steps += [(i + 1, j)] if first == "*" or (first and second == "*") else []
-            steps += [(i, j + 1)] if second == "*" or (second and first == "*") else []
+            todo += [(i + len(first), j), (i, j + len(second))]
         elif first and second and (first == second or "?" in {first, second}):
-            steps.append((i + 1, j + 1))
-        todo += [step for step in steps if step not in seen]
-        seen.update(steps)
-    return False
+            todo.append((i + 1, j + 1))
+    return (len(one), len(other)) in seen
 
 
 def _templates(
@@ -375,10 +362,9 @@ def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
     first: dict[tuple[str, str], tuple[StageRequest, Path]] = {}
     for request, path in plan.requests:
         place = (store_of(request), request.destination)
-        if place not in first:
-            first[place] = (request, path)
+        other, before = first.setdefault(place, (request, path))
+        if other is request:
             continue
-        other, before = first[place]
         line = loaded.lines.find(before)[1]
         where = f"line {line}" if line is not None else "another entry"
         both = "" if other.source == request.source else f" ({request.source} and {other.source})"

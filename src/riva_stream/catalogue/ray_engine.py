@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
 
 from riva_stream import clock
-from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
+from riva_stream.catalogue.engine import RunOne, StagingFailed, WorkerDiedError, error_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.events import Event, Observer, Warned, ignore, throttled
@@ -29,8 +29,6 @@ from riva_stream.report import ErrorReport, StageReport
 from riva_stream.sizes import human_size
 
 __all__ = ["RayEngine"]
-
-RunOne = Callable[[StageRequest, Observer], Awaitable[StageReport]]
 
 _RETRIES = 3
 """Of one task, by Ray: after its node or its process died, or after what ends with 75."""

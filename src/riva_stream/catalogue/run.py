@@ -21,7 +21,6 @@ from riva_stream.catalogue.engine import (
     EntryStarted,
     Planned,
     error_of,
-    ignore,
     store_of,
 )
 from riva_stream.catalogue.load import LoadedCatalogue
@@ -30,7 +29,7 @@ from riva_stream.catalogue.model import LEVELS, PLACE, Catalogue
 from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_catalogue, matches, prepare
 from riva_stream.config import StageRequest
 from riva_stream.errors import ArchiveError, ConfigurationError, SourceNotFoundError, TransientError
-from riva_stream.events import Event, StageStarted
+from riva_stream.events import Event, StageStarted, ignore
 from riva_stream.preflight.source import list_archives as list_in_s3
 from riva_stream.report import ErrorReport, StageReport, worst
 from riva_stream.tasks import in_child_task
@@ -154,7 +153,7 @@ class _Run:
     async def _job(self, job: Job, limiter: anyio.CapacityLimiter) -> None:
         """The places of one source: the first one that succeeds makes the others that the same stores hold."""
         async with limiter:
-            todo = list(job.places)
+            todo = list(job)
             again: set[str] = set()
             while todo:
                 first, *others = todo
@@ -164,16 +163,15 @@ class _Run:
                 if broken := [other for other in beside if _may_mend(replicas.get(_key(other)))]:
                     if not first.force:
                         replicas |= await self._promoted(first, broken)
-                    else:  # which would replace the first place as well: they are staged by themselves
-                        for other in broken:
-                            if _key(other) not in again:
-                                again.add(_key(other))
-                                del replicas[_key(other)]
+                    else:  # which would replace the first place as well: they are staged by themselves, once
+                        anew = {_key(other) for other in broken} - again
+                        replicas = {key: found for key, found in replicas.items() if key not in anew}
+                        again |= anew
                 if staged.error is not None:
                     replicas |= {_key(o): staged.error for o in others if _is_of_both(staged.error, first)}
-                made = [other for other in others if _key(other) in replicas]
-                for other in made:
-                    self._ended(other, _replica(other, replicas[_key(other)]))
+                for other in others:
+                    if found := replicas.get(_key(other)):
+                        self._ended(other, _replica(other, found))
                 todo = [other for other in others if _key(other) not in replicas]
 
     def _ended(self, request: StageRequest, report: EntryReport) -> None:

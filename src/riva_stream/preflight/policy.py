@@ -60,13 +60,15 @@ class PolicyDocument(Document):
 
 def merged(grants: Iterable[Grant]) -> list[Grant]:
     """One statement for all that grant something on the same resource under the same condition."""
-    found: dict[tuple[str, str], Grant] = {}
+    found: dict[tuple[str, str], list[Grant]] = {}
     for grant in grants:
-        place = (grant.Resource, str(grant.Condition))
-        before = found.get(place, grant)
-        actions = list(dict.fromkeys([*before.Action, *grant.Action]))
-        found[place] = before.model_copy(update={"Action": actions})
-    return list(found.values())
+        found.setdefault((grant.Resource, str(grant.Condition)), []).append(grant)
+    return [
+        same[0].model_copy(
+            update={"Action": list(dict.fromkeys(action for grant in same for action in grant.Action))}
+        )
+        for same in found.values()
+    ]
 
 
 def _key_grant(key: str | None, region: str | None, *, reads: bool = False) -> Grant:
@@ -215,8 +217,13 @@ def policy_of(
         image = request.server_bucket, request.server_key, region
         grants += _reading("Container", ["s3:GetObject"], *image, request)
     if log is not None:
-        resource = object_arn(log.bucket, log.key("*", "*"), request.region)
-        grants.append(Grant(Sid="WriteLog", Action=_actions(_LOG, "object"), Resource=resource))
+        grants.append(
+            Grant(
+                Sid="WriteLog",
+                Action=_actions(_LOG, "object"),
+                Resource=object_arn(log.bucket, log.key("*", "*"), request.region),
+            )
+        )
     # No condition on a prefix: IAM knows none for these.
     whole = [action for action in _actions(there, "bucket") if action != "s3:ListBucket"]
     grants.append(Grant(Sid="ManageBucket", Action=whole, Resource=bucket))
@@ -274,25 +281,35 @@ def grants_for(
         return []
     if error.action.startswith("kms:"):
         # The key that the store named, else that of the request, else any.
-        key = error.resource or (request.kms_key_id if request else None) or None
+        named = error.resource or (request.kms_key_id if request else None) or None
         where = (request.region if request else None) or region
-        return [_key_grant(key, where, reads=error.where.operation in {"GetObject", "HeadObject"})]
+        return [_key_grant(named, where, reads=error.where.operation in {"GetObject", "HeadObject"})]
     operation, bucket, key = error.where.operation, error.where.bucket, error.where.key
     rights = [right for right in RIGHTS.get(operation, ()) if error.action in {"", right.action}]
     if error.action and not rights:
-        resource = error.resource or object_arn(bucket, key, region)
-        return [Grant(Sid="GrantMissing", Action=[error.action], Resource=resource)]
-    found = []
-    for right in rights:
-        grant = _of_the_whole(right, request, bucket, key, log)
-        if grant is not None:
-            found.append(grant)
-        elif request is None and bucket and not right.of_source:
-            whole = bucket_arn(bucket, region)
-            resource = object_arn(bucket, key, region) if right.on == "object" else whole
-            sid = "GrantMissing" + right.action.partition(":")[2]
-            found.append(Grant(Sid=sid, Action=[right.action], Resource=resource))
-    return merged(found)
+        return [
+            Grant(
+                Sid="GrantMissing",
+                Action=[error.action],
+                Resource=error.resource or object_arn(bucket, key, region),
+            )
+        ]
+    if request is not None:
+        whole = policy_of(request, log=log).Statement
+        return merged(
+            grant.model_copy(update={"Action": [right.action]})
+            for right in rights
+            for grant in [some for some in whole if _covers(some, right, bucket, key, request.region)][:1]
+        )
+    return merged(
+        Grant(
+            Sid="GrantMissing" + right.action.partition(":")[2],
+            Action=[right.action],
+            Resource=object_arn(bucket, key, region) if right.on == "object" else bucket_arn(bucket, region),
+        )
+        for right in rights
+        if bucket and not right.of_source
+    )
 
 
 @contextmanager
@@ -349,24 +366,14 @@ def _below(*folders: str) -> dict[str, dict[str, Any]] | None:
     return {"StringLikeIfExists": {"s3:prefix": [f"{folder}/*" for folder in folders]}}
 
 
-def _of_the_whole(
-    right: Right, request: StageRequest | None, bucket: str, key: str, log: LogPlace | None
-) -> Grant | None:
-    """The statement of the whole policy that has this right, reduced to it."""
-    if request is None:
-        return None
-    region = request.region
-    for grant in policy_of(request, log=log).Statement:
-        if right.action not in grant.Action:
-            continue
-        if right.on == "object":
-            pattern = grant.Resource.replace("${$}", "$")
-            fits = fnmatchcase(object_arn(bucket, key, region).replace("${$}", "$"), pattern)
-        else:
-            prefixes = (grant.Condition or {}).get("StringLikeIfExists", {}).get("s3:prefix", ["*"])
-            fits = grant.Resource == bucket_arn(bucket, region) and (
-                not key or any(fnmatchcase(key, prefix) for prefix in prefixes)
-            )
-        if fits:
-            return grant.model_copy(update={"Action": [right.action]})
-    return None
+def _covers(grant: Grant, right: Right, bucket: str, key: str, region: str | None) -> bool:
+    """Whether a statement of a policy has a right, and on this key or bucket."""
+    if right.action not in grant.Action:
+        return False
+    if right.on == "object":
+        pattern = grant.Resource.replace("${$}", "$")
+        return fnmatchcase(object_arn(bucket, key, region).replace("${$}", "$"), pattern)
+    prefixes = (grant.Condition or {}).get("StringLikeIfExists", {}).get("s3:prefix", ["*"])
+    return grant.Resource == bucket_arn(bucket, region) and (
+        not key or any(fnmatchcase(key, prefix) for prefix in prefixes)
+    )

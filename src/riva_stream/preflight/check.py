@@ -35,6 +35,7 @@ from riva_stream.preflight.report import (
     destination_components,
     failed,
     failed_with,
+    not_tried,
     passed,
     report_of,
     warned,
@@ -51,7 +52,6 @@ __all__ = ["check", "check_host"]
 E = TypeVar("E", bound=RivaStreamError)
 
 _IDENTITY_SECONDS = 2.0
-_POLICY = RetryPolicy(retries=2, base=0.1, cap=0.5)
 
 
 async def check(
@@ -74,7 +74,7 @@ async def check(
         log: where the copy of the run's log would go.
     """
     began = clock.monotonic()
-    runner = CheckRunner(request, limit, Retrier(_POLICY))
+    runner = CheckRunner(request, limit, Retrier(RetryPolicy(retries=2, base=0.1, cap=0.5)))
     runner.add(settled)
     async with anyio.create_task_group() as tasks:
         for record in (
@@ -90,8 +90,7 @@ async def check(
 async def check_host(settled: CheckRecord, *, state_dir: Path, run_id: str) -> CheckReport:
     """What can be looked at without settings, when those are wrong: this host alone."""
     began = clock.monotonic()
-    checks = (partial(check_state, state_dir), check_versions)
-    records = [await clock.in_thread(check) for check in checks]
+    records = [await clock.in_thread(check) for check in (partial(check_state, state_dir), check_versions)]
     return report_of(None, run_id, [settled, *records], clock.monotonic() - began)
 
 
@@ -121,8 +120,7 @@ class _Stores:
                 tasks.start_soon(self._side, destination_settings(request), "", self._both)
         needed = (runner.source_size, runner.store.most_parts)
         part_size, forced = request.part_size_for(*needed), request.why_larger(*needed)
-        memory = partial(check_memory, request.memory, part_size, forced=forced)
-        runner.add(await clock.in_thread(memory))
+        runner.add(await clock.in_thread(partial(check_memory, request.memory, part_size, forced=forced)))
 
     async def _side(self, settings: StoreSettings, name: str, then: Any) -> None:
         """One endpoint with its credentials: these first, for without them everything else fails alike."""
@@ -172,8 +170,10 @@ class _Stores:
             record = warned("identity", f"{getattr(error, 'what', error)}: {less}")
         else:
             if identity is None:
-                said = "skipped: the endpoint is not AWS (AWS_ENDPOINT_URL_STS would name one to ask)"
-                record = passed("identity", said)
+                record = passed(
+                    "identity",
+                    "skipped: the endpoint is not AWS (AWS_ENDPOINT_URL_STS would name one to ask)",
+                )
             else:
                 record = passed("identity", identity.arn, account=identity.account, arn=identity.arn)
         self._runner.add(record)
@@ -189,14 +189,14 @@ class _Stores:
         async with open_store(settings, session=client.session, warn=discard_message) as store:
             if reached:
                 await runner.run("source", partial(source_record, runner, store))
-            refused = _has_failed(runner, "source-credentials" if self._elsewhere else "credentials")
+            refused = ("source-credentials" if self._elsewhere else "credentials") in runner.failed
             if request.server_path is not None and request.server_bucket != request.bucket and not refused:
                 await runner.run("container", partial(container_record, runner, store))
 
     async def _destination(self, settings: StoreSettings, client: DiagnosticClient) -> None:
         runner, request = self._runner, self._request
         reached = await self._reaches("destination", client, request.bucket)
-        if _has_failed(runner, "credentials"):
+        if "credentials" in runner.failed:
             return
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
             if self._log is not None:
@@ -217,26 +217,24 @@ class _Stores:
                 if error.where.code not in CREDENTIALS:
                     raise
                 name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
-                told = failed_with(name, _with_ignored(error, self._ignored[name]), self._request)
-                runner.records[name] = told
-                return failed(component, f"not tried: {name} failed", code=NOT_TRIED)
+                runner.records[name] = failed_with(
+                    name, _with_ignored(error, self._ignored[name]), self._request
+                )
+                return not_tried(component, name)
             if side == "destination":
                 runner.add(clock_record(found))
                 runner.store.server, runner.store.is_aws = found.server, client.is_aws
             return region_record(component, bucket, found, client.region)
 
-        if (await runner.run(component, record)).status != "fail":
-            return True
-        if runner.records[component].code == NOT_TRIED:
-            del runner.records[component]  # it is said as of all that follows
-        return False
+        reached = await runner.run(component, record)
+        return reached.status != "fail" and reached.code != NOT_TRIED
 
     def _skip_the_rest(self, name: str) -> None:
         """Mark the checks that did not run, naming the failure that blocked them."""
         runner, request = self._runner, self._request
         for side in (name,) if self._elsewhere else ("source-", ""):
             way = (f"{name}credentials", f"{name}endpoint", f"{side or 'destination-'}region")
-            cause = next((step for step in way if _has_failed(runner, step)), "")
+            cause = next((step for step in way if step in runner.failed), "")
             there = destination_components(uploads=request.mode == "full")
             there = (*there, "log") if self._log is not None else there
             rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
@@ -246,11 +244,6 @@ class _Stores:
         runner.skip(f"{name}credentials", f"{name}endpoint")
         if not name:
             runner.skip("credentials", "identity")
-
-
-def _has_failed(runner: CheckRunner, component: str) -> bool:
-    record = runner.records.get(component)
-    return record is not None and record.status == "fail"
 
 
 def _with_ignored(error: E, ignored: list[str]) -> E:

@@ -77,18 +77,19 @@ def store_record(facts: StoreFacts) -> CheckRecord:
         )
         if holds
     ]
-    said = [f"enforces {', '.join(enforces)}" if enforces else "enforces nothing that was asked"]
-    said += [
-        f"{word} {', '.join(by_answer[answer])}"
-        for answer, word in (
-            ("ignored", "ignores"),
-            ("refused", "does not have"),
-            ("wrong", "gets wrong"),
-        )
-        if by_answer[answer]
+    said = [
+        f"enforces {', '.join(enforces)}" if enforces else "enforces nothing that was asked",
+        *(
+            f"{word} {', '.join(by_answer[answer])}"
+            for answer, word in (
+                ("ignored", "ignores"),
+                ("refused", "does not have"),
+                ("wrong", "gets wrong"),
+            )
+            if by_answer[answer]
+        ),
+        *([f"takes {facts.most_parts:,} parts of an upload"] if facts.most_parts != MOST_PARTS else []),
     ]
-    if facts.most_parts != MOST_PARTS:
-        said.append(f"takes {facts.most_parts:,} parts of an upload")
     kind = "AWS S3" if facts.is_aws else facts.server or "a store that does not name itself"
     message = f"{kind}: {'; '.join(said)}"
     if weaker:
@@ -104,8 +105,9 @@ def store_record(facts: StoreFacts) -> CheckRecord:
         "weaker": weaker,
     }
     if {_WITHOUT_CONDITIONS, _WITHOUT_EXPIRY} <= set(weaker):
-        fix = 'see docs/semantics.md, "Where this is weaker"'
-        return warned("store", message, code="weak", fix=fix, **details)
+        return warned(
+            "store", message, code="weak", fix='see docs/semantics.md, "Where this is weaker"', **details
+        )
     return passed("store", message, code="weaker" if weaker else "full", **details)
 
 
@@ -126,6 +128,11 @@ class CheckRunner:
     """What was found out about the destination's store."""
     source_size: int = 0
     """Bytes; 0 where none was found."""
+
+    @property
+    def failed(self) -> set[str]:
+        """The components that are known to have failed."""
+        return {name for name, record in self.records.items() if record.status == "fail"}
 
     async def run(
         self, component: str, act: Callable[[], Awaitable[CheckRecord]], *, degraded: str = ""

@@ -51,10 +51,6 @@ _UNLISTED = "weaker protection against concurrent runs; uploads of dead runs sta
 _UNSURE = "or it only looks so, since without s3:ListBucket a missing key is answered like a forbidden one"
 _NOT_REMOVABLE = "what it would write could not be removed"
 _NO_SUCH_CONDITION = "NotImplemented"
-_WINDOW = 60
-"""Seconds."""
-_RANGE = (5, 10)
-"""First and last byte: neither end of the object."""
 _SAID: Mapping[Condition, str] = {
     "ignored": "it takes a wrong one",
     "refused": "it does not have it",
@@ -100,8 +96,9 @@ class _DestinationCheck:
             )
         if record.status == "fail" and "policy" in record.details:
             # That is about writing at all, and "destination" says it.
-            told = not_tried("conditional-writes", "destination", "nothing may be written")
-            runner.records["conditional-writes"] = told
+            runner.records["conditional-writes"] = not_tried(
+                "conditional-writes", "destination", "nothing may be written"
+            )
         if record.status != "fail" and self._object.is_there:
             await runner.run("head", self._looks)
         elif record.details.get("exit_code") == AccessDeniedError.exit_code:
@@ -203,7 +200,7 @@ class _DestinationCheck:
             self._bucket.name, info.key, info.size, info.etag, info.version_id, None, SourceChecksums()
         )
         ranges = PinnedRanges(self._bucket.store, pinned, self._runner.retrier.observer)
-        first, last = _RANGE
+        first, last = 5, 10
 
         async def read() -> bytes:
             async with ranges.open(first, last, None) as reply:
@@ -221,7 +218,7 @@ class _DestinationCheck:
         """Whether a request is refused that arrives after the time it was signed for, and taken within it."""
         if info.now is None:
             return None
-        within, over = Window(info.now, _WINDOW), Window(info.now - timedelta(hours=1), 1)
+        within, over = Window(info.now, 60), Window(info.now - timedelta(hours=1), 1)
         if not await self._answers(info.key, within):
             return False
         return self._bucket.is_aws or not await self._answers(info.key, over)
@@ -279,8 +276,7 @@ async def check_writing(runner: CheckRunner, store: Store) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(runner.run, "list", objects.lists, degraded=_UNSEEN))
             if request.server_path is not None and request.server_bucket == request.bucket:
-                container = partial(container_record, runner, store)
-                tasks.start_soon(runner.run, "container", container)
+                tasks.start_soon(runner.run, "container", partial(container_record, runner, store))
             if request.mode == "full":
                 tasks.start_soon(partial(runner.run, "list-uploads", uploads.lists, degraded=_UNLISTED))
             removable = await objects.try_removing()
@@ -296,8 +292,8 @@ async def check_writing(runner: CheckRunner, store: Store) -> None:
 
 def _left_behind(runner: CheckRunner, left: Sequence[Unremoved]) -> None:
     """Say what could not be removed."""
-    record, names = runner.records.get("delete"), [str(item) for item in left]
-    if record is not None and record.status == "pass" and all(item.only_versions for item in left):
+    record, names = runner.records["delete"], [item.what for item in left]
+    if record.status == "pass" and all(item.only_versions for item in left):
         runner.records["delete"] = with_left(record, names)
         return
     runner.records["delete"] = warned(

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
-from riva_stream.errors import TransientError
+from riva_stream.errors import SourceNotFoundError, TransientError
 from riva_stream.preflight.report import CheckRecord, failed, passed, warned
 from riva_stream.s3.diagnostics import BucketInfo
 
@@ -63,7 +63,6 @@ _REDIRECTED = (301, 307)
 _BAD_REQUEST = 400
 _MISSING = 404
 _DENIED = (401, 403)
-_SOURCE_MISSING = 66
 
 
 def region_record(component: str, bucket: str, found: BucketInfo, region: str | None) -> CheckRecord:
@@ -80,7 +79,7 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
         return failed(
             component,
             f"there is no bucket {bucket}",
-            exit_code=_SOURCE_MISSING if is_source else 78,
+            exit_code=SourceNotFoundError.exit_code if is_source else 78,
             fix="check the source URI and its endpoint"
             if is_source
             else "check the bucket's name and the endpoint",

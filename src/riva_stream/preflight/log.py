@@ -47,7 +47,7 @@ async def check_log(runner: CheckRunner, store: Store, place: LogPlace) -> None:
     if left:
         # Versions that are left take the right to remove versions, which no run needs: that is not worth a warning.
         status = found.status if all(item.only_versions for item in left) else "warn"
-        found = with_left(found, [str(item) for item in left]).model_copy(update={"status": status})
+        found = with_left(found, [item.what for item in left]).model_copy(update={"status": status})
     runner.records["log"] = found
 
 

@@ -126,11 +126,22 @@ def failed_with(
     """
     details: dict[str, Any] = {"where": str(error.where)}
     if isinstance(error, HeldError):
-        what = "another run is at work below the prefix, and took what was tried for a leftover"
-        return warned(component, what, code="held", fix="check again when that run is done", **details)
+        return warned(
+            component,
+            "another run is at work below the prefix, and took what was tried for a leftover",
+            code="held",
+            fix="check again when that run is done",
+            **details,
+        )
     if not isinstance(error, AccessDeniedError):
-        code = error.where.code or "failed"
-        return failed(component, error.what, code=code, exit_code=error.exit_code, fix=_fix(error), **details)
+        return failed(
+            component,
+            error.what,
+            code=error.where.code or "failed",
+            exit_code=error.exit_code,
+            fix=_fix(error),
+            **details,
+        )
     what = f"{error.where.operation} is denied" if error.says else error.what
     fix, policy = _remedy([error], request)
     details |= {"policy": policy, "store_says": error.what}
@@ -162,8 +173,13 @@ def nothing_written(
 
 def other_bytes(component: str, message: str) -> CheckRecord:
     """The record of a store that gives back something else than it was given."""
-    fix = "check the endpoint and what stands in front of it: a cache?"
-    return failed(component, message, code="other-bytes", exit_code=65, fix=fix)
+    return failed(
+        component,
+        message,
+        code="other-bytes",
+        exit_code=65,
+        fix="check the endpoint and what stands in front of it: a cache?",
+    )
 
 
 def with_left(record: CheckRecord, names: list[str]) -> CheckRecord:

@@ -44,9 +44,6 @@ class Unremoved:
     only_versions: bool = False
     """Whether it is but old versions, which take a right of their own to remove, that no run needs."""
 
-    def __str__(self) -> str:
-        return self.what
-
 
 def scratch_folder(request: StageRequest) -> str:
     """A prefix of keys below that of the staging, which nobody else uses."""
@@ -119,8 +116,12 @@ class ScratchObject:
         except RivaStreamError as error:
             if isinstance(error, AccessDeniedError) and not self.is_there:
                 # Removing a version is a right of its own, which no run needs.
-                what = f"old versions of s3://{self._bucket.name}/{self.key}, of {len(BODY)} bytes each"
-                return [Unremoved(what, only_versions=True)]
+                return [
+                    Unremoved(
+                        f"old versions of s3://{self._bucket.name}/{self.key}, of {len(BODY)} bytes each",
+                        only_versions=True,
+                    )
+                ]
             return [Unremoved(f"s3://{self._bucket.name}/{self.key}")]
         return []
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from riva_stream.config import StageRequest
-from riva_stream.errors import AccessDeniedError, RivaStreamError, SourceNotFoundError
+from riva_stream.errors import AccessDeniedError, IntegrityError, RivaStreamError, SourceNotFoundError
 from riva_stream.events import Observer, ignore, warning
 from riva_stream.pipeline.stores import source_settings
 from riva_stream.preflight.check_runner import CheckRunner
@@ -33,15 +33,12 @@ async def list_archives(
     Raises:
         RivaStreamError: the bucket cannot be listed.
     """
-    warn = warning(observer, "profile")
-    async with open_store(source_settings(request), session=session, warn=warn) as store:
+    async with open_store(
+        source_settings(request), session=session, warn=warning(observer, "profile")
+    ) as store:
         retrier = Retrier(RetryPolicy(retries=request.retries), observer, renew=store.renew)
         bucket = Bucket(store, request.source_bucket, retrier)
-        found = await find_archives(bucket, request.source_key, observer)
-        return [entry.key for entry in found]
-
-
-_INTEGRITY = 65
+        return [entry.key for entry in await find_archives(bucket, request.source_key, observer)]
 
 
 async def source_record(runner: CheckRunner, store: Reader) -> CheckRecord:
@@ -64,7 +61,7 @@ async def source_record(runner: CheckRunner, store: Reader) -> CheckRecord:
         return failed(
             "source",
             f"{source.uri} is empty",
-            exit_code=_INTEGRITY,
+            exit_code=IntegrityError.exit_code,
             fix="upload the archive again",
             **facts,
         )
@@ -138,5 +135,5 @@ async def container_record(runner: CheckRunner, store: Reader) -> CheckRecord:
         return passed("container", f"{image.uri}, {human_size(image.size)}", **facts)
     message, fix = f"{image.uri} is empty", "upload the image again"
     if request.mode == "bintarball_reference":
-        return failed("container", message, exit_code=_INTEGRITY, fix=fix, **facts)
+        return failed("container", message, exit_code=IntegrityError.exit_code, fix=fix, **facts)
     return warned("container", message, fix=fix, **facts)

@@ -78,8 +78,7 @@ class UploadsCheck:
         except AccessDeniedError as error:
             return await self._not_abortable(error)
         async with scratch_upload(bucket, key, limit=self._runner.limit, left=self._left.append) as upload:
-            body = PartBody((BODY,), len(BODY))
-            etag = await bucket.upload_part(upload.key, upload.upload_id, 1, body)
+            etag = await bucket.upload_part(upload.key, upload.upload_id, 1, PartBody((BODY,), len(BODY)))
             listed.append(await self._lists_parts(upload))
             if removable:
                 self._completed.appeared()
@@ -149,8 +148,7 @@ class UploadsCheck:
 
     async def _verifies(self) -> CheckRecord:
         wanted = self._runner.request.upload_check
-        key = self._folder + "probe"
-        probed = await probe_uploads(self._bucket, key, wanted, left=self._left.append)
+        probed = await probe_uploads(self._bucket, self._folder + "probe", wanted, left=self._left.append)
         check, self._runner.store.check = probed.check, probed.check
         self._runner.store.most_parts = probed.most_parts
         facts: dict[str, Any] = {"asked_for": wanted, "used": check, "most_parts": probed.most_parts}

@@ -74,8 +74,7 @@ def deepest_line(text: str) -> int:
 
 def _unquoted(word: str) -> str:
     """A key of TOML: its escapes are not quite those of JSON."""
-    found: str = tomllib.loads(f"key = {word}")["key"]
-    return found
+    return str(tomllib.loads(f"key = {word}")["key"])
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:

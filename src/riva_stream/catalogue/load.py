@@ -136,8 +136,9 @@ def _without_bad_entries(
     if any(place[:1] != ("staging",) or len(place) == 1 for place in places):
         raise CatalogueError.of(name, problems) from error
     rest = [{} if index in bad else entry for index, entry in enumerate(document["staging"])]
-    catalogue = Catalogue.model_validate({**document, "staging": rest})
-    return LoadedCatalogue(catalogue, name, lines, tuple(problems), bad)
+    return LoadedCatalogue(
+        Catalogue.model_validate({**document, "staging": rest}), name, lines, tuple(problems), bad
+    )
 
 
 def _problem(lines: LineNumbers, path: Path, wrong: Wrong) -> Problem:

@@ -201,18 +201,15 @@ def arguments(request: StageRequest) -> list[str]:
     given = request.model_dump(
         mode="json", exclude_defaults=True, exclude=elsewhere | {"state_dir", "run_id"}
     )
+    if given.get("checkpoint") == 0:
+        given["checkpoint"] = "off"
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
-        elif name == "checkpoint" and not value:
-            words.append(f"{flag}=off")
-        elif isinstance(value, list):
-            words += [f"{flag}={item}" for item in value]
-        elif isinstance(value, float):
-            words.append(f"{flag}={plain(value)}")
         else:
-            words.append(f"{flag}={value}")
+            values = value if isinstance(value, list) else [value]
+            words += [f"{flag}={plain(one) if isinstance(one, float) else one}" for one in values]
     return words
 
 

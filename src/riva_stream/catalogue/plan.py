@@ -46,7 +46,8 @@ _ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
 _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
 _NAMES = ("model_name", "model_version", "language", "architecture")
 _REACH = ("region", "endpoint_url", "profile")
-_PLACEHOLDER = "x"
+_UNNAMED = {"model_name": "x", "model_version": "x"}
+"""In place of what only an archive tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,7 @@ def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) 
     plan = Plan()
     for template in templates:
         if template.is_open:
-            names = dict.fromkeys(_NAMES[:2], _PLACEHOLDER)
-            _add(Plan(), loaded, template, {**names, **template.fields}, problems)
+            _add(Plan(), loaded, template, {**_UNNAMED, **template.fields}, problems)
         else:
             _add_archive(plan, loaded, template, template.fields["source"], problems)
     problems += _duplicates(plan, loaded)
@@ -154,7 +154,7 @@ async def expand(
         if not template.is_open:
             _add_archive(plan, loaded, template, template.fields["source"], problems)
             continue
-        request = StageRequest.model_validate({**dict.fromkeys(_NAMES[:2], _PLACEHOLDER), **template.fields})
+        request = StageRequest.model_validate({**_UNNAMED, **template.fields})
         where = _source_of(request)
         try:
             if where not in listed:
@@ -219,8 +219,11 @@ def _way_of(request: StageRequest) -> str:
 
 def matches(request: StageRequest, pattern: str | None) -> bool:
     """Whether ``--only`` means it: a shell pattern for ``ENV/MODEL_NAME/MODEL_VERSION`` or the whole URI."""
-    place = f"{request.env}/{request.model_name}/{request.model_version}"
-    names = (place, request.destination, request.destination.rstrip("/"))
+    names = (
+        f"{request.env}/{request.model_name}/{request.model_version}",
+        request.destination,
+        request.destination.rstrip("/"),
+    )
     return pattern is None or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
@@ -259,7 +262,7 @@ def _templates(
         if index in loaded.bad:
             continue
         path: Path = ("staging", index)
-        own = entry.model_dump(exclude_unset=True)
+        own = entry.model_dump(exclude_unset=True, exclude={"pattern"})
         try:
             pattern = _compile(entry.pattern) if entry.pattern is not None else None
         except ValueError as error:
@@ -267,8 +270,9 @@ def _templates(
             continue
         environments = own.get("env") or defaults.get("env") or ()
         if not environments or not (own.get("source") or defaults.get("source")):
-            missing = "source" if environments else "env"
-            problems.append(loaded.problem(path, "missing", f"is missing {missing}"))
+            problems.append(
+                loaded.problem(path, "missing", f"is missing {'source' if environments else 'env'}")
+            )
             continue
         for env in environments:
             shared = catalogue.environments.get(env)
@@ -276,7 +280,6 @@ def _templates(
             layers = {path: own, ("environments", env): of_env, ("defaults",): defaults}
             fields = {**weakest, **defaults, **of_env, **own, "env": env}
             replicas = fields.pop("replicate_to", ())
-            fields.pop("pattern", None)
             at = next((place for place, layer in layers.items() if "replicate_to" in layer), path)
             yield RequestTemplate(
                 fields, path, pattern, tuple(replicas), (*at, "replicate_to"), tuple(layers)

@@ -214,16 +214,19 @@ class _Run:
     async def _stage(
         self, request: StageRequest, places: Sequence[StageRequest], sized: Callable[[int], None]
     ) -> StageReport:
-        observe = partial(_tell, self.observer, request.destination, sized)
         return await self.engine.stage(
-            request.model_copy(update={"replicate_to": tuple(other.place for other in places)}), observe
+            request.model_copy(update={"replicate_to": tuple(other.place for other in places)}),
+            partial(_tell, self.observer, request.destination, sized),
         )
 
 
 def _outcomes(places: Sequence[StageRequest], report: StageReport) -> dict[str, StageReport | ErrorReport]:
     """What became of each place that a staging was to be promoted to, as far as its report tells."""
-    told = zip(places, report.replicas, strict=False)
-    return {_key(other): found for other, replica in told if (found := replica.report or replica.error)}
+    return {
+        _key(other): found
+        for other, replica in zip(places, report.replicas, strict=False)
+        if (found := replica.report or replica.error)
+    }
 
 
 def _may_mend(outcome: StageReport | ErrorReport | None) -> bool:

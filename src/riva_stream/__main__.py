@@ -2,8 +2,6 @@
 
 import sys
 
-_INTERRUPTED = 130
-
 
 def main() -> int:
     """Run the command line, which sees to signals itself once it is there: reading its code takes a while."""
@@ -12,7 +10,7 @@ def main() -> int:
 
         return command_line()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 130  # as a shell has it for SIGINT
 
 
 if __name__ == "__main__":

@@ -391,25 +391,35 @@ class StageRequest(Request):
                 "bintarball_reference", "and reference_only are two modes: ask for one of them"
             )
         elif not self.bintarball_reference and self.prefix.startswith(DEPLOYMENTS):
-            above = f"would put the staging above bintarball references, which lie below {DEPLOYMENTS}"
-            yield Contradiction("model_name", above, _DESTINATION)
+            yield Contradiction(
+                "model_name",
+                f"would put the staging above bintarball references, which lie below {DEPLOYMENTS}",
+                _DESTINATION,
+            )
         if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
-            inside = "lies inside the destination prefix: it would be overwritten by its own staging"
-            yield Contradiction("source", inside, _DESTINATION)
-        if self.server_path is None:
-            if self.bintarball_reference:
-                yield Contradiction("server_path", "is not set (--bintarball-reference needs it)")
-        elif self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
-            inside = "lies inside the destination prefix, which belongs to the staging alone"
-            yield Contradiction("server_path", inside, _DESTINATION)
+            yield Contradiction(
+                "source",
+                "lies inside the destination prefix: it would be overwritten by its own staging",
+                _DESTINATION,
+            )
+        if self.bintarball_reference and self.server_path is None:
+            yield Contradiction("server_path", "is not set (--bintarball-reference needs it)")
+        if self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
+            yield Contradiction(
+                "server_path",
+                "lies inside the destination prefix, which belongs to the staging alone",
+                _DESTINATION,
+            )
         yield from _repeated("replicate_to", self.replicate_to, self.place)
         for place in self.replicate_to if self.source_endpoint_url in {None, self.endpoint_url} else ():
             levels = levels_of(place)
             bucket, prefix = levels.pop("bucket"), prefix_of(self.mode, **levels)
             for read, key in ((self.source_bucket, self.source_key), (self.server_bucket, self.server_key)):
                 if (read, key[: len(prefix)]) == (bucket, prefix):
-                    inside = f"names {place}, where s3://{read}/{key} lies, which the staging is made from"
-                    yield Contradiction("replicate_to", inside)
+                    yield Contradiction(
+                        "replicate_to",
+                        f"names {place}, where s3://{read}/{key} lies, which the staging is made from",
+                    )
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:
@@ -473,8 +483,11 @@ class StageRequest(Request):
         Raises:
             ConfigurationError: there is too little for parts that are as large as they have to be.
         """
-        part = self.part_size_for(size, most_parts)
-        return plan_memory(self.memory, part, forced=self.why_larger(size, most_parts))
+        return plan_memory(
+            self.memory,
+            self.part_size_for(size, most_parts),
+            forced=self.why_larger(size, most_parts),
+        )
 
     def why_larger(self, size: int, most_parts: int = MOST_PARTS) -> str:
         """Why the parts of such an object are larger than was asked for; empty where they are not."""
@@ -530,8 +543,11 @@ class PromoteRequest(Request):
     @property
     def places(self) -> tuple[str, ...]:
         """Where from and where to, of whatever mode."""
-        references = (f"s3://{bucket}/{DEPLOYMENTS}{key}" for bucket, key in map(split_uri, self.to))
-        return (self.source, *self.to, *references)
+        return (
+            self.source,
+            *self.to,
+            *(f"s3://{bucket}/{DEPLOYMENTS}{key}" for bucket, key in map(split_uri, self.to)),
+        )
 
     def stage_request(self, place: str, run_id: str, **fields: object) -> StageRequest:
         """The staging that a promotion to one place comes to.

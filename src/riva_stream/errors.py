@@ -125,8 +125,7 @@ class RivaStreamError(Exception):
 
     def located(self, **details: Any) -> Self:
         """Fill in fields of ``where`` that are still empty; what the error knew already stays."""
-        empty = Where()
-        known = {f.name for f in fields(Where) if getattr(self.where, f.name) != getattr(empty, f.name)}
+        known = {f.name for f in fields(Where) if getattr(self.where, f.name) != f.default}
         self.where = replace(self.where, **{k: v for k, v in details.items() if k not in known})
         return self
 

@@ -209,8 +209,10 @@ SCHEMAS: dict[str, type[BaseModel]] = {
 
 def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """JSON Schema (2020-12) of a document."""
-    schema = kind.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **kind.model_json_schema(mode="serialization"),
+    }
 
 
 def error_report(error: BaseException) -> ErrorReport:
@@ -237,5 +239,4 @@ def error_report(error: BaseException) -> ErrorReport:
 def worst(codes: Sequence[int]) -> int:
     """0, or the exit code that matters most."""
     failed = [code for code in codes if code]
-    ranks = {code: rank for rank, code in enumerate(_FROM_WORST)}
-    return min(failed, key=lambda code: ranks.get(code, 0), default=0)
+    return min(failed, key=lambda code: _FROM_WORST.index(code) if code in _FROM_WORST else 0, default=0)

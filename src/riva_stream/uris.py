@@ -23,7 +23,6 @@ __all__ = [
     "valid_bucket",
 ]
 
-_SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,48}[a-z0-9]")
 _MULTI_REGION = re.compile(r"[a-z0-9]+\.mrap")
@@ -94,8 +93,7 @@ class AccessPoint:
 
 def partition_of(region: str | None) -> str:
     """The part of AWS that a region belongs to: the second word of its ARNs."""
-    name = region or ""
-    return next((found for start, found in _PARTITIONS.items() if name.startswith(start)), "aws")
+    return next((found for start, found in _PARTITIONS.items() if (region or "").startswith(start)), "aws")
 
 
 @lru_cache
@@ -151,7 +149,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     Raises:
         ValueError: it is no such URI, or has a wrong ARN in place of the bucket.
     """
-    rest = uri.removeprefix(_SCHEME)
+    rest = uri.removeprefix("s3://")
     if rest == uri or not rest.partition("/")[0]:
         raise ValueError("is not an S3 URI with a bucket: s3://bucket/key")
     bucket, _, key = rest.partition("/")

@@ -32,7 +32,6 @@ from riva_stream.errors import Where
 from riva_stream.lease import Process
 from riva_stream.s3 import PartBody
 from riva_stream.s3.memory import MemoryStore
-from riva_stream.state import StateDirectory
 
 BUCKET = "staging"
 PREFIX = "prod/m/v1/"
@@ -589,12 +588,11 @@ async def test_a_state_directory_that_hangs_does_not_keep_the_heartbeat(
     """The next run would take the prefix over, and all that was sent would be lost."""
     written: list[str] = []
 
-    async def hang(_: StateDirectory, name: str, data: bytes) -> None:
-        if name != "request.json":  # which is written before anything is held
-            written.append(name)
-            await anyio.sleep_forever()
+    async def hang(root: Path, run_id: str, name: str, data: bytes) -> None:
+        written.append(name)
+        await anyio.sleep_forever()
 
-    monkeypatch.setattr(StateDirectory, "write", hang)
+    monkeypatch.setattr("riva_stream.run.write_state", hang)
     monkeypatch.setattr("riva_stream.run._STATE_SECONDS", 0.01)
     store = await store_with_sources()
     report = await stage(request(state_dir=tmp_path), store=store)

@@ -22,7 +22,7 @@ from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, Reader
 from riva_stream.sink import Tagging, Upload
 from riva_stream.sizes import MOST_PARTS
-from riva_stream.state import StateDirectory
+from riva_stream.state import write_state
 
 __all__ = ["Meter", "Run", "gather_bounded"]
 
@@ -174,7 +174,7 @@ class Run:
             return
         try:
             with anyio.fail_after(_STATE_SECONDS):
-                await StateDirectory(self.request.state_dir, self.run_id).write(name, data)
+                await write_state(self.request.state_dir, self.run_id, name, data)
         except ConfigurationError as error:
             self.warn("state", str(error))
         except TimeoutError:

@@ -14,7 +14,7 @@ import aiofiles.os
 from riva_stream import clock
 from riva_stream.errors import ConfigurationError
 
-__all__ = ["StateDirectory", "new_run_id"]
+__all__ = ["new_run_id", "write_state"]
 
 
 def new_run_id() -> str:
@@ -22,32 +22,27 @@ def new_run_id() -> str:
     return f"130-{clock.now().astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
-class StateDirectory:
-    """``<state>/runs/<run id>/``. Without a directory nothing is written at all."""
+async def write_state(root: Path | None, run_id: str, name: str, data: bytes) -> None:
+    """Write ``<state>/runs/<run id>/<name>`` atomically: readers see the old one or the new one, never half of it.
 
-    def __init__(self, root: Path | None, run_id: str) -> None:
-        self._folder = None if root is None else root / "runs" / run_id
+    Without a directory nothing is written at all.
 
-    async def write(self, name: str, data: bytes) -> Path | None:
-        """Write one file atomically: readers see the old one or the new one, never half of it.
-
-        Raises:
-            ConfigurationError: the state directory cannot be written.
-        """
-        if self._folder is None:
-            return None
-        path = self._folder / name
-        partial = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-        try:
-            await aiofiles.os.makedirs(self._folder, exist_ok=True)
-            async with aiofiles.open(partial, "wb") as file:
-                await file.write(data)
-            await aiofiles.os.replace(partial, path)
-        except OSError as error:
-            with suppress(OSError):
-                await aiofiles.os.remove(partial)
-            raise ConfigurationError(
-                f"the state directory cannot be written: {error}",
-                hint="pass --state-dir DIR with a folder you may write to",
-            ) from error
-        return path
+    Raises:
+        ConfigurationError: the state directory cannot be written.
+    """
+    if root is None:
+        return
+    path = root / "runs" / run_id / name
+    partial = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        await aiofiles.os.makedirs(path.parent, exist_ok=True)
+        async with aiofiles.open(partial, "wb") as file:
+            await file.write(data)
+        await aiofiles.os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            await aiofiles.os.remove(partial)
+        raise ConfigurationError(
+            f"the state directory cannot be written: {error}",
+            hint="pass --state-dir DIR with a folder you may write to",
+        ) from error

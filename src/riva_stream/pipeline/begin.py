@@ -19,7 +19,7 @@ from riva_stream.redact import SECRETS
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
 from riva_stream.sizes import human_size
-from riva_stream.state import StateDirectory
+from riva_stream.state import write_state
 
 __all__ = ["deadline", "open_run", "reserve_memory", "stall_timeout"]
 
@@ -48,7 +48,7 @@ async def open_run(request: StageRequest, run_id: str, observer: Observer) -> As
     given = request.model_dump(mode="json")
     # `status` reads the rest back, and there a short word that is somebody's password is just a word.
     kept = given | {name: SECRETS.value(given[name]) for name in _FREE}
-    await StateDirectory(request.state_dir, run_id).write("request.json", json_bytes(kept))
+    await write_state(request.state_dir, run_id, "request.json", json_bytes(kept))
     async with stall_timeout(meter, request.timeout):
         yield run
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field
 
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
-from riva_stream.cli.settings.model import SWITCH, TRACE, Settings, read_settings
+from riva_stream.cli.settings.model import SETTINGS, SWITCH, TRACE
 from riva_stream.cli.settings.places import Origin, Places, Value, as_switch
 from riva_stream.cli.settings.problems import check
 from riva_stream.config import ProblemCode, StageRequest, Stores, Wrong
@@ -82,15 +82,15 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
         ConfigurationError: the file cannot be read, or settings are missing or malformed
             (:class:`~riva_stream.cli.settings.problems.SettingsError` then lists all of them).
     """
-    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
-    draft = _Draft(flags, file)
+    draft = _Draft(flags, env_file, {})
     trace = draft.places.find(TRACE)
     traced = trace is not None and draft.switch("debug", trace)
     request = draft.checked(StageRequest, draft.values, draft.wrong)
     if request.env not in _USUAL_ENVIRONMENTS:
         usual = ", ".join(_USUAL_ENVIRONMENTS)
         draft.warn("unusual-env", f"ENV is {request.env!r}, which is none of {usual}")
-    return Loaded(request, tuple(draft.warnings), file.path, _environment_of(draft.places), traced)
+    environment = _environment_of(draft.places)
+    return Loaded(request, tuple(draft.warnings), draft.places.file.path, environment, traced)
 
 
 def load_endpoint(
@@ -112,9 +112,8 @@ def load_endpoint(
         ConfigurationError: the file cannot be read, or settings are malformed, or neither a region nor an endpoint is set
             (:class:`~riva_stream.cli.settings.problems.SettingsError`).
     """
-    file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
     counted = (*Stores.model_fields, *switches)
-    draft = _Draft({name: flags.get(name) for name in counted}, file, fallback or {})
+    draft = _Draft({name: flags.get(name) for name in counted}, env_file, fallback or {})
     values = draft.values
     reach = {name: values[name] for name in (*counted, "bucket") if name in values}
     if all(name in values for name in _LEVELS) and not draft.wrong.keys() & {*_LEVELS, *_MODES}:
@@ -138,33 +137,42 @@ class _Draft:
     def __init__(
         self,
         flags: Mapping[str, object],
-        file: EnvFile,
-        fallback: Mapping[str, str | None] | None = None,
+        env_file: Path | EnvFile | None,
+        fallback: Mapping[str, str | None],
     ) -> None:
+        file = env_file if isinstance(env_file, EnvFile) else read_env_file(env_file)
         self.places = Places(file)
         self.warnings = list(file.warnings)
         self.wrong: dict[str, Wrong] = {}
         """What is wrong with a setting beyond its value being malformed."""
-        self.origins: dict[str, Origin] = {}
         self._given: dict[str, Any] = {
             name: value for name, value in flags.items() if value not in (None, "", ())
         }
         mode = self._given.pop("mode", None)
-        found = dict(read_settings(self._given, self.places))
-        self._found = {name: value for name, value in found.items() if isinstance(value, Value)}
-        self.values: dict[str, Any] = {**self._given}
-        for name, value in found.items():
-            if isinstance(value, Value):
-                self.values[name], self.origins[name] = value.text, value.origin
-            elif value is not None and Settings.variables(name):
-                self.values[name] = value
-                self.origins[name] = Origin(Settings.usual(name), "the flag")
-        self.values.update({name: v for name, v in (fallback or {}).items() if v and name not in self.values})
+        self._found = {name: value for name in SETTINGS if (value := self._find(name)) is not None}
+        self.values: dict[str, Any] = (
+            {name: value for name, value in fallback.items() if value}
+            | self._given
+            | {name: value.text for name, value in self._found.items()}
+        )
+        self.origins = {name: value.origin for name, value in self._found.items()}
+        for name in SETTINGS.keys() & self._given.keys():
+            value, usual = self._given[name], SETTINGS[name].usual
+            text = value.strip() if isinstance(value, str) else value
+            if usual and text != "":
+                self.values[name], self.origins[name] = text, Origin(usual, "the flag")
         self._read_regions()
         self._read_profile()
         self._compare_keys()
         self._read_switches(mode)
         self._read_aliases()
+
+    def _find(self, name: str) -> Value | None:
+        """What variables say where no flag does; an alias is asked only where no place has one of the setting's own."""
+        if name in self._given:
+            return None
+        setting = SETTINGS[name]
+        return self.places.find(*setting.variables) or self.places.find(*setting.aliases)
 
     def checked(self, kind: type[M], values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> M:
         """What the settings make.
@@ -199,7 +207,7 @@ class _Draft:
             environment = {**self.places.file.values, **self.places.environment}
             if (found := _region_of_profile(self.values.get(profile), environment)) is not None:
                 self.values[name], path = found
-                self.origins[name] = Origin(Settings.usual(name), f"the AWS configuration, {path}")
+                self.origins[name] = Origin(SETTINGS[name].usual, f"the AWS configuration, {path}")
 
     def _read_profile(self) -> None:
         """Keys win over AWS_PROFILE in the AWS libraries, but not over a profile that they are handed, as ours will be."""
@@ -224,7 +232,7 @@ class _Draft:
 
     def _read_switches(self, mode: object) -> None:
         for name, value in self._found.items():
-            if Settings.example(name) == SWITCH and name not in _MODES:
+            if SETTINGS[name].example == SWITCH and name not in _MODES:
                 self.values[name] = self.switch(name, value)
         if mode is None and not self._given.keys() & {*_MODES}:
             mode = self._mode()
@@ -241,7 +249,7 @@ class _Draft:
         for place in self.places.names:
             modes = [name for name in _MODES if asked.get(name) == place]
             if len(modes) > 1:
-                names = " and ".join(Settings.usual(name) for name in reversed(modes))
+                names = " and ".join(SETTINGS[name].usual for name in reversed(modes))
                 self.warn("two-modes", f"{names} are both set: staging by --bintarball-reference")
             if modes:
                 return modes[0]
@@ -262,7 +270,7 @@ class _Draft:
 
     def _alias(self, name: str) -> Value | None:
         found = self._found.get(name)
-        return found if found is not None and found.origin.variable in Settings.aliases(name) else None
+        return found if found is not None and found.origin.variable in SETTINGS[name].aliases else None
 
     def _read_path(self, path: Value) -> None:
         """A RIVA_MODEL_PATH without a bucket is a key in the bucket of the models."""
@@ -278,7 +286,7 @@ class _Draft:
 
     def _read_version(self) -> None:
         """The version in what RIVA_MODEL_SELECTED or RIVA_MODEL name, which may be a file's name."""
-        aliases = Settings.aliases("model_version")
+        aliases = SETTINGS["model_version"].aliases
         named = [value for variable in aliases if (value := self.places.find(variable))]
         for value in named:
             if found := _VERSION.findall(_ARCHIVE.sub("", value.text)):
@@ -303,7 +311,7 @@ def _key_here(places: Places) -> str | None:
 
 def _environment_of(places: Places) -> dict[str, str]:
     """AWS variables of the file (credentials among them) that the process environment lacks."""
-    ours = {variable for name in Settings.model_fields for variable in Settings.variables(name)}
+    ours = {variable for setting in SETTINGS.values() for variable in setting.variables}
     # Key, secret and token belong together: one half from each place would be refused as a wrong signature.
     skipped = set(_KEYS) if _key_here(places) else set()
     return {

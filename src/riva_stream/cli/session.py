@@ -20,20 +20,17 @@ from riva_stream.cli.failure import Failure, failure_of
 from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe, renderer_of
 from riva_stream.cli.loop import Interrupted, SignalWatch, run
 from riva_stream.cli.output import failed_line, json_text, print_result, show_cursor
-from riva_stream.cli.settings.env_file import EnvFile, on_read, read_env_file
+from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.cli.settings.load import Endpoint, load_endpoint
 from riva_stream.config import StageRequest, is_run_id, is_text
-from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, Warned
-from riva_stream.inspection.uris import split
-from riva_stream.redact import SECRETS, redact, remember
+from riva_stream.redact import SECRETS, redact
 
 if TYPE_CHECKING:
     from riva_stream.cli.record import Record
-    from riva_stream.s3 import StoreSettings
 
-__all__ = ["Session", "begin_record", "execute", "set_up_environment", "staging_prefix", "store_of"]
+__all__ = ["Session", "execute"]
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
@@ -101,8 +98,31 @@ class Session:
         )
         for warning in found.warnings:
             self.warn(warning)
-        set_up_environment(found.environment, found.profile, profile_flag=bool(args.profile))
+        self.set_up_environment(found.environment, found.profile)
         return found
+
+    def set_up_environment(self, environment: Mapping[str, str], profile: str | None) -> None:
+        """Put what ``.env`` holds for the AWS libraries where they look for it: this process is ours.
+
+        What the environment holds already stays. AWS_PROFILE ends up as what was found for it, and only that: one that
+        was outranked or overridden would still be picked up.
+        """
+        for name, value in environment.items():
+            os.environ.setdefault(name, value)
+        if profile is None or self.args.profile:
+            os.environ.pop("AWS_PROFILE", None)
+        else:
+            os.environ["AWS_PROFILE"] = profile
+
+    def begin_record(self) -> tuple[Record, EnvFile]:
+        """Begin the log and the events of a run that is recorded; gives its record and the file of settings."""
+        args, record = self.args, self.record
+        assert record is not None  # noqa: S101 - such a command keeps one
+        file = read_env_file(args.env_file)
+        log = record.open(file)
+        if log.tee and args.log_format == "auto" and not args.quiet:
+            self.screen.use(Printer(renderer_of(log, self.run_id)))
+        return record, file
 
 
 def execute(
@@ -127,8 +147,6 @@ def execute(
         run_id: None: that of ``--run-id``, else a new one.
     """
     _keep_to_one_arena()
-    remember(os.environ)
-    on_read(remember)
     if run_id is None:
         run_id = _run_id(args, recorded=recorded)
     with SignalWatch(show_cursor) as watch:
@@ -183,71 +201,6 @@ def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) 
         return outcome
     finally:
         session.screen.end(last)
-
-
-def begin_record(session: Session) -> tuple[Record, EnvFile]:
-    """Begin the log and the events of a run that is recorded; gives its record and the file of settings."""
-    args, record = session.args, session.record
-    assert record is not None  # noqa: S101 - such a command keeps one
-    file = read_env_file(args.env_file)
-    log = record.open(file)
-    if log.tee and args.log_format == "auto" and not args.quiet:
-        session.screen.use(Printer(renderer_of(log, session.run_id)))
-    return record, file
-
-
-def set_up_environment(environment: Mapping[str, str], profile: str | None, *, profile_flag: bool) -> None:
-    """Put what ``.env`` holds for the AWS libraries where they look for it: this process is ours.
-
-    What the environment holds already stays. AWS_PROFILE ends up as what was found for it, and only that: one that
-    was outranked or overridden would still be picked up.
-    """
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
-    if profile is None or profile_flag:
-        os.environ.pop("AWS_PROFILE", None)
-    else:
-        os.environ["AWS_PROFILE"] = profile
-
-
-def store_of(endpoint: Endpoint) -> StoreSettings:
-    """The store at an endpoint."""
-    from riva_stream.s3 import StoreSettings, WriteOptions  # noqa: PLC0415 - the AWS libraries come with it
-
-    return StoreSettings(
-        region=endpoint.region,
-        endpoint_url=endpoint.endpoint_url,
-        profile=endpoint.profile,
-        ca_bundle=endpoint.ca_bundle,
-        addressing=endpoint.addressing,
-        options=WriteOptions(request_payer=endpoint.request_payer),
-    )
-
-
-def staging_prefix(text: str | None, endpoint: Endpoint) -> tuple[str, str]:
-    """Bucket and prefix, with its closing slash, of one staging; by default the one that the settings of stage name.
-
-    Raises:
-        ConfigurationError: it names no staging.
-    """
-    example = "s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/"
-    if text is None:
-        if endpoint.bucket and endpoint.prefix:
-            return endpoint.bucket, endpoint.prefix
-        raise ConfigurationError(
-            "no staging is named, and the settings of stage do not name one either",
-            hint=f"for example: {example}; or set NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION",
-        )
-    bucket, key = split(text, example)
-    segments = [segment for segment in key.split("/") if segment]
-    if segments and segments[-1] in DOCUMENTS:  # somebody pasted the key of one of its files
-        segments.pop()
-    if not segments:
-        raise ConfigurationError(
-            f"{text!r} names a bucket, not a staging in it",
-            hint=f"for example: {example}; what there is: riva-stream ls s3://{bucket}",
-        )
-    return bucket, "".join(f"{segment}/" for segment in segments)
 
 
 def _forget_empty_variables(session: Session) -> None:

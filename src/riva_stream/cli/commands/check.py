@@ -62,7 +62,6 @@ _WORDS = {"pass": "pass", "warn": "warn", "fail": "FAIL"}
 
 def _check(session: Session) -> CheckReport:
     from riva_stream.cli.logs import log_settings
-    from riva_stream.cli.session import set_up_environment
     from riva_stream.cli.settings.load import load
     from riva_stream.preflight.check import check, check_host
 
@@ -76,7 +75,7 @@ def _check(session: Session) -> CheckReport:
     except ConfigurationError as error:
         work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     else:
-        set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
+        session.set_up_environment(loaded.environment, loaded.request.profile)
         settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
         work = partial(
             check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target

@@ -55,23 +55,23 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def _collect(session: Session) -> CollectReport:
-    from riva_stream.cli.session import store_of
     from riva_stream.inspection.gc import collect
     from riva_stream.inspection.uris import split_prefix
 
     args = session.args
     bucket, prefix = split_prefix(args.prefix)
-    work = partial(
-        collect,
-        store_of(session.endpoint()),
-        bucket,
-        prefix,
-        older_than=args.older_than,
-        lease=args.lease,
-        apply=args.yes,
-        observer=session.observe,
+    return session.run(
+        partial(
+            collect,
+            session.endpoint().store(),
+            bucket,
+            prefix,
+            older_than=args.older_than,
+            lease=args.lease,
+            apply=args.yes,
+            observer=session.observe,
+        )
     )
-    return session.run(work)
 
 
 def _text(report: CollectReport, _: Session) -> str:

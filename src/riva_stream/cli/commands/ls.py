@@ -59,7 +59,6 @@ _MODES = {"full": "full", "reference_only": "reference", "bintarball_reference":
 
 def _list(session: Session) -> ListReport:
     endpoint = session.endpoint()
-    from riva_stream.cli.session import store_of
     from riva_stream.inspection.ls import list_stagings
     from riva_stream.inspection.uris import split_prefix
 
@@ -76,7 +75,7 @@ def _list(session: Session) -> ListReport:
             f"{place} is deeper than a staging, which lies at ENV/MODEL/VERSION",
             hint=f"for example: s3://{bucket}/{'/'.join(prefix.split('/')[:2])}",
         )
-    return session.run(partial(list_stagings, store_of(endpoint), bucket, prefix, observer=session.observe))
+    return session.run(partial(list_stagings, endpoint.store(), bucket, prefix, observer=session.observe))
 
 
 def _text(report: ListReport, _: Session) -> str:

@@ -48,16 +48,15 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def _promote(session: Session) -> PromoteReport:
-    from riva_stream.cli.session import begin_record, staging_prefix
     from riva_stream.cli.settings.places import Origin
     from riva_stream.cli.settings.problems import check, malformed
     from riva_stream.config import PromoteRequest
     from riva_stream.errors import ConfigurationError
 
     args = session.args
-    record, file = begin_record(session)
+    record, file = session.begin_record()
     endpoint = session.endpoint(env_file=file, switches=("dry_run",))
-    bucket, prefix = staging_prefix(args.prefix, endpoint)
+    bucket, prefix = endpoint.staging(args.prefix)
     values = options.promote_flags(args, session.run_id, file.values) | {
         name: value
         for name in PromoteRequest.model_fields

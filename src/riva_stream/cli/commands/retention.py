@@ -111,7 +111,6 @@ def _days(text: str) -> int:
 
 
 def _compare(session: Session) -> RetentionReport:
-    from riva_stream.cli.session import store_of
     from riva_stream.inspection.retention import Policy, retention
     from riva_stream.inspection.uris import split
 
@@ -134,7 +133,7 @@ def _compare(session: Session) -> RetentionReport:
                 f"a rule for {env}/ would apply to the bintarball references of all environments, prod among them",
                 hint="name the environments themselves, for example: --env dev",
             )
-    settings = store_of(session.endpoint())
+    store = session.endpoint().store()
     policy = Policy(
         expire=named or _EXPIRING,
         clean=named or _CLEANED,
@@ -144,8 +143,7 @@ def _compare(session: Session) -> RetentionReport:
         by_tag=args.by_tag,
         remove=args.remove,
     )
-    work = partial(retention, settings, bucket, policy, observer=session.observe)
-    return session.run(work)
+    return session.run(partial(retention, store, bucket, policy, observer=session.observe))
 
 
 def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> str:

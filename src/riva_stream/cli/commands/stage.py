@@ -60,17 +60,16 @@ _STAGED = {"already_staged", "deployment_added"}
 
 
 def _stage(session: Session) -> StageReport:
-    from riva_stream.cli.session import begin_record, set_up_environment
     from riva_stream.cli.settings.load import load
     from riva_stream.preflight.policy import granting
 
     args = session.args
-    record, file = begin_record(session)
+    record, file = session.begin_record()
     loaded = load(request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
     record.request = loaded.request
     if loaded.trace:
         session.trace()
-    set_up_environment(loaded.environment, loaded.request.profile, profile_flag=bool(args.profile))
+    session.set_up_environment(loaded.environment, loaded.request.profile)
     for warning in loaded.warnings:
         session.warn(warning)
     if not loaded.request.dry_run:

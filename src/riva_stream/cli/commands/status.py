@@ -80,7 +80,6 @@ _HEADS = {
 
 
 def _look(session: Session) -> StatusReport:
-    from riva_stream.cli.session import staging_prefix, store_of
     from riva_stream.inspection.status import status
 
     args = session.args
@@ -92,24 +91,25 @@ def _look(session: Session) -> StatusReport:
     else:
         try:
             endpoint = session.endpoint(env_file=file)
-            bucket, prefix = staging_prefix(place, endpoint)
+            bucket, prefix = endpoint.staging(place)
         except ConfigurationError:
             state = state_dir_of(args, file.values)
             if place is not None or not state.is_dir():
                 raise
             bucket, prefix, last, endpoint = _remembered(session, state, file)
 
-    work = partial(
-        status,
-        store_of(endpoint),
-        bucket,
-        prefix,
-        wait=not args.no_wait,
-        lease=args.lease,
-        last_run=last,
-        observer=session.observe,
+    return session.run(
+        partial(
+            status,
+            endpoint.store(),
+            bucket,
+            prefix,
+            wait=not args.no_wait,
+            lease=args.lease,
+            last_run=last,
+            observer=session.observe,
+        )
     )
-    return session.run(work)
 
 
 def _remembered(session: Session, state: Path, file: EnvFile) -> tuple[str, str, LastRun, Endpoint]:

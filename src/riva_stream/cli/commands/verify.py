@@ -76,7 +76,6 @@ _MOST_CONNECTIONS = 256
 
 
 def _verify(session: Session) -> VerifyReport:
-    from riva_stream.cli.session import staging_prefix, store_of
     from riva_stream.inspection.verify import verify
 
     args = session.args
@@ -85,9 +84,9 @@ def _verify(session: Session) -> VerifyReport:
             f"--connections is {args.connections}", hint=f"pass 1 to {_MOST_CONNECTIONS}, for example 8"
         )
     endpoint = session.endpoint()
-    bucket, prefix = staging_prefix(args.prefix, endpoint)
+    bucket, prefix = endpoint.staging(args.prefix)
 
-    settings = replace(store_of(endpoint), connections=2 * args.connections + 8)
+    settings = replace(endpoint.store(), connections=2 * args.connections + 8)
     elsewhere = replace(
         settings,
         region=endpoint.source_region or endpoint.region,
@@ -95,18 +94,19 @@ def _verify(session: Session) -> VerifyReport:
         profile=endpoint.source_profile or endpoint.profile,
         unsigned=endpoint.no_sign_request,
     )
-    work = partial(
-        verify,
-        settings,
-        bucket,
-        prefix,
-        deep=args.deep,
-        connections=args.connections,
-        memory=args.memory,
-        source_settings=None if elsewhere == settings else elsewhere,
-        observer=session.observe,
+    return session.run(
+        partial(
+            verify,
+            settings,
+            bucket,
+            prefix,
+            deep=args.deep,
+            connections=args.connections,
+            memory=args.memory,
+            source_settings=None if elsewhere == settings else elsewhere,
+            observer=session.observe,
+        )
     )
-    return session.run(work)
 
 
 def _exit_code(report: VerifyReport, _: Session) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
 from riva_stream.files import read_given
+from riva_stream.redact import remember
 
 if TYPE_CHECKING:
     from dotenv.parser import Binding
 
-__all__ = ["ENV_FILE", "ROOT", "EnvFile", "on_read", "read_env_file", "root"]
+__all__ = ["ENV_FILE", "ROOT", "EnvFile", "read_env_file", "root"]
 
 # These two say which file it is: they are read before there are settings, and from the environment alone.
 ENV_FILE = "RIVA_ENV_FILE"
@@ -30,8 +31,6 @@ _PIPE_SECONDS = 30.0
 """That a named pipe may be without anybody who writes into it. One who does may take any time: he may be typing."""
 _MOST = 1 << 20
 """Bytes. Far more than settings have; ``/dev/zero`` has no end."""
-
-_listeners: list[Callable[[Mapping[str, str]], None]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +51,8 @@ def root() -> Path:
     return Path(os.environ.get(ROOT, ""))
 
 
-def on_read(listener: Callable[[Mapping[str, str]], None]) -> None:
-    """Hand what stands in a file to ``listener`` too, whoever reads it: a message may hold its secrets from then on."""
-    if listener not in _listeners:
-        _listeners.append(listener)
-
-
 def read_env_file(wanted: Path | None) -> EnvFile:
-    """Read ``wanted``, or the file that is meant when that is None.
+    """Read ``wanted``, or the file that is meant when that is None; its secrets are redacted from then on.
 
     Raises:
         ConfigurationError: a file that was named cannot be read.
@@ -92,8 +85,7 @@ def read_env_file(wanted: Path | None) -> EnvFile:
     # Without those of bare names, as in "A=1; export A": they would take the value away again.
     setting = "".join(line.original.string for line in lines if line.value is not None)
     values = {k: v for k, v in dotenv_values(stream=io.StringIO(setting)).items() if v}
-    for listener in _listeners:
-        listener(values)
+    remember(values)
     return EnvFile(path, values, (told,) if bad else ())
 
 

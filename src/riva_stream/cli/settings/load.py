@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -24,9 +24,14 @@ from riva_stream.cli.settings.model import SETTINGS, SWITCH, TRACE
 from riva_stream.cli.settings.places import Origin, Places, Value, as_switch
 from riva_stream.cli.settings.problems import check
 from riva_stream.config import ProblemCode, StageRequest, Stores, Wrong
+from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
+from riva_stream.inspection.uris import split_prefix
 from riva_stream.layout import prefix_of
+
+if TYPE_CHECKING:
+    from riva_stream.s3 import StoreSettings
 
 __all__ = ["Endpoint", "Loaded", "is_asked", "load", "load_endpoint"]
 
@@ -67,6 +72,44 @@ class Endpoint(Stores):
     dry_run: bool | None = None
     """Where it was asked for as a switch; None: nothing says."""
     warnings: tuple[Warned, ...] = ()
+
+    def store(self) -> StoreSettings:
+        """The store there."""
+        from riva_stream.s3 import StoreSettings, WriteOptions  # noqa: PLC0415 - the AWS libraries come with it
+
+        return StoreSettings(
+            region=self.region,
+            endpoint_url=self.endpoint_url,
+            profile=self.profile,
+            ca_bundle=self.ca_bundle,
+            addressing=self.addressing,
+            options=WriteOptions(request_payer=self.request_payer),
+        )
+
+    def staging(self, text: str | None) -> tuple[str, str]:
+        """Bucket and prefix, with its closing slash, of one staging; by default the one that the settings of stage name.
+
+        Raises:
+            ConfigurationError: it names no staging.
+        """
+        example = "s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/"
+        if text is None:
+            if self.bucket and self.prefix:
+                return self.bucket, self.prefix
+            raise ConfigurationError(
+                "no staging is named, and the settings of stage do not name one either",
+                hint=f"for example: {example}; or set NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION",
+            )
+        bucket, prefix = split_prefix(text, example)
+        last = prefix.rstrip("/").rpartition("/")[2]
+        if last in DOCUMENTS:  # somebody pasted the key of one of its files
+            prefix = prefix.removesuffix(f"{last}/")
+        if not prefix:
+            raise ConfigurationError(
+                f"{text!r} names a bucket, not a staging in it",
+                hint=f"for example: {example}; what there is: riva-stream ls s3://{bucket}",
+            )
+        return bucket, prefix
 
 
 def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None) -> Loaded:

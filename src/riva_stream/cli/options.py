@@ -20,13 +20,16 @@ __all__ = [
     "ALL",
     "MODES",
     "WOULD",
+    "add",
     "add_endpoint",
     "add_output",
     "add_promote",
     "add_source_endpoint",
     "add_stage",
     "add_staging",
+    "choice",
     "find_state_dir",
+    "flag",
     "home_of",
     "parse_count",
     "parse_duration",
@@ -34,6 +37,7 @@ __all__ = [
     "promote_flags",
     "request_flags",
     "state_dir_of",
+    "value",
 ]
 
 MODES = {
@@ -95,20 +99,33 @@ def parse_count(text: str) -> int:
 Flags = Mapping[str, Mapping[str, Any]]
 
 
-def _value(
+def add(group: Any, flags: Flags) -> None:
+    """Add flags to a parser, or to a group of one."""
+    for flag, options in flags.items():
+        group.add_argument(flag, **options)
+
+
+def value(
     metavar: str | None, text: str, kind: Callable[[str], Any] | None = None, **more: Any
 ) -> dict[str, Any]:
+    """A flag with a value, or an argument without a flag."""
     options = {"metavar": metavar, "help": text, "type": kind, **more}
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _choice(choices: tuple[str, ...], text: str, **more: Any) -> dict[str, Any]:
+def choice(choices: tuple[str, ...], text: str, **more: Any) -> dict[str, Any]:
+    """One of several words."""
     return {"choices": choices, "help": text, **more}
+
+
+def flag(text: str) -> dict[str, Any]:
+    """One that is given or not."""
+    return {"action": "store_true", "help": text}
 
 
 def _switch(text: str) -> dict[str, Any]:
     # None, not False: a flag that was not given must not hide what another source says.
-    return {"action": "store_true", "default": None, "help": text}
+    return flag(text) | {"default": None}
 
 
 def _mode(mode: str, text: str) -> dict[str, Any]:
@@ -128,21 +145,21 @@ _WHAT: Flags = {
         "leave archive and container image where they are; write the one deployment.json that pins both "
         "[BINTARBALL_REFERENCE]",
     ),
-    "--server-path": _value(
+    "--server-path": value(
         "S3_URI",
         "the container image, s3://bucket/key or a key in the destination bucket: deployment.json, which the next step "
         "reads, then names it [RIVA_SERVER_PATH]",
     ),
-    "--include": _value(
+    "--include": value(
         "PATTERN", "members to stage as models; may be repeated (default: *.riva)", action="append"
     ),
     "--allow-missing-end": _switch(
         "accept a tar without end-of-archive blocks (a truncated one looks the same)"
     ),
-    "--language": _value("CODE", "default: en-US [RIVA_ASR_LANG_CODE]"),
-    "--architecture": _value("NAME", "default: from the model's name [RIVA_ASR_MODEL_ARCHITECTURE]"),
-    "--description": _value("TEXT", "free text for artifact.json"),
-    "--retention-days": _value(
+    "--language": value("CODE", "default: en-US [RIVA_ASR_LANG_CODE]"),
+    "--architecture": value("NAME", "default: from the model's name [RIVA_ASR_MODEL_ARCHITECTURE]"),
+    "--description": value("TEXT", "free text for artifact.json"),
+    "--retention-days": value(
         "N", "recorded in artifact.json, see retention (default: 90) [ARTIFACT_RETENTION_DAYS]", int
     ),
     "--tag": _switch("tag every object with retention-days and model-name, for lifecycle rules"),
@@ -150,77 +167,77 @@ _WHAT: Flags = {
         "replace another staging at the destination, once the new one is verified [FORCE_DOWNLOAD]"
     ),
     "--dry-run": _switch("check source, destination and rights, show the plan, write nothing [DRY_RUN]"),
-    "--replicate-to": _value(
+    "--replicate-to": value(
         "S3_URI",
         "promote it to s3://BUCKET/ENV/MODEL/VERSION/ once it is committed; may be repeated",
         action="append",
     ),
 }
 _SOURCE: Flags = {
-    "--source": _value(
+    "--source": value(
         "S3_URI",
         "the archive: s3://bucket/key, or a prefix ending in / or a glob that matches exactly one [RIVA_ASR_MODEL_S3_URI]",
     ),
-    "--expect-sha256": _value("HEX", "expected SHA-256 of the archive [RIVA_ASR_MODEL_SHA256]"),
+    "--expect-sha256": value("HEX", "expected SHA-256 of the archive [RIVA_ASR_MODEL_SHA256]"),
     "--no-checksum": _switch(
         "compute the digests, but do not compare them with the expected SHA-256 [CHECKSUM_VALIDATION=false]"
     ),
 }
 _SOURCE_ENDPOINT: Flags = {
-    "--source-region": _value("REGION", "region of the source, if different [RIVA_SOURCE_REGION]"),
-    "--source-endpoint-url": _value("URL", "endpoint of the source, if different [RIVA_SOURCE_ENDPOINT_URL]"),
-    "--source-profile": _value("NAME", "profile for the source, if different [RIVA_SOURCE_PROFILE]"),
+    "--source-region": value("REGION", "region of the source, if different [RIVA_SOURCE_REGION]"),
+    "--source-endpoint-url": value("URL", "endpoint of the source, if different [RIVA_SOURCE_ENDPOINT_URL]"),
+    "--source-profile": value("NAME", "profile for the source, if different [RIVA_SOURCE_PROFILE]"),
     "--no-sign-request": _switch("the source is public: do not sign requests for it"),
 }
 _DESTINATION: Flags = {
-    "--bucket": _value(None, "[NVIDIA_DRIVERS_S3_BUCKET]"),
-    "--env": _value(None, "prod, staging or dev [ENV]"),
-    "--model-name": _value("NAME", "[RIVA_ASR_MODEL_NAME]"),
-    "--model-version": _value("VERSION", "[MODEL_VERSION]"),
+    "--bucket": value(None, "[NVIDIA_DRIVERS_S3_BUCKET]"),
+    "--env": value(None, "prod, staging or dev [ENV]"),
+    "--model-name": value("NAME", "[RIVA_ASR_MODEL_NAME]"),
+    "--model-version": value("VERSION", "[MODEL_VERSION]"),
 }
 _ENDPOINT: Flags = {
-    "--region": _value(None, "[AWS_REGION, AWS_DEFAULT_REGION]"),
-    "--endpoint-url": _value("URL", "an S3-compatible store [AWS_ENDPOINT_URL]"),
-    "--profile": _value("NAME", "profile of the AWS configuration [AWS_PROFILE]"),
-    "--ca-bundle": _value("FILE", "CA certificates to trust [AWS_CA_BUNDLE]", Path),
-    "--addressing": _choice(
+    "--region": value(None, "[AWS_REGION, AWS_DEFAULT_REGION]"),
+    "--endpoint-url": value("URL", "an S3-compatible store [AWS_ENDPOINT_URL]"),
+    "--profile": value("NAME", "profile of the AWS configuration [AWS_PROFILE]"),
+    "--ca-bundle": value("FILE", "CA certificates to trust [AWS_CA_BUNDLE]", Path),
+    "--addressing": choice(
         ("auto", "path", "virtual"),
         "whether the bucket goes in the path or the host name (default: as in the AWS configuration) [RIVA_STREAM_ADDRESSING]",
     ),
-    "--request-payer": _choice(("requester",), "for a bucket whose readers pay"),
+    "--request-payer": choice(("requester",), "for a bucket whose readers pay"),
 }
 _OBJECTS: Flags = {
-    "--sse": _choice(("AES256", "aws:kms", "aws:kms:dsse"), "server-side encryption"),
-    "--kms-key-id": _value("KEY", "with --sse aws:kms"),
-    "--acl": _value("ACL", "canned access control list of what is written, e.g. bucket-owner-full-control"),
-    "--storage-class": _value("CLASS", "e.g. INTELLIGENT_TIERING"),
-    "--expected-bucket-owner": _value("ACCOUNT", "account id, 12 digits; refuse any other owner"),
-    "--upload-check": _choice(
+    "--sse": choice(("AES256", "aws:kms", "aws:kms:dsse"), "server-side encryption"),
+    "--kms-key-id": value("KEY", "with --sse aws:kms"),
+    "--acl": value("ACL", "canned access control list of what is written, e.g. bucket-owner-full-control"),
+    "--storage-class": value("CLASS", "e.g. INTELLIGENT_TIERING"),
+    "--expected-bucket-owner": value("ACCOUNT", "account id, 12 digits; refuse any other owner"),
+    "--upload-check": choice(
         ("auto", "crc64nvme", "md5", "sha256", "none"),
         "checksum that the store verifies each part with (default: auto, the strongest it really verifies)",
     ),
 }
 _LIMITS: Flags = {
-    "--memory": _value("SIZE", "memory ceiling of the process (default: 256MiB)", parse_size),
-    "--part-size": _value("SIZE", "size of a part and of a range (default: 8MiB)", parse_size),
-    "--checkpoint": _value(
+    "--memory": value("SIZE", "memory ceiling of the process (default: 256MiB)", parse_size),
+    "--part-size": value("SIZE", "size of a part and of a range (default: 8MiB)", parse_size),
+    "--checkpoint": value(
         "SIZE|auto|off",
         "bytes of the archive between two checkpoints to resume from (default: auto, 256MiB)",
         parse_interval,
     ),
-    "--source-copy": _choice(
+    "--source-copy": choice(
         ("auto", "store", "send"),
         "who makes the copy of the source (default: auto, the store where that can be proven)",
     ),
-    "--resume": _choice(
+    "--resume": choice(
         ("auto", "full"),
         "full: read the source from its start, whatever checkpoints there are (default: auto)",
     ),
-    "--connections": _value("N", "concurrent requests per direction (default: 8)", int),
-    "--timeout": _value("TIME", "stop after this long without progress (default: 5m)", parse_duration),
-    "--deadline": _value("TIME", "time limit of the whole run (default: none)", parse_duration),
-    "--retries": _value("N", "retries per request (default: 8)", int),
-    "--lease": _value(
+    "--connections": value("N", "concurrent requests per direction (default: 8)", int),
+    "--timeout": value("TIME", "stop after this long without progress (default: 5m)", parse_duration),
+    "--deadline": value("TIME", "time limit of the whole run (default: none)", parse_duration),
+    "--retries": value("N", "retries per request (default: 8)", int),
+    "--lease": value(
         "TIME",
         "take over from a run without a heartbeat for this long (default: 30s)",
         parse_duration,
@@ -228,51 +245,51 @@ _LIMITS: Flags = {
     "--wait": _switch("wait for a live run that holds the destination, instead of exit 75"),
 }
 _ARCHIVES: Flags = {
-    "--max-members": _value("N", "entries in the archive (default: 100000)", int),
-    "--max-models": _value("N", "members that match --include (default: 1000)", int),
-    "--max-header-bytes": _value("SIZE", "extended headers of one member (default: 1MiB)", parse_size),
-    "--max-expanded": _value("SIZE", "expanded size of the archive (default: 5TiB)", parse_size),
-    "--max-ratio": _value("N", "expanded bytes per archive byte, checked after 64 MiB (default: 100)", float),
-    "--max-streams": _value("N", "gzip members or zstd frames (default: 4000000)", int),
-    "--max-zstd-window": _value(
+    "--max-members": value("N", "entries in the archive (default: 100000)", int),
+    "--max-models": value("N", "members that match --include (default: 1000)", int),
+    "--max-header-bytes": value("SIZE", "extended headers of one member (default: 1MiB)", parse_size),
+    "--max-expanded": value("SIZE", "expanded size of the archive (default: 5TiB)", parse_size),
+    "--max-ratio": value("N", "expanded bytes per archive byte, checked after 64 MiB (default: 100)", float),
+    "--max-streams": value("N", "gzip members or zstd frames (default: 4000000)", int),
+    "--max-zstd-window": value(
         "SIZE", "window of a zstd archive; counts towards --memory (default: 32MiB)", parse_size
     ),
 }
 _RUNNING: Flags = {
-    "--env-file": _value("FILE", "settings (default: ./.env if there is one) [RIVA_ENV_FILE]", Path),
-    "--state-dir": _value("DIR", "default: ./state [RIVA_STATE_DIR]", Path),
-    "--run-id": _value("ID", "default: generated"),
-    "--loop": _choice(("auto", "asyncio", "uvloop"), "event loop", default="auto"),
+    "--env-file": value("FILE", "settings (default: ./.env if there is one) [RIVA_ENV_FILE]", Path),
+    "--state-dir": value("DIR", "default: ./state [RIVA_STATE_DIR]", Path),
+    "--run-id": value("ID", "default: generated"),
+    "--loop": choice(("auto", "asyncio", "uvloop"), "event loop", default="auto"),
 }
 _OUTPUT: Flags = {
-    "--json": {"action": "store_true", "help": "the result as one JSON document"},
-    "--quiet": {"action": "store_true", "help": "only the result and errors"},
-    "--log-format": _choice(
+    "--json": flag("the result as one JSON document"),
+    "--quiet": flag("only the result and errors"),
+    "--log-format": choice(
         ("auto", "pretty", "plain", "json"),
         "how progress is shown (default: auto, bars on a terminal and lines elsewhere)",
         default="auto",
     ),
-    "--debug": {"action": "store_true", "help": "timing of each lane, and tracebacks [TRACE]"},
+    "--debug": flag("timing of each lane, and tracebacks [TRACE]"),
 }
 _LOG: Flags = {
-    "--log-dir": _value("DIR", "default: logs in the state directory [LOG_DIR]", Path),
-    "--log-level": _choice(
+    "--log-dir": value("DIR", "default: logs in the state directory [LOG_DIR]", Path),
+    "--log-level": choice(
         ("debug", "info", "warning", "error"), "minimum level to log (default: info) [LOG_LEVEL]"
     ),
-    "--log-file-format": _choice(
+    "--log-file-format": choice(
         ("pretty", "json"), "lines of text, or of JSON (default: pretty) [LOG_FORMAT]"
     ),
-    "--log-redact": _value(
+    "--log-redact": value(
         "NAMES",
         "comma-separated names of variables and fields whose values are redacted; off: not even account ids (secrets always "
         "are) "
         "[LOG_REDACT]",
     ),
-    "--log-to-s3": _value(
+    "--log-to-s3": value(
         "S3_PREFIX",
         "put a copy below s3://bucket/prefix when the run is over [LOG_TO_S3, LOG_S3_BUCKET, LOG_S3_PREFIX]",
     ),
-    "--keep-runs": _value(
+    "--keep-runs": value(
         "N",
         "runs whose logs and state folders are kept, besides those of the last day; or all (default: 50) "
         "[RIVA_STREAM_KEEP_RUNS]",
@@ -298,16 +315,11 @@ _REQUEST = {
 """Names in the parsed arguments that a request is made from; all others are the command line's own business."""
 
 
-def _add(group: Any, flags: Flags) -> None:
-    for flag, options in flags.items():
-        group.add_argument(flag, **options)
-
-
 def _add_recorded(parser: ArgumentParser, groups: Mapping[str, tuple[str, Flags]]) -> None:
     for title, (text, flags) in groups.items():
-        _add(parser.add_argument_group(title, text or None), flags)
+        add(parser.add_argument_group(title, text or None), flags)
     add_output(parser)
-    _add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
+    add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
 
 
 def add_stage(parser: ArgumentParser) -> None:
@@ -319,11 +331,11 @@ _PROMOTE: dict[str, tuple[str, Flags]] = {
     "where to": (
         "each of the first four replaces that part of the staging's own place",
         {
-            "--env": _value(None, "e.g. prod"),
-            "--bucket": _value(None, "another bucket"),
-            "--model-name": _value("NAME", "another name"),
-            "--model-version": _value("VERSION", "another version"),
-            "--to": _value(
+            "--env": value(None, "e.g. prod"),
+            "--bucket": value(None, "another bucket"),
+            "--model-name": value("NAME", "another name"),
+            "--model-version": value("VERSION", "another version"),
+            "--to": value(
                 "S3_URI",
                 "a place as a whole, s3://BUCKET/ENV/MODEL/VERSION/; may be repeated",
                 action="append",
@@ -334,7 +346,7 @@ _PROMOTE: dict[str, tuple[str, Flags]] = {
         "",
         {
             "--deep": _switch("read every byte of the staging on the way, and compare its SHA-256"),
-            "--retention-days": _value("N", "recorded in artifact.json (default: as in the staging)", int),
+            "--retention-days": value("N", "recorded in artifact.json (default: as in the staging)", int),
             "--tag": _WHAT["--tag"],
             "--force": _switch("replace another staging at the place, once the new one is verified"),
             "--dry-run": _switch("check the staging, the places and rights, show the plan, write nothing"),
@@ -357,29 +369,25 @@ def add_promote(parser: ArgumentParser) -> None:
 
 def add_staging(parser: ArgumentParser) -> None:
     """The staging that a command reads."""
-    parser.add_argument(
-        "prefix",
-        nargs="?",
-        metavar="s3://BUCKET/ENV/MODEL/VERSION/",
-        help="the staging (default: the one that the settings of stage name)",
-    )
+    text = "the staging (default: the one that the settings of stage name)"
+    add(parser, {"prefix": value("s3://BUCKET/ENV/MODEL/VERSION/", text, nargs="?")})
 
 
 def add_endpoint(parser: ArgumentParser) -> None:
     """The endpoint and the credentials."""
-    _add(parser.add_argument_group("S3"), _ENDPOINT)
+    add(parser.add_argument_group("S3"), _ENDPOINT)
 
 
 def add_source_endpoint(parser: ArgumentParser, text: str) -> None:
     """The endpoint and the credentials of the source."""
-    _add(parser.add_argument_group("source", text), _SOURCE_ENDPOINT)
+    add(parser.add_argument_group("source", text), _SOURCE_ENDPOINT)
 
 
 def add_output(parser: ArgumentParser) -> None:
     """Where settings and state are, and what is shown."""
-    _add(parser.add_argument_group("running"), _RUNNING)
+    add(parser.add_argument_group("running"), _RUNNING)
     title = "the result goes to stdout, everything else to stderr"
-    _add(parser.add_argument_group("output", title), _OUTPUT)
+    add(parser.add_argument_group("output", title), _OUTPUT)
 
 
 # --- what the parsed flags mean

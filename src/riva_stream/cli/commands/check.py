@@ -47,12 +47,13 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "--limit",
-        type=parse_duration,
-        default=10.0,
-        metavar="TIME",
-        help="time limit per check (default: 10s)",
+    options.add(
+        parser,
+        {
+            "--limit": options.value(
+                "TIME", "time limit per check (default: 10s)", parse_duration, default=10.0
+            )
+        },
     )
     options.add_stage(parser)
 

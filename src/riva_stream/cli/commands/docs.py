@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import riva_stream
+from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import json_text, print_result, refuse
 
@@ -31,10 +32,13 @@ _WIDEST = 100
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a page, by its topic or its file's name")
-    parser.add_argument("--raw", action="store_true", help="as it is written, in Markdown")
-    parser.add_argument(
-        "--json", action="store_true", help="topics, or the page's text, as one JSON document"
+    options.add(
+        parser,
+        {
+            "topic": options.value("TOPIC", "a page, by its topic or its file's name", nargs="?"),
+            "--raw": options.flag("as it is written, in Markdown"),
+            "--json": options.flag("topics, or the page's text, as one JSON document"),
+        },
     )
 
 

@@ -34,21 +34,21 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("prefix", metavar="s3://BUCKET[/PREFIX]", help="where to look")
-    parser.add_argument(
-        "--older-than",
-        type=parse_duration,
-        default=86400.0,
-        metavar="TIME",
-        help="minimum age of what is removed (default: 1d)",
-    )
-    parser.add_argument("--yes", action="store_true", help="abort and delete; without it, only list")
-    parser.add_argument(
-        "--lease",
-        type=parse_duration,
-        default=30.0,
-        metavar="TIME",
-        help="how long to watch a journal for a heartbeat (default: 30s)",
+    options.add(
+        parser,
+        {
+            "prefix": options.value("s3://BUCKET[/PREFIX]", "where to look"),
+            "--older-than": options.value(
+                "TIME", "minimum age of what is removed (default: 1d)", parse_duration, default=86400.0
+            ),
+            "--yes": options.flag("abort and delete; without it, only list"),
+            "--lease": options.value(
+                "TIME",
+                "how long to watch a journal for a heartbeat (default: 30s)",
+                parse_duration,
+                default=30.0,
+            ),
+        },
     )
     options.add_endpoint(parser)
     options.add_output(parser)

@@ -41,12 +41,8 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "prefix",
-        nargs="?",
-        metavar="s3://BUCKET[/ENV[/MODEL]]",
-        help="where to look (default: the bucket that the settings of stage name)",
-    )
+    text = "where to look (default: the bucket that the settings of stage name)"
+    options.add(parser, {"prefix": options.value("s3://BUCKET[/ENV[/MODEL]]", text, nargs="?")})
     options.add_endpoint(parser)
     options.add_output(parser)
 

@@ -51,19 +51,20 @@ _MISSING, _INCONSISTENT, _AGAIN, _UNREADABLE = 66, 65, 75, 78
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="FILE",
-        help="settings, of which only RIVA_STATE_DIR counts here (default: ./.env if there is one) [RIVA_ENV_FILE]",
+    options.add(
+        parser,
+        {
+            "--env-file": options.value(
+                "FILE",
+                "settings, of which only RIVA_STATE_DIR counts here (default: ./.env if there is one) [RIVA_ENV_FILE]",
+                Path,
+            ),
+            "--state-dir": options.value(
+                "DIR", "state directory of the staging (default: ./state) [RIVA_STATE_DIR]", Path
+            ),
+            "--json": options.flag("one JSON document"),
+        },
     )
-    parser.add_argument(
-        "--state-dir",
-        type=Path,
-        metavar="DIR",
-        help="state directory of the staging (default: ./state) [RIVA_STATE_DIR]",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
 def run(args: Namespace, invocation: Invocation) -> int:

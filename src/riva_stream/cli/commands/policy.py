@@ -43,27 +43,27 @@ _NEEDED = {
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "--format",
-        choices=("json", "table"),
-        default="json",
-        help="the policy (the default), or which request needs which right",
-    )
-    parser.add_argument(
-        "--scope",
-        choices=tuple(_NEEDED),
-        default="version",
-        help="how much of the destination it covers (default: version, the least); settings below that level may be missing",
-    )
-    parser.add_argument(
-        "--with",
-        dest="extras",
-        action="append",
-        choices=("gc", "tag", "retention"),
-        help="also for: gc, tagged objects, lifecycle rules; may be repeated",
-    )
-    parser.add_argument(
-        "--source-kms-key", metavar="KEY", help="KMS key of the source (id, ARN or alias/NAME)"
+    options.add(
+        parser,
+        {
+            "--format": options.choice(
+                ("json", "table"),
+                "the policy (the default), or which request needs which right",
+                default="json",
+            ),
+            "--scope": options.choice(
+                tuple(_NEEDED),
+                "how much of the destination it covers (default: version, the least); settings below that level may be missing",
+                default="version",
+            ),
+            "--with": options.choice(
+                ("gc", "tag", "retention"),
+                "also for: gc, tagged objects, lifecycle rules; may be repeated",
+                dest="extras",
+                action="append",
+            ),
+            "--source-kms-key": options.value("KEY", "KMS key of the source (id, ARN or alias/NAME)"),
+        },
     )
     options.add_stage(parser)
 

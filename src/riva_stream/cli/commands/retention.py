@@ -48,38 +48,33 @@ _MOST = 36500
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("bucket", metavar="s3://BUCKET", help="the bucket whose rules are shown")
-    group = parser.add_argument_group("rules")
-    group.add_argument(
-        "--days",
-        type=_days,
-        default=90,
-        metavar="N",
-        help="age at which markers and documents expire (default: 90)",
+    options.add(parser, {"bucket": options.value("s3://BUCKET", "the bucket whose rules are shown")})
+    options.add(
+        parser.add_argument_group("rules"),
+        {
+            "--days": options.value(
+                "N", "age at which markers and documents expire (default: 90)", _days, default=90
+            ),
+            "--env": options.value(
+                "ENV",
+                "environment to set rules for; may be repeated (default: dev, staging; never prod)",
+                action="append",
+            ),
+            "--abort-days": options.value(
+                "N",
+                "age at which abandoned uploads are aborted; an interrupted run can be resumed until then (default: 7)",
+                _days,
+                default=7,
+            ),
+            "--noncurrent-days": options.value(
+                "N",
+                "in a versioned bucket: days after expiry until the bytes are removed (default: never)",
+                _days,
+            ),
+            "--by-tag": options.flag("only objects tagged retention-days=DAYS (stage --tag)"),
+            "--remove": options.flag("remove the rules for these environments"),
+        },
     )
-    group.add_argument(
-        "--env",
-        action="append",
-        metavar="ENV",
-        help="environment to set rules for; may be repeated (default: dev, staging; never prod)",
-    )
-    group.add_argument(
-        "--abort-days",
-        type=_days,
-        default=7,
-        metavar="N",
-        help="age at which abandoned uploads are aborted; an interrupted run can be resumed until then (default: 7)",
-    )
-    group.add_argument(
-        "--noncurrent-days",
-        type=_days,
-        metavar="N",
-        help="in a versioned bucket: days after expiry until the bytes are removed (default: never)",
-    )
-    group.add_argument(
-        "--by-tag", action="store_true", help="only objects tagged retention-days=DAYS (stage --tag)"
-    )
-    group.add_argument("--remove", action="store_true", help="remove the rules for these environments")
     options.add_endpoint(parser)
     options.add_output(parser)
 

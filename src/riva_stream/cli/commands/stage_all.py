@@ -43,35 +43,40 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "catalogue", type=Path, metavar="CATALOGUE", help="a TOML file; .json: JSON (schema catalogue)"
+    options.add(
+        parser, {"catalogue": options.value("CATALOGUE", "a TOML file; .json: JSON (schema catalogue)", Path)}
     )
     group = parser.add_argument_group("stagings")
-    group.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
-    group.add_argument(
-        "--ray-address",
-        metavar="HOST:PORT",
-        help="of a cluster; default: $RAY_ADDRESS, else one on this host",
+    options.add(
+        group,
+        {
+            "--engine": options.choice(("local", "ray"), "default: local", default="local"),
+            "--ray-address": options.value(
+                "HOST:PORT", "of a cluster; default: $RAY_ADDRESS, else one on this host"
+            ),
+            "--at-once": options.value(
+                "N",
+                "stagings at the same time (default: as memory and cores allow; ray: all, as the cluster has room)",
+                _count,
+            ),
+            "--only": options.value(
+                "PATTERN", "entries whose ENV/MODEL_NAME/MODEL_VERSION, or whole URI, fits"
+            ),
+            "--dry-run": options.flag("look at everything, write nothing"),
+        },
     )
-    group.add_argument(
-        "--at-once",
-        type=_count,
-        metavar="N",
-        help="stagings at the same time (default: as memory and cores allow; ray: all, as the cluster has room)",
+    options.add(
+        group.add_mutually_exclusive_group(),
+        {
+            "--keep-going": {
+                "action": "store_false",
+                "dest": "fail_fast",
+                "default": False,
+                "help": "after a failure too (the default)",
+            },
+            "--fail-fast": options.flag("stop the others at the first failure"),
+        },
     )
-    group.add_argument(
-        "--only", metavar="PATTERN", help="entries whose ENV/MODEL_NAME/MODEL_VERSION, or whole URI, fits"
-    )
-    group.add_argument("--dry-run", action="store_true", help="look at everything, write nothing")
-    ending = group.add_mutually_exclusive_group()
-    ending.add_argument(
-        "--keep-going",
-        action="store_false",
-        dest="fail_fast",
-        default=False,
-        help="after a failure too (the default)",
-    )
-    ending.add_argument("--fail-fast", action="store_true", help="stop the others at the first failure")
     options.add_endpoint(parser)
     options.add_source_endpoint(parser, "these and those of S3: where the catalogue says nothing")
     options.add_output(parser)

@@ -46,27 +46,19 @@ EXAMPLES = """\
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "place",
-        nargs="?",
-        metavar="s3://BUCKET/ENV/MODEL/VERSION/ | STATE",
-        help="a staging or a state directory (default: the staging that the settings of stage name, else ./state)",
+    text = (
+        "a staging or a state directory (default: the staging that the settings of stage name, else ./state)"
     )
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--lease",
-        type=parse_duration,
-        metavar="TIME",
-        help="how long to watch a journal at most (default: its own lease)",
-    )
-    group.add_argument(
-        "--no-wait",
-        action="store_true",
-        help="do not watch: go by the store's clock and the journal's time stamp",
-    )
-    parser.add_argument(
-        "--exit-code", action="store_true", help="0 only if it is staged; else 65, 66 or 75 as above"
-    )
+    place = options.value("s3://BUCKET/ENV/MODEL/VERSION/ | STATE", text, nargs="?")
+    watching: options.Flags = {
+        "--lease": options.value(
+            "TIME", "how long to watch a journal at most (default: its own lease)", parse_duration
+        ),
+        "--no-wait": options.flag("do not watch: go by the store's clock and the journal's time stamp"),
+    }
+    options.add(parser, {"place": place})
+    options.add(parser.add_mutually_exclusive_group(), watching)
+    options.add(parser, {"--exit-code": options.flag("0 only if it is staged; else 65, 66 or 75 as above")})
     options.add_endpoint(parser)
     options.add_output(parser)
 

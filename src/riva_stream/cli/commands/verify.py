@@ -49,20 +49,20 @@ EXAMPLES = """\
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     options.add_staging(parser)
-    parser.add_argument("--deep", action="store_true", help="read every object and compare its digests")
-    parser.add_argument(
-        "--connections",
-        type=int,
-        default=8,
-        metavar="N",
-        help="with --deep: concurrent requests per object (default: 8)",
-    )
-    parser.add_argument(
-        "--memory",
-        type=parse_size,
-        default=256 << 20,
-        metavar="SIZE",
-        help="with --deep: memory ceiling of the process (default: 256MiB)",
+    options.add(
+        parser,
+        {
+            "--deep": options.flag("read every object and compare its digests"),
+            "--connections": options.value(
+                "N", "with --deep: concurrent requests per object (default: 8)", int, default=8
+            ),
+            "--memory": options.value(
+                "SIZE",
+                "with --deep: memory ceiling of the process (default: 256MiB)",
+                parse_size,
+                default=256 << 20,
+            ),
+        },
     )
     options.add_endpoint(parser)
     options.add_source_endpoint(parser, "used only for a staging by reference")

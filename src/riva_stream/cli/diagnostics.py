@@ -10,7 +10,6 @@ import re
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from riva_stream.cli.failure import Failure
 from riva_stream.handover import put
 from riva_stream.redact import Redactor, is_secret
 
-__all__ = ["Evidence", "write_bundle"]
+__all__ = ["write_bundle"]
 
 _MOST = 4 << 20
 """Bytes of the log that go in: its end, which is where it says how it ended."""
@@ -27,61 +26,57 @@ _NAMES = ("AWS_", "RIVA_", "NVIDIA_", "LOG_", "HTTP_PROXY", "HTTPS_PROXY", "NO_P
 _EXACT = {"ENV", "MODEL_VERSION", "TERM", "LANG", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of a failed run."""
+def write_bundle(
+    path: Path,
+    redactor: Redactor,
+    run_id: str,
+    failure: Failure,
+    *,
+    settings: Mapping[str, Any],
+    env_file: Mapping[str, str],
+    events: Iterable[Mapping[str, Any]],
+    requests: Iterable[Mapping[str, Any]],
+    log: Path | None,
+) -> None:
+    """Write what is known of a failed run, as a whole or not at all; blocks.
 
-    run_id: str
-    command: str
-    failure: Failure
-    settings: Mapping[str, Any]
-    """As they were understood, or, when that failed, the flags."""
-    env_file: Mapping[str, str]
-    events: Iterable[Mapping[str, Any]]
-    """The last of them."""
-    requests: Iterable[Mapping[str, Any]]
-    """Those that failed, with the ids that the store gave them."""
-    log: Path | None
-
-
-def write_bundle(path: Path, evidence: Evidence, redactor: Redactor) -> None:
-    """Write it, as a whole or not at all; blocks.
+    Args:
+        path: of the bundle.
+        redactor: takes out what it must not have.
+        run_id: of the run.
+        failure: what it ended with.
+        settings: as they were understood, or, when that failed, the flags; with the command.
+        env_file: what stands in the file of settings.
+        events: the last of them.
+        requests: those that failed, with the ids that the store gave them.
+        log: the run's, where there is one.
 
     Raises:
         OSError: it cannot be written.
     """
+
+    def line(content: Any, indent: int | None = None) -> str:
+        return json.dumps(redactor.value(content), indent=indent, ensure_ascii=False, default=str) + "\n"
+
+    files = {
+        "error.json": line(failure.document(run_id), 2),
+        "traceback.txt": redactor.text(failure.trace),
+        "settings.json": line(settings, 2),
+        "environment.json": line({"environment": _chosen(os.environ), "env_file": _chosen(env_file)}, 2),
+        "versions.json": line(_versions(), 2),
+        "events.jsonl": "".join(map(line, events)),
+        "requests.jsonl": "".join(map(line, requests)),
+        "run.log": redactor.text(_tail(log)),
+    }
     bundle = io.BytesIO()
     with tarfile.open(fileobj=bundle, mode="w:gz") as tar:
-        for name, text in _files(evidence, redactor).items():
+        for name, text in files.items():
             data = text.encode(errors="backslashreplace")
-            info = tarfile.TarInfo(f"{evidence.run_id}/{name}")
+            info = tarfile.TarInfo(f"{run_id}/{name}")
             info.size, info.mode = len(data), 0o644
             tar.addfile(info, io.BytesIO(data))
     path.parent.mkdir(parents=True, exist_ok=True)
     put(path, bundle.getvalue())
-
-
-def _files(evidence: Evidence, redactor: Redactor) -> dict[str, str]:
-    def document(content: Any) -> str:
-        return json.dumps(redactor.value(content), indent=2, ensure_ascii=False, default=str) + "\n"
-
-    def lines(items: Iterable[Mapping[str, Any]]) -> str:
-        return "".join(
-            json.dumps(redactor.value(item), ensure_ascii=False, default=str) + "\n" for item in items
-        )
-
-    return {
-        "error.json": document(evidence.failure.document(evidence.run_id)),
-        "traceback.txt": redactor.text(evidence.failure.trace),
-        "settings.json": document({"command": evidence.command, "settings": evidence.settings}),
-        "environment.json": document(
-            {"environment": _chosen(os.environ), "env_file": _chosen(evidence.env_file)}
-        ),
-        "versions.json": document(_versions()),
-        "events.jsonl": lines(evidence.events),
-        "requests.jsonl": lines(evidence.requests),
-        "run.log": redactor.text(_tail(evidence.log)),
-    }
 
 
 def _chosen(variables: Mapping[str, str]) -> dict[str, str]:
@@ -94,20 +89,8 @@ def _chosen(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _versions() -> dict[str, Any]:
-    packages: dict[str, str] = {}
-    for requirement in [
-        "riva-stream",
-        *(requires("riva-stream") or ()),
-        "aiobotocore",
-        "botocore",
-        "aiohttp",
-    ]:
-        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
-        if "extra ==" not in requirement:
-            try:
-                packages[name] = version(name)
-            except PackageNotFoundError:
-                packages[name] = "missing"
+    ours = [text for text in requires("riva-stream") or () if "extra ==" not in text]
+    names = {re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in ours}
     return {
         "python": sys.version,
         "executable": sys.executable,
@@ -115,8 +98,18 @@ def _versions() -> dict[str, Any]:
         "libc": " ".join(platform.libc_ver()),
         "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "packages": dict(sorted(packages.items())),
+        "packages": {
+            name: _version_of(name)
+            for name in sorted({*names, "riva-stream", "aiobotocore", "botocore", "aiohttp"})
+        },
     }
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
 
 
 def _tail(path: Path | None) -> str:

@@ -115,8 +115,6 @@ def _is_held(events: Path) -> bool:
             os.open(events, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "wb"
         ) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # it has gone; or files cannot be locked there: the last day has to do
-        return False
+    except OSError as error:  # otherwise it has gone; or files cannot be locked there: the last day has to do
+        return isinstance(error, BlockingIOError)
     return False

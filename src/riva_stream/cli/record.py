@@ -55,12 +55,8 @@ __all__ = ["Record"]
 P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
 
-_LAST_EVENTS = 500
-_LAST_REQUESTS = 100
-_SLOW = "the disk was slow"
 _LARGEST = 64 << 20
 """Bytes that a document may have."""
-_UPLOAD_SECONDS = 15.0
 _TYPES = {".log": "text/plain; charset=utf-8", ".gz": "application/gzip"}
 
 
@@ -69,8 +65,8 @@ class _Recent(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.records: deque[logging.LogRecord] = deque(maxlen=_LAST_EVENTS)
-        self.requests: deque[dict[str, Any]] = deque(maxlen=_LAST_REQUESTS)
+        self.records: deque[logging.LogRecord] = deque(maxlen=500)
+        self.requests: deque[dict[str, Any]] = deque(maxlen=100)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
@@ -147,13 +143,14 @@ class Record:
         self._refused = _refusal(self._state)
         self._recent.records.appendleft(record_of(Warned(code=STARTED, message=self._command)))
         renderer = renderer_of(settings, self._run_id)
-        log = LogFile(settings.folder / f"{self._run_id}.log", renderer, self._failed("the log"))
+        log = LogFile(settings.folder / f"{self._run_id}.log", renderer, partial(self._failed, "the log"))
         level = logging.getLevelNamesMapping()[settings.level.upper()]
         if not (self._refused and settings.folder.is_relative_to(self._state)) and self._attach(log, level):
             self._log = log
-        lines = JsonLines(self._run_id, settings.redactor, interval=1.0)
         if not self._refused:
-            self._attach(LogFile(self.folder / EVENTS, lines, self._failed("the events")), logging.NOTSET)
+            lines = JsonLines(self._run_id, settings.redactor, interval=1.0)
+            events = LogFile(self.folder / EVENTS, lines, partial(self._failed, "the events"))
+            self._attach(events, logging.NOTSET)
         for warning in settings.warnings:
             self._warn_of(warning)
         return settings
@@ -207,8 +204,8 @@ class Record:
         if self.settings is None:  # it failed before anything was known
             self.open(EnvFile())
         if self._refused and not self._said:
-            self._failed(f"this run leaves no state{' and no log' if self._log is None else ''}")(
-                self._refused
+            self._failed(
+                f"this run leaves no state{' and no log' if self._log is None else ''}", self._refused
             )
         if isinstance(outcome, Failure):
             files = {"log_file": str(self.log_file or ""), "diagnostics": str(self.bundle)}
@@ -221,7 +218,7 @@ class Record:
         """Whether the file is there; it gets what came before it, too."""
         if not file.open():
             return False
-        outlet = Outlet(file, slow=_SLOW)
+        outlet = Outlet(file, slow="the disk was slow")
         outlet.setLevel(level)
         for record in self._recent.records:
             if record.levelno >= level:
@@ -235,7 +232,7 @@ class Record:
         try:
             act(*args, **more)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run itself has ended already
-            self._failed(what)(str(error) if isinstance(error, OSError) else repr(error))
+            self._failed(what, str(error) if isinstance(error, OSError | RivaStreamError) else repr(error))
             return False
         return True
 
@@ -243,8 +240,8 @@ class Record:
         target = self.settings.target if self.settings is not None else None
         files = [self.log_file, self.bundle if isinstance(outcome, Failure) else None]
         found = [path for path in files if path is not None and path.is_file()]
-        if target and found and (why := _copy(self.request, target, self._run_id, found, watch)):
-            self._failed("the log was not copied to S3")(why)
+        if target and found:
+            _copy(self.request, target, self._run_id, found, watch)
 
     def _remove_old(self) -> None:
         settings = self.settings
@@ -277,19 +274,19 @@ class Record:
         handover.finish(self._state, ending, values, artifact)
 
     def _bundle(self, failure: Failure) -> None:
-        from riva_stream.cli.diagnostics import Evidence, write_bundle  # noqa: PLC0415 - most runs succeed
+        from riva_stream.cli.diagnostics import write_bundle  # noqa: PLC0415 - most runs succeed
 
         assert self.settings is not None  # noqa: S101 - settle() opens it
-        where = failure.where
-        if where.request_id:
-            self._recent.add_request(where.request_id, str(where))
+        if failure.where.request_id:
+            self._recent.add_request(failure.where.request_id, str(failure.where))
         flags = {name: value for name, value in vars(self._args).items() if name != "command"}
-        request = self.request.model_dump(mode="json") if self.request else None
-        evidence = Evidence(
-            run_id=self._run_id,
-            command=self._command,
-            failure=failure,
-            settings=request if request is not None else {"flags": flags},
+        settings = self.request.model_dump(mode="json") if self.request else {"flags": flags}
+        write_bundle(
+            self.bundle,
+            self.settings.redactor,
+            self._run_id,
+            failure,
+            settings={"command": self._command, "settings": settings},
             env_file=self._in_file,
             events=[
                 {"time": datetime.fromtimestamp(record.created, UTC), **document_of(record)}
@@ -299,15 +296,11 @@ class Record:
             requests=self._recent.requests,
             log=self.log_file,
         )
-        write_bundle(self.bundle, evidence, self.settings.redactor)
 
-    def _failed(self, what: str) -> Callable[[str], None]:
-        def warn(problem: str) -> None:
-            warning = Warned(code="record", message=redact(f"{what}: {problem}"))
-            self._problems.append(warning)
-            self._warn_of(warning)
-
-        return warn
+    def _failed(self, what: str, problem: str) -> None:
+        warning = Warned(code="record", message=redact(f"{what}: {problem}"))
+        self._problems.append(warning)
+        self._warn_of(warning)
 
 
 def _staged(outcome: BaseModel | Failure) -> StageReport | None:
@@ -340,8 +333,8 @@ def _absolute(path: Path) -> Path:
 
 def _copy(
     request: Request | None, target: LogPlace, run_id: str, files: list[Path], watch: SignalWatch
-) -> str:
-    """Put files below a place in S3, best effort, and never beside what was staged; why it could not be done, or "".
+) -> None:
+    """Put files below a place in S3, and never beside what was staged.
 
     Args:
         request: how to reach the store, and what must not be written to; None when it never came to that.
@@ -349,25 +342,23 @@ def _copy(
         run_id: of the run.
         files: the log, and the diagnostics if there are any.
         watch: a signal stops it.
+
+    Raises:
+        RivaStreamError, OSError: it could not be done.
     """
     if request is None:
-        return "the settings that say how to reach S3 are not right"
+        raise ConfigurationError("the settings that say how to reach S3 are not right")
     if refusal := target.refusal(request):
-        return refusal
+        raise ConfigurationError(refusal)
 
     from riva_stream.log_delivery import LogUpload, deliver, log_store  # noqa: PLC0415 - the AWS libraries
 
     uploads = [LogUpload(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
-    work = partial(
-        deliver, log_store(request), target.bucket, uploads, run_id=run_id, seconds=_UPLOAD_SECONDS
-    )
+    work = partial(deliver, log_store(request), target.bucket, uploads, run_id=run_id, seconds=15.0)
     try:
         run(work, watch=watch, on_signal=lambda _: None)
     except Interrupted as error:  # now, or the run before; then its own reason counts
-        return str(error.__cause__ or "it was interrupted")
-    except (RivaStreamError, OSError) as error:
-        return str(error)
-    return ""
+        raise ConfigurationError(str(error.__cause__ or "it was interrupted")) from error
 
 
 def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]:

@@ -19,8 +19,6 @@ from riva_stream.redact import is_secret, redact, remember
 __all__ = ["build_parser", "main"]
 
 _USAGE = 2
-_INTERRUPTED = 130
-_WIDEST = 100
 _PARSE_ONLY = "RIVA_STREAM_PARSE_ONLY"
 """Set by a script that wants to know whether a command line is one, before it makes an environment to run it in; as
 :data:`~riva_stream.cli.command.SCRIPT` it is no setting."""
@@ -73,7 +71,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return _USAGE
         return command.run(args, Invocation(prog, words, (parser, *parser.commands.values())))
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 130
     except SystemExit as done:  # argparse's way to say that all is said
         return done.code if isinstance(done.code, int) else _USAGE
 
@@ -86,20 +84,20 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
         description="Stage model archives from S3 to S3 in one verified streaming pass, with nothing on disk.",
         epilog=_EPILOG.replace("PROG", prog),
     )
-    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in COMMANDS:
+    for name, command in COMMANDS.items():
         sub = commands.add_parser(
-            command.NAME,
+            name,
             argv=argv,
             help=command.SUMMARY,
-            usage=f"{prog} {command.NAME} {command.USAGE}",
+            usage=f"{prog} {name} {command.USAGE}",
             description=command.DESCRIPTION.replace("PROG", prog),
             epilog="examples:\n" + command.EXAMPLES.replace("PROG", prog),
         )
         command.configure(sub)
-        parser.commands[command.NAME] = sub
+        parser.commands[name] = sub
         sub.set_defaults(command=command)
     return parser
 
@@ -108,7 +106,7 @@ class _Formatter(RawDescriptionHelpFormatter):
     """Prose is filled to the terminal's width, of which no more than 100 columns are used; what is indented stays as typed."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=min(shutil.get_terminal_size().columns, _WIDEST) - 2)
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, 100) - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = HelpFormatter._fill_text  # noqa: SLF001 - what the class between has switched off
@@ -136,9 +134,6 @@ class _Parser(ArgumentParser):
         elif code := print_result(self.format_help()):
             raise SystemExit(code)
 
-    def error(self, message: str) -> NoReturn:
-        self._refuse(message)
-
     def unrecognized(self, words: Sequence[str]) -> NoReturn:
         """Refuse what no parser took, with the flag that was meant or the command that has it."""
         import difflib  # noqa: PLC0415 - only a wrong command line pays for it
@@ -151,7 +146,7 @@ class _Parser(ArgumentParser):
             if owners
             else "".join(f"did you mean {flag}?" for flag in near)
         )
-        self._refuse(f"unrecognized arguments: {' '.join(_without_secrets(words))}", guess)
+        self.error(f"unrecognized arguments: {' '.join(_without_secrets(words))}", guess)
 
     def flags(self) -> list[str]:
         """Every flag that it takes."""
@@ -160,7 +155,7 @@ class _Parser(ArgumentParser):
     def _command(self) -> str:
         return next((word for word in self._argv if word in self.commands), "")
 
-    def _refuse(self, message: str, guess: str = "") -> NoReturn:
+    def error(self, message: str, guess: str = "") -> NoReturn:
         script = os.environ.get(SCRIPT, "")
         program = Path(script).name if script else f"{self.prog} {self._command()}".rstrip()
         hint = f"{guess} See {program} --help" if guess else f"see {program} --help"
@@ -198,9 +193,6 @@ def _flag_value(argv: Sequence[str], flag: str) -> str:
 
 class _Version(Action):
     """``--version``, looked up only when it is asked for: reading the package's metadata takes a while."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **options)
 
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415

@@ -70,7 +70,6 @@ class Invocation:
 class Command(Protocol):
     """A module of :mod:`riva_stream.cli.commands`; at import it may only use the standard library."""
 
-    NAME: str
     SUMMARY: str
     """One line, for the list of commands."""
     USAGE: str

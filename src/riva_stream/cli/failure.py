@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
-from riva_stream.cli.output import text_of
+from riva_stream.cli.output import behind, text_of
 from riva_stream.cli.settings.places import Places
 from riva_stream.errors import (
     AccessDeniedError,
@@ -65,10 +65,7 @@ class Failure(ErrorReport):
         if str(self.where):
             lines.append(f"  where: {self.where}")
         lines += [f"  also:  {other.message}" for other in self.also]
-        lines += [
-            f"  {'next:' if not i else '     '}  {line}"
-            for i, line in enumerate(self.hint.split("\n") if self.hint else ())
-        ]
+        lines += behind("  next:  ", self.hint.split("\n") if self.hint else ())
         if self.policy is not None:
             lines.append("         this policy grants it:")
             lines += [f"         {line}" for line in json.dumps(self.policy, indent=2).splitlines()]

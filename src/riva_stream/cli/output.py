@@ -23,6 +23,7 @@ from riva_stream.printable import escaped, in_one_line, visible
 from riva_stream.redact import SECRETS, redact
 
 __all__ = [
+    "behind",
     "complain",
     "draw",
     "error_document",
@@ -33,6 +34,7 @@ __all__ = [
     "print_line",
     "print_result",
     "refuse",
+    "section",
     "show_cursor",
     "table_text",
     "text_of",
@@ -154,9 +156,8 @@ def refuse(
     """Tell such an error, and give its exit code."""
     if as_json:
         print_result(json_text(error_document(kind, code, message, hint, exit_code, run_id=run_id)))
-    first, *rest = hint.split("\n")
-    lines = [f"riva_stream: {message}", f"  next:  {first}", *(f"         {line}" for line in rest)]
-    complain(redact(text_of([*lines, f"  exit code {exit_code}"])))
+    steps = behind("  next:  ", hint.split("\n"))
+    complain(redact(text_of([f"riva_stream: {message}", *steps, f"  exit code {exit_code}"])))
     return exit_code
 
 
@@ -170,6 +171,17 @@ def hanging(start: str, message: str) -> list[str]:
     first, *more = message.split("\n")
     deeper = len(start) - len(start.lstrip()) + 6
     return [f"{start}{first}", *(f"{'':{deeper}}{line.strip()}" for line in more)]
+
+
+def behind(label: str, lines: Iterable[str]) -> list[str]:
+    """Lines below each other, the first of them behind a label."""
+    return [f"{'' if number else label:{len(label)}}{line}" for number, line in enumerate(lines)]
+
+
+def section(title: str, lines: Iterable[str]) -> list[str]:
+    """A title after a blank line, and what stands below it; nothing where that is nothing."""
+    below = [f"  {line}" for line in lines]
+    return ["", title, *below] if below else []
 
 
 def table_text(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:

@@ -22,19 +22,19 @@ from riva_stream.cli.commands import (
 
 __all__ = ["COMMANDS"]
 
-COMMANDS: tuple[Command, ...] = (
-    check,
-    stage,
-    stage_all,
-    promote,
-    next,
-    status,
-    verify,
-    ls,
-    gc,
-    retention,
-    policy,
-    schema,
-    docs,
-    completion,
-)
+COMMANDS: dict[str, Command] = {
+    "check": check,
+    "stage": stage,
+    "stage-all": stage_all,
+    "promote": promote,
+    "next": next,
+    "status": status,
+    "verify": verify,
+    "ls": ls,
+    "gc": gc,
+    "retention": retention,
+    "policy": policy,
+    "schema": schema,
+    "docs": docs,
+    "completion": completion,
+}

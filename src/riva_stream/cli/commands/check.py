@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
-from riva_stream.cli.output import text_of
+from riva_stream.cli.output import behind, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from riva_stream.events import Warned
     from riva_stream.preflight.report import CheckRecord, CheckReport
 
-NAME = "check"
 SUMMARY = "try everything that a staging needs, and say how to fix what is missing"
 USAGE = "[flags]"
 DESCRIPTION = """\
@@ -113,9 +112,7 @@ def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> It
         more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
     yield from (start + line.strip() for line in more)
     fix = "" if record.status == "pass" else invocation.called(record.details.get("fix", ""))
-    yield from (
-        f"{start}{'     ' if i else 'fix: '}{line}" for i, line in enumerate(fix.split("\n") if fix else ())
-    )
+    yield from behind(f"{start}fix: ", fix.split("\n") if fix else ())
 
 
 def _text(report: CheckReport, session: Session) -> str:

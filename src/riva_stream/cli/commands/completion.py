@@ -9,7 +9,6 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.commands.docs import pages
 from riva_stream.cli.output import print_result
 
-NAME = "completion"
 SUMMARY = "print a completion script for bash, zsh or fish"
 USAGE = "bash|zsh|fish"
 DESCRIPTION = """\

@@ -11,7 +11,6 @@ from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import json_text, print_result, refuse
 
-NAME = "docs"
 SUMMARY = "read the manual"
 USAGE = "[TOPIC] [--raw]"
 DESCRIPTION = """\
@@ -26,8 +25,6 @@ EXAMPLES = """\
   PROG docs semantics --raw > semantics.md
       the page as it is written
 """
-_USAGE_ERROR = 2
-_WIDEST = 100
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -97,7 +94,7 @@ def _show(text: str) -> int:
 
     console = Console(highlight=False)
     with console.capture() as page:
-        console.print(Page(text, hyperlinks=False), width=min(console.width, _WIDEST))
+        console.print(Page(text, hyperlinks=False), width=min(console.width, 100))
     if not console.is_terminal:
         return print_result(page.get(), closed_is_fine=True)
     os.environ.setdefault("LESS", "FRX")  # colours as they are, and no waiting at the end of a short page
@@ -110,8 +107,10 @@ def _topic(path: Path) -> str:
 
 
 def _unknown(args: Namespace, invocation: Invocation, *, known: list[str]) -> int:
-    message = f"there is no page {args.topic!r}" if known else "the manual is not installed"
-    hint = f"{invocation.prog} docs lists the topics: {', '.join(known)}"
-    if not known:
+    if known:
+        message = f"there is no page {args.topic!r}"
+        hint = f"{invocation.prog} docs lists the topics: {', '.join(known)}"
+    else:
+        message = "the manual is not installed"
         hint = "install the package from its wheel, or run it from its checkout"
-    return refuse("UsageError", "usage", message, hint, _USAGE_ERROR, as_json=args.json)
+    return refuse("UsageError", "usage", message, hint, 2, as_json=args.json)

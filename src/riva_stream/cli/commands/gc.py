@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.report import CollectReport, Leftover
 
-NAME = "gc"
 SUMMARY = "list, and abort, what dead runs left open"
 USAGE = "s3://BUCKET[/PREFIX] [flags]"
 DESCRIPTION = """\
@@ -102,13 +101,13 @@ def _text(report: CollectReport, _: Session) -> str:
 
 
 def _word(leftover: Leftover, report: CollectReport) -> str:
-    if leftover.held:
-        return "in use "
-    if leftover.removed:
-        return "removed"
-    if not leftover.old:
-        return "younger"
-    return "failed " if report.applied else "due    "
+    words = {
+        "in use ": leftover.held,
+        "removed": leftover.removed,
+        "younger": not leftover.old,
+        "failed ": report.applied,
+    }
+    return next((word for word, holds in words.items() if holds), "due    ")
 
 
 def _since(leftover: Leftover) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.output import table_text, text_of
+from riva_stream.cli.output import section, table_text, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.inspection.reports import ListedStaging, ListReport
 
-NAME = "ls"
 SUMMARY = "environments, models and versions staged in a bucket"
 USAGE = "[s3://BUCKET[/ENV[/MODEL]]] [flags]"
 DESCRIPTION = """\
@@ -79,8 +78,7 @@ def _text(report: ListReport, _: Session) -> str:
     if not report.stagings:
         return text_of([f"nothing is staged below {report.place}", *more])
     lines = table_text([_HEAD, *(_row(staging) for staging in report.stagings)], right=_RIGHT)
-    notes = [f"  {s.destination}: {s.note}" for s in report.stagings if s.note]
-    lines += ["", "Notes", *notes] if notes else []
+    lines += section("Notes", (f"{s.destination}: {s.note}" for s in report.stagings if s.note))
     staged = sum(staging.state == "staged" for staging in report.stagings)
     lines += ["", f"{staged} staged, {len(report.stagings) - staged} not, below {report.place}", *more]
     return text_of(lines)

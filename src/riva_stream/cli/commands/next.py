@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from riva_stream.errors import ConfigurationError
 if TYPE_CHECKING:
     from riva_stream.handover import Handover
 
-NAME = "next"
 SUMMARY = "what the next step needs to know, for a shell"
 USAGE = "[flags]"
 DESCRIPTION = """\
@@ -47,6 +45,8 @@ _NEEDED = ("s3_staging_uri", "upload_timestamp", "source_model_s3_uri", "source_
 _INTERRUPTED = {128 + number for number in (1, 2, 10, 12, 15, 24)}
 """By SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM, SIGXCPU."""
 _MISSING, _INCONSISTENT, _AGAIN, _UNREADABLE = 66, 65, 75, 78
+_Problem = tuple[str, str, str, int]
+"""Why there is no staging for the next step: code, message, hint, exit code."""
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -74,36 +74,22 @@ def run(args: Namespace, invocation: Invocation) -> int:
     try:
         folder = options.find_state_dir(args)
     except ConfigurationError as error:
-        return _refuse(args, _Problem("unreadable", _UNREADABLE, error.what, error.hint), {})
+        return _refuse(args, ("unreadable", error.what, error.hint, _UNREADABLE))
     try:
         handover = read(folder)
     except OSError as error:
-        unreadable = _Problem(
-            "unreadable",
-            _UNREADABLE,
-            f"the state directory {folder} cannot be read: {error.strerror or error}",
-            "pass --state-dir DIR with a folder you may read",
-        )
-        return _refuse(args, unreadable, {})
+        message = f"the state directory {folder} cannot be read: {error.strerror or error}"
+        hint = "pass --state-dir DIR with a folder you may read"
+        return _refuse(args, ("unreadable", message, hint, _UNREADABLE))
     problem = _judge(handover, invocation)
     if problem is not None:
-        return _refuse(args, problem, handover.record)
+        return _refuse(args, problem, handover.record.get("run_id"))
     environment = _environment(handover)
     if args.json:
         return print_result(json_text(_document(handover, environment)))
     return print_result(
         "".join(f"export {name}={quote(value)}\n" for name, value in environment.items()), for_a_shell=True
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Why there is no staging for the next step."""
-
-    code: str
-    exit_code: int
-    message: str
-    hint: str
 
 
 def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
@@ -114,48 +100,43 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
     again = str(record.get("command") or f"{invocation.prog} stage{where}")
     run_id = status.get("run_id") or record.get("run_id") or "unknown"
     if not status and record.get("status") == "running":
-        return _Problem(
+        return (
             "running",
-            _AGAIN,
             f"run {run_id} began at {record.get('timestamp')} and has not ended: it is under way, or was killed",
             f"wait until it is done, or run it again, which is always safe:\n{again}",
+            _AGAIN,
         )
     if not status:
-        return _Problem(
-            "nothing_staged",
-            _MISSING,
-            f"nothing has been staged yet with the state directory {folder}",
-            f"stage first:\n{again}",
-        )
+        message = f"nothing has been staged yet with the state directory {folder}"
+        return "nothing_staged", message, f"stage first:\n{again}", _MISSING
     if status.get("status") != "success":
         ended_with = code_of(status.get("exit_code", ""))
         code = _AGAIN if ended_with is None else ended_with
         log = f"; its log: {status['log']}" if status.get("log") else ""
-        return _Problem(
+        return (
             "failed",
-            _AGAIN if code in _INTERRUPTED or not code else code,
             f"the last staging, run {run_id} at {status.get('timestamp')}, failed with exit code {code}{log}",
             f"see what it said, and run it again:\n{again}"
             if code in _INTERRUPTED or code in {0, _AGAIN}
             else f"see in its log what to fix first; the command was:\n{again}",
+            _AGAIN if code in _INTERRUPTED or not code else code,
         )
     missing = [name for name in _NEEDED if not handover.values.get(name)]
     if not _described(handover):
         by_bintarball = handover.values.get("bintarball_manifest")
         missing.append("the run's report.json" if by_bintarball else "last_artifact_metadata.json")
     if missing:
-        return _Problem(
+        return (
             "inconsistent",
-            _INCONSISTENT,
             f"the state directory {folder} records a success, but lacks {', '.join(missing)}",
             f"run the staging again: it finds that everything is there, and writes the state anew:\n{again}",
+            _INCONSISTENT,
         )
     return None
 
 
-def _refuse(args: Namespace, problem: _Problem, record: Mapping[str, object]) -> int:
-    told = (problem.code, problem.message, problem.hint, problem.exit_code)
-    return refuse("NoStaging", *told, as_json=args.json, run_id=record.get("run_id"))
+def _refuse(args: Namespace, problem: _Problem, run_id: object = None) -> int:
+    return refuse("NoStaging", *problem, as_json=args.json, run_id=run_id)
 
 
 def _values(handover: Handover) -> dict[str, str]:
@@ -190,11 +171,9 @@ def _part(document: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _environment(handover: Handover) -> dict[str, str]:
     described = _described(handover)
-    artifact = {
+    return {name.upper(): value for name, value in _values(handover).items()} | {
         name: str(_part(described, part).get(key) or "") for name, (part, key) in _OF_THE_ARTIFACT.items()
     }
-    values = {name.upper(): value for name, value in _values(handover).items()}
-    return values | artifact
 
 
 def _document(handover: Handover, environment: Mapping[str, str]) -> dict[str, object]:

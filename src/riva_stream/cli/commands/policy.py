@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from riva_stream.config import StageRequest
     from riva_stream.preflight.policy import PolicyDocument
 
-NAME = "policy"
 SUMMARY = "print the least IAM policy that a staging needs"
 USAGE = "[--format json|table] [flags]"
 DESCRIPTION = """\

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from riva_stream.config import Wrong
     from riva_stream.report import PlaceReport, PromoteReport, StageReport
 
-NAME = "promote"
 SUMMARY = "copy a committed staging to another place, inside the store"
 USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/] [flags]"
 DESCRIPTION = """\

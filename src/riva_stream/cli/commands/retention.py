@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.inspection.retention import Extent, RetentionReport
 
-NAME = "retention"
 SUMMARY = "show, and print, the lifecycle rules for stagings"
 USAGE = "s3://BUCKET [flags]"
 DESCRIPTION = """\

@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.output import json_text, print_result
 
-NAME = "schema"
 SUMMARY = "print the JSON Schema of artifact.json and its kin"
 USAGE = "[DOCUMENT]"
 DESCRIPTION = """\

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import MODES, WOULD, request_flags
-from riva_stream.cli.output import hanging, text_of
+from riva_stream.cli.output import hanging, section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.layout import ARTIFACT_JSON, MARKER
 from riva_stream.sizes import human_size
@@ -18,10 +19,9 @@ from riva_stream.uris import key_of
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.deployment import DeploymentDocument
-    from riva_stream.manifest import Artifact, Validation
+    from riva_stream.manifest import Artifact
     from riva_stream.report import PlaceReport, Plan, StageReport
 
-NAME = "stage"
 SUMMARY = "stage a model archive: verify, unpack, upload, commit"
 USAGE = "[flags]"
 DESCRIPTION = """\
@@ -106,13 +106,11 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
             if report.outcome in _STAGED
             else ""
         )
-        lines += ["", f"Checked{when}", *_checked(report, report.artifact.validation)]
+        lines += section(f"Checked{when}", _checked(report, report.artifact))
     if report.deployment is not None:
-        lines += ["", "To be deployed", *_deployment(report.deployment)]
-    if report.replicas:
-        lines += ["", "Replicas", *(f"  {line}" for replica in report.replicas for line in _replica(replica))]
-    if report.warnings:
-        lines += ["", "Warnings", *(f"  {warning.message}" for warning in report.warnings)]
+        lines += section("To be deployed", _deployment(report.deployment))
+    lines += section("Replicas", (line for replica in report.replicas for line in _replica(replica)))
+    lines += section("Warnings", (warning.message for warning in report.warnings))
     lines += ["", _pace(report)]
     if debug and report.artifact is not None:
         lines += ["", *_lanes(report.artifact)]
@@ -126,65 +124,58 @@ def _tree(report: StageReport, *, fancy: bool) -> list[str]:
     sizes = {check.key.removeprefix(prefix): check.size_bytes for check in report.objects}
     digests: dict[str, str | None] = {}
     if artifact is not None:
-        if artifact.source.status == "staged":
-            path = f"source/{artifact.source.filename}"
-            sizes.setdefault(path, artifact.source.size_bytes)
-            digests[path] = artifact.source.sha256
-        for model in artifact.models:
-            sizes.setdefault(model.relative_path, model.size_bytes)
-            digests[model.relative_path] = model.sha256
+        source = artifact.source
+        staged = [(f"source/{source.filename}", source.size_bytes, source.sha256)]
+        found = [(model.relative_path, model.size_bytes, model.sha256) for model in artifact.models]
+        for path, size, digest in [*(staged if source.status == "staged" else ()), *found]:
+            sizes.setdefault(path, size)
+            digests[path] = digest
     if not sizes and artifact is not None:
         sizes = dict.fromkeys((ARTIFACT_JSON, MARKER), 0)
-    if not sizes:
-        return []
     branch, last = ("├── ", "└── ") if fancy else ("|-- ", "`-- ")
-    width = max(map(len, sizes))
-    rows = []
-    for index, path in enumerate(sizes):
-        mark = last if index == len(sizes) - 1 else branch
-        size = human_size(sizes[path]) if sizes[path] else ""
-        digest = digests.get(path)
-        rows.append(f"{mark}{path:<{width}}  {size:>11}" + (f"  sha256 {digest}" if digest else ""))
-    return [row.rstrip() for row in rows]
+    width = max(map(len, sizes), default=0)
+    rows = [
+        f"{path:<{width}}  {human_size(size) if size else '':>11}"
+        + (f"  sha256 {digest}" if (digest := digests.get(path)) else "")
+        for path, size in sizes.items()
+    ]
+    marks = [*[branch] * (len(rows) - 1), last]
+    return [f"{mark}{row}".rstrip() for mark, row in zip(marks, rows, strict=False)]
 
 
-def _checked(report: StageReport, done: Validation) -> list[str]:
-    artifact = report.artifact
-    said: list[tuple[bool, str]] = []
-    if artifact is not None:
-        version = f", version {artifact.source.version_id}" if artifact.source.version_id else ""
-        said.append((done.source_pinned, f"source pinned to ETag {artifact.source.etag}{version}"))
-    if report.mode == "full":
-        members = f", {done.archive_members} members" if done.archive_members is not None else ""
-        said += [
-            (done.archive_complete, f"archive read to its end, CRCs and lengths right{members}"),
-            (done.source_integrity != "none", f"source's own integrity: {done.source_integrity}"),
-            (done.checksums_computed, "SHA-256 computed of every byte that was sent"),
-            (done.checksums_verified, f"SHA-256 of the archive as expected ({done.expected_sha256})"),
-            (
-                done.upload_check not in {"none", "etag"},
-                f"each part checked by the store: {done.upload_check}",
-            ),
-            (done.upload_check == "etag", "each part compared with the MD5 the store returned"),
-            (done.source_copy != "sent", f"source copied by the store, and proven by {done.source_copy}"),
-        ]
+def _checked(report: StageReport, artifact: Artifact) -> list[str]:
+    source, done, full = artifact.source, artifact.validation, report.mode == "full"
+    version = f", version {source.version_id}" if source.version_id else ""
+    members = f", {done.archive_members} members" if done.archive_members is not None else ""
     by = sorted({way for check in report.objects for way in check.by})
     how = f" by {', '.join(by)}" if by else ""
-    said.append((done.objects_verified, f"every object looked at again after its completion{how}"))
-    rows = [f"  [x] {text}" for was, text in said if was]
-    if report.mode == "full" and not done.checksums_verified:
-        rows.append(
-            "  [ ] the expected SHA-256 was not compared with (--no-checksum)"
-            if done.expected_sha256
-            else "  [ ] no expected SHA-256 was given (--expect-sha256) to compare with"
-        )
-    if report.mode == "full" and done.source_integrity == "none":
-        rows.append("  [ ] nothing vouches for the source's bytes")
-    if report.mode == "full" and done.source_copy_reason:
-        rows.append(f"  [ ] source sent, not copied by the store: {done.source_copy_reason}")
-    if report.mode == "full" and done.upload_check == "none":
-        rows.append("  [ ] the store did not check the parts")
-    return rows
+    kind, compared = done.upload_check, done.checksums_verified
+    of_full = [
+        (done.archive_complete, f"archive read to its end, CRCs and lengths right{members}"),
+        (done.source_integrity != "none", f"source's own integrity: {done.source_integrity}"),
+        (done.checksums_computed, "SHA-256 computed of every byte that was sent"),
+        (compared, f"SHA-256 of the archive as expected ({done.expected_sha256})"),
+        (kind not in {"none", "etag"}, f"each part checked by the store: {kind}"),
+        (kind == "etag", "each part compared with the MD5 the store returned"),
+        (done.source_copy != "sent", f"source copied by the store, and proven by {done.source_copy}"),
+    ]
+    was = [
+        (done.source_pinned, f"source pinned to ETag {source.etag}{version}"),
+        *(of_full if full else ()),
+        (done.objects_verified, f"every object looked at again after its completion{how}"),
+    ]
+    given = bool(done.expected_sha256)
+    was_not = [
+        (not compared and given, "the expected SHA-256 was not compared with (--no-checksum)"),
+        (not compared and not given, "no expected SHA-256 was given (--expect-sha256) to compare with"),
+        (done.source_integrity == "none", "nothing vouches for the source's bytes"),
+        (done.source_copy_reason, f"source sent, not copied by the store: {done.source_copy_reason}"),
+        (kind == "none", "the store did not check the parts"),
+    ]
+    return [
+        *(f"[x] {text}" for holds, text in was if holds),
+        *(f"[ ] {text}" for holds, text in was_not if full and holds),
+    ]
 
 
 def _replica(replica: PlaceReport) -> list[str]:
@@ -193,17 +184,15 @@ def _replica(replica: PlaceReport) -> list[str]:
     return [f"{'ok':<6}  {replica.destination}"]
 
 
-def _deployment(document: DeploymentDocument) -> list[str]:
+def _deployment(document: DeploymentDocument) -> Iterator[str]:
     references = document.bintarball_references
-    lines = []
     for name, reference in (
         ("archive", references.model_archive),
         ("container", references.container_image),
     ):
         version = f", version {reference.version_id}" if reference.version_id else ""
-        lines += [f"  {name:<9}  {reference.s3_uri}"]
-        lines += [f"{'':13}{reference.size_human}, ETag {reference.etag}{version}"]
-    return lines
+        yield f"{name:<9}  {reference.s3_uri}"
+        yield f"{'':11}{reference.size_human}, ETag {reference.etag}{version}"
 
 
 def _pace(report: StageReport) -> str:

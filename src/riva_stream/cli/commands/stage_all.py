@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import hanging, json_line, print_line, text_of
+from riva_stream.cli.output import behind, hanging, json_line, print_line, section, text_of
 from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from riva_stream.cli.overview import Overview
     from riva_stream.cli.session import Session
 
-NAME = "stage-all"
 SUMMARY = "stage everything that a catalogue lists, here or on Ray"
 USAGE = "CATALOGUE [flags]"
 DESCRIPTION = """\
@@ -186,11 +185,8 @@ def _last_line(report: CatalogueReport) -> str:
 def _summary(report: CatalogueReport, invocation: Invocation) -> str:
     good = sum(not entry.exit_code for entry in report.entries)
     lines = [f"{report.catalogue}: {good} of {len(report.entries)} done, {_took(report)}", ""]
-    for entry in report.entries:
-        lines += _rows(entry, invocation)
-    if report.passed_over:
-        lines += ["", "Not staged, since the pattern does not fit their names"]
-        lines += [f"  {source}" for source in report.passed_over]
+    lines += [row for entry in report.entries for row in _rows(entry, invocation)]
+    lines += section("Not staged, since the pattern does not fit their names", report.passed_over)
     if report.exit_code:
         lines += ["", f"Next: correct what failed, then run the same command again: {invocation.again()}"]
     return text_of(lines)
@@ -210,8 +206,7 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
     if entry.exit_code and entry.destination.count("/") == _LEVELS:
         path = "/".join(entry.destination.rstrip("/").split("/")[-3:])
         steps.append(invocation.again("--only", path))
-    rows += [f"{'':24}{'next:' if not number else '     '} {step}" for number, step in enumerate(steps)]
-    return rows
+    return [*rows, *behind(f"{'':24}next: ", steps)]
 
 
 def _took(report: CatalogueReport) -> str:

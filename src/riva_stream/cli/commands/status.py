@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.options import MODES, parse_duration, state_dir_of
-from riva_stream.cli.output import text_of
+from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from riva_stream.cli.settings.load import Endpoint
     from riva_stream.inspection.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 
-NAME = "status"
 SUMMARY = "staged, in flight (how far?), resumable or absent"
 USAGE = "[s3://BUCKET/PREFIX/ | STATE] [flags]"
 DESCRIPTION = """\
@@ -129,13 +128,10 @@ def _text(report: StatusReport, _: Session) -> str:
     if report.last_run is not None:
         last = report.last_run
         code = "" if last.exit_code is None else f", exit code {last.exit_code}"
-        lines += [
-            "",
-            "Last run here",
-            f"  {last.run_id}: {last.outcome or last.status}{code}",
-            f"  {last.folder}",
-        ]
-    lines += ["", "Notes", *(f"  {note.message}" for note in report.notes)] if report.notes else []
+        lines += section(
+            "Last run here", (f"{last.run_id}: {last.outcome or last.status}{code}", last.folder)
+        )
+    lines += section("Notes", (note.message for note in report.notes))
     lines += ["", f"A rerun would {report.rerun.message}"]
     return text_of(lines)
 

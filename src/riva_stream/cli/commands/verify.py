@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.options import MODES, parse_size
-from riva_stream.cli.output import text_of
+from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.inspection.reports import VerifiedObject, VerifyReport
 
-NAME = "verify"
 SUMMARY = "check that every object still matches the manifest"
 USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/] [flags]"
 DESCRIPTION = """\
@@ -126,14 +126,12 @@ def _text(report: VerifyReport, session: Session) -> str:
     if report.run_id and report.staged_at:
         lines.append(f"staged {report.staged_at:%Y-%m-%d %H:%M:%S}Z by run {report.run_id}")
     lines += ["", *_rows(report)]
-    if report.extra:
-        shown = report.extra[:_MOST_EXTRA_SHOWN]
-        lines += ["", "Beside it, and not staged", *(f"  {key}" for key in shown)]
-        if len(report.extra) > len(shown):
-            lines.append(f"  … and {len(report.extra) - len(shown)} more")
+    more = len(report.extra) - _MOST_EXTRA_SHOWN
+    shown = [*report.extra[:_MOST_EXTRA_SHOWN], *([f"… and {more} more"] if more > 0 else [])]
+    lines += section("Beside it, and not staged", shown)
     notes = [note.message for note in report.notes]
     notes += [f"the source's SHA-256 is {report.source_sha256}"] if report.source_sha256 else []
-    lines += ["", "Notes", *(f"  {note}" for note in notes)] if notes else []
+    lines += section("Notes", notes)
     pace = f"Took {report.seconds:.1f} s"
     if report.read is not None:
         pace += f"; {human_size(report.read.bytes)} read at {report.read.mib_per_second:.0f} MiB/s"
@@ -167,20 +165,14 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
     ]
 
 
-def _rows(report: VerifyReport) -> list[str]:
+def _rows(report: VerifyReport) -> Iterator[str]:
     prefix = key_of(report.destination)
     names = {entry.key: entry.key.removeprefix(prefix) for entry in report.objects}
     width = max(map(len, names.values()), default=0)
-    rows = []
     for entry in report.objects:
-        mark = "ok      " if entry.ok else "DIFFERS "
+        mark, said = ("ok", ", ".join(entry.by)) if entry.ok else ("DIFFERS", entry.difference)
         size = "" if entry.size_bytes is None else human_size(entry.size_bytes)
-        rows.append(f"  {mark}{names[entry.key]:<{width}}  {size:>11}  {_said(entry)}".rstrip())
-    return rows
-
-
-def _said(entry: VerifiedObject) -> str:
-    return ", ".join(entry.by) if entry.ok else entry.difference
+        yield f"  {mark:<8}{names[entry.key]:<{width}}  {size:>11}  {said}".rstrip()
 
 
 run = session_command(_verify, _text, _exit_code)

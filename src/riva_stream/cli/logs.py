@@ -25,17 +25,14 @@ from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Any
 
-from pythonjsonlogger.json import JsonFormatter
-
 from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
-from riva_stream.cli.output import complain, draw, visible_json
+from riva_stream.cli.output import complain, draw, json_line
 from riva_stream.cli.progress import (
     Closed,
     Counters,
     Item,
     LineRenderer,
     Renderer,
-    progress_text,
     record_of,
     sentence,
 )
@@ -276,7 +273,7 @@ def document_of(record: logging.LogRecord) -> dict[str, Any]:
     return {"event": kind_of(type(item)), **asdict(item)}
 
 
-class JsonLines(JsonFormatter):
+class JsonLines(logging.Formatter):
     """``{"time": …, "run_id": …, "event": "member_found", …its fields}``.
 
     Args:
@@ -288,7 +285,7 @@ class JsonLines(JsonFormatter):
     draws = False
 
     def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 5.0) -> None:
-        super().__init__(json_ensure_ascii=False)
+        super().__init__()
         self.interval = interval
         self._run_id = run_id
         self._redactor = redactor or SECRETS
@@ -296,32 +293,20 @@ class JsonLines(JsonFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, or none for the end of a run."""
-        return "" if isinstance(record.item, Closed) else visible_json(super().format(record)) + "\n"  # type: ignore[attr-defined]
-
-    def add_fields(
-        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
-    ) -> None:
-        """The head, then the event's fields; those of progress are none of them less than in a line before."""
-        del message_dict
         item: Item = record.item  # type: ignore[attr-defined]
+        if isinstance(item, Closed):
+            return ""
+        message = {"event": "message", "message": item.rstrip("\n")} if isinstance(item, str) else {}
+        return self.line(record, {"time": _time(record), "run_id": self._run_id, **message})
+
+    def line(self, record: logging.LogRecord, head: dict[str, Any]) -> str:
+        """The head, then the event's fields; those of progress are none of them less than in a line before."""
         document = document_of(record)
-        if isinstance(item, Progress):
-            for name, value in document.items():
-                if isinstance(value, int):
-                    document[name] = self._highest[name] = max(value, self._highest.get(name, 0))
-        log_data.update(self.head(record, item))
-        log_data.update({name: value for name, value in document.items() if name not in log_data})
-
-    def head(self, record: logging.LogRecord, item: Item) -> dict[str, Any]:
-        """What each line begins with."""
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        head = {"time": when, "run_id": self._run_id}
-        return {**head, "event": "message", "message": item.rstrip("\n")} if isinstance(item, str) else head
-
-    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        """Without secrets."""
-        redacted: dict[str, Any] = self._redactor.value(log_data)
-        return redacted
+        if isinstance(record.item, Progress):  # type: ignore[attr-defined]
+            counters = {name: value for name, value in document.items() if isinstance(value, int)}
+            self._highest = {name: max(n, self._highest.get(name, 0)) for name, n in counters.items()}
+            document |= self._highest
+        return json_line(self._redactor.value({**head, **document, **head}))
 
 
 class LogLines(Renderer):
@@ -351,16 +336,18 @@ class LogLines(Renderer):
 
     def text(self, item: Item) -> str:
         """The text of a line, or of several."""
-        if isinstance(item, Progress):
-            self._counters.update(item, self._clock())
-            return progress_text(self._counters, self._clock())
-        if isinstance(
-            item, Closed
-        ):  # the last counters, unless there is an error, which is the last word then
-            return "" if item.latest is None or item.failed else self.text(item.latest)
-        if isinstance(item, Warned):
-            return item.message
-        return item if isinstance(item, str) else sentence(item)
+        match item:
+            case str():
+                return item
+            case Progress():
+                return self._counters.text(item, self._clock())
+            case Closed(latest=Progress() as latest, failed=False):
+                return self.text(latest)
+            case Closed():  # an error is the last word then
+                return ""
+            case Warned():
+                return item.message
+        return sentence(item)
 
     def format(self, record: logging.LogRecord) -> str:
         """Line by line, so that none goes without its run's id; whole before that: a secret may have two lines."""
@@ -388,12 +375,8 @@ class LogJson(JsonLines):
             return "" if item.latest is None or item.failed else self.format(record_of(item.latest))
         if isinstance(item, PhaseChanged):
             self._step = item.phase
-        record.text = self._lines.text(item).strip("\n")
-        return super().format(record) if record.text.strip() else ""  # type: ignore[attr-defined]
-
-    def head(self, record: logging.LogRecord, item: Item) -> dict[str, Any]:  # noqa: ARG002
-        """As the scripts have it."""
-        return {
+        text = self._lines.text(item).strip("\n")
+        head = {
             "timestamp": _utc(record),
             "level": record.levelname,
             "script_id": SCRIPT_ID,
@@ -401,13 +384,17 @@ class LogJson(JsonLines):
             "run_id": self._run_id,
             "host": self._host,
             "step": self._step,
-            "message": record.text,  # type: ignore[attr-defined]
+            "message": text,
         }
+        return self.line(record, head) if text.strip() else ""
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
 
 
 def _utc(record: logging.LogRecord) -> str:
-    when = datetime.fromtimestamp(record.created, UTC)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _time(record).replace("+00:00", "Z")
 
 
 def choose_renderer(args: Namespace, run_id: str) -> Renderer | JsonLines:

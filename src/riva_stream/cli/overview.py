@@ -45,12 +45,8 @@ class Overview:
     failed: int = 0
     running: dict[str, Counters] = field(default_factory=dict)
     """By destination."""
-    moved: int = 0
-    """Bytes of the sources of stagings that are over and were not there before."""
-    sizes: list[int] = field(default_factory=list)
+    moved: list[int] = field(default_factory=list)
     """Bytes of the sources of stagings that are over and were not there before, one by one."""
-    spared: int = 0
-    """Stagings that are over and had nothing to move."""
     _window: Window = field(default_factory=partial(Window, _WINDOW))
 
     def observe(self, event: Seen, /) -> None:
@@ -79,10 +75,7 @@ class Overview:
         self.ended += 1
         self.failed += report.outcome == "failed"
         if report.outcome == "staged":
-            self.moved += report.size_bytes
-            self.sizes.append(report.size_bytes)
-        else:
-            self.spared += 1
+            self.moved.append(report.size_bytes)
         outcome = report.outcome.replace("_", " ")
         if report.error is not None:
             first = report.error.message.partition("\n")[0]
@@ -92,7 +85,7 @@ class Overview:
     @property
     def done(self) -> int:
         """Bytes of all sources that are through everything."""
-        return self.moved + sum(counters.done for counters in list(self.running.values()))
+        return sum(self.moved) + sum(counters.done for counters in list(self.running.values()))
 
     @property
     def rate(self) -> float:
@@ -102,10 +95,11 @@ class Overview:
     @property
     def left(self) -> float | None:
         """Seconds to the end, if those that have not begun are as large as the others; None while that cannot be told."""
-        sizes = [*self.sizes, *(c.size for c in list(self.running.values()) if c.size)]
+        sizes = [*self.moved, *(c.size for c in list(self.running.values()) if c.size)]
         if not sizes or not self.rate:
             return None
-        total = sum(sizes) / len(sizes) * (self.entries - self.spared)
+        spared = self.ended - len(self.moved)  # they are over, and had nothing to move
+        total = sum(sizes) / len(sizes) * (self.entries - spared)
         return max(0.0, total - self.done) / self.rate
 
     @property

@@ -41,7 +41,6 @@ __all__ = [
     "Renderer",
     "Window",
     "duration_text",
-    "progress_text",
     "record_of",
     "sentence",
 ]
@@ -173,16 +172,24 @@ class Counters:
         self.shown, self.bottleneck = event.counts, event.bottleneck
         self.lanes = {lane: max(seen, getattr(event, lane)) for lane, seen in self.lanes.items()}
         # The store's word counts, not ours: what is only fetched may have to be fetched again.
-        through = [event.fetched, event.hashed]
-        if "durable" in event.counts:
-            through.append(event.durable_source or event.durable)
-        if event.extracted:  # a model that is staged as it is has nothing to extract
-            through.append(event.extracted)
-        self.done = max(self.done, min(*through, self.size))
+        stored = (event.durable_source or event.durable) if "durable" in event.counts else self.size
+        extracted = event.extracted or self.size  # a model that is staged as it is has nothing to extract
+        self.done = max(self.done, min(event.fetched, event.hashed, stored, extracted, self.size))
         seen = {**self.lanes, "done": self.done}
         if seen != self._window.samples[-1][1]:
             self._moved = now
         self._window.add(now, seen)
+
+    def text(self, event: Progress, now: float) -> str:
+        """``41 %  1.52 GiB/3.71 GiB  fetched 1.60 GiB 118 MiB/s  …  left 0:18  waiting for: extract``, with the newest."""
+        self.update(event, now)
+        words = [f"{self.percent:.0f} %", f"{human_size(self.done)}/{human_size(self.size)}"]
+        words += [
+            f"{lane} {human_size(self.lanes[lane])} {self.rate(lane) / MIB:.0f} MiB/s" for lane in self.shown
+        ]
+        left = self.left()
+        words += [] if left is None else [f"left {duration_text(left)}"]
+        return "  ".join([*words, *self.state(now, _QUIET_FOR)])
 
     @property
     def percent(self) -> float:
@@ -226,18 +233,6 @@ class Burst:
             return f"{text} (and {skipped} more like it before)" if skipped else text
         self._seen[type(event)] = since, count + 1
         return text if count < _BURST else ""
-
-
-def progress_text(counters: Counters, now: float) -> str:
-    """``41 %  1.52 GiB/3.71 GiB  fetched 1.60 GiB 118 MiB/s  …  left 0:18  waiting for: extract``."""
-    words = [f"{counters.percent:.0f} %", f"{human_size(counters.done)}/{human_size(counters.size)}"]
-    words += [
-        f"{lane} {human_size(counters.lanes[lane])} {counters.rate(lane) / MIB:.0f} MiB/s"
-        for lane in counters.shown
-    ]
-    left = counters.left()
-    words += [] if left is None else [f"left {duration_text(left)}"]
-    return "  ".join([*words, *counters.state(now, _QUIET_FOR)])
 
 
 def duration_text(seconds: float) -> str:
@@ -308,9 +303,7 @@ class LineRenderer(Renderer):
 
     def progress(self, latest: Progress, record: logging.LogRecord) -> str:
         """The counters in one line."""
-        now = self._clock()
-        self._counters.update(latest, now)
-        return self._line(progress_text(self._counters, now), record)
+        return self._line(self._counters.text(latest, self._clock()), record)
 
     def _line(self, text: str, record: logging.LogRecord) -> str:
         return f"{self.formatTime(record, '%H:%M:%S')} {self._run_id}  {in_one_line(text)}\n"

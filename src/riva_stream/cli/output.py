@@ -41,9 +41,7 @@ __all__ = [
     "visible_json",
 ]
 
-_STDOUT = 1
 _STDERR = 2
-_UNDELIVERED = 1
 
 
 def visible_json(text: str) -> str:
@@ -61,9 +59,7 @@ def print_result(
     With ``closed_is_fine`` a reader that has gone is not worth a word: a page of the manual is no result. What is
     ``for_a_shell`` is written as it is.
     """
-    error = _lines.end()
-    if error is None:
-        error = _write(text if for_a_shell else visible(text))
+    error = _lines.end() or _write(text if for_a_shell else visible(text))
     if error is None:
         return exit_code
     if error.errno == errno.EPIPE:
@@ -71,7 +67,7 @@ def print_result(
             complain("riva_stream: standard output was closed, so the result was not shown\n")
         return exit_code
     complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
-    return exit_code or _UNDELIVERED
+    return exit_code or 1
 
 
 def print_line(text: str) -> None:
@@ -119,7 +115,7 @@ def _write(text: str) -> OSError | None:
     if sys.stdout is not None:
         sys.stdout.flush()
     try:
-        _write_all(_STDOUT, text.encode(errors="backslashreplace"))
+        _write_all(1, text.encode(errors="backslashreplace"))
     except OSError as error:
         return error
     return None

@@ -73,14 +73,12 @@ def _check(session: Session) -> CheckReport:
         logs = log_settings(args, file)
         loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
-        work = partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
-    else:
-        session.set_up_environment(loaded.environment, loaded.request.profile)
-        settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
-        work = partial(
-            check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target
-        )
-    return session.run(work)
+        return session.run(partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id))
+    session.set_up_environment(loaded.environment, loaded.request.profile)
+    settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
+    return session.run(
+        partial(check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target)
+    )
 
 
 def _right(env_file: Path | None, warnings: list[Warned]) -> CheckRecord:
@@ -99,8 +97,12 @@ def _wrong(error: ConfigurationError) -> CheckRecord:
     from riva_stream.preflight.report import failed
 
     problems = error.problems if isinstance(error, SettingsError) else ()
-    said = "; ".join([error.what, *error.ignored])
-    return failed("settings", said, fix=error.hint, problems=[asdict(problem) for problem in problems])
+    return failed(
+        "settings",
+        "; ".join([error.what, *error.ignored]),
+        fix=error.hint,
+        problems=[asdict(problem) for problem in problems],
+    )
 
 
 def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> Iterator[str]:
@@ -115,18 +117,12 @@ def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> It
     yield from behind(f"{start}fix: ", fix.split("\n") if fix else ())
 
 
-def _text(report: CheckReport, session: Session) -> str:
-    return text_of(_lines(report, session.invocation))
-
-
 def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
     from riva_stream.preflight.report import NOT_TRIED
 
     if report.destination and report.mode:
         yield f"Check of a staging ({MODES[report.mode]})"
-        yield f"from  {report.source}"
-        yield f"to    {report.destination}"
-        yield ""
+        yield from (f"from  {report.source}", f"to    {report.destination}", "")
     tried = [record for record in report.records if record.code != NOT_TRIED]
     width = max(len(record.component) for record in report.records)
     for record in tried:
@@ -147,12 +143,11 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         + (f"; exit code {report.exit_code}" if report.exit_code else "")
     )
     if report.policy is not None:
-        yield ""
-        yield "This IAM policy grants what is missing:"
+        yield from ("", "This IAM policy grants what is missing:")
         yield from json.dumps(report.policy.model_dump(), indent=2).split("\n")
         yield f"All that a run needs: {invocation.other('policy', '--limit')}"
     elif report.overall != "fail":
         yield f"Next: {invocation.other('stage', '--limit')}"
 
 
-run = session_command(_check, _text)
+run = session_command(_check, lambda report, session: text_of(_lines(report, session.invocation)))

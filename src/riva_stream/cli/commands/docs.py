@@ -55,8 +55,8 @@ def run(args: Namespace, invocation: Invocation) -> int:
     if args.topic is None and texts:
         titles = {topic: text.partition("\n")[0].lstrip("# ") for topic, text in texts.items()}
         if args.json:
-            listed = [{"topic": topic, "title": title} for topic, title in titles.items()]
-            return print_result(json_text({"topics": listed}), closed_is_fine=True)
+            document = {"topics": [{"topic": topic, "title": title} for topic, title in titles.items()]}
+            return print_result(json_text(document), closed_is_fine=True)
         width = max(map(len, titles))
         lines = [f"{topic:<{width}}  {title}" for topic, title in titles.items()]
         lines += ["", f"{invocation.prog} docs TOPIC shows one"]
@@ -64,11 +64,9 @@ def run(args: Namespace, invocation: Invocation) -> int:
     text = texts.get(_topic(Path((args.topic or "").partition("#")[0])))
     if text is None:
         return _unknown(args, invocation, known=list(texts))
-    if args.json:
-        return print_result(json_text({"topic": args.topic, "text": text}), closed_is_fine=True)
-    if args.raw:
-        return print_result(text, closed_is_fine=True)
-
+    if args.json or args.raw:
+        shown = json_text({"topic": args.topic, "text": text}) if args.json else text
+        return print_result(shown, closed_is_fine=True)
     return _show(text)
 
 

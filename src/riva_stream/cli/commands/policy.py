@@ -107,11 +107,11 @@ def _request(args: Namespace, file: EnvFile) -> StageRequest:
     try:
         return load(flags, env_file=file).request
     except SettingsError as error:
+        spare = dict.fromkeys({"env", "model_name", "model_version"} - {*_NEEDED[args.scope]}, "any")
         missing = {problem.setting for problem in error.problems if problem.code == "missing"}
-        spare = {"env", "model_name", "model_version"} - set(_NEEDED[args.scope])
-        stand_ins = dict.fromkeys(missing & spare, "any") | (
-            {"region": _ANY_REGION} if "region" in missing else {}
-        )
+        stand_ins = {
+            name: text for name, text in (spare | {"region": _ANY_REGION}).items() if name in missing
+        }
         if not stand_ins:
             raise
         return load(flags | stand_ins, env_file=file).request
@@ -121,8 +121,5 @@ def _table(request: StageRequest, extras: tuple[str, ...], *, log: bool) -> str:
     """Which request needs which right, for a person."""
     from riva_stream.preflight.policy import uses_of
 
-    rows = [
-        ("request", "at the", "right"),
-        *((name, place, right) for name, right, place in uses_of(request, extras, log=log)),
-    ]
-    return text_of(table_text(rows))
+    rows = ((name, place, right) for name, right, place in uses_of(request, extras, log=log))
+    return text_of(table_text([("request", "at the", "right"), *rows]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Invocation
-from riva_stream.cli.output import json_text, text_of
+from riva_stream.cli.output import json_text, section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
 from riva_stream.layout import DEPLOYMENTS, is_segment
@@ -94,10 +94,6 @@ def _work(session: Session) -> RetentionReport:
     return report
 
 
-def _document(report: RetentionReport, _: Session) -> str:
-    return json_text(report.document)
-
-
 def _days(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
         raise ArgumentTypeError(f"{text!r} is not a number of days: 1 to {_MOST}")
@@ -141,14 +137,9 @@ def _compare(session: Session) -> RetentionReport:
 
 
 def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> str:
-    lines = [f"Lifecycle rules of s3://{report.bucket}", "", *(report.diff or ["  there are none"]), ""]
-    if report.extent:
-        lines += [
-            "What the rules for expiry apply to now",
-            *(_extent(extent) for extent in report.extent),
-            "",
-        ]
-        lines += [line for extent in report.extent for line in _foreign(extent)]
+    lines = [f"Lifecycle rules of s3://{report.bucket}", "", *(report.diff or ["  there are none"])]
+    lines += [*section("What the rules for expiry apply to now", map(_extent, report.extent)), ""]
+    lines += [line for extent in report.extent for line in _foreign(extent)]
     counts = [
         f"{count} {kind}"
         for kind in ("added", "changed", "removed")
@@ -192,7 +183,7 @@ def _extent(extent: Extent) -> str:
     what = "reference" if extent.prefix.startswith(DEPLOYMENTS) else "staging"
     due = f", {extent.due} of them old enough to go at once" if extent.due else ""
     return (
-        f"  {extent.prefix}  {least}{_count(extent.stagings, what)}, {_count(extent.objects, 'object')}, "
+        f"{extent.prefix}  {least}{_count(extent.stagings, what)}, {_count(extent.objects, 'object')}, "
         f"{human_size(extent.size_bytes)}{due}"
     )
 
@@ -214,4 +205,4 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-run = session_command(_work, _document)
+run = session_command(_work, lambda report, _: json_text(report.document))

@@ -103,7 +103,9 @@ def run(args: Namespace, invocation: Invocation) -> int:
     as_json = args.json
 
     def text(report: CatalogueReport, _: Session) -> str:
-        return _last_line(report) if as_json else _summary(report, invocation)
+        if not as_json:
+            return _summary(report, invocation)
+        return _line({**report.model_dump(mode="json", exclude={"entries"}), "entries": len(report.entries)})
 
     return execute(args, invocation, _stage_all, text)
 
@@ -178,13 +180,12 @@ def _line(document: Mapping[str, Any]) -> str:
     return json_line(SECRETS.value(dict(document)))
 
 
-def _last_line(report: CatalogueReport) -> str:
-    return _line({**report.model_dump(mode="json", exclude={"entries"}), "entries": len(report.entries)})
-
-
 def _summary(report: CatalogueReport, invocation: Invocation) -> str:
+    from riva_stream.cli.progress import duration_text
+
     good = sum(not entry.exit_code for entry in report.entries)
-    lines = [f"{report.catalogue}: {good} of {len(report.entries)} done, {_took(report)}", ""]
+    took = f"engine {report.engine}, {duration_text(report.seconds)}"
+    lines = [f"{report.catalogue}: {good} of {len(report.entries)} done, {took}", ""]
     lines += [row for entry in report.entries for row in _rows(entry, invocation)]
     lines += section("Not staged, since the pattern does not fit their names", report.passed_over)
     if report.exit_code:
@@ -207,9 +208,3 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
         path = "/".join(entry.destination.rstrip("/").split("/")[-3:])
         steps.append(invocation.again("--only", path))
     return [*rows, *behind(f"{'':24}next: ", steps)]
-
-
-def _took(report: CatalogueReport) -> str:
-    from riva_stream.cli.progress import duration_text
-
-    return f"engine {report.engine}, {duration_text(report.seconds)}"

@@ -109,10 +109,6 @@ def _verify(session: Session) -> VerifyReport:
     )
 
 
-def _exit_code(report: VerifyReport, _: Session) -> int:
-    return 0 if report.ok else IntegrityError.exit_code
-
-
 def _text(report: VerifyReport, session: Session) -> str:
     invocation = session.invocation
     wrong = [entry for entry in report.objects if not entry.ok]
@@ -148,8 +144,8 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
 
     bucket, prefix = split_uri(report.destination)
     if all(found.code == NOT_STAGED for entry in wrong for found in entry.differences):
-        named = (shlex.quote(f"s3://{bucket}/{entry.key}") for entry in wrong)
-        return ["Next: delete what was not staged:", *(f"  aws s3 rm {uri}" for uri in named)]
+        commands = (shlex.join(["aws", "s3", "rm", f"s3://{bucket}/{entry.key}"]) for entry in wrong)
+        return ["Next: delete what was not staged:", *(f"  {command}" for command in commands)]
     levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
     if report.source is None or len(levels) != len(_FLAGS):
         return [
@@ -175,4 +171,4 @@ def _rows(report: VerifyReport) -> Iterator[str]:
         yield f"  {mark:<8}{names[entry.key]:<{width}}  {size:>11}  {said}".rstrip()
 
 
-run = session_command(_verify, _text, _exit_code)
+run = session_command(_verify, _text, lambda report, _: 0 if report.ok else IntegrityError.exit_code)

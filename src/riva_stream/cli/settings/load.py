@@ -41,7 +41,6 @@ _USUAL_ENVIRONMENTS = ("prod", "staging", "dev")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _MODES = ("bintarball_reference", "reference_only")
 """Of both in the same place the first counts: it moves and writes the least."""
-_INVERTED = ("no_checksum",)
 _LEVELS = ("env", "model_name", "model_version")
 _ARCHIVE = re.compile(r"(\.tar\.gz|\.tgz|\.tar\.zst|\.tar|\.riva)$", re.IGNORECASE)
 _VERSION = re.compile(r"_(v\d+(?:\.\d+)*)(?![A-Za-z0-9.])")
@@ -130,10 +129,12 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     traced = trace is not None and draft.switch("debug", trace)
     request = draft.checked(StageRequest, draft.values, draft.wrong)
     if request.env not in _USUAL_ENVIRONMENTS:
-        usual = ", ".join(_USUAL_ENVIRONMENTS)
-        draft.warn("unusual-env", f"ENV is {request.env!r}, which is none of {usual}")
-    environment = _environment_of(draft.places)
-    return Loaded(request, tuple(draft.warnings), draft.places.file.path, environment, traced)
+        draft.warn(
+            "unusual-env", f"ENV is {request.env!r}, which is none of {', '.join(_USUAL_ENVIRONMENTS)}"
+        )
+    return Loaded(
+        request, tuple(draft.warnings), draft.places.file.path, _environment_of(draft.places), traced
+    )
 
 
 def load_endpoint(
@@ -163,8 +164,7 @@ def load_endpoint(
         mode = next((name for name in _MODES if values.get(name)), None)
         reach["prefix"] = prefix_of(mode, *(str(values[name]) for name in _LEVELS))
     wrong = {name: draft.wrong[name] for name in switches if name in draft.wrong}
-    endpoint = draft.checked(Endpoint, reach, wrong)
-    return endpoint.model_copy(
+    return draft.checked(Endpoint, reach, wrong).model_copy(
         update={"environment": _environment_of(draft.places), "warnings": tuple(draft.warnings)}
     )
 
@@ -238,9 +238,11 @@ class _Draft:
         self.origins[name] = value.origin
         switch = as_switch(value.text)
         if switch is None:
-            words = "1/0, true/false, yes/no and on/off are understood"
-            self.wrong[name] = Wrong("malformed", f"is neither true nor false ({words})")
-        return bool(switch) != (name in _INVERTED)
+            self.wrong[name] = Wrong(
+                "malformed",
+                "is neither true nor false (1/0, true/false, yes/no and on/off are understood)",
+            )
+        return bool(switch) != (name == "no_checksum")  # whose variable says the opposite
 
     def _read_regions(self) -> None:
         """Those that only the profiles have. Keys that outrank AWS_PROFILE leave its region, as in the AWS libraries."""
@@ -258,8 +260,7 @@ class _Draft:
         if profile is None:
             return
         from_file = profile.origin.place != self.places.names[0]
-        environment = self.places.environment
-        if environment.get(_KEYS[0]) or (from_file and self.places.file.values.get(_KEYS[0])):
+        if self.places.environment.get(_KEYS[0]) or (from_file and self.places.file.values.get(_KEYS[0])):
             del self.values["profile"]
             told = "AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it"
             self.warn("profile-outranked", told)
@@ -301,10 +302,10 @@ class _Draft:
     def _read_aliases(self) -> None:
         """What aliases stand for, beyond another name: docs/configuration.md has the table."""
         if (alias := self._alias("env")) and alias.text.isdigit():
-            counter = "is not set (ENV_VERSION is all digits: a counter, not an environment)"
-            self._refuse("env", "missing", counter)
-        alias = self._alias("source")
-        if alias is not None and alias.origin.variable == "RIVA_MODEL_PATH":
+            self._refuse(
+                "env", "missing", "is not set (ENV_VERSION is all digits: a counter, not an environment)"
+            )
+        if (alias := self._alias("source")) and alias.origin.variable == "RIVA_MODEL_PATH":
             self._read_path(alias)
         if alias := self._alias("model_name"):
             self.values["model_name"] = _ARCHIVE.sub("", alias.text)
@@ -322,22 +323,30 @@ class _Draft:
         models = self.places.find("RIVA_MODELS_S3_BUCKET")
         bucket = models.text if models else self.values.get("bucket")
         if bucket is None:
-            lacking = "is a key without a bucket, and RIVA_MODELS_S3_BUCKET is not set either"
-            self._refuse("source", "malformed", lacking, path.origin)
+            self._refuse(
+                "source",
+                "malformed",
+                "is a key without a bucket, and RIVA_MODELS_S3_BUCKET is not set either",
+                path.origin,
+            )
         else:
             self.values["source"] = f"s3://{bucket}/{path.text}"
 
     def _read_version(self) -> None:
         """The version in what RIVA_MODEL_SELECTED or RIVA_MODEL name, which may be a file's name."""
-        aliases = SETTINGS["model_version"].aliases
-        named = [value for variable in aliases if (value := self.places.find(variable))]
+        named = [
+            value for variable in SETTINGS["model_version"].aliases if (value := self.places.find(variable))
+        ]
         for value in named:
             if found := _VERSION.findall(_ARCHIVE.sub("", value.text)):
                 self.values["model_version"], self.origins["model_version"] = found[-1], value.origin
                 return
-        example = "such as the _v8.1 of model_v8.1.tar.gz"
-        lacking = f"is not set, and {named[0].origin.variable} has no version to take it from, {example}"
-        self._refuse("model_version", "missing", lacking)
+        self._refuse(
+            "model_version",
+            "missing",
+            f"is not set, and {named[0].origin.variable} has no version to take it from, such as the _v8.1 of "
+            "model_v8.1.tar.gz",
+        )
 
     def _refuse(self, name: str, code: ProblemCode, text: str, origin: Origin | None = None) -> None:
         """What was found is no value of the setting."""

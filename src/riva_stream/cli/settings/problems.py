@@ -153,8 +153,12 @@ def _memory(values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, 
         plan_memory(memory, part)
     except ConfigurationError:
         least = human_size(least_memory(part))
-        text = f"is too small for parts of {human_size(part)}: {least} is the least that works"
-        return {"memory": Wrong("contradiction", text)}
+        return {
+            "memory": Wrong(
+                "contradiction",
+                f"is too small for parts of {human_size(part)}: {least} is the least that works",
+            )
+        }
     return {}
 
 

@@ -69,8 +69,8 @@ class Failure(ErrorReport):
         if self.policy is not None:
             lines.append("         this policy grants it:")
             lines += [f"         {line}" for line in json.dumps(self.policy, indent=2).splitlines()]
-        files = {"log": self.log_file, "diagnostics": self.diagnostics}
-        lines += [f"  {name + ':':13}{path}" for name, path in files.items() if path]
+        files = (("log:", self.log_file), ("diagnostics:", self.diagnostics))
+        lines += [f"  {name:13}{path}" for name, path in files if path]
         lines.append(f"  exit code {self.exit_code}" + (f", run {run_id}" if run_id else ""))
         if debug:
             lines += ["", *self.trace.rstrip("\n").split("\n")]
@@ -145,18 +145,17 @@ _RESUMED = {("stage",), ("stage-all",), ("promote",)}
 
 
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:
-    if isinstance(error, TransientError):
-        changes = invocation.argv[:1] in _RESUMED and "--dry-run" not in invocation.argv
-        again = (
-            "run the same command again, it resumes from here:" if changes else "run the same command again:"
-        )
-        command = f"{again}\n{invocation.again()}"
-    elif isinstance(error, DestinationConflictError):
-        command = f"to replace what is staged there:\n{invocation.again('--force')}"
-    elif isinstance(error, AccessDeniedError) and invocation.argv[:1] in {("stage",), ("check",)}:
-        command = f"all that a run needs is printed by:\n{invocation.other('policy', '--limit')}"
-    else:
-        command = ""
+    match error:
+        case TransientError():
+            changes = invocation.argv[:1] in _RESUMED and "--dry-run" not in invocation.argv
+            resumes = ", it resumes from here" if changes else ""
+            command = f"run the same command again{resumes}:\n{invocation.again()}"
+        case DestinationConflictError():
+            command = f"to replace what is staged there:\n{invocation.again('--force')}"
+        case AccessDeniedError() if invocation.argv[:1] in {("stage",), ("check",)}:
+            command = f"all that a run needs is printed by:\n{invocation.other('policy', '--limit')}"
+        case _:
+            command = ""
     return "\n".join(text for text in (invocation.called(error.hint), command) if text)
 
 
@@ -176,8 +175,9 @@ def _policy(error: RivaStreamError) -> dict[str, Any] | None:
 
 
 def _finding(error: BaseException) -> Finding:
-    code = error.code if isinstance(error, RivaStreamError) else "bug"
-    return Finding(code=code, message=_printable(str(error)))
+    return Finding(
+        code=error.code if isinstance(error, RivaStreamError) else "bug", message=_printable(str(error))
+    )
 
 
 def _printable(text: str) -> str:

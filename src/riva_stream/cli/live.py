@@ -120,9 +120,11 @@ class LiveRenderer(Renderer):
             *(Column(justify=side, no_wrap=True) for side in ("left", "right", "right")), padding=(0, 2)
         )
         for lane in self._counters.shown:
-            rate = f"{self._counters.rate(lane) / MIB:.0f} MiB/s"
-            lanes.add_row(f"  {lane}", human_size(self._counters.lanes[lane]), rate)
+            lanes.add_row(
+                f"  {lane}",
+                human_size(self._counters.lanes[lane]),
+                f"{self._counters.rate(lane) / MIB:.0f} MiB/s",
+            )
         yield lanes
-        words = [self._phase] if self._phase else []
-        foot = "  " + "; ".join([*words, *self._counters.state(self._clock(), _QUIET_FOR), self._run_id])
-        yield Text(foot, style="dim", no_wrap=True, overflow="ellipsis")
+        words = [self._phase, *self._counters.state(self._clock(), _QUIET_FOR), self._run_id]
+        yield Text("  " + "; ".join(filter(None, words)), style="dim", no_wrap=True, overflow="ellipsis")

@@ -268,9 +268,7 @@ class StandardError(io.TextIOBase):
 def document_of(record: logging.LogRecord) -> dict[str, Any]:
     """``event``, by :func:`~riva_stream.events.kind_of`, and the event's fields."""
     item: Item = record.item  # type: ignore[attr-defined]
-    if isinstance(item, str):
-        return {"event": "message"}
-    return {"event": kind_of(type(item)), **asdict(item)}
+    return {"event": "message"} if isinstance(item, str) else {"event": kind_of(type(item)), **asdict(item)}
 
 
 class JsonLines(logging.Formatter):

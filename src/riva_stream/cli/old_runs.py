@@ -59,8 +59,7 @@ def remove_old_runs(state: Path, logs: Path, *, keep: int, spared: Collection[st
         try:
             removed += _remove(folder, logs / f"{folder.name}.log" if _is_folder(logs) else None)
         except OSError as error:
-            reason = f"{error.strerror}: {error.filename}"
-            problem = problem or OSError(error.errno, reason, str(folder))
+            problem = problem or OSError(error.errno, f"{error.strerror}: {error.filename}", str(folder))
     if problem is not None:
         raise problem
     return removed

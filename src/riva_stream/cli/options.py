@@ -386,8 +386,7 @@ def add_source_endpoint(parser: ArgumentParser, text: str) -> None:
 def add_output(parser: ArgumentParser) -> None:
     """Where settings and state are, and what is shown."""
     add(parser.add_argument_group("running"), _RUNNING)
-    title = "the result goes to stdout, everything else to stderr"
-    add(parser.add_argument_group("output", title), _OUTPUT)
+    add(parser.add_argument_group("output", "the result goes to stdout, everything else to stderr"), _OUTPUT)
 
 
 # --- what the parsed flags mean

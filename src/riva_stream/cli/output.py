@@ -133,8 +133,14 @@ def json_line(document: object) -> str:
 
 def failed_line(document: Mapping[str, Any]) -> str:
     """An error's document as the last line of ``--log-format json``."""
-    when = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json_line({"time": when, "run_id": document["run_id"], "event": "failed", **document})
+    return json_line(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "run_id": document["run_id"],
+            "event": "failed",
+            **document,
+        }
+    )
 
 
 def error_document(

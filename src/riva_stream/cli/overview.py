@@ -51,20 +51,19 @@ class Overview:
 
     def observe(self, event: Seen, /) -> None:
         """Take one event. Never waits."""
-        if isinstance(event, Planned):
-            self.entries = event.entries
-        elif isinstance(event, EntryStarted):
-            self.running[event.destination] = Counters()
-        elif isinstance(event, EntryEnded):
-            self._end(event.report)
-        elif isinstance(event.event, Warned):
-            self.note(f"{event.destination}: {event.event.message}")
-        elif event.destination in self.running:
-            counters = self.running[event.destination]
-            if isinstance(event.event, Progress):
-                counters.update(event.event, self.clock())
-            elif isinstance(event.event, StageStarted):
-                counters.size = event.event.source_size
+        match event:
+            case Planned():
+                self.entries = event.entries
+            case EntryStarted():
+                self.running[event.destination] = Counters()
+            case EntryEnded():
+                self._end(event.report)
+            case EntryEvent(event=Warned() as warning):
+                self.note(f"{event.destination}: {warning.message}")
+            case EntryEvent(event=Progress() as progress) if event.destination in self.running:
+                self.running[event.destination].update(progress, self.clock())
+            case EntryEvent(event=StageStarted() as started) if event.destination in self.running:
+                self.running[event.destination].size = started.source_size
         self._window.add(self.clock(), {"done": self.done})
 
     def note(self, text: str) -> None:

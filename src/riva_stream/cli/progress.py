@@ -83,8 +83,9 @@ def record_of(item: Item, level: int | None = None) -> logging.LogRecord:
     if level is None:
         warned = isinstance(item, RetryScheduled | str) or (isinstance(item, Warned) and item.code != STARTED)
         level = logging.WARNING if warned else logging.INFO
-    fields = {"levelno": level, "levelname": logging.getLevelName(level), "item": item}
-    return logging.makeLogRecord({"name": "riva_stream", **fields})
+    return logging.makeLogRecord(
+        {"name": "riva_stream", "levelno": level, "levelname": logging.getLevelName(level), "item": item}
+    )
 
 
 def sentence(event: Event) -> str:  # noqa: C901 - a case for each event

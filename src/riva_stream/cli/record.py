@@ -142,15 +142,18 @@ class Record:
         settings = self.settings = log_settings(self._args, file)
         self._refused = _refusal(self._state)
         self._recent.records.appendleft(record_of(Warned(code=STARTED, message=self._command)))
-        renderer = renderer_of(settings, self._run_id)
-        log = LogFile(settings.folder / f"{self._run_id}.log", renderer, partial(self._failed, "the log"))
+        log = LogFile(
+            settings.folder / f"{self._run_id}.log",
+            renderer_of(settings, self._run_id),
+            partial(self._failed, "the log"),
+        )
         level = logging.getLevelNamesMapping()[settings.level.upper()]
         if not (self._refused and settings.folder.is_relative_to(self._state)) and self._attach(log, level):
             self._log = log
         if not self._refused:
             lines = JsonLines(self._run_id, settings.redactor, interval=1.0)
-            events = LogFile(self.folder / EVENTS, lines, partial(self._failed, "the events"))
-            self._attach(events, logging.NOTSET)
+            failed = partial(self._failed, "the events")
+            self._attach(LogFile(self.folder / EVENTS, lines, failed), logging.NOTSET)
         for warning in settings.warnings:
             self._warn_of(warning)
         return settings
@@ -208,8 +211,9 @@ class Record:
                 f"this run leaves no state{' and no log' if self._log is None else ''}", self._refused
             )
         if isinstance(outcome, Failure):
-            files = {"log_file": str(self.log_file or ""), "diagnostics": str(self.bundle)}
-            outcome = outcome.model_copy(update=files)
+            outcome = outcome.model_copy(
+                update={"log_file": str(self.log_file or ""), "diagnostics": str(self.bundle)}
+            )
             traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
             observe(self.logger, outcome.text(self._run_id, debug=traced), logging.ERROR)
         return outcome
@@ -255,9 +259,8 @@ class Record:
 
     def _is_dry(self) -> bool:
         """A dry run changed nothing, so the state of the last real one stays true."""
-        if self.request is not None:
-            return self.request.dry_run
-        return bool(self._args.dry_run) or is_asked("DRY_RUN", self._in_file)
+        asked = bool(self._args.dry_run) or is_asked("DRY_RUN", self._in_file)
+        return asked if self.request is None else self.request.dry_run
 
     def _hand_over(self, outcome: BaseModel | Failure) -> None:
         report = _staged(outcome)
@@ -347,9 +350,9 @@ def _copy(
         RivaStreamError, OSError: it could not be done.
     """
     if request is None:
-        raise ConfigurationError("the settings that say how to reach S3 are not right")
+        raise OSError("the settings that say how to reach S3 are not right")
     if refusal := target.refusal(request):
-        raise ConfigurationError(refusal)
+        raise PermissionError(refusal)
 
     from riva_stream.log_delivery import LogUpload, deliver, log_store  # noqa: PLC0415 - the AWS libraries
 
@@ -358,7 +361,7 @@ def _copy(
     try:
         run(work, watch=watch, on_signal=lambda _: None)
     except Interrupted as error:  # now, or the run before; then its own reason counts
-        raise ConfigurationError(str(error.__cause__ or "it was interrupted")) from error
+        raise InterruptedError(str(error.__cause__ or "it was interrupted")) from error
 
 
 def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]:

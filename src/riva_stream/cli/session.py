@@ -73,8 +73,9 @@ class Session:
         """Run what ``main`` gives in an event loop, until it ends or a signal comes."""
 
         def tell(number: int) -> None:
-            name = signal.Signals(number).name
-            self.observe(f"riva_stream: {name}: stopping cleanly; once more ends it at once\n")
+            self.observe(
+                f"riva_stream: {signal.Signals(number).name}: stopping cleanly; once more ends it at once\n"
+            )
 
         return run(main, watch=self.watch, loop=self.args.loop, on_signal=tell)
 
@@ -222,14 +223,14 @@ def _refuse_bytes(args: Namespace) -> None:
     Raises:
         ConfigurationError: there are some.
     """
-    words = {name: value for name, value in vars(args).items() if isinstance(value, str | list | tuple)}
-    wrong = [
-        name for name, value in words.items() if name not in StageRequest.model_fields and not is_text(value)
-    ]
-    wrong += [name for name in ("RIVA_STREAM_HOST_ID",) if not is_text(os.environ.get(name))]
-    if wrong:
+    words = {
+        name: value
+        for name, value in vars(args).items()
+        if isinstance(value, str | list | tuple) and name not in StageRequest.model_fields
+    } | {"RIVA_STREAM_HOST_ID": os.environ.get("RIVA_STREAM_HOST_ID", "")}
+    if wrong := sorted(name for name, value in words.items() if not is_text(value)):
         raise ConfigurationError(
-            f"not UTF-8, or with a NUL: {', '.join(sorted(wrong))}",
+            f"not UTF-8, or with a NUL: {', '.join(wrong)}",
             hint="look at what the command line and the environment hold",
         )
 

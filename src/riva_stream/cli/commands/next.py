@@ -79,8 +79,10 @@ def run(args: Namespace, invocation: Invocation) -> int:
         handover = read(folder)
     except OSError as error:
         message = f"the state directory {folder} cannot be read: {error.strerror or error}"
-        hint = "pass --state-dir DIR with a folder you may read"
-        return _refuse(args, ("unreadable", message, hint, _UNREADABLE))
+        return _refuse(
+            args,
+            ("unreadable", message, "pass --state-dir DIR with a folder you may read", _UNREADABLE),
+        )
     problem = _judge(handover, invocation)
     if problem is not None:
         return _refuse(args, problem, handover.record.get("run_id"))
@@ -107,8 +109,12 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             _AGAIN,
         )
     if not status:
-        message = f"nothing has been staged yet with the state directory {folder}"
-        return "nothing_staged", message, f"stage first:\n{again}", _MISSING
+        return (
+            "nothing_staged",
+            f"nothing has been staged yet with the state directory {folder}",
+            f"stage first:\n{again}",
+            _MISSING,
+        )
     if status.get("status") != "success":
         ended_with = code_of(status.get("exit_code", ""))
         code = _AGAIN if ended_with is None else ended_with
@@ -123,8 +129,11 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         )
     missing = [name for name in _NEEDED if not handover.values.get(name)]
     if not _described(handover):
-        by_bintarball = handover.values.get("bintarball_manifest")
-        missing.append("the run's report.json" if by_bintarball else "last_artifact_metadata.json")
+        missing.append(
+            "the run's report.json"
+            if handover.values.get("bintarball_manifest")
+            else "last_artifact_metadata.json"
+        )
     if missing:
         return (
             "inconsistent",
@@ -144,8 +153,7 @@ def _values(handover: Handover) -> dict[str, str]:
     from riva_stream.handover import LAST_ARTIFACT, VALUES
 
     values = {name: handover.values.get(name, "") for name in VALUES}
-    copies = {"checksum_file": "checksums.sha256", "artifact_metadata": "artifact.json"}
-    for name, file in copies.items():
+    for name, file in (("checksum_file", "checksums.sha256"), ("artifact_metadata", "artifact.json")):
         here = handover.folder.absolute() / "runs" / handover.status.get("run_id", "") / file
         if values[name] and not Path(values[name]).is_file() and here.is_file():
             values[name] = str(here)

@@ -97,8 +97,8 @@ def _place(args: Namespace, bucket: str, prefix: str) -> tuple[list[str], dict[s
     examples = {name: SETTINGS[name].example for name in _LEVELS}
     whole = examples | dict(zip(_LEVELS, (bucket, *levels), strict=False)) | given
     wrong = malformed(Levels, whole)
-    place = Levels.model_validate(whole | {name: examples[name] for name in wrong}).place
-    return [place], {name: wrong[name] for name in given if name in wrong}
+    right = Levels.model_validate(whole | {name: examples[name] for name in wrong})
+    return [right.place], {name: wrong[name] for name in given if name in wrong}
 
 
 _OUTCOMES = {

@@ -179,9 +179,8 @@ def _checked(report: StageReport, artifact: Artifact) -> list[str]:
 
 
 def _replica(replica: PlaceReport) -> list[str]:
-    if replica.error is not None:
-        return hanging(f"FAILED  {replica.destination}: ", replica.error.message)
-    return [f"{'ok':<6}  {replica.destination}"]
+    error, place = replica.error, replica.destination
+    return [f"ok      {place}"] if error is None else hanging(f"FAILED  {place}: ", error.message)
 
 
 def _deployment(document: DeploymentDocument) -> Iterator[str]:

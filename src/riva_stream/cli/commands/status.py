@@ -123,8 +123,7 @@ def _text(report: StatusReport, _: Session) -> str:
     if report.staged is not None:
         lines += ["", "Staged", *_staged(report.staged)]
     if report.run is not None:
-        title = "A run has begun to replace it" if report.staged else "Run"
-        lines += ["", title, *_run(report.run)]
+        lines += ["", "A run has begun to replace it" if report.staged else "Run", *_run(report.run)]
     if report.last_run is not None:
         last = report.last_run
         code = "" if last.exit_code is None else f", exit code {last.exit_code}"

@@ -63,8 +63,14 @@ def read_env_file(wanted: Path | None) -> EnvFile:
         return EnvFile()
     if not named and path.is_dir():
         # Often a virtual environment. Nobody has asked for it, so that it stops no run.
-        message = f"{path} is a folder, and no file of settings: it is ignored"
-        return EnvFile(warnings=(Warned(code="env-file-folder", message=message),))
+        return EnvFile(
+            warnings=(
+                Warned(
+                    code="env-file-folder",
+                    message=f"{path} is a folder, and no file of settings: it is ignored",
+                ),
+            )
+        )
     from dotenv import dotenv_values  # noqa: PLC0415 - not for a command without such a file to load
     from dotenv.parser import parse_stream  # noqa: PLC0415
 

@@ -262,8 +262,10 @@ class _Draft:
         from_file = profile.origin.place != self.places.names[0]
         if self.places.environment.get(_KEYS[0]) or (from_file and self.places.file.values.get(_KEYS[0])):
             del self.values["profile"]
-            told = "AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it"
-            self.warn("profile-outranked", told)
+            self.warn(
+                "profile-outranked",
+                "AWS_PROFILE is not used: AWS_ACCESS_KEY_ID is set too and wins; pass --profile to use it",
+            )
 
     def _compare_keys(self) -> None:
         """Key, secret and token are taken from one place, so what only the file has of them is not used."""
@@ -271,8 +273,11 @@ class _Draft:
         if apart := [
             name for name in _KEYS if here and self.places.file.values.get(name) and not environment.get(name)
         ]:
-            told = f"{' and '.join(apart)} of {self.places.file.path} not used: {here} is set in the environment, and "
-            self.warn("keys-apart", told + "key, secret and token are taken from one place")
+            self.warn(
+                "keys-apart",
+                f"{' and '.join(apart)} of {self.places.file.path} not used: {here} is set in the environment, and "
+                "key, secret and token are taken from one place",
+            )
 
     def _read_switches(self, mode: object) -> None:
         for name, value in self._found.items():

@@ -66,11 +66,15 @@ class Places:
 
     def find(self, *variables: str) -> Value | None:
         """The first of ``variables`` in the first place that has any of them; an empty value counts as none."""
-        for place, values in zip(self.names, (self.environment, self.file.values), strict=True):
-            for variable in variables:
-                if text := values.get(variable, "").strip():
-                    return Value(text, Origin(variable, place))
-        return None
+        return next(
+            (
+                Value(text, Origin(variable, place))
+                for place, values in zip(self.names, (self.environment, self.file.values), strict=True)
+                for variable in variables
+                if (text := values.get(variable, "").strip())
+            ),
+            None,
+        )
 
     def text(self, variable: str) -> str:
         """The same of one variable, but with the blanks around it, which a path may have; "" for none."""

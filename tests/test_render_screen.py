@@ -33,18 +33,17 @@ class Recorder(Renderer):
         self.open.set()
         self.drawn = threading.Event()
 
-    def event(self, event: Event, record: logging.LogRecord) -> str:
-        return f"{type(event).__name__}\n"
-
-    def progress(self, latest: Progress, record: logging.LogRecord) -> str:
-        self.drawn.set()
-        return f"at {latest.fetched}\n"
-
-    def message(self, text: str, record: logging.LogRecord) -> str:
-        return f"{text}\n"
-
-    def close(self, closed: Closed, record: logging.LogRecord) -> str:
-        return "closed\n"
+    def format(self, record: logging.LogRecord) -> str:
+        match record.item:  # type: ignore[attr-defined]
+            case Progress() as latest:
+                self.drawn.set()
+                return f"at {latest.fetched}\n"
+            case Closed():
+                return "closed\n"
+            case str() as text:
+                return f"{text}\n"
+            case event:
+                return f"{type(event).__name__}\n"
 
     def write(self, text: str) -> None:
         self.open.wait(20)

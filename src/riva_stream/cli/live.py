@@ -13,10 +13,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column, Table
 from rich.text import Text
 
-from riva_stream.cli.progress import PHASES, Burst, Closed, Counters, Renderer
-from riva_stream.events import Event, PhaseChanged, RetryScheduled, Warned
+from riva_stream.cli.progress import PHASES, Burst, Closed, Counters, Item, Renderer
+from riva_stream.events import PhaseChanged, RetryScheduled, Warned
 from riva_stream.events import Progress as Seen
 from riva_stream.printable import in_one_line, visible
+from riva_stream.redact import redact
 from riva_stream.sizes import MIB, human_size
 
 __all__ = ["LiveRenderer"]
@@ -76,40 +77,30 @@ class LiveRenderer(Renderer):
 
     def format(self, record: logging.LogRecord) -> str:
         """What rich has drawn for the record."""
-        super().format(record)
+        self._draw(record.item)  # type: ignore[attr-defined]
         text = self._buffer.getvalue()
         self._buffer.seek(0)
         self._buffer.truncate()
         return text
 
-    def message(self, text: str, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """The text above the bars, as it is."""
-        self._console.out(visible(text.rstrip("\n")), highlight=False)
-        return ""
-
-    def event(self, event: Event, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """A line above the bars."""
-        if isinstance(event, PhaseChanged):
-            self._phase = PHASES[event.phase]
-        elif text := self._burst.text(event):
-            style = "yellow" if isinstance(event, Warned | RetryScheduled) else "dim"
-            # The terminal breaks long lines, not rich: a URI that is copied from there stays whole.
-            self._console.print(f"[{style}]{escape(in_one_line(text))}[/]", soft_wrap=True)
-        return ""
-
-    def progress(self, latest: Seen, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """The bars anew."""
-        self._count(latest)
-        self._bars.start()
-        self._bars.refresh()
-        return ""
-
-    def close(self, closed: Closed, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """The last drawing stays, with the last counters."""
-        if closed.latest is not None and self._bars.live.is_started:
-            self._count(closed.latest)
-        self._bars.stop()
-        return ""
+    def _draw(self, item: Item) -> None:
+        match item:
+            case str():
+                self._console.out(visible(redact(item).rstrip("\n")), highlight=False)
+            case Seen():
+                self._count(item)
+                self._bars.start()
+                self._bars.refresh()
+            case Closed():  # the last drawing stays, with the last counters
+                if item.latest is not None and self._bars.live.is_started:
+                    self._count(item.latest)
+                self._bars.stop()
+            case PhaseChanged():
+                self._phase = PHASES[item.phase]
+            case _ if text := self._burst.text(item):
+                style = "yellow" if isinstance(item, Warned | RetryScheduled) else "dim"
+                # The terminal breaks long lines, not rich: a URI that is copied from there stays whole.
+                self._console.print(f"[{style}]{escape(in_one_line(text))}[/]", soft_wrap=True)
 
     def _count(self, latest: Seen) -> None:
         self._counters.update(latest, self._clock())

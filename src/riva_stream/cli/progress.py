@@ -255,29 +255,12 @@ class Renderer(logging.Formatter):
     """Whether what it makes is for a terminal alone, with colours and moves of the cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """What to write for a record of :func:`record_of`, line ends included; "" for nothing."""
+        """What to write for a record of :func:`record_of`, line ends included; "" for nothing.
+
+        A text of the command line's own, such as an error, is written as it is.
+        """
         item: Item = record.item  # type: ignore[attr-defined]
-        if isinstance(item, str):
-            return self.message(redact(item), record)
-        if isinstance(item, Closed):
-            return self.close(item, record)
-        return self.progress(item, record) if isinstance(item, Progress) else self.event(item, record)
-
-    def message(self, text: str, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """A text of the command line's own, such as an error: the text as it is."""
-        return text if text.endswith("\n") else text + "\n"
-
-    def event(self, event: Event, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """An event that is not progress."""
-        return ""
-
-    def progress(self, latest: Progress, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """The newest counters."""
-        return ""
-
-    def close(self, closed: Closed, record: logging.LogRecord) -> str:  # noqa: ARG002
-        """The end."""
-        return ""
+        return redact(item).removesuffix("\n") + "\n" if isinstance(item, str) else ""
 
 
 class LineRenderer(Renderer):
@@ -297,14 +280,11 @@ class LineRenderer(Renderer):
         self._counters = Counters()
         self._burst = Burst(clock)
 
-    def event(self, event: Event, record: logging.LogRecord) -> str:
-        """A line, unless too many of its kind have just gone by."""
-        text = self._burst.text(event)
-        return self._line(text, record) if text else ""
-
-    def progress(self, latest: Progress, record: logging.LogRecord) -> str:
-        """The counters in one line."""
-        return self._line(self._counters.text(latest, self._clock()), record)
-
-    def _line(self, text: str, record: logging.LogRecord) -> str:
-        return f"{self.formatTime(record, '%H:%M:%S')} {self._run_id}  {in_one_line(text)}\n"
+    def format(self, record: logging.LogRecord) -> str:
+        """The counters in one line; one for an event, unless too many of its kind have just gone by."""
+        item: Item = record.item  # type: ignore[attr-defined]
+        if isinstance(item, str | Closed):
+            return super().format(record)
+        now = self._clock()
+        text = self._counters.text(item, now) if isinstance(item, Progress) else self._burst.text(item)
+        return f"{self.formatTime(record, '%H:%M:%S')} {self._run_id}  {in_one_line(text)}\n" if text else ""

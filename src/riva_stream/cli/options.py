@@ -21,10 +21,8 @@ __all__ = [
     "MODES",
     "WOULD",
     "add",
-    "add_endpoint",
-    "add_output",
     "add_promote",
-    "add_source_endpoint",
+    "add_reading",
     "add_stage",
     "add_staging",
     "choice",
@@ -318,7 +316,7 @@ _REQUEST = {
 def _add_recorded(parser: ArgumentParser, groups: Mapping[str, tuple[str, Flags]]) -> None:
     for title, (text, flags) in groups.items():
         add(parser.add_argument_group(title, text or None), flags)
-    add_output(parser)
+    _add_output(parser)
     add(parser.add_argument_group("log", "one file per run, DIR/RUN_ID.log"), _LOG)
 
 
@@ -373,17 +371,15 @@ def add_staging(parser: ArgumentParser) -> None:
     add(parser, {"prefix": value("s3://BUCKET/ENV/MODEL/VERSION/", text, nargs="?")})
 
 
-def add_endpoint(parser: ArgumentParser) -> None:
-    """The endpoint and the credentials."""
+def add_reading(parser: ArgumentParser, *, source: str = "") -> None:
+    """All that a command needs which stages nothing; ``source`` says what those of the source are for."""
     add(parser.add_argument_group("S3"), _ENDPOINT)
+    if source:
+        add(parser.add_argument_group("source", source), _SOURCE_ENDPOINT)
+    _add_output(parser)
 
 
-def add_source_endpoint(parser: ArgumentParser, text: str) -> None:
-    """The endpoint and the credentials of the source."""
-    add(parser.add_argument_group("source", text), _SOURCE_ENDPOINT)
-
-
-def add_output(parser: ArgumentParser) -> None:
+def _add_output(parser: ArgumentParser) -> None:
     """Where settings and state are, and what is shown."""
     add(parser.add_argument_group("running"), _RUNNING)
     add(parser.add_argument_group("output", "the result goes to stdout, everything else to stderr"), _OUTPUT)

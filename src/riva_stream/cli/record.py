@@ -47,7 +47,7 @@ from riva_stream.handover import LAST_ARTIFACT, iso
 from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import to_json
-from riva_stream.redact import redact
+from riva_stream.redact import Redactor, redact
 from riva_stream.report import PromoteReport, StageReport
 
 __all__ = ["Record"]
@@ -182,30 +182,31 @@ class Record:
         Returns:
             The outcome, with the names of what a failure left, or with the warnings that came too late for it.
         """
-        outcome = self._tell(outcome)
+        settings = self.settings or self.open(EnvFile())  # where it failed before anything was known
+        outcome = self._tell(outcome, traced=settings.level == "debug")
         dry = self._is_dry()
         if not dry:
-            self._try("what old runs have left was not all removed", self._remove_old)
+            self._try("what old runs have left was not all removed", self._remove_old, settings)
         for outlet, file in self._outlets:
             if outlet.end(failed=isinstance(outcome, Failure)):
                 file.close()  # or else its thread is still writing: the process will close it
         if isinstance(outcome, Failure) and (
-            self._refused or not self._try("the diagnostics cannot be written", self._bundle, outcome)
+            self._refused
+            or not self._try("the diagnostics cannot be written", self._bundle, outcome, settings.redactor)
         ):
             outcome = outcome.model_copy(update={"diagnostics": ""})
         if not dry:
             if not self._refused:
                 self._try("the state for the next step cannot be written", self._hand_over, outcome)
-            self._try("the log was not copied to S3", self._upload, outcome, watch)
+            if settings.target is not None:
+                self._try("the log was not copied to S3", self._upload, settings.target, outcome, watch)
         if isinstance(outcome, StageReport):
             late = [problem for problem in self._problems if problem not in outcome.warnings]
             outcome = outcome.model_copy(update={"warnings": [*outcome.warnings, *late]})
         return outcome
 
-    def _tell(self, outcome: R | Failure) -> R | Failure:
+    def _tell(self, outcome: R | Failure, *, traced: bool) -> R | Failure:
         """Put into the log what the run came to; the outcome with the names of what it left."""
-        if self.settings is None:  # it failed before anything was known
-            self.open(EnvFile())
         if self._refused and not self._said:
             self._failed(
                 f"this run leaves no state{' and no log' if self._log is None else ''}", self._refused
@@ -214,8 +215,8 @@ class Record:
             outcome = outcome.model_copy(
                 update={"log_file": str(self.log_file or ""), "diagnostics": str(self.bundle)}
             )
-            traced = outcome.exit_code == 1 or (self.settings is not None and self.settings.level == "debug")
-            observe(self.logger, outcome.text(self._run_id, debug=traced), logging.ERROR)
+            text = outcome.text(self._run_id, debug=traced or outcome.exit_code == 1)
+            observe(self.logger, text, logging.ERROR)
         return outcome
 
     def _attach(self, file: LogFile, level: int) -> bool:
@@ -240,20 +241,39 @@ class Record:
             return False
         return True
 
-    def _upload(self, outcome: BaseModel | Failure, watch: SignalWatch) -> None:
-        target = self.settings.target if self.settings is not None else None
+    def _upload(self, target: LogPlace, outcome: BaseModel | Failure, watch: SignalWatch) -> None:
+        """Put the log, and the diagnostics if there are any, below a place in S3, and never beside what was staged.
+
+        Raises:
+            RivaStreamError, OSError: it could not be done.
+        """
         files = [self.log_file, self.bundle if isinstance(outcome, Failure) else None]
         found = [path for path in files if path is not None and path.is_file()]
-        if target and found:
-            _copy(self.request, target, self._run_id, found, watch)
+        if not found:
+            return
+        if self.request is None:
+            raise OSError("the settings that say how to reach S3 are not right")
+        if refusal := target.refusal(self.request):
+            raise PermissionError(refusal)
 
-    def _remove_old(self) -> None:
-        settings = self.settings
-        if settings is None or settings.keep_runs is None:
+        from riva_stream.log_delivery import LogUpload, deliver, log_store  # noqa: PLC0415 - the AWS libraries
+
+        uploads = [
+            LogUpload(path, target.key(self._run_id, path.name), _TYPES[path.suffix]) for path in found
+        ]
+        store = log_store(self.request)
+        work = partial(deliver, store, target.bucket, uploads, run_id=self._run_id, seconds=15.0)
+        try:
+            run(work, watch=watch, on_signal=lambda _: None)
+        except Interrupted as error:  # now, or the run before; then its own reason counts
+            raise InterruptedError(str(error.__cause__ or "it was interrupted")) from error
+
+    def _remove_old(self, settings: LogSettings) -> None:
+        keep = settings.keep_runs
+        if keep is None:
             return
         state = handover.read(self._state)  # the next step may be about to read what these point at
         spared = {self._run_id, state.status.get("run_id", ""), str(state.record.get("run_id", ""))}
-        keep = settings.keep_runs
         if removed := remove_old_runs(self._state, settings.folder, keep=keep, spared=spared):
             observe(self.logger, f"removed what {removed} old runs have left: --keep-runs is {keep}\n")
 
@@ -276,17 +296,16 @@ class Record:
         artifact = None if report is None else _artifact_of(report, folder)
         handover.finish(self._state, ending, values, artifact)
 
-    def _bundle(self, failure: Failure) -> None:
+    def _bundle(self, failure: Failure, redactor: Redactor) -> None:
         from riva_stream.cli.diagnostics import write_bundle  # noqa: PLC0415 - most runs succeed
 
-        assert self.settings is not None  # noqa: S101 - settle() opens it
         if failure.where.request_id:
             self._recent.add_request(failure.where.request_id, str(failure.where))
         flags = {name: value for name, value in vars(self._args).items() if name != "command"}
         settings = self.request.model_dump(mode="json") if self.request else {"flags": flags}
         write_bundle(
             self.bundle,
-            self.settings.redactor,
+            redactor,
             self._run_id,
             failure,
             settings={"command": self._command, "settings": settings},
@@ -332,36 +351,6 @@ def _absolute(path: Path) -> Path:
     with contextlib.suppress(OSError):
         return path.absolute()
     return path
-
-
-def _copy(
-    request: Request | None, target: LogPlace, run_id: str, files: list[Path], watch: SignalWatch
-) -> None:
-    """Put files below a place in S3, and never beside what was staged.
-
-    Args:
-        request: how to reach the store, and what must not be written to; None when it never came to that.
-        target: where to.
-        run_id: of the run.
-        files: the log, and the diagnostics if there are any.
-        watch: a signal stops it.
-
-    Raises:
-        RivaStreamError, OSError: it could not be done.
-    """
-    if request is None:
-        raise OSError("the settings that say how to reach S3 are not right")
-    if refusal := target.refusal(request):
-        raise PermissionError(refusal)
-
-    from riva_stream.log_delivery import LogUpload, deliver, log_store  # noqa: PLC0415 - the AWS libraries
-
-    uploads = [LogUpload(path, target.key(run_id, path.name), _TYPES[path.suffix]) for path in files]
-    work = partial(deliver, log_store(request), target.bucket, uploads, run_id=run_id, seconds=15.0)
-    try:
-        run(work, watch=watch, on_signal=lambda _: None)
-    except Interrupted as error:  # now, or the run before; then its own reason counts
-        raise InterruptedError(str(error.__cause__ or "it was interrupted")) from error
 
 
 def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]:

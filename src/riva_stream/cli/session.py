@@ -11,7 +11,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import redirect_stderr
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "execute"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 
@@ -69,15 +71,16 @@ class Session:
         self.args.debug = True
         _set_up_logging(debug=True)
 
-    def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run what ``main`` gives in an event loop, until it ends or a signal comes."""
+    def run(self, main: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **more: P.kwargs) -> T:
+        """Run what ``main`` gives for these arguments in an event loop, until it ends or a signal comes."""
 
         def tell(number: int) -> None:
             self.observe(
                 f"riva_stream: {signal.Signals(number).name}: stopping cleanly; once more ends it at once\n"
             )
 
-        return run(main, watch=self.watch, loop=self.args.loop, on_signal=tell)
+        work = partial(main, *args, **more)
+        return run(work, watch=self.watch, loop=self.args.loop, on_signal=tell)
 
     def endpoint(
         self,
@@ -139,7 +142,7 @@ def execute(
     """Do ``work``, show its result, and give the exit code.
 
     Args:
-        args: with the flags of ``options.add_output``.
+        args: with the flags of ``options.add_reading``, or of ``options.add_stage``.
         invocation: how the program was called.
         work: the command's own part.
         text: the result for a person.

@@ -7,7 +7,6 @@ import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +72,11 @@ def _check(session: Session) -> CheckReport:
         logs = log_settings(args, file)
         loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
-        return session.run(partial(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id))
+        return session.run(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     session.set_up_environment(loaded.environment, loaded.request.profile)
     settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
     return session.run(
-        partial(check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target)
+        check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target
     )
 
 

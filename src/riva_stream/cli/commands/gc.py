@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from datetime import UTC
-from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
@@ -49,8 +48,7 @@ def configure(parser: ArgumentParser) -> None:
             ),
         },
     )
-    options.add_endpoint(parser)
-    options.add_output(parser)
+    options.add_reading(parser)
 
 
 def _collect(session: Session) -> CollectReport:
@@ -60,16 +58,14 @@ def _collect(session: Session) -> CollectReport:
     args = session.args
     bucket, prefix = split_prefix(args.prefix)
     return session.run(
-        partial(
-            collect,
-            session.endpoint().store(),
-            bucket,
-            prefix,
-            older_than=args.older_than,
-            lease=args.lease,
-            apply=args.yes,
-            observer=session.observe,
-        )
+        collect,
+        session.endpoint().store(),
+        bucket,
+        prefix,
+        older_than=args.older_than,
+        lease=args.lease,
+        apply=args.yes,
+        observer=session.observe,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
@@ -42,8 +41,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     text = "where to look (default: the bucket that the settings of stage name)"
     options.add(parser, {"prefix": options.value("s3://BUCKET[/ENV[/MODEL]]", text, nargs="?")})
-    options.add_endpoint(parser)
-    options.add_output(parser)
+    options.add_reading(parser)
 
 
 _HEAD = ("ENV", "MODEL", "VERSION", "STATE", "MODE", "SIZE", "MODELS", "STAGED AT", "RUN")
@@ -70,7 +68,7 @@ def _list(session: Session) -> ListReport:
             f"{place} is deeper than a staging, which lies at ENV/MODEL/VERSION",
             hint=f"for example: s3://{bucket}/{'/'.join(prefix.split('/')[:2])}",
         )
-    return session.run(partial(list_stagings, endpoint.store(), bucket, prefix, observer=session.observe))
+    return session.run(list_stagings, endpoint.store(), bucket, prefix, observer=session.observe)
 
 
 def _text(report: ListReport, _: Session) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
@@ -78,7 +77,7 @@ def _promote(session: Session) -> PromoteReport:
 
     from riva_stream.pipeline import promote  # the AWS libraries are for a request that is right
 
-    return session.run(partial(promote, request, observer=session.observe))
+    return session.run(promote, request, observer=session.observe)
 
 
 def _place(args: Namespace, bucket: str, prefix: str) -> tuple[list[str], dict[str, Wrong]]:

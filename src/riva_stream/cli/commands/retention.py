@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
@@ -74,8 +73,7 @@ def configure(parser: ArgumentParser) -> None:
             "--remove": options.flag("remove the rules for these environments"),
         },
     )
-    options.add_endpoint(parser)
-    options.add_output(parser)
+    options.add_reading(parser)
 
 
 _EXPIRING = ("dev", "staging")
@@ -133,7 +131,7 @@ def _compare(session: Session) -> RetentionReport:
         by_tag=args.by_tag,
         remove=args.remove,
     )
-    return session.run(partial(retention, store, bucket, policy, observer=session.observe))
+    return session.run(retention, store, bucket, policy, observer=session.observe)
 
 
 def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> str:

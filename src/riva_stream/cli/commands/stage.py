@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
@@ -78,7 +77,7 @@ def _stage(session: Session) -> StageReport:
     from riva_stream.pipeline import stage  # the AWS libraries are for a request that is right
 
     with granting(loaded.request):
-        report = session.run(partial(stage, loaded.request, observer=session.observe))
+        report = session.run(stage, loaded.request, observer=session.observe)
     return report.model_copy(update={"warnings": [*session.warnings, *report.warnings]})
 
 

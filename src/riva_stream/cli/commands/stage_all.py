@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +75,7 @@ def configure(parser: ArgumentParser) -> None:
             "--fail-fast": options.flag("stop the others at the first failure"),
         },
     )
-    options.add_endpoint(parser)
-    options.add_source_endpoint(parser, "these and those of S3: where the catalogue says nothing")
-    options.add_output(parser)
+    options.add_reading(parser, source="these and those of S3: where the catalogue says nothing")
 
 
 def _count(text: str) -> int:
@@ -123,18 +120,18 @@ def _stage_all(session: Session) -> CatalogueReport:
         if args.json and isinstance(event, EntryEnded):
             print_line(_line(event.report.model_dump(mode="json")))
 
-    work = partial(
-        stage_all,
-        loaded,
-        engine=_engine(session),
-        observer=observe,
-        only=args.only,
-        dry_run=args.dry_run,
-        fail_fast=args.fail_fast,
-        fallback=fallback,
-    )
+    engine = _engine(session)
     with shown:
-        report = session.run(work)
+        report = session.run(
+            stage_all,
+            loaded,
+            engine=engine,
+            observer=observe,
+            only=args.only,
+            dry_run=args.dry_run,
+            fail_fast=args.fail_fast,
+            fallback=fallback,
+        )
     args.json = False  # each entry had its line; only a failure of the whole is still a document
     return report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,8 +57,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add(parser, {"place": place})
     options.add(parser.add_mutually_exclusive_group(), watching)
     options.add(parser, {"--exit-code": options.flag("0 only if it is staged; else 65, 66 or 75 as above")})
-    options.add_endpoint(parser)
-    options.add_output(parser)
+    options.add_reading(parser)
 
 
 _HEADS = {
@@ -90,16 +88,14 @@ def _look(session: Session) -> StatusReport:
             bucket, prefix, last, endpoint = _remembered(session, state, file)
 
     return session.run(
-        partial(
-            status,
-            endpoint.store(),
-            bucket,
-            prefix,
-            wait=not args.no_wait,
-            lease=args.lease,
-            last_run=last,
-            observer=session.observe,
-        )
+        status,
+        endpoint.store(),
+        bucket,
+        prefix,
+        wait=not args.no_wait,
+        lease=args.lease,
+        last_run=last,
+        observer=session.observe,
     )
 
 

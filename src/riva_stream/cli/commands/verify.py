@@ -6,7 +6,6 @@ import shlex
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
@@ -64,9 +63,7 @@ def configure(parser: ArgumentParser) -> None:
             ),
         },
     )
-    options.add_endpoint(parser)
-    options.add_source_endpoint(parser, "used only for a staging by reference")
-    options.add_output(parser)
+    options.add_reading(parser, source="used only for a staging by reference")
 
 
 _FLAGS = ("--env", "--model-name", "--model-version")
@@ -95,17 +92,15 @@ def _verify(session: Session) -> VerifyReport:
         unsigned=endpoint.no_sign_request,
     )
     return session.run(
-        partial(
-            verify,
-            settings,
-            bucket,
-            prefix,
-            deep=args.deep,
-            connections=args.connections,
-            memory=args.memory,
-            source_settings=None if elsewhere == settings else elsewhere,
-            observer=session.observe,
-        )
+        verify,
+        settings,
+        bucket,
+        prefix,
+        deep=args.deep,
+        connections=args.connections,
+        memory=args.memory,
+        source_settings=None if elsewhere == settings else elsewhere,
+        observer=session.observe,
     )
 
 

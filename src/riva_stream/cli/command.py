@@ -8,6 +8,7 @@ import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from riva_stream.cli.settings.env_file import ROOT
@@ -42,12 +43,11 @@ class Invocation:
 
     def other(self, command: str, *without: str) -> str:
         """Another command with the same flags, but for those ``without`` that it does not know, with their values."""
-        words: list[str] = []
-        skipping = False
-        for word in self.argv[1:]:
-            if not skipping and word.partition("=")[0] not in without:
-                words.append(word)
-            skipping = word in without
+        words = [
+            word
+            for before, word in pairwise((command, *self.argv[1:]))
+            if before not in without and word.partition("=")[0] not in without
+        ]
         return " ".join(
             [self._program(), *(shlex.quote(_USERINFO.sub("", word)) for word in (command, *words))]
         )

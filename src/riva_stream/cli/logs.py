@@ -412,11 +412,15 @@ def choose_renderer(args: Namespace, run_id: str) -> Renderer | JsonLines:
 
 # --- where a run's log goes and how it looks: flags, then the environment, then ``.env``, as for all settings
 
-LEVELS = ("debug", "info", "warning", "error")
-_ALIASES = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+_LEVELS = {
+    **{level: level for level in ("debug", "info", "warning", "error")},
+    "trace": "debug",
+    "warn": "warning",
+    "critical": "error",
+    "fatal": "error",
+}
 _FORMATS = {"pretty": "pretty", "text": "pretty", "plain": "pretty", "json": "json", "jsonl": "json"}
 _KEEP_RUNS = 50
-_PREFIX = "riva-logs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,10 +463,8 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
 
     folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, file.values) / "logs"
     level = (args.log_level or variable("LOG_LEVEL") or "info").lower()
-    level = _ALIASES.get(level, level)
-    if level not in LEVELS:
-        warn(f"LOG_LEVEL is none of {', '.join(LEVELS)}: info is taken")
-        level = "info"
+    if level not in _LEVELS:
+        warn(f"LOG_LEVEL is none of {', '.join(dict.fromkeys(_LEVELS.values()))}: info is taken")
     form = (args.log_file_format or variable("LOG_FORMAT") or "pretty").lower()
     if form not in _FORMATS:
         warn("LOG_FORMAT is neither pretty nor json: pretty is taken")
@@ -474,7 +476,7 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
     return LogSettings(
         folder=home_of(folder),
         keep_runs=None if keep_runs == ALL else keep_runs,
-        level=level,
+        level=_LEVELS.get(level, "info"),
         form=_FORMATS.get(form, "pretty"),
         tee=_switch(variable("LOG_TEE_STDOUT"), "LOG_TEE_STDOUT", warn),
         target=_target(args.log_to_s3, variable, warn),
@@ -503,7 +505,7 @@ def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[st
     with contextlib.suppress(ValueError):
         bucket, rest = split_uri(f"s3://{variable('LOG_S3_BUCKET').removeprefix('s3://').strip('/')}")
         if not rest:
-            return LogPlace(bucket, (variable("LOG_S3_PREFIX") or _PREFIX).strip("/"))
+            return LogPlace(bucket, (variable("LOG_S3_PREFIX") or "riva-logs").strip("/"))
     warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is no bucket: the log stays here alone")
     return None
 

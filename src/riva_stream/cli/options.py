@@ -407,8 +407,7 @@ def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> P
     """The state directory: the flag, the environment, ``.env``, ``state``; the latter three from :func:`root`."""
     if args.state_dir:
         return home_of(args.state_dir)
-    named = Places(EnvFile(values=in_file or {})).text("RIVA_STATE_DIR")
-    return root() / home_of(named or "state")
+    return root() / home_of(Places(EnvFile(values=in_file or {})).text("RIVA_STATE_DIR") or "state")
 
 
 def find_state_dir(args: Namespace) -> Path:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,9 +25,7 @@ __all__ = ["LiveOverview", "Overview", "PlainOverview", "can_draw"]
 
 Seen = Planned | EntryStarted | EntryEvent | EntryEnded
 
-_WINDOW = 30.0  # seconds that the total's rate is averaged over
 _LINE_EVERY = 10.0  # seconds between two lines of the total
-_NOTES = 5
 
 
 @dataclass(eq=False)
@@ -47,7 +43,7 @@ class Overview:
     """By destination."""
     moved: list[int] = field(default_factory=list)
     """Bytes of the sources of stagings that are over and were not there before, one by one."""
-    _window: Window = field(default_factory=partial(Window, _WINDOW))
+    _window: Window = field(default_factory=lambda: Window(seconds=30.0))
 
     def observe(self, event: Seen, /) -> None:
         """Take one event. Never waits."""
@@ -145,24 +141,22 @@ class LiveOverview(Overview):
         super().__init__(clock)
         # Not sys.stderr, which belongs to the screen while a command runs.
         self._console = console or Console(file=sys.__stderr__, highlight=False)
-        self._notes: deque[str] = deque(maxlen=_NOTES)
+        self._notes: deque[str] = deque(maxlen=5)
 
     def note(self, text: str) -> None:
         """Below the table, until others come."""
         self._notes.append(in_one_line(redact(text)))
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> Live:
         """While entered, the table is on the terminal."""
-        with Live(
+        return Live(
             get_renderable=self.drawn,
             console=self._console,
             refresh_per_second=4,
             redirect_stdout=False,
             redirect_stderr=False,
             transient=True,
-        ):
-            yield
+        )
 
     def drawn(self) -> RenderableType:
         """The table as it is now."""

@@ -190,18 +190,19 @@ def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) 
                 _forget_empty_variables(session)
                 _refuse_bytes(args)
                 outcome = work(session)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: nothing goes further
-            if isinstance(error, KeyboardInterrupt):  # a signal before the event loop ran
-                error = Interrupted(session.watch.caught or signal.SIGINT)
+        except KeyboardInterrupt:  # a signal before the event loop ran
+            outcome = failure_of(Interrupted(session.watch.caught or signal.SIGINT), session.invocation)
+        except Exception as error:  # noqa: BLE001 - the edge: nothing goes further
             outcome = failure_of(error, session.invocation)
         if session.record is not None:
             # What is done is done: a signal that comes now has nothing left to cancel.
             with session.watch.calling(lambda _: None):
                 outcome = session.record.settle(outcome, session.watch)
         if isinstance(outcome, Failure):
-            last = outcome.text(run_id, debug=args.debug)
-            if args.log_format == "json":
-                last = failed_line(outcome.document(run_id))
+            as_json = args.log_format == "json"
+            last = (
+                failed_line(outcome.document(run_id)) if as_json else outcome.text(run_id, debug=args.debug)
+            )
         return outcome
     finally:
         session.screen.end(last)

@@ -121,7 +121,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
                 ),
             ),
             trace=trace,
-            policy=_policy(worst),
+            policy=_policy(worst) if isinstance(worst, AccessDeniedError) else None,
             layers=getattr(worst, "layers", ()),
         )
     if is_out_of_resources(worst):
@@ -159,19 +159,14 @@ def _hint(error: RivaStreamError, invocation: Invocation) -> str:
     return "\n".join(text for text in (invocation.called(error.hint), command) if text)
 
 
-def _policy(error: RivaStreamError) -> dict[str, Any] | None:
-    """What grants the access that was denied; None where that would not help, or is not known."""
-    if not isinstance(error, AccessDeniedError):
-        return None
+def _policy(error: AccessDeniedError) -> dict[str, Any] | None:
+    """What grants the access that was denied; None where that is not known."""
     from riva_stream.preflight.policy import PolicyDocument, grants_for  # noqa: PLC0415 - for this error alone
 
     places = Places()  # the environment alone: what ended the run may be the file
     region = places.text("AWS_REGION") or places.text("AWS_DEFAULT_REGION") or None
     grants = error.grants or tuple(grant.model_dump() for grant in grants_for(error, region=region))
-    if not grants:
-        return None
-    document: dict[str, Any] = PolicyDocument.model_validate({"Statement": grants}).model_dump()
-    return document
+    return PolicyDocument.model_validate({"Statement": grants}).model_dump() if grants else None
 
 
 def _finding(error: BaseException) -> Finding:

@@ -38,7 +38,7 @@ from riva_stream.cli.old_runs import BUNDLE, EVENTS, remove_old_runs
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.progress import STARTED, Item, record_of
 from riva_stream.cli.settings.env_file import EnvFile
-from riva_stream.cli.settings.load import is_asked
+from riva_stream.cli.settings.places import Places, as_switch
 from riva_stream.config import Request, is_text
 from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
@@ -279,7 +279,8 @@ class Record:
 
     def _is_dry(self) -> bool:
         """A dry run changed nothing, so the state of the last real one stays true."""
-        asked = bool(self._args.dry_run) or is_asked("DRY_RUN", self._in_file)
+        in_words = Places(EnvFile(values=self._in_file)).text("DRY_RUN")
+        asked = bool(self._args.dry_run) or as_switch(in_words) is True
         return asked if self.request is None else self.request.dry_run
 
     def _hand_over(self, outcome: BaseModel | Failure) -> None:
@@ -291,10 +292,12 @@ class Record:
             log_file=str(self.log_file or ""),
             command=self._command,
         )
-        folder = self.folder if report is None else self.folder.with_name(report.run_id)
-        values = {} if report is None else _values_of(report, self._state, folder)
-        artifact = None if report is None else _artifact_of(report, folder)
-        handover.finish(self._state, ending, values, artifact)
+        if report is None:
+            handover.finish(self._state, ending, {}, None)
+        else:
+            folder = self.folder.with_name(report.run_id)
+            values = _values_of(report, self._state, folder)
+            handover.finish(self._state, ending, values, _artifact_of(report, folder))
 
     def _bundle(self, failure: Failure, redactor: Redactor) -> None:
         from riva_stream.cli.diagnostics import write_bundle  # noqa: PLC0415 - most runs succeed

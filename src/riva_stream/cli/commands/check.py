@@ -124,8 +124,7 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
         yield from (f"from  {report.source}", f"to    {report.destination}", "")
     tried = [record for record in report.records if record.code != NOT_TRIED]
     width = max(len(record.component) for record in report.records)
-    for record in tried:
-        yield from _record_lines(record, width, invocation)
+    yield from (line for record in tried for line in _record_lines(record, width, invocation))
     # One line for all that one failure hides.
     skipped = [record for record in report.records if record.code == NOT_TRIED]
     for message in dict.fromkeys(record.message for record in skipped):

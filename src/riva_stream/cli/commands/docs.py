@@ -43,9 +43,9 @@ def pages() -> dict[str, Path]:
     """Every page by its topic, the README first; none where they were not installed."""
     package = Path(riva_stream.__file__).parent
     shipped, checkout = package / "manual", package.parent.parent
-    places = [shipped / "README.md", *sorted(shipped.glob("*.md"))]
-    if not shipped.is_dir():  # a checkout, or an editable install, which is one
-        places = [checkout / "README.md", *sorted(checkout.glob("docs/*.md"))]
+    # Else it is a checkout, or an editable install, which is one.
+    root, pages_of = (shipped, "*.md") if shipped.is_dir() else (checkout, "docs/*.md")
+    places = [root / "README.md", *sorted(root.glob(pages_of))]
     return {_topic(path): path for path in places if path.is_file()}
 
 

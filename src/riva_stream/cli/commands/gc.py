@@ -76,15 +76,13 @@ def _text(report: CollectReport, _: Session) -> str:
     ]
     gone = sum(leftover.removed for leftover in report.found)
     due = sum(leftover.old and not leftover.held for leftover in report.found)
-    if not report.found:
-        if not report.unseen:
-            lines.append(f"nothing is left below {report.prefix}")
-    elif report.applied:
-        lines.append(f"{gone} of {len(report.found)} removed below {report.prefix}")
-    else:
-        lines.append(
-            f"{due} of {len(report.found)} would be removed below {report.prefix}; --yes removes them"
-        )
+    total = len(report.found)
+    if total and report.applied:
+        lines.append(f"{gone} of {total} removed below {report.prefix}")
+    elif total:
+        lines.append(f"{due} of {total} would be removed below {report.prefix}; --yes removes them")
+    elif not report.unseen:
+        lines.append(f"nothing is left below {report.prefix}")
     if report.unseen:
         count = len(report.unseen)
         lines.append(

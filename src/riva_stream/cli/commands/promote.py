@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.output import hanging, text_of
+from riva_stream.cli.output import hanging, section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import human_size
@@ -111,11 +111,8 @@ _OUTCOMES = {
 
 def summary_text(report: PromoteReport, _: object = None) -> str:
     """What each place came to."""
-    lines = [f"From {report.source}"]
-    for place in report.places:
-        lines += ["", place.destination, *(f"  {line}" for line in _place_lines(place))]
-    lines += ["", f"Took {report.seconds:.1f} s"]
-    return text_of(lines)
+    places = [line for place in report.places for line in section(place.destination, _place_lines(place))]
+    return text_of([f"From {report.source}", *places, "", f"Took {report.seconds:.1f} s"])
 
 
 def _place_lines(place: PlaceReport) -> list[str]:

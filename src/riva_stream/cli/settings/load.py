@@ -33,7 +33,7 @@ from riva_stream.layout import prefix_of
 if TYPE_CHECKING:
     from riva_stream.s3 import StoreSettings
 
-__all__ = ["Endpoint", "Loaded", "is_asked", "load", "load_endpoint"]
+__all__ = ["Endpoint", "Loaded", "load", "load_endpoint"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -169,11 +169,6 @@ def load_endpoint(
     )
 
 
-def is_asked(variable: str, in_file: Mapping[str, str]) -> bool:
-    """Whether a switch is on, for whoever must know before the settings are checked."""
-    return as_switch(Places(EnvFile(values=in_file)).text(variable)) is True
-
-
 class _Draft:
     """What is known of each setting, before anything is checked: aliases are resolved, switches read."""
 
@@ -192,7 +187,13 @@ class _Draft:
             name: value for name, value in flags.items() if value not in (None, "", ())
         }
         mode = self._given.pop("mode", None)
-        self._found = {name: value for name in SETTINGS if (value := self._find(name)) is not None}
+        find = self.places.find
+        # An alias is asked only where no place has one of the setting's own names.
+        self._found = {
+            name: value
+            for name, setting in SETTINGS.items()
+            if name not in self._given and (value := find(*setting.variables) or find(*setting.aliases))
+        }
         self.values: dict[str, Any] = (
             {name: value for name, value in fallback.items() if value}
             | self._given
@@ -209,13 +210,6 @@ class _Draft:
         self._compare_keys()
         self._read_switches(mode)
         self._read_aliases()
-
-    def _find(self, name: str) -> Value | None:
-        """What variables say where no flag does; an alias is asked only where no place has one of the setting's own."""
-        if name in self._given:
-            return None
-        setting = SETTINGS[name]
-        return self.places.find(*setting.variables) or self.places.find(*setting.aliases)
 
     def checked(self, kind: type[M], values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> M:
         """What the settings make.

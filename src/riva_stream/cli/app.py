@@ -48,18 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Importing makes a hundred thousand objects and next to no garbage; looking for some costs a tenth of the start.
     gc.disable()
     try:
-        return _main(argv)
-    finally:
-        gc.enable()
-
-
-def _main(argv: Sequence[str] | None) -> int:
-    _open_standard_streams()
-    remember(os.environ)
-    words = tuple(sys.argv[1:] if argv is None else argv)
-    prog = "python -m riva_stream" if Path(sys.argv[0]).name == "__main__.py" else "riva-stream"
-    parser = build_parser(prog, words)
-    try:
+        _open_standard_streams()
+        remember(os.environ)
+        words = tuple(sys.argv[1:] if argv is None else argv)
+        prog = "python -m riva_stream" if Path(sys.argv[0]).name == "__main__.py" else "riva-stream"
+        parser = build_parser(prog, words)
         args, unknown = parser.parse_known_args(words)
         if unknown:
             parser.unrecognized(unknown)
@@ -74,6 +67,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
     except SystemExit as done:  # argparse's way to say that all is said
         return done.code if isinstance(done.code, int) else _USAGE
+    finally:
+        gc.enable()
 
 
 def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:

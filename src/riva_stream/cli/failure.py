@@ -137,7 +137,21 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             also=also,
             trace=trace,
         )
-    return _bug(worst, also, trace, invocation)
+    last = traceback.extract_tb(worst.__traceback__)[-1:]
+    place = "".join(
+        f" at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in last
+    )
+    return Failure(
+        type=type(worst).__name__,
+        code="bug",
+        message=f"this is a bug in riva_stream, not in your set-up: {type(worst).__name__}: {worst}{place}",
+        where=worst.where if isinstance(worst, RivaStreamError) else Where(),
+        hint="please report it to the maintainers with these lines, --version and the traceback; to see that:\n"
+        + invocation.again("--debug"),
+        exit_code=_BUG,
+        also=also,
+        trace=trace,
+    )
 
 
 _RESUMED = {("stage",), ("stage-all",), ("promote",)}
@@ -178,24 +192,6 @@ def _finding(error: BaseException) -> Finding:
 def _printable(text: str) -> str:
     """Names of files may be any bytes, which no JSON has."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _bug(error: BaseException, also: tuple[Finding, ...], trace: str, invocation: Invocation) -> Failure:
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    place = "".join(
-        f" at {frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}" for frame in last
-    )
-    return Failure(
-        type=type(error).__name__,
-        code="bug",
-        message=f"this is a bug in riva_stream, not in your set-up: {type(error).__name__}: {error}{place}",
-        where=error.where if isinstance(error, RivaStreamError) else Where(),
-        hint="please report it to the maintainers with these lines, --version and the traceback; to see that:\n"
-        + invocation.again("--debug"),
-        exit_code=_BUG,
-        also=also,
-        trace=trace,
-    )
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -117,7 +117,8 @@ class Outlet(QueueHandler):
             timeout: seconds to wait at most; the thread goes on by itself.
         """
         if self._ending is None:
-            for record in filter(None, (self.lost(), record_of(Closed(self.latest, failed)))):
+            closed = record_of(Closed(None if failed else self.latest))
+            for record in filter(None, (self.lost(), closed)):
                 self._waiting.put(record)
             self._ending = threading.Thread(target=self._finish, args=(last,), daemon=True)
             try:
@@ -339,10 +340,8 @@ class LogLines(Renderer):
                 return item
             case Progress():
                 return self._counters.text(item, self._clock())
-            case Closed(latest=Progress() as latest, failed=False):
-                return self.text(latest)
-            case Closed():  # an error is the last word then
-                return ""
+            case Closed():
+                return self.text(item.latest) if item.latest is not None else ""
             case Warned():
                 return item.message
         return sentence(item)
@@ -370,7 +369,7 @@ class LogJson(JsonLines):
         """One line, unless there is nothing to say."""
         item: Item = record.item  # type: ignore[attr-defined]
         if isinstance(item, Closed):
-            return "" if item.latest is None or item.failed else self.format(record_of(item.latest))
+            return "" if item.latest is None else self.format(record_of(item.latest))
         if isinstance(item, PhaseChanged):
             self._step = item.phase
         text = self._lines.text(item).strip("\n")

@@ -70,9 +70,7 @@ class Closed:
     """The last record that a renderer gets."""
 
     latest: Progress | None
-    """The last counters, if there were any."""
-    failed: bool = False
-    """Whether an error was told, which shall be the last word."""
+    """The last counters, if there were any, and if they shall be the last word."""
 
 
 Item = Event | Closed | str

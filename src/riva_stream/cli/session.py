@@ -152,7 +152,10 @@ def execute(
     """
     _keep_to_one_arena()
     if run_id is None:
-        run_id = _run_id(args, recorded=recorded)
+        from riva_stream.state import new_run_id  # noqa: PLC0415 - not for a command that is no run
+
+        # It names files: an id that may not be is refused with the settings, not made a path of.
+        run_id = args.run_id if args.run_id and (is_run_id(args.run_id) or not recorded) else new_run_id()
     with SignalWatch(show_cursor) as watch:
         session = Session(args, invocation, watch, run_id)
         outcome = _outcome(session, work, recorded=recorded)
@@ -165,13 +168,6 @@ def execute(
     if args.json:
         return print_result(json_text(SECRETS.value(json.loads(outcome.model_dump_json()))), exit_code=code)
     return print_result(redact(text(outcome, session)), exit_code=code)
-
-
-def _run_id(args: Namespace, *, recorded: bool) -> str:
-    """What a run's files are named by: an id that may not be is refused with the settings, not made a path of."""
-    from riva_stream.state import new_run_id  # noqa: PLC0415 - not for a command that is no run
-
-    return args.run_id if args.run_id and (is_run_id(args.run_id) or not recorded) else new_run_id()
 
 
 def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) -> R | Failure:

@@ -171,27 +171,11 @@ _WHAT: Flags = {
         action="append",
     ),
 }
-_SOURCE: Flags = {
-    "--source": value(
-        "S3_URI",
-        "the archive: s3://bucket/key, or a prefix ending in / or a glob that matches exactly one [RIVA_ASR_MODEL_S3_URI]",
-    ),
-    "--expect-sha256": value("HEX", "expected SHA-256 of the archive [RIVA_ASR_MODEL_SHA256]"),
-    "--no-checksum": _switch(
-        "compute the digests, but do not compare them with the expected SHA-256 [CHECKSUM_VALIDATION=false]"
-    ),
-}
 _SOURCE_ENDPOINT: Flags = {
     "--source-region": value("REGION", "region of the source, if different [RIVA_SOURCE_REGION]"),
     "--source-endpoint-url": value("URL", "endpoint of the source, if different [RIVA_SOURCE_ENDPOINT_URL]"),
     "--source-profile": value("NAME", "profile for the source, if different [RIVA_SOURCE_PROFILE]"),
     "--no-sign-request": _switch("the source is public: do not sign requests for it"),
-}
-_DESTINATION: Flags = {
-    "--bucket": value(None, "[NVIDIA_DRIVERS_S3_BUCKET]"),
-    "--env": value(None, "prod, staging or dev [ENV]"),
-    "--model-name": value("NAME", "[RIVA_ASR_MODEL_NAME]"),
-    "--model-version": value("VERSION", "[MODEL_VERSION]"),
 }
 _ENDPOINT: Flags = {
     "--region": value(None, "[AWS_REGION, AWS_DEFAULT_REGION]"),
@@ -242,17 +226,6 @@ _LIMITS: Flags = {
     ),
     "--wait": _switch("wait for a live run that holds the destination, instead of exit 75"),
 }
-_ARCHIVES: Flags = {
-    "--max-members": value("N", "entries in the archive (default: 100000)", int),
-    "--max-models": value("N", "members that match --include (default: 1000)", int),
-    "--max-header-bytes": value("SIZE", "extended headers of one member (default: 1MiB)", parse_size),
-    "--max-expanded": value("SIZE", "expanded size of the archive (default: 5TiB)", parse_size),
-    "--max-ratio": value("N", "expanded bytes per archive byte, checked after 64 MiB (default: 100)", float),
-    "--max-streams": value("N", "gzip members or zstd frames (default: 4000000)", int),
-    "--max-zstd-window": value(
-        "SIZE", "window of a zstd archive; counts towards --memory (default: 32MiB)", parse_size
-    ),
-}
 _RUNNING: Flags = {
     "--env-file": value("FILE", "settings (default: ./.env if there is one) [RIVA_ENV_FILE]", Path),
     "--state-dir": value("DIR", "default: ./state [RIVA_STATE_DIR]", Path),
@@ -296,14 +269,50 @@ _LOG: Flags = {
 }
 _STAGE: dict[str, tuple[str, Flags]] = {
     "what to stage": ("", _WHAT),
-    "source": ("", {**_SOURCE, **_SOURCE_ENDPOINT}),
-    "destination": ("s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/", _DESTINATION),
+    "source": (
+        "",
+        {
+            "--source": value(
+                "S3_URI",
+                "the archive: s3://bucket/key, or a prefix ending in / or a glob that matches exactly one [RIVA_ASR_MODEL_S3_URI]",
+            ),
+            "--expect-sha256": value("HEX", "expected SHA-256 of the archive [RIVA_ASR_MODEL_SHA256]"),
+            "--no-checksum": _switch(
+                "compute the digests, but do not compare them with the expected SHA-256 [CHECKSUM_VALIDATION=false]"
+            ),
+            **_SOURCE_ENDPOINT,
+        },
+    ),
+    "destination": (
+        "s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/",
+        {
+            "--bucket": value(None, "[NVIDIA_DRIVERS_S3_BUCKET]"),
+            "--env": value(None, "prod, staging or dev [ENV]"),
+            "--model-name": value("NAME", "[RIVA_ASR_MODEL_NAME]"),
+            "--model-version": value("VERSION", "[MODEL_VERSION]"),
+        },
+    ),
     "S3": ("", {**_ENDPOINT, **_OBJECTS}),
     "limits": (
         "sizes like 64MiB, 1GiB or 67108864 (bytes); durations like 90 (seconds), 90s, 5m, 1h",
         _LIMITS,
     ),
-    "archives": ("an archive beyond these is refused while it streams", _ARCHIVES),
+    "archives": (
+        "an archive beyond these is refused while it streams",
+        {
+            "--max-members": value("N", "entries in the archive (default: 100000)", int),
+            "--max-models": value("N", "members that match --include (default: 1000)", int),
+            "--max-header-bytes": value("SIZE", "extended headers of one member (default: 1MiB)", parse_size),
+            "--max-expanded": value("SIZE", "expanded size of the archive (default: 5TiB)", parse_size),
+            "--max-ratio": value(
+                "N", "expanded bytes per archive byte, checked after 64 MiB (default: 100)", float
+            ),
+            "--max-streams": value("N", "gzip members or zstd frames (default: 4000000)", int),
+            "--max-zstd-window": value(
+                "SIZE", "window of a zstd archive; counts towards --memory (default: 32MiB)", parse_size
+            ),
+        },
+    ),
 }
 _REQUEST = {
     "mode" if "dest" in options else flag[2:].replace("-", "_")

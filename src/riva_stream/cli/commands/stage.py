@@ -216,9 +216,9 @@ def _lanes(artifact: Artifact) -> list[str]:
     return [*rows, f"CPU {info.cpu_seconds:.2f} s{per_gib}"]
 
 
-def _plan(plan: Plan) -> list[str]:
+def _plan(plan: Plan) -> Iterator[str]:
     version = f", version {plan.source_version_id}" if plan.source_version_id else ""
-    rows = [
+    yield from (
         f"A run would {WOULD[plan.would]}",
         "",
         f"from    {plan.source}",
@@ -228,13 +228,13 @@ def _plan(plan: Plan) -> list[str]:
         f"models  {', '.join(plan.include)}" if plan.mode == "full" else "",
         "",
         "Keys it would write, in this order",
-    ]
+    )
     for item in plan.objects:
         size = f"parts of {human_size(item.part_size)}" if item.part_size else ""
         count = f"{item.parts} " if item.parts and item.part_size else ""
-        rows.append(f"  {item.key}  {count}{size}".rstrip())
+        yield f"  {item.key}  {count}{size}".rstrip()
     reading, writing = human_size(plan.read_share), human_size(plan.write_share)
-    rows += [
+    yield from (
         "",
         f"Memory  at most {human_size(plan.memory_ceiling)}: {reading} for reading, {writing} for writing",
         f"Parts   {human_size(plan.part_size)}, checked by {plan.upload_check}; {plan.connections} at once each way",
@@ -245,8 +245,7 @@ def _plan(plan: Plan) -> list[str]:
             if plan.source_copy != "sent"
             else (f"Source  sent: {plan.source_copy_reason}",) * bool(plan.source_copy_reason)
         ),
-    ]
-    return rows
+    )
 
 
 run = session_command(_stage, _text, recorded=True)

@@ -10,13 +10,12 @@ from riva_stream.cli import options
 from riva_stream.cli.options import MODES, parse_duration, state_dir_of
 from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
-from riva_stream.cli.settings.env_file import EnvFile, read_env_file
+from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, SourceNotFoundError
 from riva_stream.sizes import human_size
 
 if TYPE_CHECKING:
     from riva_stream.cli.session import Session
-    from riva_stream.cli.settings.load import Endpoint
     from riva_stream.inspection.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 
 SUMMARY = "staged, in flight (how far?), resumable or absent"
@@ -69,23 +68,25 @@ _HEADS = {
 
 
 def _look(session: Session) -> StatusReport:
+    from riva_stream.inspection.last_run import last_run_of
     from riva_stream.inspection.status import status
 
     args = session.args
     file = read_env_file(args.env_file)
     last: LastRun | None = None
-    place: str | None = args.place
-    if place is not None and not place.startswith("s3://"):
-        bucket, prefix, last, endpoint = _remembered(session, Path(place), file)
-    else:
+    state = Path(args.place) if args.place is not None and not args.place.startswith("s3://") else None
+    if state is None:
         try:
             endpoint = session.endpoint(env_file=file)
-            bucket, prefix = endpoint.staging(place)
+            bucket, prefix = endpoint.staging(args.place)
         except ConfigurationError:
             state = state_dir_of(args, file.values)
-            if place is not None or not state.is_dir():
+            if args.place is not None or not state.is_dir():
                 raise
-            bucket, prefix, last, endpoint = _remembered(session, state, file)
+    if state is not None:
+        found = last_run_of(state)
+        bucket, prefix, last = found.bucket, found.prefix, found.run
+        endpoint = session.endpoint(found.reach, env_file=file)
 
     return session.run(
         status,
@@ -97,13 +98,6 @@ def _look(session: Session) -> StatusReport:
         last_run=last,
         observer=session.observe,
     )
-
-
-def _remembered(session: Session, state: Path, file: EnvFile) -> tuple[str, str, LastRun, Endpoint]:
-    from riva_stream.inspection.last_run import last_run_of
-
-    found = last_run_of(state)
-    return found.bucket, found.prefix, found.run, session.endpoint(found.reach, env_file=file)
 
 
 def _exit_code(report: StatusReport, session: Session) -> int:

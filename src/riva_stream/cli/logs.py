@@ -166,7 +166,7 @@ class _Listener(QueueListener):
 class Printer(logging.Handler):
     """Hands what its renderer makes of a record to ``write``, which must not raise."""
 
-    def __init__(self, renderer: Renderer | JsonLines, write: Callable[[str], None] = complain) -> None:
+    def __init__(self, renderer: Renderer, write: Callable[[str], None] = complain) -> None:
         super().__init__()
         self.setFormatter(renderer)
         self.interval = renderer.interval
@@ -193,7 +193,7 @@ class LogFile(Printer):
         failed: is told, once, why nothing more is written.
     """
 
-    def __init__(self, path: Path, renderer: Renderer | JsonLines, failed: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, renderer: Renderer, failed: Callable[[str], None]) -> None:
         super().__init__(renderer, self._append)
         self.path = path
         self._failed = failed
@@ -272,7 +272,7 @@ def document_of(record: logging.LogRecord) -> dict[str, Any]:
     return {"event": "message"} if isinstance(item, str) else {"event": kind_of(type(item)), **asdict(item)}
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(Renderer):
     """``{"time": …, "run_id": …, "event": "member_found", …its fields}``.
 
     Args:
@@ -280,8 +280,6 @@ class JsonLines(logging.Formatter):
         redactor: takes out more than the secrets.
         interval: seconds between two lines of progress.
     """
-
-    draws = False
 
     def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 5.0) -> None:
         super().__init__()
@@ -394,7 +392,7 @@ def _utc(record: logging.LogRecord) -> str:
     return _time(record).replace("+00:00", "Z")
 
 
-def choose_renderer(args: Namespace, run_id: str) -> Renderer | JsonLines:
+def choose_renderer(args: Namespace, run_id: str) -> Renderer:
     """Bars where they can be drawn, else lines; what a flag asks for first."""
     if args.quiet:
         return Renderer()
@@ -438,7 +436,7 @@ class LogSettings:
     warnings: tuple[Warned, ...] = ()
 
 
-def renderer_of(settings: LogSettings, run_id: str) -> LogLines | LogJson:
+def renderer_of(settings: LogSettings, run_id: str) -> Renderer:
     """What makes the lines of a log."""
     kind = LogJson if settings.form == "json" else LogLines
     return kind(run_id, settings.redactor, interval=5.0 if settings.level == "debug" else 30.0)

@@ -84,10 +84,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_ENDPOINT = (
-    *("region", "endpoint_url", "profile", "ca_bundle", "addressing", "request_payer"),
-    *("source_region", "source_endpoint_url", "source_profile", "no_sign_request"),
-)
 _LEVELS = 6
 """Slashes of ``s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/``; an entry whose archives could not be listed has fewer."""
 _NO_REGION = "none"
@@ -139,14 +135,16 @@ def _stage_all(session: Session) -> CatalogueReport:
 def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
     """How to reach the stores, where the catalogue says nothing; credentials are this process's from here on."""
     from riva_stream.catalogue.plan import prepare
+    from riva_stream.config import Stores
 
     # A region need not be found elsewhere when every entry has what is needed.
     complete = all(
         template.fields.get("region") or template.fields.get("endpoint_url") for template in prepare(loaded)
     )
-    endpoint = session.endpoint({"region": _NO_REGION} if complete else None)
-    found = {name: getattr(endpoint, name) for name in _ENDPOINT}
-    return {name: value for name, value in found.items() if value and value != _NO_REGION}
+    found = session.endpoint({"region": _NO_REGION} if complete else None)
+    return {
+        name: value for name, value in found if name in Stores.model_fields and value and value != _NO_REGION
+    }
 
 
 def _engine(session: Session) -> Engine:

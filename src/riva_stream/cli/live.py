@@ -22,8 +22,6 @@ from riva_stream.sizes import MIB, human_size
 
 __all__ = ["LiveRenderer"]
 
-_QUIET_FOR = 3.0  # seconds without movement that are worth a word
-
 
 class _Bars(Progress):
     """rich's bar for the run, and what is below it."""
@@ -117,5 +115,5 @@ class LiveRenderer(Renderer):
                 f"{self._counters.rate(lane) / MIB:.0f} MiB/s",
             )
         yield lanes
-        words = [self._phase, *self._counters.state(self._clock(), _QUIET_FOR), self._run_id]
+        words = [self._phase, *self._counters.state(self._clock(), quiet_for=3.0), self._run_id]
         yield Text("  " + "; ".join(filter(None, words)), style="dim", no_wrap=True, overflow="ellipsis")

@@ -62,7 +62,6 @@ __all__ = [
     "renderer_of",
 ]
 
-_STDERR = 2
 _MOST_WAITING = 2000
 
 
@@ -399,7 +398,7 @@ def choose_renderer(args: Namespace, run_id: str) -> Renderer:
     if args.log_format == "json":
         return JsonLines(run_id)
     # What it can do is said by the terminal, and by no file of settings.
-    drawable = os.isatty(_STDERR) and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
+    drawable = os.isatty(2) and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
     if args.log_format != "plain" and drawable:
         from riva_stream.cli.live import LiveRenderer  # noqa: PLC0415 - rich takes a while to import
 

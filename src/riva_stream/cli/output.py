@@ -103,8 +103,7 @@ class _Lines:
 
     def _work(self) -> None:
         while (text := self._waiting.get()) is not None:
-            if self._error is None:
-                self._error = _write(visible(text))
+            self._error = self._error or _write(visible(text))
 
 
 _lines = _Lines()

@@ -55,10 +55,7 @@ PHASES = {
     "done": "",  # StageFinished says it
 }
 LANES = ("fetched", "hashed", "extracted", "durable", "copied")
-_ALWAYS = LANES[:4]
-"""Nothing is copied in most runs."""
 _INTERVAL = 5.0
-_QUIET_FOR = 10.0  # seconds without movement that are worth a word
 _BURST = 20  # lines of one kind that may come in one interval
 _WINDOW = (
     20.0  # seconds that a rate is averaged over: long enough for whole parts, short enough to see a stall
@@ -155,8 +152,8 @@ class Counters:
         self.done = 0
         """Source bytes that are through everything: read, hashed, unpacked and acknowledged by the store."""
         self.bottleneck = ""
-        self.shown: tuple[str, ...] = _ALWAYS
-        """The lanes that there are in this kind of run."""
+        self.shown: tuple[str, ...] = LANES[:4]
+        """The lanes that there are in this kind of run: nothing is copied in most."""
         self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
         self._window = Window(_WINDOW)
         """The lanes with ``done`` among them."""
@@ -188,7 +185,7 @@ class Counters:
         ]
         left = self.left()
         words += [] if left is None else [f"left {duration_text(left)}"]
-        return "  ".join([*words, *self.state(now, _QUIET_FOR)])
+        return "  ".join([*words, *self.state(now, quiet_for=10.0)])
 
     @property
     def percent(self) -> float:
@@ -205,7 +202,7 @@ class Counters:
         return (self.size - self.done) / rate if rate > 0 else None
 
     def state(self, now: float, quiet_for: float) -> list[str]:
-        """What holds the run up, in words."""
+        """What holds the run up, in words; ``quiet_for``: seconds without movement that are worth one."""
         waiting = self.bottleneck and self.done < self.size
         idle = now - self._moved if self._window.samples else 0.0
         words = [f"waiting for: {self.bottleneck}"] if waiting else []

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import redirect_stderr
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -96,21 +96,22 @@ class Session:
             env_file: the file of settings, where it was read already: a pipe can be read just once.
             switches: of the settings of ``stage``, those that count here as well.
         """
-        args = self.args
         found = load_endpoint(
-            vars(args), env_file=env_file or args.env_file, fallback=fallback, switches=switches
+            vars(self.args), env_file=env_file or self.args.env_file, fallback=fallback, switches=switches
         )
-        for warning in found.warnings:
-            self.warn(warning)
-        self.set_up_environment(found.environment, found.profile)
+        self.take(found.environment, found.profile, found.warnings)
         return found
 
-    def set_up_environment(self, environment: Mapping[str, str], profile: str | None) -> None:
-        """Put what ``.env`` holds for the AWS libraries where they look for it: this process is ours.
+    def take(
+        self, environment: Mapping[str, str], profile: str | None, warnings: Iterable[Warned] = ()
+    ) -> None:
+        """Put what ``.env`` holds for the AWS libraries where they look for it, this process being ours; tell what is odd.
 
         What the environment holds already stays. AWS_PROFILE ends up as what was found for it, and only that: one that
         was outranked or overridden would still be picked up.
         """
+        for warning in warnings:
+            self.warn(warning)
         for name, value in environment.items():
             os.environ.setdefault(name, value)
         if profile is None or self.args.profile:

@@ -73,7 +73,7 @@ def _check(session: Session) -> CheckReport:
         loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
         return session.run(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
-    session.set_up_environment(loaded.environment, loaded.request.profile)
+    session.take(loaded.environment, loaded.request.profile)
     settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
     return session.run(
         check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target

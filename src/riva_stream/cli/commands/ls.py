@@ -45,7 +45,6 @@ def configure(parser: ArgumentParser) -> None:
 
 
 _HEAD = ("ENV", "MODEL", "VERSION", "STATE", "MODE", "SIZE", "MODELS", "STAGED AT", "RUN")
-_RIGHT = (_HEAD.index("SIZE"), _HEAD.index("MODELS"))
 _MOST_SEGMENTS = 3
 _MODES = {"full": "full", "reference_only": "reference", "bintarball_reference": "bintarball"}
 
@@ -75,7 +74,8 @@ def _text(report: ListReport, _: Session) -> str:
     more = [f"note: {note.message}" for note in report.notes]
     if not report.stagings:
         return text_of([f"nothing is staged below {report.place}", *more])
-    lines = table_text([_HEAD, *(_row(staging) for staging in report.stagings)], right=_RIGHT)
+    numbers = (_HEAD.index("SIZE"), _HEAD.index("MODELS"))
+    lines = table_text([_HEAD, *map(_row, report.stagings)], right=numbers)
     lines += section("Notes", (f"{s.destination}: {s.note}" for s in report.stagings if s.note))
     staged = sum(staging.state == "staged" for staging in report.stagings)
     lines += ["", f"{staged} staged, {len(report.stagings) - staged} not, below {report.place}", *more]

@@ -76,10 +76,6 @@ def configure(parser: ArgumentParser) -> None:
     options.add_reading(parser)
 
 
-_EXPIRING = ("dev", "staging")
-_CLEANED = ("prod", "staging", "dev")
-
-
 def _work(session: Session) -> RetentionReport:
     report = _compare(session)
     if SECRETS.value(report.document) != report.document:
@@ -123,8 +119,8 @@ def _compare(session: Session) -> RetentionReport:
             )
     store = session.endpoint().store()
     policy = Policy(
-        expire=named or _EXPIRING,
-        clean=named or _CLEANED,
+        expire=named or ("dev", "staging"),
+        clean=named or ("prod", "staging", "dev"),
         days=args.days,
         abort_days=args.abort_days,
         noncurrent_days=args.noncurrent_days,

@@ -68,9 +68,7 @@ def _stage(session: Session) -> StageReport:
     record.request = loaded.request
     if loaded.trace:
         session.trace()
-    session.set_up_environment(loaded.environment, loaded.request.profile)
-    for warning in loaded.warnings:
-        session.warn(warning)
+    session.take(loaded.environment, loaded.request.profile, loaded.warnings)
     if not loaded.request.dry_run:
         record.begin()
 

@@ -86,10 +86,10 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
         sub = commands.add_parser(
             name,
             argv=argv,
-            help=command.SUMMARY,
-            usage=f"{prog} {name} {command.USAGE}",
-            description=command.DESCRIPTION.replace("PROG", prog),
-            epilog="examples:\n" + command.EXAMPLES.replace("PROG", prog),
+            help=command.HELP.summary,
+            usage=f"{prog} {name} {command.HELP.usage}",
+            description=command.HELP.description.replace("PROG", prog),
+            epilog="examples:\n" + command.HELP.examples.replace("PROG", prog),
         )
         command.configure(sub)
         parser.commands[name] = sub

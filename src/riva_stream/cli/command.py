@@ -9,11 +9,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from riva_stream.cli.settings.env_file import ROOT
 
-__all__ = ["SCRIPT", "Command", "Invocation"]
+__all__ = ["SCRIPT", "Command", "Help", "Invocation"]
 
 SCRIPT = "RIVA_STREAM_CALLED_AS"
 """Set by a script that calls one command on a user's behalf: the script's own name as it was typed. No setting, so it
@@ -67,16 +67,22 @@ class Invocation:
         )
 
 
+class Help(NamedTuple):
+    """What the help of a command says; ``PROG`` stands for the program's name."""
+
+    summary: str
+    """One line, for the list of commands."""
+    usage: str
+    """What follows the command's name in the first line."""
+    description: str
+    examples: str
+    """Command lines as a user would type them."""
+
+
 class Command(Protocol):
     """A module of :mod:`riva_stream.cli.commands`; at import it may only use the standard library."""
 
-    SUMMARY: str
-    """One line, for the list of commands."""
-    USAGE: str
-    """What follows the command's name in the first line of its help."""
-    DESCRIPTION: str
-    EXAMPLES: str
-    """Command lines as a user would type them; ``PROG`` stands for the program's name."""
+    HELP: Help
 
     def configure(self, parser: ArgumentParser) -> None:
         """Add the command's arguments."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
 from riva_stream.cli.output import behind, text_of
 from riva_stream.cli.running import session_command
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     from riva_stream.events import Warned
     from riva_stream.preflight.report import CheckRecord, CheckReport
 
-SUMMARY = "try everything that a staging needs, and say how to fix what is missing"
-USAGE = "[flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="try everything that a staging needs, and say how to fix what is missing",
+    usage="[flags]",
+    description="""\
 Try what `stage` with the same flags would need: settings, credentials, regions, the source, every right at the
 destination, the store's checksums and conditional writes, the place of the log's copy, the clock, memory, open files,
 the disk of the state directory. It takes seconds, each check has a time limit, and everything it writes is removed again.
 
 Each line is pass, warn (a run would work, with less) or FAIL, and what is not a pass says how to fix it. Where a right is
 missing, the IAM policy that grants it is printed. GPU workers are not checked: this step needs none.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG check
       everything from the environment and .env
   PROG check --reference-only
       only what a staging by reference needs
   PROG check --json | jq -r '.records[] | select(.status == "fail") | .details.fix'
       what to do, for a program
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -92,15 +94,13 @@ def _right(env_file: Path | None, warnings: list[Warned]) -> CheckRecord:
 
 
 def _wrong(error: ConfigurationError) -> CheckRecord:
-    from riva_stream.cli.settings.problems import SettingsError
     from riva_stream.preflight.report import failed
 
-    problems = error.problems if isinstance(error, SettingsError) else ()
     return failed(
         "settings",
         "; ".join([error.what, *error.ignored]),
         fix=error.hint,
-        problems=[asdict(problem) for problem in problems],
+        problems=[asdict(problem) for problem in getattr(error, "problems", ())],
     )
 
 

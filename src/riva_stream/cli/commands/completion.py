@@ -5,17 +5,18 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.commands.docs import pages
 from riva_stream.cli.output import print_result
 
-SUMMARY = "print a completion script for bash, zsh or fish"
-USAGE = "bash|zsh|fish"
-DESCRIPTION = """\
+HELP = Help(
+    summary="print a completion script for bash, zsh or fish",
+    usage="bash|zsh|fish",
+    description="""\
 Print a script that completes riva-stream in your shell: commands, flags, their choices, files where a flag takes
 one. It is made from the flags of this very version and runs no program when it completes.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   eval "$(riva-stream completion bash)"
       in this shell; as a line of ~/.bashrc in every one
   riva-stream completion bash > ~/.local/share/bash-completion/completions/riva-stream
@@ -23,7 +24,8 @@ EXAMPLES = """\
   riva-stream completion zsh > "${fpath[1]}/_riva-stream"
       then start a new zsh; its compinit must be on
   riva-stream completion fish > ~/.config/fish/completions/riva-stream.fish
-"""
+""",
+)
 SHELLS = ("bash", "zsh", "fish")
 
 

@@ -8,23 +8,25 @@ from pathlib import Path
 
 import riva_stream
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import json_text, print_result, refuse
 
-SUMMARY = "read the manual"
-USAGE = "[TOPIC] [--raw]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="read the manual",
+    usage="[TOPIC] [--raw]",
+    description="""\
 Show a page of the manual. Without a topic: what there is. On a terminal it is shown through $PAGER, or less where that
 is not set.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG docs
       the topics
   PROG docs readme
       what it is, and a tour of five minutes
   PROG docs semantics --raw > semantics.md
       the page as it is written
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:

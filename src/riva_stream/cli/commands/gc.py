@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
+from riva_stream.cli.command import Help
 from riva_stream.cli.options import parse_duration
 from riva_stream.cli.output import text_of
 from riva_stream.cli.running import session_command
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.report import CollectReport, Leftover
 
-SUMMARY = "list, and abort, what dead runs left open"
-USAGE = "s3://BUCKET[/PREFIX] [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="list, and abort, what dead runs left open",
+    usage="s3://BUCKET[/PREFIX] [flags]",
+    description="""\
 List the multipart uploads and journals that runs have left below a prefix. With --yes abort and delete those that
 are older than --older-than. What a live run holds always stays. A run that merely stopped is resumed from what it
 left, so leave it time to be resumed before you collect it.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG gc s3://deployments/prod/
       what there is, and what would go
   PROG gc s3://deployments --older-than 7d --yes
       whatever is a week old, in the whole bucket
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
+from riva_stream.cli.command import Help
 from riva_stream.cli.output import section, table_text, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
@@ -16,17 +17,18 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.inspection.reports import ListedStaging, ListReport
 
-SUMMARY = "environments, models and versions staged in a bucket"
-USAGE = "[s3://BUCKET[/ENV[/MODEL]]] [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="environments, models and versions staged in a bucket",
+    usage="[s3://BUCKET[/ENV[/MODEL]]] [flags]",
+    description="""\
 List what is staged in a bucket, or below one environment or model of it, as a table. It is found by its place,
 ENV/MODEL/VERSION, and told by its documents; other keys are passed over, and no object is listed one by one.
 Bintarball references (bintarball/deployment-metadata/ENV/MODEL/VERSION) are listed with their environment.
 
 A version is staged; in flight (its journal was written within its lease, by the store's clock); incomplete (a run
 stopped or died before its marker; run it again, or collect it with gc); or damaged (verify says in what).
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG ls s3://deployments
   PROG ls s3://deployments/prod/parakeet-rnnt-en-us
   PROG ls
@@ -34,7 +36,8 @@ EXAMPLES = """\
   PROG ls s3://deployments/bintarball/deployment-metadata
       bintarball references alone
   PROG ls s3://deployments --json | jq -r '.stagings[] | select(.state == "staged") | .destination'
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:

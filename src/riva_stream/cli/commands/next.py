@@ -9,28 +9,30 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import json_text, print_result, refuse
 from riva_stream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from riva_stream.handover import Handover
 
-SUMMARY = "what the next step needs to know, for a shell"
-USAGE = "[flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="what the next step needs to know, for a shell",
+    usage="[flags]",
+    description="""\
 Print what the last staging left for riva-131 as lines that a shell can evaluate, or with --json as one document. It
 reads the state directory only, no S3. A variable that the staging has no value for is exported empty.
 
 It ends with 0 only if the last run there succeeded. After a failed run it ends with that run's exit code, after an
 interrupted one, or while one is under way, with 75; with 66 where nothing was ever staged.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   vars=$(PROG next) && eval "$vars" && aws s3 sync "$S3_STAGING_URI/" model/
       assigned first: the exit code of a command inside eval would be lost
   PROG next --json | jq -r .s3_staging_uri
   PROG next --state-dir /var/lib/riva/state
-"""
+""",
+)
 
 _OF_THE_ARTIFACT = {
     "RIVA_ASR_MODEL_NAME": ("model", "name"),

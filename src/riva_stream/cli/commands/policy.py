@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.options import request_flags
 from riva_stream.cli.output import table_text, text_of
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
     from riva_stream.config import StageRequest
     from riva_stream.preflight.policy import PolicyDocument
 
-SUMMARY = "print the least IAM policy that a staging needs"
-USAGE = "[--format json|table] [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="print the least IAM policy that a staging needs",
+    usage="[--format json|table] [flags]",
+    description="""\
 Print the IAM policy that grants `stage` with the same settings what it needs, and nothing else. Neither credentials nor
 a network are needed. It is meant for the role or user that runs `stage`; a bucket of another account needs the same in
 its bucket policy.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG policy > policy.json
       for the settings in the environment and .env; docs/check.md says how to attach it
   PROG policy --scope env --with gc --with retention
       for every model of this environment, and for those commands too
   PROG policy --format table
       which request needs which right
-"""
+""",
+)
 
 _NEEDED = {
     "version": ("env", "model_name", "model_version"),

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
+from riva_stream.cli.command import Help
 from riva_stream.cli.output import hanging, section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.layout import DEPLOYMENTS
@@ -16,17 +17,18 @@ if TYPE_CHECKING:
     from riva_stream.config import Wrong
     from riva_stream.report import PlaceReport, PromoteReport, StageReport
 
-SUMMARY = "copy a committed staging to another place, inside the store"
-USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/] [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="copy a committed staging to another place, inside the store",
+    usage="[s3://BUCKET/ENV/MODEL/VERSION/] [flags]",
+    description="""\
 Make a staging that is committed another one, in this bucket or another: its objects are copied by the store, each proven
 to be what the staging's manifest says, described anew and committed by a marker, as stage does it. Where the store cannot
 copy (another endpoint, other credentials), they are read, hashed and sent. Running the same command again is always safe.
 
 Where to: --env, --bucket, --model-name and --model-version each replace that part of the staging's own place; --to names
 a place as a whole, and may be repeated. Several places are promoted to at once: one that fails holds up no other.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG promote s3://deployments/dev/parakeet-rnnt-en-us/v2025.09/ --env prod
       nothing is downloaded
   PROG promote --env prod
@@ -35,7 +37,8 @@ EXAMPLES = """\
       --to s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/ --to s3://deployments-eu/prod/parakeet-rnnt-en-us/v2025.09/
   PROG promote s3://deployments/dev/parakeet-rnnt-en-us/v2025.09/ --env prod --dry-run
       what would be written, how it would be proven, and whether it may be
-"""
+""",
+)
 _LEVELS = ("bucket", "env", "model_name", "model_version")
 
 

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import json_text, section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.inspection.retention import Extent, RetentionReport
 
-SUMMARY = "show, and print, the lifecycle rules for stagings"
-USAGE = "s3://BUCKET [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="show, and print, the lifecycle rules for stagings",
+    usage="s3://BUCKET [flags]",
+    description="""\
 Show the lifecycle rules of a bucket and what they would become: stagings expire, abandoned multipart uploads are
 aborted. The result, on standard output, is all rules of the bucket, ours merged with those of others, as the document
 that aws s3api put-bucket-lifecycle-configuration takes. Nothing is written.
@@ -29,8 +30,8 @@ that aws s3api put-bucket-lifecycle-configuration takes. Nothing is written.
 Markers and documents expire after --days, archives and models --abort-days and one day later, so that no marker
 outlives what it vouches for; on a store that is not AWS all expire after --days. Stagings of dev and staging expire
 unless --env names others; those of prod only if --env prod is given. See also: PROG docs retention
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG retention s3://deployments
       the rules there, what they would become, and what they apply to now
   PROG retention s3://deployments --days 30 > lifecycle.json
@@ -40,7 +41,8 @@ EXAMPLES = """\
       prod too; the rules for other environments stay
   PROG retention s3://deployments --remove
       without the rules for dev and staging
-"""
+""",
+)
 _MOST = 36500
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import json_text, print_result
 
-SUMMARY = "print the JSON Schema of artifact.json and its kin"
-USAGE = "[DOCUMENT]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="print the JSON Schema of artifact.json and its kin",
+    usage="[DOCUMENT]",
+    description="""\
 Print the JSON Schema (2020-12) of a document that this tool writes, or of what a command prints with --json.
 
 artifact.json says what is staged, from where, and what was checked; its validation.archive_container is the format of
@@ -19,13 +20,14 @@ upload_manifest.json names every object of a full staging.
 deployment.json pins the archive and the container image. It lies beside every staging that was made with
 --server-path (RIVA_SERVER_PATH), and is all that there is of a bintarball reference. It counts only with its marker
 beside it, deployment_ready.txt, whose last line is its SHA-256; that one is lines of "name: value", and has no schema.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG schema artifact > artifact.schema.json
   PROG schema deployment | jq '."$defs".ObjectReference'
   PROG schema report                 what stage --json prints
   PROG schema catalogue              the file that stage-all reads
-"""
+""",
+)
 
 
 _REPORTS = {"verify": "VerifyReport", "status": "StatusReport", "ls": "ListReport"}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
+from riva_stream.cli.command import Help
 from riva_stream.cli.options import MODES, WOULD, request_flags
 from riva_stream.cli.output import hanging, section, text_of
 from riva_stream.cli.running import session_command
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
     from riva_stream.manifest import Artifact
     from riva_stream.report import PlaceReport, Plan, StageReport
 
-SUMMARY = "stage a model archive: verify, unpack, upload, commit"
-USAGE = "[flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="stage a model archive: verify, unpack, upload, commit",
+    usage="[flags]",
+    description="""\
 Read a .tar.gz of .riva models from S3 once, and leave a verified staging in S3: the archive, its models, their
 checksums and metadata, and last of all staging_complete.txt. Nothing of it touches the local disk. Running the
 same command again is always safe: it continues, or says that everything is there.
 
 Every setting comes from its flag, else from the environment, else from .env; [NAME] is its variable.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG stage
       everything from the environment and .env
   PROG stage --reference-only
@@ -39,7 +41,8 @@ EXAMPLES = """\
       --model-name parakeet-rnnt-en-us --model-version v2025.09 --region us-east-2
   PROG stage --dry-run --json | jq .plan
       what would be written, and whether it may be
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import behind, hanging, json_line, print_line, section, text_of
 from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
@@ -19,24 +19,26 @@ if TYPE_CHECKING:
     from riva_stream.cli.overview import Overview
     from riva_stream.cli.session import Session
 
-SUMMARY = "stage everything that a catalogue lists, here or on Ray"
-USAGE = "CATALOGUE [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="stage everything that a catalogue lists, here or on Ray",
+    usage="CATALOGUE [flags]",
+    description="""\
 Stage every entry of a catalogue (TOML, or JSON by its name), as many at once as this host or a Ray cluster can. One that
 fails holds up no other. Running the same command again is always safe, from any host: what is staged already takes one
 look each, what was interrupted is resumed.
 
 The catalogue alone says what to stage. The flags of S3, the environment and .env say how to reach it, where the
 catalogue does not.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG stage-all catalogue.toml
       everything; running it again resumes
   PROG stage-all catalogue.toml --dry-run
       looks at each source, destination and right, writes nothing
   PROG stage-all catalogue.toml --only 'prod/parakeet-*/*' --at-once 4
   PROG stage-all catalogue.toml --engine ray --ray-address ray-head:6379 --json
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
+from riva_stream.cli.command import Help
 from riva_stream.cli.options import MODES, parse_duration, state_dir_of
 from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.inspection.reports import Holder, LastRun, StagedNow, StatusReport, UploadStatus
 
-SUMMARY = "staged, in flight (how far?), resumable or absent"
-USAGE = "[s3://BUCKET/PREFIX/ | STATE] [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="staged, in flight (how far?), resumable or absent",
+    usage="[s3://BUCKET/PREFIX/ | STATE] [flags]",
+    description="""\
 Say what stands at a prefix: staged, in_flight (by whom, how far, alive?), resumable (what a rerun need not send
 again) or absent. A journal that is found there is watched for up to its lease to tell a live run from a dead one;
 a live one shows itself within a third of that. STATE is a state directory: its last run is looked up there, and then
@@ -28,8 +30,8 @@ the bucket. Nothing is written.
 
 Exit code 0 whenever the state could be told. With --exit-code: 0 staged, 65 staged but not usable, 66 absent,
 75 in flight or resumable.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG status s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/
   PROG status ./state
       the last run of a state directory
@@ -38,7 +40,8 @@ EXAMPLES = """\
   PROG status s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/ --json | jq -r .state
   until PROG status --quiet --exit-code; do sleep 60; done
       wait for another run
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:

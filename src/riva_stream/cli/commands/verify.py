@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.options import MODES, parse_size
 from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from riva_stream.cli.session import Session
     from riva_stream.inspection.reports import VerifiedObject, VerifyReport
 
-SUMMARY = "check that every object still matches the manifest"
-USAGE = "[s3://BUCKET/ENV/MODEL/VERSION/] [flags]"
-DESCRIPTION = """\
+HELP = Help(
+    summary="check that every object still matches the manifest",
+    usage="[s3://BUCKET/ENV/MODEL/VERSION/] [flags]",
+    description="""\
 Compare everything that is staged below a prefix with what was staged: the marker, artifact.json, the manifest and
 the checksum file against each other, every object's size, ETag, version, store checksum and run id against them, and
 what lies beside it. With --deep also read every object whole, several at once and nothing of it to disk, and compare
@@ -32,8 +33,8 @@ SHA-256, and of the models BLAKE3. A staging by reference is compared with the s
 
 All differences are listed. Exit code 0: it is the same; 65: it is not; 66: nothing is staged there (the message says
 what there is); 75: it was replaced meanwhile; 77: something may not be read.
-"""
-EXAMPLES = """\
+""",
+    examples="""\
   PROG verify s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/
       seconds: no object is read
   PROG verify
@@ -42,7 +43,8 @@ EXAMPLES = """\
       every byte is read
   PROG verify s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/ --json | jq '.objects[] | select(.ok | not)'
       what differs, and in what
-"""
+""",
+)
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -279,3 +279,16 @@ def test_rich_draws_to_no_stream_of_its_own(capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
     assert isinstance(renderer._console, Console)
     assert isinstance(renderer._console.file, io.StringIO)
+
+
+@pytest.mark.parametrize(
+    "renderer", [Renderer(), LineRenderer("130-x"), LiveRenderer("130-x", width=200), JsonLines("130-x")]
+)
+def test_every_renderer_blacks_out_secrets(
+    renderer: logging.Formatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-long-enough-secret")
+    for item in ("it is a-long-enough-secret\n", replace(RETRY, reason="not a-long-enough-secret")):
+        text = shown(renderer, item)
+        assert "a-long-enough-secret" not in text
+        assert "***" in text or text == ""

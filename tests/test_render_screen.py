@@ -40,8 +40,8 @@ class Recorder(Renderer):
                 return f"at {latest.fetched}\n"
             case Closed():
                 return "closed\n"
-            case str() as text:
-                return f"{text}\n"
+            case str():
+                return super().format(record)
             case event:
                 return f"{type(event).__name__}\n"
 
@@ -107,8 +107,10 @@ class TestScreen:
 
     def test_a_drawing_that_fails_takes_nothing_with_it(self) -> None:
         class Broken(Recorder):
-            def event(self, event: Event, record: logging.LogRecord) -> str:
-                raise ZeroDivisionError
+            def format(self, record: logging.LogRecord) -> str:
+                if isinstance(record.item, Event):  # type: ignore[attr-defined]
+                    raise ZeroDivisionError
+                return super().format(record)
 
         recorder = Broken()
         screen = Screen(recorder)

@@ -24,7 +24,7 @@ from riva_stream.cli.failure import failure_of
 from riva_stream.cli.options import parse_duration, parse_size
 from riva_stream.cli.progress import STARTED
 from riva_stream.cli.settings.env_file import ENV_FILE
-from riva_stream.cli.settings.model import SETTINGS, TRACE
+from riva_stream.cli.settings.model import TRACE, Settings
 from riva_stream.config import ProblemCode, StageRequest
 from riva_stream.events import Event, kind_of
 from riva_stream.inspection.reports import NOT_STAGED, Rerun
@@ -117,7 +117,11 @@ def test_every_flag_of_stage_is_in_the_table_of_settings() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
-    known = {variable for setting in SETTINGS.values() for variable in (*setting.variables, *setting.aliases)}
+    known = {
+        variable
+        for name in Settings.model_fields
+        for variable in (*Settings.variables(name), *Settings.aliases(name))
+    }
     known |= {ENV_FILE, TRACE}
     named = {name.strip("`") for name in _VARIABLE.findall(page.read_text())}
     code = "".join(path.read_text() for room in ("src", "tests") for path in (ROOT / room).rglob("*.py"))
@@ -129,7 +133,9 @@ def test_every_variable_that_is_named_is_a_setting(page: Path) -> None:
 def test_every_setting_with_a_variable_is_in_the_readme() -> None:
     text = README.read_text() + CONFIGURATION.read_text()
     variables = {
-        variable for setting in SETTINGS.values() for variable in (*setting.variables, *setting.aliases)
+        variable
+        for name in Settings.model_fields
+        for variable in (*Settings.variables(name), *Settings.aliases(name))
     }
     for variable in {*variables, ENV_FILE, TRACE}:
         assert re.search(rf"`{variable}[`=]", text), variable

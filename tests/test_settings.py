@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from riva_stream.cli.options import state_dir_of
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.cli.settings.load import load, load_endpoint
-from riva_stream.cli.settings.model import SETTINGS, SWITCH
+from riva_stream.cli.settings.model import SWITCH, Settings
 from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.config import PromoteRequest, StageRequest
 from riva_stream.errors import ConfigurationError
@@ -30,7 +30,7 @@ FLAGS = {
     "model_version": "v1",
     "region": "us-east-2",
 }
-WITH_VARIABLE = [name for name, setting in SETTINGS.items() if setting.variables]
+WITH_VARIABLE = [name for name in Settings.model_fields if Settings.variables(name)]
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +211,7 @@ def test_a_contradiction_is_told_once_what_it_presumes_is_right() -> None:
 def test_values_are_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
     for name in WITH_VARIABLE:
-        for variable in (*SETTINGS[name].variables, *SETTINGS[name].aliases):
+        for variable in (*Settings.variables(name), *Settings.aliases(name)):
             monkeypatch.setenv(variable, secret)
     found = problems({})
     assert len(found) > 8
@@ -373,8 +373,8 @@ def test_an_unusual_environment_is_a_warning() -> None:
 def test_every_field_that_can_be_wrong_has_an_example() -> None:
     fields = StageRequest.model_fields | PromoteRequest.model_fields
     switches = {name for name, info in fields.items() if info.annotation is bool}
-    assert SETTINGS.keys() == fields.keys()
-    assert {name for name, setting in SETTINGS.items() if setting.example == SWITCH} == switches
+    assert set(Settings.model_fields) == set(fields)
+    assert {name for name in Settings.model_fields if Settings.example(name) == SWITCH} == switches
 
 
 def test_the_list_of_problems_survives_pickling() -> None:

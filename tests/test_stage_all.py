@@ -20,7 +20,7 @@ from riva_stream.catalogue.local import arguments, environment_for, stage_in_chi
 from riva_stream.cli.app import build_parser
 from riva_stream.cli.options import request_flags
 from riva_stream.cli.settings.load import load
-from riva_stream.cli.settings.model import SETTINGS
+from riva_stream.cli.settings.model import Settings
 from riva_stream.errors import (
     AccessDeniedError,
     ArchiveError,
@@ -548,7 +548,9 @@ def test_a_child_is_asked_for_the_very_same_request(
     assert set(StageRequest.model_fields) == {*EVERY, *plain, "state_dir", "run_id"}
     request = StageRequest(**{**entry("a"), **EVERY, **mode})
     around = {
-        name: "misleading" for setting in SETTINGS.values() for name in (*setting.variables, *setting.aliases)
+        name: "misleading"
+        for setting in Settings.model_fields
+        for name in (*Settings.variables(setting), *Settings.aliases(setting))
     }
     around = {name: value for name, value in around.items() if not name.startswith("AWS_")}
     child = environment_for(request, {**around, "AWS_ACCESS_KEY_ID": "k", "HOME": str(tmp_path)})

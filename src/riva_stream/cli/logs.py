@@ -25,8 +25,10 @@ from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Any
 
+from pythonjsonlogger.json import JsonFormatter
+
 from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
-from riva_stream.cli.output import complain, draw, json_line
+from riva_stream.cli.output import complain, draw, visible_json
 from riva_stream.cli.progress import (
     Closed,
     Counters,
@@ -271,7 +273,7 @@ def document_of(record: logging.LogRecord) -> dict[str, Any]:
     return {"event": "message"} if isinstance(item, str) else {"event": kind_of(type(item)), **asdict(item)}
 
 
-class JsonLines(Renderer):
+class JsonLines(JsonFormatter, Renderer):
     """``{"time": …, "run_id": …, "event": "member_found", …its fields}``.
 
     Args:
@@ -281,7 +283,7 @@ class JsonLines(Renderer):
     """
 
     def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 5.0) -> None:
-        super().__init__()
+        super().__init__(json_ensure_ascii=False)
         self.interval = interval
         self._run_id = run_id
         self._redactor = redactor or SECRETS
@@ -302,7 +304,9 @@ class JsonLines(Renderer):
             counters = {name: value for name, value in document.items() if isinstance(value, int)}
             self._highest = {name: max(n, self._highest.get(name, 0)) for name, n in counters.items()}
             document |= self._highest
-        return json_line(self._redactor.value({**head, **document, **head}))
+        return (
+            visible_json(self.jsonify_log_record(self._redactor.value({**head, **document, **head}))) + "\n"
+        )
 
 
 class LogLines(Renderer):

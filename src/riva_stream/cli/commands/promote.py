@@ -88,7 +88,7 @@ def _place(args: Namespace, bucket: str, prefix: str) -> tuple[list[str], dict[s
 
     An example stands in for what is wrong: it is told once, under its flag, or with the staging that it is of.
     """
-    from riva_stream.cli.settings.model import SETTINGS
+    from riva_stream.cli.settings.model import Settings
     from riva_stream.cli.settings.problems import malformed
     from riva_stream.config import Levels
 
@@ -96,7 +96,7 @@ def _place(args: Namespace, bucket: str, prefix: str) -> tuple[list[str], dict[s
     if not given:
         return [], {}
     levels = prefix.removeprefix(DEPLOYMENTS).rstrip("/").split("/")
-    examples = {name: SETTINGS[name].example for name in _LEVELS}
+    examples = {name: Settings.example(name) for name in _LEVELS}
     whole = examples | dict(zip(_LEVELS, (bucket, *levels), strict=False)) | given
     wrong = malformed(Levels, whole)
     right = Levels.model_validate(whole | {name: examples[name] for name in wrong})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, Field
 
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
-from riva_stream.cli.settings.model import SETTINGS, SWITCH, TRACE
+from riva_stream.cli.settings.model import SWITCH, TRACE, Settings, read_settings
 from riva_stream.cli.settings.places import Origin, Places, Value, as_switch
 from riva_stream.cli.settings.problems import check
 from riva_stream.config import ProblemCode, StageRequest, Stores, Wrong
@@ -183,28 +183,20 @@ class _Draft:
         self.warnings = list(file.warnings)
         self.wrong: dict[str, Wrong] = {}
         """What is wrong with a setting beyond its value being malformed."""
+        self.origins: dict[str, Origin] = {}
         self._given: dict[str, Any] = {
             name: value for name, value in flags.items() if value not in (None, "", ())
         }
         mode = self._given.pop("mode", None)
-        find = self.places.find
-        # An alias is asked only where no place has one of the setting's own names.
-        self._found = {
-            name: value
-            for name, setting in SETTINGS.items()
-            if name not in self._given and (value := find(*setting.variables) or find(*setting.aliases))
-        }
-        self.values: dict[str, Any] = (
-            {name: value for name, value in fallback.items() if value}
-            | self._given
-            | {name: value.text for name, value in self._found.items()}
-        )
-        self.origins = {name: value.origin for name, value in self._found.items()}
-        for name in SETTINGS.keys() & self._given.keys():
-            value, usual = self._given[name], SETTINGS[name].usual
-            text = value.strip() if isinstance(value, str) else value
-            if usual and text != "":
-                self.values[name], self.origins[name] = text, Origin(usual, "the flag")
+        found = dict(read_settings(self._given, self.places))
+        self._found = {name: value for name, value in found.items() if isinstance(value, Value)}
+        self.values: dict[str, Any] = {name: value for name, value in fallback.items() if value} | self._given
+        for name, value in found.items():
+            if isinstance(value, Value):
+                self.values[name], self.origins[name] = value.text, value.origin
+            elif value is not None and Settings.variables(name):
+                self.values[name] = value
+                self.origins[name] = Origin(Settings.usual(name), "the flag")
         self._read_regions()
         self._read_profile()
         self._compare_keys()
@@ -246,7 +238,7 @@ class _Draft:
             environment = {**self.places.file.values, **self.places.environment}
             if (found := _region_of_profile(self.values.get(profile), environment)) is not None:
                 self.values[name], path = found
-                self.origins[name] = Origin(SETTINGS[name].usual, f"the AWS configuration, {path}")
+                self.origins[name] = Origin(Settings.usual(name), f"the AWS configuration, {path}")
 
     def _read_profile(self) -> None:
         """Keys win over AWS_PROFILE in the AWS libraries, but not over a profile that they are handed, as ours will be."""
@@ -275,7 +267,7 @@ class _Draft:
 
     def _read_switches(self, mode: object) -> None:
         for name, value in self._found.items():
-            if SETTINGS[name].example == SWITCH and name not in _MODES:
+            if Settings.example(name) == SWITCH and name not in _MODES:
                 self.values[name] = self.switch(name, value)
         if mode is None and not self._given.keys() & {*_MODES}:
             mode = self._mode()
@@ -292,7 +284,7 @@ class _Draft:
         for place in self.places.names:
             modes = [name for name in _MODES if asked.get(name) == place]
             if len(modes) > 1:
-                names = " and ".join(SETTINGS[name].usual for name in reversed(modes))
+                names = " and ".join(Settings.usual(name) for name in reversed(modes))
                 self.warn("two-modes", f"{names} are both set: staging by --bintarball-reference")
             if modes:
                 return modes[0]
@@ -313,7 +305,7 @@ class _Draft:
 
     def _alias(self, name: str) -> Value | None:
         found = self._found.get(name)
-        return found if found is not None and found.origin.variable in SETTINGS[name].aliases else None
+        return found if found is not None and found.origin.variable in Settings.aliases(name) else None
 
     def _read_path(self, path: Value) -> None:
         """A RIVA_MODEL_PATH without a bucket is a key in the bucket of the models."""
@@ -333,9 +325,8 @@ class _Draft:
 
     def _read_version(self) -> None:
         """The version in what RIVA_MODEL_SELECTED or RIVA_MODEL name, which may be a file's name."""
-        named = [
-            value for variable in SETTINGS["model_version"].aliases if (value := self.places.find(variable))
-        ]
+        aliases = Settings.aliases("model_version")
+        named = [value for variable in aliases if (value := self.places.find(variable))]
         for value in named:
             if found := _VERSION.findall(_ARCHIVE.sub("", value.text)):
                 self.values["model_version"], self.origins["model_version"] = found[-1], value.origin
@@ -362,7 +353,7 @@ def _key_here(places: Places) -> str | None:
 
 def _environment_of(places: Places) -> dict[str, str]:
     """AWS variables of the file (credentials among them) that the process environment lacks."""
-    ours = {variable for setting in SETTINGS.values() for variable in setting.variables}
+    ours = {variable for name in Settings.model_fields for variable in Settings.variables(name)}
     # Key, secret and token belong together: one half from each place would be refused as a wrong signature.
     skipped = set(_KEYS) if _key_here(places) else set()
     return {

@@ -1,6 +1,6 @@
 """Where a variable may be set: the environment of the process, then the file of settings.
 
-The one door for every value that the command line takes from a variable: :mod:`~riva_stream.cli.settings.load` asks
+The one door for every value that the command line takes from a variable: :class:`~riva_stream.cli.settings.model.Settings` asks
 here for the fields of a request, and so do the log, the state directory and what is told before there are settings. At import
 only the standard library is used, for ``next`` has nothing else.
 """

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from riva_stream.cli.settings.model import SETTINGS, SWITCH, Setting
+from riva_stream.cli.settings.model import SWITCH, Settings
 from riva_stream.cli.settings.places import Origin
 from riva_stream.config import Request, Wrong, contradictions_in, reason_of
 from riva_stream.errors import ConfigurationError
@@ -84,25 +84,26 @@ def check(
     if "region" not in values and "endpoint_url" not in values:
         wrong["region"] = Wrong("missing", "is not set (it may be left out only with an endpoint URL)")
     # Stand-ins let one missing setting not hide what is wrong with the others.
-    stand_ins = {name: SETTINGS[name].example for name in required}
+    stand_ins = {name: Settings.example(name) for name in required if name not in values}
     wrong |= malformed(kind, stand_ins | dict(values)) | dict(known)
     right = {name: value for name, value in values.items() if name not in wrong}
-    wrong |= _contradictions(kind, stand_ins | right, wrong) | _memory(values, wrong)
+    wrong |= _contradictions(
+        kind, {name: Settings.example(name) for name in required} | right, wrong
+    ) | _memory(values, wrong)
     if not wrong:
         return kind.model_validate(values)
-    # TRACE is a switch of the command line's own, and none of a request.
-    told = {name: SETTINGS.get(name, Setting()) for name in (*SETTINGS, *wrong) if name in wrong}
     problems = tuple(
         Problem(
             setting=name,
             flag="--" + name.replace("_", "-"),
-            variable=origins[name].variable if name in origins else setting.usual,
+            variable=origins[name].variable if name in origins else _usual(name),
             code=wrong[name].code,
             wrong=wrong[name].text,
-            example=setting.example,
+            example=Settings.example(name),
             found_in=origins[name].place if name in origins else "",
         )
-        for name, setting in told.items()
+        for name in dict.fromkeys((*Settings.model_fields, *wrong))
+        if name in wrong
     )
     count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
     error = SettingsError(
@@ -111,6 +112,10 @@ def check(
     )
     error.problems = problems
     raise error
+
+
+def _usual(name: str) -> str:
+    return Settings.usual(name) if name in Settings.model_fields else ""
 
 
 def malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wrong]:

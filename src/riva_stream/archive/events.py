@@ -11,7 +11,7 @@ from riva_stream.archive.snapshot import STRICT, Count
 from riva_stream.archive.tar import Kind
 
 if TYPE_CHECKING:
-    from riva_stream.archive.formats import ContainerName
+    from riva_stream.archive.decoder import ContainerName
 
 __all__ = ["ArchiveSummary", "Event", "ListedEntry", "MemberData", "MemberEnd", "MemberStart", "StagedMember"]
 

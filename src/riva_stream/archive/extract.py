@@ -18,20 +18,22 @@ decoder can begin at few places only; ``mark`` asks it for the next one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, TypeAdapter
 
+from riva_stream.archive.decoder import Decoder, Place
 from riva_stream.archive.events import ArchiveSummary, Event, StagedMember
-from riva_stream.archive.formats import FORMATS, HEAD, Decoder, Format, Place, detect
+from riva_stream.archive.formats import FORMATS, HEAD, AnyPlace, Format, detect
 from riva_stream.archive.policy import Limits, Member, Policy
 from riva_stream.archive.selection import Found, Selection, SelectionState
 from riva_stream.archive.snapshot import MOST_STATE, STRICT, Count, InvalidSnapshotError, require
 from riva_stream.archive.sniff import DEEP, not_a_tar, sniff_layers
-from riva_stream.archive.tar import BLOCK, looks_like_tar
+from riva_stream.archive.tar import BLOCK, says_tar
 from riva_stream.archive.text import show
 from riva_stream.archive.walk import Walk, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
@@ -76,7 +78,7 @@ class _State:
 
     options: str
     """Tells those that the extractor was made with: another one has to be made with the same."""
-    place: Annotated[Place, Field(discriminator="format")]
+    place: Annotated[AnyPlace, Field(discriminator="format")]
     walked: Count
     """Bytes of the tar stream that were walked over."""
     consumed: Count
@@ -132,7 +134,6 @@ class Extractor:
             self._selection, header_bytes=limits.header_bytes, allow_missing_end=allow_missing_end
         )
         self._head = b""
-        self._format: Format | None = None
         self._decoder: Decoder | None = None
         self._error: ArchiveError | None = None
         self._expanded = self._repeated = self._consumed_before = 0
@@ -149,7 +150,7 @@ class Extractor:
     @property
     def is_plain(self) -> bool:
         """Whether the tar is not compressed, so that offsets in it are offsets in the source."""
-        return self._format is not None and self._format.name == "tar"
+        return self._decoder is not None and self._decoder.container == "tar"
 
     @property
     def consumed(self) -> int:
@@ -173,23 +174,20 @@ class Extractor:
             RuntimeError: the last piece has not been pulled to its end.
             ArchiveError: the source is no archive that is read.
         """
-        self._check_usable()
-        if not self.needs_input:
-            raise RuntimeError("push() before the last piece was pulled to its end")
-        decoder = self._decoder
-        if decoder is None:
-            head = self._head + bytes(piece[: HEAD - len(self._head)])
-            try:
+        with self._usable():
+            if not self.needs_input:
+                raise RuntimeError("push() before the last piece was pulled to its end")
+            decoder = self._decoder
+            if decoder is None:
+                head = self._head + bytes(piece[: HEAD - len(self._head)])
                 found = detect(head)
-            except ArchiveError as error:
-                raise self._failed(error) from None
-            if found is None:
-                self._head = head
-                return
-            decoder = self._open(found)
-            if self._head:
-                piece, self._head = self._head + bytes(piece), b""
-        decoder.push(piece)
+                if found is None:
+                    self._head = head
+                    return
+                decoder = self._open(found)
+                if self._head:
+                    piece, self._head = self._head + bytes(piece), b""
+            decoder.push(piece)
 
     def pull(self, max_output: int, *, until: int = 0) -> list[Event]:
         """Work on what was pushed, for about ``max_output`` bytes of output; call again until ``needs_input``.
@@ -205,10 +203,9 @@ class Extractor:
         """
         if max_output < 1:
             raise ValueError(f"max_output must be at least 1, not {max_output}")
-        self._check_usable()
         decoder, walk = self._decoder, self._walk
         done = 0
-        try:
+        with self._usable():
             # Half a block is as good as a whole one: asking for the rest would only make small slices.
             while decoder and done < (max_output + 1) // 2:
                 if walk.needs_input:
@@ -228,8 +225,6 @@ class Extractor:
                 self._judge_size()
                 if until and written != walk.state.written == until:
                     break
-        except ArchiveError as error:
-            raise self._failed(error) from None
         return self._selection.take()
 
     def finish(self) -> ArchiveSummary:
@@ -239,24 +234,20 @@ class Extractor:
             RuntimeError: something pushed has not been pulled yet.
             ArchiveError: the archive is cut, or no member of it matches ``include``.
         """
-        self._check_usable()
-        if not self.needs_input:
-            raise RuntimeError("finish() before the last piece was pulled to its end")
-        try:
-            return self._finish()
-        except ArchiveError as error:
-            raise self._failed(error) from None
+        with self._usable():
+            if not self.needs_input:
+                raise RuntimeError("finish() before the last piece was pulled to its end")
+            decoder = self._decoder
+            if decoder is None:
+                found = detect(self._head, final=True)
+                decoder = self._open(cast("Format", found))  # a final look always decides
+                decoder.push(self._head)
+                while not self.needs_input:
+                    self.pull(len(self._head))
+            decoder.finish()
+            return self._finish(decoder)
 
-    def _finish(self) -> ArchiveSummary:
-        if self._decoder is None or self._format is None:
-            format_ = detect(self._head, final=True)
-            if format_ is None:  # pragma: no cover - a final look always decides
-                raise ArchiveError("the source is no archive that is read")
-            self._decoder, self._format = self._open(format_), format_
-            self._decoder.push(self._head)
-            while not self.needs_input:
-                self.pull(len(self._head))
-        self._decoder.finish()
+    def _finish(self, decoder: Decoder) -> ArchiveSummary:
         if self._repeated:
             raise ArchiveError(
                 f"the archive ends {self._repeated} bytes of tar stream before the place that a snapshot was taken at",
@@ -269,8 +260,8 @@ class Extractor:
         if not found.staged:
             raise selection.nothing_matched()
         return ArchiveSummary(
-            container=self._format.name,
-            checksum=self._decoder.checksum,
+            container=decoder.container,
+            checksum=decoder.checksum,
             members=selection.state.entries,
             listing=tuple(found.listing),
             selected=tuple(found.staged),
@@ -300,27 +291,21 @@ class Extractor:
         map that are too large to be kept. Once more was found than a snapshot has room for, there is none any more.
         """
         decoder, walk, selection = self._decoder, self._walk, self._selection
-        if decoder is None or self._inner is not None or self._repeated or self._error is not None:
-            return None
-        if self._outgrown:
+        if decoder is None or self._inner is not None or self._repeated or self._error or self._outgrown:
             return None
         place = decoder.place if walk.needs_input else self._place
-        if place is None:
-            return None
         state = _State(
             self._options,
-            place,
+            cast("AnyPlace", place),
             self._expanded - walk.pending,
             self.consumed,
             walk.state,
             selection.state,
         )
         written = _adapter(_State).dump_json(state)
-        if len(written) > MOST_STATE:
-            return None
         found = _adapter(Found).dump_json(selection.found)
         self._outgrown = len(found) > _MOST_SNAPSHOT - MOST_STATE - _FRAME
-        if self._outgrown:
+        if self._outgrown or len(written) > MOST_STATE:
             return None
         return self._described(b'{"version":1,"state":' + written + b',"found":' + found + b"}", state)
 
@@ -371,9 +356,7 @@ class Extractor:
         require(state.place.produced <= state.walked <= limits.expanded_bytes, "the place of the decoder")
         require(state.walk.at == state.walked, "the place of the tar walk")
         require(state.place.offset <= state.consumed, "what was read of the archive")
-        format_ = next(f for f in FORMATS if f.name == state.place.format)
-        self._format = format_
-        self._decoder = format_.open(limits, state.place)
+        self._open(next(f for f in FORMATS if f.name == state.place.format), state.place)
         self._inner = None
         self._place = state.place
         self._expanded = state.place.produced
@@ -391,9 +374,8 @@ class Extractor:
 
     # -- the layers ----------------------------------------------------------------------------------------------
 
-    def _open(self, found: Format) -> Decoder:
-        self._format = found
-        self._decoder = decoder = found.open(self._limits, None)
+    def _open(self, found: Format, place: AnyPlace | None = None) -> Decoder:
+        self._decoder = decoder = found.open(self._limits, place)
         if found.name == "tar":
             self._inner = None
         if self._marked:
@@ -406,49 +388,44 @@ class Extractor:
         Raises:
             ArchiveError: they do not; it says what they are.
         """
-        if self._inner is None or self._format is None:
+        if self._inner is None or self._decoder is None:
             return block
         head = self._inner + bytes(block) if self._inner else block
         if len(head) >= BLOCK or final:
             start = bytes(head[:DEEP])
-            if self._begins_a_tar(start):
+            if _begins_a_tar(start[:BLOCK]):
                 self._inner = None
                 return head
             if len(start) >= DEEP or final:
-                raise not_a_tar(start, (self._format.name,))
+                raise not_a_tar(start, (self._decoder.container,))
         self._inner = bytes(head)
         return b""
-
-    def _begins_a_tar(self, start: bytes) -> bool:
-        """Also where its first header is damaged, cut, or of zeros: the walk says more of that."""
-        first = start[:BLOCK]
-        if looks_like_tar(first) or first[257:262] == b"ustar" or not any(first):
-            return True
-        return len(first) < BLOCK and sniff_layers(first) == ("unknown",)
 
     def _end_of_a_short_one(self) -> None:
         self._walk.feed(self._look_inside(b"", final=True))
         while not self._walk.needs_input:
             self._walk.walk(BLOCK)
 
-    def _failed(self, error: ArchiveError) -> ArchiveError:
-        self._error = error
-        self._selection.take()
-        return error
-
-    def _check_usable(self) -> None:
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Let an archive that was refused once be refused for ever."""
         if self._error is not None:
             raise self._error
+        try:
+            yield
+        except ArchiveError as error:
+            self._error = error
+            self._selection.take()
+            raise
 
     def _judge_size(self) -> None:
-        total = self.expanded
+        total, consumed = self.expanded, self.consumed
         if total > self._limits.expanded_bytes:
             raise ArchiveError(
                 f"the archive expands to more than {self._limits.expanded_bytes} bytes",
                 hint="if that is how the archive should be, raise --max-expanded",
                 fault=ArchiveFault.LIMIT,
             )
-        consumed = self.consumed
         if total >= self._limits.ratio_floor and total > self._limits.ratio * consumed:
             last = self._selection.state.last
             name = f", at member {show(last)}" if last else ""
@@ -458,3 +435,8 @@ class Extractor:
                 hint="if that is how the archive should be, raise --max-ratio",
                 fault=ArchiveFault.LIMIT,
             )
+
+
+def _begins_a_tar(first: bytes) -> bool:
+    """Also where its first header is damaged, cut, or of zeros: the walk says more of that."""
+    return says_tar(first) or not any(first) or (len(first) < BLOCK and sniff_layers(first) == ("unknown",))

@@ -7,68 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import cast
 
+from riva_stream.archive.decoder import ContainerName, Decoder
 from riva_stream.archive.gzip import GzipPlace, GzipStream
 from riva_stream.archive.plain import PlainPlace, PlainStream
 from riva_stream.archive.policy import Limits
 from riva_stream.archive.sniff import DEEP, chunked, not_a_tar
-from riva_stream.archive.tar import BLOCK, looks_like_tar
+from riva_stream.archive.tar import BLOCK, says_tar
 from riva_stream.archive.zstd import ZstdPlace, ZstdStream, is_zstd
 
-__all__ = ["FORMATS", "HEAD", "ContainerName", "Decoder", "Format", "Place", "content_type_of", "detect"]
+__all__ = ["FORMATS", "HEAD", "AnyPlace", "ContainerName", "Format", "content_type_of", "detect"]
 
 HEAD = DEEP
 """Bytes that are always enough to tell."""
 
-ContainerName = Literal["gzip", "zstd", "tar"]
-Place = GzipPlace | ZstdPlace | PlainPlace
-"""Where a decoder can be begun anew; ``offset`` is the byte of the archive that it needs first, ``produced`` how many
-bytes everything before it came to."""
-
-
-class Decoder(Protocol):
-    """The layer around the tar: pieces of the archive in, blocks of the tar out."""
-
-    @property
-    def checksum(self) -> str | None:
-        """What vouches for the bytes: ``gzip-crc32``, ``zstd-checksum``, or None."""
-
-    @property
-    def consumed(self) -> int:
-        """Archive bytes that have been worked on."""
-
-    @property
-    def window(self) -> int:
-        """Bytes that decoding holds, of which nothing else tells."""
-
-    @property
-    def place(self) -> Place:
-        """The latest place from which the rest could be read."""
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether there is nothing more to get from what was pushed."""
-
-    def mark(self) -> None:
-        """Let :attr:`place` be the next such place."""
-
-    def push(self, piece: bytes | memoryview) -> None:
-        """Hand over the next piece of the archive; only when it is needed."""
-
-    def pull(self, max_output: int) -> bytes | memoryview:
-        """The next block, of at most ``max_output`` bytes or 128 KiB; empty when the pushed piece gives no more.
-
-        Raises:
-            ArchiveError: the data is damaged; all output before that was given.
-        """
-
-    def finish(self) -> None:
-        """The archive has no more bytes.
-
-        Raises:
-            ArchiveError: it is cut.
-        """
+AnyPlace = GzipPlace | ZstdPlace | PlainPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +34,12 @@ class Format:
     content_type: str
     begins: Callable[[bytes], bool]
     """Whether these are its first bytes, at most a block of them."""
-    open: Callable[[Limits, Place | None], Decoder]
+    open: Callable[[Limits, AnyPlace | None], Decoder]
     """A decoder, from the beginning or from a place of this format."""
 
 
 def _is_plain(head: bytes) -> bool:
-    return looks_like_tar(head) or head[257:262] == b"ustar" or (len(head) == BLOCK and not any(head))
+    return says_tar(head) or (len(head) == BLOCK and not any(head))
 
 
 FORMATS = (

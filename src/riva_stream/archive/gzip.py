@@ -6,23 +6,26 @@ has neither fault at the same speed.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from isal import isal_zlib
 from pydantic import Field
 
-from riva_stream.archive.gzip_header import GzipHeader
+from riva_stream.archive.decoder import Block, Decoder, Place
+from riva_stream.archive.gzip_header import read_header
 from riva_stream.archive.inflate import (
     WINDOW,
+    Boundary,
     InflateError,
     Inflater,
     NativeInflater,
     WheelInflater,
     why_not_native,
 )
-from riva_stream.archive.snapshot import STRICT, Bytes, Count, InvalidSnapshotError, require
+from riva_stream.archive.snapshot import Bytes, Count, InvalidSnapshotError, require
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["GzipPlace", "GzipStream"]
@@ -43,7 +46,6 @@ class _State(Enum):
     BODY = auto()
     TRAILER = auto()
     BETWEEN = auto()
-    PADDING = auto()
 
 
 class _Slices(NamedTuple):
@@ -60,15 +62,9 @@ class _Slices(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class GzipPlace:
+class GzipPlace(Place):
     """Where a gzip can be read on from: the beginning of a member, or of a deflate block in one."""
 
-    __pydantic_config__: ClassVar = STRICT
-
-    offset: Count = 0
-    """Byte of the archive that is the first to be read."""
-    produced: Count = 0
-    """Bytes that everything before it inflates to."""
     members: Annotated[int, Field(ge=1, le=(1 << 63) - 1)] = 1
     """The number of the member, from 1."""
     member_at: Count = 0
@@ -101,7 +97,7 @@ class GzipPlace:
             require(not (self.bit or self.size or self.crc), "a block outside a gzip member")
 
 
-class GzipStream:
+class GzipStream(Decoder):
     """The gzip layer of an archive: pieces in, inflated blocks out.
 
     Args:
@@ -112,88 +108,66 @@ class GzipStream:
         InvalidSnapshotError: there is no such place, or nothing here could read on from it.
     """
 
+    container = "gzip"
+    checksum = "gzip-crc32"
+    """What vouches for the bytes: every member ends in its CRC32 and length."""
+
     def __init__(self, *, streams: int, place: GzipPlace | None = None) -> None:
+        self.place = begin = place or GzipPlace()
+        if place is not None:
+            place.check()
+            require(place.members <= streams, "the number of gzip members")
+        super().__init__(begin.offset)
         self._streams = streams
-        self._piece = memoryview(b"")
         self._tail = b""  # the last bytes of the pieces before
-        self._pos = 0  # in the piece
         self._slices = _Slices()
-        self._trailer = bytearray()
-        self._inflater: Inflater | None = None
         self._wanted_until = 0  # byte of the archive
-        self.place = place or GzipPlace()
-        self._produced = self.place.produced
-        self._at = self._body_at = self.place.offset  # in the archive
-        self._members = self.place.members
-        self._crc, self._size = self.place.crc, self.place.size
-        self._state = _State.BODY if self.place.body else _State.HEADER
-        self._header = GzipHeader(self._members, self.place.member_at)
-        if place is None:
-            return
-        place.check()
-        require(self._members <= streams, "the number of gzip members")
-        if place.body:
-            if why_not_native():
-                raise InvalidSnapshotError(why_not_native())
-            self._inflater = NativeInflater(place.window, place.bit)
-
-    @property
-    def checksum(self) -> str | None:
-        """What vouches for the bytes: every member ends in its CRC32 and length."""
-        return "gzip-crc32"
-
-    @property
-    def consumed(self) -> int:
-        """Archive bytes handed to the inflater so far."""
-        return self._at
+        self._produced = begin.produced
+        self._part_at = begin.offset  # byte of the archive at which the body, or the trailer, begins
+        self._members, self._member_at = begin.members, begin.member_at
+        self._crc, self._size = begin.crc, begin.size
+        self._state = _State.BODY if begin.body else _State.HEADER
+        if begin.body and why_not_native():
+            raise InvalidSnapshotError(why_not_native())
+        self._inflater: Inflater = (
+            WheelInflater() if why_not_native() else NativeInflater(begin.window, begin.bit)
+        )
 
     @property
     def needs_input(self) -> bool:
         """Whether there is nothing more to get from what was pushed."""
-        pending = self._state is _State.BODY and self._inflater is not None and not self._inflater.needs_input
-        return self._pos == len(self._piece) and not pending
-
-    @property
-    def window(self) -> int:
-        """Bytes that inflating holds besides: they are few."""
-        return 0
+        pending = self._state is _State.BODY and not self._inflater.needs_input
+        return super().needs_input and not pending
 
     def mark(self) -> None:
         """Let :attr:`place` be the next place from which the rest could be read, if there is one in the next MiB."""
         self._wanted_until = self._at + _REACH
 
-    def push(self, piece: bytes | memoryview) -> None:
+    def push(self, piece: Block) -> None:
         """Hand over the next piece of the archive; only when it is needed."""
         self._tail = (self._tail + bytes(self._piece[-_GIVEN_BACK:]))[-_GIVEN_BACK:]
-        self._piece = memoryview(piece)
-        self._pos = 0
+        super().push(piece)
 
-    def pull(self, max_output: int) -> bytes | memoryview:
-        """The next inflated block, of at most ``max_output`` bytes; empty when the pushed piece gives no more.
+    def blocks(self) -> Generator[Block, None, None]:
+        """The inflated blocks of all members.
 
         Raises:
             ArchiveError: damage, or garbage after the end.
         """
-        while not self.needs_input:
-            if self._state is _State.BODY:
-                block = self._inflate(max_output)
-                if block:
-                    return block
-            elif self._state is _State.HEADER:
-                self._advance(self._header.feed(self._piece[self._pos :]))
-                if self._header.done:
-                    self._begin_body()
-            elif self._state is _State.TRAILER:
-                taken = self._piece[self._pos : self._pos + 8 - len(self._trailer)]
-                self._trailer += taken
-                self._advance(len(taken))
-                if len(self._trailer) == 8:  # noqa: PLR2004 - CRC32 and ISIZE
-                    self._check_trailer()
-            elif self._state is _State.BETWEEN:
+        while True:
+            if self._state is _State.HEADER:
+                yield from read_header(self, self._name, first=self._members == 1)
+                self._begin_body()
+            while self._state is _State.BODY:
+                yield b"" if self.needs_input else self._inflate(self._most)
+            trailer = yield from self.exactly(8)
+            self._check_trailer(trailer)
+            while self.needs_input:
+                yield b""
+            if self._piece[self._pos]:
                 self._begin_member()
             else:
-                self._check_padding()
-        return b""
+                yield from self._padding()
 
     def finish(self) -> None:
         """The archive has no more bytes.
@@ -204,36 +178,30 @@ class GzipStream:
         where = {
             _State.HEADER: "inside its header",
             _State.BODY: "inside its deflate data",
-            _State.TRAILER: f"inside its trailer, {8 - len(self._trailer)} bytes missing",
+            _State.TRAILER: f"inside its trailer, {8 - (self._at - self._part_at)} bytes missing",
         }.get(self._state)
         if where:
             raise ArchiveError(
-                f"{self._header.place} is cut at byte {self._at} of the archive, {where}",
+                f"{self._name} is cut at byte {self._at} of the archive, {where}",
                 fault=ArchiveFault.CUT,
             )
 
-    def _advance(self, count: int) -> None:
-        self._pos += count
-        self._at += count
+    @property
+    def _name(self) -> str:
+        return f"gzip member {self._members} (at byte {self._member_at} of the archive)"
 
     def _begin_body(self) -> None:
-        if self._inflater is not None:
-            self._inflater.begin()
-        else:
-            self._inflater = WheelInflater() if why_not_native() else NativeInflater()
+        self._inflater.begin()
         self._crc = self._size = 0
-        self._body_at = self._at
+        self._part_at = self._at
         self._state = _State.BODY
 
     def _inflate(self, max_output: int) -> bytes | memoryview:
         inflater = self._inflater
-        if inflater is None:  # pragma: no cover - the state is only entered with one
-            return b""
         piece = self._piece[:0]
         if inflater.needs_input:
             wanted = int(max_output / self._slices.ratio)
-            piece = self._piece[self._pos : self._pos + max(_MIN_SLICE, min(wanted, self._slices.cap))]
-            self._advance(len(piece))
+            piece = self.take(max(_MIN_SLICE, min(wanted, self._slices.cap)))
             inflater.feed(piece)
         inflater.seeking = self._at < self._wanted_until
         room = self._slices.room
@@ -241,7 +209,7 @@ class GzipStream:
             block = inflater.inflate(min(max_output, room) if room else max_output)
         except InflateError as error:
             raise ArchiveError(
-                f"{self._header.place}: its deflate data is damaged near byte {self._body_at + error.position} of the "
+                f"{self._name}: its deflate data is damaged near byte {self._part_at + error.position} of the "
                 f"archive ({error}), {self._size} bytes into what it inflates to"
             ) from None
         self._crc = isal_zlib.crc32(block, self._crc)
@@ -250,7 +218,8 @@ class GzipStream:
         if room and not inflater.eof:
             self._slices = self._slices._replace(room=0)
         if inflater.boundary is not None:
-            self._found(inflater)
+            self._found(inflater.boundary)
+            inflater.boundary = None
         elif inflater.eof:
             self._end_body(inflater.unused)
         elif len(piece) >= _MIN_SLICE:
@@ -260,17 +229,14 @@ class GzipStream:
             self._slices = _Slices(min(max(ratio, 0.5), 1040.0), min(2 * self._slices.cap, _MAX_SLICE))
         return block
 
-    def _found(self, inflater: Inflater) -> None:
+    def _found(self, boundary: Boundary) -> None:
         """A block begins behind all that was inflated so far."""
-        boundary, inflater.boundary = inflater.boundary, None
-        if boundary is None:  # pragma: no cover - it is only called with one
-            return
         byte, bit = divmod(boundary.bit, 8)
         self.place = GzipPlace(
-            self._body_at + byte,
+            self._part_at + byte,
             self._produced,
             self._members,
-            self._header.at,
+            self._member_at,
             body=True,
             bit=bit,
             window=boundary.window,
@@ -288,28 +254,23 @@ class GzipStream:
             self._pos = 0
         self._slices = _Slices(
             self._slices.ratio,
-            min(max(_MIN_SLICE, 2 * (self._at - self._body_at)), _MAX_SLICE),
+            min(max(_MIN_SLICE, 2 * (self._at - self._part_at)), _MAX_SLICE),
             self._size + _MIN_SLICE if self._size < _MAX_SLICE else 0,
         )
-        self._trailer.clear()
+        self._part_at = self._at
         self._state = _State.TRAILER
 
-    def _check_trailer(self) -> None:
-        crc, size = int.from_bytes(self._trailer[:4], "little"), int.from_bytes(self._trailer[4:], "little")
+    def _check_trailer(self, trailer: bytes) -> None:
+        crc, size = int.from_bytes(trailer[:4], "little"), int.from_bytes(trailer[4:], "little")
         if crc != self._crc:
             raise ArchiveError(
-                f"{self._header.place}: its CRC32 is {crc:08x}, its {self._size} bytes have {self._crc:08x}"
+                f"{self._name}: its CRC32 is {crc:08x}, its {self._size} bytes have {self._crc:08x}"
             )
         if size != self._size & 0xFFFFFFFF:
-            raise ArchiveError(
-                f"{self._header.place}: its length (ISIZE) is {size}, it has {self._size} bytes"
-            )
+            raise ArchiveError(f"{self._name}: its length (ISIZE) is {size}, it has {self._size} bytes")
         self._state = _State.BETWEEN
 
     def _begin_member(self) -> None:
-        if not self._piece[self._pos]:
-            self._state = _State.PADDING
-            return
         self._members += 1
         if self._members > self._streams:
             raise ArchiveError(
@@ -317,16 +278,18 @@ class GzipStream:
                 hint="if that is how the archive should be, raise --max-streams; or compress it again in one piece",
                 fault=ArchiveFault.LIMIT,
             )
-        self._header = GzipHeader(self._members, self._at)
+        self._member_at = self._at
         self._state = _State.HEADER
         self.place = GzipPlace(self._at, self._produced, self._members, self._at)
         self._wanted_until = 0
 
-    def _check_padding(self) -> None:
-        rest = bytes(self._piece[self._pos : self._pos + 65536])
-        zeros = len(rest) - len(rest.lstrip(b"\0"))
-        self._advance(zeros)
-        if zeros < len(rest):
-            raise ArchiveError(
-                f"garbage at byte {self._at} of the archive, after gzip data that was padded with zeros"
-            )
+    def _padding(self) -> Generator[Block, None, None]:
+        while True:
+            rest = bytes(self.ahead(65536))
+            zeros = len(rest) - len(rest.lstrip(b"\0"))
+            self.take(zeros)
+            if zeros < len(rest):
+                raise ArchiveError(
+                    f"garbage at byte {self._at} of the archive, after gzip data that was padded with zeros"
+                )
+            yield b""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
-from riva_stream.archive.tar import BLOCK, looks_like_tar
+from riva_stream.archive.tar import says_tar
 from riva_stream.archive.zstd import is_zstd
 from riva_stream.errors import ArchiveError, ArchiveFault
 
@@ -285,7 +285,7 @@ def _kind_of(head: bytes) -> str:
         ("empty", not head),
         ("gzip", head[:2] == b"\x1f\x8b"),
         ("zstd", len(head) >= 4 and is_zstd(head)),  # noqa: PLR2004 - the length of its magic
-        ("tar", head[257:262] == b"ustar" or looks_like_tar(head[:BLOCK])),
+        ("tar", says_tar(head)),
         (_by_magic(head), True),
         ("zlib", head[:2] in _ZLIB and _inflated("zlib", head)),
         ("form-data", _FORM.match(head)),

@@ -16,7 +16,7 @@ from riva_stream.archive.snapshot import STRICT, Bytes, Count, Name
 from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-__all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header"]
+__all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header", "says_tar"]
 
 BLOCK = 512
 """Bytes of a tar block: headers are one, data is padded to it."""
@@ -148,6 +148,11 @@ def looks_like_tar(block: bytes) -> bool:
         return parse_header(bytes(block[:BLOCK]), 0) is not None
     except ArchiveError:
         return False
+
+
+def says_tar(head: bytes) -> bool:
+    """Whether a tar begins with this, a damaged one as well where its header names itself."""
+    return looks_like_tar(head) or head[257:262] == b"ustar"
 
 
 def kind_of(header: Header, name: bytes) -> Kind:

@@ -18,16 +18,14 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import zlib
+from bisect import bisect_left
 from ctypes import c_int, c_int16, c_int32, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from isal import igzip_lib
 
-from riva_stream.flow.native import Pinned, new_block
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from riva_stream.flow.native import Pinned, declare, new_block
 
 __all__ = [
     "WINDOW",
@@ -143,12 +141,6 @@ class Inflater(Protocol):
         """
 
 
-class _Library(NamedTuple):
-    init: Callable[[_State], None]
-    set_dict: Callable[[_State, int, int], int]
-    inflate: Callable[[_State], int]
-
-
 class NativeInflater:
     """An :class:`Inflater` that knows where blocks begin, and that can begin at one.
 
@@ -160,7 +152,7 @@ class NativeInflater:
         OSError: it is not to be had here; :func:`why_not_native` says why.
     """
 
-    def __init__(self, window: bytes = b"", skip: int = 0, *, library: _Library | None = None) -> None:
+    def __init__(self, window: bytes = b"", skip: int = 0, *, library: ctypes.CDLL | None = None) -> None:
         found = library or _library()
         if isinstance(found, str):
             raise OSError(found)
@@ -172,13 +164,13 @@ class NativeInflater:
 
     def begin(self, window: bytes = b"", skip: int = 0) -> None:
         """Begin another stream, in the same memory."""
-        self._library.init(self._state)
+        self._library.isal_inflate_init(self._state)
         if window:
             pin = Pinned(window)
-            self._library.set_dict(self._state, pin.address, pin.size)
+            self._library.isal_inflate_set_dict(self._state, pin.address, pin.size)
         self._skip = skip
         self._pin: Pinned | None = None
-        self._fed = self._left = 0
+        self._fed = self.unused = 0
         self._full = False
         self._spilled = memoryview(b"")
         self._error: InflateError | None = None
@@ -191,27 +183,22 @@ class NativeInflater:
         return int(self._state.block_state) == _FINISHED
 
     @property
-    def unused(self) -> int:
-        """As :class:`Inflater` says."""
-        return self._left
-
-    @property
     def needs_input(self) -> bool:
         """As :class:`Inflater` says."""
-        return not self._left and not self._full and self._error is None and not self.eof
+        return not self.unused and not self._full and self._error is None and not self.eof
 
     def feed(self, piece: memoryview) -> None:
         """As :class:`Inflater` says."""
         self._pin = pin = Pinned(piece)
         self._fed += len(piece)
-        self._left = len(piece)
+        self.unused = len(piece)
         state = self._state
         state.next_in = pin.address
         if self._skip and piece:
             state.read_in = piece[0] >> self._skip
             state.read_in_length = 8 - self._skip
             state.next_in += 1
-            self._left -= 1
+            self.unused -= 1
             self._skip = 0
 
     def inflate(self, max_output: int) -> bytes | memoryview:
@@ -222,7 +209,7 @@ class NativeInflater:
         size = self._seek(pin.address, max_output) if self.seeking else None
         if size is None:
             self._save()
-            before = self._left
+            before = self.unused
             code = self._run(pin.address, max_output, before)
             if code < 0:
                 self._locate(code, max_output, before)
@@ -236,8 +223,8 @@ class NativeInflater:
         """Inflate the next ``count`` bytes into ``room``; what is left of them stays to be fed."""
         state = self._state
         state.next_out, state.avail_out, state.avail_in = address, room, count
-        code = self._library.inflate(state)
-        self._left += state.avail_in - count
+        code = int(self._library.isal_inflate(state))
+        self.unused += state.avail_in - count
         self._full = not state.avail_out
         return code
 
@@ -249,25 +236,23 @@ class NativeInflater:
         """Return to the copy, when ``left`` bytes were to be fed."""
         kept = _State.from_buffer(self._copy)
         ctypes.memmove(self._memory, self._copy, _HISTORY + kept.tmp_out_valid)
-        self._left = left
+        self.unused = left
 
     # -- damage --------------------------------------------------------------------------------------------------
 
     def _locate(self, code: int, room: int, left: int) -> None:
         """Find the least input that shows the damage, and keep all output before it."""
-        low, high = 0, left
         scratch, pin = new_block(room + _MOST_SPILLED)
-        while low < high:
-            middle = (low + high) // 2
+
+        def shows(count: int) -> bool:
             self._back(left)
-            if self._run(pin.address, room, middle) < 0:
-                high = middle
-            else:
-                low = middle + 1
+            return self._run(pin.address, room, count) < 0
+
+        least = bisect_left(range(left), True, key=shows)
         self._back(left)
-        code = self._run(pin.address, room + _MOST_SPILLED, high) or code
+        code = self._run(pin.address, room + _MOST_SPILLED, least) or code
         self._spilled = memoryview(scratch)[: room + _MOST_SPILLED - self._state.avail_out]
-        self._error = InflateError(_FAULTS.get(code, f"error {code}"), self._fed - left + high)
+        self._error = InflateError(_FAULTS.get(code, f"error {code}"), self._fed - left + least)
 
     def _spill(self, max_output: int) -> memoryview:
         if not self._spilled and self._error is not None:
@@ -288,7 +273,7 @@ class NativeInflater:
         while filled < room and not self.eof:
             if self._at_block():
                 return filled
-            left, step = self._left, self._step()
+            left, step = self.unused, self._step()
             if not left and not self._full and self._drained:
                 break
             watched = state.block_state == _CODED
@@ -316,14 +301,14 @@ class NativeInflater:
             most = state.type0_block_len - state.read_in_length // 8
         elif state.block_state == _HEADER:
             most = 0
-        return min(self._left, max(0, most))
+        return min(self.unused, max(0, most))
 
     def _at_block(self) -> bool:
         """Whether the next bit begins a block, and all output before it was given."""
         state = self._state
         if state.block_state not in {_NEW_HEADER, _HEADER} or not self._drained or not self._fed:
             return False
-        consumed = self._fed - self._left - state.tmp_in_size
+        consumed = self._fed - self.unused - state.tmp_in_size
         self.boundary = Boundary(8 * consumed - state.read_in_length, self._window())
         self.seeking = False
         return True
@@ -336,26 +321,22 @@ class NativeInflater:
     @property
     def _drained(self) -> bool:
         state = self._state
-        pending = (
-            state.tmp_out_valid - state.tmp_out_processed,
-            state.write_overflow_len,
-            state.copy_overflow_length,
+        return (
+            state.tmp_out_valid == state.tmp_out_processed
+            and not state.write_overflow_len
+            and not state.copy_overflow_length
         )
-        return not any(pending)
 
     def _least(self, address: int, room: int, step: int, left: int) -> int:
         """How many bytes it takes to come to the end of the block."""
-        low, high = 0, step
-        while low < high:
-            middle = (low + high) // 2
+
+        def reaches(count: int) -> bool:
             self._back(left)
             self._state.tmp_in_size = 1
-            self._run(address, room, middle)
-            if self._reached:
-                high = middle
-            else:
-                low = middle + 1
-        return high
+            self._run(address, room, count)
+            return self._reached
+
+        return bisect_left(range(step), True, key=reaches)
 
     def _window(self) -> bytes:
         state = self._state
@@ -419,29 +400,26 @@ def why_not_native() -> str:
 
 
 @cache
-def _library() -> _Library | str:
+def _library() -> ctypes.CDLL | str:
+    pointer = ctypes.POINTER(_State)
     try:
-        loaded = ctypes.CDLL(igzip_lib.__file__)
-        init, set_dict, inflate = (
-            loaded.isal_inflate_init,
-            loaded.isal_inflate_set_dict,
-            loaded.isal_inflate,
+        library = ctypes.CDLL(igzip_lib.__file__)
+        declare(
+            library,
+            isal_inflate_init=(None, pointer),
+            isal_inflate_set_dict=(c_int, pointer, c_void_p, c_uint32),
+            isal_inflate=(c_int, pointer),
         )
     except (OSError, AttributeError, TypeError) as error:
         return f"isal {igzip_lib.__name__} exports no isal_inflate ({error})"
-    pointer = ctypes.POINTER(_State)
-    init.argtypes, init.restype = (pointer,), None
-    set_dict.argtypes, set_dict.restype = (pointer, c_void_p, c_uint32), c_int
-    inflate.argtypes, inflate.restype = (pointer,), c_int
-    library = _Library(init, set_dict, inflate)
     return library if _has_our_layout(library) and _works(library) else "isal's inflate failed its self-test"
 
 
-def _has_our_layout(library: _Library) -> bool:
+def _has_our_layout(library: ctypes.CDLL) -> bool:
     """Whether the structure is the one that is written down here: what initialising and a first call touch, and what not."""
     memory = ctypes.create_string_buffer(b"\xa5" * _ROOM, _ROOM)
     state = _State.from_buffer(memory)
-    library.init(state)
+    library.isal_inflate_init(state)
     cleared = (
         *(
             "read_in",
@@ -464,13 +442,13 @@ def _has_our_layout(library: _Library) -> bool:
     source = Pinned(packed)
     state.next_in, state.avail_in = source.address, source.size
     state.next_out, state.avail_out = pin.address, pin.size
-    code = library.inflate(state)
+    code = library.isal_inflate(state)
     return (
         code == 0 and out == text and state.block_state == _FINISHED and not memory.raw[_SIZE:].strip(b"\xa5")
     )
 
 
-def _works(library: _Library) -> bool:
+def _works(library: ctypes.CDLL) -> bool:
     """Known vectors: stored, fixed and dynamic blocks; from their beginning, and anew from each block that is found."""
     noise = hashlib.shake_128(b"RFC 1951").digest(40_000)
     text = b" ".join(b"%d" % (i * i % 4001) for i in range(12_000))
@@ -489,7 +467,7 @@ def _works(library: _Library) -> bool:
     return True
 
 
-def _places(library: _Library, packed: bytes, data: bytes) -> list[tuple[int, Boundary]]:
+def _places(library: ctypes.CDLL, packed: bytes, data: bytes) -> list[tuple[int, Boundary]]:
     """Every block that is found while the whole is inflated, and how much output is before it; nothing if that is wrong."""
     found: list[tuple[int, Boundary]] = []
     inflater, out = NativeInflater(library=library), bytearray()
@@ -505,7 +483,7 @@ def _places(library: _Library, packed: bytes, data: bytes) -> list[tuple[int, Bo
     return found if out == data and inflater.eof else []
 
 
-def _continues(library: _Library, packed: bytes, data: bytes, at: int, place: Boundary) -> bool:
+def _continues(library: ctypes.CDLL, packed: bytes, data: bytes, at: int, place: Boundary) -> bool:
     """Whether the rest comes out right from there."""
     if place.window != data[max(0, at - WINDOW) : at]:
         return False

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from awscrt import checksums as crt
@@ -55,25 +56,23 @@ class _Crc:
     """A CRC function as a hasher."""
 
     def __init__(self, function: Any, width: int) -> None:
-        self._function, self._width, self._value = function, width, 0
+        self._function, self._width, self.value = function, width, 0
 
     def update(self, data: Piece, /) -> None:
-        self._value = self._function(data, self._value)
+        self.value = self._function(data, self.value)
 
     def digest(self) -> bytes:
-        return self._value.to_bytes(self._width, "big")
-
-    @property
-    def value(self) -> int:
-        return self._value
+        return self.value.to_bytes(self._width, "big")
 
     def restore(self, value: int) -> None:
         if value >> 8 * self._width:
             raise ValueError(f"a CRC of more than {self._width} bytes")
-        self._value = value
+        self.value = value
 
 
-_OTHERS: dict[str, Any] = {
+_HASHERS: dict[str, Callable[[], Any]] = {
+    "sha256": Sha256,
+    "blake3": blake3,
     "crc64nvme": lambda: _Crc(crt.crc64nvme, 8),
     "crc32": lambda: _Crc(isal_zlib.crc32, 4),
     "crc32c": lambda: _Crc(crt.crc32c, 4),
@@ -81,8 +80,7 @@ _OTHERS: dict[str, Any] = {
     "md5": lambda: hashlib.md5(usedforsecurity=False),
 }
 
-
-_OWN: dict[str, Any] = {"sha256": Sha256, "blake3": blake3}
+_HEXADECIMAL = frozenset(("sha256", "blake3", "md5"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +94,36 @@ class DigestState:
     crcs: dict[Literal["crc64nvme", "crc32", "crc32c"], Annotated[int, Field(ge=0, lt=1 << 64)]]
 
 
-def _encoded(algorithm: str, value: bytes) -> str:
-    """Hexadecimal where that is usual, else base64 as S3 has it."""
-    return value.hex() if algorithm in {"md5", *_OWN} else base64.b64encode(value).decode()
+class Hash:
+    """One algorithm alone, so that several can work on the same chunks beside each other, each in a lane of its own.
+
+    Args:
+        algorithm: sha256, blake3, or one of those that :class:`Digest` takes as others.
+    """
+
+    def __init__(self, algorithm: str) -> None:
+        self.algorithm = algorithm
+        self.hasher: _Hasher = _HASHERS[algorithm]()
+
+    def update(self, pieces: Sequence[Piece]) -> None:
+        """Take the next pieces; runs in a worker thread."""
+        for piece in pieces:
+            self.hasher.update(piece)
+
+    def text(self) -> str:
+        """What all bytes so far come to: hexadecimal where that is usual, else base64 as S3 has it."""
+        value = self.hasher.digest()
+        return value.hex() if self.algorithm in _HEXADECIMAL else base64.b64encode(value).decode()
+
+    @property
+    def crc(self) -> int | None:
+        """The same as a number, to be gone on with; None of what is no CRC."""
+        return self.hasher.value if isinstance(self.hasher, _Crc) else None
+
+    def restore(self, crc: int) -> None:
+        """Go on where :attr:`crc` was taken, of the same algorithm."""
+        if isinstance(self.hasher, _Crc):
+            self.hasher.restore(crc)
 
 
 class Digest:
@@ -112,15 +137,15 @@ class Digest:
     def __init__(self, others: Iterable[str] = (), *, with_blake3: bool = True) -> None:
         self.size = 0
         self._sha256 = Sha256()
-        self._blake3: _Hasher | None = blake3() if with_blake3 else None
-        self._others: dict[str, _Hasher] = {name: _OTHERS[name]() for name in others}
+        self._blake3 = Hash("blake3") if with_blake3 else None
+        self._others = {name: Hash(name) for name in others}
 
     def snapshot(self) -> DigestState | None:
         """What all bytes so far come to, to be gone on with elsewhere; None where SHA-256 has no such state here."""
         sha256 = self._sha256.snapshot()
         if sha256 is None:
             return None
-        crcs = {name: hasher.value for name, hasher in self._others.items() if isinstance(hasher, _Crc)}
+        crcs = {name: other.crc for name, other in self._others.items() if other.crc is not None}
         return DigestState(self.size, sha256, crcs)  # type: ignore[arg-type]  # the names that Literal lists
 
     @property
@@ -141,16 +166,14 @@ class Digest:
         digest.size = state.size
         digest._sha256 = Sha256.restore(state.sha256)
         for name, value in state.crcs.items():
-            crc = digest._others[name]
-            if isinstance(crc, _Crc):
-                crc.restore(value)
+            digest._others[name].restore(value)
         return digest
 
     def update(self, pieces: Sequence[Piece]) -> None:
         """Take the next pieces; runs in a worker thread."""
-        hashers: list[_Hasher] = [self._sha256, *self._others.values()]
+        hashers = [self._sha256, *(other.hasher for other in self._others.values())]
         if self._blake3 is not None:
-            hashers.append(self._blake3)
+            hashers.append(self._blake3.hasher)
         for piece in pieces:
             for hasher in hashers:
                 hasher.update(piece)
@@ -161,40 +184,9 @@ class Digest:
         return DigestRecord(
             self.size,
             self._sha256.digest().hex(),
-            None if self._blake3 is None else self._blake3.digest().hex(),
-            {name: _encoded(name, hasher.digest()) for name, hasher in self._others.items()},
+            None if self._blake3 is None else self._blake3.text(),
+            {name: other.text() for name, other in self._others.items()},
         )
-
-
-class Hash:
-    """One algorithm alone, so that several can work on the same chunks beside each other, each in a lane of its own.
-
-    Args:
-        algorithm: sha256, blake3, or one of those that :class:`Digest` takes as others.
-    """
-
-    def __init__(self, algorithm: str) -> None:
-        self.algorithm = algorithm
-        self._hasher: _Hasher = _OWN[algorithm]() if algorithm in _OWN else _OTHERS[algorithm]()
-
-    def update(self, pieces: Sequence[Piece]) -> None:
-        """Take the next pieces; runs in a worker thread."""
-        for piece in pieces:
-            self._hasher.update(piece)
-
-    def text(self) -> str:
-        """What all bytes so far come to, encoded as in :class:`DigestRecord`."""
-        return _encoded(self.algorithm, self._hasher.digest())
-
-    @property
-    def crc(self) -> int | None:
-        """The same as a number, to be gone on with; None of what is no CRC."""
-        return self._hasher.value if isinstance(self._hasher, _Crc) else None
-
-    def restore(self, crc: int) -> None:
-        """Go on where :attr:`crc` was taken, of the same algorithm."""
-        if isinstance(self._hasher, _Crc):
-            self._hasher.restore(crc)
 
 
 class _Updated(Protocol):
@@ -231,26 +223,21 @@ class HashLane:
 
 def sha256_of(pieces: Sequence[Piece]) -> str:
     """SHA-256 of all pieces, hexadecimal."""
-    hasher = hashlib.sha256()
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.hexdigest()
+    whole = Hash("sha256")
+    whole.update(pieces)
+    return whole.text()
 
 
 def md5_of(pieces: Sequence[Piece]) -> bytes:
     """MD5 of all pieces."""
-    hasher = hashlib.md5(usedforsecurity=False)
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.digest()
+    whole = Hash("md5")
+    whole.update(pieces)
+    return whole.hasher.digest()
 
 
 def crc64nvme_of(pieces: Sequence[Piece]) -> int:
     """CRC64NVME of all pieces."""
-    value = 0
-    for piece in pieces:
-        value = crt.crc64nvme(piece, value)
-    return value
+    return reduce(lambda value, piece: crt.crc64nvme(piece, value), pieces, 0)
 
 
 def crc64nvme_value(text: str | None) -> int | None:
@@ -264,7 +251,5 @@ def crc64nvme_value(text: str | None) -> int | None:
 
 def combined_crc64nvme(parts: Iterable[tuple[int, int]]) -> str:
     """CRC64NVME, base64, of a whole object from the (value, bytes) of its parts in order."""
-    whole = 0
-    for value, size in parts:
-        whole = crt.combine_crc64nvme(whole, value, size)
+    whole = reduce(lambda before, part: crt.combine_crc64nvme(before, *part), parts, 0)
     return base64.b64encode(whole.to_bytes(8, "big")).decode()

@@ -60,8 +60,10 @@ def plan_memory(ceiling: int, part_size: int, *, forced: str = "") -> MemoryPlan
     parts = int(((ceiling - _BASE) / _ALLOCATOR - BLOCK) // part_size)
     if parts < _LEAST_PARTS:
         least = least_memory(part_size) // MIB
-        said = f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
-        said += f"{least} MiB is the least that works"
+        said = (
+            f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
+            f"{least} MiB is the least that works"
+        )
         if forced:
             raise ConfigurationError(
                 f"{forced}; {said}",

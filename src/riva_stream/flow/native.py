@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_char_p, c_int, c_ssize_t, c_void_p
+from typing import Any
 
-__all__ = ["Pinned", "new_block"]
+__all__ = ["Pinned", "declare", "new_block"]
 
 
 class _Buffer(ctypes.Structure):
@@ -30,15 +31,25 @@ class _Buffer(ctypes.Structure):
     )
 
 
+def declare(library: ctypes.CDLL, **functions: tuple[Any, ...]) -> None:
+    """Tell what functions of a library return, and then what they take.
+
+    Raises:
+        AttributeError: it has no such function.
+    """
+    for name, (result, *arguments) in functions.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+
+
+declare(
+    ctypes.pythonapi,
+    PyObject_GetBuffer=(c_int, ctypes.py_object, ctypes.POINTER(_Buffer), c_int),
+    PyBuffer_Release=(None, ctypes.POINTER(_Buffer)),
+    PyBytes_FromStringAndSize=(ctypes.py_object, c_void_p, c_ssize_t),
+)
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), c_int)
-_get_buffer.restype = c_int
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
-_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
-_release_buffer.restype = None
-_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new_bytes.argtypes = (c_void_p, c_ssize_t)
-_new_bytes.restype = ctypes.py_object
 
 
 class Pinned:
@@ -61,5 +72,5 @@ def new_block(size: int) -> tuple[bytes, Pinned]:
 
     A C function fills them before anybody else sees them, as extension modules do; then they are immutable like any bytes.
     """
-    block: bytes = _new_bytes(None, size)
+    block: bytes = ctypes.pythonapi.PyBytes_FromStringAndSize(None, size)
     return block, Pinned(block)

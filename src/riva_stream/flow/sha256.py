@@ -13,14 +13,11 @@ import hashlib
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from riva_stream.flow.native import Pinned
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from riva_stream.flow.native import Pinned, declare
 
 __all__ = ["Sha256", "Sha256State", "why_no_state"]
 
@@ -54,12 +51,6 @@ class _Context(ctypes.Structure):
     )
 
 
-class _Library(NamedTuple):
-    init: Callable[[_Context], int]
-    update: Callable[[_Context, int, int], int]
-    final: Callable[[ctypes.Array[ctypes.c_char], _Context], int]
-
-
 class Sha256:
     """SHA-256 of one run of bytes."""
 
@@ -73,7 +64,7 @@ class Sha256:
         self._library = library
         self._memory = ctypes.create_string_buffer(4 * ctypes.sizeof(_Context))
         self._context = _Context.from_buffer(self._memory)
-        library.init(self._context)
+        library.SHA256_Init(self._context)
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes; the GIL is free meanwhile."""
@@ -81,7 +72,7 @@ class Sha256:
             self._hasher.update(data)
             return
         pin = Pinned(data)
-        self._library.update(self._context, pin.address, pin.size)
+        self._library.SHA256_Update(self._context, pin.address, pin.size)
         self._size += pin.size
 
     def digest(self) -> bytes:
@@ -90,7 +81,7 @@ class Sha256:
             return self._hasher.digest()
         out = ctypes.create_string_buffer(32)
         last = _Context.from_buffer_copy(self._context)
-        self._library.final(out, last)
+        self._library.SHA256_Final(out, last)
         return out.raw
 
     def snapshot(self) -> Sha256State | None:
@@ -128,30 +119,24 @@ def why_no_state() -> str:
 
 
 @cache
-def _library() -> _Library | str:
+def _library() -> ctypes.CDLL | str:
+    pointer = ctypes.POINTER(_Context)
     try:
         import _hashlib  # noqa: PLC0415 - not every interpreter has it
 
-        loaded = ctypes.CDLL(_hashlib.__file__)
-        init, update, final = loaded.SHA256_Init, loaded.SHA256_Update, loaded.SHA256_Final
+        library = ctypes.CDLL(_hashlib.__file__)
+        declare(
+            library,
+            SHA256_Init=(c_int, pointer),
+            SHA256_Update=(c_int, pointer, c_void_p, c_size_t),
+            SHA256_Final=(c_int, c_char_p, pointer),
+        )
     except (ImportError, OSError, AttributeError, TypeError) as error:
         return f"libcrypto's SHA256_Init is not to be had ({error})"
-    pointer = ctypes.POINTER(_Context)
-    init.argtypes, init.restype = (pointer,), c_int
-    update.argtypes, update.restype = (pointer, c_void_p, c_size_t), c_int
-    final.argtypes, final.restype = (c_char_p, pointer), c_int
-    return (
-        _Library(init, update, final)
-        if _works(init, update, final)
-        else "libcrypto's SHA-256 failed its self-test"
-    )
+    return library if _works(library) else "libcrypto's SHA-256 failed its self-test"
 
 
-def _works(
-    init: Callable[[_Context], int],
-    update: Callable[[_Context, int, int], int],
-    final: Callable[[ctypes.Array[ctypes.c_char], _Context], int],
-) -> bool:
+def _works(library: ctypes.CDLL) -> bool:
     """Whether digests are those of hashlib, and the state is where it is expected, at each place in a block."""
     text = hashlib.shake_128(b"FIPS 180-4").digest(500)
     source, out = Pinned(text), ctypes.create_string_buffer(32)
@@ -160,20 +145,20 @@ def _works(
             b"\xa5" * 4 * ctypes.sizeof(_Context), 4 * ctypes.sizeof(_Context)
         )
         first = _Context.from_buffer(memory)
-        init(first)
-        update(first, source.address, cut)
+        library.SHA256_Init(first)
+        library.SHA256_Update(first, source.address, cut)
         if (first.num, 8 * cut) != (cut % _BLOCK, first.low) or memory.raw[ctypes.sizeof(_Context) :].strip(
             b"\xa5"
         ):
             return False
         second = _Context()
-        init(second)
+        library.SHA256_Init(second)
         second.h[:] = first.h
         second.low = 8 * (cut - cut % _BLOCK)
         tail = Pinned(bytes(first.data)[: cut % _BLOCK])
-        update(second, tail.address, tail.size)
-        update(second, source.address + cut, len(text) - cut)
-        final(out, second)
+        library.SHA256_Update(second, tail.address, tail.size)
+        library.SHA256_Update(second, source.address + cut, len(text) - cut)
+        library.SHA256_Final(out, second)
         if out.raw != hashlib.sha256(text).digest():
             return False
     return True

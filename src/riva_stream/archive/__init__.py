@@ -16,7 +16,7 @@ from riva_stream.archive.events import (
 from riva_stream.archive.extract import Extractor, Snapshot
 from riva_stream.archive.formats import content_type_of
 from riva_stream.archive.inside import InnerFile, InsideReport
-from riva_stream.archive.leftovers import HEAD, suspicions
+from riva_stream.archive.leftovers import HEAD, confirmed, suspicions
 from riva_stream.archive.policy import Limits, Member
 from riva_stream.archive.snapshot import InvalidSnapshotError
 from riva_stream.archive.sniff import DEEP, not_a_model, odd_for_a_model
@@ -39,6 +39,7 @@ __all__ = [
     "MemberStart",
     "Snapshot",
     "StagedMember",
+    "confirmed",
     "content_type_of",
     "not_a_model",
     "odd_for_a_model",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from riva_stream.archive.snapshot import STRICT, Count
+from riva_stream.archive.snapshot import Count, Strict
 
 __all__ = ["Block", "ContainerName", "Decoder", "Place"]
 
@@ -20,10 +20,8 @@ ContainerName = Literal["gzip", "zstd", "tar"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Place(Strict):
     """Where a decoder can be begun anew."""
-
-    __pydantic_config__: ClassVar = STRICT
 
     offset: Count = 0
     """Byte of the archive that is the first to be read."""
@@ -112,12 +110,12 @@ class Decoder(ABC):
 
     def exactly(
         self, count: int, look: Callable[[bytearray], None] = lambda _: None
-    ) -> Generator[Block, None, bytes]:
+    ) -> Generator[Block, None, bytearray]:
         """The next ``count`` bytes; ``look`` is shown what there is of them as it comes, and may raise."""
         kept = bytearray()
         while True:
             kept += self.take(count - len(kept))
             look(kept)
             if len(kept) == count:
-                return bytes(kept)
+                return kept
             yield b""

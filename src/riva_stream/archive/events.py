@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from riva_stream.archive.decoder import ContainerName
 from riva_stream.archive.inside import InsideReport
 from riva_stream.archive.policy import Member
-from riva_stream.archive.snapshot import STRICT, Count
+from riva_stream.archive.snapshot import Count, Strict
 from riva_stream.archive.tar import Kind
-
-if TYPE_CHECKING:
-    from riva_stream.archive.decoder import ContainerName
 
 __all__ = ["ArchiveSummary", "Event", "ListedEntry", "MemberData", "MemberEnd", "MemberStart", "StagedMember"]
 
@@ -32,21 +29,8 @@ class MemberData:
 
 
 @dataclass(frozen=True, slots=True)
-class MemberEnd:
-    """The member is complete: as many bytes as its size said were handed over."""
-
-    member: Member
-    inside: InsideReport
-
-
-Event = MemberStart | MemberData | MemberEnd
-
-
-@dataclass(frozen=True, slots=True)
-class ListedEntry:
+class ListedEntry(Strict):
     """One entry of the archive, for a report."""
-
-    __pydantic_config__ = STRICT
 
     name: str
     """UTF-8; bytes that are not are escaped, and a very long name is shortened."""
@@ -55,13 +39,19 @@ class ListedEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class StagedMember:
+class StagedMember(Strict):
     """A member that was handed over, and what was found inside it."""
-
-    __pydantic_config__ = STRICT
 
     member: Member
     inside: InsideReport
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEnd(StagedMember):
+    """The member is complete: as many bytes as its size said were handed over."""
+
+
+Event = MemberStart | MemberData | MemberEnd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from riva_stream.archive.pax import Pax, PaxReader, parse_global, parse_pax
-from riva_stream.archive.snapshot import STRICT, Buffer, Bytes, Count, Name, require
+from riva_stream.archive.snapshot import Buffer, Bytes, Count, Name, Strict, require
 from riva_stream.archive.sparse import Segment, old_gnu_head, pax_sparse
 from riva_stream.archive.tar import BLOCK, Header
 from riva_stream.archive.text import decode, show
@@ -28,7 +28,7 @@ class Described(NamedTuple):
     """Bytes of the file."""
     sparse: bool = False
     segments: list[Segment] | None = None
-    """The sparse map, as far as it is known: None when it stands in front of the data."""
+    """Where the data goes, as far as that is known: None when a sparse map stands in front of it."""
     more: bool = False
     """Whether blocks with more of an old GNU map follow the header."""
 
@@ -39,10 +39,8 @@ def place_of(name: str, at: int, what: str = "member") -> str:
 
 
 @dataclass(eq=False, slots=True)
-class Extensions:
+class Extensions(Strict):
     """Gathers the extended headers of one member, and applies them."""
-
-    __pydantic_config__ = STRICT
 
     limit: Count
     """Most bytes that are kept of the extended headers in front of one member."""
@@ -76,14 +74,10 @@ class Extensions:
         if self.records is not None:
             self.records.check()
 
-    def _forget(self) -> None:
-        self.kept = 0
-        self.long_name = self.long_link = self.pax = None
-
     @property
     def pending(self) -> bool:
         """Whether a member has to follow."""
-        return self.pax is not None or self.long_name is not None or self.long_link is not None
+        return (self.pax, self.long_name, self.long_link) != (None, None, None)
 
     def announce(self, header: Header, at: int) -> None:
         """An extended header begins at byte ``at``; its body is fed next.
@@ -163,7 +157,8 @@ class Extensions:
         size = header.size if pax.size is None else pax.size
         if size > _MAX_OFFSET - at - 2 * BLOCK:
             raise ArchiveError(f"{place}: a size of {size} bytes cannot be", fault=ArchiveFault.MALFORMED)
-        self._forget()
+        self.kept = 0
+        self.long_name = self.long_link = self.pax = None
         if pax.sparse:
             if not header.ustar or header.typeflag not in {b"0", b"\0"}:
                 raise ArchiveError(
@@ -180,4 +175,4 @@ class Extensions:
             return Described(name, link, size, real, sparse=True, segments=segments, more=more)
         if header.typeflag == b"M":
             raise ArchiveError(f"{place} continues from another volume", fault=ArchiveFault.UNSUPPORTED)
-        return Described(name, link, size, size)
+        return Described(name, link, size, size, segments=[Segment(0, size)])

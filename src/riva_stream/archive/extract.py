@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, TypeAdapter
 
@@ -31,7 +31,7 @@ from riva_stream.archive.events import ArchiveSummary, Event, StagedMember
 from riva_stream.archive.formats import FORMATS, HEAD, AnyPlace, Format, detect
 from riva_stream.archive.policy import Limits, Member, Policy
 from riva_stream.archive.selection import Found, Selection, SelectionState
-from riva_stream.archive.snapshot import MOST_STATE, STRICT, Count, InvalidSnapshotError, require
+from riva_stream.archive.snapshot import MOST_STATE, Count, InvalidSnapshotError, Strict, require
 from riva_stream.archive.sniff import DEEP, not_a_tar, sniff_layers
 from riva_stream.archive.tar import BLOCK, says_tar
 from riva_stream.archive.text import show
@@ -71,10 +71,8 @@ class Snapshot:
 
 
 @dataclass(eq=False, slots=True)
-class _State:
+class _State(Strict):
     """A snapshot, apart from what was found."""
-
-    __pydantic_config__ = STRICT
 
     options: str
     """Tells those that the extractor was made with: another one has to be made with the same."""
@@ -88,9 +86,7 @@ class _State:
 
 
 @dataclass(eq=False, slots=True)
-class _Document:
-    __pydantic_config__: ClassVar[Any] = STRICT
-
+class _Document(Strict):
     version: Literal[1]
     state: _State
     found: Found

@@ -157,7 +157,10 @@ class GzipStream(Decoder):
         while True:
             if self._state is _State.HEADER:
                 yield from read_header(self, self._name, first=self._members == 1)
-                self._begin_body()
+                self._inflater.begin()
+                self._crc = self._size = 0
+                self._part_at = self._at
+                self._state = _State.BODY
             while self._state is _State.BODY:
                 yield b"" if self.needs_input else self._inflate(self._most)
             trailer = yield from self.exactly(8)
@@ -189,12 +192,6 @@ class GzipStream(Decoder):
     @property
     def _name(self) -> str:
         return f"gzip member {self._members} (at byte {self._member_at} of the archive)"
-
-    def _begin_body(self) -> None:
-        self._inflater.begin()
-        self._crc = self._size = 0
-        self._part_at = self._at
-        self._state = _State.BODY
 
     def _inflate(self, max_output: int) -> bytes | memoryview:
         inflater = self._inflater
@@ -260,7 +257,7 @@ class GzipStream(Decoder):
         self._part_at = self._at
         self._state = _State.TRAILER
 
-    def _check_trailer(self, trailer: bytes) -> None:
+    def _check_trailer(self, trailer: bytearray) -> None:
         crc, size = int.from_bytes(trailer[:4], "little"), int.from_bytes(trailer[4:], "little")
         if crc != self._crc:
             raise ArchiveError(

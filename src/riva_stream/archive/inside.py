@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from riva_stream.archive.policy import Member
-from riva_stream.archive.snapshot import STRICT, Buffer, Count, require
+from riva_stream.archive.snapshot import Buffer, Count, Strict, require
 from riva_stream.archive.sniff import describe_content
-from riva_stream.archive.tar import BLOCK, looks_like_tar
+from riva_stream.archive.tar import BLOCK, Entry, Sink, looks_like_tar
 from riva_stream.archive.text import shorten, show
 from riva_stream.archive.walk import Step, Walk, WalkState
 from riva_stream.archive.zeros import is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
-
-if TYPE_CHECKING:
-    from riva_stream.archive.tar import Entry
 
 __all__ = ["InnerFile", "Inside", "InsideReport"]
 
@@ -40,20 +37,16 @@ Container = Literal["tar", "gzip over tar", "gzip", "zip", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class InnerFile:
+class InnerFile(Strict):
     """One file inside a member."""
-
-    __pydantic_config__ = STRICT
 
     name: str
     size: Count
 
 
 @dataclass(frozen=True, slots=True)
-class InsideReport:
+class InsideReport(Strict):
     """What a member was found to be."""
-
-    __pydantic_config__ = STRICT
 
     container: Container
     files: Annotated[tuple[InnerFile, ...], _OF_NAMES] = ()
@@ -64,10 +57,8 @@ class InsideReport:
 
 
 @dataclass(eq=False, slots=True)
-class InsideState:
+class InsideState(Strict):
     """What was seen of a member so far: at most 4 KiB of it and 200 names."""
-
-    __pydantic_config__ = STRICT
 
     head: Buffer = field(default_factory=bytearray)
     seen: Count = 0
@@ -93,7 +84,7 @@ class InsideState:
         require(self.walk.entry is None and self.walk.step is not Step.DATA, "an entry inside")
 
 
-class Inside:
+class Inside(Sink):
     """Watches one member.
 
     Args:
@@ -115,19 +106,17 @@ class Inside:
     def feed(self, view: memoryview) -> None:
         """Look at the next bytes of the member."""
         self.state.seen += len(view)
-        if self.state.zero:
-            self.state.zero = is_zero(view)
+        self.state.zero = self.state.zero and is_zero(view)
         if self.state.container is None:
             self.state.head += view[: _HEAD - len(self.state.head)]
-            enough = len(self.state.head) == _HEAD or self.state.seen == self._member.size
-            if not enough:
+            if len(self.state.head) < _HEAD and self.state.seen < self._member.size:
                 return
             self.state.container = container_of(bytes(self.state.head))
             if self.state.container == "tar":
                 self._walk = self._watch()
                 begin = self.state.seen - len(view)
-                if begin:  # the head came in several pieces: the walk starts with the kept ones
-                    self._step(memoryview(bytes(self.state.head[:begin])))
+                # The head may have come in several pieces: the walk starts with the kept ones.
+                self._step(memoryview(bytes(self.state.head[:begin])))
         if self._walk:
             self._step(view)
 
@@ -194,15 +183,6 @@ class Inside:
             else:
                 self.state.more += 1
         return False
-
-    def data(self, view: memoryview) -> None:
-        """Never called: no entry is wanted."""
-
-    def hole(self, count: int) -> None:
-        """Never called: no entry is wanted."""
-
-    def end(self) -> None:
-        """Never called: no entry is wanted."""
 
     def warn(self, text: str) -> None:
         """Keep the first few remarks about the inner tar."""

@@ -7,12 +7,10 @@ The place alone never decides, since a model might be named so; nor do the bytes
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["HEAD", "Suspicion", "suspicions"]
+__all__ = ["HEAD", "Suspicion", "confirmed", "suspicions"]
 
 HEAD = 512
 """First bytes of a file that are enough to tell."""
@@ -40,17 +38,38 @@ def suspicions(name: str) -> tuple[Suspicion, ...]:
     """What a file of this name may be that was left beside the real ones; empty for a usual name."""
     *folders, base = name.split("/")
     lower = base.lower()
-    candidates = (
-        (any(_PAX_FOLDER.fullmatch(part) for part in (*folders, base)), _PAX),
-        (lower == ".ds_store", _DS_STORE),
-        (lower in _THUMBS, _THUMBS_DB),
-        (lower == "desktop.ini", _DESKTOP_INI),
-        (lower.endswith(":zone.identifier"), _ZONE),
-        (base in {"Icon\r", ".localized"}, _MARKER),
-        (base.startswith("$I") and bool(_BINS & {part.lower() for part in folders}), _BIN),
-        (base.startswith("._") or bool(_BESIDE & set(folders)), _TWIN),
+    candidates: tuple[tuple[bool, str, Callable[[bytes, int], bool]], ...] = (
+        (
+            any(_PAX_FOLDER.fullmatch(part) for part in (*folders, base)),
+            "a pax header that was unpacked as a file",
+            _is_pax,
+        ),
+        (lower == ".ds_store", ".DS_Store of macOS", lambda head, _: head.startswith(b"\0\0\0\1Bud1")),
+        (lower in _THUMBS, "thumbnails of Windows", lambda head, _: head.startswith(_OLE)),
+        (lower == "desktop.ini", "desktop.ini of Windows", _is_ini),
+        (
+            lower.endswith(":zone.identifier"),
+            "Zone.Identifier of Windows",
+            lambda head, _: b"[ZoneTransfer]" in head[:64],
+        ),
+        (base in {"Icon\r", ".localized"}, "an empty marker of macOS", lambda _, size: not size),
+        (
+            base.startswith("$I") and bool(_BINS & {part.lower() for part in folders}),
+            "an index of Windows's recycle bin",
+            lambda head, _: head[:8] in {b"\1" + bytes(7), b"\2" + bytes(7)},
+        ),
+        (
+            base.startswith("._") or bool(_BESIDE & set(folders)),
+            "AppleDouble of macOS",
+            lambda head, _: head.startswith(_APPLE_DOUBLE),
+        ),
     )
-    return tuple(what for fits, what in candidates if fits)
+    return tuple(Suspicion(what, confirms) for fits, what, confirms in candidates if fits)
+
+
+def confirmed(suspected: Sequence[Suspicion], head: bytes, size: int) -> str | None:
+    """What a file of these first bytes and this size is, out of what it may be; None for a file of one's own."""
+    return next((suspicion.what for suspicion in suspected if suspicion.confirms(head, size)), None)
 
 
 def _is_pax(head: bytes, size: int) -> bool:
@@ -65,15 +84,3 @@ def _is_ini(head: bytes, size: int) -> bool:
     encoding = "utf-16" if head[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     text = head[: len(head) // 2 * 2].decode(encoding, "replace").lstrip()
     return size <= _SMALL and text.startswith(("[", ";"))
-
-
-_TWIN = Suspicion("AppleDouble of macOS", lambda head, _: head.startswith(_APPLE_DOUBLE))
-_DS_STORE = Suspicion(".DS_Store of macOS", lambda head, _: head.startswith(b"\0\0\0\1Bud1"))
-_THUMBS_DB = Suspicion("thumbnails of Windows", lambda head, _: head.startswith(_OLE))
-_DESKTOP_INI = Suspicion("desktop.ini of Windows", _is_ini)
-_ZONE = Suspicion("Zone.Identifier of Windows", lambda head, _: b"[ZoneTransfer]" in head[:64])
-_MARKER = Suspicion("an empty marker of macOS", lambda _, size: not size)
-_BIN = Suspicion(
-    "an index of Windows's recycle bin", lambda head, _: head[:8] in {b"\1" + bytes(7), b"\2" + bytes(7)}
-)
-_PAX = Suspicion("a pax header that was unpacked as a file", _is_pax)

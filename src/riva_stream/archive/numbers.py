@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import re
 
+from riva_stream.errors import ArchiveError, ArchiveFault
+
 __all__ = ["checksum", "number"]
 
 _OCTAL = re.compile(rb"\0?[ \t\n\v\f\r]*([0-7]+)(?:[\0 \t\n\v\f\r]|\Z)")
 _MAX = (1 << 63) - 1
 
 
-def number(field: bytes) -> int:
+def number(field: bytes, what: str, *, fault: ArchiveFault = ArchiveFault.MALFORMED) -> int:
     """A size or an offset: octal (POSIX), or base-256 with the high bit set (GNU, star). A field of NULs is 0.
 
+    Args:
+        field: its bytes.
+        what: begins the sentence of the error: "... has".
+        fault: what such an error is.
+
     Raises:
-        ValueError: blanks, garbage behind the digits, a negative number, one over 2**63 - 1, or the base-64 of a GNU
-            tar from before 1999. The text completes the sentence "it has ...".
+        ArchiveError: blanks, garbage behind the digits, a negative number, one over 2**63 - 1, or the base-64 of a GNU
+            tar from before 1999.
     """
     match = _OCTAL.match(field)
     if match:
         return int(match[1], 8)
     if not field.strip(b"\0"):
         return 0
+    wrong = f"something that is no octal number ({field!r})"
     if field[0] == 0x80:  # noqa: PLR2004 - the marker of a positive base-256 number
         value = int.from_bytes(field[1:], "big")
         if value <= _MAX:
             return value
-        raise ValueError(f"a number over 2**63 - 1 ({field.hex()})")
-    if field[0] == 0xFF:  # noqa: PLR2004 - and of a negative one
-        raise ValueError(f"a negative number ({field.hex()})")
-    raise ValueError(f"something that is no octal number ({field!r})")
+        wrong = f"a number over 2**63 - 1 ({field.hex()})"
+    elif field[0] == 0xFF:  # noqa: PLR2004 - and of a negative one
+        wrong = f"a negative number ({field.hex()})"
+    raise ArchiveError(f"{what} {wrong}", fault=fault)
 
 
 def checksum(block: bytes) -> tuple[int, int]:

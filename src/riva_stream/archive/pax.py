@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, NamedTuple
 
-from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Bytes, Count, Name, require
+from riva_stream.archive.snapshot import BOUNDED, Buffer, Bytes, Count, Name, Strict, require
 from riva_stream.archive.zeros import is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
 
@@ -41,14 +41,12 @@ class Step(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class PaxReader:
+class PaxReader(Strict):
     """Reads the body of one extended header as it streams by, and keeps the records that change what is extracted.
 
     The values of all others (times, owners, extended attributes of any size) are skipped where they are: they are neither
     held nor counted.
     """
-
-    __pydantic_config__ = STRICT
 
     size: Count
     """Bytes of the body."""
@@ -98,7 +96,9 @@ class PaxReader:
             elif self.step is Step.VALUE:
                 count = self._on_value(view[: self.left], hold)
             else:
-                count = self._on_nuls(view)
+                if not is_zero(view):
+                    raise self._no_length()
+                count = len(view)
             self.at += count
             view = view[count:]
 
@@ -135,8 +135,7 @@ class PaxReader:
         hold(count)
         self.text += text[:count]
         if end >= 0:
-            needed = self.text.startswith(_NEEDED)
-            self.value = bytearray() if needed else None
+            self.value = bytearray() if self.text.startswith(_NEEDED) else None
             self.step = Step.VALUE
         if not self.left or self.text == b"=":
             raise self._malformed("is not keyword=value")
@@ -155,11 +154,6 @@ class PaxReader:
             self.text.clear()
             self.begin = self.at + len(view)
             self.step = Step.LENGTH
-        return len(view)
-
-    def _on_nuls(self, view: memoryview) -> int:
-        if not is_zero(view):
-            raise self._no_length()
         return len(view)
 
     def _no_length(self) -> ArchiveError:

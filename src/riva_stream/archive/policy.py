@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
-from riva_stream.archive.snapshot import STRICT, Count
+from riva_stream.archive.snapshot import Count, Strict
 from riva_stream.archive.tar import Entry
 from riva_stream.archive.text import show
 from riva_stream.errors import ArchiveError, ArchiveFault
@@ -30,10 +30,8 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Strict):
     """What one archive may ask of us. All are refused while streaming, as soon as they are passed."""
-
-    __pydantic_config__ = STRICT
 
     members: int = 100_000
     """Entries of any kind in the tar stream."""
@@ -59,10 +57,8 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Member(Strict):
     """One member that is staged."""
-
-    __pydantic_config__ = STRICT
 
     name: str
     """As in the archive."""
@@ -97,11 +93,8 @@ class Policy:
 
     def matches(self, name: str) -> bool:
         """Whether a member of this name is asked for."""
-        base = name.rpartition("/")[2]
-        if any(match(base) for match in self._base):
-            return True
-        whole = name.removeprefix("./")
-        return any(match(whole) for match in self._whole)
+        base, whole = name.rpartition("/")[2], name.removeprefix("./")
+        return any(match(base) for match in self._base) or any(match(whole) for match in self._whole)
 
     def names(self, name: str) -> bool:
         """Whether it is asked for by its own name, by a pattern without a wildcard."""
@@ -135,10 +128,9 @@ class Policy:
             )
         if key_name in self._taken:
             other = self._taken[key_name]
-            what = "appears twice" if other == entry.name else f"and {show(other)} would both become"
-            tail = "" if other == entry.name else f" models/{key_name}"
+            both = f"and {show(other)} would both become models/{key_name}"
             raise ArchiveError(
-                f"{place} {what}{tail}",
+                f"{place} {'appears twice' if other == entry.name else both}",
                 hint="give every matching member a base name of its own, or narrow --include",
                 fault=ArchiveFault.MEMBER,
             )

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from riva_stream.archive.events import Event, ListedEntry, MemberData, MemberEnd, MemberStart, StagedMember
 from riva_stream.archive.inside import Inside, InsideState
-from riva_stream.archive.leftovers import HEAD, suspicions
+from riva_stream.archive.leftovers import HEAD, confirmed, suspicions
 from riva_stream.archive.policy import Limits, Member, Policy, fault_of
-from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Count, Name, require
-from riva_stream.archive.tar import Entry
+from riva_stream.archive.snapshot import BOUNDED, Buffer, Count, Name, Strict, require
+from riva_stream.archive.tar import Entry, Sink
 from riva_stream.archive.text import shorten, show
-from riva_stream.archive.walk import Step
+from riva_stream.archive.walk import Step, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from riva_stream.archive.walk import WalkState
 
 __all__ = ["Found", "Selection", "SelectionState"]
 
@@ -33,20 +29,16 @@ _PACKED = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip",
 
 
 @dataclass(eq=False, slots=True)
-class _Suspect:
+class _Suspect(Strict):
     """A file that matches, but may be no model: its first bytes will tell."""
-
-    __pydantic_config__ = STRICT
 
     entry: Entry
     head: Buffer = field(default_factory=bytearray)
 
 
 @dataclass(eq=False, slots=True)
-class Found:
+class Found(Strict):
     """What was found so far: as much as there is in the archive, up to the limits."""
-
-    __pydantic_config__ = STRICT
 
     listing: Annotated[list[ListedEntry], BOUNDED] = field(default_factory=list)
     staged: Annotated[list[StagedMember], BOUNDED] = field(default_factory=list)
@@ -91,10 +83,8 @@ class Found:
 
 
 @dataclass(eq=False, slots=True)
-class SelectionState:
+class SelectionState(Strict):
     """Where the selection is, apart from what it found."""
-
-    __pydantic_config__ = STRICT
 
     entries: Count = 0
     holes: Count = 0
@@ -137,7 +127,7 @@ class SelectionState:
             require(inside.seen == written, "what was seen of the open member")
 
 
-class Selection:
+class Selection(Sink):
     """The :class:`~riva_stream.archive.tar.Sink` of the archive's own tar.
 
     Args:
@@ -234,9 +224,8 @@ class Selection:
         """Leave it out, or begin the member with what is there of it."""
         self.state.suspect = None
         name = suspect.entry.name
-        head, size = bytes(suspect.head), suspect.entry.size
         suspected = suspicions(name)
-        found = next((s.what for s in suspected if s.confirms(head, size)), None)
+        found = confirmed(suspected, bytes(suspect.head), suspect.entry.size)
         if found:
             if found not in self.state.kinds_left_out:
                 self.state.kinds_left_out.append(found)
@@ -285,12 +274,10 @@ class Selection:
     def nothing_matched(self) -> ArchiveError:
         """The error for an archive without a member to stage: it says what there is instead."""
         patterns = " ".join(self._policy.include)
-        what = "has no members at all"
-        if self.state.entries:
-            what = "has " + ", ".join(
-                f"{show(e.name)} ({e.kind}, {e.size} bytes)" for e in self.found.listing[:20]
-            )
-        more = self.state.entries - len(self.found.listing[:20])
+        shown = self.found.listing[:_SHOWN]
+        listed = ", ".join(f"{show(e.name)} ({e.kind}, {e.size} bytes)" for e in shown)
+        what = f"has {listed}" if self.state.entries else "has no members at all"
+        more = self.state.entries - len(shown)
         left_out = f"; {self._what_was_left_out()}" if self.found.left_out else ""
         return ArchiveError(
             f"no member matches {patterns}; the archive {what}"

@@ -8,7 +8,7 @@ memory that is not there, or code.
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator
@@ -16,22 +16,27 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator
 __all__ = [
     "BOUNDED",
     "MOST_STATE",
-    "STRICT",
     "Buffer",
     "Bytes",
     "Count",
     "InvalidSnapshotError",
     "Name",
+    "Strict",
     "require",
 ]
 
-STRICT = ConfigDict(extra="forbid", strict=True)
-"""For the dataclasses of a snapshot."""
 MOST_STATE = 256 << 10
 """Bytes of a snapshot, apart from what was found in the archive."""
 BOUNDED = Field(fail_fast=True, max_length=MOST_STATE // 4)
 """For each list of a snapshot: ``[0],`` is the shortest that an item of one can be. It is over at its first wrong item, each of
 which would be an error of its own."""
+
+
+class Strict:
+    """What the dataclasses of a snapshot are: read back as they are or not at all."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
 
 class InvalidSnapshotError(ValueError):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import zstandard
 
 from riva_stream.archive.tar import says_tar
 from riva_stream.archive.zstd import is_zstd
 from riva_stream.errors import ArchiveError, ArchiveFault
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = [
     "DEEP",

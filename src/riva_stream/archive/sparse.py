@@ -9,11 +9,12 @@ only if every stretch but the last is a multiple of 512 bytes, and maps for whic
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from riva_stream.archive.numbers import number
 from riva_stream.archive.pax import Pax, decimal
-from riva_stream.archive.snapshot import STRICT, Buffer, Count, Name, require
+from riva_stream.archive.snapshot import Buffer, Count, Name, Strict, require
 from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = [
@@ -54,19 +55,14 @@ def old_gnu_entries(block: bytes, start: int, count: int, place: str) -> tuple[l
     for at in range(start, start + count * _ENTRY, _ENTRY):
         if not block[at + 12]:  # GNU tar's own test for the end of the map (sparse.c, oldgnu_add_sparse)
             return segments, True
-        try:
-            segments.append(Segment(number(block[at : at + 12]), number(block[at + 12 : at + 24])))
-        except ValueError as error:
-            raise ArchiveError(f"{place}: its sparse map has {error}", fault=ArchiveFault.MALFORMED) from None
+        fields = block[at : at + 12], block[at + 12 : at + _ENTRY]
+        segments.append(Segment(*(number(one, f"{place}: its sparse map has") for one in fields)))
     return segments, False
 
 
 def old_gnu_head(block: bytes, place: str) -> tuple[int, list[Segment], bool]:
     """Real size, first map entries, and whether a block with more of them follows."""
-    try:
-        size = number(block[483:495])
-    except ValueError as error:
-        raise ArchiveError(f"{place}: its real size is {error}", fault=ArchiveFault.MALFORMED) from None
+    size = number(block[483:495], f"{place}: its real size is")
     segments, ended = old_gnu_entries(block, 386, 4, place)
     more = bool(block[482])
     if ended and more:
@@ -98,17 +94,13 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
     if b"map" in single:
         numbers = single[b"map"].split(b",") if single[b"map"] else []
     else:
-        wanted = b"offset"
-        numbers = []
-        for key, value in pax.sparse:
-            if key not in {b"offset", b"numbytes"}:
-                continue
-            if key != wanted:
+        pairs = [(key, value) for key, value in pax.sparse if key in {b"offset", b"numbytes"}]
+        for before, key in pairwise([b"numbytes", *(key for key, _ in pairs)]):
+            if key == before:
                 raise ArchiveError(
                     f"{place}: its sparse map has two {key.decode()} in a row", fault=ArchiveFault.MALFORMED
                 )
-            numbers.append(value)
-            wanted = b"numbytes" if key == b"offset" else b"offset"
+        numbers = [value for _, value in pairs]
     count = decimal(single.get(b"numblocks", b""), "GNU.sparse.numblocks", place)
     if len(numbers) != 2 * count:
         raise ArchiveError(
@@ -116,15 +108,12 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
             fault=ArchiveFault.MALFORMED,
         )
     check_count(count, limit, place)
-    values = [decimal(n, "a number of its sparse map", place) for n in numbers]
-    return SparseInfo(name, size, [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)])
+    return SparseInfo(name, size, _segments(numbers, place))
 
 
 @dataclass(eq=False, slots=True)
-class MapReader:
+class MapReader(Strict):
     """The map of version 1.0, in front of the data: one decimal number a line, the first is the count of entries."""
-
-    __pydantic_config__ = STRICT
 
     limit: Count
     """Bytes the map may have; each entry counts for at least 24."""
@@ -179,9 +168,12 @@ class MapReader:
 
     def segments(self) -> list[Segment]:
         """The entries, once ``feed`` said that they are complete."""
-        lines = bytes(self.text).split(b"\n")[1 : 2 * (self.count or 0) + 1]
-        values = [decimal(line, "a number of its sparse map", self.place) for line in lines]
-        return [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
+        return _segments(bytes(self.text).split(b"\n")[1 : 2 * (self.count or 0) + 1], self.place)
+
+
+def _segments(numbers: list[bytes], place: str) -> list[Segment]:
+    values = [decimal(text, "a number of its sparse map", place) for text in numbers]
+    return [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
 
 
 def check_map(segments: list[Segment], size: int, stored: int, place: str) -> list[Segment]:

@@ -8,11 +8,12 @@ old GNU. Nothing is ever taken from a block without its checksum.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from riva_stream.archive.numbers import checksum, number
-from riva_stream.archive.snapshot import STRICT, Bytes, Count, Name
+from riva_stream.archive.snapshot import Bytes, Count, Name, Strict
 from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
@@ -61,10 +62,8 @@ class Header(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Strict):
     """One entry of the archive, its extended headers applied."""
-
-    __pydantic_config__ = STRICT
 
     name: Name
     """UTF-8; bytes that are not stand as lone surrogates (PEP 383)."""
@@ -81,21 +80,23 @@ class Entry:
     """Where its bytes begin in the tar stream; None where they are not there as they are extracted (sparse)."""
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Who is told what the walk finds. Each method may raise ArchiveError, which ends the walk."""
 
+    @abstractmethod
     def entry(self, entry: Entry) -> bool:
         """A new entry; whether its data is wanted. Only ever true for a file."""
 
-    def data(self, view: memoryview) -> None:
+    def data(self, view: memoryview) -> None:  # noqa: B027 - of no use to whoever wants none, as the next two
         """The next bytes of the file that is wanted, holes filled."""
 
-    def hole(self, count: int) -> None:
+    def hole(self, count: int) -> None:  # noqa: B027
         """As many zero bytes, which the stream does not hold, are made up next."""
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027
         """The file that is wanted is complete."""
 
+    @abstractmethod
     def warn(self, text: str) -> None:
         """Something that does not change what is extracted, but that somebody should know."""
 
@@ -115,24 +116,16 @@ def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
         return None
     place = f"the tar header at byte {at}" + (f", after member {show(after)}," if after else "")
     name = _text(block[0:100])
-    try:
-        if block[148] >= 0x80:  # noqa: PLR2004 - octal only (from_header)
-            raise ValueError(f"something that is no octal number ({block[148:156]!r})")  # noqa: TRY301 - as below
-        recorded = number(block[148:156])
-    except ValueError as error:
-        raise ArchiveError(f"{place} is damaged: its checksum field has {error}") from None
+    checksum_has = f"{place} is damaged: its checksum field has"
+    if block[148] >= 0x80:  # noqa: PLR2004 - octal only (from_header)
+        raise ArchiveError(f"{checksum_has} something that is no octal number ({block[148:156]!r})")
+    recorded = number(block[148:156], checksum_has, fault=ArchiveFault.DAMAGED)
     sums = checksum(block)
     if recorded not in sums:
         raise ArchiveError(
             f"{place} is damaged: it records the checksum {recorded}, its bytes add up to {sums[0]}"
         )
-    try:
-        size = number(block[124:136])
-    except ValueError as error:
-        raise ArchiveError(
-            f"{place} (member {show(decode(name))}) is malformed: its size field has {error}",
-            fault=ArchiveFault.MALFORMED,
-        ) from None
+    size = number(block[124:136], f"{place} (member {show(decode(name))}) is malformed: its size field has")
     ustar = block[257:263] == b"ustar\0"
     prefix = _text(block[345:500]) if ustar else b""
     if prefix:

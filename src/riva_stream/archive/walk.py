@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Annotated
 
 from riva_stream.archive.extensions import Described, Extensions, place_of
-from riva_stream.archive.snapshot import BOUNDED, STRICT, Buffer, Count, Name, require
+from riva_stream.archive.snapshot import BOUNDED, Buffer, Count, Name, Strict, require
 from riva_stream.archive.sparse import MapReader, Segment, check_count, check_map, old_gnu_entries
 from riva_stream.archive.tar import (
     BLOCK,
@@ -42,10 +42,8 @@ class Step(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class WalkState:
+class WalkState(Strict):
     """All that the walk knows at one byte of the stream: the next one may come in another process."""
-
-    __pydantic_config__ = STRICT
 
     extensions: Extensions
     step: Step = Step.HEADER
@@ -142,44 +140,43 @@ class Walk:
         """
         used = 0
         while used < budget and not self.needs_input:
-            state = self.state.step
-            if state is Step.DATA:
-                used += self._on_data(budget - used, until)
-                if self.state.written == until:
-                    break
-            elif state is Step.SKIP:
-                used += self._on_skip()
-            elif state is Step.EXTENSION:
-                used += self._on_extension()
-            elif state is Step.ENDED:
-                used += self._on_trailing()
-            else:
-                used += self._on_block(state)
+            match self.state.step:
+                case Step.DATA:
+                    used += self._on_data(budget - used, until)
+                    if self.state.written == until:
+                        break
+                case Step.SKIP:
+                    used += self._on_skip()
+                case Step.EXTENSION:
+                    used += self._on_extension()
+                case Step.ENDED:
+                    used += self._on_trailing()
+                case step:
+                    used += self._on_block(step)
         return used
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
-    def _advance(self, count: int) -> memoryview:
-        taken = self._view[:count]
-        self._view = self._view[count:]
-        self.state.at += count
+    def _advance(self, most: int) -> memoryview:
+        taken = self._view[:most]
+        self._view = self._view[len(taken) :]
+        self.state.at += len(taken)
         return taken
 
-    def _on_block(self, state: Step) -> int:
+    def _on_block(self, step: Step) -> int:
         """Gather a whole block, then act on it."""
-        taken = self._advance(min(BLOCK - len(self.state.partial), len(self._view)))
+        taken = self._advance(BLOCK - len(self.state.partial))
         self.state.partial += taken
         if len(self.state.partial) == BLOCK:
             block = bytes(self.state.partial)
             self.state.partial.clear()
-            if state is Step.HEADER:
-                self._on_header(block)
-            elif state is Step.OLD_MAP:
-                self._on_old_map(block)
-            elif state is Step.NEW_MAP:
-                self._on_new_map(block)
-            else:
-                self._on_second_block(block)
+            act = {
+                Step.HEADER: self._on_header,
+                Step.OLD_MAP: self._on_old_map,
+                Step.NEW_MAP: self._on_new_map,
+                Step.ONE_ZERO: self._on_second_block,
+            }
+            act[step](block)
         return len(taken)
 
     def _on_data(self, budget: int, until: int) -> int:
@@ -209,11 +206,8 @@ class Walk:
             self._to_skip(-self.state.stored % BLOCK)
 
     def _on_skip(self) -> int:
-        count = min(self.state.skip, len(self._view))
-        self._advance(count)
-        self.state.skip -= count
-        if not self.state.skip:
-            self.state.step = Step.HEADER
+        count = len(self._advance(self.state.skip))
+        self._to_skip(self.state.skip - count)
         return count
 
     def _to_skip(self, count: int) -> None:
@@ -247,7 +241,7 @@ class Walk:
             self._on_member(block, header, at)
 
     def _on_extension(self) -> int:
-        taken = self._advance(min(self.state.extensions.left, len(self._view)))
+        taken = self._advance(self.state.extensions.left)
         if self.state.extensions.feed(taken):
             self._to_skip(-self.state.at % BLOCK)  # headers begin at whole blocks
         return len(taken)
@@ -279,18 +273,11 @@ class Walk:
         if described.more:
             self.state.map = described.segments or []
             self.state.step = Step.OLD_MAP
-        elif self.state.entry is None:
-            self._to_skip(self.state.stored + -self.state.stored % BLOCK)
-        elif not described.sparse:
-            self.state.data = self.state.stored
-            self.state.step = Step.DATA
-            if not self.state.data:
-                self._next_segment()
-        elif described.segments is None:
+        elif self.state.entry is not None and described.segments is None:
             self.state.map_1_0 = MapReader(self._header_bytes, place)
             self.state.step = Step.NEW_MAP
         else:
-            self._use_map(described.segments, self.state.stored)
+            self._use_map(described.segments or [], self.state.stored)
 
     # -- sparse maps ---------------------------------------------------------------------------------------------
 
@@ -346,24 +333,17 @@ class Walk:
         """
         at = self.state.at
         after = f", after member {show(self.state.name)}" if self.state.name else ""
+        between = not any(self.state.partial) and not self.state.extensions.pending
         if self.state.step is Step.ENDED:
             if not self.state.trailing_zero:
                 self._sink.warn(
                     f"{self.state.trailing} bytes follow the end of the archive and are ignored, as GNU tar does"
                 )
             return
-        if self.state.step is Step.ONE_ZERO:
-            if any(self.state.partial):
-                raise ArchiveError(
-                    f"the tar stream is cut at byte {at}, inside a block{after}", fault=ArchiveFault.CUT
-                )
+        if self.state.step is Step.ONE_ZERO and between:
             self._sink.warn(f"only one block of zeros ends the archive (at byte {at}); there should be two")
             return
-        if (
-            self.state.step is Step.HEADER
-            and not any(self.state.partial)
-            and not self.state.extensions.pending
-        ):
+        if self.state.step is Step.HEADER and between:
             if not self._allow_missing_end:
                 raise ArchiveError(
                     f"the tar stream stops at byte {at}{after} without an end-of-archive block: that is how a cut tar "
@@ -378,5 +358,6 @@ class Walk:
             Step.DATA: f"inside member {show(self.state.name)}, which lacks {lacking} bytes",
             Step.SKIP: f"inside member {show(self.state.name)} or its padding, which lacks {self.state.skip} bytes",
             Step.HEADER: f"inside a header{after}",
+            Step.ONE_ZERO: f"inside a block{after}",
         }.get(self.state.step, f"inside the headers of a member{after}")
         raise ArchiveError(f"the tar stream is cut at byte {at}, {inside}", fault=ArchiveFault.CUT)

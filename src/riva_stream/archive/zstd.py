@@ -31,7 +31,7 @@ _MAX_WINDOW = 1 << 31
 _RAW, _RLE, _COMPRESSED = 0, 1, 2
 
 
-def is_zstd(head: bytes) -> bool:
+def is_zstd(head: bytes | bytearray) -> bool:
     """Whether these bytes, at least four, begin a zstd or a skippable frame."""
     return head[:4] == _MAGIC or (head[:1] != b"" and head[0] & 0xF0 == 0x50 and head[1:4] == _SKIPPABLE)  # noqa: PLR2004
 
@@ -120,11 +120,11 @@ class ZstdStream(Decoder):
     def _name(self) -> str:
         return f"zstd frame {self._frames} (at byte {self._frame_at} of the archive)"
 
-    def _begin_frame(self, magic: bytes) -> None:
+    def _begin_frame(self, magic: bytearray) -> None:
         self._frame_at = self._at - 4
         if not is_zstd(magic):
             raise ArchiveError(
-                f"garbage after the end of the zstd data, at byte {self._frame_at} of the archive: it begins with {magic!r}"
+                f"garbage after the end of the zstd data, at byte {self._frame_at} of the archive: it begins with {bytes(magic)!r}"
             )
         self.place = ZstdPlace(
             self._frame_at, self._produced, self._frames, self._empty, self._all_checked, self.window
@@ -155,7 +155,7 @@ class ZstdStream(Decoder):
             checksum = yield from self.exactly(4)
             yield self._inflate(inflater, checksum, ends=True)
 
-    def _header(self) -> Generator[Block, None, tuple[bytes, bool]]:
+    def _header(self) -> Generator[Block, None, tuple[bytearray, bool]]:
         """The rest of the frame's header, and whether the frame ends in a checksum."""
         first = yield from self.exactly(1)
         descriptor = first[0]
@@ -201,7 +201,9 @@ class ZstdStream(Decoder):
             )
         return bool(bits & 1), 1 if kind == _RLE else size
 
-    def _inflate(self, inflater: zstandard.ZstdDecompressionObj, data: bytes, *, ends: bool) -> bytes:
+    def _inflate(
+        self, inflater: zstandard.ZstdDecompressionObj, data: bytes | bytearray, *, ends: bool
+    ) -> bytes:
         """Inflate the next bytes of the frame, which ``ends`` with them or not."""
         try:
             block = inflater.decompress(data)

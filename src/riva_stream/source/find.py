@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from riva_stream.archive import HEAD, suspicions
+from riva_stream.archive import HEAD, confirmed, suspicions
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -125,12 +125,21 @@ async def find_archives(bucket: Bucket, key: str, observer: Observer) -> list[Ob
 async def _fitting(
     bucket: Bucket, pattern: str, below: Sequence[ObjectInfo], observer: Observer
 ) -> list[ObjectInfo]:
-    """Those of ``below`` that fit, without what an operating system has left beside them."""
+    """Those of ``below`` that fit, without what an operating system has left beside them by its name and first bytes."""
     if pattern.endswith("/"):
         fitting = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
     else:
         fitting = [entry for entry in below if fnmatch.fnmatchcase(entry.key, pattern)]
-    found, left = await _without_leftovers(bucket, fitting)
+    found: list[ObjectInfo] = []
+    left: dict[str, str] = {}
+    for entry in fitting:
+        may_be = suspicions(entry.key)
+        head = await _first_bytes(bucket, entry) if may_be and entry.size else b""
+        told = confirmed(may_be, head, entry.size)
+        if told is None:
+            found.append(entry)
+        else:
+            left[entry.key] = told
     if left:
         names = ", ".join(f"{key.rpartition('/')[2]} ({what})" for key, what in left.items())
         observer(
@@ -185,23 +194,6 @@ async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: O
         where=Where("ListObjectsV2", bucket.name, prefix),
         hint=named.check(),
     ).listing(_listed(below))
-
-
-async def _without_leftovers(
-    bucket: Bucket, entries: Sequence[ObjectInfo]
-) -> tuple[list[ObjectInfo], dict[str, str]]:
-    """What an operating system has left beside real files, told by name and first bytes, apart from all else."""
-    found: list[ObjectInfo] = []
-    left: dict[str, str] = {}
-    for entry in entries:
-        may_be = suspicions(entry.key)
-        head = await _first_bytes(bucket, entry) if may_be and entry.size else b""
-        told = next((one.what for one in may_be if one.confirms(head, entry.size)), None)
-        if told is None:
-            found.append(entry)
-        else:
-            left[entry.key] = told
-    return found, left
 
 
 async def _first_bytes(bucket: Bucket, entry: ObjectInfo) -> bytes:

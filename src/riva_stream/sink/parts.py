@@ -12,19 +12,12 @@ from riva_stream.flow.buffers import Chunk, Piece
 from riva_stream.flow.digest import crc64nvme_of, md5_of, sha256_of
 from riva_stream.s3 import CopySource, PartBody
 
-__all__ = ["Check", "Copy", "Part", "PartChecksums", "Send", "SentPart", "body_of", "checksum_part"]
+__all__ = ["Check", "Copy", "Part", "PartChecksums", "SentPart", "body_of", "checksum_part"]
 
 Check = str
 """``crc64nvme``, ``md5`` or ``sha256``: what the store verifies each part with. ``etag``: it verifies nothing, but tells
 the MD5 of what it got, which is compared here. ``none``: neither.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """A part whose bytes are here; a share of them is held until it is durable."""
-
-    chunk: Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +28,8 @@ class Copy:
     size: int
 
 
-Part = Send | Copy
+Part = Chunk | Copy
+"""Bytes that are here, of which a share is held until they are durable; or what the store copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +83,10 @@ class SentPart:
 def checksum_part(pieces: Sequence[Piece], check: Check) -> PartChecksums:
     """Compute what a part goes with; runs in a worker thread."""
     fingerprint = xxhash.xxh3_128()
-    size = 0
     for piece in pieces:
         fingerprint.update(piece)
-        size += len(piece)
     return PartChecksums(
-        size,
+        sum(map(len, pieces)),
         fingerprint.hexdigest(),
         crc64nvme=crc64nvme_of(pieces) if check == "crc64nvme" else None,
         md5=md5_of(pieces) if check in {"md5", "etag"} else None,

@@ -78,11 +78,8 @@ class Tagging:
         """
         if not self.tags:
             return
-        todo = set(older)
-        for key in keys:
-            if self._beside or not await self._is_tagged(bucket, key):
-                todo.add(key)
-        for key in sorted(todo):
+        bare = [key for key in keys if self._beside or not await self._is_tagged(bucket, key)]
+        for key in sorted({*older, *bare}):
             try:
                 await put(key)
             except HeldError:

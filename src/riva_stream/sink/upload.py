@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from riva_stream.flow.buffers import Chunk
 from riva_stream.flow.digest import crc64nvme_value, md5_of
 from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
-from riva_stream.sink.parts import Copy, Part, PartChecksums, Send, SentPart, base64_crc
+from riva_stream.sink.parts import Copy, Part, PartChecksums, SentPart, base64_crc
 
 __all__ = ["Upload", "UploadRecord", "UploadedPart", "etags_of", "multipart_etag"]
 
@@ -109,7 +109,7 @@ class Upload:
 
     def send(self, chunk: Chunk) -> None:
         """Queue the next part, of which this upload holds a share; the share is released once it is durable."""
-        self._enqueue(Send(chunk))
+        self._enqueue(chunk)
 
     def copy(self, source: CopySource, size: int) -> None:
         """Queue the next part, of ``size`` bytes, which the store shall copy."""

@@ -26,13 +26,13 @@ from riva_stream.errors import (
     Where,
     leaves_of,
 )
-from riva_stream.flow.buffers import Channel, Piece
+from riva_stream.flow.buffers import Channel, Chunk, Piece
 from riva_stream.flow.digest import combined_crc64nvme
 from riva_stream.flow.lanes import Lane
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, OpenUpload, Stored, Window, WritableBucket
 from riva_stream.s3.speed import min_throughput
 from riva_stream.sink.copies import PartCopier
-from riva_stream.sink.parts import Check, Copy, Part, PartChecksums, Send, SentPart, checksum_part
+from riva_stream.sink.parts import Check, Copy, Part, PartChecksums, SentPart, checksum_part
 from riva_stream.sink.tagging import Tagging
 from riva_stream.sink.upload import Upload, UploadedPart, UploadRecord, etags_of, multipart_etag
 from riva_stream.sizes import MIB
@@ -77,7 +77,7 @@ class Uploads:
     """Given up, but whether the store has aborted them is not known."""
     aborted: set[str] = field(default_factory=set, init=False)
     """UploadIds that the store has confirmed to be aborted."""
-    _queue: Channel[tuple[Upload, int, Send]] = field(default_factory=Channel, init=False)
+    _queue: Channel[tuple[Upload, int, Chunk]] = field(default_factory=Channel, init=False)
     _copies: Channel[tuple[Upload, int, Copy]] = field(default_factory=Channel, init=False)
 
     async def __aenter__(self) -> Self:
@@ -164,14 +164,15 @@ class Uploads:
 
     def adopt(self, key: str, upload_id: str, created_by: str, uploaded: dict[int, UploadedPart]) -> None:
         """Keep an earlier run's upload for :meth:`open`, with the parts that the store has of it."""
-        upload = Upload(key, "", {}, upload_id, created_by, self.enqueue, uploaded)
-        upload.sends_crc64nvme = self.check == "crc64nvme"
-        self.adopted[key] = upload
+        sends = self.check == "crc64nvme"
+        self.adopted[key] = Upload(
+            key, "", {}, upload_id, created_by, self.enqueue, uploaded, sends_crc64nvme=sends
+        )
 
     def enqueue(self, upload: Upload, number: int, part: Part) -> None:
         """Queue a part; never waits."""
         match part:
-            case Send():
+            case Chunk():
                 self._queue.send((upload, number, part))
             case Copy():
                 self._copies.send((upload, number, part))
@@ -190,9 +191,9 @@ class Uploads:
         async for upload, number, part in self._queue:
             with self.lane.busy():
                 upload.parts[number] = await self._send_part(upload, number, part)
-            self.lane.bytes += part.chunk.size
-            self.durable(upload, part.chunk.size)
-            part.chunk.release()
+            self.lane.bytes += part.size
+            self.durable(upload, part.size)
+            part.release()
             moved()
 
     async def copy_parts(self) -> None:
@@ -283,8 +284,8 @@ class Uploads:
         await self._abort(uploads)
         self.unsure += [upload for upload in uploads if upload.upload_id not in self.aborted]
 
-    async def _send_part(self, upload: Upload, number: int, part: Send) -> SentPart:
-        pieces = tuple(part.chunk.pieces)
+    async def _send_part(self, upload: Upload, number: int, part: Chunk) -> SentPart:
+        pieces = tuple(part.pieces)
         checksums = await clock.in_thread(checksum_part, pieces, self.check)
         uploaded = upload.uploaded.get(number)
         if uploaded is not None and uploaded.matches(checksums):

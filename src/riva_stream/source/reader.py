@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientError
+from riva_stream.errors import AccessDeniedError, SourceChangedError, TransientError, Where
 from riva_stream.events import Observer, Warned, ignore
 from riva_stream.flow.buffers import Chunk, Credits, Piece
 from riva_stream.flow.lanes import Lane
@@ -90,6 +90,7 @@ class SourceReader:
             if have == size:
                 return  # it broke after its last byte: nothing is left to fetch
             first, last = start + have, start + size - 1
+            where = Where("GetObject", self.source.bucket, self.source.key, byte_range=(first, last))
             version = self.source.version_id if self._by_version else None
             async with self._ranges.open(first, last, version) as reply:
                 with min_throughput(last - first + 1):
@@ -97,14 +98,15 @@ class SourceReader:
                         if have + len(piece) > size:
                             raise SourceChangedError(
                                 "the body is longer than its range",
+                                where=where,
                                 hint="check that --source-endpoint-url is the store itself, then run again",
-                            ).located(**self._where(first, last))
+                            )
                         pieces.append(piece)
                         have += len(piece)
                         self.fetched(len(piece))
             if have < size:
-                raise TransientError(f"the body ended after byte {start + have} of {start + size}").located(
-                    **self._where(first, last)
+                raise TransientError(
+                    f"the body ended after byte {start + have} of {start + size}", where=where
                 )
 
         async def read_on_without_version() -> None:
@@ -126,11 +128,3 @@ class SourceReader:
 
         await self.bucket.retrier("GetObject", read_on_without_version)
         return pieces
-
-    def _where(self, first: int, last: int) -> dict[str, object]:
-        return {
-            "operation": "GetObject",
-            "bucket": self.source.bucket,
-            "key": self.source.key,
-            "byte_range": (first, last),
-        }

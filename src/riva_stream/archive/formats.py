@@ -71,8 +71,7 @@ FORMATS = (
 
 def content_type_of(filename: str) -> str:
     """The content type of an archive of that name; that of a gzip where the name says nothing."""
-    found = next((f for f in FORMATS if filename.endswith(f.suffixes)), FORMATS[0])
-    return found.content_type
+    return next((f.content_type for f in FORMATS if filename.endswith(f.suffixes)), FORMATS[0].content_type)
 
 
 def detect(head: bytes, *, final: bool = False) -> Format | None:

@@ -177,10 +177,8 @@ async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: O
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(bucket, prefix)
     found = await _fitting(bucket, pattern, below, observer)
-    if pattern.endswith("/"):
-        sought = f"archive ({', '.join(_ARCHIVES)}) below s3://{bucket.name}/{pattern}"
-    else:
-        sought = f"object that fits s3://{bucket.name}/{pattern}"
+    kind = f"archive ({', '.join(_ARCHIVES)}) below" if pattern.endswith("/") else "object that fits"
+    sought = f"{kind} s3://{bucket.name}/{pattern}"
     if len(found) == 1:
         return found[0].key
     if found:
@@ -243,8 +241,6 @@ async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
                 where=where,
                 hint=f"check the key; grant s3:ListBucket on {bucket.name} to be told what is near",
             )
-        if not folder:
-            break
     keys = {entry.key: entry for entry in near}
     closest = difflib.get_close_matches(key, keys, n=_SHOWN, cutoff=0.3) or sorted(keys)[:_SHOWN]
     nearest = f"did you mean {named.flag} s3://{bucket.name}/{in_one_line(closest[0])} ?" if closest else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from riva_stream.errors import ConfigurationError, HeldError, TransientError, Where
@@ -34,6 +34,7 @@ from riva_stream.s3.responses import (
     require_own,
     unquoted,
     version_of,
+    versioned,
 )
 from riva_stream.s3.rules import RuleRequests, tagging_of
 from riva_stream.s3.speed import min_throughput
@@ -58,14 +59,9 @@ class S3Store(ListRequests, RuleRequests):
         self._client = client
         self._reopen = reopen
         self._options = options
-        self._is_aws = is_aws
+        self.is_aws = is_aws
         self._spoke_s3 = False
         """Whether a HEAD was once answered as S3 answers it."""
-
-    @property
-    def is_aws(self) -> bool:
-        """Whether this is AWS itself."""
-        return self._is_aws
 
     async def renew(self) -> bool:
         """Read the credentials anew. Requests under way keep the client they began with."""
@@ -153,7 +149,6 @@ class S3Store(ListRequests, RuleRequests):
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
     ) -> AsyncIterator[RangeReply]:
         """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever it has."""
-        versioned = {"VersionId": version_id} if version_id else {}
         details = {"byte_range": (first, last)}
         with parsed("GetObject", bucket, key, **details):
             answer = await self._client.get_object(
@@ -161,7 +156,7 @@ class S3Store(ListRequests, RuleRequests):
                 Key=key,
                 Range=f"bytes={first}-{last}",
                 **condition_of(if_match=etag),
-                **versioned,
+                **versioned(version_id),
                 **self._options.for_all(),
             )
         body = answer["Body"]
@@ -221,12 +216,11 @@ class S3Store(ListRequests, RuleRequests):
         window: Window | None = None,
     ) -> str | None:
         """DELETE."""
-        versioned = {"VersionId": version_id} if version_id else {}
         with parsed("DeleteObject", bucket, key), within(window):
             answer = await self._client.delete_object(
                 Bucket=bucket,
                 Key=key,
-                **versioned,
+                **versioned(version_id),
                 **condition_of(if_match=if_match),
                 **self._options.for_all(),
             )
@@ -271,8 +265,7 @@ class S3Store(ListRequests, RuleRequests):
                 **checksum_of(body),
                 **self._options.for_all(),
             )
-        etag = unquoted(answer.get("ETag"))
-        if not etag:
+        if not (etag := unquoted(answer.get("ETag"))):
             raise TransientError("the store acknowledged a part without an ETag").located(
                 operation="UploadPart", bucket=bucket, key=key, part=number
             )
@@ -296,8 +289,7 @@ class S3Store(ListRequests, RuleRequests):
             )
         # The answer begins with 200 while the store still copies; a body that was cut has nothing of all this.
         told = answer.get("CopyPartResult", {})
-        etag = unquoted(told.get("ETag"))
-        if not etag:
+        if not (etag := unquoted(told.get("ETag"))):
             raise TransientError("the store acknowledged a copied part without an ETag").located(
                 operation="UploadPartCopy", bucket=bucket, key=key, **details
             )
@@ -339,13 +331,11 @@ class S3Store(ListRequests, RuleRequests):
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
         """Abort; that of a missing upload succeeds."""
-        try:
-            with parsed("AbortMultipartUpload", bucket, key):
-                await self._client.abort_multipart_upload(
-                    Bucket=bucket, Key=key, UploadId=upload_id, **self._options.for_all()
-                )
-        except HeldError:
-            return  # NoSuchUpload: it is gone, which is all we want
+        # NoSuchUpload: it is gone, which is all we want
+        with suppress(HeldError), parsed("AbortMultipartUpload", bucket, key):
+            await self._client.abort_multipart_upload(
+                Bucket=bucket, Key=key, UploadId=upload_id, **self._options.for_all()
+            )
 
 
 def _not_s3(operation: str, bucket: str, key: str) -> ConfigurationError:

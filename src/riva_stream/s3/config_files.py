@@ -75,9 +75,8 @@ def _odd_value(core: Any, error: Exception) -> ConfigurationError:
 
 def malformed(error: ConfigParseError, where: Where | None = None) -> ConfigurationError:
     """The file, the line, and what is wrong there."""
-    details = getattr(error, "kwargs", {})
-    path, inner = str(details.get("path", "a file")), details.get("error")
-    wrong, line = _wrong(path, inner)
+    path = str(error.kwargs.get("path", "a file"))
+    wrong, line = _wrong(path, error.kwargs.get("error"))
     place = f", line {line}" if line else ""
     return ConfigurationError(
         f"the AWS configuration cannot be read: {path}{place} {wrong}",
@@ -111,11 +110,7 @@ def _first_line(path: str, is_bad: Any) -> int | None:
 
 
 def _is_no_text(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return True
-    return False
+    return line.decode(errors="ignore").encode() != line
 
 
 def _is_no_pair(line: bytes) -> bool:

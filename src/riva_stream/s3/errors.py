@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -146,8 +147,7 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
     try:
         yield
     except RivaStreamError as error:
-        details_known = {"operation": operation, "bucket": bucket, "key": key, **details}
-        error.located(**details_known)
+        error.located(operation=operation, bucket=bucket, key=key, **details)
         raise
     except boto.ClientError as error:
         raise _from_answer(error, where) from error
@@ -209,12 +209,8 @@ def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
     # Both may be there and be None: Ceph sends an empty <Message/>.
     code, message = str(told.get("Code") or ""), one_line(str(told.get("Message") or ""))
     status = meta.get("HTTPStatusCode")
-    place = Where(
-        operation=where.operation,
-        bucket=where.bucket,
-        key=where.key,
-        part=where.part,
-        byte_range=where.byte_range,
+    place = replace(
+        where,
         status=status,
         code=code,
         request_id=str(meta.get("RequestId") or headers.get("x-amz-request-id") or ""),
@@ -233,122 +229,132 @@ def _is_far_off(there: datetime | None) -> bool:
     return there is not None and abs(datetime.now(UTC) - there.replace(tzinfo=there.tzinfo or UTC)) > _CLOCK
 
 
-def _known(  # noqa: PLR0911, PLR0912, C901 - a table, one row a kind
-    code: str,
-    message: str,
-    status: int | None,
-    place: Where,
-    region: str | None,
-    there: datetime | None,
+def _known(
+    code: str, message: str, status: int | None, place: Where, region: str | None, there: datetime | None
 ) -> RivaStreamError:
-    is_bare = code in _BARE or code == str(status)
-    if code in _REGION or (is_bare and status in {301, 307, 400} and region):
-        named = f"the bucket lies in {region}" if region else "the bucket lies in another region"
-        return ConfigurationError(
-            f"wrong region: {named}",
-            where=place,
-            hint=f"pass --region {region} (or --source-region, for the source)"
-            if region
-            else "check AWS_REGION",
-        )
-    if code in _THROTTLED or (status in {429, 503} and code not in _DENIED | CREDENTIALS):
-        return ThrottledError(
-            "throttled by the store", where=place, hint="reduce concurrency: --connections 4"
-        )
-    if code in CREDENTIALS or (status == _UNAUTHORIZED and is_bare):
-        return ConfigurationError(
-            f"the store does not accept the credentials: {message or code}",
-            where=place,
-            hint="check the access key, the secret key and the session token, or sign in again",
-        )
-    if code in _VIRTUAL_ONLY or (not is_bare and status in {400, 403} and _VIRTUAL_WORDS.search(message)):
-        return ConfigurationError(
-            f"the store wants the bucket in the host name: {message or code}",
-            where=place,
-            hint="pass --addressing virtual (RIVA_STREAM_ADDRESSING)",
-        )
-    if code == "RequestTimeTooSkewed":
-        if _is_far_off(there):
-            return ConfigurationError(
-                f"this host's clock is wrong: {message or code}",
-                where=place,
-                hint="set the clock (NTP), then run again",
-            )
-        return TransientError(
-            f"the request was on its way for too long: {message or code}",
-            where=place,
-            hint="check this host's clock, and the network",
-        )
-    if code == "NoSuchBucket":
-        return ConfigurationError(
-            f"there is no bucket {place.bucket}", where=place, hint="check the bucket's name and the endpoint"
-        )
-    if code == "NoSuchUpload" or (code in {"NoSuchKey", "404"} and place.operation in _OF_AN_UPLOAD):
-        return HeldError(
-            "the multipart upload is gone: another run, or a lifecycle rule, has aborted or completed it",
-            where=place,
-            hint="run the same command again",
-        )
-    if code == "InvalidPart":
-        return HeldError(
-            "the store no longer has the parts that it acknowledged: another run has sent others in their place",
-            where=place,
-            hint="run the same command again",
-        )
-    if code in {"NoSuchKey", "NoSuchVersion", "404"} and place.operation in _FROM_THE_SOURCE:
-        return SourceChangedError(
-            "the source was removed while it was read", where=place, hint="check the source and run again"
-        )
-    if code == "NotImplemented" or (status == 501 and code not in _DENIED | CREDENTIALS):  # noqa: PLR2004
-        lacking = "no lifecycle rules" if "Lifecycle" in place.operation else f"no {place.operation}"
-        return ConfigurationError(
-            f"the store does not support this ({lacking}): {message or code}",
-            where=place,
-            hint=_WITHOUT.get(
-                place.operation, "see riva-stream docs reliability for what a store has to support"
-            ),
-        )
-    if code == ARCHIVED and place.operation in {*_READS, "UploadPartCopy"}:
-        named = f" --bucket {place.bucket} --key {shlex.quote(in_one_line(place.key))} …"
-        return SourceNotFoundError(
-            "the object is archived (Glacier) and cannot be read before it is restored",
-            where=place,
-            # A copy's place is where it goes.
-            hint="restore it first: aws s3api restore-object" + named * (place.operation in _READS),
-        )
+    """The first row that fits."""
+    is_bare, told, operation = code in _BARE or code == str(status), message or code, place.operation
+    is_skewed, is_gone = code == "RequestTimeTooSkewed", code in {"NoSuchKey", "404"}
     # Swift calls a condition that does not hold InvalidRequest: there the status is the word.
-    if code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412:  # noqa: PLR2004
-        if place.operation in _FROM_THE_SOURCE:
-            return SourceChangedError(
-                "the source was replaced while it was read",
-                where=place,
-                hint="run again to stage what is there now",
-            )
-        return HeldError("another run was there first", where=place, hint="run the same command again")
-    if code in {"NoSuchKey", "404"} and place.operation in _CONDITIONAL:
+    has_failed = code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412  # noqa: PLR2004
+    again = "run the same command again"
+    restore = f" --bucket {place.bucket} --key {shlex.quote(in_one_line(place.key))} …"
+    rows: Sequence[tuple[object, Callable[..., RivaStreamError], str, str]] = (
+        (
+            code in _REGION or (is_bare and status in {301, 307, 400} and region),
+            ConfigurationError,
+            f"wrong region: the bucket lies in {region or 'another region'}",
+            f"pass --region {region} (or --source-region, for the source)" if region else "check AWS_REGION",
+        ),
+        (
+            code in _THROTTLED or (status in {429, 503} and code not in _DENIED | CREDENTIALS),
+            ThrottledError,
+            "throttled by the store",
+            "reduce concurrency: --connections 4",
+        ),
+        (
+            code in CREDENTIALS or (status == _UNAUTHORIZED and is_bare),
+            ConfigurationError,
+            f"the store does not accept the credentials: {told}",
+            "check the access key, the secret key and the session token, or sign in again",
+        ),
+        (
+            code in _VIRTUAL_ONLY
+            or (not is_bare and status in {400, 403} and _VIRTUAL_WORDS.search(message)),
+            ConfigurationError,
+            f"the store wants the bucket in the host name: {told}",
+            "pass --addressing virtual (RIVA_STREAM_ADDRESSING)",
+        ),
+        (
+            is_skewed and _is_far_off(there),
+            ConfigurationError,
+            f"this host's clock is wrong: {told}",
+            "set the clock (NTP), then run again",
+        ),
+        (
+            is_skewed,
+            TransientError,
+            f"the request was on its way for too long: {told}",
+            "check this host's clock, and the network",
+        ),
+        (
+            code == "NoSuchBucket",
+            ConfigurationError,
+            f"there is no bucket {place.bucket}",
+            "check the bucket's name and the endpoint",
+        ),
+        (
+            code == "NoSuchUpload" or (is_gone and operation in _OF_AN_UPLOAD),
+            HeldError,
+            "the multipart upload is gone: another run, or a lifecycle rule, has aborted or completed it",
+            again,
+        ),
+        (
+            code == "InvalidPart",
+            HeldError,
+            "the store no longer has the parts that it acknowledged: another run has sent others in their place",
+            again,
+        ),
+        (
+            (is_gone or code == "NoSuchVersion") and operation in _FROM_THE_SOURCE,
+            SourceChangedError,
+            "the source was removed while it was read",
+            "check the source and run again",
+        ),
+        (
+            code == "NotImplemented" or (status == 501 and code not in _DENIED | CREDENTIALS),  # noqa: PLR2004
+            ConfigurationError,
+            (
+                "the store does not support this "
+                f"({'no lifecycle rules' if 'Lifecycle' in operation else f'no {operation}'}): {told}"
+            ),
+            _WITHOUT.get(operation, "see riva-stream docs reliability for what a store has to support"),
+        ),
+        (
+            code == ARCHIVED and operation in {*_READS, "UploadPartCopy"},
+            SourceNotFoundError,
+            "the object is archived (Glacier) and cannot be read before it is restored",
+            # A copy's place is where it goes.
+            "restore it first: aws s3api restore-object" + restore * (operation in _READS),
+        ),
+        (
+            has_failed and operation in _FROM_THE_SOURCE,
+            SourceChangedError,
+            "the source was replaced while it was read",
+            "run again to stage what is there now",
+        ),
+        (has_failed, HeldError, "another run was there first", again),
         # If-Match on an object that is gone
-        return HeldError("another run has removed the object", where=place, hint="run the same command again")
-    if code in _TRANSIENT or (
-        status is not None and status >= 500 and code not in _DENIED  # noqa: PLR2004 - HTTP's server errors
-    ):
-        return TransientError(
-            f"the store failed: {message or code}",
-            where=place,
-            hint="raise --retries, for example: --retries 20",
-        )
-    if code in _DENIED or (status == _FORBIDDEN and is_bare):
-        return denied(code, message, place)
-    if status == _BAD_REQUEST and place.operation in _READS and (is_bare or _SSE_C.search(message)):
-        return ConfigurationError(
-            "the store refuses to read the object"
-            + (f": {message or code}" if not is_bare else " and gives no reason (HTTP 400)")
-            + ": most likely it is encrypted with a key that the reader has to bring (SSE-C)",
-            where=place,
-            hint="copy it once without SSE-C (aws s3 cp --sse-c-copy-source AES256 --sse-c-copy-source-key …), and "
-            "stage the copy; if it is not encrypted so, check the region and whether the session token has expired",
-        )
-    return ConfigurationError(
-        f"the store refuses the request: {message or code or f'HTTP {status}'}",
-        where=place,
-        hint="check the settings it was made with: bucket, endpoint, encryption, storage class, owner",
+        (is_gone and operation in _CONDITIONAL, HeldError, "another run has removed the object", again),
+        (
+            code in _TRANSIENT or ((status or 0) >= 500 and code not in _DENIED),  # noqa: PLR2004 - HTTP's server errors
+            TransientError,
+            f"the store failed: {told}",
+            "raise --retries, for example: --retries 20",
+        ),
+        (
+            code in _DENIED or (status == _FORBIDDEN and is_bare),
+            lambda *_, **__: denied(code, message, place),
+            "",
+            "",
+        ),
+        (
+            status == _BAD_REQUEST and operation in _READS and (is_bare or _SSE_C.search(message)),
+            ConfigurationError,
+            (
+                f"the store refuses to read the object{' and gives no reason (HTTP 400)' if is_bare else f': {told}'}"
+                ": most likely it is encrypted with a key that the reader has to bring (SSE-C)"
+            ),
+            (
+                "copy it once without SSE-C (aws s3 cp --sse-c-copy-source AES256 --sse-c-copy-source-key …), and "
+                "stage the copy; if it is not encrypted so, check the region and whether the session token has expired"
+            ),
+        ),
+        (
+            True,
+            ConfigurationError,
+            f"the store refuses the request: {told or f'HTTP {status}'}",
+            "check the settings it was made with: bucket, endpoint, encryption, storage class, owner",
+        ),
     )
+    return next(kind(what, where=place, hint=hint) for applies, kind, what, hint in rows if applies)

@@ -14,7 +14,7 @@ from riva_stream.errors import ConfigurationError, HeldError, Where
 from riva_stream.s3.errors import parsed
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import CompletedPart, Folders, Listing, OpenUpload
-from riva_stream.s3.responses import folders_of, info_of, require_own, unquoted
+from riva_stream.s3.responses import folders_of, require_own, unquoted
 
 __all__ = ["STUCK", "ListRequests", "listing_is_stuck"]
 
@@ -34,36 +34,27 @@ class ListRequests:
         Raises:
             ConfigurationError: the store ignores ``after``, or a page is truncated before its first object.
         """
-        with parsed("ListObjectsV2", bucket, prefix):
-            answer = await self._client.list_objects_v2(
-                Bucket=bucket, Prefix=prefix, MaxKeys=limit, StartAfter=after, **self._options.for_all()
-            )
-            require_own(answer)
-            objects = [
-                info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])
-            ]
-        truncated = bool(answer.get("IsTruncated"))
-        if (truncated and not objects) or (after and any(entry.key == after for entry in objects)):
+        page, truncated = await self._page(bucket, prefix, MaxKeys=limit, StartAfter=after)
+        if (truncated and not page.objects) or (after and any(entry.key == after for entry in page.objects)):
             raise listing_is_stuck("ListObjectsV2", bucket, prefix)
-        return Listing(objects, truncated)
+        return Listing(page.objects, truncated)
 
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
         """One page of what lies directly below ``prefix``."""
         going_on = {"ContinuationToken": token} if token else {}
-        with parsed("ListObjectsV2", bucket, prefix):
-            answer = await self._client.list_objects_v2(
-                Bucket=bucket,
-                Prefix=prefix,
-                Delimiter="/",
-                MaxKeys=limit,
-                **going_on,
-                **self._options.for_all(),
-            )
-            require_own(answer)
-            page = folders_of(answer)
-        if answer.get("IsTruncated") and page.token in {"", token}:
+        page, truncated = await self._page(bucket, prefix, Delimiter="/", MaxKeys=limit, **going_on)
+        if truncated and page.token in {"", token}:
             raise listing_is_stuck("ListObjectsV2", bucket, prefix)
         return page
+
+    async def _page(self, bucket: str, prefix: str, **given: Any) -> tuple[Folders, bool]:
+        """One page, and whether it says that there are more."""
+        with parsed("ListObjectsV2", bucket, prefix):
+            answer = await self._client.list_objects_v2(
+                Bucket=bucket, Prefix=prefix, **given, **self._options.for_all()
+            )
+            require_own(answer)
+            return folders_of(answer), bool(answer.get("IsTruncated"))
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
         """All parts of an upload, each number once."""

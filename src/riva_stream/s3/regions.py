@@ -57,7 +57,8 @@ class RegionName:
         what = f"unknown region {self.name} ({host} does not resolve)"
         if getattr(error, "errno", None) == socket.EAI_AGAIN:
             # The resolver itself is out of reach: about this name it has said nothing.
-            return TransientError(f"{what}: {_words(error)}", hint=f"check this host's DNS; {hint}")
+            words = getattr(error, "strerror", None) or str(error)
+            return TransientError(f"{what}: {words}", hint=f"check this host's DNS; {hint}")
         return ConfigurationError(what, hint=hint)
 
     def _failed(self, caught_exception: BaseException | None = None, **_: Any) -> None:
@@ -69,10 +70,5 @@ class RegionName:
             error = error.os_error
         elif not isinstance(error, socket.gaierror):
             return
-        blamed = self.blamed(caught_exception.kwargs["endpoint_url"], error)
-        if blamed is not None:
+        if (blamed := self.blamed(caught_exception.kwargs["endpoint_url"], error)) is not None:
             raise blamed from caught_exception
-
-
-def _words(error: BaseException | None) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -23,16 +23,14 @@ __all__ = [
     "require_own",
     "unquoted",
     "version_of",
+    "versioned",
 ]
 
 
 def checksum_of(body: PartBody) -> dict[str, str]:
     """The arguments that let the store verify ``body``; a SHA-256 goes into the signature instead."""
-    if body.crc64nvme:
-        return {"ChecksumCRC64NVME": body.crc64nvme}
-    if body.md5:
-        return {"ContentMD5": body.md5}
-    return {}
+    named = {"ChecksumCRC64NVME": body.crc64nvme, "ContentMD5": body.md5}
+    return {name: value for name, value in named.items() if value}
 
 
 def condition_of(*, if_absent: bool = False, if_match: str | None = None) -> dict[str, str]:
@@ -44,9 +42,8 @@ def condition_of(*, if_absent: bool = False, if_match: str | None = None) -> dic
 
 def copied_from(source: CopySource) -> dict[str, Any]:
     """The arguments that name what a part is copied from."""
-    version = {"VersionId": source.version_id} if source.version_id else {}
     named: dict[str, Any] = {
-        "CopySource": {"Bucket": source.bucket, "Key": source.key, **version},
+        "CopySource": {"Bucket": source.bucket, "Key": source.key, **versioned(source.version_id)},
         "CopySourceIfMatch": f'"{source.etag}"',
     }
     if source.first is not None:
@@ -96,13 +93,17 @@ def version_of(answer: Mapping[str, Any]) -> str | None:
     return None if answer.get("VersionId") in {None, "null"} else str(answer["VersionId"])
 
 
+def versioned(version_id: str | None) -> dict[str, str]:
+    """The argument that names a version, where one is meant."""
+    return {"VersionId": version_id} if version_id else {}
+
+
 def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
     """What HEAD or one entry of a listing tells."""
     kind, in_parts = answer.get("ChecksumType", ""), "-" in unquoted(answer.get("ETag"))
-    named = ("CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256")
     checksums = {
         name.lower(): answer[f"Checksum{name}"]
-        for name in named
+        for name in ("CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256")
         # Before ChecksumType was told, a composite value was known by its "-<parts>"; some stores leave out both. A
         # CRC64NVME is always of the whole object.
         if answer.get(f"Checksum{name}")

@@ -21,6 +21,7 @@ from riva_stream.errors import (
 __all__ = ["is_local", "one_line", "proxy_refusal", "text_of", "transport_error"]
 
 _FORBIDDEN, _PROXY_AUTHENTICATION = 403, 407
+_PROXY_MAY_PASS = {408, 429, *range(500, 1000)}
 _OF_A_PROXY = {"proxy-authenticate", "proxy-status", "x-squid-error"}
 _LONGEST = 600
 """Characters of a store's own words that go into an error."""
@@ -36,9 +37,9 @@ _CERTIFICATE_FILES = {"X509", "PEM", "ASN1"}
 
 def transport_error(error: BaseException, where: Where) -> RivaStreamError:
     """A request that nobody has answered: by the network, by a proxy, or because this host could not send it."""
-    cause = _cause_of(error)
     if isinstance(error, boto.ProxyConnectionError):
         return _from_proxy(error, where)
+    cause = _cause_of(error)
     if is_local(cause):
         return _of_this_host(cause, where)
     hint = "check the network, and that --endpoint-url (AWS_ENDPOINT_URL) is right"
@@ -51,76 +52,73 @@ def transport_error(error: BaseException, where: Where) -> RivaStreamError:
 
 def _cause_of(error: BaseException) -> BaseException:
     """What happened, out of what the SDK and its HTTP client have wrapped it in."""
-    while True:
-        inner = getattr(error, "kwargs", {}).get("error") if isinstance(error, boto.BotoCoreError) else None
-        if not isinstance(inner, BaseException):
-            return error
-        error = inner
+    inner = getattr(error, "kwargs", {}).get("error") if isinstance(error, boto.BotoCoreError) else None
+    return _cause_of(inner) if isinstance(inner, BaseException) else error
 
 
 def is_local(error: BaseException) -> bool:
     """Whether it happened on this host before anything went out: no other attempt will fare better."""
-    if is_out_of_resources(error):
-        return True
-    if isinstance(error, UnicodeDecodeError):
-        return False  # an answer's header that is not UTF-8
-    if isinstance(error, ValueError):
-        return not isinstance(error, aiohttp.ClientError) or isinstance(error, aiohttp.InvalidURL)
-    if isinstance(error, ssl.SSLError):
-        return error.library in _CERTIFICATE_FILES
-    if isinstance(error, aiohttp.ClientError | socket.gaierror | ConnectionError) or not isinstance(
-        error, OSError
-    ):
-        return False
-    return error.errno in _LOCAL
+    match error:
+        case aiohttp.InvalidURL():
+            return True
+        case ValueError():  # of Unicode: an answer's header that is not UTF-8
+            return not isinstance(error, aiohttp.ClientError | UnicodeDecodeError)
+        case ssl.SSLError():
+            return error.library in _CERTIFICATE_FILES
+        case aiohttp.ClientError() | socket.gaierror() | ConnectionError():
+            return False
+        case OSError():
+            return error.errno in _LOCAL
+    return is_out_of_resources(error)
 
 
 def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
     """A file, a header or a URL that cannot be used, or no memory. Headers hold credentials: a value is never repeated."""
-    if is_out_of_resources(error):
-        return ConfigurationError(
-            f"this host has too few resources for the request: {error or 'no memory is left'}",
-            where=where,
-            hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again",
-        )
-    if isinstance(error, aiohttp.InvalidURL):
-        return ConfigurationError(
-            "a URL is malformed, that of the endpoint or of a proxy",
-            where=where,
-            hint="check --endpoint-url (AWS_ENDPOINT_URL), HTTPS_PROXY and HTTP_PROXY",
-        )
-    if isinstance(error, ssl.SSLError):
-        return ConfigurationError(
-            f"a file of certificates cannot be read: {error.reason}",
-            where=where,
-            hint="check --ca-bundle (AWS_CA_BUNDLE) and ca_bundle in the AWS configuration file",
-        )
-    if isinstance(error, OSError):
-        file = f": {error.filename}" if error.filename else ""
-        return ConfigurationError(
-            f"a file that the request needs cannot be used{file}: {error.strerror}",
-            where=where,
-            hint="check --ca-bundle (AWS_CA_BUNDLE) and the files that the AWS configuration names",
-        )
-    return ConfigurationError(
-        "the request cannot be sent: a header or a URL of it is malformed",
-        where=where,
-        hint="look for line breaks and odd characters in the credentials (AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN), in "
-        "HTTPS_PROXY, HTTP_PROXY and --endpoint-url, and in the options of what is written",
-    )
+    match error:
+        case _ if is_out_of_resources(error):
+            return ConfigurationError(
+                f"this host has too few resources for the request: {error or 'no memory is left'}",
+                where=where,
+                hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again",
+            )
+        case aiohttp.InvalidURL():
+            return ConfigurationError(
+                "a URL is malformed, that of the endpoint or of a proxy",
+                where=where,
+                hint="check --endpoint-url (AWS_ENDPOINT_URL), HTTPS_PROXY and HTTP_PROXY",
+            )
+        case ssl.SSLError():
+            return ConfigurationError(
+                f"a file of certificates cannot be read: {error.reason}",
+                where=where,
+                hint="check --ca-bundle (AWS_CA_BUNDLE) and ca_bundle in the AWS configuration file",
+            )
+        case OSError():
+            file = f": {error.filename}" if error.filename else ""
+            return ConfigurationError(
+                f"a file that the request needs cannot be used{file}: {error.strerror}",
+                where=where,
+                hint="check --ca-bundle (AWS_CA_BUNDLE) and the files that the AWS configuration names",
+            )
+        case _:
+            return ConfigurationError(
+                "the request cannot be sent: a header or a URL of it is malformed",
+                where=where,
+                hint="look for line breaks and odd characters in the credentials (AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN), in "
+                "HTTPS_PROXY, HTTP_PROXY and --endpoint-url, and in the options of what is written",
+            )
 
 
 def _from_proxy(error: boto.ProxyConnectionError, where: Where) -> RivaStreamError:
     """The proxy was not reached, or does not let the request through."""
     cause = _cause_of(error)
-    status = cause.status if isinstance(cause, aiohttp.ClientHttpProxyError) else None
-    if status is None or status in {408, 429} or status >= 500:  # noqa: PLR2004 - HTTP's server errors
-        return TransientError(
-            f"the connection failed: {text_of(error)}",
-            where=where,
-            hint="check the proxy (HTTPS_PROXY, HTTP_PROXY), and NO_PROXY for a store that needs none",
-        )
-    return _proxy_error(status, str(getattr(cause, "message", "")), where, "the proxy")
+    if isinstance(cause, aiohttp.ClientHttpProxyError) and cause.status not in _PROXY_MAY_PASS:
+        return _proxy_error(cause.status, str(cause.message), where, "the proxy")
+    return TransientError(
+        f"the connection failed: {text_of(error)}",
+        where=where,
+        hint="check the proxy (HTTPS_PROXY, HTTP_PROXY), and NO_PROXY for a store that needs none",
+    )
 
 
 def _proxy_error(status: int, message: str, where: Where, who: str) -> ConfigurationError:
@@ -164,6 +162,4 @@ def proxy_refusal(
 
 def _answered_by(headers: Mapping[str, str]) -> str:
     name = headers.get("via") or headers.get("server")
-    return (
-        f"something in front of the store ({one_line(name)})" if name else "something in front of the store"
-    )
+    return "something in front of the store" + (f" ({one_line(name)})" if name else "")

@@ -25,6 +25,7 @@ __all__ = [
     "DigestState",
     "Hash",
     "HashLane",
+    "base64_crc",
     "combined_crc64nvme",
     "crc64nvme_of",
     "md5_of",
@@ -249,7 +250,11 @@ def crc64nvme_value(text: str | None) -> int | None:
     return int.from_bytes(data, "big") if len(data) == 8 else None  # noqa: PLR2004 - 64 bits
 
 
+def base64_crc(value: int) -> str:
+    """A CRC64 as S3 writes it."""
+    return base64.b64encode(value.to_bytes(8, "big")).decode()
+
+
 def combined_crc64nvme(parts: Iterable[tuple[int, int]]) -> str:
     """CRC64NVME, base64, of a whole object from the (value, bytes) of its parts in order."""
-    whole = reduce(lambda before, part: crt.combine_crc64nvme(before, *part), parts, 0)
-    return base64.b64encode(whole.to_bytes(8, "big")).decode()
+    return base64_crc(reduce(lambda before, part: crt.combine_crc64nvme(before, *part), parts, 0))

@@ -8,16 +8,14 @@ it may be anything. On AWS all of this is documented (Amazon S3 API Reference, "
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
-from awscrt import checksums as crt
 
 from riva_stream.errors import RivaStreamError, SourceChangedError
+from riva_stream.flow.digest import base64_crc, crc64nvme_of, md5_of
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource
 from riva_stream.s3.probe import is_refusal, try_aborting
@@ -66,73 +64,64 @@ async def probe_copies(
     """
     await try_aborting(bucket, key)
     async with scratch_upload(bucket, key, declare=declare, left=left) as upload:
-        probe = _Probe(bucket, upload)
-        wrong = await probe.copy(replace(source, etag=_OTHER_ETAG))
+        wrong = await _copy(upload, replace(source, etag=_OTHER_ETAG))
         if not isinstance(wrong, RivaStreamError):
             return CopyAbility("the store copies whatever ETag is asked for")
-        right = await probe.copy(source)
+        right = await _copy(upload, source)
         if isinstance(right, RivaStreamError):
             if isinstance(right, SourceChangedError) and right.where.status != _CONDITION_FAILED:
                 raise right
             return CopyAbility(f"the store does not copy the source: {right.what}")
         if data is None:
             return CopyAbility()
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() == right.etag
-        told = right.crc64nvme is not None and right.crc64nvme == _crc64nvme(data)
-        refused = told and await probe.refuses_wrong_checksum(right, len(data))
+        md5 = md5_of((data,)).hex() == right.etag
+        told = right.crc64nvme == base64_crc(crc64nvme_of((data,)))
+        refused = told and await _refuses_wrong_checksum(upload, right, len(data))
         return CopyAbility(crc64nvme=bool(declare and refused), md5=md5)
 
 
-@dataclass(eq=False)
-class _Probe:
-    bucket: WritableBucket
-    upload: ScratchUpload
+async def _copy(upload: ScratchUpload, source: CopySource) -> CopiedPart | RivaStreamError:
+    """One copy as part 1, or what it was refused with.
 
-    async def copy(self, source: CopySource) -> CopiedPart | RivaStreamError:
-        """One copy as part 1, or what it was refused with.
+    Raises:
+        RivaStreamError: it could not be asked for.
+    """
 
-        Raises:
-            RivaStreamError: it could not be asked for.
-        """
-
-        async def ask() -> CopiedPart | RivaStreamError:
-            try:
-                return await self.bucket.once.copy_part(self.upload.key, self.upload.upload_id, 1, source)
-            except RivaStreamError as error:
-                if is_refusal(error) or error.where.code == "NotImplemented":
-                    return error
-                raise
-
-        return await self.bucket.retrier("UploadPartCopy", ask)
-
-    async def refuses_wrong_checksum(self, part: CopiedPart, size: int) -> bool:
-        """Whether a Complete with a checksum that is not that of the object is refused."""
-        complete = partial(
-            self.bucket.once.complete_upload,
-            self.upload.key,
-            self.upload.upload_id,
-            [CompletedPart(1, part.etag, size, part.crc64nvme)],
-            crc64nvme=_crc64nvme(b"none of these bytes"),
-        )
-
-        async def ask() -> bool:
-            try:
-                await complete()
-            except RivaStreamError as error:
-                if is_refusal(error):
-                    return True
-                raise
-            return False
-
-        refused = False
+    async def ask() -> CopiedPart | RivaStreamError:
         try:
-            refused = await self.bucket.retrier("CompleteMultipartUpload", ask)
-        finally:
-            if not refused:  # it was taken, or may have been
-                with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-                    await self.bucket.delete(self.upload.key)
-        return refused
+            return await upload.bucket.once.copy_part(upload.key, upload.upload_id, 1, source)
+        except RivaStreamError as error:
+            if is_refusal(error) or error.where.code == "NotImplemented":
+                return error
+            raise
+
+    return await upload.bucket.retrier("UploadPartCopy", ask)
 
 
-def _crc64nvme(data: bytes) -> str:
-    return base64.b64encode(crt.crc64nvme(data, 0).to_bytes(8, "big")).decode()
+async def _refuses_wrong_checksum(upload: ScratchUpload, part: CopiedPart, size: int) -> bool:
+    """Whether a Complete with a checksum that is not that of the object is refused."""
+    complete = partial(
+        upload.bucket.once.complete_upload,
+        upload.key,
+        upload.upload_id,
+        [CompletedPart(1, part.etag, size, part.crc64nvme)],
+        crc64nvme=base64_crc(crc64nvme_of((b"none of these bytes",))),
+    )
+
+    async def ask() -> bool:
+        try:
+            await complete()
+        except RivaStreamError as error:
+            if is_refusal(error):
+                return True
+            raise
+        return False
+
+    refused = False
+    try:
+        refused = await upload.bucket.retrier("CompleteMultipartUpload", ask)
+    finally:
+        if not refused:  # it was taken, or may have been
+            with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await upload.bucket.delete(upload.key)
+    return refused

@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from awscrt import checksums as crt
-
 from riva_stream.errors import RivaStreamError
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory_reader import Conditions, Copies, MemoryReader
@@ -30,7 +28,7 @@ from riva_stream.s3.memory_shelf import (
     Part,
     Request,
     Upload,
-    base64_of,
+    crc64nvme_in,
     md5_of,
     received,
 )
@@ -88,7 +86,7 @@ class MemoryStore(MemoryReader):
         there = self._bucket(*where)
         part = received(body, where)
         self._on_condition(where, there, if_absent=if_absent, if_match=if_match)
-        crc64nvme = base64_of(crt.crc64nvme(part.data, 0) if part.crc64nvme is None else part.crc64nvme)
+        crc64nvme = part.crc64nvme or crc64nvme_in(part.data)
         return self._keep(there, key, part.data, part.md5.hex(), metadata, content_type, crc64nvme, tags)
 
     async def delete(
@@ -105,19 +103,15 @@ class MemoryStore(MemoryReader):
         self._in_time(*where, window)
         there = self._bucket(*where)
         self._on_condition(where, there, if_match=if_match)
-        versions = there.versions.get(key, [])
-        if version_id is not None:
-            there.versions[key] = [found for found in versions if found.version_id != version_id]
-        elif not self._versioned:
-            versions.clear()
-        else:
+        if self._versioned and version_id is None:
             marker = self._numbered()
             there.versions.setdefault(key, []).append(
                 MemoryObject(key, b"", "", self._date(), marker, {}, "", "", {}, deleted=True)
             )
             return marker
-        if not there.versions.get(key):
-            there.versions.pop(key, None)
+        versions = there.versions.pop(key, [])
+        if left := [found for found in versions if version_id not in {None, found.version_id}]:
+            there.versions[key] = left
         return None
 
     async def create_upload(
@@ -169,26 +163,16 @@ class MemoryStore(MemoryReader):
         if not 1 <= number <= _MOST_PARTS:
             raise refusal(*where, "InvalidArgument", 400, **details)
         data = self._copied(where, source, details)
-        honest = Part(data, md5_of(data), crt.crc64nvme(data, 0) if upload.declared else None)
-        part = honest
-        if self._copies in {"flipped", "lying"} and data:
-            data = _flipped(data, number)
-            told = honest.crc64nvme if self._copies == "lying" else crt.crc64nvme(data, 0)
-            part = Part(
-                data,
-                honest.md5 if self._copies == "lying" else md5_of(data),
-                told if upload.declared else None,
-            )
-        elif self._copies == "unproven":
-            part = Part(data, md5_of(b"a copy of " + honest.md5), None)
+        kept = _flipped(data, number) if self._copies in {"flipped", "lying"} and data else data
+        told = kept if self._copies == "flipped" else data
+        part = Part(kept, md5_of(told), crc64nvme_in(told) if upload.declared else None)
+        if self._copies == "unproven":
+            part = Part(kept, md5_of(b"a copy of " + part.md5), None)
         upload.parts[number] = part
-        return CopiedPart(part.md5.hex(), None if part.crc64nvme is None else base64_of(part.crc64nvme))
+        return CopiedPart(part.md5.hex(), part.crc64nvme)
 
     def _copied(self, where: Request, source: CopySource, details: Mapping[str, Any]) -> bytes:
         """The bytes that a part is made from."""
-        there = self._buckets.get(source.bucket)
-        if there is None:
-            raise refusal(*where, "NoSuchBucket", 404, **details)
         try:
             found = self._version(("UploadPartCopy", source.bucket, source.key), source.version_id)
         except RivaStreamError as error:
@@ -225,11 +209,9 @@ class MemoryStore(MemoryReader):
         data = b"".join(part.data for part in kept)
         if len(data) != sum(part.size for part in parts):  # MpuObjectSize
             raise refusal(*where, "InvalidRequest", 400)
-        whole = ""
-        if crc64nvme is not None or upload.declared:
-            whole = base64_of(crt.crc64nvme(data, 0))
-            if crc64nvme not in {None, whole}:
-                raise refusal(*where, "BadDigest", 400)
+        whole = crc64nvme_in(data) if crc64nvme is not None or upload.declared else ""
+        if crc64nvme not in {None, whole}:
+            raise refusal(*where, "BadDigest", 400)
         digests = b"".join(upload.parts[part.number].md5 for part in parts)
         etag = f"{md5_of(digests).hex()}-{len(parts)}"
         del there.uploads[upload_id]
@@ -266,12 +248,9 @@ class MemoryStore(MemoryReader):
         if self._conditions == "refused":
             raise refusal(*where, "NotImplemented", 501)
         current = there.current(where[2])
-        if if_absent:
-            if current is not None:
-                raise refusal(*where, "PreconditionFailed", 412)
-        elif current is None:
+        if current is None and not if_absent:
             raise refusal(*where, "NoSuchKey", 404)
-        elif current.etag != if_match:
+        if current is not None and (if_absent or current.etag != if_match):
             raise refusal(*where, "PreconditionFailed", 412)
 
     def _keep(
@@ -291,10 +270,7 @@ class MemoryStore(MemoryReader):
         new = MemoryObject(
             key, data, etag, now, version_id, dict(metadata), content_type, crc64nvme, dict(tags), parts
         )
-        if self._versioned:
-            there.versions.setdefault(key, []).append(new)
-        else:
-            there.versions[key] = [new]
+        there.versions[key] = [*(there.versions.get(key, []) if self._versioned else ()), new]
         return Stored(etag, version_id, now)
 
 

@@ -15,7 +15,6 @@ from riva_stream.s3.memory_shelf import (
     MemoryObject,
     Request,
     Upload,
-    base64_of,
 )
 from riva_stream.s3.port import (
     REQUEST_EXPIRED,
@@ -36,8 +35,6 @@ __all__ = ["Conditions", "Copies", "MemoryReader"]
 Conditions = Literal["honoured", "ignored", "refused"]
 Copies = Literal["honoured", "unconditional", "refused", "unproven", "flipped", "lying"]
 
-_PAGE = 1000
-_SMALLEST_PART = 5 << 20
 _PIECE = 64 << 10
 """Bytes of a body at a time, as from a socket."""
 
@@ -54,15 +51,17 @@ class MemoryReader:
         list_uploads_by: Literal["prefix", "exact"] = "prefix",
         windows: bool = True,
         versioned: bool = False,
-        smallest_part: int = _SMALLEST_PART,
-        page: int = _PAGE,
+        smallest_part: int = 5 << 20,
+        page: int = 1000,
         now: Callable[[], datetime] = clock.now,
     ) -> None:
         self._is_aws = is_aws
         self._conditions = conditions
         self._copies = copies
-        self._list_uploads_by = list_uploads_by
-        self._windows = windows
+        self.lists_uploads_by_prefix = list_uploads_by == "prefix"
+        """Whether a listing of open uploads shows those of more than one key."""
+        self.checks_windows = windows
+        """Whether it refuses what comes after its window."""
         self._versioned = versioned
         self._smallest_part = smallest_part
         self._page = page
@@ -112,16 +111,6 @@ class MemoryReader:
         ]
 
     # ---- the port's reader
-
-    @property
-    def lists_uploads_by_prefix(self) -> bool:
-        """Whether a listing of open uploads shows those of more than one key."""
-        return self._list_uploads_by == "prefix"
-
-    @property
-    def checks_windows(self) -> bool:
-        """Whether it refuses what comes after its window."""
-        return self._windows
 
     @property
     def keeps_conditions(self) -> bool:
@@ -218,7 +207,7 @@ class MemoryReader:
                 number,
                 part.md5.hex(),
                 len(part.data),
-                None if not upload.declared or part.crc64nvme is None else base64_of(part.crc64nvme),
+                part.crc64nvme if upload.declared else None,
             )
             for number, part in sorted(upload.parts.items())
         ]
@@ -227,9 +216,8 @@ class MemoryReader:
         """All open uploads below ``prefix``; of this very key alone where the store lists them so."""
         self._bucket("ListMultipartUploads", bucket, prefix)
         found = self.open_uploads(bucket, prefix)
-        if self._list_uploads_by == "exact":
-            found = [upload for upload in found if upload.key == prefix]
-        return sorted(found, key=lambda upload: (upload.key, upload.upload_id))
+        shown = [upload for upload in found if self.lists_uploads_by_prefix or upload.key == prefix]
+        return sorted(shown, key=lambda upload: (upload.key, upload.upload_id))
 
     async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
         """The tags of an object."""
@@ -273,17 +261,19 @@ class MemoryReader:
             return current
         if len(version_id) != len(f"{0:032x}"):
             raise refusal(*where, "InvalidArgument", 400, **details)
-        for found in there.versions.get(where[2], []):
-            if found.version_id == version_id:
-                if found.deleted:
-                    raise refusal(*where, "MethodNotAllowed", 405, **details)
-                return found
-        raise refusal(*where, "NoSuchVersion", 404, **details)
+        versions = {found.version_id: found for found in there.versions.get(where[2], [])}
+        if version_id not in versions:
+            raise refusal(*where, "NoSuchVersion", 404, **details)
+        if versions[version_id].deleted:
+            raise refusal(*where, "MethodNotAllowed", 405, **details)
+        return versions[version_id]
 
     def _in_time(self, operation: str, bucket: str, key: str, window: Window | None) -> None:
-        if not self._windows or window is None:
-            return
-        if self._now() > window.since + timedelta(seconds=window.seconds):
+        if (
+            self.checks_windows
+            and window is not None
+            and self._now() > window.since + timedelta(seconds=window.seconds)
+        ):
             raise refusal(operation, bucket, key, REQUEST_EXPIRED, 403)
 
     def _info(self, found: MemoryObject) -> ObjectInfo:

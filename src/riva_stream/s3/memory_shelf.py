@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from awscrt import checksums as crt
-
+from riva_stream.flow.digest import base64_crc, crc64nvme_of
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.port import CompletedPart, PartBody
 
-__all__ = ["Contents", "MemoryObject", "Part", "Request", "Upload", "base64_of", "md5_of", "received"]
+__all__ = ["Contents", "MemoryObject", "Part", "Request", "Upload", "crc64nvme_in", "md5_of", "received"]
 
 Request = tuple[str, str, str]
 """Operation, bucket and key."""
@@ -46,7 +45,8 @@ class Part:
 
     data: bytes
     md5: bytes
-    crc64nvme: int | None
+    crc64nvme: str | None
+    """base64; None: it was not asked for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,19 +67,16 @@ class Upload:
         """The parts that Complete names, if they are what it says."""
         if not parts:
             raise refusal(*where, "MalformedXML", 400)
-        found: list[Part] = []
         numbers = [part.number for part in parts]
         if numbers != sorted(set(numbers)):
             raise refusal(*where, "InvalidPartOrder", 400)
         for part in parts:
             kept = self.parts.get(part.number)
-            known = None if kept is None or kept.crc64nvme is None else base64_of(kept.crc64nvme)
-            if kept is None or kept.md5.hex() != part.etag or part.crc64nvme not in {None, known}:
+            if kept is None or kept.md5.hex() != part.etag or part.crc64nvme not in {None, kept.crc64nvme}:
                 raise refusal(*where, "InvalidPart", 400, part=part.number)
             if len(kept.data) < smallest and part is not parts[-1]:
                 raise refusal(*where, "EntityTooSmall", 400, part=part.number)
-            found.append(kept)
-        return found
+        return [self.parts[number] for number in numbers]
 
 
 @dataclass(slots=True, eq=False)
@@ -92,11 +89,10 @@ class Contents:
 
     def copy(self) -> Contents:
         """Another one; objects never change, uploads do."""
-        uploads = {
-            number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()
-        }
-        versions = {key: list(found) for key, found in self.versions.items()}
-        return Contents(versions, uploads)
+        return Contents(
+            {key: list(found) for key, found in self.versions.items()},
+            {number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()},
+        )
 
     def current(self, key: str) -> MemoryObject | None:
         """The newest version, unless it is a delete marker."""
@@ -110,9 +106,9 @@ class Contents:
                 yield found
 
 
-def base64_of(crc64nvme: int) -> str:
-    """A CRC64NVME as S3 writes it."""
-    return base64.b64encode(crc64nvme.to_bytes(8, "big")).decode()
+def crc64nvme_in(data: bytes) -> str:
+    """CRC64NVME, as S3 writes it."""
+    return base64_crc(crc64nvme_of((data,)))
 
 
 def md5_of(data: bytes) -> bytes:
@@ -124,16 +120,11 @@ def received(body: PartBody, where: Request, **details: Any) -> Part:
     """The bytes of a body, if they are what its checksum says."""
     data = b"".join(body.pieces)
     md5 = md5_of(data)
-    crc64nvme = None if body.crc64nvme is None else crt.crc64nvme(data, 0)
-    problem = ""
+    crc64nvme = None if body.crc64nvme is None else crc64nvme_in(data)
     if len(data) != body.size:
-        problem = "IncompleteBody"
-    elif (crc64nvme is not None and base64_of(crc64nvme) != body.crc64nvme) or (
-        body.md5 is not None and base64.b64encode(md5).decode() != body.md5
-    ):
-        problem = "BadDigest"
-    elif body.sha256 is not None and hashlib.sha256(data).hexdigest() != body.sha256:
-        problem = "XAmzContentSHA256Mismatch"
-    if problem:
-        raise refusal(*where, problem, 400, **details)
+        raise refusal(*where, "IncompleteBody", 400, **details)
+    if crc64nvme != body.crc64nvme or body.md5 not in {None, base64.b64encode(md5).decode()}:
+        raise refusal(*where, "BadDigest", 400, **details)
+    if body.sha256 is not None and hashlib.sha256(data).hexdigest() != body.sha256:
+        raise refusal(*where, "XAmzContentSHA256Mismatch", 400, **details)
     return Part(data, md5, crc64nvme)

@@ -10,13 +10,12 @@ Only SigV4 has windows. What goes unsigned or by SigV4a (multi-region access poi
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 import botocore.auth
@@ -24,6 +23,7 @@ from botocore.exceptions import ClientError, HTTPClientError
 
 from riva_stream import clock
 from riva_stream.errors import TransientError, Where
+from riva_stream.flow.digest import md5_of
 from riva_stream.s3.port import REQUEST_EXPIRED, PartBody, Window
 from riva_stream.s3.responses import date_of
 
@@ -84,7 +84,7 @@ async def body_within(body: PartBody, window: Window | None) -> PartBody:
     """
     if window is None or body.sha256 is None:
         return body
-    digest = await clock.in_thread(_md5, body)
+    digest = await clock.in_thread(md5_of, body.pieces)
     return replace(body, sha256=None, md5=base64.b64encode(digest).decode())
 
 
@@ -135,23 +135,15 @@ def _came_too_late(error: ClientError, window: Window, took: float) -> bool:
     """
     answer: Mapping[str, Any] = error.response.get("Error", {})
     meta: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
-    code = str(answer.get("Code", ""))
-    if code in {REQUEST_EXPIRED, "ExpiredPresignRequest"}:
+    code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
+    # "Not authorized" are IAM's words: it got as far as looking at rights.
+    if code not in {"AccessDenied", "403", "Forbidden"} or "not authorized" in message:
+        return code in {REQUEST_EXPIRED, "ExpiredPresignRequest"}
+    if ("Expires" in answer and "ServerTime" in answer) or _LATE_WORDS.search(message):
         return True
-    if code not in {"AccessDenied", "403", "Forbidden"}:
-        return False
-    if "not authorized" in str(answer.get("Message", "")):
-        return False  # IAM's words: it got as far as looking at rights
-    if ("Expires" in answer and "ServerTime" in answer) or _LATE_WORDS.search(str(answer.get("Message", ""))):
-        return True
-    return _over(window, date_of(meta.get("HTTPHeaders", {})), took)
-
-
-def _over(window: Window, store_time: datetime | None, took: float) -> bool:
-    """By the store's clock, which tells whole seconds; without it, by how long the request took."""
-    if store_time is None:
-        return took >= window.seconds
-    return store_time >= window.since + timedelta(seconds=window.seconds)
+    # By the store's clock, which tells whole seconds; without it, by how long the request took.
+    now = date_of(meta.get("HTTPHeaders", {}))
+    return took >= window.seconds if now is None else now >= window.since + timedelta(seconds=window.seconds)
 
 
 def _too_late(error: ClientError | None) -> TransientError:
@@ -165,13 +157,6 @@ def _too_late(error: ClientError | None) -> TransientError:
         ),
         hint="run the same command again; if it happens again, check the network: requests take very long",
     )
-
-
-def _md5(body: PartBody) -> bytes:
-    digest = hashlib.md5(usedforsecurity=False)
-    for piece in body.pieces:
-        digest.update(piece)
-    return digest.digest()
 
 
 def _without_queries(text: str) -> str:

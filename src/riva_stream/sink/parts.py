@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import xxhash
 
 from riva_stream.flow.buffers import Chunk, Piece
-from riva_stream.flow.digest import crc64nvme_of, md5_of, sha256_of
+from riva_stream.flow.digest import base64_crc, crc64nvme_of, md5_of, sha256_of
 from riva_stream.s3 import CopySource, PartBody
 
 __all__ = ["Check", "Copy", "Part", "PartChecksums", "SentPart", "body_of", "checksum_part"]
@@ -98,8 +98,3 @@ def checksum_part(pieces: Sequence[Piece], check: Check) -> PartChecksums:
 def body_of(data: bytes, check: Check) -> PartBody:
     """The body of a small object."""
     return checksum_part((data,), check).body((data,))
-
-
-def base64_crc(value: int) -> str:
-    """A CRC64 as S3 writes it."""
-    return base64.b64encode(value.to_bytes(8, "big")).decode()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from riva_stream.flow.buffers import Chunk
-from riva_stream.flow.digest import crc64nvme_value, md5_of
+from riva_stream.flow.digest import base64_crc, crc64nvme_value, md5_of
 from riva_stream.s3 import CompletedPart, CopySource, OpenUpload, Stored
-from riva_stream.sink.parts import Copy, Part, PartChecksums, SentPart, base64_crc
+from riva_stream.sink.parts import Copy, Part, PartChecksums, SentPart
 
 __all__ = ["Upload", "UploadRecord", "UploadedPart", "etags_of", "multipart_etag"]
 

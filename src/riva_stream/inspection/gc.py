@@ -139,7 +139,7 @@ class _StagingLeftovers:
         """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
         try:
             journal = await read_journal(self.bucket, self.layout.journal, listed=self.listed)
-            if journal is not None and journal.info is not None:
+            if journal is not None:
                 self.written = journal.info.last_modified or self.written
             await self._add_named(journal.journal if journal is not None else None)
             held = journal is not None and await self._is_live(journal)

@@ -122,13 +122,10 @@ class Identity(_Document):
     @classmethod
     def _of_0_2(cls, document: Any) -> Any:
         """Version 0.2.0 has it as the last of the options alone."""
-        options = document.get("options") if isinstance(document, dict) else None
-        if not isinstance(options, list) or not options:
-            return document
-        last = options[-1]
-        if not isinstance(last, str) or not last.startswith(_COPY):
-            return document
-        return {"source_copy": last.removeprefix(_COPY)} | document | {"options": options[:-1]}
+        match document:
+            case dict({"options": list([*options, str(last)])}) if last.startswith(_COPY):
+                return {"source_copy": last.removeprefix(_COPY)} | document | {"options": options}
+        return document
 
     @field_serializer("options")
     def _for_0_2(self, options: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -45,6 +45,8 @@ from riva_stream.s3.bucket import LOOKS, ask_until_found, pause_after
 from riva_stream.tasks import await_shielded
 
 __all__ = ["Found", "JournalContent", "Lease", "read_journal"]
+
+T = TypeVar("T")
 
 _LIMIT = 64 << 20
 _BEATS = 3
@@ -75,11 +77,15 @@ _SETTLING_PART = 0.05
 class Found:
     """A journal as it was read."""
 
-    etag: str
+    info: ObjectInfo
     journal: Journal | None
     """None: it is there, but cannot be understood."""
     problem: str = ""
-    info: ObjectInfo | None = None
+
+    @property
+    def etag(self) -> str:
+        """Of the journal."""
+        return self.info.etag
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +97,6 @@ class JournalContent:
     committing: bool
     stale: Sequence[str] = ()
     checkpoints: Sequence[JournaledCheckpoint] = ()
-
-
-def _empty_content(*, in_doubt: bool) -> JournalContent:
-    return JournalContent(None, (), committing=in_doubt)
 
 
 async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Found | None:
@@ -115,9 +117,9 @@ def _found(document: Document | None) -> Found | None:
     if document is None:
         return None
     try:
-        return Found(document.info.etag, Journal.parse(document.data), info=document.info)
+        return Found(document.info, Journal.parse(document.data))
     except ValueError as error:
-        return Found(document.info.etag, None, str(error), info=document.info)
+        return Found(document.info, None, str(error))
 
 
 @dataclass(eq=False)
@@ -212,10 +214,8 @@ class Lease:
         try:
             await self._acquire(wait=wait, listed=listed)
         except BaseException:
-            if self.is_held and self.predecessor is None:
-                await self.release()
-            elif self.is_held:
-                await self.stop()  # it names what the run before left
+            if self.is_held:  # what the run before left, only a journal names
+                await (self.release() if self.predecessor is None else self.stop())
             raise
 
     async def _acquire(self, *, wait: bool, listed: bool) -> None:
@@ -230,7 +230,7 @@ class Lease:
                     continue  # it went away, or its holder is alive: look again at what is there
             self._etag = found.etag if found else None
             self.predecessor = found.journal if found else None
-            if found is not None and found.info is not None:
+            if found is not None:
                 await self._try_windows(found.info.now)
             try:
                 await await_shielded(self.write, grace=_FINAL_SECONDS)
@@ -278,30 +278,11 @@ class Lease:
         if not self.conditional:
             return
         await self.write()  # so that there is as much of a window as can be
-
-        async def is_refused(*, windowed: bool) -> bool:
-            async def put() -> bool:
-                await self._look()
-                try:
-                    window = self._window() if windowed else None
-                    stored = await self._send(self._data, window, if_match=self._etag)
-                except AccessDeniedError:
-                    return True
-                except RivaStreamError as error:
-                    if error.where.code != REQUEST_EXPIRED:
-                        raise
-                    return False  # nobody has said that it may not be
-                self._etag = stored.etag
-                return False
-
-            return await self.bucket.retrier("PutObject", put)
-
+        is_refused = partial(self._is_refused, AccessDeniedError)
         async with self._writing:
             # Refused, then taken without, then refused again: a refusal that passes is not a policy.
             self.windowed = not (
-                await is_refused(windowed=True)
-                and not await is_refused(windowed=False)
-                and await is_refused(windowed=True)
+                await is_refused() and not await is_refused(windowed=False) and await is_refused()
             )
 
     async def _try_conditions(self) -> None:
@@ -311,25 +292,39 @@ class Lease:
         if self.bucket.is_aws or not self.conditional:
             return
         async with self._writing:
-
-            async def put(**condition: Any) -> Stored | None:
-                await self._look()
-                try:
-                    return await self._send(self._data, self._window(), **condition)
-                except HeldError:
-                    return None
-                except RivaStreamError as error:
-                    if error.where.code != REQUEST_EXPIRED:
-                        raise
-                    self._without_conditions()  # it took longer than a lease to ask: nobody knows
-                    return None
-
             for condition in ({"if_absent": True}, {"if_match": _NO_ETAG}):
-                stored = await self.bucket.retrier("PutObject", partial(put, **condition))
-                if stored is not None:
-                    self._etag = stored.etag
+                refused = await self._is_refused(HeldError, **condition)
+                if not refused:  # or it took longer than a lease to ask: nobody knows
                     self._without_conditions()
+                if refused is False:
                     return
+
+    async def _is_refused(
+        self, kind: type[RivaStreamError], *, windowed: bool = True, **condition: Any
+    ) -> bool | None:
+        """Whether our journal, put once more, is refused in this way; None: its window was over, and nobody has said.
+
+        Args:
+            kind: of the refusal.
+            windowed: whether it goes with a window.
+            condition: that it goes with; none: that it is still there.
+        """
+
+        async def put() -> bool | None:
+            await self._look()
+            window = self._window() if windowed else None
+            try:
+                stored = await self._send(self._data, window, **(condition or {"if_match": self._etag}))
+            except kind:
+                return True
+            except RivaStreamError as error:
+                if error.where.code != REQUEST_EXPIRED:
+                    raise
+                return None
+            self._etag = stored.etag
+            return False
+
+        return await self.bucket.retrier("PutObject", put)
 
     async def _answers(self, window: Window) -> bool | None:
         """Whether the store answers a question that goes with such a window; None: it may not be asked, or not in this way."""
@@ -420,14 +415,6 @@ class Lease:
         """Take the lease for over: a window was, be it that a clock has stood still. The next look renews it first."""
         self._confirmed = float("-inf")
 
-    async def write(self) -> None:
-        """Write the journal as things stand now.
-
-        Raises:
-            HeldError: another run holds the prefix.
-        """
-        await self._write()
-
     # ── to let go ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def settle(self) -> None:
@@ -444,11 +431,11 @@ class Lease:
         """
         with anyio.move_on_after(_FINAL_SECONDS, shield=True):
             try:
-                await self._write(stopped=True)
+                await self.write(stopped=True)
             except HeldError as error:
                 return error
             except RivaStreamError:
-                return None  # the first error is the one to tell; without this the next run waits one lease
+                pass  # the first error is the one to tell; without this the next run waits one lease
         return None
 
     async def release(self) -> None:
@@ -466,7 +453,8 @@ class Lease:
             else:
                 return
         # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
-        self.content = partial(_empty_content, in_doubt=in_doubt)
+        empty = JournalContent(None, (), committing=in_doubt)
+        self.content = lambda: empty
         await self.stop()
 
     async def current(self) -> Journal | None:
@@ -494,40 +482,42 @@ class Lease:
             self.key, body, content_type="application/json", metadata={}, window=window, **condition
         )
 
-    def _compose(self, *, stopped: bool) -> Journal:
-        content = self.content()
-        return Journal(
-            run_id=self.run_id,
-            token=self.token,
-            process=self.process,
-            started_at=self.started_at,
-            lease=self.seconds,
-            beat=self._beat,
-            stopped=stopped,
-            committing=content.committing,
-            conditional=self.conditional and self.is_held,
-            identity=content.identity,
-            uploads=list(content.uploads),
-            stale=list(content.stale),
-            checkpoints=list(content.checkpoints),
-        )
+    async def write(self, *, stopped: bool = False) -> None:
+        """Write the journal as things stand now; ``stopped``: for the last time.
 
-    async def _write(self, *, stopped: bool = False) -> None:
+        Raises:
+            HeldError: another run holds the prefix.
+        """
         async with self._writing:
             self._beat += 1
-            journal = self._compose(stopped=stopped)
+            content = self.content()
+            journal = Journal(
+                run_id=self.run_id,
+                token=self.token,
+                process=self.process,
+                started_at=self.started_at,
+                lease=self.seconds,
+                beat=self._beat,
+                stopped=stopped,
+                committing=content.committing,
+                conditional=self.conditional and self.is_held,
+                identity=content.identity,
+                uploads=list(content.uploads),
+                stale=list(content.stale),
+                checkpoints=list(content.checkpoints),
+            )
             self._data = data = journal.to_bytes()
             # Whoever watches sees it from the first attempt on, be it that only the answer is lost.
             sent, looked, attempts = clock.monotonic(), self._looked, 0
 
-            async def once() -> tuple[str, datetime | None]:
+            async def once() -> Stored:
                 nonlocal attempts
                 attempts += 1
-                if attempts > 1 or not self.conditional:
-                    return await self._put_once(data, await self._look())
-                return await self._put_once(data, None)
+                must_look = attempts > 1 or not self.conditional
+                return await self._put_once(data, await self._look() if must_look else None)
 
-            self._etag, now = await self.bucket.retrier("PutObject", once)
+            stored = await self.bucket.retrier("PutObject", once)
+            self._etag, now = stored.etag, stored.now
             if not self.is_held:
                 self._taking = clock.monotonic() - looked
                 if not self.conditional:
@@ -535,9 +525,8 @@ class Lease:
             self._confirmed = sent
             if now is not None:  # rather too early: the store told it at its answer
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)
-            elif (
-                self._since is not None
-            ):  # an answer without a date (RFC 9110, 6.6.1): as much later as it is here
+            elif self._since is not None:
+                # an answer without a date (RFC 9110, 6.6.1): as much later as it is here
                 self._since += timedelta(seconds=sent - self._since_at)
             self._since_at = sent
             self.named = frozenset(upload.upload_id for upload in journal.uploads)
@@ -545,21 +534,19 @@ class Lease:
             self.is_held = True
             await self.save_copy(data)
 
-    async def _put_once(
-        self, data: bytes, looked: ObjectInfo | None, refusals: int = 1
-    ) -> tuple[str, datetime | None]:
-        """One attempt: the ETag, and the store's clock at its answer. ``looked`` is the journal as it was just seen."""
+    async def _put_once(self, data: bytes, looked: ObjectInfo | None, refusals: int = 1) -> Stored:
+        """One attempt. ``looked`` is the journal as it was just seen."""
         condition = (
             {} if not self.conditional else {"if_match": self._etag} if self._etag else {"if_absent": True}
         )
         try:
             window = None if self.conditional else self._write_window(looked)
-            stored = await self._send(data, window, **condition)
+            return await self._send(data, window, **condition)
         except HeldError as error:
             # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
             there = await self._conflicting_journal(error)
             if there is not None and there.data == data:
-                return there.info.etag, there.info.now
+                return Stored(there.info.etag, now=there.info.now)
             if self.conditional and self._etag == (there.info.etag if there is not None else None):
                 if refusals < LOOKS:  # one may pass, or be for a journal that has gone meanwhile
                     await pause_after(refusals)
@@ -577,7 +564,6 @@ class Lease:
             if not self.conditional or error.where.code != "NotImplemented":
                 raise
             return await self._put_plain(data)
-        return stored.etag, stored.now
 
     async def _conflicting_journal(self, refused: HeldError) -> Document | None:
         """The journal that is in the way of ours; None: there is none.
@@ -592,7 +578,7 @@ class Lease:
                 return None
             raise
 
-    async def _put_plain(self, data: bytes) -> tuple[str, datetime | None]:
+    async def _put_plain(self, data: bytes) -> Stored:
         """The same on a store that refuses conditions, or the right one: it is used like one that ignores them."""
         self._without_conditions()
         return await self._put_once(data, await self._look())
@@ -614,29 +600,25 @@ class Lease:
         return info
 
     async def _head(self) -> ObjectInfo | None:
-        self._looked = clock.monotonic()
-        try:
-            info = await self.bucket.once.head(self.key)
-        except AccessDeniedError as error:
-            self._require_absence(error)
-            return None
-        self._visible |= info is not None
-        return info
+        return await self._seen(partial(self.bucket.once.head, self.key))
 
     async def _get(self) -> Document | None:
+        return await self._seen(partial(self.bucket.once.get, self.key, limit=_LIMIT))
+
+    async def _seen(self, ask: Callable[[], Awaitable[T | None]]) -> T | None:
+        """One look at the journal.
+
+        A refusal is taken for what S3 says without s3:ListBucket of what is not there, where it can be nothing else.
+        """
         self._looked = clock.monotonic()
         try:
-            document = await self.bucket.once.get(self.key, limit=_LIMIT)
+            found = await ask()
         except AccessDeniedError as error:
-            self._require_absence(error)
+            if error.action != "s3:ListBucket" and not (error.hides_absence and self._visible):
+                raise
             return None
-        self._visible |= document is not None
-        return document
-
-    def _require_absence(self, error: AccessDeniedError) -> None:
-        """Take a refusal for what S3 says without s3:ListBucket of what is not there, where it can be nothing else."""
-        if error.action != "s3:ListBucket" and not (error.hides_absence and self._visible):
-            raise error
+        self._visible |= found is not None
+        return found
 
     async def _reconcile(self) -> None:
         """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
@@ -702,25 +684,23 @@ class Lease:
             self.waiting()
             await clock.sleep(min(_LOOK_AROUND, self.seconds / 10, lease - watched))
             now = await ask_until_found(partial(self.bucket.retrier, "HeadObject", self._head))
-            if now is None:
-                return None
-            if now.etag == found.etag:
+            if now is not None and now.etag == found.etag:
                 found = replace(found, info=now)  # with the store's clock as it is now
                 unchanged = self._looked
                 continue
-            if not wait and not ended:
+            if now is not None and not wait and not ended:
                 who = held.holder() if held else "another run"
                 raise HeldError(
                     f"{who} holds {self.layout.uri} and is alive",
                     where=Where(bucket=self.layout.bucket, key=self.key),
                     hint="run the same command again when it is done, or pass --wait",
                 )
-            return None  # it is alive: begin again with what it has written now
+            return None  # it is gone, or alive: begin again with what is there now
         return found
 
 
-def _age(info: ObjectInfo | None) -> float:
+def _age(info: ObjectInfo) -> float:
     """Seconds since an object was written, by the store's clock alone, and rather too few of them."""
-    if info is None or info.now is None or info.last_modified is None:
+    if info.now is None or info.last_modified is None:
         return 0.0
     return max(0.0, (info.now - info.last_modified).total_seconds() - 1.0)

@@ -38,11 +38,9 @@ class Life:
 def ended_reason(found: Found, here: Process) -> str:
     """Why the journal's run has surely ended; "" when only watching could tell."""
     journal = found.journal
-    if journal is None:
-        return ""
-    if journal.stopped:
+    if journal is not None and journal.stopped:
         return "it says that it has stopped"
-    if journal.process.is_dead(here):
+    if journal is not None and journal.process.is_dead(here):
         return f"its process {journal.process.pid} on this host has ended"
     return ""
 

@@ -33,7 +33,6 @@ from riva_stream.documents.compare import (
 from riva_stream.documents.existing import Existing, inspect
 from riva_stream.errors import (
     AccessDeniedError,
-    ConfigurationError,
     HeldError,
     IntegrityError,
     RivaStreamError,
@@ -126,28 +125,24 @@ class Destination:
     """and all of which a Complete was sent, be it that its answer is missing."""
     _deleted: set[str] = field(default_factory=set, init=False)
     """Keys whose objects this run has deleted: there they need not be looked for."""
-    _records: dict[str, UploadRecord | StagedFile] = field(default_factory=dict, init=False)
+    _checked: dict[str, Callable[[], Awaitable[ObjectCheck]]] = field(default_factory=dict, init=False)
+    """Key → what looks whether the store has what was sent."""
     _checkpoints: int = field(default=0, init=False)
     """How many this run has written;"""
     _written: set[str] = field(default_factory=set, init=False)
     """and those of them that may still be there."""
     _dropped: set[str] = field(default_factory=set, init=False)
     """Of those and of earlier runs' the ones that nobody needs any more, and that could not be deleted yet."""
-    _unlisted: bool = field(default=False, init=False)
-    """Whether it was told that open uploads may not be listed."""
     _doubtful: float = field(default=float("-inf"), init=False)
     """Until when a deletion of ours whose answer did not come may still take effect."""
 
-    async def ensure(self, *, settled: bool = True) -> None:
+    async def ensure(self) -> None:
         """Make sure that the prefix is still ours.
-
-        Args:
-            settled: see :meth:`~riva_stream.lease.Lease.check`.
 
         Raises:
             HeldError: another run has taken over.
         """
-        await self.bucket.retrier("HeadObject", partial(self.lease.check, settled=settled))
+        await self.bucket.retrier("HeadObject", self.lease.check)
 
     @property
     def guarded(self) -> WritableBucket:
@@ -189,9 +184,8 @@ class Destination:
         self._written.add(key)
         await await_shielded(partial(self._put_checkpoint, key, data), grace=_CHECKPOINT_SECONDS)
         named = JournaledCheckpoint(key=key, sha256=hashlib.sha256(data).hexdigest(), offset=offset)
-        kept, dropped = self.checkpoints[: _KEPT_CHECKPOINTS - 1], self.checkpoints[_KEPT_CHECKPOINTS - 1 :]
-        self.checkpoints = [named, *kept]
-        self._dropped |= {old.key for old in dropped}
+        self._dropped |= {old.key for old in self.checkpoints[_KEPT_CHECKPOINTS - 1 :]}
+        self.checkpoints = [named, *self.checkpoints[: _KEPT_CHECKPOINTS - 1]]
         await self.lease.write()
         # What stays now goes with the next, or in the end: the newest is kept and named, whatever becomes of the others.
         try:
@@ -230,14 +224,10 @@ class Destination:
     async def _put_checkpoint(self, key: str, data: bytes) -> None:
         """Each attempt looks first: of what a run puts that has lost its prefix no journal tells."""
         bucket, body = self.guarded, body_of(data, self.uploads.check)
+        put = partial(bucket.once.put, key, body, content_type="application/json", metadata={})
 
         async def once() -> None:
-            await bucket.within(await bucket.look(), put)
-
-        async def put(window: Window | None) -> Stored:
-            return await bucket.once.put(
-                key, body, content_type="application/json", metadata={}, window=window
-            )
+            await bucket.within(await bucket.look(), lambda window: put(window=window))
 
         await bucket.retrier("PutObject", once)
 
@@ -378,7 +368,7 @@ class Destination:
         stored = await self.bucket.retrier("CompleteMultipartUpload", once)
         record = upload.record = self.uploads.record_of(upload, await self._as_kept(upload, stored))
         self._completed[upload.key] = record.stored.etag
-        self._records[upload.key] = record
+        self._checked[upload.key] = partial(verify_upload, self.run, record)
         self.run.meter.touch()
         return record
 
@@ -446,8 +436,7 @@ class Destination:
         Raises:
             HeldError: another run has taken over.
         """
-        attempt = 1
-        while True:
+        for attempt in range(1, _ATTEMPTS + 1):
             if name not in self._documents:
                 await self._open(name)
             upload = self._documents.pop(name)
@@ -458,7 +447,6 @@ class Destination:
             except RivaStreamError as error:
                 if error.where.code != "ConditionalRequestConflict" or attempt == _ATTEMPTS:
                     raise
-            attempt += 1
         await self.tag(record.key)
         await self.run.save_copy(name, data)
         file = StagedFile(
@@ -470,7 +458,7 @@ class Destination:
             version_id=record.stored.version_id,
             store_checksum=f"crc64nvme:{record.crc64nvme}" if record.crc64nvme else None,
         )
-        self._records[record.key] = file
+        self._checked[record.key] = partial(verify_document, self.run, file)
         return file
 
     async def verify(self, file: StagedFile) -> StagedFile:
@@ -545,7 +533,7 @@ class Destination:
             DigestMismatchError: an object is not what was sent, or the marker reads otherwise than it was written.
             HeldError: another run has taken over.
         """
-        self.checks += await gather_bounded(list(self._records.values()), self._verified)
+        self.checks += await gather_bounded(list(self._checked.values()), lambda check: check())
         await self.abort_foreign_uploads()
         await last()
         layout = self.run.layout
@@ -571,22 +559,11 @@ class Destination:
         await self.run.tagging.settle(self.bucket, self._tag, keys, older=older)
 
     async def _tag(self, key: str) -> None:
+        put = partial(self.bucket.once.put_tags, key, self.run.tagging.wanted)
+
         async def once() -> None:
-            put = partial(self.bucket.once.put_tags, key, self.run.tagging.wanted)
             window = await self.lease.check()
-            try:
-                await put(window=window)
-            except TransientError as error:
-                if error.where.code == REQUEST_EXPIRED:
-                    self.lease.expire()  # the next attempt renews it, and is signed anew
-                raise
-            except (AccessDeniedError, ConfigurationError):
-                if window is None:
-                    raise
-                await (
-                    self.lease.check()
-                )  # a store that takes no such signature for tags: they are no object's bytes
-                await put()
+            await self.guarded.within(window, lambda window: put(window=window), self.lease.check)
 
         await self.bucket.retrier("PutObjectTagging", once)
 
@@ -649,11 +626,10 @@ class Destination:
 
     async def _look(self, upload: Upload) -> Stored | None:
         """Of the marker's Complete: an earlier attempt, whose answer was lost, may have put it."""
-        if upload.key != self.run.layout.marker:
-            return None
-        info = await self.bucket.once.head_or_unseen(upload.key)
-        if info is not None and self.uploads.is_ours(info, upload):
-            return Stored(info.etag, info.version_id)
+        if upload.key == self.run.layout.marker:
+            info = await self.bucket.once.head_or_unseen(upload.key)
+            if info is not None and self.uploads.is_ours(info, upload):
+                return Stored(info.etag, info.version_id)
         return None
 
     async def _condition(self, key: str) -> tuple[dict[str, object], str | None]:
@@ -784,11 +760,6 @@ class Destination:
                 if everything or key in deployment:
                     await self._delete(key, etag)
 
-    async def _verified(self, record: UploadRecord | StagedFile) -> ObjectCheck:
-        if isinstance(record, UploadRecord):
-            return await verify_upload(self.run, record)
-        return await verify_document(self.run, record)
-
     async def abort_foreign_uploads(self) -> None:
         """Abort every upload of our keys that is not ours: of a run that held the prefix, created late."""
         found = await self.open_uploads()
@@ -807,13 +778,11 @@ class Destination:
         keys = {upload.key for upload in self.uploads.opened if upload.record is None}
         listed = await self.bucket.open_uploads(layout.prefix)
         if listed is None:
-            if not self._unlisted:
-                self._unlisted = True
-                run.warn(
-                    "list-uploads",
-                    "open uploads may not be listed (s3:ListBucketMultipartUploads): those that no journal names "
-                    "stay open until the bucket's lifecycle rule aborts them",
-                )
+            run.warn(
+                "list-uploads",
+                "open uploads may not be listed (s3:ListBucketMultipartUploads): those that no journal names "
+                "stay open until the bucket's lifecycle rule aborts them",
+            )
             return []
         found = list(listed)
         if not self.bucket.is_aws and not any(upload.key in keys for upload in found):

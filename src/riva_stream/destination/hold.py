@@ -86,7 +86,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         try:
             told = await _clean_up(destination, error)
         except Exception as broken:  # noqa: BLE001 - of a caller's own store; the first error is the one to tell
-            told = _single_error(error)
+            told = first_of(error)
             told.add_note(f"besides, the clean-up has failed: {type(broken).__name__}")
         try:
             raise told from None
@@ -103,18 +103,13 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         await lease.release()
 
 
-def _single_error(error: BaseException) -> BaseException:
-    """The error to tell."""
-    return first_of(error) if isinstance(error, BaseExceptionGroup) else error
-
-
 async def _clean_up(destination: Destination, error: BaseException) -> BaseException:
     """Leave what a run that has failed may leave; gives the error to tell."""
     lease, uploads = destination.lease, destination.uploads
     causes = leaves_of(error)
     if any(isinstance(cause, HeldError) for cause in causes):
         await _clean_up_after_takeover(destination)
-        return _single_error(error)
+        return first_of(error)
     has_failed = all(isinstance(cause, RivaStreamError) for cause in causes)  # else it was cancelled
     final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
     # Nothing of ours, nothing of whoever was there before.
@@ -127,9 +122,7 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
             swept = await _sweep(destination)
         except HeldError as lost:
             await _clean_up_after_takeover(destination)
-            return (
-                lost if any(isinstance(cause, RivaStreamError) for cause in causes) else _single_error(error)
-            )
+            return lost if any(isinstance(cause, RivaStreamError) for cause in causes) else first_of(error)
     nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
     if nothing_stays and await destination.forget_checkpoints():
         await lease.release()  # there is nothing to resume
@@ -137,7 +130,7 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
         # What failed, failed because the uploads are another run's now; some stores say so in odd words.
         await _clean_up_after_takeover(destination)
         return taken
-    return _single_error(error)
+    return first_of(error)
 
 
 async def _sweep(destination: Destination) -> bool:
@@ -178,15 +171,13 @@ async def resume(destination: Destination, identity: Identity) -> None:
         and before.identity == identity
         and not before.has_begun
     )
-    adoptable: list[JournaledUpload] = []
+    # One whose abort failed may be named beside the one in its place: an object is made of one of them.
+    best: dict[str, JournaledUpload] = {}
     if before is not None:
-        # One whose abort failed may be named beside the one in its place: an object is made of one of them.
-        best: dict[str, JournaledUpload] = {}
         for upload in before.uploads if resumable else ():
             if run.layout.is_payload(upload.key):
                 best[upload.key] = max(best.get(upload.key, upload), upload, key=lambda it: len(it.parts))
-        adoptable = list(best.values())
-        kept = {upload.upload_id for upload in adoptable}
+        kept = {upload.upload_id for upload in best.values()}
         unwanted = [
             OpenUpload(upload.key, upload.upload_id)
             for upload in before.uploads
@@ -196,7 +187,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
         await gather_bounded(unwanted, destination.abort)
     hidden = [
         upload
-        for upload in await gather_bounded(adoptable, partial(_adopt, destination))
+        for upload in await gather_bounded(list(best.values()), partial(_adopt, destination))
         if upload is not None
     ]
     if hidden:
@@ -239,8 +230,9 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUp
 
     listed = await ask_until_found(ask)
     if listed is not None:
-        uploaded = _uploaded_parts(listed, journaled.parts)
-        destination.uploads.adopt(journaled.key, journaled.upload_id, journaled.created_by, uploaded)
+        destination.uploads.adopt(
+            journaled.key, journaled.upload_id, journaled.created_by, _uploaded_parts(listed, journaled.parts)
+        )
         return None
     here = OpenUpload(journaled.key, journaled.upload_id)
     if refused:
@@ -308,18 +300,13 @@ def _uploaded_parts(
     listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]
 ) -> dict[int, UploadedPart]:
     """What the store has, with what the journal tells of each part that it names with the same ETag and size."""
-    told = {(part.number, part.size, part.etag): part for part in journaled}
-    uploaded: dict[int, UploadedPart] = {}
-    for part in listed:
-        same = told.get((part.number, part.size, part.etag))
-        uploaded[part.number] = UploadedPart(
-            part.size,
-            part.etag,
-            same.fingerprint if same else "",
-            part.crc64nvme,
-            same.crc64nvme if same else None,
-        )
-    return uploaded
+    told = {(part.number, part.size, part.etag): (part.fingerprint, part.crc64nvme) for part in journaled}
+
+    def uploaded(part: CompletedPart) -> UploadedPart:
+        fingerprint, sent = told.get((part.number, part.size, part.etag), ("", None))
+        return UploadedPart(part.size, part.etag, fingerprint, part.crc64nvme, sent)
+
+    return {part.number: uploaded(part) for part in listed}
 
 
 class _JournaledParts:

@@ -230,10 +230,9 @@ class Bucket:
                 yield entry
             if not page.truncated:
                 return
-            last = page.objects[-1].key if page.objects else ""
-            if last <= after:
+            if not page.objects or page.objects[-1].key <= after:
                 raise listing_is_stuck("ListObjectsV2", self.name, prefix)
-            after = last
+            after = page.objects[-1].key
 
     async def folders(self, prefix: str) -> AsyncGenerator[Folders]:
         """What lies directly below ``prefix``, page by page.
@@ -297,10 +296,16 @@ class WritableBucket(Bucket):
         """One attempt to create an upload, within the window."""
         return await self.within(window, lambda window: self.once.create_upload(key, window=window, **given))
 
-    async def within(self, window: Window | None, send: Callable[[Window | None], Awaitable[T]]) -> T:
+    async def within(
+        self,
+        window: Window | None,
+        send: Callable[[Window | None], Awaitable[T]],
+        look: Callable[[], Awaitable[object]] | None = None,
+    ) -> T:
         """One attempt at what the store refuses once the lease is over: nobody would look for what it leaves then.
 
-        Where such a signature is what is refused it goes without: readers see nothing of it either way.
+        Where such a signature is what is refused it goes without, after another look (:meth:`look`, if no other is
+        given): it is no object's bytes either way.
         """
         try:
             return await send(window)
@@ -310,5 +315,5 @@ class WritableBucket(Bucket):
                 self.guard.expire()  # the next attempt renews the lease, and is signed anew
             if window is None or error.retryable or code in EXPIRED:
                 raise
-        await self.look()
+        await (look or self.look)()
         return await send(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from riva_stream import clock
@@ -89,20 +90,18 @@ async def _confirmed(
     run: Run, key: str, size: int, stored: Stored, crc64nvme: str | None, created_by: str
 ) -> list[str]:
     """What was compared."""
-
-    async def once() -> list[str]:
-        info = await run.destination.once.head(key)
-        if info is None:
-            raise ContradictionError("the object was written, but it is not there")
-        return _compare(run, info, size, stored, crc64nvme, created_by)
-
-    return await retry_contradictions(run.destination, "HeadObject", once)
+    return await retry_contradictions(
+        run.destination, "HeadObject", partial(_compare, run, key, size, stored, crc64nvme, created_by)
+    )
 
 
-def _compare(
-    run: Run, info: ObjectInfo, size: int, stored: Stored, crc64nvme: str | None, created_by: str
+async def _compare(
+    run: Run, key: str, size: int, stored: Stored, crc64nvme: str | None, created_by: str
 ) -> list[str]:
-    where = Where("HeadObject", run.request.bucket, info.key)
+    info = await run.destination.once.head(key)
+    if info is None:
+        raise ContradictionError("the object was written, but it is not there")
+    where = Where("HeadObject", run.request.bucket, key)
     writer = info.metadata.get("run-id")
     if writer is None:
         raise ContradictionError("the object was written with a run id, and has none", where=where)

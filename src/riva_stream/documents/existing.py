@@ -145,20 +145,19 @@ async def inspect(run: Run) -> Existing:
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
     read: dict[str, Document] = {}
-    fetch = partial(bucket.get_confirming_absence, listed=existing.listed)
-    marker = await fetch_document(run, fetch, prefix + MARKER)
-    if marker is not None:
-        read[MARKER] = marker
-        told = understood(read).marker
-        vouched = () if told is None else (ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
-        for name in vouched:
-            document = await fetch_document(run, fetch, prefix + name)
-            if document is not None:
+    ask = partial(bucket.get_confirming_absence, listed=existing.listed)
+
+    async def fetch(*names: str) -> None:
+        for name in names:
+            if (document := await fetch_document(run, ask, prefix + name)) is not None:
                 read[name] = document
-    elif not existing.listed:
+
+    await fetch(MARKER)
+    if told := understood(read).marker:
+        await fetch(ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
+    elif not existing.listed and MARKER not in read:
         # A run that was interrupted in its commit has perhaps left more than its successor can see.
-        manifest = await fetch_document(run, fetch, prefix + MANIFEST_JSON)
-        read |= {MANIFEST_JSON: manifest} if manifest else {}
+        await fetch(MANIFEST_JSON)
     existing = replace(existing, documents=understood(read))
     is_upgrade = existing.is_by_reference and run.request.mode == "full"
     if existing.artifact is None or not (run.request.server_path or is_upgrade):
@@ -208,12 +207,11 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     names = [ARTIFACT_JSON if existing.manifest is None else MANIFEST_JSON, MARKER]
     names += DEPLOYMENT_DOCUMENTS if existing.deployment is not None else ()
     texts = existing.documents.texts
-    read = {name: len(texts[name]) for name in names if name in texts}
     known = {check.key for check in checks}
     return checks + [
-        ObjectCheck(key=run.request.prefix + name, size_bytes=size, by=["content"])
-        for name, size in read.items()
-        if run.request.prefix + name not in known
+        ObjectCheck(key=run.request.prefix + name, size_bytes=len(texts[name]), by=["content"])
+        for name in names
+        if name in texts and run.request.prefix + name not in known
     ]
 
 

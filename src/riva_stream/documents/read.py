@@ -95,7 +95,11 @@ class Documents:
     @property
     def problem(self) -> str:
         """Why what is marked as staged cannot be used, as far as marker and what it vouches for tell; else ""."""
-        return self.deployment_problem if self.is_bintarball else self._problem
+        if self.is_bintarball:
+            return self.deployment_problem
+        if self.marker is None:
+            return "its marker is not one of this tool's"
+        return self.problem_of(ARTIFACT_JSON, "the marker", self.marker.artifact_sha256)
 
     @property
     def run_id(self) -> str | None:
@@ -113,9 +117,8 @@ class Documents:
     @property
     def reference(self) -> ObjectReference | None:
         """The archive where it lies, of a bintarball reference."""
-        if not self.is_bintarball or self.deployment is None:
-            return None
-        return self.deployment.bintarball_references.model_archive
+        found = self.deployment if self.is_bintarball else None
+        return found.bintarball_references.model_archive if found else None
 
     @property
     def source(self) -> str | None:
@@ -132,12 +135,6 @@ class Documents:
         if self.ready is None:
             return f"its {DEPLOYMENT_READY} is not one of this tool's"
         return self.problem_of(DEPLOYMENT_JSON, DEPLOYMENT_READY, self.ready.deployment_sha256)
-
-    @property
-    def _problem(self) -> str:
-        if self.marker is None:
-            return "its marker is not one of this tool's"
-        return self.problem_of(ARTIFACT_JSON, "the marker", self.marker.artifact_sha256)
 
     def problem_of(self, name: str, marker: str, sha256: str | None) -> str:
         """Why a document cannot be used, or "". ``sha256``: what its marker says; None: it says nothing."""
@@ -166,7 +163,7 @@ async def read_documents(
     marked_by = reading.marked_by
     wanted = DEPLOYMENT_DOCUMENTS if marked_by == DEPLOYMENT_READY else names
     await reading.one(marked_by, again=listed)
-    if reading.has_any:
+    if reading.read or reading.wrong:
         await gather_bounded([name for name in wanted if name != marked_by], reading.one)
     found = reading.found(wanted)
     if missing := [name for name in found.missing if name in wanted]:
@@ -185,10 +182,6 @@ class _Reading:
     read: dict[str, InStore] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
-
-    @property
-    def has_any(self) -> bool:
-        return bool(self.read or self.wrong)
 
     async def one(self, name: str, *, again: bool = False) -> None:
         """Read one, if it is there; ``again``: it should be."""
@@ -233,21 +226,17 @@ def understood(
     found: Mapping[str, InStore], unreadable: Mapping[str, str] | None = None, *, marked_by: str = MARKER
 ) -> Documents:
     """What was read, by name, and why others could not be."""
-    read: dict[type[Document], Document] = {}
+    read: list[Document | None] = []
     wrong = dict(unreadable or {})
     for name, text in found.items():
         try:
-            document = KINDS[name].parse(text.data)
+            read.append(KINDS[name].parse(text.data))
         except ValueError as error:  # pydantic's and Unicode's are of this kind
             why = f"it cannot be understood: {error}"
             wrong[name] = why if KINDS[name].is_json else "it is not a marker of this tool's"
-        else:
-            if document is not None:
-                read[type(document)] = document
 
     def of(kind: type[D]) -> D | None:
-        document = read.get(kind)
-        return document if isinstance(document, kind) else None
+        return next((document for document in read if isinstance(document, kind)), None)
 
     return Documents(
         {name: text.data for name, text in found.items()},

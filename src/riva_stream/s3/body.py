@@ -60,9 +60,6 @@ class SentBody(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Send every piece, waiting whenever the socket is full."""
         for piece in self._pieces:
-            if len(piece) <= _STEP:
-                await writer.write(piece)
-                continue
             view = memoryview(piece)
             for start in range(0, len(view), _STEP):
                 await writer.write(view[start : start + _STEP])

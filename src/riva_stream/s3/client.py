@@ -59,9 +59,14 @@ class S3Store(ListRequests, RuleRequests):
         self._client = client
         self._reopen = reopen
         self._options = options
-        self.is_aws = is_aws
+        self._is_aws = is_aws
         self._spoke_s3 = False
         """Whether a HEAD was once answered as S3 answers it."""
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether this is AWS itself."""
+        return self._is_aws
 
     async def renew(self) -> bool:
         """Read the credentials anew. Requests under way keep the client they began with."""

@@ -77,12 +77,9 @@ def guard(core: Any, *, limit: float, warn: Warn) -> None:
     resolver = core.get_component("credential_provider")
     for provider in resolver.providers:
         _prepare(provider)
-        builder = getattr(provider, "_profile_provider_builder", None)
-        if builder is not None:  # makes the links of a source_profile, when it is come to
-            for name in (
-                "_create_process_provider",
-                "_create_web_identity_provider",
-            ):  # the SDK has no hook for it
+        # What makes the links of a source_profile, when it is come to; the SDK has no hook for it.
+        if (builder := getattr(provider, "_profile_provider_builder", None)) is not None:
+            for name in ("_create_process_provider", "_create_web_identity_provider"):
                 setattr(builder, name, partial(_made, getattr(builder, name)))
     resolver.providers = [_Guarded(provider, limit, warn) for provider in resolver.providers]
 
@@ -216,11 +213,9 @@ def _cleaned(values: dict[str, Any], method: str, warn: Warn) -> dict[str, Any]:
             continue
         if not isinstance(value, str) or not value.strip():
             raise _unusable(source_of(method), f"{words} is empty, or is no text")
-        stripped = value.strip()
-        if stripped != value:
+        if (stripped := value.strip()) != value:
             warn(f"blanks or line breaks around {words} ({source_of(method)}) are ignored")
-        odd = next((kind for kind in map(partial(_oddity, name), stripped) if kind), "")
-        if odd:
+        if odd := next(filter(None, map(partial(_oddity, name), stripped)), ""):
             raise ConfigurationError(
                 f"{words} has {odd} in it, which no request can carry",
                 where=_WHERE,
@@ -232,49 +227,41 @@ def _cleaned(values: dict[str, Any], method: str, warn: Warn) -> dict[str, Any]:
 
 def _oddity(name: str, letter: str) -> str:
     """What is wrong with one character; empty for nothing. A secret is only hashed, so that it may have blanks."""
-    code = ord(letter)
-    if 0xD800 <= code <= 0xDFFF:  # noqa: PLR2004 - a surrogate: a byte of the environment that was no UTF-8
-        return "something that is not UTF-8"
-    if letter in "\r\n":
-        return "a line break"
-    if code < ord(" ") or code == _DELETE:
-        return "a control character"
-    if code > _LATIN_1 or (name != "secret_key" and code > _DELETE):
-        return "a character that is no letter of a key"
-    return "a blank" if letter.isspace() and (name != "secret_key" or code != ord(" ")) else ""
+    code, is_secret = ord(letter), name == "secret_key"
+    rows = (
+        # a surrogate: a byte of the environment that was no UTF-8
+        (0xD800 <= code <= 0xDFFF, "something that is not UTF-8"),  # noqa: PLR2004
+        (letter in "\r\n", "a line break"),
+        (code < ord(" ") or code == _DELETE, "a control character"),
+        (code > (_LATIN_1 if is_secret else _DELETE), "a character that is no letter of a key"),
+        (letter.isspace() and not (is_secret and letter == " "), "a blank"),
+    )
+    return next((kind for is_odd, kind in rows if is_odd), "")
 
 
-def _prepare(provider: Any) -> None:
+def _prepare(provider: Any) -> Any:
     """Let a helper end with us, and a file not be waited for; these are arguments that the chain does not pass on."""
     if isinstance(provider, AioProcessProvider):
         provider._popen = start_helper  # noqa: SLF001
     elif isinstance(provider, AioAssumeRoleWithWebIdentityProvider):
-        provider._token_loader_cls = _WebIdentityToken  # noqa: SLF001
+        provider._token_loader_cls = lambda path: partial(_web_identity_token, path)  # noqa: SLF001
     elif isinstance(provider, AioContainerProvider):
         provider._build_headers = partial(_headers, provider, provider._build_headers)  # noqa: SLF001
-
-
-def _made(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    provider = make(*args, **options)
-    _prepare(provider)
     return provider
 
 
-class _WebIdentityToken:
+def _made(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    return _prepare(make(*args, **options))
+
+
+def _web_identity_token(path: str) -> str:
     """In place of the SDK's, which opens whatever is there: a pipe would hold up the event loop."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __call__(self) -> str:
-        return _token_in(self._path, AioAssumeRoleWithWebIdentityProvider.METHOD).decode()
+    return _token_in(path, AioAssumeRoleWithWebIdentityProvider.METHOD).decode()
 
 
 def _headers(provider: Any, build: Callable[[], Any]) -> Any:
-    path = os.environ.get(  # where botocore itself is about to look for it
-        provider.ENV_VAR_AUTH_TOKEN_FILE
-    )
-    if path is not None:
+    # where botocore itself is about to look for it
+    if (path := os.environ.get(provider.ENV_VAR_AUTH_TOKEN_FILE)) is not None:
         _token_in(path, provider.METHOD)
     return build()
 

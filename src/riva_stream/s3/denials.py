@@ -25,8 +25,7 @@ def denied(code: str, message: str, place: Where) -> AccessDeniedError:
     if not action and "kms" in message.lower():
         action = KMS_ACTIONS[0]
     if action.startswith("kms:"):
-        key = resource or "the key of the bucket"
-        right = f"{' and '.join(KMS_ACTIONS)} on {key}"
+        right = f"{' and '.join(KMS_ACTIONS)} on {resource or 'the key of the bucket'}"
     else:
         right = describe_rights(place.operation)
     hint = f"the credentials need {right}"

@@ -26,9 +26,6 @@ from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, open_se
 
 __all__ = ["BucketInfo", "CredentialsInfo", "DiagnosticClient", "Identity", "open_diagnostic_client"]
 
-_UNEXPLAINED = (400, 401, 403)
-_STS_ENDPOINT = "AWS_ENDPOINT_URL_STS"
-
 
 @dataclass(frozen=True, slots=True)
 class CredentialsInfo:
@@ -108,15 +105,18 @@ class DiagnosticClient:
             resolved: returns when a URL's host has an address, or raises; it can be cancelled, unlike the SDK's resolver.
         """
         # botocore's own variable, and no setting of ours.
-        if not self.is_aws and not os.environ.get(_STS_ENDPOINT):
+        if not self.is_aws and not os.environ.get("AWS_ENDPOINT_URL_STS"):
             return None
         loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.prepared
         for kind in ("service-2", "endpoint-rule-set-1"):
             await clock.in_thread(partial(loader.load_service_model, "sts", kind, api_version=None))
         config = AioConfig(retries={"mode": "standard", "total_max_attempts": 1})
-        arguments: dict[str, Any] = {"config": config, "region_name": self._client.meta.region_name}
-        if self._settings.ca_bundle is not None:
-            arguments["verify"] = str(self._settings.ca_bundle)
+        bundle = self._settings.ca_bundle
+        arguments = {
+            "config": config,
+            "region_name": self._client.meta.region_name,
+            "verify": bundle and str(bundle),
+        }
         with translated("GetCallerIdentity", ""):
             async with open_service(self.session, "sts", arguments) as client:
                 await resolved(client.meta.endpoint_url)
@@ -158,7 +158,7 @@ class DiagnosticClient:
         Raises:
             ConfigurationError: the store does not accept the credentials.
         """
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _UNEXPLAINED:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in {400, 401, 403}:
             return
         try:
             with translated("ListObjectsV2", bucket):

@@ -121,8 +121,7 @@ _NETWORK = (
     aiohttp.ClientError,
     asyncio.TimeoutError,
     OSError,
-)
-_BROKEN_ANSWERS = (
+    # and answers that are broken
     boto.ChecksumError,
     boto.FlexibleChecksumError,
     boto.ConnectionError,
@@ -170,7 +169,7 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
         raise ConfigurationError(
             "no region is set", where=where, hint="set AWS_REGION or pass --region"
         ) from error
-    except (*_NETWORK, *_BROKEN_ANSWERS) as error:
+    except _NETWORK as error:
         raise transport_error(error, where) from error
     except boto.BotoCoreError as error:
         # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
@@ -197,8 +196,9 @@ def parsed(operation: str, bucket: str, key: str = "", **details: Any) -> Iterat
 
 def refusal(operation: str, bucket: str, key: str, code: str, status: int, **details: Any) -> RivaStreamError:
     """What a store's refusal comes to, for stores that are not behind the SDK; ``details`` are fields of ``Where``."""
-    place = Where(operation=operation, bucket=bucket, key=key, code=code, status=status, **details)
-    return _known(code, "", status, place, None, None)
+    return _known(
+        code, "", status, Where(operation, bucket, key, code=code, status=status, **details), None, None
+    )
 
 
 def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
@@ -217,8 +217,9 @@ def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
     )
     is_bare = code in _BARE or code == str(status)
     region = headers.get("x-amz-bucket-region") or told.get("Region")
-    in_front = proxy_refusal(status, message, place, headers) if is_bare else None
-    found = in_front or _known(code, message, status, place, region, now_of(answer))
+    found = (is_bare and proxy_refusal(status, message, place, headers)) or _known(
+        code, message, status, place, region, now_of(answer)
+    )
     if not is_bare and message and message not in found.what:
         found.what = f"{found.what}; the store says: {message}"
     return found

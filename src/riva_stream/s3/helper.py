@@ -13,8 +13,6 @@ import anyio
 
 __all__ = ["Helper", "start_helper"]
 
-_REAPING_SECONDS = 1.0
-
 
 class Helper:
     """A helper under way, as the SDK uses one: ``communicate()``, then ``returncode``."""
@@ -37,7 +35,7 @@ class Helper:
                     os.kill(pid, signal.SIGKILL)
             # Its pipes may be held by something that has left the family.
             self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
-            with anyio.move_on_after(_REAPING_SECONDS, shield=True):
+            with anyio.move_on_after(1.0, shield=True):
                 await self._process.wait()
             raise
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +27,7 @@ from riva_stream.errors import (
     RivaStreamError,
     ThrottledError,
 )
+from riva_stream.flow.digest import md5_of
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import PartBody
 from riva_stream.s3.scratch import ScratchUpload, discard_message, scratch_upload
@@ -74,7 +76,7 @@ _RIGHT: dict[EnforcedCheck, PartBody] = {
     "md5": PartBody(
         (_BYTES,),
         len(_BYTES),
-        md5=base64.b64encode(hashlib.md5(_BYTES, usedforsecurity=False).digest()).decode(),
+        md5=base64.b64encode(md5_of((_BYTES,))).decode(),
     ),
 }
 
@@ -107,12 +109,10 @@ async def probe_uploads(
     tried = [name for name in _WRONG if wanted in {"auto", name}]
     if "crc64nvme" in tried:
         # Declared when the upload is created; some stores then take no other checksum, and some refuse to declare.
-        try:
-            found = await probe.first_enforced(["crc64nvme"], declare=True)
-        except (AccessDeniedError, ConfigurationError):
-            found = None  # if that is for another reason, what follows is refused too
-        if found:
-            return found
+        # If that is for another reason, what follows is refused too.
+        with suppress(AccessDeniedError, ConfigurationError):
+            if found := await probe.first_enforced(["crc64nvme"], declare=True):
+                return found
         tried.remove("crc64nvme")
     if tried and (found := await probe.first_enforced(tried, declare=False)):
         return found
@@ -138,14 +138,13 @@ async def try_aborting(bucket: WritableBucket, key: str) -> None:
         await bucket.abort_upload(key, MISSING_UPLOAD)
     except AccessDeniedError:
         raise
-    except RivaStreamError as error:
+    except RivaStreamError as error:  # stores find different words for what is not there
         if error.where.code in _LACKING or error.where.status in _LACKING_STATUS:
             raise ConfigurationError(
                 f"the store cannot abort uploads, so nothing is begun that would have to stay: {error.what}",
                 where=error.where,
                 hint="stage to another store: see riva-stream docs reliability for what one has to support",
             ) from error
-        return  # stores find different words for what is not there
 
 
 @dataclass(eq=False)
@@ -168,8 +167,7 @@ class _Probe:
         async with scratch_upload(self.bucket, self.key, left=self.left) as upload:
             etag = await self.bucket.upload_part(upload.key, upload.upload_id, 1, body)
             most = await self._most_parts(upload, body)
-        is_md5 = etag == hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
-        return Probed("etag" if is_md5 else "none", most)
+        return Probed("etag" if etag == md5_of((_BYTES,)).hex() else "none", most)
 
     async def _most_parts(self, upload: ScratchUpload, body: PartBody) -> int:
         """The largest number that a part may have: two requests on most stores, 14 at most."""
@@ -195,10 +193,8 @@ class _Probe:
 
     async def _is_enforced(self, upload: ScratchUpload, name: EnforcedCheck) -> bool:
         code = await self._refusal(upload, _WRONG[name])
-        if code is None:
-            return False
-        if any(word in code for word in _VERDICT):
-            return True
+        if code is None or any(word in code for word in _VERDICT):
+            return code is not None
         return (
             await self._refusal(upload, _RIGHT[name]) is None
             and await self._refusal(upload, _WRONG[name]) is not None

@@ -8,7 +8,7 @@ is said.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,10 +27,6 @@ CREATE_SECONDS = 30.0
 CLEANUP_SECONDS = 10.0
 
 Make = Callable[[Mapping[str, str]], Awaitable[str]]
-
-
-async def _untagged(make: Make) -> str:
-    return await make(NO_TAGS)
 
 
 def discard_message(_: str) -> None:
@@ -71,7 +67,7 @@ class ScratchUpload:
             RivaStreamError: it cannot be aborted.
         """
         upload_id = self.upload_id
-        await self._abort(upload_id)
+        await self.bucket.abort_upload(self.key, upload_id)
         self._open.remove(upload_id)
 
     async def complete(self, part: CompletedPart) -> Stored:
@@ -114,17 +110,12 @@ class ScratchUpload:
         """Abort whatever is open; gives what could not be aborted. Not to be cancelled."""
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             for upload_id in list(self._open):
-                try:
-                    await self._abort(upload_id)
-                except RivaStreamError:
-                    continue
-                self._open.remove(upload_id)
+                with suppress(RivaStreamError):
+                    await self.bucket.abort_upload(self.key, upload_id)
+                    self._open.remove(upload_id)
             if self._unsure:
-                try:
+                with suppress(RivaStreamError):
                     await self._sweep()
-                except RivaStreamError:
-                    pass
-                else:
                     self._unsure = 0
         place = f"s3://{self.bucket.name}/{self.key}"
         left = [f"an open upload of {place}"] * len(self._open)
@@ -156,9 +147,6 @@ class ScratchUpload:
         self._open.append(upload_id)
         return upload_id
 
-    async def _abort(self, upload_id: str) -> None:
-        await self.bucket.abort_upload(self.key, upload_id)
-
     async def _sweep(self) -> None:
         """By the exact key: that listing every store has.
 
@@ -169,7 +157,7 @@ class ScratchUpload:
         await self.bucket.require_no_holder_but_us()
         for upload in found:
             if upload.key == self.key:
-                await self._abort(upload.upload_id)
+                await self.bucket.abort_upload(self.key, upload.upload_id)
 
 
 @asynccontextmanager
@@ -179,7 +167,7 @@ async def scratch_upload(
     *,
     declare: bool = False,
     limit: float = CREATE_SECONDS,
-    tagged: Callable[[Make], Awaitable[str]] = _untagged,
+    tagged: Callable[[Make], Awaitable[str]] = lambda make: make(NO_TAGS),
     left: Callable[[str], None] = discard_message,
 ) -> AsyncIterator[ScratchUpload]:
     """An open upload, for as long as the block lasts.

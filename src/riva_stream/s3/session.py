@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.loaders import Loader, create_loader
 
 from riva_stream import clock
-from riva_stream.errors import ConfigurationError
+from riva_stream.errors import ConfigurationError, Where
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
 from riva_stream.s3.config_files import read_configuration, understood_values
@@ -36,9 +36,6 @@ from riva_stream.s3.rules import keep_raw_lifecycle
 from riva_stream.s3.windows import WINDOWED, choose_window, without_signed_url
 
 __all__ = ["StoreSettings", "client_of", "is_aws_url", "open_service", "open_store", "prepared"]
-
-_CONNECT_TIMEOUT = 10.0
-_SIGNED_HERE = ("PutObject", "UploadPart")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
                 client = await stack.enter_async_context(client_of(made, settings))
             for operation in WINDOWED:  # before the next one: the first that chooses has chosen
                 client.meta.events.register(f"choose-signer.s3.{operation}", choose_window)
-            for operation in _SIGNED_HERE:
+            for operation in ("PutObject", "UploadPart"):
                 client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
                 client.meta.events.register(f"before-call.s3.{operation}", _no_expect)
             keep_raw_lifecycle(client)
@@ -90,8 +87,9 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
             return client
 
         client = await open_client()
-        is_aws = is_aws_url(client.meta.endpoint_url)
-        yield S3Store(client, is_aws=is_aws, options=settings.options, reopen=open_client)
+        yield S3Store(
+            client, is_aws=is_aws_url(client.meta.endpoint_url), options=settings.options, reopen=open_client
+        )
 
 
 class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
@@ -148,12 +146,36 @@ async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
 
 
 def _make_session(settings: StoreSettings) -> tuple[Any, str]:
-    """The session, and what was ignored in making it."""
-    session, ignored = _named_session(settings)
-    core = session._session  # noqa: SLF001 - aioboto3 offers no other way to its loader
+    """The session, of the profile that was asked for, and what was ignored in making it."""
+    # What botocore would take by itself: the command line leaves there what its settings have found.
+    inherited = os.environ.get("AWS_PROFILE") or None
+    # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
+    # stop a run that has other credentials. Left to itself botocore fails on an AWS_PROFILE that is empty or unknown.
+    asked_for = settings.profile if settings.profile != inherited else None
+    name, ignored = asked_for or inherited, ""
+    core = AioSession(session_vars={"profile": (None, None, None, None)})
+    read_configuration(core)
+    if name is not None:
+        with translated("LoadProfile", ""):
+            known = core.available_profiles
+        if name in known:
+            core = AioSession(session_vars={"profile": (None, None, inherited, None)})
+            if asked_for:
+                core.set_config_variable("profile", asked_for)
+        elif asked_for:
+            raise ConfigurationError(
+                f"there is no profile {name!r} in the AWS configuration",
+                hint=f"known profiles: {', '.join(known) or 'none'}; or leave it out, and set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or run where a role gives some",
+            )
+        else:
+            ignored = f"AWS_PROFILE names {name!r}, which is in no AWS configuration file: it is ignored"
+    session = aioboto3.Session(botocore_session=core)
     with understood_values(core):
         loader = _loader_of(core.get_config_variable("data_path"))
-    core.register_component("data_loader", loader)
+    core.register_component(
+        "data_loader", loader
+    )  # after the session, which adds a path of its own to the one before
     return session, ignored
 
 
@@ -161,35 +183,6 @@ def _make_session(settings: StoreSettings) -> tuple[Any, str]:
 def _loader_of(data_path: str | None) -> Loader:
     """What reads the SDK's models, and keeps them: once for all sessions of this process, and not 60 ms for each."""
     return create_loader(data_path)
-
-
-def _named_session(settings: StoreSettings) -> tuple[Any, str]:
-    """Of the profile that was asked for."""
-    # What botocore would take by itself: the command line leaves there what its settings have found.
-    inherited = os.environ.get("AWS_PROFILE") or None
-    # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
-    # stop a run that has other credentials. Left to itself botocore fails on an AWS_PROFILE that is empty or unknown.
-    asked_for = settings.profile if settings.profile != inherited else None
-    name = asked_for or inherited
-    core = AioSession(session_vars={"profile": (None, None, None, None)})
-    read_configuration(core)
-    if name is None:
-        return aioboto3.Session(botocore_session=core), ""
-    with translated("LoadProfile", ""):
-        known = core.available_profiles
-    if name in known:
-        core = AioSession(session_vars={"profile": (None, None, inherited, None)})
-        if asked_for:
-            core.set_config_variable("profile", asked_for)
-        return aioboto3.Session(botocore_session=core), ""
-    if asked_for:
-        raise ConfigurationError(
-            f"there is no profile {name!r} in the AWS configuration",
-            hint=f"known profiles: {', '.join(known) or 'none'}; or leave it out, and set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or run where a role gives some",
-        )
-    ignored = f"AWS_PROFILE names {name!r}, which is in no AWS configuration file: it is ignored"
-    return aioboto3.Session(botocore_session=core), ignored
 
 
 def _warm(session: Any, settings: StoreSettings) -> None:
@@ -209,13 +202,14 @@ def _warm(session: Any, settings: StoreSettings) -> None:
             hint="check --ca-bundle, AWS_CA_BUNDLE and ca_bundle in the AWS configuration",
         )
     if settings.ca_bundle is not None:
-        with translated("LoadCABundle", ""):
-            try:
-                ssl.create_default_context(cafile=str(settings.ca_bundle))
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigurationError(
-                    f"the CA bundle {settings.ca_bundle} cannot be read: {error}", hint="check --ca-bundle"
-                ) from error
+        try:
+            ssl.create_default_context(cafile=str(settings.ca_bundle))
+        except OSError as error:  # of TLS, too
+            raise ConfigurationError(
+                f"the CA bundle {settings.ca_bundle} cannot be read: {error}",
+                where=Where(operation="LoadCABundle"),
+                hint="check --ca-bundle",
+            ) from error
 
 
 @asynccontextmanager
@@ -249,8 +243,7 @@ def _client_arguments(settings: StoreSettings, core: Any) -> dict[str, Any]:
     """What every client is made with."""
     s3: dict[str, Any] = {"payload_signing_enabled": False}
     endpoint_url = settings.endpoint_url or _configured_endpoint(core)
-    style = _addressing(settings, core, has_endpoint=endpoint_url is not None)
-    if style is not None:
+    if (style := _addressing(settings, core, has_endpoint=endpoint_url is not None)) is not None:
         s3["addressing_style"] = style
     region = settings.region or core.get_config_variable("region")
     if region is None and endpoint_url is not None:
@@ -258,7 +251,7 @@ def _client_arguments(settings: StoreSettings, core: Any) -> dict[str, Any]:
     config = AioConfig(
         region_name=region,
         signature_version=UNSIGNED if settings.unsigned else None,
-        connect_timeout=_CONNECT_TIMEOUT,
+        connect_timeout=10.0,
         read_timeout=settings.read_timeout,
         max_pool_connections=settings.connections,
         retries={"mode": "standard", "total_max_attempts": 1},
@@ -267,20 +260,21 @@ def _client_arguments(settings: StoreSettings, core: Any) -> dict[str, Any]:
         s3=s3,
         http_session_cls=_SentOnce,
     )
-    arguments: dict[str, Any] = {"config": config, "region_name": region}
-    if settings.endpoint_url is not None:
-        arguments["endpoint_url"] = settings.endpoint_url
-    if settings.ca_bundle is not None:
-        arguments["verify"] = str(settings.ca_bundle)
-    return arguments
+    return {
+        "config": config,
+        "region_name": region,
+        "endpoint_url": settings.endpoint_url,
+        "verify": settings.ca_bundle and str(settings.ca_bundle),
+    }
 
 
 def _configured_endpoint(core: Any) -> str | None:
     """The endpoint of the AWS configuration or the environment, which the SDK takes where it is given none."""
     if core.get_config_variable("ignore_configured_endpoint_urls"):
         return None
-    provider = ConfiguredEndpointProvider(core.full_config, core.get_scoped_config(), client_name="s3")
-    found: str | None = provider.provide()
+    found: str | None = ConfiguredEndpointProvider(
+        core.full_config, core.get_scoped_config(), client_name="s3"
+    ).provide()
     return found
 
 
@@ -301,8 +295,7 @@ def _pay(payer: str, params: dict[str, Any], model: Any, **_: Any) -> dict[str, 
 
 def is_aws_url(endpoint_url: str) -> bool:
     """Whether this is AWS itself; the endpoint may also come from the environment or the profile."""
-    host = urlsplit(endpoint_url).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    return (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _choose_signer(signature_version: Any = None, **_: Any) -> str | None:

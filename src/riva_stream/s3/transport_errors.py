@@ -30,7 +30,6 @@ _LOCAL = {
     *(errno.ENAMETOOLONG, errno.EROFS, errno.E2BIG, errno.ENXIO, errno.ENODEV, errno.EINVAL),
 }
 """Error numbers of files and programs of this host; a connection that fails with one is told apart by its class."""
-_TOO_FEW = {errno.EMFILE, errno.ENFILE}
 _CERTIFICATE_FILES = {"X509", "PEM", "ASN1"}
 """The parts of OpenSSL that read files; its others speak with the server."""
 
@@ -43,7 +42,7 @@ def transport_error(error: BaseException, where: Where) -> RivaStreamError:
     if is_local(cause):
         return _of_this_host(cause, where)
     hint = "check the network, and that --endpoint-url (AWS_ENDPOINT_URL) is right"
-    if getattr(cause, "errno", None) in _TOO_FEW:
+    if getattr(cause, "errno", None) in {errno.EMFILE, errno.ENFILE}:
         hint = (
             "this host gives the process too few open files: raise ulimit -n, or pass a smaller --connections"
         )
@@ -150,16 +149,12 @@ def proxy_refusal(
     status: int | None, message: str, place: Where, headers: Mapping[str, str]
 ) -> ConfigurationError | None:
     """A refusal without an S3 code, where S3 would have sent one: something that stands in front of the store."""
-    if status == _PROXY_AUTHENTICATION:
-        return _proxy_error(status, message, place, _answered_by(headers))
-    if status != _FORBIDDEN or any(name.startswith("x-amz") for name in headers):
-        return None
     is_page = headers.get("content-type", "").startswith("text/html") and headers.get("content-length") != "0"
-    if place.operation.startswith("Head") and not is_page and not _OF_A_PROXY & headers.keys():
-        return None  # a HEAD's answer has no body to tell by: mostly it is S3's own
-    return _proxy_error(status, message, place, _answered_by(headers))
-
-
-def _answered_by(headers: Mapping[str, str]) -> str:
+    # a HEAD's answer has no body to tell by: mostly it is S3's own
+    is_head = place.operation.startswith("Head") and not is_page and not _OF_A_PROXY & headers.keys()
+    is_own = status != _FORBIDDEN or is_head or any(name.startswith("x-amz") for name in headers)
+    if status is None or (is_own and status != _PROXY_AUTHENTICATION):
+        return None
     name = headers.get("via") or headers.get("server")
-    return "something in front of the store" + (f" ({one_line(name)})" if name else "")
+    who = "something in front of the store" + (f" ({one_line(name)})" if name else "")
+    return _proxy_error(status, message, place, who)

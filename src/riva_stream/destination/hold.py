@@ -255,13 +255,12 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
             before.checkpoints,
         )
     current, existing = destination.uploads, destination.existing
-    uploads = [*current.opened, *current.adopted.values(), *current.unsure]
     stale = set(before.leaves() if before else ())
     if destination.committing and not existing.listed:
         stale |= existing.manifest_keys()  # the manifest that names it is about to be replaced or deleted
     return JournalContent(
         destination.identity if destination.adoptable else None,
-        [journaled.of(upload) for upload in uploads],
+        [journaled.of(upload) for upload in (*current.opened, *current.adopted.values(), *current.unsure)],
         destination.committing,
         sorted(stale),
         destination.checkpoints,

@@ -159,50 +159,41 @@ async def read_documents(
         names: of documents.
         listed: a listing has shown the marker, or it should be there.
     """
-    reading = _Reading(bucket, prefix, marker_at(prefix))
-    marked_by = reading.marked_by
+    marked_by = marker_at(prefix)
     wanted = DEPLOYMENT_DOCUMENTS if marked_by == DEPLOYMENT_READY else names
-    await reading.one(marked_by, again=listed)
-    if reading.read or reading.wrong:
-        await gather_bounded([name for name in wanted if name != marked_by], reading.one)
-    found = reading.found(wanted)
-    if missing := [name for name in found.missing if name in wanted]:
-        await gather_bounded(missing, partial(reading.one, again=True))
-        found = reading.found(wanted)
-    return found if found.is_bintarball else _without_foreign(found)
+    read: dict[str, InStore] = {}
+    wrong: dict[str, str] = {}
+    hidden: list[str] = []
 
-
-@dataclass(eq=False)
-class _Reading:
-    """Documents of one staging, while they are read."""
-
-    bucket: Bucket
-    prefix: str
-    marked_by: str
-    read: dict[str, InStore] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)
-    hidden: list[str] = field(default_factory=list)
-
-    async def one(self, name: str, *, again: bool = False) -> None:
+    async def look(name: str, *, again: bool = False) -> None:
         """Read one, if it is there; ``again``: it should be."""
-        ask = self.bucket.get_confirming_absence if again else self.bucket.get
+        ask = bucket.get_confirming_absence if again else bucket.get
         try:
-            document = await ask(self.prefix + name, limit=DOCUMENT_LIMIT)
+            document = await ask(prefix + name, limit=DOCUMENT_LIMIT)
         except IntegrityError as error:
-            self.wrong[name] = error.what
+            wrong[name] = error.what
         except AccessDeniedError:
-            if name not in DEPLOYMENT_DOCUMENTS or self.marked_by in DEPLOYMENT_DOCUMENTS:
+            if name not in DEPLOYMENT_DOCUMENTS or marked_by in DEPLOYMENT_DOCUMENTS:
                 raise
             # most stagings have none: that must not keep the rest from being looked at
-            self.hidden.append(name)
+            hidden.append(name)
         else:
             if document is not None:
-                self.read[name] = document
+                read[name] = document
 
-    def found(self, names: Sequence[str]) -> Documents:
+    def so_far() -> Documents:
         """What they are, in the order of their names."""
-        read = {name: self.read[name] for name in names if name in self.read}
-        return replace(understood(read, self.wrong, marked_by=self.marked_by), hidden=sorted(self.hidden))
+        in_order = {name: read[name] for name in wanted if name in read}
+        return replace(understood(in_order, wrong, marked_by=marked_by), hidden=sorted(hidden))
+
+    await look(marked_by, again=listed)
+    if read or wrong:
+        await gather_bounded([name for name in wanted if name != marked_by], look)
+    found = so_far()
+    if missing := [name for name in found.missing if name in wanted]:
+        await gather_bounded(missing, partial(look, again=True))
+        found = so_far()
+    return found if found.is_bintarball else _without_foreign(found)
 
 
 def _without_foreign(documents: Documents) -> Documents:

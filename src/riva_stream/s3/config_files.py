@@ -22,23 +22,11 @@ from botocore.exceptions import (
 
 from riva_stream.errors import ConfigurationError, Where
 
-__all__ = ["malformed", "read_configuration", "understood_values"]
+__all__ = ["malformed", "understood_values"]
 
 _NOT_UNDERSTOOD = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
 """What the SDK raises at a value of another kind than it expects, from wherever it comes to it first."""
 _KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-
-
-def read_configuration(core: Any) -> None:
-    """Have a session read both files. Blocks; for a worker thread.
-
-    Raises:
-        ConfigurationError: one of them cannot be parsed.
-    """
-    try:
-        core.full_config  # noqa: B018 - it is kept by the session
-    except ConfigParseError as error:
-        raise malformed(error) from error
 
 
 @contextmanager
@@ -73,14 +61,14 @@ def _odd_value(core: Any, error: Exception) -> ConfigurationError:
     )
 
 
-def malformed(error: ConfigParseError, where: Where | None = None) -> ConfigurationError:
+def malformed(error: ConfigParseError, where: Where) -> ConfigurationError:
     """The file, the line, and what is wrong there."""
     path = str(error.kwargs.get("path", "a file"))
     wrong, line = _wrong(path, error.kwargs.get("error"))
     place = f", line {line}" if line else ""
     return ConfigurationError(
         f"the AWS configuration cannot be read: {path}{place} {wrong}",
-        where=where or Where(operation="ReadConfiguration"),
+        where=where,
         hint="mend that line, or name another file with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE",
     )
 

@@ -110,10 +110,9 @@ class DiagnosticClient:
         loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.prepared
         for kind in ("service-2", "endpoint-rule-set-1"):
             await clock.in_thread(partial(loader.load_service_model, "sts", kind, api_version=None))
-        config = AioConfig(retries={"mode": "standard", "total_max_attempts": 1})
         bundle = self._settings.ca_bundle
         arguments = {
-            "config": config,
+            "config": AioConfig(retries={"mode": "standard", "total_max_attempts": 1}),
             "region_name": self._client.meta.region_name,
             "verify": bundle and str(bundle),
         }

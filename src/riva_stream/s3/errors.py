@@ -216,9 +216,13 @@ def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
         request_id=str(meta.get("RequestId") or headers.get("x-amz-request-id") or ""),
     )
     is_bare = code in _BARE or code == str(status)
-    region = headers.get("x-amz-bucket-region") or told.get("Region")
     found = (is_bare and proxy_refusal(status, message, place, headers)) or _known(
-        code, message, status, place, region, now_of(answer)
+        code,
+        message,
+        status,
+        place,
+        headers.get("x-amz-bucket-region") or told.get("Region"),
+        now_of(answer),
     )
     if not is_bare and message and message not in found.what:
         found.what = f"{found.what}; the store says: {message}"

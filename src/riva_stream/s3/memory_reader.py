@@ -215,9 +215,8 @@ class MemoryReader:
     async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
         """All open uploads below ``prefix``; of this very key alone where the store lists them so."""
         self._bucket("ListMultipartUploads", bucket, prefix)
-        found = self.open_uploads(bucket, prefix)
-        shown = [upload for upload in found if self.lists_uploads_by_prefix or upload.key == prefix]
-        return sorted(shown, key=lambda upload: (upload.key, upload.upload_id))
+        found = sorted(self.open_uploads(bucket, prefix), key=lambda upload: (upload.key, upload.upload_id))
+        return [upload for upload in found if self.lists_uploads_by_prefix or upload.key == prefix]
 
     async def get_tags(self, bucket: str, key: str) -> Mapping[str, str]:
         """The tags of an object."""

@@ -26,7 +26,7 @@ from riva_stream import clock
 from riva_stream.errors import ConfigurationError, Where
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
-from riva_stream.s3.config_files import read_configuration, understood_values
+from riva_stream.s3.config_files import understood_values
 from riva_stream.s3.credentials import Warn, guard, resolve
 from riva_stream.s3.errors import translated
 from riva_stream.s3.options import Addressing, WriteOptions
@@ -154,7 +154,8 @@ def _make_session(settings: StoreSettings) -> tuple[Any, str]:
     asked_for = settings.profile if settings.profile != inherited else None
     name, ignored = asked_for or inherited, ""
     core = AioSession(session_vars={"profile": (None, None, None, None)})
-    read_configuration(core)
+    with translated("ReadConfiguration", ""):
+        core.full_config  # noqa: B018 - it is kept by the session
     if name is not None:
         with translated("LoadProfile", ""):
             known = core.available_profiles
@@ -221,8 +222,9 @@ async def client_of(session: Any, settings: StoreSettings) -> AsyncIterator[Any]
     async with open_service(session, "s3", arguments) as client:
         check_proxy(client.meta.endpoint_url)
         if settings.options.request_payer is not None:
-            pay = partial(_pay, settings.options.request_payer)
-            client.meta.events.register("provide-client-params.s3", pay)
+            client.meta.events.register(
+                "provide-client-params.s3", partial(_pay, settings.options.request_payer)
+            )
         yield client
 
 

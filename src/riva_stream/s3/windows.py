@@ -25,7 +25,7 @@ from riva_stream import clock
 from riva_stream.errors import TransientError, Where
 from riva_stream.flow.digest import md5_of
 from riva_stream.s3.port import REQUEST_EXPIRED, PartBody, Window
-from riva_stream.s3.responses import date_of
+from riva_stream.s3.responses import now_of
 
 __all__ = ["WINDOWED", "body_within", "choose_window", "within", "without_signed_url"]
 
@@ -98,8 +98,7 @@ def without_signed_url(error: BaseException) -> HTTPClientError | None:
         return None
     if not isinstance(error, HTTPClientError):
         return HTTPClientError(error=_without_queries(str(error)))
-    told = {name: _without_queries(str(value)) for name, value in error.kwargs.items()}
-    return type(error)(**told)
+    return type(error)(**{name: _without_queries(str(value)) for name, value in error.kwargs.items()})
 
 
 class _WindowAuth(botocore.auth.S3SigV4QueryAuth):  # type: ignore[misc]
@@ -134,7 +133,6 @@ def _came_too_late(error: ClientError, window: Window, took: float) -> bool:
     time before it looks at rights: asked again in time, it tells them apart.
     """
     answer: Mapping[str, Any] = error.response.get("Error", {})
-    meta: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
     code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
     # "Not authorized" are IAM's words: it got as far as looking at rights.
     if code not in {"AccessDenied", "403", "Forbidden"} or "not authorized" in message:
@@ -142,7 +140,7 @@ def _came_too_late(error: ClientError, window: Window, took: float) -> bool:
     if ("Expires" in answer and "ServerTime" in answer) or _LATE_WORDS.search(message):
         return True
     # By the store's clock, which tells whole seconds; without it, by how long the request took.
-    now = date_of(meta.get("HTTPHeaders", {}))
+    now = now_of(error.response)
     return took >= window.seconds if now is None else now >= window.since + timedelta(seconds=window.seconds)
 
 

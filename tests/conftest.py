@@ -108,9 +108,9 @@ def _is_long(item: pytest.Item) -> bool:
     return item.get_closest_marker("long") is not None
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """What was imported and collected, a million objects of them, stays: no collection of garbage need look at it."""
+@pytest.fixture(scope="module", autouse=True)
+def few_objects() -> None:
+    """What is there by now, a million objects of them, stays: no collection of garbage need look at it any more."""
     gc.collect()
     gc.freeze()
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import pytest
 
-from riva_stream.errors import AccessDeniedError, ConfigurationError, RivaStreamError, TransientError
+from riva_stream.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    HeldError,
+    RivaStreamError,
+    TransientError,
+)
 from riva_stream.events import Event, RetryScheduled
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import UNSEEN, Folders, Listing, ObjectInfo, PartBody, WritableBucket
+from riva_stream.s3 import UNSEEN, Folders, Listing, ObjectInfo, PartBody, Window, WritableBucket
 from riva_stream.s3.listings import STUCK
 from riva_stream.s3.memory import MemoryStore
 
@@ -194,3 +201,32 @@ async def test_a_folder_that_does_not_advance_ends_in_an_error() -> None:
         async for _ in bucket_of(store).folders("p/"):
             pass
     assert (caught.value.where.code, len(store.folder_pages)) == (STUCK, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"), [(HeldError("412"), [True]), (AccessDeniedError("no such signature"), [True, False])]
+)
+async def test_what_is_somebody_elses_is_not_sent_once_more_without_a_window(
+    error: RivaStreamError, sent: list[bool]
+) -> None:
+    """A refused signature is done without, after a look; that another run was there says nothing of signatures."""
+    windows: list[bool] = []
+    looks: list[str] = []
+
+    async def send(window: Window | None) -> str:
+        windows.append(window is not None)
+        if window is not None:
+            raise error
+        return "done"
+
+    async def look() -> None:
+        looks.append("look")
+
+    bucket = bucket_of(OddStore())
+    window = Window(datetime(2026, 1, 1, tzinfo=UTC), 30)
+    if len(sent) == 1:
+        with pytest.raises(HeldError):
+            await bucket.within(window, send, look)
+    else:
+        assert await bucket.within(window, send, look) == "done"
+    assert (windows, len(looks)) == (sent, len(sent) - 1)

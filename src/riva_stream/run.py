@@ -218,7 +218,7 @@ class Run:
 async def gather_bounded(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
     """``act`` on every item, a few at a time; the results in the items' order. Of several errors the one to tell."""
     results: dict[int, R] = {}
-    todo = enumerate(items)
+    todo = enumerate(tuple(items))
 
     async def some() -> None:
         for index, item in todo:  # which all of them share

@@ -158,14 +158,12 @@ def few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture(scope="session", autouse=True)
 def endpoints_parsed_once() -> Iterator[None]:
     """The SDK parses its rules of endpoints anew for each client: 16 ms of CPU, and there are thousands of clients."""
-    made: dict[int, EndpointProvider] = {}
-    given: list[Any] = []  # what is referred to keeps its id
+    made: dict[int, tuple[EndpointProvider, Any]] = {}  # with its rules: what is referred to keeps its id
 
     def provider(ruleset_data: Any, partition_data: Any) -> EndpointProvider:
         if id(ruleset_data) not in made:
-            given.append(ruleset_data)
-            made[id(ruleset_data)] = EndpointProvider(ruleset_data, partition_data)
-        return made[id(ruleset_data)]
+            made[id(ruleset_data)] = (EndpointProvider(ruleset_data, partition_data), ruleset_data)
+        return made[id(ruleset_data)][0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("botocore.regions.EndpointProvider", provider)

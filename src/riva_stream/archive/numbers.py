@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from riva_stream.errors import ArchiveError, ArchiveFault
 
@@ -12,12 +13,12 @@ _OCTAL = re.compile(rb"\0?[ \t\n\v\f\r]*([0-7]+)(?:[\0 \t\n\v\f\r]|\Z)")
 _MAX = (1 << 63) - 1
 
 
-def number(field: bytes, what: str, *, fault: ArchiveFault = ArchiveFault.MALFORMED) -> int:
+def number(field: bytes, what: Callable[[], str], *, fault: ArchiveFault = ArchiveFault.MALFORMED) -> int:
     """A size or an offset: octal (POSIX), or base-256 with the high bit set (GNU, star). A field of NULs is 0.
 
     Args:
         field: its bytes.
-        what: begins the sentence of the error: "... has".
+        what: gives the beginning of the error's sentence, "... has"; sound fields, which are nearly all, need none.
         fault: what such an error is.
 
     Raises:
@@ -37,7 +38,7 @@ def number(field: bytes, what: str, *, fault: ArchiveFault = ArchiveFault.MALFOR
         wrong = f"a number over 2**63 - 1 ({field.hex()})"
     elif field[0] == 0xFF:  # noqa: PLR2004 - and of a negative one
         wrong = f"a negative number ({field.hex()})"
-    raise ArchiveError(f"{what} {wrong}", fault=fault)
+    raise ArchiveError(f"{what()} {wrong}", fault=fault)
 
 
 def checksum(block: bytes) -> tuple[int, int]:

@@ -56,13 +56,13 @@ def old_gnu_entries(block: bytes, start: int, count: int, place: str) -> tuple[l
         if not block[at + 12]:  # GNU tar's own test for the end of the map (sparse.c, oldgnu_add_sparse)
             return segments, True
         fields = block[at : at + 12], block[at + 12 : at + _ENTRY]
-        segments.append(Segment(*(number(one, f"{place}: its sparse map has") for one in fields)))
+        segments.append(Segment(*(number(one, lambda: f"{place}: its sparse map has") for one in fields)))
     return segments, False
 
 
 def old_gnu_head(block: bytes, place: str) -> tuple[int, list[Segment], bool]:
     """Real size, first map entries, and whether a block with more of them follows."""
-    size = number(block[483:495], f"{place}: its real size is")
+    size = number(block[483:495], lambda: f"{place}: its real size is")
     segments, ended = old_gnu_entries(block, 386, 4, place)
     more = bool(block[482])
     if ended and more:

@@ -116,21 +116,22 @@ def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
         return None
     place = f"the tar header at byte {at}" + (f", after member {show(after)}," if after else "")
     name = _text(block[0:100])
-    checksum_has = f"{place} is damaged: its checksum field has"
+    has = "is damaged: its checksum field has"
     if block[148] >= 0x80:  # noqa: PLR2004 - octal only (from_header)
-        raise ArchiveError(f"{checksum_has} something that is no octal number ({block[148:156]!r})")
-    recorded = number(block[148:156], checksum_has, fault=ArchiveFault.DAMAGED)
+        raise ArchiveError(f"{place} {has} something that is no octal number ({block[148:156]!r})")
+    recorded = number(block[148:156], lambda: f"{place} {has}", fault=ArchiveFault.DAMAGED)
     sums = checksum(block)
     if recorded not in sums:
         raise ArchiveError(
             f"{place} is damaged: it records the checksum {recorded}, its bytes add up to {sums[0]}"
         )
-    size = number(block[124:136], f"{place} (member {show(decode(name))}) is malformed: its size field has")
+    size = number(
+        block[124:136], lambda: f"{place} (member {show(decode(name))}) is malformed: its size field has"
+    )
     ustar = block[257:263] == b"ustar\0"
     prefix = _text(block[345:500]) if ustar else b""
-    if prefix:
-        name = prefix + b"/" + name
-    return Header(name, _text(block[157:257]), size, block[156:157], block[257:265] == b"ustar  \0", ustar)
+    whole = prefix + b"/" + name if prefix else name
+    return Header(whole, _text(block[157:257]), size, block[156:157], block[257:265] == b"ustar  \0", ustar)
 
 
 def looks_like_tar(block: bytes) -> bool:

@@ -170,13 +170,15 @@ class Walk:
         if len(self.state.partial) == BLOCK:
             block = bytes(self.state.partial)
             self.state.partial.clear()
-            act = {
-                Step.HEADER: self._on_header,
-                Step.OLD_MAP: self._on_old_map,
-                Step.NEW_MAP: self._on_new_map,
-                Step.ONE_ZERO: self._on_second_block,
-            }
-            act[step](block)
+            match step:
+                case Step.HEADER:
+                    self._on_header(block)
+                case Step.OLD_MAP:
+                    self._on_old_map(block)
+                case Step.NEW_MAP:
+                    self._on_new_map(block)
+                case Step.ONE_ZERO:
+                    self._on_second_block(block)
         return len(taken)
 
     def _on_data(self, budget: int, until: int) -> int:

@@ -148,8 +148,10 @@ class ZstdStream(Decoder):
         while not is_last:
             header = yield from self.exactly(3)
             is_last, left = self._on_block_header(int.from_bytes(header, "little"))
-            block = yield from self.exactly(left)
-            yield self._inflate(inflater, ready + header + block, ends=is_last and not is_checked)
+            # The block has no name: it would be held as long as what comes of it.
+            yield self._inflate(
+                inflater, ready + header + (yield from self.exactly(left)), ends=is_last and not is_checked
+            )
             ready = b""
         if is_checked:
             checksum = yield from self.exactly(4)

@@ -313,9 +313,8 @@ class WritableBucket(Bucket):
             code = error.where.code
             if code == REQUEST_EXPIRED and self.guard is not None:
                 self.guard.expire()  # the next attempt renews the lease, and is signed anew
-            # Of what has a look of its own, as tags have: that somebody else was there is no word on signatures.
-            is_told_apart = look is not None and isinstance(error, HeldError)
-            if window is None or error.retryable or code in EXPIRED or is_told_apart:
+            # That somebody else was there is no word on signatures.
+            if window is None or error.retryable or code in EXPIRED or isinstance(error, HeldError):
                 raise
         await (look or self.look)()
         return await send(None)

@@ -8,7 +8,7 @@ from typing import Any
 from tests.crash.kit import JOURNAL, Actor
 from tests.support.faultlog import Record
 
-__all__ = ["left_out", "not_journaled", "part_bytes"]
+__all__ = ["left_out", "part_bytes", "sent_again"]
 
 LAG = 1.0
 """Seconds. From a part's answer at the proxy to the run's books, and from these to the journal at the proxy: what was
@@ -39,6 +39,14 @@ def not_journaled(actor: Actor, journal: dict[str, Any] | None) -> list[Record]:
     """The parts of a killed run that were in flight, or acknowledged since the journal that it left was drawn."""
     named = _named(journal)
     return [r for r in _parts(actor) if (r.request.upload_id, r.part) not in named]
+
+
+def sent_again(actors: Sequence[Actor], journal: dict[str, Any] | None) -> list[Record]:
+    """The parts that may go once more after the last of these runs was killed: its own, and where it had begun to commit
+    also those that it had adopted, which stood in the journals before."""
+    has_begun = journal is not None and not _is_resumed(journal)
+    whose = actors if has_begun else actors[-1:]
+    return [record for actor in whose for record in not_journaled(actor, journal)]
 
 
 def left_out(actor: Actor, journal: dict[str, Any] | None) -> list[str]:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.crash.accounts import left_out, not_journaled, part_bytes
+from tests.crash.accounts import left_out, part_bytes, sent_again
 from tests.crash.kit import Actor, Ground, Trial, say, side_by_side
 from tests.crash.moments import KINDS, Moment, Profile, draw
 from tests.crash.verdict import wrong_with
+from tests.support.faultlog import Record
 
 __all__ = ["Kill", "kill_many", "killed_at", "profile_of", "report_kills"]
 
@@ -78,6 +79,7 @@ def _strike(trial: Trial, index: int, moments: Sequence[Moment]) -> Kill:
     kill = Kill(index, ", then ".join(moment.words for moment in moments))
     with contextlib.ExitStack() as stack:
         actors, struck = list[Actor](), list[Actor]()
+        again = dict[int, Record]()  # each once, however often its run's successors were killed
         for number, moment in enumerate(moments):
             actor = stack.enter_context(trial.actor(f"host-{number}", source))
             actors.append(actor)
@@ -85,7 +87,7 @@ def _strike(trial: Trial, index: int, moments: Sequence[Moment]) -> Kill:
                 break
             struck.append(actor)
             journal = trial.journal()
-            kill.at_most += sum(record.received for record in not_journaled(actor, journal))
+            again |= {id(record): record for record in sent_again(struck, journal)}
             kill.wrong += left_out(actor, journal)
             kill.wrong += _seen_too_early(trial)
             if number == 0:
@@ -100,6 +102,7 @@ def _strike(trial: Trial, index: int, moments: Sequence[Moment]) -> Kill:
         last.settle()
         kill.wrong += wrong_with(trial.place, source)
         kill.sent = sum(part_bytes(actor) for actor in struck)
+        kill.at_most = sum(record.received for record in again.values())
         kill.twice = sum(part_bytes(actor) for actor in actors) - source.object_bytes
         if not 0 <= kill.twice <= kill.at_most:
             kill.wrong.append(f"{kill.twice} bytes were sent twice, {kill.at_most} at most might be")

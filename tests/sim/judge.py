@@ -29,7 +29,8 @@ PROPERTIES: Mapping[str, str] = {
     "P3": "a marker appears only over a complete, unmixed set whose bytes are right",
     "P4": "no archive and no model is visible before its source was read to the end and found good",
     "P5": "no run says that something is staged already where nothing stood when it looked last",
-    "E1": "two plain runs later it is staged, or refused for what stands there",
+    "E1": "two plain runs later it is staged, or refused for what stands there (a run that took a journal that a killed run "
+    "had under way for a heartbeat does not count)",
     "E2": "no upload is left open",
     "E3": "no journal is left",
     "E4": "no run ends in a bug, or hangs",

@@ -148,6 +148,8 @@ class Network:
     """Requests of frozen runs that have not left their host."""
     late: list[tuple[float, Request]] = field(default_factory=list)
     """Requests that nobody waits for, and when they take effect."""
+    late_journals: int = 0
+    """Journals among them that the store has taken: whoever watches takes each for the heartbeat of a live run."""
 
     def send(self, request: Request) -> None:
         """Take a request on its way."""
@@ -346,6 +348,8 @@ class Network:
             self._tell(f"{request}   *** arrives late")
         try:
             request.outcome = self.judged(request), None
+            if late and request.operation == "PutObject" and request.key.endswith("/journal.json"):
+                self.late_journals += 1
         except RivaStreamError as error:
             if self.trace:
                 self._tell(f"{request} -> {error.where.code or error}")

@@ -160,11 +160,12 @@ async def test_uploads_of_another_key_are_left_alone() -> None:
 
 async def test_an_abort_that_fails_is_made_again_and_the_last_failure_is_told() -> None:
     store, left = OddStore(), list[str]()
-    store.refuse_abort = [TransientError("broken")] * 2
-    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY, left=left.append):
-        pass
-    assert (left, await is_clean(store)) == ([], True)
-    store.refuse_abort = [AccessDeniedError("no")]
+    for passing in ([TransientError("broken")] * 2, [AccessDeniedError("no")] * 2):
+        store.refuse_abort = list[RivaStreamError](passing)
+        async with scratch_upload(WritableBucket(store, "b", retrier()), KEY, left=left.append):
+            pass
+        assert (left, await is_clean(store)) == ([], True)
+    store.refuse_abort = [AccessDeniedError("no")] * 3
     async with scratch_upload(WritableBucket(store, "b", retrier()), KEY, left=left.append) as upload:
         pass
     assert len(left) == 1
@@ -173,7 +174,7 @@ async def test_an_abort_that_fails_is_made_again_and_the_last_failure_is_told() 
 
 async def test_what_cannot_be_cleaned_up_does_not_hide_why_it_ended() -> None:
     store = OddStore()
-    store.refuse_abort = [AccessDeniedError("no")]
+    store.refuse_abort = [AccessDeniedError("no")] * 3
     with pytest.raises(KeyError):
         async with scratch_upload(WritableBucket(store, "b", retrier()), KEY):
             raise KeyError

@@ -15,8 +15,8 @@ from typing import Any
 
 import anyio
 
-from riva_stream.errors import HeldError, RivaStreamError, TransientError
-from riva_stream.s3.bucket import WritableBucket
+from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, TransientError
+from riva_stream.s3.bucket import LOOKS, WritableBucket, pause_after
 from riva_stream.s3.port import NO_TAGS, REQUEST_EXPIRED, CompletedPart, Stored
 
 __all__ = ["CONDITION_REFUSED", "ScratchUpload", "discard_message", "scratch_upload"]
@@ -111,7 +111,7 @@ class ScratchUpload:
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             for upload_id in list(self._open):
                 with suppress(RivaStreamError):
-                    await self.bucket.abort_upload(self.key, upload_id)
+                    await self._abort(upload_id)
                     self._open.remove(upload_id)
             if self._unsure:
                 with suppress(RivaStreamError):
@@ -157,7 +157,16 @@ class ScratchUpload:
         await self.bucket.require_no_holder_but_us()
         for upload in found:
             if upload.key == self.key:
-                await self.bucket.abort_upload(self.key, upload.upload_id)
+                await self._abort(upload.upload_id)
+
+    async def _abort(self, upload_id: str) -> None:
+        """Abort it. Nobody comes back for it, so a refusal, which may pass, is believed only when it has come again."""
+        for refusals in range(1, LOOKS):
+            try:
+                return await self.bucket.abort_upload(self.key, upload_id)
+            except AccessDeniedError:
+                await pause_after(refusals)
+        return await self.bucket.abort_upload(self.key, upload_id)
 
 
 @asynccontextmanager

@@ -110,6 +110,10 @@ class Judge:
         """Whether a late request has struck a journal on a store that has nothing to hold it back."""
         self._holder = 0
         """Pid of the process whose journal is there."""
+        self._creators: dict[str, Process] = {}
+        """Of each upload."""
+        self._struck: set[int] = set()
+        """Pids of those whose journal another run has deleted for its own, on a store that has no conditions to prevent it."""
         self._stood: dict[int, bool] = {}
         """For each process, by its pid: whether a marker stood when its last request took effect, or came later."""
         marker = self._look(self._marker)
@@ -139,7 +143,8 @@ class Judge:
 
     def is_noted(self, name: str) -> tuple[bool, bool]:
         """Of a key or an UploadId: whether it came late, and whether a journal has named it."""
-        return name in self._late or name in self._thawed, name in self._named
+        is_late = name in self._late or name in self._thawed or self._is_unheard_of(name)
+        return is_late, name in self._named
 
     # ---- while it goes on
 
@@ -168,6 +173,8 @@ class Judge:
             self._changed_beside[request.key] = request.process.is_beside
             if request.key == self.prefix + _JOURNAL:
                 self._is_struck |= request.process.is_over and not self._holds_back
+                if after is None and self._holder != request.process.pid and not self.store.keeps_conditions:
+                    self._struck.add(self._holder)
                 self._journaled(request.process, before, after)
             self._judge_ready(request, after)
             self._changed(request, before, after)
@@ -176,6 +183,7 @@ class Judge:
     def _created(self, request: Request, upload_id: str) -> None:
         process = request.process
         self._answerable[upload_id] = process.is_beside
+        self._creators[upload_id] = process
         if process.has_slept and self._holder != process.pid:
             self._thawed[upload_id] = process
         if request.dropped:
@@ -346,7 +354,12 @@ class Judge:
         is_cut_off |= self._has_looked_too_early(upload_id)
         if self.store.checks_windows:
             is_cut_off = False  # what was frozen for so long does not take effect any more
-        return upload_id in self._late or is_cut_off or self._is_struck
+        return upload_id in self._late or is_cut_off or self._is_struck or self._is_unheard_of(upload_id)
+
+    def _is_unheard_of(self, upload_id: str) -> bool:
+        """Whether it is of a run that was killed, and had lost its journal before it could see that."""
+        creator = self._creators.get(upload_id)
+        return creator is not None and creator.outcome == "killed" and creator.pid in self._struck
 
     def _has_looked_too_early(self, upload_id: str) -> bool:
         """Whether the run that had created an upload has looked for it, and did not find it yet."""

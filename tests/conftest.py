@@ -15,6 +15,7 @@ import pytest
 from botocore.endpoint_provider import EndpointProvider
 from xdist.scheduler import LoadFileScheduling
 
+from tests.faults.matrix import ALL
 from tests.support.localstack import LocalStackServer
 from tests.support.rays import ray_cluster
 from tests.support.seaweedfs import SeaweedServer
@@ -54,8 +55,10 @@ _SLOW = (
     "tests/test_copies_on_servers.py",
     "tests/contract/",
 )
-_PIECES = 8
-"""Into which the fault matrix is cut."""
+_PIECES = 3
+"""Into which the largest situation of the fault matrix is cut."""
+_SITUATIONS = {target.name: target.situation for target in ALL}
+_SERVERS = ("gateway", "localstack", "memory", "moto", "seaweedfs")
 
 _CALLER_ENVIRONMENT = dict(os.environ)
 """As it was before isolation. Only pip gets to see it, when LocalStack's environment is still to be made."""
@@ -74,11 +77,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _ByFile(LoadFileScheduling):  # type: ignore[misc]
-    """A file stays with one worker, for the sake of its servers; the fault matrix is one file, and too long for that."""
+    """A file stays with one worker, for the sake of what is made once for it.
+
+    What asks one server after the other is cut by servers, so that few workers start each. The fault matrix is cut by situations as
+    well: for each of them, a run without faults is counted once.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return f"{file} {crc32(nodeid.encode()) % _PIECES}" if "[" in nodeid and "/faults/" in file else file
+        file: str = super()._split_scope(nodeid)
+        _, _, parameters = nodeid.partition("[")
+        if file.startswith("tests/faults/") and parameters:
+            server, target, *_ = parameters.split(" | ")
+            situation = _SITUATIONS[target]
+            piece = crc32(nodeid.encode()) % _PIECES if situation == "fresh" else 0
+            return f"{file} {server} {situation} {piece}"
+        if file.startswith("tests/contract/") or file.endswith("_on_servers.py"):
+            return next((name for name in _SERVERS if name in parameters.rstrip("]").split("-")), file)
+        return file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:

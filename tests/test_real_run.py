@@ -104,7 +104,13 @@ def test_invariant_2_memory_is_a_budget(real_run: RealRun) -> None:
     assert real_run.process.peak_rss <= DEFAULT_MEMORY
 
 
-@pytest.mark.parametrize("memory", [least_memory(8 * MIB), DEFAULT_MEMORY], ids=["the least", "the default"])
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param(least_memory(8 * MIB), id="the least"),
+        pytest.param(DEFAULT_MEMORY, id="the default", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize(
     "level",
     [pytest.param(1, id="weights", marks=pytest.mark.long), pytest.param(0, id="stored blocks")],

@@ -99,7 +99,7 @@ async def test_listed_parts_carry_the_checksum_only_if_create_declared_it(
     assert listed == [CompletedPart(1, md5(SMALL), len(SMALL), crc64nvme(SMALL) if keeps else None)]
 
 
-@pytest.mark.long_but_on("memory", "gateway")
+@pytest.mark.long_but_on("memory", "localstack")
 async def test_all_pages_of_parts_are_listed(ground: Ground) -> None:
     """ListParts gives 1,000 a page."""
     count = 1_005
@@ -127,7 +127,7 @@ async def test_all_pages_of_parts_are_listed(ground: Ground) -> None:
         assert await ground.data(key) == whole
 
 
-@pytest.mark.long_but_on("memory", "gateway")
+@pytest.mark.long_but_on("memory", "localstack")
 async def test_all_pages_of_uploads_are_listed(ground: Ground) -> None:
     """ListMultipartUploads gives 1,000 a page."""
     if ground.server.name == "moto":

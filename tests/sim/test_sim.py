@@ -26,7 +26,7 @@ from tests.sim.world import World, simulated
 
 PREFIX = prefix_of()
 JOURNAL = f"{PREFIX}.riva-stream/journal.json"
-SEEDS = (*range(300), 702_044)
+SEEDS = (*range(200), 702_044)
 FOUND = (
     *(9121, 9482, 12022, 12523, 16948, 18127, 26652, 27388, 28729, 28773, 29019, 29795),
     *(30218, 38312, 38979, 40743, 41163, 41654, 49207, 52179, 5919, 7987),
@@ -38,8 +38,8 @@ FOUND_SINCE = (701663, 2375)
 """Some more, with more scenarios, and ``--even`` times."""
 FOUND_UNEVEN = (7228, 8031, 16037, 18224, 20730)
 """Some that single moments broke, when nothing was told to be missing yet."""
-CELLS = 300
-DUELS = 120
+CELLS = 200
+DUELS = 80
 
 Rogue = Callable[[StageRequest, Store], Coroutine[Any, Any, Any]]
 

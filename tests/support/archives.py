@@ -230,7 +230,13 @@ def make_archive(path: Path, size: int, **options: Any) -> Archive:
 
 
 def archive_bytes(size: int = 1 << 20, **options: Any) -> tuple[bytes, Archive]:
-    """The archive of `write_archive` in memory: for small ones."""
+    """The archive of `write_archive` in memory: for small ones, which many tests want alike."""
+    fixed = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return _made(size, *fixed.items())
+
+
+@lru_cache(maxsize=8)
+def _made(size: int, *options: tuple[str, Any]) -> tuple[bytes, Archive]:
     out = io.BytesIO()
-    archive = write_archive(out, size, **options)
+    archive = write_archive(out, size, **dict(options))
     return out.getvalue(), archive

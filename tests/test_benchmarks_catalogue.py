@@ -57,6 +57,7 @@ def test_a_gain_is_that_of_a_round() -> None:
     assert two[5] == "0.50"  # of 1.5 CPU seconds in 3
 
 
+@pytest.mark.long
 def test_a_run_that_did_not_stage_all_is_no_figure() -> None:
     with made_up() as store, pytest.raises(RuntimeError, match="it ended with 66") as caught:
         stage_all(replace(store, keys=[*store.keys, "nothing.tar.gz"]), 2)

@@ -118,6 +118,7 @@ def test_lists_have_commas() -> None:
     assert (args.rates, args.ways) == ([1.0, 2.5], ["riva", "pipe-copy"])
 
 
+@pytest.mark.long
 @pytest.mark.gateway
 def test_a_quick_run_over_a_link_writes_its_figures(tmp_path: Path) -> None:
     assert main(["link", "--quick", "--seed=1", f"--out={tmp_path}", "--rates=2", "--ways=riva"]) == 0

@@ -69,7 +69,9 @@ def test_the_callers_settings_do_not_matter(tmp_path: Path) -> None:
     assert demo.returncode == 0, out + err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), (signal.SIGTERM, 143)]
+)
 def test_a_signal_ends_it_and_what_it_started(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with start("--size", "128", folder=tmp_path) as demo:
         assert demo.stdout is not None

@@ -135,6 +135,7 @@ def test_invariant_2_holds_on_a_slow_store(
     seaweedfs.remove_bucket(place.bucket)
 
 
+@pytest.mark.long  # the next step of the pipeline runs it too (test_riva_131)
 @pytest.mark.gateway
 def test_sha256sum_agrees_in_a_download_of_the_prefix(real_run: RealRun, tmp_path: Path) -> None:
     place = real_run.place

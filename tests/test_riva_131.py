@@ -124,14 +124,34 @@ def flipped(data: bytes) -> bytes:
     ("mode", "key", "damage", "said"),
     [
         ("--full-download", PREFIX + "models/model-1.riva", flipped, "models/model-1.riva: FAILED"),
-        ("--full-download", PREFIX + "models/model-2.riva", None, "FAILED open or read"),
+        pytest.param(
+            "--full-download",
+            PREFIX + "models/model-2.riva",
+            None,
+            "FAILED open or read",
+            marks=pytest.mark.long,
+        ),
         ("--full-download", PREFIX + "artifact.json", flipped, "staging_complete.txt: "),
-        ("--full-download", PREFIX + "staging_complete.txt", None, "staging_complete.txt"),
+        pytest.param(
+            "--full-download",
+            PREFIX + "staging_complete.txt",
+            None,
+            "staging_complete.txt",
+            marks=pytest.mark.long,
+        ),
         ("--full-download", PREFIX + "deployment.json", flipped, "deployment_ready.txt: "),
         ("--reference-only", SOURCE_KEY, flipped, f"{SOURCE_KEY}: "),
-        ("--bintarball-reference", SOURCE_KEY, flipped, f"{SOURCE_KEY}: "),
+        pytest.param(
+            "--bintarball-reference", SOURCE_KEY, flipped, f"{SOURCE_KEY}: ", marks=pytest.mark.long
+        ),
         ("--bintarball-reference", SERVER_KEY, flipped, f"{SERVER_KEY}: "),
-        ("--bintarball-reference", REFERENCE + "deployment_ready.txt", None, "deployment_ready.txt"),
+        pytest.param(
+            "--bintarball-reference",
+            REFERENCE + "deployment_ready.txt",
+            None,
+            "deployment_ready.txt",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_the_next_step_sees_what_is_not_as_it_was_staged(

@@ -33,9 +33,9 @@ def _asked(name: str, default: int) -> int:
 
 
 # Read before the tests' environment is emptied.
-KILLS, POINTS, RIVALS = _asked("KILLS", 5), _asked("POINTS", 6), _asked("RIVALS", 2)
+KILLS, POINTS, RIVALS = _asked("KILLS", 3), _asked("POINTS", 6), _asked("RIVALS", 1)
 PROMOTIONS = _asked("PROMOTIONS", 3)
-ZOMBIES, SOAK, SEED = _asked("ZOMBIES", 3), _asked("SOAK", 6), _asked("SEED", 1)
+ZOMBIES, SOAK, SEED = _asked("ZOMBIES", 1), _asked("SOAK", 6), _asked("SEED", 1)
 JOBS = 3
 
 

@@ -369,3 +369,37 @@ async def test_a_pair_that_the_manifest_names_is_replaced_by_force_alone(
     report = await stage(request.model_copy(update={"force": True}), store=store)
     assert report.outcome == "staged"
     assert (await stage(request, store=store)).outcome == "already_staged"
+
+
+class MarkerRefused(Watched):
+    """Whoever has read the marker once is refused it from then on, in the way that hides what is not there."""
+
+    reads = 0
+    lists = True
+
+    async def get(self, bucket: str, key: str, *, limit: int) -> Any:
+        if key.endswith("/staging_complete.txt"):
+            self.reads += 1
+            if self.reads > 1:
+                raise refusal("GetObject", bucket, key, "AccessDenied", 403)
+        return await super().get(bucket, key, limit=limit)
+
+    async def list_objects(self, bucket: str, prefix: str, **options: Any) -> Any:
+        if not self.lists:
+            raise refusal("ListObjectsV2", bucket, prefix, "AccessDenied", 403)
+        return await super().list_objects(bucket, prefix, **options)
+
+
+@pytest.mark.parametrize(("lists", "code"), [(True, 77), (False, 75)])
+async def test_a_marker_that_may_not_be_read_again_is_gone_only_where_that_may_be_hidden(
+    lists: bool, code: int
+) -> None:
+    store, model = MarkerRefused(), made("tar.gz")
+    await store.put_source("in/a.tar.gz", model.data)
+    request = asked(model).model_copy(update={"source": "s3://models/in/a.tar.gz"})
+    await stage(request, store=store)
+    store.reads, store.lists = 0, lists
+    with pytest.raises(RivaStreamError) as caught:
+        await stage(request, store=store)
+    assert caught.value.exit_code == code
+    assert store.reads > 2

@@ -33,6 +33,7 @@ __all__ = ["Field"]
 JOURNALS = ".riva-stream/"
 NAME = SOURCE_KEY.rpartition("/")[2]
 
+_UNKNOWN = PREFIX + "models/unknown.riva"
 _TRIES = 3
 """Of a cell, where a run makes fewer requests than the one in which they were counted."""
 
@@ -172,7 +173,7 @@ class Field:
             code, words = await _exit_of(self.request(place, endpoint_url=proxy.endpoint_url))
         assert code == 75, words
         # Of one more no journal tells: it was being created when that run ended.
-        unknown = {"Bucket": place.bucket, "Key": PREFIX + "models/unknown.riva"}
+        unknown = {"Bucket": place.bucket, "Key": _UNKNOWN}
         await asyncio.to_thread(lambda: place.client.create_multipart_upload(**unknown))
 
     async def _totals_of(self, situation: Situation, targets: tuple[Target, ...]) -> Mapping[Target, int]:
@@ -242,8 +243,9 @@ class Field:
         self._assert_whole(place, self.new)
         assert self._marked(place) is self.new
         assert not [name for name in place.names() if name.startswith(JOURNALS)], "a journal is left"
-        # A staging that is whole is not swept again: what a probe could not abort is left to gc.
-        spared = PREFIX + JOURNALS if cell.leaves_open else "nothing"
+        # A staging that is whole is not swept again: what a probe could not abort is left to gc, and what no journal tells
+        # of where uploads could not be listed.
+        spared = (PREFIX + JOURNALS, _UNKNOWN) if cell.leaves_open else ()
         left = [key for key in place.open_uploads() if not key.startswith(spared)]
         assert left == [], "uploads are left open after the rerun"
 

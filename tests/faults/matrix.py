@@ -316,9 +316,13 @@ def _ended() -> Iterator[Cell]:
     denied = _refused("AccessDenied", "on")
     spared = (LISTING, UPLOADS, LEFT_UPLOADS)
     forbidden = tuple(
-        t for t in ALL if t not in {*cleaning, *spared, JOURNAL_HEAD, LEFT_ABORT, LEFT_PARTS, COPY}
+        t
+        for t in ALL
+        if t not in {*cleaning, *spared, PROBE_PART, JOURNAL_HEAD, LEFT_ABORT, LEFT_PARTS, COPY}
     )
     yield from _strike(forbidden, (denied,), 77)
+    # The last of them asks for the largest number of a part: refused as any other is, it is not about the number.
+    yield from _strike((PROBE_PART,), (denied,), 0, 77)
     yield from _strike((JOURNAL_HEAD,), (denied,), 0, 77, leaves_open=True)
     yield from _strike((LEFT_ABORT, LEFT_PARTS), (denied,), 0, 77)
     yield from _strike(spared, (denied,), 0, leaves_open=True)
@@ -332,7 +336,8 @@ def _ended() -> Iterator[Cell]:
     yield from _strike((SOURCE_HEAD, LISTING, CREATE), (elsewhere,), 78)
     yield from _strike((LISTING, CREATE, PART), (_refused("NoSuchBucket", "on"),), 78)
     yield from _strike((RANGE,), (_refused("InvalidObjectState", "on"),), 66)
-    yield from _strike((RANGE,), (_refused("NoSuchKey", "on"),), 65, 66)
+    # A HEAD still shows it: the store contradicts itself.
+    yield from _strike((RANGE,), (_refused("NoSuchKey", "on"),), 75)
     yield from _strike((SOURCE_HEAD,), (_refused("NoSuchKey", "on"),), 66)
 
     # The bytes, or the object, are not what they should be: exit 65.

@@ -177,9 +177,11 @@ async def _require_marker(run: Run, existing: Existing, found: RivaStreamError |
 
     Raises:
         HeldError: it does not.
+        AccessDeniedError: it may not be read any more.
     """
     # By GET, as it was read: there are stores whose HEAD tells other ETags.
-    marker = await fetch_document(run, run.destination.get_confirming_refusal, run.layout.marker)
+    get = partial(run.destination.get_confirming_refusal, listed=existing.listed)
+    marker = await fetch_document(run, get, run.layout.marker)
     if (marker.info.etag if marker else None) != existing.marker_etag:
         raise HeldError(
             f"another run has replaced what is staged at {run.layout.uri} while it was looked at",

@@ -143,8 +143,13 @@ class Bucket:
         """
         return await self._unless_hidden(partial(self.get, key, limit=limit), None)
 
-    async def get_confirming_refusal(self, key: str, *, limit: int) -> Document | None:
+    async def get_confirming_refusal(self, key: str, *, limit: int, listed: bool = False) -> Document | None:
         """GET where something may well be: one refusal may pass, and is not believed before it has come again.
+
+        Args:
+            key: of the object.
+            limit: bytes that it may have.
+            listed: the prefix could be listed, so that a refusal hides nothing.
 
         Raises:
             AccessDeniedError: there is something that may not be read.
@@ -156,7 +161,7 @@ class Bucket:
                 if not error.hides_absence:
                     raise
                 await pause_after(look)
-        return await self.get_or_none(key, limit=limit)
+        return await (self.get if listed else self.get_or_none)(key, limit=limit)
 
     async def get_confirming_absence(self, key: str, *, limit: int, listed: bool = True) -> Document | None:
         """GET where something should be: that it is gone, too, is not believed before it was said again.

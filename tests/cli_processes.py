@@ -58,11 +58,6 @@ def start(scenario: str, *more: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, cwd=ROOT, **pipes | options)
 
 
-def is_measured() -> bool:
-    """Whether coverage comes along in every process: it loads code of its own, and handles SIGTERM."""
-    return any(name.startswith("COV") for name in os.environ)
-
-
 def wait_for(text: str, process: subprocess.Popen[str]) -> str:
     assert process.stderr is not None
     seen = ""

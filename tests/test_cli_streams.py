@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.cli_double import ARGUMENTS
-from tests.cli_processes import ROOT, double, is_measured, start, wait_for
+from tests.cli_processes import ROOT, double, start, wait_for
+from tests.support.forked import is_measured
 
 # --- signals
 

@@ -15,7 +15,8 @@ from riva_stream.cli.app import build_parser
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.failure import failure_of
-from tests.cli_processes import is_measured, run
+from tests.cli_processes import run
+from tests.support.forked import is_measured
 
 SOURCE = Path(riva_stream.__file__).parent
 KINDS = {

@@ -34,12 +34,9 @@ _REPRESENTATIVE = tuple(cell for cell in REPRESENTATIVE if cell not in _COPIED)
 
 
 _BY_CONDITIONS = tuple(
-    cell
-    for cell in ELSEWHERE
-    if cell.target
-    in {CREATE, PART, COMPLETE, MARKER_COMPLETE, JOURNAL_PUT}  # nothing has to be staged before
+    cell for cell in ELSEWHERE if cell.target in {CREATE, PART, COMPLETE, MARKER_COMPLETE, JOURNAL_PUT}
 )
-"""What is asked of a store that has them each time."""
+"""What a store that has them is asked each time: nothing has to be staged before."""
 
 
 def parameters(server: str, cells: tuple[Cell, ...], part: tuple[Cell, ...] = ()) -> list[Any]:

@@ -112,7 +112,7 @@ class Judge:
         """Pid of the process whose journal is there."""
         self._creators: dict[str, Process] = {}
         """Of each upload."""
-        self._struck: set[int] = set()
+        self._lost_journals: set[int] = set()
         """Pids of those whose journal another run has deleted for its own, on a store that has no conditions to prevent it."""
         self._stood: dict[int, bool] = {}
         """For each process, by its pid: whether a marker stood when its last request took effect, or came later."""
@@ -143,7 +143,7 @@ class Judge:
 
     def is_noted(self, name: str) -> tuple[bool, bool]:
         """Of a key or an UploadId: whether it came late, and whether a journal has named it."""
-        is_late = name in self._late or name in self._thawed or self._is_unheard_of(name)
+        is_late = name in self._late or name in self._thawed or self._is_lost_with_its_journal(name)
         return is_late, name in self._named
 
     # ---- while it goes on
@@ -174,7 +174,7 @@ class Judge:
             if request.key == self.prefix + _JOURNAL:
                 self._is_struck |= request.process.is_over and not self._holds_back
                 if after is None and self._holder != request.process.pid and not self.store.keeps_conditions:
-                    self._struck.add(self._holder)
+                    self._lost_journals.add(self._holder)
                 self._journaled(request.process, before, after)
             self._judge_ready(request, after)
             self._changed(request, before, after)
@@ -354,12 +354,17 @@ class Judge:
         is_cut_off |= self._has_looked_too_early(upload_id)
         if self.store.checks_windows:
             is_cut_off = False  # what was frozen for so long does not take effect any more
-        return upload_id in self._late or is_cut_off or self._is_struck or self._is_unheard_of(upload_id)
+        return (
+            upload_id in self._late
+            or is_cut_off
+            or self._is_struck
+            or self._is_lost_with_its_journal(upload_id)
+        )
 
-    def _is_unheard_of(self, upload_id: str) -> bool:
+    def _is_lost_with_its_journal(self, upload_id: str) -> bool:
         """Whether it is of a run that was killed, and had lost its journal before it could see that."""
         creator = self._creators.get(upload_id)
-        return creator is not None and creator.outcome == "killed" and creator.pid in self._struck
+        return creator is not None and creator.outcome == "killed" and creator.pid in self._lost_journals
 
     def _has_looked_too_early(self, upload_id: str) -> bool:
         """Whether the run that had created an upload has looked for it, and did not find it yet."""

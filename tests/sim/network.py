@@ -12,6 +12,7 @@ from operator import methodcaller
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from riva_stream.errors import RivaStreamError, TransientError, Where
+from riva_stream.layout import JOURNAL
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.port import (
@@ -348,7 +349,7 @@ class Network:
             self._tell(f"{request}   *** arrives late")
         try:
             request.outcome = self.judged(request), None
-            if late and request.operation == "PutObject" and request.key.endswith("/journal.json"):
+            if late and request.operation == "PutObject" and request.key.endswith(JOURNAL):
                 self.late_journals += 1
         except RivaStreamError as error:
             if self.trace:

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-__all__ = ["Forks"]
+__all__ = ["Forks", "is_measured"]
 
 _ROOT: Final = Path(__file__).parent.parent.parent
 _MOST_BYTES: Final = 1 << 17
@@ -38,6 +38,11 @@ _START_SECONDS: Final = 60.0
 """Within which a run has begun: the server may have to read the code first, on a busy machine."""
 _OF_INTERPRETERS: Final = ("PYTHON", "LC_", "LANG", "COV")
 """What begins the names of variables that an interpreter reads before it comes to ours, and those of what measures it."""
+
+
+def is_measured() -> bool:
+    """Whether coverage comes along in every process: it loads code of its own, and handles SIGTERM."""
+    return any(name.startswith("COV") for name in os.environ)
 
 
 class Forks:
@@ -52,7 +57,7 @@ class Forks:
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Whether a new interpreter would come to our code as the server's has."""
         ours = self._environment
-        return _of_interpreters(environment) == ours and not any(name.startswith("COV") for name in ours)
+        return _of_interpreters(environment) == ours and not is_measured()
 
     def run(
         self, argv: Sequence[str], *, cwd: str, env: Mapping[str, str], stdin: bytes, timeout: float

@@ -63,7 +63,7 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
-from riva_stream.s3.bucket import LOOKS, pause_after
+from riva_stream.s3.bucket import LOOKS, confirm_refusal, pause_after
 from riva_stream.s3.scratch import CONDITION_REFUSED
 from riva_stream.sink import Upload, UploadRecord, Uploads, body_of, etags_of
 from riva_stream.tasks import await_shielded
@@ -236,15 +236,8 @@ class Destination:
         self._written.discard(key)
 
     async def _surely_delete_checkpoint(self, key: str) -> None:
-        """The last that names it goes next: one refusal may pass, and is not believed before it has come again."""
-        for refusals in range(1, LOOKS + 1):
-            try:
-                await self._delete_checkpoint(key)
-                break
-            except AccessDeniedError:
-                if refusals == LOOKS:
-                    raise
-                await pause_after(refusals)
+        """The last that names it goes next."""
+        await confirm_refusal(partial(self._delete_checkpoint, key))
 
     # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

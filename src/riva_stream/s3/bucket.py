@@ -39,6 +39,7 @@ __all__ = [
     "Guard",
     "WritableBucket",
     "ask_until_found",
+    "confirm_refusal",
     "pause_after",
 ]
 
@@ -54,6 +55,20 @@ LOOKS = 3
 async def pause_after(refusals: int) -> None:
     """Wait before the same is asked again: 0.2 seconds after the first refusal, then twice as long each time."""
     await clock.sleep(0.2 * 2 ** (refusals - 1))
+
+
+async def confirm_refusal(ask: Callable[[], Awaitable[T]]) -> T:
+    """What ``ask`` gives; a refusal, which may pass, is not believed before it has come :data:`LOOKS` times.
+
+    Raises:
+        AccessDeniedError: it has.
+    """
+    for refusals in range(1, LOOKS):
+        try:
+            return await ask()
+        except AccessDeniedError:
+            await pause_after(refusals)
+    return await ask()
 
 
 async def ask_until_found(

@@ -15,8 +15,8 @@ from typing import Any
 
 import anyio
 
-from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, TransientError
-from riva_stream.s3.bucket import LOOKS, WritableBucket, pause_after
+from riva_stream.errors import HeldError, RivaStreamError, TransientError
+from riva_stream.s3.bucket import WritableBucket, confirm_refusal
 from riva_stream.s3.port import NO_TAGS, REQUEST_EXPIRED, CompletedPart, Stored
 
 __all__ = ["CONDITION_REFUSED", "ScratchUpload", "discard_message", "scratch_upload"]
@@ -160,13 +160,8 @@ class ScratchUpload:
                 await self._abort(upload.upload_id)
 
     async def _abort(self, upload_id: str) -> None:
-        """Abort it. Nobody comes back for it, so a refusal, which may pass, is believed only when it has come again."""
-        for refusals in range(1, LOOKS):
-            try:
-                return await self.bucket.abort_upload(self.key, upload_id)
-            except AccessDeniedError:
-                await pause_after(refusals)
-        return await self.bucket.abort_upload(self.key, upload_id)
+        """Abort it surely, as far as that goes: nobody comes back for it."""
+        await confirm_refusal(partial(self.bucket.abort_upload, self.key, upload_id))
 
 
 @asynccontextmanager

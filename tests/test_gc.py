@@ -219,6 +219,30 @@ async def test_what_a_young_journal_names_is_young(monkeypatch: pytest.MonkeyPat
         assert len(store.open_uploads(place.bucket)) == left
 
 
+@pytest.mark.parametrize("ahead", [timedelta(days=-2), timedelta(days=2)])
+async def test_an_age_is_told_by_the_stores_clock(ahead: timedelta, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose clock is two days fast took uploads of this minute for old; one whose clock is slow, old ones for young."""
+    store = MemoryStore("deploy")
+
+    @asynccontextmanager
+    async def opened(*_: object, **__: object) -> AsyncIterator[MemoryStore]:
+        yield store
+
+    monkeypatch.setattr("riva_stream.inspection.gc.open_store", opened)
+    behind = [ahead + timedelta(hours=25)]
+    store.set_clock(lambda: datetime.now(UTC) - behind[0])
+    for name in ("old", "young"):
+        key = f"prod/n/v1/models/{name}.riva"
+        await store.create_upload("deploy", key, content_type="a/b", metadata={}, crc64nvme=False)
+        behind[0] = ahead
+    report = await collect(StoreSettings(), "deploy", "prod/n/v1/", older_than=86400.0, lease=0.3, apply=True)
+    assert {found.key.rpartition("/")[2]: found.removed for found in report.found} == {
+        "old.riva": True,
+        "young.riva": False,
+    }
+    assert [upload.key for upload in store.open_uploads("deploy")] == ["prod/n/v1/models/young.riva"]
+
+
 async def test_a_store_that_lists_too_much_costs_nobody_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     class Lax(MemoryStore):
         async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:

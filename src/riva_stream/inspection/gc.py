@@ -40,7 +40,6 @@ async def collect(
     apply: bool,
     observer: Observer = ignore,
     session: Any = None,
-    now: Callable[[], datetime] = clock.now,
 ) -> CollectReport:
     """List what dead runs left below ``prefix``, uploads, checkpoints and journals, and with ``apply`` remove it.
 
@@ -48,12 +47,11 @@ async def collect(
         settings: the store.
         bucket: its bucket.
         prefix: of one staging, of a model, of an environment, or "" for the whole bucket.
-        older_than: seconds; what is younger stays.
+        older_than: seconds, by the store's clock; what is younger stays.
         lease: seconds a journal is watched for a heartbeat. That of a journal itself counts when it is longer.
         apply: abort and delete; otherwise only say what would be.
         observer: is told what could not be looked at or removed.
         session: the caller's own ``aioboto3.Session``.
-        now: the time of day, which is compared with the store's own time stamps.
 
     Raises:
         ConfigurationError: the prefix lies inside of a staging.
@@ -72,7 +70,9 @@ async def collect(
         there, for_leases = (
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )
-        limit = now() - timedelta(seconds=older_than)
+        # By the clock that the time stamps are of; a store that does not tell it may have this host's.
+        now = (await there.list_folder(prefix, limit=1)).now or clock.now()
+        limit = now - timedelta(seconds=older_than)
         place = partial(
             _StagingLeftovers, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn
         )

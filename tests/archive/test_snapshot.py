@@ -10,6 +10,7 @@ import random
 import tarfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from riva_stream.errors import ArchiveError
 from tests.archive.kit import END, MIB, header, member, pad, pax, tar_of
 
 RNG = random.Random(13)
-TEXT = b" ".join(b"%d" % RNG.randrange(4000) for _ in range(400_000))
+TEXT = b" ".join(b"%d" % number for number in RNG.choices(range(4000), k=400_000))
 TAR = tar_of({"small.riva": b"model" * 999, "large.riva": TEXT, "late.riva": b"m" * 3000})
 BODY = member(b"x" * 40 + b".riva", TEXT)
 
@@ -34,16 +35,22 @@ def in_pieces(pack: Callable[[bytes], bytes]) -> bytes:
     return b"".join(pack(TAR[at : at + 65280]) for at in range(0, len(TAR), 65280))
 
 
-ARCHIVES: dict[str, bytes] = {
-    "gzip -1": of_level(1),
-    "gzip -6": of_level(6),
-    "gzip -9": of_level(9),
-    "gzip, stored": of_level(0),
-    "bgzip": in_pieces(lambda part: gzip.compress(part, 6, mtime=0)),
-    "zstd, several frames": in_pieces(zstandard.ZstdCompressor(3, write_checksum=True).compress),
-    "zstd, one frame": zstandard.ZstdCompressor(3, write_checksum=True).compress(TAR),
-    "plain": TAR,
+ARCHIVES: dict[str, Callable[[], bytes]] = {
+    "gzip -1": lambda: of_level(1),
+    "gzip -6": lambda: of_level(6),
+    "gzip -9": lambda: of_level(9),
+    "gzip, stored": lambda: of_level(0),
+    "bgzip": lambda: in_pieces(lambda part: gzip.compress(part, 6, mtime=0)),
+    "zstd, several frames": lambda: in_pieces(zstandard.ZstdCompressor(3, write_checksum=True).compress),
+    "zstd, one frame": lambda: zstandard.ZstdCompressor(3, write_checksum=True).compress(TAR),
+    "plain": lambda: TAR,
 }
+
+
+@cache
+def archive_of(name: str) -> bytes:
+    """Made when a test asks for it: every worker reads this file, and one of them runs it."""
+    return ARCHIVES[name]()
 
 
 def advanced(archive: bytes, share: float, *, mark: bool = True, **options: Any) -> tuple[Snapshot, int]:
@@ -85,7 +92,7 @@ def changed(data: bytes, **values: Any) -> bytes:
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_it_begins_close_to_where_it_was_taken(name: str) -> None:
-    archive = ARCHIVES[name]
+    archive = archive_of(name)
     snapshot, pushed = advanced(archive, 0.6)
     one_frame = name == "zstd, one frame"
     assert snapshot.offset == 0 if one_frame else pushed - 200_000 < snapshot.offset <= pushed
@@ -124,21 +131,21 @@ def test_a_block_is_looked_for_in_the_next_mib_and_no_further(late: bool) -> Non
 
 @pytest.mark.parametrize("name", ["bgzip", "zstd, several frames", "plain"])
 def test_members_frames_and_plain_bytes_need_no_mark(name: str) -> None:
-    archive = ARCHIVES[name]
+    archive = archive_of(name)
     snapshot, pushed = advanced(archive, 0.6, mark=False)
     assert pushed - 200_000 < snapshot.offset <= pushed
 
 
 def test_without_a_mark_a_gzip_of_one_member_begins_at_its_start() -> None:
-    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.6, mark=False)
+    snapshot, _ = advanced(archive_of("gzip -6"), 0.6, mark=False)
     assert snapshot.offset == 0
-    assert rest(snapshot.data, ARCHIVES["gzip -6"])[0] == (TEXT + b"m" * 3000)[snapshot.handed_over :]
+    assert rest(snapshot.data, archive_of("gzip -6"))[0] == (TEXT + b"m" * 3000)[snapshot.handed_over :]
 
 
 @pytest.mark.parametrize("at", [1, 511, 4096, 100_000, 1_000_000, len(TEXT)])
 @pytest.mark.parametrize("name", ["gzip -6", "plain"])
 def test_a_pull_stops_at_a_byte_of_the_member(name: str, at: int) -> None:
-    archive = ARCHIVES[name]
+    archive = archive_of(name)
     extractor = Extractor(include=["large.riva"])
     extractor.mark()
     seen = bytearray()
@@ -157,7 +164,7 @@ def test_a_pull_stops_at_a_byte_of_the_member(name: str, at: int) -> None:
 
 
 def test_a_window_of_zstd_is_paid_for_after_a_restore_once_a_frame_asks_for_it() -> None:
-    archive = ARCHIVES["zstd, several frames"]
+    archive = archive_of("zstd, several frames")
     extractor = Extractor()
     extractor.push(archive[: len(archive) // 2])
     while not extractor.needs_input:
@@ -173,7 +180,7 @@ def test_a_window_of_zstd_is_paid_for_after_a_restore_once_a_frame_asks_for_it()
 
 
 def test_a_snapshot_can_be_taken_again_right_after_a_restore() -> None:
-    archive = ARCHIVES["gzip -6"]
+    archive = archive_of("gzip -6")
     first, _ = advanced(archive, 0.3)
     extractor, _ = Extractor.restore(first.data)
     extractor.push(archive[first.offset :])
@@ -218,7 +225,7 @@ def test_there_is_none_before_the_tar_has_begun() -> None:
     extractor.push(TAR[:100])
     assert extractor.snapshot() is None
     other = Extractor()
-    other.push(ARCHIVES["gzip -6"][:30])
+    other.push(archive_of("gzip -6")[:30])
     other.pull(10)
     assert other.snapshot() is None
 
@@ -236,11 +243,11 @@ def test_there_is_none_after_a_refusal() -> None:
     [{"include": ["*"]}, {"limits": Limits(members=7)}, {"allow_missing_end": True}],
 )
 def test_other_options_are_refused(options: dict[str, Any]) -> None:
-    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5)
+    snapshot, _ = advanced(archive_of("gzip -6"), 0.5)
     with pytest.raises(InvalidSnapshotError):
         Extractor.restore(snapshot.data, **options)
     with pytest.raises(InvalidSnapshotError):
-        Extractor.restore(advanced(ARCHIVES["gzip -6"], 0.5, **options)[0].data)
+        Extractor.restore(advanced(archive_of("gzip -6"), 0.5, **options)[0].data)
 
 
 def without_a_byte(text: str) -> str:
@@ -272,7 +279,7 @@ def without_a_byte(text: str) -> str:
     ids=lambda change: next(iter(change)),
 )
 def test_what_cannot_be_is_refused(change: dict[str, Any]) -> None:
-    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5)
+    snapshot, _ = advanced(archive_of("gzip -6"), 0.5)
     Extractor.restore(changed(snapshot.data))
     with pytest.raises(InvalidSnapshotError):
         Extractor.restore(changed(snapshot.data, **change))
@@ -298,31 +305,31 @@ def test_what_is_no_snapshot_is_refused(data: bytes) -> None:
     ids=["a bit", "four bits", "a byte later", "a byte earlier", "the CRC", "the length", "the window"],
 )
 def test_a_wrong_place_in_a_gzip_is_found_before_the_archive_ends(change: dict[str, Any]) -> None:
-    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5)
+    snapshot, _ = advanced(archive_of("gzip -6"), 0.5)
     with pytest.raises(ArchiveError):
-        rest(changed(snapshot.data, **change), ARCHIVES["gzip -6"])
+        rest(changed(snapshot.data, **change), archive_of("gzip -6"))
 
 
 def test_without_the_symbols_it_begins_at_members_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    inside, _ = advanced(ARCHIVES["gzip -6"], 0.5)
+    inside, _ = advanced(archive_of("gzip -6"), 0.5)
     monkeypatch.setattr(inflate, "_library", lambda: "there are none")
-    one, _ = advanced(ARCHIVES["gzip -6"], 0.5)
+    one, _ = advanced(archive_of("gzip -6"), 0.5)
     assert one.offset == 0
-    assert rest(one.data, ARCHIVES["gzip -6"])[0] == (TEXT + b"m" * 3000)[one.handed_over :]
-    many, pushed = advanced(ARCHIVES["bgzip"], 0.5)
+    assert rest(one.data, archive_of("gzip -6"))[0] == (TEXT + b"m" * 3000)[one.handed_over :]
+    many, pushed = advanced(archive_of("bgzip"), 0.5)
     assert pushed - 200_000 < many.offset <= pushed
-    assert rest(many.data, ARCHIVES["bgzip"])[0] == (TEXT + b"m" * 3000)[many.handed_over :]
+    assert rest(many.data, archive_of("bgzip"))[0] == (TEXT + b"m" * 3000)[many.handed_over :]
     with pytest.raises(InvalidSnapshotError, match="there are none"):
         Extractor.restore(inside.data)
 
 
 def test_an_archive_that_ends_before_the_snapshot_is_cut() -> None:
-    snapshot, _ = advanced(ARCHIVES["plain"], 0.5)
+    snapshot, _ = advanced(archive_of("plain"), 0.5)
     with pytest.raises(ArchiveError, match="cut"):
         rest(snapshot.data, TAR[: snapshot.offset + 100])
     packed = zlib.compressobj(6, zlib.DEFLATED, 31)
     short = packed.compress(TAR[: len(TAR) // 4]) + packed.flush()
-    one, _ = advanced(ARCHIVES["gzip -6"], 0.5, mark=False)
+    one, _ = advanced(archive_of("gzip -6"), 0.5, mark=False)
     with pytest.raises(ArchiveError):
         rest(one.data, short)
 
@@ -416,7 +423,7 @@ def test_an_archive_of_very_many_models_has_no_snapshots_in_the_end() -> None:
 
 @pytest.mark.parametrize("value", [{}, "a", "\\", '"', "[", "\x01", "\U0001f600"], ids=repr)
 def test_a_document_that_is_too_large_is_refused_whatever_is_in_it(value: Any) -> None:
-    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5)
+    snapshot, _ = advanced(archive_of("gzip -6"), 0.5)
     document = json.loads(snapshot.data)
     document["found"]["listing"] = [value] * 140_000
     with pytest.raises(InvalidSnapshotError):
@@ -433,13 +440,13 @@ def test_names_of_brackets_are_no_values() -> None:
 
 @pytest.mark.parametrize("include", [["*.bin", "large.riva"], ["large.riva", "*.bin", "*.bin"]])
 def test_the_order_of_patterns_means_nothing(include: list[str]) -> None:
-    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5, include=["large.riva", "*.bin"])
-    assert rest(snapshot.data, ARCHIVES["gzip -6"], include=include)[1].members == 3
+    snapshot, _ = advanced(archive_of("gzip -6"), 0.5, include=["large.riva", "*.bin"])
+    assert rest(snapshot.data, archive_of("gzip -6"), include=include)[1].members == 3
 
 
 def test_a_limit_may_be_without_end() -> None:
     limits = Limits(ratio=float("inf"))
-    snapshot, _ = advanced(ARCHIVES["gzip -6"], 0.5, limits=limits)
-    assert rest(snapshot.data, ARCHIVES["gzip -6"], limits=limits)[1].members == 3
+    snapshot, _ = advanced(archive_of("gzip -6"), 0.5, limits=limits)
+    assert rest(snapshot.data, archive_of("gzip -6"), limits=limits)[1].members == 3
     with pytest.raises(InvalidSnapshotError):
         Extractor.restore(snapshot.data)

@@ -1,8 +1,8 @@
-"""The run's journal: who holds the prefix, what it may complete, and which parts the store has already. No I/O.
+"""The run's journal: who holds the prefix, which uploads it may complete, and which parts are durable. No I/O.
 
-It is at ``<prefix>.riva-stream/journal.json`` while a run is under way, and after one that was interrupted. Nothing is
-completed that a journal did not name before: whoever takes over aborts what it names, by id, and has then nothing to
-fear. About parts it is a hint, never an authority: they are believed only as far as the store itself confirms them.
+It is at ``<prefix>.riva-stream/journal.json`` while a run is in progress, and after an interrupted one. An upload is
+completed only if a journal named it first: a run that takes over aborts the uploads that it names, by id, and is then
+safe from them. For parts it is a hint, never an authority: they count only as far as the store itself confirms them.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ __all__ = [
 
 
 LEASE = 30.0
-"""Seconds; of a journal that cannot be understood."""
+"""Seconds; the lease assumed for a journal that cannot be parsed."""
 SENT = "sent"
-"""Of :attr:`Identity.source_copy`: the store copies nothing."""
+"""Value of :attr:`Identity.source_copy`: the store copies nothing."""
 SENT_INSTEAD = "sent-instead"
-"""Of the same: it was asked to, and did not."""
+"""Value of :attr:`Identity.source_copy`: the store was asked to copy, and did not."""
 _COPY = "copy="
 _LONGEST = 3600.0
-"""Seconds; of a lease that can be asked for."""
+"""Seconds; a journal's lease counts for no more than this."""
 _MOST = 64 << 20
 _MOST_VALUES = 1 << 21
-"""Numbers, texts and what holds them in a journal that is read: 300,000 parts have as many."""
+"""JSON values of a journal that is read, containers included: as many as 300,000 parts have."""
 
 
 class _OrNone:
-    """What is no such text counts as None: a part is a hint, and the uploads beside it have to be known whatever it says.
+    """Read anything but a matching string as None: a part is only a hint, and must not hide the uploads beside it.
 
-    Not a function of ours for each part: a journal has tens of thousands, and is written often.
+    A core schema, not a Python function called per part: a journal has tens of thousands, and is written often.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -61,11 +61,11 @@ class _OrNone:
 
 
 _Crc64 = Annotated[str | None, _OrNone(r"^[A-Za-z0-9+/]{10}[AEIMQUYcgkosw048]=$")]
-"""base64 of eight bytes."""
+"""Eight bytes, base64."""
 
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-"""Of bytes or parts: what nothing can have is told by no run."""
+"""A number of bytes or parts, within what a run can have."""
 
 
 class _Document(BaseModel):
@@ -73,24 +73,24 @@ class _Document(BaseModel):
 
 
 class Process(_Document):
-    """A process, so that another one of the same host can tell whether it still lives."""
+    """A process, identified so that another on the same host can tell whether it is still alive."""
 
     host: str
     boot: str
-    """The kernel's boot id and the pid namespace: a pid means nothing after a reboot, nor in another container."""
+    """The kernel's boot id and the pid namespace: a pid means nothing after a reboot or in another container."""
     pid: int
     started: str
-    """Start time in clock ticks since boot (proc(5), stat field 22): pids are used again."""
+    """Start time in clock ticks since boot (proc(5), stat field 22): pids are reused."""
 
     @classmethod
     def this(cls) -> Process:
-        """This very process; RIVA_STREAM_HOST_ID names the host. Reads /proc, so call it in a thread."""
-        # Of the process and not of a request: whoever takes a lease has it, the library's callers too.
+        """This process; RIVA_STREAM_HOST_ID names the host. Reads /proc, so call it in a thread."""
+        # A setting of the process, not of a request: it applies to every lease, those of library callers included.
         host = os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
         return cls(host=host, boot=_boot_id(), pid=os.getpid(), started=_started(os.getpid()) or "")
 
     def is_dead(self, here: Process) -> bool:
-        """Whether it surely runs no more, as seen from ``here``; False whenever that cannot be known."""
+        """Whether it has certainly ended, as seen from ``here``; False whenever that cannot be known."""
         if not self.boot or (self.host, self.boot) != (here.host, here.boot):
             return False
         started = _started(self.pid)
@@ -110,8 +110,8 @@ class Identity(_Document):
     options: Items[str]
     """Encryption, key, storage class and tags: fixed when an upload is created."""
     source_copy: str = SENT
-    """What proves the store's copies of the source, :data:`SENT` where it makes none: what a dead run has still under way
-    must not come in between parts that were made otherwise."""
+    """How the store's copies of the source are proven; :data:`SENT` if it makes none. Requests of a dead run that are
+    still in flight must not mix with parts that were made in another way."""
 
     @property
     def is_copied(self) -> bool:
@@ -121,7 +121,7 @@ class Identity(_Document):
     @model_validator(mode="before")
     @classmethod
     def _of_0_2(cls, document: Any) -> Any:
-        """Version 0.2.0 has it as the last of the options alone."""
+        """Read version 0.2.0, which has ``source_copy`` only as the last of the options."""
         match document:
             case dict({"options": list([*options, str(last)])}) if last.startswith(_COPY):
                 return {"source_copy": last.removeprefix(_COPY)} | document | {"options": options}
@@ -129,7 +129,7 @@ class Identity(_Document):
 
     @field_serializer("options")
     def _for_0_2(self, options: list[str]) -> list[str]:
-        """Version 0.2.0 compares the options, and would else resume what the store copies by sending the rest."""
+        """Keep version 0.2.0, which compares the options, from resuming a store's copy by sending the rest."""
         return options if self.source_copy == SENT else [*options, f"{_COPY}{self.source_copy}"]
 
 
@@ -142,17 +142,17 @@ class JournaledPart(_Document):
     fingerprint: str
     """xxh3_128 of its bytes, hexadecimal."""
     crc64nvme: _Crc64 = None
-    """Of its bytes, base64, where it was computed."""
+    """CRC64NVME of its bytes, base64, if it was computed."""
 
 
 class JournaledUpload(_Document):
-    """One upload, and the parts of it that were durable; of a document's only that it is there to be aborted."""
+    """One upload and its durable parts; that of a document is named only so that it can be aborted."""
 
     key: str
     upload_id: str = Field(min_length=1)
-    """Never empty: a request to abort such an upload is one to delete the object, to a store that overlooks the parameter."""
+    """Never empty: a store that ignores an empty ``uploadId`` would take the abort for a deletion of the object."""
     created_by: str
-    """Run id of the run that created it, which its object's metadata carry."""
+    """Id of the run that created it, as in the metadata of its object."""
     parts: Items[JournaledPart] = Field(default_factory=list)
 
 
@@ -161,7 +161,7 @@ class JournaledCheckpoint(_Document):
 
     key: str
     sha256: str
-    """Of its bytes, hexadecimal: a checkpoint is believed only if it is this very one."""
+    """SHA-256 of its bytes, hexadecimal: a checkpoint that does not match is not used."""
     offset: _Count
     """Bytes of the archive that need not be read again."""
 
@@ -172,61 +172,61 @@ class Journal(_Document):
     format: Literal[1] = 1
     run_id: str
     token: str
-    """Of this very hold: tells it from another one with the same run id."""
+    """Random for each hold: distinguishes it from another hold with the same run id."""
     process: Process
     started_at: datetime
     lease: float
-    """Seconds. A holder writes its journal several times in that time; who sees no change for so long takes over."""
+    """Seconds. The holder writes its journal several times per lease; unchanged for one, it may be taken over."""
 
     @field_validator("lease")
     @classmethod
     def _is_bounded(cls, value: float) -> float:
         if math.isnan(value):
             raise ValueError("no number of seconds")
-        return min(value, _LONGEST)  # whoever may write the bucket must not make others wait for ever
+        return min(value, _LONGEST)  # write access to the bucket must not be enough to block others forever
 
     beat: int
-    """Grows with every write. Clocks are never compared."""
+    """Incremented with every write. Clocks are never compared."""
     stopped: bool = False
-    """The run has ended and let go; whoever comes need not watch it."""
+    """The run has ended and released the prefix: the next run need not watch the journal."""
     committing: bool | None = None
-    """Whether readers may see changes of this run. If so, nothing of it is resumed, and requests of it may still be
-    under way until its lease is over. None: written by version 0.1, which does not tell: the same as true."""
+    """Whether readers may see changes of this run. If so, none of it is resumed, and its requests may be in flight
+    until its lease expires. None: written by version 0.1, which does not say; the same as true."""
     conditional: bool = False
-    """Whether the store was found to keep to conditions: then nothing of this run can strike another one's journal."""
+    """Whether the store was found to honour conditions: then no request of this run can harm another run's journal."""
     identity: Identity | None = None
     uploads: Items[JournaledUpload] = Field(default_factory=list)
     checkpoints: Items[JournaledCheckpoint] = Field(default_factory=list, max_length=8)
-    """The newest first."""
+    """Newest first."""
     stale: Items[str] = Field(default_factory=list)
-    """Keys at which commits of earlier runs, which did not come to their end, may have left an object. Where nothing may
-    be listed nobody else knows of them."""
+    """Keys at which unfinished commits of earlier runs may have left an object. Without permission to list, this is the
+    only record of them."""
 
     def to_bytes(self) -> bytes:
-        """As it is stored: compact, it is written often."""
+        """The stored form: compact, since it is written often."""
         return self.model_dump_json().encode() + b"\n"
 
     @classmethod
     def parse(cls, data: bytes) -> Journal:
-        """Read it back.
+        """Parse a stored journal.
 
         Raises:
-            ValueError: it is cut, from another version, or not a journal at all.
+            ValueError: it is truncated, from another version, or not a journal at all.
         """
         return read_model(cls, data, size=_MOST, values=_MOST_VALUES)
 
     @property
     def has_begun(self) -> bool:
-        """Whether requests of this run that readers see the effect of may have been sent."""
+        """Whether this run may have sent requests whose effect readers see."""
         return self.committing is not False
 
     def leaves(self) -> list[str]:
-        """Keys at which this run, or those before it, may have left an object that no marker speaks for."""
+        """Keys at which this run, or one before it, may have left an object that no marker vouches for."""
         begun = {upload.key for upload in self.uploads} if self.has_begun else set()
         return sorted({*self.stale, *begun})
 
     def holder(self) -> str:
-        """Who it is, for messages."""
+        """The holder, described for messages."""
         return f"run {self.run_id} on {self.process.host} (pid {self.process.pid})"
 
 
@@ -238,9 +238,9 @@ def _boot_id() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a live process, or "" when there is none of this pid (or it is only waiting to be reaped).
+    """Start time of a live process, or "" when no process has this pid (or it has ended and was not reaped yet).
 
-    None where that cannot be known: /proc may hide the processes of other users (proc(5), hidepid).
+    None if that cannot be known: /proc may hide the processes of other users (proc(5), hidepid).
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -248,6 +248,6 @@ def _started(pid: int) -> str | None:
         return "" if Path("/proc/1").exists() else None
     except OSError:
         return None
-    # the command's name is in parentheses and may hold anything, so count from the last one
+    # the command's name is in parentheses and may contain anything, so count from the last parenthesis
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] in {"Z", "X"} else fields[19]

@@ -1,15 +1,15 @@
-"""One run at a time holds a prefix: the lease, kept by writing the journal again and again.
+"""The lease, by which one run at a time holds a prefix; it is kept by rewriting the journal.
 
-Whoever finds a journal watches it with its own clock. If it does not change for one lease, its holder is dead (or cut
-off, which is the same to everybody else) and the watcher takes over: it replaces exactly the journal that it watched.
-A holder whose journal is gone or another's has lost; it never creates a new one.
+A run that finds a journal watches it by its own clock. If it does not change for one lease, its holder is dead (or cut
+off, which is the same to everybody else) and the watcher takes over: it replaces exactly the journal that it watched. A
+holder whose journal is gone or replaced by another run's has lost the lease; it never creates a new one.
 
-A takeover is a compare-and-swap (If-Match, If-None-Match) where the store has these. Elsewhere it is Fischer's algorithm
-(Lamport, "A Fast Mutual Exclusion Algorithm", 1987): write, wait longer than a write of somebody who has looked before
-may take, and look again.
+A takeover is a compare-and-swap (If-Match, If-None-Match) where the store supports that. Elsewhere it is Fischer's
+algorithm (Lamport, "A Fast Mutual Exclusion Algorithm", 1987): write, wait longer than a write by a run that looked
+earlier may take, and look again.
 
-Each change that readers can see goes with the lease in its signature (:class:`~riva_stream.s3.Window`): the store refuses
-a request that arrives when somebody else may have taken over. Whether the store does that is tried, never guessed.
+Each change that readers can see carries the lease in its signature (:class:`~riva_stream.s3.Window`): the store refuses
+a request that arrives when another run may have taken over. Whether the store does so is probed, never assumed.
 """
 
 from __future__ import annotations
@@ -50,47 +50,47 @@ T = TypeVar("T")
 
 _LIMIT = 64 << 20
 _BEATS = 3
-"""Heartbeats per lease: two may be lost before anybody takes over."""
+"""Heartbeats per lease: two may be lost before another run takes over."""
 _FIRST = 1.0
-"""Seconds before the first of them at least,"""
+"""Seconds before the first heartbeat, at least."""
 _FIRST_OF = 30
-"""and the part of a lease that it comes after, where that is longer."""
+"""Divides the lease: the first heartbeat comes after that time, if it is longer."""
 _FINAL_SECONDS = 3.0
 _MARGIN = 0.1
-"""Part of a lease by which a request of ours must be over before anybody else may act: clocks run at their own pace."""
+"""Fraction of a lease by which our requests must be over before another run may act: clocks drift."""
 _LOOK_AROUND = 1.0
-"""Seconds without a look at anything, at most, while a lease is waited for."""
+"""Seconds of one sleep, at most, while waiting for a lease."""
 _FRESH = 0.5
-"""Part of a lease that must be left when a change is sent; else the lease is renewed first."""
+"""Fraction of a lease that must be left when a change is sent; otherwise the lease is renewed first."""
 _LEAST_WINDOWED = 4.0
-"""Seconds of a lease below which a signature, which counts whole seconds, cannot carry it."""
+"""Seconds; a shorter lease cannot be expressed in a signature, which counts whole seconds."""
 _LONGEST_WINDOW = 30
-"""Seconds of a window at most, however long the lease is: whoever cannot know of a lease waits for as long."""
+"""Seconds; the longest window, however long the lease is: a run that cannot know of a lease waits this long."""
 _NO_ETAG = "0" * 32
 _SETTLING = 1.5
-"""Seconds for which a takeover without conditions is not trusted: longer than the window of a write, which is one,"""
+"""Seconds for which a takeover without conditions is not trusted: longer than the window of a write, one second."""
 _SETTLING_PART = 0.05
-"""and no more than this part of a lease that is too short for windows."""
+"""Fraction of a lease that limits that time where there are no windows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A journal as it was read."""
+    """A journal as read."""
 
     info: ObjectInfo
     journal: Journal | None
-    """None: it is there, but cannot be understood."""
+    """None: the journal exists, but cannot be parsed."""
     problem: str = ""
 
     @property
     def etag(self) -> str:
-        """Of the journal."""
+        """The ETag of the journal."""
         return self.info.etag
 
 
 @dataclass(frozen=True, slots=True)
 class JournalContent:
-    """What a run tells in its journal beside who it is."""
+    """A journal's record of the work of a run, without its holder."""
 
     identity: Identity | None
     uploads: Sequence[JournaledUpload]
@@ -103,9 +103,9 @@ async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Fou
     """The journal at ``key``, or None when there is none.
 
     Args:
-        bucket: where it lies.
+        bucket: where it is.
         key: its key.
-        listed: a listing has shown it, so that a refusal does not mean that there may be none.
+        listed: a listing has shown it, so a refusal cannot mean that it does not exist.
 
     Raises:
         AccessDeniedError: it may not be read.
@@ -127,18 +127,18 @@ class Lease:
     """This process's hold on one prefix.
 
     Args:
-        bucket: to write the journal, and nothing else. Its retrier is apart from the work's: a heartbeat is no
+        bucket: writes the journal, and nothing else. Its retrier is separate from that of the work: a heartbeat is no
             progress, and must not queue behind parts.
         layout: of the prefix.
         seconds: without a heartbeat, after which another run may take over.
-        run_id: for people; ownership is the token's alone.
+        run_id: for people; only the token decides ownership.
         started_at: for people.
-        process: this process, so that another of the same host can tell whether it lives.
-        content: what the journal tells, as things stand now.
-        warn: is told what was set aside.
-        save_copy: keeps a copy of each journal in the state directory.
-        waiting: is called now and then while another run's journal is watched, or the own one is not yet trusted.
-        observer: is told when that begins.
+        process: this process, so that another on the same host can tell whether it is alive.
+        content: returns the current content of the journal.
+        warn: called with each warning.
+        save_copy: saves a copy of each journal in the state directory.
+        waiting: called periodically while another run's journal is watched, or ours is not yet trusted.
+        observer: notified when watching begins.
     """
 
     bucket: WritableBucket
@@ -153,60 +153,60 @@ class Lease:
     waiting: Callable[[], None]
     observer: Observer = ignore
     token: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Of this very hold. Two processes may have the same run id, but never this."""
+    """Unique to this hold: two processes may have the same run id, but never the same token."""
     predecessor: Journal | None = field(default=None, init=False)
-    """The journal that ours has replaced."""
+    """The journal that ours replaced."""
     named: frozenset[str] = field(default=frozenset(), init=False)
     """UploadIds in our last confirmed journal: no other may be completed."""
     committing: bool = field(default=False, init=False)
-    """Whether a confirmed journal says so."""
+    """Whether a confirmed journal says that the run is committing."""
     conditional: bool = field(default=True, init=False)
-    """Whether the store keeps to conditions on PUT."""
+    """Whether the store honours conditions on PUT."""
     windowed: bool = field(default=False, init=False)
     """Whether the store refuses a request that arrives after its window."""
     is_held: bool = field(default=False, init=False)
-    """Whether a journal of ours was confirmed."""
+    """Whether a journal of ours has been confirmed."""
     _etag: str | None = field(default=None, init=False)
-    """Of the journal that we know: ours, or before that the one that it replaces."""
+    """ETag of the last known journal: ours, or before that the one that ours replaces."""
     _beat: int = field(default=0, init=False)
     _confirmed: float = field(default=float("-inf"), init=False)
-    """When the last confirmed journal was sent, by our clock:"""
+    """When the last confirmed journal was sent, by our clock."""
     _since: datetime | None = field(default=None, init=False)
-    """and the same moment (or a little earlier) by the store's clock."""
+    """The same moment (or a little earlier) by the store's clock."""
     _since_at: float = field(default=0.0, init=False)
-    """The moment of ``_since`` by our clock; what ``_confirmed`` is until the lease is taken for over."""
+    """The moment of ``_since`` by our clock; the same as ``_confirmed`` unless :meth:`expire` was called."""
     _visible: bool = field(default=False, init=False)
-    """Whether a journal that was there could be read."""
+    """Whether an existing journal has been seen, so that a refusal may mean that it is gone."""
     _settled: float = field(default=float("-inf"), init=False)
-    """From when on our journal is trusted."""
+    """The time from which our journal is trusted."""
     was_late: bool = field(default=False, init=False)
-    """Whether our first journal took so long that another run may have held the prefix meanwhile, unseen."""
+    """Whether our first journal took so long that another run may have held the prefix unseen meanwhile."""
     _looked: float = field(default=float("-inf"), init=False)
-    """When the last look at the journal was sent."""
+    """When the last request to look at the journal was sent."""
     _taking: float = field(default=0.0, init=False)
-    """Seconds from the look that found the prefix free to the answer to our journal."""
+    """Seconds between the look that found the prefix free and the answer to our first journal."""
     _data: bytes = field(default=b"", init=False)
-    """Our last journal."""
+    """Our last journal, as sent."""
     _writing: anyio.Lock = field(default_factory=anyio.Lock, init=False)
 
     @property
     def key(self) -> str:
-        """Of the journal."""
+        """The ETag of the journal."""
         return self.layout.journal
 
     @property
     def ends(self) -> float:
-        """When everything that goes with this lease is over, by our clock, if it is not renewed."""
+        """When the lease, and with it every request that carries it, expires by our clock if it is not renewed."""
         return self._confirmed + self.seconds
 
-    # ── to hold ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── acquiring ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def acquire(self, *, wait: bool, listed: bool = False) -> None:
-        """Hold the prefix from now on.
+        """Acquire the prefix.
 
         Args:
             wait: wait for a live holder instead of giving up.
-            listed: a listing has shown a journal just now.
+            listed: a listing has just shown a journal.
 
         Raises:
             HeldError: a live run holds it; the message says which.
@@ -214,7 +214,7 @@ class Lease:
         try:
             await self._acquire(wait=wait, listed=listed)
         except BaseException:
-            if self.is_held:  # what the run before left, only a journal names
+            if self.is_held:  # only a journal names what the previous run left
                 await (self.release() if self.predecessor is None else self.stop())
             raise
 
@@ -222,12 +222,12 @@ class Lease:
         while True:
             self._looked = clock.monotonic()
             found = await self._find(listed=listed)
-            listed = False  # whatever was there has been read, or waited for
+            listed = False  # a listed journal has been read, or waited for
             if found is not None:
                 self._visible = True
                 found = await self._wait_until_free(found, wait=wait)
                 if found is None:
-                    continue  # it went away, or its holder is alive: look again at what is there
+                    continue  # it was deleted, or its holder is alive: look again
             self._etag = found.etag if found else None
             self.predecessor = found.journal if found else None
             if found is not None:
@@ -237,7 +237,7 @@ class Lease:
             except HeldError:
                 if not wait:
                     raise
-                continue  # somebody else was quicker
+                continue  # another run was faster
             if found is not None and found.journal is None:
                 self.warn(
                     f"the journal at s3://{self.layout.bucket}/{self.key} is set aside: {found.problem}"
@@ -254,47 +254,47 @@ class Lease:
             else self.bucket.get_confirming_refusal
         )
         found = _found(await ask(self.key, limit=_LIMIT))
-        if found is not None and found.journal is None:  # on the way, perhaps: a bit that has flipped
+        if found is not None and found.journal is None:  # perhaps a bit flipped in transit
             found = _found(await ask(self.key, limit=_LIMIT))
         return found
 
     async def _try_windows(self, since: datetime | None) -> None:
-        """Find out whether the store keeps to windows, by questions about the journal."""
+        """Find out whether the store enforces windows, by requests for the journal."""
         if self.seconds >= _LEAST_WINDOWED and since is not None:
             whole, over = Window(since, int(self.seconds)), Window(since - timedelta(hours=1), 1)
             self.windowed = bool(await ask_until_found(partial(self._answers, whole)))
-            # Refused twice: one refusal may be for something else than the time.
+            # Twice: a single refusal may have another reason than the time.
             for _ in range(0 if self.bucket.is_aws else 2):
                 self.windowed = self.windowed and not await self._answers(over)
 
     async def try_window(self) -> None:
-        """Find out whether a policy forbids signatures in the query for what is written, by our journal put once more.
+        """Find out whether a policy forbids signatures in the query for writes, by putting our journal once more.
 
-        Only where conditions guard the journal: elsewhere one without a window is no question but a danger.
+        Only where conditions guard the journal: elsewhere a write without a window is not a probe but a danger.
 
         Raises:
             HeldError: another run has taken over.
         """
         if not self.conditional:
             return
-        await self.write()  # so that there is as much of a window as can be
+        await self.write()  # so that the window is as long as possible
         is_refused = partial(self._is_refused, AccessDeniedError)
         async with self._writing:
-            # Refused, then taken without, then refused again: a refusal that passes is not a policy.
+            # Refused, then accepted without a window, then refused again: a temporary refusal is not a policy.
             self.windowed = not (
                 await is_refused() and not await is_refused(windowed=False) and await is_refused()
             )
 
     async def _try_conditions(self) -> None:
-        """Put the very same journal where there must be none: a store that takes that ignores conditions."""
+        """Put the same journal under conditions that do not hold: a store that accepts it ignores conditions."""
         if not self.conditional:
-            self._unsettle(self._taking)  # anew: only now it is known whether the store has windows
+            self._unsettle(self._taking)  # again: only now is it known whether the store enforces windows
         if self.bucket.is_aws or not self.conditional:
             return
         async with self._writing:
             for condition in ({"if_absent": True}, {"if_match": _NO_ETAG}):
                 refused = await self._is_refused(HeldError, **condition)
-                if not refused:  # or it took longer than a lease to ask: nobody knows
+                if not refused:  # or the question outlasted the lease: the answer is unknown
                     self._without_conditions()
                 if refused is False:
                     return
@@ -302,12 +302,12 @@ class Lease:
     async def _is_refused(
         self, kind: type[RivaStreamError], *, windowed: bool = True, **condition: Any
     ) -> bool | None:
-        """Whether our journal, put once more, is refused in this way; None: its window was over, and nobody has said.
+        """Whether our journal, put once more, is refused with this error; None: unknown, since its window had expired.
 
         Args:
-            kind: of the refusal.
-            windowed: whether it goes with a window.
-            condition: that it goes with; none: that it is still there.
+            kind: the error of the refusal.
+            windowed: whether the request carries a window.
+            condition: of the request; by default, that the journal is unchanged.
         """
 
         async def put() -> bool | None:
@@ -327,7 +327,7 @@ class Lease:
         return await self.bucket.retrier("PutObject", put)
 
     async def _answers(self, window: Window) -> bool | None:
-        """Whether the store answers a question that goes with such a window; None: it may not be asked, or not in this way."""
+        """Whether the store answers a request with this window; None: it refuses the request, or this form of it."""
 
         async def ask() -> bool | None:
             try:
@@ -337,7 +337,7 @@ class Lease:
                     return False
                 if error.where.code in EXPIRED or error.retryable:
                     raise
-                return None  # in whatever words: policies can forbid signatures in the query altogether
+                return None  # whatever the error: policies can forbid signatures in the query altogether
             return True
 
         return await self.bucket.retrier("HeadObject", ask)
@@ -347,25 +347,25 @@ class Lease:
         self._unsettle(self._taking)
 
     def _unsettle(self, took: float = 0.0) -> None:
-        """Our journal is not trusted for a while: somebody who looked before may write over it.
+        """Distrust our journal for a while: a run that looked earlier may overwrite it.
 
         Args:
-            took: seconds from the look that found the prefix free to the answer to our journal. Who has taken it in
-                between has changed nothing before such a pause was over; behind a journal that took longer to come,
-                changes of another run may be under way, until its lease, or the longest window, is over.
+            took: seconds between the look that found the prefix free and the answer to our journal. A run that took the
+                prefix in between changes nothing before such a pause is over; if our journal took longer than the
+                pause, changes of another run may be in flight until its lease, or the longest window, has expired.
         """
         pause = _SETTLING if self.windowed else min(_SETTLING, _SETTLING_PART * self.seconds)
         if took > pause:
             self.was_late = True
-            # Its lease is not known, but how long its windows are at most.
+            # Its lease is not known, but the longest possible window is.
             pause = max(self.seconds, _LONGEST_WINDOW + 1.0) if self.windowed else self.seconds
         self._settled = clock.monotonic() + pause
 
     async def heartbeat(self) -> None:
-        """Write the journal again and again; run it beside the work, and cancel it.
+        """Write the journal periodically; run it beside the work, and cancel it.
 
-        The first ones come soon, each after twice the pause of the one before: of a run that is killed before its
-        journal names any part, the next one has nothing to resume.
+        The first heartbeats come early, and each pause is twice the one before: if a run is killed before its journal
+        names any part, the next one has nothing to resume.
 
         Raises:
             HeldError: another run has taken over.
@@ -375,24 +375,24 @@ class Lease:
             await clock.sleep(min(pause, self.seconds / _BEATS))
             try:
                 await self.write()
-            except AccessDeniedError:  # one refusal may pass, and there is time for another beat
+            except AccessDeniedError:  # a refusal may be temporary, and there is time for another heartbeat
                 if self.ends - clock.monotonic() < self.seconds / _BEATS:
                     raise
             pause *= 2
 
     @property
     def is_settled(self) -> bool:
-        """Whether nobody who has looked before us can write over our journal any more."""
+        """Whether no run that looked before us can overwrite our journal any more."""
         return self._settled <= clock.monotonic()
 
     async def check(self, *, settled: bool = True) -> Window | None:
-        """Make sure, by one look, that the prefix is ours. For one attempt of one change: a retry checks again.
+        """Check, by one request, that the prefix is ours. For one attempt of one change: a retry checks again.
 
         Args:
-            settled: wait until that can be trusted; without it the change may be one that no other run is touched by.
+            settled: wait until that can be trusted; False only for a change that cannot affect another run.
 
         Returns:
-            The window within which the change may take effect; None: the store does not know of any.
+            The window within which the change may take effect; None: the store does not enforce windows.
 
         Raises:
             HeldError: another run has taken over.
@@ -412,22 +412,22 @@ class Lease:
         return self._window()
 
     def expire(self) -> None:
-        """Take the lease for over: a window was, be it that a clock has stood still. The next look renews it first."""
+        """Treat the lease as expired: a window was, perhaps since a clock stood still. The next check renews it."""
         self._confirmed = float("-inf")
 
-    # ── to let go ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── releasing ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def settle(self) -> None:
-        """Wait until no write of ours is under way: one that is cut off may arrive after the journal is deleted."""
+        """Wait until no write of ours is in flight: a cancelled one may arrive after the journal is deleted."""
         with anyio.move_on_after(_FINAL_SECONDS):
             await self._writing.acquire()
             self._writing.release()
 
     async def stop(self) -> HeldError | None:
-        """Let go, but leave the journal for whoever resumes; takes a few seconds at most.
+        """Release the prefix, but leave the journal for a run that resumes; takes a few seconds at most.
 
         Returns:
-            The error to tell instead, when it turns out that another run has taken over.
+            The error to raise instead, if it turns out that another run has taken over.
         """
         with anyio.move_on_after(_FINAL_SECONDS, shield=True):
             try:
@@ -435,16 +435,16 @@ class Lease:
             except HeldError as error:
                 return error
             except RivaStreamError:
-                pass  # the first error is the one to tell; without this the next run waits one lease
+                pass  # the first error is the one to report; without this write the next run waits one lease
         return None
 
     async def release(self) -> None:
-        """Let go for good: delete the journal if it is ours."""
+        """Release the prefix for good: delete the journal if it is ours."""
         in_doubt = True
         with anyio.move_on_after(2 * _FINAL_SECONDS, shield=True):
             try:
                 while not await self.bucket.retrier("DeleteObject", self._delete):
-                    await self.write()  # it expires with the lease, which nothing else renews any more
+                    await self.write()  # the deletion expires with the lease, which nothing else renews
             except HeldError:
                 return  # it is another run's
             except RivaStreamError as error:
@@ -452,20 +452,20 @@ class Lease:
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
             else:
                 return
-        # Nobody needs to wait for us, but for a deletion that may still arrive: it would strike the next journal.
+        # Nobody needs to wait for us, except for a deletion that may still arrive: it would delete the next journal.
         empty = JournalContent(None, (), committing=in_doubt)
         self.content = lambda: empty
         await self.stop()
 
     async def current(self) -> Journal | None:
-        """The journal that is there now, whoever wrote it."""
+        """The current journal, whoever wrote it."""
         found = _found(await self.bucket.get_confirming_absence(self.key, limit=_LIMIT, listed=False))
         return found.journal if found else None
 
-    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── internals ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _window(self) -> Window | None:
-        """What is left of the lease, less a margin, from the moment on that our last confirmed journal was sent."""
+        """The rest of the lease, less a margin, counted from when our last confirmed journal was sent."""
         if not self.windowed or self._since is None:
             return None
         whole = max(1, int(self.seconds * (1 - _MARGIN)))
@@ -483,7 +483,7 @@ class Lease:
         )
 
     async def write(self, *, stopped: bool = False) -> None:
-        """Write the journal as things stand now; ``stopped``: for the last time.
+        """Write the journal with its current content; ``stopped``: for the last time.
 
         Raises:
             HeldError: another run holds the prefix.
@@ -507,7 +507,7 @@ class Lease:
                 checkpoints=list(content.checkpoints),
             )
             self._data = data = journal.to_bytes()
-            # Whoever watches sees it from the first attempt on, be it that only the answer is lost.
+            # A watcher may see it from the first attempt on, even if the answer is lost.
             sent, looked, attempts = clock.monotonic(), self._looked, 0
 
             async def once() -> Stored:
@@ -523,10 +523,10 @@ class Lease:
                 if not self.conditional:
                     self._unsettle(self._taking)
             self._confirmed = sent
-            if now is not None:  # rather too early: the store told it at its answer
+            if now is not None:  # errs early: ``now`` is the time of the store's answer
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)
             elif self._since is not None:
-                # an answer without a date (RFC 9110, 6.6.1): as much later as it is here
+                # an answer without a date (RFC 9110, 6.6.1): add the time that has passed by our clock
                 self._since += timedelta(seconds=sent - self._since_at)
             self._since_at = sent
             self.named = frozenset(upload.upload_id for upload in journal.uploads)
@@ -535,7 +535,7 @@ class Lease:
             await self.save_copy(data)
 
     async def _put_once(self, data: bytes, looked: ObjectInfo | None, refusals: int = 1) -> Stored:
-        """One attempt. ``looked`` is the journal as it was just seen."""
+        """Make one attempt; ``looked`` is the journal as just seen."""
         condition = (
             {} if not self.conditional else {"if_match": self._etag} if self._etag else {"if_absent": True}
         )
@@ -543,18 +543,18 @@ class Lease:
             window = None if self.conditional else self._write_window(looked)
             return await self._send(data, window, **condition)
         except HeldError as error:
-            # Refused: another run's is there, or ours is, by an attempt whose answer was lost; or the store is wrong.
+            # Refused: another run's journal is there, or ours, by an attempt whose answer was lost; or the store errs.
             there = await self._conflicting_journal(error)
             if there is not None and there.data == data:
                 return Stored(there.info.etag, now=there.info.now)
             if self.conditional and self._etag == (there.info.etag if there is not None else None):
-                if refusals < LOOKS:  # one may pass, or be for a journal that has gone meanwhile
+                if refusals < LOOKS:  # a refusal may be temporary, or be about a journal deleted meanwhile
                     await pause_after(refusals)
                     return await self._put_once(data, None, refusals + 1)
                 return await self._put_plain(data)
             found = _found(there)
             if found is not None and found.journal is not None and found.journal.token == self.token:
-                # A write of ours that was cut off has come in between; the next attempt replaces that one.
+                # A cancelled write of ours has arrived in between; the next attempt replaces it.
                 self._etag = found.etag
                 return await self._put_once(data, found.info)
             if found is None:
@@ -566,10 +566,10 @@ class Lease:
             return await self._put_plain(data)
 
     async def _conflicting_journal(self, refused: HeldError) -> Document | None:
-        """The journal that is in the way of ours; None: there is none.
+        """The journal that conflicts with ours; None: there is none.
 
         Raises:
-            AccessDeniedError: there is one that may not be read.
+            AccessDeniedError: there is one, and it may not be read.
         """
         try:
             return await self.bucket.once.get(self.key, limit=_LIMIT)
@@ -579,21 +579,21 @@ class Lease:
             raise
 
     async def _put_plain(self, data: bytes) -> Stored:
-        """The same on a store that refuses conditions, or the right one: it is used like one that ignores them."""
+        """Write on a store that refuses conditions, even those that hold: it is used like one that ignores them."""
         self._without_conditions()
         return await self._put_once(data, await self._look())
 
     def _write_window(self, looked: ObjectInfo | None) -> Window | None:
-        """Without conditions a journal of ours must not come late, over that of a run that has taken over since."""
+        """The window of a write without conditions: arriving late, it must not overwrite the journal of a successor."""
         if clock.monotonic() - self._confirmed < self.seconds * (1 - _MARGIN):
             return self._window()
-        self._unsettle()  # a takeover, or a lease that was over already
+        self._unsettle()  # a takeover, or a lease that had expired already
         if looked is None or looked.now is None or not self.windowed:
             return None
         return Window(looked.now, 1)
 
     async def _look(self) -> ObjectInfo | None:
-        """One attempt to see whether the journal is still the one that we know: ours, or the one that we replace."""
+        """Make one attempt to check that the journal is still the last known one: ours, or the one that we replace."""
         info = await self._head()
         if (info.etag if info is not None else None) != self._etag:
             await self._reconcile()
@@ -606,9 +606,9 @@ class Lease:
         return await self._seen(partial(self.bucket.once.get, self.key, limit=_LIMIT))
 
     async def _seen(self, ask: Callable[[], Awaitable[T | None]]) -> T | None:
-        """One look at the journal.
+        """Make one request for the journal.
 
-        A refusal is taken for what S3 says without s3:ListBucket of what is not there, where it can be nothing else.
+        A refusal is read as S3's answer for a missing object without s3:ListBucket, where it can mean nothing else.
         """
         self._looked = clock.monotonic()
         try:
@@ -621,14 +621,14 @@ class Lease:
         return found
 
     async def _reconcile(self) -> None:
-        """The journal is not the one that was written last: ours, by a write whose answer did not come, or lost."""
+        """Find out whose the journal is now: ours, by a write whose answer was lost, or another run's."""
         found = _found(await ask_until_found(self._get))
         if found is None or found.journal is None or found.journal.token != self.token:
             raise self._takeover_error(found)
         self._etag = found.etag
 
     async def _delete(self) -> bool:
-        """One attempt; False: its window was over."""
+        """Make one attempt; False: its window had expired."""
         info = await ask_until_found(self._head)
         if info is None:
             return True
@@ -644,7 +644,7 @@ class Lease:
             if not isinstance(error, HeldError) and error.where.code != "NotImplemented":
                 raise
             await self._look()
-            # Refused though it is as it was: the store has no such condition.
+            # Refused although the journal is unchanged: the store does not support the condition.
             await delete(if_match=None if condition in {None, self._etag} else self._etag)
         return True
 
@@ -660,22 +660,22 @@ class Lease:
         return error
 
     async def _wait_until_free(self, found: Found, *, wait: bool) -> Found | None:
-        """Wait until a journal may be replaced; None when it has changed or went away meanwhile.
+        """Wait until a journal may be replaced; None if it has changed or was deleted meanwhile.
 
         Raises:
             HeldError: its holder is alive, and ``wait`` is False.
         """
         held = found.journal
         ended = held is not None and (held.stopped or held.process.is_dead(self.process))
-        # Where nothing guards the journal, what the dead one has under way could strike ours, be it only that it takes the
-        # prefix, or lets go of it: its lease has to be over.
+        # Where no condition guards the journal, requests of the dead run in flight could overwrite or delete ours, even
+        # those that only acquire or release the prefix: its lease must have expired.
         if held is not None and ended and not held.has_begun and (held.stopped or held.conditional):
             return found
         lease = max(self.seconds, held.lease if held else LEASE)
         if ended:
-            # It sends no more, but what it has sent may be under way: its lease has to be over.
+            # It sends nothing more, but its requests may be in flight: its lease must have expired.
             lease -= _age(found.info)
-        # An answer tells of the moment at which it was asked for at the earliest, however long it was under way.
+        # An answer describes a moment no earlier than its request, however long it took.
         since = unchanged = clock.monotonic()
         if lease > 0:
             who = held.holder() if held else "an unknown run"
@@ -685,7 +685,7 @@ class Lease:
             await clock.sleep(min(_LOOK_AROUND, self.seconds / 10, lease - watched))
             now = await ask_until_found(partial(self.bucket.retrier, "HeadObject", self._head))
             if now is not None and now.etag == found.etag:
-                found = replace(found, info=now)  # with the store's clock as it is now
+                found = replace(found, info=now)  # with the current time of the store
                 unchanged = self._looked
                 continue
             if now is not None and not wait and not ended:
@@ -695,12 +695,12 @@ class Lease:
                     where=Where(bucket=self.layout.bucket, key=self.key),
                     hint="run the same command again when it is done, or pass --wait",
                 )
-            return None  # it is gone, or alive: begin again with what is there now
+            return None  # it is gone, or its holder is alive: start over with the current journal
         return found
 
 
 def _age(info: ObjectInfo) -> float:
-    """Seconds since an object was written, by the store's clock alone, and rather too few of them."""
+    """Seconds since an object was written, by the store's clock alone; errs low."""
     if info.now is None or info.last_modified is None:
         return 0.0
     return max(0.0, (info.now - info.last_modified).total_seconds() - 1.0)

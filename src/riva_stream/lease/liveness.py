@@ -1,8 +1,8 @@
-"""Is the run that holds a prefix alive? Its journal tells whoever watches it.
+"""Whether the run that holds a prefix is alive, judged by its journal.
 
-Nobody's clock is compared with another's: a journal that changes while it is watched has a live holder, and one that
-does not change for one lease has none. Where nobody wants to wait, the store's own clock has to do: the time stamp
-of the journal, and the time that the store gives with an answer.
+No two clocks are compared: a journal that changes while it is watched has a live holder, and one that does not change
+for one lease has none. Where there is no time to watch, the store's own clock has to do: the timestamp of the journal,
+and the time that the store gives with an answer.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from riva_stream.s3 import Bucket
 __all__ = ["Life", "ended_reason", "is_heartbeat_fresh", "watch"]
 
 _SLACK = 2.0
-"""Seconds; time stamps of a store are whole seconds."""
+"""Seconds; a store's timestamps are whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What watching came to."""
+    """The result of watching a journal."""
 
     found: Found
-    """The journal as it was last read."""
+    """The journal as last read."""
     alive: bool | None
     """None: it was not watched long enough to tell."""
     why: str
     seconds: float
-    """Seconds it was watched."""
+    """Seconds for which it was watched."""
 
 
 def ended_reason(found: Found, here: Process) -> str:
-    """Why the journal's run has surely ended; "" when only watching could tell."""
+    """Why the journal's run has certainly ended; "" if only watching can tell."""
     journal = found.journal
     if journal is not None and journal.stopped:
         return "it says that it has stopped"
@@ -62,10 +62,10 @@ async def watch(
         found: the journal as it was read.
         here: this process.
         seconds: None: the journal's own lease, after which another run would take over.
-        observer: is told that it takes a while.
+        observer: notified when watching begins.
 
     Returns:
-        None when the journal went away meanwhile: its run is done, or gave up for good.
+        None if the journal was deleted meanwhile: its run has finished, or has failed for good.
     """
     if ended := ended_reason(found, here):
         return Life(found, False, ended, 0.0)
@@ -94,7 +94,7 @@ async def watch(
 
 
 def is_heartbeat_fresh(now: datetime | None, written: datetime | None, lease: float) -> bool | None:
-    """Whether a journal was written within its lease, by the store's clock alone; None: it does not say."""
+    """Whether a journal was written within its lease, by the store's clock alone; None: the store does not say."""
     if now is None or written is None:
         return None
     return (now - written).total_seconds() <= lease + _SLACK

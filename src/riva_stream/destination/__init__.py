@@ -1,4 +1,4 @@
-"""The one place that changes what readers can see."""
+"""The only place that changes what readers can see."""
 
 from riva_stream.destination.destination import Destination
 from riva_stream.destination.hold import hold, resume, tell_resumed

@@ -1,14 +1,14 @@
-"""Every change that readers can see: made here, by one object that knows whether a marker stands, or not at all.
+"""The only object that makes changes which readers can see; it knows whether there is a marker.
 
-The rules, each kept by the method that could break it:
+The rules, each enforced by the method that could break it:
 
-* Nothing is completed but what a confirmed journal names, and no journal says less than what may be under way.
-* Each attempt of a change first looks whether the prefix is still ours and the marker the one that we know, and goes with
-  what is left of the lease in its signature.
-* While a marker stands nothing that it promises is replaced or deleted: first it goes itself.
-* Each change replaces or deletes exactly the object that was looked at, where the store has conditions.
+* Only uploads that a confirmed journal names are completed, and each journal names everything that may be in flight.
+* Each attempt of a change first checks that the prefix is still ours and the marker the one that we know, and carries
+  the rest of the lease in its signature.
+* While there is a marker, nothing that it vouches for is replaced or deleted: the marker itself is deleted first.
+* Each change replaces or deletes exactly the object that was checked, where the store supports conditions.
 * Only keys of the layout are deleted, whatever a document says.
-* Once the marker was sent there is no undo. What could not be found out is no reason to delete anything.
+* Once the marker was sent nothing is rolled back. Uncertainty is never a reason to delete anything.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ __all__ = ["Destination"]
 T = TypeVar("T")
 
 _GONE = frozenset({"NoSuchUpload", "NoSuchKey", "404"})
-"""Codes for the Complete of an upload that is not there (any more)."""
+"""Codes of the answer to Complete for an upload that does not exist (any more)."""
 _ATTEMPTS = 3
-"""Uploads that are created for a document when the store says that its key has changed meanwhile."""
+"""Uploads created for one document, at most, if the store says that its key has changed meanwhile."""
 _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
 _CHECKPOINT_SECONDS = 2.0
-"""The same for a checkpoint: a listing finds one of which nobody knows whether it was kept."""
+"""Seconds to wait for the answer to a checkpoint's PUT: if it is unknown whether it was kept, a listing finds it."""
 _KEPT_CHECKPOINTS = 2
-"""Checkpoints that are kept: should the newest not hold, there is one more."""
+"""Checkpoints that are kept: one to fall back to if the newest is unusable."""
 
 
 @dataclass(eq=False)
@@ -95,49 +95,49 @@ class Destination:
     lease: Lease
     uploads: Uploads
     existing: Existing = field(default_factory=partial(Existing, listed=False), init=False)
-    """What was there when we took the prefix; before that is known, nothing."""
+    """What was at the prefix when we took it over; empty until that is known."""
     identity: Identity | None = field(default=None, init=False)
-    """Set once it is known how parts are checked; only then do the uploads mean anything to another run."""
+    """Set once it is known how parts are checksummed; only then can another run use the uploads."""
     settled: bool = field(default=False, init=False)
-    """Whether it is decided what becomes of the uploads of whoever held the prefix before."""
+    """Whether the previous holder's uploads, if any, have been adopted or aborted."""
     adoptable: bool = field(default=True, init=False)
     """Whether another run may resume the uploads that our journal names."""
     committing: bool = field(default=False, init=False)
-    """Whether changes that readers can see may be made."""
+    """Whether changes that readers can see are allowed."""
     checkpoints: list[JournaledCheckpoint] = field(default_factory=list, init=False)
-    """The newest first: of this run, and of the one that it resumes."""
+    """Newest first: those of this run, and of the one that it resumes."""
     checks: list[ObjectCheck] = field(default_factory=list, init=False)
-    """What was verified of each object that was written."""
+    """The checks of each object that was written."""
     _marker: str | None = field(default=None, init=False)
-    """ETag of the marker that stands; None: there is none."""
+    """ETag of the current marker; None: there is none."""
     _seal: str = field(default="", init=False)
-    """Key of what tells readers that all is there,"""
+    """Key of the marker that this run writes."""
     _sealed: bool = field(default=False, init=False)
-    """and whether its Complete was sent: from here on nothing is undone."""
+    """Whether Complete was sent for that marker: from then on nothing is rolled back."""
     _conditional: bool = field(default=True, init=False)
     _keeps_etags: bool = field(default=False, init=False)
-    """Whether an object was seen to have the ETag that its Complete was answered with."""
+    """Whether an object was seen to keep the ETag of the answer to its Complete."""
     _documents: dict[str, Upload] = field(default_factory=dict, init=False)
     """Uploads of documents that are not completed yet, by name."""
     _completed: dict[str, str] = field(default_factory=dict, init=False)
-    """Keys that this run has completed, in order, with their ETags,"""
+    """Keys that this run has completed, in order, with their ETags."""
     _sent: set[str] = field(default_factory=set, init=False)
-    """and all of which a Complete was sent, be it that its answer is missing."""
+    """Keys for which Complete was sent, even if its answer was lost."""
     _deleted: set[str] = field(default_factory=set, init=False)
-    """Keys whose objects this run has deleted: there they need not be looked for."""
+    """Keys whose objects this run has deleted, so that none is expected there."""
     _checked: dict[str, Callable[[], Awaitable[ObjectCheck]]] = field(default_factory=dict, init=False)
-    """Key → what looks whether the store has what was sent."""
+    """Key → the check that the store has what was sent."""
     _checkpoints: int = field(default=0, init=False)
-    """How many this run has written;"""
+    """How many checkpoints this run has written."""
     _written: set[str] = field(default_factory=set, init=False)
-    """and those of them that may still be there."""
+    """Keys of this run's checkpoints that may still exist."""
     _dropped: set[str] = field(default_factory=set, init=False)
-    """Of those and of earlier runs' the ones that nobody needs any more, and that could not be deleted yet."""
+    """Keys of checkpoints, of this run or earlier ones, that are no longer needed and could not be deleted yet."""
     _doubtful: float = field(default=float("-inf"), init=False)
-    """Until when a deletion of ours whose answer did not come may still take effect."""
+    """The time until which a deletion of ours whose answer was lost may still take effect."""
 
     async def ensure(self) -> None:
-        """Make sure that the prefix is still ours.
+        """Check that the prefix is still ours.
 
         Raises:
             HeldError: another run has taken over.
@@ -146,7 +146,7 @@ class Destination:
 
     @property
     def guarded(self) -> WritableBucket:
-        """The bucket, for whatever creates uploads: each attempt looks first whether the prefix is ours."""
+        """The bucket for creating uploads: each attempt first checks that the prefix is ours."""
         return replace(self.bucket, guard=self.lease)
 
     async def _is_ours(self) -> bool:
@@ -157,9 +157,9 @@ class Destination:
         return True
 
     async def disown_uploads(self) -> None:
-        """Let nobody resume the uploads that our journal names: they are going to be aborted.
+        """Stop others from resuming the uploads that our journal names: they are about to be aborted.
 
-        An abort may come late, after whoever sent it has died: it must not strike what the next run sends its parts to.
+        An abort may arrive late, after its sender has died: it must not hit an upload that the next run has resumed.
 
         Raises:
             HeldError: another run has taken over.
@@ -167,14 +167,14 @@ class Destination:
         self.adoptable = False
         await self.lease.write()
 
-    # ── checkpoints: no reader sees them, and each key is one process's alone ─────────────────────────────────────────────
+    # ── checkpoints: invisible to readers, and each key is used by one process only ───────────────────────────────────
 
     async def keep_checkpoint(self, data: bytes, offset: int) -> None:
-        """Keep a checkpoint, name it in the journal, and forget all but the newest two.
+        """Write a checkpoint, name it in the journal, and delete all but the newest two.
 
         Args:
-            data: of the checkpoint.
-            offset: bytes of the archive that need not be read again with it.
+            data: the checkpoint's bytes.
+            offset: bytes of the archive that it saves a resuming run from reading again.
 
         Raises:
             HeldError: another run has taken over.
@@ -187,23 +187,23 @@ class Destination:
         self._dropped |= {old.key for old in self.checkpoints[_KEPT_CHECKPOINTS - 1 :]}
         self.checkpoints = [named, *self.checkpoints[: _KEPT_CHECKPOINTS - 1]]
         await self.lease.write()
-        # What stays now goes with the next, or in the end: the newest is kept and named, whatever becomes of the others.
+        # What cannot be deleted now is deleted with the next, or at the end: the newest is kept and named in any case.
         try:
             for old in sorted(self._dropped):
                 await self._delete_checkpoint(old)
                 self._dropped.discard(old)
         except RivaStreamError:
-            if len(self._dropped) >= LOOKS:  # they would become ever more
+            if len(self._dropped) >= LOOKS:  # they would pile up
                 raise
 
     async def forget_checkpoints(self, theirs: Journal | None = None) -> bool:
-        """Delete what checkpoints there are, and a killed probe's object: nobody resumes from them. Not to be cancelled.
+        """Delete all checkpoints, and a killed probe's object: no run will resume from them. Not to be cancelled.
 
         Args:
-            theirs: another run's journal: what it names, and what others have written, is not ours to delete.
+            theirs: another run's journal: what it names, and what other runs have written, is not ours to delete.
 
         Returns:
-            Whether none stays but what may not be deleted: for others the journal has to tell the next run to look.
+            Whether none is left but those that may not be deleted: the journal must tell the next run of any other.
         """
         named = {checkpoint.key for checkpoint in (theirs.checkpoints if theirs else ())}
         keys = set(self._written)
@@ -222,7 +222,7 @@ class Destination:
         return False
 
     async def _put_checkpoint(self, key: str, data: bytes) -> None:
-        """Each attempt looks first: of what a run puts that has lost its prefix no journal tells."""
+        """Put it, checking the prefix first in each attempt: no journal names what is put after losing the prefix."""
         bucket, body = self.guarded, body_of(data, self.uploads.check)
         put = partial(bucket.once.put, key, body, content_type="application/json", metadata={})
 
@@ -236,33 +236,33 @@ class Destination:
         self._written.discard(key)
 
     async def _surely_delete_checkpoint(self, key: str) -> None:
-        """The last that names it goes next."""
+        """Delete one whose only record is about to be deleted."""
         await confirm_refusal(partial(self._delete_checkpoint, key))
 
-    # ── to look ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def inspect(self) -> Existing:
-        """Look at what is there. Only now: what whoever held the prefix before may still have done is done."""
+        """Inspect the prefix. Only now: the previous holder can no longer change anything there."""
         self.existing = await inspect(self.run)
         self._marker = self.existing.marker_etag
         return self.existing
 
-    # ── to commit ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── committing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
     async def commit(self, names: Sequence[str]) -> AsyncIterator[None]:
-        """Within it, changes that readers can see are made.
+        """Allow changes that readers can see while the body runs.
 
         Args:
             names: documents that will be put; their uploads are created now.
 
-        What must not stay after a failure is rolled back: all that was completed when it is not what it should be, and
-        else what says that it may be deployed. What another run has taken over is its own.
+        What must not remain after a failure is rolled back: every completed object if one is not what it should be, and
+        otherwise the documents that allow deployment. What belongs to a run that has taken over is left alone.
         """
         retracted = {self.run.layout.marker_name} if self._marker is not None else set()
         if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
             retracted.add(DEPLOYMENT_READY)
-        # S3 wants a new upload where the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict).
+        # S3 requires a new upload if the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict)
         await gather_bounded([name for name in names if name not in retracted], self._open)
         self.committing = True
         self._conditional = self.lease.conditional
@@ -278,7 +278,7 @@ class Destination:
         except BaseException as error:
             causes = leaves_of(error)
             with anyio.move_on_after(_UNDO_SECONDS, shield=True):
-                # An upload that somebody has aborted does not make the prefix another run's.
+                # An aborted upload does not mean that the prefix is another run's.
                 if not any(isinstance(cause, HeldError) for cause in causes) or await self._is_ours():
                     await self._roll_back(
                         everything=any(isinstance(cause, IntegrityError) for cause in causes)
@@ -286,7 +286,7 @@ class Destination:
             raise
 
     async def _require_as_found(self) -> None:
-        """Look once more at what is there: a run that held the prefix before, unseen, may have changed it since we looked.
+        """Inspect the prefix again: a run that held it before, unseen, may have changed it since.
 
         Raises:
             HeldError: it has.
@@ -306,14 +306,14 @@ class Destination:
             )
 
     async def retract(self) -> None:
-        """Nothing is staged from here on, and nothing may be deployed: the markers go first of all."""
+        """Delete the markers before anything else: nothing is staged from here on, and nothing may be deployed."""
         if self._marker is not None:
             await self._delete(self.run.layout.marker, self._marker)
             self._marker = None
         await self.retract_ready()
 
     async def retract_ready(self) -> None:
-        """Delete a ``deployment_ready.txt`` that does not belong to what is going to stand."""
+        """Delete a ``deployment_ready.txt`` that does not belong to the staging being made."""
         key = self.run.layout.prefix + DEPLOYMENT_READY
         if key != self.run.layout.marker and (key in self.existing.etags or not self.existing.listed):
             info = await self._found(key)
@@ -330,7 +330,7 @@ class Destination:
             await self.lease.write()
         condition, run_id = await self._condition(upload.key)
         whole = self.uploads.whole_crc64nvme(upload)
-        # What is there afterwards is told from it by the run id, but for that of a run that had the same one.
+        # Afterwards the run id tells ours from what was there before, unless that came from a run with the same id.
         before = condition.get("if_match") if run_id == upload.created_by else None
 
         async def once() -> Stored:
@@ -347,10 +347,10 @@ class Destination:
                 try:
                     return await self._send_complete(upload, before, crc64nvme=whole, window=window, **sent)
                 except RivaStreamError as error:
-                    # "No such upload", or a condition that does not hold, is also what the second attempt hears after
-                    # a first whose answer was lost.
+                    # A second attempt also gets "no such upload", or a failed condition, after a first whose answer was
+                    # lost.
                     info = await self.bucket.once.head_or_unseen(upload.key)
-                    # What was there before may have the same bytes: then it is the upload that tells, by being gone.
+                    # The old object may have the same bytes: then only the upload tells, by being gone.
                     done = info is not None and (info.etag != before or error.where.code in _GONE)
                     if info is not None and done and self.uploads.is_ours(info, upload, before=before):
                         return Stored(info.etag, info.version_id)
@@ -366,12 +366,12 @@ class Destination:
         return record
 
     async def _send_complete(self, upload: Upload, before: object, **given: Any) -> Stored:
-        """One Complete, whose answer is not believed without an ETag.
+        """Send one Complete; an answer without an ETag is not believed.
 
-        There are stores that tell none, and there is 200 with nothing behind it.
+        Some stores return none, and some return 200 with no object behind it.
 
         Raises:
-            TransientError: the object is not there.
+            TransientError: the object does not exist.
         """
         stored = await self.bucket.once.complete_upload(
             upload.key, upload.upload_id, upload.completed_parts(), **given
@@ -379,7 +379,7 @@ class Destination:
         if stored.etag:
             return stored
         info = await self.bucket.once.head_or_unseen(upload.key)
-        # Whether its ETag is that of the very bytes is asked later, of what is kept.
+        # Whether its ETag is that of these bytes is checked later, on the stored object.
         is_there = info is UNSEEN or (
             info is not None
             and (info.size, info.metadata.get("run-id")) == (upload.size, upload.created_by)
@@ -393,10 +393,10 @@ class Destination:
         return stored
 
     async def _as_kept(self, upload: Upload, stored: Stored) -> Stored:
-        """What Complete has answered, by a look at the object where its ETag is left out or need not be the one that stays.
+        """The answer to Complete, corrected by a HEAD if its ETag is missing or might not be the final one.
 
-        Some stores answer with another ETag than they show from then on, as that of the one part's bytes; what they show
-        is believed where it is that of the very bytes. Of a store that was once seen to keep to its answer no more is asked.
+        Some stores answer with another ETag than they show from then on, such as that of a single part's bytes; the one
+        shown is believed if it fits these bytes. A store that once kept the ETag of its answer is not asked again.
         """
         parts = upload.in_order
         usual = stored.etag in etags_of(parts)
@@ -409,7 +409,7 @@ class Destination:
         return Stored(info.etag, info.version_id)
 
     async def complete_all(self, uploads: Sequence[Upload]) -> list[UploadRecord]:
-        """Make the objects of the archive and its models visible, and look at each."""
+        """Make the objects of the archive and its models visible, and verify each."""
         records = await gather_bounded(uploads, self.complete)
         for record in records:
             self.run.observer(ObjectCompleted(key=record.key, size=record.size))
@@ -421,10 +421,10 @@ class Destination:
         return records
 
     async def put(self, name: str, data: bytes) -> StagedFile:
-        """Write a document; nothing of it is looked at yet.
+        """Write a document, without verifying it yet.
 
-        Through an upload like all else: whoever takes over aborts it, so a run that was taken for dead cannot put a
-        document of its own beside another run's.
+        Through an upload like everything else: a run that takes over aborts it, so a run that was taken for dead cannot
+        put a document of its own beside another run's.
 
         Raises:
             HeldError: another run has taken over.
@@ -465,20 +465,20 @@ class Destination:
         return file
 
     async def clear(self, *upcoming: str) -> None:
-        """Delete what older stagings left beside the new one: what their manifest names, and what has our metadata.
+        """Delete what older stagings left behind: what their manifest names, and what has our metadata.
 
         Args:
             upcoming: names of documents that are put later.
 
         Raises:
-            AccessDeniedError: it may not be deleted, and must not lie beside the new staging.
+            AccessDeniedError: an object that must not remain beside the new staging may not be deleted.
         """
         layout, existing = self.run.layout, self.existing
         kept = {*self._completed, layout.marker, *(layout.prefix + name for name in upcoming)}
         named = {key for key in existing.committed_keys() if layout.owns(key)}
         if existing.is_complete:
             named |= {layout.prefix + name for name in OF_FULL}
-        # Where nothing may be listed, whatever may be there is looked at.
+        # Without permission to list, every key that may exist is checked.
         ours = (*FOLDERS, *OF_FULL, *DEPLOYMENT_DOCUMENTS)
         unseen = set(named)
         if not existing.listed:
@@ -502,7 +502,7 @@ class Destination:
                     "until it is removed",
                 )
 
-        # The manifest last: where nothing may be listed it alone tells the next run of the others.
+        # The manifest last: without permission to list, only it tells the next run of the others.
         todo, manifest = candidates - kept, layout.prefix + MANIFEST_JSON
         try:
             await gather_bounded(sorted(todo - {manifest}), remove)
@@ -515,15 +515,15 @@ class Destination:
             ) from error
 
     async def seal(self, name: str, text: bytes, last: Callable[[], Awaitable[None]]) -> None:
-        """Put a marker: look at every object once more, and at the uploads, put it, and read it back.
+        """Put a marker: verify every object again, abort foreign uploads, put it, and read it back.
 
         Args:
             name: of the marker.
-            text: what is in it.
-            last: looks once more at what all of this was made from, and raises where that is gone.
+            text: its content.
+            last: checks again what the staging was made from, and raises if that is gone.
 
         Raises:
-            DigestMismatchError: an object is not what was sent, or the marker reads otherwise than it was written.
+            DigestMismatchError: an object is not what was sent, or the marker does not read back as written.
             HeldError: another run has taken over.
         """
         self.checks += await gather_bounded(list(self._checked.values()), lambda check: check())
@@ -548,7 +548,7 @@ class Destination:
             self._marker = file.etag
 
     async def tag(self, *keys: str, older: Sequence[str] = ()) -> None:
-        """Make sure that objects have the tags that were asked for; see :class:`~riva_stream.sink.Tagging`."""
+        """Make sure that objects have the requested tags; see :class:`~riva_stream.sink.Tagging`."""
         await self.run.tagging.settle(self.bucket, self._tag, keys, older=older)
 
     async def _tag(self, key: str) -> None:
@@ -561,7 +561,7 @@ class Destination:
         await self.bucket.retrier("PutObjectTagging", once)
 
     async def wait_out_doubts(self) -> None:
-        """Wait until no deletion of ours can take effect any more: after that others may hold the prefix."""
+        """Wait until no deletion of ours can take effect any more: only then may others hold the prefix."""
         if not self.in_doubt:
             return
         self.run.warn("doubt", "a deletion was not answered: waiting until it can no longer take effect")
@@ -576,11 +576,11 @@ class Destination:
 
     @property
     def leaves_unseen(self) -> bool:
-        """Whether only a journal can tell the next run of objects that must not lie beside its staging."""
+        """Whether only a journal can tell the next run of objects that must not remain beside its staging."""
         before = self.lease.predecessor
         return not self.existing.listed and bool(self._sent or (before is not None and before.leaves()))
 
-    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── internals ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _open(self, name: str) -> None:
         self._documents[name] = await self.uploads.open(
@@ -590,7 +590,7 @@ class Destination:
         )
 
     async def _may_change(self, key: str) -> Window | None:
-        """For one attempt of one change: whether it may be made, and within which window.
+        """Check that one attempt of one change may be made, and within which window.
 
         Raises:
             HeldError: the prefix is another run's, or the marker is not the one that we know.
@@ -607,7 +607,7 @@ class Destination:
         if info is UNSEEN:
             info = await self._expected(self.bucket.once, layout.marker)
         if key == layout.marker and info is None:
-            return window  # our deletion of it, perhaps, whose answer was lost
+            return window  # perhaps deleted by us, in an attempt whose answer was lost
         if (info.etag if info else None) != self._marker:
             raise HeldError(
                 f"the marker {layout.uri}{layout.marker_name} is not the one that this run has found: another run "
@@ -618,7 +618,7 @@ class Destination:
         return window
 
     async def _look(self, upload: Upload) -> Stored | None:
-        """Of the marker's Complete: an earlier attempt, whose answer was lost, may have put it."""
+        """The marker, if an earlier Complete whose answer was lost has put it already; else None."""
         if upload.key == self.run.layout.marker:
             info = await self.bucket.once.head_or_unseen(upload.key)
             if info is not None and self.uploads.is_ours(info, upload):
@@ -626,12 +626,12 @@ class Destination:
         return None
 
     async def _condition(self, key: str) -> tuple[dict[str, object], str | None]:
-        """That there is still what was found at a key: nothing, or an object with this ETag; and the run id that it has."""
+        """The condition that a key is as found (absent, or with this ETag), and the run id of the object there."""
         if key in self._completed:
             return {"if_match": self._completed[key]}, self.run.run_id
         if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
             return {"if_absent": True}, None
-        # What may not be seen must not be there: it is never written over blindly.
+        # What may not be read must be absent: it is never overwritten blindly.
         is_named = key in self.existing.manifest_keys()
         info = await (self._expected(self.bucket, key) if is_named else self._head(key))
         if info is None:
@@ -646,15 +646,15 @@ class Destination:
         info: ObjectInfo | None,
         refusals: int,
     ) -> bool:
-        """Whether the same change may be sent again at once: a refusal may pass, or come from what can be left out.
+        """Whether the same change may be sent again at once: a refusal may be temporary, or due to something optional.
 
-        A condition that is refused though it holds, or is not known at all, is left out from then on. So is the window
-        where a policy was found to forbid signatures in the query, but never because of a refusal alone: what is sent
-        without one may arrive when another run has committed.
+        A condition that is refused although it holds, or is not supported, is omitted from then on. So is the window if
+        a policy turns out to forbid signatures in the query, but never because of a refusal alone: a request without a
+        window may arrive after another run has committed.
         """
         code = error.where.code
         if code == REQUEST_EXPIRED:
-            self.lease.expire()  # the next attempt renews it, and is signed anew
+            self.lease.expire()  # the next attempt renews the lease, and is signed anew
             return False
         if window is not None and isinstance(error, AccessDeniedError):
             if refusals < LOOKS:
@@ -670,7 +670,7 @@ class Destination:
         )
         refused = code in {"PreconditionFailed", "412"}
         if refused and holds and refusals < LOOKS:
-            await pause_after(refusals)  # it may be about what stood there a moment before
+            await pause_after(refusals)  # it may be about the object of a moment before
         elif refused and not holds:
             return False
         else:
@@ -689,7 +689,7 @@ class Destination:
         return True
 
     async def _delete(self, key: str, etag: str) -> None:
-        """Delete exactly this object."""
+        """Delete an object only if it has this ETag."""
         layout = self.run.layout
         if not layout.owns(key):
             raise RuntimeError("a deletion outside the layout")
@@ -700,7 +700,7 @@ class Destination:
                 window = await self._may_change(key)
                 info = await self._expected(self.bucket.once, key)
                 if info is None:
-                    return None  # it is gone: by an attempt whose answer was lost
+                    return None  # it is gone: deleted by an attempt whose answer was lost
                 if info.etag != etag:
                     raise HeldError(
                         "another run has written what was to be deleted",
@@ -722,7 +722,7 @@ class Destination:
         self._deleted.add(key)
 
     async def _answered(self, delete: Callable[[], Awaitable[object]]) -> None:
-        """One attempt of a deletion; remembers until when it may still take effect, when no answer came."""
+        """Make one attempt to delete; if no answer comes, remember until when it may still take effect."""
         try:
             await delete()
         except BaseException as error:
@@ -734,9 +734,9 @@ class Destination:
             raise
 
     async def _roll_back(self, *, everything: bool) -> None:
-        """Delete what this run has completed, the last first: what says that the others may be used.
+        """Delete what this run has completed, last first: the last ones are what allows the others to be used.
 
-        Where that one may still stand, the others stay: the next run clears all of it away.
+        If one of those may still exist, the others are kept: the next run removes all of them.
         """
         if self._sealed or self._marker is not None:
             return
@@ -747,24 +747,24 @@ class Destination:
             if ready in self._sent - self._completed.keys():
                 info = await self._expected(self.bucket, ready)
                 if info is None or info.metadata.get("run-id") != self.run.run_id:
-                    return  # it may come yet
+                    return  # it may still appear
                 await self._delete(ready, info.etag)
             for key, etag in reversed(list(self._completed.items())):
                 if everything or key in deployment:
                     await self._delete(key, etag)
 
     async def abort_foreign_uploads(self) -> None:
-        """Abort every upload of our keys that is not ours: of a run that held the prefix, created late."""
+        """Abort every upload of our keys that is not ours: one that an earlier holder's late request created."""
         found = await self.open_uploads()
         if found:
-            await self.ensure()  # the look before may have been long ago: they would be another run's
+            await self.ensure()  # the last check may be long ago: they would be another run's
         for upload in found:
             await self.abort(upload)
 
     async def open_uploads(self) -> list[OpenUpload]:
-        """Uploads of this layout's keys that are open, but for our own.
+        """Open uploads of this layout's keys, except our own.
 
-        Some stores list only those of an exact key. Where none of our own is shown, each key is asked for by itself.
+        Some stores list only the uploads of an exact key. If none of ours is listed, each key is queried by itself.
         """
         run, layout = self.run, self.run.layout
         ours = {upload.upload_id for upload in [*self.uploads.opened, *self.uploads.adopted.values()]}
@@ -793,38 +793,38 @@ class Destination:
             await self.bucket.abort_upload(upload.key, upload.upload_id)
             self.uploads.aborted.add(upload.upload_id)
         except TransientError as error:
-            # A probe's can stay: nothing of it could ever become part of a staging.
+            # A probe's upload can stay: it could never become part of a staging.
             if run.layout.is_payload(upload.key) or upload.key.removeprefix(run.layout.prefix) in KINDS:
                 raise
             run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
 
     def _complete_error(self, error: RivaStreamError, upload: Upload) -> RivaStreamError:
-        """The error to tell of a Complete; one that another upload of a document can mend is not tried again."""
+        """The error to raise for a Complete; one that a new upload of a document can cure is not retried."""
         if error.where.code == "ConditionalRequestConflict" and not self.run.layout.is_payload(upload.key):
             return HeldError("another run writes the same object", where=error.where, hint=error.hint)
         return error
 
     async def _found(self, key: str) -> ObjectInfo | None:
-        """What is still at a key where something may have been found; a refusal for what was listed hides nothing."""
+        """The object still at a key where one may have been found; a refusal for a listed key hides nothing."""
         if self.existing.listed and (key not in self.existing.etags or key in self._deleted):
             return await self._head(key)
         return await self._expected(self.bucket, key)
 
     async def _expected(self, bucket: Bucket, key: str) -> ObjectInfo | None:
-        """What is at a key where something may be that must not be overlooked.
+        """The object at a key where there may be one that must not be missed.
 
         Raises:
-            AccessDeniedError: it may not be looked at any more.
+            AccessDeniedError: it may no longer be read.
         """
         info = await bucket.head_confirming_absence(key)
         if info is UNSEEN and self.existing.listed:
-            # What is missing is refused too where s3:ListBucket has a condition that no HEAD fulfils: a listing can tell.
+            # A missing key is refused too if s3:ListBucket has a condition that no HEAD meets: a listing can tell.
             page = await bucket.list_objects(key, limit=1)
             return await bucket.head(key) if any(entry.key == key for entry in page.objects) else None
         return None if info is UNSEEN else info
 
     async def _head(self, key: str) -> ObjectInfo | None:
-        """What is at a key, as far as may be seen."""
+        """The object at a key, as far as it may be read."""
         info = await self.bucket.head_or_unseen(key)
         return None if info is UNSEEN else info
 

@@ -1,4 +1,4 @@
-"""Hold a prefix: take the lease, fence whoever held it before, resume what it left, and let go in the end."""
+"""Hold a prefix: take the lease, fence off the previous holder, resume its uploads, and release in the end."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _CLEANUP_SECONDS = 10.0
 async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> AsyncIterator[Destination]:
     """Hold the prefix while the body runs.
 
-    It is let go for good when the body succeeds or fails for good; otherwise the journal stays for a rerun.
+    It is released for good when the body succeeds or fails for good; otherwise the journal stays for a rerun.
 
     Args:
         run: the run.
         bucket: where it makes its changes.
-        listed: a listing has shown a journal just now.
+        listed: a listing has just shown a journal.
 
     Raises:
         HeldError: a live run holds it, or another run has taken it over meanwhile.
@@ -91,7 +91,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         try:
             raise told from None
         finally:
-            del told  # its traceback has this frame: they would keep each other, and what the run has open
+            del told  # a reference cycle through its traceback would keep open what the run has open
     if not await destination.forget_checkpoints() or uploads.are_left:
         run.warn(
             "journal",
@@ -104,15 +104,15 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
 
 
 async def _clean_up(destination: Destination, error: BaseException) -> BaseException:
-    """Leave what a run that has failed may leave; gives the error to tell."""
+    """Clean up after a failed run, except for what may stay; return the error to raise."""
     lease, uploads = destination.lease, destination.uploads
     causes = leaves_of(error)
     if any(isinstance(cause, HeldError) for cause in causes):
         await _clean_up_after_takeover(destination)
         return first_of(error)
-    has_failed = all(isinstance(cause, RivaStreamError) for cause in causes)  # else it was cancelled
+    has_failed = all(isinstance(cause, RivaStreamError) for cause in causes)  # otherwise it was cancelled
     final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
-    # Nothing of ours, nothing of whoever was there before.
+    # Neither uploads of ours nor of the previous holder.
     nothing_left = not (uploads.opened or uploads.adopted) and (
         destination.settled or lease.predecessor is None
     )
@@ -125,23 +125,23 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
             return lost if any(isinstance(cause, RivaStreamError) for cause in causes) else first_of(error)
     nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
     if nothing_stays and await destination.forget_checkpoints():
-        await lease.release()  # there is nothing to resume
+        await lease.release()  # nothing is left to resume
     elif (taken := await lease.stop()) and has_failed:
-        # What failed, failed because the uploads are another run's now; some stores say so in odd words.
+        # The failure is due to the uploads being another run's now; some stores answer that with odd errors.
         await _clean_up_after_takeover(destination)
         return taken
     return first_of(error)
 
 
 async def _sweep(destination: Destination) -> bool:
-    """Leave nothing open, an upload whose Create had no answer either; whether that is sure.
+    """Abort every open upload, also one whose Create was not answered; return whether that is certain.
 
     Raises:
         HeldError: the prefix is another run's.
     """
     lease, uploads = destination.lease, destination.uploads
     if lease.was_late and not (lease.is_settled or uploads.opened or uploads.creating):
-        return True  # nothing was begun, and it would be long until anybody could look
+        return True  # nothing was begun, and it would be long before the prefix could be checked
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
         try:
             await destination.ensure()
@@ -156,11 +156,11 @@ async def _sweep(destination: Destination) -> bool:
 
 
 async def resume(destination: Destination, identity: Identity) -> None:
-    """Fence the run that held the prefix before, and adopt of its uploads what can be resumed.
+    """Fence off the run that held the prefix before, and adopt those of its uploads that can be resumed.
 
     The UploadId is the fencing token: what the journal names is aborted by id, whatever a listing shows. From here on
-    nothing that an earlier run still sends can become visible. Of a run that had begun to commit nothing is adopted:
-    an adopted upload can still be completed by whoever held it before.
+    nothing that an earlier run still sends can become visible. If that run had begun to commit, nothing is adopted: the
+    previous holder could still complete an adopted upload.
     """
     run = destination.run
     destination.identity = identity
@@ -171,7 +171,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
         and before.identity == identity
         and not before.has_begun
     )
-    # One whose abort failed may be named beside the one in its place: an object is made of one of them.
+    # An upload whose abort failed may be named beside its replacement: an object is made of only one of them.
     best: dict[str, JournaledUpload] = {}
     if before is not None:
         for upload in before.uploads if resumable else ():
@@ -191,7 +191,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
         if upload is not None
     ]
     if hidden:
-        # Others take their places: they would be open for ever, and whoever held the prefix before could complete them.
+        # They are replaced by new ones: they would stay open forever, and the previous holder could complete them.
         await destination.disown_uploads()
         await gather_bounded(hidden, destination.abort)
     if before is not None:
@@ -201,13 +201,13 @@ async def resume(destination: Destination, identity: Identity) -> None:
             ]
         else:
             await destination.forget_checkpoints()
-    if destination.lease.is_settled:  # else a commit does it: a stranger may yet turn out to be the holder
+    if destination.lease.is_settled:  # otherwise the commit does it: a stranger may still be the holder
         await destination.abort_foreign_uploads()
     destination.settled = destination.adoptable = True
 
 
 def tell_resumed(destination: Destination) -> None:
-    """Say what an earlier run has left that this one is about to go on with."""
+    """Report what an earlier run has left for this one to resume."""
     before = destination.lease.predecessor
     parts = [part for upload in destination.uploads.adopted.values() for part in upload.uploaded.values()]
     if parts and before is not None:
@@ -218,7 +218,7 @@ def tell_resumed(destination: Destination) -> None:
 
 
 async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUpload | None:
-    """Adopt an upload if it is there; what is given back may be, and cannot be looked at."""
+    """Adopt an upload if it exists; return one that may exist but cannot be listed."""
     refused: list[AccessDeniedError] = []
 
     async def ask() -> Sequence[CompletedPart] | None:
@@ -238,15 +238,15 @@ async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUp
     if refused:
         destination.run.warn("list-parts", f"nothing can be resumed: {refused[-1]}")
         return here
-    await destination.abort(here)  # should the store be wrong all the same
+    await destination.abort(here)  # in case the store is wrong after all
     return None
 
 
 def _journal_content(destination: Destination, journaled: _JournaledParts) -> JournalContent:
-    """What this run's journal tells."""
+    """The current content of this run's journal."""
     before = destination.lease.predecessor
     if not destination.settled and before is not None:
-        # Should this run die before it has come to them, the next one must still find them.
+        # If this run dies before it has dealt with these, the next one must still find them.
         return JournalContent(
             before.identity if destination.adoptable else None,
             before.uploads,
@@ -257,7 +257,7 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
     current, existing = destination.uploads, destination.existing
     stale = set(before.leaves() if before else ())
     if destination.committing and not existing.listed:
-        stale |= existing.manifest_keys()  # the manifest that names it is about to be replaced or deleted
+        stale |= existing.manifest_keys()  # the manifest that names them is about to be replaced or deleted
     return JournalContent(
         destination.identity if destination.adoptable else None,
         [journaled.of(upload) for upload in (*current.opened, *current.adopted.values(), *current.unsure)],
@@ -268,8 +268,8 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
 
 
 async def _clean_up_after_takeover(destination: Destination) -> None:
-    """Clean up after ourselves once the prefix is another run's: nothing that it knows is touched."""
-    for _ in range(2):  # suspended in between, the first time has had none of its seconds
+    """Clean up once the prefix is another run's: nothing that its journal names is touched."""
+    for _ in range(2):  # if the process is suspended meanwhile, the first attempt has no time left
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True) as scope, suppress(RivaStreamError):
             await _abort_own(destination)
         if not scope.cancelled_caught:
@@ -286,8 +286,8 @@ async def _abort_own(destination: Destination) -> None:
     await destination.disown_uploads()
     await uploads.abort_own(set())
     forgotten = await destination.forget_checkpoints()
-    # An upload that is gone does not make the journal another's, nor do refusals: it may be the last word of what the run
-    # before has left open.
+    # Neither a missing upload nor a refusal makes the journal another run's: it may be the last record of what the
+    # previous run has left open.
     unsettled = lease.predecessor is not None and not destination.settled
     if unsettled or not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.are_left:
         await lease.stop()
@@ -298,7 +298,7 @@ async def _abort_own(destination: Destination) -> None:
 def _uploaded_parts(
     listed: Sequence[CompletedPart], journaled: Sequence[JournaledPart]
 ) -> dict[int, UploadedPart]:
-    """What the store has, with what the journal tells of each part that it names with the same ETag and size."""
+    """The parts in the store, each with what the journal says of it if that has the same ETag and size."""
     told = {(part.number, part.size, part.etag): (part.fingerprint, part.crc64nvme) for part in journaled}
 
     def uploaded(part: CompletedPart) -> UploadedPart:
@@ -309,7 +309,7 @@ def _uploaded_parts(
 
 
 class _JournaledParts:
-    """Uploads as the journal has them. Each part is built once: it is written often, on the loop, and may name tens of thousands."""
+    """Uploads as journaled, each part built once: journals are written often, on the loop, with tens of thousands."""
 
     def __init__(self) -> None:
         self._built: WeakKeyDictionary[Upload, dict[int, tuple[UploadedPart | SentPart, JournaledPart]]] = (
@@ -317,7 +317,7 @@ class _JournaledParts:
         )
 
     def of(self, upload: Upload) -> JournaledUpload:
-        """Its parts as far as a later run could recognise them: what the store has without a fingerprint is told by it."""
+        """The upload with the parts that a later run could recognise: not those in the store without a fingerprint."""
         built = self._built.setdefault(upload, {})
         parts: dict[int, UploadedPart | SentPart] = {
             n: part for n, part in upload.uploaded.items() if part.fingerprint

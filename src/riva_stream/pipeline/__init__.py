@@ -1,4 +1,4 @@
-"""``stage()``: the whole job, read from top to bottom."""
+"""``stage()``: the whole job, top to bottom."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ async def stage(
 ) -> StageReport:
     """Stage one model: find it, stream it, verify it, commit it.
 
-    Cancel it at any time: nothing becomes visible, and running it again, on this host or another, goes on with what
-    the store has already.
+    Cancel it at any time: nothing becomes visible, and running it again, on this host or another, resumes from what the
+    store has already.
 
     Args:
         request: what to stage, from where, to where.
-        observer: is told what happens; called on the event loop.
-        session: an ``aioboto3.Session`` for the destination; None makes one from the request and the environment.
+        observer: receives events; called on the event loop.
+        session: an ``aioboto3.Session`` for the destination; None creates one from the request and the environment.
         source_session: the same for the source; None: the destination's, unless the request names another profile.
         store: an open store (see :func:`riva_stream.open_store`) to share one client between several calls.
         source_store: the same for the source.
         budget: byte credits that several calls in one process share; each takes ``request.memory`` of them.
 
     Returns:
-        What was done, what was verified and how, and the artifact as it stands in the bucket.
+        What was done, what was verified and how, and the artifact as stored in the bucket.
 
     Raises:
         RivaStreamError: see :mod:`riva_stream.errors` for the tree, its exit codes and what may be retried.
@@ -76,7 +76,7 @@ async def stage(
                     report = await carry_out(run, bucket, await FromArchive.find(run))
         except BaseExceptionGroup as group:
             raise first_of(group) from None
-        # Each replica has a watch and what is left of the deadline of its own: the staging stays, whatever comes of them.
+        # Each replica has its own stall timeout, and the rest of the deadline: the staging stays, whatever the outcome.
         if request.replicate_to and not request.dry_run:
             report = await replicated(report, request, observer, stores, since=began)
     return report

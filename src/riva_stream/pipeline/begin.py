@@ -1,4 +1,4 @@
-"""A run, from its request, and what bounds it from outside: a shared budget of memory, the deadline, the watch for a stall."""
+"""A run, made from its request, and its outer limits: a shared memory budget, the deadline, the stall timeout."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from riva_stream.state import write_state
 __all__ = ["deadline", "open_run", "reserve_memory", "stall_timeout"]
 
 _FREE = ("source", "server_path", "replicate_to", "description")
-"""Fields of a request in which anything may stand, a signature or a password too."""
+"""Fields of a request that may contain anything, including a signature or a password."""
 
 
 @asynccontextmanager
 async def open_run(request: StageRequest, run_id: str, observer: Observer) -> AsyncIterator[Run]:
-    """A run that ends when nothing moves for ``request.timeout`` seconds. It has no stores yet.
+    """Open a run that ends when nothing moves for ``request.timeout`` seconds. It has no stores yet.
 
     Raises:
-        ConfigurationError: there is no place for its state.
-        StalledError: so it is (in a group, with what it interrupted).
+        ConfigurationError: its state cannot be stored.
+        StalledError: nothing has moved (in a group, with what it interrupted).
     """
     lanes = Lanes()
     meter = Meter(observer, lanes)
@@ -44,9 +44,9 @@ async def open_run(request: StageRequest, run_id: str, observer: Observer) -> As
         slots=2 * request.connections + 8 + COPIES,
     )
     run = Run(request, run_id, observer, retrier, lanes, meter)
-    # Whether there is a place for state is found out now, and not when the bytes are moved.
+    # Find out now whether state can be stored, not when the bytes are moved.
     given = request.model_dump(mode="json")
-    # `status` reads the rest back, and there a short word that is somebody's password is just a word.
+    # `status` reads the rest back; a short word there that happens to be a password is just a word.
     kept = given | {name: SECRETS.value(given[name]) for name in _FREE}
     await write_state(request.state_dir, run_id, "request.json", json_bytes(kept))
     async with stall_timeout(meter, request.timeout):
@@ -57,10 +57,10 @@ async def open_run(request: StageRequest, run_id: str, observer: Observer) -> As
 async def reserve_memory(
     budget: Credits | None, amount: int, *, waiting: Callable[[], None] = lambda: None
 ) -> AsyncIterator[None]:
-    """Hold ``amount`` bytes of a budget that several runs share; ``waiting`` is called each second until they come.
+    """Hold ``amount`` bytes of a budget that several runs share; ``waiting`` is called each second until granted.
 
     Raises:
-        ConfigurationError: the budget is smaller than that; it would never come.
+        ConfigurationError: the budget is smaller than that, so it would never be granted.
     """
     if budget is None:
         yield
@@ -75,7 +75,7 @@ async def reserve_memory(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_call_each_second, waiting)
             await budget.acquire(amount)
-            taken = amount  # from here on, be it that the end of this group is cancelled
+            taken = amount  # from here on, even if the end of this group is cancelled
             tasks.cancel_scope.cancel()
         yield
     finally:
@@ -90,10 +90,10 @@ async def _call_each_second(act: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def deadline(seconds: float | None) -> AsyncIterator[None]:
-    """End what is inside after ``seconds``.
+    """Cancel the body after ``seconds``.
 
     Raises:
-        StalledError: they have passed.
+        StalledError: the time is up.
     """
     with anyio.move_on_after(seconds) as scope:
         yield
@@ -106,10 +106,10 @@ async def deadline(seconds: float | None) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def stall_timeout(meter: Meter, limit: float) -> AsyncIterator[None]:
-    """End what is inside when nothing has moved, and no request was answered, for ``limit`` seconds.
+    """Cancel the body when nothing has moved, and no request was answered, for ``limit`` seconds.
 
     Raises:
-        StalledError: so it is (in a group, with what it interrupted).
+        StalledError: nothing has moved (in a group, with what it interrupted).
     """
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_raise_on_stall, meter, limit)

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run would have to know to resume in the middle of the archive, written down now and then.
+"""Checkpoints: what a run needs to resume in the middle of the archive, saved from time to time.
 
 ::
 
@@ -6,10 +6,10 @@
                  its SHA-256    the decoder begins here
               every part before A, and every part of members that was handed over, is durable
 
-A checkpoint is taken where a part of a member ends, and counts once all that it speaks of is durable. It is one small object
-under ``.riva-stream/``, which the journal names with its SHA-256: numbers, digests' states, and a window of the decoder. The
-uploads and their parts are the journal's; what the store has of them is asked before any of it is believed. Of what the store
-copies nothing has to be durable: what was read of it is compared with the copies in the end, whenever these are made.
+A checkpoint is taken where a part of a member ends, and counts once all that it covers is durable. It is one small
+object under ``.riva-stream/``, which the journal names with its SHA-256: numbers, digest states, and a window of the
+decoder. The journal has the uploads and their parts; the store is asked before any of it is believed. Of what the store
+copies nothing has to be durable: what was read of it is compared with the copies in the end, whenever they are made.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ __all__ = [
 ]
 
 _LIMIT = 4 << 20
-"""Bytes of a checkpoint: a snapshot has 1 MiB at most, as much again when it is quoted, and each member's digests have 180 bytes."""
+"""Bytes of a checkpoint: a snapshot has 1 MiB at most, as much again when quoted, each member's digests 180 bytes."""
 _MOST_MEMBERS = 10_000
-"""In a checkpoint: a snapshot has no room for half as many."""
+"""Members in a checkpoint: a snapshot has no room for half as many."""
 _MOST_VALUES = 1 << 16
-"""Numbers, texts and what holds them, the snapshot being one text."""
+"""JSON values, containers included; the snapshot is one string."""
 
 
 class _Document(BaseModel):
@@ -65,19 +65,19 @@ class _Document(BaseModel):
 
 
 class FinishedDigest(_Document):
-    """The digests of a member that was handed over whole."""
+    """The digests of a member that was handed over completely."""
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     blake3: str | None = Field(pattern=r"^[0-9a-f]{64}$")
 
     def record(self) -> DigestRecord:
-        """As :class:`~riva_stream.flow.digest.Digest` gives it."""
+        """The record, as :class:`~riva_stream.flow.digest.Digest` returns it."""
         return DigestRecord(self.size, self.sha256, self.blake3, {})
 
 
 class CopiedRanges(_Document):
-    """What was read so far of an object that the store copies: see :class:`~riva_stream.sink.RangeDigests`."""
+    """What was read so far of an object that the store copies; see :class:`~riva_stream.sink.RangeDigests`."""
 
     values: Annotated[
         list[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{10}[AEIMQUYcgkosw048]=$")]],
@@ -85,36 +85,36 @@ class CopiedRanges(_Document):
     ]
     """CRC64NVME of each part, base64."""
     crc: int = Field(ge=0, lt=1 << 64)
-    """Of what was read of the next one."""
+    """CRC of what was read of the next part."""
 
 
 class Checkpoint(_Document):
-    """Everything but the uploads and their parts, which the journal has."""
+    """The saved state, without the uploads and their parts, which the journal has."""
 
     version: int = Field(ge=1, le=1)
     offset: int = Field(ge=0)
-    """Byte of the source to read first: where one of its parts begins."""
+    """Byte of the source to read first: the start of one of its parts."""
     archive: DigestState
-    """Of the bytes before it."""
+    """State of the digest of the bytes before ``offset``."""
     extractor: str | None
     """A snapshot of the extractor, JSON; None for a bare model."""
     members: Annotated[list[FinishedDigest], Field(fail_fast=True, max_length=_MOST_MEMBERS)]
-    """Those that are complete, in the archive's order."""
+    """The complete members, in the archive's order."""
     open: DigestState | None
-    """Of the member that is not."""
+    """State of the digest of the incomplete member."""
     copied_by: str = ""
-    """What is going to prove the copies that the store makes meanwhile; empty: the source is sent."""
+    """The proof of the copies that the store makes meanwhile; empty: the source is sent."""
     copied: Annotated[list[CopiedRanges], Field(fail_fast=True, max_length=_MOST_MEMBERS)] = Field(
         default_factory=list
     )
-    """Of the source's own object, and of each member, that is copied, where such digests prove it."""
+    """For the source's own object and for each member that is copied, where such digests prove the copy."""
     parts: str
-    """Tells the CRC64NVMEs of all parts that it speaks of. Where no listing of the store shows those of parts, Complete is told
-    what the journal says of them."""
+    """Digest of the CRC64NVMEs of all parts that it covers. If the store lists no checksums of parts, Complete is given
+    those in the journal."""
 
 
 def can_resume(checksums: SourceChecksums, plan: CopyPlan | None) -> bool:
-    """Whether all that the stream is hashed with can be written down; MD5 and SHA-1 cannot."""
+    """Whether every digest of the stream can be saved; MD5 and SHA-1 cannot."""
     return not {"md5", "sha1"} & {*checksums.to_compute} and (plan is None or plan.can_resume)
 
 
@@ -125,7 +125,7 @@ class _ExtractorOptions(TypedDict):
 
 
 def extractor_options(request: StageRequest) -> _ExtractorOptions:
-    """What every extractor of a request is made with."""
+    """The options of every extractor of a request."""
     return {
         "include": request.include,
         "limits": Limits(
@@ -141,44 +141,44 @@ def extractor_options(request: StageRequest) -> _ExtractorOptions:
     }
 
 
-# ── to write ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 _MOST_TAKEN = 32
 _MOST_BYTES = 2 << 20
-"""Of snapshots of checkpoints that wait; one may always."""
+"""Bytes of the snapshots of pending checkpoints; a single one may exceed it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectProgress:
-    """An object of which bytes were handed over: a member, or the archive."""
+    """An object whose bytes are being handed over: a member, or the archive."""
 
     upload: Upload
     digest: TracedDigest | FinishedDigest
     size: int
-    """Bytes that were."""
+    """Bytes handed over."""
     ranges: TracedRanges | None = None
-    """What is compared with the parts that the store copies."""
+    """Digests to compare with the parts that the store copies."""
 
     @property
     def is_hashed(self) -> bool:
-        """Whether all that was handed over is hashed."""
+        """Whether all bytes handed over are hashed."""
         hashed = isinstance(self.digest, FinishedDigest) or self.size in self.digest.states
         return hashed and (self.ranges is None or self.size in self.ranges.states)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _PendingCheckpoint:
-    """A checkpoint that has been taken, and waits until all it speaks of is durable."""
+    """A checkpoint that has been taken, and waits until everything that it covers is durable."""
 
     offset: int
     snapshot: Snapshot | None
     objects: Sequence[ObjectProgress]
     """The archive, and the members that have begun, in order."""
     required: Mapping[Upload, int]
-    """Their uploads, each with its first parts that have to be durable; but those that are copied."""
+    """Their uploads that are not copied, each with the number of its first parts that have to be durable."""
     missing: list[tuple[Upload, int]]
-    """Parts that were not durable when it was last looked at."""
+    """Parts that were not durable at the last check."""
 
 
 @dataclass(eq=False)
@@ -186,15 +186,15 @@ class Checkpointer:
     """Takes checkpoints of one run while it streams, every ``every`` bytes of the archive.
 
     Args:
-        destination: keeps them.
-        every: bytes of the archive between two.
+        destination: stores them.
+        every: bytes of the archive between two checkpoints.
         part_size: bytes of a part of the archive.
-        archive: its upload.
-        digest: its digest.
-        from_offset: of the archive, where this run begins to read.
-        bare: the source is a model itself: there is no archive to be unpacked.
-        ranges: of the archive, what is compared with the copies that the store makes of it.
-        copied_by: what proves them; see :class:`Checkpoint`.
+        archive: the archive's upload.
+        digest: the archive's digest.
+        from_offset: byte of the archive at which this run begins to read.
+        bare: the source is a model itself: there is no archive to unpack.
+        ranges: digests to compare with the copies that the store makes of the archive.
+        copied_by: the proof of those copies; see :class:`Checkpoint`.
     """
 
     destination: Destination
@@ -207,41 +207,41 @@ class Checkpointer:
     ranges: TracedRanges | None = None
     copied_by: str = ""
     is_over: bool = field(init=False)
-    """Whether none is taken any more, if any was at all."""
+    """Whether no checkpoint is taken any more, if any was at all."""
     _next: int = field(init=False)
     _taken: list[_PendingCheckpoint] = field(default_factory=list, init=False)
-    """The oldest first: what is in flight may be many times ``every``, and each of them counts once its parts are through."""
+    """Oldest first: the bytes in flight may be many times ``every``, and each counts once its parts are durable."""
     _moved: anyio.Event = field(default_factory=anyio.Event, init=False)
 
     def __post_init__(self) -> None:
         self._next = self.from_offset + self.every
         self.is_over = (
             not self.every or not self.digest.states
-        )  # none are wanted, or SHA-256 gives no state here
+        )  # none are requested, or SHA-256 has no state here
 
     @property
     def is_waiting(self) -> bool:
-        """Whether one was taken that is not written yet: it will ask for states of that moment."""
+        """Whether a checkpoint was taken and is not written yet: it will need the states of that moment."""
         return bool(self._taken)
 
     def is_due(self, read: int) -> bool:
-        """Whether one should be taken, ``read`` bytes of the archive being worked on, and none behind fewer any more."""
+        """Whether a checkpoint is due at byte ``read`` of the archive; if none is pending, drop older states."""
         if not self._taken:
             forget_before(read // self.part_size * self.part_size, self.digest, self.ranges)
         return not self.is_over and read >= self._next and self._has_room()
 
     def _has_room(self) -> bool:
-        """Whether one more may wait: a snapshot lists the members so far, of which there may be many."""
+        """Whether one more may be pending: a snapshot lists the members so far, of which there may be many."""
         sizes = [len(taken.snapshot.data) for taken in self._taken if taken.snapshot is not None]
         return len(self._taken) < _MOST_TAKEN and (not sizes or sum(sizes) + max(sizes) <= _MOST_BYTES)
 
     def take(self, snapshot: Snapshot | None, members: Sequence[ObjectProgress], read: int) -> None:
-        """Take one: the snapshot of this moment, in which the member that is open stands at the end of a part.
+        """Take a checkpoint: a snapshot of this moment, in which the open member is at the end of a part.
 
         Args:
             snapshot: None for a bare model.
-            members: that have begun, in order.
-            read: bytes of the archive that are worked on.
+            members: those that have begun, in order.
+            read: bytes of the archive that have been processed.
         """
         at = read if snapshot is None else snapshot.offset
         offset = at // self.part_size * self.part_size
@@ -249,11 +249,11 @@ class Checkpointer:
         if self.is_over or offset <= self.from_offset:
             return  # nothing would be gained
         if 0 < self.archive.expected <= offset:
-            return  # who goes on reads something of the source, be it only to see that it can be read still
+            return  # a resuming run reads something of the source, if only to see that it is still readable
         objects = [ObjectProgress(self.archive, self.digest, offset, self.ranges), *members]
         sent = {self.archive: offset // self.part_size} | {it.upload: it.upload.numbered for it in members}
         required = {upload: parts for upload, parts in sent.items() if not upload.is_copied}
-        # What the one before it speaks of is durable before this one is looked at.
+        # What the previous checkpoint covers is durable before this one is examined.
         before = self._taken[-1].required if self._taken else {}
         missing = [
             (upload, number)
@@ -264,23 +264,23 @@ class Checkpointer:
         self._moved.set()
 
     def postpone(self, read: int) -> None:
-        """None could be taken up to here: try again later."""
+        """Try again later: no checkpoint could be taken up to here."""
         self._next = read + self.every
 
     def moved(self) -> None:
-        """Something was hashed, or became durable."""
+        """Note that something was hashed, or became durable."""
         read = self.digest.hashed
         if self.bare and self.is_due(read):
             self.take(None, [], read)
         self._moved.set()
 
     def close(self) -> None:
-        """The stream has ended: what is not written by now is of no use any more."""
+        """End: the stream is over, and a checkpoint that is not written by now is useless."""
         self.is_over = True
         self._moved.set()
 
     async def run(self) -> None:
-        """Write each one down once it counts; ends after :meth:`close`.
+        """Write each checkpoint once it counts; ends after :meth:`close`.
 
         Raises:
             HeldError: another run has taken over.
@@ -288,14 +288,14 @@ class Checkpointer:
         while not self.is_over:
             await self._moved.wait()
             self._moved = anyio.Event()
-            # Each speaks of all that the one before it does, and more.
+            # Each covers everything that the one before it does, and more.
             counting = list(takewhile(self._counts, self._taken))
             if not counting or self.is_over:
                 continue
-            newest = counting[-1]  # whoever resumes has no use for the others
+            newest = counting[-1]  # a resuming run has no use for the others
             data = await clock.in_thread(self._written, newest)
             if len(data) > _LIMIT or len(newest.objects) > 1 + _MOST_MEMBERS:
-                self._end()  # each that follows is larger
+                self._end()  # each later one is larger
                 continue
             try:
                 await self.destination.keep_checkpoint(data, newest.offset)
@@ -306,17 +306,17 @@ class Checkpointer:
                 self._end()
                 continue
             self._taken = self._taken[self._taken.index(newest) + 1 :]
-            # Nobody asks for older ones any more, nor for states behind fewer bytes of what is not hashed to its end.
+            # Older ones are not needed any more, nor are states after fewer bytes of what is not hashed to its end.
             for progress in (newest.objects[0], newest.objects[-1]):
                 forget_before(progress.size, progress.digest, progress.ranges)
 
     def _end(self) -> None:
-        """None is taken any more, and those that wait are of no use: nobody will ask for states."""
+        """Take no more checkpoints, and drop pending ones: no states will be needed."""
         self.is_over = True
         self._taken = []
 
     def _counts(self, taken: _PendingCheckpoint) -> bool:
-        """Whether all that it speaks of is hashed and durable."""
+        """Whether everything that it covers is hashed and durable."""
         taken.missing[:] = [
             (upload, number) for upload, number in taken.missing if number not in upload.parts
         ]
@@ -363,13 +363,13 @@ def _copied(ranges: TracedRanges, size: int) -> CopiedRanges:
 
 
 def forget_before(size: int, *traced: TracedDigest | FinishedDigest | TracedRanges | None) -> None:
-    """No checkpoint will ask any of these for the state behind fewer bytes."""
+    """Drop the states of these digests after fewer bytes: no checkpoint will need them."""
     for digest in traced:
         if isinstance(digest, TracedDigest | TracedRanges):
             digest.forget_before(size)
 
 
-# ── to resume from ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── resuming ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,17 +378,17 @@ class ResumedMember:
 
     member: Member
     inside: InsideReport | None
-    """None of the one that is open."""
+    """None for the open member."""
     digest: TracedDigest | FinishedDigest
     parts: int
-    """That it has already; 0 of one that is copied."""
+    """Number of parts already uploaded; 0 for a member that is copied."""
     compared: Compared | None
-    """What was read of one that is copied, where that is compared."""
+    """What was read of a member that is copied, if that is compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a run resumes, and with what. All of it was compared with what the store has."""
+    """Where a run resumes, and with what state, all of it compared with what the store has."""
 
     offset: int
     """Byte of the source to read first."""
@@ -397,23 +397,23 @@ class ResumePoint:
     snapshot: Snapshot | None
     members: list[ResumedMember]
     compared: Compared | None
-    """What was read of the source's own object, where the store copies that and it is compared."""
+    """What was read of the source's own object, if the store copies that and it is compared."""
     by: str
-    """What vouches for the bytes that are not read again: ``crc64nvme``, the store's own checksum of each part against
-    that of the stream, or ``etag``, the same ETag."""
+    """Proof of the bytes that are not read again: ``crc64nvme``, the store's own checksum of each part against that of
+    the stream, or ``etag``, the same ETag."""
 
 
 async def find_resume_point(
     destination: Destination, source: PinnedSource, plan: CopyPlan | None
 ) -> ResumePoint | None:
-    """The newest checkpoint of the run before that holds; None: read from the start.
+    """The newest usable checkpoint of the previous run; None: read from the start.
 
-    Nothing is raised for one that does not hold, whatever is in it: it is told in a warning.
+    An unusable checkpoint raises nothing, whatever it contains: it leads to a warning.
 
     Args:
         destination: where the uploads are that this run resumes.
-        source: what it reads.
-        plan: how the store copies it; None: it is sent.
+        source: what this run reads.
+        plan: how the store copies the source; None: it is sent.
     """
     run = destination.run
     if run.request.resume == "full":
@@ -422,7 +422,7 @@ async def find_resume_point(
         try:
             restorer = _Restorer(destination, source, plan)
             earlier = await clock.in_thread(restorer.restore, await _read(run, named))
-        except ValueError as error:  # also what the extractor and the digests say of one
+        except ValueError as error:  # also raised by the extractor and the digests
             run.warn(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive is not used: {error}"
             )
@@ -431,14 +431,14 @@ async def find_resume_point(
                 "checkpoint", f"the checkpoint at byte {named.offset} of the archive cannot be read: {error}"
             )
         else:
-            # It is the one to fall back to: not those before it in the list, which do not hold.
+            # It is the one to fall back to, not those before it in the list, which are unusable.
             destination.checkpoints = [named, *(it for it in destination.checkpoints if it is not named)]
             return earlier
     return None
 
 
 def _require(holds: object, what: str) -> None:
-    """A checkpoint, or what the store has, has to be as the journal says."""
+    """Require that a checkpoint, or what the store has, matches the journal."""
     if not holds:
         raise ValueError(what)
 
@@ -455,7 +455,7 @@ async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
 
 @dataclass(eq=False)
 class _Restorer:
-    """What a checkpoint has to fit: this very run, and what it is going to do."""
+    """What a checkpoint has to match: this run, and what it is going to do."""
 
     destination: Destination
     source: PinnedSource
@@ -463,13 +463,13 @@ class _Restorer:
     sent_parts: list[list[UploadedPart]] = field(default_factory=list, init=False)
     """Parts of each object that is sent."""
     copied: list[CopiedRanges] = field(default_factory=list, init=False)
-    """What is told of objects that are copied, and was not come to yet."""
+    """Digests of copied objects that were not processed yet."""
 
     def restore(self, data: bytes) -> ResumePoint:
-        """What a checkpoint says, once all of it was compared.
+        """Restore a checkpoint, comparing all of it.
 
         Raises:
-            ValueError: it does not fit.
+            ValueError: it does not match.
         """
         checkpoint = read_back(Checkpoint.model_validate_json, data, size=_LIMIT, values=_MOST_VALUES)
         run, source, plan = self.destination.run, self.source, self.plan
@@ -541,9 +541,9 @@ class _Restorer:
         return ResumedMember(member, inside, digest, parts, None)
 
     def _sent(self, key: str, parts: int, size: int) -> None:
-        """The first ``parts`` parts of an upload, each of which something shows to be as it was sent."""
+        """Record the first ``parts`` parts of an upload, each of which is proven to be as it was sent."""
         upload = self.destination.uploads.adopted.get(key)
-        # Nothing is made of a number that somebody may have made up before it is known to be one of parts.
+        # A count that may be forged is not used before it is known to be that of existing parts.
         there = upload is not None and parts <= len(upload.uploaded)
         uploaded = [upload.uploaded.get(number) for number in range(1, parts + 1)] if upload and there else []
         sent = [part for part in uploaded if part is not None and part.proof]
@@ -554,7 +554,7 @@ class _Restorer:
         self.sent_parts.append(sent)
 
     def _copied(self, sizes: Sequence[int], proof: Proof, size: int) -> Compared | None:
-        """What was read of an object that is copied; None where only the source's ETag is compared."""
+        """What was read of a copied object; None if only the source's ETag is compared."""
         if not proof.of_stream:
             return None
         _require(self.copied, "it has no digests of what is copied")
@@ -563,7 +563,7 @@ class _Restorer:
         return Compared(told.values, told.crc, size)
 
     def _proven(self, checkpoint: Checkpoint) -> str:
-        """What shows that the store has what was read of all objects that are spoken of; see :attr:`ResumePoint.by`."""
+        """Proof that the store has what was read of all objects that are covered; see :attr:`ResumePoint.by`."""
         told = _parts_digest([part.sent_crc64nvme for part in parts] for parts in self.sent_parts)
         _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
         proofs = {part.proof for parts in self.sent_parts for part in parts}
@@ -573,9 +573,9 @@ class _Restorer:
 
 
 def _parts(run: Run, size: int, sent: int) -> int:
-    """How many parts the first ``sent`` bytes of a member of ``size`` bytes are."""
+    """The number of parts in the first ``sent`` bytes of a member of ``size`` bytes."""
     part = min(run.part_size_for(size), size)
     if size == 0:
-        return 1  # of no bytes
+        return 1  # one empty part
     _require(sent == size or sent % part == 0, "a part of its open member has another size")
     return -(-sent // part)

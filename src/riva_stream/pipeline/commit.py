@@ -1,7 +1,7 @@
 """From "all bytes are durable" to the marker: complete, describe, verify, commit.
 
-The order is the promise. The old marker goes just before the first Complete; the new one comes after every object was
-HEADed and compared, and after every key of an older staging that this one does not write was deleted.
+The order is the guarantee. The old marker is deleted just before the first Complete; the new one is put after every
+object was compared by HEAD, and after every key of an older staging that this one does not write was deleted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = ["Commit", "Committed"]
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The staging as it stands."""
+    """The committed staging."""
 
     artifact: Artifact | None
     checks: list[ObjectCheck]
@@ -62,7 +62,7 @@ class Committed:
 
 @dataclass(eq=False)
 class Commit:
-    """Writes one staging; each mode is one method, which reads in order."""
+    """Writes one staging; each mode is one method, in order of execution."""
 
     run: Run
     work: Work
@@ -115,7 +115,7 @@ class Commit:
     async def by_reference(self) -> Committed:
         """Commit a staging that only points at the source."""
         run, destination = self.run, self.destination
-        # Nobody has probed what a store other than AWS does with it.
+        # By reference, an automatic upload check is not probed on stores other than AWS.
         probed = run.destination.is_aws or run.request.upload_check != "auto"
         async with self._replacing(ARTIFACT_JSON, *self._deployment_names, MARKER):
             while True:
@@ -123,7 +123,7 @@ class Commit:
                 data = to_json(artifact)
                 await destination.put(ARTIFACT_JSON, data)
                 if artifact.deployment.tags == run.tagging.tags:
-                    break  # else tags were refused just now, and it must not say that it has them
+                    break  # otherwise tags were refused just now, and the artifact must not list them
             await destination.clear(*self._deployment_names)
             deployment = await self._write_deployment(reference_to(self.work.source), artifact, data)
             return await self._seal(artifact, data, None, deployment)
@@ -163,17 +163,17 @@ class Commit:
 
     @asynccontextmanager
     async def _replacing(self, *names: str) -> AsyncIterator[None]:
-        """Write these in place of all that stands there, which is retracted first."""
+        """Write these documents in place of the current staging, which is retracted first."""
         self.run.observer(PhaseChanged(phase="commit"))
         async with self.destination.commit(names):
-            await self.work.confirm()  # before what stands there goes
+            await self.work.confirm()  # before the current staging is deleted
             await self.destination.retract()
             yield
 
     def _document(
         self, archive: ObjectReference, artifact: Artifact | None, artifact_data: bytes
     ) -> tuple[DeploymentDocument, bytes]:
-        """``deployment.json``, and how it is written."""
+        """``deployment.json`` as a document and as bytes."""
         if self.work.container is None:
             raise ValueError("there is no container image to deploy")
         source, container = self.work.source, self.work.container
@@ -194,7 +194,7 @@ class Commit:
     async def _write_deployment(
         self, archive: ObjectReference, artifact: Artifact, artifact_data: bytes
     ) -> WrittenDeployment | None:
-        """Write the deployment documents, each looked at again; everything that they name is verified by now."""
+        """Write the deployment documents and verify the first; everything that they name is verified by now."""
         if self.work.container is None:
             return None
         destination = self.destination

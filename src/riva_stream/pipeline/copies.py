@@ -1,7 +1,7 @@
-"""Whether the store copies the source, in which parts, and by what that is going to be proven.
+"""Whether the store copies the source, in which parts, and how the copies will be proven.
 
-Nothing here is guessed of a store that is not AWS: what its answers are worth is probed (see ``s3.copy_probe``). Where
-nothing could prove a copy, none is made.
+Nothing is assumed of a store that is not AWS: how far its answers can be trusted is probed (see ``s3.copy_probe``).
+Where nothing could prove a copy, none is made.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ __all__ = [
 ]
 
 COPIES = 8
-"""Parts that the store copies at once: it does the work, so there is no need of more connections for larger hosts."""
+"""Parts that the store copies at once: it does the work, so larger hosts need no more connections."""
 LEAST_COPY = 64 * MIB
-"""Bytes of a part whose size is ours to choose: one request copies hundreds of MB/s, whatever its size."""
+"""Bytes, at least, of a part whose size is ours to choose: one request copies hundreds of MB/s, whatever its size."""
 FEW_BYTES = 5 * MIB
-"""S3 copies ranges only of objects that have more (API reference, "UploadPartCopy": x-amz-copy-source-range)."""
+"""S3 copies ranges only of objects larger than this (API reference, "UploadPartCopy": x-amz-copy-source-range)."""
 _MOST_BYTES = 5 << 30
-"""Of one part."""
+"""Bytes of one part, at most."""
 _MOST_HEADS = 1000
-"""Parts of the source that are asked for one by one."""
+"""Parts of the source, at most, that are queried one by one."""
 _PROBE_RETRIES = 2
 _PROBED = 64 << 10
-"""Bytes that a probe has copied, and reads."""
+"""Bytes that a probe copies and reads."""
 
 _USUAL = sorted(
     [
@@ -60,7 +60,7 @@ _USUAL = sorted(
         *(n * MIB for n in (5, 10, 15, 20, 25, 50, 100, 200, 250, 500)),
     ]
 )
-"""Bytes of the parts that clients send; where none of them fits, any whole MiB."""
+"""Part sizes that clients commonly use, in bytes; if none of them fits, any whole MiB."""
 
 _PLAIN = re.compile(r"[0-9a-f]{32}")
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
@@ -80,20 +80,20 @@ class CopyPlan:
     """How a range of our own choice is proven; None: members are sent."""
 
     crc64nvme: str = ""
-    """Of the whole source, where it is known without its bytes; see :class:`~riva_stream.sink.CopiedObject`."""
+    """CRC64NVME of the whole source, if known without reading it; see :class:`~riva_stream.sink.CopiedObject`."""
 
     def begin_source(self, upload: Upload) -> CopiedObject:
         """Queue the copies of the whole source."""
         return self._begin(upload, 0, self.sizes, self.proof, self.crc64nvme)
 
     def begin_member(self, upload: Upload, member: Member) -> CopiedObject | None:
-        """Queue the copies of a member of a plain tar; None where it has to be sent."""
+        """Queue the copies of a member of a plain tar; None if it has to be sent."""
         if (sizes := self.sizes_of(member)) is None or self.of_members is None:
             return None
         return self._begin(upload, member.data_offset or 0, sizes, self.of_members)
 
     def sizes_of(self, member: Member) -> tuple[int, ...] | None:
-        """Bytes of each part of a member of a plain tar; None where it has to be sent."""
+        """Bytes of each part of a member of a plain tar; None if it has to be sent."""
         if self.of_members is None or member.data_offset is None or not member.size:
             return None
         if self.source.size <= FEW_BYTES or member.data_offset + member.size > self.source.size:
@@ -102,7 +102,7 @@ class CopyPlan:
 
     @property
     def can_resume(self) -> bool:
-        """Whether all that is compared with the copies can be written down; an MD5 cannot."""
+        """Whether all digests that are compared with the copies can be saved; an MD5 cannot."""
         return Proof.MD5 not in {self.proof, self.of_members}
 
     def _begin(
@@ -120,20 +120,20 @@ class CopyPlan:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What an earlier run has read of an object that is copied."""
+    """What an earlier run has read of an object that the store copies."""
 
     values: Sequence[str]
-    """Digests of its parts, as far as they were read whole."""
+    """Digests of those of its parts that were read whole."""
     crc: int
-    """Of what was read of the next one."""
+    """CRC of what was read of the next part."""
     size: int
     """Bytes that were read."""
 
     def resume(self, ranges: TracedRanges) -> None:
-        """Let ``ranges`` take what comes after it.
+        """Let ``ranges`` continue after it.
 
         Raises:
-            ValueError: these are digests of other parts.
+            ValueError: the digests are of other parts.
         """
         ranges.digest.restore(self.values, self.crc, self.size)
         ranges.reset()
@@ -141,7 +141,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class SourceCopy:
-    """What was decided, and why."""
+    """The decision whether the store copies the source, and the reason."""
 
     plan: CopyPlan | None
     reason: str = ""
@@ -149,7 +149,7 @@ class SourceCopy:
 
     @property
     def proven_by(self) -> str:
-        """Name of the proof; "" of what is sent."""
+        """Name of the proof; "" if the source is sent."""
         return str(self.plan.proof) if self.plan else ""
 
     @property
@@ -159,16 +159,16 @@ class SourceCopy:
 
 
 async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, check: str) -> SourceCopy:
-    """Decide who makes the objects that are ranges of the source.
+    """Decide whether the store copies the objects that are ranges of the source.
 
     Args:
-        run: its request says what is wished.
+        run: its request says what the user wants.
         bucket: the destination, for scratch uploads.
         source: what is staged.
         check: what parts are checked with; see ``--upload-check``.
 
     Raises:
-        ConfigurationError: the store shall copy it, and cannot.
+        ConfigurationError: the request demands a copy by the store, which is not possible.
     """
     wished = run.request.source_copy
     if run.request.mode != "full" or wished == "send" or not source.size:
@@ -182,16 +182,16 @@ async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, ch
 async def plan_objects(
     run: Run, bucket: WritableBucket, objects: Sequence[tuple[PinnedSource, str]], check: str
 ) -> list[SourceCopy]:
-    """The same for whole objects whose bytes are known already, so that none of them needs to be read.
+    """Decide for whole objects whose checksums are known already, so that none of them needs to be read.
 
     Args:
-        run: its request says what is wished.
+        run: its request says what the user wants.
         bucket: the destination, for scratch uploads.
-        objects: each with its CRC64NVME in base64, "" where that is not known.
+        objects: each with its CRC64NVME in base64, "" if unknown.
         check: what parts are checked with.
 
     Raises:
-        ConfigurationError: the store shall copy them, and cannot.
+        ConfigurationError: the request demands copies by the store, which are not possible.
     """
     wished = run.request.source_copy
     if wished == "send" or not objects:
@@ -210,7 +210,7 @@ async def plan_objects(
 
 
 def cannot_copy(reason: str) -> ConfigurationError:
-    """The error where the store shall copy, and does not."""
+    """The error if the request demands a copy by the store, which is not possible."""
     return ConfigurationError(
         f"the store cannot copy the source: {reason}", hint="use --source-copy auto, which sends it then"
     )
@@ -218,13 +218,13 @@ def cannot_copy(reason: str) -> ConfigurationError:
 
 @dataclass(eq=False)
 class Outlets:
-    """Where the stream's bytes go beside the digests: to be sent, or to prove what the store copies meanwhile."""
+    """Where the stream's bytes go besides the digests: to be sent, or to prove what the store copies meanwhile."""
 
     run: Run
     uploads: Uploads
     plan: CopyPlan | None
     keeps_states: bool
-    """Whether a checkpoint may ask for the states of what is compared."""
+    """Whether a checkpoint may need the states of the compared digests."""
     _copied: list[CopiedObject] = field(default_factory=list, init=False)
     _proofs: HashLane = field(default_factory=lambda: HashLane(Lane("proof")), init=False)
 
@@ -241,16 +241,16 @@ class Outlets:
             )
 
     def of_source(self, upload: Upload) -> tuple[Branch, TracedRanges | None]:
-        """Begin the source's own object. Also tells what is compared with the copies of it, where that are digests."""
+        """Begin the source's own object; return its branch, and the digests to compare with its copies, if any."""
         return self._of(self.plan.begin_source(upload)) if self.plan else (upload.send, None)
 
     def of_member(self, upload: Upload, member: Member, *, plain: bool) -> tuple[Branch, TracedRanges | None]:
-        """The same for the object of a member; ``plain``: it is in the source as it is."""
+        """Begin the object of a member likewise; ``plain``: the source contains it uncompressed."""
         copied = self.plan.begin_member(upload, member) if self.plan and plain else None
         return self._of(copied) if copied else (upload.send, None)
 
     def start(self, tasks: TaskGroup, moved: Callable[[], None]) -> None:
-        """Copy, and hash what is to be compared with copies, until :meth:`close`; ``moved``: called after each chunk of it."""
+        """Copy, and hash for comparison with copies, until :meth:`close`; ``moved``: called after each chunk hashed."""
         self._proofs.done = moved
         if self.plan is not None:
             for _ in range(COPIES):
@@ -258,11 +258,11 @@ class Outlets:
         tasks.start_soon(self._proofs.run)
 
     def close(self) -> None:
-        """No more bytes will come."""
+        """Declare that no more bytes will come."""
         self._proofs.close()
 
     def prove(self) -> None:
-        """Once all was copied and hashed: see :meth:`~riva_stream.sink.CopiedObject.prove`."""
+        """Prove all copies, once everything was copied and hashed; see :meth:`~riva_stream.sink.CopiedObject.prove`."""
         for copied in self._copied:
             copied.prove()
 
@@ -281,10 +281,10 @@ class _Planner:
     source: PinnedSource
     check: str
     reads: bool = True
-    """Whether the source is read beside the copying, so that digests of any range of it can be had."""
+    """Whether the source is read during the copying, so that digests of any range of it are available."""
 
     async def of_stream(self) -> SourceCopy:
-        """Of a source that is read and hashed meanwhile."""
+        """Decide for a source that is read and hashed meanwhile."""
         ability = await self.ability()
         if ability.reason:
             return SourceCopy(None, ability.reason)
@@ -302,7 +302,7 @@ class _Planner:
         return found
 
     async def of_object(self, crc64nvme: str, ability: CopyAbility) -> SourceCopy:
-        """Of an object that nobody reads."""
+        """Decide for an object that is not read."""
         if not self.source.size:
             return SourceCopy(None)  # there is nothing to copy
         if ability.reason:
@@ -319,14 +319,14 @@ class _Planner:
         return (self.run.request.sse or "").startswith("aws:kms")
 
     def _own_parts(self) -> tuple[int, tuple[int, ...]]:
-        """Bytes of a part whose size is ours to choose, and all parts of such a copy."""
+        """Bytes of a part whose size is ours to choose, and of each part of such a copy."""
         part_size = max(LEAST_COPY, self.run.part_size_for(self.source.size))
         return part_size, _in_parts(self.source.size, part_size)
 
     async def _by_etag(self, ranged: Proof | None) -> SourceCopy:
-        """A copy that shares the source's ETag."""
+        """Plan a copy that has the source's ETag."""
         source, (part_size, _) = self.source, self._own_parts()
-        if self._is_kms:  # then an ETag is no MD5
+        if self._is_kms:  # then an ETag is not an MD5
             return SourceCopy(None, "neither a CRC64NVME nor an ETag can prove the copy of encrypted parts")
         if _PLAIN.fullmatch(source.etag) and source.size <= _MOST_BYTES:
             return SourceCopy(CopyPlan(source, Proof.PLAIN_ETAG, (source.size,), part_size, ranged))
@@ -335,7 +335,7 @@ class _Planner:
         return SourceCopy(None, "nothing could prove the copy: no CRC64NVME, and no ETag that it would share")
 
     async def ability(self) -> CopyAbility:
-        """What may be believed of the store."""
+        """How far the store's copies can be trusted."""
         run, source = self.run, self.source
         with_checksums = self.check == "crc64nvme"
         if not run.one_principal:
@@ -354,12 +354,12 @@ class _Planner:
         except TransientError as error:
             if run.request.source_copy == "store":
                 raise
-            # A store that cannot copy need not say so in an answer. Nothing was asked of it that a run depends on.
+            # A store that cannot copy may fail without an answer that says so. The run does not depend on this probe.
             return CopyAbility(f"the store cannot be asked for a copy: {error.what}")
 
     async def _probed(self, asked: CopySource, span: int, read: bool) -> CopyAbility:
         run, bucket = self.run, self.bucket
-        if run.request.source_copy != "store":  # else the run depends on it as on any other request
+        if run.request.source_copy != "store":  # otherwise the run depends on it as on any other request
             policy = RetryPolicy(retries=min(_PROBE_RETRIES, run.request.retries))
             bucket = replace(
                 bucket, retrier=Retrier(policy, run.observer, run.meter.touch, run.renew_sessions)
@@ -379,9 +379,9 @@ class _Planner:
         return await self.run.retrier("GetObject", partial(ranges.first, size))
 
     async def _parts_of_source(self) -> tuple[int, ...] | None:
-        """Bytes of each part that the source was uploaded in: as the store tells them, else as is usual.
+        """Bytes of each part in which the source was uploaded: as the store reports them, or else a common part size.
 
-        A wrong guess proves nothing, and so does no harm beside the time that it takes.
+        A wrong guess proves nothing, and costs nothing but the time that it takes.
         """
         found = _MULTIPART.fullmatch(self.source.etag)
         if found is None:
@@ -391,7 +391,7 @@ class _Planner:
             return None
         first = await self._part(1)
         if first is None or first.parts != count:
-            # A staging that is promoted was most likely sent in parts as ours would be.
+            # A promoted staging was most likely uploaded in parts of our own size.
             ours = 0 if self.reads else self.run.part_size_for(size)
             return _in_parts(size, ours) if ours and _up(size, ours) == count else _usual_parts(size, count)
         if first.size and _up(size, first.size) == count:
@@ -409,7 +409,7 @@ class _Planner:
         except TransientError:
             raise
         except RivaStreamError:
-            return None  # it does not know parts
+            return None  # it does not support part numbers
 
 
 def _in_parts(size: int, part: int) -> tuple[int, ...]:
@@ -418,7 +418,7 @@ def _in_parts(size: int, part: int) -> tuple[int, ...]:
 
 
 def _usual_parts(size: int, count: int) -> tuple[int, ...] | None:
-    """The one usual part size with which ``size`` bytes make ``count`` parts; None where there is none, or several."""
+    """The only common part size with which ``size`` bytes make ``count`` parts; None if there is none, or several."""
     if count == 1:
         return (size,)
     least, most = max(FEW_BYTES, _up(size, count)), _up(size, count - 1) - 1

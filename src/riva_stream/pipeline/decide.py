@@ -1,4 +1,4 @@
-"""What to do, from what is asked for and what is there. Nothing is read or written."""
+"""Decide what to do, from the request and the existing objects. Nothing is read or written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Decision", "decide"]
 
 
 class Decision(Enum):
-    """What a run does with what it finds; the values are those of ``plan.would``."""
+    """What a run does; the values are those of ``plan.would``."""
 
     STAGE = "stage"
     ALREADY_STAGED = "already_staged"
@@ -27,11 +27,11 @@ class Decision(Enum):
 def decide(
     request: StageRequest, source: PinnedSource, existing: Existing, container: PinnedSource | None = None
 ) -> Decision:
-    """What to do, from what is asked for and what is there.
+    """Decide what to do, from the request and the existing objects.
 
     Raises:
         DestinationConflictError: another staging is there, and ``force`` was not given.
-        DigestMismatchError: this very source is staged, but with another SHA-256 than the one expected.
+        DigestMismatchError: this same source is staged, but its SHA-256 is not the expected one.
     """
     if not existing.is_complete:
         return Decision.STAGE
@@ -70,7 +70,7 @@ def decide(
 
 
 def _difference(request: StageRequest, source: PinnedSource, existing: Existing) -> str:
-    """In what the staging there differs from what is asked for, or ""."""
+    """How the existing staging differs from the request, or ""."""
     staged = existing.artifact
     if staged is None:
         return existing.foreign or "it cannot be understood"
@@ -90,15 +90,15 @@ def _difference(request: StageRequest, source: PinnedSource, existing: Existing)
 
 
 def _deployment_difference(request: StageRequest, existing: Existing, container: PinnedSource | None) -> str:
-    """In what the deployment documents there differ from what is asked for, or ""; none asks for none."""
+    """How the existing deployment documents differ from the request, or "" (also if none are requested)."""
     deployment, problem = existing.deployment, existing.deployment_problem
     if container is None:
         is_lost = existing.is_by_reference and not request.reference_only and existing.may_be_deployable
         return f"its {DEPLOYMENT_JSON} would be lost: no container image is named" if is_lost else ""
     if deployment is not None:
         return another_container(deployment, container)
-    # Of a full staging the marker vouches for them, and others in their place would belie it; of any other their mark
-    # does, be it that it is one of another version.
+    # In a full staging the marker vouches for them, and replacing them would contradict it; in any other their own
+    # marker does, even one written by another version.
     named = request.prefix + DEPLOYMENT_JSON in existing.committed_keys()
     return (problem or f"its {DEPLOYMENT_JSON} is missing") if named or existing.has_later_pair else ""
 
@@ -106,7 +106,7 @@ def _deployment_difference(request: StageRequest, existing: Existing, container:
 def _decide_reference(
     request: StageRequest, source: PinnedSource, existing: Existing, container: PinnedSource
 ) -> Decision:
-    """The same for a bintarball reference."""
+    """Decide for a bintarball reference."""
     if request.force:
         return Decision.REPLACE
     difference = existing.deployment_problem

@@ -1,4 +1,4 @@
-"""The documents of a staging, from what the run has learnt. No I/O."""
+"""The documents of a staging, built from what the run has found out. No I/O."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _model_file(filename: str, archive_path: str | None, digest: DigestRecord) -
 
 
 def _model_of(run: Run) -> Model:
-    """What is said about the model."""
+    """The model's description."""
     request = run.request
     return Model(
         name=request.model_name,
@@ -126,7 +126,7 @@ def _model_of(run: Run) -> Model:
 
 
 def build_info(run: Run, source: PinnedSource, streamed: Streamed | None) -> BuildInfo:
-    """What makes a document, and how it went so far; ``streamed`` is None where nothing was read."""
+    """The tool, host and run behind a document, and its timings so far; ``streamed`` is None if nothing was read."""
     wall, cpu = run.wall_seconds, run.cpu_seconds
     return BuildInfo(
         version=_VERSION,
@@ -186,7 +186,7 @@ def _validation(run: Run, streamed: Streamed | None, upload_check: str) -> Valid
 
 @dataclass(frozen=True, slots=True)
 class WrittenDeployment:
-    """The deployment documents as they were written."""
+    """The deployment documents as written."""
 
     document: DeploymentDocument
     file: StagedFile
@@ -194,7 +194,7 @@ class WrittenDeployment:
 
 
 def staged_reference(run: Run, file: StagedFile) -> ObjectReference:
-    """An object of this very staging."""
+    """A reference to an object of this staging."""
     return ObjectReference(
         s3_uri=f"s3://{run.request.bucket}/{file.s3_key}",
         path=file.s3_key,
@@ -220,9 +220,9 @@ def deployment_of(
         run: the run.
         source: what it stages.
         archive: where the next step gets the archive.
-        container: the image that shall serve it.
+        container: the image that is to serve it.
         staged: the staging that it belongs to; None for a bintarball reference.
-        artifact: ``artifact.json`` of that staging as it is written.
+        artifact: ``artifact.json`` of that staging as written.
     """
     request = run.request
     return DeploymentDocument(
@@ -247,7 +247,7 @@ def deployment_of(
 
 
 def ready_of(run: Run, document: DeploymentDocument, data: bytes, token: str) -> bytes:
-    """``deployment_ready.txt`` for ``deployment.json`` as it is written, under the hold of ``token``."""
+    """``deployment_ready.txt`` for ``deployment.json`` as written, under the hold of ``token``."""
     references = document.bintarball_references
     return (
         DeploymentReady(

@@ -1,4 +1,4 @@
-"""An archive, or a bare model: read once, hashed, unpacked and sent or copied."""
+"""An archive, or a bare model: read once, hashed, unpacked, and sent or copied."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FromArchive(Work):
 
         Raises:
             SourceNotFoundError: one of them is not there.
-            IntegrityError: what is only referred to is empty.
+            IntegrityError: an object that is only referred to is empty.
         """
         request = run.request
         source = await find_source(run.source_store, request.source_bucket, request.source_key, run.retrier)
@@ -56,7 +56,7 @@ class FromArchive(Work):
 
     @property
     def own_keys(self) -> frozenset[str]:
-        """Where the source's own bytes go."""
+        """The key of the source's own bytes."""
         return frozenset({self.run.layout.of_source(self.source.filename)} if self.first else ())
 
     @property
@@ -73,7 +73,7 @@ class FromArchive(Work):
         self._copy = await plan_copies(self.run, bucket, self.source, check)
 
     def send_instead(self, reason: str) -> None:
-        """Let the source be sent."""
+        """Send the source instead of copying it."""
         self._copy = SourceCopy(None, reason)
 
     def planned(self) -> list[PlannedObject]:
@@ -99,7 +99,7 @@ class FromArchive(Work):
         )
 
     def describe(self, upload_check: str) -> Artifact:
-        """What was streamed, or what is pointed at."""
+        """``artifact.json`` of what was streamed, or of what is referred to."""
         return artifact_of(self.run, self.source, self._streamed, upload_check)
 
     def _store_of(self, pinned: PinnedSource) -> Reader:
@@ -107,13 +107,13 @@ class FromArchive(Work):
 
 
 def _store_of_container(run: Run) -> Reader:
-    """One in the destination's bucket is looked for with the destination's credentials, any other where the source is."""
+    """The destination's store for an image in its bucket; the source's store for any other."""
     request = run.request
     return run.destination.store if request.server_bucket == request.bucket else run.source_store
 
 
 async def _find_container(run: Run) -> PinnedSource | None:
-    """Pin the container image by one HEAD; None where none was named.
+    """Pin the container image by one HEAD; None if none was named.
 
     Raises:
         SourceNotFoundError: there is none; the message names the nearest keys.

@@ -1,7 +1,7 @@
 """A committed staging: its objects are copied by the store, or read, hashed and sent where it cannot.
 
-Each is what the staging's manifest says, or the run ends before anything becomes visible: the store's CRC64NVME or ETag of
-the copy is that of the manifest, or the SHA-256 of what was read is.
+Each matches the staging's manifest, or the run ends before anything becomes visible: the CRC64NVME or ETag of the
+store's copy, or the SHA-256 of the bytes read, is that of the manifest.
 """
 
 from __future__ import annotations
@@ -56,36 +56,36 @@ _UNVOUCHED = "its marker, of version 0.1, does not vouch for the manifest"
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An archive or a model of the staging, as it was found."""
+    """An archive or a model of the staging, as found."""
 
     item: StagedObject
     source: PinnedSource
 
     @property
     def is_archive(self) -> bool:
-        """Whether it is what the models were unpacked from."""
+        """Whether it is the archive from which the models were unpacked."""
         return self.item.path.startswith(FOLDERS[0])
 
     @property
     def sha256(self) -> str:
-        """As the staging's documents have it."""
+        """SHA-256 according to the staging's documents."""
         assert self.item.sha256 is not None  # noqa: S101 - of archive and models it is known, or there is no staging
         return self.item.sha256
 
     @property
     def crc64nvme(self) -> str:
-        """Of the whole object, base64; "" where the staging's run did not compute it."""
+        """CRC64NVME of the whole object, base64; "" if the staging's run did not compute it."""
         entry = self.item.entry
         name, _, value = (entry.store_checksum or "").partition(":") if entry else ("", "", "")
         return value if name == Proof.CRC64NVME else ""
 
 
 async def originals_of(staging: Staging) -> list[Original]:
-    """Archive and models in the order of the staging's manifest, each still as it was staged.
+    """Archive and models in the order of the staging's manifest, each verified to be as staged.
 
     Raises:
         SourceNotFoundError: some are gone; the message names them.
-        IntegrityError: some are not what was staged; the message names them.
+        IntegrityError: some differ from what was staged; the message names them.
         HeldError: the staging is being replaced.
     """
     items = [item for item in staging.objects.values() if not item.is_document]
@@ -115,7 +115,7 @@ async def originals_of(staging: Staging) -> list[Original]:
 
 
 StoreOf = Callable[[str], Reader]
-"""The store of what a document points at, by its URI."""
+"""The store of an object that a document refers to, by its URI."""
 
 
 @dataclass(eq=False)
@@ -127,11 +127,11 @@ class FromStaging(Work):
     """Empty by reference."""
     store_of: StoreOf
     deep: bool
-    """Whether every byte is read, also of what the store copies."""
+    """Whether every byte is read, even of what the store copies."""
     budget: Credits
-    """Byte credits of several runs at once; what reads takes ``request.memory`` of them."""
+    """Byte credits shared by several runs; each that reads takes ``request.memory`` of them."""
     _copies: list[SourceCopy] = field(default_factory=list, init=False)
-    """Of each original."""
+    """The decision for each original."""
 
     @classmethod
     async def find(
@@ -144,10 +144,10 @@ class FromStaging(Work):
         deep: bool,
         budget: Credits,
     ) -> FromStaging:
-        """Find what the staging's documents point at, and nothing else than what they pin.
+        """Find what the staging's documents refer to, accepting only what they pin.
 
         Raises:
-            SourceNotFoundError: an object that they point at is gone.
+            SourceNotFoundError: an object that they refer to is gone.
             IntegrityError: it was replaced since.
         """
         find = partial(_find, run, store_of)
@@ -168,18 +168,18 @@ class FromStaging(Work):
             told.last_modified,
             SourceChecksums(),
         )
-        if artifact.deployment.reference_mode:  # else it was read once, and need not be there any more
+        if artifact.deployment.reference_mode:  # otherwise it was read once, and need not exist any more
             source = await find(reference_to(source))
         return cls(run, source, container, staging, originals, store_of, deep, budget)
 
     @property
     def uri(self) -> str:
-        """Of the staging."""
+        """``s3://`` URI of the staging."""
         return self.staging.destination
 
     @property
     def size(self) -> int:
-        """Of archive and models; by reference, of what is pointed at."""
+        """Bytes of archive and models; by reference, of what is referred to."""
         return sum(original.source.size for original in self.originals) or self.source.size
 
     @property
@@ -189,7 +189,7 @@ class FromStaging(Work):
 
     @property
     def largest(self) -> int:
-        """Of what is read here."""
+        """Bytes of the largest object that is read here."""
         if not self._reads:
             return 0
         return max(original.source.size for original in self.originals)
@@ -201,18 +201,18 @@ class FromStaging(Work):
 
     @property
     def own_keys(self) -> frozenset[str]:
-        """All of them: each is an object of the source staging."""
+        """The keys of all originals: each is an object of the source staging."""
         return frozenset(self._key(original) for original in self.originals)
 
     @property
     def method(self) -> TransferMethod:
-        """What is to be said of all of them."""
+        """The methods and reasons of all originals together."""
         how = sorted({copy.how for copy in self._copies if copy.plan is not None or copy.reason})
         reasons = sorted({copy.reason for copy in self._copies if copy.reason})
         return TransferMethod("+".join(how) or "sent", "; ".join(reasons))
 
     def reads(self) -> list[tuple[Bucket, str]]:
-        """The staging itself, and what it points at."""
+        """The staging itself, and what it refers to."""
         referenced = (None if self.originals else self.source, self.container)
         return [
             (self.staging.bucket, self.staging.layout.marker),
@@ -220,7 +220,7 @@ class FromStaging(Work):
         ]
 
     async def plan(self, bucket: WritableBucket, check: str) -> None:
-        """Whether the store copies the objects, and by what each copy will be proven."""
+        """Decide whether the store copies the objects, and how each copy will be proven."""
         objects = [(original.source, original.crc64nvme) for original in self.originals]
         if self.staging.vouched:
             self._copies = await plan_objects(self.run, bucket, objects, check)
@@ -231,7 +231,7 @@ class FromStaging(Work):
         self.run.request.plan_for(self.largest, self.run.most_parts)
 
     def send_instead(self, reason: str) -> None:
-        """Let all objects be sent."""
+        """Send all objects instead of copying them."""
         self._copies = [SourceCopy(None, reason)] * len(self.originals)
 
     def planned(self) -> list[PlannedObject]:
@@ -251,16 +251,16 @@ class FromStaging(Work):
         return objects
 
     async def move(self, destination: Destination) -> Payload:
-        """Copy, or read and send."""
+        """Copy the objects, or read and send them."""
         try:
             return await super().move(destination)
         except (BaseExceptionGroup, SourceChangedError) as error:
             if any(isinstance(leaf, SourceChangedError) for leaf in leaves_of(error)):
-                await self.confirm()  # an object may be another one because the staging is
+                await self.confirm()  # an object may have changed because the staging was replaced
             raise
 
     def describe(self, upload_check: str) -> Artifact:
-        """The staging's own ``artifact.json``, for another place."""
+        """The staging's own ``artifact.json``, adapted to another place."""
         run, staged, request = self.run, _require_artifact(self.staging), self.run.request
         marker = self.staging.documents.marker
         assert marker is not None  # noqa: S101 - it vouches for the artifact
@@ -300,20 +300,20 @@ class FromStaging(Work):
         )
 
     async def confirm(self) -> None:
-        """Look at what the staging's documents point at, and at its marker again."""
+        """Check what the staging's documents refer to, and its marker, again."""
         await super().confirm()
         try:
             await self.staging.still_stands()
-        except HeldError as error:  # another run's, but not at the prefix that this one holds
+        except HeldError as error:  # held by another run, but not at the prefix that this one holds
             raise TransientError(
                 error.what, where=error.where, hint="run the same command again when that run is done"
             ) from error
 
-    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── internals ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def _reads(self) -> bool:
-        """Whether bytes come through here."""
+        """Whether bytes pass through here."""
         sent = any(copy.plan is None for copy in self._copies)
         return bool(self.originals) and (self.deep or sent)
 
@@ -392,7 +392,7 @@ class FromStaging(Work):
     async def _read(
         self, original: Original, outlets: Sequence[Branch], hashes: HashLane, budget: Credits
     ) -> Hash:
-        """Read an original whole, into its digest and wherever else it goes."""
+        """Read an original whole, into its digest and its other outlets."""
         run, source = self.run, original.source
         digest = Hash("sha256")
         branches: list[Branch] = [partial(hashes.send, digest), *outlets]
@@ -413,7 +413,7 @@ class FromStaging(Work):
         return digest
 
     async def _stands(self) -> bool:
-        """Whether staging and objects are still those that were found."""
+        """Whether the staging and its objects are still those that were found."""
         try:
             await self.staging.still_stands()
         except HeldError:
@@ -428,11 +428,11 @@ class FromStaging(Work):
 
 
 async def _find(run: Run, store_of: StoreOf, reference: ObjectReference) -> PinnedSource:
-    """The object that a document points at, unchanged."""
+    """The object that a document refers to, unchanged."""
     bucket, key = split_uri(reference.s3_uri)
-    # One 404 may pass: a document says that it is there.
+    # A single 404 may be wrong: a document says that the object exists.
     there = Bucket(store_of(reference.s3_uri), bucket, run.retrier)
-    with suppress(AccessDeniedError):  # which is told better below
+    with suppress(AccessDeniedError):  # which is reported better below
         await there.head_confirming_absence(key, listed=True)
     found = await find_source(there.store, bucket, key, run.retrier)
     if not reference_to(found).is_same(reference):

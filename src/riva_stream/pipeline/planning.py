@@ -1,4 +1,4 @@
-"""What a run would do, and whether it may, for ``--dry-run``."""
+"""What a run would do, and whether it is permitted to, for ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["plan_of", "try_rights"]
 
 
 def plan_of(run: Run, work: Work, decision: Decision, check: str) -> Plan:
-    """The plan for a source that was found and a destination that was looked at."""
+    """The plan for a source that was found and a destination that was inspected."""
     request, container = run.request, work.container
     shares = request.plan_for(work.largest, run.most_parts)
     etag, version_id = work.pin
@@ -92,12 +92,12 @@ def _objects(run: Run, work: Work, decision: Decision) -> list[PlannedObject]:
 
 
 async def try_rights(run: Run, bucket: WritableBucket, work: Work) -> None:
-    """Try what a full staging needs, leaving nothing: two bytes of the source, and an upload that is aborted at once.
+    """Test the permissions of a full staging: read two bytes of the source, and abort an upload at once.
 
-    A reference may need neither.
+    A staging by reference may need neither.
 
     Raises:
-        AccessDeniedError: a right is missing; the message names it.
+        AccessDeniedError: a permission is missing; the message names it.
     """
     if work.first is None:
         return

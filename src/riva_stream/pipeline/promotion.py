@@ -1,4 +1,4 @@
-"""``promote()``: a committed staging becomes another one, or several at once, each on its own."""
+"""``promote()``: copy a committed staging to another place, or to several at once, each on its own."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ async def promote(
     store: Store | None = None,
     source_store: Store | None = None,
 ) -> PromoteReport:
-    """Make a committed staging another one, at one place or several: verified object by object, committed by a marker.
+    """Copy a committed staging to one place or several: verified object by object, committed by a marker.
 
-    Where the store can copy, no byte of archive or models comes through here; else they are read, hashed and sent. Cancel
-    it at any time: nothing becomes visible, and running it again goes on with what the stores have already.
+    Where the store can copy, no byte of archive or models passes through here; else they are read, hashed and sent.
+    Cancel it at any time: nothing becomes visible, and running it again resumes from what the stores have already.
 
     Args:
         request: what to promote, and where to.
-        observer: is told what happens; called on the event loop. Counters are those of all places together.
-        session: an ``aioboto3.Session`` for the destinations; None makes one from the request and the environment.
+        observer: receives events; called on the event loop. Counters are those of all places together.
+        session: an ``aioboto3.Session`` for the destinations; None creates one from the request and the environment.
         source_session: the same for the source staging; None: the destinations', unless the request names another profile.
         store: an open store (see :func:`riva_stream.open_store`) to share one client between several calls.
         source_store: the same for the source staging.
 
     Returns:
-        What each place came to. One that fails holds up no other, and is in the report, not raised.
+        The result of each place. A failed place does not hold up the others; it is in the report, not raised.
 
     Raises:
         SourceNotFoundError: there is no such staging, or it is not complete.
-        IntegrityError: it is not what was staged.
+        IntegrityError: it differs from what was staged.
         RivaStreamError: it cannot be read; see :mod:`riva_stream.errors`.
     """
     run_id = request.run_id or new_run_id()
@@ -83,14 +83,14 @@ async def promote(
 async def replicated(
     report: StageReport, request: StageRequest, observer: Observer, stores: Stores, *, since: float
 ) -> StageReport:
-    """The report of a staging that is committed, with what its promotion to ``replicate_to`` came to.
+    """Promote a committed staging to ``replicate_to``; return its report with the results.
 
     Args:
         report: of the staging.
-        request: of the same.
-        observer: is told what happens.
-        stores: those of the staging's run.
-        since: when that began, for its deadline.
+        request: of the staging.
+        observer: receives events.
+        stores: of the staging's run.
+        since: when the staging began, for its deadline.
     """
     asked = PromoteRequest(source=request.destination, to=request.replicate_to)
     asked = asked.model_copy(update=request.shared())
@@ -102,13 +102,13 @@ async def replicated(
     if report.artifact is None and report.deployment is not None:
         source = report.deployment.bintarball_references.model_archive.s3_uri
 
-    def store_of(uri: str) -> Reader:  # as it was found: buckets of one name may be at two endpoints
+    def store_of(uri: str) -> Reader:  # as when found: buckets of the same name may be at two endpoints
         is_here = uri != source and split_uri(uri)[0] == request.bucket
         return stores.destination if is_here else stores.source
 
     try:
         done = (await _promoted(asked, ids, observer, here, store_of, since=since, run_id=run_id)).places
-    except RivaStreamError as error:  # of the staging that is committed already: it stays so
+    except RivaStreamError as error:  # the staging is already committed, and stays so
         done = [_failed(place, error) for place in asked.to]
     return report.model_copy(update={"replicas": done})
 
@@ -123,7 +123,7 @@ async def _promoted(
     since: float,
     run_id: str | None = None,
 ) -> PromoteReport:
-    """``run_id``: of the run that has staged it; None for whichever did."""
+    """Promote; ``run_id``: of the run that made the staging, or None for any."""
     began = clock.monotonic()
     observer(PhaseChanged(phase="prepare"))
     bucket, prefix = split_uri(request.source)
@@ -142,7 +142,7 @@ async def _promoted(
             originals = await originals_of(staging)
     except ExceptionGroup as group:
         raise first_of(group) from None
-    budget = Credits(request.memory)  # of all places: those whose bytes come through here take turns
+    budget = Credits(request.memory)  # shared by all places: those whose bytes pass through here take turns
     observe = _summed(observer)
     places: dict[str, PlaceReport] = {}
 
@@ -177,11 +177,11 @@ async def _promoted(
 
 
 def _stage_request(request: PromoteRequest, staging: Staging, place: str, run_id: str) -> StageRequest:
-    """What the staging says of itself, for another place.
+    """The staging's own parameters as a request for another place.
 
     Raises:
-        ConfigurationError: what it is made from lies at that place.
-        IntegrityError: it says what no staging can have.
+        ConfigurationError: the source of the staging is at that place.
+        IntegrityError: its documents say what no staging can have.
     """
     artifact, deployment = staging.artifact, staging.deployment
     told: dict[str, object]
@@ -215,7 +215,7 @@ def _stage_request(request: PromoteRequest, staging: Staging, place: str, run_id
         return request.stage_request(place, run_id, **told)
     except ValidationError as error:
         for problem in contradictions_in(error.errors()):
-            if problem.presumed:  # of the place, and not of what the staging tells
+            if problem.presumed:  # due to the place, not to the staging's documents
                 raise ConfigurationError(
                     f"{staging.destination} cannot be put to {place}: its {problem.field} {problem.text}",
                     hint="name another place",
@@ -233,7 +233,7 @@ def _numbered(run_id: str, places: Sequence[str]) -> list[str]:
 
 
 def _left(request: PromoteRequest, since: float) -> float | None:
-    """Seconds of the deadline that are left."""
+    """Seconds left until the deadline."""
     return None if request.deadline is None else max(0.0, request.deadline - (clock.monotonic() - since))
 
 
@@ -243,7 +243,7 @@ def _failed(place: str, error: BaseException) -> PlaceReport:
 
 
 def _summed(observer: Observer) -> Callable[[str, Any], None]:
-    """Passes on the events of several places; of their counters the sums."""
+    """Return an observer for the events of several places that adds up their counters."""
     summed = ("source_size", "fetched", "hashed", "durable", "durable_source", "copied")
     latest: dict[str, Progress] = {}
 

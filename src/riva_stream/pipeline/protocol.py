@@ -1,4 +1,4 @@
-"""One staging, whatever it is made from: look, decide, hold the prefix, move the bytes, commit."""
+"""One staging from any kind of work: inspect, decide, hold the prefix, move the bytes, commit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added
 
 
 async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport:
-    """Stage what ``work`` has found.
+    """Stage the work.
 
     Raises:
         RivaStreamError: see :mod:`riva_stream.errors`.
@@ -62,11 +62,11 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
             if decision is Decision.ALREADY_STAGED:
                 run.warn("journal", f"the journal s3://{request.bucket}/{run.layout.journal} stays: {error}")
                 return await _already_staged(run, existing)
-        raise  # what was staged is not any more: whoever holds the prefix is about to replace it
+        raise  # the staging is gone: the run that holds the prefix is about to replace it
 
 
 def _require_outside(run: Run, work: Work) -> None:
-    """Refuse what lies at the very place that is going to be replaced, as far as names tell.
+    """Refuse to read from the very prefix that is going to be replaced, as far as names show it.
 
     Raises:
         ConfigurationError: an object that is read or referred to is there.
@@ -78,7 +78,7 @@ def _require_outside(run: Run, work: Work) -> None:
 
 
 async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: str) -> None:
-    """The same where buckets have other names, as an access point's alias: the journal at that place would be ours.
+    """Refuse the same if the bucket has another name, such as an access point alias: our own journal is found there.
 
     Raises:
         ConfigurationError: an object that is read or referred to is there.
@@ -94,16 +94,16 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
         except TransientError:
             raise
         except RivaStreamError:
-            continue  # what cannot be read is not what this run has written a moment ago
+            continue  # what cannot be read is not what this run wrote a moment ago
         if journal is not None and token.encode() in journal.data:
             raise _inside(run, bucket, key)
 
 
 async def _require_kept(run: Run, work: Work, here: Process) -> None:
-    """Before what lies here goes: no run may be about to replace the staging that this one is made from.
+    """Before the payload here is deleted: no run may be about to replace a staging that this one is made from.
 
-    Two that are made from each other would leave neither. Each has put its journal before it looks for the other's, so
-    that one of them sees it.
+    Two stagings made from each other would leave neither. Each puts its journal before it looks for the other's, so at
+    least one of them sees it.
 
     Raises:
         TransientError: a live run holds that prefix.
@@ -115,7 +115,7 @@ async def _require_kept(run: Run, work: Work, here: Process) -> None:
                 life = await watch(bucket, layout.journal, found, here, observer=run.observer)
                 if life is not None:
                     break
-                found = await read_journal(bucket, layout.journal, listed=True)  # told to be gone, once
+                found = await read_journal(bucket, layout.journal, listed=True)  # reported gone, once
         except TransientError:
             raise
         except RivaStreamError as error:
@@ -132,7 +132,7 @@ async def _require_kept(run: Run, work: Work, here: Process) -> None:
 
 
 def _bases(run: Run, work: Work) -> list[tuple[Bucket, Layout]]:
-    """The stagings, but the one that is made, in which that lies what is read or referred to."""
+    """The stagings, other than the one being made, that contain what is read or referred to."""
     found: dict[tuple[int, Layout], Bucket] = {}
     for bucket, key in work.reads():
         layout = layout_of(bucket.name, key)
@@ -151,7 +151,7 @@ def _inside(run: Run, bucket: Bucket, key: str) -> ConfigurationError:
 
 
 async def _is_journaled(run: Run, existing: Existing) -> bool:
-    """Whether there is a journal, be it that nothing may be listed."""
+    """Whether there is a journal, even without permission to list."""
     if existing.listed:
         return run.layout.journal in existing.etags
     info = await run.destination.head_confirming_absence(run.layout.journal)
@@ -159,10 +159,10 @@ async def _is_journaled(run: Run, existing: Existing) -> bool:
 
 
 async def _looked(run: Run, work: Work) -> tuple[Existing, Decision]:
-    """What is there, and what that means, for one who does not hold the prefix.
+    """The existing objects and the decision that follows, without holding the prefix.
 
     Raises:
-        HeldError: the staging was replaced while it was looked at.
+        HeldError: the staging was replaced while it was inspected.
     """
     existing = await inspect(run)
     try:
@@ -173,13 +173,13 @@ async def _looked(run: Run, work: Work) -> tuple[Existing, Decision]:
 
 
 async def _require_marker(run: Run, existing: Existing, found: RivaStreamError | None = None) -> None:
-    """Look whether the marker that was read still stands: else what was found may be of two stagings.
+    """Check that the marker is still the one that was read: otherwise the findings may mix two stagings.
 
     Raises:
         HeldError: it does not.
         AccessDeniedError: it may not be read any more.
     """
-    # By GET, as it was read: there are stores whose HEAD tells other ETags.
+    # By GET, as before: some stores' HEAD returns other ETags.
     get = partial(run.destination.get_confirming_refusal, listed=existing.listed)
     marker = await fetch_document(run, get, run.layout.marker)
     if (marker.info.etag if marker else None) != existing.marker_etag:
@@ -200,7 +200,7 @@ async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decis
 
 
 async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -> StageReport:
-    """The part that one run at a time does on a prefix."""
+    """The part that only one run at a time does on a prefix."""
     run.meter.own_keys = work.own_keys
     async with hold(run, bucket, listed=listed) as destination:
         check = destination.uploads.check = await _upload_check(run, destination.guarded)
@@ -209,11 +209,11 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
         instead = identity.model_copy(update={"source_copy": SENT_INSTEAD})
         before = destination.lease.predecessor
         if identity.is_copied and run.request.source_copy == "auto" and before and before.identity == instead:
-            # Or else each run would begin with the copies, and with what it sends in their place.
+            # Otherwise each run would begin with copies and then send the source instead.
             identity = instead
             work.send_instead("the store did not copy for the run before")
         await resume(destination, identity)
-        # What was there before may have changed until the prefix was ours.
+        # What was there may have changed until the prefix was ours.
         existing = await destination.inspect()
         await _require_elsewhere(run, work, existing, destination.lease.token)
         decision = decide(run.request, work.source, existing, work.container)
@@ -234,7 +234,7 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
 
 
 async def _commit(commit: Commit, decision: Decision) -> Committed:
-    """Move what is to be moved, and commit it."""
+    """Move the payload if there is one, and commit."""
     request = commit.run.request
     if request.mode == "bintarball_reference":
         return await commit.bintarball()
@@ -246,7 +246,7 @@ async def _commit(commit: Commit, decision: Decision) -> Committed:
 
 
 async def _already_staged(run: Run, existing: Existing) -> StageReport:
-    """Confirm what is staged."""
+    """Verify the existing staging."""
     try:
         checks = await confirm(run, existing)
     except IntegrityError as error:
@@ -273,7 +273,7 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
 
 
 async def _upload_check(run: Run, bucket: WritableBucket) -> str:
-    """The checksum that the store verifies what it is sent with; by reference there is too little to ask for."""
+    """The checksum by which the store verifies uploads; by reference there is too little data for a probe."""
     request = run.request
     if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if bucket.is_aws else "md5"
@@ -289,7 +289,7 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
 
 async def _begin(run: Run, work: Work, check: str, decision: Decision) -> None:
     plan = plan_of(run, work, decision, check)
-    await run.save_copy("plan.json", to_json(plan.model_copy(update={"rights": []})))  # nothing was tried
+    await run.save_copy("plan.json", to_json(plan.model_copy(update={"rights": []})))  # no rights were tried
     run.observer(
         StageStarted(
             run_id=run.run_id,

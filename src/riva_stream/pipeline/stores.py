@@ -1,4 +1,4 @@
-"""Open the stores of a run: one client where source and destination are the same, else two."""
+"""Open the stores of a run: one client if source and destination are the same, otherwise two."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Stores:
     destination: Store
     source: Reader
     one_principal: bool
-    """Whether the destination's credentials and endpoint are the source's as well, so that its store may copy."""
+    """Whether the source has the destination's credentials and endpoint, so that the store may copy."""
 
     def give(self, run: Run) -> WritableBucket:
-        """Let a run read from both; gives what changes its destination."""
+        """Let a run read from both; return the bucket for its changes."""
         bucket = WritableBucket(self.destination, run.request.bucket, run.retrier)
         run.destination, run.source_store, run.one_principal = bucket, self.source, self.one_principal
         run.retrier.renew = run.renew_sessions
@@ -49,14 +49,14 @@ async def open_stores(
     store: Store | None = None,
     source_store: Store | None = None,
 ) -> AsyncIterator[Stores]:
-    """Open the stores of a request; in the end those are closed that were opened here, never the caller's.
+    """Open the stores of a request; at the end those opened here are closed, never the caller's.
 
     Args:
-        request: says how they are reached.
-        warn: is told of what a profile says that does not count.
+        request: says how to reach them.
+        warn: called with each setting of a profile that is ignored.
         session: the caller's own ``aioboto3.Session`` for the destination.
         source_session: the same for the source.
-        store: an open store, in place of a session.
+        store: an open store, instead of a session.
         source_store: the same for the source.
     """
     opened_here = source_store is None and source_session is None
@@ -82,19 +82,19 @@ async def open_stores(
 def is_elsewhere(request: Request) -> bool:
     """Whether the source needs a client of its own."""
     named = (request.source_region, request.source_endpoint_url, request.source_profile)
-    # The owner that is expected of the destination's bucket is not that of the source's.
+    # The owner expected of the destination's bucket is not that of the source's.
     return any(named) or request.no_sign_request or request.expected_bucket_owner is not None
 
 
 def is_one_principal(request: Request) -> bool:
-    """Whether both ends are reached at one endpoint with the same credentials: another region of AWS is no other end."""
+    """Whether both ends have one endpoint and the same credentials; another AWS region counts as the same endpoint."""
     own_profile = request.source_profile not in {None, request.profile}
     own_endpoint = request.source_endpoint_url not in {None, request.endpoint_url}
     return not (own_profile or own_endpoint or request.no_sign_request)
 
 
 def destination_settings(request: Request) -> StoreSettings:
-    """How the destination is reached, and what is written there."""
+    """Settings for reaching the destination, and for what is written there."""
     return StoreSettings(
         region=request.region,
         endpoint_url=request.endpoint_url,
@@ -116,7 +116,7 @@ def destination_settings(request: Request) -> StoreSettings:
 
 
 def source_settings(request: Request) -> StoreSettings:
-    """How the source is reached, where it is elsewhere."""
+    """Settings for reaching the source, if it is elsewhere."""
     return replace(
         destination_settings(request),
         region=request.source_region or request.region,

@@ -1,4 +1,4 @@
-"""The stream itself: one task group wires the source to every branch, and ends when all of it is durable."""
+"""The stream itself: one task group connects the source to every branch, and ends when everything is durable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MODEL_TYPE = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """All bytes have gone through and every part is durable; nothing is visible yet."""
+    """The result of the stream: every part is durable; nothing is visible yet."""
 
     archive: Upload
     """For a bare model: the model's own upload."""
@@ -54,13 +54,13 @@ class Streamed:
     summary: ArchiveSummary | None
     """None for a bare model."""
     vouched_by: list[str]
-    """What was compared with the stream and agreed."""
+    """The checksums that were compared with the stream and matched."""
     copy: SourceCopy
     """How the source's own object was made."""
     resumed_from: int | None = None
-    """Byte of the source from which it was read; None: from its start."""
+    """Byte of the source at which reading began; None: its start."""
     resumed_by: str | None = None
-    """What vouches for the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.ResumePoint`."""
+    """Proof of the bytes before it; see :class:`~riva_stream.pipeline.checkpoint.ResumePoint`."""
 
 
 async def stream(  # noqa: C901, PLR0915 - the picture
@@ -69,10 +69,10 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     """Move every byte, and verify what can be verified before anything becomes visible.
 
     Raises:
-        ArchiveError: the archive is damaged, cut, refused, or holds nothing that was asked for.
-        DigestMismatchError: the bytes are not those that were expected, or not those the source's store holds.
+        ArchiveError: the archive is damaged, truncated, refused, or contains nothing that was asked for.
+        DigestMismatchError: the bytes are not the expected ones, or not those that the source's store holds.
         StalledError: nothing moved for ``timeout`` seconds.
-        NotCopiedError: the store was to copy the source, and does not, or nothing proves that it did.
+        NotCopiedError: the request demands a copy by the store, which does not copy, or not provably.
     """
     if source.size == 0:
         raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
@@ -82,7 +82,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     shares = request.plan_for(source.size, run.most_parts)
     earlier = await find_resume_point(destination, source, copy.plan)
     start = earlier.offset if earlier else 0
-    # Rights are tried before bytes are moved: the archive's upload is the first thing there is.
+    # Permissions are tested before bytes are moved: the archive's upload is created first.
     archive = await uploads.open(
         run.layout.of_source(source.filename),
         content_type=_MODEL_TYPE if bare else content_type_of(source.key),
@@ -106,7 +106,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         start,
     )
     every = request.checkpoint if can_resume(source.checksums, copy.plan) else 0
-    # An archive has no BLAKE3: nobody asks for it, it takes 2 % of a run, and no resume could continue it.
+    # An archive gets no BLAKE3: nothing needs it, it takes 2 % of a run, and no resume could continue it.
     whole = earlier.digest if earlier else Digest(source.checksums.to_compute, with_blake3=bare)
     digest = TracedDigest(whole, kept=bool(every))
     outlets = Outlets(run, uploads, copy.plan, keeps_states=bool(every))
@@ -138,7 +138,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
     )
     if earlier:
         await unpacker.resume(earlier)
-        if bare:  # the documents tell what is odd for a model, however it was read
+        if bare:  # the documents report what is odd for a model, even after a resume
             _look_at_model(run, source, await _first_bytes(run, source))
     branches: list[Branch] = [partial(hashes.send, digest), of_source]
     if not bare:
@@ -203,16 +203,16 @@ async def _first_bytes(run: Run, source: PinnedSource) -> bytes:
         except AccessDeniedError:
             if source.version_id is None:
                 raise
-        return await ranges.first(DEEP)  # by its version takes a right of its own; the ETag pins it as well
+        return await ranges.first(DEEP)  # a version needs its own permission; the ETag pins the object too
 
     return await run.retrier("GetObject", ask)
 
 
 def _look_at_model(run: Run, source: PinnedSource, head: bytes) -> None:
-    """Look at the first bytes of a bare model: nobody else opens it.
+    """Check the first bytes of a bare model: nothing else opens it.
 
     Raises:
-        ArchiveError: no model begins like that.
+        ArchiveError: no model begins like this.
     """
     if error := not_a_model(source.filename, head):
         raise error.located(bucket=source.bucket, key=source.key)
@@ -240,7 +240,7 @@ async def _open_member(
 def _verify(
     run: Run, source: PinnedSource, record: DigestRecord, summary: ArchiveSummary | None
 ) -> list[str]:
-    """Compare the stream with everything that vouches for the source; the names of what agreed."""
+    """Compare the stream with every checksum of the source; return the names of those that match."""
     if record.size != source.size:
         raise DigestMismatchError(
             f"{record.size} bytes were read of {source.uri}, which has {source.size}",
@@ -263,8 +263,8 @@ def _verify(
     try:
         vouched += source.checksums.compare(record, uri=source.uri)
     except DigestMismatchError as error:
-        # AWS says when an ETag is an MD5; elsewhere it may be anything, so where the archive vouches for itself a
-        # difference is only told.
+        # AWS documents when an ETag is an MD5; elsewhere it may be anything, so if the archive has a checksum of its
+        # own a difference is only a warning.
         if (
             "md5" not in source.checksums.values
             or run.source_store.is_aws

@@ -1,4 +1,4 @@
-"""Digests whose states a checkpoint may ask for, of the end of any chunk."""
+"""Digests that keep their states at the ends of chunks for checkpoints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class _Snapshotted(Protocol):
         """Bytes so far."""
 
     def update(self, pieces: Sequence[Piece], /) -> None:
-        """Take the next pieces."""
+        """Process the next pieces."""
 
     def snapshot(self) -> Any:
-        """What all bytes so far come to; None where that cannot be told."""
+        """The state after all bytes so far; None if it cannot be had."""
 
 
 D = TypeVar("D", bound=_Snapshotted)
@@ -29,19 +29,19 @@ S = TypeVar("S")
 
 
 class _Traced(Generic[D, S]):
-    """A digest, and its states behind each chunk, as far as a checkpoint may ask for them.
+    """A digest, and its states after each chunk, as far as a checkpoint may need them.
 
     Args:
-        digest: what is traced.
+        digest: the digest to trace.
         kept: whether states are kept at all.
     """
 
     def __init__(self, digest: D, *, kept: bool = True) -> None:
         self.digest = digest
         self.states: dict[int, S] = {}
-        """By bytes so far. Changed by the lane's thread alone; others only ask for one."""
+        """Keyed by the bytes so far. Changed only by the lane's thread; others only read single entries."""
         self.hashed = digest.size
-        """Bytes of all chunks that were hashed whole: behind no others there is a state. Changed by the lane's thread alone."""
+        """Bytes of all chunks hashed whole: only up to here there can be states. Changed only by the lane's thread."""
         self._kept = kept
         self._floor = 0
         self._remember()
@@ -52,11 +52,11 @@ class _Traced(Generic[D, S]):
         self._remember()
 
     def forget_before(self, size: int) -> None:
-        """No checkpoint will ask for the states behind fewer bytes; they go with the next chunk."""
+        """Drop the states after fewer than ``size`` bytes with the next chunk: no checkpoint will need them."""
         self._floor = size
 
     def reset(self) -> None:
-        """The digest was set to another place, before any chunk came."""
+        """Start anew after the digest was restored to another position, before any chunk came."""
         self.states.clear()
         self._remember()
 
@@ -73,9 +73,9 @@ class TracedDigest(_Traced[Digest, DigestState]):
     """See :class:`_Traced`."""
 
     def record(self) -> DigestRecord:
-        """What all bytes so far come to."""
+        """The digests of all bytes so far."""
         return self.digest.record()
 
 
 class TracedRanges(_Traced[RangeDigests, RangesState]):
-    """The same for what is compared with the parts that the store copies."""
+    """Traced digests of the ranges that are compared with the parts that the store copies."""

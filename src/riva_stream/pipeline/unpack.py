@@ -40,21 +40,21 @@ from riva_stream.sizes import MIB, MOST_PARTS, human_size
 __all__ = ["StagedMember", "Unpacker"]
 
 _TRIES = 8
-"""Ends of parts at which the extractor may have found no place to begin at, before the checkpoint is put off: within one
-long frame of zstd there is none."""
+"""Ends of parts without a restart point of the extractor after which the checkpoint is postponed: within one long zstd
+frame there is none."""
 
 
 @dataclass(eq=False, slots=True)
 class StagedMember:
-    """A member on its way into its object."""
+    """A member that is being written to its object."""
 
     member: Member
     upload: Upload
     outlet: Branch
-    """Takes its bytes, beside the digest."""
+    """Takes its bytes, besides the digest."""
     digest: TracedDigest | FinishedDigest
     ranges: TracedRanges | None
-    """What is compared with its copy, if the store makes one."""
+    """Digests to compare with its copy, if the store makes one."""
     inside: InsideReport | None = None
 
 
@@ -62,41 +62,41 @@ class StagedMember:
 class Unpacker:
     """Takes the archive's chunks in order and sends its members on.
 
-    Inflating runs ahead of nothing: the credits for a part are taken before its first byte is kept, and one block
-    at a time is expanded.
+    Inflating never runs ahead: the credits for a part are acquired before its first byte is kept, and one block at a
+    time is expanded.
     """
 
     extractor: Extractor
     memory: MemoryPlan
     part_size: Callable[[int], int]
-    """Bytes of a part, from those of the member."""
+    """Bytes of a part, given those of the member."""
     open_upload: Callable[[Member], Awaitable[tuple[Upload, Branch, TracedRanges | None]]]
-    """Also tells where the member's bytes go beside the digest: to be sent, or to be compared with what is copied."""
+    """Also returns where the member's bytes go besides the digest: to be sent, or to be compared with its copy."""
     hashes: HashLane
     lane: Lane
     expanded: Callable[[int], None]
-    """Is told how many bytes came out of inflate."""
+    """Called with the number of bytes that came out of inflate."""
     checkpointer: Checkpointer
     most_parts: int = MOST_PARTS
-    """Parts that the store takes of an upload."""
+    """Parts that the store allows in an upload."""
     members: list[StagedMember] = field(default_factory=list, init=False)
     summary: ArchiveSummary | None = field(default=None, init=False)
     credits: Credits = field(init=False)
-    """The write share: what the parts of members are paid from."""
+    """The write share, from which the parts of members are paid."""
     _pieces: list[Piece] = field(default_factory=list, init=False)
-    """Of the part that is being filled up, whose credits are taken already; none between parts."""
+    """Pieces of the part being filled, whose credits are acquired already; empty between parts."""
     _have: int = field(default=0, init=False)
-    """Bytes of these."""
+    """Bytes in those pieces."""
     _sent: int = field(default=0, init=False)
-    """Bytes of the open member that went on in parts."""
+    """Bytes of the open member that were shipped in parts."""
     _part: int = field(default=0, init=False)
-    """Bytes of a part of the member that has begun; 0 between members."""
+    """Bytes of a part of the open member; 0 between members."""
     _window: int = field(default=0, init=False)
     """Bytes of the write share that the inflater's window takes."""
     _skipped: int = field(default=0, init=False)
-    """Bytes of the archive, of those that will come, that were unpacked by an earlier run."""
+    """Bytes at the start of the coming chunks that an earlier run has unpacked."""
     _marked: int | None = field(default=None, init=False)
-    """Byte of the archive at which the extractor was asked for a place to begin at; None: it was not."""
+    """Byte of the archive at which the extractor was asked for a restart point; None: it was not."""
     _tries: int = field(default=0, init=False)
     _queue: Channel[Chunk] = field(default_factory=Channel, init=False)
 
@@ -104,7 +104,7 @@ class Unpacker:
         self.credits = Credits(self.memory.write_share)
 
     async def resume(self, earlier: ResumePoint) -> None:
-        """Resume where an earlier run stopped; to be called before :meth:`run`.
+        """Resume where an earlier run stopped; call this before :meth:`run`.
 
         Raises:
             ConfigurationError: its member needs larger parts than the memory has room for.
@@ -122,7 +122,7 @@ class Unpacker:
                 StagedMember(resumed.member, upload, outlet, resumed.digest, ranges, resumed.inside)
             )
         if earlier.snapshot.member is not None:
-            self._part = self._part_of(earlier.snapshot.member)  # of a run that may have had more memory
+            self._part = self._part_of(earlier.snapshot.member)  # the earlier run may have had more memory
             self._sent = earlier.snapshot.handed_over
 
     def send(self, chunk: Chunk) -> None:
@@ -130,14 +130,14 @@ class Unpacker:
         self._queue.send(chunk)
 
     def close(self) -> None:
-        """No more chunks will come; :meth:`run` ends after the last."""
+        """Declare that no more chunks will come; :meth:`run` ends after the last."""
         self._queue.close()
 
     async def run(self) -> None:
         """Extract until the archive ends.
 
         Raises:
-            ArchiveError: it is damaged, cut, refused, or holds nothing that was asked for.
+            ArchiveError: it is damaged, truncated, refused, or contains nothing that was asked for.
             ConfigurationError: a member needs larger parts, or zstd a larger window, than the memory has room for.
         """
         async for chunk in self._queue:
@@ -148,7 +148,7 @@ class Unpacker:
         self.credits.release(self._window)
 
     def _new_of(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
-        """The pieces without what an earlier run has unpacked."""
+        """The pieces without the bytes that an earlier run has unpacked."""
         for piece in pieces:
             old = min(self._skipped, len(piece))
             self._skipped -= old
@@ -176,7 +176,7 @@ class Unpacker:
                 await self._take_checkpoint(at, self._marked)
 
     def _stop_for_checkpoint(self, at: int) -> tuple[int, int]:
-        """Bytes of the open member behind which the next step shall stop (0: nowhere), and those that it has by now."""
+        """Byte of the open member after which the next step must stop (0: none), and the bytes that it has by now."""
         if self._marked is None:
             if not self.checkpointer.is_due(at):
                 return 0, 0
@@ -187,7 +187,7 @@ class Unpacker:
         return self._sent + self._size, self._sent + self._have
 
     async def _take_checkpoint(self, at: int, marked: int) -> None:
-        """At the end of a part; where the extractor has found no place yet, the next one serves."""
+        """Take the pending checkpoint, at the end of a part; without a restart point yet, wait for the next end."""
         with self.lane.busy():
             snapshot = await clock.in_thread(self.extractor.snapshot)
         self._tries += 1
@@ -215,7 +215,7 @@ class Unpacker:
         digest = TracedDigest(Digest(), kept=not self.checkpointer.is_over)
         self.members.append(StagedMember(member, upload, outlet, digest, ranges))
         self._sent = 0
-        if member.size == 0:  # S3 has no upload of no parts: one empty part stands for it
+        if member.size == 0:  # S3 has no upload without parts: one empty part is sent for it
             self._ship()
 
     def _part_of(self, member: Member) -> int:
@@ -224,7 +224,7 @@ class Unpacker:
         return part
 
     async def _pay_for_window(self) -> None:
-        """Take from the write share what zstd's window holds; it stays taken, for the inflater keeps it."""
+        """Acquire credits from the write share for zstd's window; the inflater keeps it, so they are not released."""
         more = self.extractor.window - self._window
         if more > 0:
             self._window += more
@@ -233,7 +233,7 @@ class Unpacker:
                 await self.credits.acquire(more)
 
     def _require_room(self, part: int, who: str) -> None:
-        """Refuse what would wait for ever: the window and one part have to fit the write share together.
+        """Refuse what would wait forever: the window and one part have to fit into the write share together.
 
         Raises:
             ConfigurationError: they do not; it names the least memory for which they do.
@@ -243,7 +243,7 @@ class Unpacker:
             return
         window = f"a zstd window of {human_size(self._window)}" if self._window else ""
         parts = f"parts of {human_size(part)} (the store takes {self.most_parts:,} of them)" if part else ""
-        # Between members nobody knows yet how large the parts will be; mostly they are as large as the source's.
+        # Between members the size of the next parts is unknown; mostly they are as large as the source's.
         least = least_memory(self.memory.part_size, self._window + (part or self.memory.part_size)) // MIB
         raise ConfigurationError(
             f"{who} needs {' and '.join(filter(None, (window, parts)))}; with --memory {self.memory.ceiling // MIB}MiB there is "
@@ -261,14 +261,14 @@ class Unpacker:
             take = view[: self._size - self._have]
             view = view[len(take) :]
             self._have += len(take)
-            # A slice keeps its whole block alive; one that is the smaller part of it is worth a copy.
+            # A slice keeps its whole block alive; if it is the smaller part of it, it is worth copying.
             self._pieces.append(bytes(take) if 2 * len(take) < len(take.obj) else take)  # type: ignore[arg-type]
             if self._have == self._size:
                 self._ship()
 
     @property
     def _size(self) -> int:
-        """Bytes of the part that is being filled up, or comes next."""
+        """Bytes of the part being filled, or of the next one."""
         return min(self._part, self.members[-1].member.size - self._sent)
 
     def _ship(self) -> None:
@@ -286,9 +286,9 @@ class Unpacker:
 def _step(extractor: Extractor, pieces: deque[Piece], until: int, handed: int) -> list[Event]:
     """Expand one to two blocks; runs in a worker thread, and a hop into one costs some 0.1 ms.
 
-    It stops early behind ``until`` bytes of the open member (0: nowhere), of which ``handed`` were handed over.
+    It stops early after ``until`` bytes of the open member (0: never), of which ``handed`` were handed over.
 
-    A block is asked for whole each time: asking for the rest of one would cut the output into ever smaller slices.
+    A whole block is requested each time: requesting only its rest would cut the output into ever smaller slices.
     """
     events: list[Event] = []
     stop = extractor.expanded + BLOCK

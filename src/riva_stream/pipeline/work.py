@@ -1,4 +1,4 @@
-"""What a run stages: where its bytes come from, and what is said of them.
+"""What a run stages: where its bytes come from, and how it is described.
 
 There are two kinds: an archive, which is streamed and unpacked, and a staging, which is promoted. Nothing in here changes
 what readers see; :mod:`~riva_stream.pipeline.protocol` is the same for both.
@@ -26,33 +26,33 @@ __all__ = ["Payload", "TransferMethod", "Work"]
 
 @dataclass(frozen=True, slots=True)
 class TransferMethod:
-    """How the objects are going to be made."""
+    """How the objects will be made."""
 
     how: str
-    """``sent``, or what proves the copies that the store makes; see :class:`~riva_stream.manifest.Validation`."""
+    """``sent``, or the proof of the copies that the store makes; see :class:`~riva_stream.manifest.Validation`."""
     reason: str
-    """Why they are sent, where the store was asked."""
+    """Why they are sent, if the store was asked to copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Every byte is durable, and what can be verified was; nothing is visible yet."""
+    """Objects of which every byte is durable and verified as far as possible; nothing is visible yet."""
 
     uploads: Sequence[Upload]
     """Archive and models, in the order of ``checksums.sha256``."""
     sha256: Sequence[str]
-    """Of each."""
+    """SHA-256 of each."""
     has_archive: bool
     """Whether the first of them is the archive; a bare model has none."""
 
 
 @dataclass(eq=False)
 class Work(ABC):
-    """One staging to be made. What is read is the source, unless a kind says otherwise."""
+    """One staging to be made. By default the source itself is read; a subclass may differ."""
 
     run: Run
     source: PinnedSource
-    """As ``artifact.json`` tells it."""
+    """As ``artifact.json`` describes it."""
     container: PinnedSource | None
     """The image that the deployment documents name; None: there are none."""
 
@@ -73,13 +73,13 @@ class Work(ABC):
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest object that comes through here, as far as it is planned; 0: none does."""
+        """Bytes of the largest object that passes through here, as far as planned; 0 if none does."""
         return self.source.size
 
     @property
     @abstractmethod
     def first(self) -> PinnedSource | None:
-        """An object whose bytes are needed, to try the right to read it; None by reference."""
+        """An object whose bytes are needed, for testing read permission; None by reference."""
 
     @property
     @abstractmethod
@@ -89,7 +89,7 @@ class Work(ABC):
     @property
     @abstractmethod
     def method(self) -> TransferMethod:
-        """How the objects are made, as it was planned."""
+        """How the objects are made, as planned."""
 
     @abstractmethod
     def reads(self) -> list[tuple[Bucket, str]]:
@@ -104,28 +104,28 @@ class Work(ABC):
             check: what parts are checked with; see ``--upload-check``.
 
         Raises:
-            ConfigurationError: the store shall copy them, and cannot.
+            ConfigurationError: the request demands copies by the store, which are not possible.
         """
 
     @abstractmethod
     def send_instead(self, reason: str) -> None:
-        """Let the objects be sent, whatever was planned."""
+        """Send the objects, whatever was planned."""
 
     @abstractmethod
     def planned(self) -> list[PlannedObject]:
-        """Archive and models, as far as they are known before anything is read."""
+        """Archive and models, as far as known before anything is read."""
 
     @abstractmethod
     def describe(self, upload_check: str) -> Artifact:
-        """``artifact.json`` of what was moved, or of what is pointed at."""
+        """``artifact.json`` of what was moved, or of what is referred to."""
 
     @abstractmethod
     def _store_of(self, pinned: PinnedSource) -> Reader:
-        """Where the source lies, or the image."""
+        """The store of the source, or of the image."""
 
     @abstractmethod
     async def _moved(self, destination: Destination) -> Payload:
-        """:meth:`move`, in the way that was planned."""
+        """Do what :meth:`move` does, as planned."""
 
     def _bucket_of(self, pinned: PinnedSource) -> Bucket:
         return Bucket(self._store_of(pinned), pinned.bucket, self.run.retrier)
@@ -133,11 +133,11 @@ class Work(ABC):
     async def move(self, destination: Destination) -> Payload:
         """Make every object durable as an open upload, and verify what can be verified.
 
-        Where it turns out that the store does not copy after all, what it was to copy is sent.
+        If it turns out that the store does not copy after all, the objects are sent instead.
 
         Raises:
             IntegrityError: the bytes are not what they should be.
-            NotCopiedError: the store was to copy in any case.
+            NotCopiedError: the request demands a copy by the store.
         """
         try:
             return await self._moved(destination)
@@ -150,7 +150,7 @@ class Work(ABC):
             reason = first.what
         self.run.warn("source-copy", f"{reason}: the source is read once more, and sent")
         await destination.uploads.start_over()
-        destination.checkpoints = []  # none speaks of what is sent
+        destination.checkpoints = []  # none describes what is sent
         # A run that copies must not resume what is sent from here on; one that sends instead may.
         if destination.identity is not None:
             destination.identity = destination.identity.model_copy(update={"source_copy": SENT_INSTEAD})
@@ -158,7 +158,7 @@ class Work(ABC):
         return await self._moved(destination)
 
     async def confirm(self) -> None:
-        """Look once more at what is only pointed at, just before the marker.
+        """Check again what is only referred to, just before the marker.
 
         Raises:
             TransientError: it was replaced meanwhile.
@@ -168,7 +168,7 @@ class Work(ABC):
                 await _require_unchanged(self._bucket_of(one), one)
 
     def identity(self, check: str) -> Identity:
-        """What a run must agree in with another one to resume its uploads."""
+        """What two runs must have in common for one to resume the other's uploads."""
         request, (etag, version_id) = self.run.request, self.pin
         return Identity(
             source=self.uri,
@@ -188,7 +188,7 @@ class Work(ABC):
 
 
 async def _require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
-    """Look again at what is only pointed at. In a bucket with versions the one that was found stays under a newer one.
+    """Check that what is only referred to is unchanged. In a versioned bucket the pinned version survives a newer one.
 
     Raises:
         SourceChangedError: it was replaced, or removed.

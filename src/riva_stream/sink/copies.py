@@ -1,4 +1,4 @@
-"""Parts that the store makes itself from a range of the source, and the proof that they are the bytes that were hashed.
+"""Parts that the store copies from ranges of the source, and the proof that they are the bytes that were hashed.
 
 A copy that is not proven is never completed: :meth:`~riva_stream.sink.upload.Upload.completed_parts` refuses it.
 """
@@ -30,39 +30,39 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class Proof(StrEnum):
-    """What shows that an object which the store copied holds the bytes that were hashed."""
+    """The proof that an object which the store copied holds the bytes that were hashed."""
 
     CRC64NVME = "crc64nvme"
-    """The store's CRC64NVME of each copied part is that of the stream; Complete is given that of the whole."""
+    """The store's CRC64NVME of each copied part is that of the stream; Complete is given that of the whole object."""
     MULTIPART_ETAG = "multipart-etag"
-    """Copied in the parts of the source, it has the source's ETag."""
+    """Copied in the same parts as the source, it has the source's ETag."""
     PLAIN_ETAG = "plain-etag"
     """Copied as one part, its ETag is the source's, which is an MD5."""
     MD5 = "md5"
-    """The ETag of each copied part is the MD5 of the stream there. Dear."""
+    """The ETag of each copied part is the MD5 of the stream there. Expensive."""
 
     @property
     def of_stream(self) -> str:
-        """The algorithm that the stream has to be hashed with for it; "" for none."""
+        """The algorithm with which the stream has to be hashed for this proof; "" for none."""
         return {Proof.CRC64NVME: "crc64nvme", Proof.MD5: "md5"}.get(self, "")
 
 
 class NotCopiedError(ConfigurationError):
-    """The store does not copy the source, or nothing proves that it did: it has to be sent."""
+    """The store does not copy the source, or nothing proves that it did: the source has to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class RangesState:
-    """Digests of ranges in the middle of their stream: plain data."""
+    """The state of the digests of ranges in the middle of their stream: plain data."""
 
     over: int
-    """Ranges that are."""
+    """Number of complete ranges."""
     crc: int
-    """Of what there is of the next one."""
+    """CRC of the bytes so far of the next range."""
 
 
 class RangeDigests:
-    """One digest for each of consecutive ranges of a stream; takes chunks as any digest does.
+    """One digest for each of several consecutive ranges of a stream; takes chunks like any digest.
 
     Args:
         sizes: bytes of each range.
@@ -71,7 +71,7 @@ class RangeDigests:
 
     def __init__(self, sizes: Sequence[int], algorithm: str) -> None:
         self.values: list[str] = []
-        """Of the ranges that are over, encoded as in :class:`~riva_stream.flow.digest.Hash`."""
+        """Digests of the complete ranges, encoded as in :class:`~riva_stream.flow.digest.Hash`."""
         self.size = 0
         self._sizes = list(sizes)
         self._algorithm = algorithm
@@ -79,15 +79,15 @@ class RangeDigests:
         self._have = 0
 
     def snapshot(self) -> RangesState | None:
-        """What all bytes so far come to, beside the ``values`` of the ranges that are over; None where that has no state."""
+        """The state after all bytes so far, apart from the ``values``; None if the algorithm has no state."""
         crc = self._hash.crc
         return None if crc is None else RangesState(len(self.values), crc)
 
     def restore(self, values: Sequence[str], crc: int, size: int) -> None:
-        """Go on behind ``size`` bytes, of which these are the digests.
+        """Continue after ``size`` bytes that have these digests.
 
         Raises:
-            ValueError: so many bytes have others.
+            ValueError: they cannot be the digests of so many bytes.
         """
         over = sum(self._sizes[: len(values)])
         rest = self._sizes[len(values)] if len(values) < len(self._sizes) else 1
@@ -97,7 +97,7 @@ class RangeDigests:
         self._hash.restore(crc)
 
     def update(self, pieces: Sequence[Piece]) -> None:
-        """Take the next pieces; runs in a worker thread."""
+        """Process the next pieces; runs in a worker thread."""
         for piece in pieces:
             view = memoryview(piece)
             while view:
@@ -113,18 +113,18 @@ class RangeDigests:
 
 @dataclass(eq=False)
 class CopiedObject:
-    """One object that the store copies, part by part, while the same bytes stream by here."""
+    """One object that the store copies, part by part, while the same bytes stream through here."""
 
     upload: Upload
     sizes: Sequence[int]
     """Bytes of its parts."""
     proof: Proof
     etag: str
-    """Of the source."""
+    """ETag of the source."""
     crc64nvme: str = ""
-    """Of the whole source as whoever has made it computed it, base64; empty: the stream's is the one that counts."""
+    """CRC64NVME of the whole source as computed by its writer, base64; empty: that of the stream counts."""
     digests: RangeDigests | None = field(init=False)
-    """Takes the stream's bytes of this object; None where the proof needs none of them."""
+    """Digests the stream's bytes of this object; None if the proof needs none."""
 
     def __post_init__(self) -> None:
         algorithm = "" if self.crc64nvme else self.proof.of_stream
@@ -134,8 +134,8 @@ class CopiedObject:
         """Compare the copy with the stream, or with the source; only then may it be completed.
 
         Raises:
-            DigestMismatchError: the store has copied other bytes than were read.
-            NotCopiedError: nothing shows that they are the same.
+            DigestMismatchError: the store copied other bytes than were read.
+            NotCopiedError: nothing proves that they are the same.
         """
         parts = self.upload.in_order
         if [part.size for part in parts] != list(self.sizes):
@@ -194,26 +194,26 @@ class CopiedObject:
 
 @dataclass(eq=False)
 class PartCopier:
-    """Has the store copy parts, each tried as often as the bucket's retrier wants."""
+    """Has the store copy parts, each retried according to the bucket's retrier."""
 
     bucket: WritableBucket
     unchanged: Callable[[], Awaitable[bool]]
-    """Looks whether the source is still the one that was pinned."""
+    """Checks whether the source is still the one that was pinned."""
     with_crc64nvme: bool
-    """Whether a copied part is of use only with its CRC64NVME."""
+    """Whether a copied part is useless without its CRC64NVME."""
     _by_version: bool = field(default=True, init=False)
 
     async def copy(self, upload: Upload, number: int, part: Copy) -> SentPart:
-        """Copy one part, unless an earlier run has: not proven yet.
+        """Copy one part, unless an earlier run has done so; the result is not proven yet.
 
         Raises:
-            SourceChangedError: the source is another object by now.
+            SourceChangedError: the source has been replaced.
             NotCopiedError: the store does not copy it.
         """
         uploaded = upload.uploaded.get(number)
         if (
             uploaded is not None
-            and not uploaded.fingerprint  # it was sent
+            and not uploaded.fingerprint  # otherwise it was sent
             and uploaded.size == part.size
             and (uploaded.crc64nvme is not None or not self.with_crc64nvme)
         ):
@@ -232,14 +232,14 @@ class PartCopier:
         try:
             return await self.bucket.retrier("UploadPartCopy", once)
         except SourceChangedError as error:
-            # A store's word alone does not decide that: some refuse every condition, or call an upload a key.
+            # A store's word alone does not decide that: some refuse every condition, or report an upload as a key.
             if not await self.unchanged():
                 raise
             raise _refused(error) from error
         except AccessDeniedError as error:
             if source.version_id is None:
                 raise _refused(error) from error
-            self._by_version = False  # that takes a right of its own; the ETag pins the source as well
+            self._by_version = False  # a version needs its own permission; the ETag pins the source too
         except ConfigurationError as error:
             raise _refused(error) from error
         return await self._copied(upload, number, part)

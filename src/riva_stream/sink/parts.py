@@ -1,4 +1,4 @@
-"""One part: what is computed from the very buffer that is sent."""
+"""One part: the checksums of the very buffer that is sent."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from riva_stream.s3 import CopySource, PartBody
 __all__ = ["Check", "Copy", "Part", "PartChecksums", "SentPart", "body_of", "checksum_part"]
 
 Check = str
-"""``crc64nvme``, ``md5`` or ``sha256``: what the store verifies each part with. ``etag``: it verifies nothing, but tells
-the MD5 of what it got, which is compared here. ``none``: neither.
+"""``crc64nvme``, ``md5`` or ``sha256``: the checksum by which the store verifies each part. ``etag``: it verifies
+nothing, but returns the MD5 of what it received, which is compared here. ``none``: neither.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A part that the store makes itself from what it has: nothing of it goes out."""
+    """A part that the store makes itself from an object that it has: no bytes are sent."""
 
     source: CopySource
     size: int
 
 
 Part = Chunk | Copy
-"""Bytes that are here, of which a share is held until they are durable; or what the store copies."""
+"""Bytes that are here, of which a share is held until they are durable; or a copy by the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartChecksums:
-    """What was computed from a part's bytes before they were sent."""
+    """The checksums computed from a part's bytes before they were sent."""
 
     size: int
     fingerprint: str
-    """xxh3_128, hexadecimal: tells a later run whether the store has these very bytes."""
+    """xxh3_128, hexadecimal: shows a later run whether the store has exactly these bytes."""
     crc64nvme: int | None = None
     md5: bytes | None = None
     sha256: str | None = None
     compared_here: bool = False
-    """The MD5 is not for the store but for its ETag."""
+    """Whether the MD5 is not sent, but compared with the store's ETag here."""
 
     def matches(self, etag: str) -> bool:
-        """Whether the store's ETag speaks of these very bytes, as far as that can be told."""
+        """Whether the store's ETag is that of these bytes, as far as can be told."""
         return not self.compared_here or self.md5 is None or etag == self.md5.hex()
 
     def body(self, pieces: Sequence[Piece]) -> PartBody:
-        """The bytes with the checksum that the store shall verify."""
+        """The bytes with the checksum for the store to verify."""
         return PartBody(
             pieces,
             self.size,
@@ -68,11 +68,11 @@ class SentPart:
     size: int
     etag: str
     fingerprint: str
-    """Empty of a part that was copied."""
+    """Empty for a part that was copied."""
     crc64nvme: int | None
     md5: bytes | None
     proven: bool = True
-    """Whether it is known to hold the bytes that were hashed; a copied part is not until it was compared."""
+    """Whether it is known to contain the bytes that were hashed; a copied part is not until it was compared."""
 
     @property
     def checksum(self) -> str | None:
@@ -81,7 +81,7 @@ class SentPart:
 
 
 def checksum_part(pieces: Sequence[Piece], check: Check) -> PartChecksums:
-    """Compute what a part goes with; runs in a worker thread."""
+    """Compute the checksums of a part; runs in a worker thread."""
     fingerprint = xxhash.xxh3_128()
     for piece in pieces:
         fingerprint.update(piece)

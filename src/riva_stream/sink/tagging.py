@@ -1,11 +1,11 @@
-"""Tags on what a run writes: asked for, never forced.
+"""Tags on a run's objects: requested, never required.
 
-A tag is a wish beside the staging. Whatever the store or the credentials make of it, the staging succeeds; but it is
-said in a warning when an object has none, and ``artifact.json`` names the tags only if every object has them.
+A tag is optional. Whatever the store or the credentials make of it, the staging succeeds; but a warning says if an
+object has no tags, and ``artifact.json`` names the tags only if every object has them.
 
-AWS takes tags along with PutObject and CreateMultipartUpload, and refuses both as a whole where the right is missing
-(s3:PutObjectTagging): they are sent again without. Other stores are also known to take the header and forget it, so
-what they have of the first objects is read back, and is set by PutObjectTagging where it is not there.
+AWS accepts tags in PutObject and CreateMultipartUpload, and refuses either as a whole if the permission is missing
+(s3:PutObjectTagging): it is sent again without. Some other stores accept the header and forget it, so the tags of the
+first objects are read back, and set by PutObjectTagging where they are missing.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Tagging:
-    """The tags of one run's objects, and what became of them."""
+    """The tags of one run's objects, and whether they were applied."""
 
     wanted: Mapping[str, str] = field(default_factory=dict)
-    """Empty: none are asked for."""
+    """Empty: no tags are requested."""
     warn: Callable[[str], None] = discard_message
     refused: bool = field(default=False, init=False)
-    """Not every object has them, and that was said."""
+    """Whether some object lacks the tags, which was reported."""
     _beside: bool = field(default=False, init=False)
-    """The store does not take them along with what creates an object: they are set afterwards."""
+    """Whether the store does not accept them in the request that creates an object: they are set afterwards."""
     _trusted: bool = field(default=False, init=False)
-    """Tags that went along with an object were found on it."""
+    """Whether tags that were sent with an object were found on it."""
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """What every object has, as far as is known now."""
+        """The tags that every object has, as far as is known now."""
         return NO_TAGS if self.refused else self.wanted
 
     async def along(self, make: Callable[[Mapping[str, str]], Awaitable[T]]) -> T:
-        """Create an object or an upload with the tags; without them where they are what is refused.
+        """Create an object or an upload with the tags; without them if it is the tags that are refused.
 
         Raises:
             RivaStreamError: it cannot be created without tags either.
@@ -53,7 +53,7 @@ class Tagging:
         try:
             return await make(self.wanted)
         except (AccessDeniedError, ConfigurationError) as error:
-            made = await make(NO_TAGS)  # refused for another reason, this raises what the run has to end with
+            made = await make(NO_TAGS)  # if refused for another reason, this raises what the run ends with
             if isinstance(error, AccessDeniedError):
                 self._give_up(error)
             else:
@@ -71,10 +71,10 @@ class Tagging:
         """Make sure that these objects, which exist now, have the tags.
 
         Args:
-            bucket: that has them.
-            put: gives the object of a key the wanted tags.
+            bucket: the bucket of the objects.
+            put: sets the wanted tags on the object of a key.
             keys: objects that this run has created, with the tags if the store took them.
-            older: objects whose uploads an earlier run had created, perhaps when the tags were refused.
+            older: objects whose uploads were created by an earlier run, perhaps when the tags were refused.
         """
         if not self.tags:
             return
@@ -89,7 +89,7 @@ class Tagging:
                 return
 
     async def _is_tagged(self, bucket: Bucket, key: str) -> bool:
-        """Whether the tags that went along with ``key`` are there; read once, and not at all on AWS."""
+        """Whether the tags sent with ``key`` are on it; read only once, and not at all on AWS."""
         if bucket.is_aws or self._trusted:
             return True
         try:

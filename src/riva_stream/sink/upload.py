@@ -1,4 +1,4 @@
-"""One object on its way, and the record it ends in."""
+"""One object being written, and the record of it once completed."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["Upload", "UploadRecord", "UploadedPart", "etags_of", "multipart_etag
 
 @dataclass(frozen=True, slots=True)
 class UploadedPart:
-    """A part that the store has from an earlier run, as the store itself and that run's journal tell it."""
+    """A part that the store has from an earlier run, as described by the store and that run's journal."""
 
     size: int
     etag: str
     fingerprint: str
-    """From the journal; "" where the journal does not name the part with this ETag."""
+    """From the journal; "" if it does not name the part with this ETag."""
     crc64nvme: str | None
     """From the store; base64."""
     sent_crc64nvme: str | None = None
-    """From the journal, of the bytes that were sent; base64. None where it was not computed, or the ETag is another."""
+    """From the journal, of the bytes that were sent; base64. None if it was not computed, or the ETag differs."""
 
     @property
     def proof(self) -> str:
-        """What shows, without its bytes, that this is the part which the journal's run has sent; "": nothing does.
+        """Proof, without its bytes, that this is the part which the journal's run sent; "" if there is none.
 
-        ``crc64nvme``: the store's own checksum is that of the bytes. ``etag``: its ETag is the one that the store told then.
+        ``crc64nvme``: the store's own checksum is that of the bytes. ``etag``: its ETag is the one given at that time.
         """
         if self.crc64nvme is not None and self.sent_crc64nvme is not None:
             return "crc64nvme" if self.crc64nvme == self.sent_crc64nvme else ""
         return "etag" if self.fingerprint else ""
 
     def matches(self, checksums: PartChecksums) -> bool:
-        """Whether the store has exactly the bytes that the checksums are of.
+        """Whether the store has exactly the bytes from which the checksums were computed.
 
-        The store's own checksum is the better witness; without one the fingerprint that the earlier run took of
-        what it sent must agree.
+        The store's own checksum is the better evidence; without one the fingerprint that the earlier run computed of
+        what it sent must match.
         """
         if self.size != checksums.size:
             return False
@@ -58,16 +58,16 @@ class UploadRecord:
     content_type: str
     stored: Stored
     created_by: str
-    """Run id in the object's metadata."""
+    """The run id in the object's metadata."""
     crc64nvme: str | None
-    """base64, of the whole object, when it went along with each part."""
+    """Of the whole object, base64, if each part was sent with its own."""
     expected_etag: str
-    """What the ETag must be where it is the MD5 of the parts' MD5s."""
+    """The required ETag, if ETags are the MD5 of the parts' MD5s."""
 
 
 @dataclass(eq=False)
 class Upload:
-    """One object on its way. Parts are numbered in the order in which they are sent."""
+    """One object being written. Parts are numbered in the order in which they are sent."""
 
     key: str
     content_type: str
@@ -80,20 +80,20 @@ class Upload:
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
     is_copied: bool = False
-    """Whether the store was asked to copy parts of it."""
+    """Whether the store was asked to copy any of its parts."""
     expected: int = 0
-    """Bytes of the whole object, where that is known beforehand."""
+    """Bytes of the whole object, if known beforehand."""
     sends_crc64nvme: bool = False
-    """Whether parts go with their CRC64NVME, so that Complete is told those of all parts."""
+    """Whether parts are sent with their CRC64NVME, so that Complete is given those of all parts."""
     record: UploadRecord | None = None
 
     @property
     def handle(self) -> OpenUpload:
-        """What it is aborted by."""
+        """The handle for aborting it."""
         return OpenUpload(self.key, self.upload_id)
 
     def skip(self, parts: int) -> None:
-        """Take the first parts from what an earlier run has sent; the next one that is sent follows them."""
+        """Adopt the first parts from an earlier run; the next part that is sent follows them."""
         for number in range(1, parts + 1):
             uploaded = self.uploaded[number]
             crc = (uploaded.crc64nvme or uploaded.sent_crc64nvme) if self.sends_crc64nvme else None
@@ -112,7 +112,7 @@ class Upload:
         self._enqueue(chunk)
 
     def copy(self, source: CopySource, size: int) -> None:
-        """Queue the next part, of ``size`` bytes, which the store shall copy."""
+        """Queue the next part, of ``size`` bytes, for the store to copy."""
         self.is_copied = True
         self._enqueue(Copy(source, size))
 
@@ -126,7 +126,7 @@ class Upload:
         return [self.parts[number] for number in sorted(self.parts)]
 
     def completed_parts(self) -> list[CompletedPart]:
-        """What Complete is asked with."""
+        """The parts in the form for Complete."""
         if not all(part.proven for part in self.parts.values()):
             raise RuntimeError("a copy that was not compared with what was hashed")
         return [CompletedPart(part.number, part.etag, part.size, part.checksum) for part in self.in_order]
@@ -138,7 +138,7 @@ class Upload:
 
 
 def multipart_etag(parts: list[SentPart]) -> str:
-    """MD5 of the parts' MD5s and their number; the parts' ETags are their MD5s where that holds at all."""
+    """MD5 of the parts' MD5s and their number; the parts' ETags are their MD5s wherever this applies."""
     try:
         digests = [part.md5 or bytes.fromhex(part.etag) for part in parts]
     except ValueError:
@@ -147,7 +147,7 @@ def multipart_etag(parts: list[SentPart]) -> str:
 
 
 def etags_of(parts: list[SentPart]) -> set[str]:
-    """What the ETag of an object of these parts may be, where it is made of MD5s; some stores give that of its bytes."""
+    """The possible ETags of an object of these parts, if made of MD5s; some stores use that of its bytes."""
     known = {multipart_etag(parts)}
     if len(parts) == 1:
         known.add(parts[0].md5.hex() if parts[0].md5 else parts[0].etag)

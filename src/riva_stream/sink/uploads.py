@@ -1,8 +1,8 @@
-"""All uploads of a run: opened or adopted, fed, kept or aborted. They are completed by the destination alone.
+"""All uploads of a run: opened or adopted, fed, kept or aborted. Only the destination completes them.
 
-:class:`Uploads` is an async context manager. When it ends with an error that a rerun can get over, the open uploads
-stay for that rerun; with one that is final they are aborted: shielded, within a limited time, without hiding the first
-error. Parts of all of them go through one queue to as many senders as there shall be connections.
+:class:`Uploads` is an async context manager. If it exits with an error from which a rerun can recover, the open uploads
+stay for that rerun; if the error is final they are aborted: shielded, within a time limit, without hiding the first
+error. Parts of all of them go through one queue to as many senders as there are to be connections.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["Uploads"]
 _CLEANUP_SECONDS = 20.0
 _CLEANUP_TASKS = 8
 _ANSWER_SECONDS = 10.0
-"""For which a cancelled run waits for the answer to a Create: without it nobody knows the upload by its id."""
+"""Seconds for which a cancelled run waits for the answer to a Create: without it the UploadId is unknown."""
 _TOO_MANY = frozenset(
     {"InvalidArgument", "InvalidPart", "InvalidPartNumber", "InvalidRequest", "TooManyParts"}
 )
@@ -58,25 +58,25 @@ class Uploads:
     check: Check
     lane: Lane
     durable: Callable[[Upload, int], None]
-    """Is told how many bytes of which upload became durable."""
+    """Called with the number of bytes of an upload that became durable."""
     run_id: str
     copy_lane: Lane
     copied: Callable[[Upload, int], None]
-    """Is told how many bytes of which upload the store has copied."""
+    """Called with the number of bytes of an upload that the store has copied."""
     copier: PartCopier | None = None
     """Copies parts; None: all of them are sent."""
     before_abort: Callable[[], Awaitable[object]] | None = None
-    """Awaited before what another run could resume is aborted; raises HeldError when the prefix is not ours."""
+    """Awaited before uploads that another run could resume are aborted; raises HeldError if the prefix is not ours."""
     tagging: Tagging = field(default_factory=Tagging)
     opened: list[Upload] = field(default_factory=list, init=False)
     adopted: dict[str, Upload] = field(default_factory=dict, init=False)
-    """By key: uploads of an earlier run that this one has not come to yet."""
+    """By key: uploads of an earlier run that this one has not opened yet."""
     creating: set[str] = field(default_factory=set, init=False)
-    """Keys of uploads that are asked for, and of which there may be one that nobody knows by its id."""
+    """Keys for which a Create was sent and there may be an upload of unknown UploadId."""
     unsure: list[Upload] = field(default_factory=list, init=False)
-    """Given up, but whether the store has aborted them is not known."""
+    """Uploads that were given up and may not have been aborted."""
     aborted: set[str] = field(default_factory=set, init=False)
-    """UploadIds that the store has confirmed to be aborted."""
+    """UploadIds of the uploads that the store has confirmed as aborted."""
     _queue: Channel[tuple[Upload, int, Chunk]] = field(default_factory=Channel, init=False)
     _copies: Channel[tuple[Upload, int, Copy]] = field(default_factory=Channel, init=False)
 
@@ -87,7 +87,7 @@ class Uploads:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         causes = leaves_of(error) if error else []
-        # Held: they are the other run's now. Resumable: they are the next run's.
+        # HeldError: the uploads belong to the other run now. Resumable: they belong to the next run.
         held = any(isinstance(cause, HeldError) for cause in causes)
         final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
         if error is None or (final and not held and await self._are_ours()):
@@ -97,14 +97,14 @@ class Uploads:
 
     @property
     def are_left(self) -> bool:
-        """Whether an upload may still be open: an abort can fail, or be cut off. Only a journal can tell the next run."""
+        """Whether an upload may still be open (aborts can fail or be cancelled). Only a journal tells the next run."""
         known = [*self.opened, *self.adopted.values(), *self.unsure]
         return bool(self.creating) or any(
             not upload.record and upload.upload_id not in self.aborted for upload in known
         )
 
     async def _are_ours(self) -> bool:
-        """Whether the prefix is still ours, as far as can be known now."""
+        """Whether the prefix is still ours, as far as is known now."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), contextlib.suppress(RivaStreamError):
             if self.before_abort is not None:
                 await self.before_abort()
@@ -114,15 +114,15 @@ class Uploads:
     async def open(
         self, key: str, *, content_type: str, metadata: Mapping[str, str], size: int = 0
     ) -> Upload:
-        """Create an upload, or resume the one that an earlier run had created. ``size``: bytes, 0 for unknown."""
+        """Create an upload, or resume the one that an earlier run created. ``size``: bytes, 0 if unknown."""
         upload = self.adopted.pop(key, None)
         attempts = 0
         if upload is not None:
             upload.content_type, upload.metadata = content_type, metadata
             self.opened.append(upload)
         else:
-            # Whoever gives up between the store's doing and its answer leaves an upload that nobody knows by its id:
-            # the answer is waited for, and where none comes the key is remembered so that the cleanup can look for it.
+            # Cancelling between the store's action and its answer leaves an upload of unknown UploadId: the answer is
+            # awaited, and if none comes the key is remembered so that the cleanup can look for it.
             async def create(window: Window | None, tags: Mapping[str, str]) -> Upload:
                 upload_id = await self.bucket.create_within(
                     window,
@@ -149,7 +149,7 @@ class Uploads:
                     is_told = error.where.code == REQUEST_EXPIRED or (
                         error.where.status is not None and not isinstance(error, TransientError)
                     )
-                    if is_told and attempts == 1:  # there is nothing of ours to look for
+                    if is_told and attempts == 1:  # nothing of ours was created
                         self.creating.discard(key)
                     raise
 
@@ -157,7 +157,7 @@ class Uploads:
             if attempts == 1:
                 self.creating.discard(key)
         upload.expected = size
-        if attempts > 1:  # an attempt whose answer was lost may have made one that nobody knows
+        if attempts > 1:  # an attempt whose answer was lost may have created an unknown one
             await self._require_prefix(settled=True)
             await self._abort_unknown(key)
         return upload
@@ -178,12 +178,12 @@ class Uploads:
                 self._copies.send((upload, number, part))
 
     def close(self) -> None:
-        """No more parts will come; :meth:`send_parts` and :meth:`copy_parts` end after the last."""
+        """Declare that no more parts will come; :meth:`send_parts` and :meth:`copy_parts` end after the last."""
         self._queue.close()
         self._copies.close()
 
     async def send_parts(self, moved: Callable[[], None] = lambda: None) -> None:
-        """Send parts until the queue is closed and empty; run it in as many tasks as there shall be connections.
+        """Send parts until the queue is closed and empty; run it in as many tasks as there are to be connections.
 
         Args:
             moved: called after each part that became durable.
@@ -197,7 +197,7 @@ class Uploads:
             moved()
 
     async def copy_parts(self) -> None:
-        """Have parts copied until the queue is closed and empty; run it in as many tasks as there shall be copies."""
+        """Have parts copied until the queue is closed and empty; run it in as many tasks as there are to be copies."""
         async for upload, number, part in self._copies:
             if self.copier is None:
                 raise RuntimeError("nobody copies parts here")
@@ -207,9 +207,9 @@ class Uploads:
             self.copied(upload, part.size)
 
     async def start_over(self) -> None:
-        """Keep what was sent for :meth:`open`, as if an earlier run had sent it; drop what is queued or was copied.
+        """Keep sent parts for :meth:`open`, as if an earlier run had sent them; drop what is queued or copied.
 
-        An upload that has copied parts is aborted: a copy that is still under way could come after a part that is sent.
+        An upload with copied parts is aborted: a copy that is still in flight could arrive after a part that is sent.
         """
         self._queue, self._copies, self.copier = Channel(), Channel(), None
         todo = [upload for upload in self.opened if not upload.record]
@@ -233,7 +233,7 @@ class Uploads:
         )
 
     def record_of(self, upload: Upload, stored: Stored) -> UploadRecord:
-        """What an upload ends in once it is completed."""
+        """The record of an upload that was completed."""
         return UploadRecord(
             upload.key,
             upload.size,
@@ -245,7 +245,7 @@ class Uploads:
         )
 
     def whole_crc64nvme(self, upload: Upload) -> str | None:
-        """CRC64NVME of the whole object, base64, when each part went along with its own."""
+        """CRC64NVME of the whole object, base64, if each part was sent with its own."""
         if self.check != "crc64nvme":
             return None
         return combined_crc64nvme(
@@ -253,13 +253,13 @@ class Uploads:
         )
 
     def is_ours(self, info: ObjectInfo, upload: Upload, *, before: object = None) -> bool:
-        """Whether the object that is there is the one that was to be completed.
+        """Whether the existing object is the one that was to be completed.
 
         Args:
-            info: of the object that is there.
-            upload: what was to be completed.
-            before: the ETag of what it was to replace. Where neither ETag nor checksum tells of the bytes (KMS), that is
-                told apart by nothing else: an earlier run may have had the same run id, and as many bytes.
+            info: of the existing object.
+            upload: the one that was to be completed.
+            before: the ETag of the object to be replaced. If neither ETag nor checksum describes the bytes (KMS), only
+                this tells the two apart: an earlier run may have had the same run id and as many bytes.
         """
         kept, whole = info.checksums.get("crc64nvme"), self.whole_crc64nvme(upload)
         return (
@@ -274,13 +274,13 @@ class Uploads:
         )
 
     async def abort_unused(self) -> None:
-        """Abort what an earlier run had opened and this one has no use for."""
+        """Abort uploads of an earlier run for which this one has no use."""
         unused = list(self.adopted.values())
         self.adopted.clear()
         await self._give_away(unused)
 
     async def _give_away(self, uploads: Sequence[Upload]) -> None:
-        """Abort uploads that are no longer ours; the journal goes on to name those of which that is not known."""
+        """Abort uploads that are no longer ours; the journal keeps naming those whose abort is not confirmed."""
         await self._abort(uploads)
         self.unsure += [upload for upload in uploads if upload.upload_id not in self.aborted]
 
@@ -314,14 +314,14 @@ class Uploads:
         return await self.bucket.retrier("UploadPart", once)
 
     async def _abort(self, uploads: Sequence[Upload]) -> None:
-        """Abort them, and what was being created; errors here would hide the first one."""
+        """Abort them, and those being created; errors here would hide the first one."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             for key in sorted(self.creating):
                 await self._abort_unknown(key)
             await self._abort_all([upload.handle for upload in uploads])
 
     async def abort_own(self, theirs: set[str]) -> None:
-        """Abort what this run has open, but for the UploadIds that are another run's now."""
+        """Abort this run's open uploads, except for the UploadIds that now belong to another run."""
         await self._abort_all(
             [
                 upload.handle
@@ -339,10 +339,10 @@ class Uploads:
             await self.bucket.retrier("HeadObject", partial(self.bucket.guard.check, settled=settled))
 
     async def _abort_unknown(self, key: str) -> None:
-        """Abort uploads of ``key`` that nobody knows: no other run holds the prefix, so they were left by accident."""
+        """Abort unknown uploads of ``key``: no other run holds the prefix, so they were left by accident."""
         known = {upload.upload_id for upload in [*self.opened, *self.adopted.values()]}
         with contextlib.suppress(RivaStreamError):
-            # Where they may not be listed nobody will ever know.
+            # Without permission to list they will never be known.
             listed = await self.bucket.open_uploads(key) or ()
             found = [upload for upload in listed if upload.key == key and upload.upload_id not in known]
             if found:
@@ -368,12 +368,12 @@ class Uploads:
 
 @contextlib.contextmanager
 def _limit_of_parts(upload: Upload, number: int) -> Iterator[None]:
-    """Tell a refusal of a part, after others were taken, as what it is likely to be: there may be no more of them.
+    """Report a refused part, after others were accepted, as its likely cause: a limit on their number.
 
-    The store was asked before (:func:`~riva_stream.s3.probe.probe_uploads`); this is for one that answers otherwise then.
+    The store was probed (:func:`~riva_stream.s3.probe.probe_uploads`); this is for one that behaves differently then.
 
     Raises:
-        ConfigurationError: it names the least size of a part that fits.
+        ConfigurationError: the message names the smallest part size that works.
     """
     try:
         yield

@@ -1,1 +1,1 @@
-"""What bytes flow through: chunks paid for by credits, the tee, digests, lanes, and the plan of the memory they share."""
+"""The flow of bytes: chunks paid for by credits, the tee, digests, lanes, and the plan of the memory they share."""

@@ -1,12 +1,11 @@
 """Byte credits and the chunks that carry them: what bounds the memory of a run.
 
-A *chunk* is a run of immutable pieces, just as they came from the socket or out of inflate; nothing joins them,
-so a byte is copied neither for hashing nor for sending. A chunk holds *credits* for its bytes from before they
-are read until the last of its holders has let go of it. Queues therefore need no bound of their own: whatever
-waits in them is paid for.
+A *chunk* is a sequence of immutable pieces, just as they came from the socket or out of inflate; they are never joined,
+so no byte is copied for hashing or sending. A chunk holds *credits* for its bytes from before they are read until its
+last holder has released it. Queues therefore need no bound of their own: whatever waits in them is paid for.
 
-Reading and writing have credits of their own, so neither can starve the other. Each chunk's credits are taken
-in one go, before its first byte: a chunk that has begun can always be filled up, whatever else waits.
+Reading and writing have separate credits, so neither can starve the other. Each chunk's credits are acquired at once,
+before its first byte: a chunk that was begun can always be filled, whatever else waits.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Piece = bytes | memoryview
 
 @dataclass(eq=False, slots=True)
 class Credits:
-    """A budget of bytes, granted first come, first served: a large request is never overtaken for ever."""
+    """A budget of bytes, granted first come, first served: a large request is never overtaken forever."""
 
     limit: int
     in_use: int = field(default=0, init=False)
@@ -38,7 +37,7 @@ class Credits:
         """Wait until ``amount`` bytes are free and take them.
 
         Raises:
-            ValueError: more than the whole budget; it would wait for ever.
+            ValueError: the amount exceeds the whole budget; it would wait forever.
         """
         if amount > self.limit:
             raise ValueError(f"{amount} bytes asked of a budget of {self.limit}")
@@ -55,7 +54,7 @@ class Credits:
                 self.release(amount)
             else:
                 self._waiters.remove(waiter)
-                self._grant()  # whoever stood behind a large request may fit now
+                self._grant()  # those queued behind a large request may fit now
             raise
 
     def release(self, amount: int) -> None:
@@ -78,7 +77,7 @@ class Credits:
 class Chunk:
     """``size`` bytes at ``offset`` of their object, shared by reference between its holders.
 
-    The credits for ``paid`` bytes go back when the last holder releases it, and the pieces with them.
+    The credits for ``paid`` bytes, and the pieces, are released with the last holder.
     """
 
     offset: int
@@ -89,15 +88,15 @@ class Chunk:
     _holders: int = field(default=1, init=False)
 
     def share(self, more: int) -> None:
-        """Register ``more`` holders besides the present ones."""
+        """Register ``more`` holders in addition to the present ones."""
         self._holders += more
 
     def release(self) -> None:
-        """One holder is done with it."""
+        """Release one holder's share."""
         self._holders -= 1
         if self._holders == 0:
-            # Emptied in place: a name that still stands for the list, in a task that waits for its next chunk, would
-            # otherwise keep bytes alive that nobody pays for.
+            # Emptied in place: a variable still bound to the list, in a task that waits for its next chunk, would
+            # otherwise keep bytes alive that no credits pay for.
             self.pieces.clear()
             self.credits.release(self.paid)
         elif self._holders < 0:
@@ -107,7 +106,7 @@ class Chunk:
 class Channel(Generic[T]):
     """A queue from one task to others, in order. Any number of tasks may iterate it; each item goes to one.
 
-    It has no bound of its own: what goes through it holds credits, and those are bounded. Sending never waits.
+    It has no bound of its own: its items hold credits, and those are bounded. Sending never waits.
     """
 
     def __init__(self) -> None:
@@ -127,7 +126,7 @@ class Channel(Generic[T]):
         self._wake()
 
     def close(self) -> None:
-        """Nothing more will come: whoever iterates ends after the last item."""
+        """Declare that nothing more will come: iteration ends after the last item."""
         self._closed = True
         while self._waiting:
             self._waiting.popleft().set()
@@ -145,7 +144,7 @@ class Channel(Generic[T]):
                 await arrived.wait()
             except BaseException:
                 if arrived.is_set():
-                    self._wake()  # cancelled with the wake-up in hand: it belongs to the item, not to this task
+                    self._wake()  # cancelled after the wake-up: it belongs to the item, not to this task
                 else:
                     self._waiting.remove(arrived)
                 raise

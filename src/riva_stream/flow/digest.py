@@ -40,17 +40,17 @@ class DigestRecord:
     size: int
     sha256: str
     blake3: str | None
-    """None where it was not wanted, or the digest was restored: BLAKE3 has no state that could be written down."""
+    """None if it was not requested, or the digest was restored: BLAKE3 has no state that can be saved."""
     others: dict[str, str]
-    """Further algorithms that were asked for, in the encoding S3 uses: base64, but hexadecimal for ``md5``."""
+    """Further requested algorithms, in the encoding of S3: base64, but hexadecimal for ``md5``."""
 
 
 class _Hasher(Protocol):
     def update(self, data: Piece, /) -> Any:
-        """Take more bytes."""
+        """Process more bytes."""
 
     def digest(self) -> bytes:
-        """Give the value of all bytes so far."""
+        """Return the digest of all bytes so far."""
 
 
 class _Crc:
@@ -96,10 +96,10 @@ class DigestState:
 
 
 class Hash:
-    """One algorithm alone, so that several can work on the same chunks beside each other, each in a lane of its own.
+    """A single algorithm, so that several can process the same chunks in parallel, each in its own lane.
 
     Args:
-        algorithm: sha256, blake3, or one of those that :class:`Digest` takes as others.
+        algorithm: sha256, blake3, or one of those that :class:`Digest` accepts as others.
     """
 
     def __init__(self, algorithm: str) -> None:
@@ -107,32 +107,32 @@ class Hash:
         self.hasher: _Hasher = _HASHERS[algorithm]()
 
     def update(self, pieces: Sequence[Piece]) -> None:
-        """Take the next pieces; runs in a worker thread."""
+        """Process the next pieces; runs in a worker thread."""
         for piece in pieces:
             self.hasher.update(piece)
 
     def text(self) -> str:
-        """What all bytes so far come to: hexadecimal where that is usual, else base64 as S3 has it."""
+        """The digest of all bytes so far: hexadecimal where that is usual, otherwise base64 as in S3."""
         value = self.hasher.digest()
         return value.hex() if self.algorithm in _HEXADECIMAL else base64.b64encode(value).decode()
 
     @property
     def crc(self) -> int | None:
-        """The same as a number, to be gone on with; None of what is no CRC."""
+        """The digest as a number, for continuing from it; None if the algorithm is not a CRC."""
         return self.hasher.value if isinstance(self.hasher, _Crc) else None
 
     def restore(self, crc: int) -> None:
-        """Go on where :attr:`crc` was taken, of the same algorithm."""
+        """Continue from where :attr:`crc` was taken, with the same algorithm."""
         if isinstance(self.hasher, _Crc):
             self.hasher.restore(crc)
 
 
 class Digest:
-    """SHA-256 of one object, BLAKE3 if it is wanted, and whatever else vouches for it.
+    """SHA-256 of one object, BLAKE3 on request, and further checksums.
 
     Args:
-        others: further algorithms out of crc64nvme, crc32, crc32c, sha1, md5.
-        with_blake3: whether to compute that as well.
+        others: further algorithms, from crc64nvme, crc32, crc32c, sha1, md5.
+        with_blake3: whether to compute BLAKE3 as well.
     """
 
     def __init__(self, others: Iterable[str] = (), *, with_blake3: bool = True) -> None:
@@ -142,7 +142,7 @@ class Digest:
         self._others = {name: Hash(name) for name in others}
 
     def snapshot(self) -> DigestState | None:
-        """What all bytes so far come to, to be gone on with elsewhere; None where SHA-256 has no such state here."""
+        """The state after all bytes so far, to continue elsewhere; None if SHA-256 has no such state here."""
         sha256 = self._sha256.snapshot()
         if sha256 is None:
             return None
@@ -156,10 +156,10 @@ class Digest:
 
     @classmethod
     def restore(cls, state: DigestState) -> Digest:
-        """Go on where a snapshot was taken. BLAKE3 is None from there on, and MD5 and SHA-1 are not in the record.
+        """Continue from a snapshot. From there on BLAKE3 is None, and MD5 and SHA-1 are not in the record.
 
         Raises:
-            ValueError: it is none that a digest can have, or SHA-256 cannot be restored here.
+            ValueError: no digest can have this state, or SHA-256 cannot be restored here.
         """
         if state.size != state.sha256.size:
             raise ValueError("a digest of two sizes")
@@ -171,7 +171,7 @@ class Digest:
         return digest
 
     def update(self, pieces: Sequence[Piece]) -> None:
-        """Take the next pieces; runs in a worker thread."""
+        """Process the next pieces; runs in a worker thread."""
         hashers = [self._sha256, *(other.hasher for other in self._others.values())]
         if self._blake3 is not None:
             hashers.append(self._blake3.hasher)
@@ -181,7 +181,7 @@ class Digest:
             self.size += len(piece)
 
     def record(self) -> DigestRecord:
-        """What all bytes so far come to."""
+        """The digests of all bytes so far."""
         return DigestRecord(
             self.size,
             self._sha256.digest().hex(),
@@ -192,12 +192,12 @@ class Digest:
 
 class _Updated(Protocol):
     def update(self, pieces: Sequence[Piece], /) -> None:
-        """Take the next pieces."""
+        """Process the next pieces."""
 
 
 @dataclass(eq=False)
 class HashLane:
-    """One worker through which chunks go in order, each into the digest it came with."""
+    """One worker that chunks pass in order, each going into the digest with which it was queued."""
 
     lane: Lane
     done: Callable[[], None] = lambda: None
@@ -209,7 +209,7 @@ class HashLane:
         self._queue.send((digest, chunk))
 
     def close(self) -> None:
-        """No more chunks will come; :meth:`run` ends after the last."""
+        """Declare that no more chunks will come; :meth:`run` ends after the last."""
         self._queue.close()
 
     async def run(self) -> None:
@@ -242,7 +242,7 @@ def crc64nvme_of(pieces: Sequence[Piece]) -> int:
 
 
 def crc64nvme_value(text: str | None) -> int | None:
-    """A CRC64NVME as a store tells it, base64; None where it tells none, or what is none."""
+    """A CRC64NVME given by a store, base64; None if there is none, or it is malformed."""
     try:
         data = base64.b64decode(text or "", validate=True)
     except ValueError:
@@ -251,7 +251,7 @@ def crc64nvme_value(text: str | None) -> int | None:
 
 
 def base64_crc(value: int) -> str:
-    """A CRC64 as S3 writes it."""
+    """A CRC64 in the notation of S3."""
     return base64.b64encode(value.to_bytes(8, "big")).decode()
 
 

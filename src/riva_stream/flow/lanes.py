@@ -1,7 +1,7 @@
 """Clocks of the run's lanes: how many bytes each moved, how long it worked and how long it waited.
 
-A lane is one stage of the picture: ``source``, ``hash``, ``extract``, ``member-hash``, ``upload``, ``copy``. The figures go
-into ``artifact.json`` and tell which lane the others wait for.
+A lane is one stage of the stream: ``source``, ``hash``, ``extract``, ``member-hash``, ``upload``, ``copy``. The figures
+go into ``artifact.json`` and show which lane the others wait for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Lane", "Lanes"]
 
 @dataclass(eq=False, slots=True)
 class Lane:
-    """One stage's clock. Seconds of several workers add up, so they may exceed the wall."""
+    """One stage's clock. Seconds of several workers add up, so they may exceed wall time."""
 
     name: str
     bytes: int = 0
@@ -28,7 +28,7 @@ class Lane:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Count the time inside as work."""
+        """Count the time in the body as work."""
         began = self._start()
         try:
             yield
@@ -38,7 +38,7 @@ class Lane:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting, for input or for room."""
+        """Count the time in the body as waiting, for input or for room."""
         began = self._start()
         try:
             yield
@@ -48,7 +48,7 @@ class Lane:
 
     @property
     def wall_seconds(self) -> float:
-        """From its first to its last activity."""
+        """Seconds from its first to its last activity."""
         return 0.0 if self._began is None else self._ended - self._began
 
     def _start(self) -> float:
@@ -70,13 +70,13 @@ class Lanes:
     copy: Lane = field(default_factory=lambda: Lane("copy"))
 
     def all(self) -> tuple[Lane, ...]:
-        """Each of them, in the order of the picture."""
+        """All lanes, in the order of the stream."""
         return (self.source, self.hash, self.extract, self.member_hash, self.upload, self.copy)
 
     def bottleneck(self) -> str:
         """The lane that the others wait for, or "" before anything moved.
 
-        The consumers' waiting for a chunk is the source's; the extraction's waiting for room is the uploads';
+        Time spent waiting for a chunk counts against the source, the extraction's waiting for room against the uploads;
         inflate and the digests are as slow as they are busy.
         """
         weights = {

@@ -16,17 +16,17 @@ SMALLEST_PART = 5 * MIB
 
 # Measured, with the method, in docs/memory.md.
 _BASE = 106 * MIB
-"""The interpreter, the libraries, a client with all its connections in use, and the ends of blocks that parts keep alive."""
+"""The interpreter, the libraries, a client with all its connections in use, and ends of blocks kept alive by parts."""
 _ALLOCATOR = 1.15
-"""Bytes of the process per byte of the archive in it: what the allocator cannot reuse at once comes on top."""
+"""Bytes of the process per byte of the archive in memory: the excess is what the allocator cannot reuse at once."""
 BLOCK = MIB
-"""Bytes that one step of the extraction may expand to."""
+"""Bytes to which one step of the extraction may expand."""
 _LEAST_PARTS = 4
-"""One that is read and one that is sent, each way, is the least that keeps moving."""
+"""One being read and one being sent, in each direction, is the least that keeps moving."""
 
 
 class MemoryPlan(BaseModel):
-    """How a ceiling is divided. All figures in bytes; the formula stands in docs/memory.md."""
+    """The division of a ceiling. All figures in bytes; the formula is in docs/memory.md."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,14 +35,14 @@ class MemoryPlan(BaseModel):
     read_share: int
     """Source bytes in flight: being fetched, hashed, uploaded or waiting for the extraction."""
     write_share: int
-    """Expanded bytes in flight: in a part that is filled up, being hashed or uploaded."""
+    """Expanded bytes in flight: in a part being filled, being hashed or being uploaded."""
 
 
 def least_memory(part_size: int, write: int = 0) -> int:
     """The least ceiling for parts of ``part_size`` bytes whose write share has room for ``write`` bytes; whole MiB."""
     parts = max(
         _LEAST_PARTS, 2 * math.ceil(write / part_size) - 1
-    )  # of an odd number the write share has one more
+    )  # if odd, the write share has one more
     return math.ceil((_BASE + _ALLOCATOR * (parts * part_size + BLOCK)) / MIB) * MIB
 
 
@@ -52,7 +52,7 @@ def plan_memory(ceiling: int, part_size: int, *, forced: str = "") -> MemoryPlan
     Args:
         ceiling: of the whole process.
         part_size: bytes of a part.
-        forced: why parts have to be as large as that, where it is not what was asked for.
+        forced: why parts have to be this large, if it is not the requested size.
 
     Raises:
         ConfigurationError: the ceiling is too small; the message names the least that works.

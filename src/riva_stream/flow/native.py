@@ -1,7 +1,7 @@
 """C functions of libraries that the interpreter has loaded anyway, and memory that both sides can use.
 
-ctypes lets go of the GIL while such a function runs. What it lacks is a pointer into a read-only buffer; the buffer
-protocol, which is part of CPython's stable ABI from 3.11 on, gives it without a copy.
+ctypes releases the GIL while such a function runs. What it lacks is a pointer into a read-only buffer; the buffer
+protocol, which is part of CPython's stable ABI since 3.11, gives it without a copy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Buffer(ctypes.Structure):
 
 
 def declare(library: ctypes.CDLL, **functions: tuple[Any, ...]) -> None:
-    """Tell what functions of a library return, and then what they take.
+    """Declare what functions of a library return, and then what they take.
 
     Raises:
         AttributeError: it has no such function.
@@ -53,7 +53,7 @@ _release_buffer = ctypes.pythonapi.PyBuffer_Release
 
 
 class Pinned:
-    """A contiguous buffer, read-only ones included, whose address holds for as long as this object lives."""
+    """A contiguous buffer, possibly read-only, whose address is valid for as long as this object lives."""
 
     __slots__ = ("_buffer", "address", "size")
 
@@ -64,13 +64,13 @@ class Pinned:
         self.size: int = self._buffer.len
 
     def __del__(self) -> None:
-        _release_buffer(self._buffer)  # nothing happens if there was no buffer to get
+        _release_buffer(self._buffer)  # no effect if there was no buffer to get
 
 
 def new_block(size: int) -> tuple[bytes, Pinned]:
-    """``size`` bytes that nobody has written yet, and where they are.
+    """Allocate ``size`` uninitialised bytes; return them and their address.
 
-    A C function fills them before anybody else sees them, as extension modules do; then they are immutable like any bytes.
+    A C function fills them before anything else sees them, as extension modules do; from then on they are immutable.
     """
     block: bytes = ctypes.pythonapi.PyBytes_FromStringAndSize(None, size)
     return block, Pinned(block)

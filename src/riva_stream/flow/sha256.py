@@ -1,9 +1,9 @@
-"""SHA-256 (FIPS 180-4) that can be written down in the middle, and gone on with on another host.
+"""SHA-256 (FIPS 180-4) whose state can be saved midway, and continued on another host.
 
-The state of SHA-256 behind a multiple of 64 bytes is eight words and a length; what is beyond is kept as it is. hashlib
-has the same code and does not give the state, so libcrypto's own functions are called, those that the interpreter's
-hashlib has loaded. Where they are missing (other builds of Python have no libcrypto, OpenSSL without what it calls
-deprecated), or a self-test fails, hashlib serves, without a state.
+The state of SHA-256 after a multiple of 64 bytes is eight words and a length; bytes beyond that are kept as they are.
+hashlib has the same code and does not expose the state, so libcrypto's own functions are called, those that the
+interpreter's hashlib has loaded. Where they are missing (other builds of Python have no libcrypto, OpenSSL without what
+it calls deprecated), or a self-test fails, hashlib is used, without a state.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _BLOCK = 64
 
 @dataclass(frozen=True, slots=True)
 class Sha256State:
-    """Where a SHA-256 is."""
+    """The state of a SHA-256."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
     words: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """The eight words, big-endian, in hexadecimal: the state behind the last whole block of 64 bytes."""
+    """The eight words, big-endian, hexadecimal: the state after the last whole block of 64 bytes."""
     size: Annotated[int, Field(ge=0, lt=1 << 61)]
     """Bytes so far."""
     tail: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,63}$")]
-    """Those of them that are behind the last whole block, in hexadecimal."""
+    """The bytes after the last whole block, hexadecimal."""
 
 
 class _Context(ctypes.Structure):
-    """``SHA256_CTX`` of OpenSSL, and of those that come from it."""
+    """``SHA256_CTX`` of OpenSSL and of its derivatives."""
 
     _fields_ = (
         ("h", c_uint32 * 8),
@@ -52,7 +52,7 @@ class _Context(ctypes.Structure):
 
 
 class Sha256:
-    """SHA-256 of one run of bytes."""
+    """SHA-256 of one sequence of bytes."""
 
     def __init__(self) -> None:
         library = _library()
@@ -67,7 +67,7 @@ class Sha256:
         library.SHA256_Init(self._context)
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Take more bytes; the GIL is free meanwhile."""
+        """Process more bytes; the GIL is released meanwhile."""
         if self._library is None:
             self._hasher.update(data)
             return
@@ -85,7 +85,7 @@ class Sha256:
         return out.raw
 
     def snapshot(self) -> Sha256State | None:
-        """Where it is; None without libcrypto's functions."""
+        """The current state; None without libcrypto's functions."""
         if self._library is None:
             return None
         words = b"".join(word.to_bytes(4, "big") for word in self._context.h)
@@ -94,10 +94,10 @@ class Sha256:
 
     @classmethod
     def restore(cls, state: Sha256State) -> Sha256:
-        """Go on there.
+        """Continue from a state.
 
         Raises:
-            ValueError: no SHA-256 has such a state, or none can be restored here.
+            ValueError: no SHA-256 has such a state, or it cannot be restored here.
         """
         hasher, tail = cls(), bytes.fromhex(state.tail)
         if hasher._library is None:
@@ -113,7 +113,7 @@ class Sha256:
 
 
 def why_no_state() -> str:
-    """Empty where a SHA-256 can be written down; else one line that says why not."""
+    """Return "" if the state of a SHA-256 can be saved; otherwise one line that says why not."""
     library = _library()
     return library if isinstance(library, str) else ""
 
@@ -137,7 +137,7 @@ def _library() -> ctypes.CDLL | str:
 
 
 def _works(library: ctypes.CDLL) -> bool:
-    """Whether digests are those of hashlib, and the state is where it is expected, at each place in a block."""
+    """Whether digests equal hashlib's, and the state is where it is expected, at each position in a block."""
     text = hashlib.shake_128(b"FIPS 180-4").digest(500)
     source, out = Pinned(text), ctypes.create_string_buffer(32)
     for cut in (0, 1, 63, 64, 65, 127, 128, 300, 500):

@@ -1,9 +1,9 @@
 """One chunk to N branches, by reference.
 
-Each branch takes its share of a chunk and releases it when it is done; the chunk's credits go back after the last.
-A branch queues without a bound of its own, for the credits bound them all: the slowest branch holds the chunks, so
-the source waits for it. A branch that fails ends the whole run through the task group it runs in, so the tee needs
-no word about failures; when a branch is done for good its queue refuses, and that is a bug, not a condition.
+Each branch takes its share of a chunk and releases it when it is done; the chunk's credits are released after the last.
+A branch's queue has no bound of its own, as the credits bound them all: the slowest branch holds the chunks, so the
+source waits for it. A branch that fails ends the whole run through its task group, so the tee needs no error handling;
+a branch that has finished refuses chunks, and sending it one is a bug, not a condition.
 """
 
 from __future__ import annotations

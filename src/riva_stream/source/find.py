@@ -1,4 +1,4 @@
-"""Find exactly one source: a key, the only archive below a prefix, or the only one that fits a glob."""
+"""Find exactly one source: a key, the only archive below a prefix, or the only one that matches a glob."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """How the user named what is looked for."""
+    """How the user named the object that is sought."""
 
     flag: str
     variable: str
 
     def check(self) -> str:
-        """A hint."""
+        """A hint for the user."""
         return f"check {self.variable} ({self.flag})"
 
 
@@ -54,23 +54,23 @@ async def find_source(
     flag: str = "--source",
     variable: str = "RIVA_ASR_MODEL_S3_URI",
 ) -> PinnedSource:
-    """Pin the object that ``key`` means by one HEAD.
+    """Pin, by one HEAD, the object that ``key`` denotes.
 
     Args:
-        store: where it lies.
+        store: where it is.
         bucket: its bucket.
-        key: a key; or a prefix that ends in ``/``, or a glob, that exactly one archive must fit.
+        key: a key; or a prefix that ends in ``/``, or a glob, that exactly one archive must match.
         retrier: for transport failures.
-        flag: by which it was named, for messages.
-        variable: the same.
+        flag: the flag that named it, for messages.
+        variable: the variable that named it, for messages.
 
     Raises:
-        SourceNotFoundError: there is none, or more than one; the message lists what there is.
-        AccessDeniedError: it may not be read, or (where listing is not allowed either) may not exist.
+        SourceNotFoundError: there is none, or more than one; the message lists the candidates.
+        AccessDeniedError: it may not be read or, where listing is not permitted either, may not exist.
     """
     named, place = _Named(flag, variable), Bucket(store, bucket, retrier)
     try:
-        # A key may hold a glob's characters itself: the object of that very name goes first.
+        # A key may itself contain glob characters: an object of exactly that name takes precedence.
         info = None if key.endswith("/") else await _head(place, key)
         if info is None and (key.endswith("/") or _GLOB.search(key)):
             key = await _only_archive(place, key, named, retrier.observer)
@@ -108,15 +108,15 @@ async def find_source(
 
 
 async def find_archives(bucket: Bucket, key: str, observer: Observer) -> list[ObjectInfo]:
-    """All objects that ``key`` means, in the order of their keys.
+    """All objects that ``key`` denotes, in the order of their keys.
 
     Args:
         bucket: where they are.
-        key: a prefix that ends in ``/``, below which those with an archive's ending count; or a glob.
-        observer: is warned of what an operating system has left beside them, which does not count.
+        key: a prefix that ends in ``/``, below which objects with an archive's extension count; or a glob.
+        observer: warned of files left by an operating system, which do not count.
 
     Raises:
-        SourceNotFoundError: there are too many keys to look through.
+        SourceNotFoundError: there are too many keys to search.
     """
     below = await _list_all(bucket, _GLOB.split(key, maxsplit=1)[0])
     return await _fitting(bucket, key, below, observer)
@@ -125,7 +125,7 @@ async def find_archives(bucket: Bucket, key: str, observer: Observer) -> list[Ob
 async def _fitting(
     bucket: Bucket, pattern: str, below: Sequence[ObjectInfo], observer: Observer
 ) -> list[ObjectInfo]:
-    """Those of ``below`` that fit, without what an operating system has left beside them by its name and first bytes."""
+    """Those of ``below`` that match, without files left by an operating system, judged by name and first bytes."""
     if pattern.endswith("/"):
         fitting = [entry for entry in below if entry.key.endswith(_ARCHIVES)]
     else:
@@ -152,16 +152,16 @@ async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
     """HEAD of the source.
 
     Raises:
-        ConfigurationError: the store does not accept the credentials.
-        AccessDeniedError: it does, but they do not grant this.
+        ConfigurationError: the store rejects the credentials.
+        AccessDeniedError: it accepts them, but they do not grant access.
     """
     try:
         return await bucket.head(key)
     except AccessDeniedError as error:
-        # The answer to a HEAD has no body that would say so when it is the credentials that are wrong.
+        # The answer to a HEAD has no body, so it does not say if the credentials are wrong.
         with suppress(AccessDeniedError, TransientError):
             await bucket.list_objects(key, limit=1)
-        # Without s3:ListBucket S3 answers 403 for a key that does not exist, so as not to tell (S3 API, HeadObject)
+        # Without s3:ListBucket S3 answers 403 for a missing key, so as not to reveal that (S3 API, HeadObject)
         raise AccessDeniedError(
             f"s3://{bucket.name}/{key} may not be read: either the credentials lack s3:GetObject on it, or there is no such "
             "key and they lack s3:ListBucket, without which the store will not say so",
@@ -225,10 +225,10 @@ async def _list_all(bucket: Bucket, prefix: str) -> list[ObjectInfo]:
 
 
 async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
-    """The error for a key that is not there, with the nearest keys that are."""
+    """The error for a missing key, with the nearest existing keys."""
     near: list[ObjectInfo] = []
     where = Where("HeadObject", bucket.name, key, status=404)
-    # from its own folder outwards, until something is there
+    # from its own folder outwards, until something is found
     folder = key
     while not near and folder:
         folder = folder.rstrip("/").rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""What pins the source, and what the store itself says about its bytes."""
+"""The pin of the source, and the store's own checksums of its bytes."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _COMPARABLE = ("crc64nvme", "sha256", "crc32c", "crc32", "sha1")
 
 @dataclass(frozen=True, slots=True)
 class SourceChecksums:
-    """Full-object checksums of the source as its store keeps them: algorithm → base64 (``md5``: hexadecimal).
+    """Full-object checksums of the source as kept by its store: algorithm → base64 (``md5``: hexadecimal).
 
-    They are the store's word about what was uploaded to it, so a stream that differs was broken on its way here.
+    They are the store's record of what was uploaded, so a stream that differs was corrupted on its way here.
     """
 
     values: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, info: ObjectInfo) -> SourceChecksums:
-        """Those that a HEAD with ChecksumMode told.
+        """The checksums in the answer to a HEAD with ChecksumMode.
 
         The ETag of an object that was put in one piece, and not encrypted with KMS, is its MD5 (S3 API reference,
-        "Object": ETag); one of several parts holds a "-".
+        "Object": ETag); that of a multipart object contains a "-".
         """
         values = {name: value for name, value in info.checksums.items() if name in _COMPARABLE}
-        # One that S3 itself computes is enough; MD5 is by far the dearest of them.
+        # One that S3 itself computes is enough; MD5 is by far the most expensive of them.
         if not values and _MD5.fullmatch(info.etag) and not info.encryption.startswith("aws:kms"):
             values["md5"] = info.etag
         return cls(values)
 
     @property
     def to_compute(self) -> tuple[str, ...]:
-        """Algorithms beside SHA-256 that the stream must be hashed with."""
+        """Algorithms besides SHA-256 with which the stream must be hashed."""
         return tuple(name for name in self.values if name != "sha256")
 
     def compare(self, record: DigestRecord, *, uri: str) -> list[str]:
-        """The names of all that agree.
+        """Compare each with the stream; return their names, if all of them match.
 
         Raises:
-            DigestMismatchError: one does not.
+            DigestMismatchError: one differs.
         """
         for name, value in self.values.items():
             computed = (
@@ -67,7 +67,7 @@ class SourceChecksums:
 
 @dataclass(frozen=True, slots=True)
 class PinnedSource:
-    """The one object that this run reads, as the first HEAD found it."""
+    """The one object that this run reads, as found by the first HEAD."""
 
     bucket: str
     key: str

@@ -1,8 +1,8 @@
-"""Ranges of a pinned source, and what of an answer to one is believed.
+"""Ranges of a pinned source, and the checks on each answer to a request for one.
 
-A store's word alone decides neither way. An answer is believed only when it is exactly the one that was asked for, and
-a refusal of If-Match only when a look at the source shows another object: there are stores that answer every If-Match
-with 412, and weak ETags never match (RFC 9110, section 13.1.1). The reply's own ETag is compared in any case.
+A store's word alone decides neither way. An answer is accepted only if it is exactly the requested one, and a refusal
+of If-Match only if another request shows a different object: some stores answer every If-Match with 412, and weak ETags
+never match (RFC 9110, section 13.1.1). The reply's own ETag is compared in any case.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from riva_stream.source.pin import PinnedSource
 __all__ = ["FEW", "RANGES_IGNORED", "PinnedRanges", "is_unchanged"]
 
 FEW = 2
-"""Bytes with which reading is tried. Not the first alone, which no run asks for: there are stores that take that range for
-the whole object.
+"""Bytes with which reading is tested. Not the first alone, which no run requests: some stores take that range for the
+whole object.
 """
 
 RANGES_IGNORED = "RangesIgnored"
-"""Our own code, of a store that answers a range with the whole object, or another part of it, again and again."""
+"""Our own code for a store that repeatedly answers a range with the whole object, or another part of it."""
 
 _PARTIAL_CONTENT = 206
 _WHOLE = 200
@@ -40,14 +40,14 @@ _NOT_FOUND = 404
 
 
 async def is_unchanged(source: PinnedSource, head: Callable[[str], Awaitable[ObjectInfo | None]]) -> bool:
-    """Look whether the source is still the one that was pinned.
+    """Check whether the source is still the one that was pinned.
 
     Args:
-        source: as it was found.
-        head: looks at a key of its bucket.
+        source: as found.
+        head: sends HEAD for a key of its bucket.
 
     Raises:
-        TransientError: one cannot look just now.
+        TransientError: this cannot be checked at the moment.
     """
     try:
         info = await head(source.key)
@@ -60,26 +60,26 @@ async def is_unchanged(source: PinnedSource, head: Callable[[str], Awaitable[Obj
 
 @dataclass(eq=False)
 class PinnedRanges:
-    """Asks for ranges of one object, each as often as the caller's retrier wants."""
+    """Requests ranges of one object, each as often as the caller's retrier wants."""
 
     store: Reader
     source: PinnedSource
     observer: Observer
     _conditional: bool = field(default=True, init=False)
     _odd: dict[int, str] = field(default_factory=dict, init=False)
-    """What was answered in place of ranges, by their last bytes; a range that is read on keeps its last byte."""
+    """Wrong answers, keyed by the last byte of the range; a range that is continued keeps its last byte."""
 
     _missing: set[int] = field(default_factory=set, init=False)
-    """Ranges, by their last bytes, of which it was once said that there is no such object."""
+    """Last bytes of ranges for which the store once said that there is no such object."""
 
     @asynccontextmanager
     async def open(self, first: int, last: int, version_id: str | None) -> AsyncIterator[RangeReply]:
-        """Bytes ``first`` to ``last`` (inclusive): an answer that was found right before any of them moves.
+        """Bytes ``first`` to ``last`` (inclusive): an answer that was checked before any of them is passed on.
 
         Raises:
-            SourceChangedError: the source is another object by now.
-            ConfigurationError: the store has answered this range in the same wrong way for a second time.
-            TransientError: the answer is not the one that was asked for.
+            SourceChangedError: the source has been replaced.
+            ConfigurationError: the store has answered this range wrongly in the same way for a second time.
+            TransientError: the answer is not the requested one.
         """
         async with AsyncExitStack() as stack:
             etag = self.source.etag if self._conditional else ""
@@ -103,7 +103,7 @@ class PinnedRanges:
         """The first ``count`` bytes, or all of a shorter object: one attempt.
 
         Raises:
-            TransientError: the body has another length.
+            TransientError: the body has the wrong length.
         """
         count = min(count, self.source.size)
         async with self.open(0, count - 1, version_id) as reply:
@@ -125,18 +125,18 @@ class PinnedRanges:
         )
 
     async def _condition_is_at_fault(self, error: SourceChangedError) -> bool:
-        """Look whether the source is still the one that was pinned; then ask without If-Match from here on.
+        """Check whether the source is still the one that was pinned; if so, omit If-Match from here on.
 
         Raises:
-            TransientError: one cannot look just now.
+            TransientError: this cannot be checked at the moment.
         """
         if error.where.status != _CONDITION_FAILED:
             return False
         if not self._conditional:
-            return True  # another range has found out while this one was under way
+            return True  # another range has found out meanwhile
         if not await self._is_unchanged():
             return False
-        if self._conditional:  # several may have looked at once
+        if self._conditional:  # several may have checked at once
             self._conditional = False
             self.observer(
                 Warned(
@@ -151,10 +151,10 @@ class PinnedRanges:
         return await is_unchanged(self.source, partial(self.store.head, self.source.bucket))
 
     def _believe(self, reply: RangeReply, first: int, last: int) -> None:
-        """Distrust an answer that is not exactly the one that was asked for.
+        """Reject an answer that is not exactly the requested one.
 
-        RFC 9110, section 15.3.7: a 206 to a single range tells it in Content-Range; a server may ignore Range and
-        send the whole object with a 200.
+        RFC 9110, section 15.3.7: a 206 to a single range states it in Content-Range; a server may ignore Range and send
+        the whole object with a 200.
         """
         expected = f"bytes {first}-{last}/{self.source.size}"
         where = Where("GetObject", self.source.bucket, self.source.key, byte_range=(first, last))
@@ -183,7 +183,7 @@ class PinnedRanges:
             )
 
     def _another(self, last: int, found: str, where: Where) -> RivaStreamError:
-        """A slip of something on the way the first time; the second time it is what this store does."""
+        """The error for a wrong answer: taken for a passing fault at first, then for the store's behaviour."""
         if self._odd.get(last) != found:
             self._odd[last] = found
             return TransientError(f"the store answered a range with {found}", where=where)

@@ -1,8 +1,8 @@
-"""Pinned ranged GETs, several at once, given out in order.
+"""Pinned ranged GETs, several at once, delivered in order.
 
-Ranges are as large as the parts that are sent, so a range that was read is a part that is sent. Credits for a
-range are taken, in order, before it is asked for: the lowest range that is missing always has its credits, so the
-ones after it can never starve it.
+Ranges are as large as the parts that are sent, so a range that was read is a part to be sent. Credits for a range are
+acquired, in order, before it is requested: the lowest missing range always has its credits, so the ones after it can
+never starve it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["SourceReader"]
 class SourceReader:
     """Reads one pinned object to its end.
 
-    Run :meth:`fetch` in as many tasks as there shall be connections, and iterate :meth:`chunks` in another.
+    Run :meth:`fetch` in as many tasks as there are to be connections, and iterate :meth:`chunks` in another.
     """
 
     bucket: Bucket
@@ -37,7 +37,7 @@ class SourceReader:
     credits: Credits
     lane: Lane
     fetched: Callable[[int], None]
-    """Is told how many bytes came, as they come."""
+    """Called with the number of bytes received, as they arrive."""
     observer: Observer = ignore
     start: int = 0
     """Byte to begin at; a multiple of ``part_size``."""
@@ -69,7 +69,7 @@ class SourceReader:
             self._arrived.set()
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
-        """The ranges in order; whoever takes one holds its one share."""
+        """The ranges in order; the consumer of each holds its one share."""
         start = self.start
         while start < self.source.size:
             while start not in self._ready:
@@ -81,14 +81,14 @@ class SourceReader:
             yield chunk
 
     async def _range(self, start: int, size: int) -> list[Piece]:
-        """All bytes of one range. A body that breaks is read on at its next byte, never from the start again."""
+        """All bytes of one range. A body that breaks off is continued at its next byte, never restarted."""
         pieces: list[Piece] = []
         have = 0
 
         async def read_on() -> None:
             nonlocal have
             if have == size:
-                return  # it broke after its last byte: nothing is left to fetch
+                return  # it broke off after its last byte: nothing is left to fetch
             first, last = start + have, start + size - 1
             where = Where("GetObject", self.source.bucket, self.source.key, byte_range=(first, last))
             version = self.source.version_id if self._by_version else None
@@ -115,7 +115,7 @@ class SourceReader:
             except AccessDeniedError:
                 if not self._by_version or self.source.version_id is None:
                     raise
-                # Reading by VersionId takes a right of its own; If-Match pins the object as well.
+                # Reading by VersionId needs a permission of its own; If-Match pins the object as well.
                 self._by_version = False
                 self.observer(
                     Warned(

@@ -1,1 +1,1 @@
-"""What is at a prefix: the documents read back, and compared with the objects that they promise."""
+"""The content of a prefix: the documents read back, and compared with the objects that they promise."""

@@ -1,4 +1,4 @@
-"""After an object is complete: is what the store holds what was sent?"""
+"""Comparison of a completed object in the store with what was sent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 async def verify_upload(run: Run, record: UploadRecord) -> ObjectCheck:
-    """HEAD an object of the archive and compare it with what was computed on the way.
+    """HEAD an object of the archive and compare it with what was computed while it was sent.
 
     Raises:
-        DigestMismatchError: it is not there, or not what was sent.
+        DigestMismatchError: it is missing, or not what was sent.
         HeldError: another run has written it.
     """
     by = await _confirmed(run, record.key, record.size, record.stored, record.crc64nvme, record.created_by)
@@ -33,14 +33,14 @@ async def verify_upload(run: Run, record: UploadRecord) -> ObjectCheck:
 
 
 async def verify_document(run: Run, file: StagedFile) -> ObjectCheck:
-    """The same for a document that this run has written."""
+    """HEAD a document that this run has written, and compare it likewise."""
     checksum = file.store_checksum.partition(":")[2] if file.store_checksum else None
     by = await _confirmed(run, file.s3_key, file.size_bytes, Stored(file.etag), checksum, run.run_id)
     return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
 
 
 def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[Finding]]:
-    """What of an object was compared with its entry in the manifest and is the same, and in what it differs."""
+    """Compare an object with its manifest entry; return the properties that match, and the differences."""
     kept = info.checksums.get("crc64nvme")
     told = [
         ("size", info.size == file.size_bytes, f"it has {info.size} bytes, {file.size_bytes} were staged"),
@@ -60,20 +60,20 @@ def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[Fin
 
 _LOOKS = 5
 _PAUSE = 0.2
-"""Seconds before the second look; twice as many before each further one."""
+"""Seconds before the second attempt; doubled before each further one."""
 
 
 class ContradictionError(TransientError):
-    """The store's answer does not fit. It is asked again before it is believed: answers break, too."""
+    """The store contradicts what was sent. It is asked again before it is believed: an answer may be corrupted."""
 
-    retryable = False  # by :func:`retry_contradictions` alone, however many retries there are
+    retryable = False  # only by :func:`retry_contradictions`, however many retries there are
 
 
 async def retry_contradictions(bucket: Bucket, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
-    """What ``ask`` gives, asked again while it raises :class:`ContradictionError`.
+    """Return the result of ``ask``, repeated while it raises :class:`ContradictionError`.
 
     Raises:
-        DigestMismatchError: it kept contradicting. That the store could not be asked is an error of its own.
+        DigestMismatchError: the contradiction persisted. If the store could not be asked, that error is raised.
     """
     for look in range(_LOOKS - 1):
         try:
@@ -89,7 +89,7 @@ async def retry_contradictions(bucket: Bucket, operation: str, ask: Callable[[],
 async def _confirmed(
     run: Run, key: str, size: int, stored: Stored, crc64nvme: str | None, created_by: str
 ) -> list[str]:
-    """What was compared."""
+    """Compare an object; return what was compared."""
     return await retry_contradictions(
         run.destination, "HeadObject", partial(_compare, run, key, size, stored, crc64nvme, created_by)
     )

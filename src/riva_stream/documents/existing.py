@@ -1,4 +1,4 @@
-"""What is at the destination: read once, under the lease, before anything is changed."""
+"""The existing content of the destination: read once, under the lease, before anything is changed."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ __all__ = ["Existing", "confirm", "fetch_document", "inspect", "save_document_co
 
 @dataclass(frozen=True)
 class Existing:
-    """What was found below the prefix."""
+    """The content found below the prefix."""
 
     etags: Mapping[str, str] = field(default_factory=dict)
-    """All keys there with their ETags; none where listing is not allowed."""
+    """All keys below the prefix with their ETags; empty if listing is not permitted."""
     documents: Documents = field(default_factory=Documents)
-    """Those that were read: the marker and what it vouches for; ``deployment.json`` and its marker where a container
-    image is asked for, or a full staging in place of one by reference. Without a marker, and where nothing may be listed,
-    a manifest that nobody vouches for."""
+    """The documents that were read: the marker and what it vouches for; ``deployment.json`` and its marker if a
+    container image is requested, or a full staging in place of one by reference. Without a marker and without
+    permission to list, a manifest that nothing vouches for."""
     listed: bool = True
-    """Whether ``etags`` is to be believed: without the right to list, nobody knows what there is."""
+    """Whether ``etags`` is complete: without permission to list, the existing keys are unknown."""
 
     @property
     def marker_etag(self) -> str | None:
-        """Of the object whose being there is the commit; None: nothing is staged."""
+        """ETag of the object whose existence is the commit; None: nothing is staged."""
         return self.documents.etags.get(self.documents.marked_by)
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is a marker: it alone says that something is staged."""
+        """Whether there is a marker: only a marker says that something is staged."""
         return self.marker_etag is not None
 
     @property
     def is_by_reference(self) -> bool:
-        """Whether the marker that is there says that only the source is pointed at."""
+        """Whether the marker says that the staging only refers to the source."""
         marker = self.documents.marker
         return marker is not None and marker.mode == "reference_only"
 
     @cached_property
     def foreign(self) -> str:
-        """Why the marker that is there, or what it was written for, cannot be understood; else ""."""
+        """Why the marker, or the document for which it was written, cannot be parsed; otherwise ""."""
         documents, marker = self.documents, self.documents.marker
         if not self.is_complete or documents.is_bintarball:
             return ""
@@ -77,17 +77,17 @@ class Existing:
 
     @property
     def artifact(self) -> Artifact | None:
-        """Of what is staged."""
+        """The artifact of the staging."""
         return self.documents.artifact if self.is_complete and not self.foreign else None
 
     @property
     def manifest(self) -> UploadManifest | None:
-        """The same; None by reference."""
+        """The manifest of the staging; None by reference."""
         return self.documents.manifest if self.is_complete and not self.foreign else None
 
     @cached_property
     def deployment_problem(self) -> str:
-        """Why ``deployment.json`` cannot be used, where it is marked; else ""."""
+        """Why ``deployment.json`` cannot be used although it has a marker; otherwise ""."""
         documents, marker = self.documents, self.documents.marker
         document = documents.deployment
         if documents.deployment_problem or document is None or marker is None:
@@ -97,12 +97,12 @@ class Existing:
 
     @property
     def deployment(self) -> DeploymentDocument | None:
-        """``deployment.json``, if it was read, its marker vouches for it and it is of this very staging."""
+        """``deployment.json``, if it was read, its marker vouches for it and it belongs to this staging."""
         return None if self.deployment_problem else self.documents.deployment
 
     @property
     def has_later_pair(self) -> bool:
-        """Whether the deployment documents are right, by their mark, and what they say is for another version."""
+        """Whether the deployment documents match their marker, but are written for another version."""
         documents = self.documents
         return documents.ready is not None and documents.deployment_problem == documents.wrong.get(
             DEPLOYMENT_JSON
@@ -110,26 +110,26 @@ class Existing:
 
     @property
     def may_be_deployable(self) -> bool:
-        """Whether there are deployment documents that are right, or that another version may understand."""
+        """Whether there are deployment documents that are valid, or that another version may be able to read."""
         is_mark_unknown = self.documents.has(DEPLOYMENT_READY) and self.documents.ready is None
         return self.deployment is not None or self.has_later_pair or is_mark_unknown
 
     def may_hold_payload(self, layout: Layout) -> bool:
-        """Whether an archive or models may lie there, be it that no marker speaks for them."""
+        """Whether there may be an archive or models, even if no marker vouches for them."""
         return not self.listed or any(map(layout.is_payload, self.etags))
 
     def manifest_keys(self) -> set[str]:
-        """Keys that a manifest names, be it that nobody vouches for it: what may be there."""
+        """Keys that a manifest names, even if nothing vouches for it: these objects may exist."""
         manifest = self.documents.manifest
         return {file.s3_key for file in manifest.files.all()} if manifest else set()
 
     def committed_keys(self) -> set[str]:
-        """Keys of all that the marker vouches for."""
+        """Keys of everything that the marker vouches for."""
         return self.manifest_keys() if self.manifest else set()
 
 
 async def inspect(run: Run) -> Existing:
-    """Look at the destination: one listing, and the documents if there is a marker."""
+    """Inspect the destination: one listing, and the documents if there is a marker."""
     bucket, prefix = run.destination, run.layout.prefix
     try:
         existing = Existing({entry.key: entry.etag async for entry in bucket.objects(prefix)})
@@ -156,7 +156,7 @@ async def inspect(run: Run) -> Existing:
     if told := understood(read).marker:
         await fetch(ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
     elif not existing.listed and MARKER not in read:
-        # A run that was interrupted in its commit has perhaps left more than its successor can see.
+        # A run that was interrupted during its commit may have left more than its successor can see.
         await fetch(MANIFEST_JSON)
     existing = replace(existing, documents=understood(read))
     is_upgrade = existing.is_by_reference and run.request.mode == "full"
@@ -166,7 +166,7 @@ async def inspect(run: Run) -> Existing:
 
 
 async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
-    """``deployment_ready.txt``, and if there is one, ``deployment.json``."""
+    """``deployment_ready.txt`` and, if it exists, ``deployment.json``."""
     read: dict[str, Document] = {}
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
@@ -182,7 +182,7 @@ async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
 async def fetch_document(
     run: Run, fetch: Callable[..., Awaitable[Document | None]], key: str
 ) -> Document | None:
-    """A document; one that is archived is there, and has nothing that could be understood."""
+    """A document; an archived one exists, but has no content that could be parsed."""
     try:
         return await fetch(key, limit=DOCUMENT_LIMIT)
     except SourceNotFoundError as error:
@@ -199,11 +199,11 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
     """HEAD every object of a complete staging and compare it with its manifest.
 
     Raises:
-        IntegrityError: one is missing or is not what was staged.
+        IntegrityError: one is missing, or is not what was staged.
     """
     files = existing.manifest.files.all() if existing.manifest else []
     checks = await gather_bounded(files, partial(_compare, run))
-    # These were read whole: the marker vouches for artifact.json by its SHA-256.
+    # These were read completely: the marker vouches for artifact.json by its SHA-256.
     names = [ARTIFACT_JSON if existing.manifest is None else MANIFEST_JSON, MARKER]
     names += DEPLOYMENT_DOCUMENTS if existing.deployment is not None else ()
     texts = existing.documents.texts
@@ -216,7 +216,7 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
 
 
 async def save_document_copies(run: Run, existing: Existing) -> None:
-    """Leave copies of the staging's documents in the state directory, as the run that made them did on its host."""
+    """Save copies of the staging's documents in the state directory, as the run that made them did on its host."""
     if run.request.state_dir is None:
         return
     for name, data in existing.documents.texts.items():
@@ -225,7 +225,7 @@ async def save_document_copies(run: Run, existing: Existing) -> None:
     if existing.manifest is not None:
         try:
             checksums = await run.destination.get(run.layout.prefix + CHECKSUMS, limit=DOCUMENT_LIMIT)
-        except RivaStreamError as error:  # it was compared already; here it is only to be copied
+        except RivaStreamError as error:  # it was compared already; here it is only copied
             run.warn("state", f"{CHECKSUMS} could not be copied to the state directory: {error}")
             return
         if checksums is not None:

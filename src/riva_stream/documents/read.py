@@ -1,4 +1,4 @@
-"""The documents of a staging as they lie in the bucket, understood as far as they can be."""
+"""The documents of a staging as stored in the bucket, parsed as far as possible."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ __all__ = ["DOCUMENT_LIMIT", "Documents", "read_documents", "understood"]
 D = TypeVar("D", bound=Document)
 
 DOCUMENT_LIMIT = 64 << 20
-"""Bytes at most of a document."""
+"""Bytes of a document, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What was read. What is missing or cannot be understood is None, and ``wrong`` says why."""
+    """The documents that were read. Any that is missing or cannot be parsed is None, and ``wrong`` says why."""
 
     texts: Mapping[str, bytes] = field(default_factory=dict)
-    """Name → content of each that is there."""
+    """Name → content of each existing document."""
     etags: Mapping[str, str] = field(default_factory=dict)
-    """Name → ETag of these very bytes."""
+    """Name → ETag of exactly these bytes."""
     marker: Marker | None = None
     artifact: Artifact | None = None
     manifest: UploadManifest | None = None
     deployment: DeploymentDocument | None = None
     ready: DeploymentReady | None = None
     marked_by: str = MARKER
-    """Name of the marker of a staging that is there."""
+    """Name of the marker of this kind of staging."""
     hidden: Sequence[str] = ()
-    """Names of those of the pair that may not be read, so that nobody knows whether they are there."""
+    """Names of the deployment documents that may not be read, so that it is unknown whether they exist."""
     foreign: Sequence[str] = ()
-    """Names of those of the pair that are there but belong to nothing that this tool has staged there."""
+    """Names of the deployment documents that exist but belong to nothing that this tool has staged there."""
     wrong: Mapping[str, str] = field(default_factory=dict)
-    """Name → why it cannot be understood."""
+    """Name → why it cannot be parsed."""
 
     @property
     def is_marked(self) -> bool:
-        """Whether there is a marker, be it one that cannot be understood: it alone says that something is staged."""
+        """Whether there is a marker, even one that cannot be parsed: only a marker says that something is staged."""
         return self.has(self.marked_by)
 
     def has(self, name: str) -> bool:
-        """Whether it was read, be it that it cannot be understood."""
+        """Whether it was read, even if it cannot be parsed."""
         return name in self.texts or name in self.wrong
 
     @property
     def is_bintarball(self) -> bool:
-        """Whether ``deployment.json`` is all that there is to a staging."""
+        """Whether the staging consists of ``deployment.json`` alone."""
         return self.marked_by == DEPLOYMENT_READY
 
     @property
@@ -85,7 +85,7 @@ class Documents:
 
     @property
     def missing(self) -> list[str]:
-        """Names of those that have to be there, as the marks tell, and are not."""
+        """Names of the documents that must exist, according to the markers, and do not."""
         if not self.is_marked:
             return []
         named = () if self.is_bintarball else (ARTIFACT_JSON, *(OF_FULL if self.is_full else ()))
@@ -94,7 +94,7 @@ class Documents:
 
     @property
     def problem(self) -> str:
-        """Why what is marked as staged cannot be used, as far as marker and what it vouches for tell; else ""."""
+        """Why the marked staging cannot be used, as far as the marker and its documents show; otherwise ""."""
         if self.is_bintarball:
             return self.deployment_problem
         if self.marker is None:
@@ -103,20 +103,20 @@ class Documents:
 
     @property
     def run_id(self) -> str | None:
-        """Of the run that staged it, as its marker tells."""
+        """Id of the run that staged it, according to its marker."""
         marker = self.ready if self.is_bintarball else self.marker
         return marker.run_id if marker else None
 
     @property
     def staged_at(self) -> datetime | None:
-        """When, as its marker tells."""
+        """When it was staged, according to its marker."""
         if self.is_bintarball:
             return self.ready.ready_at if self.ready else None
         return self.marker.completed_at if self.marker else None
 
     @property
     def reference(self) -> ObjectReference | None:
-        """The archive where it lies, of a bintarball reference."""
+        """The archive that a bintarball reference refers to."""
         found = self.deployment if self.is_bintarball else None
         return found.bintarball_references.model_archive if found else None
 
@@ -129,7 +129,7 @@ class Documents:
 
     @property
     def deployment_problem(self) -> str:
-        """Why the pair cannot be used, as far as the two tell; "" also where there is none."""
+        """Why the deployment documents cannot be used, as far as they show; "" also if there are none."""
         if not self.has(DEPLOYMENT_READY):
             return ""
         if self.ready is None:
@@ -137,7 +137,7 @@ class Documents:
         return self.problem_of(DEPLOYMENT_JSON, DEPLOYMENT_READY, self.ready.deployment_sha256)
 
     def problem_of(self, name: str, marker: str, sha256: str | None) -> str:
-        """Why a document cannot be used, or "". ``sha256``: what its marker says; None: it says nothing."""
+        """Why a document cannot be used, or "". ``sha256``: as stated by its marker; None: the marker states none."""
         if name not in self.texts:
             return self.wrong.get(name, f"it has {marker} but no {name}")
         if sha256 not in {None, hashlib.sha256(self.texts[name]).hexdigest()}:
@@ -148,16 +148,16 @@ class Documents:
 async def read_documents(
     bucket: Bucket, prefix: str, names: Sequence[str] = DOCUMENTS, *, listed: bool = False
 ) -> Documents:
-    """Read the documents below ``prefix`` that are in ``names``; of a bintarball reference there are but the two.
+    """Read the documents below ``prefix`` that are in ``names``; a bintarball reference has only two.
 
-    The marker first: without it nobody vouches for the others, and none of them is read. What a listing has shown, or
-    the marker says to be there, is asked for again before it is believed to be gone.
+    The marker first: without it nothing vouches for the others, and none of them is read. A document that a listing has
+    shown, or that must exist according to the marker, is requested again before it is believed to be gone.
 
     Args:
-        bucket: where it is.
+        bucket: where they are.
         prefix: of the staging.
         names: of documents.
-        listed: a listing has shown the marker, or it should be there.
+        listed: a listing has shown the marker, or it should exist.
     """
     marked_by = marker_at(prefix)
     wanted = DEPLOYMENT_DOCUMENTS if marked_by == DEPLOYMENT_READY else names
@@ -166,7 +166,7 @@ async def read_documents(
     hidden: list[str] = []
 
     async def look(name: str, *, again: bool = False) -> None:
-        """Read one, if it is there; ``again``: it should be."""
+        """Read a document, if it exists; ``again``: it should."""
         ask = bucket.get_confirming_absence if again else bucket.get
         try:
             document = await ask(prefix + name, limit=DOCUMENT_LIMIT)
@@ -175,14 +175,14 @@ async def read_documents(
         except AccessDeniedError:
             if name not in DEPLOYMENT_DOCUMENTS or marked_by in DEPLOYMENT_DOCUMENTS:
                 raise
-            # most stagings have none: that must not keep the rest from being looked at
+            # most stagings have none: that must not prevent the rest from being read
             hidden.append(name)
         else:
             if document is not None:
                 read[name] = document
 
     def so_far() -> Documents:
-        """What they are, in the order of their names."""
+        """The documents so far, in the order of their names."""
         in_order = {name: read[name] for name in wanted if name in read}
         return replace(understood(in_order, wrong, marked_by=marked_by), hidden=sorted(hidden))
 
@@ -197,7 +197,7 @@ async def read_documents(
 
 
 def _without_foreign(documents: Documents) -> Documents:
-    """Leave out a pair that says nothing: one without its marker, and what somebody else has put there."""
+    """Leave out deployment documents that are meaningless: without a marker, or put there by somebody else."""
     there = [name for name in DEPLOYMENT_DOCUMENTS if documents.has(name)]
     named = documents.manifest is not None and documents.manifest.files.deployment is not None
     ours = documents.ready is not None or documents.deployment is not None
@@ -216,7 +216,7 @@ def _without_foreign(documents: Documents) -> Documents:
 def understood(
     found: Mapping[str, InStore], unreadable: Mapping[str, str] | None = None, *, marked_by: str = MARKER
 ) -> Documents:
-    """What was read, by name, and why others could not be."""
+    """Parse what was read, by name; ``unreadable``: why others could not be."""
     read: list[Document | None] = []
     wrong = dict(unreadable or {})
     for name, text in found.items():

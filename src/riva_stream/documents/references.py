@@ -1,4 +1,4 @@
-"""Objects that ``deployment.json`` refers to where they are."""
+"""References of ``deployment.json`` to objects that stay where they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["another_container", "reference_to"]
 
 
 def reference_to(source: PinnedSource) -> ObjectReference:
-    """An object that stays where it lies."""
+    """A reference to an object that stays where it is."""
     return ObjectReference(
         s3_uri=source.uri,
         path=source.key,
@@ -23,7 +23,7 @@ def reference_to(source: PinnedSource) -> ObjectReference:
 
 
 def another_container(document: DeploymentDocument, container: PinnedSource) -> str:
-    """In what the container image that is handed over differs from the one asked for, or ""."""
+    """How the existing container image differs from the requested one, or ""."""
     there, asked = document.bintarball_references.container_image, reference_to(container)
     if there.is_same(asked):
         return ""

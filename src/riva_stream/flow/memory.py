@@ -42,7 +42,7 @@ def least_memory(part_size: int, write: int = 0) -> int:
     """The least ceiling for parts of ``part_size`` bytes whose write share has room for ``write`` bytes; whole MiB."""
     parts = max(
         _LEAST_PARTS, 2 * math.ceil(write / part_size) - 1
-    )  # if odd, the write share has one more
+    )  # with an odd number the write share has one more
     return math.ceil((_BASE + _ALLOCATOR * (parts * part_size + BLOCK)) / MIB) * MIB
 
 

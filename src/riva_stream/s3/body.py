@@ -1,9 +1,9 @@
 """The body of a PUT, sent piece by piece from the very buffers that were hashed.
 
-botocore takes bytes or a file; a file it would read, and aiohttp would read it again in a thread, 64 KiB at a
-time; bytes would have to be joined first, and asyncio copies what the socket does not take at once. An aiohttp
-payload needs neither: botocore lets anything pass that has a ``read``, and aiohttp sends a payload as it is. On the
-loopback this halves the CPU time of sending (docs/performance.md).
+botocore accepts bytes or a file. It would read a file, and aiohttp would read it again in a thread, 64 KiB at a time;
+bytes would have to be joined first, and asyncio copies what the socket does not take at once. An aiohttp payload avoids
+both: botocore accepts anything with a ``read``, and aiohttp sends a payload as it is. On the loopback interface this
+halves the CPU time of sending (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from riva_stream.s3.port import PartBody
 __all__ = ["SIGNER", "SentBody"]
 
 _STEP = 256 << 10
-"""Bytes handed to the socket at once: asyncio copies only what is left of one step."""
+"""Bytes passed to the socket at once: asyncio copies only the unsent rest of one step."""
 
 SIGNER = "riva-stream-s3v4"
 
 
 class SentBody(Payload):
-    """One attempt's body, as a context manager. A new one is made for every attempt: none is ever rewound.
+    """One attempt's body, as a context manager. Each attempt gets a new one: none is ever rewound.
 
-    At its end it lets go of the pieces: requests and their answers refer to each other in the SDK, so a body lives
-    on until the garbage collector comes round, and the memory of whole parts with it.
+    On exit it drops the pieces: requests and their answers refer to each other in the SDK, so a body lives on until
+    garbage collection, and with it the memory of whole parts.
     """
 
     def __init__(self, body: PartBody) -> None:
@@ -47,14 +47,14 @@ class SentBody(Payload):
         return self._size or 0
 
     def __bool__(self) -> bool:
-        return True  # botocore drops a body that is falsy, as one of no bytes would be
+        return True  # botocore drops a falsy body, as an empty one would be
 
     def read(self, *_: Any) -> NoReturn:
-        """Exist, for botocore's validation; nobody may call it."""
+        """Exist for botocore's validation; must not be called."""
         raise TypeError("a SentBody is written, not read")
 
     def decode(self, *_: Any, **__: Any) -> NoReturn:
-        """Exist, for aiohttp's base class; nobody may call it."""
+        """Exist for aiohttp's base class; must not be called."""
         raise TypeError("a SentBody is written, not decoded")
 
     async def write(self, writer: AbstractStreamWriter) -> None:
@@ -71,9 +71,9 @@ class SentBody(Payload):
 
 
 class _BodyAuth(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
-    """SigV4 that takes the payload's hash from the body instead of reading it on the event loop.
+    """SigV4 that takes the payload's hash from the body instead of reading the body on the event loop.
 
-    A body without a hash goes unsigned (``UNSIGNED-PAYLOAD``), as the SDK does it over TLS.
+    A body without a hash goes unsigned (``UNSIGNED-PAYLOAD``), as in the SDK over TLS.
     """
 
     def payload(self, request: Any) -> str:
@@ -82,5 +82,5 @@ class _BodyAuth(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
         return str(super().payload(request))
 
 
-# A name of our own in botocore's table of signers; nobody else's requests are touched by it.
+# A name of our own in botocore's table of signers; it affects nobody else's requests.
 botocore.auth.AUTH_TYPE_MAPS[SIGNER] = _BodyAuth

@@ -1,12 +1,12 @@
-"""One bucket: the store that it is in, its name, and what tries a request again. ``await bucket.head(key)``.
+"""One bucket: its store, its name, and the retrier of its requests. ``await bucket.head(key)``.
 
-Each operation of the port is here once, with its name for errors and events; what it takes and gives is said there.
-What looks, decides and changes within one attempt of its own asks :attr:`Bucket.once`, and is itself what is tried
-again: a change that is sent once more is then decided once more.
+Each operation of the port is here once, with its name for errors and events; the port documents its arguments and
+results. Code that looks, decides and changes within one attempt uses :attr:`Bucket.once`, and is itself retried as a
+whole: a repeated change is then decided anew.
 
-What a refusal may mean is said here as well. Without s3:ListBucket S3 answers 403 for a key that does not exist, so as
-not to tell (S3 API, HeadObject and GetObject). Whoever only wants to read takes that for missing (:meth:`Bucket.get_or_none`);
-whoever would change something has to know that there may be an object (:meth:`Bucket.head_or_unseen`, :data:`UNSEEN`).
+The meaning of a refusal is settled here, too. Without s3:ListBucket S3 answers 403 for a missing key, to hide that (S3
+API, HeadObject and GetObject). Code that only reads takes that for missing (:meth:`Bucket.get_or_none`); code that
+makes changes must know that an object may exist (:meth:`Bucket.head_or_unseen`, :data:`UNSEEN`).
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 UNSEEN = ObjectInfo(key="", size=-1, etag="")
-"""In place of what may not be looked at, if there is anything. No object is like it."""
+"""Stands for an object that may not be read, if there is one. No real object equals it."""
 LOOKS = 3
-"""Refusals in a row that are believed where something was expected; one may pass."""
+"""Refusals in a row after which they are believed where something was expected; a single one may be temporary."""
 
 
 async def pause_after(refusals: int) -> None:
-    """Wait before the same is asked again: 0.2 seconds after the first refusal, then twice as long each time."""
+    """Wait before the next attempt: 0.2 seconds after the first refusal, then twice as long each time."""
     await clock.sleep(0.2 * 2 ** (refusals - 1))
 
 
 async def confirm_refusal(ask: Callable[[], Awaitable[T]]) -> T:
-    """What ``ask`` gives; a refusal, which may pass, is not believed before it has come :data:`LOOKS` times.
+    """Return the result of ``ask``; a refusal may be temporary, and is believed only after :data:`LOOKS` times.
 
     Raises:
-        AccessDeniedError: it has.
+        AccessDeniedError: it was refused that often.
     """
     for refusals in range(1, LOOKS):
         try:
@@ -74,7 +74,7 @@ async def confirm_refusal(ask: Callable[[], Awaitable[T]]) -> T:
 async def ask_until_found(
     ask: Callable[[], Awaitable[T | None]], last: Callable[[], Awaitable[T | None]] | None = None
 ) -> T | None:
-    """What ``ask`` gives; None is not believed before it has come :data:`LOOKS` times. The last time ``last`` asks, if given."""
+    """Return the result of ``ask``; None is believed after :data:`LOOKS` times. ``last`` asks last, if given."""
     for looks in range(1, LOOKS):
         if (found := await ask()) is not None:
             return found
@@ -83,20 +83,20 @@ async def ask_until_found(
 
 
 class Attempt(Protocol):
-    """What tries a request: a :class:`~riva_stream.retry.Retrier`, again when the transport fails."""
+    """The retrier of requests, such as a :class:`~riva_stream.retry.Retrier`: retries if the transport fails."""
 
     async def __call__(self, operation: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
-        """Await ``attempt_once()``, again if need be."""
+        """Await ``attempt_once()``, repeatedly if need be."""
 
 
 class Guard(Protocol):
-    """Who knows whether the prefix is still ours: a :class:`~riva_stream.lease.Lease`."""
+    """Knows whether the prefix is still ours: a :class:`~riva_stream.lease.Lease`."""
 
     async def check(self, *, settled: bool = True) -> Window | None:
-        """Raise where it is not; else give the window within which one change may take effect."""
+        """Raise if it is not; otherwise return the window within which one change may take effect."""
 
     def expire(self) -> None:
-        """A window was over."""
+        """Note that a window has expired."""
 
 
 async def _once(_: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
@@ -104,7 +104,7 @@ async def _once(_: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
 
 
 class _Operation(Generic[P, T]):
-    """A method of the port as one of a bucket: without the bucket's name, and tried again."""
+    """A method of the port as one of a bucket: without the bucket's name, and retried."""
 
     def __init__(self, name: str, method: Callable[Concatenate[Any, str, P], Awaitable[T]]) -> None:
         self._name = name
@@ -120,7 +120,7 @@ class _Operation(Generic[P, T]):
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """One bucket, to be read."""
+    """One bucket, for reading."""
 
     store: Reader
     name: str
@@ -138,7 +138,7 @@ class Bucket:
 
     @property
     def once(self) -> Self:
-        """The same bucket, each request tried once: for what is itself an attempt."""
+        """The same bucket without retries: for code that is itself one attempt."""
         return replace(self, retrier=_once)
 
     @property
@@ -151,23 +151,23 @@ class Bucket:
         return replace(self, name=name)
 
     async def get_or_none(self, key: str, *, limit: int) -> Document | None:
-        """GET of a small object that may be missing; None also where a refusal is all that would be said of that.
+        """GET a small object that may be missing; None also if a refusal may just hide that it is missing.
 
         Raises:
-            AccessDeniedError: there is something that may not be read.
+            AccessDeniedError: there is an object, and it may not be read.
         """
         return await self._unless_hidden(partial(self.get, key, limit=limit), None)
 
     async def get_confirming_refusal(self, key: str, *, limit: int, listed: bool = False) -> Document | None:
-        """GET where something may well be: one refusal may pass, and is not believed before it has come again.
+        """GET where an object may well exist: a single refusal may be temporary, and is believed only if repeated.
 
         Args:
             key: of the object.
-            limit: bytes that it may have.
-            listed: the prefix could be listed, so that a refusal hides nothing.
+            limit: its size in bytes, at most.
+            listed: the prefix could be listed, so a refusal does not hide a missing object.
 
         Raises:
-            AccessDeniedError: there is something that may not be read.
+            AccessDeniedError: there is an object, and it may not be read.
         """
         for look in range(1, LOOKS):
             try:
@@ -179,40 +179,40 @@ class Bucket:
         return await (self.get if listed else self.get_or_none)(key, limit=limit)
 
     async def get_confirming_absence(self, key: str, *, limit: int, listed: bool = True) -> Document | None:
-        """GET where something should be: that it is gone, too, is not believed before it was said again.
+        """GET where an object should exist: that it is gone is believed only if repeated, too.
 
         Args:
             key: of the object.
-            limit: bytes that it may have.
-            listed: a listing has shown it, so that a refusal hides nothing.
+            limit: its size in bytes, at most.
+            listed: a listing has shown it, so a refusal does not hide a missing object.
 
         Raises:
-            AccessDeniedError: there is something that may not be read.
+            AccessDeniedError: there is an object, and it may not be read.
         """
         return await self._ask_until_found(partial(self.get, key, limit=limit), None, listed=listed)
 
     async def head_or_unseen(self, key: str) -> ObjectInfo | None:
-        """HEAD of what may be missing; :data:`UNSEEN` where the store may not tell whether it is.
+        """HEAD of an object that may be missing; :data:`UNSEEN` if the store may not tell whether it is.
 
         Raises:
-            AccessDeniedError: there is something that may not be looked at.
+            AccessDeniedError: there is an object, and it may not be read.
         """
         return await self._unless_hidden(partial(self.head, key), UNSEEN)
 
     async def head_confirming_absence(self, key: str, *, listed: bool = False) -> ObjectInfo | None:
-        """HEAD where something should be: neither one refusal nor one absence is believed before it has come again.
+        """HEAD where an object should exist: neither a refusal nor an absence is believed unless repeated.
 
         Args:
             key: of the object.
-            listed: a listing has shown it, so that a refusal hides nothing.
+            listed: a listing has shown it, so a refusal does not hide a missing object.
 
         Raises:
-            AccessDeniedError: there is something that may not be looked at.
+            AccessDeniedError: there is an object, and it may not be read.
         """
         return await self._ask_until_found(partial(self.head, key), UNSEEN, listed=listed)
 
     async def open_uploads(self, prefix: str) -> Sequence[OpenUpload] | None:
-        """Uploads below ``prefix``; None where they may not be listed, for one refusal may pass."""
+        """Open uploads below ``prefix``; None if they may not be listed, as repeated refusals show."""
 
         async def ask() -> Sequence[OpenUpload] | None:
             try:
@@ -229,7 +229,7 @@ class Bucket:
         return await ask_until_found(partial(self._unless_hidden, ask, None), last)
 
     async def _unless_hidden(self, ask: Callable[[], Awaitable[T]], hidden: T) -> T:
-        """What ``ask`` gives; ``hidden`` where it is refused in the way that hides what is not there."""
+        """Return the result of ``ask``; ``hidden`` if it is refused in the way that hides a missing object."""
         try:
             return await ask()
         except AccessDeniedError as error:
@@ -255,7 +255,7 @@ class Bucket:
             after = page.objects[-1].key
 
     async def folders(self, prefix: str) -> AsyncGenerator[Folders]:
-        """What lies directly below ``prefix``, page by page.
+        """The direct contents of ``prefix``, page by page.
 
         Raises:
             ConfigurationError: the store's pages do not advance.
@@ -273,11 +273,11 @@ class Bucket:
 
 @dataclass(frozen=True, eq=False)
 class WritableBucket(Bucket):
-    """One bucket, to be changed. Handed to what may do that, and to nothing else; see :class:`~riva_stream.s3.Writer`."""
+    """One bucket, for changes. Passed only to code that may make them; see :class:`~riva_stream.s3.Writer`."""
 
     store: Store
     guard: Guard | None = None
-    """Of the prefix that uploads are created for; None: nobody else can be there."""
+    """Guard of the prefix for which uploads are created; None: no other run can be there."""
 
     put = _Operation("PutObject", Writer.put)
     delete = _Operation("DeleteObject", Writer.delete)
@@ -289,19 +289,19 @@ class WritableBucket(Bucket):
     put_tags = _Operation("PutObjectTagging", Writer.put_tags)
 
     async def look(self) -> Window | None:
-        """Before each attempt to create an upload, or what else readers do not see: the window within which it may be.
+        """Check the prefix before an attempt at what readers do not see, such as an upload; return its window.
 
         Raises:
             HeldError: another run has taken over.
         """
-        # Nobody else is touched by an upload of ours.
+        # An upload of ours affects nobody else.
         return None if self.guard is None else await self.guard.check(settled=False)
 
     async def require_no_holder_but_us(self) -> None:
-        """After a listing: what was open by then, and no journal names, is no live run's.
+        """Check after a listing that uploads which were open then, and no journal names, belong to no live run.
 
-        For whoever creates an upload holds the prefix; once nobody does, what is left there is nobody's. (``check`` and a
-        dry run probe without it; one whose upload goes is told to run again.)
+        For a run that creates an upload holds the prefix; once no run does, the uploads left there are orphans.
+        (``check`` and a dry run probe without it; one whose upload is aborted is told to run again.)
 
         Raises:
             HeldError: another run holds the prefix.
@@ -313,7 +313,7 @@ class WritableBucket(Bucket):
                 raise
 
     async def create_within(self, window: Window | None, key: str, **given: Any) -> str:
-        """One attempt to create an upload, within the window."""
+        """Make one attempt to create an upload, within the window."""
         return await self.within(window, lambda window: self.once.create_upload(key, window=window, **given))
 
     async def within(
@@ -322,10 +322,10 @@ class WritableBucket(Bucket):
         send: Callable[[Window | None], Awaitable[T]],
         look: Callable[[], Awaitable[object]] | None = None,
     ) -> T:
-        """One attempt at what the store refuses once the lease is over: nobody would look for what it leaves then.
+        """Make one attempt, which the store refuses once the lease is over: its result would be orphaned then.
 
-        Where such a signature is what is refused it goes without, after another look (:meth:`look`, if no other is
-        given): it is no object's bytes either way.
+        If it is such a signature that is refused, it is sent without, after another check (:meth:`look`, unless another
+        is given): in either case it is not the bytes of an object.
         """
         try:
             return await send(window)
@@ -333,7 +333,7 @@ class WritableBucket(Bucket):
             code = error.where.code
             if code == REQUEST_EXPIRED and self.guard is not None:
                 self.guard.expire()  # the next attempt renews the lease, and is signed anew
-            # That somebody else was there is no word on signatures.
+            # A conflict with another run says nothing about signatures.
             if window is None or error.retryable or code in EXPIRED or isinstance(error, HeldError):
                 raise
         await (look or self.look)()

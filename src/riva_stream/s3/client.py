@@ -1,4 +1,4 @@
-"""The port's adapter on aioboto3: one request a call, tried once, errors translated."""
+"""The port's adapter for aioboto3: one request per call, tried once, errors translated."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class S3Store(ListRequests, RuleRequests):
         self._options = options
         self._is_aws = is_aws
         self._spoke_s3 = False
-        """Whether a HEAD was once answered as S3 answers it."""
+        """Whether a HEAD was ever answered as by S3."""
 
     @property
     def is_aws(self) -> bool:
@@ -69,14 +69,14 @@ class S3Store(ListRequests, RuleRequests):
         return self._is_aws
 
     async def renew(self) -> bool:
-        """Read the credentials anew. Requests under way keep the client they began with."""
+        """Reload the credentials. Requests in progress keep the client with which they began."""
         if self._reopen is None:
             return False
         self._client = await self._reopen()
         return True
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
-        """HEAD, with the store's checksums where it keeps any."""
+        """HEAD, with the store's checksums if it keeps any."""
         with parsed("HeadObject", bucket, key), within(window):
             try:
                 answer = await self._client.head_object(
@@ -89,7 +89,7 @@ class S3Store(ListRequests, RuleRequests):
                 raise
         if not answer.get("ETag") or "ContentLength" not in answer:
             if self._spoke_s3:
-                # It is S3, so this was a slip: the object is being replaced at this very moment.
+                # It is S3, so this is temporary: the object is being replaced at this moment.
                 raise TransientError("the store answered without an ETag or a length").located(
                     operation="HeadObject", bucket=bucket, key=key
                 )
@@ -98,9 +98,9 @@ class S3Store(ListRequests, RuleRequests):
         return info_of(key, answer, size=answer["ContentLength"])
 
     async def _ask_why(self, bucket: str, key: str, error: Any) -> None:
-        """The refusal of a HEAD has no body: have a GET of the same object tell what a bare 400 is about.
+        """Let a GET of the same object explain a bare 400, as the refusal of a HEAD has no body.
 
-        It is what an expired token comes to, among others; a GET needs the same right.
+        An expired token, among others, results in it; a GET needs the same permission.
 
         Raises:
             ClientError: the GET's refusal.
@@ -120,7 +120,7 @@ class S3Store(ListRequests, RuleRequests):
             answer = await self._client.head_object(
                 Bucket=bucket, Key=key, PartNumber=number, **self._options.for_all()
             )
-        # A store that does not know parts answers with the whole object.
+        # A store without part numbers answers with the whole object.
         parts = answer.get("PartsCount")
         return ObjectPart(answer["ContentLength"], parts) if parts and "ContentLength" in answer else None
 
@@ -136,7 +136,7 @@ class S3Store(ListRequests, RuleRequests):
             expected: int | None = answer.get("ContentLength")
             headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
             if expected is None and headers.get("transfer-encoding", "").lower() != "chunked":
-                # Only the last chunk, or a length, says that it was all.
+                # Only a last chunk, or a length, shows that the body was complete.
                 raise TransientError("the store answered with a body whose end cannot be told")
             data = bytearray()
             async with answer["Body"] as body:
@@ -153,7 +153,7 @@ class S3Store(ListRequests, RuleRequests):
     async def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
     ) -> AsyncIterator[RangeReply]:
-        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever it has."""
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever ETag it has."""
         details = {"byte_range": (first, last)}
         with parsed("GetObject", bucket, key, **details):
             answer = await self._client.get_object(
@@ -180,7 +180,7 @@ class S3Store(ListRequests, RuleRequests):
                 pieces=pieces(),
             )
         finally:
-            body.close()  # a body read to its end has gone back to the pool; any other takes its connection along
+            body.close()  # a body read to its end is back in the pool; any other closes its connection
 
     async def put(
         self,
@@ -195,7 +195,7 @@ class S3Store(ListRequests, RuleRequests):
         if_match: str | None = None,
         window: Window | None = None,
     ) -> Stored:
-        """PUT of a small object."""
+        """PUT a small object."""
         body = await body_within(body, window)
         with parsed("PutObject", bucket, key), within(window), SentBody(body) as sent:
             answer = await self._client.put_object(
@@ -242,7 +242,7 @@ class S3Store(ListRequests, RuleRequests):
         tags: Mapping[str, str] = NO_TAGS,
         window: Window | None = None,
     ) -> str:
-        """Begin a multipart upload and give its UploadId."""
+        """Create a multipart upload and return its UploadId."""
         declared = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"} if crc64nvme else {}
         with parsed("CreateMultipartUpload", bucket, key), within(window):
             answer = await self._client.create_multipart_upload(
@@ -259,7 +259,7 @@ class S3Store(ListRequests, RuleRequests):
         return str(answer["UploadId"])
 
     async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
-        """Send one part and give its ETag."""
+        """Send one part and return its ETag."""
         with parsed("UploadPart", bucket, key, part=number), SentBody(body) as sent:
             answer = await self._client.upload_part(
                 Bucket=bucket,
@@ -292,7 +292,7 @@ class S3Store(ListRequests, RuleRequests):
                 **copied_from(source),
                 **self._options.for_all(),
             )
-        # The answer begins with 200 while the store still copies; a body that was cut has nothing of all this.
+        # The answer begins with 200 while the store is still copying; a truncated body has none of this.
         told = answer.get("CopyPartResult", {})
         if not (etag := unquoted(told.get("ETag"))):
             raise TransientError("the store acknowledged a copied part without an ETag").located(
@@ -335,8 +335,8 @@ class S3Store(ListRequests, RuleRequests):
         return Stored(unquoted(answer.get("ETag")), version_of(answer), now_of(answer))
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        """Abort; that of a missing upload succeeds."""
-        # NoSuchUpload: it is gone, which is all we want
+        """Abort; for a missing upload it succeeds."""
+        # NoSuchUpload: it is gone, as intended
         with suppress(HeldError), parsed("AbortMultipartUpload", bucket, key):
             await self._client.abort_multipart_upload(
                 Bucket=bucket, Key=key, UploadId=upload_id, **self._options.for_all()

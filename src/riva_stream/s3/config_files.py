@@ -1,8 +1,8 @@
-"""The AWS configuration and credentials files, read before anything else is done with them.
+"""The AWS configuration and credentials files, read before they are used for anything else.
 
-The SDK reads them whatever the credentials come from, at moments of its own; a file that it cannot parse is the
-user's to mend, so it is named with the line, and so is a value that it can make nothing of, with its profile. What
-stands in the line is never repeated: it may be a secret.
+The SDK reads them regardless of the source of the credentials, at times of its own. A file that it cannot parse is for
+the user to fix, so it is named with the line, and so is a value that it cannot use, with its profile. The line's
+content is never quoted: it may be a secret.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from riva_stream.errors import ConfigurationError, Where
 __all__ = ["malformed", "understood_values"]
 
 _NOT_UNDERSTOOD = (ValueError, TypeError, AttributeError, LookupError, OverflowError)
-"""What the SDK raises at a value of another kind than it expects, from wherever it comes to it first."""
+"""The SDK's exceptions for a value of an unexpected kind, raised wherever it is used first."""
 _KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 @contextmanager
 def understood_values(core: Any) -> Iterator[None]:
-    """Around what makes the SDK look at the values of a session's configuration, and around nothing else.
+    """Wrap only code that makes the SDK read the values of a session's configuration.
 
     Raises:
-        ConfigurationError: it can make nothing of one.
+        ConfigurationError: it cannot use one of them.
     """
     try:
         yield
     except (InvalidIMDSEndpointError, InvalidIMDSEndpointModeError) as error:
         raise _odd_value(core, error) from error
-    except BotoCoreError:  # some are ValueErrors as well
+    except BotoCoreError:  # some are also ValueErrors
         raise
     except _NOT_UNDERSTOOD as error:
         raise _odd_value(core, error) from error
@@ -62,7 +62,7 @@ def _odd_value(core: Any, error: Exception) -> ConfigurationError:
 
 
 def malformed(error: ConfigParseError, where: Where) -> ConfigurationError:
-    """The file, the line, and what is wrong there."""
+    """The error with the file, the line, and what is wrong there."""
     path = str(error.kwargs.get("path", "a file"))
     wrong, line = _wrong(path, error.kwargs.get("error"))
     place = f", line {line}" if line else ""

@@ -1,9 +1,9 @@
-"""Find out what a store's copies are worth, by having it copy into scratch uploads.
+"""Find out how far a store's copies can be trusted, by having it copy into scratch uploads.
 
-A copy with a wrong If-Match has to be refused, and one with the right ETag has to be taken: else nothing pins what is
-copied. A checksum that is told of a copy has to be right, and a wrong one of the whole has to be refused at Complete: else
-it may be anything. On AWS all of this is documented (Amazon S3 API Reference, "UploadPartCopy"; Amazon S3 User Guide,
-"Checking object integrity"), and nothing is asked.
+A copy with a wrong If-Match has to be refused, and one with the right ETag accepted: otherwise nothing pins what is
+copied. A checksum returned for a copy has to be right, and a wrong one of the whole has to be refused at Complete:
+otherwise it may be anything. On AWS all of this is documented (Amazon S3 API Reference, "UploadPartCopy"; Amazon S3
+User Guide, "Checking object integrity"), and not probed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _CONDITION_FAILED = 412
 
 @dataclass(frozen=True, slots=True)
 class CopyAbility:
-    """What may be believed of copied parts."""
+    """How far copied parts can be trusted."""
 
     reason: str = ""
-    """Why nothing may be copied; empty: it may."""
+    """Why nothing may be copied; empty if it may."""
     crc64nvme: bool = False
-    """The CRC64NVME that is told of a part is right, and a wrong one of the whole is refused."""
+    """Whether the CRC64NVME returned for a part is right, and a wrong one of the whole is refused."""
     md5: bool = False
-    """The ETag of a part is its MD5."""
+    """Whether the ETag of a part is its MD5."""
 
 
 async def probe_copies(
@@ -48,19 +48,19 @@ async def probe_copies(
     declare: bool,
     left: Callable[[str], None] = discard_message,
 ) -> CopyAbility:
-    """Have a part copied to a scratch upload, and look at the answers.
+    """Have a part copied to a scratch upload, and check the answers.
 
     Args:
-        bucket: where the scratch uploads are made.
-        key: of the scratch uploads. Where a store takes a wrong checksum something becomes visible there, and is deleted.
-        source: what is copied; a few bytes are enough.
-        data: the bytes that are there; None: checksums are not looked at.
+        bucket: where the scratch uploads are created.
+        key: of the scratch uploads. If a wrong checksum is accepted an object becomes visible there, and is deleted.
+        source: what is copied; a few bytes suffice.
+        data: the bytes there; None: checksums are not checked.
         declare: declare CRC64NVME when an upload is created.
-        left: is told of scratch uploads that could not be aborted.
+        left: called with each scratch upload that could not be aborted.
 
     Raises:
         SourceChangedError: the source is gone.
-        RivaStreamError: the store cannot be asked, or no upload be made.
+        RivaStreamError: the store cannot be asked, or no upload can be created.
     """
     await try_aborting(bucket, key)
     async with scratch_upload(bucket, key, declare=declare, left=left) as upload:
@@ -81,10 +81,10 @@ async def probe_copies(
 
 
 async def _copy(upload: ScratchUpload, source: CopySource) -> CopiedPart | RivaStreamError:
-    """One copy as part 1, or what it was refused with.
+    """Make one copy as part 1; return it, or the error with which it was refused.
 
     Raises:
-        RivaStreamError: it could not be asked for.
+        RivaStreamError: the store could not be asked.
     """
 
     async def ask() -> CopiedPart | RivaStreamError:
@@ -99,7 +99,7 @@ async def _copy(upload: ScratchUpload, source: CopySource) -> CopiedPart | RivaS
 
 
 async def _refuses_wrong_checksum(upload: ScratchUpload, part: CopiedPart, size: int) -> bool:
-    """Whether a Complete with a checksum that is not that of the object is refused."""
+    """Whether a Complete with a checksum other than that of the object is refused."""
     complete = partial(
         upload.bucket.once.complete_upload,
         upload.key,
@@ -121,7 +121,7 @@ async def _refuses_wrong_checksum(upload: ScratchUpload, part: CopiedPart, size:
     try:
         refused = await upload.bucket.retrier("CompleteMultipartUpload", ask)
     finally:
-        if not refused:  # it was taken, or may have been
+        if not refused:  # it was accepted, or may have been
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await upload.bucket.delete(upload.key)
     return refused

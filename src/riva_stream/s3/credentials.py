@@ -1,8 +1,8 @@
-"""Credentials: the SDK's own chain, with a guard around each link of it.
+"""Credentials: the SDK's own provider chain, with a guard around each link.
 
-What is found is looked at before any request carries it, so that a line break at the end of a key is no broken
-connection. What goes wrong on this host while it is looked for is told as what it is: a helper that is not there, that
-prints no JSON, that hangs. Later renewals go the same way.
+Credentials are checked before any request carries them, so that a line break at the end of a key does not appear as a
+broken connection. Failures on this host while looking for them are reported as what they are: a helper that is missing,
+that prints no JSON, that hangs. Later renewals are guarded in the same way.
 """
 
 from __future__ import annotations
@@ -62,22 +62,22 @@ Warn = Callable[[str], None]
 
 
 def source_of(method: str) -> str:
-    """Where credentials come from, for a person; ``method`` is the SDK's own name for that."""
+    """The source of credentials, in words; ``method`` is the SDK's own name for it."""
     return _SOURCES.get(method, method)
 
 
 def guard(core: Any, *, limit: float, warn: Warn) -> None:
-    """Put the guard into a session's chain of credentials, before anything is looked for.
+    """Put the guard into a session's chain of credentials, before anything is looked up.
 
     Args:
-        core: the session that botocore knows.
+        core: the underlying botocore session.
         limit: seconds that a link of the chain may take.
-        warn: is told what was ignored.
+        warn: called with what was ignored.
     """
     resolver = core.get_component("credential_provider")
     for provider in resolver.providers:
         _prepare(provider)
-        # What makes the links of a source_profile, when it is come to; the SDK has no hook for it.
+        # The factories for the links of a source_profile, when one is reached; the SDK has no hook for that.
         if (builder := getattr(provider, "_profile_provider_builder", None)) is not None:
             for name in ("_create_process_provider", "_create_web_identity_provider"):
                 setattr(builder, name, partial(_made, getattr(builder, name)))
@@ -85,25 +85,25 @@ def guard(core: Any, *, limit: float, warn: Warn) -> None:
 
 
 async def resolve(core: Any, *, ours: bool, limit: float, warn: Warn) -> None:
-    """Find the credentials of a session and look at them, before there is a client.
+    """Find and check the credentials of a session, before a client exists.
 
     Args:
-        core: the session that botocore knows.
-        ours: whether it has the guard; a caller's own may do without credentials, or bring them later.
+        core: the underlying botocore session.
+        ours: whether the session has the guard; a caller's own may have no credentials, or get them later.
         limit: seconds that it may take.
-        warn: is told what was ignored.
+        warn: called with what was ignored.
 
     Raises:
-        ConfigurationError: there are none, they cannot be had, or no request can carry them.
+        ConfigurationError: there are none, they cannot be obtained, or no request can carry them.
         StalledError: it took too long.
     """
-    # The guard has a limit of its own, and knows better who does not answer.
+    # The guard has its own limit, and knows better which link does not answer.
     async with _within(math.inf if ours else limit, "what gives the credentials"):
         with _obtained("the credentials"), translated(_WHERE.operation, ""):
             found = await core.get_credentials()
             if found is None:
                 if ours:
-                    raise NoCredentialsError  # as any request would, and so in the same words
+                    raise NoCredentialsError  # the same error, so the same message, as for any request
                 return
             frozen = await found.get_frozen_credentials()
     values = {name: getattr(frozen, name) for name in _WORDS}
@@ -125,7 +125,7 @@ class _Guarded:
         return getattr(self._provider, name)
 
     async def load(self) -> Any:
-        """What the link has; None where it has nothing."""
+        """The credentials of the link; None if it has none."""
         found = await self._obtained(self._provider.load)
         if isinstance(found, AioRefreshableCredentials):
             found._refresh_using = partial(self._refreshed, found._refresh_using)  # noqa: SLF001 - no hook for it
@@ -173,7 +173,7 @@ async def _within(seconds: float, source: str) -> AsyncIterator[None]:
 
 @contextmanager
 def _obtained(source: str) -> Iterator[None]:
-    """Tell what fails on this host as that. What a helper prints as its answer is never repeated."""
+    """Report failures on this host as such. What a helper prints as its answer is never quoted."""
     try:
         yield
     except RivaStreamError as error:
@@ -200,10 +200,10 @@ def _unusable(source: str, reason: str) -> ConfigurationError:
 
 
 def _cleaned(values: dict[str, Any], method: str, warn: Warn) -> dict[str, Any]:
-    """The values without blanks around them.
+    """The values without surrounding whitespace.
 
     Raises:
-        ConfigurationError: one is not there, or has something in it that no request can carry.
+        ConfigurationError: one is missing, or contains something that no request can carry.
     """
     cleaned = {}
     for name, value in values.items():
@@ -226,10 +226,10 @@ def _cleaned(values: dict[str, Any], method: str, warn: Warn) -> dict[str, Any]:
 
 
 def _oddity(name: str, letter: str) -> str:
-    """What is wrong with one character; empty for nothing. A secret is only hashed, so that it may have blanks."""
+    """The problem with one character; "" for none. A secret is only hashed, so it may contain blanks."""
     code, is_secret = ord(letter), name == "secret_key"
     rows = (
-        # a surrogate: a byte of the environment that was no UTF-8
+        # a surrogate: a byte of the environment that was not UTF-8
         (0xD800 <= code <= 0xDFFF, "something that is not UTF-8"),  # noqa: PLR2004
         (letter in "\r\n", "a line break"),
         (code < ord(" ") or code == _DELETE, "a control character"),
@@ -240,7 +240,7 @@ def _oddity(name: str, letter: str) -> str:
 
 
 def _prepare(provider: Any) -> Any:
-    """Let a helper end with us, and a file not be waited for; these are arguments that the chain does not pass on."""
+    """End a helper together with us, and never wait for a file; the chain does not pass these arguments on."""
     if isinstance(provider, AioProcessProvider):
         provider._popen = start_helper  # noqa: SLF001
     elif isinstance(provider, AioAssumeRoleWithWebIdentityProvider):
@@ -255,12 +255,12 @@ def _made(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def _web_identity_token(path: str) -> str:
-    """In place of the SDK's, which opens whatever is there: a pipe would hold up the event loop."""
+    """Replacement for the SDK's loader, which opens any file: a pipe would block the event loop."""
     return _token_in(path, AioAssumeRoleWithWebIdentityProvider.METHOD).decode()
 
 
 def _headers(provider: Any, build: Callable[[], Any]) -> Any:
-    # where botocore itself is about to look for it
+    # where botocore itself looks for it next
     if (path := os.environ.get(provider.ENV_VAR_AUTH_TOKEN_FILE)) is not None:
         _token_in(path, provider.METHOD)
     return build()

@@ -1,4 +1,4 @@
-"""A missing right: which one, as far as the store says it."""
+"""A missing permission: which one, as far as the store says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DENY = re.compile(r"with an explicit deny in (an? [\w -]+)")
 
 
 def denied(code: str, message: str, place: Where) -> AccessDeniedError:
-    """What is missing: as the store says, where it says so; else what the request is known to need."""
+    """The error for a missing permission: as named by the store, or else what the request is known to need."""
     action, resource, denied_by = (
         found[1] if (found := pattern.search(message)) else "" for pattern in (_ACTION, _RESOURCE, _DENY)
     )

@@ -1,6 +1,6 @@
-"""What ``check`` asks beside the port: credentials and whose they are, where a bucket lies, what time the store has.
+"""Requests of ``check`` outside the port: the credentials and their owner, a bucket's region, the store's time.
 
-Each is one request at most, tried once; nothing is changed anywhere.
+Each is at most one request, tried once; nothing is changed anywhere.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["BucketInfo", "CredentialsInfo", "DiagnosticClient", "Identity", "ope
 
 @dataclass(frozen=True, slots=True)
 class CredentialsInfo:
-    """Where credentials come from, never what they are."""
+    """The origin of credentials, never their values."""
 
     source: str
     method: str
-    """The SDK's own name for that."""
+    """The SDK's own name for the source."""
     profile: str
-    """The profile they were looked for under; empty for none."""
+    """The profile under which they were looked for; empty for none."""
     temporary: bool
 
 
@@ -49,36 +49,36 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class BucketInfo:
-    """What the answer to a HEAD of a bucket tells, whether or not it was a good one."""
+    """The information in the answer to a HEAD of a bucket, whether or not it succeeded."""
 
     status: int
     region: str
-    """Empty where the store does not say."""
+    """Empty if the store does not say."""
     store_time: datetime | None
-    """The answer's Date, in whole seconds; None where there was none that makes sense."""
+    """The answer's Date, in whole seconds; None if it is missing or malformed."""
     local_time: datetime
     """This host's clock half-way between the request and the answer."""
     server: str = ""
-    """What the answer's header ``Server`` says, as it stands there; empty for nothing."""
+    """The answer's header ``Server``, verbatim; empty if there is none."""
 
 
 class DiagnosticClient:
-    """One session and one client, for what the port has no operation for."""
+    """One session and one client, for requests that the port does not have."""
 
     def __init__(self, settings: StoreSettings, session: Any, client: Any) -> None:
         self._settings = settings
         self.session = session
-        """To open stores with: what it has read once need not be read again."""
+        """For opening stores: what it has read once need not be read again."""
         self._client = client
         self.endpoint_url: str = client.meta.endpoint_url
-        """Where requests go; for AWS, that of the region."""
+        """The endpoint of requests; for AWS, that of the region."""
         self.region: str = client.meta.region_name or ""
         self.is_aws = is_aws_url(self.endpoint_url)
         self.blamed = partial(RegionName.of(session, client).blamed, self.endpoint_url)
-        """What an error of the resolver comes to where the region's name is to blame; else None."""
+        """Returns the error for a failure of the resolver if the region's name is to blame; else None."""
 
     async def credentials(self) -> CredentialsInfo:
-        """Where they come from.
+        """The origin of the credentials.
 
         Raises:
             ConfigurationError: there are none.
@@ -99,12 +99,12 @@ class DiagnosticClient:
         )
 
     async def identity(self, resolved: Callable[[str], Awaitable[Any]]) -> Identity | None:
-        """Who the credentials are, by STS; None where the endpoint is not AWS and none is set for STS.
+        """The identity of the credentials, by STS; None if the endpoint is not AWS and none is set for STS.
 
         Args:
-            resolved: returns when a URL's host has an address, or raises; it can be cancelled, unlike the SDK's resolver.
+            resolved: returns when a URL's host has an address, or raises; cancellable, unlike the SDK's resolver.
         """
-        # botocore's own variable, and no setting of ours.
+        # botocore's own variable, not one of our settings.
         if not self.is_aws and not os.environ.get("AWS_ENDPOINT_URL_STS"):
             return None
         loader = self.session._session.get_component("data_loader")  # noqa: SLF001 - as in session.prepared
@@ -123,12 +123,12 @@ class DiagnosticClient:
         return Identity(account=answer.get("Account", ""), arn=answer.get("Arn", ""))
 
     async def bucket(self, bucket: str) -> BucketInfo:
-        """HEAD of a bucket. A refusal is an answer, too: it has a region and a time.
+        """HEAD a bucket. A refusal is an answer, too: it has a region and a time.
 
         Raises:
-            ConfigurationError: the request cannot be made (no credentials, a certificate that is not trusted), or the
-                store does not accept the credentials: ``where.code`` is one of ``s3.errors.CREDENTIALS`` then.
-            TransientError: nothing answers, or what answers does not speak HTTP.
+            ConfigurationError: the request cannot be made (no credentials, an untrusted certificate), or the store
+                rejects the credentials: then ``where.code`` is one of ``s3.errors.CREDENTIALS``.
+            TransientError: nothing answers, or the answer is not HTTP.
         """
         began = clock.now()
         with translated("HeadBucket", bucket):
@@ -152,10 +152,10 @@ class DiagnosticClient:
         )
 
     async def _refused(self, bucket: str, error: ClientError) -> None:
-        """A HEAD's refusal has no body to say why: ask once more, by a request whose refusal has one.
+        """Ask once more, by a request whose refusal has a body: a HEAD's has none to give the reason.
 
         Raises:
-            ConfigurationError: the store does not accept the credentials.
+            ConfigurationError: the store rejects the credentials.
         """
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in {400, 401, 403}:
             return
@@ -175,8 +175,8 @@ async def open_diagnostic_client(
 
     Args:
         settings: where and how.
-        session: the caller's own ``aioboto3.Session``; None makes one, as for a store.
-        warn: is told what was ignored.
+        session: the caller's own ``aioboto3.Session``; None creates one, as for a store.
+        warn: called with what was ignored.
 
     Raises:
         ConfigurationError: as ``session.open_store`` says.

@@ -1,8 +1,8 @@
-"""The map from what botocore and aiohttp raise to our errors.
+"""The mapping from exceptions of botocore and aiohttp to our errors.
 
-Failures are classed by what happened, never by an exception's base class or by an HTTP status that has an S3 code
-beside it: botocore wraps a header that cannot be sent, a CA bundle that is not there and a proxy's refusal in the same
-class as a broken connection, and aiohttp's errors are OSErrors as those of a missing file are.
+Failures are classified by what happened, never by an exception's base class or by an HTTP status that comes with an S3
+code: botocore wraps an unsendable header, a missing CA bundle and a proxy's refusal in the same class as a broken
+connection, and aiohttp's errors are OSErrors like those of a missing file.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ __all__ = ["ARCHIVED", "CREDENTIALS", "refusal", "translated"]
 _WITHOUT: Mapping[str, str] = {
     "GetBucketLifecycleConfiguration": "remove what is too old by hand, and what dead runs left with: riva-stream gc s3://BUCKET",
 }
-"""What to do where the store does not have an operation."""
+"""Advice if the store does not support an operation."""
 
 ARCHIVED = "InvalidObjectState"
-"""What S3 says of an object in a storage class that cannot be read before it is restored (S3 API, "GetObject")."""
+"""S3's code for an object in a storage class that cannot be read before it is restored (S3 API, "GetObject")."""
 
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN = 400, 401, 403
 _READS = ("HeadObject", "GetObject")
@@ -68,9 +68,9 @@ _TRANSIENT = {
     "OperationAborted",
     "ConditionalRequestConflict",
     "IncompleteBody",
-    # of a signature that was good for a while: the next attempt is signed anew
+    # the signature has expired: the next attempt is signed anew
     REQUEST_EXPIRED,
-    # the store received other bytes than we hashed: the way there broke them, so they are sent again
+    # the store received other bytes than we hashed: they were corrupted on the way, so they are sent again
     "BadDigest",
     "XAmzContentSHA256Mismatch",
     "XAmzContentChecksumMismatch",
@@ -80,28 +80,28 @@ _TRANSIENT = {
     "504",
 }
 _FROM_THE_SOURCE = {"GetObject", "UploadPartCopy"}
-"""Where a missing object, or a condition that does not hold, is the source's."""
+"""Operations for which a missing object, or a failed condition, concerns the source."""
 _OF_AN_UPLOAD = {"ListParts", "AbortMultipartUpload", "UploadPart"}
-"""Where a store can only mean the upload when it says that there is no such key (Ceph, Swift)."""
+"""Operations for which "no such key" can only refer to the upload (Ceph, Swift)."""
 _CONDITIONAL = {"PutObject", "CompleteMultipartUpload", "DeleteObject"}
-"""What can go with If-Match."""
+"""Operations that support If-Match."""
 _DENIED = {"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"}
-"""The codes of a missing right. A HEAD's refusal has no body, so there the bare status is all there is."""
+"""The codes for a missing permission. A HEAD's refusal has no body, so there only the bare status exists."""
 _BARE = {"", "None", "Unknown", "Forbidden", "Unauthorized", "BadRequest", "Bad Request"}
-"""What stands for a code where the answer had none; the status in digits is another."""
+"""Placeholders for the code if the answer had none; the status in digits is another."""
 CREDENTIALS = {
     *("InvalidAccessKeyId", "InvalidTokenId", "InvalidClientTokenId", "InvalidToken", "InvalidSecurity"),
     *("MissingAuthenticationToken", "MissingSecurityHeader", "CredentialsNotSupported"),
     *("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"),
     *("SignatureDoesNotMatch", "UnrecognizedClientException"),
 }
-"""Service codes that say: it is the credentials themselves."""
+"""Service codes that blame the credentials themselves."""
 _VIRTUAL_ONLY = {"SecondLevelDomainForbidden", "PathStyleDomainForbidden"}
-"""Alibaba's and Tencent's way of saying that the bucket has to stand in the host name."""
+"""Alibaba's and Tencent's codes for requiring the bucket in the host name."""
 _VIRTUAL_WORDS = re.compile(r"virtual[- ]host", re.IGNORECASE)
 _SSE_C = re.compile(r"server[- ]side encryption|customer[- ]provided|SSE-C", re.IGNORECASE)
 _CLOCK = timedelta(minutes=5)
-"""How far the clocks may be apart before it is the clock that is wrong and not a request that was sent too late."""
+"""Clock difference above which the clock is to blame, and not a request that was sent too late."""
 _REGION = {
     "PermanentRedirect",
     "TemporaryRedirect",
@@ -121,7 +121,7 @@ _NETWORK = (
     aiohttp.ClientError,
     asyncio.TimeoutError,
     OSError,
-    # and answers that are broken
+    # and corrupted answers
     boto.ChecksumError,
     boto.FlexibleChecksumError,
     boto.ConnectionError,
@@ -141,7 +141,7 @@ _NOCREDENTIALS = (
 
 @contextmanager
 def translated(operation: str, bucket: str, key: str = "", **details: Any) -> Iterator[None]:
-    """Raise our error in place of botocore's; ``details`` are further fields of ``Where``."""
+    """Raise our error instead of botocore's; ``details`` are further fields of ``Where``."""
     where = Where(operation=operation, bucket=bucket, key=key, **details)
     try:
         yield
@@ -172,7 +172,7 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
     except _NETWORK as error:
         raise transport_error(error, where) from error
     except boto.BotoCoreError as error:
-        # Whatever else the SDK refuses before it sends anything: a region, an ARN, a parameter, its configuration.
+        # Anything else that the SDK refuses before sending: a region, an ARN, a parameter, its configuration.
         raise ConfigurationError(
             f"the request cannot be made: {text_of(error)}",
             where=where,
@@ -182,20 +182,20 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
 
 @contextmanager
 def parsed(operation: str, bucket: str, key: str = "", **details: Any) -> Iterator[None]:
-    """The same for a request to the store, with all that is read of its answer."""
+    """Translate errors of a request to the store, and of parsing its answer."""
     with translated(operation, bucket, key, **details):
         try:
             yield
-        except (boto.BotoCoreError, RivaStreamError):  # some of the SDK's are ValueErrors, too
+        except (boto.BotoCoreError, RivaStreamError):  # some of the SDK's are also ValueErrors
             raise
-        except (ValueError, KeyError, TypeError) as error:  # a date, a number or a field that is none
+        except (ValueError, KeyError, TypeError) as error:  # a malformed date, number or field
             raise TransientError(
                 f"the store's answer cannot be understood: {type(error).__name__}"
             ) from error
 
 
 def refusal(operation: str, bucket: str, key: str, code: str, status: int, **details: Any) -> RivaStreamError:
-    """What a store's refusal comes to, for stores that are not behind the SDK; ``details`` are fields of ``Where``."""
+    """The error for a store's refusal, for stores not behind the SDK; ``details`` are fields of ``Where``."""
     return _known(
         code, "", status, Where(operation, bucket, key, code=code, status=status, **details), None, None
     )
@@ -206,7 +206,7 @@ def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
     meta = answer.get("ResponseMetadata", {})
     headers = meta.get("HTTPHeaders", {})
     told = answer.get("Error", {})
-    # Both may be there and be None: Ceph sends an empty <Message/>.
+    # Both may be present and None: Ceph sends an empty <Message/>.
     code, message = str(told.get("Code") or ""), one_line(str(told.get("Message") or ""))
     status = meta.get("HTTPStatusCode")
     place = replace(
@@ -230,17 +230,17 @@ def _from_answer(error: boto.ClientError, where: Where) -> RivaStreamError:
 
 
 def _is_far_off(there: datetime | None) -> bool:
-    """Whether the store's clock, by its answer, and this host's are too far apart for any signature."""
+    """Whether the clocks of the store, by its answer, and of this host are too far apart for any signature."""
     return there is not None and abs(datetime.now(UTC) - there.replace(tzinfo=there.tzinfo or UTC)) > _CLOCK
 
 
 def _known(
     code: str, message: str, status: int | None, place: Where, region: str | None, there: datetime | None
 ) -> RivaStreamError:
-    """The first row that fits."""
+    """The error of the first matching row."""
     is_bare, told, operation = code in _BARE or code == str(status), message or code, place.operation
     is_skewed, is_gone = code == "RequestTimeTooSkewed", code in {"NoSuchKey", "404"}
-    # Swift calls a condition that does not hold InvalidRequest: there the status is the word.
+    # Swift reports a failed condition as InvalidRequest: there the status counts.
     has_failed = code in {"PreconditionFailed", "InvalidRange", "412", "416"} or status == 412  # noqa: PLR2004
     again = "run the same command again"
     restore = f" --bucket {place.bucket} --key {shlex.quote(in_one_line(place.key))} …"
@@ -319,7 +319,7 @@ def _known(
             code == ARCHIVED and operation in {*_READS, "UploadPartCopy"},
             SourceNotFoundError,
             "the object is archived (Glacier) and cannot be read before it is restored",
-            # A copy's place is where it goes.
+            # For a copy, the place is its destination.
             "restore it first: aws s3api restore-object" + restore * (operation in _READS),
         ),
         (

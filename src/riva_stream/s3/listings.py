@@ -1,7 +1,7 @@
-"""Listings of objects, of parts and of open uploads: the adapter's requests whose answers come in pages.
+"""Listings of objects, of parts and of open uploads: the adapter's paged requests.
 
-No page is trusted to lead on: one that says that there are more, but gives nothing to ask for them with or has brought
-nothing new, ends in an error. Going on would take forever, and stopping would pass a part for the whole.
+No page is trusted to be followed by another: one that announces more, but gives no token for it or has brought nothing
+new, ends in an error. Continuing would take forever, and stopping would present a part as the whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from riva_stream.s3.responses import folders_of, require_own, unquoted
 __all__ = ["STUCK", "ListRequests", "listing_is_stuck"]
 
 STUCK = "ListingDoesNotAdvance"
-"""Our own code, of a listing whose pages lead nowhere."""
+"""Our own code for a listing whose pages do not advance."""
 
 
 class ListRequests:
@@ -29,7 +29,7 @@ class ListRequests:
     _options: WriteOptions
 
     async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
-        """One page of objects below ``prefix``: when it is truncated it holds some, and ``after`` is not among them.
+        """One page of objects below ``prefix``: if truncated it has at least one, and never ``after`` itself.
 
         Raises:
             ConfigurationError: the store ignores ``after``, or a page is truncated before its first object.
@@ -40,7 +40,7 @@ class ListRequests:
         return Listing(page.objects, truncated)
 
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
-        """One page of what lies directly below ``prefix``."""
+        """One page of the direct contents of ``prefix``."""
         going_on = {"ContinuationToken": token} if token else {}
         page, truncated = await self._page(bucket, prefix, Delimiter="/", MaxKeys=limit, **going_on)
         if truncated and page.token in {"", token}:
@@ -48,7 +48,7 @@ class ListRequests:
         return page
 
     async def _page(self, bucket: str, prefix: str, **given: Any) -> tuple[Folders, bool]:
-        """One page, and whether it says that there are more."""
+        """One page, and whether it announces more."""
         with parsed("ListObjectsV2", bucket, prefix):
             answer = await self._client.list_objects_v2(
                 Bucket=bucket, Prefix=prefix, **given, **self._options.for_all()
@@ -99,7 +99,7 @@ class ListRequests:
                         OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
                         for entry in answer.get("Uploads", [])
                     ]
-            except HeldError:  # rclone: NoSuchUpload, which of a listing can only mean that there are none
+            except HeldError:  # rclone: NoSuchUpload, which for a listing can only mean that there are none
                 return list(uploads.values())
             before = len(uploads)
             uploads |= {(upload.key, upload.upload_id): upload for upload in page}
@@ -111,10 +111,10 @@ class ListRequests:
 
 
 def _keep_newest(parts: dict[int, tuple[datetime, CompletedPart]], told: Mapping[str, Any]) -> None:
-    """One part of a number: that which was sent last.
+    """Keep one part per number: the one sent last.
 
-    SeaweedFS lists all that were ever sent for a number, in no order, and completes with the one whose ETag is named:
-    of two of the same second either will do.
+    SeaweedFS lists all parts that were ever sent with a number, unordered, and completes with the one whose ETag is
+    named: of two from the same second either will do.
     """
     number, sent = told["PartNumber"], told.get("LastModified") or datetime.min.replace(tzinfo=UTC)
     if number not in parts or parts[number][0] <= sent:
@@ -123,10 +123,10 @@ def _keep_newest(parts: dict[int, tuple[datetime, CompletedPart]], told: Mapping
 
 
 def _after(answer: Mapping[str, Any], last: OpenUpload) -> dict[str, str]:
-    """What to ask the next page of uploads with.
+    """The arguments for requesting the next page of uploads.
 
-    SeaweedFS tells the one marker that it goes by, the UploadId; with a key beside it uploads of other keys are left
-    out. A store that tells neither is asked for what comes after the last that it gave.
+    SeaweedFS returns only the marker that it uses, the UploadId; adding a key would omit uploads of other keys. A store
+    that returns neither is asked for what follows the last upload that it listed.
     """
     key, upload_id = answer.get("NextKeyMarker"), answer.get("NextUploadIdMarker")
     if not key and not upload_id:
@@ -136,7 +136,7 @@ def _after(answer: Mapping[str, Any], last: OpenUpload) -> dict[str, str]:
 
 
 def listing_is_stuck(operation: str, bucket: str, prefix: str) -> ConfigurationError:
-    """The error for a listing whose pages lead nowhere."""
+    """The error for a listing whose pages do not advance."""
     return ConfigurationError(
         "the store's listing does not come to an end: it says that there is more, and gives the same page again or none",
         where=Where(operation, bucket, prefix, code=STUCK),

@@ -1,4 +1,4 @@
-"""A store in memory, with the semantics of AWS: for tests of what embeds this package, and for simulations.
+"""A store in memory, with the semantics of AWS: for tests of code that embeds this package, and for simulations.
 
 ::
 
@@ -6,11 +6,11 @@
     await store.put("models", "model.tar.gz", PartBody((data,), len(data)), content_type="…", metadata={})
     report = await stage(request, store=store)
 
-A request takes effect at once and whole, without giving way to other tasks: what comes in between is the caller's to
-decide. That is also why AWS's 409 (a conditional write that meets another one under way) has no occasion here.
+A request takes effect at once and completely, without yielding to other tasks: interleaving is up to the caller. That
+is also why AWS's 409 (a conditional write that meets a concurrent one) never occurs here.
 
-Arguments make it weaker in the ways in which real stores are: conditions on writes that are ignored or refused, open
-uploads that are listed for an exact key only, windows that are not looked at.
+Arguments make it weaker in the ways of real stores: conditions on writes that are ignored or refused, open uploads that
+are listed only for an exact key, windows that are not checked.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class MemoryStore(MemoryReader):
     """Buckets, objects and uploads in memory; see :class:`~riva_stream.s3.port.Store`.
 
     Args:
-        buckets: names of the buckets that there are; see also :meth:`create_bucket`.
+        buckets: names of the existing buckets; see also :meth:`create_bucket`.
         is_aws: what :attr:`is_aws` says.
-        conditions: what becomes of If-Match and If-None-Match on PUT, Complete and DELETE: ``honoured``; ``ignored``;
+        conditions: how If-Match and If-None-Match are treated on PUT, Complete and DELETE: ``honoured``; ``ignored``;
             ``refused`` with 501. On GET they always hold.
-        copies: what becomes of UploadPartCopy: ``honoured``; ``unconditional``, whatever the source's ETag is; ``refused``
-            with 501; ``unproven``: no checksum is answered, and the part's ETag is no MD5; ``flipped``: one bit of each
-            copy is another than in its source, and what is answered is of the copy; ``lying``: the same, but what is
-            answered is of the source.
+        copies: how UploadPartCopy is treated: ``honoured``; ``unconditional``, whatever the source's ETag is;
+            ``refused`` with 501; ``unproven``: no checksum is returned, and the part's ETag is not an MD5; ``flipped``:
+            one bit of each copy differs from its source, and the answer describes the copy; ``lying``: the same, but
+            the answer describes the source.
         list_uploads_by: ``prefix``, or ``exact``: a listing of open uploads shows those of one key only.
-        windows: whether a request that comes after its :class:`~riva_stream.s3.port.Window` is refused.
+        windows: whether a request that arrives after its :class:`~riva_stream.s3.port.Window` is refused.
         versioned: whether the buckets keep versions.
-        smallest_part: bytes of the smallest part that is not the last.
-        page: entries that one page of a listing has at most.
+        smallest_part: bytes, at least, of every part but the last.
+        page: entries of one page of a listing, at most.
         now: the store's clock, in UTC.
     """
 
@@ -80,7 +80,7 @@ class MemoryStore(MemoryReader):
         if_match: str | None = None,
         window: Window | None = None,
     ) -> Stored:
-        """PUT of a small object."""
+        """PUT a small object."""
         where = ("PutObject", bucket, key)
         self._in_time(*where, window)
         there = self._bucket(*where)
@@ -125,7 +125,7 @@ class MemoryStore(MemoryReader):
         tags: Mapping[str, str] = NO_TAGS,
         window: Window | None = None,
     ) -> str:
-        """Begin a multipart upload."""
+        """Create a multipart upload."""
         where = ("CreateMultipartUpload", bucket, key)
         there = self._bucket(*where)
         self._in_time(*where, window)
@@ -136,7 +136,7 @@ class MemoryStore(MemoryReader):
         return upload_id
 
     async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
-        """Keep one part, in place of one of the same number."""
+        """Store one part, replacing one with the same number."""
         where = ("UploadPart", bucket, key)
         upload = self._upload(where, upload_id, part=number)
         if not 1 <= number <= _MOST_PARTS:
@@ -149,9 +149,9 @@ class MemoryStore(MemoryReader):
     async def copy_part(
         self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
     ) -> CopiedPart:
-        """Keep a part that is made from an object that is here.
+        """Store a part made from an existing object.
 
-        AWS copies a range only of what has more than 5 MiB, and a range has to lie in the object.
+        AWS copies a range only of an object of more than 5 MiB, and the range has to be within the object.
         """
         where = ("UploadPartCopy", bucket, key)
         details: dict[str, Any] = {"part": number}
@@ -172,7 +172,7 @@ class MemoryStore(MemoryReader):
         return CopiedPart(part.md5.hex(), part.crc64nvme)
 
     def _copied(self, where: Request, source: CopySource, details: Mapping[str, Any]) -> bytes:
-        """The bytes that a part is made from."""
+        """The bytes from which a part is made."""
         try:
             found = self._version(("UploadPartCopy", source.bucket, source.key), source.version_id)
         except RivaStreamError as error:
@@ -221,7 +221,7 @@ class MemoryStore(MemoryReader):
         )
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        """Abort; that of a missing upload succeeds."""
+        """Abort; for a missing upload it succeeds."""
         uploads = self._bucket("AbortMultipartUpload", bucket, key).uploads
         if upload_id in uploads and uploads[upload_id].key == key:
             del uploads[upload_id]
@@ -275,6 +275,6 @@ class MemoryStore(MemoryReader):
 
 
 def _flipped(data: bytes, number: int) -> bytes:
-    """The same with one bit changed; which one depends on the part."""
+    """The data with one bit changed; which one depends on the part."""
     place = number * 7919 % len(data)
     return data[:place] + bytes([data[place] ^ 1 << number % 8]) + data[place + 1 :]

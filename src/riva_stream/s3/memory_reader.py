@@ -1,4 +1,4 @@
-"""The half of the store in memory that changes nothing, and what both halves share."""
+"""The read-only half of the store in memory, and what both halves share."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Conditions = Literal["honoured", "ignored", "refused"]
 Copies = Literal["honoured", "unconditional", "refused", "unproven", "flipped", "lying"]
 
 _PIECE = 64 << 10
-"""Bytes of a body at a time, as from a socket."""
+"""Bytes of a body per piece, as from a socket."""
 
 
 class MemoryReader:
-    """What the store answers; see :class:`~riva_stream.s3.memory.MemoryStore`, which says what the arguments are."""
+    """The answers of the store; see :class:`~riva_stream.s3.memory.MemoryStore`, which documents the arguments."""
 
     def __init__(
         self,
@@ -61,49 +61,49 @@ class MemoryReader:
         self.lists_uploads_by_prefix = list_uploads_by == "prefix"
         """Whether a listing of open uploads shows those of more than one key."""
         self.checks_windows = windows
-        """Whether it refuses what comes after its window."""
+        """Whether it refuses requests that arrive after their window."""
         self._versioned = versioned
         self._smallest_part = smallest_part
         self._page = page
         self._now = now
         self._made = 0
-        """Ids that were given out."""
+        """Number of ids issued."""
         self._buckets = {name: Contents() for name in buckets}
 
-    # ---- what a test does behind the port
+    # ---- for tests, behind the port
 
     def copy(self) -> Self:
-        """A store of the same kind with the same contents, which go their own ways from here."""
+        """A store of the same kind with the same contents, independent from now on."""
         other = copy(self)
         other._buckets = {name: bucket.copy() for name, bucket in self._buckets.items()}  # noqa: SLF001
         return other
 
     def set_clock(self, now: Callable[[], datetime]) -> None:
-        """Go by another clock from now on."""
+        """Use another clock from now on."""
         self._now = now
 
     def set_copies(self, copies: Copies) -> None:
-        """Let another thing become of UploadPartCopy from now on."""
+        """Treat UploadPartCopy differently from now on."""
         self._copies = copies
 
     def create_bucket(self, name: str) -> None:
-        """Make a bucket; one that is there stays as it is."""
+        """Create a bucket; an existing one stays as it is."""
         self._buckets.setdefault(name, Contents())
 
     def delete_bucket(self, name: str) -> None:
-        """Remove a bucket with all that is in it."""
+        """Delete a bucket with all its content."""
         self._buckets.pop(name, None)
 
     def look(self, bucket: str, key: str) -> MemoryObject | None:
-        """The object as it is kept, or None; no request."""
+        """The object as stored, or None; not a request."""
         return self._buckets[bucket].current(key)
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """All keys below ``prefix``, in order; no request."""
+        """All keys below ``prefix``, in order; not a request."""
         return [found.key for found in self._buckets[bucket].below(prefix)]
 
     def open_uploads(self, bucket: str, prefix: str = "") -> list[OpenUpload]:
-        """All open uploads below ``prefix``, however the store lists them; no request."""
+        """All open uploads below ``prefix``, however the store lists them; not a request."""
         return [
             OpenUpload(upload.key, upload.upload_id, upload.initiated)
             for upload in self._buckets[bucket].uploads.values()
@@ -114,16 +114,16 @@ class MemoryReader:
 
     @property
     def keeps_conditions(self) -> bool:
-        """Whether it honours If-Match and If-None-Match on what is written."""
+        """Whether it honours If-Match and If-None-Match on writes."""
         return self._conditions == "honoured"
 
     @property
     def is_aws(self) -> bool:
-        """Whether it says that it is AWS."""
+        """Whether it claims to be AWS."""
         return self._is_aws
 
     async def renew(self) -> bool:
-        """There are no credentials to read anew."""
+        """Return False: there are no credentials to reload."""
         return False
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
@@ -181,7 +181,7 @@ class MemoryReader:
         return Listing([_listed(o) for o in found[:size]], len(found) > size)
 
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
-        """One page of what lies directly below ``prefix``."""
+        """One page of the direct contents of ``prefix``."""
         entries: dict[str, MemoryObject | None] = {}
         for found in self._bucket("ListObjectsV2", bucket, prefix).below(prefix):
             name, slash, _ = found.key[len(prefix) :].partition("/")
@@ -198,7 +198,7 @@ class MemoryReader:
         )
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
-        """All parts of an upload, or None when there is no such upload."""
+        """All parts of an upload, or None if there is no such upload."""
         upload = self._bucket("ListParts", bucket, key).uploads.get(upload_id)
         if upload is None or upload.key != key:
             return None
@@ -213,7 +213,7 @@ class MemoryReader:
         ]
 
     async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
-        """All open uploads below ``prefix``; of this very key alone where the store lists them so."""
+        """All open uploads below ``prefix``; only those of this exact key if the store lists them so."""
         self._bucket("ListMultipartUploads", bucket, prefix)
         found = sorted(self.open_uploads(bucket, prefix), key=lambda upload: (upload.key, upload.upload_id))
         return [upload for upload in found if self.lists_uploads_by_prefix or upload.key == prefix]
@@ -223,18 +223,18 @@ class MemoryReader:
         return dict(self._version(("GetObjectTagging", bucket, key), None).tags)
 
     async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
-        """None: the port puts no rules."""
+        """Return None: the port writes no rules."""
         self._bucket("GetBucketLifecycleConfiguration", bucket)
         return None
 
-    # ---- what they share
+    # ---- shared
 
     def _date(self) -> datetime:
         """The header Date: whole seconds."""
         return self._now().replace(microsecond=0)
 
     def _numbered(self) -> str:
-        """An id that no other upload and no other version has."""
+        """A new id, unique among uploads and versions."""
         self._made += 1
         return f"{self._made:032x}"
 

@@ -1,4 +1,4 @@
-"""What the store in memory keeps, and the checks that need no more than that."""
+"""The contents of the store in memory, and the checks that need nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Request = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MemoryObject:
-    """One version of an object as the store keeps it."""
+    """One version of an object as stored."""
 
     key: str
     data: bytes
@@ -31,22 +31,22 @@ class MemoryObject:
     metadata: Mapping[str, str]
     content_type: str
     crc64nvme: str
-    """base64; empty where the store keeps none."""
+    """base64; empty if the store keeps none."""
     tags: Mapping[str, str]
     parts: tuple[int, ...] = ()
-    """Bytes of each part that it was completed from; empty where it was put whole."""
+    """Bytes of each part from which it was completed; empty if it was put whole."""
     deleted: bool = False
-    """Whether it is the delete marker of a bucket with versions."""
+    """Whether it is the delete marker of a versioned bucket."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part as it was received."""
+    """One part as received."""
 
     data: bytes
     md5: bytes
     crc64nvme: str | None
-    """base64; None: it was not asked for."""
+    """base64; None if it was not requested."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class Upload:
     parts: dict[int, Part] = field(default_factory=dict)
 
     def asked_for(self, where: Request, parts: Sequence[CompletedPart], smallest: int) -> list[Part]:
-        """The parts that Complete names, if they are what it says."""
+        """The parts that Complete names, if they match it."""
         if not parts:
             raise refusal(*where, "MalformedXML", 400)
         numbers = [part.number for part in parts]
@@ -81,14 +81,14 @@ class Upload:
 
 @dataclass(slots=True, eq=False)
 class Contents:
-    """One bucket with all that is in it."""
+    """One bucket with all its content."""
 
     versions: dict[str, list[MemoryObject]] = field(default_factory=dict)
-    """The newest last; without versioning there is one at most."""
+    """Newest last; without versioning there is one at most."""
     uploads: dict[str, Upload] = field(default_factory=dict)
 
     def copy(self) -> Contents:
-        """Another one; objects never change, uploads do."""
+        """A copy; objects are immutable, uploads are not."""
         return Contents(
             {key: list(found) for key, found in self.versions.items()},
             {number: replace(upload, parts=dict(upload.parts)) for number, upload in self.uploads.items()},
@@ -107,17 +107,17 @@ class Contents:
 
 
 def crc64nvme_in(data: bytes) -> str:
-    """CRC64NVME, as S3 writes it."""
+    """CRC64NVME in the notation of S3."""
     return base64_crc(crc64nvme_of((data,)))
 
 
 def md5_of(data: bytes) -> bytes:
-    """MD5, as ETags are made of."""
+    """MD5, as used in ETags."""
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def received(body: PartBody, where: Request, **details: Any) -> Part:
-    """The bytes of a body, if they are what its checksum says."""
+    """The bytes of a body, if they match its checksum."""
     data = b"".join(body.pieces)
     md5 = md5_of(data)
     crc64nvme = None if body.crc64nvme is None else crc64nvme_in(data)

@@ -1,4 +1,4 @@
-"""What every object that is written gets."""
+"""The options of every object that is written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Literal
 __all__ = ["Addressing", "WriteOptions"]
 
 Addressing = Literal["auto", "path", "virtual"]
-"""Where the bucket stands in a URL; auto leaves it to the AWS configuration and the endpoint."""
+"""Where the bucket is in a URL; auto leaves it to the AWS configuration and the endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """What every object that is written gets. None: the bucket's own default."""
+    """The options of every object that is written. None: the bucket's own default."""
 
     sse: str | None = None
     kms_key_id: str | None = None
@@ -21,7 +21,7 @@ class WriteOptions:
     expected_bucket_owner: str | None = None
     acl: str | None = None
     request_payer: str | None = None
-    """Goes with every request that has a place for it, reading ones too: see ``session``."""
+    """Sent with every request that supports it, including reads: see ``session``."""
 
     def for_create(self) -> dict[str, Any]:
         """Arguments of PutObject and CreateMultipartUpload."""

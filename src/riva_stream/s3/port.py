@@ -1,6 +1,6 @@
-"""The narrow port through which everything else sees S3.
+"""The narrow port through which the rest of the package accesses S3.
 
-Errors are ours (see ``errors``), never botocore's. One call is one request, tried once: retrying is the caller's.
+Errors are ours (see ``errors``), never botocore's. One call is one request, tried once: the caller retries.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = [
 
 NO_TAGS: Mapping[str, str] = {}
 REQUEST_EXPIRED = "RequestExpired"
-"""Our code for a request that arrived after its :class:`Window`; stores have different words for it."""
+"""Our code for a request that arrived after its :class:`Window`; stores name it differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What HEAD or a listing tells of an object. A listing leaves the later fields empty."""
+    """An object as described by HEAD or a listing. A listing leaves the later fields empty."""
 
     key: str
     size: int
@@ -53,20 +53,20 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
     content_type: str = ""
     checksums: Mapping[str, str] = field(default_factory=dict)
-    """Full-object checksums that the store keeps: algorithm (``crc64nvme``, ``sha256``, …) → base64."""
+    """Full-object checksums kept by the store: algorithm (``crc64nvme``, ``sha256``, …) → base64."""
     encryption: str = ""
     """``AES256``, ``aws:kms`` or empty."""
     storage_class: str = ""
-    """Empty for the standard one."""
+    """Empty for the standard class."""
     restore: str = ""
-    """Of an archived object that is being restored, or was: S3's own words."""
+    """S3's own text, for an archived object that is being or was restored."""
     now: datetime | None = field(default=None, compare=False)
-    """The store's own clock at its answer (the header ``Date``), to be compared with nothing but its own time stamps."""
+    """The store's own clock at its answer (the header ``Date``), to be compared only with its own timestamps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A small object as one GET gave it: the bytes, and the ETag of these very bytes."""
+    """A small object as returned by one GET: the bytes, and the ETag of exactly these bytes."""
 
     data: bytes
     info: ObjectInfo
@@ -74,10 +74,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time within which the store shall carry a request out; one that arrives later is to be refused.
+    """The time within which the store is to execute a request; one that arrives later is to be refused.
 
     By a signature in the query (AWS, "Authenticating Requests: Using Query Parameters"): ``X-Amz-Date`` and
-    ``X-Amz-Expires``. Stores that do not check it carry the request out all the same.
+    ``X-Amz-Expires``. Stores that do not check it execute the request all the same.
     """
 
     since: datetime
@@ -95,22 +95,22 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """One page of what lies directly in a folder: keys up to the next ``/``."""
+    """One page of the direct contents of a folder: keys up to the next ``/``."""
 
     names: Sequence[str]
     """Folders in it, as prefixes with their closing slash, in order."""
     objects: Sequence[ObjectInfo]
     token: str
-    """What to ask the next page with; "" after the last."""
+    """Token for requesting the next page; "" after the last."""
     now: datetime | None = None
-    """The store's own clock at its answer, to be compared with nothing but its own time stamps."""
+    """The store's own clock at its answer, to be compared only with its own timestamps."""
 
 
 @dataclass(frozen=True, slots=True)
 class RangeReply:
     """The head of the answer to a ranged GET, and its body piece by piece.
 
-    Nothing in it is checked yet: whoever asked compares it with what was asked for.
+    Nothing in it is checked yet: the caller compares it with the request.
     """
 
     status: int
@@ -123,7 +123,7 @@ class RangeReply:
 
 @dataclass(frozen=True, slots=True)
 class PartBody:
-    """What goes into one PUT, and the checksum that the store shall verify it with (at most one is set)."""
+    """The body of one PUT, and the checksum by which the store verifies it (at most one is set)."""
 
     pieces: Sequence[Piece]
     size: int
@@ -147,7 +147,7 @@ class CompletedPart:
 
 @dataclass(frozen=True, slots=True)
 class CopySource:
-    """What the store shall make a part from: a whole object, or a range of it, while it has this ETag."""
+    """The source of a copied part: a whole object, or a range of it, while it has this ETag."""
 
     bucket: str
     key: str
@@ -155,27 +155,27 @@ class CopySource:
     """Without its quotes."""
     version_id: str | None = None
     first: int | None = None
-    """Of the range; None: the whole object."""
+    """First byte of the range; None: the whole object."""
     last: int | None = None
-    """Inclusive."""
+    """Last byte, inclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopiedPart:
-    """What the store tells of a part that it has copied."""
+    """The store's answer about a part that it has copied."""
 
     etag: str
     crc64nvme: str | None = None
-    """base64; as the store computed it, where the upload was created with CRC64NVME."""
+    """base64; as computed by the store, if the upload was created with CRC64NVME."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectPart:
-    """One part that an object was completed from."""
+    """One part from which an object was completed."""
 
     size: int
     parts: int
-    """How many the object has."""
+    """Number of parts of the object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,20 +199,20 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """The lifecycle rules of a bucket, all of them."""
+    """All lifecycle rules of a bucket."""
 
     rules: Sequence[Mapping[str, Any]]
-    """In the form, and the order, that the AWS command line reads and writes."""
+    """In the form and the order that the AWS command line reads and writes."""
     transition_minimum: str = ""
     """The bucket's setting that a PUT without it would reset (``x-amz-transition-default-minimum-object-size``)."""
     unknown: Sequence[str] = ()
-    """Elements of rules, such as ``Rule/Colour``, that have no place in that form: putting it would delete them."""
+    """Elements of rules, such as ``Rule/Colour``, that this form cannot represent: putting it would delete them."""
 
 
 class Reader(Protocol):
-    """One S3 endpoint with one set of credentials: the half that changes nothing.
+    """One S3 endpoint with one set of credentials: the read-only half.
 
-    Every method raises :class:`~riva_stream.errors.RivaStreamError` of the fitting kind. A missing object is
+    Every method raises :class:`~riva_stream.errors.RivaStreamError` of the appropriate kind. A missing object is
     ``None`` from :meth:`head` and :meth:`get`, as that is an answer, not a failure.
     """
 
@@ -221,34 +221,34 @@ class Reader(Protocol):
         """Whether this is AWS itself, so that what AWS documents can be relied on."""
 
     async def renew(self) -> bool:
-        """Read the credentials anew, after the store has said that they have expired; whether that was possible."""
+        """Reload the credentials, after the store reported them as expired; return whether that was possible."""
 
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
-        """HEAD, with the store's checksums where it keeps any. ``window``: as for a :class:`Writer`."""
+        """HEAD, with the store's checksums if it keeps any. ``window``: as for a :class:`Writer`."""
 
     async def head_part(self, bucket: str, key: str, number: int) -> ObjectPart | None:
-        """HEAD of one part of an object, by its number from 1; None where the store does not tell of parts."""
+        """HEAD of one part of an object, by its number from 1; None if the store does not report parts."""
 
     async def get(self, bucket: str, key: str, *, limit: int) -> Document | None:
         """The whole of a small object and its ETag, by one GET.
 
-        No data when it is longer than ``limit`` bytes: it is no document of ours, and to be replaced or told like any
-        other that cannot be understood.
+        No data if it is longer than ``limit`` bytes: then it is not a document of ours, and is to be replaced or
+        reported like any other that cannot be parsed.
         """
 
     def get_range(
         self, bucket: str, key: str, *, first: int, last: int, etag: str, version_id: str | None
     ) -> AbstractAsyncContextManager[RangeReply]:
-        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever it has."""
+        """Bytes ``first`` to ``last`` (inclusive) if the object still has this ETag; "": whatever ETag it has."""
 
     async def list_objects(self, bucket: str, prefix: str, *, limit: int = 1000, after: str = "") -> Listing:
         """One page of at most ``limit`` (1,000 is S3's own limit) objects below ``prefix``, by key."""
 
     async def list_folder(self, bucket: str, prefix: str, *, limit: int = 1000, token: str = "") -> Folders:
-        """One page of what lies directly below ``prefix``, without a look into the folders there."""
+        """One page of the direct contents of ``prefix``, without descending into folders."""
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> Sequence[CompletedPart] | None:
-        """All parts (all pages) of an upload, or None when there is no such upload."""
+        """All parts (all pages) of an upload, or None if there is no such upload."""
 
     async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
         """All open uploads (all pages) below ``prefix``."""
@@ -257,14 +257,14 @@ class Reader(Protocol):
         """The tags of an object."""
 
     async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
-        """The lifecycle rules of a bucket; None when there are none."""
+        """The lifecycle rules of a bucket; None if there are none."""
 
 
 class Writer(Protocol):
-    """The half that makes changes. Handed to what may make them, and to nothing else (docs/semantics.md).
+    """The half that makes changes. Passed only to code that may make them (docs/semantics.md).
 
-    A request with a ``window`` that arrives after it raises :class:`~riva_stream.errors.TransientError` with the
-    code :data:`REQUEST_EXPIRED`, where the store checks that.
+    A request with a ``window`` that arrives after it raises :class:`~riva_stream.errors.TransientError` with the code
+    :data:`REQUEST_EXPIRED`, if the store checks that.
     """
 
     async def put(
@@ -280,9 +280,9 @@ class Writer(Protocol):
         if_match: str | None = None,
         window: Window | None = None,
     ) -> Stored:
-        """PUT of a small object, on condition that there is none, or one of this ETag; some stores ignore that.
+        """PUT a small object, on condition that none exists, or one with this ETag; some stores ignore that.
 
-        HeldError when the store finds the condition not met.
+        HeldError if the store finds the condition not met.
         """
 
     async def delete(
@@ -294,13 +294,13 @@ class Writer(Protocol):
         if_match: str | None = None,
         window: Window | None = None,
     ) -> str | None:
-        """DELETE; that of a missing object succeeds. With ``version_id`` that version is gone for good.
+        """DELETE; for a missing object it succeeds. With ``version_id`` that version is gone for good.
 
-        With ``if_match`` only while the object has this ETag; some stores ignore that. HeldError when the store finds
-        the condition not met.
+        With ``if_match`` only while the object has this ETag; some stores ignore that. HeldError if the store finds the
+        condition not met.
 
         Returns:
-            The VersionId of the delete marker that a bucket with versions puts in its place.
+            The VersionId of the delete marker that a versioned bucket puts in its place.
         """
 
     async def create_upload(
@@ -314,18 +314,18 @@ class Writer(Protocol):
         tags: Mapping[str, str] = NO_TAGS,
         window: Window | None = None,
     ) -> str:
-        """Begin a multipart upload and give its UploadId. A store may ignore the tags; AWS takes or refuses them."""
+        """Create a multipart upload; return its UploadId. A store may ignore the tags; AWS accepts or refuses them."""
 
     async def upload_part(self, bucket: str, key: str, upload_id: str, number: int, body: PartBody) -> str:
-        """Send one part and give its ETag."""
+        """Send one part and return its ETag."""
 
     async def copy_part(
         self, bucket: str, key: str, upload_id: str, number: int, source: CopySource
     ) -> CopiedPart:
         """Have the store make one part from an object that it has; nothing is sent.
 
-        SourceChangedError when that object is missing, or has another ETag; some stores ignore the ETag. HeldError
-        when there is no such upload.
+        SourceChangedError if that object is missing, or has another ETag; some stores ignore the ETag. HeldError if
+        there is no such upload.
         """
 
     async def complete_upload(
@@ -342,12 +342,12 @@ class Writer(Protocol):
     ) -> Stored:
         """Make the object visible. ``crc64nvme`` is that of the whole object, base64.
 
-        HeldError when there is no such upload (any more), or the store finds a condition on the object that is there
-        (that there is none, or one of this ETag) not met.
+        HeldError if there is no such upload (any more), or the store finds a condition on the existing object (that
+        there is none, or one with this ETag) not met.
         """
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        """Abort; that of a missing upload succeeds."""
+        """Abort; for a missing upload it succeeds."""
 
     async def put_tags(
         self, bucket: str, key: str, tags: Mapping[str, str], *, window: Window | None = None

@@ -1,13 +1,13 @@
-"""Find out what a store verifies, by sending it something wrong, and how many parts an upload may have.
+"""Find out what a store verifies, by sending it wrong checksums, and how many parts an upload may have.
 
-An echoed header proves nothing: some stores take every checksum header, keep it or drop it, and check none. So a
-part with a wrong checksum goes to a scratch upload that is then aborted; what the store refuses, it checks. Stores find
-different words for that (``BadDigest``, ``InvalidArgument``, for a wrong payload hash even ``SignatureDoesNotMatch`` or
-``AccessDenied``): where the words are others, the same part with the right checksum has to be taken, and the wrong one
-refused once more. Where the right one is refused as well, the store has no use for this checksum, and the next is tried.
+An echoed header proves nothing: some stores accept every checksum header, keep it or drop it, and check none. So a part
+with a wrong checksum goes to a scratch upload that is then aborted; if it is refused, the store checks. Stores use
+various codes for that (``BadDigest``, ``InvalidArgument``, for a wrong payload hash even ``SignatureDoesNotMatch`` or
+``AccessDenied``): with other codes, the same part with the right checksum has to be accepted, and the wrong one refused
+once more. If the right one is refused too, the store does not support this checksum, and the next is tried.
 
-A part may have a number from 1 to 10,000 on AWS; elsewhere the last is tried, and where it is refused, the largest that is
-taken is looked for: 1,000 on OpenStack Swift as it is shipped.
+A part may have a number from 1 to 10,000 on AWS; elsewhere the last number is tried, and if it is refused, the largest
+accepted one is searched for: 1,000 on OpenStack Swift by default.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ EnforcedCheck = Literal["crc64nvme", "sha256", "md5", "etag", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What was found out."""
+    """The result of the probe."""
 
     check: EnforcedCheck
-    """The checksum that parts shall go with."""
+    """The checksum with which parts are to be sent."""
     most_parts: int = MOST_PARTS
     """Parts that an upload may have."""
 
 
 MISSING_UPLOAD = "none"
-"""An UploadId that no store has given."""
+"""An UploadId that no store has issued."""
 _BYTES = b"riva_stream probes whether this store verifies what it is sent\n"
 _VERDICT = ("Digest", "Checksum", "SHA256Mismatch")
-"""What a code holds that speaks of the checksum."""
+"""Parts of codes that refer to the checksum."""
 _NOT_ABOUT_IT = {"RequestTimeout", "RequestTimeTooSkewed", "OperationAborted", "IncompleteBody", "408"}
 _CLIENT_ERRORS = range(400, 500)
 _LACKING = frozenset({"MethodNotAllowed", "NotImplemented", "UnsupportedOperation", "XNotImplemented"})
 _LACKING_STATUS = frozenset({405, 501})
-"""Codes and statuses with which a store says that it does not have a request."""
+"""Codes and statuses by which a store says that it does not support a request."""
 _LIKELY_LIMIT = 1_000
-"""Of parts, where it is not 10,000: OpenStack Swift's ``max_upload_part_num``."""
+"""The most likely limit on parts other than 10,000: OpenStack Swift's ``max_upload_part_num``."""
 
-# In the order of preference: CRC64NVME costs a tenth of SHA-256, which costs half of MD5 on CPUs that have SHA
-# instructions (docs/performance.md).
+# In order of preference: CRC64NVME costs a tenth of SHA-256, which costs half of MD5 on CPUs that have SHA instructions
+# (docs/performance.md).
 _WRONG: dict[EnforcedCheck, PartBody] = {
     "crc64nvme": PartBody((_BYTES,), len(_BYTES), crc64nvme=base64.b64encode(bytes(8)).decode()),
     "sha256": PartBody((_BYTES,), len(_BYTES), sha256="0" * 64),
@@ -88,17 +88,17 @@ async def probe_uploads(
     *,
     left: Callable[[str], None] = discard_message,
 ) -> Probed:
-    """The checksum that parts shall go with, and how many there may be.
+    """The checksum with which parts are to be sent, and how many there may be.
 
     Args:
-        bucket: where the parts will go to, and the scratch uploads.
+        bucket: where the parts, and the scratch uploads, will be sent.
         key: of the scratch uploads; nothing ever becomes visible there.
-        wanted: ``auto``, or the one that the user asked for.
-        left: is told of scratch uploads that could not be aborted.
+        wanted: ``auto``, or the one that the user requested.
+        left: called with each scratch upload that could not be aborted.
 
     Raises:
-        ConfigurationError: the store does not verify the one that was asked for.
-        RivaStreamError: the scratch upload cannot be made, which the real one could not either.
+        ConfigurationError: the store does not verify the one that was requested.
+        RivaStreamError: the scratch upload cannot be created, so the real one could not be either.
     """
     if bucket.is_aws and wanted in {"auto", "none"}:
         return Probed("crc64nvme" if wanted == "auto" else "none")  # documented by AWS, and enforced there
@@ -108,15 +108,15 @@ async def probe_uploads(
         return replace(await probe.without_checks(), check="none")
     tried = [name for name in _WRONG if wanted in {"auto", name}]
     if "crc64nvme" in tried:
-        # Declared when the upload is created; some stores then take no other checksum, and some refuse to declare.
-        # If that is for another reason, what follows is refused too.
+        # Declared when the upload is created; some stores then accept no other checksum, and some refuse to declare. If
+        # the refusal has another reason, what follows is refused too.
         with suppress(AccessDeniedError, ConfigurationError):
             if found := await probe.first_enforced(["crc64nvme"], declare=True):
                 return found
         tried.remove("crc64nvme")
     if tried and (found := await probe.first_enforced(tried, declare=False)):
         return found
-    told = await probe.without_checks()  # raises what a part without any checksum is refused for
+    told = await probe.without_checks()  # raises the error if a part without any checksum is refused
     if wanted == "auto":
         return told
     raise ConfigurationError(
@@ -126,19 +126,19 @@ async def probe_uploads(
 
 
 async def try_aborting(bucket: WritableBucket, key: str) -> None:
-    """Make sure that what is created at a key could be aborted, by aborting an upload that is missing.
+    """Make sure that an upload created at a key could be aborted, by aborting one that does not exist.
 
-    S3 looks at the right first, so nothing has to be made to find out that it would stay.
+    S3 checks the permission first, so nothing needs to be created to find out that it would stay.
 
     Raises:
         AccessDeniedError: it could not.
-        ConfigurationError: the store does not have the request at all.
+        ConfigurationError: the store does not support the request at all.
     """
     try:
         await bucket.abort_upload(key, MISSING_UPLOAD)
     except AccessDeniedError:
         raise
-    except RivaStreamError as error:  # stores find different words for what is not there
+    except RivaStreamError as error:  # stores use various codes for a missing upload
         if error.where.code in _LACKING or error.where.status in _LACKING_STATUS:
             raise ConfigurationError(
                 f"the store cannot abort uploads, so nothing is begun that would have to stay: {error.what}",
@@ -162,7 +162,7 @@ class _Probe:
         return None
 
     async def without_checks(self) -> Probed:
-        """``etag`` when the store answers with the MD5 of what it got, so that we can compare; else ``none``."""
+        """``etag`` if the store answers with the MD5 of what it received, so that we can compare; else ``none``."""
         body = PartBody((_BYTES,), len(_BYTES))
         async with scratch_upload(self.bucket, self.key, left=self.left) as upload:
             etag = await self.bucket.upload_part(upload.key, upload.upload_id, 1, body)
@@ -175,9 +175,9 @@ class _Probe:
             return MOST_PARTS
         try:
             if await self._refusal(upload, body, MOST_PARTS) is None or await self._refusal(upload, body):
-                return MOST_PARTS  # taken, or refused for another reason than its number
+                return MOST_PARTS  # accepted, or refused for another reason than its number
         except HeldError:
-            return MOST_PARTS  # there are stores that drop an upload whose only part was refused (rclone)
+            return MOST_PARTS  # some stores drop an upload whose only part was refused (rclone)
         taken, refused = 1, MOST_PARTS
         number = _LIKELY_LIMIT
         while refused - taken > 1:
@@ -185,7 +185,7 @@ class _Probe:
                 taken = number
             else:
                 refused = number
-            # The limit that is shipped is confirmed by its neighbour.
+            # The default limit is confirmed by its neighbour.
             number = (
                 number + 1 if taken == _LIKELY_LIMIT and refused == MOST_PARTS else (taken + refused) // 2
             )
@@ -201,13 +201,13 @@ class _Probe:
         )
 
     async def _refusal(self, upload: ScratchUpload, body: PartBody, number: int = 1) -> str | None:
-        """The code that a part is refused with; None: it is taken."""
+        """The code with which a part is refused; None: it is accepted."""
 
         async def ask() -> str | None:
             try:
                 await self.bucket.once.upload_part(upload.key, upload.upload_id, number, body)
             except RivaStreamError as error:
-                # InvalidPart may mean the number; of the one part of an upload it means something else.
+                # InvalidPart may refer to the number; for the only part of an upload it means something else.
                 if not is_refusal(error) and not (number > 1 and error.where.code == "InvalidPart"):
                     raise
                 return error.where.code or str(error.where.status)
@@ -217,7 +217,7 @@ class _Probe:
 
 
 def is_refusal(error: RivaStreamError) -> bool:
-    """Whether the store looked at the part and did not want it; else the request failed, or its upload is gone."""
+    """Whether the store examined the part and rejected it; else the request failed, or its upload is gone."""
     where = error.where
     return (
         where.status in _CLIENT_ERRORS

@@ -1,4 +1,4 @@
-"""The proxy of the environment, looked at before a request goes through it: one that cannot be is no failing network."""
+"""Check of the environment's proxy before a request uses it: an unusable one is not a network failure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["check_proxy"]
 
 
 def check_proxy(endpoint_url: str) -> None:
-    """Look at the URL of the proxy that stands before an endpoint, where there is one.
+    """Check the URL of the proxy in front of an endpoint, if there is one.
 
     Raises:
-        ConfigurationError: it is malformed, or of a kind that is not spoken. It is not repeated: it may have a password.
+        ConfigurationError: it is malformed, or of an unsupported kind. It is not quoted: it may contain a password.
     """
     endpoint = urlsplit(endpoint_url)
     proxy = urllib.request.getproxies().get(endpoint.scheme)
@@ -35,7 +35,7 @@ def _wrong(proxy: str) -> str:
     if mark and scheme not in {"http", "https"}:
         return "is none of http and https, which are all that is spoken"
     try:
-        parts = urlsplit(proxy if mark else f"http://{proxy.removeprefix('//')}")  # as the SDK completes it
+        parts = urlsplit(proxy if mark else f"http://{proxy.removeprefix('//')}")  # completed as the SDK does
         host, _ = parts.hostname, parts.port
     except ValueError:
         return "is malformed"

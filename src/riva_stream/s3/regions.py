@@ -1,8 +1,7 @@
-"""Whether it is the region's name that leaves a host of AWS without an address.
+"""Whether the name of the region is the reason that an AWS host has no address.
 
-A name is never refused for itself: the SDK's list of regions is older than the newest of them. Only when the resolver
-says that there is no such host, and the list does not have the region either, it is a typing error, and trying again
-is of no use.
+A name is never refused for itself: the SDK's list of regions lacks the newest ones. Only if the resolver says that
+there is no such host, and the list does not have the region either, is it a typing error, and retrying is useless.
 """
 
 from __future__ import annotations
@@ -22,32 +21,32 @@ __all__ = ["RegionName"]
 
 @dataclass(frozen=True, slots=True)
 class RegionName:
-    """The region of a client, and those that the SDK knows."""
+    """The region of a client, and the regions that the SDK knows."""
 
     name: str
     known: frozenset[str] = field(repr=False)
 
     @classmethod
     def of(cls, session: Any, client: Any) -> Self:
-        """That of a client. Reads nothing once ``session.prepared`` has."""
+        """The region of a client. Reads nothing once ``session.prepared`` has."""
         loader = session._session.get_component("data_loader")  # noqa: SLF001 - as in session.prepared
         partitions = loader.load_data("partitions")["partitions"]
         known = (region for partition in partitions for region in partition["regions"])
         return cls(client.meta.region_name or "", frozenset(known))
 
     def watch(self, client: Any) -> None:
-        """Have a request that fails for the region's name say so, in place of a connection that failed."""
+        """Make a request that fails because of the region's name say so, instead of reporting a failed connection."""
         client.meta.events.register("needs-retry.s3", self._failed)
 
     def blamed(self, url: str, error: BaseException | None) -> RivaStreamError | None:
-        """What to raise when the host of ``url`` has no address; None where its region is not what is wrong.
+        """The error to raise when the host of ``url`` has no address; None if its region is not the cause.
 
         Args:
             url: of the request.
-            error: what the resolver gave.
+            error: the resolver's error.
         """
         host = urlsplit(url).hostname or ""
-        # An endpoint that was given has no region in its name, or one that was meant.
+        # A configured endpoint has no region in its name, or an intended one.
         if self.name in self.known or f".{self.name.lower()}." not in f".{host}.":
             return None
         hint = (
@@ -56,7 +55,7 @@ class RegionName:
         )
         what = f"unknown region {self.name} ({host} does not resolve)"
         if getattr(error, "errno", None) == socket.EAI_AGAIN:
-            # The resolver itself is out of reach: about this name it has said nothing.
+            # The resolver itself is unreachable: it has said nothing about this name.
             words = getattr(error, "strerror", None) or str(error)
             return TransientError(f"{what}: {words}", hint=f"check this host's DNS; {hint}")
         return ConfigurationError(what, hint=hint)

@@ -1,4 +1,4 @@
-"""From botocore's answers to the port's values, and back."""
+"""Conversion from botocore's answers to the port's values, and back."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = [
 
 
 def checksum_of(body: PartBody) -> dict[str, str]:
-    """The arguments that let the store verify ``body``; a SHA-256 goes into the signature instead."""
+    """The arguments by which the store verifies ``body``; a SHA-256 goes into the signature instead."""
     named = {"ChecksumCRC64NVME": body.crc64nvme, "ContentMD5": body.md5}
     return {name: value for name, value in named.items() if value}
 
 
 def condition_of(*, if_absent: bool = False, if_match: str | None = None) -> dict[str, str]:
-    """The arguments of a condition on the object that is there."""
+    """The arguments of a condition on the existing object."""
     if if_absent:
         return {"IfNoneMatch": "*"}
     return {"IfMatch": f'"{if_match}"'} if if_match else {}
 
 
 def copied_from(source: CopySource) -> dict[str, Any]:
-    """The arguments that name what a part is copied from."""
+    """The arguments that name the source of a copied part."""
     named: dict[str, Any] = {
         "CopySource": {"Bucket": source.bucket, "Key": source.key, **versioned(source.version_id)},
         "CopySourceIfMatch": f'"{source.etag}"',
@@ -57,7 +57,7 @@ def now_of(answer: Mapping[str, Any]) -> datetime | None:
 
 
 def date_of(headers: Mapping[str, str]) -> datetime | None:
-    """The header ``Date`` of an answer, with its zone; None when there is none, or no date in it."""
+    """The header ``Date`` of an answer, with its zone; None if it is missing or malformed."""
     with suppress(TypeError, ValueError):
         told = parsedate_to_datetime(headers["date"]) if "date" in headers else None
         return told if told is None or told.tzinfo else told.replace(tzinfo=UTC)
@@ -70,41 +70,41 @@ def code_of(error: Any) -> str:
 
 
 _OF_ALL = {"ResponseMetadata", "RequestCharged", "EncodingType", "AbortDate", "AbortRuleId"}
-"""What an answer may have whatever its body was."""
+"""Fields that an answer may have regardless of its body."""
 
 
 def require_own(answer: Mapping[str, Any]) -> None:
-    """Refuse an answer without a field of its operation's: a gateway's page, or nothing, and 200 beside it.
+    """Refuse an answer without any field of its operation: a gateway's page, or nothing, with status 200.
 
     Raises:
-        TransientError: it has none; that there is nothing is said otherwise.
+        TransientError: it has none; an empty result is expressed differently.
     """
     if not answer.keys() - _OF_ALL:
         raise TransientError("the store answered with something else than what was asked for")
 
 
 def unquoted(etag: str | None) -> str:
-    """An ETag without its quotes, and without the mark of a weak one (``W/"..."``); "" for none."""
+    """An ETag without its quotes, and without the prefix of a weak one (``W/"..."``); "" for none."""
     return (etag or "").removeprefix("W/").strip('"')
 
 
 def version_of(answer: Mapping[str, Any]) -> str | None:
-    """The VersionId, or None where versioning is off ("null" is S3's name for that)."""
+    """The VersionId, or None if versioning is off ("null" is S3's name for that)."""
     return None if answer.get("VersionId") in {None, "null"} else str(answer["VersionId"])
 
 
 def versioned(version_id: str | None) -> dict[str, str]:
-    """The argument that names a version, where one is meant."""
+    """The argument that names a version, if one is given."""
     return {"VersionId": version_id} if version_id else {}
 
 
 def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
-    """What HEAD or one entry of a listing tells."""
+    """An object as described by HEAD or by one entry of a listing."""
     kind, in_parts = answer.get("ChecksumType", ""), "-" in unquoted(answer.get("ETag"))
     checksums = {
         name.lower(): answer[f"Checksum{name}"]
         for name in ("CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256")
-        # Before ChecksumType was told, a composite value was known by its "-<parts>"; some stores leave out both. A
+        # Before ChecksumType existed, a composite value was recognised by its "-<parts>"; some stores omit both. A
         # CRC64NVME is always of the whole object.
         if answer.get(f"Checksum{name}")
         and "-" not in answer[f"Checksum{name}"]
@@ -127,7 +127,7 @@ def info_of(key: str, answer: Mapping[str, Any], *, size: int) -> ObjectInfo:
 
 
 def folders_of(answer: Mapping[str, Any]) -> Folders:
-    """What a listing with a delimiter tells."""
+    """The contents of a listing with a delimiter."""
     return Folders(
         names=[entry["Prefix"] for entry in answer.get("CommonPrefixes", [])],
         objects=[info_of(entry["Key"], entry, size=entry["Size"]) for entry in answer.get("Contents", [])],

@@ -1,8 +1,8 @@
 """Tags of objects and lifecycle rules of buckets: the adapter's requests that move no bytes of a model.
 
-botocore's parser drops what its model does not know: a field that S3 gets next year, or one of another vendor. Whoever
-puts the rest back has deleted it from the rules of others, for PutBucketLifecycleConfiguration replaces all of them.
-So the answer is compared with what botocore would send again, and what is missing there is named.
+botocore's parser drops what its model does not know: a field that S3 adds next year, or another vendor's. Putting the
+rest back would delete it from other people's rules, as PutBucketLifecycleConfiguration replaces all of them. So the
+answer is compared with what botocore would send again, and anything missing there is named.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RuleRequests:
         return {tag["Key"]: tag["Value"] for tag in answer.get("TagSet", [])}
 
     async def get_lifecycle(self, bucket: str) -> Lifecycle | None:
-        """The rules, and what they say beyond what botocore understands; None when there are none."""
+        """The rules, and the elements that botocore does not understand; None if there are none."""
         with parsed(_READ, bucket):
             try:
                 answer = await self._client.get_bucket_lifecycle_configuration(
@@ -93,7 +93,7 @@ class RuleRequests:
 
 
 def _elements(parent: ET.Element, above: str = "") -> Iterator[str]:
-    """The path of every element of the rules, as often as it is there."""
+    """The path of every element of the rules, as often as it occurs."""
     for child in parent:
         path = f"{above}/{_name(child)}".lstrip("/")
         if path.startswith("Rule"):
@@ -106,7 +106,7 @@ def _name(element: ET.Element) -> str:
 
 
 def keep_raw_lifecycle(client: Any) -> None:
-    """Keep the bytes that lifecycle rules come as."""
+    """Keep the raw bytes of lifecycle rules."""
     client.meta.events.register(f"before-parse.s3.{_READ}", _keep_body)
 
 

@@ -1,8 +1,7 @@
-"""A multipart upload that is only there to find something out, and never stays.
+"""A multipart upload that only serves to find something out, and never stays.
 
-Whatever happens, a cancelled task included: the answer to its Create is waited for, an outcome that nobody told is
-looked for in the store, and what is open is aborted, each within a time limit of its own. What could not be aborted
-is said.
+Whatever happens, even if the task is cancelled: the answer to its Create is awaited, an unknown outcome is looked up in
+the store, and open uploads are aborted, each within its own time limit. Uploads that could not be aborted are reported.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from riva_stream.s3.port import NO_TAGS, REQUEST_EXPIRED, CompletedPart, Stored
 __all__ = ["CONDITION_REFUSED", "ScratchUpload", "discard_message", "scratch_upload"]
 
 CONDITION_REFUSED = frozenset({"NotImplemented", "PreconditionFailed", "412", "501"})
-"""Codes with which a store answers a condition that it does not have, or that does not hold."""
+"""Codes with which a store answers a condition that it does not support, or that does not hold."""
 CREATE_SECONDS = 30.0
 CLEANUP_SECONDS = 10.0
 
@@ -30,12 +29,12 @@ Make = Callable[[Mapping[str, str]], Awaitable[str]]
 
 
 def discard_message(_: str) -> None:
-    """Ignore a message that nobody wants to hear."""
+    """Ignore a message."""
 
 
 @dataclass(eq=False)
 class ScratchUpload:
-    """One key, and the uploads that are open there for us."""
+    """One key, and our open uploads there."""
 
     bucket: WritableBucket
     key: str
@@ -45,18 +44,18 @@ class ScratchUpload:
     tagged: Callable[[Make], Awaitable[str]]
     _open: list[str] = field(default_factory=list, init=False)
     _unsure: int = field(default=0, init=False)
-    """Creates of which nobody told what became."""
+    """Creates whose outcome is unknown."""
 
     @property
     def upload_id(self) -> str:
-        """Of the upload that was made."""
+        """UploadId of the upload that was created."""
         return self._open[-1]
 
     async def create(self) -> None:
-        """Make it.
+        """Create it.
 
         Raises:
-            RivaStreamError: it cannot be made.
+            RivaStreamError: it cannot be created.
         """
         await self.bucket.retrier("CreateMultipartUpload", partial(self.tagged, self._create_once))
 
@@ -71,9 +70,9 @@ class ScratchUpload:
         self._open.remove(upload_id)
 
     async def complete(self, part: CompletedPart) -> Stored:
-        """Complete it with its one part, where there is no object yet; whoever asks has to remove the object.
+        """Complete it with its one part, if there is no object yet; the caller has to delete the object.
 
-        The condition goes along as in a run, and is left out where the store cannot deal with it though it holds.
+        The condition is sent as in a run, and omitted if the store refuses it although it holds.
 
         Raises:
             RivaStreamError: it cannot be completed, and stays open until :meth:`close`.
@@ -82,7 +81,7 @@ class ScratchUpload:
 
         async def once() -> Stored:
             async def complete(**given: Any) -> Stored:
-                # As with Create: cut off in the middle it might take effect after the clean-up.
+                # As with Create: if cancelled midway it might take effect after the cleanup.
                 with anyio.fail_after(self.limit, shield=True):
                     return await self.bucket.once.complete_upload(
                         self.key, upload_id, [part], crc64nvme=None, **given
@@ -93,7 +92,7 @@ class ScratchUpload:
             except TimeoutError as error:
                 raise TransientError(f"no answer within {self.limit:g} s") from error
             except RivaStreamError as error:
-                # The second attempt hears of a condition that does not hold, or of no upload, after a lost answer.
+                # After a lost answer the second attempt gets a failed condition, or no such upload.
                 info = await self.bucket.once.head(self.key)
                 if info is not None:
                     return Stored(info.etag, info.version_id, info.now)
@@ -107,7 +106,7 @@ class ScratchUpload:
         return stored
 
     async def close(self) -> list[str]:
-        """Abort whatever is open; gives what could not be aborted. Not to be cancelled."""
+        """Abort all open uploads; return what could not be aborted. Not to be cancelled."""
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             for upload_id in list(self._open):
                 with suppress(RivaStreamError):
@@ -123,7 +122,7 @@ class ScratchUpload:
 
     async def _create_once(self, tags: Mapping[str, str]) -> str:
         window = await self.bucket.look()
-        # Cancelled in the middle it might be made after the clean-up: its answer is waited for.
+        # If cancelled midway it might be created after the cleanup: its answer is awaited.
         self._unsure += 1
         try:
             with anyio.fail_after(self.limit, shield=True):
@@ -138,20 +137,20 @@ class ScratchUpload:
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.limit:g} s") from error
         except RivaStreamError as error:
-            # Held: the prefix is another run's, which is asked only once a first attempt was refused.
+            # HeldError: the prefix is another run's, which is checked only once a first attempt was refused.
             is_told = error.where.code == REQUEST_EXPIRED or isinstance(error, HeldError)
             if is_told or not isinstance(error, TransientError):
-                self._unsure -= 1  # there is none
+                self._unsure -= 1  # none was created
             raise
         self._unsure -= 1
         self._open.append(upload_id)
         return upload_id
 
     async def _sweep(self) -> None:
-        """By the exact key: that listing every store has.
+        """Abort what is listed for the exact key: every store has that listing.
 
-        Another run's scratch upload of the same key looks the same: one of a prefix is looked for while that is ours.
-        Elsewhere a run that is struck by this is told to run again.
+        Another run's scratch upload of the same key looks the same: in a prefix this is done only while that is ours.
+        Elsewhere a run whose upload is hit is told to run again.
         """
         found = await self.bucket.list_uploads(self.key)
         await self.bucket.require_no_holder_but_us()
@@ -160,7 +159,7 @@ class ScratchUpload:
                 await self._abort(upload.upload_id)
 
     async def _abort(self, upload_id: str) -> None:
-        """Abort it surely, as far as that goes: nobody comes back for it."""
+        """Abort it as reliably as possible: nothing will retry later."""
         await confirm_refusal(partial(self.bucket.abort_upload, self.key, upload_id))
 
 
@@ -174,19 +173,19 @@ async def scratch_upload(
     tagged: Callable[[Make], Awaitable[str]] = lambda make: make(NO_TAGS),
     left: Callable[[str], None] = discard_message,
 ) -> AsyncIterator[ScratchUpload]:
-    """An open upload, for as long as the block lasts.
+    """An open upload for the duration of the block.
 
     Args:
-        bucket: where it is made; its retrier tries one request again when the transport fails.
-        key: its key: one that is known, so that what a killed process left can be found on stores that list the
-            uploads of an exact key only. Nothing ever becomes visible there.
+        bucket: where it is created; its retrier repeats a request when the transport fails.
+        key: its key: a fixed one, so that uploads left by a killed process can be found on stores that list only the
+            uploads of an exact key. Nothing ever becomes visible there.
         declare: declare CRC64NVME when it is created.
         limit: seconds that one Create may take.
-        tagged: is given what creates it, and calls that with the tags it shall have.
-        left: is told what could not be aborted.
+        tagged: receives the function that creates it, and calls that with the tags for it.
+        left: called with what could not be aborted.
 
     Raises:
-        RivaStreamError: it cannot be made.
+        RivaStreamError: it cannot be created.
     """
     scratch = ScratchUpload(bucket, key, limit, declare, tagged)
     try:

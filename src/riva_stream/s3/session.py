@@ -1,4 +1,4 @@
-"""Sessions and clients: credentials, profile, region, endpoint, pool and time-outs."""
+"""Sessions and clients: credentials, profile, region, endpoint, connection pool and timeouts."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ __all__ = ["StoreSettings", "client_of", "is_aws_url", "open_service", "open_sto
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """One endpoint and how to reach it. Seconds."""
+    """One endpoint and how to reach it. Times are in seconds."""
 
     region: str | None = None
     endpoint_url: str | None = None
     profile: str | None = None
-    """None: AWS_PROFILE, which is ignored where no such profile exists."""
+    """None: AWS_PROFILE, which is ignored if no such profile exists."""
     ca_bundle: Path | None = None
     addressing: Addressing = "auto"
     unsigned: bool = False
-    """Requests are not signed, and no credentials are looked for."""
+    """Whether requests are unsigned, and no credentials are looked up."""
     connections: int = 16
     read_timeout: float = 60.0
     credentials_timeout: float = 60.0
-    """What gives the credentials, a helper or a metadata service, may take so long."""
+    """Time limit for the provider of the credentials, a helper or a metadata service."""
     options: WriteOptions = field(default_factory=WriteOptions)
 
 
@@ -63,13 +63,13 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
 
     Args:
         settings: where and how.
-        session: the caller's own ``aioboto3.Session``, with the caller's credentials; None makes one.
-        warn: is told what was ignored.
+        session: the caller's own ``aioboto3.Session``, with the caller's credentials; None creates one.
+        warn: called with what was ignored.
 
     Raises:
-        ConfigurationError: no credentials or none that can be used, no region, an unknown profile that was asked for,
-            an AWS configuration that cannot be parsed, a bad CA bundle.
-        StalledError: what gives the credentials does not answer.
+        ConfigurationError: no usable credentials, no region, an unknown profile that was requested, an AWS
+            configuration that cannot be parsed, a bad CA bundle.
+        StalledError: the provider of the credentials does not answer.
     """
     async with AsyncExitStack() as stack:
 
@@ -77,7 +77,7 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
             made = await prepared(settings, session, warn)
             with translated("CreateClient", ""):
                 client = await stack.enter_async_context(client_of(made, settings))
-            for operation in WINDOWED:  # before the next one: the first that chooses has chosen
+            for operation in WINDOWED:  # before the next one: the first hook that chooses wins
                 client.meta.events.register(f"choose-signer.s3.{operation}", choose_window)
             for operation in ("PutObject", "UploadPart"):
                 client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
@@ -95,9 +95,9 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
 class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
     """Sends each request once.
 
-    aiohttp by itself sends a PUT or DELETE again, at once, when a connection that was kept alive breaks (RFC 9112,
-    section 9.3.1 lets it). Between the two this process may have slept for minutes, and on a store without
-    conditional writes the second one would undo what another run has done meanwhile: ours looks before it asks again.
+    aiohttp by itself resends a PUT or DELETE at once when a kept-alive connection breaks (RFC 9112, section 9.3.1
+    permits it). In between this process may have been suspended for minutes, and on a store without conditional writes
+    the second request would undo what another run has done meanwhile: our retrier looks before it asks again.
     """
 
     async def _get_session(self, proxy_url: str | None) -> Any:
@@ -106,24 +106,24 @@ class _SentOnce(AIOHTTPSession):  # type: ignore[misc]
         return session
 
     async def send(self, request: Any) -> Any:
-        """Send it; an error never quotes a signed URL."""
+        """Send the request; an error never quotes a signed URL."""
         try:
             return await super().send(request)
         except (BotoCoreError, aiohttp.ClientError) as error:
             told = without_signed_url(error)
             if told is None:
                 raise
-        # Outside of the handler, so that the one that quotes it is no context of this one.
+        # Outside the handler, so that the error that quotes it is not in this one's context.
         raise told
 
 
 async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
-    """A session whose files are read, and whose credentials are found and can be used.
+    """A session whose files have been read, and whose credentials were found and are usable.
 
     Args:
         settings: where and how.
-        session: the caller's own; None makes one.
-        warn: is told what was ignored.
+        session: the caller's own; None creates one.
+        warn: called with what was ignored.
 
     Raises:
         ConfigurationError: as :func:`open_store` says.
@@ -138,7 +138,7 @@ async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
     if session is None:
         with understood_values(core):
             guard(core, limit=settings.credentials_timeout, warn=warn)
-    # This reads botocore's service files (some 100 ms): in a thread, so that the loop goes on.
+    # This reads botocore's service files (some 100 ms): in a thread, so that the loop keeps running.
     await clock.in_thread(_warm, made, settings, abandon_on_cancel=True)
     if not settings.unsigned:
         await resolve(core, ours=session is None, limit=settings.credentials_timeout, warn=warn)
@@ -146,11 +146,11 @@ async def prepared(settings: StoreSettings, session: Any, warn: Warn) -> Any:
 
 
 def _make_session(settings: StoreSettings) -> tuple[Any, str]:
-    """The session, of the profile that was asked for, and what was ignored in making it."""
-    # What botocore would take by itself: the command line leaves there what its settings have found.
+    """The session, with the requested profile, and what was ignored in creating it."""
+    # The profile that botocore would use by itself: the command line puts its setting there.
     inherited = os.environ.get("AWS_PROFILE") or None
-    # A profile that was asked for must exist and outranks keys in the environment; one that is inherited must not
-    # stop a run that has other credentials. Left to itself botocore fails on an AWS_PROFILE that is empty or unknown.
+    # A requested profile must exist and takes precedence over keys in the environment; an inherited one must not stop a
+    # run that has other credentials. By itself botocore fails on an AWS_PROFILE that is empty or unknown.
     asked_for = settings.profile if settings.profile != inherited else None
     name, ignored = asked_for or inherited, ""
     core = AioSession(session_vars={"profile": (None, None, None, None)})
@@ -176,27 +176,27 @@ def _make_session(settings: StoreSettings) -> tuple[Any, str]:
         loader = _loader_of(core.get_config_variable("data_path"))
     core.register_component(
         "data_loader", loader
-    )  # after the session, which adds a path of its own to the one before
+    )  # after the session, which adds a path of its own to the previous loader
     return session, ignored
 
 
 @lru_cache(maxsize=4)
 def _loader_of(data_path: str | None) -> Loader:
-    """What reads the SDK's models, and keeps them: once for all sessions of this process, and not 60 ms for each."""
+    """The loader of the SDK's models, which caches them: once for all sessions of this process, not 60 ms for each."""
     return create_loader(data_path)
 
 
 def _warm(session: Any, settings: StoreSettings) -> None:
-    """Read what the SDK reads when a client is made. Blocks; for a worker thread."""
+    """Read the files that the SDK reads when a client is created. Blocks; for a worker thread."""
     core = session._session  # noqa: SLF001 - aioboto3 offers no other way to its loader
     loader = core.get_component("data_loader")
     for kind in ("service-2", "endpoint-rule-set-1"):
-        loader.load_service_model("s3", kind, api_version=None)  # the loader caches by these very arguments
+        loader.load_service_model("s3", kind, api_version=None)  # the loader caches by these exact arguments
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
     with understood_values(core):
         bundle = settings.ca_bundle or core.get_config_variable("ca_bundle")
-    # To open a pipe would wait; a directory is not loaded without TLS, and refused with it.
+    # Opening a pipe would block; a directory is not loaded without TLS, and refused with it.
     if bundle and Path(bundle).exists() and not (Path(bundle).is_file() or Path(bundle).is_dir()):
         raise ConfigurationError(
             f"the CA bundle {bundle} is no regular file",
@@ -205,7 +205,7 @@ def _warm(session: Any, settings: StoreSettings) -> None:
     if settings.ca_bundle is not None:
         try:
             ssl.create_default_context(cafile=str(settings.ca_bundle))
-        except OSError as error:  # of TLS, too
+        except OSError as error:  # including TLS errors
             raise ConfigurationError(
                 f"the CA bundle {settings.ca_bundle} cannot be read: {error}",
                 where=Where(operation="LoadCABundle"),
@@ -215,7 +215,7 @@ def _warm(session: Any, settings: StoreSettings) -> None:
 
 @asynccontextmanager
 async def client_of(session: Any, settings: StoreSettings) -> AsyncIterator[Any]:
-    """A client of a session that :func:`prepared` has given."""
+    """A client of a session that :func:`prepared` returned."""
     core = session._session  # noqa: SLF001 - aioboto3 has no other way to it
     with understood_values(core):
         arguments = _client_arguments(settings, core)
@@ -233,7 +233,7 @@ async def open_service(session: Any, service: str, arguments: dict[str, Any]) ->
     """A client of a session, for one service.
 
     Raises:
-        ConfigurationError: the AWS configuration has a value that the SDK can make nothing of.
+        ConfigurationError: the AWS configuration has a value that the SDK cannot use.
     """
     async with AsyncExitStack() as stack:
         with understood_values(session._session):  # noqa: SLF001 - as in prepared
@@ -242,14 +242,14 @@ async def open_service(session: Any, service: str, arguments: dict[str, Any]) ->
 
 
 def _client_arguments(settings: StoreSettings, core: Any) -> dict[str, Any]:
-    """What every client is made with."""
+    """The arguments with which every client is created."""
     s3: dict[str, Any] = {"payload_signing_enabled": False}
     endpoint_url = settings.endpoint_url or _configured_endpoint(core)
     if (style := _addressing(settings, core, has_endpoint=endpoint_url is not None)) is not None:
         s3["addressing_style"] = style
     region = settings.region or core.get_config_variable("region")
     if region is None and endpoint_url is not None:
-        region = "us-east-1"  # a store that is not AWS mostly has no regions, but a signature has to name one
+        region = "us-east-1"  # a store other than AWS mostly has no regions, but a signature must name one
     config = AioConfig(
         region_name=region,
         signature_version=UNSIGNED if settings.unsigned else None,
@@ -271,7 +271,7 @@ def _client_arguments(settings: StoreSettings, core: Any) -> dict[str, Any]:
 
 
 def _configured_endpoint(core: Any) -> str | None:
-    """The endpoint of the AWS configuration or the environment, which the SDK takes where it is given none."""
+    """The endpoint from the AWS configuration or the environment, which the SDK uses if it is given none."""
     if core.get_config_variable("ignore_configured_endpoint_urls"):
         return None
     found: str | None = ConfiguredEndpointProvider(
@@ -281,7 +281,7 @@ def _configured_endpoint(core: Any) -> str | None:
 
 
 def _addressing(settings: StoreSettings, core: Any, *, has_endpoint: bool) -> str | None:
-    """How the bucket is written into a URL; None leaves it to the SDK and the AWS configuration."""
+    """How the bucket is put into a URL; None leaves it to the SDK and the AWS configuration."""
     if settings.addressing != "auto":
         return settings.addressing
     configured = core.get_scoped_config().get("s3")
@@ -291,7 +291,7 @@ def _addressing(settings: StoreSettings, core: Any, *, has_endpoint: bool) -> st
 
 
 def _pay(payer: str, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
-    """Say who pays, wherever an operation has a place for it."""
+    """Add the request payer to every operation that supports it."""
     return params | {"RequestPayer": payer} if "RequestPayer" in model.input_shape.members else params
 
 
@@ -301,10 +301,10 @@ def is_aws_url(endpoint_url: str) -> bool:
 
 
 def _choose_signer(signature_version: Any = None, **_: Any) -> str | None:
-    """Sign by the hash that the body brings, wherever plain SigV4 would sign."""
+    """Use the hash that the body provides, wherever plain SigV4 would sign."""
     return SIGNER if signature_version in {"v4", "s3v4"} else None
 
 
 def _no_expect(params: dict[str, Any], **_: Any) -> None:
-    """Spare a round trip per part: rights were tried when the upload was created."""
+    """Save a round trip per part: permissions were tested when the upload was created."""
     params["headers"].pop("Expect", None)

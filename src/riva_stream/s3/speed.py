@@ -1,4 +1,4 @@
-"""The least speed of a transfer."""
+"""The minimum speed of a transfer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SLOWEST = 32 << 10
 
 @contextmanager
 def min_throughput(size: int) -> Iterator[None]:
-    """End a transfer of ``size`` bytes that comes to less than 32 KiB/s, half a minute's grace apart.
+    """End a transfer of ``size`` bytes that is slower than 32 KiB/s, after half a minute's grace.
 
-    A time-out between two packets does not catch a connection that drips; a fresh one is nearly always faster.
+    A timeout between two packets does not catch a connection that trickles; a new one is nearly always faster.
 
     Raises:
         TransientError: it took too long.

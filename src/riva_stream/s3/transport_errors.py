@@ -1,4 +1,4 @@
-"""Failures that are no answer of the store: the network's, a proxy's, and this host's own."""
+"""Failures that are not answers of the store: the network's, a proxy's, and this host's own."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _FORBIDDEN, _PROXY_AUTHENTICATION = 403, 407
 _PROXY_MAY_PASS = {408, 429, *range(500, 1000)}
 _OF_A_PROXY = {"proxy-authenticate", "proxy-status", "x-squid-error"}
 _LONGEST = 600
-"""Characters of a store's own words that go into an error."""
+"""Characters of a store's own message that go into an error."""
 _LOCAL = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.EROFS, errno.E2BIG, errno.ENXIO, errno.ENODEV, errno.EINVAL),
 }
-"""Error numbers of files and programs of this host; a connection that fails with one is told apart by its class."""
+"""Error numbers of files and programs on this host; a connection that fails with one is distinguished by its class."""
 _CERTIFICATE_FILES = {"X509", "PEM", "ASN1"}
-"""The parts of OpenSSL that read files; its others speak with the server."""
+"""The parts of OpenSSL that read files; its others talk to the server."""
 
 
 def transport_error(error: BaseException, where: Where) -> RivaStreamError:
-    """A request that nobody has answered: by the network, by a proxy, or because this host could not send it."""
+    """The error for an unanswered request: because of the network, a proxy, or this host, which could not send it."""
     if isinstance(error, boto.ProxyConnectionError):
         return _from_proxy(error, where)
     cause = _cause_of(error)
@@ -50,17 +50,17 @@ def transport_error(error: BaseException, where: Where) -> RivaStreamError:
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """What happened, out of what the SDK and its HTTP client have wrapped it in."""
+    """The original error, unwrapped from those of the SDK and its HTTP client."""
     inner = getattr(error, "kwargs", {}).get("error") if isinstance(error, boto.BotoCoreError) else None
     return _cause_of(inner) if isinstance(inner, BaseException) else error
 
 
 def is_local(error: BaseException) -> bool:
-    """Whether it happened on this host before anything went out: no other attempt will fare better."""
+    """Whether it happened on this host before anything was sent: retrying will not help."""
     match error:
         case aiohttp.InvalidURL():
             return True
-        case ValueError():  # of Unicode: an answer's header that is not UTF-8
+        case ValueError():  # of Unicode: a header of an answer that is not UTF-8
             return not isinstance(error, aiohttp.ClientError | UnicodeDecodeError)
         case ssl.SSLError():
             return error.library in _CERTIFICATE_FILES
@@ -72,7 +72,7 @@ def is_local(error: BaseException) -> bool:
 
 
 def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
-    """A file, a header or a URL that cannot be used, or no memory. Headers hold credentials: a value is never repeated."""
+    """The error for an unusable file, header or URL, or lack of memory. Headers hold credentials: none is quoted."""
     match error:
         case _ if is_out_of_resources(error):
             return ConfigurationError(
@@ -109,7 +109,7 @@ def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
 
 
 def _from_proxy(error: boto.ProxyConnectionError, where: Where) -> RivaStreamError:
-    """The proxy was not reached, or does not let the request through."""
+    """The error if the proxy was not reached, or does not let the request through."""
     cause = _cause_of(error)
     if isinstance(cause, aiohttp.ClientHttpProxyError) and cause.status not in _PROXY_MAY_PASS:
         return _proxy_error(cause.status, str(cause.message), where, "the proxy")
@@ -134,13 +134,13 @@ def _proxy_error(status: int, message: str, where: Where, who: str) -> Configura
 
 
 def one_line(message: str) -> str:
-    """A store's own words in one line of a bearable length."""
+    """A store's own message in one line of limited length."""
     line = " ".join(message.split())
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says, without any query string: a signed URL's would hold its signature."""
+    """The text of an error, without any query string: that of a signed URL would contain its signature."""
     words = str(error) or type(error).__name__
     return " ".join(word.partition("?")[0] for word in words.split())
 
@@ -148,7 +148,7 @@ def text_of(error: BaseException) -> str:
 def proxy_refusal(
     status: int | None, message: str, place: Where, headers: Mapping[str, str]
 ) -> ConfigurationError | None:
-    """A refusal without an S3 code, where S3 would have sent one: something that stands in front of the store."""
+    """The error for a refusal without the S3 code that S3 would send: from something in front of the store."""
     is_page = headers.get("content-type", "").startswith("text/html") and headers.get("content-length") != "0"
     # a HEAD's answer has no body to tell by: mostly it is S3's own
     is_head = place.operation.startswith("Head") and not is_page and not _OF_A_PROXY & headers.keys()

@@ -1,10 +1,10 @@
-"""Requests that the store carries out within a window of time, or not at all.
+"""Requests that the store executes within a time window, or not at all.
 
 Such a request is signed in its query (AWS, "Authenticating Requests: Using Query Parameters"): the signature itself
-says from when on and for how long it is good, so a store that checks signatures refuses what arrives later, whether it
-knows conditions or not. Conditions, checksums and metadata stay headers and are signed as such.
+states when its validity begins and how long it lasts, so a store that checks signatures refuses what arrives later,
+whether it supports conditions or not. Conditions, checksums and metadata remain headers and are signed as such.
 
-Only SigV4 has windows. What goes unsigned or by SigV4a (multi-region access points) is sent without one.
+Only SigV4 has windows. Requests that are unsigned or use SigV4a (multi-region access points) are sent without one.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ WINDOWED = (
 
 _SIGNER = "riva-stream-s3v4-query"
 _LONGEST = 7 * 24 * 3600
-"""Seconds that a signature in the query may last (AWS, the same page)."""
+"""Maximum seconds of validity of a signature in the query (AWS, the same page)."""
 _WINDOW: ContextVar[Window | None] = ContextVar("riva_stream_window", default=None)
-"""Of the request under way in this task."""
+"""Window of the current request in this task."""
 _LATE_WORDS = re.compile(r"\bexpired\b", re.IGNORECASE)
 
 
 @contextmanager
 def within(window: Window | None) -> Iterator[None]:
-    """Have the requests of this block signed for a window; None: as always.
+    """Sign the requests of this block for a window; None: as usual.
 
     Raises:
-        TransientError: the window was over when the store got the request, or is before it was sent.
+        TransientError: the window had expired when the store got the request, or before it was sent.
     """
     if window is None:
         yield
@@ -72,15 +72,15 @@ def within(window: Window | None) -> Iterator[None]:
 
 
 def choose_window(signature_version: Any = None, **_: Any) -> str | None:
-    """Sign in the query what has a window; botocore's hook ``choose-signer``."""
+    """Sign requests that have a window in the query; botocore's hook ``choose-signer``."""
     return _SIGNER if _WINDOW.get() is not None and signature_version in {"v4", "s3v4"} else None
 
 
 async def body_within(body: PartBody, window: Window | None) -> PartBody:
-    """The body of a PUT, with a checksum that it can keep in a window.
+    """The body of a PUT, with a checksum that is possible in a window.
 
     A signature in the query has no room for the payload's hash; Content-MD5 in its place is a header like any other,
-    and each store that was seen to check the one checks the other (docs/reliability.md).
+    and every store that was seen to check the one also checks the other (docs/reliability.md).
     """
     if window is None or body.sha256 is None:
         return body
@@ -89,10 +89,10 @@ async def body_within(body: PartBody, window: Window | None) -> PartBody:
 
 
 def without_signed_url(error: BaseException) -> HTTPClientError | None:
-    """In place of an error of the HTTP client that quotes a signed URL, one of its kind that does not; else None.
+    """Return a replacement for an HTTP client's error that quotes a signed URL, of the same kind; else None.
 
-    Whoever has the URL can repeat the request, so it must not be in a traceback or a log. What led to the error would
-    quote it too and is told in its words only.
+    Anyone who has the URL can repeat the request, so it must not be in a traceback or a log. The error's cause would
+    quote it too, so only its text is kept.
     """
     if "X-Amz-Signature" not in f"{error}{error.__cause__}{error.__context__}":
         return None
@@ -102,7 +102,7 @@ def without_signed_url(error: BaseException) -> HTTPClientError | None:
 
 
 class _WindowAuth(botocore.auth.S3SigV4QueryAuth):  # type: ignore[misc]
-    """botocore's signer of presigned URLs, from the window's own time on and with the body left where it is."""
+    """botocore's signer of presigned URLs, with the window's own start time and the body left in place."""
 
     def _modify_request_before_signing(self, request: Any) -> None:
         window = _WINDOW.get()
@@ -110,10 +110,10 @@ class _WindowAuth(botocore.auth.S3SigV4QueryAuth):  # type: ignore[misc]
             raise RuntimeError("a request without a window was to be signed for one")
         request.context["timestamp"] = window.since.astimezone(UTC).strftime(botocore.auth.SIGV4_TIMESTAMP)
         self._expires = min(window.seconds, _LONGEST)
-        # A hash of the payload or a time of its own in a header would outrank what is signed in the query.
+        # A header with the payload's hash or a time would take precedence over what is signed in the query.
         for name in ("X-Amz-Content-SHA256", "X-Amz-Date", "Date", "Authorization", "X-Amz-Security-Token"):
-            del request.headers[name]  # nothing happens when there is none
-        # The base class moves a body into the query, as older services of AWS want it.
+            del request.headers[name]  # no effect if there is none
+        # The base class moves a body into the query, as older AWS services require.
         data, request.data = request.data, b""
         try:
             super()._modify_request_before_signing(request)
@@ -126,20 +126,20 @@ botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = _WindowAuth
 
 
 def _came_too_late(error: ClientError, window: Window, took: float) -> bool:
-    """Whether a refusal is for the time, not for a right that is missing.
+    """Whether a refusal is because of the time, not of a missing permission.
 
-    AWS and MinIO say AccessDenied and "Request has expired", AWS with the times beside it; a HEAD has only its 403.
-    What says nothing of the kind counts as late only when it was late by the clock of the store, which looks at the
-    time before it looks at rights: asked again in time, it tells them apart.
+    AWS and MinIO say AccessDenied and "Request has expired", AWS with the times as well; a HEAD has only its 403. An
+    answer that says nothing of the kind counts as late only if it was late by the clock of the store, which checks the
+    time before permissions: a repeated request in time tells them apart.
     """
     answer: Mapping[str, Any] = error.response.get("Error", {})
     code, message = str(answer.get("Code", "")), str(answer.get("Message", ""))
-    # "Not authorized" are IAM's words: it got as far as looking at rights.
+    # "Not authorized" is IAM's wording: it got as far as checking permissions.
     if code not in {"AccessDenied", "403", "Forbidden"} or "not authorized" in message:
         return code in {REQUEST_EXPIRED, "ExpiredPresignRequest"}
     if ("Expires" in answer and "ServerTime" in answer) or _LATE_WORDS.search(message):
         return True
-    # By the store's clock, which tells whole seconds; without it, by how long the request took.
+    # By the store's clock, in whole seconds; without it, by how long the request took.
     now = now_of(error.response)
     return took >= window.seconds if now is None else now >= window.since + timedelta(seconds=window.seconds)
 

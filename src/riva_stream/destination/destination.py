@@ -3,8 +3,8 @@
 The rules, each enforced by the method that could break it:
 
 * Only uploads that a confirmed journal names are completed, and each journal names everything that may be in flight.
-* Each attempt of a change first checks that the prefix is still ours and the marker the one that we know, and carries
-  the rest of the lease in its signature.
+* Each attempt of a change first checks that the prefix is still ours and the marker the known one, and carries the rest
+  of the lease in its signature.
 * While there is a marker, nothing that it vouches for is replaced or deleted: the marker itself is deleted first.
 * Each change replaces or deletes exactly the object that was checked, where the store supports conditions.
 * Only keys of the layout are deleted, whatever a document says.
@@ -126,7 +126,7 @@ class Destination:
     _deleted: set[str] = field(default_factory=set, init=False)
     """Keys whose objects this run has deleted, so that none is expected there."""
     _checked: dict[str, Callable[[], Awaitable[ObjectCheck]]] = field(default_factory=dict, init=False)
-    """Key → the check that the store has what was sent."""
+    """Key → the check that the stored object is the one that was sent."""
     _checkpoints: int = field(default=0, init=False)
     """How many checkpoints this run has written."""
     _written: set[str] = field(default_factory=set, init=False)
@@ -256,8 +256,8 @@ class Destination:
         Args:
             names: documents that will be put; their uploads are created now.
 
-        What must not remain after a failure is rolled back: every completed object if one is not what it should be, and
-        otherwise the documents that allow deployment. What belongs to a run that has taken over is left alone.
+        What must not remain after a failure is rolled back: after an integrity error all completed objects, otherwise
+        the documents that allow deployment. What belongs to a run that has taken over is left alone.
         """
         retracted = {self.run.layout.marker_name} if self._marker is not None else set()
         if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
@@ -289,7 +289,7 @@ class Destination:
         """Inspect the prefix again: a run that held it before, unseen, may have changed it since.
 
         Raises:
-            HeldError: it has.
+            HeldError: the content has changed.
         """
         layout = self.run.layout
 
@@ -330,7 +330,7 @@ class Destination:
             await self.lease.write()
         condition, run_id = await self._condition(upload.key)
         whole = self.uploads.whole_crc64nvme(upload)
-        # Afterwards the run id tells ours from what was there before, unless that came from a run with the same id.
+        # Afterwards the run id tells our object from the old one, unless that came from a run with the same id.
         before = condition.get("if_match") if run_id == upload.created_by else None
 
         async def once() -> Stored:
@@ -455,7 +455,7 @@ class Destination:
         return file
 
     async def verify(self, file: StagedFile) -> StagedFile:
-        """HEAD a document that was put.
+        """Verify, by HEAD, a document that was put.
 
         Raises:
             DigestMismatchError: it is not what was sent.
@@ -593,7 +593,7 @@ class Destination:
         """Check that one attempt of one change may be made, and within which window.
 
         Raises:
-            HeldError: the prefix is another run's, or the marker is not the one that we know.
+            HeldError: the prefix is another run's, or the marker is not the known one.
         """
         layout = self.run.layout
         deployment = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}

@@ -100,7 +100,7 @@ class JournalContent:
 
 
 async def read_journal(bucket: Bucket, key: str, *, listed: bool = False) -> Found | None:
-    """The journal at ``key``, or None when there is none.
+    """The journal at ``key``, or None if there is none.
 
     Args:
         bucket: where it is.
@@ -129,7 +129,7 @@ class Lease:
     Args:
         bucket: writes the journal, and nothing else. Its retrier is separate from that of the work: a heartbeat is no
             progress, and must not queue behind parts.
-        layout: of the prefix.
+        layout: the layout of the prefix.
         seconds: without a heartbeat, after which another run may take over.
         run_id: for people; only the token decides ownership.
         started_at: for people.
@@ -475,7 +475,7 @@ class Lease:
         return Window(self._since + timedelta(seconds=passed), min(whole - passed, _LONGEST_WINDOW))
 
     async def _send(self, data: bytes, window: Window | None, **condition: Any) -> Stored:
-        """One PUT of a journal."""
+        """Send a journal by one PUT."""
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         body = PartBody((data,), len(data), md5=base64.b64encode(digest).decode())
         return await self.bucket.once.put(

@@ -374,7 +374,7 @@ def forget_before(size: int, *traced: TracedDigest | FinishedDigest | TracedRang
 
 @dataclass(frozen=True, slots=True)
 class ResumedMember:
-    """A member that an earlier run had begun."""
+    """A member that an earlier run began."""
 
     member: Member
     inside: InsideReport | None

@@ -113,7 +113,7 @@ class Commit:
             return await self._seal(artifact, data, listed, deployment)
 
     async def by_reference(self) -> Committed:
-        """Commit a staging that only points at the source."""
+        """Commit a staging that only refers to the source."""
         run, destination = self.run, self.destination
         # By reference, an automatic upload check is not probed on stores other than AWS.
         probed = run.destination.is_aws or run.request.upload_check != "auto"

@@ -164,8 +164,8 @@ async def plan_copies(run: Run, bucket: WritableBucket, source: PinnedSource, ch
     Args:
         run: its request says what the user wants.
         bucket: the destination, for scratch uploads.
-        source: what is staged.
-        check: what parts are checked with; see ``--upload-check``.
+        source: the source of the staging.
+        check: the checksum of parts; see ``--upload-check``.
 
     Raises:
         ConfigurationError: the request demands a copy by the store, which is not possible.
@@ -188,7 +188,7 @@ async def plan_objects(
         run: its request says what the user wants.
         bucket: the destination, for scratch uploads.
         objects: each with its CRC64NVME in base64, "" if unknown.
-        check: what parts are checked with.
+        check: the checksum of parts; see ``--upload-check``.
 
     Raises:
         ConfigurationError: the request demands copies by the store, which are not possible.

@@ -30,7 +30,7 @@ def decide(
     """Decide what to do, from the request and the existing objects.
 
     Raises:
-        DestinationConflictError: another staging is there, and ``force`` was not given.
+        DestinationConflictError: there is another staging, and ``force`` was not given.
         DigestMismatchError: this same source is staged, but its SHA-256 is not the expected one.
     """
     if not existing.is_complete:

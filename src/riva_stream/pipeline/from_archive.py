@@ -32,7 +32,7 @@ class FromArchive(Work):
         """Pin the source, and the container image if one is named.
 
         Raises:
-            SourceNotFoundError: one of them is not there.
+            SourceNotFoundError: one of them does not exist.
             IntegrityError: an object that is only referred to is empty.
         """
         request = run.request
@@ -116,7 +116,7 @@ async def _find_container(run: Run) -> PinnedSource | None:
     """Pin the container image by one HEAD; None if none was named.
 
     Raises:
-        SourceNotFoundError: there is none; the message names the nearest keys.
+        SourceNotFoundError: it does not exist; the message names the nearest keys.
     """
     request = run.request
     if request.server_path is None:

@@ -124,7 +124,7 @@ class FromStaging(Work):
 
     staging: Staging
     originals: Sequence[Original]
-    """Empty by reference."""
+    """The archive and the models; empty by reference."""
     store_of: StoreOf
     deep: bool
     """Whether every byte is read, even of what the store copies."""
@@ -408,7 +408,7 @@ class FromStaging(Work):
         async with fetching(reader, run.request.connections) as chunks:
             async for chunk in chunks:
                 tee(chunk, branches)
-        if not source.size:  # S3 has no upload of no parts: one empty part stands for it
+        if not source.size:  # S3 has no upload without parts: one empty part is sent for it
             tee(Chunk(0, 0, [], budget, 0), branches)
         return digest
 

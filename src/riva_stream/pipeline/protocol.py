@@ -69,7 +69,7 @@ def _require_outside(run: Run, work: Work) -> None:
     """Refuse to read from the very prefix that is going to be replaced, as far as names show it.
 
     Raises:
-        ConfigurationError: an object that is read or referred to is there.
+        ConfigurationError: an object that is read or referred to is inside the prefix.
     """
     for bucket, key in work.reads():
         is_here = bucket.store is run.destination.store and bucket.name == run.layout.bucket
@@ -81,7 +81,7 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
     """Refuse the same if the bucket has another name, such as an access point alias: our own journal is found there.
 
     Raises:
-        ConfigurationError: an object that is read or referred to is there.
+        ConfigurationError: an object that is read or referred to is inside the prefix.
     """
     for bucket, key in work.reads():
         may_be_here = key in existing.etags or not existing.listed
@@ -176,7 +176,7 @@ async def _require_marker(run: Run, existing: Existing, found: RivaStreamError |
     """Check that the marker is still the one that was read: otherwise the findings may mix two stagings.
 
     Raises:
-        HeldError: it does not.
+        HeldError: it is not.
         AccessDeniedError: it may not be read any more.
     """
     # By GET, as before: some stores' HEAD returns other ETags.
@@ -213,7 +213,7 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
             identity = instead
             work.send_instead("the store did not copy for the run before")
         await resume(destination, identity)
-        # What was there may have changed until the prefix was ours.
+        # The content may have changed until the prefix was ours.
         existing = await destination.inspect()
         await _require_elsewhere(run, work, existing, destination.lease.token)
         decision = decide(run.request, work.source, existing, work.container)

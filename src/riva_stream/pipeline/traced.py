@@ -47,7 +47,7 @@ class _Traced(Generic[D, S]):
         self._remember()
 
     def update(self, pieces: Sequence[Piece]) -> None:
-        """Take the next pieces; runs in a worker thread."""
+        """Process the next pieces; runs in a worker thread."""
         self.digest.update(pieces)
         self._remember()
 

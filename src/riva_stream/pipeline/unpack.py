@@ -60,7 +60,7 @@ class StagedMember:
 
 @dataclass(eq=False)
 class Unpacker:
-    """Takes the archive's chunks in order and sends its members on.
+    """Takes the archive's chunks in order and uploads its members.
 
     Inflating never runs ahead: the credits for a part are acquired before its first byte is kept, and one block at a
     time is expanded.
@@ -236,7 +236,7 @@ class Unpacker:
         """Refuse what would wait forever: the window and one part have to fit into the write share together.
 
         Raises:
-            ConfigurationError: they do not; it names the least memory for which they do.
+            ConfigurationError: they do not; the message names the least memory for which they do.
         """
         needed = self._window + part
         if needed <= self.credits.limit:

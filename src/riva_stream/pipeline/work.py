@@ -93,7 +93,7 @@ class Work(ABC):
 
     @abstractmethod
     def reads(self) -> list[tuple[Bucket, str]]:
-        """Bucket and key of every object that is read or pointed at."""
+        """Bucket and key of every object that is read or referred to."""
 
     @abstractmethod
     async def plan(self, bucket: WritableBucket, check: str) -> None:
@@ -101,7 +101,7 @@ class Work(ABC):
 
         Args:
             bucket: the destination, for scratch uploads.
-            check: what parts are checked with; see ``--upload-check``.
+            check: the checksum of parts; see ``--upload-check``.
 
         Raises:
             ConfigurationError: the request demands copies by the store, which are not possible.
@@ -136,7 +136,7 @@ class Work(ABC):
         If it turns out that the store does not copy after all, the objects are sent instead.
 
         Raises:
-            IntegrityError: the bytes are not what they should be.
+            IntegrityError: the bytes are not the expected ones.
             NotCopiedError: the request demands a copy by the store.
         """
         try:

@@ -76,7 +76,7 @@ class SentPart:
 
     @property
     def checksum(self) -> str | None:
-        """Its CRC64NVME as S3 writes it."""
+        """Its CRC64NVME in the notation of S3."""
         return None if self.crc64nvme is None else base64_crc(self.crc64nvme)
 
 

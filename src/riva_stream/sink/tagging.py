@@ -73,7 +73,7 @@ class Tagging:
         Args:
             bucket: the bucket of the objects.
             put: sets the wanted tags on the object of a key.
-            keys: objects that this run has created, with the tags if the store took them.
+            keys: objects that this run has created, with the tags if the store accepted them.
             older: objects whose uploads were created by an earlier run, perhaps when the tags were refused.
         """
         if not self.tags:

@@ -370,7 +370,7 @@ class Uploads:
 def _limit_of_parts(upload: Upload, number: int) -> Iterator[None]:
     """Report a refused part, after others were accepted, as its likely cause: a limit on their number.
 
-    The store was probed (:func:`~riva_stream.s3.probe.probe_uploads`); this is for one that behaves differently then.
+    The store was probed (:func:`~riva_stream.s3.probe.probe_uploads`); this is for one that behaves differently later.
 
     Raises:
         ConfigurationError: the message names the smallest part size that works.

@@ -149,7 +149,7 @@ async def _fitting(
 
 
 async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
-    """HEAD of the source.
+    """HEAD the source.
 
     Raises:
         ConfigurationError: the store rejects the credentials.

@@ -147,7 +147,7 @@ class Bucket:
         return self.store.is_aws
 
     def named(self, name: str) -> Self:
-        """Another bucket of the same store."""
+        """Another bucket in the same store."""
         return replace(self, name=name)
 
     async def get_or_none(self, key: str, *, limit: int) -> Document | None:
@@ -289,7 +289,7 @@ class WritableBucket(Bucket):
     put_tags = _Operation("PutObjectTagging", Writer.put_tags)
 
     async def look(self) -> Window | None:
-        """Check the prefix before an attempt at what readers do not see, such as an upload; return its window.
+        """Check the prefix before an attempt at what readers do not see, such as an upload; return the window.
 
         Raises:
             HeldError: another run has taken over.
@@ -300,8 +300,8 @@ class WritableBucket(Bucket):
     async def require_no_holder_but_us(self) -> None:
         """Check after a listing that uploads which were open then, and no journal names, belong to no live run.
 
-        For a run that creates an upload holds the prefix; once no run does, the uploads left there are orphans.
-        (``check`` and a dry run probe without it; one whose upload is aborted is told to run again.)
+        A run that creates an upload holds the prefix; once no run does, the uploads left there are orphans. (``check``
+        and a dry run probe without it; one whose upload is aborted is told to run again.)
 
         Raises:
             HeldError: another run holds the prefix.
@@ -324,8 +324,8 @@ class WritableBucket(Bucket):
     ) -> T:
         """Make one attempt, which the store refuses once the lease is over: its result would be orphaned then.
 
-        If it is such a signature that is refused, it is sent without, after another check (:meth:`look`, unless another
-        is given): in either case it is not the bytes of an object.
+        If a signature in the query is what was refused, the request is sent without a window, after another check
+        (:meth:`look`, unless another is given): in either case it carries no object's bytes.
         """
         try:
             return await send(window)

@@ -89,7 +89,7 @@ class DiagnosticClient:
         with translated("GetCredentials", ""):
             found = await core.get_credentials()
             if found is None:
-                raise NoCredentialsError  # as any request would, and so in the same words
+                raise NoCredentialsError  # the same error, so the same message, as for any request
             frozen = await found.get_frozen_credentials()
         return CredentialsInfo(
             source=source_of(found.method),

@@ -150,7 +150,7 @@ def proxy_refusal(
 ) -> ConfigurationError | None:
     """The error for a refusal without the S3 code that S3 would send: from something in front of the store."""
     is_page = headers.get("content-type", "").startswith("text/html") and headers.get("content-length") != "0"
-    # a HEAD's answer has no body to tell by: mostly it is S3's own
+    # a HEAD's answer has no body to judge by: mostly it is from S3 itself
     is_head = place.operation.startswith("Head") and not is_page and not _OF_A_PROXY & headers.keys()
     is_own = status != _FORBIDDEN or is_head or any(name.startswith("x-amz") for name in headers)
     if status is None or (is_own and status != _PROXY_AUTHENTICATION):

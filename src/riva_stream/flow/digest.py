@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class DigestRecord:
-    """What was computed from ``size`` bytes. Digests are lower-case hexadecimal."""
+    """The digests of ``size`` bytes, in lower-case hexadecimal."""
 
     size: int
     sha256: str
@@ -86,7 +86,7 @@ _HEXADECIMAL = frozenset(("sha256", "blake3", "md5"))
 
 @dataclass(frozen=True, slots=True)
 class DigestState:
-    """A digest in the middle of its object: plain data, the same on every host."""
+    """The state of a digest in the middle of its object: plain data, the same on every host."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 

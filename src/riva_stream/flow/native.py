@@ -1,4 +1,4 @@
-"""C functions of libraries that the interpreter has loaded anyway, and memory that both sides can use.
+"""C functions of libraries that the interpreter has loaded anyway, and memory shared with them.
 
 ctypes releases the GIL while such a function runs. What it lacks is a pointer into a read-only buffer; the buffer
 protocol, which is part of CPython's stable ABI since 3.11, gives it without a copy.

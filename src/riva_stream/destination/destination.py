@@ -262,7 +262,7 @@ class Destination:
         retracted = {self.run.layout.marker_name} if self._marker is not None else set()
         if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
             retracted.add(DEPLOYMENT_READY)
-        # S3 requires a new upload if the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict)
+        # S3 wants a new upload if the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict).
         await gather_bounded([name for name in names if name not in retracted], self._open)
         self.committing = True
         self._conditional = self.lease.conditional
@@ -734,7 +734,7 @@ class Destination:
             raise
 
     async def _roll_back(self, *, everything: bool) -> None:
-        """Delete what this run has completed, last first: the last ones are what allows the others to be used.
+        """Delete what this run has completed, last first: the last ones allow the others to be used.
 
         If one of those may still exist, the others are kept: the next run removes all of them.
         """

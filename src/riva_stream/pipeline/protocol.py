@@ -273,7 +273,7 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
 
 
 async def _upload_check(run: Run, bucket: WritableBucket) -> str:
-    """The checksum by which the store verifies uploads; by reference there is too little data for a probe."""
+    """The checksum by which the store verifies uploads; by reference there is too little data to justify a probe."""
     request = run.request
     if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if bucket.is_aws else "md5"

@@ -72,7 +72,7 @@ def within(window: Window | None) -> Iterator[None]:
 
 
 def choose_window(signature_version: Any = None, **_: Any) -> str | None:
-    """Sign requests that have a window in the query; botocore's hook ``choose-signer``."""
+    """Sign in the query those requests that have a window; botocore's hook ``choose-signer``."""
     return _SIGNER if _WINDOW.get() is not None and signature_version in {"v4", "s3v4"} else None
 
 
@@ -126,7 +126,7 @@ botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = _WindowAuth
 
 
 def _came_too_late(error: ClientError, window: Window, took: float) -> bool:
-    """Whether a refusal is because of the time, not of a missing permission.
+    """Whether a refusal is because of the time, not because of a missing permission.
 
     AWS and MinIO say AccessDenied and "Request has expired", AWS with the times as well; a HEAD has only its 403. An
     answer that says nothing of the kind counts as late only if it was late by the clock of the store, which checks the

@@ -1,6 +1,6 @@
 """Archives, read exactly or refused: gunzip, tar and the member policy, as a state machine without any I/O.
 
-The door is :class:`Extractor`. What each odd archive comes to, next to what GNU tar makes of it, stands in
+The entry point is :class:`Extractor`. How each odd archive is treated, compared with GNU tar, is listed in
 ``docs/archives.md``.
 """
 

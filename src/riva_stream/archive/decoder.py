@@ -1,7 +1,7 @@
-"""What every decoder is: the layer around the tar, which takes pieces of the archive and gives blocks of the tar.
+"""The base of every decoder: the layer around the tar, which takes pieces of the archive and gives blocks of the tar.
 
-A decoder is written as a generator of its blocks, as if the archive were never cut. Where what was pushed is used up, the
-generator yields an empty block, and goes on behind it once there is more.
+A decoder is written as a generator of blocks, as if the archive came in one piece. When the pushed data is used up, the
+generator yields an empty block, and continues there once there is more.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ ContainerName = Literal["gzip", "zstd", "tar"]
 
 @dataclass(frozen=True, slots=True)
 class Place(Strict):
-    """Where a decoder can be begun anew."""
+    """Where a decoder can resume."""
 
     offset: Count = 0
-    """Byte of the archive that is the first to be read."""
+    """Offset in the archive of the first byte to read."""
     produced: Count = 0
-    """Bytes that everything before it came to."""
+    """Decoded bytes before it."""
 
 
 class Decoder(ABC):
     """One layer.
 
     Args:
-        at: byte of the archive that is pushed first.
+        at: offset in the archive of the first byte that will be pushed.
     """
 
     container: ContainerName
-    """What it takes off the tar."""
+    """The container that it decodes."""
     place: Place
-    """The latest place from which the rest could be read."""
+    """The latest place from which the rest can be decoded."""
     window = 0
-    """Bytes that decoding holds, of which nothing else tells."""
+    """Bytes of memory held for decoding that are not accounted for elsewhere."""
 
     def __init__(self, at: int) -> None:
         self._piece = memoryview(b"")
@@ -57,26 +57,26 @@ class Decoder(ABC):
 
     @property
     def consumed(self) -> int:
-        """Archive bytes that have been worked on."""
+        """Archive bytes that have been processed."""
         return self._at
 
     @property
     def needs_input(self) -> bool:
-        """Whether there is nothing more to get from what was pushed."""
+        """Whether the pushed data yields nothing more."""
         return self._pos == len(self._piece)
 
     def mark(self) -> None:  # noqa: B027 - most have nothing to do
-        """Let :attr:`place` be the next such place; here it always is the latest that there is."""
+        """Request that :attr:`place` be the next such place; here it is always the latest."""
 
     def push(self, piece: Block) -> None:
-        """Hand over the next piece of the archive; only when it is needed."""
+        """Pass in the next piece of the archive; only when input is needed."""
         self._piece, self._pos = memoryview(piece), 0
 
     def pull(self, max_output: int) -> Block:
-        """The next block, of at most ``max_output`` bytes or 128 KiB; empty when the pushed piece gives no more.
+        """The next block, of at most ``max_output`` bytes or 128 KiB; empty when the pushed piece yields no more.
 
         Raises:
-            ArchiveError: the data is damaged; all output before that was given.
+            ArchiveError: the data is damaged; all output before the damage has been returned.
         """
         self._most = max_output
         while not self.needs_input:
@@ -87,31 +87,31 @@ class Decoder(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """The archive has no more bytes.
+        """Note that the archive has no more bytes.
 
         Raises:
-            ArchiveError: it is cut.
+            ArchiveError: it is truncated.
         """
 
     @abstractmethod
     def blocks(self) -> Generator[Block, None, None]:
-        """The blocks, each of at most ``_most`` bytes or 128 KiB. What has to be known behind one is known when it comes."""
+        """Generate the blocks, each of at most ``_most`` bytes or 128 KiB, with the state up to date at each."""
 
     def take(self, most: int) -> memoryview:
-        """The next bytes that are there, ``most`` at most."""
+        """Consume and return the next available bytes, ``most`` at most."""
         taken = self.ahead(most)
         self._pos += len(taken)
         self._at += len(taken)
         return taken
 
     def ahead(self, most: int) -> memoryview:
-        """The same, without taking them."""
+        """The same, without consuming them."""
         return self._piece[self._pos : self._pos + most]
 
     def exactly(
         self, count: int, look: Callable[[bytearray], None] = lambda _: None
     ) -> Generator[Block, None, bytearray]:
-        """The next ``count`` bytes; ``look`` is shown what there is of them as it comes, and may raise."""
+        """Consume the next ``count`` bytes; ``look`` is given what has arrived each time, and may raise."""
         kept = bytearray()
         while True:
             kept += self.take(count - len(kept))

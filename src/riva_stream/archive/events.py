@@ -1,4 +1,4 @@
-"""What the extractor hands to the pipeline, and what it says at the end."""
+"""What the extractor passes to the pipeline, and its summary at the end."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class MemberStart:
 
 @dataclass(frozen=True, slots=True)
 class MemberData:
-    """The next bytes of the member that has begun; never empty."""
+    """The next bytes of the current member; never empty."""
 
     data: memoryview | bytes
-    """Immutable: a slice of an inflated block, which stays alive as long as the slice does. Not a copy."""
+    """Immutable: a slice, not a copy, of an inflated block, which stays alive as long as the slice does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class ListedEntry(Strict):
     """One entry of the archive, for a report."""
 
     name: str
-    """UTF-8; bytes that are not are escaped, and a very long name is shortened."""
+    """UTF-8; invalid bytes are escaped, and a very long name is shortened."""
     size: Count
     kind: Kind
 
@@ -48,7 +48,7 @@ class StagedMember(Strict):
 
 @dataclass(frozen=True, slots=True)
 class MemberEnd(StagedMember):
-    """The member is complete: as many bytes as its size said were handed over."""
+    """The member is complete: exactly as many bytes as its size were handed over."""
 
 
 Event = MemberStart | MemberData | MemberEnd
@@ -56,7 +56,7 @@ Event = MemberStart | MemberData | MemberEnd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveSummary:
-    """What a whole and sound archive was found to be."""
+    """What a complete and valid archive was found to be."""
 
     container: ContainerName
     checksum: str | None
@@ -64,10 +64,10 @@ class ArchiveSummary:
     members: int
     """Entries of any kind."""
     listing: tuple[ListedEntry, ...]
-    """The first of them, up to ``Limits.listing``."""
+    """The first entries, up to ``Limits.listing``."""
     selected: tuple[StagedMember, ...]
     left_out: tuple[str, ...]
-    """Names of members that match, but that an operating system left beside the real ones; the first hundred."""
+    """Names of matching members that an operating system left beside the real ones; the first hundred."""
     warnings: tuple[str, ...]
     expanded_bytes: int
-    """Bytes of tar stream, what follows its end included, and of holes that were filled."""
+    """Bytes of the tar stream, including those after its end, and of holes that were filled."""

@@ -1,4 +1,4 @@
-"""Extended headers: what stands in front of a member and changes its name, its size or its shape."""
+"""Extended headers: they precede a member and change its name, size or shape."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ class Described(NamedTuple):
     """Bytes of the file."""
     sparse: bool = False
     segments: list[Segment] | None = None
-    """Where the data goes, as far as that is known: None when a sparse map stands in front of it."""
+    """Where the data goes, as far as known: None when a sparse map precedes the data."""
     more: bool = False
-    """Whether blocks with more of an old GNU map follow the header."""
+    """Whether blocks that continue an old GNU map follow the header."""
 
 
 def place_of(name: str, at: int, what: str = "member") -> str:
-    """How every message names an entry."""
+    """Name an entry, as every message does."""
     return f"{what} {show(name)} (header at byte {at} of the tar stream)"
 
 
 @dataclass(eq=False, slots=True)
 class Extensions(Strict):
-    """Gathers the extended headers of one member, and applies them."""
+    """Collects the extended headers of one member, and applies them."""
 
     limit: Count
-    """Most bytes that are kept of the extended headers in front of one member."""
+    """Maximum bytes kept of the extended headers of one member."""
     header: Header | None = None
     place: Name = ""
     text: Buffer = field(default_factory=bytearray)
-    """What there is of a GNU long name or link."""
+    """The part read so far of a GNU long name or link."""
     records: PaxReader | None = None
     """Reads a pax header."""
     left: Count = 0
-    """Bytes that are to come of the header that was announced."""
+    """Bytes still to come of the announced header."""
     kept: Count = 0
     long_name: Bytes | None = None
     long_link: Bytes | None = None
     pax: Pax | None = None
 
     def check(self, *, reading: bool) -> None:
-        """Hold it against what can be, ``reading`` the body of a header or not.
+        """Check that the state is possible, ``reading`` the body of a header or not.
 
         Raises:
             InvalidSnapshotError: no stream leads to it.
@@ -76,14 +76,14 @@ class Extensions(Strict):
 
     @property
     def pending(self) -> bool:
-        """Whether a member has to follow."""
+        """Whether a member must follow."""
         return (self.pax, self.long_name, self.long_link) != (None, None, None)
 
     def announce(self, header: Header, at: int) -> None:
-        """An extended header begins at byte ``at``; its body is fed next.
+        """Note that an extended header begins at byte ``at``; its body is fed next.
 
         Raises:
-            ArchiveError: with those before it, more would be kept than may be.
+            ArchiveError: together with those before it, it would exceed the limit of kept bytes.
         """
         self.header, self.left = header, header.size
         self.place = place_of(decode(header.name), at, "extended header")
@@ -93,7 +93,7 @@ class Extensions(Strict):
         self.records = None if whole else PaxReader(header.size, self.place)
 
     def feed(self, view: memoryview) -> bool:
-        """Take the next bytes of its body, ``left`` at most; whether it is complete.
+        """Take the next bytes of the body, ``left`` at most; return whether it is complete.
 
         Raises:
             ArchiveError: it is malformed, or the second of its kind for one member: readers differ in which one counts.
@@ -108,7 +108,7 @@ class Extensions(Strict):
         return not self.left
 
     def _hold(self, count: int) -> None:
-        """Count bytes that are kept, and blocks."""
+        """Count the bytes that are kept, and header blocks."""
         self.kept += count
         if self.kept > self.limit:
             raise ArchiveError(
@@ -137,10 +137,10 @@ class Extensions(Strict):
             )
 
     def apply(self, block: bytes, header: Header, at: int) -> Described:
-        """Describe the member whose header block this is, and forget the extended headers.
+        """Describe the member that this header block belongs to, and forget the extended headers.
 
         Raises:
-            ArchiveError: they contradict each other or the header, or make a member that is not read.
+            ArchiveError: they contradict each other or the header, or describe an unsupported member.
         """
         pax = self.pax or Pax()
         name = header.name if self.long_name is None else self.long_name

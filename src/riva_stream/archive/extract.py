@@ -6,13 +6,13 @@
                     headers, trailers, checksums     headers     names      Start, Data..., End
                                                                  limits
 
-The caller owns the pace: it pushes a piece when ``needs_input`` says so, and otherwise pulls, each time at most about
-``max_output`` expanded bytes. So a piece that expands a thousandfold costs no more memory than any other. What is
-held between two calls: the piece, one inflated block, and records that ``Limits`` bounds.
+The caller sets the pace: it pushes a piece when ``needs_input`` says so, and otherwise pulls, each time at most about
+``max_output`` expanded bytes. So a piece that expands a thousandfold costs no more memory than any other. Held between
+two calls: the piece, one inflated block, and records bounded by ``Limits``.
 
-All of that can be written down between two pulls (``snapshot``), and another process can begin there (``restore``): it
-reads the archive from ``Snapshot.offset`` on, decodes up to where the first one was, and hands over what comes then. The
-decoder can begin at few places only; ``mark`` asks it for the next one.
+All of that can be saved between two pulls (``snapshot``), and another process can resume there (``restore``): it reads
+the archive from ``Snapshot.offset`` on, decodes up to where the first one was, and hands over what follows. The decoder
+can resume at few places only; ``mark`` requests the next one.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ __all__ = ["Extractor", "Snapshot"]
 
 _DEFAULT_LIMITS = Limits()
 _MOST_SNAPSHOT = 1 << 20
-"""Bytes of a snapshot. The names that are kept have half of that, and a thousand models a quarter; an archive of more has none."""
+"""Maximum bytes of a snapshot. Kept names take half of it, a thousand models a quarter; a larger archive has none."""
 _FRAME = 64
 """Bytes of it around its two parts."""
 _MOST_VALUES = 1 << 17
-"""Numbers, texts and what holds them in a snapshot that is read: no more fit into one that was taken."""
+"""Maximum number of values, containers included, in a snapshot that is read: none that was taken has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where an extractor was after a pull; :meth:`Extractor.restore` begins there."""
+    """The state of an extractor after a pull; :meth:`Extractor.restore` resumes there."""
 
     data: bytes
-    """JSON. Keep it as it is, and keep its digest elsewhere: nothing in it tells whether somebody has changed it."""
+    """JSON. Store it unchanged, and store its digest elsewhere: it does not show by itself whether it was changed."""
     offset: int
-    """Byte of the archive that has to be pushed first."""
+    """Offset in the archive of the byte to push first."""
     repeated: int
-    """Bytes that are decoded once more from there on before anything is handed over."""
+    """Bytes that are decoded again from there before anything is handed over."""
     member: Member | None
-    """That was begun and is not complete."""
+    """The member that has begun and is not complete."""
     handed_over: int
-    """Bytes of it that were; 0 without one."""
+    """Bytes of it that were handed over; 0 without one."""
     consumed: int
-    """Bytes of the archive that had been worked on."""
+    """Bytes of the archive that had been processed."""
     staged: tuple[StagedMember, ...]
-    """That are complete."""
+    """The members that are complete."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,12 +75,12 @@ class _State(Strict):
     """A snapshot, apart from what was found."""
 
     options: str
-    """Tells those that the extractor was made with: another one has to be made with the same."""
+    """Digest of the extractor's options: a restored one must be made with the same."""
     place: Annotated[AnyPlace, Field(discriminator="format")]
     walked: Count
     """Bytes of the tar stream that were walked over."""
     consumed: Count
-    """Bytes of the archive that had been worked on: all that came out is held against them, holes included."""
+    """Bytes of the archive that had been processed: the ratio limit compares all output, holes included, with them."""
     walk: WalkState
     selection: SelectionState
 
@@ -93,7 +93,7 @@ class _Document(Strict):
 
 
 def _options_digest(include: Sequence[str], limits: Limits, *, allow_missing_end: bool) -> str:
-    """The options as a digest: the order of patterns means nothing, and JSON has no infinity for a limit."""
+    """The options as a digest: the order of patterns does not matter, and JSON cannot express an infinite limit."""
     options = (sorted(set(include)), limits, allow_missing_end)
     return hashlib.sha256(repr(options).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -108,11 +108,11 @@ class Extractor:
 
     Args:
         include: shell patterns of the members to stage; see :class:`~riva_stream.archive.policy.Policy`.
-        limits: what the archive may ask of us.
-        allow_missing_end: take a tar without an end-of-archive block, as GNU tar does.
+        limits: what the archive may demand.
+        allow_missing_end: accept a tar without an end-of-archive block, as GNU tar does.
 
-    Every method but the constructor may raise :class:`~riva_stream.errors.ArchiveError`; after that it raises the same
-    one again, whatever is called.
+    Every method but the constructor may raise :class:`~riva_stream.errors.ArchiveError`; after that, every call raises
+    the same error again.
     """
 
     def __init__(
@@ -133,10 +133,10 @@ class Extractor:
         self._decoder: Decoder | None = None
         self._error: ArchiveError | None = None
         self._expanded = self._repeated = self._consumed_before = 0
-        self._outgrown = False  # what was found is too much for a snapshot, and grows
-        self._inner: bytes | None = b""  # the first bytes inside, until it is sure that they begin a tar
+        self._outgrown = False  # what was found is too large for a snapshot, and only grows
+        self._inner: bytes | None = b""  # the first bytes inside, until they are known to begin a tar
         self._marked = False
-        self._place: Place | None = None  # of the decoder, when all it had made was walked over
+        self._place: Place | None = None  # of the decoder, when all its output had been walked over
 
     @property
     def needs_input(self) -> bool:
@@ -150,25 +150,25 @@ class Extractor:
 
     @property
     def consumed(self) -> int:
-        """Bytes of the archive that have been worked on."""
+        """Bytes of the archive that have been processed."""
         return max(self._decoder.consumed, self._consumed_before) if self._decoder else 0
 
     @property
     def expanded(self) -> int:
-        """Bytes that came out so far: of tar stream, and of holes that were filled."""
+        """Bytes produced so far: of the tar stream, and of holes that were filled."""
         return self._expanded + self._selection.state.holes
 
     @property
     def window(self) -> int:
-        """Bytes that inflating holds besides, of which nothing else tells: the largest window of zstd so far."""
+        """Bytes held for inflating that are not accounted for elsewhere: the largest zstd window so far."""
         return self._decoder.window if self._decoder else 0
 
     def push(self, piece: bytes | memoryview) -> None:
-        """Hand over the next piece of the archive, of any size; it has to stay unchanged until it is used up.
+        """Pass in the next piece of the archive, of any size; it must stay unchanged until it is used up.
 
         Raises:
             RuntimeError: the last piece has not been pulled to its end.
-            ArchiveError: the source is no archive that is read.
+            ArchiveError: the source is not an archive in a supported format.
         """
         with self._usable():
             if not self.needs_input:
@@ -186,23 +186,23 @@ class Extractor:
             decoder.push(piece)
 
     def pull(self, max_output: int, *, until: int = 0) -> list[Event]:
-        """Work on what was pushed, for about ``max_output`` bytes of output; call again until ``needs_input``.
+        """Process what was pushed, for about ``max_output`` bytes of output; call again until ``needs_input``.
 
         Args:
             max_output: bytes.
-            until: stop behind that many bytes of the open member, or of the next one, so that a snapshot can be taken
-                there; 0 is nowhere. The next call goes on.
+            until: stop after that many bytes of the open member, or of the next one, so that a snapshot can be taken
+                there; 0: do not stop. The next call continues.
 
         Raises:
-            ArchiveError: the archive is damaged or refused. Events of this call are lost; none of what was handed over
-                before may be made visible.
+            ArchiveError: the archive is damaged or refused. Events of this call are lost; nothing handed over before
+                may be made visible.
         """
         if max_output < 1:
             raise ValueError(f"max_output must be at least 1, not {max_output}")
         decoder, walk = self._decoder, self._walk
         done = 0
         with self._usable():
-            # Half a block is as good as a whole one: asking for the rest would only make small slices.
+            # Half a block is as good as a whole one: requesting the rest would only produce small slices.
             while decoder and done < (max_output + 1) // 2:
                 if walk.needs_input:
                     self._place = decoder.place
@@ -224,11 +224,11 @@ class Extractor:
         return self._selection.take()
 
     def finish(self) -> ArchiveSummary:
-        """The source has no more bytes, and all that was pushed has been pulled.
+        """Finish, when the source has no more bytes and all that was pushed has been pulled.
 
         Raises:
             RuntimeError: something pushed has not been pulled yet.
-            ArchiveError: the archive is cut, or no member of it matches ``include``.
+            ArchiveError: the archive is truncated, or no member matches ``include``.
         """
         with self._usable():
             if not self.needs_input:
@@ -236,7 +236,7 @@ class Extractor:
             decoder = self._decoder
             if decoder is None:
                 found = detect(self._head, final=True)
-                decoder = self._open(cast("Format", found))  # a final look always decides
+                decoder = self._open(cast("Format", found))  # a final look always finds one
                 decoder.push(self._head)
                 while not self.needs_input:
                     self.pull(len(self._head))
@@ -269,11 +269,11 @@ class Extractor:
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def mark(self) -> None:
-        """Ask for the next place from which the archive could be read on; snapshots from there on begin at it.
+        """Request the next place from which reading can resume; later snapshots start from it.
 
-        It costs a few milliseconds where a deflate block has to be found, and nothing elsewhere; where none begins in the
-        next MiB of the archive, the last place stays. Without a mark they begin at
-        the latest place that there is anyway: a member of a gzip, a frame of zstd, any byte of a plain tar.
+        It costs a few milliseconds where the start of a deflate block must be found, and nothing elsewhere; if none
+        begins in the next MiB of the archive, the last place stays. Without a mark, snapshots start from the latest
+        natural place: a member of a gzip, a frame of zstd, any byte of a plain tar.
         """
         if self._decoder is None:
             self._marked = True
@@ -281,10 +281,10 @@ class Extractor:
             self._decoder.mark()
 
     def snapshot(self) -> Snapshot | None:
-        """Write down where everything is after the last pull, its events all being handed over.
+        """Save the state after the last pull, once all its events have been handed over.
 
-        None: not here, ask again after the next pull. That is so before the tar has begun, and within headers or a sparse
-        map that are too large to be kept. Once more was found than a snapshot has room for, there is none any more.
+        None: not possible here, ask again after the next pull. That is so before the tar has begun, and within headers
+        or a sparse map too large to be kept. Once too much was found for a snapshot, there are none any more.
         """
         decoder, walk, selection = self._decoder, self._walk, self._selection
         if decoder is None or self._inner is not None or self._repeated or self._error or self._outgrown:
@@ -325,14 +325,14 @@ class Extractor:
         limits: Limits = _DEFAULT_LIMITS,
         allow_missing_end: bool = False,
     ) -> tuple[Extractor, Snapshot]:
-        """Begin where a snapshot of the same archive was taken, with the same options.
+        """Resume where a snapshot of the same archive was taken, with the same options.
 
-        Push the archive from ``Snapshot.offset`` on; events begin with what comes behind the snapshot. Whether it is the same
-        archive is for the caller to see to, and so is the digest of ``data``.
+        Push the archive from ``Snapshot.offset`` on; events begin with what follows the snapshot. The caller must make
+        sure that it is the same archive, and check the digest of ``data``.
 
         Raises:
-            InvalidSnapshotError: it is damaged, made up, of another version, or was taken with other options, or nothing
-                here can begin at its place. That says nothing of the archive.
+            InvalidSnapshotError: it is damaged, forged, of another version, or was taken with other options, or this
+                host cannot resume at its place. That says nothing about the archive.
         """
         try:
             document: _Document = read_back(
@@ -356,7 +356,7 @@ class Extractor:
         self._inner = None
         self._place = state.place
         self._expanded = state.place.produced
-        # Holes that were made up behind the place of the decoder go with bytes that it has not come to again yet.
+        # Holes filled beyond the place of the decoder belong to bytes that it has not yet reached again.
         self._consumed_before = state.consumed
         self._repeated = state.walked - state.place.produced
         self._selection = Selection(self._include, limits, state.selection, document.found)
@@ -379,10 +379,10 @@ class Extractor:
         return decoder
 
     def _look_inside(self, block: bytes | memoryview, *, final: bool = False) -> bytes | memoryview:
-        """Hold back the first bytes inside a gzip or zstd until it is sure that they begin a tar.
+        """Hold back the first bytes inside a gzip or zstd until they are known to begin a tar.
 
         Raises:
-            ArchiveError: they do not; it says what they are.
+            ArchiveError: they do not; the error says what they are.
         """
         if self._inner is None or self._decoder is None:
             return block
@@ -404,7 +404,7 @@ class Extractor:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
-        """Let an archive that was refused once be refused for ever."""
+        """Keep refusing an archive that was refused once."""
         if self._error is not None:
             raise self._error
         try:
@@ -434,5 +434,5 @@ class Extractor:
 
 
 def _begins_a_tar(first: bytes) -> bool:
-    """Also where its first header is damaged, cut, or of zeros: the walk says more of that."""
+    """Whether a tar begins here, even with a damaged, cut or zero first header: the walk gives a better error."""
     return says_tar(first) or not any(first) or (len(first) < BLOCK and sniff_layers(first) == ("unknown",))

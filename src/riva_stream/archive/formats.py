@@ -1,6 +1,6 @@
-"""The formats that are read: the one table of them. Another one is a row here, its decoder, and what it looks like in `looks`.
+"""The table of supported formats. To add one: a row here, its decoder, and its signature in `looks`.
 
-What a source is, is told by its first bytes, never by its name; names only say what a thing is meant to be.
+A source's format is determined by its first bytes, never by its name; names only say what was intended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from riva_stream.archive.zstd import ZstdPlace, ZstdStream, is_zstd
 __all__ = ["FORMATS", "HEAD", "AnyPlace", "ContainerName", "Format", "content_type_of", "detect"]
 
 HEAD = DEEP
-"""Bytes that are always enough to tell."""
+"""Bytes that are always enough to determine the format."""
 
 AnyPlace = GzipPlace | ZstdPlace | PlainPlace
 
@@ -35,7 +35,7 @@ class Format:
     begins: Callable[[bytes], bool]
     """Whether these are its first bytes, at most a block of them."""
     open: Callable[[Limits, AnyPlace | None], Decoder]
-    """A decoder, from the beginning or from a place of this format."""
+    """Opens a decoder, at the beginning or at a place of this format."""
 
 
 def _is_plain(head: bytes) -> bool:
@@ -70,19 +70,19 @@ FORMATS = (
 
 
 def content_type_of(filename: str) -> str:
-    """The content type of an archive of that name; that of a gzip where the name says nothing."""
+    """The content type of an archive of that name; that of gzip where the name does not say."""
     return next((f.content_type for f in FORMATS if filename.endswith(f.suffixes)), FORMATS[0].content_type)
 
 
 def detect(head: bytes, *, final: bool = False) -> Format | None:
-    """Tell the format by the first bytes of the source; None while there are too few.
+    """Determine the format from the first bytes of the source; None while there are too few.
 
     Args:
-        head: what is known of it, from its first byte; ``HEAD`` bytes are always enough.
+        head: the bytes known so far, from the first one; ``HEAD`` bytes are always enough.
         final: there are no more.
 
     Raises:
-        ArchiveError: it is none that is read; the text says what it looks like.
+        ArchiveError: it is not a supported format; the text says what it looks like.
     """
     found = next((f for f in FORMATS if f.begins(head[:BLOCK])), None)
     if found is not None:

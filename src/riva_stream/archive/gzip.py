@@ -1,7 +1,7 @@
 """gzip, member by member (RFC 1952): our own headers and trailers around ISA-L's raw inflate.
 
-ISA-L's own gzip mode refuses valid headers that are cut by a call, and says nothing about a cut trailer; raw inflate
-has neither fault at the same speed.
+ISA-L's own gzip mode refuses valid headers that are split between calls, and does not report a truncated trailer; raw
+inflate has neither fault at the same speed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 __all__ = ["GzipPlace", "GzipStream"]
 
 _REACH = 1 << 20
-"""Bytes of input in which a block is looked for: they are a tenth of that long where anybody writes several, and looking
-costs a third of inflating, which a gzip of one endless block would cost for ever."""
+"""Bytes of input searched for the start of a block: where a gzip has several, they are a tenth as long. Searching
+costs a third of inflating, which a gzip of one endless block would otherwise pay for ever."""
 _LEAST_HEADER = 10
 _GIVEN_BACK = 8
 """Bytes that the inflater may have read beyond the deflate data."""
@@ -49,40 +49,40 @@ class _State(Enum):
 
 
 class _Slices(NamedTuple):
-    """How the next slice of input is sized, so that what it inflates to just fits one output block."""
+    """Sizes of the next slices of input, chosen so that the output just fits one block."""
 
     ratio: float = 1.5
     """Output per input byte, as last seen."""
     cap: int = _FIRST_SLICE
-    """Most input bytes: small while nothing is known, and for archives of many small members (bgzip), because
-    what is left behind the end of a member is copied by the inflater."""
+    """Maximum input bytes: small at first, and for archives of many small members (bgzip), because the
+    inflater copies what remains after the end of a member."""
     room: int = 0
-    """Bytes of the block for the next member: what the last one came to; 0 is as many as may be. A block that is mostly
-    empty is copied by whoever keeps what is in it."""
+    """Bytes of the block for the next member: the output of the last one; 0: the maximum. A block that is mostly
+    empty is copied by whoever keeps its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class GzipPlace(Place):
-    """Where a gzip can be read on from: the beginning of a member, or of a deflate block in one."""
+    """Where reading of a gzip can resume: the beginning of a member, or of a deflate block in one."""
 
     members: Annotated[int, Field(ge=1, le=(1 << 63) - 1)] = 1
     """The number of the member, from 1."""
     member_at: Count = 0
-    """Byte of the archive at which the member begins."""
+    """Offset in the archive at which the member begins."""
     body: bool = False
-    """Whether it is a block inside; what follows says more of that."""
+    """Whether it is a block inside a member, which the following fields describe."""
     bit: Annotated[int, Field(ge=0, le=7)] = 0
-    """Bits of the first byte that are before the block."""
+    """Bits of the first byte that precede the block."""
     window: Bytes = b""
-    """The last 32 KiB that the member inflated to, or all there is."""
+    """The last 32 KiB of the member's output, or all there is."""
     crc: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0
-    """CRC32 of all the member inflated to so far."""
+    """CRC32 of the member's output so far."""
     size: Count = 0
-    """And its length."""
+    """Length of the member's output so far."""
     format: Literal["gzip"] = "gzip"
 
     def check(self) -> None:
-        """Hold it against what can be.
+        """Check that the place is possible.
 
         Raises:
             InvalidSnapshotError: no gzip has such a place.
@@ -101,11 +101,11 @@ class GzipStream(Decoder):
     """The gzip layer of an archive: pieces in, inflated blocks out.
 
     Args:
-        streams: most members that are read.
-        place: where to read on.
+        streams: maximum number of members.
+        place: where to resume.
 
     Raises:
-        InvalidSnapshotError: there is no such place, or nothing here could read on from it.
+        InvalidSnapshotError: there is no such place, or this host cannot resume there.
     """
 
     container = "gzip"
@@ -119,11 +119,11 @@ class GzipStream(Decoder):
             require(place.members <= streams, "the number of gzip members")
         super().__init__(begin.offset)
         self._streams = streams
-        self._tail = b""  # the last bytes of the pieces before
+        self._tail = b""  # the last bytes of earlier pieces
         self._slices = _Slices()
-        self._wanted_until = 0  # byte of the archive
+        self._wanted_until = 0  # offset in the archive
         self._produced = begin.produced
-        self._part_at = begin.offset  # byte of the archive at which the body, or the trailer, begins
+        self._part_at = begin.offset  # offset in the archive of the body, or of the trailer
         self._members, self._member_at = begin.members, begin.member_at
         self._crc, self._size = begin.crc, begin.size
         self._state = _State.BODY if begin.body else _State.HEADER
@@ -135,21 +135,21 @@ class GzipStream(Decoder):
 
     @property
     def needs_input(self) -> bool:
-        """Whether there is nothing more to get from what was pushed."""
+        """Whether the pushed data yields nothing more."""
         pending = self._state is _State.BODY and not self._inflater.needs_input
         return super().needs_input and not pending
 
     def mark(self) -> None:
-        """Let :attr:`place` be the next place from which the rest could be read, if there is one in the next MiB."""
+        """Request that :attr:`place` be the next place to resume at, if there is one in the next MiB."""
         self._wanted_until = self._at + _REACH
 
     def push(self, piece: Block) -> None:
-        """Hand over the next piece of the archive; only when it is needed."""
+        """Pass in the next piece of the archive; only when input is needed."""
         self._tail = (self._tail + bytes(self._piece[-_GIVEN_BACK:]))[-_GIVEN_BACK:]
         super().push(piece)
 
     def blocks(self) -> Generator[Block, None, None]:
-        """The inflated blocks of all members.
+        """Generate the inflated blocks of all members.
 
         Raises:
             ArchiveError: damage, or garbage after the end.
@@ -173,10 +173,10 @@ class GzipStream(Decoder):
                 yield from self._padding()
 
     def finish(self) -> None:
-        """The archive has no more bytes.
+        """Note that the archive has no more bytes.
 
         Raises:
-            ArchiveError: it is cut inside a member.
+            ArchiveError: it is truncated inside a member.
         """
         where = {
             _State.HEADER: "inside its header",
@@ -221,13 +221,13 @@ class GzipStream(Decoder):
             self._end_body(inflater.unused)
         elif len(piece) >= _MIN_SLICE:
             # A little more than was seen, so that the output stays below the block: what does not fit costs a second,
-            # short block. A full block says no more than that the ratio is at least this.
+            # short block. A full block only shows that the ratio is at least this.
             ratio = 1.03 * len(block) / len(piece) if inflater.needs_input else 2 * self._slices.ratio
             self._slices = _Slices(min(max(ratio, 0.5), 1040.0), min(2 * self._slices.cap, _MAX_SLICE))
         return block
 
     def _found(self, boundary: Boundary) -> None:
-        """A block begins behind all that was inflated so far."""
+        """Note that a block begins after all output so far."""
         byte, bit = divmod(boundary.bit, 8)
         self.place = GzipPlace(
             self._part_at + byte,
@@ -243,7 +243,7 @@ class GzipStream(Decoder):
         self._wanted_until = 0
 
     def _end_body(self, unused: int) -> None:
-        """Give back what the inflater read beyond the deflate data: up to eight bytes may be from earlier pieces."""
+        """Push back what the inflater read beyond the deflate data: up to eight bytes may be from earlier pieces."""
         self._at -= unused
         self._pos -= unused
         if self._pos < 0:

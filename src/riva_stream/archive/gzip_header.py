@@ -1,4 +1,4 @@
-"""One gzip member header (RFC 1952, section 2.3), read from pieces that may be cut at any byte."""
+"""One gzip member header (RFC 1952, section 2.3), read from pieces that may be split at any byte."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["read_header"]
 _MAGIC = b"\x1f\x8b"
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 _TEXT_LIMIT = 1 << 20
-"""Bytes of FNAME or FCOMMENT; they are not kept, but they are not worth reading for ever either."""
+"""Maximum bytes of FNAME or FCOMMENT; they are not kept, but must not be read for ever either."""
 
 
 def read_header(source: Decoder, place: str, *, first: bool) -> Generator[Block, None, None]:
-    """Read a header to its end; ``place`` names the member in errors, the ``first`` of the archive or not.
+    """Read a whole header; ``place`` names the member in errors, ``first`` says whether it is the archive's first.
 
     Raises:
-        ArchiveError: there is none, it is damaged, or nobody could read what follows it.
+        ArchiveError: there is none, it is damaged, or it announces data that cannot be read.
     """
 
     def look(kept: bytearray) -> None:
@@ -50,7 +50,7 @@ def read_header(source: Decoder, place: str, *, first: bool) -> Generator[Block,
 
 
 def _skip_text(source: Decoder, place: str, crc: int) -> Generator[Block, None, int]:
-    """Read over a name or a comment, up to its NUL; returns ``crc`` with it."""
+    """Skip a name or a comment, up to its NUL; return ``crc`` updated with it."""
     end = size = 0
     while not end:
         text = bytes(source.ahead(4096))

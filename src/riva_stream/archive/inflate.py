@@ -1,16 +1,16 @@
-"""Raw deflate (RFC 1951) that can be begun anew at a block: ISA-L's own ``isal_inflate``, out of the isal wheel.
+"""Raw deflate (RFC 1951) that can be resumed at a block: ISA-L's own ``isal_inflate``, from the isal wheel.
 
-The wheel's class tells neither where a deflate block begins nor takes a window, so the functions of its shared object are
-called directly; the layout of ``struct inflate_state`` is public (``igzip_lib.h``). A place to begin anew is a bit offset
-and the 32 KiB of output before it: plain numbers and bytes, which mean the same to every version, host and processor,
-and which are no more than bad input when somebody made them up. The structure itself never leaves the process.
+The wheel's class neither reports where a deflate block begins nor takes a window, so the functions of its shared object
+are called directly; the layout of ``struct inflate_state`` is public (``igzip_lib.h``). A place to resume at is a bit
+offset and the 32 KiB of output before it: plain numbers and bytes, which mean the same to every version, host and
+processor, and are merely bad input if somebody forged them. The structure itself never leaves the process.
 
-How a block's first bit is found: while one is looked for, input goes in 4 KiB at a time, each time from a copy of the
-state that is kept. A header that was read shows, because it clears a field that is otherwise unused (``tmp_in_size``);
-then the step is repeated from the copy with ever fewer bytes, until one byte less would not reach the header. Of a stored
-block the length tells where the next one begins.
+How a block's first bit is found: while one is looked for, input is fed 4 KiB at a time, and a copy of the state is kept
+before each step. When a header was read, a field that is otherwise unused (``tmp_in_size``) is cleared; then the step
+is repeated from the copy with ever fewer bytes, until one byte less would not reach the header. The length of a stored
+block tells where the next one begins.
 
-Where the symbols are missing, or a self-test fails, the wheel's class serves, without places to begin anew.
+Where the symbols are missing, or a self-test fails, the wheel's class is used, which cannot resume.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = [
 ]
 
 WINDOW = 32 << 10
-"""Bytes of output that deflate may look back."""
+"""Bytes of output that deflate may refer back to."""
 _STEP = 4 << 10
 _MOST_SPILLED = 128 << 10
-"""More than ISA-L can have in its own output buffer (64 KiB and a match)."""
+"""More than ISA-L can hold in its own output buffer (64 KiB and a match)."""
 
 _NEW_HEADER, _HEADER, _STORED, _CODED, _FINISHED = 0, 1, 2, 3, 5
 _FAULTS = {-1: "invalid block", -2: "invalid symbol", -3: "invalid distance"}
@@ -83,14 +83,14 @@ class _State(ctypes.Structure):
 _SIZE = ctypes.sizeof(_State)
 _HISTORY = _State.tmp_out_buffer.offset
 _ROOM = _SIZE + (64 << 10)
-"""What is set aside for the structure: more than it needs, so that a larger one would show and do no harm."""
+"""Memory allocated for the structure: more than it needs, so that a larger one would show and do no harm."""
 
 
 class InflateError(Exception):
     """The deflate data is damaged.
 
-    ``position`` is how many bytes of it tell: with one less nothing would be wrong yet. It does not depend on how the input
-    was cut, but in the wheel's class, which tells no more than what it was given.
+    ``position`` is the number of its bytes that reveal the damage: with one less, nothing is wrong yet. It does not
+    depend on how the input was split, except in the wheel's class, which only knows how much it was given.
     """
 
     def __init__(self, fault: str, position: int) -> None:
@@ -102,7 +102,7 @@ class Boundary(NamedTuple):
     """Where a deflate block begins."""
 
     bit: int
-    """Counted from the first byte that the inflater was given."""
+    """Counted from the first byte that was fed to the inflater."""
     window: bytes
     """The output before it: 32 KiB, or all there is."""
 
@@ -113,43 +113,43 @@ class Inflater(Protocol):
     seeking: bool
     """Whether to stop at the next block."""
     boundary: Boundary | None
-    """The block that was looked for, as soon as all output before it was given."""
+    """The block that was looked for, once all output before it has been returned."""
 
     @property
     def eof(self) -> bool:
-        """Whether the stream has ended, and all its output was given."""
+        """Whether the stream has ended, and all its output has been returned."""
 
     @property
     def unused(self) -> int:
-        """At the end: how many of the last bytes do not belong to the stream; up to eight may be of earlier pieces."""
+        """At the end: number of last bytes not in the stream; up to eight may be from earlier pieces."""
 
     @property
     def needs_input(self) -> bool:
-        """Whether there is nothing more to get from what was fed."""
+        """Whether the fed data yields nothing more."""
 
     def begin(self) -> None:
         """Begin another stream."""
 
     def feed(self, piece: memoryview) -> None:
-        """Hand over the next bytes; only when they are needed."""
+        """Pass in the next bytes; only when input is needed."""
 
     def inflate(self, max_output: int) -> bytes | memoryview:
-        """The next output, at most that much.
+        """The next output, at most ``max_output`` bytes.
 
         Raises:
-            InflateError: the data is damaged; all output before that was given.
+            InflateError: the data is damaged; all output before the damage has been returned.
         """
 
 
 class NativeInflater:
-    """An :class:`Inflater` that knows where blocks begin, and that can begin at one.
+    """An :class:`Inflater` that knows where blocks begin, and can resume at one.
 
     Args:
-        window: the output before the place where it begins.
-        skip: bits of the first byte that are before that place, 0 to 7.
+        window: the output before the place where it resumes.
+        skip: bits of the first byte that precede that place, 0 to 7.
 
     Raises:
-        OSError: it is not to be had here; :func:`why_not_native` says why.
+        OSError: it is not available here; :func:`why_not_native` says why.
     """
 
     def __init__(self, window: bytes = b"", skip: int = 0, *, library: ctypes.CDLL | None = None) -> None:
@@ -220,7 +220,7 @@ class NativeInflater:
     # -- one call ------------------------------------------------------------------------------------------------
 
     def _run(self, address: int, room: int, count: int) -> int:
-        """Inflate the next ``count`` bytes into ``room``; what is left of them stays to be fed."""
+        """Inflate the next ``count`` bytes into ``room``; what is left of them is still to be fed."""
         state = self._state
         state.next_out, state.avail_out, state.avail_in = address, room, count
         code = int(self._library.isal_inflate(state))
@@ -229,11 +229,11 @@ class NativeInflater:
         return code
 
     def _save(self) -> None:
-        """Keep a copy of the state, and of as much of its buffer as is in use."""
+        """Save a copy of the state, and of the used part of its buffer."""
         ctypes.memmove(self._copy, self._memory, _HISTORY + self._state.tmp_out_valid)
 
     def _back(self, left: int) -> None:
-        """Return to the copy, when ``left`` bytes were to be fed."""
+        """Restore the copy, with ``left`` bytes still to be fed."""
         kept = _State.from_buffer(self._copy)
         ctypes.memmove(self._memory, self._copy, _HISTORY + kept.tmp_out_valid)
         self.unused = left
@@ -241,7 +241,7 @@ class NativeInflater:
     # -- damage --------------------------------------------------------------------------------------------------
 
     def _locate(self, code: int, room: int, left: int) -> None:
-        """Find the least input that shows the damage, and keep all output before it."""
+        """Find the shortest input that shows the damage, and keep all output before it."""
         scratch, pin = new_block(room + _MOST_SPILLED)
 
         def shows(count: int) -> bool:
@@ -266,7 +266,7 @@ class NativeInflater:
         """Inflate step by step up to the beginning of a block.
 
         Returns:
-            how much came out; None where only an ordinary call gets any further.
+            how many bytes came out; None where only an ordinary call makes progress.
         """
         state = self._state
         filled = 0
@@ -294,7 +294,7 @@ class NativeInflater:
         return filled or None
 
     def _step(self) -> int:
-        """How many bytes to go on by: of a stored block all that is left, and none while output waits before a block."""
+        """Bytes to feed next: the rest of a stored block, and none while output is pending before a block."""
         state = self._state
         most: int = _STEP
         if state.block_state == _STORED:
@@ -304,7 +304,7 @@ class NativeInflater:
         return min(self.unused, max(0, most))
 
     def _at_block(self) -> bool:
-        """Whether the next bit begins a block, and all output before it was given."""
+        """Whether the next bit begins a block, and all output before it has been returned."""
         state = self._state
         if state.block_state not in {_NEW_HEADER, _HEADER} or not self._drained or not self._fed:
             return False
@@ -315,7 +315,7 @@ class NativeInflater:
 
     @property
     def _reached(self) -> bool:
-        """Whether the last call, which was watched, came to the end of the block."""
+        """Whether the last call, which was watched, reached the end of the block."""
         return (self._state.block_state, self._state.tmp_in_size) != (_CODED, 1)
 
     @property
@@ -328,7 +328,7 @@ class NativeInflater:
         )
 
     def _least(self, address: int, room: int, step: int, left: int) -> int:
-        """How many bytes it takes to come to the end of the block."""
+        """The least number of bytes that reaches the end of the block."""
 
         def reaches(count: int) -> bool:
             self._back(left)
@@ -347,7 +347,7 @@ class NativeInflater:
 
 
 class WheelInflater:
-    """An :class:`Inflater` by the wheel's own class: it never finds a block."""
+    """An :class:`Inflater` that uses the wheel's own class: it never finds a block."""
 
     def __init__(self) -> None:
         self.begin()
@@ -390,11 +390,11 @@ class WheelInflater:
         return block
 
 
-_WHEEL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # the stubs call it an instance
+_WHEEL_ERROR = cast("type[Exception]", igzip_lib.IsalError)  # the stubs declare it as an instance
 
 
 def why_not_native() -> str:
-    """Empty where :class:`NativeInflater` works; else one line that says why it does not."""
+    """Why :class:`NativeInflater` does not work here, in one line; empty where it does."""
     library = _library()
     return library if isinstance(library, str) else ""
 
@@ -416,7 +416,7 @@ def _library() -> ctypes.CDLL | str:
 
 
 def _has_our_layout(library: ctypes.CDLL) -> bool:
-    """Whether the structure is the one that is written down here: what initialising and a first call touch, and what not."""
+    """Whether the structure has the layout above, by what initialisation and a first call touch and leave alone."""
     memory = ctypes.create_string_buffer(b"\xa5" * _ROOM, _ROOM)
     state = _State.from_buffer(memory)
     library.isal_inflate_init(state)
@@ -449,7 +449,7 @@ def _has_our_layout(library: ctypes.CDLL) -> bool:
 
 
 def _works(library: ctypes.CDLL) -> bool:
-    """Known vectors: stored, fixed and dynamic blocks; from their beginning, and anew from each block that is found."""
+    """Test known vectors: stored, fixed and dynamic blocks; from the beginning, and resumed at each block found."""
     noise = hashlib.shake_128(b"RFC 1951").digest(40_000)
     text = b" ".join(b"%d" % (i * i % 4001) for i in range(12_000))
     for data, level, strategy in (
@@ -468,7 +468,7 @@ def _works(library: ctypes.CDLL) -> bool:
 
 
 def _places(library: ctypes.CDLL, packed: bytes, data: bytes) -> list[tuple[int, Boundary]]:
-    """Every block that is found while the whole is inflated, and how much output is before it; nothing if that is wrong."""
+    """Every block found while inflating the whole, with the amount of output before it; empty if that is wrong."""
     found: list[tuple[int, Boundary]] = []
     inflater, out = NativeInflater(library=library), bytearray()
     for at in range(0, len(packed), 20_000):

@@ -1,8 +1,8 @@
 """A look inside a member while it streams by: a ``.riva`` is itself an archive.
 
-Nothing is unpacked and nothing is copied: of a tar only the headers are touched (the data between them is skipped by
-arithmetic), of a gzip only its first block is inflated. What is found is a remark for the report; the only refusals
-are a ``.riva`` of no bytes and one of nothing but zeros, neither of which can be a model.
+Nothing is unpacked and nothing is copied: of a tar only the headers are read (the data between them is skipped by
+arithmetic), of a gzip only the first block is inflated. Findings are only remarks in the report, except that an
+empty ``.riva`` and one of nothing but zeros are refused, since neither can be a model.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 __all__ = ["InnerFile", "Inside", "InsideReport"]
 
 _NAMES = 200
-"""Inner names that are kept."""
+"""Maximum number of inner names that are kept."""
 _REMARKS = 5
-"""Remarks about the inner tar that are kept."""
+"""Maximum number of remarks about the inner tar that are kept."""
 _HEAD = 4096
 """Bytes of the member that are kept until its container is known."""
 _OF_NAMES = Field(fail_fast=True, max_length=_NAMES)
@@ -50,28 +50,28 @@ class InsideReport(Strict):
 
     container: Container
     files: Annotated[tuple[InnerFile, ...], _OF_NAMES] = ()
-    """Of a tar: the first files in it; long names are shortened."""
+    """Of a tar: its first files; long names are shortened."""
     more_files: Count = 0
-    """How many files there are beyond these."""
+    """Number of further files."""
     warnings: Annotated[tuple[str, ...], _OF_REMARKS] = ()
 
 
 @dataclass(eq=False, slots=True)
 class InsideState(Strict):
-    """What was seen of a member so far: at most 4 KiB of it and 200 names."""
+    """What has been seen of a member so far: at most 4 KiB of it and 200 names."""
 
     head: Buffer = field(default_factory=bytearray)
     seen: Count = 0
     zero: bool = True
     container: Container | None = None
     walk: WalkState | None = None
-    """Of the tar inside."""
+    """Of the inner tar."""
     files: Annotated[list[InnerFile], _OF_NAMES] = field(default_factory=list)
     more: Count = 0
     warnings: Annotated[list[str], _OF_REMARKS] = field(default_factory=list)
 
     def check(self, member: Member, header_bytes: int) -> None:
-        """Hold it against what can be.
+        """Check that the state is possible.
 
         Raises:
             InvalidSnapshotError: no member leads to it.
@@ -88,10 +88,10 @@ class Inside(Sink):
     """Watches one member.
 
     Args:
-        member: which.
+        member: the member to watch.
         header_bytes: as in :class:`~riva_stream.archive.walk.Walk`.
-        state: what an earlier one saw of it.
-        names: of files inside that may be kept.
+        state: what an earlier instance has seen of it.
+        names: maximum number of names of inner files to keep.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Inside(Sink):
             if self.state.container == "tar":
                 self._walk = self._watch()
                 begin = self.state.seen - len(view)
-                # The head may have come in several pieces: the walk starts with the kept ones.
+                # The head may have come in several pieces: the walk starts with those that were kept.
                 self._step(memoryview(bytes(self.state.head[:begin])))
         if self._walk:
             self._step(view)
@@ -141,7 +141,7 @@ class Inside(Sink):
         self.warn(f"the tar inside could not be read to its end: {error.what}")
 
     def finish(self) -> InsideReport:
-        """The member is complete.
+        """Report on the complete member.
 
         Raises:
             ArchiveError: it is empty, or all zeros.
@@ -173,7 +173,7 @@ class Inside(Sink):
             tuple(f"member {name}: {text}" for text in self.state.warnings),
         )
 
-    # -- what the walk over the inner tar tells ------------------------------------------------------------------
+    # -- what the walk over the inner tar reports ----------------------------------------------------------------
 
     def entry(self, entry: Entry) -> bool:
         """Note a file; its data is never wanted."""
@@ -191,7 +191,7 @@ class Inside(Sink):
 
 
 def container_of(head: bytes) -> Container:
-    """Tell a member's container by its first bytes (at most 4 KiB of them)."""
+    """Determine a member's container from its first bytes (at most 4 KiB of them)."""
     if head[:2] == b"\x1f\x8b":
         try:
             start = zlib.decompressobj(wbits=31).decompress(head, 2 * BLOCK)

@@ -1,7 +1,7 @@
-"""Files that an operating system or a program left beside the real ones, told by their place *and* their first bytes.
+"""Files that an operating system or a program left beside the real ones, recognised by place *and* first bytes.
 
-``._model.riva`` and ``__MACOSX/._model.riva`` match ``*.riva`` but are no models: macOS keeps a file's attributes there.
-The place alone never decides, since a model might be named so; nor do the bytes alone. Both together leave no doubt.
+``._model.riva`` and ``__MACOSX/._model.riva`` match ``*.riva`` but are not models: macOS keeps file attributes there.
+Neither the place nor the bytes alone decide, since a model might be named like that; together they leave no doubt.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 __all__ = ["HEAD", "Suspicion", "confirmed", "suspicions"]
 
 HEAD = 512
-"""First bytes of a file that are enough to tell."""
+"""First bytes of a file that are enough to decide."""
 
 _APPLE_DOUBLE = b"\0\5\x16\7"
 _BESIDE = frozenset(("__MACOSX", ".AppleDouble", "@eaDir"))
-"""Folders of macOS's zip, of netatalk, and of Synology, that repeat the names of the real files."""
+"""Folders of macOS's zip, of netatalk, and of Synology, which repeat the names of the real files."""
 _PAX_FOLDER = re.compile(r"(?:@?PaxHeaders?|GlobalHead)(?:\.\d+)*")
 _PAX_RECORD = re.compile(rb"([1-9]\d{0,6}) [^=\n\0]{1,200}=")
 _THUMBS = frozenset(("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db"))
@@ -27,15 +27,15 @@ _SMALL = 1 << 20
 
 
 class Suspicion(NamedTuple):
-    """What a file may be by its place, and what its bytes say to that."""
+    """What a file may be by its place, and the test of its bytes."""
 
     what: str
     confirms: Callable[[bytes, int], bool]
-    """From its first bytes (``HEAD`` of them, or all) and its size: whether it is that, and no model."""
+    """Given its first bytes (``HEAD`` of them, or all) and its size: whether it is that, and not a model."""
 
 
 def suspicions(name: str) -> tuple[Suspicion, ...]:
-    """What a file of this name may be that was left beside the real ones; empty for a usual name."""
+    """The kinds of leftover that a file of this name may be; empty for an ordinary name."""
     *folders, base = name.split("/")
     lower = base.lower()
     candidates: tuple[tuple[bool, str, Callable[[bytes, int], bool]], ...] = (
@@ -68,7 +68,7 @@ def suspicions(name: str) -> tuple[Suspicion, ...]:
 
 
 def confirmed(suspected: Sequence[Suspicion], head: bytes, size: int) -> str | None:
-    """What a file of these first bytes and this size is, out of what it may be; None for a file of one's own."""
+    """The kind of leftover that the first bytes and the size confirm; None for a real file."""
     return next((suspicion.what for suspicion in suspected if suspicion.confirms(head, size)), None)
 
 

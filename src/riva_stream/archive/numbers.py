@@ -18,11 +18,11 @@ def number(field: bytes, what: Callable[[], str], *, fault: ArchiveFault = Archi
 
     Args:
         field: its bytes.
-        what: gives the beginning of the error's sentence, "... has"; sound fields, which are nearly all, need none.
-        fault: what such an error is.
+        what: returns the beginning of the error's sentence, "... has"; valid fields, nearly all of them, need none.
+        fault: the fault of the error.
 
     Raises:
-        ArchiveError: blanks, garbage behind the digits, a negative number, one over 2**63 - 1, or the base-64 of a GNU
+        ArchiveError: blanks, garbage after the digits, a negative number, one over 2**63 - 1, or the base-64 of a GNU
             tar from before 1999.
     """
     match = _OCTAL.match(field)
@@ -42,7 +42,7 @@ def number(field: bytes, what: Callable[[], str], *, fault: ArchiveFault = Archi
 
 
 def checksum(block: bytes) -> tuple[int, int]:
-    """The sums a header may record: of unsigned bytes (POSIX), or of signed ones (old Suns). The field counts as blanks."""
+    """The sums that a header may record, its own field as blanks: of unsigned bytes (POSIX), or signed (old Suns)."""
     unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
     high = sum(1 for byte in block[:148] + block[156:] if byte > 0x7F)  # noqa: PLR2004
     return unsigned, unsigned - 256 * high

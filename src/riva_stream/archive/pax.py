@@ -1,7 +1,7 @@
 r"""Bodies of pax extended headers: ``"%d %s=%s\n"`` records (POSIX.1-2017, pax, "pax Extended Header").
 
-GNU tar reads the same records in ``xheader.c``. Where it warns and goes on, or where readers are known to disagree
-(an empty path, a NUL in a name), the archive is refused: the member could be another one for the next reader.
+GNU tar reads the same records in ``xheader.c``. Where it warns and continues, or where readers are known to disagree
+(an empty path, a NUL in a name), the archive is refused: the next reader might take the member for another one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEEDED = (b"path", b"size", b"GNU.sparse.", b"GNU.volume.", b"SCHILY.realsize")
 
 
 class Pax(NamedTuple):
-    """What an extended header says of the member that follows; fields it does not give are None."""
+    """What an extended header says about the following member; absent fields are None."""
 
     path: Bytes | None = None
     size: Count | None = None
@@ -44,29 +44,29 @@ class Step(Enum):
 class PaxReader(Strict):
     """Reads the body of one extended header as it streams by, and keeps the records that change what is extracted.
 
-    The values of all others (times, owners, extended attributes of any size) are skipped where they are: they are neither
-    held nor counted.
+    The values of all others (times, owners, extended attributes of any size) are skipped: they are neither held nor
+    counted.
     """
 
     size: Count
     """Bytes of the body."""
     place: Name
-    """Names the header in errors."""
+    """The name of the header in errors."""
     records: Annotated[list[tuple[Bytes, Bytes]], BOUNDED] = field(default_factory=list)
-    """Keywords and values of the records that are needed, in order."""
+    """Keywords and values of the needed records, in order."""
     step: Step = Step.LENGTH
     at: Count = 0
-    """Bytes of the body read."""
+    """Bytes of the body read so far."""
     begin: Count = 0
-    """Where the record begins."""
+    """Offset at which the record begins."""
     left: Count = 0
-    """Bytes of it that are to come."""
+    """Bytes of the record still to come."""
     text: Buffer = field(default_factory=bytearray)
-    """Its length, or its keyword."""
+    """The record's length, or its keyword."""
     value: Buffer | None = None
 
     def check(self) -> None:
-        """Hold it against what can be.
+        """Check that the state is possible.
 
         Raises:
             InvalidSnapshotError: no body leads to it.
@@ -83,10 +83,10 @@ class PaxReader(Strict):
 
         Args:
             view: the bytes.
-            hold: is told how many bytes more are kept, and may raise.
+            hold: is told how many more bytes are kept, and may raise.
 
         Raises:
-            ArchiveError: a record is malformed, or more would be kept than may be.
+            ArchiveError: a record is malformed, or the limit of kept bytes would be exceeded.
         """
         while view:
             if self.step is Step.LENGTH:
@@ -103,7 +103,7 @@ class PaxReader(Strict):
             view = view[count:]
 
     def finish(self) -> None:
-        """The body is complete.
+        """Note that the body is complete.
 
         Raises:
             ArchiveError: its last record is not.
@@ -121,7 +121,7 @@ class PaxReader(Strict):
             self.text.clear()
             self.step = Step.KEYWORD
         elif not self.text and byte == b"\0":
-            self.step = Step.NULS  # behind the last record: GNU tar stops there as well
+            self.step = Step.NULS  # after the last record: GNU tar stops there as well
         else:
             self.text += byte
             if len(self.text) > _LENGTH_DIGITS or not self.text.isdigit():
@@ -169,7 +169,7 @@ class PaxReader(Strict):
 
 
 def decimal(value: bytes, what: str, place: str) -> int:
-    """A count as pax writes it.
+    """Parse a number as pax writes it.
 
     Raises:
         ArchiveError: it is not plain decimal digits, or is over 2**63 - 1.
@@ -180,10 +180,10 @@ def decimal(value: bytes, what: str, place: str) -> int:
 
 
 def parse_pax(records: Sequence[tuple[bytes, bytes]], place: str) -> Pax:
-    """Read the records of one member's extended header.
+    """Parse the records of one member's extended header.
 
     Raises:
-        ArchiveError: one says what could be read in two ways.
+        ArchiveError: a record is ambiguous or unsupported.
     """
     path: bytes | None = None
     size: int | None = None
@@ -212,10 +212,10 @@ def parse_global(records: Sequence[tuple[bytes, bytes]], place: str) -> None:
     """Check a global extended header.
 
     Comments, times, owners and the like do not change what is staged. A path or a size for *every* member that
-    follows has no honest use, and readers disagree about it, so it is refused.
+    follows has no legitimate use, and readers disagree about it, so it is refused.
 
     Raises:
-        ArchiveError: it has one of those.
+        ArchiveError: it has a path or a size.
     """
     if records:
         keyword = records[0][0][:40].decode(errors="replace")

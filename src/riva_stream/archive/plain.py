@@ -14,7 +14,7 @@ __all__ = ["PlainPlace", "PlainStream"]
 
 @dataclass(frozen=True, slots=True)
 class PlainPlace(Place):
-    """Where it can be read on from: anywhere. Bytes come out as they go in."""
+    """Where reading of a tar can resume: anywhere. Output offsets equal input offsets."""
 
     format: Literal["tar"] = "tar"
 
@@ -23,7 +23,7 @@ class PlainStream(Decoder):
     """Passes an uncompressed tar through by reference.
 
     Args:
-        place: where to read on.
+        place: where to resume.
 
     Raises:
         InvalidSnapshotError: there is no such place.
@@ -39,11 +39,11 @@ class PlainStream(Decoder):
         super().__init__(self.place.offset)
 
     def blocks(self) -> Generator[Block, None, None]:
-        """The pieces, in as many blocks as they come to."""
+        """Generate the pieces, in as many blocks as needed."""
         while True:
             block = self.take(self._most)
             self.place = PlainPlace(self._at, self._at)
             yield block
 
     def finish(self) -> None:
-        """Whether it is whole is the tar layer's matter."""
+        """Do nothing: the tar layer checks whether it is complete."""

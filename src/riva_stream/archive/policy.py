@@ -1,7 +1,7 @@
-"""Which members are taken, under which name, and how much an archive may ask of us: the one place that says so.
+"""The member policy: which members are staged, under which names, and how much an archive may demand.
 
-Every rule here ends in an :class:`~riva_stream.errors.ArchiveError` that names the member. The table of the rules,
-next to what GNU tar does in the same place, stands in ``docs/archives.md``.
+Every rule here ends in an :class:`~riva_stream.errors.ArchiveError` that names the member. ``docs/archives.md`` lists
+the rules, with what GNU tar does in each case.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PATH_BYTES = 4096
 """PATH_MAX of Linux."""
 _WILDCARD = re.compile(r"[*?\[]")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Direction overrides: a name that holds one is shown as something that it is not."""
+"""Direction overrides: a name that holds one is displayed as something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(Strict):
-    """What one archive may ask of us. All are refused while streaming, as soon as they are passed."""
+    """What one archive may demand. Each limit is enforced while streaming, as soon as it is passed."""
 
     members: int = 100_000
     """Entries of any kind in the tar stream."""
@@ -39,7 +39,7 @@ class Limits(Strict):
     """Members that match ``include``; each costs an upload."""
     header_bytes: int = _MIB
     """Bytes that are kept of the extended headers (pax, GNU long names), or of a sparse map, of one member. Values of pax
-    records that nobody needs are skipped and do not count."""
+    records that are not needed are skipped and do not count."""
     expanded_bytes: int = 5 << 40
     """Bytes of tar stream, holes of sparse members included: 5 TiB."""
     ratio: float = 100.0
@@ -49,11 +49,11 @@ class Limits(Strict):
     streams: int = 4_000_000
     """gzip members or zstd frames in one archive. bgzip writes one per 64 KiB."""
     zstd_window: int = 32 * _MIB
-    """Window a zstd frame may ask for: it is held in memory. ``zstd -19`` needs 8 MiB, ``--ultra -22`` 128 MiB."""
+    """Window that a zstd frame may need: it is held in memory. ``zstd -19`` needs 8 MiB, ``--ultra -22`` 128 MiB."""
     listing: int = 1_000
-    """Entries kept by name for the report; the rest are counted."""
+    """Entries whose names are kept for the report; the rest are counted."""
     inside: int = 2_000
-    """Files inside members that are kept by name, of all members together, and at most 200 of each; the rest are counted."""
+    """Names kept of files inside members: of all members together, and at most 200 of each; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +67,21 @@ class Member(Strict):
     size: Count
     """Bytes, holes of a sparse member included."""
     index: Count
-    """Its place among all entries of the archive, from 0."""
+    """Its position among all entries of the archive, from 0."""
     offset: Count
-    """Where its header block begins in the tar stream."""
+    """Offset of its header block in the tar stream."""
     data_offset: Count | None = None
-    """Where its bytes begin in the tar stream; None where they are not there as they are staged (sparse)."""
+    """Offset of its bytes in the tar stream; None where they are not stored there as they are staged (sparse)."""
 
 
 class Policy:
     """Decides for each entry whether it is staged.
 
     Args:
-        include: shell patterns. One without a slash is held against the base name, one with a slash against the whole
-            name (without a leading ``./``); ``*`` crosses slashes, letter case counts.
+        include: shell patterns. One without a slash is matched against the base name, one with a slash against the
+            whole name (without a leading ``./``); ``*`` crosses slashes, case matters.
         limits: see :class:`Limits`.
-        taken: the members that were selected so far: name by base name.
+        taken: the members selected so far: name by base name.
     """
 
     def __init__(self, include: Sequence[str], limits: Limits, taken: dict[str, str]) -> None:
@@ -92,18 +92,18 @@ class Policy:
         self._taken = taken
 
     def matches(self, name: str) -> bool:
-        """Whether a member of this name is asked for."""
+        """Whether a member of this name is wanted."""
         base, whole = name.rpartition("/")[2], name.removeprefix("./")
         return any(match(base) for match in self._base) or any(match(whole) for match in self._whole)
 
     def names(self, name: str) -> bool:
-        """Whether it is asked for by its own name, by a pattern without a wildcard."""
+        """Whether it is wanted by its own name, by a pattern without a wildcard."""
         base, whole = name.rpartition("/")[2], name.removeprefix("./")
         plain = (p.removeprefix("./") for p in self.include if not _WILDCARD.search(p))
         return any(p == (whole if "/" in p else base) for p in plain)
 
     def select(self, entry: Entry) -> Member | None:
-        """The member to stage, or None for an entry that is not asked for.
+        """The member to stage, or None for an entry that is not wanted.
 
         Raises:
             ArchiveError: the entry matches, but it is not one that can be staged as it is.

@@ -1,4 +1,4 @@
-"""From entries of the tar to events: what is staged is handed on, everything is counted, some of it is remembered."""
+"""From tar entries to events: what is staged is passed on, everything is counted, some of it is recorded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Found", "Selection", "SelectionState"]
 
 _WARNINGS = 100
 _LEFT_OUT = 100
-"""Names of leftovers that are kept."""
+"""Maximum number of names of leftovers that are kept."""
 _SHOWN = 20
 _OF_LEFT_OUT = Field(fail_fast=True, max_length=_LEFT_OUT)
 _PACKED = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip", ".7z", ".rar")
@@ -30,7 +30,7 @@ _PACKED = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".zip",
 
 @dataclass(eq=False, slots=True)
 class _Suspect(Strict):
-    """A file that matches, but may be no model: its first bytes will tell."""
+    """A file that matches, but may not be a model: its first bytes will decide."""
 
     entry: Entry
     head: Buffer = field(default_factory=bytearray)
@@ -38,15 +38,15 @@ class _Suspect(Strict):
 
 @dataclass(eq=False, slots=True)
 class Found(Strict):
-    """What was found so far: as much as there is in the archive, up to the limits."""
+    """What has been found so far: as much as is in the archive, up to the limits."""
 
     listing: Annotated[list[ListedEntry], BOUNDED] = field(default_factory=list)
     staged: Annotated[list[StagedMember], BOUNDED] = field(default_factory=list)
     left_out: Annotated[list[str], _OF_LEFT_OUT] = field(default_factory=list)
-    """Names of members that were left out as no models; the first hundred."""
+    """Names of members that were left out because they are not models; the first hundred."""
 
     def check(self, state: SelectionState, policy: Policy, limits: Limits) -> None:
-        """Hold it against what can be, and against the selection that has found it.
+        """Check that it is possible, and consistent with the selection that found it.
 
         Raises:
             InvalidSnapshotError: no archive leads to it.
@@ -73,26 +73,26 @@ class Found(Strict):
         require(self.inside + inside <= limits.inside, "what was noted inside")
 
     def selected(self, opened: Member | None) -> list[Member]:
-        """The members that were selected so far, with the one that is open."""
+        """The members selected so far, including the open one."""
         return [*(staged.member for staged in self.staged), *([opened] if opened is not None else [])]
 
     @property
     def inside(self) -> int:
-        """Names of files inside the members."""
+        """Number of kept names of files inside the members."""
         return sum(len(staged.inside.files) for staged in self.staged)
 
 
 @dataclass(eq=False, slots=True)
 class SelectionState(Strict):
-    """Where the selection is, apart from what it found."""
+    """The state of the selection, apart from what it found."""
 
     entries: Count = 0
     holes: Count = 0
-    """Zero bytes made up for sparse members so far."""
+    """Zero bytes filled in for sparse members so far."""
     last: Name = ""
     """The name of the latest entry."""
     member: Member | None = None
-    """That has begun."""
+    """The member that has begun."""
     inside: InsideState | None = None
     suspect: _Suspect | None = None
     warnings: Annotated[list[Name], Field(fail_fast=True, max_length=_WARNINGS)] = field(default_factory=list)
@@ -101,7 +101,7 @@ class SelectionState(Strict):
     kinds_left_out: Annotated[list[str], _OF_LEFT_OUT] = field(default_factory=list)
 
     def check(self, walk: WalkState, limits: Limits) -> None:
-        """Hold it against what can be, and against the walk that it belongs to.
+        """Check that it is possible, and consistent with the walk that it belongs to.
 
         Raises:
             InvalidSnapshotError: no archive leads to it.
@@ -128,13 +128,13 @@ class SelectionState(Strict):
 
 
 class Selection(Sink):
-    """The :class:`~riva_stream.archive.tar.Sink` of the archive's own tar.
+    """The :class:`~riva_stream.archive.tar.Sink` of the outer tar.
 
     Args:
         include: shell patterns of the members to stage.
-        limits: what the archive may ask of us.
-        state: where an earlier one was.
-        found: what it had found.
+        limits: what the archive may demand.
+        state: the state of an earlier instance.
+        found: what that one had found.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Selection(Sink):
         return events
 
     def entry(self, entry: Entry) -> bool:
-        """A new entry; whether it is staged.
+        """Note a new entry; return whether it is staged.
 
         Raises:
             ArchiveError: there are too many, or it matches and cannot be staged.
@@ -209,7 +209,7 @@ class Selection(Sink):
         return Inside(member, self._limits.header_bytes, state, names=self._limits.inside - self._noted)
 
     def data(self, view: memoryview) -> None:
-        """Bytes of the member."""
+        """Take bytes of the member."""
         suspect = self.state.suspect
         if suspect:
             before = bytes(suspect.head)
@@ -221,7 +221,7 @@ class Selection(Sink):
             self._events.append(MemberData(view))
 
     def _decide(self, suspect: _Suspect, pieces: tuple[bytes, memoryview] | None = None) -> None:
-        """Leave it out, or begin the member with what is there of it."""
+        """Leave the suspect out, or begin the member with the bytes read so far."""
         self.state.suspect = None
         name = suspect.entry.name
         suspected = suspicions(name)
@@ -243,14 +243,14 @@ class Selection(Sink):
                 self.data(memoryview(piece))
 
     def hole(self, count: int) -> None:
-        """As many zeros are made up for a sparse member."""
+        """Note that ``count`` zeros are filled in for a sparse member."""
         self.state.holes += count
 
     def end(self) -> None:
-        """The member is complete.
+        """Note that the member is complete.
 
         Raises:
-            ArchiveError: it is a model of no bytes, or of nothing but zeros.
+            ArchiveError: it is a model without bytes, or of nothing but zeros.
         """
         if self.state.suspect:  # it has no bytes
             self._decide(self.state.suspect)
@@ -272,7 +272,7 @@ class Selection(Sink):
             self.state.more_warnings += 1
 
     def nothing_matched(self) -> ArchiveError:
-        """The error for an archive without a member to stage: it says what there is instead."""
+        """The error for an archive without a member to stage: it lists what the archive has instead."""
         patterns = " ".join(self._policy.include)
         shown = self.found.listing[:_SHOWN]
         listed = ", ".join(f"{show(e.name)} ({e.kind}, {e.size} bytes)" for e in shown)

@@ -1,8 +1,8 @@
-"""What a snapshot is made of: plain data alone, each value with its bounds, so that a hostile one is only bad input.
+"""What a snapshot consists of: plain data alone, each value with its bounds, so that a hostile one is only bad input.
 
 The state of each layer is a dataclass of such values. A snapshot is their JSON; pydantic reads it back strictly, and each
-layer then holds its own state against what can be (``check``). Nothing of it is ever taken for an address, a length of
-memory that is not there, or code.
+layer then checks that its state is possible (``check``). Nothing in it is ever used as an address, as a length of
+memory that does not exist, or as code.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ __all__ = [
 ]
 
 MOST_STATE = 256 << 10
-"""Bytes of a snapshot, apart from what was found in the archive."""
+"""Maximum bytes of a snapshot, apart from what was found in the archive."""
 BOUNDED = Field(fail_fast=True, max_length=MOST_STATE // 4)
-"""For each list of a snapshot: ``[0],`` is the shortest that an item of one can be. It is over at its first wrong item, each of
-which would be an error of its own."""
+"""For each list of a snapshot: its shortest possible item is ``[0],``. Validation stops at the first invalid item,
+since each would be an error of its own."""
 
 
 class Strict:
-    """What the dataclasses of a snapshot are: read back as they are or not at all."""
+    """Base of the dataclasses of a snapshot: they are read back exactly or not at all."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
 
 class InvalidSnapshotError(ValueError):
-    """A snapshot is damaged, made up, of another version, or taken with other options: begin at the start."""
+    """A snapshot is damaged, forged, of another version, or was taken with other options: begin at the start."""
 
 
 def require(holds: object, what: str) -> None:
-    """Refuse a snapshot that cannot be.
+    """Refuse an impossible snapshot.
 
     Raises:
         InvalidSnapshotError: ``holds`` is false.
@@ -75,10 +75,10 @@ def _unquoted(value: Any) -> str:
 
 
 Count = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
-"""Bytes, or how many."""
+"""A number of bytes or of items."""
 Bytes = Annotated[bytes, PlainValidator(_decoded), PlainSerializer(_encoded)]
 Buffer = Annotated[
     bytearray, PlainValidator(lambda value: bytearray(_decoded(value))), PlainSerializer(_encoded)
 ]
 Name = Annotated[str, PlainValidator(_unquoted), PlainSerializer(_quoted)]
-"""A name of the archive; bytes that are not UTF-8 are lone surrogates, which JSON has no place for: percent-encoded."""
+"""A name in the archive; invalid UTF-8 becomes lone surrogates, which JSON cannot hold, so it is percent-encoded."""

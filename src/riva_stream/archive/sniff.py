@@ -1,4 +1,4 @@
-"""What bytes look like that are no tar, layer by layer, and what their owner can do about it."""
+"""What data that is not a tar looks like, layer by layer, and what its owner can do about it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = [
 ]
 
 DEEP = 8192
-"""Bytes with which a look under one more layer mostly succeeds (not under zstd, whose blocks have up to 128 KiB)."""
+"""Bytes with which a look under one more layer usually succeeds (not under zstd, whose blocks have up to 128 KiB)."""
 _DEPTH = 5
-"""Layers that are told apart."""
+"""Maximum number of layers that are identified."""
 _WINDOW = 8 << 20
 
 
 class _Kind(NamedTuple):
     article: str
-    """As it stands in a sentence."""
+    """The name in a sentence, with its article."""
     unwrap: str = ""
-    """The filter that takes this layer off."""
+    """The filter that removes this layer."""
     advice: str = ""
-    """Without a filter: what to do."""
+    """What to do where there is no filter."""
 
 
 _REPACK = "and pack the files as a tar: tar --zstd -cf model.tar.zst -C FOLDER ."
@@ -101,11 +101,11 @@ _KINDS: dict[str, _Kind] = {
 }
 
 _NO_MODELS = frozenset(("html", "xml", "git-lfs", "aws-chunked", "form-data", "http", "pdf", "empty"))
-"""What no model ever is: pages, answers, pointers, framing, nothing."""
+"""What a model never is: pages, responses, pointers, framing, nothing."""
 _ODD_MODELS = frozenset(
     ("zip", "7z", "rar", "xz", "bzip2", "cpio", "squashfs", "ar", "text", "appledouble", "elf")
 )
-"""What is not how a model is packed."""
+"""Formats in which models are not packed."""
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "zip"),
@@ -153,10 +153,10 @@ _SAFETENSORS = re.compile(rb'[\s\S]{5}\0\0\0\{"')
 
 
 def chunked(head: bytes) -> int:
-    """Bytes of the line that begins a chunk of aws-chunked framing; 0 where there is none.
+    """Length of the line that begins a chunk of aws-chunked framing; 0 where there is none.
 
-    Signed chunks name themselves. Unsigned ones (with a trailing checksum) are but a length, so there the line counts
-    only in front of something that is known.
+    Signed chunks identify themselves. Unsigned ones (with a trailing checksum) have only a length, so such a line
+    counts only if known content follows.
     """
     if signed := _SIGNED.match(head):
         return signed.end()
@@ -167,13 +167,13 @@ def chunked(head: bytes) -> int:
 
 
 def sniff_layers(head: bytes) -> tuple[str, ...]:
-    """What these first bytes are, from outside to inside, as far as they tell; never empty."""
+    """The formats of these first bytes, outermost first, as far as they show; never empty."""
     layers: list[str] = []
     while len(layers) < _DEPTH:
         framing = chunked(head)
         kind = "aws-chunked" if framing else _kind_of(head)
         if layers and kind in {"unknown", "empty", "zeros"}:
-            break  # too little of it was inflated to tell
+            break  # too little of it was inflated to decide
         layers.append(kind)
         head = head[framing:] if framing else _inflated(kind, head)
         if not head:
@@ -182,13 +182,13 @@ def sniff_layers(head: bytes) -> tuple[str, ...]:
 
 
 def describe_content(head: bytes) -> str:
-    """What a file with these first bytes looks like; empty where that is not known."""
+    """What a file with these first bytes looks like; empty where that is unknown."""
     layers = sniff_layers(head)
     return "" if layers[0] in {"unknown", "empty", "zeros"} else f"it looks like {_sentence(layers, head)}"
 
 
 def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
-    """The error for ``head``, the first bytes of the source, or of what is inside its layers ``outer``."""
+    """The error for ``head``, the first bytes of the source, or of the content of its layers ``outer``."""
     found = sniff_layers(head)
     if outer:
         text = f"inside the {outer[-1]} is {_sentence(found, head, outer)}"
@@ -208,14 +208,14 @@ def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
 
 
 def not_a_model(name: str, head: bytes) -> ArchiveError | None:
-    """The error for a bare model whose first bytes are those of what no model can be; None where they are not.
+    """The error for a bare model whose first bytes show that it cannot be a model; None where they do not.
 
     Args:
-        name: of the file, for what takes both a name and bytes to tell.
+        name: of the file, for formats that take both name and bytes to recognise.
         head: its first bytes; ``DEEP`` of them, or all.
     """
     found = sniff_layers(head)
-    # One byte is all that tells JSON, and a model may begin with it.
+    # JSON is recognised by one byte, and a model may begin with it.
     sure = found[0] in _NO_MODELS or (found[0] == "json" and _is_text(head))
     if not sure and not (found[0] == "appledouble" and name.startswith("._")):
         return None
@@ -228,7 +228,7 @@ def not_a_model(name: str, head: bytes) -> ArchiveError | None:
 
 
 def odd_for_a_model(head: bytes) -> str:
-    """What a bare model looks like that seems to be something else; empty where it does not."""
+    """What a bare model looks like if it seems to be something else; empty where it does not."""
     found = sniff_layers(head)
     is_odd = found[0] in _ODD_MODELS or (found[0] in {"gzip", "zstd"} and "tar" in found)
     return _sentence(found, head) if is_odd else ""
@@ -252,7 +252,7 @@ def _sentence(found: tuple[str, ...], head: bytes, outer: Sequence[str] = ()) ->
 
 
 def _hint(layers: tuple[str, ...]) -> str:
-    """How to come from these layers to an archive that is read."""
+    """How to turn these layers into a supported archive."""
     odd = next((i for i, kind in enumerate(layers) if not _KINDS[kind].unwrap and kind != "tar"), None)
     if odd is not None:
         advice = _KINDS[layers[odd]].advice or _NO_ARCHIVE
@@ -260,7 +260,7 @@ def _hint(layers: tuple[str, ...]) -> str:
             return f"take off the layers around it ({_pipe(layers[:odd])}), then {advice}"
         return advice
     wraps = [kind for kind in layers if kind != "tar"]
-    ready = wraps[-1] in {"gzip", "zstd"} and len(wraps) > 1  # the innermost one can stay
+    ready = wraps[-1] in {"gzip", "zstd"} and len(wraps) > 1  # the innermost layer can stay
     pipe = _pipe(wraps[:-1] if ready else wraps)
     end = (
         f" > model.tar.{'gz' if wraps[-1] == 'gzip' else 'zst'}"
@@ -273,7 +273,7 @@ def _hint(layers: tuple[str, ...]) -> str:
 
 
 def _pipe(layers: Sequence[str]) -> str:
-    """The filters that take these layers off a file."""
+    """The filters that remove these layers from a file."""
     first, *rest = (_KINDS[kind].unwrap for kind in layers)
     return " | ".join([f"{first} FILE", *rest])
 
@@ -317,7 +317,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _inflated(kind: str, head: bytes) -> bytes:
-    """The first bytes inside a gzip, zlib or zstd layer; empty where they cannot be told."""
+    """The first bytes inside a gzip, zlib or zstd layer; empty where they cannot be decoded."""
     try:
         if kind in {"gzip", "zlib"}:
             return zlib.decompressobj(wbits=31 if kind == "gzip" else 15).decompress(head, DEEP)

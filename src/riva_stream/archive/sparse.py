@@ -1,9 +1,9 @@
-"""Maps of sparse members: which stretches of the file are in the archive; the rest are holes.
+"""Maps of sparse members: which segments of the file are in the archive; the rest are holes.
 
-Four ways to write one (GNU tar manual, "Sparse Formats"): old GNU (typeflag ``S``, the map in the header and in
-blocks behind it) and pax 0.0, 0.1 (the map in the extended header) and 1.0 (the map in front of the data).
-GNU tar starts each stretch at a block of its own, Python and libarchive read them end to end; both mean the same
-only if every stretch but the last is a multiple of 512 bytes, and maps for which they would differ are refused.
+There are four formats (GNU tar manual, "Sparse Formats"): old GNU (typeflag ``S``, the map in the header and in
+the blocks after it) and pax 0.0, 0.1 (the map in the extended header) and 1.0 (the map before the data).
+GNU tar starts each segment at a block of its own, Python and libarchive read them end to end; both give the same
+result only if every segment but the last is a multiple of 512 bytes, and maps for which they would differ are refused.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = [
 ]
 
 _ENTRY = 24
-"""Bytes of one old GNU map entry, and what any map entry counts for against ``Limits.header_bytes``."""
+"""Bytes of one old GNU map entry, and what each map entry counts against ``Limits.header_bytes``."""
 
 
 class Segment(NamedTuple):
-    """A stretch of data: where in the file it goes, and how long it is. Bytes."""
+    """A segment of data: where in the file it goes, and how long it is. Bytes."""
 
     offset: Count
     length: Count
 
 
 class SparseInfo(NamedTuple):
-    """What a pax header says of a sparse member."""
+    """What a pax header says about a sparse member."""
 
     name: bytes | None
     size: int
     """The real size of the file, holes included."""
     segments: list[Segment] | None
-    """None: version 1.0, whose map stands in front of the data."""
+    """None: version 1.0, whose map precedes the data."""
 
 
 def old_gnu_entries(block: bytes, start: int, count: int, place: str) -> tuple[list[Segment], bool]:
@@ -76,7 +76,7 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
     """Read the ``GNU.sparse.*`` records of one member.
 
     Raises:
-        ArchiveError: they do not make one of the three versions, or the map has more entries than ``limit`` bytes allow.
+        ArchiveError: they match none of the three versions, or the map has more entries than ``limit`` bytes allow.
     """
     single = dict(pax.sparse)
     size_text = single.get(b"realsize", single.get(b"size"))
@@ -113,19 +113,19 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
 
 @dataclass(eq=False, slots=True)
 class MapReader(Strict):
-    """The map of version 1.0, in front of the data: one decimal number a line, the first is the count of entries."""
+    """The map of version 1.0, before the data: one decimal number per line, the first is the number of entries."""
 
     limit: Count
-    """Bytes the map may have; each entry counts for at least 24."""
+    """Maximum bytes of the map; each entry counts for at least 24."""
     place: Name
-    """Names the member in errors."""
+    """The name of the member in errors."""
     text: Buffer = field(default_factory=bytearray)
     lines: Count = 0
     count: Count | None = None
-    """Entries, as soon as that is known."""
+    """Number of entries, once known."""
 
     def check(self, limit: int) -> None:
-        """Hold it against what can be.
+        """Check that the state is possible.
 
         Raises:
             InvalidSnapshotError: no map leads to it.
@@ -142,7 +142,7 @@ class MapReader(Strict):
         return len(self.text)
 
     def feed(self, block: bytes) -> bool:
-        """Take the next block; whether the map is complete.
+        """Take the next block; return whether the map is complete.
 
         Raises:
             ArchiveError: it is malformed or too long.
@@ -167,7 +167,7 @@ class MapReader(Strict):
         return self.lines > 2 * self.count
 
     def segments(self) -> list[Segment]:
-        """The entries, once ``feed`` said that they are complete."""
+        """The entries, once ``feed`` has returned that they are complete."""
         return _segments(bytes(self.text).split(b"\n")[1 : 2 * (self.count or 0) + 1], self.place)
 
 
@@ -177,10 +177,10 @@ def _segments(numbers: list[bytes], place: str) -> list[Segment]:
 
 
 def check_map(segments: list[Segment], size: int, stored: int, place: str) -> list[Segment]:
-    """Hold a map against the real size and the bytes stored for it, and return the stretches that hold data.
+    """Check a map against the real size and the bytes stored for it, and return the segments that hold data.
 
     Raises:
-        ArchiveError: stretches that overlap, run backwards, leave the file, end early, or do not add up to ``stored``.
+        ArchiveError: segments that overlap, run backwards, leave the file, end early, or do not add up to ``stored``.
     """
     at = packed = 0
     data = []
@@ -213,7 +213,7 @@ def check_map(segments: list[Segment], size: int, stored: int, place: str) -> li
 
 
 def check_count(count: int, limit: int, place: str) -> None:
-    """Refuse a map of more entries than ``limit`` bytes would hold."""
+    """Refuse a map with more entries than ``limit`` bytes would hold."""
     if count * _ENTRY > limit:
         raise ArchiveError(
             f"{place}: its sparse map has {count} entries; at most {limit // _ENTRY} are read",

@@ -1,9 +1,9 @@
-"""One tar stream, header by header: a synchronous walk over blocks of it, cut anywhere.
+"""One tar stream, header by header: the format of its blocks.
 
-The walk follows GNU tar's extraction (``list.c``, ``extract.c``), including what it takes for data and what not: a
-directory, a link or a device has none, whatever its size field says; an unknown typeflag is a file. It stops with
-an :class:`~riva_stream.errors.ArchiveError` wherever GNU tar would warn, skip or guess. Formats: v7, ustar, pax,
-old GNU. Nothing is ever taken from a block without its checksum.
+This follows GNU tar's extraction (``list.c``, ``extract.c``), including what counts as data: a directory, a link
+or a device has none, whatever its size field says; an unknown typeflag is a file. Wherever GNU tar would warn,
+skip or guess, the archive is refused with an :class:`~riva_stream.errors.ArchiveError`. Formats: v7, ustar, pax,
+old GNU. Nothing is ever taken from a header block whose checksum is wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 __all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header", "says_tar"]
 
 BLOCK = 512
-"""Bytes of a tar block: headers are one, data is padded to it."""
+"""Bytes of a tar block: a header is one block, and data is padded to whole blocks."""
 
 Kind = Literal[
     "file",
@@ -45,11 +45,11 @@ _KINDS: dict[bytes, Kind] = {
 }
 _FILES = frozenset((b"0", b"\0", b"7", b"S"))
 _WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
-"""GNU tar -x, and Python, look for the next header right behind these, whatever their size field says."""
+"""GNU tar -x and Python look for the next header right after these, whatever their size field says."""
 
 
 class Header(NamedTuple):
-    """One header block whose checksum is right."""
+    """One header block with a valid checksum."""
 
     name: Bytes
     link: Bytes
@@ -57,57 +57,57 @@ class Header(NamedTuple):
     """The size field: bytes stored, before a pax header overrides it."""
     typeflag: Bytes
     gnu: bool
-    """Old GNU magic: the prefix field holds other things, a sparse map among them."""
+    """Old GNU magic: the prefix field holds other things, including a sparse map."""
     ustar: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Entry(Strict):
-    """One entry of the archive, its extended headers applied."""
+    """One entry of the archive, with its extended headers applied."""
 
     name: Name
-    """UTF-8; bytes that are not stand as lone surrogates (PEP 383)."""
+    """UTF-8; invalid bytes are kept as lone surrogates (PEP 383)."""
     kind: Kind
     size: Count
-    """Bytes of the file as extracted; 0 for what has no data."""
+    """Bytes of the file as extracted; 0 for entries without data."""
     index: Count
-    """Its place among all entries, from 0."""
+    """Its position among all entries, from 0."""
     offset: Count
-    """Where its header block begins in the tar stream."""
+    """Offset of its header block in the tar stream."""
     link: Name = ""
-    """What a link points to."""
+    """The target of a link."""
     data_offset: int | None = None
-    """Where its bytes begin in the tar stream; None where they are not there as they are extracted (sparse)."""
+    """Offset of its bytes in the tar stream; None where they are not stored there as they are extracted (sparse)."""
 
 
 class Sink(ABC):
-    """Who is told what the walk finds. Each method may raise ArchiveError, which ends the walk."""
+    """Receives what the walk finds. Each method may raise ArchiveError, which ends the walk."""
 
     @abstractmethod
     def entry(self, entry: Entry) -> bool:
-        """A new entry; whether its data is wanted. Only ever true for a file."""
+        """Take a new entry; return whether its data is wanted, which it may be only for a file."""
 
     def data(self, view: memoryview) -> None:  # noqa: B027 - of no use to whoever wants none, as the next two
-        """The next bytes of the file that is wanted, holes filled."""
+        """Take the next bytes of the wanted file, holes filled."""
 
     def hole(self, count: int) -> None:  # noqa: B027
-        """As many zero bytes, which the stream does not hold, are made up next."""
+        """Note that ``count`` zero bytes, which are not in the stream, come next."""
 
     def end(self) -> None:  # noqa: B027
-        """The file that is wanted is complete."""
+        """Note that the wanted file is complete."""
 
     @abstractmethod
     def warn(self, text: str) -> None:
-        """Something that does not change what is extracted, but that somebody should know."""
+        """Note something that does not change what is extracted, but that the user should know."""
 
 
 def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
-    """Read one header block; None for a block of zeros.
+    """Parse one header block; None for a block of zeros.
 
     Args:
         block: 512 bytes.
-        at: where it begins in the tar stream, for errors.
-        after: the name of the entry before it, for errors.
+        at: its offset in the tar stream, for errors.
+        after: the name of the previous entry, for errors.
 
     Raises:
         ArchiveError: its checksum or its size is wrong.
@@ -135,7 +135,7 @@ def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
 
 
 def looks_like_tar(block: bytes) -> bool:
-    """Whether this is a header block whose checksum is right."""
+    """Whether this is a header block with a valid checksum."""
     if len(block) < BLOCK:
         return False
     try:
@@ -145,24 +145,24 @@ def looks_like_tar(block: bytes) -> bool:
 
 
 def says_tar(head: bytes) -> bool:
-    """Whether a tar begins with this, a damaged one as well where its header names itself."""
+    """Whether a tar begins here, even a damaged one if its header has the magic."""
     return looks_like_tar(head) or head[257:262] == b"ustar"
 
 
 def kind_of(header: Header, name: bytes) -> Kind:
-    """What the entry is to GNU tar: a file name that ends in a slash makes a directory of it (v7, BSD)."""
+    """How GNU tar treats the entry: a file whose name ends in a slash is a directory (v7, BSD)."""
     if header.typeflag in _KINDS:
         return _KINDS[header.typeflag]
     return "directory" if name.endswith(b"/") else "file"
 
 
 def stored_size(header: Header, size: int) -> int:
-    """Bytes of data behind this header, before padding."""
+    """Bytes of data after this header, before padding."""
     return 0 if header.typeflag in _WITHOUT_DATA else size
 
 
 def is_unknown(header: Header) -> bool:
-    """Whether GNU tar has to guess what this is (it takes it for a file and says so)."""
+    """Whether GNU tar has to guess the type (it takes it for a file and says so)."""
     return header.typeflag not in _KINDS and header.typeflag not in _FILES
 
 

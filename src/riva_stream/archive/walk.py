@@ -43,14 +43,14 @@ class Step(Enum):
 
 @dataclass(eq=False, slots=True)
 class WalkState(Strict):
-    """All that the walk knows at one byte of the stream: the next one may come in another process."""
+    """The whole state of the walk at one byte of the stream: another process may feed the next byte."""
 
     extensions: Extensions
     step: Step = Step.HEADER
     at: Count = 0
     """Offset in the stream of the next byte."""
     partial: Buffer = field(default_factory=bytearray)
-    """The block that is being gathered."""
+    """The block that is being collected."""
     index: Count = 0
     name: Name = ""
     place: Name = ""
@@ -61,7 +61,7 @@ class WalkState(Strict):
     map: Annotated[list[Segment], BOUNDED] = field(default_factory=list)
     map_1_0: MapReader | None = None
     written: Count = 0
-    """Bytes of the entry that were handed on, holes included."""
+    """Bytes of the entry that were passed on, holes included."""
     hole: Count = 0
     data: Count = 0
     skip: Count = 0
@@ -69,7 +69,7 @@ class WalkState(Strict):
     trailing_zero: bool = True
 
     def check(self, header_bytes: int) -> None:
-        """Hold it against what can be.
+        """Check that the state is possible.
 
         Raises:
             InvalidSnapshotError: no stream leads to it.
@@ -99,10 +99,10 @@ class Walk:
     """Reads one tar stream and tells a :class:`~riva_stream.archive.tar.Sink` what is in it.
 
     Args:
-        sink: who is told.
-        header_bytes: most bytes that are kept of extended headers, or of a sparse map, for one member.
-        allow_missing_end: take a stream without an end-of-archive block, as GNU tar does.
-        state: where an earlier walk over the same stream was; the sink has to be one that it left, too.
+        sink: receives what is found.
+        header_bytes: maximum bytes kept of extended headers, or of a sparse map, for one member.
+        allow_missing_end: accept a stream without an end-of-archive block, as GNU tar does.
+        state: the state of an earlier walk over the same stream; the sink must be in that walk's state, too.
     """
 
     def __init__(
@@ -125,18 +125,18 @@ class Walk:
         return not self._view and not self.state.hole
 
     def feed(self, block: bytes | memoryview) -> None:
-        """Hand over the next bytes of the stream; only when it needs input. Slices of them go to the sink uncopied."""
+        """Pass in the next bytes of the stream; only when input is needed. Slices of them go to the sink uncopied."""
         self._view = memoryview(block)
 
     @property
     def pending(self) -> int:
-        """Bytes that were fed and have not been walked over."""
+        """Bytes that were fed and not yet walked over."""
         return len(self._view)
 
     def walk(self, budget: int, until: int = 0) -> int:
-        """Go on until what was fed is used up, or about ``budget`` bytes of it were, holes counted; returns them.
+        """Walk until the input or about ``budget`` bytes are used up, holes counted; return the bytes used.
 
-        It also stops where ``until`` bytes of an entry have been handed on.
+        It also stops once ``until`` bytes of an entry have been passed on.
         """
         used = 0
         while used < budget and not self.needs_input:
@@ -164,7 +164,7 @@ class Walk:
         return taken
 
     def _on_block(self, step: Step) -> int:
-        """Gather a whole block, then act on it."""
+        """Collect a whole block, then act on it."""
         taken = self._advance(BLOCK - len(self.state.partial))
         self.state.partial += taken
         if len(self.state.partial) == BLOCK:
@@ -245,7 +245,7 @@ class Walk:
     def _on_extension(self) -> int:
         taken = self._advance(self.state.extensions.left)
         if self.state.extensions.feed(taken):
-            self._to_skip(-self.state.at % BLOCK)  # headers begin at whole blocks
+            self._to_skip(-self.state.at % BLOCK)  # headers begin at block boundaries
         return len(taken)
 
     def _on_member(self, block: bytes, header: Header, at: int) -> None:
@@ -328,10 +328,10 @@ class Walk:
         self.state.step = Step.ENDED
 
     def finish(self) -> None:
-        """The stream has no more bytes.
+        """Note that the stream has no more bytes.
 
         Raises:
-            ArchiveError: it is cut: inside a member or a header, or without an end-of-archive block.
+            ArchiveError: it is truncated: inside a member or a header, or without an end-of-archive block.
         """
         at = self.state.at
         after = f", after member {show(self.state.name)}" if self.state.name else ""

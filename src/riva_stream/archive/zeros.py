@@ -1,11 +1,11 @@
-"""Zeros: the bytes of holes, and the test whether some bytes are nothing else."""
+"""Zeros: the content of holes, and a test for bytes that are all zero."""
 
 from __future__ import annotations
 
 __all__ = ["ZEROS", "is_zero"]
 
 ZEROS = memoryview(bytes(1 << 18))
-"""What holes are filled from: one block for all of them."""
+"""The source of all holes: one block for all of them."""
 _STRIDE = 1 << 16
 _STRIDE_OF_ZEROS = bytes(_STRIDE)
 

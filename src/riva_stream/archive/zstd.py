@@ -1,9 +1,9 @@
 """zstd, frame by frame (RFC 8878), with bounded output.
 
-The library's streaming call inflates all it is given, however much that makes. So the frame and block headers are
-read here, and it is given one whole block at a time: it makes at most 128 KiB, whatever it claims. So all output before
-damage is handed over, however the input was cut.
-A frame may end in a checksum (XXH64), which the library verifies; a frame without one is not vouched for.
+The library's streaming call inflates all that it is given, however large the output. So the frame and block headers
+are parsed here, and the library is given one whole block at a time, which produces at most 128 KiB, whatever it claims.
+Thus all output before damage is handed over, however the input was split.
+A frame may end in a checksum (XXH64), which the library verifies; nothing vouches for a frame without one.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _SKIPPABLE = b"\x2a\x4d\x18"
 _BLOCK = 128 << 10
 """Block_Maximum_Size of RFC 8878, section 3.1.1.2.4."""
 _MAX_WINDOW = 1 << 31
-"""What the library can do, and the most that ``--max-zstd-window`` takes."""
+"""The library's limit, and the maximum of ``--max-zstd-window``."""
 _RAW, _RLE, _COMPRESSED = 0, 1, 2
 
 
 def is_zstd(head: bytes | bytearray) -> bool:
-    """Whether these bytes, at least four, begin a zstd or a skippable frame."""
+    """Whether these bytes, at least four, begin a zstd frame or a skippable one."""
     return head[:4] == _MAGIC or (head[:1] != b"" and head[0] & 0xF0 == 0x50 and head[1:4] == _SKIPPABLE)  # noqa: PLR2004
 
 
 @dataclass(frozen=True, slots=True)
 class ZstdPlace(Place):
-    """Where zstd data can be read on from: the beginning of a frame."""
+    """Where reading of zstd data can resume: the beginning of a frame."""
 
     frames: Count = 0
-    """Frames before it."""
+    """Number of frames before it."""
     empty: Count = 0
-    """Blocks before it that make nothing."""
+    """Number of blocks before it without output."""
     all_checked: bool = True
     """Whether every frame before it has a checksum."""
     window: Count = 0
@@ -55,9 +55,9 @@ class ZstdStream(Decoder):
     """The zstd layer of an archive: pieces in, inflated blocks out.
 
     Args:
-        streams: most frames that are read, and most blocks that make nothing.
-        window: most bytes of window a frame may ask for.
-        place: where to read on.
+        streams: maximum number of frames, and of blocks without output.
+        window: maximum bytes of window that a frame may need.
+        place: where to resume.
 
     Raises:
         InvalidSnapshotError: there is no such place.
@@ -76,22 +76,22 @@ class ZstdStream(Decoder):
         self._frames = place.frames
         self._empty = (
             place.empty
-        )  # blocks that make nothing, in all frames: one that never ends is made of them
+        )  # blocks without output, in all frames: an endless frame could consist of them
         self._all_checked = place.all_checked
         self._frame_at = 0
-        self._size = 0  # that the frame has come to
-        self._whole_at = self._at  # up to where all frames are whole
+        self._size = 0  # of the frame's output
+        self._whole_at = self._at  # all frames before this offset are complete
 
     @property
     def checksum(self) -> str | None:
-        """What vouches for the bytes: the frames' own checksums, if every one has it."""
+        """What vouches for the bytes: the frames' own checksums, if every frame has one."""
         return "zstd-checksum" if self._frames and self._all_checked else None
 
     def blocks(self) -> Generator[Block, None, None]:
-        """The blocks of all frames; each is as small as it gets, at most 128 KiB.
+        """Generate the blocks of all frames, each as small as possible, at most 128 KiB.
 
         Raises:
-            ArchiveError: damage, garbage after the end, or a frame that asks for too large a window.
+            ArchiveError: damage, garbage after the end, or a frame that needs too large a window.
         """
         while True:
             magic = yield from self.exactly(4)
@@ -107,10 +107,10 @@ class ZstdStream(Decoder):
                 yield b""
 
     def finish(self) -> None:
-        """The archive has no more bytes.
+        """Note that the archive has no more bytes.
 
         Raises:
-            ArchiveError: it is cut inside a frame.
+            ArchiveError: it is truncated inside a frame.
         """
         if self._at != self._whole_at:
             raise ArchiveError(
@@ -148,7 +148,7 @@ class ZstdStream(Decoder):
         while not is_last:
             header = yield from self.exactly(3)
             is_last, left = self._on_block_header(int.from_bytes(header, "little"))
-            # The block has no name: it would be held as long as what comes of it.
+            # The block gets no name: that would keep it alive as long as its output.
             yield self._inflate(
                 inflater, ready + header + (yield from self.exactly(left)), ends=is_last and not is_checked
             )
@@ -206,7 +206,7 @@ class ZstdStream(Decoder):
     def _inflate(
         self, inflater: zstandard.ZstdDecompressionObj, data: bytes | bytearray, *, ends: bool
     ) -> bytes:
-        """Inflate the next bytes of the frame, which ``ends`` with them or not."""
+        """Inflate the next bytes of the frame; ``ends`` says whether the frame ends with them."""
         try:
             block = inflater.decompress(data)
         except zstandard.ZstdError as error:

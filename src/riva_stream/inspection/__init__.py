@@ -1,1 +1,1 @@
-"""What stands in a bucket: found, read, compared, and what dead runs left there. Stages nothing."""
+"""Stagings in a bucket: found, read and compared; and what dead runs left there. Stages nothing."""

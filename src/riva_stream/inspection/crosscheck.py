@@ -1,9 +1,9 @@
-"""Do the documents of a staging agree with each other? And what objects do they promise? No I/O.
+"""Do the documents of a staging agree with each other, and which objects do they describe? No I/O.
 
-The marker vouches for ``artifact.json`` and ``upload_manifest.json`` by their SHA-256; between them these tell the
-ETag, VersionId and digests of everything else. A marker of version 0.1 vouches for ``artifact.json`` alone: what a
-manifest says is then only as good as its agreement with that. ``deployment.json`` is vouched for by
-``deployment_ready.txt``, and names in turn the ``artifact.json`` that it was written for.
+The marker vouches for ``artifact.json`` and ``upload_manifest.json`` by their SHA-256; between them these give the
+ETag, VersionId and digests of everything else. A marker of version 0.1 vouches for ``artifact.json`` alone: a manifest
+is then trusted only as far as it agrees with that. ``deployment_ready.txt`` vouches for ``deployment.json``, which in
+turn names the ``artifact.json`` that it was written for.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ _DIFFER = "their SHA-256 differ"
 
 @dataclass(frozen=True, slots=True)
 class StagedObject:
-    """An object of a staging, as its documents promise it."""
+    """An object of a staging, as its documents describe it."""
 
     key: str
     path: str
-    """The same below the staging's prefix."""
+    """The key below the staging's prefix."""
     size: int
     sha256: str | None
     blake3: str | None = None
-    """None of a document."""
+    """None for a document."""
     entry: StagedFile | None = None
-    """In the manifest; None only where that cannot be used."""
+    """Its manifest entry; None only where the manifest cannot be used."""
 
     @property
     def etag(self) -> str | None:
-        """As the store gave it when the object was completed."""
+        """As the store returned it when the object was completed."""
         return self.entry.etag if self.entry else None
 
     @property
     def version_id(self) -> str | None:
-        """The same; None in a bucket without versions."""
+        """Likewise; None in a bucket without versions."""
         return self.entry.version_id if self.entry else None
 
     @property
@@ -67,7 +67,7 @@ class StagedObject:
 
 
 def crosscheck(documents: Documents, layout: Layout, ledger: Ledger) -> list[StagedObject]:
-    """Note in the ledger what the documents contradict each other in; give the objects that they promise."""
+    """Record in the ledger where the documents contradict each other; return the objects that they describe."""
     prefix = layout.prefix
     for name, text in documents.texts.items():
         ledger.size(prefix + name, len(text))
@@ -96,7 +96,7 @@ def crosscheck(documents: Documents, layout: Layout, ledger: Ledger) -> list[Sta
 
 
 def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
-    """Are the documents those whose SHA-256 the two marks tell, and do these agree with them?"""
+    """Do the documents have the SHA-256 that the two marker files record, and do these agree with them?"""
     marker, artifact = documents.marker, documents.artifact
     if marker is not None:
         told: list[tuple[str, object, object]] = (
@@ -134,7 +134,7 @@ def _mark(
     vouched: Mapping[str, str | None],
     told: Sequence[tuple[str, object, object]],
 ) -> None:
-    """Compare what one mark vouches for, and what it tells as the first of these documents does."""
+    """Compare what one marker file vouches for, and the values that it shares with the first of these documents."""
     for document, sha256 in vouched.items():
         data = documents.texts.get(document)
         if data is not None and sha256 is not None:
@@ -149,7 +149,7 @@ def _mark(
 
 
 def _deployment(documents: Documents, deployment: DeploymentDocument, layout: Layout, ledger: Ledger) -> None:
-    """Is it of this very staging, and does it hand over what is staged there?"""
+    """Does it belong to this very staging, and does it hand over what is staged there?"""
     key, artifact, marker = layout.prefix + DEPLOYMENT_JSON, documents.artifact, documents.marker
     _same_place(ledger, layout, DEPLOYMENT_JSON, deployment.deployment.s3_prefix)
     told, mode = deployment.deployment_type, documents.mode
@@ -184,12 +184,12 @@ def _deployment(documents: Documents, deployment: DeploymentDocument, layout: La
 
 
 def _same_place(ledger: Ledger, layout: Layout, name: str, told: str) -> None:
-    """Compare prefixes, not buckets: one and the same bucket may be reached through an access point's name."""
+    """Compare prefixes, not buckets: the same bucket may be reached through an access point's name."""
 
     def below(uri: str) -> str:
         try:
             return key_of(uri)
-        except ValueError:  # whoever wrote the document may have written anything
+        except ValueError:  # the document may hold anything
             return uri
 
     if below(told) != below(layout.uri):
@@ -215,7 +215,7 @@ def _manifest(documents: Documents, manifest: UploadManifest, layout: Layout, le
                 ledger.same(prefix + name, "content")
             elif name != ARTIFACT_JSON:
                 ledger.differs(prefix + name, "content", f"its SHA-256 is not that in {MANIFEST_JSON}")
-            elif not ledger.difference(prefix + name):  # the marker vouches for it, so the other one is wrong
+            elif not ledger.difference(prefix + name):  # the marker vouches for it, so the manifest is wrong
                 ledger.differs(key, ARTIFACT_JSON, f"it was written for another {ARTIFACT_JSON}: {_DIFFER}")
     if artifact is None:
         return
@@ -234,7 +234,7 @@ def _manifest(documents: Documents, manifest: UploadManifest, layout: Layout, le
 def _agree(
     ledger: Ledger, key: str, name: str, told: Mapping[str, object], known: Mapping[str, object]
 ) -> None:
-    """Does a document tell of the archive and the models what ``artifact.json`` tells?"""
+    """Does a document describe the archive and the models as ``artifact.json`` does?"""
     other = sorted({of for of, _ in told.items() ^ known.items()})
     ledger.compare(key, name, other, [], f"it tells of {', '.join(other)} otherwise than {ARTIFACT_JSON}")
 
@@ -244,7 +244,7 @@ def _described(artifact: Artifact) -> list[tuple[str, int, str | None, str | Non
     rows: list[tuple[str, int, str | None, str | None]] = [
         (model.relative_path, model.size_bytes, model.sha256, model.blake3) for model in artifact.models
     ]
-    # A bare model is its own source, and lies once: among the models.
+    # A bare model is its own source, and is stored once: among the models.
     if not is_model(artifact.source.filename):
         source = artifact.source
         rows.insert(0, (f"source/{source.filename}", source.size_bytes, source.sha256, source.blake3))
@@ -273,38 +273,38 @@ class _Entry:
 
 @dataclass(eq=False)
 class Ledger:
-    """Entries in the order in which they were first spoken of."""
+    """The result of every comparison, by key, in the order in which the keys were first mentioned."""
 
     _entries: dict[str, _Entry] = field(default_factory=lambda: defaultdict(_Entry), init=False)
 
     def size(self, key: str, size: int) -> None:
-        """The object has so many bytes."""
+        """Record the size of the object in bytes."""
         self._entries[key].size = size
 
     def same(self, key: str, *names: str) -> None:
-        """Each of these was compared and agrees."""
+        """Record that each of these was compared and agrees."""
         by = self._entries[key].by
         by += [name for name in names if name not in by]
 
     def differs(self, key: str, code: str, text: str) -> None:
-        """The object differs in this."""
+        """Record one difference of the object."""
         found, differences = Finding(code=code, message=text), self._entries[key].differences
         if found not in differences:
             differences.append(found)
 
     def compare(self, key: str, name: str, found: object, wanted: object, text: str = "") -> None:
-        """Note whether ``found`` is ``wanted``; ``text`` says it when it is not."""
+        """Record whether ``found`` equals ``wanted``; ``text`` says so when it does not."""
         if found == wanted:
             self.same(key, name)
         else:
             self.differs(key, name, text or f"its {name} is {found}, that of what was staged is {wanted}")
 
     def differences(self, key: str) -> list[Finding]:
-        """All in which the object differs."""
+        """All differences of the object."""
         return self._entries[key].differences
 
     def difference(self, key: str) -> str:
-        """The same for a person; empty when it does not."""
+        """The same for people; empty when there are none."""
         return "; ".join(found.message for found in self.differences(key))
 
     def objects(self, first: Sequence[str] = ()) -> list[VerifiedObject]:

@@ -1,8 +1,8 @@
-"""Read staged objects whole, several at once, and hash what was read: nothing is kept, nothing is joined.
+"""Read staged objects whole, several at once, and hash what was read: nothing is kept or reassembled.
 
-Each object has a reader of its own with several connections, and one worker thread per algorithm, so SHA-256 and
-BLAKE3 of one chunk are computed beside each other. All objects share one budget of bytes in flight, whatever their
-sizes; within each the lowest range is always paid for first, so none can starve the other.
+Each object has its own reader with several connections, and one worker thread per algorithm, so SHA-256 and
+BLAKE3 of one chunk are computed in parallel. All objects share one budget of bytes in flight, whatever their
+sizes; within each object the lowest range always gets its memory first, so none can starve another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from riva_stream.source import PinnedSource, SourceReader
 __all__ = ["RANGE", "DeepReader", "Target", "fetching"]
 
 _AT_ONCE = 3
-"""Objects."""
+"""Objects read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,20 @@ class Target:
     bucket: Bucket
     pinned: PinnedSource
     sha256: str | None = None
-    """What it should come to; None: nobody knows."""
+    """The expected digest; None: unknown."""
     blake3: str | None = None
     vouched: bool = False
-    """Whether its own store's checksums are to be computed, too."""
+    """Whether the checksums that its own store keeps are to be computed, too."""
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """What it is hashed with."""
+        """The algorithms that it is hashed with."""
         further = self.pinned.checksums.to_compute if self.vouched else ()
         return ("sha256", *(("blake3",) if self.blake3 else ()), *further)
 
 
 class _Account(Credits):
-    """One object's part in the budget of all. What it still holds goes back at once when the object is given up."""
+    """One object's share of the common budget. What it still holds is released as soon as the object is given up."""
 
     def __init__(self, budget: Credits) -> None:
         super().__init__(budget.limit)
@@ -71,7 +71,7 @@ class _Account(Credits):
             self._budget.release(amount)
 
     def close(self) -> None:
-        """Nothing more is asked for."""
+        """Release what is still held; nothing more will be acquired."""
         self._closed = True
         self._budget.release(self.in_use)
 
@@ -80,10 +80,10 @@ class DeepReader:
     """Reads objects.
 
     Args:
-        observer: is told how far it is.
-        connections: ranges of one object that are asked for at once.
-        memory: bytes that the whole process may have, as in docs/memory.md.
-        done: is called with each target, and what it came to.
+        observer: is told of progress.
+        connections: ranges of one object that are requested at once.
+        memory: bytes that the whole process may use, as in docs/memory.md.
+        done: is called with each target and its result.
 
     Raises:
         ConfigurationError: ``memory`` is too small.
@@ -100,7 +100,7 @@ class DeepReader:
         try:
             plan = plan_memory(memory, RANGE)
         except ConfigurationError as error:
-            # The size of a range is not to be chosen here.
+            # The size of a range cannot be chosen here.
             error.hint = f"pass --memory {least_memory(RANGE) // MIB}MiB or more"
             raise
         self._budget = Credits(plan.read_share + plan.write_share)
@@ -113,14 +113,14 @@ class DeepReader:
     async def run(self, targets: Sequence[Target]) -> DeepRead:
         """Read each target to its end.
 
-        ``done`` gets the digests by algorithm, or in what way the object is no longer the one that was pinned.
+        ``done`` gets the digests by algorithm, or how the object differs from the one that was pinned.
 
         Raises:
             RivaStreamError: an object cannot be read.
         """
         began = time.perf_counter()
         self._meter.source_size = sum(target.pinned.size for target in targets)
-        # The largest first: it would otherwise be read alone at the end.
+        # The largest first: otherwise it would be read alone at the end.
         todo = sorted(targets, key=lambda target: target.pinned.size)
 
         async def some() -> None:
@@ -185,10 +185,10 @@ RANGE = 8 * MIB
 
 @asynccontextmanager
 async def fetching(reader: SourceReader, connections: int) -> AsyncIterator[AsyncIterator[Chunk]]:
-    """Fetch within the block, and give the chunks; whoever takes one releases it.
+    """Fetch within the block, and yield the chunks; the consumer of a chunk releases it.
 
-    The block may be left at any time; what is still being fetched then is given up. An error that the block raises
-    leaves it as it is, never in a group.
+    The block may be left at any time; fetches still in progress are then cancelled. An error that the block raises
+    leaves it unchanged, never in a group.
 
     Raises:
         RivaStreamError: a range cannot be read.

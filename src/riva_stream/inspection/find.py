@@ -1,7 +1,7 @@
 """Where a command looks: a bucket with its store open, and the stagings in it.
 
-They are found by where they lie, without listing what is in them: ENV/MODEL/VERSION, of the bucket or of ``DEPLOYMENTS``. The
-latter are bintarball references.
+Stagings are found by their place, ENV/MODEL/VERSION in the bucket or below ``DEPLOYMENTS``, without listing what is in
+them. Those below ``DEPLOYMENTS`` are bintarball references.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ async def open_bucket(
     slots: int = 16,
     policy: RetryPolicy | None = None,
 ) -> AsyncIterator[Bucket]:
-    """A bucket that is asked at most ``slots`` things at once; a store that is open already stays so.
+    """Open a bucket that gets at most ``slots`` requests at once; a store that is open already stays open.
 
-    Several errors of one moment leave as the one that matters most.
+    Of several errors at one moment, the one that matters most is raised.
     """
     try:
         async with (
@@ -49,14 +49,14 @@ async def open_bucket(
 
 
 async def visit_folders(bucket: Bucket, prefix: str, visit: Callable[[str], Awaitable[None]]) -> int:
-    """Visit every folder that is where a staging would be, a few at a time; give how many were listed on the way.
+    """Visit every folder at the level of a staging, a few at a time; return how many were listed on the way.
 
-    A page of a thousand names is done before the next one is asked for, so memory does not grow with the bucket.
+    A page of a thousand names is finished before the next one is requested, so memory does not grow with the bucket.
 
     Args:
         bucket: where to look; its retrier bounds how many requests run at once.
         prefix: "" or a prefix of up to three folders, with its closing slash; or one of these below ``DEPLOYMENTS``.
-        visit: is given the prefix of each.
+        visit: is called with the prefix of each.
     """
     if len(levels_of(prefix)) == LEVELS:
         await visit(prefix)
@@ -74,7 +74,7 @@ def levels_of(prefix: str) -> list[str]:
 
 
 def is_above(prefix: str) -> bool:
-    """Whether stagings are below a prefix, and none at it."""
+    """Whether stagings can be below a prefix, but not at it."""
     return len(levels_of(prefix)) < LEVELS
 
 

@@ -1,7 +1,7 @@
 """``gc``: find, and abort, what dead runs left open below a prefix.
 
-Each staging's leftovers are collected under its lease, like every other change, and only what the layout says can be
-this tool's own: uploads of other programs stay.
+Each staging's leftovers are collected under its lease, like every other change, and only those that can be this tool's
+own according to the layout: uploads of other programs stay.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ async def collect(
     observer: Observer = ignore,
     session: Any = None,
 ) -> CollectReport:
-    """List what dead runs left below ``prefix``, uploads, checkpoints and journals, and with ``apply`` remove it.
+    """List the uploads, checkpoints and journals of dead runs below ``prefix``, and with ``apply`` remove them.
 
     Args:
         settings: the store.
         bucket: its bucket.
         prefix: of one staging, of a model, of an environment, or "" for the whole bucket.
         older_than: seconds, by the store's clock; what is younger stays.
-        lease: seconds a journal is watched for a heartbeat. That of a journal itself counts when it is longer.
-        apply: abort and delete; otherwise only say what would be.
-        observer: is told what could not be looked at or removed.
+        lease: seconds for which a journal is watched for a heartbeat, or the journal's own lease if that is longer.
+        apply: abort and delete; otherwise only report what would be.
+        observer: is told what could not be inspected or removed.
         session: the caller's own ``aioboto3.Session``.
 
     Raises:
-        ConfigurationError: the prefix lies inside of a staging.
+        ConfigurationError: the prefix is inside a staging.
         RivaStreamError: the uploads or keys cannot be listed.
     """
     if prefix and not prefix.endswith("/"):
-        prefix += "/"  # v1 is not to stand for v10
+        prefix += "/"  # v1 must not match v10
     around = layout_around(bucket, prefix)
     if around is not None and around.prefix != prefix:
         raise ConfigurationError(
@@ -70,7 +70,7 @@ async def collect(
         there, for_leases = (
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )
-        # By the clock that the time stamps are of; a store that does not tell it may have this host's.
+        # By the clock of the time stamps; if the store does not report it, by this host's.
         now = (await there.list_folder(prefix, limit=1)).now or clock.now()
         limit = now - timedelta(seconds=older_than)
         place = partial(
@@ -79,7 +79,7 @@ async def collect(
         places: dict[Layout, _StagingLeftovers] = {}
 
         def layout_below(key: str) -> Layout | None:
-            # Not every store looks at the prefix when it lists.
+            # Not every store respects the prefix in a listing.
             return layout_of(bucket, key) if key.startswith(prefix) else None
 
         async for entry in there.objects(prefix):
@@ -107,7 +107,7 @@ class _StagingLeftovers:
 
     bucket: WritableBucket
     for_leases: WritableBucket
-    """The same with a retrier of its own: a lease is renewed within an attempt of the work, which has its slot."""
+    """The same with its own retrier: a lease is renewed within an attempt of the work, which occupies a slot."""
     limit: datetime
     lease: float
     here: Process
@@ -116,17 +116,17 @@ class _StagingLeftovers:
     written: datetime | None = field(default=None, init=False)
     """When its journal was written."""
     listed: bool = field(default=False, init=False)
-    """A listing has shown its journal."""
+    """Whether a listing has shown its journal."""
     uploads: list[OpenUpload] = field(default_factory=list, init=False)
     checkpoints: dict[str, datetime | None] = field(default_factory=dict, init=False)
-    """When each was written, and the object of a killed probe."""
+    """When each checkpoint, or object of a killed probe, was written."""
     errors: list[RivaStreamError] = field(default_factory=list, init=False)
-    """What kept it from being looked at, or something from being removed."""
+    """What kept it from being inspected, or something from being removed."""
     unseen: bool = field(default=False, init=False)
-    """It could not be looked at: nobody knows what is left there."""
+    """It could not be inspected: what is left there is unknown."""
 
     def add(self, entry: ObjectInfo) -> None:
-        """A key of its own folder."""
+        """Add a key of the staging's own folder."""
         if entry.key == self.layout.journal:
             self.written, self.listed = entry.last_modified, True
         elif self._is_left(entry.key):
@@ -136,7 +136,7 @@ class _StagingLeftovers:
         return self.layout.is_checkpoint(key) or self.layout.is_probe(key)
 
     async def collect(self, *, apply: bool) -> list[Leftover]:
-        """Its leftovers; with ``apply`` those that are old, and of no live run, are removed."""
+        """Return its leftovers; with ``apply``, remove those that are old and not of a live run."""
         try:
             journal = await read_journal(self.bucket, self.layout.journal, listed=self.listed)
             if journal is not None:
@@ -165,7 +165,7 @@ class _StagingLeftovers:
         self.warn(f"{what}: {error}")
 
     async def _refresh(self, journal: Journal | None) -> None:
-        """What is there now: its run may have gone on between the first look and the takeover, and have died since."""
+        """List again: the run may have continued between the first look and the takeover, and died since."""
         before, listed = self.uploads, await self.bucket.list_uploads(self.layout.prefix)
         self.uploads = [it for it in listed if layout_of(self.layout.bucket, it.key) == self.layout]
         await self._add_unlisted(before)
@@ -174,7 +174,7 @@ class _StagingLeftovers:
         await self._add_named(journal)
 
     async def _add_named(self, journal: Journal | None) -> None:
-        """What the journal names is of use for as long as that is, and some stores list the uploads of an exact key only."""
+        """Date what the journal names like the journal itself, and add uploads that a listing by prefix omits."""
         if journal is None:
             return
         for named in journal.checkpoints:
@@ -190,12 +190,12 @@ class _StagingLeftovers:
         await self._add_unlisted(OpenUpload(it.key, it.upload_id, self.written) for it in journal.uploads)
 
     async def _add_unlisted(self, uploads: Iterable[OpenUpload]) -> None:
-        """Those of ``uploads`` that are open though a listing has not shown them."""
+        """Add those of ``uploads`` that are open although a listing has not shown them."""
         known = {upload.upload_id for upload in self.uploads}
 
         async def add(upload: OpenUpload) -> None:
             ask = partial(self.bucket.list_parts, upload.key, upload.upload_id)
-            # AWS lists all there are, so that its answer is the second one of the same kind.
+            # The listing of AWS is complete, so this answer is already the second of the same kind.
             if await (ask() if self.bucket.is_aws else ask_until_found(ask)) is not None:
                 self.uploads.append(upload)
 
@@ -211,7 +211,7 @@ class _StagingLeftovers:
         return life is not None and bool(life.alive)
 
     def _leftovers(self, *, held: bool) -> list[Leftover]:
-        """All but the journal."""
+        """All leftovers but the journal."""
         uploads = [self._leftover("upload", it.key, it.initiated, held, it.upload_id) for it in self.uploads]
         return uploads + [
             self._leftover("probe" if self.layout.is_probe(key) else "checkpoint", key, since, held)
@@ -233,14 +233,14 @@ class _StagingLeftovers:
         )
 
     async def _remove_old(self, found: Sequence[Leftover], journal: Found | None) -> list[Leftover]:
-        """Remove what is old, under the lease of the prefix; the journal goes when nothing is left of its run."""
+        """Remove what is old, under the lease of the prefix; the journal too when nothing is left of its run."""
 
         def content() -> JournalContent:
-            # Should this process die, the next one must still find what it has not come to.
+            # If this process dies, the next one must still find what this one has not got to.
             before = lease.predecessor
             if before is None:
                 return JournalContent(None, (), False)
-            # An abort may come late: it must not strike what somebody else resumes.
+            # An abort may arrive late: it must not hit an upload that another run resumes.
             identity = None if giving_up else before.identity
             stale = before.leaves() if giving_up else before.stale
             return JournalContent(identity, before.uploads, before.has_begun, stale, before.checkpoints)
@@ -262,7 +262,7 @@ class _StagingLeftovers:
         await lease.acquire(wait=False, listed=journal is not None)
         before, looked_at = lease.predecessor, journal.journal if journal is not None else None
         if (before.token if before else None) != (looked_at.token if looked_at else None):
-            # Another run was there meanwhile: what was found was found of its predecessor.
+            # Another run held the prefix meanwhile: what was found belongs to its predecessor.
             await (lease.stop() if before else lease.release())
             raise HeldError(
                 "another run has held the prefix meanwhile",
@@ -288,18 +288,18 @@ class _StagingLeftovers:
         ):
             await lease.release()
             return removed + [left.model_copy(update={"removed": True}) for left in journals]
-        # Stopped: something is still to be resumed, or aborted.
+        # With a journal, stop without releasing: something is still to be resumed, or aborted.
         await (lease.release() if journal is None else lease.stop())
         return removed + journals
 
     async def _is_only_record(self, journal: Journal) -> bool:
-        """Whether a journal alone tells of objects that a run has left which died in its commit."""
+        """Whether the journal is the only record of objects left by a run that died in its commit."""
         keys = journal.leaves()
         if not keys:
             return False
         marker = await self.bucket.head_confirming_absence(self.layout.marker)
         if marker is not None and marker is not UNSEEN:
-            return False  # what is beside it, its own run has cleared away
+            return False  # its own run has removed what was beside it
         there = [key for key in keys if await self.bucket.head_confirming_absence(key) is not None]
         if there:
             self.warn(
@@ -332,4 +332,4 @@ class _StagingLeftovers:
 
 
 async def _discard(_: bytes) -> None:
-    """No copy of the journal: there is no state directory."""
+    """Keep no copy of the journal: there is no state directory."""

@@ -1,4 +1,4 @@
-"""The last run that a state directory knows. Reads local files only, so call it in a thread."""
+"""The last run recorded in a state directory. Reads local files only, so call it in a thread."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Remembered", "last_run_of"]
 _Status = Literal["success", "failure", "running", "unknown"]
 
 _LARGEST = 64 << 20
-"""Bytes that a journal may have."""
+"""Maximum bytes of a journal."""
 _SETTINGS = ("region", "endpoint_url", "profile", "ca_bundle", "addressing")
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A run, and what it takes to look where it staged to."""
+    """A run, and what is needed to look at its destination."""
 
     run: LastRun
     bucket: str
@@ -35,7 +35,7 @@ class Remembered:
 
 
 def last_run_of(state: Path) -> Remembered:
-    """The last run in a state directory: the one that ``130.status`` names, else the one that began last.
+    """The last run in a state directory: the one that ``130.status`` names, or else the one that began last.
 
     Raises:
         ConfigurationError: there is no such directory, or no run in it.
@@ -47,7 +47,7 @@ def last_run_of(state: Path) -> Remembered:
         # A dry run leaves a request, too, but has staged nothing and writes no status.
         requests = [path for path in began if not read_json(path).get("dry_run")]
         latest = folder / "runs" / named.get("run_id", "") / "request.json"
-        # A run that is under way has not come to write its status: it is newer than what is named.
+        # A run in progress has not written its status yet: it is newer than the one named.
         if requests and (
             latest not in requests or latest.stat().st_mtime_ns < requests[-1].stat().st_mtime_ns
         ):
@@ -88,7 +88,7 @@ def _word(named: str, report: dict[str, Any], alive: bool | None) -> _Status:
 
 
 def _alive(journal: Path) -> bool | None:
-    """Whether the run's process still runs, as far as its copy of the journal tells on this host."""
+    """Whether the run's process is still running, as far as its copy of the journal shows on this host."""
     with suppress(OSError, ValueError):
         found = Journal.parse(read_regular(journal, _LARGEST))
         here = Process.this()

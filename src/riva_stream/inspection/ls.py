@@ -1,4 +1,4 @@
-"""``ls``: what is staged in a bucket, told by its place and its documents."""
+"""``ls``: what is staged in a bucket, according to places and documents."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ async def list_stagings(
     observer: Observer = ignore,
     session: Any = None,
 ) -> ListReport:
-    """What is staged below ``prefix``, and what runs have begun to stage there.
+    """List what is staged below ``prefix``, and what runs have begun to stage there.
 
-    An environment's bintarball references lie elsewhere in the bucket, but belong to it: they are listed with it.
+    An environment's bintarball references are elsewhere in the bucket, but belong to it: they are listed with it.
 
     Args:
         settings: the store.
@@ -78,7 +78,7 @@ async def list_stagings(
         if prefix and not DEPLOYMENTS.startswith(prefix) and not prefix.startswith(DEPLOYMENTS):
             try:
                 folders += await visit_folders(there, DEPLOYMENTS + prefix, visit)
-            except AccessDeniedError as error:  # whoever may look at the environment's own prefix, sees that
+            except AccessDeniedError as error:  # the environment's own prefix is shown all the same
                 notes.append(
                     Finding(
                         code="may-not-list",
@@ -101,10 +101,10 @@ async def list_stagings(
 
 
 async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | None:
-    """One folder; None when it has nothing to do with a staging."""
+    """Look at one folder; None when it has nothing to do with a staging."""
     layout, names = Layout(there.name, place), set[str]()
     bucket, marker = there.name, layout.marker_name
-    # A folder may hold any number of other keys. No run holds a reference.
+    # A folder may hold any number of other keys. No run holds a bintarball reference.
     wanted = layout.documents | (frozenset() if is_bintarball(place) else {OWN_FOLDER})
     now: datetime | None = None
     async for page in there.folders(place):
@@ -115,14 +115,14 @@ async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | Non
     if OWN_FOLDER in names and (found := await read_journal(there, place + JOURNAL)):
         written = await there.head(place + JOURNAL)
         ended = _ended(found, now, written.last_modified if written else None, here)
-    # A journal that has gone since the listing has perhaps given way to a marker.
+    # If the journal was deleted since the listing, a marker may have replaced it.
     if marker in names or (OWN_FOLDER in names and found is None):
         documents = await read_documents(there, place, (MARKER, ARTIFACT_JSON), listed=marker in names)
         if documents.is_marked:
             return _staged(bucket, place, documents, None if ended else found)
     if found is not None:
         return _begun(bucket, place, found.journal, ended or "")
-    if names & layout.documents:  # all that is left of a staging whose marker somebody removed
+    if names & layout.documents:  # what is left of a staging whose marker was removed
         mode, run = ("bintarball_reference", "") if is_bintarball(place) else (None, " and no run")
         return _listed(
             bucket, place, state="incomplete", mode=mode, note=f"there are documents, but no {marker}{run}"
@@ -131,7 +131,7 @@ async def _look(there: Bucket, place: str, here: Process) -> ListedStaging | Non
 
 
 def _ended(found: Found, now: datetime | None, written: datetime | None, here: Process) -> str:
-    """Why the run of a journal is taken for dead, or ""."""
+    """Why the run of a journal is considered dead, or ""."""
     lease = found.journal.lease if found.journal else LEASE
     ended = ended_reason(found, here)
     if not ended and is_heartbeat_fresh(now, written, lease) is False:
@@ -148,7 +148,7 @@ def _staged(bucket: str, place: str, documents: Documents, found: Found | None) 
         size, stored, models = reference.size_bytes, 0, 0
     if artifact is not None:
         size, models = artifact.source.size_bytes, len(artifact.models)
-        # A bare model is its own source, and lies once: among the models.
+        # A bare model is its own source, and is stored once: among the models.
         has_archive = artifact.source.status == "staged" and not is_model(artifact.source.filename)
         stored = sum(model.size_bytes for model in artifact.models) + (size if has_archive else 0)
     return _listed(
@@ -188,6 +188,6 @@ def _listed(bucket: str, place: str, **fields: Any) -> ListedStaging:
 
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:
-    """So that v10 comes after v9."""
+    """Sort key that puts v10 after v9."""
     parts = re.split(r"(\d+)", text)
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

@@ -1,4 +1,4 @@
-"""What ``verify``, ``status`` and ``ls`` give back. No I/O, and nothing heavy: ``schema`` prints them."""
+"""What ``verify``, ``status`` and ``ls`` return. No I/O, and nothing heavy: ``schema`` prints them."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ __all__ = [
 
 
 NOT_STAGED = "not-staged"
-"""The code of a model that no document knows."""
+"""The code of a model that no document lists."""
 
 
 class VerifiedObject(Document):
     """One object, and how it compares with what was staged."""
 
     key: str
-    """Below the bucket; for the source of a staging by reference its whole URI."""
+    """Key in the bucket; for the source of a staging by reference its whole URI."""
     size_bytes: int | None
-    """None: it is not there, or its size was not asked for."""
+    """None: it does not exist, or its size was not requested."""
     by: list[str]
-    """What was compared and is the same: size, etag, version-id, crc64nvme, run-id, content, sha256, blake3, …"""
+    """What was compared and matches: size, etag, version-id, crc64nvme, run-id, content, sha256, blake3, …"""
     ok: bool
     differences: list[Finding]
-    """In what it differs, all of it."""
+    """All the ways in which it differs."""
 
     @property
     def difference(self) -> str:
-        """The same for a person; empty when it does not differ."""
+        """The same for people; empty when it does not differ."""
         return "; ".join(found.message for found in self.differences)
 
 
 class DeepRead(Document):
-    """What ``--deep`` has read."""
+    """What ``--deep`` read."""
 
     objects: int
     bytes: int
@@ -61,7 +61,7 @@ class VerifyReport(Document):
     """The result of ``verify``."""
 
     ok: bool
-    """Whether what is staged is still what was staged."""
+    """Whether every object is still what was staged."""
     destination: str
     depth: Literal["quick", "deep"]
     mode: Mode | None
@@ -71,10 +71,10 @@ class VerifyReport(Document):
     source: str | None
     """``s3://`` URI of what it was staged from."""
     container: str | None = None
-    """``s3://`` URI of the container image that shall serve it; None where ``deployment.json`` names none."""
+    """``s3://`` URI of the container image that is to serve it; None where ``deployment.json`` names none."""
     objects: list[VerifiedObject]
     extra: list[str]
-    """Keys below the prefix that nobody staged and that do no harm (the first thousand)."""
+    """Keys below the prefix that were not staged and do no harm (the first thousand)."""
     notes: list[Finding]
     source_sha256: str | None = None
     """Of the source of a staging by reference, as it was read; None unless ``--deep``."""
@@ -93,9 +93,9 @@ class StagedNow(Document):
     source_size: int | None
     models: int
     sha256: str | None
-    """Of the archive; None by reference."""
+    """Of the archive; None for a staging by reference."""
     problem: str
-    """Why it cannot be used, as far as the marker and the two that it vouches for tell; empty when it can."""
+    """Why it cannot be used, as far as the marker and the two documents it vouches for show; empty when it can."""
 
 
 class UploadStatus(Document):
@@ -113,11 +113,11 @@ class UploadStatus(Document):
 
 
 class Holder(Document):
-    """The run whose journal lies at the prefix."""
+    """The run whose journal is at the prefix."""
 
     state: Literal["in_flight", "resumable"]
     alive: bool | None
-    """None: it was not watched long enough to tell."""
+    """None: it was not watched long enough to know."""
     why: str
     """How that is known."""
     run_id: str | None
@@ -125,25 +125,25 @@ class Holder(Document):
     pid: int | None
     started_at: datetime | None
     beats: int | None
-    """How often it has written its journal."""
+    """Number of times that it has written its journal."""
     written_at: datetime | None
-    """When it did so last, by the store's clock."""
+    """When it last did so, by the store's clock."""
     lease: float | None
     """Seconds without a heartbeat after which another run takes over."""
     stopped: bool
     source: str | None
     source_size: int | None
     source_bytes: int
-    """Of the source's own object, acknowledged by the store: the higher of what journal and store tell."""
+    """Bytes of the source's own object that the store has acknowledged: the higher value of journal and store."""
     percent: float | None
-    """The same of the source's size."""
+    """The same as a percentage of the source's size."""
     resumes_at: int | None = None
-    """Byte of the source at which a run of the same request would begin to read; None: nothing of it is resumed."""
+    """Source offset at which a run of the same request would start to read; None: nothing of it is resumed."""
     uploads: list[UploadStatus]
 
 
 class LastRun(Document):
-    """The last run that a state directory knows."""
+    """The last run recorded in a state directory."""
 
     folder: str
     run_id: str
@@ -153,11 +153,11 @@ class LastRun(Document):
     """``staged``, ``already_staged``, ``upgraded``, of a run that succeeded."""
     destination: str
     alive: bool | None
-    """Whether its process still runs; None: it cannot be seen from here."""
+    """Whether its process is still running; None: that cannot be seen from here."""
 
 
 class Rerun(Finding):
-    """What staging the same source again would do; ``message`` goes on after "a rerun would"."""
+    """What staging the same source again would do; ``message`` continues the sentence "a rerun would"."""
 
     code: Literal["stage", "resume", "start_over", "already_staged", "held", "refused"]
     """``start_over``: take over and stage it from the beginning."""
@@ -166,9 +166,9 @@ class Rerun(Finding):
     size_bytes: int = 0
     """Parts that would not be sent again, and their bytes."""
     left_bytes: int | None = None
-    """Bytes of the source that are left to read; None where a run would not begin in the middle."""
+    """Bytes of the source that are left to read; None where a run would not start in the middle."""
     adds_deployment: bool = False
-    """Asked for with a container image, it would add ``deployment.json``."""
+    """If requested with a container image, it would add ``deployment.json``."""
 
 
 class StatusReport(Document):
@@ -178,9 +178,9 @@ class StatusReport(Document):
     destination: str
     staged: StagedNow | None
     run: Holder | None
-    """Not None beside ``staged``: a forced restage, which leaves what is staged whole until it commits."""
+    """Not None beside ``staged``: a forced restage, which leaves the existing staging whole until it commits."""
     last_run: LastRun | None
-    """None unless a state directory was asked for."""
+    """None unless a state directory was given."""
     rerun: Rerun
     notes: list[Finding] = Field(default_factory=list)
     watched_seconds: float
@@ -199,7 +199,7 @@ class ListedStaging(Document):
     size_bytes: int | None
     """Of the source."""
     stored_bytes: int | None
-    """Of the archive and its models below the prefix: 0 by reference."""
+    """Of the archive and its models below the prefix; 0 for a staging by reference."""
     models: int | None
     staged_at: datetime | None
     run_id: str | None
@@ -212,10 +212,10 @@ class ListReport(Document):
     """The result of ``ls``."""
 
     place: str
-    """``s3://bucket/prefix/`` that was looked at."""
+    """``s3://bucket/prefix/`` that was listed."""
     stagings: list[ListedStaging]
     folders: int
-    """Folders that were looked into."""
+    """Number of folders that were listed."""
     notes: list[Finding] = Field(default_factory=list)
-    """What was not looked at, and why."""
+    """What was not listed, and why."""
     seconds: float

@@ -1,14 +1,14 @@
-"""``retention``: the lifecycle rules of a bucket for what is staged in it, merged with the rules of others.
+"""``retention``: lifecycle rules for the stagings in a bucket, merged with the bucket's other rules.
 
-A lifecycle rule goes by the age of single objects and is carried out once a day or so, so a staging does not go in
-one piece. Its marker has to go first, or it would vouch for objects that are gone. Two rules see to that: what is
-small (the marker and the documents) expires after N days, and the rest so many days later as an upload can be older
-than the marker of its staging, which is as long as the store keeps an open upload, and a day for the store to act.
-Only AWS is trusted with that: a store that drops the size from the rule for what is small (Ceph does) would take it for
-one for everything. Elsewhere there is one rule, by age alone. A bintarball reference is two small documents elsewhere
-in the bucket; one rule more of each environment is for these.
+A lifecycle rule acts on the age of single objects, about once a day, so a staging does not expire as a whole. Its
+marker has to expire first, or it would vouch for objects that are gone. Two rules ensure that: small objects (the
+marker and the documents) expire after N days, and the rest as many days later as an upload can be older than the marker
+of its staging, which is as long as the store keeps an open upload, plus a day for the store to act. Only AWS is trusted
+with that: a store that drops the size from the rule for small objects (Ceph does) would apply it to everything.
+Elsewhere there is one rule, by age alone. A bintarball reference is two small documents elsewhere in the bucket; each
+environment has one more rule for these.
 
-Nothing is written: S3 knows no condition for that request, and the AWS command line does it as well.
+Nothing is written: S3 has no precondition for that request, and the AWS command line can do it as well.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from riva_stream.s3 import Bucket, Lifecycle, StoreSettings
 __all__ = ["Extent", "Policy", "RetentionReport", "RuleChange", "retention"]
 
 _OURS = "riva-stream-"
-"""How the ID of each of our rules begins."""
+"""Prefix of the ID of each of our rules."""
 _EXPIRE = f"{_OURS}expire-"
 _BINTARBALL = f"{_OURS}bintarball-"
-"""How the IDs of the rules for stagings, and of those for bintarball references, go on."""
+"""Prefixes of the IDs of the rules for stagings, and of those for bintarball references."""
 _SMALL = "-documents"
-"""How the ID of a rule for the marker and the documents ends."""
+"""Suffix of the ID of a rule for the marker and the documents."""
 _RETRIES = RetryPolicy(retries=5)
 
 Rule = Mapping[str, Any]
-"""In the form of the AWS command line."""
+"""In the format of the AWS command line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the rules shall say. Times are days."""
+    """What the rules are to say. Times are days."""
 
     expire: tuple[str, ...]
     """Environments whose stagings expire."""
@@ -61,14 +61,14 @@ class Policy:
     days: int = 90
     abort_days: int = 7
     noncurrent_days: int | None = None
-    """In a bucket with versions: when the bytes behind an expired object go as well. None: never."""
+    """In a bucket with versions: when the bytes behind an expired object are deleted as well. None: never."""
     by_tag: bool = False
     """Only objects tagged ``retention-days=<days>`` (``stage --tag``)."""
     remove: bool = False
-    """Take our rules for these environments away instead."""
+    """Remove our rules for these environments instead."""
 
     def days_of_bytes(self, *, by_size: bool) -> int:
-        """When archives and models go: after every marker that may be younger than they are."""
+        """When archives and models expire: after every marker that may be younger than they are."""
         return self.days + self.abort_days + 1 if by_size else self.days
 
     def rules(self, *, by_size: bool) -> list[Rule]:
@@ -104,10 +104,10 @@ class Policy:
         return _rule(name, prefix, filters, **actions)
 
     def replaces(self, name: str) -> bool:
-        """Whether the rule called ``name`` is one of ours that these rules stand in the place of.
+        """Whether the rule called ``name`` is one of ours that these rules replace.
 
-        Rules by tag and rules for all objects of an environment exclude each other; those for other numbers of
-        days by tag stay beside new ones.
+        Rules by tag and rules for all objects of an environment exclude each other; those by tag for other numbers
+        of days are kept beside new ones.
         """
         for env in {*self.expire, *self.clean}:
             expiring = (f"{_EXPIRE}{env}", f"{_BINTARBALL}{env}")
@@ -126,7 +126,7 @@ def _rule(name: str, prefix: str, filters: Mapping[str, Any] | None = None, **ac
 
 
 class RuleChange(Document):
-    """One rule of ours that differs."""
+    """One of our rules that differs."""
 
     id: str
     change: Literal["added", "changed", "removed"]
@@ -141,15 +141,15 @@ class RetentionReport(Document):
     abort_days: int
     changes: list[RuleChange]
     before: list[dict[str, Any]]
-    """The rules there."""
+    """The existing rules."""
     document: dict[str, Any]
-    """The rules merged, as ``aws s3api put-bucket-lifecycle-configuration --lifecycle-configuration`` takes them."""
+    """The merged rules, as ``aws s3api put-bucket-lifecycle-configuration --lifecycle-configuration`` takes them."""
     transition_minimum: str
-    """The bucket's setting that has to go along with them; "" for none."""
+    """The bucket's setting that must be passed along with them; "" for none."""
     diff: list[str]
-    """A line for each rule: ``- `` goes, ``+ `` comes, ``  `` stays."""
+    """One line per rule: ``- `` is removed, ``+ `` is added, ``  `` stays."""
     extent: list[Extent] = Field(default_factory=list)
-    """What the rules for expiry apply to now."""
+    """What the expiry rules apply to now."""
     warnings: list[Warned] = Field(default_factory=list)
 
 
@@ -168,14 +168,14 @@ async def retention(
     Args:
         settings: the store.
         bucket: its bucket.
-        policy: what the rules shall say.
-        by_size: whether rules may go by size; None: where the store is AWS.
-        observer: is told warnings and retries.
+        policy: what the rules are to say.
+        by_size: whether rules may filter by size; None: only where the store is AWS.
+        observer: is told of warnings and retries.
         session: the caller's own ``aioboto3.Session``.
-        clock: the time of day, to say what is old enough now.
+        clock: returns the time of day, to determine what is old enough now.
 
     Raises:
-        ConfigurationError: the store has no lifecycle rules, or rules of others would not survive a merge.
+        ConfigurationError: the store has no lifecycle rules, or other rules would not survive a merge.
         AccessDeniedError: s3:GetLifecycleConfiguration is missing.
     """
     warnings: list[Warned] = []
@@ -249,7 +249,7 @@ def _warn_of_rules(
 
 
 def _merged(there: Sequence[Rule], policy: Policy, *, by_size: bool) -> list[Rule]:
-    """Our rules as wanted: replaced where they are, added at the end, dropped by ID; those of others as they are."""
+    """Merge by ID: our rules are replaced in place, appended or dropped as wanted; other rules stay unchanged."""
     new = {rule["ID"]: rule for rule in policy.rules(by_size=by_size)}
     kept = [rule for rule in there if rule.get("ID") in new or not policy.replaces(rule.get("ID", ""))]
     return [new.pop(rule.get("ID", ""), rule) for rule in kept] + list(new.values())
@@ -270,9 +270,9 @@ def _changes(before: Sequence[Rule], after: Sequence[Rule]) -> list[RuleChange]:
 
 
 _DOCUMENTS_BELOW = 128 << 10
-"""Bytes. A marker and the documents around it are smaller; archives and models are larger."""
+"""Bytes. A marker and the other documents are smaller; archives and models are larger."""
 _MOST = 20_000
-"""Keys that are looked at; what is beyond is said to be there, not counted."""
+"""Maximum number of keys that are listed; further ones are mentioned, not counted."""
 _NAMED = 5
 _STAGED = re.compile(
     rf"(?:[^/]+/){{3}}(?:source/.+|models/.+|\.riva-stream/.+|{'|'.join(map(re.escape, DOCUMENTS))})"
@@ -285,29 +285,29 @@ class Extent(Document):
 
     environment: str
     prefix: str
-    """Of the rules."""
+    """The prefix of the rules."""
     objects: int = 0
     size_bytes: int = 0
     stagings: int = 0
-    """Markers."""
+    """Number of markers."""
     due: int = 0
-    """Objects that are old enough already: the store removes them at its next round."""
+    """Objects that are old enough already: the store removes them in its next round."""
     foreign: int = 0
-    """Objects that no staging has put there; a rule for the environment applies to them all the same."""
+    """Objects that do not belong to a staging; a rule for the environment applies to them all the same."""
     foreign_keys: list[str] = Field(default_factory=list)
     """The first of them."""
     complete: bool = True
-    """False: there are more objects than were looked at."""
+    """False: there are more objects than were listed."""
 
 
 async def _extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int, now: datetime) -> Extent:
-    """List what is below ``prefix``, ``ENV/`` or that of its bintarball references, and say what rules come to.
+    """List what is below ``prefix``, ``ENV/`` or that of its bintarball references, and say what the rules would do.
 
     Args:
         bucket: where to look.
         prefix: of one environment, with its closing slash.
-        days: after which what is small expires.
-        days_of_bytes: after which everything else does.
+        days: after which small objects expire.
+        days_of_bytes: after which all others do.
         now: the time of day.
 
     Raises:
@@ -321,7 +321,7 @@ async def _extent_of(bucket: Bucket, prefix: str, days: int, days_of_bytes: int,
             if seen > _MOST:
                 break
             if entry.key.endswith("/") and not entry.size:
-                continue  # a folder, as consoles and some stores make them
+                continue  # a folder, as consoles and some stores create them
             ours = known.fullmatch(entry.key) is not None
             folder, name = entry.key[: entry.key.rfind("/") + 1], entry.key.rpartition("/")[2]
             limit = now - timedelta(days=days if entry.size < _DOCUMENTS_BELOW else days_of_bytes)

@@ -1,11 +1,11 @@
-"""``read_staging()``: a committed staging as its marker vouches for it, and not as it happens to lie there.
+"""``read_staging()``: a committed staging as its marker vouches for it, not as the objects happen to be.
 
 ::
 
     marker ──SHA-256──► artifact.json, upload_manifest.json ──ETag, VersionId, digests──► every object
-      └── looked at again at the end: the same ETag, or nothing of what was read counts
+      └── checked again at the end: the same ETag, or nothing that was read counts
 
-A store may let sets mix (docs/semantics.md); a reader that goes by these two lines finds out. ``verify`` is one.
+A store may let two stagings mix (docs/semantics.md); a reader that follows these two lines notices. ``verify`` is one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from riva_stream.source import PinnedSource, SourceChecksums, SourceReader
 __all__ = ["STAGING_REPLACED", "StagedObject", "Staging", "compare", "find_staging", "pinned", "read_staging"]
 
 STAGING_REPLACED = "StagingReplaced"
-"""Our own code, of a staging whose marker is no longer the one that was read."""
+"""This package's own code, for a staging whose marker is no longer the one that was read."""
 
 
 @asynccontextmanager
@@ -60,22 +60,22 @@ async def read_staging(
 ) -> AsyncIterator[Staging]:
     """Read a staging's documents, each compared with what vouches for it; within the block its objects can be read.
 
-    At the end of the block the marker is looked at again. No object is read until it is asked for.
+    At the end of the block the marker is checked again. No object is read until it is requested.
 
     Args:
         place: ``s3://BUCKET/PREFIX/`` of the staging, as ``StageReport.destination`` has it.
-        store: how to reach the store, or one that is open (see :func:`riva_stream.open_store`) and stays so; by default
-            what the environment of the AWS SDK says.
+        store: how to reach the store, or an open one (see :func:`riva_stream.open_store`), which stays open; by default
+            according to the AWS SDK's environment.
         session: the caller's own ``aioboto3.Session``, to open the store with.
         observer: is told of retries.
-        connections: ranges of one object that are asked for at once; each takes 8 MiB of memory.
+        connections: ranges of one object that are requested at once; each takes 8 MiB of memory.
 
     Raises:
-        SourceNotFoundError: nothing is staged there; the message says what there is.
+        SourceNotFoundError: nothing is staged there; the message says what is there instead.
         IntegrityError: the documents, or an object that was read, are not those of one staging; ``where`` names it.
-        HeldError: the staging was replaced since it was first looked at (``where.code`` is ``StagingReplaced``): read
+        HeldError: the staging was replaced since it was first read (``where.code`` is ``StagingReplaced``): read
             it again.
-        ConfigurationError: ``place`` is no such URI.
+        ConfigurationError: ``place`` is not such a URI.
     """
     bucket, key = split(place)
     async with (
@@ -93,13 +93,13 @@ async def read_staging(
 async def find_staging(
     bucket: Bucket, prefix: str, observer: Observer = ignore, *, connections: int = 4
 ) -> Staging:
-    """What is staged at a prefix. In what its documents contradict each other is in its ledger, and not raised.
+    """The staging at a prefix. Contradictions between its documents are recorded in its ledger, and not raised.
 
     Raises:
-        SourceNotFoundError: nothing is.
+        SourceNotFoundError: there is none.
     """
     try:
-        documents = await read_documents(bucket, prefix, listed=True)  # whoever asks for it, expects it
+        documents = await read_documents(bucket, prefix, listed=True)  # the caller expects it to exist
     except BaseExceptionGroup as group:
         raise first_of(group) from None
     if not documents.is_marked:
@@ -116,9 +116,9 @@ class Staging:
     layout: Layout
     documents: Documents
     objects: Mapping[str, StagedObject]
-    """Path below the prefix → archive, models and documents, as the manifest has them; empty by reference."""
+    """Path below the prefix → archive, models and documents, as in the manifest; empty for a staging by reference."""
     ledger: Ledger
-    """What was compared."""
+    """The results of the comparisons."""
     bucket: Bucket = field(repr=False)
     observer: Observer = field(repr=False)
     connections: int
@@ -145,12 +145,12 @@ class Staging:
 
     @property
     def artifact(self) -> Artifact | None:
-        """None of a bintarball reference, which has ``deployment`` alone."""
+        """None for a bintarball reference, which has only ``deployment``."""
         return self.documents.artifact
 
     @property
     def manifest(self) -> UploadManifest | None:
-        """None by reference."""
+        """None for a staging by reference."""
         return self.documents.manifest
 
     @property
@@ -162,18 +162,18 @@ class Staging:
     def vouched(self) -> bool:
         """Whether the marker vouches for the manifest, too. One of version 0.1 does not.
 
-        Digests are then as good as ever, for ``artifact.json`` has them; ETags and VersionIds are anybody's word.
+        Digests are then as reliable as ever, as ``artifact.json`` has them; ETags and VersionIds are not vouched for.
         """
         marker = self.documents.marker
         return self.manifest is None or (marker is not None and marker.manifest_sha256 is not None)
 
     @asynccontextmanager
     async def read(self, path: str) -> AsyncIterator[AsyncIterator[Piece]]:
-        """The bytes of one object in order, from the very object that was staged or not at all.
+        """Yield the bytes of one object in order, of exactly the object that was staged or not at all.
 
-        Each range is asked for with If-Match. Size and SHA-256 are compared before the last range (8 MiB at most) is
-        handed over, so that whoever reads to the end has what was staged; who stops before has it on trust. The
-        pieces may be kept only until the next one is asked for.
+        Each range is requested with If-Match. Size and SHA-256 are compared before the last range (8 MiB at most) is
+        yielded, so whoever reads to the end has what was staged; stopping earlier means unverified bytes. The pieces
+        are valid only until the next one is requested.
 
         Args:
             path: below the prefix, such as ``models/parakeet.riva``; see ``objects``.
@@ -199,7 +199,7 @@ class Staging:
                 yield pieces
         except SourceChangedError as error:
             if error.where.key != item.key:
-                raise  # the caller's own, of another object
+                raise  # the caller's own, about another object
             await self.still_stands()
             raise IntegrityError(
                 f"it was replaced or removed while it was read ({error.what})",
@@ -247,10 +247,10 @@ class Staging:
             yield given
 
     async def still_stands(self) -> None:
-        """Look at the marker again (and at ``deployment_ready.txt``, if it was there).
+        """Check the marker again (and ``deployment_ready.txt``, if it was there).
 
         Raises:
-            HeldError: it is another one, or gone: what was read in between may be of two stagings.
+            HeldError: it is another one, or gone: what was read in between may belong to two stagings.
         """
         for name in dict.fromkeys((self.layout.marker_name, DEPLOYMENT_READY)):
             etag = self.documents.etags.get(name) if self.documents.has(name) else None
@@ -268,11 +268,11 @@ class Staging:
         )
 
     async def require_agreement(self) -> None:
-        """Raise the first of what the documents contradict each other in.
+        """Raise the first contradiction between the documents.
 
         Raises:
             IntegrityError: they are not those of one staging.
-            HeldError: because it is being replaced.
+            HeldError: the staging is being replaced.
         """
         try:
             # In the order in which they vouch for each other: the first is at fault, the rest only differs from it.
@@ -293,7 +293,7 @@ class Staging:
 
 
 def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None:
-    """Note in what an object differs from what the documents promise."""
+    """Record how an object differs from what the documents describe."""
     key = item.key
     if info is None:
         ledger.differs(key, "gone", "it is gone")
@@ -311,7 +311,7 @@ def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None
 
 
 def pinned(bucket: str, info: ObjectInfo) -> PinnedSource:
-    """An object to be read by its ETag alone: by VersionId would take a right of its own, and If-Match pins it as well."""
+    """Pin an object by ETag alone: a VersionId would need another permission, and If-Match pins it as well."""
     return PinnedSource(
         bucket, info.key, info.size, info.etag, None, info.last_modified, SourceChecksums.of(info)
     )

@@ -32,7 +32,7 @@ from riva_stream.sizes import human_size
 __all__ = ["status"]
 
 _LOOKS = 3
-"""How often it is looked anew, when a journal went away while it was watched."""
+"""Number of attempts, when a journal is deleted while it is watched."""
 
 
 async def status(
@@ -46,20 +46,20 @@ async def status(
     observer: Observer = ignore,
     session: Any = None,
 ) -> StatusReport:
-    """Say what stands below ``prefix``.
+    """Report what is below ``prefix``.
 
     Args:
         settings: the store.
         bucket: its bucket.
         prefix: of one staging, with its closing slash.
-        wait: watch a journal for a heartbeat; otherwise the store's clock has to do.
-        lease: seconds that it is watched at most; None: its own lease.
-        last_run: what a state directory tells, for the report.
+        wait: watch a journal for a heartbeat; otherwise rely on the store's clock.
+        lease: maximum seconds to watch it; None: its own lease.
+        last_run: what a state directory records, for the report.
         observer: is told that a journal is watched.
         session: the caller's own ``aioboto3.Session``.
 
     Raises:
-        RivaStreamError: the state cannot be told.
+        RivaStreamError: the state cannot be determined.
     """
     async with open_bucket(settings, bucket, observer, session) as there:
         look = _StatusReader(there, Layout(bucket, prefix), await clock.in_thread(Process.this), observer)
@@ -79,8 +79,8 @@ class _StatusReader:
             life = None if found is None else await self._life(found, wait=wait, lease=lease)
             if found is None or life is not None:
                 break
-            # Its run has ended while it was watched: look at what it has left.
-        # After the journal, which goes when the marker is there: a run that ends between the two is not missed.
+            # Its run ended while it was watched: look at what it has left.
+        # After the journal, which is deleted once the marker exists: a run that ends between the two is not missed.
         documents = await read_documents(
             self.bucket, self.layout.prefix, (MARKER, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS)
         )
@@ -117,17 +117,17 @@ class _StatusReader:
         )
 
     async def _problem(self, documents: Documents) -> str:
-        """Why what is staged cannot be used, by all that the marker vouches for; "" where it can."""
+        """Why the staging cannot be used, judged by all that the marker vouches for; "" where it can."""
         marker = documents.marker
         if documents.problem or documents.is_bintarball or marker is None or marker.mode != "full":
             return documents.problem
-        # Not with the others: only the marker says whether there is one, and without the right to list 403 may mean none.
+        # Separately: only the marker says whether there is one, and without the right to list, 403 may mean none.
         try:
             found = await self.bucket.get_confirming_absence(
                 self.layout.prefix + MANIFEST_JSON, limit=DOCUMENT_LIMIT
             )
         except AccessDeniedError:
-            return ""  # what may not be read is no reason to call it unusable
+            return ""  # lacking permission to read it does not make it unusable
         manifest = understood({} if found is None else {MANIFEST_JSON: found})
         return manifest.problem_of(MANIFEST_JSON, "the marker", marker.manifest_sha256)
 
@@ -152,7 +152,7 @@ class _StatusReader:
         journal = life.found.journal
         if journal is None:
             notes.append(_note("journal", f"its journal cannot be understood: {life.found.problem}"))
-        # A rerun aborts those of the documents and writes its own.
+        # A rerun aborts the uploads of documents and writes its own.
         parted = (
             [upload for upload in journal.uploads if self.layout.is_payload(upload.key)] if journal else []
         )
@@ -185,7 +185,7 @@ class _StatusReader:
         )
 
     async def _upload(self, upload: JournaledUpload) -> UploadStatus:
-        """What the journal says of one upload, and what the store says."""
+        """What the journal says about one upload, and what the store says."""
         state: Literal["open", "completed", "gone", "unknown"] = "unknown"
         parts: int | None = None
         size: int | None = None
@@ -200,7 +200,7 @@ class _StatusReader:
                     ("completed", len(upload.parts), info.size) if info and ours else ("gone", 0, 0)
                 )
         except AccessDeniedError:
-            pass  # s3:ListMultipartUploadParts is a right of its own: the journal's word has to do
+            pass  # s3:ListMultipartUploadParts is a separate permission: rely on the journal
         return UploadStatus(
             key=upload.key,
             state=state,
@@ -211,10 +211,10 @@ class _StatusReader:
         )
 
     async def _resumes_at(self, journal: Journal | None, uploads: list[UploadStatus]) -> int | None:
-        """Byte of the source at which a run of the same request would begin to read, by the newest checkpoint there is."""
+        """Source offset at which a run of the same request would start to read, by the newest existing checkpoint."""
         if journal is None or journal.identity is None or journal.has_begun:
             return None
-        # What the store copies it can copy again.
+        # What the store copied it can copy again.
         own = _own_keys(journal, self.layout.prefix) if journal.identity.is_copied else set()
         if not any(upload.state == "gone" for upload in uploads if upload.key not in own):
             for named in journal.checkpoints:
@@ -299,13 +299,13 @@ def _source_bytes(journal: Journal | None, uploads: list[UploadStatus], prefix: 
 
 
 def _own_keys(journal: Journal, prefix: str) -> set[str]:
-    """Where the source's own bytes go."""
+    """Possible keys of the source's own bytes."""
     name = journal.identity.source.rpartition("/")[2] if journal.identity else ""
     return {f"{prefix}{folder}{name}" for folder in FOLDERS}
 
 
 def _is_in_commit(found: Found) -> bool:
-    """Whether the run had begun its commit: then nothing of it is resumed."""
+    """Whether the run had begun its commit: then nothing of it can be resumed."""
     return found.journal is not None and found.journal.has_begun
 
 

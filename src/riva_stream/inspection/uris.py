@@ -1,4 +1,4 @@
-"""S3 URIs as positional arguments: one that is wrong is told with an example."""
+"""S3 URIs as positional arguments: a wrong one is reported with an example."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
     """Bucket and key of ``s3://bucket/key``; the key may be empty.
 
     Raises:
-        ConfigurationError: this is no such URI.
+        ConfigurationError: it is not such a URI.
     """
     try:
         return split_uri(uri)
@@ -21,10 +21,10 @@ def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
 
 
 def split_prefix(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
-    """Bucket, and prefix with its closing slash: ``dev/n/v1`` is not to stand for ``dev/n/v10``. "" is the whole bucket.
+    """Bucket, and prefix with its closing slash: ``dev/n/v1`` must not match ``dev/n/v10``. "" is the whole bucket.
 
     Raises:
-        ConfigurationError: this is no such URI.
+        ConfigurationError: it is not such a URI.
     """
     bucket, key = split(uri, example)
     return bucket, "".join(f"{segment}/" for segment in key.split("/") if segment)

@@ -1,4 +1,4 @@
-"""``verify``: is what is staged still what was staged? Nothing is written, and all that differs is told."""
+"""``verify``: is everything still what was staged? Nothing is written, and all differences are reported."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ async def verify(
     """Compare everything that is staged below ``prefix`` with what was staged.
 
     Args:
-        settings: the store, or one that is open.
+        settings: the store, or an open one.
         bucket: its bucket.
         prefix: of one staging, with its closing slash.
         deep: read every object whole and compare its digests, too.
-        connections: with ``deep``, ranges of one object that are asked for at once.
-        memory: with ``deep``, bytes that the whole process may have.
-        source_settings: the store of the source, when it is another one; only asked by reference.
-        observer: is told what was compared, and how far it is.
-        session: the caller's own ``aioboto3.Session``; not for a source with a profile of its own.
+        connections: with ``deep``, ranges of one object that are requested at once.
+        memory: with ``deep``, bytes that the whole process may use.
+        source_settings: the store of the source, when it is another one; only used for a staging by reference.
+        observer: is told of each comparison, and of progress.
+        session: the caller's own ``aioboto3.Session``; not for a source with its own profile.
 
     Returns:
         One entry per object; ``ok`` says whether all of them are the same.
 
     Raises:
-        SourceNotFoundError: nothing is staged there; the message says what there is.
+        SourceNotFoundError: nothing is staged there; the message says what is there instead.
         HeldError: the staging was replaced meanwhile.
         AccessDeniedError: something may not be read.
     """
@@ -86,7 +86,7 @@ class _Verification:
     staging: Staging
     bucket: Bucket
     source_bucket: Bucket
-    """In the store that has what the staging points at; its name says nothing."""
+    """In the store of the objects that the staging points at; its name does not matter."""
     observer: Observer
     notes: list[Finding] = field(default_factory=list, init=False)
     source_sha256: str | None = field(default=None, init=False)
@@ -98,7 +98,7 @@ class _Verification:
         self.ledger = self.staging.ledger
 
     async def run(self, reading: partial[DeepReader] | None) -> VerifyReport:
-        """The steps, in order."""
+        """Run the steps, in order."""
         began = time.perf_counter()
         staging, documents = self.staging, self.staging.documents
         expected = list(staging.objects.values())
@@ -142,7 +142,7 @@ class _Verification:
         self.notes.append(Finding(code=code, message=message))
 
     async def _compare(self, item: StagedObject) -> ObjectInfo | None:
-        """HEAD one object that the documents promise."""
+        """HEAD one object that the documents describe."""
         info = await self.bucket.head_confirming_absence(item.key, listed=True)
         compare(item, info, self.ledger)
         if info is not None:
@@ -150,16 +150,16 @@ class _Verification:
         return info
 
     async def _compare_document(self, documents: Documents, name: str) -> None:
-        """HEAD one that no manifest speaks of: the manifest and the marker, and by reference all the others."""
+        """HEAD one that no manifest lists: the manifest and the marker, and by reference all the others."""
         run_id = documents.run_id
         if name in DEPLOYMENT_DOCUMENTS:  # it may have been added by a later run
             run_id = documents.ready.run_id if documents.ready else None
         info = await self.bucket.head(self.prefix + name)
-        if info is not None:  # else it has gone since it was read: the marker will tell
+        if info is not None:  # otherwise it was deleted since it was read: the check of the marker shows that
             self._run_id(info, run_id, must_be=True)
 
     def _run_id(self, info: ObjectInfo, run_id: str | None, *, must_be: bool) -> None:
-        """Every object carries the id of the run that began it. Only what is no document may be of an earlier run."""
+        """Check the id of the run that created an object. Only an object other than a document may be older."""
         found = info.metadata.get("run-id")
         if found is None:
             self.ledger.differs(
@@ -171,7 +171,7 @@ class _Verification:
             self.ledger.differs(info.key, "run-id", f"it was written by run {found}, not by {run_id}")
 
     def _targets(self, expected: list[StagedObject], there: list[ObjectInfo | None]) -> list[Target]:
-        """What ``--deep`` has to read: all but the documents, and what cannot be the same any more."""
+        """What ``--deep`` has to read: all but the documents, and what cannot match any more."""
         return [
             Target(self.bucket, pinned(self.bucket.name, info), item.sha256, item.blake3)
             for item, info in zip(expected, there, strict=True)
@@ -179,7 +179,7 @@ class _Verification:
         ]
 
     async def _references(self, documents: Documents, *, deep: bool) -> list[Target]:
-        """Are the objects that the documents point at still the same? Gives those that ``--deep`` has to read."""
+        """Are the objects that the documents point at still the same? Return those that ``--deep`` has to read."""
         targets: list[Target] = []
         if documents.mode == "reference_only" and documents.artifact is not None:
             source = documents.artifact.source
@@ -188,14 +188,14 @@ class _Verification:
             return targets
         references = documents.deployment.bintarball_references
         image, archive = references.container_image, references.model_archive
-        # As it was found: one in the destination's bucket with its credentials, any other where the source is.
+        # As when it was staged: in the destination's bucket with its credentials, any other where the source is.
         here = split(image.s3_uri)[0] in {self.bucket.name, documents.deployment.deployment.s3_bucket}
         await check_reference(self.ledger, self.bucket if here else self.source_bucket, image.s3_uri, image)
         if deep:
             self._note(
                 "image-not-read", "the container image was compared by size, ETag and version, and not read"
             )
-        if documents.is_bintarball:  # else its archive was looked at: in the staging, or as its source
+        if documents.is_bintarball:  # otherwise its archive was checked: in the staging, or as its source
             targets += await self._pointed_at(archive.s3_uri, archive)
         return targets
 
@@ -239,7 +239,7 @@ class _Verification:
             self._note("more-keys", f"{more} more keys were not staged")
 
     def _record_extra(self, entry: ObjectInfo, documents: Documents) -> bool:
-        """Tell of one key; False: there were too many before it."""
+        """Report one key; False: there were too many before it."""
         name = entry.key.removeprefix(self.prefix)
         if name in DEPLOYMENT_DOCUMENTS and name not in {*documents.foreign, *documents.hidden}:
             raise self.staging.replaced(name)  # it was not there when the documents were read
@@ -255,7 +255,7 @@ class _Verification:
         return True
 
     async def _deep(self, reading: partial[DeepReader], targets: list[Target]) -> DeepRead:
-        """Read all of it, and compare the digests."""
+        """Read all targets, and compare the digests."""
 
         def done(target: Target, result: dict[str, str] | str) -> None:
             key = target.pinned.uri if target.vouched else target.pinned.key
@@ -280,7 +280,7 @@ class _Verification:
             )
 
     def _compare_source_checksums(self, target: Target, digests: dict[str, str]) -> None:
-        """Nobody has read the source of a staging by reference, so only its own store can vouch for its bytes."""
+        """Compare the source of a staging by reference: it was never read, so only its own store vouches for it."""
         uri, checksums = target.pinned.uri, target.pinned.checksums
         record = DigestRecord(target.pinned.size, digests["sha256"], None, digests)
         try:

@@ -1,1 +1,1 @@
-"""Whether a run would succeed: the host, the stores, the rights; nothing is left behind."""
+"""Whether a run would succeed: host, stores and permissions are checked, and nothing is left behind."""

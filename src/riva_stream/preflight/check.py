@@ -1,7 +1,7 @@
-"""``check``: would a run succeed, and if not, what is in its way?
+"""``check``: would a run succeed, and if not, what prevents it?
 
-Everything that a run needs is tried once, at the same time where it does not depend on something else, each with a
-time limit of its own; what is written for that is removed again. A check that fails makes a record, never an error.
+Everything that a run needs is tried once, concurrently where nothing depends on something else, each with its own time
+limit; everything written for that is removed again. A check that fails produces a record, never an error.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ async def check(
 
 
 async def check_host(settled: CheckRecord, *, state_dir: Path, run_id: str) -> CheckReport:
-    """What can be looked at without settings, when those are wrong: this host alone."""
+    """Check what can be checked without settings, when these are wrong: this host alone."""
     began = clock.monotonic()
     records = [await clock.in_thread(check) for check in (partial(check_state, state_dir), check_versions)]
     return report_of(None, run_id, [settled, *records], clock.monotonic() - began)
@@ -108,7 +108,7 @@ class _Stores:
         self._session = session
         self._elsewhere = is_elsewhere(self._request)
         self._ignored: dict[str, list[str]] = {}
-        """What was ignored in finding credentials, by the component of their record."""
+        """What was ignored while looking for credentials, by the component of their record."""
 
     async def check(self) -> None:
         request, runner = self._request, self._runner
@@ -123,7 +123,7 @@ class _Stores:
         runner.add(await clock.in_thread(partial(check_memory, request.memory, part_size, forced=forced)))
 
     async def _side(self, settings: StoreSettings, name: str, then: Any) -> None:
-        """One endpoint with its credentials: these first, for without them everything else fails alike."""
+        """Check one endpoint with its credentials: these first, as without them everything else fails alike."""
         runner = self._runner
         try:
             async with self._open_client(settings, name) as client:
@@ -132,7 +132,7 @@ class _Stores:
         except (
             ConfigurationError,
             StalledError,
-        ) as error:  # the client cannot be made: credentials, the CA bundle
+        ) as error:  # the client cannot be created: credentials, the CA bundle
             component = f"{name}credentials"
             told = _with_ignored(error, self._ignored[component])
             runner.add(failed_with(component, told, self._request))
@@ -142,7 +142,7 @@ class _Stores:
     async def _open_client(
         self, settings: StoreSettings, name: str
     ) -> AsyncIterator[DiagnosticClient | None]:
-        """The client, once there are credentials and the endpoint has an address; else None."""
+        """The client, once there are credentials and the endpoint has an address; otherwise None."""
         runner, component = self._runner, f"{name}credentials"
         ignored = self._ignored[component] = []
         settings = replace(settings, credentials_timeout=runner.limit)
@@ -159,7 +159,7 @@ class _Stores:
                 yield client if resolved.status != "fail" else None
 
     async def _identify(self, client: DiagnosticClient) -> None:
-        """Who the credentials are: never more than a warning, never longer than two seconds."""
+        """Identify the credentials: never more than a warning, never longer than two seconds."""
         less = "who the credentials are is not known; that by itself stops no run"
         try:
             with anyio.fail_after(min(_IDENTITY_SECONDS, self._runner.limit)):
@@ -207,7 +207,7 @@ class _Stores:
                 tasks.start_soon(check_writing, runner, await stack.enter_async_context(store))
 
     async def _reaches(self, side: str, client: DiagnosticClient, bucket: str) -> bool:
-        """Whether anything answers for the bucket, and to these credentials; if not there is no point in asking on."""
+        """Whether the bucket answers, and accepts these credentials; if not, further checks are pointless."""
         runner, component = self._runner, f"{side}-region"
 
         async def record() -> CheckRecord:
@@ -247,7 +247,7 @@ class _Stores:
 
 
 def _with_ignored(error: E, ignored: list[str]) -> E:
-    """What was ignored may be what is missing now."""
+    """Add what was ignored to the error: the cause may be there."""
     error.what = "; ".join([error.what, *ignored])
     return error
 
@@ -262,7 +262,7 @@ async def _credentials(component: str, client: DiagnosticClient, ignored: list[s
     facts: dict[str, Any] = {"method": found.method, "profile": found.profile, "temporary": found.temporary}
     message = f"from {found.source}{profile}{kind}"
     if ignored:
-        # What botocore sees of it, whatever the settings made of the file's.
+        # AWS_PROFILE as botocore sees it, whatever the settings did with the file's.
         fix = "unset AWS_PROFILE" if os.environ.get("AWS_PROFILE") and not found.profile else ""
         return warned(component, f"{message}; {'; '.join(ignored)}", fix=fix, **facts)
     return passed(component, message, **facts)

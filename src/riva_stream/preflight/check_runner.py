@@ -1,6 +1,6 @@
-"""What every single check of ``check`` goes through: its own time limit, and a record whatever comes of it.
+"""The runner of every single check of ``check``: its own time limit, and a record whatever the result.
 
-And what the checks find out together: which kind of store the destination is, what it enforces, what it ignores.
+Also what the checks find out together: the kind of the destination's store, what it enforces and what it ignores.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from riva_stream.sizes import MOST_PARTS
 __all__ = ["CheckRunner", "Condition", "StoreFacts", "store_record"]
 
 Condition = Literal["honoured", "ignored", "refused", "wrong"]
-"""Of If-Match and If-None-Match: what is wrong is taken (ignored), what is right is refused (wrong), or the store does
-not have it (refused)."""
+"""Of If-Match and If-None-Match: a wrong value is accepted (ignored), the right one is refused (wrong), or the store
+does not support the header (refused)."""
 
 _WITHOUT_CONDITIONS = "no-conditions"
 _WITHOUT_EXPIRY = "no-request-expiry"
@@ -37,23 +37,23 @@ _WEAKER = {
 
 @dataclass(eq=False)
 class StoreFacts:
-    """What was found out. None: it was not tried."""
+    """What was found out about a store. None: not tried."""
 
     is_aws: bool = False
     server: str = ""
-    """What its answers call it, if anything."""
+    """The name in its responses, if any."""
     check: str | None = None
-    """The checksum that parts go with; as in ``--upload-check``, or ``etag``."""
+    """The checksum that is sent with parts; as in ``--upload-check``, or ``etag``."""
     most_parts: int = MOST_PARTS
     conditions: dict[str, Condition] = field(default_factory=dict)
     """By header; empty where nothing was written."""
     expires: bool | None = None
-    """Whether it refuses a request that arrives after the time it was signed for."""
+    """Whether it refuses a request that arrives after its signature has expired."""
     ranges: bool | None = None
 
 
 def store_record(facts: StoreFacts) -> CheckRecord:
-    """The record: one line for a person; for programs lists of codes."""
+    """The record: one line for people, and lists of codes for programs."""
     if not facts.conditions:
         return not_tried("store", "conditional-writes", "nothing could be written")
     answers: dict[str, Condition | None] = {
@@ -121,28 +121,28 @@ class CheckRunner:
 
     request: StageRequest
     limit: float
-    """Seconds that each check may take."""
+    """Time limit of each check in seconds."""
     retrier: Retrier
     records: dict[str, CheckRecord] = field(default_factory=dict)
     store: StoreFacts = field(default_factory=StoreFacts)
     """What was found out about the destination's store."""
     source_size: int = 0
-    """Bytes; 0 where none was found."""
+    """Bytes; 0 where no source was found."""
 
     @property
     def failed(self) -> set[str]:
-        """The components that are known to have failed."""
+        """The components known to have failed."""
         return {name for name, record in self.records.items() if record.status == "fail"}
 
     async def run(
         self, component: str, act: Callable[[], Awaitable[CheckRecord]], *, degraded: str = ""
     ) -> CheckRecord:
-        """Do one check and keep its record.
+        """Run one check and keep its record.
 
         Args:
             component: of the record.
-            act: gives the record, or raises.
-            degraded: what a run lacks without the right for it; given, a missing right is only a warning.
+            act: returns the record, or raises.
+            degraded: what a run lacks without this permission; if given, a missing permission is only a warning.
         """
         try:
             with anyio.fail_after(self.limit):
@@ -161,10 +161,10 @@ class CheckRunner:
         return self.add(record)
 
     def add(self, record: CheckRecord) -> CheckRecord:
-        """Keep a record; the first one of its component stands."""
+        """Keep a record, unless its component already has one."""
         return self.records.setdefault(record.component, record)
 
     def skip(self, cause: str, *components: str, reason: str = "") -> None:
-        """Say of components that they were not tried, since ``cause`` failed."""
+        """Record that components were not tried, since ``cause`` failed."""
         for component in components:
             self.add(not_tried(component, cause, reason))

@@ -1,9 +1,9 @@
 """``check`` at the destination: everything that a run does to objects there is done once, and undone.
 
-What it tries with lies under ``.riva-stream/check-.../`` below the prefix, where readers and other runs ignore it. The
-right to remove is tried before anything is made, so that nothing is made that would have to stay; what can then not be
-tried in earnest is asked for on what is not there. The clean-up is shielded from cancellation and has a time limit of
-its own.
+Its scratch objects are in ``.riva-stream/check-.../`` below the prefix, where readers and other runs ignore them. The
+right to delete is tried before anything is created, so that nothing is created that could not be removed; what can then
+not be tried for real is requested for a missing object. The clean-up is shielded from cancellation and has its own
+time limit.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class _DestinationCheck:
         self._object = ScratchObject(bucket, folder + "object", limit=runner.limit)
 
     async def try_removing(self) -> bool:
-        """Whether objects can be removed: before any is made."""
+        """Try whether objects can be deleted, before any is created."""
         runner = self._runner
         deletable = await runner.run("delete", self._deletes, degraded=f"{_KEPT}; {_FORCED}")
-        # A run that was asked to replace something ends at its first DELETE.
+        # A run that is to replace something fails at its first DELETE.
         if deletable.status != "pass" and runner.request.force and "policy" in deletable.details:
             runner.records["delete"] = deletable.model_copy(
                 update={"status": "fail", "details": deletable.details | {"exit_code": 77}}
@@ -79,7 +79,7 @@ class _DestinationCheck:
         return deletable.status == "pass"
 
     async def try_object(self, *, removable: bool) -> None:
-        """A scratch object: put on conditions, looked at, removed."""
+        """Try a scratch object: put it conditionally, read it back, delete it."""
         runner = self._runner
         if not removable:
             runner.skip("delete", "conditional-writes", reason=_NOT_REMOVABLE)
@@ -95,7 +95,7 @@ class _DestinationCheck:
                 else passed("destination", f"{runner.request.destination} can be written")
             )
         if record.status == "fail" and "policy" in record.details:
-            # That is about writing at all, and "destination" says it.
+            # That is about writing at all, and the record "destination" reports it.
             runner.records["conditional-writes"] = not_tried(
                 "conditional-writes", "destination", "nothing may be written"
             )
@@ -107,7 +107,7 @@ class _DestinationCheck:
             runner.skip("conditional-writes", "head", reason="nothing could be written")
 
     async def tidy(self) -> list[Unremoved]:
-        """Remove whatever is left of the above; gives what could not be removed."""
+        """Remove whatever is left of the above; return what could not be removed."""
         return await self._object.tidy()
 
     async def _deletes(self) -> CheckRecord:
@@ -115,7 +115,7 @@ class _DestinationCheck:
         return passed("delete", "objects can be removed")
 
     async def _writes_on_condition(self) -> CheckRecord:
-        """Each condition when it holds and when it does not; only a store that is right in both is relied on."""
+        """Try each condition both when it holds and when it does not; a store must be right in both to be relied on."""
         found = self._runner.store.conditions
         found["If-None-Match"], stored = await self._if_none_match()
         found["If-Match"] = await self._if_match(stored)
@@ -138,12 +138,12 @@ class _DestinationCheck:
         )
 
     async def _if_none_match(self) -> tuple[Condition, Stored | None]:
-        """What becomes of If-None-Match, and what is there after it."""
+        """How the store treats If-None-Match, and the object that exists afterwards."""
         stored: Stored | None = None
         try:
             stored = await self._object.put(if_absent=True)
         except HeldError:
-            # The first of two attempts was executed and its answer lost: that says it, too. Else it is refused wrongly.
+            # Possibly the first of two attempts succeeded and its response was lost: not wrong. Otherwise it is.
             if await self._bucket.head(self._object.key) is None:
                 return "wrong", await self._object.put()
         except ConfigurationError as error:
@@ -156,7 +156,7 @@ class _DestinationCheck:
             return "honoured", stored
 
     async def _if_match(self, stored: Stored | None) -> Condition:
-        """What becomes of If-Match. ``stored``: what is there, where that was told."""
+        """How the store treats If-Match. ``stored``: the existing object, where known."""
         try:
             await self._object.put(if_match=_WRONG_ETAG)
         except HeldError:
@@ -195,7 +195,7 @@ class _DestinationCheck:
         return passed("head", "what is written can be read back, also in ranges", encryption=info.encryption)
 
     async def _reads_ranges(self, info: ObjectInfo) -> bool:
-        """Whether a range is answered as a range, as a run believes it; of bytes that are neither end."""
+        """Whether a range request gets the right range, as a run requires; tried on bytes at neither end."""
         pinned = PinnedSource(
             self._bucket.name, info.key, info.size, info.etag, info.version_id, None, SourceChecksums()
         )
@@ -215,7 +215,7 @@ class _DestinationCheck:
         return found == BODY[first : last + 1]
 
     async def _expires(self, info: ObjectInfo) -> bool | None:
-        """Whether a request is refused that arrives after the time it was signed for, and taken within it."""
+        """Whether a request is accepted before its signature expires, and refused afterwards."""
         if info.now is None:
             return None
         within, over = Window(info.now, 60), Window(info.now - timedelta(hours=1), 1)
@@ -236,7 +236,7 @@ class _DestinationCheck:
         return await self._bucket.retrier("HeadObject", ask)
 
     async def _may_be_written(self) -> CheckRecord:
-        """In place of writing, where nothing could be removed."""
+        """Check the right to write without writing, where nothing could be removed."""
         destination = self._runner.request.destination
         try:
             is_told = await may_put(self._bucket, self._folder + "none")
@@ -247,7 +247,7 @@ class _DestinationCheck:
         return passed("destination", f"{destination} may be written; it was not, since {_NOT_REMOVABLE}")
 
     async def _may_be_read(self) -> CheckRecord:
-        """In place of reading back, where nothing was written."""
+        """Check the right to read, where nothing was written."""
         request, key = self._runner.request, self._folder + "none"
         try:
             await may_read(self._bucket, key)
@@ -257,7 +257,7 @@ class _DestinationCheck:
         return passed("head", "objects can be read (read-back skipped: nothing could be written)")
 
     async def lists(self) -> CheckRecord:
-        """The keys below the prefix."""
+        """List the keys below the prefix."""
         prefix = self._runner.request.prefix
         page = await self._bucket.list_objects(prefix)
         # The scratch objects of this very check may be among them.
@@ -267,7 +267,7 @@ class _DestinationCheck:
 
 
 async def check_writing(runner: CheckRunner, store: Store) -> None:
-    """Try everything that a run does there. What is made is removed again, also when this is cancelled."""
+    """Try everything that a run does there. What is created is removed again, even when this is cancelled."""
     request = runner.request
     folder = scratch_folder(request)
     bucket = WritableBucket(store, request.bucket, runner.retrier)
@@ -291,7 +291,7 @@ async def check_writing(runner: CheckRunner, store: Store) -> None:
 
 
 def _left_behind(runner: CheckRunner, left: Sequence[Unremoved]) -> None:
-    """Say what could not be removed."""
+    """Report what could not be removed."""
     record, names = runner.records["delete"], [item.what for item in left]
     if record.status == "pass" and all(item.only_versions for item in left):
         runner.records["delete"] = with_left(record, names)

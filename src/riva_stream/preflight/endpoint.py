@@ -1,4 +1,4 @@
-"""``check``: whether an endpoint's name has an address, and what the answer to a HEAD of a bucket says about region and clock."""
+"""``check``: whether an endpoint's name resolves, and what a HEAD of a bucket says about region and clock."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["clock_record", "region_record", "resolved"]
 
 
 async def resolved(url: str) -> bool:
-    """Make sure that a URL's host has an address, before the client asks and cannot be stopped from waiting for it.
+    """Resolve a URL's host, before the client does so and cannot be stopped from waiting for it.
 
     Returns:
-        Whether there is a proxy, which asks in our place.
+        Whether there is a proxy, which resolves the name instead.
 
     Raises:
-        TransientError: it has none.
+        TransientError: the host has no address.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -44,7 +44,7 @@ async def _addresses_of(host: str, port: int) -> None:
         OSError: there is no such host.
     """
     answer = Future[Any]()
-    answer.set_running_or_notify_cancel()  # and is not to be cancelled: whoever is, forgets it
+    answer.set_running_or_notify_cancel()  # makes it uncancellable: a cancelled waiter just drops it
 
     def ask() -> None:
         try:
@@ -58,7 +58,7 @@ async def _addresses_of(host: str, port: int) -> None:
 
 _WARN_SECONDS = 60.0
 _FAIL_SECONDS = 900.0
-"""S3 refuses requests that are signed for another quarter of an hour."""
+"""S3 refuses requests whose signature is a quarter of an hour off."""
 _REDIRECTED = (301, 307)
 _BAD_REQUEST = 400
 _MISSING = 404
@@ -66,7 +66,7 @@ _DENIED = (401, 403)
 
 
 def region_record(component: str, bucket: str, found: BucketInfo, region: str | None) -> CheckRecord:
-    """Whether the bucket is there and lies where it is looked for."""
+    """Whether the bucket exists, in the expected region."""
     flag = "--source-region" if component == "source-region" else "--region"
     facts: dict[str, Any] = {
         "bucket": bucket,
@@ -86,7 +86,7 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
             **facts,
         )
     elsewhere = bool(found.region) and found.region != region
-    # 400 is also the answer to a token that has expired, which the other checks tell better.
+    # 400 is also the response to an expired token, which other checks report better.
     if found.status in _REDIRECTED or (found.status == _BAD_REQUEST and elsewhere):
         where = found.region or "another region"
         return failed(
@@ -113,7 +113,7 @@ def clock_record(found: BucketInfo) -> CheckRecord:
     """How far this host's clock is from the store's."""
     if found.store_time is None:
         return warned("clock", "the store's answer tells no time, so the clock cannot be compared")
-    # The answer's time is cut to whole seconds: on average it is half a second later than it says.
+    # The response's time is truncated to whole seconds: the real time is half a second later on average.
     offset = (found.local_time - found.store_time).total_seconds() - 0.5
     ahead = "ahead of" if offset > 0 else "behind"
     facts: dict[str, Any] = {"offset_seconds": round(offset, 1)}

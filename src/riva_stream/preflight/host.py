@@ -1,6 +1,6 @@
-"""What ``check`` looks at on this host: memory, open files, the disk of the state directory, versions.
+"""What ``check`` inspects on this host: memory, open files, the disk of the state directory, versions.
 
-All of it reads local files and blocks for a moment: for worker threads.
+All of it reads local files and blocks briefly: for worker threads.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _PACKAGES = (
     *("pydantic", "uvloop", "xxhash", "zstandard"),
 )
 _OTHER_FILES = 64
-"""Descriptors of the interpreter, its libraries and the log; measured at 20 or so."""
+"""Descriptors of the interpreter, its libraries and the log; measured: about 20."""
 _STATE_BYTES = 64 * MIB
-"""A journal of the largest staging, its copy and a log."""
+"""The journal of the largest staging, its copy and a log."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number about this large."""
 
 
 @dataclass(frozen=True, slots=True)
 class FreeMemory:
-    """Bytes."""
+    """Free memory of this process, in bytes."""
 
     available: int
-    """What can be had now without swapping, within every limit."""
+    """Memory available now without swapping, within every limit."""
     limit: int | None
-    """Of the control group, such as a container's; None for none."""
+    """Limit of the control group, such as a container's; None for none."""
     told_by: str
-    """What sets ``available``."""
+    """What determines ``available``."""
 
 
 def free_memory(root: Path = Path("/")) -> FreeMemory | None:
-    """What this process may still take; None where the system does not say.
+    """The memory that this process may still use; None where the system does not say.
 
     Args:
         root: the root of the file system, for tests.
@@ -64,13 +64,13 @@ def free_memory(root: Path = Path("/")) -> FreeMemory | None:
 
 
 def check_memory(memory: int, part_size: int, root: Path = Path("/"), *, forced: str = "") -> CheckRecord:
-    """Whether ``--memory`` is enough for parts of this size, and is there.
+    """Whether ``--memory`` is enough for parts of this size, and available.
 
     Args:
-        memory: the ceiling that was asked for, in bytes.
+        memory: the requested ceiling, in bytes.
         part_size: that of this source, in bytes.
         root: the root of the file system, for tests.
-        forced: why parts have to be as large as that, where it is not what was asked for.
+        forced: why parts must be that large, where the size is not the requested one.
     """
     try:
         plan_memory(memory, part_size, forced=forced)
@@ -106,7 +106,7 @@ def check_memory(memory: int, part_size: int, root: Path = Path("/"), *, forced:
 
 
 def check_files(connections: int) -> CheckRecord:
-    """Whether so many connections each way, to two stores, may be open at once."""
+    """Whether this many connections each way, to two stores, may be open at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 3 * connections + 8 + _OTHER_FILES
     unlimited = soft == resource.RLIM_INFINITY
@@ -151,7 +151,7 @@ def check_state(folder: Path) -> CheckRecord:
 
 
 def check_versions() -> CheckRecord:
-    """What is installed."""
+    """The installed versions."""
     versions: dict[str, Any] = {"python": platform.python_version()}
     missing = []
     for name in ("riva-stream", *_PACKAGES):
@@ -175,7 +175,7 @@ def check_versions() -> CheckRecord:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """``(limit, used)`` of every control group that this process is in; what can be reclaimed does not count as used."""
+    """``(limit, used)`` of every control group that this process is in; reclaimable memory does not count as used."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -186,7 +186,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        # Inside a container the group's own path is often not there, and its files stand at the top.
+        # Inside a container the group's own path often does not exist, and its files are at the top.
         group = base / path.lstrip("/")
         for folder in (group, *group.parents):
             limit = _number(folder / names[0])
@@ -198,7 +198,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _number(path: Path, name: str = "") -> int | None:
-    """The number in a file of the kernel, or behind a name in it; None where there is none."""
+    """The number in a kernel file, or after a name in it; None where there is none."""
     found = re.search(rf"^{name}\s*([0-9]+)\b", _text(path), re.MULTILINE)
     return int(found[1]) if found else None
 

@@ -1,4 +1,4 @@
-"""``check`` where the copy of the log goes: can an object be put there? A run does without, so it only ever warns."""
+"""``check`` for the copy of the log: can an object be put there? A run can do without, so it only warns."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _FIX = "check --log-to-s3 (LOG_S3_BUCKET, LOG_S3_PREFIX)"
 async def check_log(runner: CheckRunner, store: Store, place: LogPlace) -> None:
     """Put an object there and remove it again.
 
-    Where it could not be removed none is put: the right is asked for on what is not there. Whoever may only add logs
-    is well set up.
+    Where it could not be removed none is put: the right is tried on a missing upload instead. Credentials that may
+    only add logs are a good set-up.
     """
     if refusal := place.refusal(runner.request):
         runner.add(warned("log", f"{refusal}: {_LESS}", fix=f"{_FIX} for a place beside it"))
@@ -45,7 +45,7 @@ async def check_log(runner: CheckRunner, store: Store, place: LogPlace) -> None:
         left = await scratch.tidy()
     found = as_warning(runner.records["log"], _LESS)
     if left:
-        # Versions that are left take the right to remove versions, which no run needs: that is not worth a warning.
+        # Removing versions takes a separate permission, which no run needs: leftover versions are not worth a warning.
         status = found.status if all(item.only_versions for item in left) else "warn"
         found = with_left(found, [item.what for item in left]).model_copy(update={"status": status})
     runner.records["log"] = found

@@ -1,6 +1,6 @@
-"""The least IAM policy that a staging needs, and the part of it that an "access denied" asks for.
+"""The minimal IAM policy for a staging, and the part of it that an "access denied" requires.
 
-Everything is drawn from the table in :mod:`riva_stream.rights`. Nothing here needs credentials, the network or the
+Everything is derived from the table in :mod:`riva_stream.rights`. Nothing here needs credentials, the network or the
 AWS libraries.
 """
 
@@ -47,7 +47,7 @@ class Grant(Document):
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """IAM takes no null."""
+        """Omit empty fields: IAM accepts no null."""
         return {name: value for name, value in handler(self).items() if value is not None}
 
 
@@ -59,7 +59,7 @@ class PolicyDocument(Document):
 
 
 def merged(grants: Iterable[Grant]) -> list[Grant]:
-    """One statement for all that grant something on the same resource under the same condition."""
+    """Merge the statements that grant something on the same resource under the same condition."""
     found: dict[tuple[str, str], list[Grant]] = {}
     for grant in grants:
         found.setdefault((grant.Resource, str(grant.Condition)), []).append(grant)
@@ -106,7 +106,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "tag": ("PutObjectTagging",),
     "retention": ("GetBucketLifecycleConfiguration", "ListObjectsV2"),
 }
-"""What else the destination may be used for, and the requests that makes."""
+"""Further uses of the destination, and the requests that each makes."""
 
 _SOURCE = {
     "full": ("HeadObject", "GetObject"),
@@ -120,11 +120,11 @@ _HELD = (
 # Every mode holds its prefix. By reference there are no parts to resume.
 _DESTINATION = {"full": (*_HELD, "ListParts"), "reference_only": _HELD, "bintarball_reference": _HELD}
 _COPIES = ("UploadPartCopy",)
-"""By the destination's credentials, which then need what reading the source takes."""
+"""Sent with the destination's credentials, which then also need the rights to read the source."""
 _LOG = ("PutObject",)
 
 _ACL = "s3:PutObjectAcl"
-"""What a canned access control list needs beside the right to write."""
+"""What a canned access control list needs in addition to the right to write."""
 
 
 _OF_A_PLACE = ("WriteStaging", "ListStaging", "ListEnvironment", "ManageBucket")
@@ -134,18 +134,18 @@ _OF_A_PLACE = ("WriteStaging", "ListStaging", "ListEnvironment", "ManageBucket")
 def uses_of(
     request: StageRequest, extras: Iterable[str] = (), *, log: bool = False
 ) -> list[tuple[str, str, str]]:
-    """Each request that a run may send, with its right and what it goes to: for people.
+    """Each request that a run may send, with its right and its target: for people.
 
     Args:
         request: what is staged.
         extras: of :data:`EXTRAS`.
-        log: whether a copy of the log is put somewhere.
+        log: whether a copy of the log is uploaded.
 
     Returns:
         ``(operation, right, "source" | "destination" | "log")`` in the order of the table.
     """
     wanted = _wanted(request, extras)
-    # Of some requests only the rights to the source count, or only the others.
+    # Of some requests only the rights to the source count, of others only the rest.
     places: tuple[tuple[str, Iterable[str], bool | None], ...] = (
         ("source", _SOURCE[request.mode], None),
         ("source", (name for name in wanted if name in _COPIES), True),
@@ -172,13 +172,13 @@ def policy_of(
     source_key: str | None = None,
     log: LogPlace | None = None,
 ) -> PolicyDocument:
-    """The least policy for a request.
+    """The minimal policy for a request.
 
     Args:
-        request: what is staged from where to where; its region decides the partition of the ARNs.
-        scope: how far statements about the destination reach: ``version`` (this version of the model), ``model`` (any of its
-            versions), ``env`` (any model) or ``bucket`` (the whole bucket).
-        extras: of :data:`EXTRAS`, what else the destination is used for.
+        request: what is staged from where to where; its region determines the partition of the ARNs.
+        scope: what statements about the destination cover: ``version`` (this version of the model), ``model`` (any of
+            its versions), ``env`` (any model) or ``bucket`` (the whole bucket).
+        extras: of :data:`EXTRAS`, further uses of the destination.
         source_key: the KMS key that the source is encrypted with: an id, an ARN or an alias.
         log: where copies of logs go.
     """
@@ -199,11 +199,11 @@ def policy_of(
             Condition=_below(prefix.rstrip("/")),
         ),
     ]
-    if not request.no_sign_request:  # nobody asks for the rights of somebody who is not named
+    if not request.no_sign_request:  # unsigned requests need no grant
         source = request.source_bucket, request.source_key, source_region
         reading = _actions(_SOURCE[request.mode], "object", source=True)
         grants = [*_reading("Source", reading, *source, request), *grants]
-    if "retention" in extras and scope != "bucket":  # the rules are an environment's, whatever the scope
+    if "retention" in extras and scope != "bucket":  # the rules apply to an environment, whatever the scope
         grants.append(
             Grant(
                 Sid="ListEnvironment",
@@ -224,7 +224,7 @@ def policy_of(
                 Resource=object_arn(log.bucket, log.key("*", "*"), request.region),
             )
         )
-    # No condition on a prefix: IAM knows none for these.
+    # No condition on a prefix: IAM has none for these actions.
     whole = [action for action in _actions(there, "bucket") if action != "s3:ListBucket"]
     grants.append(Grant(Sid="ManageBucket", Action=whole, Resource=bucket))
     if request.sse in {"aws:kms", "aws:kms:dsse"} and request.kms_key_id:
@@ -244,7 +244,7 @@ def policy_of(
 def _reading(
     name: str, actions: list[str], bucket: str, key: str, region: str | None, request: StageRequest
 ) -> Iterator[Grant]:
-    """To read what a staging is made from, and, if that lies in another staging, whether a run is about to replace it."""
+    """Grants to read what a staging is made from, and, in another staging, to see whether a run is replacing that."""
     inside = _literal(key)
     yield Grant(Sid=f"Read{name}", Action=actions, Resource=object_arn(bucket, _pattern(key), region))
     yield Grant(
@@ -269,13 +269,13 @@ def grants_for(
     *,
     log: LogPlace | None = None,
 ) -> list[Grant]:
-    """The statements that grant just what an access that was denied needs.
+    """The statements that grant exactly what a denied access needs.
 
     Args:
-        error: it names the request, and mostly the action.
-        request: what the run is about, so that the statement reaches over its whole prefix; None: just the one key.
+        error: it names the request, and usually the action.
+        request: what the run is about, so that the statement covers its whole prefix; None: just the one key.
         region: for the partition, where there is no request.
-        log: where copies of logs go, if it may be about that.
+        log: where copies of logs go, if the error may be about that.
     """
     if error.denied_by:
         return []
@@ -314,7 +314,7 @@ def grants_for(
 
 @contextmanager
 def granting(request: StageRequest) -> Iterator[None]:
-    """Give an access that is denied inside the statements that a run of ``request`` lacks."""
+    """Attach to an access error inside the block the statements that a run of ``request`` lacks."""
     try:
         yield
     except AccessDeniedError as error:
@@ -351,15 +351,15 @@ def _literal(pattern: str) -> str:
 
 
 def _pattern(key: str) -> str:
-    """A key as the source is named, for IAM, which knows ``*`` and ``?`` but no ``[...]``."""
+    """A source key as an IAM pattern, which supports ``*`` and ``?`` but not ``[...]``."""
     return key + "*" if key.endswith("/") else re.sub(r"\[.*", "*", key, flags=re.DOTALL)
 
 
 def _below(*folders: str) -> dict[str, dict[str, Any]] | None:
-    """Listing below these folders only.
+    """Allow listing only below these folders.
 
-    ``IfExists``, because S3 also asks for this right when a HEAD or GET finds nothing, and there is no prefix then:
-    with a plain StringLike it would answer 403 in place of 404.
+    ``IfExists``, because S3 also checks this permission when a HEAD or GET finds nothing, and then there is no prefix:
+    with a plain StringLike it would answer 403 instead of 404.
     """
     if not all(folders):
         return None
@@ -367,7 +367,7 @@ def _below(*folders: str) -> dict[str, dict[str, Any]] | None:
 
 
 def _covers(grant: Grant, right: Right, bucket: str, key: str, region: str | None) -> bool:
-    """Whether a statement of a policy has a right, and on this key or bucket."""
+    """Whether a statement of a policy grants a right, and on this key or bucket."""
     if right.action not in grant.Action:
         return False
     if right.on == "object":

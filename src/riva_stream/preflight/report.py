@@ -1,4 +1,4 @@
-"""What ``check`` gives back, and how single answers become records of it. No I/O."""
+"""What ``check`` returns, and how single results become its records. No I/O."""
 
 from __future__ import annotations
 
@@ -40,43 +40,43 @@ _COMPONENTS = (
     *("conditional-writes", "checksums", "store", "log"),
     *("memory", "open-files", "state-directory", "versions"),
 )
-"""All there may be, in the order in which they are shown: what must be mended first comes first."""
+"""All components, in the order in which they are shown: what must be fixed first comes first."""
 
 NOT_TRIED = "not-tried"
-"""The code of a record of which nothing is known."""
+"""The code of a record about which nothing is known."""
 
 ACCESS_DENIED = "access-denied"
-"""The code of a record about a right that is missing."""
+"""The code of a record about a missing permission."""
 _PRECEDENCE = (78, 77, 66, 65, 73, 75, 1)
-"""Of several failures the first of these is the exit code: it is what hides or causes the others. What may pass by
-itself (75) comes late. Runs beside each other hide and cause nothing, so ``report.worst`` has another order."""
+"""Of several failures, the first of these is the exit code: it hides or causes the others. What may resolve by itself
+(75) comes late. Independent runs do not hide or cause each other's failures, so ``report.worst`` has another order."""
 
 
 class CheckRecord(Document):
-    """One thing that was looked at."""
+    """The result for one component."""
 
     component: str
     status: Status
     code: str
-    """What was found, for programs: ``ok``, ``degraded``, ``failed`` or ``not-tried`` where there is no better word."""
+    """The finding, for programs: ``ok``, ``degraded``, ``failed`` or ``not-tried`` unless there is a better word."""
     message: str
     details: dict[str, Any]
-    """Facts; with ``warn`` and ``fail`` mostly ``fix``, what to do; with ``fail`` the ``exit_code`` it would end in;
-    where a right is missing ``policy``, the statements that grant it."""
+    """Facts; with ``warn`` and ``fail`` usually ``fix``, what to do; with ``fail`` the ``exit_code`` of a run;
+    where a permission is missing ``policy``, the statements that grant it."""
 
 
 class CheckReport(Document):
     """The result of ``check``."""
 
     overall: Status
-    """The worst of the records."""
+    """The worst status of the records."""
     exit_code: int
     """0 unless something failed."""
     run_id: str
     source: str | None
     destination: str | None
     mode: Mode | None
-    """What was checked for; None where the settings do not say."""
+    """The mode that was checked; None where the settings do not say."""
     records: list[CheckRecord]
     policy: PolicyDocument | None
     """Grants everything that was found missing; None when nothing was."""
@@ -84,14 +84,14 @@ class CheckReport(Document):
 
 
 def passed(component: str, message: str, *, code: str = "ok", **details: Any) -> CheckRecord:
-    """It is as it should be."""
+    """A record that all is well."""
     return _record("pass", component, message, code, details)
 
 
 def warned(
     component: str, message: str, *, code: str = "degraded", fix: str = "", **details: Any
 ) -> CheckRecord:
-    """A run would go on, with less."""
+    """A record that a run would continue, with less."""
     return _record("warn", component, message, code, {"fix": fix, **details})
 
 
@@ -104,12 +104,12 @@ def failed(
     fix: str = "",
     **details: Any,
 ) -> CheckRecord:
-    """A run would end here, with this exit code."""
+    """A record that a run would end here, with this exit code."""
     return _record("fail", component, message, code, {"fix": fix, "exit_code": exit_code, **details})
 
 
 def not_tried(component: str, cause: str, reason: str = "") -> CheckRecord:
-    """Nothing is known, because ``cause``, a component that comes before it, failed."""
+    """A record that nothing is known, because ``cause``, an earlier component, failed."""
     return warned(component, f"not tried: {reason or f'{cause} failed'}", code=NOT_TRIED, because=cause)
 
 
@@ -121,8 +121,8 @@ def failed_with(
     Args:
         component: of the record.
         error: what was raised.
-        request: decides what a policy for a missing right reaches over.
-        degraded: what a run without the right lacks; given, it is only a warning.
+        request: determines what a policy for a missing permission covers.
+        degraded: what a run lacks without the permission; if given, the record is only a warning.
     """
     details: dict[str, Any] = {"where": str(error.where)}
     if isinstance(error, HeldError):
@@ -156,7 +156,7 @@ def nothing_written(
     request: StageRequest,
     log: LogPlace | None = None,
 ) -> CheckRecord:
-    """The record of a place where nothing may be written, for want of all these rights; at least one."""
+    """The record of a place where nothing may be written, since all these permissions are missing; at least one."""
     fix, policy = _remedy(errors, request, log)
     actions = [error.action or RIGHTS[error.where.operation][0].action for error in errors]
     return failed(
@@ -172,7 +172,7 @@ def nothing_written(
 
 
 def other_bytes(component: str, message: str) -> CheckRecord:
-    """The record of a store that gives back something else than it was given."""
+    """The record of a store that returns something other than what it was given."""
     return failed(
         component,
         message,
@@ -183,13 +183,13 @@ def other_bytes(component: str, message: str) -> CheckRecord:
 
 
 def with_left(record: CheckRecord, names: list[str]) -> CheckRecord:
-    """The same, and what could not be removed."""
+    """The same record, with what could not be removed."""
     message, details = f"{record.message} (left: {', '.join(names)})", record.details | {"left": names}
     return record.model_copy(update={"message": message, "details": details})
 
 
 def as_warning(record: CheckRecord, less: str) -> CheckRecord:
-    """The record of something that a run does without: what failed there stops none."""
+    """The record of something that a run can do without: a failure there stops no run."""
     if record.status != "fail":
         return record
     details = {name: value for name, value in record.details.items() if name != "exit_code"}
@@ -199,7 +199,7 @@ def as_warning(record: CheckRecord, less: str) -> CheckRecord:
 
 
 def destination_components(*, uploads: bool) -> tuple[str, ...]:
-    """What is looked at there; by reference there are no uploads."""
+    """The components checked at the destination; by reference there are no uploads."""
     always = ("destination", "list", "head", "delete", "conditional-writes", "store")
     return (*always, "list-uploads", "list-parts", "checksums") if uploads else always
 
@@ -207,7 +207,7 @@ def destination_components(*, uploads: bool) -> tuple[str, ...]:
 def report_of(
     request: StageRequest | None, run_id: str, records: Iterable[CheckRecord], seconds: float
 ) -> CheckReport:
-    """All of it, with what the records come to together."""
+    """The report of all records, with their overall result."""
     ordered = sorted(records, key=lambda record: _COMPONENTS.index(record.component))
     codes = [record.details["exit_code"] for record in ordered if record.status == "fail"]
     overall: Status = "fail" if codes else "warn" if any(r.status == "warn" for r in ordered) else "pass"
@@ -230,7 +230,7 @@ def report_of(
 def _remedy(
     errors: Sequence[AccessDeniedError], request: StageRequest, log: LogPlace | None = None
 ) -> tuple[str, list[dict[str, Any]]]:
-    """What to do about refusals, and the statements that grant what was refused."""
+    """What to do about denied requests, and the statements that grant them."""
     found = [(error, grants_for(error, request, log=log)) for error in errors]
     grants = merged(grant for _, some in found for grant in some)
     ways = [f"grant {', '.join(grant.Action)} on {grant.Resource}" for grant in grants]
@@ -247,13 +247,13 @@ def _fix(error: RivaStreamError) -> str:
 
 
 def _record(status: Status, component: str, message: str, code: str, details: dict[str, Any]) -> CheckRecord:
-    """A record without what is empty of its details."""
+    """A record whose details omit empty values."""
     told = {name: value for name, value in details.items() if value not in ("", None, [])}
     return CheckRecord(component=component, status=status, code=code, message=message, details=told)
 
 
 def _clock_first(records: Sequence[CheckRecord]) -> list[CheckRecord]:
-    """Where the clock is wrong every signature is, and a refusal says nothing about rights."""
+    """Suggest setting the clock first: if it is wrong, so is every signature, and refusals say nothing about rights."""
     if not any(record.component == "clock" and record.status == "fail" for record in records):
         return list(records)
     return [
@@ -267,7 +267,7 @@ def _clock_first(records: Sequence[CheckRecord]) -> list[CheckRecord]:
 
 
 def _with_unique_ids(grants: Sequence[Grant]) -> list[Grant]:
-    """Statement ids occur once in a policy."""
+    """Number repeated statement ids, since they must be unique in a policy."""
     seen, named = Counter[str](), []
     for grant in grants:
         seen[grant.Sid] += 1

@@ -1,7 +1,7 @@
-"""What ``check`` tries a bucket with: a small object that is put, looked at and removed again; and what is not there.
+"""How ``check`` tries a bucket: with a small object that is put, read back and deleted; and with missing objects.
 
-S3 looks at the rights before it looks for the upload or the key. So a request for what is not there tells of rights that
-cannot be tried in earnest, because what it makes could not be removed again.
+S3 checks permissions before it looks up the upload or the key. So a request for a missing one reveals permissions that
+cannot be tried for real, because the result could not be removed again.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _CLEANUP_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Unremoved:
-    """Something of a check that could not be removed."""
+    """Something created by a check that could not be removed."""
 
     what: str
-    """For people."""
+    """A description for people."""
     only_versions: bool = False
-    """Whether it is but old versions, which take a right of their own to remove, that no run needs."""
+    """Whether only old versions are left: removing these takes a separate permission, which no run needs."""
 
 
 def scratch_folder(request: StageRequest) -> str:
@@ -57,17 +57,17 @@ class ScratchObject:
         """``limit``: seconds that each PUT may take."""
         self.key = key
         self.is_there = False
-        """Or may be: the answer never came."""
+        """True also when the object may exist, because no response came."""
         self._bucket = bucket
         self._limit = limit
         self._versions: list[str] = []
-        """What a bucket with versions keeps of it, oldest first."""
+        """The versions of it in a versioned bucket, oldest first."""
 
     async def try_removing(self) -> None:
-        """Delete it before it is there, which does no harm and takes the same right.
+        """Delete it before it exists, which does no harm and takes the same permission.
 
         Raises:
-            AccessDeniedError: what would be put there could not be removed.
+            AccessDeniedError: an object put there could not be removed.
         """
         self._keep_version(await self._bucket.delete(self.key))
 
@@ -88,12 +88,12 @@ class ScratchObject:
             raise
 
     def appeared(self, version_id: str | None = None) -> None:
-        """It was, or may have been, made by another request: it is removed all the same."""
+        """Note that another request created it, or may have: it is removed all the same."""
         self.is_there = True
         self._keep_version(version_id)
 
     async def read_back(self) -> ObjectInfo | None:
-        """What is there, if it is what was put; None: it is not that, or nothing."""
+        """The object, if it is what was put; None: it is something else, or missing."""
         info = await self._bucket.head(self.key)
         read = await self._bucket.get(self.key, limit=1 << 16)
         if info is None or read is None or read.data != BODY or info.size != len(BODY):
@@ -101,7 +101,7 @@ class ScratchObject:
         return info
 
     async def tidy(self) -> list[Unremoved]:
-        """Remove all of it, also when this is cancelled; gives what could not be removed in time."""
+        """Remove all of it, even when this is cancelled; return what could not be removed in time."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
             return await self._remove()
         return [Unremoved(f"perhaps s3://{self._bucket.name}/{self.key}")]
@@ -115,7 +115,7 @@ class ScratchObject:
                 await self._bucket.delete(self.key, version_id=version)
         except RivaStreamError as error:
             if isinstance(error, AccessDeniedError) and not self.is_there:
-                # Removing a version is a right of its own, which no run needs.
+                # Removing a version takes a separate permission, which no run needs.
                 return [
                     Unremoved(
                         f"old versions of s3://{self._bucket.name}/{self.key}, of {len(BODY)} bytes each",
@@ -126,8 +126,8 @@ class ScratchObject:
         return []
 
     async def _put_once(self, *, if_absent: bool, if_match: str | None) -> Stored:
-        self.is_there = True  # also when the answer does not come
-        # Waited for even when cancelled: it might take effect after the clean-up otherwise.
+        self.is_there = True  # even if no response comes
+        # Awaited even when cancelled: otherwise it might take effect after the clean-up.
         with anyio.fail_after(self._limit, shield=True):
             stored = await self._bucket.once.put(
                 self.key,
@@ -150,7 +150,7 @@ _LIST = "s3:ListBucket"
 
 
 async def may_put(bucket: WritableBucket, key: str) -> bool:
-    """Whether objects may be put there, by a part for an upload that is missing; False: the answer does not tell.
+    """Whether objects may be put there, tried with a part for a missing upload; False: the response does not show it.
 
     Raises:
         AccessDeniedError: they may not.
@@ -159,7 +159,7 @@ async def may_put(bucket: WritableBucket, key: str) -> bool:
 
 
 async def may_list_parts(bucket: WritableBucket, key: str) -> bool:
-    """The same for the parts of an upload.
+    """Likewise for listing the parts of an upload.
 
     Raises:
         AccessDeniedError: they may not be listed.
@@ -168,16 +168,16 @@ async def may_list_parts(bucket: WritableBucket, key: str) -> bool:
 
 
 async def may_read(bucket: WritableBucket, key: str) -> None:
-    """Make sure that objects there may be read, by a key that is missing.
+    """Make sure that objects there may be read, tried with a missing key.
 
     Raises:
         AccessDeniedError: they may not; see :func:`tells_missing`.
-        RivaStreamError: the store gives no answer that tells.
+        RivaStreamError: the response of the store does not show it.
     """
     try:
         await bucket.get(key, limit=1)
     except AccessDeniedError as error:
-        if error.action != _LIST:  # that it names this one says that the other is granted
+        if error.action != _LIST:  # naming this action means that s3:GetObject is granted
             raise
 
 
@@ -195,6 +195,6 @@ async def _granted(ask: Callable[[], Awaitable[Any]]) -> bool:
         await ask()
     except AccessDeniedError:
         raise
-    except RivaStreamError as error:  # there is no such upload; or it has its own word for that, or none
+    except RivaStreamError as error:  # there is no such upload; or another error, which does not show it
         return isinstance(error, HeldError)
     return True

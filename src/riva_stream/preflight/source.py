@@ -1,4 +1,4 @@
-"""``check`` at the source: is it there, may it be read, can it be; and which archives there are, where it may be many."""
+"""``check`` at the source: does it exist, and may and can it be read; and all archives that a prefix or glob matches."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["container_record", "list_archives", "source_record"]
 async def list_archives(
     request: StageRequest, *, session: Any = None, observer: Observer = ignore
 ) -> list[str]:
-    """Keys of all archives that ``request.source``, a prefix that ends in ``/`` or a glob, fits.
+    """Keys of all archives that match ``request.source``, a prefix that ends in ``/`` or a glob.
 
     Args:
-        request: of which only the source and how to reach it count.
+        request: only its source and how to reach it matter.
         session: the caller's own ``aioboto3.Session``.
         observer: is told of retries, and of what an operating system has left beside archives.
 
@@ -42,10 +42,10 @@ async def list_archives(
 
 
 async def source_record(runner: CheckRunner, store: Reader) -> CheckRecord:
-    """One HEAD, and two bytes with If-Match, as a run would ask for them. Its size is kept, whether it can be read or not.
+    """Try one HEAD, and two bytes with If-Match, as a run requests them. The size is kept, even if it cannot be read.
 
     Raises:
-        RivaStreamError: it is not there, or may not be read.
+        RivaStreamError: it does not exist, or may not be read.
     """
     request, retrier = runner.request, runner.retrier
     source = await find_source(store, request.source_bucket, request.source_key, retrier)
@@ -66,7 +66,7 @@ async def source_record(runner: CheckRunner, store: Reader) -> CheckRecord:
             **facts,
         )
     said = f"{source.uri}, {human_size(source.size)}"
-    # By reference a run reads nothing, so it needs no right to read a version.
+    # By reference a run reads nothing, so it needs no permission to read a version.
     version_id = source.version_id if request.mode == "full" else None
     ranges = PinnedRanges(store, source, retrier.observer)
     try:
@@ -86,7 +86,7 @@ async def source_record(runner: CheckRunner, store: Reader) -> CheckRecord:
 async def _archived_record(
     runner: CheckRunner, store: Reader, source: PinnedSource, error: RivaStreamError
 ) -> CheckRecord:
-    """An object that is there, but in an archive: a run by reference does not mind, its readers will."""
+    """The record of an archived object: a run by reference can point at it, but its readers will fail."""
     request = runner.request
     info = await runner.retrier("HeadObject", partial(store.head, source.bucket, source.key))
     kind = info.storage_class if info else ""
@@ -111,10 +111,10 @@ async def _archived_record(
 
 
 async def container_record(runner: CheckRunner, store: Reader) -> CheckRecord:
-    """One HEAD of the container image, as a run pins it; nobody here reads it.
+    """Try one HEAD of the container image, as a run pins it; nothing here reads it.
 
     Raises:
-        RivaStreamError: it is not there, or may not be looked at.
+        RivaStreamError: it does not exist, or may not be inspected.
     """
     request = runner.request
     image = await find_source(

@@ -1,7 +1,7 @@
 """``check`` at the destination: multipart uploads. By reference there are none.
 
-A scratch upload is made below the same prefix as the scratch object, and the same rules are kept: the right to abort
-is tried before one is made, and the clean-up has a time limit of its own.
+A scratch upload is created below the same prefix as the scratch object, under the same rules: the permission to abort
+is tried before one is created, and the clean-up has its own time limit.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class UploadsCheck:
         self._completed = ScratchObject(bucket, self._key, limit=runner.limit)
 
     async def try_upload(self, *, removable: bool) -> None:
-        """A scratch upload: created, one part sent, listed; completed and removed, or aborted; then the probe's.
+        """Try a scratch upload: create it, send and list one part, complete and remove it, or abort it; then the probe.
 
         Args:
-            removable: whether an object can be removed; else nothing is completed.
+            removable: whether an object can be removed; otherwise nothing is completed.
         """
         runner, listed = self._runner, list[CheckRecord]()
         found = await runner.run("destination", partial(self._uploads, listed, removable=removable))
@@ -64,11 +64,11 @@ class UploadsCheck:
             return
         if found.details["exit_code"] == AccessDeniedError.exit_code and not listed:
             await runner.run("list-parts", self._may_list_parts, degraded=_NOT_RESUMED)
-        # Perhaps what is created cannot be aborted.
+        # What is created can perhaps not be aborted.
         runner.skip("destination", "list-parts", "checksums")
 
     async def tidy(self) -> list[Unremoved]:
-        """Remove what was completed; gives what could not be removed or aborted."""
+        """Remove what was completed; return what could not be removed or aborted."""
         return [*await self._completed.tidy(), *map(Unremoved, self._left)]
 
     async def _uploads(self, listed: list[CheckRecord], *, removable: bool) -> CheckRecord:
@@ -111,7 +111,7 @@ class UploadsCheck:
         )
 
     async def _not_abortable(self, error: AccessDeniedError) -> CheckRecord:
-        """None is made then. Whether it could be is asked all the same: all that is missing is to be said at once."""
+        """The record when nothing can be aborted; creating is tried too, to report all missing permissions at once."""
         request = self._runner.request
         try:
             await may_put(self._bucket, self._key)
@@ -130,13 +130,13 @@ class UploadsCheck:
         return passed("list-parts", "the parts of an upload can be listed")
 
     async def _may_list_parts(self) -> CheckRecord:
-        """In place of listing those of a scratch upload, which there is none of."""
+        """Check the right to list parts, where there is no scratch upload."""
         if await may_list_parts(self._bucket, self._key):
             return passed("list-parts", "the parts of an upload may be listed")
         return not_tried("list-parts", "destination")
 
     async def lists(self) -> CheckRecord:
-        """The open uploads below the prefix."""
+        """List the open uploads below the prefix."""
         prefix = self._runner.request.prefix
         found = await self._bucket.list_uploads(prefix)
         theirs = [upload for upload in found if not upload.key.startswith(prefix + OWN_FOLDER)]

@@ -1,11 +1,11 @@
-"""Many stagings from one list: read and validated as a whole, then handed to an engine one by one.
+"""Many stagings from one list: read and validated as a whole, then passed to an engine one by one.
 
 ::
 
     catalogue ──► plan: entries x environments x archives ──► jobs: one reading of a source, one or more places
                                                                 └──► engine: this host's processes, or Ray ──► report
 
-There is no queue here and no state: what is staged already is known by the bucket, so running the list again is the resume.
+There is no queue and no state: the bucket shows what is staged already, so running the list again resumes it.
 """
 
 from riva_stream.catalogue.engine import (

@@ -1,4 +1,4 @@
-"""What an engine is, what it reports of each staging, and what a whole catalogue came to."""
+"""The engine interface, what it reports for each staging, and the result of a whole catalogue."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ __all__ = [
 ]
 
 RunOne = Callable[[StageRequest, Observer], Awaitable[StageReport]]
-"""Runs one staging, and raises what :class:`Engine` says."""
+"""Runs one staging, and raises what :class:`Engine` specifies."""
 
 _AWS = re.compile(r"(.*\.)?s3[.-].*\.amazonaws\.com(\.cn)?")
-"""Hosts of Amazon S3; of other things that run at AWS the names end so too."""
+"""Hosts of Amazon S3; names of other services at AWS have the same ending."""
 
 
 class WorkerDiedError(TransientError):
-    """The process or the node of a staging ended without a word: killed, out of memory, switched off."""
+    """The process or the node of a staging ended without a report: killed, out of memory, switched off."""
 
 
 class EntryReport(Document):
-    """What one staging came to."""
+    """The result of one staging."""
 
     destination: str
     source: str
@@ -59,46 +59,46 @@ class EntryReport(Document):
         "stopped",
         "not_started",
     ]
-    """``stopped`` and ``not_started``: another one had failed, and ``fail_fast`` was asked for."""
+    """``stopped`` and ``not_started``: another one had failed, and ``fail_fast`` was set."""
     exit_code: int
-    """That of ``stage``; 75 for what was stopped or not started."""
+    """That of ``stage``; 75 if it was stopped or not started."""
     run_id: str = ""
     size_bytes: int = 0
     """Of the source; 0 where it was not found."""
     seconds: float = 0.0
     would: Would | None = None
-    """What a dry run says."""
+    """The outcome that a dry run predicts."""
     warnings: list[Warned] = Field(default_factory=list)
     error: ErrorReport | None = None
     next_step: str = ""
 
 
 class CatalogueReport(Document):
-    """What all stagings of a catalogue came to, in its order."""
+    """The results of all stagings of a catalogue, in its order."""
 
     catalogue: str
     engine: str
     exit_code: int
-    """0, or the worst of the entries'."""
+    """0, or the worst exit code of the entries."""
     entries: list[EntryReport]
     passed_over: list[str]
-    """Archives that the glob of an entry fits, but its pattern does not."""
+    """Archives that match the glob of an entry, but not its pattern."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The catalogue is right, and all archives are listed."""
+    """The catalogue is valid, and all archives are listed."""
 
     entries: int
     jobs: int
-    """Readings of a source; each has one place or more."""
+    """Number of source reads; each has one place or more."""
     at_once: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryStarted:
-    """A staging was handed to the engine, which may yet have it wait."""
+    """A staging was passed to the engine, which may still make it wait."""
 
     destination: str
     source: str
@@ -106,7 +106,7 @@ class EntryStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryEvent:
-    """A staging tells something; its progress comes every few seconds, not with each part."""
+    """An event of one staging; its progress comes every few seconds, not with each part."""
 
     destination: str
     event: Event
@@ -114,7 +114,7 @@ class EntryEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryEnded:
-    """A staging is over, one way or the other."""
+    """A staging has ended, whatever its result."""
 
     report: EntryReport
 
@@ -124,23 +124,23 @@ CatalogueObserver = Callable[[Planned | EntryStarted | EntryEvent | EntryEnded],
 
 
 class Engine(Protocol):
-    """Where stagings run. It keeps no list: whoever calls it does."""
+    """Where stagings run. It keeps no list: the caller does."""
 
     @property
     def name(self) -> str:
-        """For reports."""
+        """Its name in reports."""
 
     def at_once(self, requests: Sequence[StageRequest]) -> int:
         """How many stagings it should be given at the same time."""
 
     async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
-        """Stage one request. What ends with 75 was tried again before it is raised; nothing else is.
+        """Stage one request. A failure with exit code 75 is raised only after a retry; others are raised at once.
 
-        Cancelled, it stops the run and waits until that has left what a rerun can use.
+        When cancelled, it stops the run and waits until the run has left a state that a rerun can use.
 
         Raises:
             RivaStreamError: as ``stage()`` does; :class:`WorkerDiedError` when its process or node died.
-            StagingFailed: the same, of a run in another process, whose error is known by its words alone.
+            StagingFailed: the same for a run in another process, of whose error only the text is known.
         """
 
 
@@ -158,9 +158,9 @@ def error_of(error: Exception) -> ErrorReport:
 
 
 def store_of(request: StageRequest) -> str:
-    """Which store a staging goes to: two requests with one store and one destination mean one place.
+    """Which store a staging goes to: two requests with the same store and destination mean the same place.
 
-    The buckets of AWS are the same ones by whichever endpoint, but those of each partition are its own.
+    The buckets of AWS are the same through every endpoint, but each partition has its own.
     """
     url = request.endpoint_url
     if url is None or _AWS.fullmatch(urlsplit(url).hostname or ""):

@@ -1,6 +1,6 @@
-"""On which line of a file each value is. Neither ``tomllib`` nor ``json`` tells.
+"""The line number of each value in a file. Neither ``tomllib`` nor ``json`` reports it.
 
-The file was parsed before: what is read here is well-formed, so only its shape is followed, and no value is made of it.
+The file has been parsed before: the text is well-formed, so only its structure is followed, and no value is built.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Path = tuple[str | int, ...]
 """Keys and indexes from the root: ``("staging", 2, "source")``."""
 
 _TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'  # strings: basic and literal, of several lines and of one
+    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'  # strings: basic and literal, multi-line and single-line
     r"|'''.*?'''(?:'{0,2})"
     r'|"(?:\\.|[^"\\\n])*"'
     r"|'[^'\n]*'"
@@ -34,7 +34,7 @@ class LineNumbers:
 
     known: dict[Path, int] = field(default_factory=dict)
     repeated: dict[Path, int] = field(default_factory=dict)
-    """Keys that a table has already, and where they are for the second time: JSON lets them be, and the last one counts."""
+    """Keys that a table repeats, with the line of the second occurrence: JSON allows that, and the last one counts."""
 
     def find(self, path: Path) -> tuple[Path, int | None]:
         """The value at ``path``, or the nearest one around it, and its line; None where there is none."""
@@ -44,14 +44,14 @@ class LineNumbers:
 
 
 def json_line_numbers(text: str) -> LineNumbers:
-    """Of a JSON document."""
+    """The line numbers of a JSON document."""
     reader = _Reader(text, json.loads)
     reader.value(())
     return reader.lines
 
 
 def toml_line_numbers(text: str) -> LineNumbers:
-    """Of a TOML document."""
+    """The line numbers of a TOML document."""
     reader = _Reader(text, _unquoted)
     table: Path = ()
     while word := reader.peek():
@@ -73,7 +73,7 @@ def deepest_line(text: str) -> int:
 
 
 def _unquoted(word: str) -> str:
-    """A key of TOML: its escapes are not quite those of JSON."""
+    """Decode a TOML key: its escapes are not quite those of JSON."""
     return str(tomllib.loads(f"key = {word}")["key"])
 
 
@@ -93,16 +93,16 @@ class _Reader:
         self._tokens = [*_tokens(text), ("", 0)]
         self._at = 0
         self._entries: dict[Path, int] = {}
-        """Of each array of tables the index of its latest table."""
+        """For each array of tables, the index of its latest table."""
         self._values: set[Path] = set()
-        """What has a value already."""
+        """Paths that have a value already."""
 
     def peek(self) -> str:
         """The next token; empty at the end."""
         return self._tokens[self._at][0]
 
     def header(self) -> Path:
-        """``[table]`` or ``[[array]]``; gives the path of the table that begins."""
+        """Read ``[table]`` or ``[[array]]``; return the path of the table that begins."""
         line = self._take()[1]
         is_array = self.peek() == "["
         if is_array:
@@ -118,7 +118,7 @@ class _Reader:
         return path
 
     def pair(self, table: Path) -> None:
-        """``key = value``, or ``"key": value``."""
+        """Read ``key = value``, or ``"key": value``."""
         line = self._tokens[self._at][1]
         path = table
         for part in self._key("=:"):
@@ -130,11 +130,11 @@ class _Reader:
         self.value(path)
 
     def value(self, path: Path) -> None:
-        """A value and all that is in it."""
+        """Read a value and everything in it."""
         opening, line = self._take()
         self.lines.known.setdefault(path, line)
         if opening not in {"[", "{"}:
-            # A date may be in several pieces, all of them in one line.
+            # A date may consist of several tokens, all on one line.
             while self._tokens[self._at][1] == line and self.peek() not in {",", "]", "}"}:
                 self._at += 1
             return

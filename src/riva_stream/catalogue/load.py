@@ -1,4 +1,4 @@
-"""Read a catalogue, and say all that is wrong with it at once, each with its line."""
+"""Read a catalogue, and report everything that is wrong with it at once, each problem with its line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "parse", "wrong_of"]
 
 _MOST = 64 << 20
 _PIPE_SECONDS = 60.0
-"""That a catalogue which is a pipe may say nothing; what makes it may have to ask somebody first."""
+"""Seconds for which a catalogue that is a pipe may be silent; its writer may have to ask somebody first."""
 _LINE = re.compile(r"at line (\d+)")
 _LONG = re.compile(r"[0-9_]{1000}")
 
@@ -39,7 +39,7 @@ class Problem:
     """One thing that is wrong with a catalogue."""
 
     line: int | None
-    """None for a catalogue that comes from no file, and where nobody can tell."""
+    """None for a catalogue that does not come from a file, and where the line is unknown."""
     setting: str
     """``staging[2].source``; empty for the file itself."""
     code: ProblemCode
@@ -51,13 +51,13 @@ class Problem:
 
 
 class CatalogueError(ConfigurationError):
-    """A catalogue cannot be staged as it is; ``problems`` are all that is wrong with it."""
+    """A catalogue cannot be staged as it is; ``problems`` lists everything that is wrong with it."""
 
     problems: tuple[Problem, ...] = ()
 
     @classmethod
     def of(cls, name: str, problems: list[Problem]) -> CatalogueError:
-        """The error for ``problems``, those of the first lines first."""
+        """The error for ``problems``, sorted by line."""
         found = sorted(dict.fromkeys(problems), key=lambda problem: problem.line or 0)
         count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
         error = cls(f"{name} has {count}", hint="correct the catalogue; nothing was started")
@@ -67,17 +67,17 @@ class CatalogueError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class LoadedCatalogue:
-    """A catalogue, where it comes from, and what is wrong with single entries of it."""
+    """A catalogue, where it comes from, and what is wrong with single entries."""
 
     catalogue: Catalogue
     name: str = "the catalogue"
     lines: LineNumbers = field(default_factory=LineNumbers)
     problems: tuple[Problem, ...] = ()
     bad: frozenset[int] = frozenset()
-    """Entries that have ``problems`` already, and stand empty in the catalogue."""
+    """Entries that have ``problems`` already, and are empty in the catalogue."""
 
     def problem(self, path: Path, code: ProblemCode, wrong: str) -> Problem:
-        """What is wrong with the value at ``path``."""
+        """The problem with the value at ``path``."""
         return _problem(self.lines, path, Wrong(code, wrong))
 
 
@@ -85,7 +85,7 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
     """Read a file: TOML, or JSON where its name ends in ``.json``.
 
     Raises:
-        CatalogueError: it cannot be read, or what all entries share is wrong.
+        CatalogueError: it cannot be read, or the part that all entries share is wrong.
     """
     path = FilePath(path)
     try:
@@ -105,18 +105,18 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         found = _LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         raise CatalogueError.of(str(path), [Problem(line, "", "syntax", str(error))]) from error
-    except ValueError as error:  # of Python, which makes no number of so many digits
+    except ValueError as error:  # Python refuses to convert so many digits
         long = _LONG.search(text)
         problem = Problem(text.count("\n", 0, long.start()) + 1 if long else None, "", "syntax", str(error))
         raise CatalogueError.of(str(path), [problem]) from error
     except RecursionError as error:
         what = "holds tables or lists in one another, too many of them"
         raise CatalogueError.of(str(path), [Problem(deepest_line(text), "", "syntax", what)]) from error
-    if is_json and lines.repeated:  # which TOML forbids by itself
+    if is_json and lines.repeated:  # TOML itself forbids that
         twice = [
             Problem(line, _setting(place), "syntax", "is there twice")
             for place, line in lines.repeated.items()
-            # What is in the second one is repeated as well, and not worth a word.
+            # The content of the second one is repeated as well, and not worth reporting.
             if not any(place[:end] in lines.repeated for end in range(len(place)))
         ]
         raise CatalogueError.of(str(path), twice)
@@ -129,7 +129,7 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
 def _without_bad_entries(
     document: Any, name: str, lines: LineNumbers, error: ValidationError
 ) -> LoadedCatalogue:
-    """The same with nothing in the entries that are wrong by themselves, so that the others are looked at as well."""
+    """The same with the invalid entries emptied, so that the others are checked as well."""
     problems = [_problem(lines, tuple(item["loc"]), wrong_of(item)) for item in error.errors()]
     places = [item["loc"][:2] for item in error.errors()]
     bad = frozenset(int(place[1]) for place in places if place[:1] == ("staging",) and len(place) > 1)
@@ -147,7 +147,7 @@ def _problem(lines: LineNumbers, path: Path, wrong: Wrong) -> Problem:
 
 
 def wrong_of(item: Mapping[str, Any]) -> Wrong:
-    """What one of pydantic's errors says, which never repeats the value."""
+    """What one of pydantic's errors says, never repeating the value."""
     name = item["loc"][-1] if item["loc"] else ""
     if item["type"] == "missing":
         return Wrong("missing", f"is missing {name}")

@@ -1,6 +1,6 @@
 """The engine of this host: a child process for each staging, as many at once as memory and cores allow.
 
-A process pool would break with the first worker that the kernel kills; a child that dies is one staging that is tried again.
+A process pool would break with the first worker that the kernel kills; if a child dies, only its staging is retried.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ __all__ = ["LocalEngine", "arguments", "end_children", "environment_for", "stage
 
 _PROGRAM = (sys.executable, "-m", "riva_stream")
 _MEMORY_SHARE = 0.8
-"""Of the memory that is free now, what children may be given: what else runs here may grow too."""
+"""The share of free memory that children may be given: other processes here may grow too."""
 _GRACE = 120.0
 """Seconds that a child has to stop: a run's own clean-up is limited to less."""
 _LAST_WORDS = 1.0
-"""Seconds after the end of a child in which its pipes are read: what it has started may hold them for as long as it likes."""
+"""Seconds for which a child's pipes are read after it has ended: its own children may keep them open indefinitely."""
 _SIGNALLED = 128
-"""Exit codes above it, as shells count them, say that a signal ended the run."""
+"""Exit codes above it mean, as in shells, that a signal ended the run."""
 _OF_ONE_STAGING = frozenset(
     {"ENV", "ENV_VERSION", "MODEL_VERSION", "NVIDIA_DRIVERS_S3_BUCKET", "ARTIFACT_RETENTION_DAYS"}
     | {"REFERENCE_ONLY", "BINTARBALL_REFERENCE", "FORCE_DOWNLOAD", "DRY_RUN", "CHECKSUM_VALIDATION"}
     | {"RIVA_STREAM_CALLED_AS", "RIVA_STREAM_PARSE_ONLY"}
 )
-"""Variables, beside RIVA_*, by which the environment tells ``stage`` what to do: here the catalogue alone does."""
+"""Variables, beside RIVA_*, by which the environment configures ``stage``: here only the catalogue does."""
 _KEPT = "RIVA_STREAM_"
 _KINDS = {kind_of(kind): TypeAdapter[Event](kind) for kind in get_args(Event)}
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _groups: set[int] = set()
-"""Process groups of all children that this process has now."""
+"""Process groups of all current children of this process."""
 
 
 class LocalEngine:
-    """Child processes of this one.
+    """Runs stagings in child processes.
 
     Args:
-        at_once: stagings at the same time; None: as many as cores, and as fit into the memory that is free.
+        at_once: stagings at the same time; None: as many as there are cores, and as fit into free memory.
         run: runs one staging; None: a child process, ``python -m riva_stream stage``.
-        state_dir: where children leave state and logs, each in a folder of its own, see :func:`state_of`.
+        state_dir: where children leave state and logs, each in its own folder, see :func:`state_of`.
     """
 
     name = "local"
@@ -73,7 +73,7 @@ class LocalEngine:
         self._run = run or partial(stage_in_child, state_dir=state_dir or Path("state"))
 
     def at_once(self, requests: Sequence[StageRequest]) -> int:
-        """As many as were asked for, or as cores and memory allow."""
+        """As many as were requested, or as cores and memory allow."""
         if self._at_once is not None:
             return self._at_once
         slots = len(os.sched_getaffinity(0))
@@ -83,7 +83,7 @@ class LocalEngine:
         return max(1, slots)
 
     async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
-        """Stage one request; what ends with 75, as a child that dies does, is tried again once."""
+        """Stage one request; a failure with 75, including a child that dies, is retried once."""
         try:
             return await self._run(request, observer)
         except (TransientError, StagingFailed) as error:
@@ -107,13 +107,13 @@ async def stage_in_child(
 
     Raises:
         StagingFailed: it failed.
-        WorkerDiedError: it was killed, or said nothing that can be read.
+        WorkerDiedError: it was killed, or left no valid report.
     """
     folder = state_of(request, state_dir).absolute()
     argv = [*(program or _PROGRAM), *arguments(request), f"--state-dir={folder}"]
     child = _Child(observer)
     try:
-        # In a session of its own: a Ctrl-C in the terminal is for this process, which then stops its children.
+        # In its own session: Ctrl-C in the terminal reaches only this process, which then stops its children.
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
             *argv,
@@ -149,15 +149,15 @@ async def stage_in_child(
 
 
 def end_children() -> None:
-    """Kill all children, and what they have started, at once: for a process that ends without waiting for anything."""
+    """Kill all children and their descendants at once: for a process that ends without waiting for anything."""
     for group in list(_groups):
         _kill(group)
 
 
 def state_of(request: StageRequest, state_dir: Path) -> Path:
-    """The folder of a child's state and log: no two stagings of one catalogue have the same.
+    """The folder of a child's state and log: no two stagings of one catalogue share it.
 
-    It is that of the destination. Whatever else tells stagings apart is behind an ``@``, which no bucket's name has.
+    It is named after the destination. Whatever else distinguishes stagings follows an ``@``, which no bucket name has.
     """
     marks = [request.bucket]
     if request.endpoint_url is not None:
@@ -188,7 +188,7 @@ def _not_started(error: OSError) -> RivaStreamError:
 
 
 def arguments(request: StageRequest) -> list[str]:
-    """The command line of a request: nothing that is secret, nothing that has its default."""
+    """The command line of a request: no secrets, and nothing that has its default."""
     mode = "full_download" if request.mode == "full" else request.mode
     words = [
         "stage",
@@ -214,7 +214,7 @@ def arguments(request: StageRequest) -> list[str]:
 
 
 def environment_for(request: StageRequest, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """This process's environment, with its credentials, but without what else would tell ``stage`` what to do."""
+    """This process's environment, with its credentials, but without anything else that would configure ``stage``."""
     kept = {
         name: value
         for name, value in environment.items()
@@ -229,20 +229,20 @@ def environment_for(request: StageRequest, environment: Mapping[str, str] = os.e
 
 
 class _Child(asyncio.SubprocessProtocol):
-    """Listens to a process: its standard output is kept, events on its standard error are told."""
+    """Listens to a process: its standard output is kept, events on its standard error are passed on."""
 
     def __init__(self, observer: Observer) -> None:
         self.output = bytearray()
         self.ended = anyio.Event()
-        """The process is no more, though what it has started may be, and may hold its pipes."""
+        """The process has ended, though its own children may be running, and may hold its pipes."""
         self.silent = anyio.Event()
-        """Nobody has its pipes any more."""
+        """Nobody holds its pipes any more."""
         self._observer = observer
         self._rest = b""
         self._open = {1, 2}
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Keep it, or tell it."""
+        """Keep output, or pass on events."""
         if fd == 1:
             self.output += data
             return
@@ -252,19 +252,19 @@ class _Child(asyncio.SubprocessProtocol):
                 self._observer(event)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        """Nothing more comes from there."""
+        """Note that a pipe is closed."""
         del exc
         self._open.discard(fd)
         if not self._open:
             self.silent.set()
 
     def process_exited(self) -> None:
-        """It has ended."""
+        """Note that the process has ended."""
         self.ended.set()
 
 
 def _event(line: bytes) -> Event | None:
-    """The event of a line of a child's log; None for what is none."""
+    """The event in a line of a child's log; None if there is none."""
     try:
         document: dict[str, Any] = json.loads(line)
         return _KINDS[document.pop("event")].validate_python(document)
@@ -273,7 +273,7 @@ def _event(line: bytes) -> Event | None:
 
 
 class _Error(ErrorReport):
-    """What a child prints of its failure; it may say more."""
+    """A failure as a child prints it; it may have further fields."""
 
     where: dict[str, Any] = Field(default_factory=dict)
     exit_code: int = Field(gt=0)
@@ -287,11 +287,11 @@ _ANSWER = TypeAdapter[StageReport | _Failed](StageReport | _Failed)
 
 
 def _result(code: int | None, output: bytes) -> StageReport:
-    """What a child came to.
+    """The result of a child.
 
     Raises:
-        StagingFailed: it says that it failed.
-        WorkerDiedError: a signal ended it, or nobody can read what it says.
+        StagingFailed: it reports that it failed.
+        WorkerDiedError: a signal ended it, or its report cannot be read.
     """
     if code is None or code < 0:
         raise WorkerDiedError(

@@ -1,4 +1,4 @@
-"""The shape of a catalogue: defaults, environments, and entries with the fields of a request."""
+"""The structure of a catalogue: defaults, environments, and entries with the fields of a request."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from riva_stream.sizes import parse_duration, parse_interval, parse_size, plain
 __all__ = ["LEVELS", "PLACE", "Catalogue", "Entry", "catalogue_schema"]
 
 LEVELS = ("bucket", "env", "model_name", "model_version")
-"""Fields of a request that its destination's URI is made of."""
+"""Fields of a request that make up its destination's URI."""
 PLACE = (
     *(*LEVELS, "region", "endpoint_url", "profile", "ca_bundle", "addressing"),
     *("acl", "sse", "kms_key_id", "storage_class", "expected_bucket_owner"),
 )  # fmt: skip
-"""Fields of a request that say where a staging goes, and how it is kept there; all others are about what is staged."""
+"""Fields of a request that say where a staging goes, and how it is stored there; all others are about its content."""
 _NOT_IN_A_FILE = ("env", "replicate_to", "run_id", "dry_run", "state_dir")
-"""``env`` may be a list there, and replicas be tables; the others are the command's business."""
+"""In a catalogue, ``env`` may be a list, and replicas may be tables; the others belong to the command."""
 _PARSERS: Mapping[str, tuple[Callable[[str], float | None], type]] = {
     **dict.fromkeys(
         ("memory", "part_size", "max_header_bytes", "max_expanded", "max_zstd_window"), (parse_size, int)
@@ -36,12 +36,12 @@ _PARSERS: Mapping[str, tuple[Callable[[str], float | None], type]] = {
     **dict.fromkeys(("timeout", "deadline", "lease"), (parse_duration, float)),
     "checkpoint": (parse_interval, int),
 }
-"""Fields that may be written as on the command line, and what they are as a number."""
+"""Fields that may be written as on the command line, and their numeric types."""
 _URI = re.compile(r"s3://([^/]+)(?:/([^/]+)/([^/]+)/([^/]+))?/?")
 
 
 def _number(name: str, value: object) -> object:
-    """As its flag has it: a number, or a text with a unit."""
+    """Parse a value as its flag does: a number, or a text with a unit."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
     found = _PARSERS[name][0](plain(value) if isinstance(value, float) else str(value))
@@ -49,7 +49,7 @@ def _number(name: str, value: object) -> object:
 
 
 def _of_its_kind(kinds: frozenset[type], value: object) -> object:
-    """As the JSON Schema has it. Pydantic would take ``true`` for 1 and ``"yes"`` for ``true``, as a command line needs it."""
+    """Validate against the JSON Schema's types: Pydantic would take ``true`` for 1 and ``"yes"`` for ``true``."""
     if isinstance(value, bool) and bool not in kinds:
         raise ValueError("is true or false, which means nothing here")
     if not isinstance(value, bool | None) and bool in kinds:
@@ -95,7 +95,7 @@ def _fields(*names: str) -> dict[str, Any]:
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    schema.pop("default", None)  # what is not given has the default of a request
+    schema.pop("default", None)  # a missing field has the default of a request
 
 
 _CONFIG = ConfigDict(frozen=True, extra="forbid")
@@ -130,7 +130,7 @@ class Environment(_WithReplicas):
 
 
 class Defaults(_WithReplicas):
-    """What is the same for all entries that say nothing else."""
+    """Values for all entries that do not set their own."""
 
     env: Annotated[
         tuple[Segment, ...], BeforeValidator(_tuple, json_schema_input_type=str | tuple[str, ...])
@@ -139,14 +139,14 @@ class Defaults(_WithReplicas):
 
 
 class Entry(Defaults):
-    """One archive, or with ``pattern`` all archives that a prefix or a glob fits."""
+    """One archive, or with ``pattern`` all archives that match a prefix or a glob."""
 
     pattern: str | None = None
-    """What the end of a key is like: ``{model_name}-deployable_{model_version}.tar.gz``; ``*`` is any text without a slash."""
+    """The end of a key: ``{model_name}-deployable_{model_version}.tar.gz``; ``*`` is any text without a slash."""
 
 
 class Catalogue(BaseModel):
-    """A list of stagings. An entry outranks its environment, which outranks the defaults."""
+    """A list of stagings. An entry overrides its environment, which overrides the defaults."""
 
     model_config = _CONFIG
 

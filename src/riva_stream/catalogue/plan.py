@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 ListArchives = Callable[[StageRequest], Awaitable[Sequence[str]]]
-"""Gives the keys of all archives that a request's ``source``, a prefix or a glob, fits."""
+"""Returns the keys of all archives that match a request's ``source``, a prefix or a glob."""
 
 Job = tuple[StageRequest, ...]
-"""One reading of a source: a request for its first place, and for each of the others, which get the same."""
+"""One read of a source: a request for its first place, and one for each further place, which gets the same content."""
 
 _GLOB = re.compile(r"[*?\[]")
 _ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
@@ -47,12 +47,12 @@ _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
 _NAMES = ("model_name", "model_version", "language", "architecture")
 _REACH = ("region", "endpoint_url", "profile")
 _UNNAMED = {"model_name": "x", "model_version": "x"}
-"""In place of what only an archive tells."""
+"""Placeholders for names that only an archive's key gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """One entry in one environment. With a pattern the source may still be many archives."""
+    """One entry in one environment. With a pattern, its source may match many archives."""
 
     fields: Mapping[str, Any]
     path: Path
@@ -61,7 +61,7 @@ class RequestTemplate:
     replicas_at: Path
     """Where in the file the list of replicas is."""
     origins: tuple[Path, ...]
-    """Tables of the file that the fields come from, the strongest first."""
+    """Tables of the file that the fields come from, highest precedence first."""
 
     @property
     def is_open(self) -> bool:
@@ -75,15 +75,15 @@ class Unlisted:
     """An entry in one environment without archives."""
 
     request: StageRequest
-    """Of which only source, bucket and environment mean anything."""
+    """Only its source, bucket and environment are meaningful."""
     error: RivaStreamError
     was_listed: bool
     """It is known that there are none; otherwise there may be any."""
     names: tuple[str, ...]
-    """What ``--only`` could call all that might have been staged, with ``*`` for what only an archive tells."""
+    """Names for ``--only`` of what might have been staged, with ``*`` for what only an archive's key gives."""
 
     def may_match(self, pattern: str | None) -> bool:
-        """Whether ``--only`` may mean one of them."""
+        """Whether ``--only`` may refer to one of them."""
         return pattern is None or any(_overlap(name, _ONE_OF.sub("?", pattern)) for name in self.names)
 
 
@@ -96,18 +96,18 @@ class Plan:
     failed: list[Unlisted] = field(default_factory=list)
     """Entries whose archives could not be listed, or that have none."""
     passed_over: list[str] = field(default_factory=list)
-    """Sources that the glob of an entry fits, but its pattern does not, nor any other entry."""
+    """Sources that match the glob of an entry, but neither its pattern nor any other entry."""
 
 
 def load_catalogue(path: FilePath | str, fallback: Mapping[str, Any] | None = None) -> LoadedCatalogue:
-    """Read a catalogue, and look at all of it that can be known before any store is asked.
+    """Read a catalogue, and check all that can be checked without contacting a store.
 
     Args:
         path: of a TOML file, or of a JSON file where its name ends in ``.json``.
-        fallback: fields of requests for which the catalogue says nothing, from the environment for example.
+        fallback: fields of requests that the catalogue does not set, from the environment for example.
 
     Raises:
-        CatalogueError: it cannot be read, or something is wrong with it; ``problems`` is all of that.
+        CatalogueError: it cannot be read, or something is wrong with it; ``problems`` lists everything.
     """
     loaded = parse(path)
     prepare(loaded, fallback)
@@ -115,11 +115,11 @@ def load_catalogue(path: FilePath | str, fallback: Mapping[str, Any] | None = No
 
 
 def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) -> list[RequestTemplate]:
-    """Look at all that can be known before any store is asked.
+    """Check all that can be checked without contacting a store.
 
     Args:
         loaded: the catalogue.
-        fallback: fields of requests for which it says nothing, from the environment for example.
+        fallback: fields of requests that it does not set, from the environment for example.
 
     Raises:
         CatalogueError: entries are incomplete or wrong, or two of them have the same destination.
@@ -142,10 +142,10 @@ def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) 
 async def expand(
     loaded: LoadedCatalogue, templates: Sequence[RequestTemplate], list_archives: ListArchives
 ) -> Plan:
-    """The requests of all templates; archives are listed where a template may mean many.
+    """Return the requests of all templates; archives are listed where a template may match many.
 
     Raises:
-        CatalogueError: archives have names that make no staging, or two of them the same.
+        CatalogueError: names of archives do not make valid stagings, or make the same one twice.
     """
     plan, problems = Plan(), list[Problem]()
     listed: dict[str, Sequence[str]] = {}  # the same archives in several environments are listed once
@@ -194,9 +194,9 @@ async def expand(
 
 
 def jobs_of(requests: Sequence[StageRequest]) -> list[Job]:
-    """Requests that share a source and differ only in place become one job.
+    """Combine requests that share a source and differ only in place into one job.
 
-    The one place that knows about it: what is read once for all of them is the business of whoever runs the job.
+    Only this function knows about that: what is read once for all of them is up to the runner of the job.
     """
     place = {*PLACE, *(f"source_{name}" for name in _REACH)}
     groups: dict[str, list[StageRequest]] = {}
@@ -207,18 +207,18 @@ def jobs_of(requests: Sequence[StageRequest]) -> list[Job]:
 
 
 def _source_of(request: StageRequest) -> str:
-    """What is read, and by which way: the same URI on another endpoint is another object."""
+    """What is read, and through which endpoint: the same URI at another endpoint is another object."""
     return json.dumps([request.source, _way_of(request)])
 
 
 def _way_of(request: StageRequest) -> str:
-    """By which way the source is read."""
+    """Endpoint and credentials through which the source is read."""
     reach = [getattr(request, f"source_{name}") or getattr(request, name) for name in _REACH]
     return json.dumps([*reach, request.no_sign_request])
 
 
 def matches(request: StageRequest, pattern: str | None) -> bool:
-    """Whether ``--only`` means it: a shell pattern for ``ENV/MODEL_NAME/MODEL_VERSION`` or the whole URI."""
+    """Whether ``--only`` selects it: a shell pattern for ``ENV/MODEL_NAME/MODEL_VERSION`` or the whole URI."""
     names = (
         f"{request.env}/{request.model_name}/{request.model_version}",
         request.destination,
@@ -228,7 +228,7 @@ def matches(request: StageRequest, pattern: str | None) -> bool:
 
 
 def _possible(template: RequestTemplate, mode: str) -> Iterator[str]:
-    """The names of each place that archives of a template would have, with ``*`` for what only they tell."""
+    """The names of each place that archives of a template would have, with ``*`` for what only their keys give."""
     told = dict.fromkeys(template.pattern.groupindex, "*") if template.pattern is not None else {}
     for place in ({}, *template.replicas):
         fields = {**dict.fromkeys(LEVELS, "*"), **template.fields, **told, **place}
@@ -238,7 +238,7 @@ def _possible(template: RequestTemplate, mode: str) -> Iterator[str]:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether two shell patterns of ``*`` and ``?`` have a text in common."""
+    """Whether two shell patterns of ``*`` and ``?`` can match the same text."""
     todo, seen = [(0, 0)], set[tuple[int, int]]()
     while todo and (len(one), len(other)) not in seen:
         i, j = place = todo.pop()
@@ -287,10 +287,10 @@ def _templates(
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    """A pattern for the end of a key.
+    """Compile a pattern for the end of a key.
 
     Raises:
-        ValueError: it names what no file name tells, or a field twice.
+        ValueError: it names a field that no file name gives, or a field twice.
     """
     text = ""
     for part in _PART.finditer(pattern):
@@ -306,7 +306,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
-    """What the key of an archive tells of it; None where the pattern does not fit."""
+    """The names in the key of an archive; None where the pattern does not match."""
     if template.pattern is None:
         return {}
     match = template.pattern.fullmatch(key)
@@ -314,7 +314,7 @@ def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
 
 
 def _is_own_copy(request: StageRequest, names: Mapping[str, str], key: str) -> bool:
-    """Whether an archive that was listed is what this very staging has put beside its models."""
+    """Whether a listed archive is the copy that this very staging has put beside its models."""
     is_here = request.source_bucket == request.bucket and not is_elsewhere(request)
     return is_here and key.startswith(request.model_copy(update=names).prefix + FOLDERS[0])
 
@@ -338,11 +338,11 @@ def _add(
     fields: Mapping[str, Any],
     problems: list[Problem],
 ) -> None:
-    """The requests of one archive: its first place, and its replicas."""
+    """Add the requests of one archive: its first place, and its replicas."""
     places = [(dict(fields), template.origins)]
     for number, place in enumerate(template.replicas):
         changed = {name for name in _REACH if name in place and fields.get(name) != place[name]}
-        # What says where the source is must not move with the place.
+        # The settings of the source must not change with the place.
         source = {
             f"source_{name}": fields[name]
             for name in changed
@@ -356,7 +356,7 @@ def _add(
             for item in error.errors():
                 loc = tuple(item["loc"])
                 known = ((*origin, *loc) for origin in origins if (*origin, *loc[:1]) in loaded.lines.known)
-                # What is missing, or does not fit together, is the entry's.
+                # A missing field, or a contradiction, is the entry's.
                 path = next(known, origins[0]) if loc else origins[0]
                 problems.append(loaded.problem(path, *wrong_of(item)))
 
@@ -377,8 +377,8 @@ def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
 
 
 def _unused(loaded: LoadedCatalogue) -> Iterator[Problem]:
-    """Environments in which nothing is staged: mostly a name that is spelled in another way where it counts."""
-    if loaded.bad:  # which may be staged there
+    """Environments in which nothing is staged: usually a name that is spelled differently in the entries."""
+    if loaded.bad:  # these may be staged there
         return
     catalogue = loaded.catalogue
     used = {env for entry in catalogue.staging for env in entry.env or catalogue.defaults.env}

@@ -1,13 +1,13 @@
-"""The engine of a Ray cluster: one Ray task for each staging. Ray has the queue, the placing and the retries.
+"""The engine of a Ray cluster: one Ray task for each staging. Ray provides queue, placement and retries.
 
 ::
 
     stage_all ──► RayEngine.stage ──► ray task on some node: stage() ──► the bucket
                         ▲                      │ progress, throttled
-                        └──── board ◄──────────┘  an actor beside the driver: the newest of each kind, and nothing else
+                        └──── board ◄──────────┘  an actor beside the driver: only the newest event of each kind
 
-A node that dies is a run that another node resumes from what the bucket has; so is a driver that dies, when the command is
-run again. Credentials are those of the nodes: none go through Ray.
+If a node dies, another node resumes its run from what the bucket has; if the driver dies, the runs are resumed when the
+command is run again. Credentials are those of the nodes: none pass through Ray.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from riva_stream.sizes import human_size
 __all__ = ["RayEngine"]
 
 _RETRIES = 3
-"""Of one task, by Ray: after its node or its process died, or after what ends with 75."""
+"""Retries of one task by Ray: after its node or process died, or after a failure with exit code 75."""
 _PROGRESS_EVERY = 2.0
-"""Seconds between two reports of one run, and between two looks at the board."""
+"""Seconds between two reports of one run, and between two polls of the board."""
 _SETTLE = 5.0
-"""Seconds that the board may take for the last report of a run, and for giving what it has."""
+"""Seconds that the board may take for the last report of a run, and to return what it has."""
 _GRACE = 120.0
-"""Seconds that a cancelled run has for its clean-up on its node; a node that is gone never says that it is done."""
+"""Seconds that a cancelled run has for its clean-up on its node; a node that is gone never reports that it is done."""
 
 
 class RayEngine:
-    """A cluster to which this process is connected for as long as it lives.
+    """A cluster to which this process is connected for its whole lifetime.
 
     Args:
         address: of the cluster, ``HOST:PORT`` or ``ray://HOST:PORT``; None: where this process is connected already,
-            RAY_ADDRESS, a cluster that runs on this host, or else a new one of this host alone.
+            RAY_ADDRESS, a cluster running on this host, or else a new one of this host alone.
         at_once: stagings that Ray is given at the same time; None: all, and Ray starts as many as there is room for.
-        cores: of a node that one staging reserves. Its memory is the request's ``memory``.
+        cores: cores of a node that one staging reserves. Its memory is the request's ``memory``.
         run: runs one staging on a node; None: ``stage()``.
 
     Raises:
@@ -80,11 +80,11 @@ class RayEngine:
         self._looking = anyio.Lock()
 
     def at_once(self, requests: Sequence[StageRequest]) -> int:
-        """All of them, unless fewer were asked for: what there is no room for waits in Ray."""
+        """All of them, unless fewer were requested: those without room wait in Ray."""
         return self._at_once or len(requests)
 
     async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
-        """Stage one request on some node; Ray tries again what ends with 75, and what its node takes with it."""
+        """Stage one request on some node; Ray retries after exit code 75, and after the loss of a node."""
         key = f"{request.endpoint_url or ''} {request.destination}"
         if not await anyio.to_thread.run_sync(self._has_room, request):
             wanted = f"{self._cores:g} cores and {human_size(request.memory)}"
@@ -115,14 +115,14 @@ class RayEngine:
         raise outcome
 
     async def _outcome(self, task: Any) -> StageReport | ErrorReport | Exception:
-        """What a task came to. Cancelled, it stops the run on its node and waits for the clean-up there."""
+        """The result of a task. When cancelled, it stops the run on its node and waits for the clean-up there."""
         errors = self._ray.exceptions
         try:
             found: StageReport | ErrorReport = await task
         except errors.RayTaskError as error:
             if isinstance(error.cause, TransientError):
                 return error.cause
-            # Whatever else the task fails with it returns, so it was never begun.
+            # Any other failure is returned by the task, so this one never began.
             return ConfigurationError(
                 f"the node could not begin with this staging: {str(error.cause).splitlines()[0]}",
                 hint="the same versions of Python and riva-stream[ray] are needed here and on every node",
@@ -142,17 +142,17 @@ class RayEngine:
         return found
 
     def _has_room(self, request: StageRequest) -> bool:
-        """Whether there is a node that could run it once it is idle. Ray waits for one without a word."""
+        """Whether any node could run it once idle. Ray waits for one without saying so."""
         nodes = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
         return any(
             node.get("CPU", 0) >= self._cores and node.get("memory", 0) >= request.memory for node in nodes
         )
 
     async def _look(self) -> None:
-        """Tell the observers what the board has, again and again; one of the stagings that run does it for all."""
+        """Pass what the board has to the observers, repeatedly; one of the running stagings does it for all."""
         async with self._looking:
             while True:
-                # What was taken from the board is told, or nobody ever hears of it.
+                # What was taken from the board must be passed on, or it is lost.
                 with anyio.CancelScope(shield=True):
                     await self._show()
                 await clock.sleep(_PROGRESS_EVERY)
@@ -163,10 +163,10 @@ class RayEngine:
             with anyio.move_on_after(_SETTLE):
                 newest = await self._board.take.remote()
         except self._ray.exceptions.RayError:
-            return  # only what is shown depends on it
+            return  # only the display depends on it
         for key, events in newest.items():
             for event in events:
-                self._observers.get(key, ignore)(event)  # its staging may be over
+                self._observers.get(key, ignore)(event)  # its staging may have ended
 
 
 class _Board:
@@ -180,7 +180,7 @@ class _Board:
         self._newest.setdefault(key, {})[type(event).__name__] = event
 
     def take(self) -> dict[str, list[Event]]:
-        """What came since the last look."""
+        """The events since the last call."""
         taken, self._newest = self._newest, {}
         return {key: list(events.values()) for key, events in taken.items()}
 
@@ -194,7 +194,7 @@ def _connect(address: str | None) -> Any:
         ) from error
     if ray.is_initialized():
         return ray
-    # Of a cluster that is started here; one that is there already has its own mind.
+    # For a cluster that is started here; an existing one has its own setting.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -207,9 +207,9 @@ def _connect(address: str | None) -> Any:
 
 
 def _work(run: RunOne, request: StageRequest, board: Any, key: str) -> StageReport | ErrorReport:
-    """The task: on a node, in a process of Ray's. What Ray shall try again it raises; what is final it returns.
+    """The task, in a Ray process on a node. It raises what Ray is to retry, and returns what is final.
 
-    ``ray.cancel`` is a KeyboardInterrupt here, of which ``asyncio.run`` makes the cancellation of the run.
+    ``ray.cancel`` is a KeyboardInterrupt here, which ``asyncio.run`` turns into the cancellation of the run.
     """
     poster = _Poster(board, key)
     try:
@@ -231,13 +231,13 @@ async def _to_the_end(run: RunOne, request: StageRequest, observer: Observer) ->
 
 
 async def _stay_awake() -> None:
-    """An event loop that sleeps hears of ``ray.cancel`` only when it wakes up."""
+    """Wake up regularly: an event loop that sleeps notices ``ray.cancel`` only when it wakes up."""
     while True:
         await clock.sleep(1.0)
 
 
 class _Poster:
-    """Posts events to the board, and waits for none of them while the run goes on."""
+    """Posts events to the board, without waiting for any of them during the run."""
 
     def __init__(self, board: Any, key: str) -> None:
         self._board = board
@@ -248,7 +248,7 @@ class _Poster:
         self._last = self._board.put.remote(self._key, event)
 
     def settle(self) -> None:
-        """See that the last one has arrived, and so all of them."""
+        """Wait until the last event has arrived, and so all of them."""
         if self._last is not None:
             importlib.import_module("ray").wait([self._last], timeout=_SETTLE)
 

@@ -1,4 +1,4 @@
-"""``stage_all()``: a whole catalogue, read top to bottom."""
+"""``stage_all()``: stage a whole catalogue."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["stage_all"]
 
 _BAD_SOURCE = ArchiveError.__name__
 _NO_SOURCE = SourceNotFoundError.__name__
-"""Types of failures that the same source has at every place. Exit codes tell less: 65 is also a damaged staging's."""
+"""Types of failures that the same source has at every place. Exit codes say less: a damaged staging also has 65."""
 
 
 @in_child_task
@@ -53,27 +53,27 @@ async def stage_all(
     fallback: Mapping[str, Any] | None = None,
     list_archives: ListArchives | None = None,
 ) -> CatalogueReport:
-    """Stage all entries of a catalogue. One that fails holds up no other.
+    """Stage all entries of a catalogue. One that fails does not hold up the others.
 
-    Calling it again is always safe, from any host: what is staged already takes a look each, what was interrupted
-    is resumed, and a run that is alive elsewhere is waited for.
+    Calling it again is always safe, from any host: what is already staged is only checked, what was interrupted is
+    resumed, and a run that is alive elsewhere is waited for.
 
     Args:
-        catalogue: made in code, loaded, or the path of a file.
+        catalogue: built in code, loaded, or the path of a file.
         engine: where stagings run; None: child processes of this one.
         observer: is told what happens; called on the event loop.
         only: a shell pattern for ``ENV/MODEL_NAME/MODEL_VERSION`` or the whole URI; other entries are left out.
         dry_run: look at source, destination and rights of each, and write nothing.
         fail_fast: stop the others as soon as one has failed.
-        fallback: fields of requests for which the catalogue says nothing.
-        list_archives: lists what a prefix or a glob fits; None: asks the store.
+        fallback: fields of requests that the catalogue does not set.
+        list_archives: lists what matches a prefix or a glob; None: from the store.
 
     Returns:
-        What each entry came to. Failures of single entries are in it, and not raised.
+        The result of each entry. Failures of single entries are in it, and not raised.
 
     Raises:
         CatalogueError: the catalogue is wrong; nothing was started.
-        ConfigurationError: ``only`` fits nothing, or the engine cannot be had.
+        ConfigurationError: ``only`` matches nothing, or the engine is not available.
     """
     began = clock.monotonic()
     if isinstance(catalogue, Path | str):
@@ -85,8 +85,8 @@ async def stage_all(
         catalogue, prepare(catalogue, fallback), list_archives or partial(_list_in_s3, observer)
     )
     requests = [request for request, _ in plan.requests if matches(request, only)]
-    # What ``only`` fits may be among those that could not be listed, though not among those that are known not to exist:
-    # unless nothing else is what was asked for.
+    # What ``only`` matches may be among the archives that could not be listed. Entries known to have no archives count
+    # only if ``only`` matches nothing else.
     unlisted = [found for found in plan.failed if found.may_match(only)]
     if only is not None and requests:
         unlisted = [found for found in unlisted if not found.was_listed]
@@ -129,7 +129,7 @@ class _Run:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     async def all(self, jobs: Sequence[Job], slots: int) -> None:
-        """Run all jobs, so many at once. With ``fail_fast`` the first failure stops the others."""
+        """Run all jobs, ``slots`` at once. With ``fail_fast`` the first failure stops the others."""
         limiter = anyio.CapacityLimiter(slots)
         with self.scope:
             async with anyio.create_task_group() as tasks:
@@ -137,7 +137,7 @@ class _Run:
                     tasks.start_soon(self._job, job, limiter)
 
     def settled(self, request: StageRequest) -> EntryReport:
-        """What a request came to; of one that was stopped or never started, that, which is told here."""
+        """The report of a request; for one that was stopped or never started, it is made and passed on here."""
         report = self.reports.get(_key(request))
         if report is None:
             report = EntryReport(
@@ -151,7 +151,7 @@ class _Run:
         return report
 
     async def _job(self, job: Job, limiter: anyio.CapacityLimiter) -> None:
-        """The places of one source: the first one that succeeds makes the others that the same stores hold."""
+        """Stage the places of one source: the first that succeeds is promoted to the others in the same stores."""
         async with limiter:
             todo = list(job)
             again: set[str] = set()
@@ -163,7 +163,7 @@ class _Run:
                 if broken := [other for other in beside if _may_mend(replicas.get(_key(other)))]:
                     if not first.force:
                         replicas |= await self._promoted(first, broken)
-                    else:  # which would replace the first place as well: they are staged by themselves, once
+                    else:  # that would replace the first place as well: they are staged by themselves, once
                         anew = {_key(other) for other in broken} - again
                         replicas = {key: found for key, found in replicas.items() if key not in anew}
                         again |= anew
@@ -183,7 +183,7 @@ class _Run:
     async def _entry(
         self, request: StageRequest, places: Sequence[StageRequest]
     ) -> tuple[EntryReport, dict[str, StageReport | ErrorReport]]:
-        """What a request came to, and each place that it was promoted to."""
+        """The report of a request, and the result of each place that it was promoted to."""
         self.started.add(_key(request))
         self.observer(EntryStarted(destination=request.destination, source=request.source))
         began = clock.monotonic()
@@ -201,9 +201,9 @@ class _Run:
     async def _promoted(
         self, request: StageRequest, places: Sequence[StageRequest]
     ) -> dict[str, StageReport | ErrorReport]:
-        """What becomes of places once more, to which a staging that is committed could not be promoted.
+        """Promote a committed staging once more to places where that failed; return their results.
 
-        Whatever this comes to, the staging itself is told already.
+        Whatever they are, the staging itself has been reported already.
         """
         try:
             report = await self._stage(request, places, lambda _: None)
@@ -221,7 +221,7 @@ class _Run:
 
 
 def _outcomes(places: Sequence[StageRequest], report: StageReport) -> dict[str, StageReport | ErrorReport]:
-    """What became of each place that a staging was to be promoted to, as far as its report tells."""
+    """The result of each place that a staging was to be promoted to, as far as its report has it."""
     return {
         _key(other): found
         for other, replica in zip(places, report.replicas, strict=False)
@@ -230,14 +230,14 @@ def _outcomes(places: Sequence[StageRequest], report: StageReport) -> dict[str, 
 
 
 def _may_mend(outcome: StageReport | ErrorReport | None) -> bool:
-    """Whether a place failed in a way that trying again may mend."""
+    """Whether a place failed in a way that a retry may fix."""
     return isinstance(outcome, ErrorReport) and outcome.exit_code == TransientError.exit_code
 
 
 def _is_of_both(error: ErrorReport, request: StageRequest) -> bool:
-    """Whether the same source has such a failure at every place.
+    """Whether the same source fails in this way at every place.
 
-    Where a container image is named, what is missing may be that, and a key names another one in each bucket.
+    Where a container image is named, that may be what is missing, and its key names another object in each bucket.
     """
     return error.type == _BAD_SOURCE or (error.type == _NO_SOURCE and request.server_path is None)
 
@@ -250,7 +250,7 @@ async def _list_in_s3(observer: CatalogueObserver, request: StageRequest) -> Seq
 
 
 def _unnamed(request: StageRequest) -> str:
-    """All that is known of the destination before the archives are listed."""
+    """The part of the destination that is known before the archives are listed."""
     return f"s3://{request.bucket}/{request.env}/"
 
 
@@ -284,7 +284,7 @@ def _replica(request: StageRequest, outcome: StageReport | ErrorReport) -> Entry
 
 
 def _same_stores(one: StageRequest, other: StageRequest) -> bool:
-    """Whether both go to the same stores and are kept there in the same way, so that one can be made from the other."""
+    """Whether both go to the same stores and are stored in the same way, so that one can be made from the other."""
     return all(getattr(one, name) == getattr(other, name) for name in PLACE if name not in LEVELS)
 
 

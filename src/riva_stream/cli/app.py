@@ -20,8 +20,8 @@ __all__ = ["build_parser", "main"]
 
 _USAGE = 2
 _PARSE_ONLY = "RIVA_STREAM_PARSE_ONLY"
-"""Set by a script that wants to know whether a command line is one, before it makes an environment to run it in; as
-:data:`~riva_stream.cli.command.SCRIPT` it is no setting."""
+"""Set by a script to check whether a command line is valid, before it creates an environment to run it in; like
+:data:`~riva_stream.cli.command.SCRIPT`, it is not a setting."""
 
 _EPILOG = """\
 examples:
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; None: those of the process.
 
     Returns:
-        The exit code, by the table in the help.
+        The exit code, as in the table in the help.
     """
-    # Importing makes a hundred thousand objects and next to no garbage; looking for some costs a tenth of the start.
+    # Importing creates a hundred thousand objects and hardly any garbage; searching for it takes a tenth of the start.
     gc.disable()
     try:
         _open_standard_streams()
@@ -65,14 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run(args, Invocation(prog, words, (parser, *parser.commands.values())))
     except KeyboardInterrupt:
         return 130
-    except SystemExit as done:  # argparse's way to say that all is said
+    except SystemExit as done:  # argparse raises it once everything has been printed
         return done.code if isinstance(done.code, int) else _USAGE
     finally:
         gc.enable()
 
 
 def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
-    """The parser of the whole command line; ``argv`` is only asked for what an error has to say."""
+    """Build the parser of the whole command line; ``argv`` is used only in error messages."""
     parser = _Parser(
         prog=prog,
         argv=argv,
@@ -98,7 +98,7 @@ def build_parser(prog: str, argv: Sequence[str] = ()) -> _Parser:
 
 
 class _Formatter(RawDescriptionHelpFormatter):
-    """Prose is filled to the terminal's width, of which no more than 100 columns are used; what is indented stays as typed."""
+    """Fills prose to the terminal's width, at most 100 columns; indented text stays as typed."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(shutil.get_terminal_size().columns, 100) - 2)
@@ -113,24 +113,24 @@ class _Formatter(RawDescriptionHelpFormatter):
 
 
 class _Parser(ArgumentParser):
-    """argparse with examples left as they are typed, no abbreviated flags, and the flag that was meant."""
+    """argparse with examples left as typed, no abbreviated flags, and a guess at the flag that was meant."""
 
     def __init__(self, *, argv: Sequence[str], **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
         self.suggest_on_error = True  # for choices, from Python 3.14 on
         self._argv = argv
         self.commands: dict[str, _Parser] = {}
-        """Unknown flags of a command are complained about by the main parser, which needs them for its guess."""
+        """The commands' parsers: the main parser reports unknown flags, and needs them for its guess."""
 
     def print_help(self, file: Any = None) -> None:
-        # argparse would leave it in a buffer, and a reader that has gone would be found out too late to say so.
+        # argparse would leave it in a buffer, and notice a closed pipe too late to report it.
         if file is not None:
             complain(self.format_help())
         elif code := print_result(self.format_help()):
             raise SystemExit(code)
 
     def unrecognized(self, words: Sequence[str]) -> NoReturn:
-        """Refuse what no parser took, with the flag that was meant or the command that has it."""
+        """Reject arguments that no parser accepted, suggesting the flag that was meant or the command that has it."""
         import difflib  # noqa: PLC0415 - only a wrong command line pays for it
 
         wrong = next((word for word in words if word.startswith("--")), "").partition("=")[0]
@@ -144,7 +144,7 @@ class _Parser(ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(_without_secrets(words))}", guess)
 
     def flags(self) -> list[str]:
-        """Every flag that it takes."""
+        """Every flag of this parser."""
         return list(self._option_string_actions)
 
     def _command(self) -> str:
@@ -163,7 +163,7 @@ class _Parser(ArgumentParser):
 
 
 def _without_secrets(words: Sequence[str]) -> Iterator[str]:
-    """The words, but for what is given to flags whose names speak of a secret."""
+    """The words, with the values of flags whose names mark a secret replaced."""
     hides = False
     for word in words:
         name, has_value, _ = word.partition("=")
@@ -177,7 +177,7 @@ def _without_secrets(words: Sequence[str]) -> Iterator[str]:
 
 
 def _flag_value(argv: Sequence[str], flag: str) -> str:
-    """What a flag was given last, of a command line that no parser takes."""
+    """The last value given to a flag, in a command line that no parser accepts."""
     found = ""
     for word, after in zip(argv, (*argv[1:], ""), strict=True):
         name, has_value, value = word.partition("=")
@@ -187,7 +187,7 @@ def _flag_value(argv: Sequence[str], flag: str) -> str:
 
 
 class _Version(Action):
-    """``--version``, looked up only when it is asked for: reading the package's metadata takes a while."""
+    """``--version``, looked up only when requested: reading the package's metadata takes a while."""
 
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415
@@ -196,9 +196,9 @@ class _Version(Action):
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where a standard stream was closed.
+    """Open /dev/null in place of closed standard streams.
 
-    Otherwise the next socket would get its number, and whoever writes to standard error would write into S3.
+    Otherwise the next socket would get such a number, and writing to standard error would write into S3.
     """
     for number in (0, 1, 2):
         try:

@@ -1,4 +1,4 @@
-"""What a command is: a module with these names. To add one, write the module and list it in ``commands``."""
+"""The command interface: a module with these names. To add one, write the module and list it in ``commands``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from riva_stream.cli.settings.env_file import ROOT
 __all__ = ["SCRIPT", "Command", "Help", "Invocation"]
 
 SCRIPT = "RIVA_STREAM_CALLED_AS"
-"""Set by a script that calls one command on a user's behalf: the script's own name as it was typed. No setting, so it
-counts in the environment alone."""
+"""Set by a script that calls one command on a user's behalf: the script's own name as it was typed. Not a setting, so
+it is read only from the environment."""
 _CANONICAL = re.compile(r"(?<![\w./-])riva-stream(?= [a-z])")
-"""What the rooms below this one call the program by, who cannot know how it was called."""
+"""The program's name in messages of lower layers, which cannot know how it was called."""
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -31,18 +31,18 @@ class Invocation:
     """``python -m riva_stream`` or ``riva-stream``."""
     argv: tuple[str, ...]
     parsers: tuple[ArgumentParser, ...] = ()
-    """Of the whole command line, then of each command, for the command that describes them."""
+    """The parser of the whole command line, then that of each command, for the command that describes them."""
 
     def again(self, *extra: str) -> str:
-        """The same command as one shell line, with ``extra`` flags it does not have yet."""
+        """The same command as one shell line, plus those ``extra`` flags that it does not have yet."""
         words = [*self.argv, *(flag for flag in extra if flag not in self.argv)]
-        # Somebody who called the script of one command has no other program's name at hand.
+        # A user who called the script of one command does not know the program by another name.
         script = os.environ.get(SCRIPT, "")
         prog, words = (shlex.quote(script), words[1:]) if script else (self.prog, words)
         return " ".join([prog, *(shlex.quote(_USERINFO.sub("", word)) for word in words)])
 
     def other(self, command: str, *without: str) -> str:
-        """Another command with the same flags, but for those ``without`` that it does not know, with their values."""
+        """Another command with the same flags, except those ``without``, which it does not know, and their values."""
         words = [
             word
             for before, word in pairwise((command, *self.argv[1:]))
@@ -53,14 +53,14 @@ class Invocation:
         )
 
     def called(self, text: str) -> str:
-        """``text`` with the commands in it, such as ``riva-stream ls s3://b``, as this user can type them."""
+        """``text`` with commands in it, such as ``riva-stream ls s3://b``, as this user can type them."""
         return _CANONICAL.sub(lambda _: self._program(), text)
 
     def _program(self) -> str:
-        """What any command can be called by, from any folder: the script of one command knows no other."""
+        """How to call any command, from any folder: the script of one command cannot run the others."""
         if not os.environ.get(SCRIPT):
             return self.prog
-        # The script has chosen the interpreter, and whose ``.env`` is meant.
+        # The script has chosen the interpreter, and which ``.env`` is used.
         root = os.environ.get(ROOT, "")
         return (
             f"{ROOT}={shlex.quote(root)} " * bool(root) + f"{shlex.quote(sys.executable)} -P -m riva_stream"
@@ -68,19 +68,19 @@ class Invocation:
 
 
 class Help(NamedTuple):
-    """What the help of a command says; ``PROG`` stands for the program's name."""
+    """The help texts of a command; ``PROG`` stands for the program's name."""
 
     summary: str
     """One line, for the list of commands."""
     usage: str
-    """What follows the command's name in the first line."""
+    """The text after the command's name in the first line."""
     description: str
     examples: str
     """Command lines as a user would type them."""
 
 
 class Command(Protocol):
-    """A module of :mod:`riva_stream.cli.commands`; at import it may only use the standard library."""
+    """A module of :mod:`riva_stream.cli.commands`; at import it may use only the standard library."""
 
     HELP: Help
 
@@ -88,4 +88,4 @@ class Command(Protocol):
         """Add the command's arguments."""
 
     def run(self, args: Namespace, invocation: Invocation, /) -> int:
-        """Do it and give the exit code; mostly what :func:`~riva_stream.cli.running.session_command` gives."""
+        """Run it and return the exit code; usually made by :func:`~riva_stream.cli.running.session_command`."""

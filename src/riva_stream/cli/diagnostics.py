@@ -1,4 +1,4 @@
-"""What a maintainer wants to see of a failed run, in one file that can be attached to a report."""
+"""What a maintainer needs to know about a failed run, in one file that can be attached to a report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from riva_stream.redact import Redactor, is_secret
 __all__ = ["write_bundle"]
 
 _MOST = 4 << 20
-"""Bytes of the log that go in: its end, which is where it says how it ended."""
+"""Bytes of the log that are included: its end, which says how the run ended."""
 _NAMES = ("AWS_", "RIVA_", "NVIDIA_", "LOG_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MALLOC_", "PYTHON")
 _EXACT = {"ENV", "MODEL_VERSION", "TERM", "LANG", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
 
@@ -38,18 +38,18 @@ def write_bundle(
     requests: Iterable[Mapping[str, Any]],
     log: Path | None,
 ) -> None:
-    """Write what is known of a failed run, as a whole or not at all; blocks.
+    """Write what is known about a failed run, as a whole or not at all; blocks.
 
     Args:
         path: of the bundle.
-        redactor: takes out what it must not have.
+        redactor: removes what it must not contain.
         run_id: of the run.
-        failure: what it ended with.
+        failure: how it ended.
         settings: as they were understood, or, when that failed, the flags; with the command.
-        env_file: what stands in the file of settings.
-        events: the last of them.
-        requests: those that failed, with the ids that the store gave them.
-        log: the run's, where there is one.
+        env_file: the content of the file of settings.
+        events: the last events.
+        requests: the failed requests, with the ids that the store gave them.
+        log: the run's log, where there is one.
 
     Raises:
         OSError: it cannot be written.
@@ -80,7 +80,7 @@ def write_bundle(
 
 
 def _chosen(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those that bear on a run; of a secret only that it is set."""
+    """The variables that matter to a run; of a secret only that it is set."""
     return {
         name: "***" if is_secret(name) else value
         for name, value in sorted(variables.items())

@@ -1,4 +1,4 @@
-"""What a failed run says: what, where, and what to do next."""
+"""The report of a failed run: what happened, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _BUG = 1
 
 
 class Failure(ErrorReport):
-    """A failure in words, whatever it was. What a program goes by is in docs/json.md."""
+    """Any failure, in words. docs/json.md says what programs branch on."""
 
     where: Where
     hint: str
     layers: tuple[str, ...] = ()
-    """What was found in place of an archive, from outside to inside."""
+    """What was found in place of an archive, outermost first."""
     problems: tuple[Any, ...] = ()
     also: tuple[Finding, ...] = ()
-    """Other errors of the same moment, and what was ignored before it."""
+    """Other errors at the same moment, and what was ignored before."""
     policy: Mapping[str, Any] | None = None
     """An IAM policy that grants what was denied."""
     log_file: str = ""
     """The run's log; empty where there is none."""
     diagnostics: str = ""
-    """What is to be attached to a report; empty where there is none."""
+    """The file to attach to a report; empty where there is none."""
     trace: str = Field(default="", exclude=True)
     listed: tuple[str, ...] = Field(default=(), exclude=True)
-    """The lines that the message ends with, each behind a line end and two blanks; it has no others of ours."""
+    """The lines at the end of the message, where each follows a newline and two spaces; it has no others of ours."""
 
     @field_validator("message", "hint", "log_file", "diagnostics", "trace", mode="before")
     @classmethod
@@ -58,7 +58,7 @@ class Failure(ErrorReport):
         return _printable(text)
 
     def text(self, run_id: str, *, debug: bool) -> str:
-        """For a person."""
+        """The failure for people."""
         below = "".join(f"\n  {line}" for line in self.listed)
         lines = [f"riva_stream: {self.message.removesuffix(below)}", *(f"  {line}" for line in self.listed)]
         lines += [f"  {line}" for problem in self.problems for line in str(problem).split("\n")]
@@ -77,7 +77,7 @@ class Failure(ErrorReport):
         return redact(text_of(lines))
 
     def document(self, run_id: str) -> dict[str, Any]:
-        """For a program; without what is empty."""
+        """The failure for programs, without empty fields."""
         error = self.model_dump(exclude_defaults=True)
         document: dict[str, Any] = SECRETS.value({"error": error, "run_id": run_id or None})
         return document
@@ -86,7 +86,7 @@ class Failure(ErrorReport):
 def failure_of(error: BaseException, invocation: Invocation) -> Failure:
     """Put ``error`` into words; of a group, the error that matters most."""
     leaves = _leaves(error)
-    # A bug first, since nothing else can be believed then; then what no rerun can mend.
+    # A bug first, since nothing else can be trusted then; then what a rerun does not fix.
     worst = min(
         leaves, key=lambda leaf: (isinstance(leaf, RivaStreamError), getattr(leaf, "retryable", False))
     )
@@ -174,10 +174,10 @@ def _hint(error: RivaStreamError, invocation: Invocation) -> str:
 
 
 def _policy(error: AccessDeniedError) -> dict[str, Any] | None:
-    """What grants the access that was denied; None where that is not known."""
+    """The policy that grants the denied access; None where that is unknown."""
     from riva_stream.preflight.policy import PolicyDocument, grants_for  # noqa: PLC0415 - for this error alone
 
-    places = Places()  # the environment alone: what ended the run may be the file
+    places = Places()  # only the environment: the file may be what ended the run
     region = places.text("AWS_REGION") or places.text("AWS_DEFAULT_REGION") or None
     grants = error.grants or tuple(grant.model_dump() for grant in grants_for(error, region=region))
     return PolicyDocument.model_validate({"Statement": grants}).model_dump() if grants else None
@@ -190,11 +190,11 @@ def _finding(error: BaseException) -> Finding:
 
 
 def _printable(text: str) -> str:
-    """Names of files may be any bytes, which no JSON has."""
+    """Escape surrogates: names of files may be any bytes, which JSON cannot hold."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
-    """The single errors of a group; cancellations are no errors of their own."""
+    """The single errors of a group; cancellations are not errors of their own."""
     leaves = leaves_of(error)
     return [leaf for leaf in leaves if not isinstance(leaf, asyncio.CancelledError)] or leaves[:1]

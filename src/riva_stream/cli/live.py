@@ -1,4 +1,4 @@
-"""Live bars on a terminal, by rich."""
+"""Live bars on a terminal, drawn by rich."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["LiveRenderer"]
 
 
 class _Bars(Progress):
-    """rich's bar for the run, and what is below it."""
+    """rich's bar for the run, and the lines below it."""
 
     below: Callable[[], Iterable[RenderableType]] = tuple
 
@@ -34,15 +34,15 @@ class _Bars(Progress):
 
 
 class LiveRenderer(Renderer):
-    """One block that is drawn over and over; whatever else happens is printed above it.
+    """One block that is redrawn repeatedly; everything else is printed above it.
 
-    rich draws into a buffer, never to the terminal: writing is the outlet's matter. Colours and width are those of
+    rich draws into a buffer, never to the terminal: writing is up to the outlet. Colours and width are those of
     the terminal, NO_COLOR included.
 
     Args:
-        run_id: is below the bars.
+        run_id: is shown below the bars.
         clock: monotonic seconds.
-        width: columns; None: those of the terminal, asked again for each drawing.
+        width: columns; None: those of the terminal, looked up again for each drawing.
     """
 
     interval = 0.2
@@ -97,7 +97,7 @@ class LiveRenderer(Renderer):
                 self._phase = PHASES[item.phase]
             case _ if text := self._burst.text(item):
                 style = "yellow" if isinstance(item, Warned | RetryScheduled) else "dim"
-                # The terminal breaks long lines, not rich: a URI that is copied from there stays whole.
+                # The terminal wraps long lines, not rich: a URI that is copied from there stays whole.
                 self._console.print(f"[{style}]{escape(in_one_line(text))}[/]", soft_wrap=True)
 
     def _count(self, latest: Seen) -> None:

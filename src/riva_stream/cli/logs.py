@@ -1,9 +1,9 @@
-"""Where records go: to standard error and to files, each by a handler with a queue and a thread of its own.
+"""Where records go: to standard error and to files, each through a handler with its own queue and thread.
 
-A terminal that was stopped with Ctrl-S, a pipe that nobody reads, or a disk that hangs, blocks whoever writes to it. The
-run must not be the one: its event loop hands records over and goes on. Progress is not queued at all: only the newest
-counters are kept, and the thread shows them when it is time to. What must be read (warnings, errors) is queued, and waited
-for at the end, though not for ever.
+A terminal stopped with Ctrl-S, a pipe that nobody reads, or a disk that hangs blocks whoever writes to it. That must
+not be the run: its event loop queues records and continues. Progress is not queued at all: only the newest counters
+are kept, and the thread shows them at intervals. What must be read (warnings, errors) is queued, and waited for at the
+end, though not for ever.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Outlet(QueueHandler):
         self._waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         super().__init__(self._waiting)
         self.latest: Progress | None = None
-        """Set for each progress there is: one assignment, no lock, thousands of times."""
+        """Set for every progress event: one assignment, no lock, thousands of times."""
         self._slow = slow
         self._lost = 0
         self._listener = _Listener(self, self._waiting, target)
@@ -90,32 +90,32 @@ class Outlet(QueueHandler):
         self._ending: threading.Thread | None = None
 
     def use(self, target: Printer) -> None:
-        """Show what comes from now on in another way."""
+        """Use another printer from now on."""
         self._listener.target = target
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The thread makes the text of it, not the run."""
+        """Leave formatting to the thread, not the run."""
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Never waits. An event may be dropped, a text of the command line's own is not."""
+        """Queue a record without waiting. An event may be dropped, a text of the command line's own is not."""
         if self._waiting.qsize() < _MOST_WAITING or not isinstance(record.item, Event):  # type: ignore[attr-defined]
             self._waiting.put(record)
         else:
             self._lost += 1
 
     def lost(self) -> logging.LogRecord | None:
-        """What to say of records that were dropped."""
+        """The message about records that were dropped."""
         lost, self._lost = self._lost, 0
         return record_of(f"({lost} messages were dropped: {self._slow})") if lost else None
 
     def end(self, last: str = "", *, failed: bool = False, timeout: float = 5.0) -> bool:
-        """Write what is left, the last counters, and then ``last`` as it is; tell whether all of it was written.
+        """Write what is left, the last counters, and then ``last`` as it is; return whether all of it was written.
 
         Args:
             last: such as the error that the run ended with.
-            failed: whether an error was told already, which shall be the last word.
-            timeout: seconds to wait at most; the thread goes on by itself.
+            failed: whether an error was reported already, which is to come last.
+            timeout: seconds to wait at most; the thread continues by itself.
         """
         if self._ending is None:
             closed = record_of(Closed(None if failed else self.latest))
@@ -124,7 +124,7 @@ class Outlet(QueueHandler):
             self._ending = threading.Thread(target=self._finish, args=(last,), daemon=True)
             try:
                 self._ending.start()
-            except RuntimeError:  # this host gives no more threads: then here, however long it takes
+            except RuntimeError:  # no more threads on this host: then here, however long it takes
                 self._finish(last)
                 return True
         self._ending.join(timeout)
@@ -137,7 +137,7 @@ class Outlet(QueueHandler):
 
 
 class _Listener(QueueListener):
-    """Takes the newest counters as a record of its own whenever it is time to."""
+    """Also takes the newest counters as a record of its own, once per interval."""
 
     def __init__(
         self, outlet: Outlet, waiting: queue.SimpleQueue[logging.LogRecord], target: Printer
@@ -165,18 +165,18 @@ class _Listener(QueueListener):
 
 
 class Printer(logging.Handler):
-    """Hands what its renderer makes of a record to ``write``, which must not raise."""
+    """Passes the rendered text of a record to ``write``, which must not raise."""
 
     def __init__(self, renderer: Renderer, write: Callable[[str], None] = complain) -> None:
         super().__init__()
         self.setFormatter(renderer)
         self.interval = renderer.interval
-        """Seconds between two looks at the counters."""
+        """Seconds between two polls of the counters."""
         self.write = write
         self._show = draw if renderer.draws else write
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A bar that cannot be drawn must not take the errors with it."""
+        """Write a record; a bar that cannot be drawn must not suppress the errors."""
         try:
             text = self.format(record)
         except Exception as error:  # noqa: BLE001 - whatever it is
@@ -186,10 +186,10 @@ class Printer(logging.Handler):
 
 
 class LogFile(Printer):
-    """A file that records are appended to, for as long as the disk takes them.
+    """A file that records are appended to, for as long as the disk accepts them.
 
     Args:
-        path: its folder is made when it is not there; a file that is there already is appended to.
+        path: its folder is created if missing; an existing file is appended to.
         renderer: makes the text.
         failed: is told, once, why nothing more is written.
     """
@@ -201,23 +201,23 @@ class LogFile(Printer):
         self._descriptor: int | None = None
 
     def open(self) -> bool:
-        """Whether there is such a file now."""
+        """Open the file; return whether that worked."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Not for everybody: it tells of buckets and hosts. Each write goes to the end, whoever else has it open.
+            # Not world-readable: it names buckets and hosts. Each write is appended, whoever else has it open.
             self._descriptor = open_regular(
                 self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640, device_too=True
             )
         except OSError as error:
             self._give_up(error)
             return False
-        # It tells that the run is still running, for as long as the process lives, and is in nobody's way.
+        # The lock shows that the run is still running, for as long as the process lives, and blocks nobody.
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
 
     def close(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -237,7 +237,7 @@ class LogFile(Printer):
 
 
 def observe(logger: logging.Logger, item: Item, level: int | None = None) -> None:
-    """Hand an event, or a text, to all outlets of a logger. Never waits."""
+    """Pass an event, or a text, to all outlets of a logger. Never waits."""
     if not isinstance(item, Progress):
         logger.handle(record_of(item, level))
         return
@@ -254,11 +254,11 @@ class StandardError(io.TextIOBase):
         self._say = say
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def write(self, text: str, /) -> int:
-        """Hand it on."""
+        """Pass it on."""
         if text.strip():
             self._say(text)
         return len(text)
@@ -268,7 +268,7 @@ class StandardError(io.TextIOBase):
 
 
 def document_of(record: logging.LogRecord) -> dict[str, Any]:
-    """``event``, by :func:`~riva_stream.events.kind_of`, and the event's fields."""
+    """The record as a document: ``event``, by :func:`~riva_stream.events.kind_of`, and the event's fields."""
     item: Item = record.item  # type: ignore[attr-defined]
     return {"event": "message"} if isinstance(item, str) else {"event": kind_of(type(item)), **asdict(item)}
 
@@ -277,8 +277,8 @@ class JsonLines(JsonFormatter, Renderer):
     """``{"time": …, "run_id": …, "event": "member_found", …its fields}``.
 
     Args:
-        run_id: stands in every line.
-        redactor: takes out more than the secrets.
+        run_id: is in every line.
+        redactor: removes more than the secrets.
         interval: seconds between two lines of progress.
     """
 
@@ -298,7 +298,7 @@ class JsonLines(JsonFormatter, Renderer):
         return self.line(record, {"time": _time(record), "run_id": self._run_id, **message})
 
     def line(self, record: logging.LogRecord, head: dict[str, Any]) -> str:
-        """The head, then the event's fields; those of progress are none of them less than in a line before."""
+        """The head, then the event's fields; no counter of progress is ever lower than in an earlier line."""
         document = document_of(record)
         if isinstance(record.item, Progress):  # type: ignore[attr-defined]
             counters = {name: value for name, value in document.items() if isinstance(value, int)}
@@ -310,11 +310,11 @@ class JsonLines(JsonFormatter, Renderer):
 
 
 class LogLines(Renderer):
-    """The lines of a log file: every one with the time, the level and the run's id.
+    """The lines of a log file, each with the time, the level and the run's id.
 
     Args:
-        run_id: stands in every line.
-        redactor: takes out what the log must not have.
+        run_id: is in every line.
+        redactor: removes what the log must not have.
         interval: seconds between two lines of progress.
         clock: monotonic seconds.
     """
@@ -335,7 +335,7 @@ class LogLines(Renderer):
         self._counters = Counters()
 
     def text(self, item: Item) -> str:
-        """The text of a line, or of several."""
+        """The text of one line, or of several."""
         match item:
             case str():
                 return item
@@ -348,17 +348,17 @@ class LogLines(Renderer):
         return sentence(item)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Line by line, so that none goes without its run's id; whole before that: a secret may have two lines."""
+        """One line or more, each with the run's id; redacted before it is split, as a secret may span two lines."""
         head = f"{_utc(record)} [{record.levelname}] [{self._run_id}] "
         item: Item = record.item  # type: ignore[attr-defined]
         text = self._redactor.text(self.text(item))
-        # An event has one line, whatever the keys in it hold; a text of our own may have several.
+        # An event has one line, whatever its keys hold; a text of our own may have several.
         lines = [in_one_line(text)] if isinstance(item, Event) else visible(text).split("\n")
         return "".join(f"{head}{line}\n" for line in lines if line.strip())
 
 
 class LogJson(JsonLines):
-    """The same as JSON, with the fields that the scripts of the pipeline have."""
+    """The same as JSON, with the fields that the scripts of the pipeline use."""
 
     def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 30.0) -> None:
         super().__init__(run_id, redactor, interval=interval)
@@ -367,7 +367,7 @@ class LogJson(JsonLines):
         self._step = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, unless there is nothing to say."""
+        """One line, unless there is nothing to report."""
         item: Item = record.item  # type: ignore[attr-defined]
         if isinstance(item, Closed):
             return "" if item.latest is None else self.format(record_of(item.latest))
@@ -396,12 +396,12 @@ def _utc(record: logging.LogRecord) -> str:
 
 
 def choose_renderer(args: Namespace, run_id: str) -> Renderer:
-    """Bars where they can be drawn, else lines; what a flag asks for first."""
+    """Bars where they can be drawn, otherwise lines; a flag takes precedence."""
     if args.quiet:
         return Renderer()
     if args.log_format == "json":
         return JsonLines(run_id)
-    # What it can do is said by the terminal, and by no file of settings.
+    # Only the terminal says what it can do, not a file of settings.
     drawable = os.isatty(2) and os.environ.get("TERM", "").lower() not in {"", "dumb", "unknown"}
     if args.log_format != "plain" and drawable:
         from riva_stream.cli.live import LiveRenderer  # noqa: PLC0415 - rich takes a while to import
@@ -410,7 +410,7 @@ def choose_renderer(args: Namespace, run_id: str) -> Renderer:
     return LineRenderer(run_id)
 
 
-# --- where a run's log goes and how it looks: flags, then the environment, then ``.env``, as for all settings
+# --- where a run's log goes and what it looks like: flags, then the environment, then ``.env``, as for all settings
 
 _LEVELS = {
     **{level: level for level in ("debug", "info", "warning", "error")},
@@ -431,24 +431,24 @@ class LogSettings:
     level: str = "info"
     form: str = "pretty"
     keep_runs: int | None = _KEEP_RUNS
-    """Runs whose logs and folders stay; None: those of all."""
+    """Number of runs whose logs and folders are kept; None: all."""
     tee: bool = False
-    """Its lines go to standard error as well, in place of bars."""
+    """Its lines go to standard error as well, instead of bars."""
     target: LogPlace | None = None
     redactor: Redactor = field(default_factory=Redactor, repr=False)
     warnings: tuple[Warned, ...] = ()
 
 
 def renderer_of(settings: LogSettings, run_id: str) -> Renderer:
-    """What makes the lines of a log."""
+    """The renderer of a log's lines."""
     kind = LogJson if settings.form == "json" else LogLines
     return kind(run_id, settings.redactor, interval=5.0 if settings.level == "debug" else 30.0)
 
 
 def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
-    """Look up everything.
+    """Look up all settings of the log.
 
-    The names LOG_LEVEL, LOG_FORMAT and so on belong to many programs. What does not fit here is a warning, therefore,
+    The names LOG_LEVEL, LOG_FORMAT and so on are shared by many programs. An invalid value therefore causes a warning,
     and never ends a run.
     """
     warnings: list[Warned] = []

@@ -1,13 +1,13 @@
 """The event loop of a run, and the signals that end it: the first one stops it cleanly, a later one ends the process.
 
-SIGINT and SIGTERM, SIGHUP of a terminal or a connection that is gone, and what batch systems send as a warning some
-time before they kill: SIGUSR1, SIGUSR2, SIGXCPU. One request often comes as two signals: GNU ``timeout`` signals its
-child and then its process group, a terminal and a supervisor each send their own. So a second signal counts as
-impatience only when it comes a second after the first.
+SIGINT and SIGTERM, SIGHUP when a terminal or connection is closed, and what batch systems send as a warning some
+time before they kill: SIGUSR1, SIGUSR2, SIGXCPU. One request often arrives as two signals: GNU ``timeout`` signals its
+child and then its process group, and a terminal and a supervisor each send their own. So a second signal counts as
+impatience only if it comes more than a second after the first.
 
-The signals are blocked in every thread but one, which waits for them. A handler would not do: Python runs handlers
-in the main thread only, which learns of a signal that the kernel gave to another thread (a worker, the screen's)
-when its event loop happens to wake up, and of none while it is stuck.
+The signals are blocked in every thread but one, which waits for them. Handlers would not do: Python runs them in the
+main thread only, which notices a signal that the kernel delivered to another thread (a worker, the screen's) only
+when its event loop happens to wake up, and none while it is stuck.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["Interrupted", "SignalWatch", "run"]
 T = TypeVar("T")
 
 _PATIENCE = 1.0
-"""Seconds after a signal in which others belong to the same request."""
+"""Seconds after a signal during which others belong to the same request."""
 _ASKING = (signal.SIGINT, signal.SIGTERM)
 _WARNING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""Taken only where they would kill the process: who handles or ignores one (``nohup``) means something else by it."""
+"""Caught only where they would kill the process: one that is handled or ignored (``nohup``) has another meaning."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
@@ -46,23 +46,23 @@ class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for
 
     @property
     def exit_code(self) -> int:
-        """As a shell counts it: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
+        """The exit code as in shells: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.number
 
 
 class SignalWatch:
-    """Watches for signals while it is entered. Enter it before any thread is started: threads inherit the blocking.
+    """Watches for signals while entered. Enter it before any thread is started: threads inherit the blocking.
 
-    A signal that the caller has ignored (``nohup``, a job in the background) stays ignored.
+    A signal that the caller has ignored (``nohup``, a background job) stays ignored.
 
     Args:
-        on_second: called on a second signal that is none of the first one's, just before the process ends, in the watch's
-            thread: may only tidy the terminal, or see that nothing outlives this process.
+        on_second: called in the watch's thread on a later signal that is not part of the first request, just before the
+            process ends: it may only tidy the terminal, or make sure that nothing outlives this process.
     """
 
     def __init__(self, on_second: Callable[[], None] = lambda: None) -> None:
         self.caught = 0
-        """Number of the first signal that came; 0 before."""
+        """Number of the first signal received; 0 before."""
         self._on_second = [on_second]
         self._stop: Callable[[int], object] | None = None
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class SignalWatch:
             self._signals = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
             self._signals += [number for number in _WARNING if signal.getsignal(number) is signal.SIG_DFL]
             signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
-            # What interrupt_main() calls in the main thread, while there is no run yet that could be cancelled.
+            # Called in the main thread by interrupt_main(), while there is no run yet that could be cancelled.
             self._handlers = {n: signal.signal(n, signal.default_int_handler) for n in self._signals}
         if self._signals:
             self._thread = threading.Thread(target=self._wait, name="riva-stream-signals", daemon=True)
@@ -106,7 +106,7 @@ class SignalWatch:
                 self._stop = before
 
     def before_the_end(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called as ``on_second`` is, and before it."""
+        """Register ``call`` to be called like ``on_second``, and before it."""
         self._on_second.insert(0, call)
 
     def _wait(self) -> None:
@@ -137,19 +137,19 @@ def run(
     loop: str = "auto",
     on_signal: Callable[[int], None],
 ) -> T:
-    """Run what ``main`` gives in an event loop of its own until it ends or a signal comes.
+    """Run the coroutine of ``main`` in its own event loop until it ends or a signal arrives.
 
     Args:
-        main: makes the coroutine to run.
-        watch: an entered watch; the first signal that it sees cancels the run and lets it clean up.
-        loop: ``uvloop``, ``asyncio``, or ``auto``, which is asyncio (the two were measured to be equally quick
-            here, and asyncio brings its own debugging).
+        main: creates the coroutine to run.
+        watch: an entered watch; its first signal cancels the run and lets it clean up.
+        loop: ``uvloop``, ``asyncio``, or ``auto``, which is asyncio (both were measured to be equally fast
+            here, and asyncio has its own debugging).
         on_signal: called on the event loop with the signal's number.
 
     Raises:
         Interrupted: a signal ended it.
     """
-    gc.freeze()  # what was imported stays for good: no later collection need look at it
+    gc.freeze()  # imported objects are permanent: later collections can skip them
     gc.enable()
     with asyncio.Runner(loop_factory=_factory(loop)) as runner:
         return runner.run(_watched(main(), watch, on_signal))
@@ -178,6 +178,6 @@ async def _watched(main: Coroutine[Any, Any, T], watch: SignalWatch, on_signal: 
             return await task
         except BaseException as error:
             if watch.caught:
-                # What the clean-up ran into is worth a line, the cancellation itself is not.
+                # What the clean-up ran into is worth reporting, the cancellation itself is not.
                 raise Interrupted(watch.caught) from (None if task.cancelled() else error)
             raise

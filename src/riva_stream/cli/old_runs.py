@@ -1,7 +1,7 @@
-"""Remove what old runs have left on the local disk, so that neither ``runs/`` nor the logs grow without end.
+"""Delete what old runs left on the local disk, so that neither ``runs/`` nor the logs grow indefinitely.
 
-Only files that this tool writes go, out of folders that it has named; a folder in which anybody else has put something
-stays, with that. No link is followed. A run of the last day stays in any case, and so does one that is still running.
+Only files that this tool writes are deleted, from folders that it has named; a folder that holds anything else stays,
+with its content. No link is followed. A run of the last day is always kept, and so is one that is still running.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ BUNDLE = "diagnostics.tar.gz"
 """What the command line adds to the folder of a run."""
 
 _RUN_ID = re.compile(r"130-\d{8}-\d{6}-[0-9a-f]{8}(-\d+)?")
-"""As they are generated here: they sort by time. One that a caller has chosen is the caller's to remove."""
+"""As generated here: they sort by time. A run with an id chosen by the caller is the caller's to delete."""
 _WRITTEN = {*DOCUMENTS, EVENTS, BUNDLE, "request.json", "plan.json", "journal.json", "report.json"}
 _PARTIAL = re.compile(r"\.(.+)\.\d+(?:-[0-9a-f]{8})?\.partial")
 _QUIET = 86400.0
-"""Seconds. Whatever was written to since may be of a live run, on this host or another."""
+"""Seconds. Anything written to since then may belong to a live run, on this host or another."""
 _MOST = 100
-"""Runs that are removed at a time: a run must not end late because of the thousands before it."""
+"""Maximum number of runs deleted at a time: a run must not end late because of thousands before it."""
 
 
 def remove_old_runs(state: Path, logs: Path, *, keep: int, spared: Collection[str]) -> int:
-    """Remove the folders and the logs of all but the newest runs; give how many. Blocks.
+    """Delete the folders and the logs of all but the newest runs; return how many. Blocks.
 
     Args:
         state: the state directory.
         logs: where the logs of its runs are.
-        keep: runs that stay, the newest by their ids.
-        spared: ids of runs that stay whatever their age.
+        keep: number of runs to keep, the newest by their ids.
+        spared: ids of runs to keep whatever their age.
 
     Raises:
-        OSError: something could not be removed; everything else was.
+        OSError: something could not be deleted; everything else was.
     """
     removed = 0
     problem: OSError | None = None
@@ -66,20 +66,20 @@ def remove_old_runs(state: Path, logs: Path, *, keep: int, spared: Collection[st
 
 
 def _remove(folder: Path, log: Path | None) -> bool:
-    """Whether the run has gone."""
+    """Delete one run; return whether it is gone."""
     found = list(folder.iterdir())
     written = [path for path in found if _is_written(path.name) and _written_at(path) is not None]
     if found and not written:
-        return False  # all that is left is somebody else's
+        return False  # everything left belongs to others
     times = [folder.stat().st_mtime, *map(_written_at, written), _written_at(log) if log else None]
     if any(written_at is not None and written_at > time.time() - _QUIET for written_at in times):
         return False
     if folder / EVENTS in written and _is_held(folder / EVENTS):
         return False
     if log is not None and _written_at(log) is not None:
-        log.unlink(missing_ok=True)  # before the folder, without which nobody would come back for it
+        log.unlink(missing_ok=True)  # before the folder, without which it would never be found again
     for path in written:
-        path.unlink(missing_ok=True)  # another run may be clearing away, too
+        path.unlink(missing_ok=True)  # another run may be cleaning up, too
     try:
         folder.rmdir()
     except OSError as error:
@@ -99,7 +99,7 @@ def _is_written(name: str) -> bool:
 
 
 def _written_at(path: Path) -> float | None:
-    """When a plain file was written to last; None for anything else, and for what is not there."""
+    """When a plain file was last written to; None for anything else, and for a missing file."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -114,6 +114,6 @@ def _is_held(events: Path) -> bool:
             os.open(events, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "wb"
         ) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # otherwise it has gone; or files cannot be locked there: the last day has to do
+    except OSError as error:  # other errors: it is gone, or locking is unsupported; the age limit must do
         return isinstance(error, BlockingIOError)
     return False

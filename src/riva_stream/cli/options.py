@@ -1,4 +1,4 @@
-"""Groups of flags that commands share, and what the parsed ones mean.
+"""Groups of flags that commands share, and the meaning of the parsed flags.
 
 Names are those of :class:`~riva_stream.config.StageRequest`'s fields. At import only the standard library is used.
 """
@@ -43,7 +43,7 @@ MODES = {
     "reference_only": "by reference",
     "bintarball_reference": "by bintarball reference",
 }
-"""How a person reads the mode of a staging."""
+"""The mode of a staging in words."""
 
 WOULD = {
     "stage": "stage",
@@ -52,17 +52,17 @@ WOULD = {
     "upgrade": "upgrade a staging by reference to a full one",
     "replace": "replace what is staged",
 }
-"""What a dry run would do; goes on after "a run would"."""
+"""What a dry run would do; continues the sentence "a run would"."""
 
 ALL = -1
-"""What :func:`parse_count` makes of the word."""
+"""The value that :func:`parse_count` returns for ``all``."""
 
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
 T = TypeVar("T")
 
 
 def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """``parse`` for argparse, which shows the message of no other error."""
+    """``parse`` for argparse, which shows the message of an ArgumentTypeError only."""
 
     def convert(text: str) -> T:
         try:
@@ -82,7 +82,7 @@ def parse_count(text: str) -> int:
     """``20``, or :data:`ALL` for ``all``.
 
     Raises:
-        ArgumentTypeError: this is neither.
+        ArgumentTypeError: the text is neither.
     """
     word = text.strip().lower()
     if word == "all":
@@ -112,12 +112,12 @@ def value(
 
 
 def choice(choices: tuple[str, ...], text: str, **more: Any) -> dict[str, Any]:
-    """One of several words."""
+    """A flag whose value is one of several words."""
     return {"choices": choices, "help": text, **more}
 
 
 def flag(text: str) -> dict[str, Any]:
-    """One that is given or not."""
+    """A flag without a value."""
     return {"action": "store_true", "help": text}
 
 
@@ -319,7 +319,7 @@ _REQUEST = {
     for _, flags in _STAGE.values()
     for flag, options in flags.items()
 }
-"""Names in the parsed arguments that a request is made from; all others are the command line's own business."""
+"""Names in the parsed arguments that a request is made from; all others concern the command line alone."""
 
 
 def _add_recorded(parser: ArgumentParser, groups: Mapping[str, tuple[str, Flags]]) -> None:
@@ -330,7 +330,7 @@ def _add_recorded(parser: ArgumentParser, groups: Mapping[str, tuple[str, Flags]
 
 
 def add_stage(parser: ArgumentParser) -> None:
-    """All that ``stage`` takes, in its order; so that ``check`` and ``policy`` take a command line of its as it is."""
+    """Add all flags of ``stage``, in its order; ``check`` and ``policy`` accept its command lines unchanged."""
     _add_recorded(parser, _STAGE)
 
 
@@ -370,18 +370,18 @@ _PROMOTED = {flag[2:].replace("-", "_") for title in ("how", "S3", "limits") for
 
 
 def add_promote(parser: ArgumentParser) -> None:
-    """All that ``promote`` takes, in its order."""
+    """Add all flags of ``promote``, in its order."""
     _add_recorded(parser, _PROMOTE)
 
 
 def add_staging(parser: ArgumentParser) -> None:
-    """The staging that a command reads."""
+    """Add the argument that names the staging to read."""
     text = "the staging (default: the one that the settings of stage name)"
     add(parser, {"prefix": value("s3://BUCKET/ENV/MODEL/VERSION/", text, nargs="?")})
 
 
 def add_reading(parser: ArgumentParser, *, source: str = "") -> None:
-    """All that a command needs which stages nothing; ``source`` says what those of the source are for."""
+    """Add the flags of a command that stages nothing; ``source`` says what those of the source are for."""
     add(parser.add_argument_group("S3"), _ENDPOINT)
     if source:
         add(parser.add_argument_group("source", source), _SOURCE_ENDPOINT)
@@ -389,12 +389,12 @@ def add_reading(parser: ArgumentParser, *, source: str = "") -> None:
 
 
 def _add_output(parser: ArgumentParser) -> None:
-    """Where settings and state are, and what is shown."""
+    """Add the flags for settings, state and output."""
     add(parser.add_argument_group("running"), _RUNNING)
     add(parser.add_argument_group("output", "the result goes to stdout, everything else to stderr"), _OUTPUT)
 
 
-# --- what the parsed flags mean
+# --- the meaning of the parsed flags
 
 
 def request_flags(
@@ -407,28 +407,28 @@ def request_flags(
 
 
 def promote_flags(args: Namespace, run_id: str, in_file: Mapping[str, str]) -> dict[str, Any]:
-    """The flags that a promotion is made from, but for its places and the endpoints."""
+    """The flags that a promotion is made from, except its places and the endpoints."""
     flags = {name: value for name in _PROMOTED if (value := getattr(args, name)) is not None}
     return flags | {"state_dir": state_dir_of(args, in_file), "run_id": run_id}
 
 
 def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> Path:
-    """The state directory: the flag, the environment, ``.env``, ``state``; the latter three from :func:`root`."""
+    """The state directory: the flag, or else below :func:`root` the environment's, that of ``.env``, or ``state``."""
     if args.state_dir:
         return home_of(args.state_dir)
     return root() / home_of(Places(EnvFile(values=in_file or {})).text("RIVA_STATE_DIR") or "state")
 
 
 def find_state_dir(args: Namespace) -> Path:
-    """The same for a command that needs nothing else of ``.env``, which is read only where it decides.
+    """The same for a command that needs nothing else from ``.env``, which is read only if needed.
 
     Raises:
-        ConfigurationError: a file that was named cannot be read.
+        ConfigurationError: a named file cannot be read.
     """
     decided = args.state_dir or Places().text("RIVA_STATE_DIR")
     return state_dir_of(args, {} if decided else read_env_file(args.env_file).values)
 
 
 def home_of(path: Path | str) -> Path:
-    """``path`` with ``~`` replaced, where there is such a home."""
+    """``path`` with ``~`` expanded, where there is such a home."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises where there is none

@@ -1,8 +1,8 @@
-"""Standard output: the result alone, and what to do when nobody takes it; and the door for all that a terminal may get.
+"""Standard output: the result alone, even where nobody reads it; and the one way out for all terminal output.
 
-Keys of others may hold anything, and a terminal does what it is told: whatever is not printable leaves escaped
-(:func:`~riva_stream.printable.visible`), and a result is made of lines that none of them can end (:func:`text_of`). In JSON it is escaped in JSON's own way before that (:func:`json_line`), and what rich draws goes by
-:func:`draw`, its texts having been made visible.
+Foreign keys may hold anything, and a terminal obeys control characters: these leave escaped
+(:func:`~riva_stream.printable.visible`), and none can end a line of a result (:func:`text_of`). In JSON they are
+escaped in JSON's way before that (:func:`json_line`); what rich draws leaves through :func:`draw`, its texts escaped.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ _STDERR = 2
 
 
 def visible_json(text: str) -> str:
-    """JSON with escapes in place of what is not printable; it stays the same document."""
+    """JSON with non-printable characters escaped; it stays the same document."""
     return escaped(text, lambda char: json.dumps(char)[1:-1])
 
 
 def print_result(
     text: str, *, exit_code: int = 0, closed_is_fine: bool = False, for_a_shell: bool = False
 ) -> int:
-    """Write ``text`` to standard output, all of it, and give the exit code to end with.
+    """Write all of ``text`` to standard output, and return the exit code to end with.
 
-    A reader that has gone (``| head``) has chosen so: the exit code stays that of the work. A result that could
-    not be written for another reason (a full disk) would be missed: that is a failure, whatever the work came to.
-    With ``closed_is_fine`` a reader that has gone is not worth a word: a page of the manual is no result. What is
+    If the reader has closed the pipe (``| head``), the exit code stays that of the work. A result that could not
+    be written for another reason (a full disk) would be missed: that is a failure, whatever the result of the work.
+    With ``closed_is_fine`` a closed pipe is not reported: a page of the manual is not a result. Text
     ``for_a_shell`` is written as it is.
     """
     error = _lines.end() or _write(text if for_a_shell else visible(text))
@@ -71,9 +71,9 @@ def print_result(
 
 
 def print_line(text: str) -> None:
-    """Hand over a line for standard output. Never waits: an event loop that did so would hear of no signal.
+    """Queue a line for standard output. Never waits: an event loop that did would not notice signals.
 
-    :func:`print_result` writes what is left of them first, for as long as the reader likes.
+    :func:`print_result` first writes the lines still queued, for as long as the reader takes.
     """
     _lines.put(text)
 
@@ -93,7 +93,7 @@ class _Lines:
         self._waiting.put(text)
 
     def end(self) -> OSError | None:
-        """Wait until all are written; gives what kept one from being."""
+        """Wait until all are written; return the error that prevented it."""
         if self._thread is not None:
             self._waiting.put(None)
             self._thread.join()
@@ -110,7 +110,7 @@ _lines = _Lines()
 
 
 def _write(text: str) -> OSError | None:
-    """Write ``text`` to standard output, all of it; gives what kept it from being written."""
+    """Write all of ``text`` to standard output; return the error that prevented it."""
     if sys.stdout is not None:
         sys.stdout.flush()
     try:
@@ -145,7 +145,7 @@ def failed_line(document: Mapping[str, Any]) -> str:
 def error_document(
     kind: str, code: str, message: str, hint: str, exit_code: int, *, run_id: object = None
 ) -> dict[str, Any]:
-    """An error for a program, for what needs nothing heavy; others are a :class:`~riva_stream.cli.failure.Failure`."""
+    """An error for programs, without heavy imports; others are a :class:`~riva_stream.cli.failure.Failure`."""
     error = {"type": kind, "code": code, "message": message, "where": {}, "hint": hint}
     document: dict[str, Any] = SECRETS.value({"error": error | {"exit_code": exit_code}, "run_id": run_id})
     return document
@@ -154,7 +154,7 @@ def error_document(
 def refuse(
     kind: str, code: str, message: str, hint: str, exit_code: int, *, as_json: bool, run_id: object = None
 ) -> int:
-    """Tell such an error, and give its exit code."""
+    """Report such an error, and return its exit code."""
     if as_json:
         print_result(json_text(error_document(kind, code, message, hint, exit_code, run_id=run_id)))
     steps = behind("  next:  ", hint.split("\n"))
@@ -163,30 +163,30 @@ def refuse(
 
 
 def text_of(lines: Iterable[str]) -> str:
-    """A text of so many lines, whatever the keys and names in them hold."""
+    """A text of exactly these lines, whatever the keys and names in them hold."""
     return "".join(f"{in_one_line(line)}\n" for line in lines)
 
 
 def hanging(start: str, message: str) -> list[str]:
-    """A message behind ``start``; what it lists in further lines stands deeper than any line of ours."""
+    """A message after ``start``; its further lines are indented deeper than any line of ours."""
     first, *more = message.split("\n")
     deeper = len(start) - len(start.lstrip()) + 6
     return [f"{start}{first}", *(f"{'':{deeper}}{line.strip()}" for line in more)]
 
 
 def behind(label: str, lines: Iterable[str]) -> list[str]:
-    """Lines below each other, the first of them behind a label."""
+    """Lines below each other, the first of them after a label."""
     return [f"{'' if number else label:{len(label)}}{line}" for number, line in enumerate(lines)]
 
 
 def section(title: str, lines: Iterable[str]) -> list[str]:
-    """A title after a blank line, and what stands below it; nothing where that is nothing."""
+    """A title after a blank line, and the lines below it; nothing if there are none."""
     below = [f"  {line}" for line in lines]
     return ["", title, *below] if below else []
 
 
 def table_text(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
-    """Lines with the columns of ``rows`` below each other, those in ``right`` at their right edge."""
+    """Lines with the columns of ``rows`` aligned, those in ``right`` at their right edge."""
     rows = [[in_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -199,18 +199,18 @@ def table_text(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) ->
 
 
 def complain(text: str) -> None:
-    """Write ``text`` to standard error, if anyone is there."""
+    """Write ``text`` to standard error, if it is open."""
     draw(visible(text))
 
 
 def draw(text: str) -> None:
-    """The same with what moves a terminal's cursor, and colours it."""
+    """Write text that may move a terminal's cursor, and colour its output."""
     with contextlib.suppress(OSError):
         _write_all(_STDERR, text.encode(errors="backslashreplace"))
 
 
 def show_cursor() -> None:
-    """Give a terminal its cursor back, which live bars hide; unless that would mean to wait."""
+    """Show a terminal's cursor again, which live bars hide; unless that would block."""
     if os.isatty(_STDERR) and select.select([], [_STDERR], [], 0)[1]:
         draw("\x1b[?25h\n")
 
@@ -220,5 +220,5 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(descriptor, view) :]
-        except BlockingIOError:  # somebody made the terminal non-blocking
+        except BlockingIOError:  # another process made the terminal non-blocking
             select.select([], [descriptor], [])

@@ -30,9 +30,9 @@ _LINE_EVERY = 10.0  # seconds between two lines of the total
 
 @dataclass(eq=False)
 class Overview:
-    """What is known of all stagings; this one shows nothing.
+    """What is known about all stagings; this class shows nothing.
 
-    Another thread may look at it at any time, so what may change meanwhile is copied before it is gone through.
+    Another thread may read it at any time, so collections that may change are copied before iteration.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -40,9 +40,9 @@ class Overview:
     ended: int = 0
     failed: int = 0
     running: dict[str, Counters] = field(default_factory=dict)
-    """By destination."""
+    """Counters by destination."""
     moved: list[int] = field(default_factory=list)
-    """Bytes of the sources of stagings that are over and were not there before, one by one."""
+    """Source bytes of each staging that has ended and did not exist before."""
     _window: Window = field(default_factory=lambda: Window(seconds=30.0))
 
     def observe(self, event: Seen, /) -> None:
@@ -63,7 +63,7 @@ class Overview:
         self._window.add(self.clock(), {"done": self.done})
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """Show something that the user should know."""
 
     def _end(self, report: EntryReport) -> None:
         self.running.pop(report.destination, None)
@@ -79,33 +79,33 @@ class Overview:
 
     @property
     def done(self) -> int:
-        """Bytes of all sources that are through everything."""
+        """Source bytes that have passed all lanes, of all stagings."""
         return sum(self.moved) + sum(counters.done for counters in list(self.running.values()))
 
     @property
     def rate(self) -> float:
-        """Bytes per second of late."""
+        """Bytes per second, recently."""
         return self._window.rate("done")
 
     @property
     def left(self) -> float | None:
-        """Seconds to the end, if those that have not begun are as large as the others; None while that cannot be told."""
+        """Seconds to the end, if those not yet begun are as large as the others; None while unknown."""
         sizes = [*self.moved, *(c.size for c in list(self.running.values()) if c.size)]
         if not sizes or not self.rate:
             return None
-        spared = self.ended - len(self.moved)  # they are over, and had nothing to move
+        spared = self.ended - len(self.moved)  # these have ended, and had nothing to transfer
         total = sum(sizes) / len(sizes) * (self.entries - spared)
         return max(0.0, total - self.done) / self.rate
 
     @property
     def begun(self) -> dict[str, Counters]:
-        """Those of the stagings that were handed to the engine which have a place there already."""
+        """The stagings that were passed to the engine and have actually started."""
         return {
             destination: counters for destination, counters in list(self.running.items()) if counters.size
         }
 
     def total(self) -> str:
-        """All of them in one line."""
+        """All stagings in one line."""
         words = [f"{self.ended} of {self.entries} done", f"{len(self.begun)} running"]
         if self.failed:
             words.append(f"{self.failed} failed")
@@ -115,7 +115,7 @@ class Overview:
 
 
 class PlainOverview(Overview):
-    """Lines: one for each that ends, and the total now and then."""
+    """Lines: one for each staging that ends, and the total at intervals."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
@@ -123,11 +123,11 @@ class PlainOverview(Overview):
         self._due = clock() + _LINE_EVERY
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Show a line."""
         self._say(in_one_line(text) + "\n")
 
     def observe(self, event: Seen, /) -> None:
-        """Take one event, and say how far all are, now and then."""
+        """Take one event, and show the total at intervals."""
         super().observe(event)
         if self.clock() >= self._due and self.running:
             self._due = self.clock() + _LINE_EVERY
@@ -135,7 +135,7 @@ class PlainOverview(Overview):
 
 
 class LiveOverview(Overview):
-    """A row for each that runs, drawn by a thread of rich's, so that a terminal that stands still holds up nobody."""
+    """A row for each running staging, drawn by a thread of rich's, so that a stopped terminal blocks nothing else."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, console: Console | None = None) -> None:
         super().__init__(clock)
@@ -144,7 +144,7 @@ class LiveOverview(Overview):
         self._notes: deque[str] = deque(maxlen=5)
 
     def note(self, text: str) -> None:
-        """Below the table, until others come."""
+        """Show text below the table, until newer notes replace it."""
         self._notes.append(in_one_line(redact(text)))
 
     def shown(self) -> Live:
@@ -159,7 +159,7 @@ class LiveOverview(Overview):
         )
 
     def drawn(self) -> RenderableType:
-        """The table as it is now."""
+        """The current table."""
         sides = ("left", "left", "right", "right", "right")
         table = Table.grid(
             *(Column(justify=side, no_wrap=True, overflow="ellipsis") for side in sides),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Events as text: the sentence of each, the counters of a run, and the lines that standard error gets of them.
+"""Events as text: a sentence for each, the counters of a run, and the lines for standard error.
 
 A renderer is a formatter of the standard library's logging: what a run shows and what it logs are the same records.
 """
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 STARTED = "started"
-"""Code of the one warning that is none: the first line of a log."""
+"""Code of the one warning that is not a warning: the first line of a log."""
 PHASES = {
     "prepare": "looking at source and destination",
     "stream": "streaming",
@@ -56,9 +56,9 @@ PHASES = {
 }
 LANES = ("fetched", "hashed", "extracted", "durable", "copied")
 _INTERVAL = 5.0
-_BURST = 20  # lines of one kind that may come in one interval
+_BURST = 20  # maximum lines of one kind per interval
 _WINDOW = (
-    20.0  # seconds that a rate is averaged over: long enough for whole parts, short enough to see a stall
+    20.0  # seconds that a rate is averaged over: long enough for whole parts, short enough to show a stall
 )
 
 
@@ -67,14 +67,14 @@ class Closed:
     """The last record that a renderer gets."""
 
     latest: Progress | None
-    """The last counters, if there were any, and if they shall be the last word."""
+    """The last counters, if there were any, and if they are to come last."""
 
 
 Item = Event | Closed | str
 
 
 def record_of(item: Item, level: int | None = None) -> logging.LogRecord:
-    """A record of an event, or of a text of the command line's own; its level is that of the event's type and code."""
+    """A record of an event, or of a text of the command line's own; its level depends on the event's type and code."""
     if level is None:
         warned = isinstance(item, RetryScheduled | str) or (isinstance(item, Warned) and item.code != STARTED)
         level = logging.WARNING if warned else logging.INFO
@@ -84,7 +84,7 @@ def record_of(item: Item, level: int | None = None) -> logging.LogRecord:
 
 
 def sentence(event: Event) -> str:  # noqa: C901 - a case for each event
-    """One line for a person; empty for what needs no line of its own."""
+    """One line for people; empty for events that need no line."""
     text = ""
     match event:
         case StageStarted():
@@ -120,10 +120,10 @@ def _how(event: StageStarted) -> str:
 
 
 class Window:
-    """Counters of late, for their rates.
+    """Recent counters, for their rates.
 
     Args:
-        seconds: that a rate is averaged over.
+        seconds: interval that a rate is averaged over.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -131,13 +131,13 @@ class Window:
         self.samples: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def add(self, now: float, seen: Mapping[str, int]) -> None:
-        """What was seen at ``now`` (monotonic seconds)."""
+        """Add the counters at ``now`` (monotonic seconds)."""
         self.samples.append((now, seen))
         while len(self.samples) > 2 and self.samples[1][0] <= now - self._seconds:  # noqa: PLR2004 - a rate needs two
             self.samples.popleft()
 
     def rate(self, name: str) -> float:
-        """Per second."""
+        """Rate of a counter per second."""
         if not self.samples:
             return 0.0
         (since, first), (until, last) = self.samples[0], self.samples[-1]
@@ -145,31 +145,31 @@ class Window:
 
 
 class Counters:
-    """What was seen so far. Events that come out of order cannot turn anything back."""
+    """The counters seen so far. Events that arrive out of order cannot decrease them."""
 
     def __init__(self) -> None:
         self.size = 0
         self.done = 0
-        """Source bytes that are through everything: read, hashed, unpacked and acknowledged by the store."""
+        """Source bytes that have passed all lanes: read, hashed, unpacked and acknowledged by the store."""
         self.bottleneck = ""
         self.shown: tuple[str, ...] = LANES[:4]
-        """The lanes that there are in this kind of run: nothing is copied in most."""
+        """The lanes of this kind of run: most copy nothing."""
         self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
         self._window = Window(_WINDOW)
-        """The lanes with ``done`` among them."""
+        """The lanes, and ``done``."""
         self._moved = 0.0
 
     def update(self, event: Progress, now: float) -> None:
         """Take the newest counters, seen at ``now`` (monotonic seconds)."""
-        if not self._window.samples:  # all began at nothing, so that the first look has a rate already
+        if not self._window.samples:  # all start at zero, so the first sample has a rate already
             self._window.add(now - event.elapsed, {})
             self._moved = now
         self.size = max(self.size, event.source_size)
         self.shown, self.bottleneck = event.counts, event.bottleneck
         self.lanes = {lane: max(seen, getattr(event, lane)) for lane, seen in self.lanes.items()}
-        # The store's word counts, not ours: what is only fetched may have to be fetched again.
+        # What the store acknowledged counts: what is only fetched may have to be fetched again.
         stored = (event.durable_source or event.durable) if "durable" in event.counts else self.size
-        extracted = event.extracted or self.size  # a model that is staged as it is has nothing to extract
+        extracted = event.extracted or self.size  # a bare model has nothing to extract
         self.done = max(self.done, min(event.fetched, event.hashed, stored, extracted, self.size))
         seen = {**self.lanes, "done": self.done}
         if seen != self._window.samples[-1][1]:
@@ -177,7 +177,7 @@ class Counters:
         self._window.add(now, seen)
 
     def text(self, event: Progress, now: float) -> str:
-        """``41 %  1.52 GiB/3.71 GiB  fetched 1.60 GiB 118 MiB/s  …  left 0:18  waiting for: extract``, with the newest."""
+        """``41 %  1.52 GiB/3.71 GiB  fetched 1.60 GiB 118 MiB/s  …  left 0:18  waiting for: extract``, updated."""
         self.update(event, now)
         words = [f"{self.percent:.0f} %", f"{human_size(self.done)}/{human_size(self.size)}"]
         words += [
@@ -193,16 +193,16 @@ class Counters:
         return 100.0 * self.done / self.size if self.size else 0.0
 
     def rate(self, lane: str) -> float:
-        """Bytes per second of late; of ``done`` too. rich's own estimate keeps the last rate of a run that stalls."""
+        """Recent bytes per second, also of ``done``. rich's own estimate keeps the last rate of a run that stalls."""
         return self._window.rate(lane)
 
     def left(self) -> float | None:
-        """Seconds to the end at the present rate; None while that cannot be told."""
+        """Seconds to the end at the present rate; None while unknown."""
         rate = self.rate("done")
         return (self.size - self.done) / rate if rate > 0 else None
 
     def state(self, now: float, quiet_for: float) -> list[str]:
-        """What holds the run up, in words; ``quiet_for``: seconds without movement that are worth one."""
+        """What holds the run up, in words; ``quiet_for``: seconds without movement after which that is reported."""
         waiting = self.bottleneck and self.done < self.size
         idle = now - self._moved if self._window.samples else 0.0
         words = [f"waiting for: {self.bottleneck}"] if waiting else []
@@ -215,10 +215,10 @@ class Burst:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._seen: dict[type[Event], tuple[float, int]] = {}
-        """Since when, and how many there were since."""
+        """Start of the interval, and the number of lines since."""
 
     def text(self, event: Event) -> str:
-        """The event's sentence with how many were skipped before it; "" where this one is to be skipped."""
+        """The event's sentence with how many were skipped before it; "" if this one is to be skipped."""
         text, now = sentence(event), self._clock()
         if not text:
             return ""
@@ -239,18 +239,18 @@ def duration_text(seconds: float) -> str:
 
 
 class Renderer(logging.Formatter):
-    """Turns records into the text to write. Called by one thread only; knows no streams.
+    """Turns records into the text to write. Called by one thread only; does no I/O.
 
-    This one says nothing but what the command line itself has to say.
+    This class shows only the command line's own texts.
     """
 
     interval: float = 3600.0
-    """Seconds between two looks at the counters."""
+    """Seconds between two polls of the counters."""
     draws = False
-    """Whether what it makes is for a terminal alone, with colours and moves of the cursor."""
+    """Whether its output is for a terminal only, with colours and cursor movements."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """What to write for a record of :func:`record_of`, line ends included; "" for nothing.
+        """The text to write for a record of :func:`record_of`, line ends included; "" for nothing.
 
         A text of the command line's own, such as an error, is written as it is.
         """
@@ -259,10 +259,10 @@ class Renderer(logging.Formatter):
 
 
 class LineRenderer(Renderer):
-    """One line of progress every few seconds, and one for whatever else happens.
+    """One line of progress every few seconds, and one for everything else.
 
     Args:
-        run_id: stands in every line of progress.
+        run_id: is in every line of progress.
         clock: monotonic seconds.
     """
 
@@ -276,7 +276,7 @@ class LineRenderer(Renderer):
         self._burst = Burst(clock)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The counters in one line; one for an event, unless too many of its kind have just gone by."""
+        """The counters in one line; one line for an event, unless too many of its kind came just before."""
         item: Item = record.item  # type: ignore[attr-defined]
         if isinstance(item, str | Closed):
             return super().format(record)

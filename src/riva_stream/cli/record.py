@@ -1,7 +1,7 @@
 """What a run leaves on the local disk: its log, its events, the state for the next step, and a bundle when it fails.
 
-Nothing in here ends a run, but for a state directory that cannot be written when the run has not begun yet. Log and
-events are written by threads of their own, everything else when the event loop has ended.
+Nothing in here ends a run, except a state directory that cannot be written before the run has begun. Log and events
+are written by their own threads, everything else after the event loop has ended.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
 
 _LARGEST = 64 << 20
-"""Bytes that a document may have."""
+"""Maximum bytes of a document."""
 _TYPES = {".log": "text/plain; charset=utf-8", ".gz": "application/gzip"}
 
 
@@ -75,7 +75,7 @@ class _Recent(logging.Handler):
             self.add_request(item.request_id, item.reason)
 
     def add_request(self, request_id: str, reason: str) -> None:
-        """One that failed."""
+        """Add a request that failed."""
         self.requests.append({"time": datetime.now(UTC), "request_id": request_id, "reason": reason})
 
 
@@ -93,11 +93,11 @@ class Record:
         self, args: Namespace, run_id: str, invocation: Invocation, warn: Callable[[Warned], None]
     ) -> None:
         self.request: Request | None = None
-        """Set once it is known."""
+        """Set once known."""
         self.settings: LogSettings | None = None
-        """Known once it is open."""
+        """Set once the record is open."""
         self.logger = logging.Logger("riva_stream")  # noqa: LOG001 - the run's own: nothing global
-        """Takes what the run has to say, for its files."""
+        """Takes the messages of the run, for its files."""
         self._args = args
         self._run_id = run_id
         self._invocation = invocation
@@ -108,7 +108,7 @@ class Record:
         self._refused = ""
         """Why nothing can be written to the state directory."""
         self._said = False
-        """Whether that is what the run ends with: once is enough, for all the files that are missing then."""
+        """Whether the run ends with that error: once is enough, for all the files that are then missing."""
         self._outlets: list[tuple[Outlet, LogFile]] = []
         self._log: LogFile | None = None
         self._recent = _Recent()
@@ -122,7 +122,7 @@ class Record:
 
     @property
     def _command(self) -> str:
-        """Redacted anew each time: the secrets of a ``.env`` are known only once it is read."""
+        """Redacted anew each time: the secrets of a ``.env`` are known only once it has been read."""
         return redact(self._invocation.again())
 
     @property
@@ -132,11 +132,11 @@ class Record:
 
     @property
     def bundle(self) -> Path:
-        """Where the diagnostics of a failure are."""
+        """Path of the diagnostics of a failure."""
         return _absolute(self.folder / BUNDLE)
 
     def open(self, file: EnvFile) -> LogSettings:
-        """Begin to write, now that it is known where and how."""
+        """Start writing, now that it is known where and how."""
         self._in_file = file.values
         self._state = state_dir_of(self._args, file.values)
         settings = self.settings = log_settings(self._args, file)
@@ -159,7 +159,7 @@ class Record:
         return settings
 
     def begin(self) -> None:
-        """Take back the state of older runs: this one is about to change what they told of.
+        """Retract the state of older runs: this one is about to change what they described.
 
         Raises:
             ConfigurationError: the state directory cannot be written.
@@ -180,16 +180,16 @@ class Record:
             watch: a signal stops the upload of the log.
 
         Returns:
-            The outcome, with the names of what a failure left, or with the warnings that came too late for it.
+            The outcome, with the names of the files of a failure, or with late warnings.
         """
-        settings = self.settings or self.open(EnvFile())  # where it failed before anything was known
+        settings = self.settings or self.open(EnvFile())  # if it failed before anything was known
         outcome = self._tell(outcome, traced=settings.level == "debug")
         dry = self._is_dry()
         if not dry:
             self._try("what old runs have left was not all removed", self._remove_old, settings)
         for outlet, file in self._outlets:
             if outlet.end(failed=isinstance(outcome, Failure)):
-                file.close()  # or else its thread is still writing: the process will close it
+                file.close()  # otherwise its thread is still writing: the process will close it
         if isinstance(outcome, Failure) and (
             self._refused
             or not self._try("the diagnostics cannot be written", self._bundle, outcome, settings.redactor)
@@ -206,7 +206,7 @@ class Record:
         return outcome
 
     def _tell(self, outcome: R | Failure, *, traced: bool) -> R | Failure:
-        """Put into the log what the run came to; the outcome with the names of what it left."""
+        """Log the outcome of the run; return it with the names of its files."""
         if self._refused and not self._said:
             self._failed(
                 f"this run leaves no state{' and no log' if self._log is None else ''}", self._refused
@@ -220,7 +220,7 @@ class Record:
         return outcome
 
     def _attach(self, file: LogFile, level: int) -> bool:
-        """Whether the file is there; it gets what came before it, too."""
+        """Start writing to a file, earlier records included; return whether that worked."""
         if not file.open():
             return False
         outlet = Outlet(file, slow="the disk was slow")
@@ -233,7 +233,7 @@ class Record:
         return True
 
     def _try(self, what: str, act: Callable[P, None], *args: P.args, **more: P.kwargs) -> bool:
-        """Whether it went well; if not, that is a warning, and must not hide what the run came to."""
+        """Call ``act`` and return whether it worked; if not, only warn, so as not to hide the outcome of the run."""
         try:
             act(*args, **more)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run itself has ended already
@@ -242,10 +242,10 @@ class Record:
         return True
 
     def _upload(self, target: LogPlace, outcome: BaseModel | Failure, watch: SignalWatch) -> None:
-        """Put the log, and the diagnostics if there are any, below a place in S3, and never beside what was staged.
+        """Upload the log, and the diagnostics if there are any, to a place in S3, but never into the staging.
 
         Raises:
-            RivaStreamError, OSError: it could not be done.
+            RivaStreamError, OSError: it failed.
         """
         files = [self.log_file, self.bundle if isinstance(outcome, Failure) else None]
         found = [path for path in files if path is not None and path.is_file()]
@@ -265,20 +265,20 @@ class Record:
         work = partial(deliver, store, target.bucket, uploads, run_id=self._run_id, seconds=15.0)
         try:
             run(work, watch=watch, on_signal=lambda _: None)
-        except Interrupted as error:  # now, or the run before; then its own reason counts
+        except Interrupted as error:  # now, or already the run; then its own reason counts
             raise InterruptedError(str(error.__cause__ or "it was interrupted")) from error
 
     def _remove_old(self, settings: LogSettings) -> None:
         keep = settings.keep_runs
         if keep is None:
             return
-        state = handover.read(self._state)  # the next step may be about to read what these point at
+        state = handover.read(self._state)  # the next step may be about to read their files
         spared = {self._run_id, state.status.get("run_id", ""), str(state.record.get("run_id", ""))}
         if removed := remove_old_runs(self._state, settings.folder, keep=keep, spared=spared):
             observe(self.logger, f"removed what {removed} old runs have left: --keep-runs is {keep}\n")
 
     def _is_dry(self) -> bool:
-        """A dry run changed nothing, so the state of the last real one stays true."""
+        """Whether this is a dry run, which changes nothing, so the state of the last real run stays valid."""
         in_words = Places(EnvFile(values=self._in_file)).text("DRY_RUN")
         asked = bool(self._args.dry_run) or as_switch(in_words) is True
         return asked if self.request is None else self.request.dry_run
@@ -329,16 +329,16 @@ class Record:
 
 
 def _staged(outcome: BaseModel | Failure) -> StageReport | None:
-    """What the next step goes on with, of a run that has succeeded: of several places the first."""
+    """What the next step continues with, after a successful run: of several places the first."""
     if isinstance(outcome, PromoteReport):
         return None if outcome.exit_code else outcome.places[0].report
     return outcome if isinstance(outcome, StageReport) and not outcome.exit_code else None
 
 
 def _refusal(folder: Path) -> str:
-    """Why nothing can be written to a folder, which is made if need be; "" where it can.
+    """Why nothing can be written to a folder, which is created if necessary; "" where it can.
 
-    One that the settings are about to refuse for its name is not made.
+    A folder whose name the settings are about to reject is not created.
     """
     if not is_text(folder):
         return f"{folder} is not UTF-8"
@@ -350,21 +350,21 @@ def _refusal(folder: Path) -> str:
 
 
 def _absolute(path: Path) -> Path:
-    """For a message, and for whoever works in another folder; in a folder that was deleted nothing is absolute."""
+    """An absolute path, for messages and other working directories; relative if the current directory was deleted."""
     with contextlib.suppress(OSError):
         return path.absolute()
     return path
 
 
 def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]:
-    """What the next step reads, by the names of :data:`~riva_stream.handover.VALUES`.
+    """The values for the next step, by the names of :data:`~riva_stream.handover.VALUES`.
 
     Args:
-        report: of a run that has succeeded.
+        report: of a successful run.
         state: the state directory.
         folder: the run's own folder in it, with the copies of the documents.
     """
-    # Without its slash: scripts write "$(cat state/s3_staging_uri)/artifact.json", and to S3 "//" is another key.
+    # Without its slash: scripts write "$(cat state/s3_staging_uri)/artifact.json", and in S3 "//" is another key.
     values = {"s3_staging_uri": report.destination.rstrip("/")}
     deployment, artifact = report.deployment, report.artifact
     if deployment is not None:
@@ -393,7 +393,7 @@ def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]
 
 
 def _artifact_of(report: StageReport, folder: Path) -> bytes | None:
-    """``artifact.json`` byte for byte as it is in the bucket, where there is a copy; else as it was read."""
+    """``artifact.json`` byte for byte as in the bucket, where there is a copy; otherwise as it was parsed."""
     try:
         return read_regular(folder / ARTIFACT_JSON, _LARGEST)
     except OSError:

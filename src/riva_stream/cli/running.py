@@ -1,4 +1,4 @@
-"""How a command that has a result is run. What is heavy is loaded only then: ``--help`` has to be instant."""
+"""How a command with a result is run. Heavy imports happen only then: ``--help`` has to be instant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From parsed arguments to the exit code, whatever the command: signals, the screen, errors, the result."""
+"""From parsed arguments to the exit code, for any command: signals, the screen, errors, the result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _M_ARENA_MAX = -8  # malloc.h of glibc
 
 
 class Session:
-    """What a command's work is given: the screen, the signals, the run's id, and its record if it keeps one."""
+    """What a command's work gets: the screen, the signals, the run's id, and its record if it keeps one."""
 
     def __init__(self, args: Namespace, invocation: Invocation, watch: SignalWatch, run_id: str) -> None:
         self.args = args
@@ -51,7 +51,7 @@ class Session:
         self.screen = Outlet(Printer(choose_renderer(args, run_id)))
         self.record: Record | None = None
         self.warnings: list[Warned] = []
-        """What the command line itself warned of."""
+        """Warnings of the command line itself."""
         self._logger = logging.Logger("riva_stream")  # noqa: LOG001 - the run's own: nothing global
         self._logger.addHandler(self.screen)
 
@@ -62,17 +62,17 @@ class Session:
             observe(self.record.logger, event)
 
     def warn(self, warning: Warned, /) -> None:
-        """The same for a warning of the command line's own, which the report shall have too."""
+        """The same for a warning of the command line's own, which is to be in the report too."""
         self.warnings.append(warning)
         self.observe(warning)
 
     def trace(self) -> None:
-        """Show from here on what ``--debug`` shows."""
+        """Show from now on what ``--debug`` shows."""
         self.args.debug = True
         _set_up_logging(debug=True)
 
     def run(self, main: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **more: P.kwargs) -> T:
-        """Run what ``main`` gives for these arguments in an event loop, until it ends or a signal comes."""
+        """Run ``main`` with these arguments in an event loop, until it ends or a signal arrives."""
 
         def tell(number: int) -> None:
             self.observe(
@@ -92,9 +92,9 @@ class Session:
         """The endpoint and the credentials, which this process has from here on.
 
         Args:
-            fallback: what is taken where neither a flag nor a variable says anything.
-            env_file: the file of settings, where it was read already: a pipe can be read just once.
-            switches: of the settings of ``stage``, those that count here as well.
+            fallback: used where neither a flag nor a variable has a value.
+            env_file: the file of settings, if it was read already: a pipe can be read only once.
+            switches: those settings of ``stage`` that apply here as well.
         """
         found = load_endpoint(
             vars(self.args), env_file=env_file or self.args.env_file, fallback=fallback, switches=switches
@@ -105,10 +105,10 @@ class Session:
     def take(
         self, environment: Mapping[str, str], profile: str | None, warnings: Iterable[Warned] = ()
     ) -> None:
-        """Put what ``.env`` holds for the AWS libraries where they look for it, this process being ours; tell what is odd.
+        """Set the AWS variables of ``.env`` in this process, where the AWS libraries look; report what is odd.
 
-        What the environment holds already stays. AWS_PROFILE ends up as what was found for it, and only that: one that
-        was outranked or overridden would still be picked up.
+        Existing variables stay. AWS_PROFILE ends up as the value that was found for it, and only that: one that was
+        outranked or overridden would still be picked up.
         """
         for warning in warnings:
             self.warn(warning)
@@ -120,7 +120,7 @@ class Session:
             os.environ["AWS_PROFILE"] = profile
 
     def begin_record(self) -> tuple[Record, EnvFile]:
-        """Begin the log and the events of a run that is recorded; gives its record and the file of settings."""
+        """Start the log and the events of a recorded run; return its record and the file of settings."""
         args, record = self.args, self.record
         assert record is not None  # noqa: S101 - such a command keeps one
         file = read_env_file(args.env_file)
@@ -140,27 +140,27 @@ def execute(
     recorded: bool = False,
     run_id: str | None = None,
 ) -> int:
-    """Do ``work``, show its result, and give the exit code.
+    """Do ``work``, show its result, and return the exit code.
 
     Args:
         args: with the flags of ``options.add_reading``, or of ``options.add_stage``.
         invocation: how the program was called.
         work: the command's own part.
-        text: the result for a person.
+        text: the result for people.
         exit_code: of a result that may be bad news; None: that of the report, where it has one.
         recorded: whether the run leaves a log, and state for the next step (with the flags of ``options.add_stage``).
-        run_id: None: that of ``--run-id``, else a new one.
+        run_id: None: that of ``--run-id``, otherwise a new one.
     """
     _keep_to_one_arena()
     if run_id is None:
         from riva_stream.state import new_run_id  # noqa: PLC0415 - not for a command that is no run
 
-        # It names files: an id that may not be is refused with the settings, not made a path of.
+        # It is used in file names: an invalid id is rejected with the settings, and never used in a path.
         run_id = args.run_id if args.run_id and (is_run_id(args.run_id) or not recorded) else new_run_id()
     with SignalWatch(show_cursor) as watch:
         session = Session(args, invocation, watch, run_id)
         outcome = _outcome(session, work, recorded=recorded)
-    # Writing may take as long as the reader likes; a signal ends the process again as it does anywhere.
+    # Writing may take as long as the reader likes; signals end the process again in the usual way.
     if isinstance(outcome, Failure):
         if not args.json:
             return outcome.exit_code
@@ -192,7 +192,7 @@ def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) 
         except Exception as error:  # noqa: BLE001 - the edge: nothing goes further
             outcome = failure_of(error, session.invocation)
         if session.record is not None:
-            # What is done is done: a signal that comes now has nothing left to cancel.
+            # The work is done: a signal that arrives now has nothing left to cancel.
             with session.watch.calling(lambda _: None):
                 outcome = session.record.settle(outcome, session.watch)
         if isinstance(outcome, Failure):
@@ -206,7 +206,7 @@ def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) 
 
 
 def _forget_empty_variables(session: Session) -> None:
-    """An empty AWS variable means nothing to a person, but to the AWS libraries it is a profile without a name."""
+    """Remove empty AWS variables, which people use for "not set": the AWS libraries see a profile without a name."""
     empty = sorted(
         name for name, value in os.environ.items() if name.startswith("AWS_") and not value.strip()
     )
@@ -217,9 +217,9 @@ def _forget_empty_variables(session: Session) -> None:
 
 
 def _refuse_bytes(args: Namespace) -> None:
-    """Words that are not UTF-8, of which no request and no document could be made. Paths may be any bytes.
+    """Reject words that are not UTF-8, which no request and no document could hold. Paths may be any bytes.
 
-    The settings of a request are looked at with the rest of them.
+    The settings of a request are checked with the rest of them.
 
     Raises:
         ConfigurationError: there are some.
@@ -237,9 +237,9 @@ def _refuse_bytes(args: Namespace) -> None:
 
 
 def _set_up_logging(*, debug: bool) -> None:
-    """Keep the libraries' logs to themselves; with ``--debug`` show their warnings.
+    """Suppress the libraries' logs; with ``--debug`` show their warnings.
 
-    Never less than warnings: at lower levels botocore writes requests with their credentials.
+    Never show anything below warnings: at lower levels botocore writes requests with their credentials.
     """
     handler = logging.StreamHandler(sys.stderr) if debug else logging.NullHandler()
     handler.setLevel(logging.WARNING)
@@ -247,12 +247,12 @@ def _set_up_logging(*, debug: bool) -> None:
 
 
 def _keep_to_one_arena() -> None:
-    """Keep the C allocator to one arena; must come before the first thread starts.
+    """Limit the C allocator to one arena; must come before the first thread starts.
 
-    glibc gives threads arenas of their own. A block that one thread has freed is then out of reach for the others, and
-    the parts of an archive pass through many threads: the process grew by half of its buffers. One arena costs nothing
-    that could be measured (docs/memory.md). It is the whole process's matter, so the command line does it and the
-    library does not. Other C libraries do not have it and are left alone.
+    glibc gives threads their own arenas. Memory freed by one thread is then not available to the others, and the parts
+    of an archive pass through many threads: the process grew by half of its buffers. One arena has no measurable cost
+    (docs/memory.md). It affects the whole process, so the command line does it and the library does not. Other C
+    libraries do not have it and are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

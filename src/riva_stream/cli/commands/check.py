@@ -125,7 +125,7 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
     tried = [record for record in report.records if record.code != NOT_TRIED]
     width = max(len(record.component) for record in report.records)
     yield from (line for record in tried for line in _record_lines(record, width, invocation))
-    # One line for all that one failure hides.
+    # One line for all checks that one failure has prevented.
     skipped = [record for record in report.records if record.code == NOT_TRIED]
     for message in dict.fromkeys(record.message for record in skipped):
         names = ", ".join(record.component for record in skipped if record.message == message)

@@ -35,7 +35,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
-    """Print it."""
+    """Print the script."""
     import shtab
 
     program, *commands = invocation.parsers

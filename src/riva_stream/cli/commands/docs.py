@@ -1,4 +1,4 @@
-"""``docs``: the manual, which is the README and the pages of ``docs/``; the package ships them."""
+"""``docs``: the manual, that is the README and the pages of ``docs/``, which the package includes."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def pages() -> dict[str, Path]:
-    """Every page by its topic, the README first; none where they were not installed."""
+    """Every page by its topic, the README first; empty where they were not installed."""
     package = Path(riva_stream.__file__).parent
     shipped, checkout = package / "manual", package.parent.parent
-    # Else it is a checkout, or an editable install, which is one.
+    # Otherwise it is a checkout, or an editable install, which is one.
     root, pages_of = (shipped, "*.md") if shipped.is_dir() else (checkout, "docs/*.md")
     places = [root / "README.md", *sorted(root.glob(pages_of))]
     return {_topic(path): path for path in places if path.is_file()}
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
-    """Show it."""
+    """Show a page, or the list of topics."""
     texts = {topic: path.read_text(encoding="utf-8") for topic, path in pages().items()}
     if args.topic is None and texts:
         titles = {topic: text.partition("\n")[0].lstrip("# ") for topic, text in texts.items()}
@@ -73,7 +73,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 
 def _show(text: str) -> int:
-    """Print a page: through a pager on a terminal, without colours to anything else."""
+    """Print a page: through a pager on a terminal, otherwise without colours."""
     import pydoc
 
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -81,7 +81,7 @@ def _show(text: str) -> int:
     from rich.table import Table
 
     class Folding(TableElement):
-        """A table whose cells break a word that is too long, where rich would cut it off."""
+        """A table whose cells wrap a word that is too long, where rich would truncate it."""
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for table in super().__rich_console__(console, options):
@@ -97,7 +97,7 @@ def _show(text: str) -> int:
         console.print(Page(text, hyperlinks=False), width=min(console.width, 100))
     if not console.is_terminal:
         return print_result(page.get(), closed_is_fine=True)
-    os.environ.setdefault("LESS", "FRX")  # colours as they are, and no waiting at the end of a short page
+    os.environ.setdefault("LESS", "FRX")  # raw colours, and no prompt at the end of a short page
     pydoc.pager(page.get())
     return 0
 

@@ -45,7 +45,7 @@ _OF_THE_ARTIFACT = {
 }
 _NEEDED = ("s3_staging_uri", "upload_timestamp", "source_model_s3_uri", "source_model_size")
 _INTERRUPTED = {128 + number for number in (1, 2, 10, 12, 15, 24)}
-"""By SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM, SIGXCPU."""
+"""Exit codes after SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM, SIGXCPU."""
 _MISSING, _INCONSISTENT, _AGAIN, _UNREADABLE = 66, 65, 75, 78
 _Problem = tuple[str, str, str, int]
 """Why there is no staging for the next step: code, message, hint, exit code."""
@@ -70,7 +70,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
-    """Print it."""
+    """Print the variables, or the document."""
     from riva_stream.handover import read
 
     try:
@@ -151,7 +151,7 @@ def _refuse(args: Namespace, problem: _Problem, run_id: object = None) -> int:
 
 
 def _values(handover: Handover) -> dict[str, str]:
-    """The values, with the local copies where they lie now: a state directory may be mounted elsewhere."""
+    """The values, with local copies at their current place: a state directory may be mounted elsewhere."""
     from riva_stream.handover import LAST_ARTIFACT, VALUES
 
     values = {name: handover.values.get(name, "") for name in VALUES}
@@ -165,7 +165,7 @@ def _values(handover: Handover) -> dict[str, str]:
 
 
 def _described(handover: Handover) -> Mapping[str, Any]:
-    """``artifact.json``; of a bintarball reference, which has none, ``deployment.json`` with its mode in that place."""
+    """``artifact.json``; for a bintarball reference, which has none, ``deployment.json`` with its mode added."""
     deployment = _part(handover.report, "deployment")
     if handover.artifact or not deployment:
         return handover.artifact
@@ -174,7 +174,7 @@ def _described(handover: Handover) -> Mapping[str, Any]:
 
 
 def _part(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A table in a document, of which nobody has looked at the shape."""
+    """A table in a document whose structure has not been validated."""
     found = document.get(name)
     return found if isinstance(found, dict) else {}
 

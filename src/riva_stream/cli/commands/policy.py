@@ -1,4 +1,4 @@
-"""``policy``: the least IAM policy. No event loop, no AWS libraries."""
+"""``policy``: the minimal IAM policy. No event loop, no AWS libraries."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _ANY_REGION = "us-east-1"
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
-    """Print it."""
+    """Print the policy, or the table."""
     from riva_stream.cli.logs import log_settings
     from riva_stream.cli.session import execute
     from riva_stream.preflight.policy import policy_of
@@ -100,7 +100,7 @@ def _request(args: Namespace, file: EnvFile) -> StageRequest:
     """The settings, as far as the scope needs them.
 
     Raises:
-        SettingsError: one that it needs is missing or malformed.
+        SettingsError: a setting that it needs is missing or malformed.
     """
     from riva_stream.cli.settings.load import load
     from riva_stream.cli.settings.problems import SettingsError
@@ -120,7 +120,7 @@ def _request(args: Namespace, file: EnvFile) -> StageRequest:
 
 
 def _table(request: StageRequest, extras: tuple[str, ...], *, log: bool) -> str:
-    """Which request needs which right, for a person."""
+    """Which request needs which right, for people."""
     from riva_stream.preflight.policy import uses_of
 
     rows = ((name, place, right) for name, right, place in uses_of(request, extras, log=log))

@@ -1,4 +1,4 @@
-"""``promote``: a committed staging becomes another one."""
+"""``promote``: copy a committed staging to other places."""
 
 from __future__ import annotations
 
@@ -72,21 +72,21 @@ def _promote(session: Session) -> PromoteReport:
         )
     values |= {"source": f"s3://{bucket}/{prefix}", "to": tuple(dict.fromkeys(places))}
     if args.to and (told := malformed(PromoteRequest, {"to": tuple(args.to)}).get("to")):
-        wrong["to"] = told  # as they were given: the staging's own place is not counted
-    origins = {name: Origin("", "") for name in wrong}  # ENV and its like say nothing of this place
+        wrong["to"] = told  # numbered as given: without the staging's own place
+    origins = {name: Origin("", "") for name in wrong}  # ENV and the like do not apply to this place
     record.request = request = check(values, origins, wrong, kind=PromoteRequest)
     if not request.dry_run:
         record.begin()
 
-    from riva_stream.pipeline import promote  # the AWS libraries are for a request that is right
+    from riva_stream.pipeline import promote  # the AWS libraries are loaded only for a valid request
 
     return session.run(promote, request, observer=session.observe)
 
 
 def _place(args: Namespace, bucket: str, prefix: str) -> tuple[list[str], dict[str, Wrong]]:
-    """The staging's own place with what the flags replace of it, none where they replace nothing; and what is wrong with these.
+    """The staging's own place with the parts that flags replace, if any; and what is wrong with these.
 
-    An example stands in for what is wrong: it is told once, under its flag, or with the staging that it is of.
+    A wrong part is replaced by an example: it is reported once, under its flag, or with the staging that it belongs to.
     """
     from riva_stream.cli.settings.model import Settings
     from riva_stream.cli.settings.problems import malformed
@@ -113,7 +113,7 @@ _OUTCOMES = {
 
 
 def summary_text(report: PromoteReport, _: object = None) -> str:
-    """What each place came to."""
+    """The result at each place."""
     places = [line for place in report.places for line in section(place.destination, _place_lines(place))]
     return text_of([f"From {report.source}", *places, "", f"Took {report.seconds:.1f} s"])
 
@@ -146,7 +146,7 @@ def _done(report: StageReport) -> list[str]:
 
 
 def _moved(source_copy: str, proven: str) -> str:
-    """How the objects came, or would come, to the place: not all of them the same way, perhaps."""
+    """How the objects came, or would come, to the place: possibly in more than one way."""
     ways = source_copy.split("+")
     proofs = [way for way in ways if way != "sent"]
     sent = ["read, hashed and sent"] if "sent" in ways else []

@@ -1,4 +1,4 @@
-"""``retention``: the merged lifecycle rules to standard output, what they change and apply to beside it."""
+"""``retention``: the merged lifecycle rules on standard output; what they change and apply to on standard error."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> s
 
 
 def _put(report: RetentionReport, args: Namespace) -> str:
-    """The command that puts the document; S3 takes none without a rule."""
+    """The command that puts the document; S3 accepts none without a rule, so then it deletes all rules."""
     words = ["aws", "s3api", "delete-bucket-lifecycle", "--bucket", report.bucket]
     if report.document["Rules"]:
         words[2] = "put-bucket-lifecycle-configuration"

@@ -47,7 +47,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, invocation: Invocation) -> int:  # noqa: ARG001 - the same for every command
-    """Print it."""
+    """Print the schema."""
     from riva_stream.inspection import reports
     from riva_stream.report import SCHEMAS, json_schema
 

@@ -1,4 +1,4 @@
-"""``stage``: the main job, and its report as a person reads it."""
+"""``stage``: the main job, and its report for people."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _OUTCOMES = {
     "planned": "Dry run, nothing was written",
 }
 _STAGED = {"already_staged", "deployment_added"}
-"""Outcomes in which the artifact is that of an earlier run."""
+"""Outcomes whose artifact is that of an earlier run."""
 
 
 def _stage(session: Session) -> StageReport:
@@ -75,7 +75,7 @@ def _stage(session: Session) -> StageReport:
     if not loaded.request.dry_run:
         record.begin()
 
-    from riva_stream.pipeline import stage  # the AWS libraries are for a request that is right
+    from riva_stream.pipeline import stage  # the AWS libraries are loaded only for a valid request
 
     with granting(loaded.request):
         report = session.run(stage, loaded.request, observer=session.observe)
@@ -88,11 +88,11 @@ def _text(report: StageReport, session: Session) -> str:
 
 
 def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True) -> str:
-    """The outcome, what lies where, what was checked, how quick it was, and the next step.
+    """The outcome, what is where, what was checked, how fast it was, and the next step.
 
     Args:
         report: the result.
-        debug: the seconds of each lane and the CPU time too.
+        debug: include the seconds of each lane and the CPU time.
         fancy: draw the tree with box characters.
     """
     lines = [f"{_OUTCOMES[report.outcome]} ({MODES[report.mode]})"]

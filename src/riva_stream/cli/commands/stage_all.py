@@ -87,12 +87,12 @@ def _count(text: str) -> int:
 
 
 _LEVELS = 6
-"""Slashes of ``s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/``; an entry whose archives could not be listed has fewer."""
+"""Slashes in ``s3://BUCKET/ENV/MODEL_NAME/MODEL_VERSION/``; an entry whose archives could not be listed has fewer."""
 _NO_REGION = "none"
 
 
 def run(args: Namespace, invocation: Invocation) -> int:
-    """Stage it all and show what it came to."""
+    """Stage everything and show the result."""
     from riva_stream.cli.session import execute
 
     as_json = args.json
@@ -130,12 +130,12 @@ def _stage_all(session: Session) -> CatalogueReport:
             fail_fast=args.fail_fast,
             fallback=fallback,
         )
-    args.json = False  # each entry had its line; only a failure of the whole is still a document
+    args.json = False  # each entry has had its line; only a failure of the whole is still a document
     return report
 
 
 def _fallback(session: Session, loaded: LoadedCatalogue) -> dict[str, Any]:
-    """How to reach the stores, where the catalogue says nothing; credentials are this process's from here on."""
+    """How to reach the stores, where the catalogue does not say; this process has the credentials from here on."""
     from riva_stream.catalogue.plan import prepare
     from riva_stream.config import Stores
 

@@ -1,7 +1,7 @@
-"""The file of settings: which one it is, and what stands in it.
+"""The file of settings: which one it is, and its content.
 
-``--env-file`` names it, else RIVA_ENV_FILE; else it is ``.env`` in :func:`root`, where there is one. It may be a pipe,
-named or of a process substitution: some keep their secrets so.
+``--env-file`` names it, or else RIVA_ENV_FILE; otherwise it is ``.env`` in :func:`root`, where there is one. It may be
+a pipe, named or from a process substitution: some users keep secrets that way.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ENV_FILE", "ROOT", "EnvFile", "read_env_file", "root"]
 
-# These two say which file it is: they are read before there are settings, and from the environment alone.
+# These two say which file it is: they are read before there are settings, and only from the environment.
 ENV_FILE = "RIVA_ENV_FILE"
 ROOT = "RIVA_STREAM_ROOT"
 
 _PIPE_SECONDS = 30.0
-"""That a named pipe may be without anybody who writes into it. One who does may take any time: he may be typing."""
+"""Seconds that a named pipe may be without a writer. A writer may take any time: a person may be typing."""
 _MOST = 1 << 20
-"""Bytes. Far more than settings have; ``/dev/zero`` has no end."""
+"""Maximum bytes: far more than settings need; ``/dev/zero`` has no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +39,30 @@ class EnvFile:
 
     path: Path | None = None
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Empty ones are left out: they count as not set."""
+    """Without empty ones, which count as not set."""
     warnings: tuple[Warned, ...] = ()
 
 
 def root() -> Path:
-    """Where ``.env`` and ``state/`` are: here, or in the folder that RIVA_STREAM_ROOT names.
+    """The folder of ``.env`` and ``state/``: the current one, or the one that RIVA_STREAM_ROOT names.
 
-    The scripts of a repository name its root there, so that they work from anywhere.
+    The scripts of a repository set it to the repository's root, so that they work from anywhere.
     """
     return Path(os.environ.get(ROOT, ""))
 
 
 def read_env_file(wanted: Path | None) -> EnvFile:
-    """Read ``wanted``, or the file that is meant when that is None; its secrets are redacted from then on.
+    """Read ``wanted``, or the default file if that is None; its secrets are redacted from then on.
 
     Raises:
-        ConfigurationError: a file that was named cannot be read.
+        ConfigurationError: a named file cannot be read.
     """
     named = wanted or os.environ.get(ENV_FILE, "").strip()
     path = (Path(named) if named else root() / ".env").expanduser()
     if not named and not os.path.lexists(path):
         return EnvFile()
     if not named and path.is_dir():
-        # Often a virtual environment. Nobody has asked for it, so that it stops no run.
+        # Often a virtual environment. Nobody named it, so it does not stop the run.
         return EnvFile(
             warnings=(
                 Warned(
@@ -75,7 +75,7 @@ def read_env_file(wanted: Path | None) -> EnvFile:
     from dotenv.parser import parse_stream  # noqa: PLC0415
 
     try:
-        # Once: --env-file <(decrypt .env.gpg) is a pipe.
+        # Only once: --env-file <(decrypt .env.gpg) is a pipe.
         text = _text_of(read_given(path, _MOST, patience=_PIPE_SECONDS))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text, or holds a NUL"
@@ -88,7 +88,7 @@ def read_env_file(wanted: Path | None) -> EnvFile:
     bad = [str(line.original.line) for line in lines if _is_odd(line)]
     named_lines = f"line {', '.join(bad)} is" if len(bad) == 1 else f"lines {', '.join(bad)} are"
     told = Warned(code="env-file-line", message=f"{path}: {named_lines} not NAME=value and ignored")
-    # Without those of bare names, as in "A=1; export A": they would take the value away again.
+    # Without bare names, as in "A=1; export A": they would unset the value again.
     setting = "".join(line.original.string for line in lines if line.value is not None)
     values = {k: v for k, v in dotenv_values(stream=io.StringIO(setting)).items() if v}
     remember(values)
@@ -96,16 +96,16 @@ def read_env_file(wanted: Path | None) -> EnvFile:
 
 
 def _is_odd(item: Binding) -> bool:
-    """Whether it sets nothing, though it looks as if it should; ``export NAME`` is right for a shell."""
+    """Whether it sets nothing, though it looks as if it should; ``export NAME`` is fine for a shell."""
     bare = item.key is not None and item.value is None
     return item.error or (bare and not item.original.string.lstrip().startswith("export"))
 
 
 def _text_of(data: bytes) -> str:
-    """The text of a file.
+    """Decode a file.
 
     Raises:
-        ValueError: it is no UTF-8, or has a NUL, which no variable can hold.
+        ValueError: it is not UTF-8, or holds a NUL, which no variable can.
     """
     text = data.decode("utf-8-sig")
     if "\0" in text:

@@ -1,8 +1,8 @@
 """From flags, the environment and ``.env`` to a request, or to the endpoint of a command that stages nothing.
 
-:func:`load` gives a :class:`~riva_stream.config.StageRequest`, or one error that lists everything that is missing or
-malformed. It reads; it changes nothing. Credentials that a ``.env`` holds are handed back in :attr:`Loaded.environment`,
-for the command line to put into its own process, where the AWS libraries look for them.
+:func:`load` returns a :class:`~riva_stream.config.StageRequest`, or raises one error that lists everything that is
+missing or malformed. It changes nothing. Credentials in a ``.env`` are returned in :attr:`Loaded.environment`, for the
+command line to set in its own process, where the AWS libraries look for them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ M = TypeVar("M", bound=BaseModel)
 _USUAL_ENVIRONMENTS = ("prod", "staging", "dev")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _MODES = ("bintarball_reference", "reference_only")
-"""Of both in the same place the first counts: it moves and writes the least."""
+"""If both are set in the same place, the first wins: it moves and writes the least."""
 _LEVELS = ("env", "model_name", "model_version")
 _ARCHIVE = re.compile(r"(\.tar\.gz|\.tgz|\.tar\.zst|\.tar|\.riva)$", re.IGNORECASE)
 _VERSION = re.compile(r"_(v\d+(?:\.\d+)*)(?![A-Za-z0-9.])")
@@ -57,23 +57,23 @@ class Loaded:
     environment: Mapping[str, str] = field(repr=False)
     """AWS variables of the ``.env`` (credentials among them) that the process environment lacks."""
     trace: bool = False
-    """TRACE asks for what ``--debug`` shows."""
+    """TRACE requests what ``--debug`` shows."""
 
 
 class Endpoint(Stores):
-    """How to get at a store, for commands that stage nothing."""
+    """How to reach a store, for commands that stage nothing."""
 
     environment: Mapping[str, str] = Field(default_factory=dict, repr=False)
     bucket: str | None = None
-    """That of stagings."""
+    """The bucket of stagings."""
     prefix: str | None = None
-    """Of the staging that the settings name, with its closing slash; None when they name none."""
+    """Prefix of the staging that the settings name, with its closing slash; None when they name none."""
     dry_run: bool | None = None
-    """Where it was asked for as a switch; None: nothing says."""
+    """The value of the switch, where it counts; None: not set."""
     warnings: tuple[Warned, ...] = ()
 
     def store(self) -> StoreSettings:
-        """The store there."""
+        """The settings of this store."""
         from riva_stream.s3 import StoreSettings, WriteOptions  # noqa: PLC0415 - the AWS libraries come with it
 
         return StoreSettings(
@@ -89,7 +89,7 @@ class Endpoint(Stores):
         """Bucket and prefix, with its closing slash, of one staging; by default the one that the settings of stage name.
 
         Raises:
-            ConfigurationError: it names no staging.
+            ConfigurationError: no staging is named.
         """
         example = "s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/"
         if text is None:
@@ -101,7 +101,7 @@ class Endpoint(Stores):
             )
         bucket, prefix = split_prefix(text, example)
         last = prefix.rstrip("/").rpartition("/")[2]
-        if last in DOCUMENTS:  # somebody pasted the key of one of its files
+        if last in DOCUMENTS:  # the key of one of its documents was given
             prefix = prefix.removesuffix(f"{last}/")
         if not prefix:
             raise ConfigurationError(
@@ -112,11 +112,11 @@ class Endpoint(Stores):
 
 
 def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None) -> Loaded:
-    """Make a request from ``flags`` over the process environment over ``env_file``.
+    """Build a request from ``flags``, then the process environment, then ``env_file``, in this order of precedence.
 
     Args:
-        flags: fields of :class:`~riva_stream.config.StageRequest`, and ``mode``, which outranks all that variables
-            say of the mode; None and empty strings count as not given.
+        flags: fields of :class:`~riva_stream.config.StageRequest`, and ``mode``, which overrides all variables
+            about the mode; None and empty strings count as not given.
         env_file: a ``.env`` that must exist, or one that was read already; None: see
             :mod:`~riva_stream.cli.settings.env_file`.
 
@@ -147,10 +147,10 @@ def load_endpoint(
     """The endpoint and the credentials, from the same places and in the same order as :func:`load`.
 
     Args:
-        flags: as there; what is not asked for here is passed over.
+        flags: as there; those not needed here are ignored.
         env_file: as there.
-        fallback: values of fields for which no source has one.
-        switches: fields of :class:`Endpoint` that count as well, and must be yes or no.
+        fallback: values of fields that no source sets.
+        switches: fields of :class:`Endpoint` that apply as well, and must be yes or no.
 
     Raises:
         ConfigurationError: the file cannot be read, or settings are malformed, or neither a region nor an endpoint is set
@@ -170,7 +170,7 @@ def load_endpoint(
 
 
 class _Draft:
-    """What is known of each setting, before anything is checked: aliases are resolved, switches read."""
+    """What is known about each setting, before anything is validated: aliases are resolved, switches parsed."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class _Draft:
         self._read_aliases()
 
     def checked(self, kind: type[M], values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> M:
-        """What the settings make.
+        """The model that the settings make.
 
         Raises:
             SettingsError: some are missing or malformed.
@@ -216,11 +216,11 @@ class _Draft:
             raise
 
     def warn(self, code: str, message: str) -> None:
-        """It does not end the run."""
+        """Add a warning, which does not end the run."""
         self.warnings.append(Warned(code=code, message=message))
 
     def switch(self, name: str, value: Value) -> bool:
-        """What the variable of a switch says; a word that is neither yes nor no is noted as wrong."""
+        """The value of a switch's variable; a word that is neither yes nor no is recorded as wrong."""
         self.origins[name] = value.origin
         switch = as_switch(value.text)
         if switch is None:
@@ -228,10 +228,10 @@ class _Draft:
                 "malformed",
                 "is neither true nor false (1/0, true/false, yes/no and on/off are understood)",
             )
-        return bool(switch) != (name == "no_checksum")  # whose variable says the opposite
+        return bool(switch) != (name == "no_checksum")  # whose variable means the opposite
 
     def _read_regions(self) -> None:
-        """Those that only the profiles have. Keys that outrank AWS_PROFILE leave its region, as in the AWS libraries."""
+        """Take regions from profiles. Keys that outrank AWS_PROFILE leave its region, as in the AWS libraries."""
         for name, profile in (("source_region", "source_profile"), ("region", "profile")):
             if name in self.values or (name == "source_region" and profile not in self.values):
                 continue
@@ -241,7 +241,7 @@ class _Draft:
                 self.origins[name] = Origin(Settings.usual(name), f"the AWS configuration, {path}")
 
     def _read_profile(self) -> None:
-        """Keys win over AWS_PROFILE in the AWS libraries, but not over a profile that they are handed, as ours will be."""
+        """Drop an AWS_PROFILE that keys outrank: passed explicitly, as here, it would win in the AWS libraries."""
         profile = self._found.get("profile")
         if profile is None:
             return
@@ -254,7 +254,7 @@ class _Draft:
             )
 
     def _compare_keys(self) -> None:
-        """Key, secret and token are taken from one place, so what only the file has of them is not used."""
+        """Warn of keys in the file that are not used: key, secret and token are taken from one place."""
         here, environment = _key_here(self.places), self.places.environment
         if apart := [
             name for name in _KEYS if here and self.places.file.values.get(name) and not environment.get(name)
@@ -275,7 +275,7 @@ class _Draft:
             self.values.update({name: name == mode for name in _MODES})
 
     def _mode(self) -> str:
-        """The mode that the variables ask for, by the stronger place."""
+        """The mode that the variables set, by precedence of their places."""
         asked = {
             name: self._found[name].origin.place
             for name in _MODES
@@ -291,7 +291,7 @@ class _Draft:
         return "full"
 
     def _read_aliases(self) -> None:
-        """What aliases stand for, beyond another name: docs/configuration.md has the table."""
+        """Resolve aliases that are more than another name: docs/configuration.md has the table."""
         if (alias := self._alias("env")) and alias.text.isdigit():
             self._refuse(
                 "env", "missing", "is not set (ENV_VERSION is all digits: a counter, not an environment)"
@@ -308,7 +308,7 @@ class _Draft:
         return found if found is not None and found.origin.variable in Settings.aliases(name) else None
 
     def _read_path(self, path: Value) -> None:
-        """A RIVA_MODEL_PATH without a bucket is a key in the bucket of the models."""
+        """Resolve a RIVA_MODEL_PATH without a bucket: it is a key in the bucket of the models."""
         if "://" in path.text or path.text.startswith("/"):
             return
         models = self.places.find("RIVA_MODELS_S3_BUCKET")
@@ -324,7 +324,7 @@ class _Draft:
             self.values["source"] = f"s3://{bucket}/{path.text}"
 
     def _read_version(self) -> None:
-        """The version in what RIVA_MODEL_SELECTED or RIVA_MODEL name, which may be a file's name."""
+        """Take the version from RIVA_MODEL_SELECTED or RIVA_MODEL, which may hold a file's name."""
         aliases = Settings.aliases("model_version")
         named = [value for variable in aliases if (value := self.places.find(variable))]
         for value in named:
@@ -339,7 +339,7 @@ class _Draft:
         )
 
     def _refuse(self, name: str, code: ProblemCode, text: str, origin: Origin | None = None) -> None:
-        """What was found is no value of the setting."""
+        """Discard a value that is not valid for the setting."""
         del self.values[name], self.origins[name]
         self.wrong[name] = Wrong(code, text)
         if origin is not None:
@@ -364,21 +364,21 @@ def _environment_of(places: Places) -> dict[str, str]:
 
 
 def _region_of_profile(profile: str | None, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """The region that a profile has, and the file that it is in, as the SDKs read it; None where it has none.
+    """The region of a profile, and the file that has it, as the SDKs read it; None where it has none.
 
-    A region is asked for before the AWS libraries are loaded, and it goes into what is written and into policies.
+    A region is needed before the AWS libraries are loaded, and it is used in documents and policies.
 
     Args:
         profile: its name; None, or one that does not exist: ``default``.
-        environment: where AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE are looked for.
+        environment: where AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE are looked up.
     """
     files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
     found: dict[str, tuple[str, str] | None] = {}
     for variable, usual in files:
         path = Path(os.path.expandvars(environment.get(variable) or usual)).expanduser()
         parser = configparser.RawConfigParser()
-        with suppress(OSError, UnicodeDecodeError, configparser.Error):  # told when the SDK reads it
-            if path.is_file():  # which the SDK asks as well: to open a pipe would wait
+        with suppress(OSError, UnicodeDecodeError, configparser.Error):  # reported when the SDK reads it
+            if path.is_file():  # as the SDK checks too: opening a pipe would block
                 parser.read(path)
         for section in parser.sections():
             name = _profile_of(section, every=variable != files[0][0])
@@ -389,7 +389,7 @@ def _region_of_profile(profile: str | None, environment: Mapping[str, str]) -> t
 
 
 def _profile_of(section: str, *, every: bool) -> str:
-    """The profile that a section is about: in the configuration only ``default`` and ``profile NAME`` are profiles."""
+    """The profile that a section defines: in the configuration file only ``default`` and ``profile NAME`` are ones."""
     if every or section == "default":
         return section
     with suppress(ValueError):

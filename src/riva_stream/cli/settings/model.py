@@ -1,8 +1,8 @@
-"""Every setting of the command line: its variables, their aliases, and what a right value looks like.
+"""Every setting of the command line: its variables, their aliases, and an example of a valid value.
 
-:class:`Settings` is read from the environment and the file, by :mod:`~riva_stream.cli.settings.places` alone. Nothing is refused here: a value that is malformed is told
-with all others, by :mod:`~riva_stream.cli.settings.problems`. A value is never repeated in a message, since it may have been
-pasted into the wrong variable.
+:class:`Settings` is read from the environment and the file through :mod:`~riva_stream.cli.settings.places` alone.
+Nothing is rejected here: :mod:`~riva_stream.cli.settings.problems` reports a malformed value with all others. A value
+is never repeated in a message, since it may have been pasted into the wrong variable.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ __all__ = ["SWITCH", "TRACE", "Settings", "read_settings"]
 
 TRACE = "TRACE"
 SWITCH = "true"
-"""The example of a switch, which has no value on the command line: what can be wrong is what its variable says."""
+"""The example of a switch, which has no value on the command line: only its variable can be wrong."""
 
 
 def _setting(*variables: str, aliases: Iterable[str] = (), example: str = SWITCH) -> Any:
     """One setting.
 
     Args:
-        variables: its own names, the stronger one first; none for a setting that only has a flag.
-        aliases: names under which later versions of the pipeline keep it, asked where none of its own is set.
-        example: what a right value looks like on the command line.
+        variables: its own names, highest precedence first; none for a setting that only has a flag.
+        aliases: names that later versions of the pipeline use for it, read where none of its own is set.
+        example: a valid value, as on the command line.
     """
     own = AliasChoices(*variables) if variables else None
     return Field(
@@ -38,7 +38,7 @@ def _setting(*variables: str, aliases: Iterable[str] = (), example: str = SWITCH
 
 
 class Settings(BaseSettings):
-    """All settings, as they were found: nothing is looked into yet. Fields are those of the request."""
+    """All settings, as they were found: nothing is validated yet. Fields are those of the request."""
 
     model_config = SettingsConfigDict(case_sensitive=True, extra="ignore", populate_by_name=True)
 
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         "RIVA_ASR_MODEL_SHA256", example="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     )
     no_checksum: Any = _setting("CHECKSUM_VALIDATION")
-    """The variable says the opposite: CHECKSUM_VALIDATION=false is --no-checksum."""
+    """The variable means the opposite: CHECKSUM_VALIDATION=false is --no-checksum."""
     allow_missing_end: Any = _setting()
     max_members: Any = _setting(example="100000")
     max_models: Any = _setting(example="1000")
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     tag: Any = _setting()
 
     region: Any = _setting("AWS_REGION", "AWS_DEFAULT_REGION", example="us-east-2")
-    # The narrower name first, as the AWS SDKs have it.
+    # The more specific name first, as in the AWS SDKs.
     endpoint_url: Any = _setting(
         "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", example="https://s3.us-east-2.amazonaws.com"
     )
@@ -132,31 +132,31 @@ class Settings(BaseSettings):
 
     @classmethod
     def variables(cls, name: str) -> tuple[str, ...]:
-        """The setting's own variables, the stronger one first; none for one that only has a flag."""
+        """The setting's own variables, highest precedence first; none for one that only has a flag."""
         own = cls.model_fields[name].validation_alias
         return tuple(map(str, own.choices)) if isinstance(own, AliasChoices) else ()
 
     @classmethod
     def aliases(cls, name: str) -> tuple[str, ...]:
-        """What else it is kept under, in the order in which they are asked."""
+        """Its other names, in the order in which they are read."""
         more = cls.model_fields[name].json_schema_extra
         assert isinstance(more, dict)  # noqa: S101 - _setting() gives each one
         return tuple(map(str, more["aliases"]))  # type: ignore[arg-type]
 
     @classmethod
     def usual(cls, name: str) -> str:
-        """AWS_REGION, AWS_ENDPOINT_URL: of two, the shorter is the usual one. "" for a setting that has none."""
+        """The usual variable, such as AWS_REGION or AWS_ENDPOINT_URL: the shortest. "" for a setting that has none."""
         return min(cls.variables(name), key=len, default="")
 
     @classmethod
     def example(cls, name: str) -> str:
-        """What a right value looks like on the command line; that of a switch is :data:`SWITCH`."""
+        """A valid value, as on the command line; that of a switch is :data:`SWITCH`."""
         info = cls.model_fields.get(name)
         return str(info.examples[0]) if info is not None and info.examples else SWITCH
 
 
 class _Variables(PydanticBaseSettingsSource):
-    """The variables of all places. An alias is asked only where no place has one of the setting's own names."""
+    """The variables of all places. An alias is read only where no place has one of the setting's own names."""
 
     def __init__(self, settings_cls: type[BaseSettings], places: Places) -> None:
         super().__init__(settings_cls)
@@ -173,7 +173,7 @@ class _Variables(PydanticBaseSettingsSource):
 
 
 def read_settings(flags: Mapping[str, Any], places: Places) -> Settings:
-    """What flags and variables say; a flag wins. What a variable says is a :class:`~riva_stream.cli.settings.places.Value`, which tells where it was."""
+    """Read flags and variables; a flag wins. A :class:`~riva_stream.cli.settings.places.Value` has its origin."""
 
     class Read(Settings):
         @classmethod

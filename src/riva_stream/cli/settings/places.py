@@ -1,8 +1,8 @@
 """Where a variable may be set: the environment of the process, then the file of settings.
 
-The one door for every value that the command line takes from a variable: :class:`~riva_stream.cli.settings.model.Settings` asks
-here for the fields of a request, and so do the log, the state directory and what is told before there are settings. At import
-only the standard library is used, for ``next`` has nothing else.
+Every value that the command line takes from a variable comes through here: the fields of a request, by
+:class:`~riva_stream.cli.settings.model.Settings`, as well as the log, the state directory and what is needed before
+there are settings. At import only the standard library is used, since ``next`` has nothing else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def as_switch(text: str) -> bool | None:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value was found: a variable's name, and the place that it is in."""
+    """Where a value was found: a variable's name, and its place."""
 
     variable: str
     place: str
@@ -50,18 +50,18 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Both places; without a file the environment alone."""
+    """Both places; without a file only the environment."""
 
     file: EnvFile = field(default_factory=EnvFile)
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the places are called, the stronger one first."""
+        """The names of the places, highest precedence first."""
         return ("the environment", str(self.file.path))
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The stronger place as it is, for what must be told apart by its place."""
+        """The first place by itself, where the place matters."""
         return os.environ
 
     def find(self, *variables: str) -> Value | None:
@@ -77,5 +77,5 @@ class Places:
         )
 
     def text(self, variable: str) -> str:
-        """The same of one variable, but with the blanks around it, which a path may have; "" for none."""
+        """The same for one variable, but with surrounding blanks, which a path may have; "" for none."""
         return self.environment.get(variable) or self.file.values.get(variable) or ""

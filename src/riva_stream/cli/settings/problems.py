@@ -1,4 +1,4 @@
-"""All that is wrong with a set of settings, said at once, each with what would be right."""
+"""All that is wrong with a set of settings, reported at once, each with an example of what is valid."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Problem:
     variable: str
     """Empty for a setting that only has a flag."""
     code: str
-    """``missing``, ``malformed``, or ``contradiction`` for one that does not go with the others."""
+    """``missing``, ``malformed``, or ``contradiction`` for one that contradicts others."""
     wrong: str
     example: str
     found_in: str
@@ -68,13 +68,13 @@ def check(
     *,
     kind: type[R],
 ) -> R:
-    """Make the request, or say everything that is wrong with it.
+    """Make the request, or report everything that is wrong with it.
 
     Args:
         values: what was found for each field.
         origins: where it was found; a field without one came from its flag.
-        known: what is wrong with a setting already, before its value could be looked at.
-        kind: a request, or what else settings make.
+        known: what was already found to be wrong with a setting, before its value could be validated.
+        kind: a request, or another model made from settings.
 
     Raises:
         SettingsError: something is missing or malformed.
@@ -83,7 +83,7 @@ def check(
     wrong = {name: Wrong("missing", "is not set") for name in required if name not in values}
     if "region" not in values and "endpoint_url" not in values:
         wrong["region"] = Wrong("missing", "is not set (it may be left out only with an endpoint URL)")
-    # Stand-ins let one missing setting not hide what is wrong with the others.
+    # Stand-ins keep one missing setting from hiding what is wrong with the others.
     stand_ins = {name: Settings.example(name) for name in required if name not in values}
     wrong |= malformed(kind, stand_ins | dict(values)) | dict(known)
     right = {name: value for name, value in values.items() if name not in wrong}
@@ -119,7 +119,7 @@ def _usual(name: str) -> str:
 
 
 def malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wrong]:
-    """What is wrong with each field by itself; with each of several entries of one field."""
+    """What is wrong with each field by itself, or with each of several entries of one field."""
     texts = {
         name: "is not the name of a region"
         for name in ("region", "source_region")
@@ -142,7 +142,7 @@ def malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wro
 def _contradictions(
     kind: type[BaseModel], right: Mapping[str, Any], wrong: Mapping[str, Wrong]
 ) -> dict[str, Wrong]:
-    """What is wrong with fields that do not fit each other, as far as they are right by themselves."""
+    """Contradictions between fields, as far as the fields are valid by themselves."""
     return {
         each.field: Wrong("contradiction", each.text)
         for each in contradictions_in(_errors(kind, right))

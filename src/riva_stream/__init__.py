@@ -132,7 +132,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"riva_stream.{home}"), real or name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # found at once the next time
+    globals()[name] = value  # found directly the next time
     return value
 
 

@@ -65,9 +65,9 @@ _LARGEST_PART = 5 << 30
 
 
 def is_text(value: object) -> bool:
-    """Whether it can be written as UTF-8 and handed to a process.
+    """Whether it can be written as UTF-8 and passed to a process.
 
-    What a process is given may be any bytes, which Python keeps as surrogates; a NUL ends an argument or a variable.
+    A process may be given arbitrary bytes, which Python keeps as surrogates; a NUL ends an argument or a variable.
     """
     if isinstance(value, tuple | list):
         return all(map(is_text, value))
@@ -78,7 +78,7 @@ def is_text(value: object) -> bool:
 
 
 def _must(hold: Callable[[T], object], otherwise: str) -> Callable[[T], T]:
-    """A check of pydantic's, for what a value must be beside its type; ``otherwise`` is the end of a sentence."""
+    """A pydantic validator for a condition beyond the type; ``otherwise`` is the end of a sentence."""
 
     def checked(value: T) -> T:
         if not hold(value):
@@ -89,7 +89,7 @@ def _must(hold: Callable[[T], object], otherwise: str) -> Callable[[T], T]:
 
 
 def is_run_id(value: str) -> bool:
-    """Whether files may be named by it."""
+    """Whether it may be used in file names."""
     return is_segment(value) and len(value) <= _LONGEST_RUN_ID
 
 
@@ -105,7 +105,7 @@ _readable = _must(
     "is a storage class whose objects cannot be read before they are restored: the documents, and the journal that a "
     "run is resumed from, are written in it as well",
 )
-# Not min_length, which does not count entries that are wrong, and so hides what is wrong with a single one.
+# Not min_length: it does not count invalid entries, and so hides what is wrong with the only one.
 Filled = AfterValidator(_must(bool, "has no entry"))
 
 
@@ -124,7 +124,7 @@ def _source(value: str) -> str:
     is_bucket = bool(_SOURCE_BUCKET.fullmatch(bucket)) or access_point_of(bucket) is not None
     if not key or not is_bucket:
         raise ValueError("is not an S3 URI with a bucket and a key: s3://bucket/path/model.tar.gz")
-    if _SIGNED.search(key):  # it would be in every document
+    if _SIGNED.search(key):  # it would end up in every document
         raise ValueError("has a signature in it: give the URI alone, s3://bucket/path/model.tar.gz")
     return f"s3://{bucket}/{key}"
 
@@ -138,7 +138,7 @@ def _server_path(value: str) -> str:
 
 
 def _staging(value: str) -> str:
-    """A staging's own URI; also a bintarball reference's."""
+    """A staging's URI; also that of a bintarball reference."""
     if not value.startswith("s3://"):
         raise ValueError(f"is not the S3 URI of a staging: {_STAGING}")
     bucket, key = split_uri(value)
@@ -155,7 +155,7 @@ def _place(value: str) -> str:
 
 
 def _endpoint(value: str) -> str:
-    """One store has one spelling: hosts in small letters, no port where it is the scheme's own."""
+    """Normalise an endpoint URL, so that one store has one spelling: lower-case host, no default port."""
     match = re.fullmatch(r"(https?)://([^\s/]*@)?([^\s/@?#]+)(/[^\s?#]*)?", value)
     if match is not None and match[2]:
         raise ValueError(
@@ -176,17 +176,17 @@ def _endpoint(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A field that does not go with the others; in the ``ctx`` of the validation error, under ``contradictions``."""
+    """A field that contradicts others; in the ``ctx`` of the validation error, under ``contradictions``."""
 
     field: str
     text: str
     """The end of a sentence that begins with the field."""
     presumed: frozenset[str] = frozenset()
-    """Fields that must be right by themselves for this to mean anything."""
+    """Fields that must be valid themselves for this to mean anything."""
 
 
 ProblemCode = Literal["syntax", "missing", "unknown", "malformed", "contradiction", "duplicate", "unused"]
-"""Only of a catalogue: ``syntax``; ``unknown``: there is no such field; ``duplicate``: two entries have the same destination."""
+"""``syntax``, ``unknown`` (no such field) and ``duplicate`` (two entries with one destination): only of a catalogue."""
 
 
 class Wrong(NamedTuple):
@@ -194,7 +194,7 @@ class Wrong(NamedTuple):
 
     code: ProblemCode
     text: str
-    """The end of a sentence that begins with its name, or its place."""
+    """The end of a sentence that begins with the setting's name, or the field's location."""
 
 
 _KINDS = {
@@ -205,7 +205,7 @@ _KINDS = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "mapping_type"), "a table"),
 }
-"""What was expected, by pydantic's name of the error."""
+"""The expected type, by pydantic's name of the error."""
 _LIMITS = (("ge", "at least"), ("le", "at most"), ("gt", "more than"), ("lt", "less than"))
 
 
@@ -227,7 +227,7 @@ def reason_of(item: Mapping[str, Any], limit: Callable[[Any], str] = "{:g}".form
 
 
 def contradictions_in(errors: Iterable[Mapping[str, Any]]) -> list[Contradiction]:
-    """Those among pydantic's errors."""
+    """The contradictions among pydantic's errors."""
     return [found for item in errors for found in item.get("ctx", {}).get("contradictions", ())]
 
 
@@ -237,9 +237,9 @@ Place = Annotated[str, AfterValidator(_place)]
 
 
 class Stores(BaseModel):
-    """How the stores are reached: what is written, and, where that differs, what is read."""
+    """How the stores are reached: the one written to, and, where that differs, the one read from."""
 
-    # What was given is not repeated: it may be a secret in the wrong place.
+    # Never repeat the input: it may be a secret in the wrong place.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     _is_text = field_validator("*", mode="before")(_must(is_text, "is not UTF-8, or holds a NUL"))
@@ -252,19 +252,19 @@ class Stores(BaseModel):
     source_profile: str | None = None
     ca_bundle: Path | None = None
     addressing: Addressing = "auto"
-    """Where the bucket stands in a URL. auto: as the AWS configuration says, else in the path where there is an endpoint
-    URL, else as AWS wants it."""
+    """Where the bucket goes in a URL. auto: as the AWS configuration says; otherwise in the path if there is an
+    endpoint URL, or else as AWS wants it."""
     request_payer: Literal["requester"] | None = None
-    """Who pays for requests to a bucket that wants that said; goes with every request."""
+    """Who pays for requests to a requester-pays bucket; sent with every request."""
     no_sign_request: bool = False
     """The source is public: requests for it are not signed, and need no credentials."""
 
 
 class Request(Stores):
-    """What every request says of its stores, of the objects that it writes, and of its limits.
+    """What every request specifies: its stores, the objects that it writes, and its limits.
 
-    Sizes are in bytes, times in seconds. Raises ``pydantic.ValidationError`` for a field that is not what it
-    should be; the command line turns it into exit 78 with an example for each.
+    Sizes are in bytes, times in seconds. Raises ``pydantic.ValidationError`` for an invalid field; the command
+    line turns it into exit 78 with an example for each.
     """
 
     force: bool = False
@@ -277,13 +277,13 @@ class Request(Stores):
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
     storage_class: Annotated[str, AfterValidator(_readable)] | None = None
-    """Of every object that is written, the documents among them: one that can be read as it is."""
+    """Of every object that is written, documents included: one whose objects can be read without a restore."""
     expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$")
 
     part_size: int = Field(default=8 * MIB, ge=SMALLEST_PART, le=_LARGEST_PART)
-    """Bytes of a part and of a range; raised by itself where the source would need more of them than the store takes."""
+    """Bytes of a part and of a range; raised automatically where the source would need more parts than allowed."""
     connections: int = Field(default=8, ge=1, le=256)
-    """Requests in flight at once in each direction, as far as ``memory`` lets them."""
+    """Requests in flight at once in each direction, as far as ``memory`` allows."""
     memory: int = Field(default=256 * MIB, ge=1)
     """Ceiling of the whole process, in bytes; see docs/memory.md."""
     timeout: float = Field(default=300.0, gt=0)
@@ -291,17 +291,17 @@ class Request(Stores):
     deadline: float | None = Field(default=None, gt=0)
     """Seconds that the whole run may take."""
     retries: int = Field(default=8, ge=0, le=1000)
-    """How often one request is tried again."""
+    """How often one request is retried."""
     upload_check: UploadCheck = "auto"
     source_copy: SourceCopy = "auto"
-    """Who makes the object below ``source/``, a model that is staged as it is, and the members of a tar that is not
-    compressed. store: the store, from the source, or the run ends. send: this process. auto: the store, where one set of
-    credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""
+    """How the object below ``source/``, a model staged as it is, and the members of an uncompressed tar are made.
+    store: the store copies them from the source, or the run fails. send: this process sends them. auto: by the store,
+    where one set of credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""
 
     lease: float = Field(default=30.0, gt=0, le=3600)
     """Seconds without a heartbeat after which another run may take over."""
     wait: bool = False
-    """Wait for a live run that holds the destination, instead of ending with exit 75."""
+    """Wait for a live run that holds the destination, instead of exiting with 75."""
 
     state_dir: Path | None = None
     """Where the run leaves its state; None: nowhere (a library's default)."""
@@ -325,18 +325,18 @@ class Request(Stores):
     @property
     @abstractmethod
     def places(self) -> tuple[str, ...]:
-        """``s3://bucket/prefix/`` of every staging that it is about: nothing else belongs there."""
+        """``s3://bucket/prefix/`` of every staging that the request concerns: nothing else belongs there."""
 
     def shared(self) -> dict[str, object]:
-        """What every request has, for another one of the same stores and limits."""
+        """The fields that all requests have, for another request with the same stores and limits."""
         return {name: getattr(self, name) for name in Request.model_fields}
 
 
 class StageRequest(Request):
-    """One staging: where from, where to, and how."""
+    """One staging: from where, to where, and how."""
 
     source: Annotated[str, AfterValidator(_source)]
-    """``s3://bucket/key`` of the archive; a key that ends in ``/`` or holds a glob must fit exactly one archive."""
+    """``s3://bucket/key`` of the archive; a key that ends in ``/`` or holds a glob must match exactly one archive."""
     bucket: Annotated[str, AfterValidator(_bucket)]
     env: Segment
     model_name: Segment
@@ -347,11 +347,11 @@ class StageRequest(Request):
     description: str = ""
 
     reference_only: bool = False
-    """Leave the archive where it lies, and write metadata that pins it."""
+    """Leave the archive where it is, and write metadata that pins it."""
     bintarball_reference: bool = False
-    """Leave archive and container image where they lie, and write the one ``deployment.json`` that pins both."""
+    """Leave archive and container image where they are, and write the one ``deployment.json`` that pins both."""
     server_path: Annotated[str, AfterValidator(_server_path)] | None = None
-    """``s3://bucket/key``, or a key in the destination bucket, of the container image that shall serve the model.
+    """``s3://bucket/key``, or a key in the destination bucket, of the container image that is to serve the model.
 
     With it every mode writes ``deployment.json`` and ``deployment_ready.txt``, which the pipeline's next step reads.
     """
@@ -361,15 +361,15 @@ class StageRequest(Request):
     """Shell patterns; members whose base name or whole name matches one are staged as models."""
     expect_sha256: Annotated[str, AfterValidator(_sha256), AfterValidator(str.lower)] | None = None
     no_checksum: bool = False
-    """Compute the digests all the same, but do not compare them with ``expect_sha256``."""
+    """Compute the digests anyway, but do not compare them with ``expect_sha256``."""
     allow_missing_end: bool = False
-    """Take a tar that ends without its end-of-archive blocks, which is also how a cut tar looks."""
+    """Accept a tar without its end-of-archive blocks, although a truncated tar looks the same."""
     max_members: int = Field(default=100_000, ge=1)
     """Entries that an archive may have."""
     max_models: int = Field(default=1_000, ge=1, le=50_000)
     """Members that may match ``include``; each costs an upload."""
     max_header_bytes: int = Field(default=MIB, ge=1024)
-    """Bytes that are kept of the headers of one member; pax records that nobody needs do not count."""
+    """Bytes that are kept of one member's headers; pax records that are not needed do not count."""
     max_expanded: int = Field(default=5 << 40, ge=1)
     """Bytes that an archive may expand to."""
     max_ratio: float = Field(default=100.0, gt=1)
@@ -377,12 +377,12 @@ class StageRequest(Request):
     max_streams: int = Field(default=4_000_000, ge=1)
     """gzip members or zstd frames that an archive may be made of."""
     max_zstd_window: int = Field(default=32 * MIB, ge=1024, le=1 << 31)
-    """Bytes of window that a zstd archive may need; what it really needs is paid for out of ``memory``."""
+    """Bytes of window that a zstd archive may need; the actual need is charged to ``memory``."""
     retention_days: int = Field(default=90, ge=1, le=36500)
     checkpoint: int = Field(default=256 * MIB, ge=0)
     """Bytes of the archive between two checkpoints, from which an interrupted run is resumed; 0: none are kept."""
     resume: Literal["auto", "full"] = "auto"
-    """``full``: read the source from its start, whatever checkpoints there are."""
+    """``full``: read the source from its start, even if there are checkpoints."""
 
     def _contradictions(self) -> Iterator[Contradiction]:
         yield from super()._contradictions()
@@ -423,7 +423,7 @@ class StageRequest(Request):
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:
-        """Which of the three ways to stage this is."""
+        """Which of the three modes of staging this is."""
         if self.bintarball_reference:
             return "bintarball_reference"
         return "reference_only" if self.reference_only else "full"
@@ -472,7 +472,7 @@ class StageRequest(Request):
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags that every object gets; none unless asked for. S3 takes at most 256 characters of a value."""
+        """The tags of every object; none unless requested. S3 allows at most 256 characters in a value."""
         if not self.tag:
             return {}
         return {"retention-days": str(self.retention_days), "model-name": self.model_name[:256]}
@@ -481,7 +481,7 @@ class StageRequest(Request):
         """How the memory is divided for a source of ``size`` bytes.
 
         Raises:
-            ConfigurationError: there is too little for parts that are as large as they have to be.
+            ConfigurationError: the memory is too small for parts of the size that is needed.
         """
         return plan_memory(
             self.memory,
@@ -490,7 +490,7 @@ class StageRequest(Request):
         )
 
     def why_larger(self, size: int, most_parts: int = MOST_PARTS) -> str:
-        """Why the parts of such an object are larger than was asked for; empty where they are not."""
+        """Why the parts of such an object are larger than requested; empty where they are not."""
         part = self.part_size_for(size, most_parts)
         if part == self.part_size:
             return ""
@@ -500,7 +500,7 @@ class StageRequest(Request):
         )
 
     def part_size_for(self, size: int, most_parts: int = MOST_PARTS) -> int:
-        """Bytes of a part for an object of ``size`` bytes: at most so many parts, whole MiB."""
+        """Bytes of a part for an object of ``size`` bytes: at most ``most_parts`` parts, in whole MiB."""
         least = -(-size // most_parts)
         if least <= self.part_size:
             return self.part_size
@@ -508,7 +508,7 @@ class StageRequest(Request):
 
 
 class Levels(BaseModel):
-    """What a place is made of, to be looked at one by one."""
+    """The components of a place, each validated by itself."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -524,14 +524,14 @@ class Levels(BaseModel):
 
 
 class PromoteRequest(Request):
-    """A committed staging that becomes another one, or several."""
+    """A committed staging to be copied to one or more other places."""
 
     source: Annotated[str, AfterValidator(_staging)]
-    """``s3://bucket/ENV/NAME/VERSION/`` of a staging that is committed; also that of a bintarball reference."""
+    """``s3://bucket/ENV/NAME/VERSION/`` of a committed staging, or the URI of a bintarball reference."""
     to: Annotated[tuple[Place, ...], Filled]
     """``s3://bucket/ENV/NAME/VERSION/`` of each place."""
     deep: bool = False
-    """Read every byte of the source staging on the way, and compare its SHA-256, also where the store copies it."""
+    """Read every byte of the source staging on the way, and compare its SHA-256, even where the store copies it."""
     retention_days: int | None = Field(default=None, ge=1, le=36500)
     """None: that of the source staging."""
 
@@ -542,7 +542,7 @@ class PromoteRequest(Request):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where from and where to, of whatever mode."""
+        """The source, and the destinations in any mode."""
         return (
             self.source,
             *self.to,
@@ -550,26 +550,26 @@ class PromoteRequest(Request):
         )
 
     def stage_request(self, place: str, run_id: str, **fields: object) -> StageRequest:
-        """The staging that a promotion to one place comes to.
+        """The staging request that a promotion to one place amounts to.
 
         Args:
-            place: out of ``to``.
+            place: one of ``to``.
             run_id: of that run.
-            fields: what the source staging says of itself.
+            fields: those that the source staging has recorded.
         """
         request = StageRequest.model_validate(fields | levels_of(place))
         return request.model_copy(update=self.shared() | {"run_id": run_id})
 
 
 def levels_of(place: str) -> dict[str, str]:
-    """The fields of a request that a :data:`Place` is made of."""
+    """The request fields that a :data:`Place` consists of."""
     bucket, key = split_uri(place)
     env, model_name, model_version = key.rstrip("/").split("/")
     return {"bucket": bucket, "env": env, "model_name": model_name, "model_version": model_version}
 
 
 def _repeated(field: str, places: tuple[str, ...], own: str) -> Iterator[Contradiction]:
-    """Places that are named twice, or where the staging itself lies."""
+    """Places that are named twice, or are the staging's own."""
     if own in places:
         yield Contradiction(field, f"names {own}, where the staging itself lies", _DESTINATION)
     if twice := [place for place, count in Counter(places).items() if count > 1]:

@@ -1,8 +1,8 @@
 """``deployment.json`` and ``deployment_ready.txt``: all that the pipeline's next step reads. Pure models, no I/O.
 
-The pair stands by itself. ``deployment.json`` pins a model archive and a container image by ETag (and VersionId), and
-``deployment_ready.txt``, written after it, vouches for it by its SHA-256: one without the other, or beside another one,
-says nothing.
+The two documents are self-contained. ``deployment.json`` pins a model archive and a container image by ETag (and
+VersionId), and ``deployment_ready.txt``, written after it, records its SHA-256: either without the other, or beside a
+different one, means nothing.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ __all__ = [
 
 _MOST = 64 << 20
 _MOST_VALUES = 1 << 22
-"""Bytes of a document, and numbers, texts and what holds them: ``artifact.json`` of a thousand models, each with the names of two
-hundred files, as version 0.1 wrote it, has half of that."""
+"""Maximum bytes of a document, and maximum number of values in it, containers included: an ``artifact.json`` of a
+thousand models, each with the names of two hundred files, as version 0.1 wrote it, has half of that."""
 _MOST_LINES = 64 << 10
-"""Bytes of a marker, which has a dozen lines."""
+"""Maximum bytes of a marker, which has a dozen lines."""
 
 
 class ObjectReference(Document):
-    """An object where it lies, pinned."""
+    """An object that stays where it is, pinned."""
 
     s3_uri: str
     path: str
@@ -66,17 +66,17 @@ class ObjectReference(Document):
     version_id: str | None
     last_modified: datetime | None = None
     sha256: str | None = None
-    """Only of an archive that was staged in full: nothing else was read."""
+    """Only for an archive that was staged in full: nothing else was read."""
 
     def is_same(self, other: ObjectReference) -> bool:
-        """Whether both are the very same object, unchanged."""
+        """Whether both are the same object, unchanged."""
         mine, theirs = (
             (ref.s3_uri, ref.size_bytes, ref.etag, ref.version_id or None) for ref in (self, other)
         )
         return mine == theirs
 
     def text(self) -> str:
-        """For messages."""
+        """A description for messages."""
         version = f", version {self.version_id}" if self.version_id else ""
         return f"{self.s3_uri} (ETag {self.etag}, {self.size_bytes} bytes{version})"
 
@@ -101,7 +101,7 @@ class DeploymentState(Document):
     ready_for_deployment: bool
     """Always true: it is written after everything was verified."""
     artifact_sha256: str | None = None
-    """SHA-256 of the ``artifact.json`` beside it, whose staging it belongs to; None for a bintarball reference."""
+    """SHA-256 of the ``artifact.json`` of the same staging; None for a bintarball reference."""
 
 
 class DeploymentDocument(Document):
@@ -129,7 +129,7 @@ class DeploymentReady(Lines):
     next_step: str
     deployment_sha256: str
     token: str = ""
-    """Of the hold under which it was written; "" of version 0.1."""
+    """Of the lease under which it was written; "" if version 0.1 wrote it."""
 
     LINES = {  # noqa: RUF012 - as in Marker
         "Deployment ready at": "ready_at",
@@ -145,24 +145,24 @@ class DeploymentReady(Lines):
 
 @dataclass(frozen=True, slots=True)
 class DocumentKind:
-    """How one of the documents is written, and read."""
+    """How one of the documents is written and read."""
 
     artifact_type: str
     """In its object's metadata."""
     model: type[Document] | None
-    """None: it is lines, and of no model."""
+    """None: plain lines, without a model."""
     is_json: bool = False
 
     @property
     def content_type(self) -> str:
-        """Of its object."""
+        """Content type of its object."""
         return "application/json" if self.is_json else "text/plain; charset=utf-8"
 
     def parse(self, data: bytes) -> Document | None:
-        """Read one back; None where there is no model.
+        """Parse a document; None where there is no model.
 
         Raises:
-            ValueError: this is no such document.
+            ValueError: the data is not such a document.
         """
         if self.model is None:
             return None
@@ -181,6 +181,6 @@ KINDS: Mapping[str, DocumentKind] = {
     MANIFEST_JSON: DocumentKind("upload-manifest", UploadManifest, is_json=True),
     MARKER: DocumentKind("staging-marker", Marker),
 }
-"""All that may lie beside what is staged, in the order in which they are written."""
+"""All documents that a staging may have, in the order in which they are written."""
 DOCUMENTS = tuple(KINDS)
-"""Their names: the one list that everything else is drawn from."""
+"""Their names: the one list that all others are derived from."""

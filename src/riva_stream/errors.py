@@ -5,13 +5,13 @@
     RivaStreamError                 1    a bug of ours
     ├── ConfigurationError         78    settings, profile, credentials, region
     ├── IntegrityError             65    never retried into success
-    │   ├── ArchiveError                 not the archive it should be, or one we refuse
+    │   ├── ArchiveError                 not a valid archive, or one that is refused
     │   ├── DigestMismatchError          the bytes are not the expected ones
     │   └── SourceChangedError           the source is not the one that was pinned
     ├── SourceNotFoundError        66
     ├── DestinationConflictError   73    the destination holds another staging
     ├── TransientError             75    worth running again, as it is
-    │   ├── ThrottledError               the store asks for fewer requests
+    │   ├── ThrottledError               throttled (503 SlowDown)
     │   ├── StalledError                 no progress, or the deadline has passed
     │   └── HeldError                    another run holds the prefix
     └── AccessDeniedError          77
@@ -57,7 +57,7 @@ __all__ = [
 
 
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-"""Service codes of credentials that were right, and may be so again once they are read anew."""
+"""Service codes of expired credentials, which may be valid again once they are re-read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Where:
             (self.byte_range, f"bytes {first}-{last}"),
             (self.attempt is not None, f"attempt {self.attempt}"),
             (self.status is not None, f"HTTP {self.status}"),
-            # A HEAD's refusal has no body, so its status is all there is.
+            # The answer to a HEAD has no body, so the status is all there is.
             (self.code and self.code != str(self.status), self.code),
             (self.request_id, f"request id {self.request_id}"),
         )
@@ -92,7 +92,7 @@ class Where:
 
 
 class RivaStreamError(Exception):
-    """The root of the tree; raised itself only for a bug of ours.
+    """The root of the tree; raised directly only for a bug of ours.
 
     Args:
         what: one sentence that says what is wrong, in the user's terms.
@@ -104,7 +104,7 @@ class RivaStreamError(Exception):
     retryable: ClassVar[bool] = False
     """Whether the same request may be tried again at once."""
     resumable: ClassVar[bool] = True
-    """Whether running again can resume where this run stopped; otherwise nothing of it is kept."""
+    """Whether a rerun can resume where this run stopped; otherwise nothing of it is kept."""
 
     def __init__(self, what: str, *, where: Where | None = None, hint: str = "") -> None:
         super().__init__(what)
@@ -112,11 +112,11 @@ class RivaStreamError(Exception):
         self.where = where or Where()
         self.hint = hint
         self.listed: tuple[str, ...] = ()
-        """The lines that ``what`` ends with, each behind a line end and two blanks."""
+        """The lines at the end of ``what``, where each follows a newline and two spaces."""
 
     @property
     def code(self) -> str:
-        """What a program goes by, beside the type: ``access_denied`` of AccessDeniedError."""
+        """What programs branch on besides the type: ``access_denied`` for AccessDeniedError."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__.removesuffix("Error")).lower()
 
     def __str__(self) -> str:
@@ -124,13 +124,13 @@ class RivaStreamError(Exception):
         return f"{self.what} [{place}]" if place else self.what
 
     def located(self, **details: Any) -> Self:
-        """Fill in fields of ``where`` that are still empty; what the error knew already stays."""
+        """Fill in the fields of ``where`` that are still empty; those already set stay."""
         known = {f.name for f in fields(Where) if getattr(self.where, f.name) != f.default}
         self.where = replace(self.where, **{k: v for k, v in details.items() if k not in known})
         return self
 
     def listing(self, lines: Iterable[str]) -> Self:
-        """Put lines below ``what``: names from a store, which may hold anything; line ends in them are escaped."""
+        """Append lines to ``what``: names from a store, which may hold anything; line ends in them are escaped."""
         self.listed = tuple(map(in_one_line, lines))
         self.what += "".join(f"\n  {line}" for line in self.listed)
         return self
@@ -140,8 +140,8 @@ class RivaStreamError(Exception):
 
 
 def is_out_of_resources(error: BaseException) -> bool:
-    """Whether this host has no memory or no thread left for the process, which no rerun mends."""
-    # CPython has neither a type nor a number for a thread that could not be started.
+    """Whether this host has no memory or thread left for the process, which a rerun does not fix."""
+    # CPython has neither a type nor an error number for a thread that cannot be started.
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "new thread" in str(error))
 
 
@@ -153,9 +153,9 @@ def leaves_of(error: BaseException) -> list[BaseException]:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """The one error to tell of a group, or the error itself: a bug first, then a final one, then a transient one.
+    """The one error to report from a group, or the error itself: a bug first, then a final one, then a transient one.
 
-    Tasks that work together fail together when one of them does; the rest stay with it as notes.
+    When one task fails, those that work with it fail too; their errors are attached as notes.
     """
 
     def rank(leaf: BaseException) -> tuple[bool, bool, bool]:
@@ -171,41 +171,41 @@ def first_of(error: BaseException) -> BaseException:
 
 
 class ConfigurationError(RivaStreamError):
-    """Settings, profile, credentials or region do not let the run begin."""
+    """Settings, profile, credentials or region do not allow the run to start."""
 
     exit_code = 78
     ignored: tuple[str, ...] = ()
-    """What was ignored in looking for the settings: it may be what is missing now."""
+    """Messages about what was ignored while the settings were resolved: the cause may be there."""
 
 
 class IntegrityError(RivaStreamError):
-    """The bytes are not what they should be. Final: no rerun can make them right."""
+    """The bytes are not what they should be. Final: no rerun can fix them."""
 
     exit_code = 65
     resumable = False
 
 
 class ArchiveFault(StrEnum):
-    """What kind of fault an archive has; it decides what there is to do about it."""
+    """What kind of fault an archive has, which decides what to do about it."""
 
     DAMAGED = "damaged"
-    """Bytes are not those that were written: a checksum or a length is wrong."""
+    """Bytes differ from those that were written: a checksum or a length is wrong."""
     CUT = "cut"
     """Bytes are missing at the end."""
     MALFORMED = "malformed"
-    """It was not written as its format says, or is damaged where no checksum tells."""
+    """It violates its format, or is damaged where no checksum shows it."""
     AMBIGUOUS = "ambiguous"
-    """Readers of archives would take it differently."""
+    """Different archive readers would interpret it differently."""
     UNSUPPORTED = "unsupported"
-    """It may be sound, but it is written in a way that is not read here."""
+    """It may be valid, but uses a feature that is not supported here."""
     LAYER = "layer"
-    """It is no tar, or one in more layers than one: :attr:`ArchiveError.layers` says what was found."""
+    """It is not a tar, or is a tar in more than one layer: :attr:`ArchiveError.layers` says what was found."""
     MEMBER = "member"
     """A member that matches cannot be staged as it is."""
     NO_MATCH = "no-match"
     """No member matches."""
     LIMIT = "limit"
-    """It asks for more than it may; the hint names the flag."""
+    """It exceeds a limit; the hint names the flag."""
 
 
 _WHAT_TO_DO = {
@@ -223,10 +223,10 @@ _WHAT_TO_DO = {
 
 
 class ArchiveError(IntegrityError):
-    """The archive is damaged, cut, or one that is refused.
+    """The archive is damaged, truncated, or refused.
 
-    Its hint is by default what the kind of ``fault`` asks for. ``layers`` are what was found in place of an archive, from
-    outside to inside: ``("gzip", "gzip", "tar")``, ``("html",)``.
+    Its hint defaults to the remedy for its ``fault``. ``layers`` lists what was found in place of an archive, from the
+    outside in: ``("gzip", "gzip", "tar")``, ``("html",)``.
     """
 
     def __init__(
@@ -269,18 +269,18 @@ class DestinationConflictError(RivaStreamError):
 
 
 class TransientError(RivaStreamError):
-    """The network or the store failed in a way that another attempt may not meet."""
+    """The network or the store failed in a way that may not recur on another attempt."""
 
     exit_code = 75
     retryable = True
 
 
 class ThrottledError(TransientError):
-    """The store asks for fewer requests (503 SlowDown and its kin)."""
+    """The store throttled the request (503 SlowDown and the like)."""
 
 
 class StalledError(TransientError):
-    """Nothing moved for ``timeout`` seconds, or the run's deadline has passed."""
+    """No progress for ``timeout`` seconds, or the run's deadline has passed."""
 
 
 class HeldError(TransientError):
@@ -288,7 +288,7 @@ class HeldError(TransientError):
 
     retryable = False
     has_ended = False
-    """Whether that run is seen to have ended: nobody holds the prefix."""
+    """Whether that run is known to have ended: nobody holds the prefix."""
 
 
 class AccessDeniedError(RivaStreamError):
@@ -301,8 +301,8 @@ class AccessDeniedError(RivaStreamError):
         action: the IAM action that the store named, such as ``kms:Decrypt``; empty where it named none.
         resource: ARN that the store named with it.
         denied_by: the kind of policy that explicitly denies it (``a service control policy``), so that no
-            grant helps; mostly empty.
-        says: the store's own words, where ``what`` repeats them; empty where it says more than they do.
+            grant helps; usually empty.
+        says: the store's own message, where ``what`` repeats it; empty where ``what`` says more than the message.
     """
 
     exit_code = 77
@@ -324,12 +324,12 @@ class AccessDeniedError(RivaStreamError):
         self.denied_by = denied_by
         self.says = says
         self.grants: tuple[dict[str, Any], ...] = ()
-        """Statements of an IAM policy that grant what is missing, once somebody knows what the run is about."""
+        """Statements of an IAM policy that grant what is missing; filled in once the request is known."""
 
     @property
     def hides_absence(self) -> bool:
-        """Whether it may be the answer for what is not there.
+        """Whether it may mean that the object does not exist.
 
-        S3 gives 403 for that without s3:ListBucket, so as not to tell. Where it names another right, there is something.
+        Without s3:ListBucket, S3 answers 403 for a missing object too. If another action is named, the object exists.
         """
         return self.action in {"", "s3:ListBucket"}

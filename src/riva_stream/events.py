@@ -1,7 +1,7 @@
-"""What a run tells while it goes on: frozen events, given to an observer.
+"""What a run reports while it is in progress: frozen events, passed to an observer.
 
-The library logs nothing and prints nothing. Whoever calls :func:`riva_stream.stage` may pass an observer, any
-callable that takes one event; it is called on the event loop, so it must be quick, and it must not raise.
+The library logs nothing and prints nothing. Callers of :func:`riva_stream.stage` may pass an observer, any callable
+that takes one event; it is called on the event loop, so it must be quick, and it must not raise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Phase = Literal["prepare", "stream", "verify", "commit", "done"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted:
-    """The source is found and pinned, the destination is known; nothing has been moved yet."""
+    """The source is found and pinned, the destination is known; nothing has been transferred yet."""
 
     run_id: str
     mode: Literal["full", "reference_only", "bintarball_reference"]
@@ -50,42 +50,42 @@ class StageStarted:
     upload_check: str
     """How the store checks what it is sent, e.g. ``crc64nvme``."""
     source_copy: str = "sent"
-    """``sent``, or how it will be proven that the store has copied the source: ``crc64nvme``, ``multipart-etag``,
+    """``sent``, or how the store's copy of the source will be proven: ``crc64nvme``, ``multipart-etag``,
     ``plain-etag`` or ``md5``."""
     source_copy_reason: str = ""
-    """Why it is sent."""
+    """Why it is sent rather than copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseChanged:
-    """The run goes on to its next phase."""
+    """The run enters its next phase."""
 
     phase: Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Counters of bytes, each of which only ever grows."""
+    """Byte counters, each of which only ever grows."""
 
     source_size: int
     fetched: int
     """Source bytes read from the store."""
     hashed: int
-    """Source bytes that went through the digest."""
+    """Source bytes that were hashed."""
     extracted: int
-    """Source bytes that went through inflate and tar."""
+    """Source bytes that were decompressed and parsed as tar."""
     expanded: int
-    """Bytes that came out of inflate."""
+    """Bytes that decompression produced."""
     durable: int
     """Bytes of all objects (archive and members) that were sent and that the store has acknowledged."""
     durable_source: int
     """Bytes of the archive's own object alone, copied or sent: at most ``source_size``."""
     copied: int = 0
-    """Bytes of all objects that the store has copied itself: they are neither sent nor part of ``durable``."""
+    """Bytes of all objects that the store copied itself: they are neither sent nor part of ``durable``."""
     elapsed: float
-    """Seconds since the first byte was asked for."""
+    """Seconds since the first byte was requested."""
     resumed_from: int = 0
-    """Source bytes that an earlier run has moved; the counters of source bytes begin there."""
+    """Source bytes that an earlier run transferred; the counters of source bytes start there."""
     bottleneck: str
     """The lane that the others wait for: ``source``, ``hash``, ``extract``, ``upload``, or empty at the start."""
     counts: tuple[str, ...] = ("fetched", "hashed", "extracted", "durable")
@@ -94,7 +94,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The source is read on from where an earlier run has left a checkpoint."""
+    """Reading of the source resumes from a checkpoint of an earlier run."""
 
     offset: int
     """Source bytes that are not read again."""
@@ -121,12 +121,12 @@ class RetryScheduled:
     delay: float
     reason: str
     request_id: str = ""
-    """The store's name for the request that failed, where it gave one."""
+    """The store's id of the request that failed, where it gave one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
-    """Something the user should know, though the run goes on."""
+    """Something the user should know, although the run continues."""
 
     code: str
     message: str
@@ -142,14 +142,14 @@ class ObjectCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectVerified:
-    """An object that is staged was compared with what was staged."""
+    """A staged object was compared with its manifest entry."""
 
     key: str
     size: int
     difference: str
-    """In what it differs; empty when it does not."""
+    """How it differs; empty when it does not."""
     codes: tuple[str, ...] = ()
-    """The same for programs."""
+    """The same as codes, for programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ class Watching:
 
     who: str
     seconds: float
-    """At most so long."""
+    """Upper limit of the watch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,7 @@ Event = (
 
 
 def kind_of(event: type) -> str:
-    """``member_found`` of :class:`MemberFound`: what programs call it."""
+    """``member_found`` for :class:`MemberFound`: the name that programs see."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
 
 
@@ -198,7 +198,7 @@ class Observer(Protocol):
 
 
 def warning(observer: Observer, code: str) -> Callable[[str], None]:
-    """What tells an observer of warnings that are all of one kind."""
+    """A function that sends an observer warnings of one code."""
     return lambda message: observer(Warned(code=code, message=message))
 
 
@@ -211,7 +211,7 @@ def throttled(
 ) -> Observer:
     """Pass on at most one :class:`Progress` per ``interval`` seconds, and every other event at once.
 
-    Made for heartbeats: an orchestrator that forwards progress to a queue does not want one message a part.
+    Meant for heartbeats: an orchestrator that forwards progress to a queue does not want one message per part.
     """
     last = -interval
 

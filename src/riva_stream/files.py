@@ -1,8 +1,8 @@
-"""Files of this host that somebody else may have put there: no open that waits, and no read without an end.
+"""Open and read local files that others may have put there: no open blocks, and no read is endless.
 
-Opening a named pipe waits for its other end, where no signal and no time-out is heard; and a device gives bytes for ever.
-Where a file is meant nothing else is taken (:func:`open_regular`, :func:`read_regular`); where a pipe may be meant, it is
-looked at now and then (:func:`read_given`). Only the standard library is used; every function blocks.
+Opening a named pipe blocks until its other end is opened, whatever signals and timeouts say; a device may yield bytes
+for ever. Where a file is expected, nothing else is accepted (:func:`open_regular`, :func:`read_regular`); where a pipe
+is allowed, it is polled (:func:`read_given`). Only the standard library is used; every function blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OF_A_SHELL = ("/dev/fd/", "/proc/", "/dev/stdin")
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, device_too: bool = False) -> int:
-    """A descriptor of a regular file, which a child does not inherit; or, if that may be, of a device or a pipe that is read.
+    """A descriptor of a regular file, not inherited by children; if ``device_too``, also of a device or a pipe to read.
 
     Raises:
         OSError: it cannot be opened, or is something else.
@@ -30,7 +30,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, dev
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     except OSError as error:
-        if error.errno != errno.ENXIO:  # of a pipe that nobody reads, or of a socket
+        if error.errno != errno.ENXIO:  # a pipe without a reader, or a socket
             raise
         raise _irregular(path) from error
     kind = os.fstat(descriptor).st_mode
@@ -52,16 +52,16 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def read_given(path: Path, most: int, *, patience: float, silence: float | None = None) -> bytes:
-    """All of a file, a device or a pipe that somebody has named.
+    """All of a file, a device or a pipe that the caller was given.
 
     Args:
         path: where it is.
-        most: bytes that it may have.
-        patience: seconds that a named pipe may be without anybody who writes into it.
-        silence: seconds that one who writes may say nothing; None: any time, for he may be typing.
+        most: maximum bytes.
+        patience: seconds that a named pipe may be without a writer.
+        silence: seconds that a writer may send nothing; None: any time, since a person may be typing.
 
     Raises:
-        OSError: it cannot be read, is larger, or nobody writes into it.
+        OSError: it cannot be read, is larger than ``most``, or nobody writes to it.
     """
     if not stat.S_ISFIFO(path.stat().st_mode):
         with path.open("rb", buffering=0) as file:
@@ -70,7 +70,7 @@ def read_given(path: Path, most: int, *, patience: float, silence: float | None 
                 found += piece
         return _bounded(bytes(found), path, most)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
-        # That of a process substitution has had its writer from the start; a named one may yet get it.
+        # The pipe of a process substitution has had its writer from the start; a named pipe may yet get one.
         until = 0.0 if str(path).startswith(_OF_A_SHELL) else time.monotonic() + patience
         found, is_written, heard = bytearray(), False, time.monotonic()
         while len(found) <= most:
@@ -78,7 +78,7 @@ def read_given(path: Path, most: int, *, patience: float, silence: float | None 
             if piece:
                 found += piece
                 heard = time.monotonic()
-            elif piece is None:  # there is a writer, who has nothing to say as yet
+            elif piece is None:  # there is a writer, but no data yet
                 if silence is not None and time.monotonic() > heard + silence:
                     raise _silent(path, silence)
                 select.select([pipe], [], [], _LOOK_SECONDS)

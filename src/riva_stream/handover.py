@@ -1,10 +1,10 @@
-"""What one step of the pipeline hands to the next one: small files in the state directory, as shell scripts read them.
+"""What one step of the pipeline hands to the next: small files in the state directory, as shell scripts read them.
 
-One value a file, with a newline at its end, for ``$(cat state/s3_staging_uri)``. ``130.status`` is their commit, as
-the marker is the bucket's: it goes first, and comes last. Each file is replaced as a whole, and the set of them is
+One value per file, with a newline at its end, for ``$(cat state/s3_staging_uri)``. ``130.status`` is their commit, as
+the marker is the bucket's: it is removed first and written last. Each file is replaced as a whole, and all of them are
 written under a lock, so that two runs with one state directory leave the files of one of them, never a mixture.
 
-Only the standard library is used here, so that reading it all costs a shell script next to nothing. Every function
+Only the standard library is used here, so that the import costs a shell script next to nothing. Every function
 blocks: not for the event loop.
 """
 
@@ -62,15 +62,15 @@ VALUES = (
     "bintarball_manifest",
     "primary_riva_file",
 )
-"""Every file that holds one value; those that a run has no value for are removed."""
+"""Every file that holds one value; those for which a run has no value are removed."""
 
 _LOCK = ".130.lock"
 _MOST = 64 << 20
-"""Bytes of a file, as of the documents in a bucket."""
+"""Maximum bytes of a file, the same as of a document in a bucket."""
 _PATIENCE = (
-    5.0  # seconds for a lock that is held for milliseconds: whoever holds it longer is stopped, or dead
+    5.0  # seconds to wait for a lock that is held for milliseconds: a longer holder is suspended or dead
 )
-_LOOKS = 100  # at a set of files that another run is just writing, 10 ms apart
+_LOOKS = 100  # attempts, 10 ms apart, to read a set of files that another run is writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Ending:
     duration_ms: int
     log_file: str
     command: str
-    """The shell line that does the same again, without secrets."""
+    """The shell line that repeats the run, without secrets."""
     ended_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -93,7 +93,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What lies in a state directory."""
+    """The content of a state directory."""
 
     folder: Path
     status: Mapping[str, str]
@@ -101,11 +101,11 @@ class Handover:
     record: Mapping[str, Any]
     """``130.json``; empty when there is none."""
     values: Mapping[str, str]
-    """The files that are there, by name."""
+    """The existing files, by name."""
     artifact: Mapping[str, Any]
     """``last_artifact_metadata.json``; empty when there is none."""
     report: Mapping[str, Any]
-    """``report.json`` of the run that ``130.status`` is of; empty when there is none."""
+    """``report.json`` of the run that ``130.status`` names; empty when there is none."""
 
 
 def iso(moment: datetime) -> str:
@@ -114,7 +114,7 @@ def iso(moment: datetime) -> str:
 
 
 def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
-    """Take back what an older run said, before this one changes anything: until it ends there is no status.
+    """Retract an older run's status before this run changes anything: until it ends there is no status.
 
     Raises:
         ConfigurationError: the state directory cannot be written.
@@ -132,16 +132,16 @@ def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
 
 
 def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: bytes | None) -> None:
-    """Write the files of a run that has ended, ``130.status`` last, and remove those that say nothing about it.
+    """Write the files of a run that has ended, ``130.status`` last, and remove those that do not apply to it.
 
     Args:
         folder: the state directory.
         ending: how it ended.
-        values: what is known, by the names of :data:`VALUES`; nothing after a failure.
+        values: the known values, by the names of :data:`VALUES`; none after a failure.
         artifact: ``artifact.json`` of the staging.
 
     Raises:
-        OSError: they cannot be written; there is no ``130.status`` then, or an older run's where not even that can
+        OSError: they cannot be written; then there is no ``130.status``, or an older run's where not even that could
             be removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
 
 
 def read(folder: Path) -> Handover:
-    """What is there now, all of it of one run.
+    """Read the current content, all of it from one run.
 
     Raises:
         OSError: it cannot be read.
@@ -198,7 +198,7 @@ def _status(ending: Ending) -> str:
     }
     if ending.exit_code:
         lines["exit_code"] = str(ending.exit_code)
-    # A line break in a value (a folder's name may have one) would make a line of its own.
+    # A line break in a value (a folder's name may have one) would start a line of its own.
     return "".join(f"{name}={' '.join(value.splitlines())}\n" for name, value in lines.items())
 
 
@@ -240,7 +240,7 @@ def _get(folder: Path, name: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none, or nothing that can be understood.
+    """The JSON object in a file; empty where there is no file, or no valid object in it.
 
     Raises:
         OSError: it cannot be read.
@@ -253,13 +253,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def code_of(text: str) -> int | None:
-    """The exit code that a status has; None where it has none, or none that a process can have."""
+    """The exit code in a status; None where there is none, or one that no process can have."""
     return int(text) if text.isdecimal() and len(text) <= 3 else None  # noqa: PLR2004 - 255 is the highest
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out for a moment; where files cannot be locked (some network file systems), do without."""
+    """Keep other runs out briefly; where files cannot be locked (some network file systems), do without."""
     with open(open_regular(folder / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:  # noqa: PTH123 - a descriptor
         until = time.monotonic() + _PATIENCE
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Every key and prefix that there is, made and parsed in one place. No I/O.
+"""Every key and prefix, made and parsed in one place. No I/O.
 
 ::
 
@@ -7,7 +7,7 @@
     <prefix>.riva-stream/…          <prefix>upload_manifest.json  <prefix>staging_complete.txt
 
 A prefix is ``ENV/NAME/VERSION/``, or ``bintarball/deployment-metadata/ENV/NAME/VERSION/`` for a bintarball reference,
-which has the deployment documents alone.
+which has only the deployment documents.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ DEPLOYMENT_DOCUMENTS = (DEPLOYMENT_JSON, DEPLOYMENT_READY)
 _DOCUMENTS = frozenset({CHECKSUMS, ARTIFACT_JSON, *DEPLOYMENT_DOCUMENTS, MANIFEST_JSON, MARKER})
 
 FOLDERS = ("source/", "models/")
-"""Below the prefix: where the archive and its models go, and nothing else does."""
+"""Below the prefix: the folders of the archive and of its models, and of nothing else."""
 OWN_FOLDER = ".riva-stream/"
-"""Below the prefix: what is a run's own while it is at it, and readers ignore."""
+"""Below the prefix: the folder of a run's own objects while it is in progress; readers ignore it."""
 JOURNAL = OWN_FOLDER + "journal.json"
 SCRATCH = (OWN_FOLDER + "probe", OWN_FOLDER + "dry-run")
-"""Uploads that are created to be aborted: what the store does with them tells what it can do."""
+"""Uploads that are created only to be aborted: they show what the store can do."""
 CHECKPOINT = OWN_FOLDER + "checkpoint-"
-"""Each has the token of the process that wrote it, and a number."""
+"""The token of the process that wrote the checkpoint, and a number, follow."""
 
 DEPLOYMENTS = "bintarball/deployment-metadata/"
-"""Below it a bintarball reference writes its two files."""
+"""A bintarball reference writes its two files below it."""
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 LEVELS = 3
 """Environment, model and version."""
@@ -82,17 +82,17 @@ def prefix_of(mode: str | None, env: str, model_name: str, model_version: str) -
 
 
 def is_bintarball(prefix: str) -> bool:
-    """Whether it is where a bintarball reference lies, whose marker is ``deployment_ready.txt``."""
+    """Whether it is the prefix of a bintarball reference, whose marker is ``deployment_ready.txt``."""
     return prefix.startswith(DEPLOYMENTS) and prefix.removeprefix(DEPLOYMENTS).count("/") == LEVELS
 
 
 def is_model(name: str) -> bool:
-    """Whether it is the name of a model, and of no archive of them: a bare model is its own source, and lies once."""
+    """Whether it names a model, not an archive of models: a bare model is its own source, and is stored once."""
     return name.endswith(".riva")
 
 
 def marker_at(prefix: str) -> str:
-    """Name of the marker of what is staged at a prefix."""
+    """Name of the marker of the staging at a prefix."""
     return DEPLOYMENT_READY if is_bintarball(prefix) else MARKER
 
 
@@ -111,7 +111,7 @@ class Layout:
 
     @property
     def marker_name(self) -> str:
-        """Name of the document whose being there is the commit."""
+        """Name of the document whose existence is the commit."""
         return marker_at(self.prefix)
 
     @property
@@ -137,7 +137,7 @@ class Layout:
         return f"{self.prefix}{CHECKPOINT}{token}-{number}.json"
 
     def is_own(self, key: str) -> bool:
-        """Whether a key is a run's own while it is at it, and no reader's."""
+        """Whether a key belongs to a run while it is in progress, and not to readers."""
         return key.startswith(self.prefix + OWN_FOLDER)
 
     def is_checkpoint(self, key: str) -> bool:
@@ -145,23 +145,23 @@ class Layout:
         return key.startswith(self.prefix + CHECKPOINT)
 
     def is_probe(self, key: str) -> bool:
-        """Whether a key is that of a probe: an object there is what a killed one had completed."""
+        """Whether a key is that of a probe: an object there was completed by a probe that was killed."""
         return key.removeprefix(self.prefix) in SCRATCH and key.startswith(self.prefix)
 
     @property
     def documents(self) -> frozenset[str]:
-        """Names of all documents that may be here."""
+        """Names of all documents that may be at this prefix."""
         return frozenset(DEPLOYMENT_DOCUMENTS) if is_bintarball(self.prefix) else _DOCUMENTS
 
     def owns(self, key: str) -> bool:
-        """Whether this tool writes such a key here: nothing else is ever replaced, deleted or aborted."""
+        """Whether this tool writes such a key here; no other key is ever overwritten, deleted or aborted."""
         if not key.startswith(self.prefix):
             return False
         name = key.removeprefix(self.prefix)
         return name in self.documents or self.is_payload(key) or name.startswith(OWN_FOLDER)
 
     def is_among(self, key: str) -> bool:
-        """Whether a key lies where archive and models do, at whatever depth: whoever copies a folder gets it too."""
+        """Whether a key is in the folders of archive and models, at any depth: copying the folder copies it too."""
         return not is_bintarball(self.prefix) and key.startswith(tuple(self.prefix + it for it in FOLDERS))
 
     def is_payload(self, key: str) -> bool:
@@ -173,7 +173,7 @@ class Layout:
 
 
 def layout_around(bucket: str, key: str) -> Layout | None:
-    """The staging below whose prefix a key lies, or that has it for its prefix; None where it is not so deep."""
+    """The staging whose prefix contains a key, or equals it; None where the key has too few levels."""
     root = DEPLOYMENTS if key.startswith(DEPLOYMENTS) else ""
     levels = key.removeprefix(root).split("/", LEVELS)
     if len(levels) <= LEVELS or not all(levels[:LEVELS]):
@@ -182,6 +182,6 @@ def layout_around(bucket: str, key: str) -> Layout | None:
 
 
 def layout_of(bucket: str, key: str) -> Layout | None:
-    """The staging that a key belongs to, or None where it is none of this tool's keys."""
+    """The staging that a key belongs to, or None where it is not one of this tool's keys."""
     layout = layout_around(bucket, key)
     return layout if layout is not None and layout.owns(key) else None

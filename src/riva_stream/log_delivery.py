@@ -1,4 +1,4 @@
-"""Put a few small local files into a bucket: a run's log, and what goes with it. Best effort, and soon given up."""
+"""Upload a run's log and related small files to a bucket. Best effort, and given up soon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["LogUpload", "deliver", "log_store"]
 _RETRIES = 2
 _READ_SECONDS = 15.0
 _LARGEST = 64 << 20
-"""Bytes of a file that are sent; of a longer one the end, which is where a log says how it ended."""
+"""Bytes of a file that are sent; of a longer file the end, since a log ends with the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class LogUpload:
 
 
 def log_store(request: Request) -> StoreSettings:
-    """How the bucket of logs is reached: like the destination, without the options of what is staged."""
+    """Settings of the store that takes the logs: as for the destination, without the options for staged objects."""
     return StoreSettings(
         region=request.region,
         endpoint_url=request.endpoint_url,
@@ -56,14 +56,14 @@ async def deliver(
     run_id: str,
     seconds: float,
 ) -> None:
-    """Put them all, one after the other.
+    """Upload all files, one after the other.
 
     Args:
         settings: the store.
         bucket: its bucket.
         uploads: the files.
-        run_id: of the run that they tell of; goes into the objects' metadata.
-        seconds: that it may take in all.
+        run_id: of the run that they are about; stored in the objects' metadata.
+        seconds: time limit for all of them.
 
     Raises:
         RivaStreamError: the store refuses it.

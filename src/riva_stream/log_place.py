@@ -12,7 +12,7 @@ __all__ = ["LogPlace"]
 
 @dataclass(frozen=True, slots=True)
 class LogPlace:
-    """A prefix of a bucket, below which each run has a folder."""
+    """A prefix in a bucket, below which each run has a folder."""
 
     bucket: str
     prefix: str

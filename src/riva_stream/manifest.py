@@ -52,13 +52,13 @@ Mode = Literal["full", "reference_only", "bintarball_reference"]
 
 
 class Document(BaseModel):
-    """What all of them share: frozen; unknown fields of a newer version are kept out of our way."""
+    """What all documents share: frozen; unknown fields, as of a newer version, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Finding(Document):
-    """Something that was found: a code that programs go by, and the sentence for a person."""
+    """Something that was found: a code for programs, and a sentence for people."""
 
     code: str
     message: str
@@ -83,9 +83,9 @@ class Source(Document):
     size_bytes: int = Field(ge=0)
     size_human: str
     sha256: str | None
-    """None by reference: nothing was read."""
+    """None for a staging by reference: nothing was read."""
     blake3: str | None = None
-    """Of a bare model. An archive has one only from version 0.1."""
+    """Only of a bare model; of an archive only if version 0.1 wrote it."""
     etag: str
     version_id: str | None
     status: Literal["staged", "referenced"]
@@ -115,7 +115,7 @@ class ModelFile(Document):
 
 
 class Deployment(Document):
-    """Where it lies, for the next steps."""
+    """Where the staging is, for the next steps."""
 
     environment: str
     s3_bucket: str
@@ -126,7 +126,7 @@ class Deployment(Document):
     staging_mode: Mode
     reference_mode: bool
     tags: dict[str, str] = Field(default_factory=dict)
-    """The tags that every object of the staging has; empty when they were not asked for, or were refused."""
+    """The tags of every object of the staging; empty when they were not requested, or were refused."""
 
 
 class LaneSeconds(Document):
@@ -135,12 +135,12 @@ class LaneSeconds(Document):
     bytes: int
     wall_seconds: float
     busy_seconds: float
-    """Summed over the lane's workers, so it may exceed the wall."""
+    """Summed over the lane's workers, so it may exceed the wall time."""
     waiting_seconds: float
 
 
 class BuildInfo(Document):
-    """What made it, and how it went."""
+    """What made the staging, and how the run went."""
 
     script: str = "riva-130"
     tool: str = "riva_stream"
@@ -154,9 +154,9 @@ class BuildInfo(Document):
     cpu_seconds: float
     """User and system time of this process during the run."""
     cpu_seconds_per_gib: float | None
-    """The same per GiB of the source; None by reference."""
+    """The same per GiB of the source; None for a staging by reference."""
     resumed_from: int | None = None
-    """Byte of the source from which this run has read it, going on from a checkpoint; None: from its start."""
+    """Source offset at which this run resumed from a checkpoint; None: it read the source from its start."""
     lanes: dict[str, LaneSeconds] = Field(default_factory=dict)
 
 
@@ -165,7 +165,7 @@ def _messages(warnings: list[Warned]) -> list[str]:
 
 
 class Validation(Document):
-    """What was really checked: each is true only if it was."""
+    """What was actually checked: each is true only if it was."""
 
     source_exists: bool
     source_pinned: bool
@@ -175,8 +175,8 @@ class Validation(Document):
     archive_complete: bool
     """Read to its last byte; lengths, CRCs and end-of-archive blocks were right."""
     resumed_by: str | None = None
-    """Digests were continued from a checkpoint: what vouches for the parts before it (crc64nvme: the store's checksum of
-    each is that of the stream; etag: its ETag is the one that the store told when it was sent). None: all was read."""
+    """Digests were resumed from a checkpoint: what vouches for the parts before it (crc64nvme: the store's checksum of
+    each equals the stream's; etag: its ETag is the one that the store returned for it). None: all was read."""
     checksums_computed: bool
     checksums_verified: bool
     """An expected SHA-256 was given and matched."""
@@ -184,13 +184,13 @@ class Validation(Document):
     upload_check: str
     """The checksum that the store verified each part with: crc64nvme, md5, sha256 or none."""
     source_copy: str = "sent"
-    """``sent``: this tool sent the source's bytes. Else the store has copied them, and by what it was proven before
-    anything became visible that they are those that were hashed: ``crc64nvme``, ``multipart-etag``, ``plain-etag`` or
-    ``md5`` (of each range). Of a promotion whose objects went different ways all of them, joined by "+"."""
+    """``sent``: this tool sent the source's bytes. Otherwise the store copied them, and this is how they were proven,
+    before anything became visible, to be the bytes that were hashed: ``crc64nvme``, ``multipart-etag``, ``plain-etag``
+    or ``md5`` (of each range). For a promotion that treated objects differently, all of them, joined by "+"."""
     source_copy_reason: str = ""
-    """Why what was sent was not copied; empty where nothing was, or where the store was not to be asked."""
+    """Why the bytes that were sent were not copied; empty where none were sent, or no copy was to be tried."""
     objects_verified: bool
-    """Every object was HEADed after its completion; size and checksum or ETag are what was computed on the way."""
+    """Every object was HEADed after its completion; size and checksum or ETag match those computed on the way."""
     archive_container: str | None = None
     archive_members: int | None = None
     containers: dict[str, str] = Field(default_factory=dict)
@@ -205,13 +205,13 @@ class Validation(Document):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def warning_codes(self) -> list[str]:
-        """Of each warning, in their order; "" of one that version 0.1 has written."""
+        """Of each warning, in their order; "" for one that version 0.1 wrote."""
         return [warning.code for warning in self.warnings]
 
     @model_validator(mode="before")
     @classmethod
     def _coded(cls, data: Any) -> Any:
-        """Put a warning together with its code."""
+        """Pair each warning with its code."""
         if not isinstance(data, dict):
             return data
         warnings, codes = data.get("warnings", []), data.get("warning_codes", [])
@@ -223,7 +223,7 @@ class Validation(Document):
 
 
 class PromotedFrom(Document):
-    """The staging that another one was made from, object by object."""
+    """The staging that this one was made from, object by object."""
 
     s3_prefix: str
     """``s3://bucket/prefix/``."""
@@ -248,7 +248,7 @@ class Artifact(Document):
     build_info: BuildInfo
     """Of the run that made this staging."""
     validation: Validation
-    """Of the run that has read the source."""
+    """Of the run that read the source."""
     promoted_from: PromotedFrom | None = None
     """None: it was staged from its source."""
 
@@ -268,7 +268,7 @@ class StagedFile(Document):
 
 
 class StagedFiles(Document):
-    """All of them."""
+    """All objects of the staging."""
 
     source_archive: StagedFile | None
     models: Items[StagedFile]
@@ -299,19 +299,19 @@ class UploadManifest(Document):
 
 
 class Lines(Document):
-    """A document that is lines of ``name: value``, for a person and for ``grep``; a field without a value has none."""
+    """A document of ``name: value`` lines, for people and for ``grep``; a field without a value has no line."""
 
     LINES: ClassVar[Mapping[str, str]]
-    """Name of a line → its field, in their order."""
+    """Name of a line → its field, in order."""
 
     def text(self) -> str:
-        """The file."""
+        """The content of the file."""
         fields = self.model_dump(mode="json")
         return "".join(f"{name}: {fields[field]}\n" for name, field in self.LINES.items() if fields[field])
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read it back.
+        """Parse the content of the file.
 
         Raises:
             ValueError: this is not such a file.
@@ -330,9 +330,9 @@ class Marker(Lines):
     next_step: str
     artifact_sha256: str
     manifest_sha256: str | None = None
-    """None by reference, and of version 0.1."""
+    """None for a staging by reference, and if version 0.1 wrote it."""
     token: str = ""
-    """Of the hold under which it was written, as in the journal; "" of version 0.1. No two markers are alike."""
+    """Of the lease under which it was written, as in the journal; "" in version 0.1. No two markers are alike."""
 
     LINES = {
         "Staging completed at": "completed_at",
@@ -352,7 +352,7 @@ def artifact_id(name: str, version: str) -> str:
 
 
 def architecture_of(name: str) -> str:
-    """The architecture that a model's name tells, else "unknown"."""
+    """The architecture that a model's name contains, else "unknown"."""
     words = re.split(r"[^a-z0-9]+", name.lower())
     return next((kind for kind in ("rnnt", "ctc", "tdt") if kind in words), "unknown")
 

@@ -1,8 +1,8 @@
-"""Texts of others, made fit to be shown: an escape in place of each character that is not printable.
+"""Make foreign text fit to be shown: each character that is not printable is escaped.
 
-Keys, names and documents of others may hold anything. A terminal does what it is told, and a line end in a key begins a line
-that looks like one of ours. So what others wrote is put into a line by :func:`in_one_line`, and whatever goes to a terminal
-goes by :func:`visible`, which leaves the line ends of our own texts. Only the standard library is used.
+Foreign keys, names and documents may hold anything. A terminal obeys control characters, and a line end in a key starts
+a line that looks like one of ours. So foreign text is put into a line by :func:`in_one_line`, and all terminal output
+passes through :func:`visible`, which keeps the line ends of our own text. Only the standard library is used.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections.abc import Callable
 __all__ = ["escaped", "in_one_line", "visible"]
 
 _UNUSUAL = re.compile(r"[^\n\t -~]+")
-"""What may be not printable; asked again by character."""
+"""Runs that may hold characters that are not printable; each character is then checked."""
 _ENDS = {ord("\r"): r"\r", ord("\n"): r"\n"}
 """All other characters that end a line somewhere (U+0085, U+2028, form feeds …) are not printable anyway."""
 
 
 def visible(text: str) -> str:
-    """``text`` with escapes in place of what is not printable, line ends and tabs aside; the same if it is done again."""
+    """``text`` with escapes for what is not printable, except line ends and tabs; idempotent."""
     return escaped(text.replace("\r\n", "\n"), _of_python)
 
 
 def in_one_line(text: str) -> str:
-    """The same, and of line ends too: what comes from others begins no line of its own."""
+    """The same, with line ends escaped too: foreign text cannot start a line of its own."""
     return escaped(text.translate(_ENDS), _of_python)
 
 
 def escaped(text: str, escape: Callable[[str], str]) -> str:
-    """``text`` with what ``escape`` makes of each character that is not printable, line feeds and tabs aside."""
+    """``text`` with ``escape`` applied to each character that is not printable, except line feeds and tabs."""
 
     def of(match: re.Match[str]) -> str:
         if match[0].isprintable():

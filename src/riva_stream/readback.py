@@ -1,8 +1,8 @@
-"""JSON that is read back from a bucket, where somebody may have changed it: what is wrong in it costs no more than what is right.
+"""JSON read back from a bucket, where others may have changed it: an invalid document costs no more than a valid one.
 
-A parser makes many times the size of a document out of it, and pydantic an error of its own out of each item that is
-wrong. So the values are counted before anything is made of them, lists end at their first wrong item (``fail_fast`` of
-their fields), and of the errors that are left only the first is ever put into words.
+A parser builds objects many times the size of a document, and pydantic creates an error for each invalid item. So the
+values are counted before anything is built, validation of a list stops at its first invalid item (``fail_fast`` of its
+field), and only the first of the remaining errors is ever put into words.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 Items = Annotated[list[T], Field(fail_fast=True)]
-"""A list that is over at its first wrong item when it is read back: each would be an error of its own."""
+"""A list whose validation stops at its first invalid item: each would be an error of its own."""
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-"""A string, be it one that does not end: each byte is looked at once."""
+"""A string, even one that is not terminated: each byte is scanned once."""
 _MOST_ERRORS = 100
-"""That are put into a list in order to tell the first of them."""
+"""Maximum number of errors that are listed in order to report the first."""
 _MOST_PLACE = 100
-"""Characters of the place that an error names; a key of the document may be of any length, and hold anything."""
+"""Maximum characters of the location in an error; a key of the document may be of any length, and hold anything."""
 
 
 class UnreadableError(ValueError):
-    """A document is not what it should be; the text says in one line why."""
+    """A document is not what it should be; the text says why, in one line."""
 
 
 def read_back(validate: Callable[[bytes], T], data: bytes, *, size: int, values: int) -> T:
     """Read a small document.
 
     Args:
-        validate: pydantic's own reader of JSON. Of each field that is missing it makes an error that has all that is there, as
-            objects of its own: ``values`` have to be few.
+        validate: pydantic's own JSON reader. For each missing field it creates an error that holds the whole input, as
+            new objects: ``values`` must be small.
         data: the document.
-        size: bytes that it may have.
-        values: that may be in it, containers and what is in them.
+        size: maximum bytes.
+        values: maximum number of values in it, containers included.
 
     Raises:
-        UnreadableError: it is larger, or not what ``validate`` takes.
+        UnreadableError: it is too large, or ``validate`` rejects it.
     """
     if len(data) > size:
         raise UnreadableError(f"it has {len(data)} bytes, and can have {size}")
@@ -61,7 +61,7 @@ def read_back(validate: Callable[[bytes], T], data: bytes, *, size: int, values:
 
 
 def read_model(model: type[M], data: bytes, *, size: int, values: int) -> M:
-    """Read a document of any size: objects are made of it once, and all errors have those. Not for a strict model.
+    """Read a document of any size: it is parsed once, and all errors share the result. Not for a strict model.
 
     Raises:
         UnreadableError: as for :func:`read_back`.
@@ -70,7 +70,7 @@ def read_model(model: type[M], data: bytes, *, size: int, values: int) -> M:
 
 
 def _first_of(error: ValidationError) -> str:
-    """The first of the things that are wrong, with its place, in one line."""
+    """The first of the errors, with its location, in one line."""
     if error.error_count() > _MOST_ERRORS:
         return f"it is wrong in {error.error_count()} places"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -81,5 +81,5 @@ def _first_of(error: ValidationError) -> str:
 
 
 def _values(data: bytes) -> int:
-    """How many values there are, strings being left out; more where they are not."""
+    """The number of values if ``data`` holds no strings; otherwise it may be too high."""
     return data.count(b",") + data.count(b"[") + data.count(b"{") + 1

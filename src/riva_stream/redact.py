@@ -1,6 +1,6 @@
 """The last line of defence: no secret leaves through a message, a log or a file, whatever wrote it.
 
-:func:`redact` blacks out what is a secret anywhere: the values of this process's secrets, signatures and tokens in
+:func:`redact` blacks out what is always secret: the values of this process's secrets, signatures and tokens in
 URLs and headers, passwords in URLs, access keys. :class:`Redactor` does more on request, for logs that others read.
 """
 
@@ -17,7 +17,7 @@ from urllib.parse import quote
 __all__ = ["SECRETS", "Redactor", "is_secret", "redact", "remember"]
 
 _NAMES = (
-    "AWS_ACCESS_KEY_ID",  # no secret by itself, but whoever mixes up the two has the secret here
+    "AWS_ACCESS_KEY_ID",  # no secret by itself, but a user who swaps the two has the secret here
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_SECURITY_TOKEN",
@@ -31,11 +31,11 @@ _SHORTEST = 8  # a shorter "secret" is a test server's, such as "test", and woul
 
 _remembered: set[str] = set()
 _longest_first: list[str] = []
-"""Secrets of a ``.env``: they need not come into the environment to turn up in a message."""
+"""Secrets from a ``.env``: they can turn up in a message without ever being in the environment."""
 
 _SIGNED = re.compile(
     r"(X-Amz-(?:Signature|Security-Token|Credential)\\?[\"']?\s*(?:=|:|%3D)\s*b?\\?[\"']?"
-    # Google's, CloudFront's and Azure's; "sig" is a common word, so it counts only where a query has it.
+    # Google's, CloudFront's and Azure's; "sig" is a common word, so it counts only in a query.
     r"|X-Goog-(?:Signature|Credential)(?:=|%3D)"
     r"|(?<![A-Za-z-])(?:AWSAccessKeyId|GoogleAccessId|Key-Pair-Id|Signature|Credential)(?:=|%3D)"
     r"|(?:[?&]|%3F|%26)sig(?:=|%3D))[^&\s\"'\\,;<>]+",
@@ -57,7 +57,7 @@ def is_secret(name: str) -> bool:
 
 
 def remember(variables: Mapping[str, str]) -> None:
-    """Redact from now on what these variables hold, as far as their names say that it is secret."""
+    """Redact from now on the values of those variables whose names say that they are secret."""
     for name, value in variables.items():
         if is_secret(name):
             _remembered.update(_spellings(value))
@@ -65,8 +65,8 @@ def remember(variables: Mapping[str, str]) -> None:
 
 
 def redact(text: str) -> str:
-    """``text`` without secrets: ``***`` stands in their place."""
-    for name in _NAMES:  # anew each time, for the AWS libraries take them from there at any time
+    """``text`` with ``***`` in place of secrets."""
+    for name in _NAMES:  # each time, since the AWS libraries may read them from there at any time
         for secret in _spellings(os.environ.get(name, "")):
             text = text.replace(secret, "***")
     for secret in _longest_first:
@@ -76,11 +76,11 @@ def redact(text: str) -> str:
 
 
 class Redactor:
-    """:func:`redact`, and what LOG_REDACT asks for.
+    """:func:`redact`, plus what LOG_REDACT requests.
 
     Args:
         names: variables and fields. What follows ``NAME=`` or ``NAME:`` is blacked out, and so is the value of such a
-            variable wherever it stands.
+            variable wherever it occurs.
         values: of those variables.
         accounts: black out account ids and mail addresses too.
     """
@@ -101,7 +101,7 @@ class Redactor:
         self._accounts = accounts
 
     def text(self, text: str) -> str:
-        """One line or many."""
+        """Redact one line or many."""
         text = redact(text)
         for value in self._values:
             text = text.replace(value, "***")
@@ -112,7 +112,7 @@ class Redactor:
         return text
 
     def value(self, value: Any) -> Any:
-        """What is about to become JSON: its strings, at any depth; done before, so that it stays JSON."""
+        """Redact the strings, at any depth, of what is about to become JSON; done before, so that it stays JSON."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -126,13 +126,13 @@ class Redactor:
 
 
 SECRETS = Redactor(accounts=False)
-"""What :func:`redact` does, for values: a secret of digits may be part of a number, which no one can black out in
-JSON that is written already."""
+"""The same as :func:`redact`, for values: a secret of digits may be part of a number, which cannot be blacked out in
+JSON that is already written."""
 
 
 @cache
 def _spellings(secret: str) -> tuple[str, ...]:
-    """A secret as it stands, in a URL, in JSON and in Python's own notation; the longest first."""
+    """The spellings of a secret: as it is, in a URL, in JSON and in Python's own notation; the longest first."""
     secret = secret.strip()
     if len(secret) < _SHORTEST:
         return ()

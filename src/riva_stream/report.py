@@ -1,4 +1,4 @@
-"""What a run gives back: the plan, the report, and the JSON Schema of every document. No I/O."""
+"""What a run returns: the plan, the report, and the JSON Schema of every document. No I/O."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 Would = Literal["stage", "already_staged", "add_deployment", "upgrade", "replace"]
-"""``add_deployment``: ``deployment.json``, to what is staged already; ``upgrade``: a staging by reference to a full one."""
+"""``add_deployment``: add ``deployment.json`` to a staging; ``upgrade``: make a staging by reference a full one."""
 
 _FROM_WORST = (1, 65, 73, 66, 77, 78, 75)
-"""A bug first, since nothing else can be believed then; then what no rerun mends; last what a rerun does."""
+"""A bug first, since nothing else can be trusted then; then what a rerun does not fix; last what it does."""
 
 
 class ObjectCheck(Document):
@@ -66,11 +66,11 @@ class PlannedObject(Document):
 
 
 class TriedRights(Document):
-    """What the dry run has tried of one place."""
+    """What the dry run tried at one place."""
 
     of: Literal["source", "container_image", "destination"]
     operations: list[str]
-    """Names of S3's operations."""
+    """Names of S3 operations."""
 
 
 class Plan(Document):
@@ -93,9 +93,9 @@ class Plan(Document):
     write_share: int
     upload_check: str
     source_copy: str = "sent"
-    """``sent``, or how it is going to be proven that the store has copied the source; see ``Validation``."""
+    """``sent``, or how the store's copy of the source will be proven; see ``Validation``."""
     source_copy_reason: str = ""
-    """Why it is sent."""
+    """Why it is sent rather than copied."""
     rights: list[TriedRights]
     """What was tried."""
     would: Would
@@ -108,7 +108,7 @@ class ErrorReport(Document):
     type: str
     """Name of the error's class, as in the ``--json`` of ``stage``."""
     code: str
-    """What a program goes by, with the type."""
+    """What programs branch on, with the type."""
     message: str
     hint: str = ""
     exit_code: int
@@ -118,32 +118,32 @@ class StageReport(Document):
     """The result of :func:`riva_stream.stage`."""
 
     outcome: Literal["staged", "already_staged", "upgraded", "deployment_added", "planned"]
-    """``deployment_added``: it was staged already; ``deployment.json`` was not there yet."""
+    """``deployment_added``: the staging existed already; only ``deployment.json`` was missing."""
     run_id: str
     mode: Mode
     destination: str
     marker: str | None
     """``s3://`` URI of the marker; None for a dry run."""
     artifact: Artifact | None
-    """As it stands in the bucket; None for a dry run, and for a bintarball reference, which writes none."""
+    """As it is in the bucket; None for a dry run, and for a bintarball reference, which writes none."""
     deployment: DeploymentDocument | None = None
-    """``deployment.json`` as it stands in the bucket; None for a dry run, and where no container image was named."""
+    """``deployment.json`` as it is in the bucket; None for a dry run, and where no container image was named."""
     objects: list[ObjectCheck] = Field(default_factory=list)
     plan: Plan | None = None
     warnings: list[Warned] = Field(default_factory=list)
     replicas: list[PlaceReport] = Field(default_factory=list)
-    """What became of each place that the staging was to be promoted to."""
+    """The result for each place that the staging was to be promoted to."""
     seconds: float
     next_step: str
 
     @property
     def exit_code(self) -> int:
-        """0, or the worst of the replicas'."""
+        """0, or the worst exit code of the replicas."""
         return worst([replica.exit_code for replica in self.replicas])
 
 
 class PlaceReport(Document):
-    """What a promotion to one place came to."""
+    """The result of a promotion to one place."""
 
     destination: str
     exit_code: int
@@ -160,7 +160,7 @@ class PromoteReport(Document):
     source_run_id: str | None
     """Of the run that staged it."""
     exit_code: int
-    """0, or the worst of the places'."""
+    """0, or the worst exit code of the places."""
     places: list[PlaceReport]
     seconds: float
 
@@ -177,9 +177,9 @@ class Leftover(Document):
     since: datetime | None = None
     """When it was begun, by the store's clock."""
     held: bool
-    """A live run holds it: it stays."""
+    """A live run holds it, so it stays."""
     old: bool
-    """It is older than was asked for."""
+    """It is older than the requested age."""
     removed: bool = False
 
 
@@ -191,11 +191,11 @@ class CollectReport(Document):
     """Whether it removed what it could, or only listed it."""
     found: list[Leftover]
     unseen: list[str]
-    """``s3://bucket/prefix/`` of each staging that could not be looked at: what is left there is not among what was found."""
+    """``s3://bucket/prefix/`` of each staging that could not be inspected: ``found`` has nothing of it."""
     error: ErrorReport | None
-    """The worst of what kept something from being looked at or removed."""
+    """The worst of the errors that kept something from being inspected or removed."""
     exit_code: int
-    """That of the error, or 0."""
+    """The exit code of the error, or 0."""
 
 
 SCHEMAS: dict[str, type[BaseModel]] = {

@@ -1,7 +1,7 @@
-"""Trying again: a policy as data, and what applies it.
+"""Retries: a policy as data, and the code that applies it.
 
-The SDK below makes one attempt only, so that the layers do not multiply; everything that is tried again is tried
-again here. Delays are drawn with full jitter, uniformly from 0 to the capped exponential backoff, after
+The SDK below makes one attempt only, so that the layers do not multiply; all retries happen
+here. Delays are drawn with full jitter, uniformly from 0 to the capped exponential backoff, after
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 """
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how patiently. Seconds."""
+    """How often and how patiently to retry. Seconds."""
 
     retries: int = 8
     """Attempts after the first, of one request."""
@@ -46,10 +46,10 @@ async def _cannot_renew() -> bool:
 
 @dataclass(eq=False)
 class Retrier:
-    """Runs one request until it succeeds, fails for good, or was tried often enough.
+    """Runs one request until it succeeds, fails for good, or has used up its attempts.
 
     It also paces: at most ``slots`` requests run at once, half as many after each throttled request, and
-    one more again after as many answers as there are slots.
+    one more after as many successes as requests may then run at once.
     """
 
     policy: RetryPolicy = field(default_factory=RetryPolicy)
@@ -57,8 +57,8 @@ class Retrier:
     on_success: Callable[[], None] = lambda: None
     """Called after each success: the run is alive."""
     renew: Callable[[], Awaitable[bool]] = _cannot_renew
-    """Makes new sessions when a token has expired; says whether that may help. Asked once for each expiry, however many
-    requests it was that the store refused for it."""
+    """Opens new sessions when a token has expired; returns whether that may help. Called once for each expiry, however
+    many requests the store refused for it."""
     slots: int = 64
     sleep: Callable[[float], Awaitable[None]] = clock.sleep
     draw: Callable[[], float] = random.random
@@ -67,7 +67,7 @@ class Retrier:
     _pace: anyio.CapacityLimiter = field(init=False)
     _successes: int = field(default=0, init=False)
     _generation: int = field(default=0, init=False)
-    """Of the credentials: how often they were renewed."""
+    """How often the credentials were renewed."""
     _renewal_lock: anyio.Lock = field(default_factory=anyio.Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -112,11 +112,11 @@ class Retrier:
             attempt += 1
 
     async def _with_good_credentials(self, attempt_once: Callable[[], Awaitable[T]]) -> T:
-        """One attempt; made again with renewed credentials, if those it began with were refused as expired.
+        """Make one attempt; another with renewed credentials if those of the first were refused as expired.
 
         Raises:
-            RivaStreamError: the attempt's, or the renewal's. Credentials that are refused right after they were
-                renewed are of no use.
+            RivaStreamError: the attempt's, or the renewal's; the attempt's too if credentials are refused right after
+                they were renewed.
         """
         renewed = False
         while True:
@@ -126,23 +126,23 @@ class Retrier:
                     return await attempt_once()
                 except RivaStreamError as error:
                     refused = error
-                    # Others may have renewed them meanwhile: what was refused then are not the newest.
+                    # Another request may have renewed them meanwhile: then those refused were not the newest.
                     newest = generation == self._generation
                     if error.where.code not in EXPIRED or (renewed and newest):
                         raise
-            # Out of the pace: whoever waits for a renewal keeps nobody from a slot.
+            # Outside ``_pace``: a request that waits for a renewal occupies no slot.
             if not await self._renewed_after(generation):
                 raise refused
             renewed = True
 
     async def _renewed_after(self, generation: int) -> bool:
-        """Renew credentials that were refused; whoever comes second waits for the first, and uses its.
+        """Renew credentials that were refused; later callers wait for the first, and use its renewal.
 
         Args:
             generation: of the credentials that were refused.
 
         Returns:
-            Whether there are others now.
+            Whether there are new ones now.
 
         Raises:
             RivaStreamError: they could not be read.

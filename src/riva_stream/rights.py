@@ -1,7 +1,7 @@
-"""Which IAM action each S3 request needs, and on what: the one table that everything about rights is drawn from.
+"""Which IAM action each S3 request needs, and on what: the one table behind everything about rights.
 
-``policy`` prints it, ``check`` tries it, and an error that says "access denied" looks up here what to ask for. A test
-runs every kind of staging against a store that grants just what is printed.
+``policy`` prints it, ``check`` tries it, and an "access denied" error looks up here what to ask for. A test runs every
+kind of staging against a store that grants exactly what is printed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
 """What each operation of the S3 API needs (Amazon S3 User Guide, "Required permissions for S3 API operations")."""
 
 KMS_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
-"""What writing with a KMS key needs: a multipart upload reads its parts again when it is completed."""
+"""What writing with a KMS key needs: completing a multipart upload reads its parts again."""
 
 
 def describe_rights(operation: str) -> str:
@@ -67,9 +67,9 @@ def describe_rights(operation: str) -> str:
 
 
 def bucket_arn(bucket: str, region: str | None) -> str:
-    """ARN of a bucket; that of an access point is one already.
+    """ARN of a bucket; the ARN of an access point is returned as it is.
 
-    An alias is unknown to IAM: the access points whose name it begins with are meant (AWS cuts a long name for it).
+    IAM does not know aliases: the access points whose name starts like the alias are meant (AWS truncates long names).
     """
     if bucket.startswith("arn:"):
         return bucket
@@ -80,9 +80,9 @@ def bucket_arn(bucket: str, region: str | None) -> str:
 
 
 def object_arn(bucket: str, pattern: str, region: str | None) -> str:
-    """ARN of the objects whose keys fit ``pattern``, with ``*`` and ``?`` as IAM knows them.
+    """ARN of the objects whose keys match ``pattern``, with ``*`` and ``?`` as in IAM.
 
-    A ``$`` would begin a policy variable, so it is written as IAM wants it.
+    A ``$`` would begin a policy variable, so it is escaped as IAM requires.
     """
     whole = bucket_arn(bucket, region)
     middle = "/object/" if ":accesspoint/" in whole else "/"

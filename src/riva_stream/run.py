@@ -31,14 +31,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _STATE_SECONDS = 2.0
-"""That one file in the state directory may take: the heartbeat waits for it."""
+"""Time limit of one file in the state directory: the heartbeat waits for it."""
 _TASKS = 8
 _INTERVAL = 0.1
 
 
 @dataclass(eq=False)
 class Meter:
-    """The byte counters of a run; none of them ever goes back.
+    """The byte counters of a run; none of them ever decreases.
 
     Every change counts as progress for the watchdog; at most one :class:`Progress` goes out per 0.1 s.
     """
@@ -49,22 +49,22 @@ class Meter:
     """As in :class:`Progress`."""
     source_size: int = 0
     own_keys: frozenset[str] = frozenset()
-    """Where the source's own bytes go."""
+    """Keys of the source's own bytes."""
     fetched: int = 0
     expanded: int = 0
     durable: int = 0
     durable_source: int = 0
     skipped: int = 0
-    """Bytes of the source that an earlier run has read: counted as if this one had, but for its lanes' own bytes."""
+    """Bytes of the source that an earlier run read: counted as if this one had, except in its lanes' own bytes."""
     kept: int = 0
-    """Bytes of the source's own object that an earlier run has made durable: the same."""
+    """Bytes of the source's own object that an earlier run made durable: counted likewise."""
     copied: int = 0
     moved_at: float = field(default_factory=clock.monotonic)
     _began: float = field(default_factory=clock.monotonic)
     _told_at: float = 0.0
 
     def begin(self, source_size: int, *, skipped: int, kept: int, bare: bool) -> None:
-        """The source is read from now on. Where it is read for a second time, what was told before stays."""
+        """Note that reading of the source starts. On a second reading, the counts reported before stay."""
         self.source_size = source_size
         self.skipped, self.kept = max(self.skipped, skipped), max(self.kept, kept)
         if bare:
@@ -79,7 +79,7 @@ class Meter:
         durable_source: int = 0,
         copied: int = 0,
     ) -> None:
-        """Something moved."""
+        """Count bytes that moved."""
         self.fetched += fetched
         self.expanded += expanded
         self.durable += durable
@@ -90,15 +90,15 @@ class Meter:
             self.tell()
 
     def add_durable(self, upload: Upload, size: int) -> None:
-        """A part of an upload became durable."""
+        """Count a part of an upload that became durable."""
         self.add(durable=size, durable_source=size if upload.key in self.own_keys else 0)
 
     def add_copied(self, upload: Upload, size: int) -> None:
-        """The store has copied a part of an upload."""
+        """Count a part of an upload that the store copied."""
         self.add(copied=size, durable_source=size if upload.key in self.own_keys else 0)
 
     def touch(self) -> None:
-        """A request was answered: nothing to count, but the run is alive."""
+        """Note that a request was answered: nothing to count, but the run is alive."""
         self.moved_at = clock.monotonic()
 
     def tell(self) -> None:
@@ -133,7 +133,7 @@ class Run:
     lanes: Lanes
     meter: Meter
     destination: Bucket = field(init=False)
-    """Only to look at: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
+    """Read-only: changes are made by the :class:`~riva_stream.destination.Destination` alone."""
     source_store: Reader = field(init=False)
     """The store that holds the source; often the same."""
     one_principal: bool = field(default=False, init=False)
@@ -142,9 +142,9 @@ class Run:
     warnings: list[Warned] = field(default_factory=list)
     tagging: Tagging = field(init=False)
     most_parts: int = MOST_PARTS
-    """Parts that the destination takes of an upload, as far as is known."""
+    """Parts that the destination allows in an upload, as far as is known."""
     _state_hangs: bool = field(default=False, init=False)
-    """The state directory has kept a write for longer than a lease has time for."""
+    """The state directory has blocked a write for longer than a lease can afford."""
     _wall: float = field(default_factory=clock.monotonic)
     _cpu: float = field(default_factory=clock.cpu)
 
@@ -152,7 +152,7 @@ class Run:
         self.tagging = Tagging(self.request.tags, partial(self.warn, "tags"))
 
     def warn(self, code: str, message: str) -> None:
-        """Tell the observer, and keep it for the report; once."""
+        """Tell the observer, and keep the warning for the report; once."""
         warning = Warned(code=code, message=message)
         if warning not in self.warnings:
             self.warnings.append(warning)
@@ -164,11 +164,11 @@ class Run:
 
     @property
     def layout(self) -> Layout:
-        """Where it goes."""
+        """The keys of the staging."""
         return Layout(self.request.bucket, self.request.prefix)
 
     async def save_copy(self, name: str, data: bytes) -> None:
-        """Leave a copy in the state directory; what cannot be written is worth a warning, once, and no more."""
+        """Save a copy in the state directory; a failure is worth one warning, and no more."""
         # The bucket's copy is the one that counts.
         if self._state_hangs:
             return
@@ -178,23 +178,23 @@ class Run:
         except ConfigurationError as error:
             self.warn("state", str(error))
         except TimeoutError:
-            self._state_hangs = True  # each further try would keep another thread
+            self._state_hangs = True  # each further attempt would tie up another thread
             self.warn(
                 "state", f"the state directory took no file within {_STATE_SECONDS:g} s, and gets no more"
             )
 
     @property
     def wall_seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return clock.monotonic() - self._wall
 
     @property
     def cpu_seconds(self) -> float:
-        """User and system time of this process since the run began, of other runs in it as well."""
+        """User and system time of this process since the run began, including that of other runs in it."""
         return clock.cpu() - self._cpu
 
     async def renew_sessions(self) -> bool:
-        """Read the credentials anew; says whether that was possible."""
+        """Read the credentials again; return whether that was possible."""
         stores = {id(store): store for store in (self.destination.store, self.source_store)}
         return all([await store.renew() for store in stores.values()])
 
@@ -210,18 +210,18 @@ class Run:
 
     @staticmethod
     def host() -> str:
-        """Name of this host, as the journal and the artifact tell it."""
-        # As the lease has it: of the process and not of a request.
+        """Name of this host, as recorded in the journal and the artifact."""
+        # As for the lease: the process's, not a request's.
         return os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
 
 
 async def gather_bounded(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
-    """``act`` on every item, a few at a time; the results in the items' order. Of several errors the one to tell."""
+    """Apply ``act`` to every item, a few at a time; results in item order. Of several errors, raise the worst."""
     results: dict[int, R] = {}
     todo = enumerate(tuple(items))
 
     async def some() -> None:
-        for index, item in todo:  # which all of them share
+        for index, item in todo:  # shared by all of them
             results[index] = await act(item)
 
     try:

@@ -44,7 +44,7 @@ def human_size(size: float) -> str:
 
 
 def plain(number: float) -> str:
-    """A number without an exponent, which no size and no duration has: ``1e-05`` → ``0.00001``."""
+    """A number without an exponent, which sizes and durations do not allow: ``1e-05`` → ``0.00001``."""
     return f"{Decimal(repr(number)):f}"
 
 
@@ -52,7 +52,7 @@ def parse_size(text: str) -> int:
     """Bytes of ``64MiB``, ``64M``, ``1.5GiB``, ``67108864`` (bytes); ``64MB`` is decimal, as in dd.
 
     Raises:
-        ValueError: this is no size; the message is the end of a sentence.
+        ValueError: the text is not a size; the message is the end of a sentence.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or (not match[2] and match[3].lower() not in {"", "b"}):
@@ -62,7 +62,7 @@ def parse_size(text: str) -> int:
     # Whole numbers stay exact: a float would lose the last bytes of a large one.
     try:
         size = int(match[1]) * factor if match[1].isdigit() else round(float(match[1]) * factor)
-    except (OverflowError, ValueError) as error:  # of so many digits that no number is made of them
+    except (OverflowError, ValueError) as error:  # too many digits to convert
         raise ValueError("is not a size; it has too many digits") from error
     if size > _LARGEST:
         raise ValueError("is not a size; no store has as much")
@@ -70,10 +70,10 @@ def parse_size(text: str) -> int:
 
 
 def parse_interval(text: str) -> int | None:
-    """Bytes between two checkpoints, as :func:`parse_size` has them; 0 of ``off``, None (the default) of ``auto``.
+    """Bytes between two checkpoints, as for :func:`parse_size`; 0 for ``off``, None (the default) for ``auto``.
 
     Raises:
-        ValueError: it is none of these, or less than 1 MiB.
+        ValueError: it is neither, or less than 1 MiB.
     """
     words = {"auto": None, "off": 0}
     if text in words:
@@ -88,13 +88,13 @@ def parse_duration(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``5m``, ``1h``, ``1h30m``, ``2d``.
 
     Raises:
-        ValueError: this is no duration.
+        ValueError: the text is not a duration.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None or not any(match.groups()):
         raise ValueError("is not a duration; write it like 90 (seconds), 90s, 5m, 1h or 1h30m")
     days, hours, minutes, seconds = (float(group or 0) for group in match.groups())
     seconds += days * 86400 + hours * 3600 + minutes * 60
-    if seconds > _LONGEST:  # neither the calendar nor a timer of the system goes much further
+    if seconds > _LONGEST:  # neither the calendar nor the system's timers go much further
         raise ValueError("is not a duration; 36525d (a century) is the longest")
     return seconds

@@ -1,4 +1,4 @@
-"""Run ids, and what a run leaves in the state directory. Nothing of the archive is ever written here."""
+"""Run ids, and a run's files in the state directory. Nothing of the archive is ever written here."""
 
 from __future__ import annotations
 

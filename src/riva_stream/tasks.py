@@ -1,4 +1,4 @@
-"""Cancellation: what it may cut off, and what it waits for."""
+"""Cancellation: what it may interrupt, and what it waits for."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def in_child_task(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let a coroutine function run in a task of its own, which only a cancel scope can cancel.
+    """Run a coroutine function in a task of its own, which only a cancel scope can cancel.
 
-    ``asyncio.Task.cancel()``, which is what an event loop does at Ctrl-C and what ``asyncio.timeout()`` does, cuts off
-    whatever its task awaits, a shielded clean-up included. Of the task that waits here it makes the cancellation of a
+    ``asyncio.Task.cancel()``, which an event loop calls at Ctrl-C and ``asyncio.timeout()`` calls too, interrupts
+    whatever its task awaits, shielded clean-up included. For the task that waits here it becomes the cancellation of a
     scope, and shields hold against that.
     """
 
@@ -47,11 +47,11 @@ def in_child_task(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any,
 
 
 async def await_shielded(request: Callable[[], Awaitable[T]], *, grace: float) -> T:
-    """Await a request whose answer must be known, even after whoever waits for it was cancelled.
+    """Await a request whose answer must be known, even after the caller was cancelled.
 
     Args:
-        request: keeps by itself what it was answered: after a cancellation nothing is returned.
-        grace: seconds that it has from a cancellation on.
+        request: records its own answer: after a cancellation nothing is returned.
+        grace: seconds that it has after a cancellation.
     """
     results: list[T] = []
     errors: list[Exception] = []

@@ -1,6 +1,6 @@
 """Buckets, access points and S3 URIs: the one parser for settings, positional arguments, IAM policies and documents.
 
-Where a bucket may be named, an access point's ARN may stand, and in a URI the key follows it:
+An access point's ARN may be used wherever a bucket is named; in a URI the key follows it:
 ``s3://arn:aws:s3:us-east-1:111122223333:accesspoint/models/riva/model.tar.gz``. Its parts are those of Amazon S3's User
 Guide ("Access points", "Bucket naming rules") and of the IAM reference ("Actions, resources, and condition keys for
 Amazon S3").
@@ -40,7 +40,7 @@ _PARTITIONS = {
     "eusc-": "aws-eusc",
 }
 ALIAS = "-s3alias"
-"""How the alias of an access point ends, which stands for it wherever a bucket's name may."""
+"""Suffix of an access point's alias, which may be used wherever a bucket's name may."""
 _RESERVED = {
     ".mrap": "is the alias of a multi-region access point: give its ARN, arn:aws:s3::ACCOUNT:accesspoint/NAME.mrap",
     "--ol-s3": "is the alias of an Object Lambda access point, which changes what is read: name the bucket behind it",
@@ -58,7 +58,7 @@ class AccessPoint:
 
     partition: str
     region: str
-    """Empty for one of several regions."""
+    """Empty for a multi-region access point."""
     account: str
     name: str
 
@@ -68,7 +68,7 @@ class AccessPoint:
         return not self.region
 
     def __post_init__(self) -> None:
-        """Make sure that it can be one.
+        """Check that such an access point can exist.
 
         Raises:
             ValueError: it cannot; the message says why.
@@ -87,7 +87,7 @@ class AccessPoint:
 
     @property
     def arn(self) -> str:
-        """As IAM writes it."""
+        """The ARN, as IAM writes it."""
         return f"arn:{self.partition}:s3:{self.region}:{self.account}:accesspoint/{self.name}"
 
 
@@ -98,10 +98,10 @@ def partition_of(region: str | None) -> str:
 
 @lru_cache
 def access_point_of(bucket: str) -> AccessPoint | None:
-    """The access point that stands in place of a bucket; None: it is a bucket's name.
+    """The access point named in place of a bucket; None: it is a bucket's name.
 
     Raises:
-        ValueError: it begins as an ARN, and is none of an access point for whole objects.
+        ValueError: it begins like an ARN, but is not that of an access point for whole objects.
     """
     if not bucket.startswith("arn:"):
         return None
@@ -144,10 +144,10 @@ def valid_bucket(bucket: str) -> str:
 def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of ``s3://bucket/key``; the key may be empty.
 
-    Names of buckets are not looked at any closer: stores that are not AWS have others.
+    Bucket names are not validated further: stores other than AWS allow others.
 
     Raises:
-        ValueError: it is no such URI, or has a wrong ARN in place of the bucket.
+        ValueError: it is not such a URI, or has an invalid ARN in place of the bucket.
     """
     rest = uri.removeprefix("s3://")
     if rest == uri or not rest.partition("/")[0]:
@@ -155,7 +155,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket, _, key = rest.partition("/")
     if rest.startswith("arn:"):
         head, kind, tail = rest.partition(":accesspoint")
-        if kind:  # its name is one segment more
+        if kind:  # its name is one more segment
             name, _, key = tail[1:].partition("/")
             bucket = head + kind + tail[:1] + name
         elif ":outpost/" in rest:
@@ -165,10 +165,10 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def bucket_of(uri: str) -> str:
-    """The bucket, or the access point's ARN, of a URI that is known to be right."""
+    """The bucket, or the access point's ARN, of a URI that is known to be valid."""
     return split_uri(uri)[0]
 
 
 def key_of(uri: str) -> str:
-    """The key of a URI that is known to be right."""
+    """The key of a URI that is known to be valid."""
     return split_uri(uri)[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from riva_stream.layout import DEPLOYMENTS, JOURNAL
 from riva_stream.report import json_schema
 from riva_stream.s3 import S3Store
 from riva_stream.sizes import MIB
+from tests.cli_processes import run
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy
 from tests.support.iam import Enforce
-from tests.support.process import run as run_process
 from tests.support.servers import S3Server
 
 
@@ -234,35 +233,34 @@ async def test_the_command_line_shows_a_table(moto_place: Place, tmp_path: Path)
     await stage(place.request(reference_only=True))
     env = place.server.environment()
 
-    async def call(name: str, *argv: str, more: dict[str, str] | None = None) -> Any:
-        command = [sys.executable, "-m", "riva_stream", "ls", *argv]
-        return await asyncio.to_thread(run_process, command, folder=tmp_path / name, env=env | (more or {}))
+    async def call(*argv: str, **more: str) -> Any:
+        return await asyncio.to_thread(run, "riva_stream", "ls", *argv, cwd=tmp_path, env=env | more)
 
-    table = await call("table", f"s3://{place.bucket}")
-    assert table.exit_code == 0, table.stderr
+    table = await call(f"s3://{place.bucket}")
+    assert table.returncode == 0, table.stderr
     head, row = table.stdout.splitlines()[:2]
     assert head.split()[:5] == ["ENV", "MODEL", "VERSION", "STATE", "MODE"]
     assert row.split()[:5] == ["prod", "parakeet-rnnt-en-us", "v2025.09", "staged", "reference"]
     place.put(IMAGE, b"an image")
     await refer(place, model_version="v2025.08")
-    table = await call("references", f"s3://{place.bucket}/{DEPLOYMENTS}prod/")
+    table = await call(f"s3://{place.bucket}/{DEPLOYMENTS}prod/")
     assert table.stdout.splitlines()[1].split()[2:5] == ["v2025.08", "staged", "bintarball"]
     place.client.delete_object(
         Bucket=place.bucket,
         Key=f"{DEPLOYMENTS}prod/parakeet-rnnt-en-us/v2025.08/deployment_ready.txt",
     )
-    table = await call("left", f"s3://{place.bucket}/prod")
+    table = await call(f"s3://{place.bucket}/prod")
     assert table.stdout.splitlines()[1].split()[2:5] == ["v2025.08", "incomplete", "bintarball"]
     assert "1 staged, 1 not, below" in table.stdout
-    as_json = await call("json", "--json", more={"NVIDIA_DRIVERS_S3_BUCKET": place.bucket})
+    as_json = await call("--json", NVIDIA_DRIVERS_S3_BUCKET=place.bucket)
     assert json.loads(as_json.stdout)["stagings"][-1]["source"] == f"s3://{place.bucket}/{SOURCE_KEY}"
-    nothing = await call("nothing", f"s3://{place.bucket}/dev")
-    assert (nothing.exit_code, nothing.stdout) == (
+    nothing = await call(f"s3://{place.bucket}/dev")
+    assert (nothing.returncode, nothing.stdout) == (
         0,
         f"nothing is staged below s3://{place.bucket}/dev/\n",
     )
-    wrong = await call("missing", "s3://no-such-bucket-of-ours")
-    assert (wrong.exit_code, "no bucket no-such-bucket-of-ours" in wrong.stderr) == (78, True)
+    wrong = await call("s3://no-such-bucket-of-ours")
+    assert (wrong.returncode, "no bucket no-such-bucket-of-ours" in wrong.stderr) == (78, True)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ from tests.copying import Watched, asked, made
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
-from tests.support.process import run as run_process
 from tests.support.process import start
 from tests.support.servers import S3Server
 
@@ -123,9 +122,9 @@ async def test_a_live_run_is_in_flight_and_a_killed_one_is_resumable(place: Plac
     assert stored > 0
     assert report.run.percent == round(100 * report.run.source_bytes / len(data), 1)
     # verify, which has nothing to look at, knows as much, and names the command as this user can type it
-    argv = [sys.executable, "-m", "riva_stream", "verify", f"s3://{place.bucket}/{PREFIX}"]
-    done = await asyncio.to_thread(run_process, argv, folder=tmp_path / "verify", env=env)
-    assert done.exit_code == 66
+    argv = ["riva_stream", "verify", f"s3://{place.bucket}/{PREFIX}"]
+    done = await asyncio.to_thread(run_module, *argv, cwd=tmp_path, env=env)
+    assert done.returncode == 66
     assert "has stopped (its process" in done.stderr
     assert f"next:  how far it came: python -m riva_stream status s3://{place.bucket}/{PREFIX}" in done.stderr
 
@@ -226,27 +225,26 @@ async def test_the_command_line_and_the_state_directory(moto_place: Place, tmp_p
     state = tmp_path / "state"
     env = {k: v for k, v in place.server.environment().items() if "ENDPOINT" not in k and "REGION" not in k}
 
-    async def call(name: str, *argv: str) -> Any:
-        command = [sys.executable, "-m", "riva_stream", *argv]
-        return await asyncio.to_thread(run_process, command, folder=tmp_path / name, env=env)
+    async def call(*argv: str) -> Any:
+        return await asyncio.to_thread(run_module, "riva_stream", *argv, cwd=tmp_path, env=env)
 
     reach = ("--endpoint-url", place.server.endpoint_url, "--region", place.server.region)
     uri = f"s3://{place.bucket}/{PREFIX}"
-    absent = await call("absent", "status", uri, *reach)
-    assert (absent.exit_code, "Absent" in absent.stdout) == (0, True), absent.stderr
-    assert (await call("code", "status", uri, *reach, "--exit-code")).exit_code == 66
+    absent = await call("status", uri, *reach)
+    assert (absent.returncode, "Absent" in absent.stdout) == (0, True), absent.stderr
+    assert (await call("status", uri, *reach, "--exit-code")).returncode == 66
     argv = stage_argv(place, place.server.endpoint_url, "--state-dir", str(state), "--run-id", "130-last")
-    staged = await asyncio.to_thread(run_process, argv, folder=tmp_path / "stage", env=env)
-    assert staged.exit_code == 0, staged.stderr
+    staged = await call(*argv[argv.index("stage") :])
+    assert staged.returncode == 0, staged.stderr
     # region and endpoint are those that the run had: nothing else names them here
-    last = await call("last", "status", str(state), "--json", "--exit-code")
-    assert last.exit_code == 0, last.stderr
+    last = await call("status", str(state), "--json", "--exit-code")
+    assert last.returncode == 0, last.stderr
     document = json.loads(last.stdout)
     assert document["state"] == "staged"
     assert document["last_run"]["run_id"] == "130-last"
     assert document["last_run"]["status"] == "success"
     assert document["last_run"]["outcome"] == "staged"
-    text = await call("text", "status", str(state))
+    text = await call("status", str(state))
     assert text.stdout.startswith("Staged\n")
     assert "130-last: staged, exit code 0" in text.stdout
     # a pipe can be read just once, and here it names both the state directory and the keys
@@ -254,11 +252,11 @@ async def test_the_command_line_and_the_state_directory(moto_place: Place, tmp_p
     settings = "".join(f"{name}={env[name]}\n" for name in names) + f"RIVA_STATE_DIR={state}\n"
     argv = ["riva_stream", "status", "--env-file", "/dev/stdin"]
     bare = {name: value for name, value in os.environ.items() if name not in place.server.environment()}
-    piped = await asyncio.to_thread(run_module, *argv, input=settings, cwd=tmp_path / "stage", env=bare)
+    piped = await asyncio.to_thread(run_module, *argv, input=settings, cwd=tmp_path, env=bare)
     assert piped.returncode == 0, piped.stderr
     assert piped.stdout == text.stdout
-    nothing = await call("nothing", "status", str(tmp_path / "none"))
-    assert nothing.exit_code == 78
+    nothing = await call("status", str(tmp_path / "none"))
+    assert nothing.returncode == 78
     assert "tells of no run" in nothing.stderr
 
 

@@ -29,6 +29,7 @@ from riva_stream.inspection.verify import verify
 from riva_stream.layout import JOURNAL
 from riva_stream.report import json_schema
 from riva_stream.sizes import MIB
+from tests.cli_processes import run
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import FlipBit, Gate, Refuse, ShortBody, Stall
@@ -429,9 +430,8 @@ async def test_the_command_line_tells_it(moto_place: Place, tmp_path: Path) -> N
     uri = f"s3://{place.bucket}/{PREFIX}"
     env = place.server.environment()
 
-    async def call(name: str, *argv: str, more: dict[str, str] | None = None) -> Any:
-        command = [sys.executable, "-m", "riva_stream", "verify", *argv]
-        return await asyncio.to_thread(run_process, command, folder=tmp_path / name, env=env | (more or {}))
+    async def call(*argv: str) -> Any:
+        return await asyncio.to_thread(run, "riva_stream", "verify", *argv, cwd=tmp_path, env=env)
 
     named = {
         "NVIDIA_DRIVERS_S3_BUCKET": place.bucket,
@@ -439,24 +439,25 @@ async def test_the_command_line_tells_it(moto_place: Place, tmp_path: Path) -> N
         "RIVA_ASR_MODEL_NAME": "parakeet-rnnt-en-us",
         "MODEL_VERSION": "v2025.09",
     }
-    good = await call("good", "--quiet", "--deep", more=named)
+    command = [sys.executable, "-m", "riva_stream", "verify", "--quiet", "--deep"]
+    good = await asyncio.to_thread(run_process, command, folder=tmp_path / "good", env=env | named)
     assert good.exit_code == 0, good.stderr
     assert good.stdout.startswith("Verified: every object is as it was staged (in full, deep)")
     assert "MiB/s" in good.stdout
     assert good.stderr == ""
     assert good.files == ()  # nothing of it touches the disk
     replace(place, MODEL, flipped)
-    bad = await call("bad", uri.rstrip("/"))
-    assert bad.exit_code == 65
+    bad = await call(uri.rstrip("/"))
+    assert bad.returncode == 65
     assert "DIFFERS: 1 of 7 objects" in bad.stdout
     assert f"stage --source s3://{place.bucket}/{SOURCE_KEY} --bucket {place.bucket} --env prod" in bad.stdout
     assert f"differs: {MODEL}" in bad.stderr
-    as_json = await call("json", f"{uri}staging_complete.txt", "--json", "--quiet")
-    assert as_json.exit_code == 65
+    as_json = await call(f"{uri}staging_complete.txt", "--json", "--quiet")
+    assert as_json.returncode == 65
     document = json.loads(as_json.stdout)
     assert [entry["key"] for entry in document["objects"] if not entry["ok"]] == [MODEL]
-    absent = await call("absent", f"s3://{place.bucket}/prod/x/y/", "--json")
-    assert absent.exit_code == 66
+    absent = await call(f"s3://{place.bucket}/prod/x/y/", "--json")
+    assert absent.returncode == 66
     assert json.loads(absent.stdout)["error"]["exit_code"] == 66
 
 

@@ -18,6 +18,7 @@ from isal import isal_zlib
 
 from riva_stream import (
     AccessDeniedError,
+    ArchiveError,
     DestinationConflictError,
     HeldError,
     IntegrityError,
@@ -28,8 +29,9 @@ from riva_stream import (
     TransientError,
     stage,
 )
-from riva_stream.errors import Where
+from riva_stream.errors import ArchiveFault, Where
 from riva_stream.lease import Process
+from riva_stream.manifest import StagedFiles
 from riva_stream.s3 import PartBody
 from riva_stream.s3.memory import MemoryStore
 
@@ -629,3 +631,129 @@ async def test_a_replica_points_at_what_was_found_where_two_buckets_have_one_nam
     original = there.look(BUCKET, "archives/one.tar.gz")
     assert original is not None
     assert pinned["etag"] == original.etag
+
+
+class Lagging(Struck):
+    """A store whose listings do not show some keys."""
+
+    hidden: frozenset[str] = frozenset()
+
+    async def list_objects(self, bucket: str, prefix: str, **options: Any) -> Any:
+        page = await super().list_objects(bucket, prefix, **options)
+        return replace(page, objects=[entry for entry in page.objects if entry.key not in self.hidden])
+
+
+async def lagging_store() -> Lagging:
+    store = Lagging(BUCKET)
+    for name in ("one", "two"):
+        await put(store, f"archives/{name}.tar.gz", archive(name))
+    return store
+
+
+@pytest.mark.parametrize("key", ["models/a.riva", "checksums.sha256", "artifact.json"])
+async def test_what_a_manifest_names_is_replaced_even_if_a_listing_lags(key: str) -> None:
+    """It was taken for absent: the old marker was deleted, and then the new object refused."""
+    store = await lagging_store()
+    await stage(request("one"), store=store)
+    store.hidden = frozenset({PREFIX + key})
+    assert (await stage(request("two", force=True), store=store)).outcome == "staged"
+    checksums = await store.get(BUCKET, PREFIX + "checksums.sha256", limit=1 << 20)
+    assert checksums is not None
+    assert hashlib.sha256(archive("two")).hexdigest().encode() in checksums.data
+
+
+async def test_what_a_dead_commit_left_is_removed_even_if_a_listing_lags() -> None:
+    """Its journal alone told of the model, and was deleted with the model in place."""
+    store, left = await lagging_store(), PREFIX + "models/b.riva"
+
+    def fail(operation: str, key: str) -> None:
+        if operation == "CompleteMultipartUpload" and key == PREFIX + "checksums.sha256":
+            raise failed()
+
+    store.strike = fail
+    with pytest.raises(TransientError):
+        await stage(request("one", retries=0, lease=1), store=store)
+    assert left in store.keys(BUCKET)
+    store.strike, store.hidden = lambda *_: None, frozenset({left})
+    only = request("two", include=["a.riva"], lease=1)
+    assert (await stage(only, store=store)).outcome == "staged"
+    assert left not in store.keys(BUCKET)
+
+
+@pytest.mark.parametrize("names", [["models/sub/old.riva"], [f"models/{n}.txt" for n in range(40)]])
+async def test_objects_of_others_are_one_warning(names: list[str]) -> None:
+    store = await store_with_sources()
+    for name in names:
+        await put(store, PREFIX + name, b"of somebody else")
+    report = await stage(request(), store=store)
+    assert [warning.code for warning in report.warnings if warning.code == "foreign-object"] == [
+        "foreign-object"
+    ]
+    assert {PREFIX + name for name in names} <= set(store.keys(BUCKET))
+
+
+async def test_documents_that_could_not_be_read_back_are_refused_while_the_old_staging_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were written, the marker was put over them, and every later run ended with 73."""
+    store = await store_with_sources()
+    await stage(request("one"), store=store)
+    before = {key: store.look(BUCKET, key) for key in store.keys(BUCKET, PREFIX)}
+    monkeypatch.setattr("riva_stream.pipeline.commit.DOCUMENT_LIMIT", 1000)
+    with pytest.raises(ArchiveError) as caught:
+        await stage(request("two", force=True), store=store)
+    assert (caught.value.exit_code, caught.value.fault) == (65, ArchiveFault.LIMIT)
+    assert {key: store.look(BUCKET, key) for key in store.keys(BUCKET, PREFIX)} == before
+    assert store.open_uploads(BUCKET) == []
+
+
+@pytest.mark.parametrize("server", [None, "images/server.tar"])
+async def test_a_manifest_that_leaves_out_what_artifact_json_describes_is_damage(server: str | None) -> None:
+    """It was "already staged"; with a container image, a bug of ours."""
+    store = await store_with_sources()
+    await put(store, "images/server.tar", b"an image")
+    await stage(request("one"), store=store)
+    manifest = json.loads(store.look(BUCKET, PREFIX + "upload_manifest.json").data)  # type: ignore[union-attr]
+    manifest["files"] |= {"models": [], "source_archive": None}
+    data = json.dumps(manifest).encode()
+    await put(store, PREFIX + "upload_manifest.json", data)
+    marker = store.look(BUCKET, MARKER).data.decode()  # type: ignore[union-attr]
+    lines = [
+        f"SHA-256 of upload_manifest.json: {hashlib.sha256(data).hexdigest()}" if "manifest" in line else line
+        for line in marker.splitlines()
+    ]
+    await put(store, MARKER, "\n".join([*lines, ""]).encode())
+    with pytest.raises(IntegrityError) as caught:
+        await stage(request("one", server_path=server), store=store)
+    assert caught.value.exit_code == 65
+    assert caught.value.where.key == PREFIX + "upload_manifest.json"
+
+
+async def test_a_forced_staging_reads_the_old_manifest_a_fixed_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each attempt of each change built the set of all its keys anew."""
+    counts = []
+    for models in (2, 40):
+        store = Struck(BUCKET)
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w") as tar:
+            for number in range(models):
+                info = tarfile.TarInfo(f"{number}.riva")
+                info.size = 3
+                tar.addfile(info, io.BytesIO(b"abc"))
+        await put(store, "archives/one.tar.gz", raw.getvalue())
+        await put(store, "archives/two.tar.gz", raw.getvalue())
+        await stage(request("one"), store=store)
+        read: list[None] = []
+        plain = StagedFiles.all
+
+        def counted(files: StagedFiles, plain: Any = plain, read: list[None] = read) -> Any:
+            read.append(None)
+            return plain(files)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StagedFiles, "all", counted)
+            await stage(request("two", force=True), store=store)
+        counts.append(len(read))
+    assert counts[0] == counts[1]

@@ -17,7 +17,7 @@ from riva_stream.cli import main
 from riva_stream.inspection.gc import collect
 from riva_stream.layout import JOURNAL
 from riva_stream.report import CollectReport
-from riva_stream.s3 import OpenUpload
+from riva_stream.s3 import OpenUpload, PartBody
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.sizes import MIB
 from tests.cli_processes import run
@@ -241,6 +241,53 @@ async def test_an_age_is_told_by_the_stores_clock(ahead: timedelta, monkeypatch:
         "young.riva": False,
     }
     assert [upload.key for upload in store.open_uploads("deploy")] == ["prod/n/v1/models/young.riva"]
+
+
+async def test_a_journal_that_another_run_has_replaced_is_not_reported_as_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one's journal stood, and the report said that it was gone."""
+    store, model = Watched(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    theirs = b""
+
+    async def hang(*_: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(60)
+
+    begun = asyncio.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "upload_part", hang)
+        task = asyncio.ensure_future(stage(asked(model, source_copy="send", lease=1.0), store=store))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    place = asked(model)
+    key = place.prefix + JOURNAL
+    delete = store.delete
+
+    async def overtaken(bucket: str, at: str, **options: Any) -> Any:
+        nonlocal theirs
+        if at == key and not theirs:
+            found = await store.get(bucket, key, limit=1 << 20)
+            assert found is not None
+            told = json.loads(found.data) | {"token": "b" * 32, "stopped": False}
+            theirs = json.dumps(told).encode()
+            await store.put(bucket, key, PartBody((theirs,), len(theirs)), content_type="a/b", metadata={})
+        return await delete(bucket, at, **options)
+
+    monkeypatch.setattr(store, "delete", overtaken)
+
+    @asynccontextmanager
+    async def opened(*_: object, **__: object) -> AsyncIterator[MemoryStore]:
+        yield store
+
+    monkeypatch.setattr("riva_stream.inspection.gc.open_store", opened)
+    report = await collect(StoreSettings(), place.bucket, place.prefix, older_than=0.0, lease=1.0, apply=True)
+    assert theirs
+    assert [found.removed for found in report.found if found.kind == "journal"] == [False]
+    assert store.look(place.bucket, key).data == theirs  # type: ignore[union-attr]
 
 
 async def test_a_store_that_lists_too_much_costs_nobody_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import pytest
 
 from riva_stream import stage
-from riva_stream.retry import RetryPolicy
+from riva_stream.layout import Layout
+from riva_stream.lease import Lease, Process
+from riva_stream.lease.lease import JournalContent
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import WritableBucket
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.port import REQUEST_EXPIRED
 from tests.copying import Watched, asked, assert_staged, made
@@ -76,3 +81,32 @@ async def test_one_of_several_requests_at_once_may_come_too_late(
     assert store.refused
     assert report.outcome == "staged"
     assert_staged(store, model)
+
+
+async def test_changes_at_once_that_find_the_lease_half_over_renew_it_once() -> None:
+    """Each of them wrote a journal."""
+    store = Watched()
+    lease = Lease(
+        WritableBucket(store, "staging", Retrier()),
+        Layout("staging", "prod/m/v1/"),
+        30.0,
+        "130-test",
+        datetime.now(UTC),
+        Process.this(),
+        lambda: JournalContent(None, (), committing=False),
+        pytest.fail,
+        _keep_nothing,
+        lambda: None,
+    )
+    await lease.acquire(wait=False)
+    beat = (await lease.current()).beat  # type: ignore[union-attr]
+    lease.expire()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(lease.check)
+    assert (await lease.current()).beat == beat + 1  # type: ignore[union-attr]
+    await lease.release()
+
+
+async def _keep_nothing(_: bytes) -> None:
+    pass

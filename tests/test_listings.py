@@ -130,3 +130,27 @@ async def test_a_listing_of_a_folder_that_leads_nowhere_ends(token: str) -> None
     with pytest.raises(ConfigurationError) as caught:
         await store.list_folder("b", "p/", token="same")
     assert caught.value.where.code == STUCK
+
+
+async def test_keys_of_uploads_are_asked_for_encoded_as_xml_cannot_hold_each() -> None:
+    """An upload of any program at a key with a control character hid all uploads: the answer could not be parsed."""
+    answers = iter(
+        [
+            {
+                "EncodingType": "url",
+                "IsTruncated": True,
+                "Uploads": [upload("a%01b+c%2B%25", "u")],
+                "NextKeyMarker": "a%01b+c%2B%25",
+                "NextUploadIdMarker": "u",
+            },
+            {
+                "IsTruncated": False,
+                "Uploads": [upload("d%2Be+f", "v")],
+            },  # a store that does not know the option
+        ]
+    )
+    store, client = store_of(lambda _: next(answers))
+    found = await store.list_uploads("b", "")
+    assert [it.key for it in found] == ["a\x01b c+%", "d%2Be+f"]
+    assert [asked["EncodingType"] for asked in client.asked] == ["url", "url"]
+    assert client.asked[1]["KeyMarker"] == "a\x01b c+%"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -348,7 +349,7 @@ async def test_under_a_marker_of_version_0_1_digests_still_go_by_the_artifact(st
     digest = hashlib.sha256(store.read(MODEL)).hexdigest().encode()
     assert digest in artifact
     await store.write("upload_manifest.json", manifest.replace(digest, b"0" * 64))
-    with pytest.raises(IntegrityError, match=r"models/model-1\.riva otherwise") as caught:
+    with pytest.raises(IntegrityError, match=r"about prod/.*models/model-1\.riva") as caught:
         await read_whole(store)
     assert caught.value.where.key == f"{PREFIX}upload_manifest.json"
 
@@ -444,3 +445,19 @@ async def test_what_is_told_to_be_missing_once_is_looked_for_again(store: Store)
         store.asked.clear()
         store.missed = {number}
         assert await read_whole(store), number
+
+
+async def test_keys_elsewhere_in_a_manifest_are_one_difference(store: Store) -> None:
+    """Each was one, and compared with all others: a hostile manifest took hours."""
+    asked = await staged(store)
+    await store.write("staging_complete.txt", of_version_0_1(store.read("staging_complete.txt")))
+    manifest = json.loads(store.read("upload_manifest.json"))
+    model = manifest["files"]["models"][0]
+    manifest["files"]["models"] += [model | {"s3_key": f"elsewhere/{number}.riva"} for number in range(3000)]
+    await store.write("upload_manifest.json", json.dumps(manifest).encode())
+    report = await verify(store, asked.bucket, asked.prefix)
+    (entry,) = [it for it in report.objects if it.key.endswith("/upload_manifest.json")]
+    found = {difference.code: difference.message for difference in entry.differences}
+    assert len(found) == len(entry.differences)
+    assert {"outside", "artifact.json"} <= set(found)
+    assert max(map(len, found.values())) < 1000

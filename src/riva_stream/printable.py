@@ -8,9 +8,9 @@ passes through :func:`visible`, which keeps the line ends of our own text. Only 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-__all__ = ["escaped", "in_one_line", "visible"]
+__all__ = ["escaped", "in_one_line", "some_of", "visible"]
 
 _UNUSUAL = re.compile(r"[^\n\t -~]+")
 """Runs that may hold characters that are not printable; each character is then checked."""
@@ -26,6 +26,12 @@ def visible(text: str) -> str:
 def in_one_line(text: str) -> str:
     """The same, with line ends escaped too: foreign text cannot start a line of its own."""
     return escaped(text.translate(_ENDS), _of_python)
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, which may be foreign, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(in_one_line, names[:most])) + more
 
 
 def escaped(text: str, escape: Callable[[str], str]) -> str:

@@ -68,6 +68,8 @@ class S3Request:
     if_none_match: str | None = None
     source: str | None = None
     """``bucket/key`` that is copied, with its ``?versionId=`` if it has one."""
+    tagged: bool = False
+    """Whether it carries tags, in a header or, signed there, in the query."""
 
     @property
     def mutating(self) -> bool:
@@ -150,4 +152,5 @@ def recognise(head: Head) -> S3Request:
         if_match=head.get("x-amz-copy-source-if-match" if copies else "if-match"),
         if_none_match=head.get("if-none-match"),
         source=unquote(head.get("x-amz-copy-source") or "").removeprefix("/") or None,
+        tagged=head.get("x-amz-tagging") is not None or "x-amz-tagging" in {name.lower() for name in query},
     )

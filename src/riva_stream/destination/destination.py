@@ -51,6 +51,7 @@ from riva_stream.layout import (
 )
 from riva_stream.lease import Identity, Journal, JournaledCheckpoint, Lease
 from riva_stream.manifest import StagedFile
+from riva_stream.printable import some_of
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import (
@@ -79,7 +80,6 @@ _ATTEMPTS = 3
 _LIMIT = 1 << 20
 """Bytes at most of a document that is read back."""
 _UNDO_SECONDS = 20.0
-_ANSWER_SECONDS = 10.0
 _CHECKPOINT_SECONDS = 2.0
 """Seconds to wait for the answer to a checkpoint's PUT: if it is unknown whether it was kept, a listing finds it."""
 _KEPT_CHECKPOINTS = 2
@@ -260,7 +260,7 @@ class Destination:
         the documents that allow deployment. What belongs to a run that has taken over is left alone.
         """
         retracted = {self.run.layout.marker_name} if self._marker is not None else set()
-        if not self.existing.listed or self.run.layout.prefix + DEPLOYMENT_READY in self.existing.etags:
+        if self.existing.may_have(self.run.layout.prefix + DEPLOYMENT_READY):
             retracted.add(DEPLOYMENT_READY)
         # S3 wants a new upload if the key is deleted meanwhile (CompleteMultipartUpload: ConditionalRequestConflict).
         await gather_bounded([name for name in names if name not in retracted], self._open)
@@ -315,7 +315,7 @@ class Destination:
     async def retract_ready(self) -> None:
         """Delete a ``deployment_ready.txt`` that does not belong to the staging being made."""
         key = self.run.layout.prefix + DEPLOYMENT_READY
-        if key != self.run.layout.marker and (key in self.existing.etags or not self.existing.listed):
+        if key != self.run.layout.marker and self.existing.may_have(key):
             info = await self._found(key)
             if info is not None and _has_our_metadata(info):
                 await self._delete(key, info.etag)
@@ -475,32 +475,28 @@ class Destination:
         """
         layout, existing = self.run.layout, self.existing
         kept = {*self._completed, layout.marker, *(layout.prefix + name for name in upcoming)}
-        named = {key for key in existing.committed_keys() if layout.owns(key)}
+        named = {key for key in existing.committed_keys if layout.owns(key)}
         if existing.is_complete:
             named |= {layout.prefix + name for name in OF_FULL}
-        # Without permission to list, every key that may exist is checked.
-        ours = (*FOLDERS, *OF_FULL, *DEPLOYMENT_DOCUMENTS)
-        unseen = set(named)
+        # A listing may lag: what was written here before is checked even if it was not listed.
+        before = self.lease.predecessor
+        unseen = named | existing.manifest_keys | set(before.leaves() if before else ())
         if not existing.listed:
-            before = self.lease.predecessor
-            unseen |= existing.manifest_keys() | set(before.leaves() if before else ())
-            unseen |= {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+            unseen |= self._deployment
+        ours = (*FOLDERS, *OF_FULL, *DEPLOYMENT_DOCUMENTS)
         candidates = {
             key
             for key in {*existing.etags, *unseen}
             if layout.owns(key) and key.removeprefix(layout.prefix).startswith(ours)
         }
+        foreign = [key for key in existing.etags if layout.is_among(key) and not layout.owns(key)]
 
         async def remove(key: str) -> None:
             info = await self._found(key)
             if info is not None and (key in named or _has_our_metadata(info)):
                 await self._delete(key, info.etag)
-            elif info is not None and key.removeprefix(layout.prefix).startswith(FOLDERS):
-                self.run.warn(
-                    "foreign-object",
-                    f"s3://{layout.bucket}/{key} is not of this tool, and stays beside the staging; `verify` tells of it "
-                    "until it is removed",
-                )
+            elif info is not None and layout.is_among(key):
+                foreign.append(key)
 
         # The manifest last: without permission to list, only it tells the next run of the others.
         todo, manifest = candidates - kept, layout.prefix + MANIFEST_JSON
@@ -513,6 +509,12 @@ class Destination:
                 where=error.where,
                 hint="grant s3:DeleteObject, or stage under another --model-version",
             ) from error
+        if foreign:
+            self.run.warn(
+                "foreign-object",
+                f"not written by this tool, and left beside the staging: {some_of(sorted(foreign))}; "
+                "`verify` reports models among them until they are removed",
+            )
 
     async def seal(self, name: str, text: bytes, last: Callable[[], Awaitable[None]]) -> None:
         """Put a marker: verify every object again, abort foreign uploads, put it, and read it back.
@@ -582,6 +584,11 @@ class Destination:
 
     # ── internals ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def _deployment(self) -> set[str]:
+        """Keys of the deployment documents."""
+        return {self.run.layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
+
     async def _open(self, name: str) -> None:
         self._documents[name] = await self.uploads.open(
             self.run.layout.prefix + name,
@@ -596,8 +603,8 @@ class Destination:
             HeldError: the prefix is another run's, or the marker is not the known one.
         """
         layout = self.run.layout
-        deployment = {layout.prefix + name for name in DEPLOYMENT_DOCUMENTS}
-        beside = layout.marker not in deployment and key in deployment - self.existing.committed_keys()
+        is_beside = key in self._deployment - {layout.marker} and layout.marker not in self._deployment
+        beside = is_beside and key not in self.existing.committed_keys
         if not (self.lease.committing and self.committing):
             raise RuntimeError("a change outside a commit")
         if self._marker is not None and key != layout.marker and not beside:
@@ -629,10 +636,10 @@ class Destination:
         """The condition that a key is as found (absent, or with this ETag), and the run id of the object there."""
         if key in self._completed:
             return {"if_match": self._completed[key]}, self.run.run_id
-        if key == self.run.layout.marker or (self.existing.listed and key not in self.existing.etags):
+        if key == self.run.layout.marker or not self.existing.may_have(key):
             return {"if_absent": True}, None
         # What may not be read must be absent: it is never overwritten blindly.
-        is_named = key in self.existing.manifest_keys()
+        is_named = key in self.existing.manifest_keys
         info = await (self._expected(self.bucket, key) if is_named else self._head(key))
         if info is None:
             return {"if_absent": True}, None
@@ -741,7 +748,6 @@ class Destination:
         if self._sealed or self._marker is not None:
             return
         prefix = self.run.layout.prefix
-        deployment = {prefix + name for name in DEPLOYMENT_DOCUMENTS}
         ready = prefix + DEPLOYMENT_READY
         with suppress(RivaStreamError):
             if ready in self._sent - self._completed.keys():
@@ -750,7 +756,7 @@ class Destination:
                     return  # it may still appear
                 await self._delete(ready, info.etag)
             for key, etag in reversed(list(self._completed.items())):
-                if everything or key in deployment:
+                if everything or key in self._deployment:
                     await self._delete(key, etag)
 
     async def abort_foreign_uploads(self) -> None:
@@ -780,7 +786,7 @@ class Destination:
         found = list(listed)
         if not self.bucket.is_aws and not any(upload.key in keys for upload in found):
             names = (*layout.documents, *SCRATCH)
-            asked = {*keys, *(layout.prefix + name for name in names), *self.existing.committed_keys()}
+            asked = {*keys, *(layout.prefix + name for name in names), *self.existing.committed_keys}
             asked |= run.meter.own_keys | self.uploads.creating
             for uploads in await gather_bounded(sorted(asked), self.bucket.open_uploads):
                 found += uploads or ()
@@ -806,7 +812,7 @@ class Destination:
 
     async def _found(self, key: str) -> ObjectInfo | None:
         """The object still at a key where one may have been found; a refusal for a listed key hides nothing."""
-        if self.existing.listed and (key not in self.existing.etags or key in self._deleted):
+        if self.existing.listed and (not self.existing.may_have(key) or key in self._deleted):
             return await self._head(key)
         return await self._expected(self.bucket, key)
 

@@ -18,7 +18,7 @@ from riva_stream.lease.lease import JournalContent
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import CompletedPart, OpenUpload, WritableBucket
-from riva_stream.s3.bucket import ask_until_found
+from riva_stream.s3.bucket import ask_until_found, confirm_refusal
 from riva_stream.sink import SentPart, Upload, UploadedPart, Uploads
 from riva_stream.sizes import human_size
 
@@ -219,25 +219,18 @@ def tell_resumed(destination: Destination) -> None:
 
 async def _adopt(destination: Destination, journaled: JournaledUpload) -> OpenUpload | None:
     """Adopt an upload if it exists; return one that may exist but cannot be listed."""
-    refused: list[AccessDeniedError] = []
-
-    async def ask() -> Sequence[CompletedPart] | None:
-        try:
-            return await destination.bucket.list_parts(journaled.key, journaled.upload_id)
-        except AccessDeniedError as error:
-            refused.append(error)
-            return None
-
-    listed = await ask_until_found(ask)
+    here = OpenUpload(journaled.key, journaled.upload_id)
+    ask = partial(destination.bucket.list_parts, journaled.key, journaled.upload_id)
+    try:
+        listed = await confirm_refusal(partial(ask_until_found, ask))
+    except AccessDeniedError as error:
+        destination.run.warn("list-parts", f"nothing can be resumed: {error}")
+        return here
     if listed is not None:
         destination.uploads.adopt(
             journaled.key, journaled.upload_id, journaled.created_by, _uploaded_parts(listed, journaled.parts)
         )
         return None
-    here = OpenUpload(journaled.key, journaled.upload_id)
-    if refused:
-        destination.run.warn("list-parts", f"nothing can be resumed: {refused[-1]}")
-        return here
     await destination.abort(here)  # in case the store is wrong after all
     return None
 
@@ -257,7 +250,7 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
     current, existing = destination.uploads, destination.existing
     stale = set(before.leaves() if before else ())
     if destination.committing and not existing.listed:
-        stale |= existing.manifest_keys()  # the manifest that names them is about to be replaced or deleted
+        stale |= existing.manifest_keys  # the manifest that names them is about to be replaced or deleted
     return JournalContent(
         destination.identity if destination.adoptable else None,
         [journaled.of(upload) for upload in (*current.opened, *current.adopted.values(), *current.unsure)],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from riva_stream.deployment import DeploymentDocument
-from riva_stream.documents.compare import differences
+from riva_stream.documents.compare import differences, disagreements
 from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, understood
 from riva_stream.errors import (
     AccessDeniedError,
@@ -28,6 +28,7 @@ from riva_stream.layout import (
     is_bintarball,
 )
 from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
+from riva_stream.printable import some_of
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, gather_bounded
 from riva_stream.s3 import Document
@@ -118,14 +119,20 @@ class Existing:
         """Whether there may be an archive or models, even if no marker vouches for them."""
         return not self.listed or any(map(layout.is_payload, self.etags))
 
-    def manifest_keys(self) -> set[str]:
+    @cached_property
+    def manifest_keys(self) -> frozenset[str]:
         """Keys that a manifest names, even if nothing vouches for it: these objects may exist."""
         manifest = self.documents.manifest
-        return {file.s3_key for file in manifest.files.all()} if manifest else set()
+        return frozenset(file.s3_key for file in manifest.files.all()) if manifest else frozenset()
 
-    def committed_keys(self) -> set[str]:
+    @cached_property
+    def committed_keys(self) -> frozenset[str]:
         """Keys of everything that the marker vouches for."""
-        return self.manifest_keys() if self.manifest else set()
+        return self.manifest_keys if self.manifest else frozenset()
+
+    def may_have(self, key: str) -> bool:
+        """Whether there may be an object at a key: a listing may lag, so what a manifest names counts as well."""
+        return not self.listed or key in self.etags or key in self.manifest_keys
 
 
 async def inspect(run: Run) -> Existing:
@@ -170,7 +177,7 @@ async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
     read: dict[str, Document] = {}
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
-        is_known = key in existing.etags or key in existing.committed_keys()
+        is_known = key in existing.etags or key in existing.committed_keys
         fetch = partial(run.destination.get_confirming_absence, listed=existing.listed)
         document = await fetch_document(run, fetch if is_known else run.destination.get_or_none, key)
         if document is None:
@@ -196,15 +203,24 @@ async def fetch_document(
 
 
 async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
-    """HEAD every object of a complete staging and compare it with its manifest.
+    """HEAD every object of a complete staging and compare it with its manifest, and that with ``artifact.json``.
 
     Raises:
-        IntegrityError: one is missing, or is not what was staged.
+        IntegrityError: one is missing, or is not what was staged, or the documents disagree.
     """
-    files = existing.manifest.files.all() if existing.manifest else []
+    manifest, artifact = existing.manifest, existing.artifact
+    if manifest is not None and artifact is not None:
+        other = disagreements(artifact, manifest, run.layout.prefix)
+        if other or not manifest.files.models:
+            raise IntegrityError(
+                f"{MANIFEST_JSON} disagrees with {ARTIFACT_JSON} about {some_of(other) or 'the models'}",
+                where=Where("GetObject", run.layout.bucket, run.layout.prefix + MANIFEST_JSON),
+                hint="stage it again with --force",
+            )
+    files = manifest.files.all() if manifest else []
     checks = await gather_bounded(files, partial(_compare, run))
     # These were read completely: the marker vouches for artifact.json by its SHA-256.
-    names = [ARTIFACT_JSON if existing.manifest is None else MANIFEST_JSON, MARKER]
+    names = [ARTIFACT_JSON if manifest is None else MANIFEST_JSON, MARKER]
     names += DEPLOYMENT_DOCUMENTS if existing.deployment is not None else ()
     texts = existing.documents.texts
     known = {check.key for check in checks}

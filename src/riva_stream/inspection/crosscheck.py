@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
+from riva_stream.documents.compare import disagreements, payload_of
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -25,9 +26,9 @@ from riva_stream.layout import (
     MANIFEST_JSON,
     MARKER,
     Layout,
-    is_model,
 )
 from riva_stream.manifest import Artifact, Finding, Lines, Source, StagedFile, UploadManifest
+from riva_stream.printable import some_of
 from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of
 
@@ -91,7 +92,8 @@ def crosscheck(documents: Documents, layout: Layout, ledger: Ledger) -> list[Sta
         split = (line.partition("  ") for line in written)
         lines = {path or digest: digest for digest, _, path in split}
         known = {item.path: item.sha256 for item in expected if not item.is_document}
-        _agree(ledger, prefix + CHECKSUMS, "lines", lines, known)
+        other = sorted({path for path, _ in lines.items() ^ known.items()})
+        _agree(ledger, prefix + CHECKSUMS, "lines", other)
     return expected
 
 
@@ -169,7 +171,7 @@ def _deployment(documents: Documents, deployment: DeploymentDocument, layout: La
         return
     archive, source = deployment.bintarball_references.model_archive, artifact.source
     if artifact.deployment.staging_mode == "full":
-        path, size, sha256, _ = _described(artifact)[0]
+        path, size, sha256, _ = payload_of(artifact)[0]
         found: tuple[object, ...] = (archive.path, archive.size_bytes, archive.sha256)
         wanted: tuple[object, ...] = (layout.prefix + path, size, sha256)
     else:
@@ -200,9 +202,8 @@ def _manifest(documents: Documents, manifest: UploadManifest, layout: Layout, le
     prefix, artifact, files = layout.prefix, documents.artifact, manifest.files
     key = prefix + MANIFEST_JSON
     _same_place(ledger, layout, MANIFEST_JSON, manifest.s3_base)
-    for file in files.all():
-        if not file.s3_key.startswith(prefix):
-            ledger.differs(key, "outside", f"it names {file.s3_key}, which lies elsewhere")
+    if elsewhere := [file.s3_key for file in files.all() if not file.s3_key.startswith(prefix)]:
+        ledger.differs(key, "outside", f"it names keys outside the staging: {some_of(elsewhere)}")
     for name, entry in (
         (ARTIFACT_JSON, files.metadata),
         (CHECKSUMS, files.checksums),
@@ -225,37 +226,19 @@ def _manifest(documents: Documents, manifest: UploadManifest, layout: Layout, le
             "run-id",
             f"its run id is {manifest.upload_id}, artifact.json has {artifact.build_info.run_id}",
         )
-    payload = [*([files.source_archive] if files.source_archive else []), *files.models]
-    entries = {file.s3_key: (file.size_bytes, file.checksum) for file in payload}
-    known = {prefix + path: (size, f"sha256:{sha256}") for path, size, sha256, _ in _described(artifact)}
-    _agree(ledger, key, ARTIFACT_JSON, entries, known)
+    _agree(ledger, key, ARTIFACT_JSON, disagreements(artifact, manifest, prefix))
 
 
-def _agree(
-    ledger: Ledger, key: str, name: str, told: Mapping[str, object], known: Mapping[str, object]
-) -> None:
+def _agree(ledger: Ledger, key: str, name: str, other: Sequence[str]) -> None:
     """Does a document describe the archive and the models as ``artifact.json`` does?"""
-    other = sorted({of for of, _ in told.items() ^ known.items()})
-    ledger.compare(key, name, other, [], f"it tells of {', '.join(other)} otherwise than {ARTIFACT_JSON}")
-
-
-def _described(artifact: Artifact) -> list[tuple[str, int, str | None, str | None]]:
-    """Path, size, SHA-256 and BLAKE3 of the archive and of each model, as ``artifact.json`` has them."""
-    rows: list[tuple[str, int, str | None, str | None]] = [
-        (model.relative_path, model.size_bytes, model.sha256, model.blake3) for model in artifact.models
-    ]
-    # A bare model is its own source, and is stored once: among the models.
-    if not is_model(artifact.source.filename):
-        source = artifact.source
-        rows.insert(0, (f"source/{source.filename}", source.size_bytes, source.sha256, source.blake3))
-    return rows
+    ledger.compare(key, name, other, [], f"it disagrees with {ARTIFACT_JSON} about {some_of(other)}")
 
 
 def _expected(artifact: Artifact | None, manifest: UploadManifest | None, prefix: str) -> list[StagedObject]:
     entries = {file.s3_key: file for file in manifest.files.all()} if manifest else {}
     found = {
         prefix + path: StagedObject(prefix + path, path, size, sha256, blake3, entries.get(prefix + path))
-        for path, size, sha256, blake3 in (_described(artifact) if artifact else [])
+        for path, size, sha256, blake3 in (payload_of(artifact) if artifact else [])
     }
     for key, file in entries.items():
         if key.startswith(prefix) and key not in found:

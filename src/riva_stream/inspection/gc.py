@@ -286,21 +286,23 @@ class _StagingLeftovers:
             and all(left.removed for left in removed)
             and all(left.old for left in journals)
         ):
-            await lease.release()
-            return removed + [left.model_copy(update={"removed": True}) for left in journals]
+            gone = await lease.release()
+            return removed + [left.model_copy(update={"removed": gone}) for left in journals]
         # With a journal, stop without releasing: something is still to be resumed, or aborted.
         await (lease.release() if journal is None else lease.stop())
         return removed + journals
 
     async def _is_only_record(self, journal: Journal) -> bool:
         """Whether the journal is the only record of objects left by a run that died in its commit."""
-        keys = journal.leaves()
-        if not keys:
+        if not (keys := set(journal.leaves())):
             return False
         marker = await self.bucket.head_confirming_absence(self.layout.marker)
         if marker is not None and marker is not UNSEEN:
             return False  # its own run has removed what was beside it
-        there = [key for key in keys if await self.bucket.head_confirming_absence(key) is not None]
+        there = [it.key async for it in self.bucket.objects(self.layout.prefix) if it.key in keys]
+        if not there:  # a listing may lag
+            infos = await gather_bounded(sorted(keys), self.bucket.head_confirming_absence)
+            there = [info.key for info in infos if info is not None]
         if there:
             self.warn(
                 f"the journal at {self.layout.uri} stays: it alone tells of what a commit that died has left there, which "

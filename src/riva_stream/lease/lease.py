@@ -398,8 +398,8 @@ class Lease:
             HeldError: another run has taken over.
         """
         while True:
-            if clock.monotonic() - self._confirmed > (1 - _FRESH) * self.seconds:
-                await self.write()
+            if self._is_stale:
+                await self.write(if_stale=True)
             if not settled or (pause := self._settled - clock.monotonic()) <= 0:
                 break
             self.waiting()
@@ -438,24 +438,25 @@ class Lease:
                 pass  # the first error is the one to report; without this write the next run waits one lease
         return None
 
-    async def release(self) -> None:
-        """Release the prefix for good: delete the journal if it is ours."""
+    async def release(self) -> bool:
+        """Release the prefix for good: delete the journal if it is ours; return whether it was deleted."""
         in_doubt = True
         with anyio.move_on_after(2 * _FINAL_SECONDS, shield=True):
             try:
                 while not await self.bucket.retrier("DeleteObject", self._delete):
                     await self.write()  # the deletion expires with the lease, which nothing else renews
             except HeldError:
-                return  # it is another run's
+                return False  # it is another run's
             except RivaStreamError as error:
                 in_doubt = isinstance(error, TransientError)
                 self.warn(f"the journal s3://{self.layout.bucket}/{self.key} could not be removed: {error}")
             else:
-                return
+                return True
         # Nobody needs to wait for us, except for a deletion that may still arrive: it would delete the next journal.
         empty = JournalContent(None, (), committing=in_doubt)
         self.content = lambda: empty
         await self.stop()
+        return False
 
     async def current(self) -> Journal | None:
         """The current journal, whoever wrote it."""
@@ -482,13 +483,24 @@ class Lease:
             self.key, body, content_type="application/json", metadata={}, window=window, **condition
         )
 
-    async def write(self, *, stopped: bool = False) -> None:
-        """Write the journal with its current content; ``stopped``: for the last time.
+    @property
+    def _is_stale(self) -> bool:
+        """Whether too little of the lease is left for a change."""
+        return clock.monotonic() - self._confirmed > (1 - _FRESH) * self.seconds
+
+    async def write(self, *, stopped: bool = False, if_stale: bool = False) -> None:
+        """Write the journal with its current content.
+
+        Args:
+            stopped: for the last time.
+            if_stale: unless another task has renewed the lease while this one waited to write.
 
         Raises:
             HeldError: another run holds the prefix.
         """
         async with self._writing:
+            if if_stale and not self._is_stale:
+                return
             self._beat += 1
             content = self.content()
             journal = Journal(

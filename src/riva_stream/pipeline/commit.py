@@ -15,7 +15,9 @@ from riva_stream import clock
 from riva_stream.deployment import DeploymentDocument, ObjectReference
 from riva_stream.destination import Destination
 from riva_stream.documents.existing import confirm, save_document_copies
+from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.documents.references import reference_to
+from riva_stream.errors import ArchiveError, ArchiveFault
 from riva_stream.events import PhaseChanged
 from riva_stream.layout import (
     ARTIFACT_JSON,
@@ -51,6 +53,10 @@ from riva_stream.sink import UploadRecord
 __all__ = ["Commit", "Committed"]
 
 
+_ENTRY = 1 << 10
+"""Bytes that an entry of the manifest has beside its key, at most: its ETag, its checksums and its VersionId."""
+
+
 @dataclass(frozen=True, slots=True)
 class Committed:
     """The committed staging."""
@@ -76,6 +82,7 @@ class Commit:
             HeldError: another run has taken over.
         """
         run, destination = self.run, self.destination
+        await self._require_readable(payload)
         async with self._replacing(*OF_FULL, ARTIFACT_JSON, *self._deployment_names, MARKER):
             records = await destination.complete_all(payload.uploads)
             entries = [
@@ -156,6 +163,23 @@ class Commit:
             document = await self._seal_deployment(archive, existing.artifact, data)
         await save_document_copies(run, existing)
         return Committed(existing.artifact, checks + destination.checks, document)
+
+    async def _require_readable(self, payload: Payload) -> None:
+        """Refuse documents that could not be read back, while nothing has been replaced yet.
+
+        Raises:
+            ArchiveError: there are so many models, or their names are so long, that their documents are too large.
+        """
+        artifact = await clock.in_thread(to_json, self.work.describe(self.destination.uploads.check))
+        manifest = sum(len(upload.key.encode()) + _ENTRY for upload in payload.uploads)
+        for name, size in ((ARTIFACT_JSON, len(artifact)), (MANIFEST_JSON, manifest)):
+            if size > DOCUMENT_LIMIT:
+                raise ArchiveError(
+                    f"{len(payload.uploads)} models with such names make {name} larger than the {DOCUMENT_LIMIT >> 20} MiB "
+                    "that are ever read",
+                    hint="stage them as several archives, or fewer of them with --include",
+                    fault=ArchiveFault.LIMIT,
+                )
 
     @property
     def _deployment_names(self) -> tuple[str, ...]:

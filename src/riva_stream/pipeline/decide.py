@@ -99,7 +99,7 @@ def _deployment_difference(request: StageRequest, existing: Existing, container:
         return another_container(deployment, container)
     # In a full staging the marker vouches for them, and replacing them would contradict it; in any other their own
     # marker does, even one written by another version.
-    named = request.prefix + DEPLOYMENT_JSON in existing.committed_keys()
+    named = request.prefix + DEPLOYMENT_JSON in existing.committed_keys
     return (problem or f"its {DEPLOYMENT_JSON} is missing") if named or existing.has_later_pair else ""
 
 

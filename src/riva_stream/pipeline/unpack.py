@@ -98,6 +98,8 @@ class Unpacker:
     _marked: int | None = field(default=None, init=False)
     """Byte of the archive at which the extractor was asked for a restart point; None: it was not."""
     _tries: int = field(default=0, init=False)
+    _dropped: int = field(default=0, init=False)
+    """Members, from the first on, of whose digests only the results are left."""
     _queue: Channel[Chunk] = field(default_factory=Channel, init=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +174,7 @@ class Unpacker:
                     case MemberEnd(_, inside):
                         self.members[-1].inside = inside
                         self._part = 0
+                        self._drop_digests()
             if self._marked is not None and not self._pieces:
                 await self._take_checkpoint(at, self._marked)
 
@@ -217,6 +220,17 @@ class Unpacker:
         self._sent = 0
         if member.size == 0:  # S3 has no upload without parts: one empty part is sent for it
             self._ship()
+
+    def _drop_digests(self) -> None:
+        """Keep only the results of digests that are complete: the state of one takes several KiB."""
+        for staged in self.members[self._dropped :]:
+            digest = staged.digest
+            if isinstance(digest, TracedDigest):
+                if digest.hashed < staged.member.size:
+                    return  # the lane hashes them in order
+                record = digest.record()
+                staged.digest = FinishedDigest(size=record.size, sha256=record.sha256, blake3=record.blake3)
+            self._dropped += 1
 
     def _part_of(self, member: Member) -> int:
         part = min(self.part_size(member.size), member.size)

@@ -213,14 +213,10 @@ class Bucket:
 
     async def open_uploads(self, prefix: str) -> Sequence[OpenUpload] | None:
         """Open uploads below ``prefix``; None if they may not be listed, as repeated refusals show."""
-
-        async def ask() -> Sequence[OpenUpload] | None:
-            try:
-                return await self.list_uploads(prefix)
-            except AccessDeniedError:
-                return None
-
-        return await ask_until_found(ask)
+        try:
+            return await confirm_refusal(partial(self.list_uploads, prefix))
+        except AccessDeniedError:
+            return None
 
     async def _ask_until_found(
         self, ask: Callable[[], Awaitable[T | None]], hidden: T | None, *, listed: bool

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote_plus
 
 from riva_stream.errors import ConfigurationError, HeldError, Where
 from riva_stream.s3.errors import parsed
@@ -91,12 +92,15 @@ class ListRequests:
         while True:
             try:
                 with parsed("ListMultipartUploads", bucket, prefix):
+                    # A key may hold what XML cannot, and one such upload, of any program, would hide all others. The SDK
+                    # asks for this encoding, and undoes it, only for listings of objects.
                     answer = await self._client.list_multipart_uploads(
-                        Bucket=bucket, Prefix=prefix, **markers, **self._options.for_all()
+                        Bucket=bucket, Prefix=prefix, EncodingType="url", **markers, **self._options.for_all()
                     )
                     require_own(answer)
+                    key_of = unquote_plus if answer.get("EncodingType") == "url" else str
                     page = [
-                        OpenUpload(entry["Key"], entry["UploadId"], entry.get("Initiated"))
+                        OpenUpload(key_of(entry["Key"]), entry["UploadId"], entry.get("Initiated"))
                         for entry in answer.get("Uploads", [])
                     ]
             except HeldError:  # rclone: NoSuchUpload, which for a listing can only mean that there are none
@@ -107,7 +111,7 @@ class ListRequests:
                 return list(uploads.values())
             if len(uploads) == before:
                 raise listing_is_stuck("ListMultipartUploads", bucket, prefix)
-            markers = _after(answer, page[-1])
+            markers = _after(key_of(answer.get("NextKeyMarker") or ""), answer, page[-1])
 
 
 def _keep_newest(parts: dict[int, tuple[datetime, CompletedPart]], told: Mapping[str, Any]) -> None:
@@ -122,13 +126,13 @@ def _keep_newest(parts: dict[int, tuple[datetime, CompletedPart]], told: Mapping
         parts[number] = sent, CompletedPart(number, etag, told["Size"], checksum)
 
 
-def _after(answer: Mapping[str, Any], last: OpenUpload) -> dict[str, str]:
+def _after(key: str, answer: Mapping[str, Any], last: OpenUpload) -> dict[str, str]:
     """The arguments for requesting the next page of uploads.
 
     SeaweedFS returns only the marker that it uses, the UploadId; adding a key would omit uploads of other keys. A store
     that returns neither is asked for what follows the last upload that it listed.
     """
-    key, upload_id = answer.get("NextKeyMarker"), answer.get("NextUploadIdMarker")
+    upload_id = answer.get("NextUploadIdMarker")
     if not key and not upload_id:
         key, upload_id = last.key, last.upload_id
     told = {"KeyMarker": key, "UploadIdMarker": upload_id}

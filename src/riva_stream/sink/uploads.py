@@ -322,13 +322,12 @@ class Uploads:
 
     async def abort_own(self, theirs: set[str]) -> None:
         """Abort this run's open uploads, except for the UploadIds that now belong to another run."""
+        spared = theirs | self.aborted
         await self._abort_all(
             [
                 upload.handle
                 for upload in self.opened
-                if upload.created_by == self.run_id
-                and not upload.record
-                and upload.upload_id not in theirs | self.aborted
+                if upload.created_by == self.run_id and not upload.record and upload.upload_id not in spared
             ]
         )
         for key in sorted(self.creating):

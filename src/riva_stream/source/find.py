@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 
+from riva_stream import clock
 from riva_stream.archive import HEAD, confirmed, suspicions
 from riva_stream.errors import (
     AccessDeniedError,
@@ -31,6 +33,8 @@ _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.zst", ".riva")
 _GLOB = re.compile(r"[*?\[]")
 _MOST_LISTED = 20_000
 _SHOWN = 10
+_COMPARED = 200
+"""Characters of a key that are compared with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,10 @@ async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
                 hint=f"check the key; grant s3:ListBucket on {bucket.name} to be told what is near",
             )
     keys = {entry.key: entry for entry in near}
-    closest = difflib.get_close_matches(key, keys, n=_SHOWN, cutoff=0.3) or sorted(keys)[:_SHOWN]
+    # In a thread, and by their beginnings: comparing a thousand long keys takes seconds.
+    short = {name[:_COMPARED]: name for name in keys}
+    match = partial(difflib.get_close_matches, key[:_COMPARED], short, n=_SHOWN, cutoff=0.3)
+    closest = [short[name] for name in await clock.in_thread(match)] or sorted(keys)[:_SHOWN]
     nearest = f"did you mean {named.flag} s3://{bucket.name}/{in_one_line(closest[0])} ?" if closest else ""
     return SourceNotFoundError(
         f"there is no s3://{bucket.name}/{key}; "

@@ -50,8 +50,8 @@ def command(place: Place, *flags: str) -> list[str]:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((256, 1), id="256 MiB of weights"),
-        pytest.param((1024, 1), id="four times larger", marks=pytest.mark.long),
+        pytest.param((128, 1), id="128 MiB of weights"),
+        pytest.param((1024, 1), id="eight times larger", marks=pytest.mark.long),
         pytest.param((256, 0), id="256 MiB in stored blocks", marks=pytest.mark.long),
     ],
 )
@@ -121,7 +121,7 @@ def test_invariant_2_holds_on_a_slow_store(
     """SeaweedFS, which takes its time: both shares are full for all of the run."""
     place = Place(seaweedfs, seaweedfs.new_bucket())
     path = tmp_path / "archive.tar.gz"
-    make_archive(path, 160 * MIB, level=level, members=3, seed=f"slow {level}")
+    make_archive(path, 112 * MIB, level=level, members=3, seed=f"slow {level}")
     place.client.upload_file(str(path), place.bucket, SOURCE_KEY, Config=TransferConfig(max_concurrency=2))
     path.unlink()
     process = run(

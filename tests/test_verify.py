@@ -145,25 +145,27 @@ async def test_deep_reads_every_byte_within_its_memory(place: Place) -> None:
 
 
 @pytest.mark.gateway
+@pytest.mark.parametrize(
+    "memory",
+    [least_memory(8 * MIB) // MIB, pytest.param(256, marks=pytest.mark.long)],
+    ids=["least", "default"],
+)
 def test_deep_keeps_within_its_memory(
-    gateway: GatewayServer, gateway_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: GatewayServer, gateway_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
-    """In a process of its own, reading several times of what it may hold: at the default, and at the least."""
+    """In a process of its own, reading several times of what it may hold."""
     put_credentials(gateway, monkeypatch)
     place = Place(gateway, gateway_bucket)
     place.source(128 * MIB, members=3, seed="deep")
     asyncio.run(stage(place.request()))
-    for memory in (256, least_memory(8 * MIB) // MIB):
-        argv = ["verify", f"s3://{place.bucket}/{PREFIX}", "--deep", "--json", f"--memory={memory}MiB"]
-        process = run_process(
-            [sys.executable, "-m", "riva_stream", *argv],
-            folder=tmp_path / str(memory),
-            env=gateway.environment(),
-        )
-        assert process.exit_code == 0, process.stderr
-        assert json.loads(process.stdout)["read"]["bytes"] > 2 * 120 * MIB
-        assert process.peak_rss <= memory * MIB, f"{process.peak_rss / MIB:.0f} MiB of {memory} MiB"
-        assert not process.files  # nothing of it is on the disk either
+    argv = ["verify", f"s3://{place.bucket}/{PREFIX}", "--deep", "--json", f"--memory={memory}MiB"]
+    process = run_process(
+        [sys.executable, "-m", "riva_stream", *argv], folder=tmp_path, env=gateway.environment()
+    )
+    assert process.exit_code == 0, process.stderr
+    assert json.loads(process.stdout)["read"]["bytes"] > 2 * 120 * MIB
+    assert process.peak_rss <= memory * MIB, f"{process.peak_rss / MIB:.0f} MiB of {memory} MiB"
+    assert not process.files  # nothing of it is on the disk either
 
 
 def codes_of(report: VerifyReport) -> dict[str, list[str]]:

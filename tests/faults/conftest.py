@@ -23,6 +23,12 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.001)
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto takes parts of any size: a cell is about requests, not about their bytes."""
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def field_of() -> AsyncIterator[FieldOf]:
     """The field of a server: the sources in place, and a client for the runs without a fault; made once for each.

@@ -209,8 +209,8 @@ XML: Final = (
 )
 BODY: Final = (
     Fault("body cut before its first byte", (cut(0),)),
-    Fault("body cut in the middle", (cut(100_000),)),
-    Fault("body reset in the middle", (Reset("response-body", 100_000),)),
+    Fault("body cut in the middle", (cut(20_000),)),
+    Fault("body reset in the middle", (Reset("response-body", 20_000),)),
     Fault("body one byte short", (ShortBody(1),)),
     Fault("body one byte short, and said so", (ShortBody(1, honest=True),)),
     Fault("200 in place of 206", (Rewrite(status=200, remove=["Content-Range"]),)),
@@ -233,7 +233,7 @@ STALLS: Final = (
     Fault("stall before the answer", (Stall("response"),)),
 )
 STALL_SENT: Final = Fault("stall in the body that is sent", (Stall("request-body", 100),))
-STALL_READ: Final = Fault("stall in the body that is read", (Stall("response-body", 100_000),))
+STALL_READ: Final = Fault("stall in the body that is read", (Stall("response-body", 20_000),))
 
 # ---- faults that end the run
 

@@ -757,3 +757,27 @@ async def test_a_forced_staging_reads_the_old_manifest_a_fixed_number_of_times(
             await stage(request("two", force=True), store=store)
         counts.append(len(read))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("which", [1, 2])
+async def test_one_wrong_404_does_not_turn_windows_off(which: int) -> None:
+    """In the answer to a request whose window is over: it was taken for one of a store that does not enforce windows."""
+
+    class Wrong(Struck):
+        over = 0
+
+        async def head(self, bucket: str, key: str, **options: Any) -> Any:
+            window = options.get("window")
+            if key == JOURNAL and window is not None and window.seconds == 1:
+                self.over += 1
+                if self.over == which:
+                    return None
+            return await super().head(bucket, key, **options)
+
+    store = Wrong(BUCKET, is_aws=False)
+    await put(store, "archives/one.tar.gz", archive("one"))
+    await stage(request(lease=9), store=store)
+    assert store.over > which
+    changes = [windowed for _, key, windowed in store.windows if not key.endswith("/probe")]
+    assert changes
+    assert all(changes)

@@ -265,7 +265,8 @@ class Lease:
             self.windowed = bool(await ask_until_found(partial(self._answers, whole)))
             # Twice: a single refusal may have another reason than the time.
             for _ in range(0 if self.bucket.is_aws else 2):
-                self.windowed = self.windowed and not await self._answers(over)
+                ask, last = partial(self._answers, over, shown=True), partial(self._answers, over)
+                self.windowed = self.windowed and not await ask_until_found(ask, last)
 
     async def try_window(self) -> None:
         """Find out whether a policy forbids signatures in the query for writes, by putting our journal once more.
@@ -326,19 +327,22 @@ class Lease:
 
         return await self.bucket.retrier("PutObject", put)
 
-    async def _answers(self, window: Window) -> bool | None:
-        """Whether the store answers a request with this window; None: it refuses the request, or this form of it."""
+    async def _answers(self, window: Window, *, shown: bool = False) -> bool | None:
+        """Whether the store answers a request with this window; None: it refuses the request, or this form of it.
+
+        With ``shown``, that there is no journal is no answer either: a single 404 may be wrong.
+        """
 
         async def ask() -> bool | None:
             try:
-                await self.bucket.once.head(self.key, window=window)
+                info = await self.bucket.once.head(self.key, window=window)
             except RivaStreamError as error:
                 if error.where.code == REQUEST_EXPIRED:
                     return False
                 if error.where.code in EXPIRED or error.retryable:
                     raise
                 return None  # whatever the error: policies can forbid signatures in the query altogether
-            return True
+            return None if shown and info is None else True
 
         return await self.bucket.retrier("HeadObject", ask)
 

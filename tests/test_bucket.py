@@ -226,7 +226,7 @@ async def test_what_is_somebody_elses_is_not_sent_once_more_without_a_window(
     window = Window(datetime(2026, 1, 1, tzinfo=UTC), 30)
     if len(sent) == 1:
         with pytest.raises(HeldError):
-            await bucket.within(window, send, look)
+            await bucket.send_within(window, send, look)
     else:
-        assert await bucket.within(window, send, look) == "done"
+        assert await bucket.send_within(window, send, look) == "done"
     assert (windows, len(looks)) == (sent, len(sent) - 1)

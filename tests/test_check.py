@@ -617,8 +617,8 @@ def test_where_the_log_goes_is_tried_and_left_as_it_was(
     records = {record["component"]: record for record in json.loads(shown.stdout)["records"]}
     assert shown.returncode == 0
     assert records["log"]["status"] == "warn"
-    assert "lies inside the staging, where only what is staged belongs" in records["log"]["message"]
-    assert "LOG_LEVEL is none of" in records["settings"]["message"]
+    assert "is inside the staging, which must hold only staged objects" in records["log"]["message"]
+    assert "LOG_LEVEL is not one of" in records["settings"]["message"]
     assert place.names("") == [SOURCE_KEY]
 
 

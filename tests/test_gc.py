@@ -342,6 +342,6 @@ async def test_where_it_may_not_look_it_does_not_say_that_nothing_is_left(
         code = await asyncio.to_thread(main, [*words, "--endpoint-url", proxy.endpoint_url])
     told = capfd.readouterr().out
     assert "nothing is left" not in told
-    assert f"could not be looked at: s3://{on_moto.bucket}/prod/n/v1/" in told
+    assert f"could not be inspected: s3://{on_moto.bucket}/prod/n/v1/" in told
     assert code == 77
     assert on_moto.open_uploads() == []  # what it may do, it has done

@@ -92,7 +92,7 @@ def test_json_that_is_something_else_is_no_bug(name: str, odd: str, state: Path)
     except ConfigurationError:  # of what `status` cannot do without
         assert name == "request.json"
     else:
-        assert all(value is None or isinstance(value, str) for value in found.reach.values())
+        assert all(value is None or isinstance(value, str) for value in found.endpoint.values())
 
 
 @pytest.mark.parametrize("line", ["exit_code=" + "9" * 5000, "exit_code=²", "exit_code=-1"])
@@ -129,7 +129,7 @@ def test_a_pipe_in_the_state_directory_is_not_waited_for(name: str, command: str
     os.mkfifo(path)
     done = called(*words_of(command, state))
     assert done.returncode == 78
-    assert "it is no regular file" in done.stderr
+    assert "it is not a regular file" in done.stderr
 
 
 @pytest.mark.parametrize("name", [".130.lock", "logs/R1.log", "runs/R1/events.jsonl"])
@@ -138,7 +138,7 @@ def test_a_run_does_not_wait_for_a_pipe(name: str, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
     done = called(*ARGV, "--state-dir", str(tmp_path / "state"), "--run-id", "R1")
-    assert "it is no regular file" in done.stderr
+    assert "it is not a regular file" in done.stderr
     # the lock guards what the next step reads; a log is worth a warning and no more
     assert done.returncode == (78 if name == ".130.lock" else 75)
 
@@ -168,7 +168,7 @@ def test_a_token_file_that_is_a_pipe_is_refused_at_once(environment: dict[str, s
     }
     done = called(*ARGV, "--state-dir", str(tmp_path / "state"), "--quiet", **paths)
     assert done.returncode == 78
-    assert f"{tmp_path / 'token'}: it is no regular file" in done.stderr
+    assert f"{tmp_path / 'token'}: it is not a regular file" in done.stderr
 
 
 def test_a_configuration_that_is_a_pipe_is_passed_over(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_certificates_that_are_a_pipe_are_refused(tmp_path: Path) -> None:
     }
     done = called("ls", "s3://b/", "--endpoint-url", "https://127.0.0.1:9", "--quiet", **paths)
     assert done.returncode == 78
-    assert f"the CA bundle {tmp_path / 'ca.pem'} is no regular file" in done.stderr
+    assert f"the CA bundle {tmp_path / 'ca.pem'} is not a regular file" in done.stderr
 
 
 def test_a_file_of_settings_without_an_end_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +202,7 @@ def test_a_catalogue_without_an_end_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("riva_stream.catalogue.load._MOST", 1 << 20)
+    monkeypatch.setattr("riva_stream.catalogue.load._MAX_BYTES", 1 << 20)
     assert main(["stage-all", "/dev/zero", "--quiet"]) == 78
     assert "it has more than 1048576 bytes" in capfd.readouterr().err
 
@@ -220,7 +220,7 @@ def test_a_catalogue_that_is_a_silent_pipe_is_given_up(
     finally:
         if writer is not None:
             os.close(writer)
-    assert "it is a pipe that nobody has written into" in capfd.readouterr().err
+    assert "it is a pipe that received no data" in capfd.readouterr().err
 
 
 def test_a_pipe_that_is_given_is_read_to_its_end(tmp_path: Path) -> None:
@@ -246,9 +246,9 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"12345")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read_regular(path, 10)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         open_regular(tmp_path / "pipe", os.O_WRONLY)
     assert read_regular(tmp_path / "file", 5) == b"12345"
     with pytest.raises(OSError, match="more than 4 bytes"):

@@ -111,7 +111,7 @@ def test_odd_variables_are_a_warning_and_the_file_of_settings_counts(tmp_path: P
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)["warnings"]
     warnings = "\n".join(warning["message"] for warning in told if warning["code"] == "log-settings")
-    for said in ("LOG_LEVEL is none of", "LOG_S3_BUCKET is no bucket", "LOG_FORMAT is neither"):
+    for said in ("LOG_LEVEL is not one of", "LOG_S3_BUCKET is not a bucket", "LOG_FORMAT is neither"):
         assert said in warnings
     assert "a.riva" in the_log(tmp_path / "here").read_text()
 
@@ -262,7 +262,7 @@ def test_the_log_never_goes_beside_what_was_staged(place: Place, tmp_path: Path)
         LOG_S3_PREFIX=PREFIX + "logs",
     )
     assert done.returncode == 0, done.stderr
-    assert any("lies inside the staging" in told["message"] for told in json.loads(done.stdout)["warnings"])
+    assert any("is inside the staging" in told["message"] for told in json.loads(done.stdout)["warnings"])
     assert not [name for name in place.names("") if name.endswith(".log")]
     done = stage(place, tmp_path, "--json", LOG_TO_S3="true", LOG_S3_BUCKET=place.bucket)
     run_id = json.loads(done.stdout)["run_id"]
@@ -530,7 +530,7 @@ def test_all_but_the_newest_runs_are_removed_and_nothing_else(tmp_path: Path) ->
     assert [path.name for path in runs[4].iterdir()] == ["journal.json"]
     assert (tmp_path / "precious.json").read_text() == "mine"
     assert len(list(elsewhere.iterdir())) == 5
-    assert "removed what 6 old runs have left" in (state / "logs" / f"{this}.log").read_text()
+    assert "removed the leftovers of 6 old runs" in (state / "logs" / f"{this}.log").read_text()
 
 
 def test_a_run_that_is_pointed_at_stays(tmp_path: Path) -> None:
@@ -542,7 +542,7 @@ def test_a_run_that_is_pointed_at_stays(tmp_path: Path) -> None:
     done = double("good", "--keep-runs=1", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {first.name, second.name} <= left(state)[0]
-    remove_old_runs(state, state / "logs", keep=1, spared={first.name})
+    remove_old_runs(state, state / "logs", keep=1, kept_ids={first.name})
     assert first.name in left(state)[0]
     done = double("good", "--keep-runs=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -555,11 +555,11 @@ def test_a_run_that_is_still_at_it_stays(tmp_path: Path) -> None:
     folder = an_old_run(state, 1)
     file = LogFile(folder / "events.jsonl", Renderer(), pytest.fail)
     assert file.open()
-    assert remove_old_runs(state, state / "logs", keep=1, spared=()) == 0
+    assert remove_old_runs(state, state / "logs", keep=1, kept_ids=()) == 0
     an_old_run(state, 2)
-    assert remove_old_runs(state, state / "logs", keep=1, spared=()) == 0
+    assert remove_old_runs(state, state / "logs", keep=1, kept_ids=()) == 0
     file.close()
-    assert remove_old_runs(state, state / "logs", keep=1, spared=()) == 1
+    assert remove_old_runs(state, state / "logs", keep=1, kept_ids=()) == 1
     assert folder.name not in left(state)[0] | left(state)[1]
 
 

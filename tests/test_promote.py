@@ -597,7 +597,7 @@ async def test_a_promotion_ends_when_its_source_does_not_answer() -> None:
 
 
 SEGMENT = "must be one safe path segment"
-NO_PLACE = "names no staging, which is at s3://bucket/ENV/NAME/VERSION/"
+NO_PLACE = "does not name a staging, which is at s3://bucket/ENV/NAME/VERSION/"
 
 
 @pytest.mark.parametrize(
@@ -613,7 +613,7 @@ NO_PLACE = "names no staging, which is at s3://bucket/ENV/NAME/VERSION/"
             {"--to": f"number 2 {NO_PLACE}; number 3 is not the S3 URI"},
         ),
         ("--env a/b --to s3://deploy/x", {"--env": SEGMENT, "--to": NO_PLACE}),
-        ("--env prod", {"--to": "names s3://deploy/prod/n/v1/, where the staging itself lies"}),
+        ("--env prod", {"--to": "names s3://deploy/prod/n/v1/, where the staging itself is"}),
     ],
 )
 def test_what_is_wrong_with_a_place_is_told_under_the_flag_that_was_given(

@@ -284,8 +284,8 @@ def test_a_source_inside_its_own_destination_is_refused() -> None:
     assert "inside the destination" in found["source"]
 
 
-def test_too_little_memory_names_the_least_that_works() -> None:
-    assert "is the least that works" in problems({**FLAGS, "memory": 64 << 20})["memory"]
+def test_too_little_memory_names_the_minimum() -> None:
+    assert "the minimum is" in problems({**FLAGS, "memory": 64 << 20})["memory"]
 
 
 def test_a_region_may_be_missing_with_an_endpoint() -> None:

@@ -21,7 +21,7 @@ async def test_a_source_inside_the_destination_is_refused_however_it_is_named(fi
     )
     with pytest.raises(
         ConfigurationError
-    ):  # named by its key it is exit 78: "lies inside the destination prefix"
+    ):  # named by its key it is exit 78: "is inside the destination prefix"
         await stage(request, store=store)
     assert (
         store.staged() == before

@@ -354,7 +354,7 @@ async def test_a_staged_object_that_was_changed_is_noticed(place: Place) -> None
     archive, _ = place.source()
     await stage(place.request())
     place.put(f"{PREFIX}models/{archive.rivas[0].basename}", b"something else")
-    with pytest.raises(Exception, match="no longer what was staged") as caught:
+    with pytest.raises(Exception, match="no longer matches its manifest") as caught:
         await stage(place.request())
     assert getattr(caught.value, "exit_code", None) == 65
 

@@ -402,7 +402,7 @@ async def test_nothing_staged_says_what_there_is(place: Place) -> None:
             await run_verify(place, prefix=above)
         assert caught.value.hint == f"see what there is: riva-stream ls s3://{place.bucket}/{above}"
     place.client.delete_object(Bucket=place.bucket, Key=f"{PREFIX}staging_complete.txt")
-    with pytest.raises(SourceNotFoundError, match="what nobody vouches for"):
+    with pytest.raises(SourceNotFoundError, match="objects without a marker"):
         await run_verify(place)
     place.put(PREFIX + JOURNAL, b"a journal of another version")
     with pytest.raises(SourceNotFoundError, match="an unknown run is staging it, or was") as caught:
@@ -484,9 +484,9 @@ def test_what_cannot_be_meant_is_refused(
     assert said in capfd.readouterr().err
 
 
-async def test_too_little_memory_is_refused_with_the_least_that_works(moto_place: Place) -> None:
+async def test_too_little_memory_is_refused_with_the_minimum(moto_place: Place) -> None:
     await staged(moto_place, reference_only=True)
-    with pytest.raises(ConfigurationError, match="is the least that works") as caught:
+    with pytest.raises(ConfigurationError, match="the minimum is") as caught:
         await run_verify(moto_place, deep=True, memory=10 * MIB)
     assert caught.value.hint == f"pass --memory {least_memory(8 * MIB) // MIB}MiB or more"
 

@@ -145,7 +145,7 @@ def _staging(value: str) -> str:
     root = DEPLOYMENTS if key.startswith(DEPLOYMENTS) else ""
     levels = key.removeprefix(root).rstrip("/").split("/")
     if len(levels) != LEVELS:
-        raise ValueError(f"names no staging, which is at {_STAGING}")
+        raise ValueError(f"does not name a staging, which is at {_STAGING}")
     return f"s3://{_bucket(bucket)}/{root}{'/'.join(map(_segment, levels))}/"
 
 
@@ -159,7 +159,7 @@ def _endpoint(value: str) -> str:
     match = re.fullmatch(r"(https?)://([^\s/]*@)?([^\s/@?#]+)(/[^\s?#]*)?", value)
     if match is not None and match[2]:
         raise ValueError(
-            "has a user name in it, which S3 does not know: credentials have settings of their own"
+            "has a user name in it, which S3 does not use: credentials have settings of their own"
         )
     host, port = "", None
     if match is not None:
@@ -393,13 +393,13 @@ class StageRequest(Request):
         elif not self.bintarball_reference and self.prefix.startswith(DEPLOYMENTS):
             yield Contradiction(
                 "model_name",
-                f"would put the staging above bintarball references, which lie below {DEPLOYMENTS}",
+                f"would put the staging above bintarball references, which are below {DEPLOYMENTS}",
                 _DESTINATION,
             )
         if self.source_bucket == self.bucket and self.source_key.startswith(self.prefix):
             yield Contradiction(
                 "source",
-                "lies inside the destination prefix: it would be overwritten by its own staging",
+                "is inside the destination prefix: it would be overwritten by its own staging",
                 _DESTINATION,
             )
         if self.bintarball_reference and self.server_path is None:
@@ -407,7 +407,7 @@ class StageRequest(Request):
         if self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
             yield Contradiction(
                 "server_path",
-                "lies inside the destination prefix, which belongs to the staging alone",
+                "is inside the destination prefix, which belongs to the staging alone",
                 _DESTINATION,
             )
         yield from _repeated("replicate_to", self.replicate_to, self.place)
@@ -418,7 +418,7 @@ class StageRequest(Request):
                 if (read, key[: len(prefix)]) == (bucket, prefix):
                     yield Contradiction(
                         "replicate_to",
-                        f"names {place}, where s3://{read}/{key} lies, which the staging is made from",
+                        f"names {place}, which contains the source of the staging, s3://{read}/{key}",
                     )
 
     @property
@@ -571,6 +571,6 @@ def levels_of(place: str) -> dict[str, str]:
 def _repeated(field: str, places: tuple[str, ...], own: str) -> Iterator[Contradiction]:
     """Places that are named twice, or are the staging's own."""
     if own in places:
-        yield Contradiction(field, f"names {own}, where the staging itself lies", _DESTINATION)
+        yield Contradiction(field, f"names {own}, where the staging itself is", _DESTINATION)
     if twice := [place for place, count in Counter(places).items() if count > 1]:
         yield Contradiction(field, f"names {twice[0]} more than once")

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-_MOST = 64 << 20
+_MAX_BYTES = 64 << 20
 _MOST_VALUES = 1 << 22
 """Maximum bytes of a document, and maximum number of values in it, containers included: an ``artifact.json`` of a
 thousand models, each with the names of two hundred files, as version 0.1 wrote it, has half of that."""
@@ -170,7 +170,7 @@ class DocumentKind:
             if len(data) > _MOST_LINES:
                 raise UnreadableError(f"it has {len(data)} bytes")
             return self.model.parse(data.decode())
-        return read_model(self.model, data, size=_MOST, values=_MOST_VALUES)
+        return read_model(self.model, data, size=_MAX_BYTES, values=_MOST_VALUES)
 
 
 KINDS: Mapping[str, DocumentKind] = {

@@ -209,11 +209,11 @@ class ArchiveFault(StrEnum):
 
 
 _WHAT_TO_DO = {
-    ArchiveFault.DAMAGED: "upload the archive again from where it is sound; nothing of it was staged",
-    ArchiveFault.CUT: "upload the archive again, the whole of it; nothing of it was staged",
+    ArchiveFault.DAMAGED: "upload an intact copy of the archive; nothing of it was staged",
+    ArchiveFault.CUT: "upload the whole archive again; nothing of it was staged",
     ArchiveFault.MALFORMED: "try tar -tvf where the archive was made: if it is read there, pack it again with GNU tar or "
-    "bsdtar; if not, it is damaged: make it anew",
-    ArchiveFault.AMBIGUOUS: "unpack the archive where it was made, see that the files are right, and pack them again",
+    "bsdtar; if not, it is damaged: create it again",
+    ArchiveFault.AMBIGUOUS: "unpack the archive where it was made, check the files, and pack them again",
     ArchiveFault.UNSUPPORTED: "unpack the archive where it was made and pack the files again: tar --format=posix -cf",
     ArchiveFault.LAYER: "check the URI; the archive has to be a tar, plain or compressed with gzip or zstd",
     ArchiveFault.MEMBER: "pack the archive again without that member, or narrow --include",

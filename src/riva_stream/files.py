@@ -99,10 +99,8 @@ def _bounded(data: bytes, path: Path, most: int) -> bytes:
 
 
 def _irregular(path: Path) -> OSError:
-    return OSError(errno.EINVAL, "it is no regular file", str(path))
+    return OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def _silent(path: Path, seconds: float) -> OSError:
-    return OSError(
-        errno.ETIMEDOUT, f"it is a pipe that nobody has written into for {seconds:.0f} s", str(path)
-    )
+    return OSError(errno.ETIMEDOUT, f"it is a pipe that received no data for {seconds:.0f} s", str(path))

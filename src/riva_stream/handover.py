@@ -65,7 +65,7 @@ VALUES = (
 """Every file that holds one value; those for which a run has no value are removed."""
 
 _LOCK = ".130.lock"
-_MOST = 64 << 20
+_MAX_BYTES = 64 << 20
 """Maximum bytes of a file, the same as of a document in a bucket."""
 _PATIENCE = (
     5.0  # seconds to wait for a lock that is held for milliseconds: a longer holder is suspended or dead
@@ -234,7 +234,7 @@ def put(path: Path, data: str | bytes) -> None:
 
 def _get(folder: Path, name: str) -> str:
     try:
-        return read_regular(folder / name, _MOST).decode(errors="surrogateescape")
+        return read_regular(folder / name, _MAX_BYTES).decode(errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return ""
 

@@ -160,7 +160,7 @@ class Layout:
         name = key.removeprefix(self.prefix)
         return name in self.documents or self.is_payload(key) or name.startswith(OWN_FOLDER)
 
-    def is_among(self, key: str) -> bool:
+    def is_in_payload_folder(self, key: str) -> bool:
         """Whether a key is in the folders of archive and models, at any depth: copying the folder copies it too."""
         return not is_bintarball(self.prefix) and key.startswith(tuple(self.prefix + it for it in FOLDERS))
 

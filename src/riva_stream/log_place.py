@@ -30,4 +30,4 @@ class LogPlace:
         key = f"s3://{self.bucket}/{self.key('run', 'log')}"
         if not key.startswith(request.places):
             return ""
-        return f"{self} lies inside the staging, where only what is staged belongs"
+        return f"{self} is inside the staging, which must hold only staged objects"

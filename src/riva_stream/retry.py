@@ -91,7 +91,7 @@ class Retrier:
                     raise
                 if self.spent >= self.policy.budget:
                     error.hint = (
-                        f"{self.spent} retries are spent, which is all that one run may: run it again later"
+                        f"{self.spent} retries are spent, the maximum for one run: run it again later"
                     )
                     raise
                 delay = self.policy.delay(attempt, self.draw())

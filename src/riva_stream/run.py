@@ -180,7 +180,7 @@ class Run:
         except TimeoutError:
             self._state_hangs = True  # each further attempt would tie up another thread
             self.warn(
-                "state", f"the state directory took no file within {_STATE_SECONDS:g} s, and gets no more"
+                "state", f"the state directory accepted no file within {_STATE_SECONDS:g} s, and gets no more"
             )
 
     @property

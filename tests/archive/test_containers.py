@@ -126,7 +126,7 @@ LOOKS = {
 def test_what_is_no_archive_is_refused_by_what_it_looks_like(what: str, cuts: int | None) -> None:
     text = refusal(LOOKS[what], cuts=cuts)
     assert what in text
-    assert "no tar, .tar.gz or .tar.zst" in text
+    assert "not a tar, .tar.gz or .tar.zst" in text
 
 
 def test_a_damaged_first_header_is_told_as_that() -> None:

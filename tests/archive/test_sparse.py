@@ -106,11 +106,11 @@ def test_a_damaged_old_map_is_refused() -> None:
     head = header(b"s.riva", 512, b"S", magic=OLD_GNU, gnu=b"x" * 24)
     assert "sparse map has" in refusal(head + pad(b"d" * 512) + END)
     head = header(b"s.riva", 512, b"S", magic=OLD_GNU, gnu=old_gnu([(0, 512)], 512, more=True))
-    assert "says that it goes on" in refusal(head + bytes(1024) + END)
+    assert "marked as continued" in refusal(head + bytes(1024) + END)
     head = header(
         b"s.riva", 512, b"S", magic=OLD_GNU, gnu=old_gnu([(i * 512, 128) for i in range(4)], 512, more=True)
     )
-    assert "goes on" in refusal(head + (bytes(504) + b"\1").ljust(512, b"\0") * 3 + END)
+    assert "continued" in refusal(head + (bytes(504) + b"\1").ljust(512, b"\0") * 3 + END)
 
 
 def test_stars_own_sparse_format_is_refused_by_name() -> None:
@@ -176,8 +176,8 @@ def test_the_map_in_front_of_the_data() -> None:
 
 def test_pax_sparse_records_in_a_header_that_cannot_have_them_are_refused() -> None:
     records = pax((b"GNU.sparse.size", b"512"), (b"GNU.sparse.numblocks", b"0"), (b"GNU.sparse.map", b""))
-    assert "no regular pax member" in refusal(records + header(b"s.riva", 0, magic=OLD_GNU) + END)
-    assert "no regular pax member" in refusal(records + header(b"s.riva", 0, b"2") + END)
+    assert "not a regular pax member" in refusal(records + header(b"s.riva", 0, magic=OLD_GNU) + END)
+    assert "not a regular pax member" in refusal(records + header(b"s.riva", 0, b"2") + END)
 
 
 def test_holes_are_output_and_counted_as_such() -> None:

@@ -338,7 +338,7 @@ def test_two_404s_while_a_live_holder_is_watched_do_not_give_its_prefix_away(kin
 
 @pytest.mark.parametrize(("kind", "nth"), [("ignores", 1), ("refuses", 2)])
 def test_one_refused_question_does_not_cost_all_windows(kind: str, nth: int) -> None:
-    """``_answers``: a single 403 to the HEAD that tries the window, and each change goes without one."""
+    """``_accepts_window``: a single 403 to the HEAD that tries the window, and each change goes without one."""
     deletion, heads = LateDelete(1, 40.0), list[Request]()
 
     def how(request: Request) -> Break | None:

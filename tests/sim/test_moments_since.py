@@ -74,7 +74,7 @@ def first_journal_is_late(
 
 
 def test_a_takeover_that_arrives_late_and_is_sent_again_does_not_cut_into_anothers_lease() -> None:
-    """Its answer is lost. The look before the second attempt finds the first one's journal: ``_taking`` counts from there."""
+    """Its answer is lost. The look before the second attempt finds the first one's journal: ``_acquire_seconds`` counts from there."""
     options: dict[str, Any] = {"nth": 1, "begins": 0.2, "leases": (6.0, 6.0), "lost": True}
     _, deletion = first_journal_is_late("ignores", 40.0, lateness=0.005, **options)
     assert deletion.sent is not None
@@ -83,7 +83,7 @@ def test_a_takeover_that_arrives_late_and_is_sent_again_does_not_cut_into_anothe
 
 
 def test_a_takeover_is_not_settled_before_that_of_a_longer_lease_can_have_arrived() -> None:
-    """Where conditions are refused ``_unsettle`` comes before the windows are tried: its pause is 0.3 s of a lease of 6, and
+    """Where conditions are refused ``_distrust_journal`` comes before the windows are tried: its pause is 0.3 s of a lease of 6, and
     1.5 s of one of 30, whose journal may be under way for as long."""
     options: dict[str, Any] = {"nth": 2, "begins": 0.1, "leases": (30.0, 6.0), "lost": False}
     world, deletion = first_journal_is_late("refuses", 1.4, lateness=4.3, **options)

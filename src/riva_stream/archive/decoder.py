@@ -97,14 +97,14 @@ class Decoder(ABC):
     def blocks(self) -> Generator[Block, None, None]:
         """Generate the blocks, each of at most ``_most`` bytes or 128 KiB, with the state up to date at each."""
 
-    def take(self, most: int) -> memoryview:
+    def consume(self, most: int) -> memoryview:
         """Consume and return the next available bytes, ``most`` at most."""
-        taken = self.ahead(most)
+        taken = self.peek(most)
         self._pos += len(taken)
         self._at += len(taken)
         return taken
 
-    def ahead(self, most: int) -> memoryview:
+    def peek(self, most: int) -> memoryview:
         """The same, without consuming them."""
         return self._piece[self._pos : self._pos + most]
 
@@ -114,7 +114,7 @@ class Decoder(ABC):
         """Consume the next ``count`` bytes; ``look`` is given what has arrived each time, and may raise."""
         kept = bytearray()
         while True:
-            kept += self.take(count - len(kept))
+            kept += self.consume(count - len(kept))
             look(kept)
             if len(kept) == count:
                 return kept

@@ -12,7 +12,7 @@ from riva_stream.archive.tar import BLOCK, Header
 from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-__all__ = ["Described", "Extensions", "place_of"]
+__all__ = ["Described", "Extensions", "entry_label"]
 
 _MAX_OFFSET = (1 << 63) - 1
 
@@ -33,7 +33,7 @@ class Described(NamedTuple):
     """Whether blocks that continue an old GNU map follow the header."""
 
 
-def place_of(name: str, at: int, what: str = "member") -> str:
+def entry_label(name: str, at: int, what: str = "member") -> str:
     """Name an entry, as every message does."""
     return f"{what} {show(name)} (header at byte {at} of the tar stream)"
 
@@ -86,7 +86,7 @@ class Extensions(Strict):
             ArchiveError: together with those before it, it would exceed the limit of kept bytes.
         """
         self.header, self.left = header, header.size
-        self.place = place_of(decode(header.name), at, "extended header")
+        self.place = entry_label(decode(header.name), at, "extended header")
         whole = header.typeflag in b"LK"
         self._hold(BLOCK + (header.size if whole else 0))
         self.text.clear()
@@ -146,30 +146,30 @@ class Extensions(Strict):
         name = header.name if self.long_name is None else self.long_name
         if pax.path is not None:
             if self.long_name not in {None, pax.path}:
-                place = place_of(decode(pax.path), at)
+                place = entry_label(decode(pax.path), at)
                 raise ArchiveError(
                     f"{place} has another name, {show(decode(name))}, in a GNU header",
                     fault=ArchiveFault.AMBIGUOUS,
                 )
             name = pax.path
-        place = place_of(decode(name), at)
+        place = entry_label(decode(name), at)
         link = header.link if self.long_link is None else self.long_link
         size = header.size if pax.size is None else pax.size
         if size > _MAX_OFFSET - at - 2 * BLOCK:
-            raise ArchiveError(f"{place}: a size of {size} bytes cannot be", fault=ArchiveFault.MALFORMED)
+            raise ArchiveError(f"{place}: a size of {size} bytes is impossible", fault=ArchiveFault.MALFORMED)
         self.kept = 0
         self.long_name = self.long_link = self.pax = None
         if pax.sparse:
             if not header.ustar or header.typeflag not in {b"0", b"\0"}:
                 raise ArchiveError(
-                    f"{place} is sparse, but no regular pax member", fault=ArchiveFault.MALFORMED
+                    f"{place} is sparse, but not a regular pax member", fault=ArchiveFault.MALFORMED
                 )
             info = pax_sparse(pax, self.limit, place)
             return Described(info.name or name, link, size, info.size, sparse=True, segments=info.segments)
         if header.typeflag == b"S":
             if not header.gnu:
                 raise ArchiveError(
-                    f"{place} is sparse in a format (star) that is not read", fault=ArchiveFault.UNSUPPORTED
+                    f"{place} is sparse in an unsupported format (star)", fault=ArchiveFault.UNSUPPORTED
                 )
             real, segments, more = old_gnu_head(block, place)
             return Described(name, link, size, real, sparse=True, segments=segments, more=more)

@@ -33,7 +33,7 @@ from riva_stream.archive.policy import Limits, Member, Policy
 from riva_stream.archive.selection import Found, Selection, SelectionState
 from riva_stream.archive.snapshot import MOST_STATE, Count, InvalidSnapshotError, Strict, require
 from riva_stream.archive.sniff import DEEP, not_a_tar, sniff_layers
-from riva_stream.archive.tar import BLOCK, says_tar
+from riva_stream.archive.tar import BLOCK, begins_tar
 from riva_stream.archive.text import show
 from riva_stream.archive.walk import Walk, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
@@ -246,7 +246,7 @@ class Extractor:
     def _finish(self, decoder: Decoder) -> ArchiveSummary:
         if self._repeated:
             raise ArchiveError(
-                f"the archive ends {self._repeated} bytes of tar stream before the place that a snapshot was taken at",
+                f"the archive ends {self._repeated} bytes of tar stream before the offset of the snapshot",
                 fault=ArchiveFault.CUT,
             )
         if self._inner:
@@ -339,7 +339,7 @@ class Extractor:
                 _adapter(_Document).validate_json, data, size=_MOST_SNAPSHOT, values=_MOST_VALUES
             )
         except UnreadableError as error:
-            raise InvalidSnapshotError(f"no snapshot of this version: {error}") from None
+            raise InvalidSnapshotError(f"not a snapshot of this version: {error}") from None
         extractor = cls(include=include, limits=limits, allow_missing_end=allow_missing_end)
         return extractor, extractor._restore(data, document)
 
@@ -435,4 +435,4 @@ class Extractor:
 
 def _begins_a_tar(first: bytes) -> bool:
     """Whether a tar begins here, even with a damaged, cut or zero first header: the walk gives a better error."""
-    return says_tar(first) or not any(first) or (len(first) < BLOCK and sniff_layers(first) == ("unknown",))
+    return begins_tar(first) or not any(first) or (len(first) < BLOCK and sniff_layers(first) == ("unknown",))

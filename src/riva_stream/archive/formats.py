@@ -14,7 +14,7 @@ from riva_stream.archive.gzip import GzipPlace, GzipStream
 from riva_stream.archive.plain import PlainPlace, PlainStream
 from riva_stream.archive.policy import Limits
 from riva_stream.archive.sniff import DEEP, chunked, not_a_tar
-from riva_stream.archive.tar import BLOCK, says_tar
+from riva_stream.archive.tar import BLOCK, begins_tar
 from riva_stream.archive.zstd import ZstdPlace, ZstdStream, is_zstd
 
 __all__ = ["FORMATS", "HEAD", "AnyPlace", "ContainerName", "Format", "content_type_of", "detect"]
@@ -39,7 +39,7 @@ class Format:
 
 
 def _is_plain(head: bytes) -> bool:
-    return says_tar(head) or (len(head) == BLOCK and not any(head))
+    return begins_tar(head) or (len(head) == BLOCK and not any(head))
 
 
 FORMATS = (

@@ -30,7 +30,7 @@ from riva_stream.errors import ArchiveError, ArchiveFault
 
 __all__ = ["GzipPlace", "GzipStream"]
 
-_REACH = 1 << 20
+_SEARCH_BYTES = 1 << 20
 """Bytes of input searched for the start of a block: where a gzip has several, they are a tenth as long. Searching
 costs a third of inflating, which a gzip of one endless block would otherwise pay for ever."""
 _LEAST_HEADER = 10
@@ -141,7 +141,7 @@ class GzipStream(Decoder):
 
     def mark(self) -> None:
         """Request that :attr:`place` be the next place to resume at, if there is one in the next MiB."""
-        self._wanted_until = self._at + _REACH
+        self._wanted_until = self._at + _SEARCH_BYTES
 
     def push(self, piece: Block) -> None:
         """Pass in the next piece of the archive; only when input is needed."""
@@ -198,7 +198,7 @@ class GzipStream(Decoder):
         piece = self._piece[:0]
         if inflater.needs_input:
             wanted = int(max_output / self._slices.ratio)
-            piece = self.take(max(_MIN_SLICE, min(wanted, self._slices.cap)))
+            piece = self.consume(max(_MIN_SLICE, min(wanted, self._slices.cap)))
             inflater.feed(piece)
         inflater.seeking = self._at < self._wanted_until
         room = self._slices.room
@@ -207,7 +207,7 @@ class GzipStream(Decoder):
         except InflateError as error:
             raise ArchiveError(
                 f"{self._name}: its deflate data is damaged near byte {self._part_at + error.position} of the "
-                f"archive ({error}), {self._size} bytes into what it inflates to"
+                f"archive ({error}), {self._size} bytes into its inflated data"
             ) from None
         self._crc = isal_zlib.crc32(block, self._crc)
         self._size += len(block)
@@ -282,9 +282,9 @@ class GzipStream(Decoder):
 
     def _padding(self) -> Generator[Block, None, None]:
         while True:
-            rest = bytes(self.ahead(65536))
+            rest = bytes(self.peek(65536))
             zeros = len(rest) - len(rest.lstrip(b"\0"))
-            self.take(zeros)
+            self.consume(zeros)
             if zeros < len(rest):
                 raise ArchiveError(
                     f"garbage at byte {self._at} of the archive, after gzip data that was padded with zeros"

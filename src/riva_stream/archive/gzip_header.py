@@ -26,7 +26,7 @@ def read_header(source: Decoder, place: str, *, first: bool) -> Generator[Block,
 
     def look(kept: bytearray) -> None:
         if not _MAGIC.startswith(kept[:2]):
-            what = "no gzip member" if first else "garbage after the end of the gzip data"
+            what = "not a gzip member" if first else "garbage after the end of the gzip data"
             raise ArchiveError(f"{place}: {what}: it begins with {bytes(kept[:4])!r}")
 
     fixed = yield from source.exactly(10, look)
@@ -53,9 +53,9 @@ def _skip_text(source: Decoder, place: str, crc: int) -> Generator[Block, None, 
     """Skip a name or a comment, up to its NUL; return ``crc`` updated with it."""
     end = size = 0
     while not end:
-        text = bytes(source.ahead(4096))
+        text = bytes(source.peek(4096))
         end = text.find(0) + 1
-        taken = source.take(end or len(text))
+        taken = source.consume(end or len(text))
         size += len(taken)
         crc = isal_zlib.crc32(taken, crc)
         if size > _TEXT_LIMIT:

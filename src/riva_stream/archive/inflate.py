@@ -232,7 +232,7 @@ class NativeInflater:
         """Save a copy of the state, and of the used part of its buffer."""
         ctypes.memmove(self._copy, self._memory, _HISTORY + self._state.tmp_out_valid)
 
-    def _back(self, left: int) -> None:
+    def _restore(self, left: int) -> None:
         """Restore the copy, with ``left`` bytes still to be fed."""
         kept = _State.from_buffer(self._copy)
         ctypes.memmove(self._memory, self._copy, _HISTORY + kept.tmp_out_valid)
@@ -245,11 +245,11 @@ class NativeInflater:
         scratch, pin = new_block(room + _MOST_SPILLED)
 
         def shows(count: int) -> bool:
-            self._back(left)
+            self._restore(left)
             return self._run(pin.address, room, count) < 0
 
         least = bisect_left(range(left), True, key=shows)
-        self._back(left)
+        self._restore(left)
         code = self._run(pin.address, room + _MOST_SPILLED, least) or code
         self._spilled = memoryview(scratch)[: room + _MOST_SPILLED - self._state.avail_out]
         self._error = InflateError(_FAULTS.get(code, f"error {code}"), self._fed - left + least)
@@ -281,12 +281,12 @@ class NativeInflater:
             state.tmp_in_size += watched
             code = self._run(address + filled, room - filled, step)
             if code < 0:
-                self._back(left)
+                self._restore(left)
                 self.seeking = False
                 break
             if watched and self._reached:
                 step = self._least(address + filled, room - filled, step, left)
-                self._back(left)
+                self._restore(left)
                 self._run(address + filled, room - filled, step)
             elif watched:
                 state.tmp_in_size = 0
@@ -331,7 +331,7 @@ class NativeInflater:
         """The least number of bytes that reaches the end of the block."""
 
         def reaches(count: int) -> bool:
-            self._back(left)
+            self._restore(left)
             self._state.tmp_in_size = 1
             self._run(address, room, count)
             return self._reached

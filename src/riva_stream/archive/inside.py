@@ -153,7 +153,7 @@ class Inside(Sink):
             if model:
                 raise ArchiveError(
                     f"member {name} is empty: {fault}, and a model cannot be",
-                    hint="look at that file where the archive was made: it was packed so; pack it again, or narrow --include",
+                    hint="check the file where the archive was made: it was packed so; pack it again, or narrow --include",
                     fault=ArchiveFault.MEMBER,
                 )
             self.warn(fault)
@@ -165,7 +165,7 @@ class Inside(Sink):
         container = self.state.container or "unknown"
         if container == "unknown" and model:
             looks = describe_content(bytes(self.state.head))
-            self.warn(f"it is no tar, gzip or zip: {looks or 'its container is not known'}")
+            self.warn(f"it is not a tar, gzip or zip: {looks or 'its container is not known'}")
         return InsideReport(
             container,
             tuple(self.state.files),

@@ -30,7 +30,7 @@ def number(field: bytes, what: Callable[[], str], *, fault: ArchiveFault = Archi
         return int(match[1], 8)
     if not field.strip(b"\0"):
         return 0
-    wrong = f"something that is no octal number ({field!r})"
+    wrong = f"an invalid octal number ({field!r})"
     if field[0] == 0x80:  # noqa: PLR2004 - the marker of a positive base-256 number
         value = int.from_bytes(field[1:], "big")
         if value <= _MAX:

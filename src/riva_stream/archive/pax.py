@@ -116,7 +116,7 @@ class PaxReader(Strict):
             whole = int(self.text)
             self.left = whole - len(self.text) - 1
             if self.left < 1 or self.begin + whole > self.size:
-                raise self._malformed(f"says it has {whole} bytes, which cannot be")
+                raise self._malformed(f"says it has {whole} bytes, which is impossible")
             hold(len(self.text) + 1)
             self.text.clear()
             self.step = Step.KEYWORD
@@ -202,7 +202,7 @@ def parse_pax(records: Sequence[tuple[bytes, bytes]], place: str) -> Pax:
             sparse.append((keyword[len(b"GNU.sparse.") :], value))
         elif keyword.startswith((b"GNU.volume.", b"SCHILY.realsize")):
             raise ArchiveError(
-                f"{place}: {keyword[:40].decode(errors='replace')} (several volumes, or star) is not read",
+                f"{place}: {keyword[:40].decode(errors='replace')} (several volumes, or star) is not supported",
                 fault=ArchiveFault.UNSUPPORTED,
             )
     return Pax(path, size, tuple(sparse))

@@ -41,7 +41,7 @@ class PlainStream(Decoder):
     def blocks(self) -> Generator[Block, None, None]:
         """Generate the pieces, in as many blocks as needed."""
         while True:
-            block = self.take(self._most)
+            block = self.consume(self._most)
             self.place = PlainPlace(self._at, self._at)
             yield block
 

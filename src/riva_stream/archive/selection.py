@@ -292,19 +292,16 @@ class Selection(Sink):
         count = len(self.found.left_out) + self.state.more_left_out
         more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
         files = (
-            "1 file that matches, but is no model,"
+            "1 file that matches but is not a model,"
             if count == 1
-            else f"{count} files that match, but are no models,"
+            else f"{count} files that match but are not models,"
         )
         return f"{files} left out ({', '.join(self.state.kinds_left_out)}): {shown}{more}"
 
     def _where_to_look(self) -> str:
         """The hint for an archive without a match; empty for the usual one."""
         if self.found.left_out:
-            return (
-                "pack the models themselves; a file that is meant all the same is staged when --include names it without a "
-                "wildcard"
-            )
+            return "pack the models themselves; to stage such a file, name it in --include without a wildcard"
         packed = next(
             (e.name for e in self.found.listing if e.kind == "file" and e.name.lower().endswith(_PACKED)),
             None,
@@ -312,6 +309,6 @@ class Selection(Sink):
         if packed is None:
             return ""
         return (
-            f"the models may be one layer further in: unpack {show(packed)} and upload what is in it as a tar of its own, or "
+            f"the models may be one layer further in: unpack {show(packed)} and upload its content as a tar, or "
             "check --include"
         )

@@ -50,7 +50,7 @@ def require(holds: object, what: str) -> None:
         InvalidSnapshotError: ``holds`` is false.
     """
     if not holds:
-        raise InvalidSnapshotError(f"{what} cannot be")
+        raise InvalidSnapshotError(f"{what} is invalid")
 
 
 def _decoded(value: Any) -> bytes:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import zstandard
 
-from riva_stream.archive.tar import says_tar
+from riva_stream.archive.tar import begins_tar
 from riva_stream.archive.zstd import is_zstd
 from riva_stream.errors import ArchiveError, ArchiveFault
 
@@ -41,8 +41,8 @@ class _Kind(NamedTuple):
 
 _REPACK = "and pack the files as a tar: tar --zstd -cf model.tar.zst -C FOLDER ."
 _ERROR_PAGE = (
-    "the program that wrote the object saved a server's answer in place of the archive: fetch the archive "
-    "again, look at it, and upload that"
+    "the program that wrote the object saved a server's answer in place of the archive: fetch the archive again, "
+    "check it, and upload that"
 )
 _NO_ARCHIVE = "check the URI; the archive has to be a tar, plain or compressed with gzip or zstd"
 
@@ -67,7 +67,7 @@ _KINDS: dict[str, _Kind] = {
     "html": _Kind("an HTML page, such as an error page", advice=_ERROR_PAGE),
     "xml": _Kind("an XML document, such as an error answer of a store", advice=_ERROR_PAGE),
     "json": _Kind("JSON", advice=_ERROR_PAGE),
-    "text": _Kind("plain text", advice="look at the object, and upload the archive itself"),
+    "text": _Kind("plain text", advice="check the object, and upload the archive itself"),
     "git-lfs": _Kind(
         "a Git LFS pointer: the model itself was not checked out",
         advice="run git lfs pull, and upload the file then",
@@ -89,15 +89,15 @@ _KINDS: dict[str, _Kind] = {
         "an HTTP answer with its headers",
         advice="upload the archive again without them: curl without -i, or aws s3 cp",
     ),
-    "encrypted": _Kind("an encrypted file", advice="decrypt it and upload what comes out"),
+    "encrypted": _Kind("an encrypted file", advice="decrypt it and upload the result"),
     "pdf": _Kind("a PDF document"),
     "elf": _Kind("an ELF program"),
     "hdf5": _Kind("an HDF5 file"),
     "gguf": _Kind("a GGUF model"),
     "safetensors": _Kind("a safetensors model"),
-    "zeros": _Kind("nothing but zeros", advice="upload the archive again from where it is sound"),
-    "empty": _Kind("nothing at all: 0 bytes", advice="upload the archive again from where it is sound"),
-    "unknown": _Kind("something that is not known here"),
+    "zeros": _Kind("nothing but zeros", advice="upload an intact copy of the archive"),
+    "empty": _Kind("nothing at all: 0 bytes", advice="upload an intact copy of the archive"),
+    "unknown": _Kind("an unknown format"),
 }
 
 _NO_MODELS = frozenset(("html", "xml", "git-lfs", "aws-chunked", "form-data", "http", "pdf", "empty"))
@@ -198,7 +198,7 @@ def not_a_tar(head: bytes, outer: Sequence[str] = ()) -> ArchiveError:
             "zeros": f"its {len(head)} bytes are all zero",
             "unknown": f"it begins with {head[:16]!r}",
         }.get(found[0], f"it looks like {_sentence(found, head)}")
-        text = f"the source is no tar, .tar.gz or .tar.zst: {seen}"
+        text = f"the source is not a tar, .tar.gz or .tar.zst: {seen}"
     return ArchiveError(
         text,
         hint=_hint((*outer, *found)),
@@ -220,7 +220,7 @@ def not_a_model(name: str, head: bytes) -> ArchiveError | None:
     if not sure and not (found[0] == "appledouble" and name.startswith("._")):
         return None
     return ArchiveError(
-        f"the source is no model: it looks like {_sentence(found, head)}",
+        f"the source is not a model: it looks like {_sentence(found, head)}",
         hint=_hint(found),
         fault=ArchiveFault.LAYER,
         layers=found,
@@ -236,7 +236,7 @@ def odd_for_a_model(head: bytes) -> str:
 
 def _sentence(found: tuple[str, ...], head: bytes, outer: Sequence[str] = ()) -> str:
     if found == ("unknown",):
-        return f"no tar; it begins with {head[:16]!r}"
+        return f"not a tar; it begins with {head[:16]!r}"
     words = []
     for kind in found:
         article = _KINDS[kind].article
@@ -283,7 +283,7 @@ def _kind_of(head: bytes) -> str:
         ("empty", not head),
         ("gzip", head[:2] == b"\x1f\x8b"),
         ("zstd", len(head) >= 4 and is_zstd(head)),  # noqa: PLR2004 - the length of its magic
-        ("tar", says_tar(head)),
+        ("tar", begins_tar(head)),
         (_by_magic(head), True),
         ("zlib", head[:2] in _ZLIB and _inflated("zlib", head)),
         ("form-data", _FORM.match(head)),

@@ -67,7 +67,7 @@ def old_gnu_head(block: bytes, place: str) -> tuple[int, list[Segment], bool]:
     more = bool(block[482])
     if ended and more:
         raise ArchiveError(
-            f"{place}: its sparse map has ended, yet says that it goes on", fault=ArchiveFault.MALFORMED
+            f"{place}: its sparse map is marked as continued after its end", fault=ArchiveFault.MALFORMED
         )
     return size, segments, more
 
@@ -87,7 +87,7 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
     if b"major" in single:
         if (single[b"major"], single.get(b"minor")) != (b"1", b"0"):
             raise ArchiveError(
-                f"{place}: a sparse format that is not known ({single[b'major'][:20]!r})",
+                f"{place}: an unknown sparse format ({single[b'major'][:20]!r})",
                 fault=ArchiveFault.UNSUPPORTED,
             )
         return SparseInfo(name, size, None)

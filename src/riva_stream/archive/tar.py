@@ -17,7 +17,7 @@ from riva_stream.archive.snapshot import Bytes, Count, Name, Strict
 from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-__all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "looks_like_tar", "parse_header", "says_tar"]
+__all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "begins_tar", "looks_like_tar", "parse_header"]
 
 BLOCK = 512
 """Bytes of a tar block: a header is one block, and data is padded to whole blocks."""
@@ -118,7 +118,7 @@ def parse_header(block: bytes, at: int, after: str = "") -> Header | None:
     name = _text(block[0:100])
     has = "is damaged: its checksum field has"
     if block[148] >= 0x80:  # noqa: PLR2004 - octal only (from_header)
-        raise ArchiveError(f"{place} {has} something that is no octal number ({block[148:156]!r})")
+        raise ArchiveError(f"{place} {has} an invalid octal number ({block[148:156]!r})")
     recorded = number(block[148:156], lambda: f"{place} {has}", fault=ArchiveFault.DAMAGED)
     sums = checksum(block)
     if recorded not in sums:
@@ -144,7 +144,7 @@ def looks_like_tar(block: bytes) -> bool:
         return False
 
 
-def says_tar(head: bytes) -> bool:
+def begins_tar(head: bytes) -> bool:
     """Whether a tar begins here, even a damaged one if its header has the magic."""
     return looks_like_tar(head) or head[257:262] == b"ustar"
 

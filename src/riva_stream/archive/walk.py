@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated
 
-from riva_stream.archive.extensions import Described, Extensions, place_of
+from riva_stream.archive.extensions import Described, Extensions, entry_label
 from riva_stream.archive.snapshot import BOUNDED, Buffer, Count, Name, Strict, require
 from riva_stream.archive.sparse import MapReader, Segment, check_count, check_map, old_gnu_entries
 from riva_stream.archive.tar import (
@@ -230,7 +230,7 @@ class Walk:
         if header is None:
             if self.state.extensions.pending:
                 raise ArchiveError(
-                    f"the tar stream ends at byte {at}, right behind an extended header without a member",
+                    f"the tar stream ends at byte {at}, right after an extended header without a member",
                     fault=ArchiveFault.MALFORMED,
                 )
             self.state.step = Step.ONE_ZERO
@@ -253,7 +253,7 @@ class Walk:
         self.state.name = decode(described.name)
         kind = kind_of(header, described.name)
         self.state.stored = stored_size(header, described.stored)
-        place = place_of(self.state.name, at)
+        place = entry_label(self.state.name, at)
         if kind == "directory" and self.state.stored and header.typeflag != b"D":
             raise ArchiveError(
                 f"{place} has a directory's name, yet {self.state.stored} bytes of data",
@@ -300,7 +300,7 @@ class Walk:
             self.state.map = []
         elif ended:
             raise ArchiveError(
-                f"{self.state.place}: its sparse map has ended, yet says that it goes on",
+                f"{self.state.place}: its sparse map is marked as continued after its end",
                 fault=ArchiveFault.MALFORMED,
             )
 
@@ -348,9 +348,9 @@ class Walk:
         if self.state.step is Step.HEADER and between:
             if not self._allow_missing_end:
                 raise ArchiveError(
-                    f"the tar stream stops at byte {at}{after} without an end-of-archive block: that is how a cut tar "
-                    "looks",
-                    hint="upload the archive again, the whole of it; if it was written so, pass --allow-missing-end",
+                    f"the tar stream stops at byte {at}{after} without an end-of-archive block: a truncated tar looks "
+                    "the same",
+                    hint="upload the whole archive again; if it was written like this, pass --allow-missing-end",
                     fault=ArchiveFault.CUT,
                 )
             self._sink.warn(f"no end-of-archive block: the tar stream just stops at byte {at}{after}")

@@ -103,7 +103,7 @@ class ZstdStream(Decoder):
             left = int.from_bytes(size, "little")
             self._whole_at = self._at + left
             while left:
-                left -= len(self.take(left))
+                left -= len(self.consume(left))
                 yield b""
 
     def finish(self) -> None:
@@ -169,7 +169,7 @@ class ZstdStream(Decoder):
         window = size if single else (1 << 10 + (rest[0] >> 3)) // 8 * (8 + (rest[0] & 7))
         if any(rest[not single : len(rest) - size_bytes]):
             raise ArchiveError(
-                f"{self._name()} needs a dictionary, which an archive cannot",
+                f"{self._name()} needs a dictionary, which an archive cannot include",
                 hint="compress the archive again without a dictionary",
                 fault=ArchiveFault.UNSUPPORTED,
             )
@@ -211,8 +211,8 @@ class ZstdStream(Decoder):
             block = inflater.decompress(data)
         except zstandard.ZstdError as error:
             raise ArchiveError(
-                f"{self._name()} is damaged near byte {self._at} of the archive ({error}), {self._size} bytes into what it "
-                "inflates to"
+                f"{self._name()} is damaged near byte {self._at} of the archive ({error}), {self._size} bytes into "
+                "its inflated data"
             ) from None
         self._size += len(block)
         self._produced += len(block)

@@ -27,7 +27,7 @@ from riva_stream.files import read_given
 __all__ = ["CatalogueError", "LoadedCatalogue", "Problem", "parse", "wrong_of"]
 
 
-_MOST = 64 << 20
+_MAX_BYTES = 64 << 20
 _PIPE_SECONDS = 60.0
 """Seconds for which a catalogue that is a pipe may be silent; its writer may have to ask somebody first."""
 _LINE = re.compile(r"at line (\d+)")
@@ -89,7 +89,7 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
     """
     path = FilePath(path)
     try:
-        text = read_given(path, _MOST, patience=_PIPE_SECONDS, silence=_PIPE_SECONDS).decode("utf-8-sig")
+        text = read_given(path, _MAX_BYTES, patience=_PIPE_SECONDS, silence=_PIPE_SECONDS).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise CatalogueError(
@@ -110,11 +110,11 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         problem = Problem(text.count("\n", 0, long.start()) + 1 if long else None, "", "syntax", str(error))
         raise CatalogueError.of(str(path), [problem]) from error
     except RecursionError as error:
-        what = "holds tables or lists in one another, too many of them"
+        what = "nests tables or lists too deeply"
         raise CatalogueError.of(str(path), [Problem(deepest_line(text), "", "syntax", what)]) from error
     if is_json and lines.repeated:  # TOML itself forbids that
         twice = [
-            Problem(line, _setting(place), "syntax", "is there twice")
+            Problem(line, _setting(place), "syntax", "appears twice")
             for place, line in lines.repeated.items()
             # The content of the second one is repeated as well, and not worth reporting.
             if not any(place[:end] in lines.repeated for end in range(len(place)))

@@ -180,10 +180,10 @@ def _not_started(error: OSError) -> RivaStreamError:
     message = f"no process could be started for this staging: {error.strerror or error}"
     if error.errno in _NO_ROOM:
         return TransientError(
-            message, hint="fewer --at-once, or raise the limits of this host (ulimit -u, ulimit -n)"
+            message, hint="lower --at-once, or raise the limits of this host (ulimit -u, ulimit -n)"
         )
     return ConfigurationError(
-        message, hint="a description or other words of the entry may be too long for an argument"
+        message, hint="a description or another text of the entry may be too long for an argument"
     )
 
 
@@ -296,7 +296,7 @@ def _result(code: int | None, output: bytes) -> StageReport:
     if code is None or code < 0:
         raise WorkerDiedError(
             f"the process of this staging was ended by {_signal_of(code)}",
-            hint="if that was the kernel for want of memory (dmesg): fewer --at-once",
+            hint="if the kernel killed it for lack of memory (see dmesg): lower --at-once",
         )
     try:
         answer = _ANSWER.validate_json(output)

@@ -109,7 +109,7 @@ if TYPE_CHECKING:
         pass
 else:
     _Place = create_model("Place", __config__=_CONFIG, **_fields(*PLACE))
-    _Place.__doc__ = "Where else a staging shall be."
+    _Place.__doc__ = "A further place for a staging."
     _Fields = create_model(
         "Fields",
         __config__=_CONFIG,

@@ -45,7 +45,7 @@ _GLOB = re.compile(r"[*?\[]")
 _ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
 _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
 _NAMES = ("model_name", "model_version", "language", "architecture")
-_REACH = ("region", "endpoint_url", "profile")
+_ENDPOINT_FIELDS = ("region", "endpoint_url", "profile")
 _UNNAMED = {"model_name": "x", "model_version": "x"}
 """Placeholders for names that only an archive's key gives."""
 
@@ -171,9 +171,9 @@ async def expand(
             }
             if not fitting:
                 raise SourceNotFoundError(
-                    f"none of {len(keys)} archives that {request.source} fits has a name that the pattern fits"
+                    f"none of the {len(keys)} archives that match {request.source} has a name that matches the pattern"
                     if keys
-                    else f"there is no archive that {request.source} fits",
+                    else f"no archive matches {request.source}",
                     hint="correct source or pattern of the entry",
                 )
         except RivaStreamError as error:
@@ -198,7 +198,7 @@ def jobs_of(requests: Sequence[StageRequest]) -> list[Job]:
 
     Only this function knows about that: what is read once for all of them is up to the runner of the job.
     """
-    place = {*PLACE, *(f"source_{name}" for name in _REACH)}
+    place = {*PLACE, *(f"source_{name}" for name in _ENDPOINT_FIELDS)}
     groups: dict[str, list[StageRequest]] = {}
     for request in requests:
         same = request.model_dump_json(exclude=place) + _source_of(request)
@@ -213,8 +213,8 @@ def _source_of(request: StageRequest) -> str:
 
 def _way_of(request: StageRequest) -> str:
     """Endpoint and credentials through which the source is read."""
-    reach = [getattr(request, f"source_{name}") or getattr(request, name) for name in _REACH]
-    return json.dumps([*reach, request.no_sign_request])
+    endpoint = [getattr(request, f"source_{name}") or getattr(request, name) for name in _ENDPOINT_FIELDS]
+    return json.dumps([*endpoint, request.no_sign_request])
 
 
 def matches(request: StageRequest, pattern: str | None) -> bool:
@@ -296,7 +296,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     for part in _PART.finditer(pattern):
         if part[1] is not None:
             if part[1] not in _NAMES:
-                raise ValueError(f"has {{{part[1]}}}, which is none of {', '.join(_NAMES)}")
+                raise ValueError(f"has {{{part[1]}}}, which is not one of {', '.join(_NAMES)}")
             if f"(?P<{part[1]}>" in text:
                 raise ValueError(f"has {{{part[1]}}} twice")
             text += f"(?P<{part[1]}>[A-Za-z0-9._-]+)"
@@ -325,7 +325,7 @@ def _add_archive(
     names = _names(template, key_of(source))
     if names is None:
         problems.append(
-            loaded.problem((*template.path, "pattern"), "contradiction", f"does not fit {source}")
+            loaded.problem((*template.path, "pattern"), "contradiction", f"does not match {source}")
         )
         return
     _add(plan, loaded, template, {**template.fields, **names, "source": source}, problems)
@@ -341,7 +341,7 @@ def _add(
     """Add the requests of one archive: its first place, and its replicas."""
     places = [(dict(fields), template.origins)]
     for number, place in enumerate(template.replicas):
-        changed = {name for name in _REACH if name in place and fields.get(name) != place[name]}
+        changed = {name for name in _ENDPOINT_FIELDS if name in place and fields.get(name) != place[name]}
         # The settings of the source must not change with the place.
         source = {
             f"source_{name}": fields[name]
@@ -384,4 +384,4 @@ def _unused(loaded: LoadedCatalogue) -> Iterator[Problem]:
     used = {env for entry in catalogue.staging for env in entry.env or catalogue.defaults.env}
     for name in catalogue.environments:
         if name not in used:
-            yield loaded.problem(("environments", name), "unused", "is the env of no entry")
+            yield loaded.problem(("environments", name), "unused", "is not the env of any entry")

@@ -124,12 +124,12 @@ class RayEngine:
                 return error.cause
             # Any other failure is returned by the task, so this one never began.
             return ConfigurationError(
-                f"the node could not begin with this staging: {str(error.cause).splitlines()[0]}",
+                f"the node could not start this staging: {str(error.cause).splitlines()[0]}",
                 hint="the same versions of Python and riva-stream[ray] are needed here and on every node",
             )
         except errors.RayError as error:
             return WorkerDiedError(
-                f"the node or the process of this staging died, and so did those that tried again: {type(error).__name__}"
+                f"the node or the process of this staging died, and so did all retries: {type(error).__name__}"
             )
         except anyio.get_cancelled_exc_class():
             self._ray.cancel(task)
@@ -201,7 +201,7 @@ def _connect(address: str | None) -> Any:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"the Ray cluster cannot be reached: {str(error).splitlines()[0]}",
-            hint="check --ray-address and RAY_ADDRESS; ray status, on the head, tells whether it is up",
+            hint="check --ray-address and RAY_ADDRESS; ray status, on the head, shows whether it is up",
         ) from error
     return ray
 

@@ -92,7 +92,7 @@ async def stage_all(
         unlisted = [found for found in unlisted if not found.was_listed]
     if not requests and not unlisted:
         raise ConfigurationError(
-            f"no entry fits {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are understood"
+            f"no entry matches {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are wildcards"
         )
     if dry_run:
         requests = [request.model_copy(update={"dry_run": True}) for request in requests]
@@ -160,7 +160,7 @@ class _Run:
                 beside = [] if first.dry_run else [other for other in others if _same_stores(first, other)]
                 staged, replicas = await self._entry(first, beside)
                 self._ended(first, staged)
-                if broken := [other for other in beside if _may_mend(replicas.get(_key(other)))]:
+                if broken := [other for other in beside if _retry_may_help(replicas.get(_key(other)))]:
                     if not first.force:
                         replicas |= await self._promoted(first, broken)
                     else:  # that would replace the first place as well: they are staged by themselves, once
@@ -168,7 +168,9 @@ class _Run:
                         replicas = {key: found for key, found in replicas.items() if key not in anew}
                         again |= anew
                 if staged.error is not None:
-                    replicas |= {_key(o): staged.error for o in others if _is_of_both(staged.error, first)}
+                    replicas |= {
+                        _key(o): staged.error for o in others if _fails_everywhere(staged.error, first)
+                    }
                 for other in others:
                     if found := replicas.get(_key(other)):
                         self._ended(other, _replica(other, found))
@@ -229,12 +231,12 @@ def _outcomes(places: Sequence[StageRequest], report: StageReport) -> dict[str, 
     }
 
 
-def _may_mend(outcome: StageReport | ErrorReport | None) -> bool:
+def _retry_may_help(outcome: StageReport | ErrorReport | None) -> bool:
     """Whether a place failed in a way that a retry may fix."""
     return isinstance(outcome, ErrorReport) and outcome.exit_code == TransientError.exit_code
 
 
-def _is_of_both(error: ErrorReport, request: StageRequest) -> bool:
+def _fails_everywhere(error: ErrorReport, request: StageRequest) -> bool:
     """Whether the same source fails in this way at every place.
 
     Where a container image is named, that may be what is missing, and its key names another object in each bucket.

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from riva_stream.cli.command import SCRIPT, Command, Invocation
 from riva_stream.cli.commands import COMMANDS
-from riva_stream.cli.output import complain, error_document, failed_line, json_text, print_result
+from riva_stream.cli.output import error_document, failed_line, json_text, print_result, write_stderr
 from riva_stream.redact import is_secret, redact, remember
 
 __all__ = ["build_parser", "main"]
@@ -25,7 +25,7 @@ _PARSE_ONLY = "RIVA_STREAM_PARSE_ONLY"
 
 _EPILOG = """\
 examples:
-  PROG stage --reference-only        pin the model where it lies; seconds
+  PROG stage --reference-only        pin the model where it is; seconds
   PROG stage                         copy, unpack, verify and commit; settings from .env
   PROG stage --dry-run               check everything, write nothing
   PROG COMMAND --help                flags and examples of one command
@@ -125,7 +125,7 @@ class _Parser(ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         # argparse would leave it in a buffer, and notice a closed pipe too late to report it.
         if file is not None:
-            complain(self.format_help())
+            write_stderr(self.format_help())
         elif code := print_result(self.format_help()):
             raise SystemExit(code)
 
@@ -158,7 +158,7 @@ class _Parser(ArgumentParser):
         if "--json" in self._argv:
             print_result(json_text(document))
         as_lines = _flag_value(self._argv, "--log-format") == "json"
-        complain(failed_line(document) if as_lines else redact(f"{program}: {message}\n  {hint}\n"))
+        write_stderr(failed_line(document) if as_lines else redact(f"{program}: {message}\n  {hint}\n"))
         raise SystemExit(_USAGE)
 
 

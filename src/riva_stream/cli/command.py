@@ -52,7 +52,7 @@ class Invocation:
             [self._program(), *(shlex.quote(_USERINFO.sub("", word)) for word in (command, *words))]
         )
 
-    def called(self, text: str) -> str:
+    def with_program_name(self, text: str) -> str:
         """``text`` with commands in it, such as ``riva-stream ls s3://b``, as this user can type them."""
         return _CANONICAL.sub(lambda _: self._program(), text)
 

@@ -20,7 +20,7 @@ from riva_stream.redact import Redactor, is_secret
 
 __all__ = ["write_bundle"]
 
-_MOST = 4 << 20
+_MAX_BYTES = 4 << 20
 """Bytes of the log that are included: its end, which says how the run ended."""
 _NAMES = ("AWS_", "RIVA_", "NVIDIA_", "LOG_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MALLOC_", "PYTHON")
 _EXACT = {"ENV", "MODEL_VERSION", "TERM", "LANG", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
@@ -117,7 +117,7 @@ def _tail(path: Path | None) -> str:
         return ""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _MOST))
-            return file.read(_MOST).decode(errors="replace")
+            file.seek(max(0, path.stat().st_size - _MAX_BYTES))
+            return file.read(_MAX_BYTES).decode(errors="replace")
     except OSError as error:
         return f"(the log cannot be read: {error})\n"

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.loop import Interrupted
-from riva_stream.cli.output import behind, text_of
+from riva_stream.cli.output import labelled, text_of
 from riva_stream.cli.settings.places import Places
 from riva_stream.errors import (
     AccessDeniedError,
@@ -65,7 +65,7 @@ class Failure(ErrorReport):
         if str(self.where):
             lines.append(f"  where: {self.where}")
         lines += [f"  also:  {other.message}" for other in self.also]
-        lines += behind("  next:  ", self.hint.split("\n") if self.hint else ())
+        lines += labelled("  next:  ", self.hint.split("\n") if self.hint else ())
         if self.policy is not None:
             lines.append("         this policy grants it:")
             lines += [f"         {line}" for line in json.dumps(self.policy, indent=2).splitlines()]
@@ -96,7 +96,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
         return Failure(
             type="Interrupted",
             code="interrupted",
-            message=f"interrupted by {worst}; what a rerun can use was kept",
+            message=f"interrupted by {worst}; everything a rerun can use was kept",
             where=Where(),
             hint=f"to resume, run the same command again:\n{invocation.again()}",
             exit_code=worst.exit_code,
@@ -131,7 +131,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             code=short.code,
             message=short.message,
             where=Where(),
-            hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
+            hint="check ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
             + invocation.again(),
             exit_code=short.exit_code,
             also=also,
@@ -165,12 +165,12 @@ def _hint(error: RivaStreamError, invocation: Invocation) -> str:
             resumes = ", it resumes from here" if changes else ""
             command = f"run the same command again{resumes}:\n{invocation.again()}"
         case DestinationConflictError():
-            command = f"to replace what is staged there:\n{invocation.again('--force')}"
+            command = f"to replace the staging there:\n{invocation.again('--force')}"
         case AccessDeniedError() if invocation.argv[:1] in {("stage",), ("check",)}:
             command = f"all that a run needs is printed by:\n{invocation.other('policy', '--limit')}"
         case _:
             command = ""
-    return "\n".join(text for text in (invocation.called(error.hint), command) if text)
+    return "\n".join(text for text in (invocation.with_program_name(error.hint), command) if text)
 
 
 def _policy(error: AccessDeniedError) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 from riva_stream.cli.options import ALL, home_of, parse_count, state_dir_of
-from riva_stream.cli.output import complain, draw, visible_json
+from riva_stream.cli.output import draw, visible_json, write_stderr
 from riva_stream.cli.progress import (
     Closed,
     Counters,
@@ -167,7 +167,7 @@ class _Listener(QueueListener):
 class Printer(logging.Handler):
     """Passes the rendered text of a record to ``write``, which must not raise."""
 
-    def __init__(self, renderer: Renderer, write: Callable[[str], None] = complain) -> None:
+    def __init__(self, renderer: Renderer, write: Callable[[str], None] = write_stderr) -> None:
         super().__init__()
         self.setFormatter(renderer)
         self.interval = renderer.interval
@@ -464,10 +464,10 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
     folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, file.values) / "logs"
     level = (args.log_level or variable("LOG_LEVEL") or "info").lower()
     if level not in _LEVELS:
-        warn(f"LOG_LEVEL is none of {', '.join(dict.fromkeys(_LEVELS.values()))}: info is taken")
+        warn(f"LOG_LEVEL is not one of {', '.join(dict.fromkeys(_LEVELS.values()))}: info is used")
     form = (args.log_file_format or variable("LOG_FORMAT") or "pretty").lower()
     if form not in _FORMATS:
-        warn("LOG_FORMAT is neither pretty nor json: pretty is taken")
+        warn("LOG_FORMAT is neither pretty nor json: pretty is used")
     try:
         keep_runs = args.keep_runs or parse_count(variable("RIVA_STREAM_KEEP_RUNS") or str(_KEEP_RUNS))
     except ArgumentTypeError:
@@ -488,7 +488,7 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
 def _switch(value: str, name: str, warn: Callable[[str], None]) -> bool:
     on = as_switch(value or "0")
     if on is None:
-        warn(f"{name} is neither 1 nor 0: 0 is taken")
+        warn(f"{name} is neither 1 nor 0: 0 is used")
     return on is True
 
 
@@ -497,7 +497,7 @@ def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[st
         try:
             bucket, prefix = split_uri(flag)
         except ValueError as error:
-            warn(f"--log-to-s3 is no s3://BUCKET/PREFIX, it {error}: the log stays here alone")
+            warn(f"--log-to-s3 is not s3://BUCKET/PREFIX, it {error}: the log is kept locally only")
             return None
         return LogPlace(bucket, prefix.strip("/"))
     if not _switch(variable("LOG_TO_S3"), "LOG_TO_S3", warn):
@@ -506,7 +506,7 @@ def _target(flag: str | None, variable: Callable[[str], str], warn: Callable[[st
         bucket, rest = split_uri(f"s3://{variable('LOG_S3_BUCKET').removeprefix('s3://').strip('/')}")
         if not rest:
             return LogPlace(bucket, (variable("LOG_S3_PREFIX") or "riva-logs").strip("/"))
-    warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is no bucket: the log stays here alone")
+    warn("LOG_TO_S3 is set, but LOG_S3_BUCKET is not a bucket: the log is kept locally only")
     return None
 
 

@@ -33,14 +33,14 @@ _MOST = 100
 """Maximum number of runs deleted at a time: a run must not end late because of thousands before it."""
 
 
-def remove_old_runs(state: Path, logs: Path, *, keep: int, spared: Collection[str]) -> int:
+def remove_old_runs(state: Path, logs: Path, *, keep: int, kept_ids: Collection[str]) -> int:
     """Delete the folders and the logs of all but the newest runs; return how many. Blocks.
 
     Args:
         state: the state directory.
         logs: where the logs of its runs are.
         keep: number of runs to keep, the newest by their ids.
-        spared: ids of runs to keep whatever their age.
+        kept_ids: ids of runs to keep whatever their age.
 
     Raises:
         OSError: something could not be deleted; everything else was.
@@ -54,7 +54,7 @@ def remove_old_runs(state: Path, logs: Path, *, keep: int, spared: Collection[st
     for folder in named[: max(0, len(named) - keep)]:
         if removed == _MOST:
             break
-        if folder.name in spared or not _is_folder(folder):
+        if folder.name in kept_ids or not _is_folder(folder):
             continue
         try:
             removed += _remove(folder, logs / f"{folder.name}.log" if _is_folder(logs) else None)

@@ -48,9 +48,9 @@ MODES = {
 WOULD = {
     "stage": "stage",
     "already_staged": "do nothing: it is staged already",
-    "add_deployment": "add deployment.json to what is staged already",
+    "add_deployment": "add deployment.json to the existing staging",
     "upgrade": "upgrade a staging by reference to a full one",
-    "replace": "replace what is staged",
+    "replace": "replace the existing staging",
 }
 """What a dry run would do; continues the sentence "a run would"."""
 
@@ -191,7 +191,7 @@ _ENDPOINT: Flags = {
 _OBJECTS: Flags = {
     "--sse": choice(("AES256", "aws:kms", "aws:kms:dsse"), "server-side encryption"),
     "--kms-key-id": value("KEY", "with --sse aws:kms"),
-    "--acl": value("ACL", "canned access control list of what is written, e.g. bucket-owner-full-control"),
+    "--acl": value("ACL", "canned access control list of written objects, e.g. bucket-owner-full-control"),
     "--storage-class": value("CLASS", "e.g. INTELLIGENT_TIERING"),
     "--expected-bucket-owner": value("ACCOUNT", "account id, 12 digits; refuse any other owner"),
     "--upload-check": choice(

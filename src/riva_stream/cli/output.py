@@ -23,14 +23,13 @@ from riva_stream.printable import escaped, in_one_line, visible
 from riva_stream.redact import SECRETS, redact
 
 __all__ = [
-    "behind",
-    "complain",
     "draw",
     "error_document",
     "failed_line",
     "hanging",
     "json_line",
     "json_text",
+    "labelled",
     "print_line",
     "print_result",
     "refuse",
@@ -39,6 +38,7 @@ __all__ = [
     "table_text",
     "text_of",
     "visible_json",
+    "write_stderr",
 ]
 
 _STDERR = 2
@@ -64,9 +64,9 @@ def print_result(
         return exit_code
     if error.errno == errno.EPIPE:
         if not closed_is_fine:
-            complain("riva_stream: standard output was closed, so the result was not shown\n")
+            write_stderr("riva_stream: standard output was closed, so the result was not shown\n")
         return exit_code
-    complain(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
+    write_stderr(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
     return exit_code or 1
 
 
@@ -157,8 +157,8 @@ def refuse(
     """Report such an error, and return its exit code."""
     if as_json:
         print_result(json_text(error_document(kind, code, message, hint, exit_code, run_id=run_id)))
-    steps = behind("  next:  ", hint.split("\n"))
-    complain(redact(text_of([f"riva_stream: {message}", *steps, f"  exit code {exit_code}"])))
+    steps = labelled("  next:  ", hint.split("\n"))
+    write_stderr(redact(text_of([f"riva_stream: {message}", *steps, f"  exit code {exit_code}"])))
     return exit_code
 
 
@@ -174,7 +174,7 @@ def hanging(start: str, message: str) -> list[str]:
     return [f"{start}{first}", *(f"{'':{deeper}}{line.strip()}" for line in more)]
 
 
-def behind(label: str, lines: Iterable[str]) -> list[str]:
+def labelled(label: str, lines: Iterable[str]) -> list[str]:
     """Lines below each other, the first of them after a label."""
     return [f"{'' if number else label:{len(label)}}{line}" for number, line in enumerate(lines)]
 
@@ -198,7 +198,7 @@ def table_text(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) ->
     ]
 
 
-def complain(text: str) -> None:
+def write_stderr(text: str) -> None:
     """Write ``text`` to standard error, if it is open."""
     draw(visible(text))
 

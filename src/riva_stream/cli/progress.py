@@ -48,7 +48,7 @@ __all__ = [
 STARTED = "started"
 """Code of the one warning that is not a warning: the first line of a log."""
 PHASES = {
-    "prepare": "looking at source and destination",
+    "prepare": "checking source and destination",
     "stream": "streaming",
     "verify": "everything is read; checking it",
     "commit": "committing",
@@ -92,7 +92,10 @@ def sentence(event: Event) -> str:  # noqa: C901 - a case for each event
                 f"{event.source_uri} ({human_size(event.source_size)}) -> {event.destination} ({_how(event)})"
             )
         case Resumed():
-            text = f"resuming at {human_size(event.offset)} of {human_size(event.source_size)}: the store has what comes before"
+            text = (
+                f"resuming at {human_size(event.offset)} of {human_size(event.source_size)}: "
+                "the store has everything before"
+            )
         case PhaseChanged():
             text = PHASES[event.phase]
         case MemberFound():

@@ -186,7 +186,7 @@ class Record:
         outcome = self._tell(outcome, traced=settings.level == "debug")
         dry = self._is_dry()
         if not dry:
-            self._try("what old runs have left was not all removed", self._remove_old, settings)
+            self._try("not everything that old runs left was removed", self._remove_old, settings)
         for outlet, file in self._outlets:
             if outlet.end(failed=isinstance(outcome, Failure)):
                 file.close()  # otherwise its thread is still writing: the process will close it
@@ -252,7 +252,7 @@ class Record:
         if not found:
             return
         if self.request is None:
-            raise OSError("the settings that say how to reach S3 are not right")
+            raise OSError("the settings for S3 are invalid")
         if refusal := target.refusal(self.request):
             raise PermissionError(refusal)
 
@@ -273,9 +273,9 @@ class Record:
         if keep is None:
             return
         state = handover.read(self._state)  # the next step may be about to read their files
-        spared = {self._run_id, state.status.get("run_id", ""), str(state.record.get("run_id", ""))}
-        if removed := remove_old_runs(self._state, settings.folder, keep=keep, spared=spared):
-            observe(self.logger, f"removed what {removed} old runs have left: --keep-runs is {keep}\n")
+        kept_ids = {self._run_id, state.status.get("run_id", ""), str(state.record.get("run_id", ""))}
+        if removed := remove_old_runs(self._state, settings.folder, keep=keep, kept_ids=kept_ids):
+            observe(self.logger, f"removed the leftovers of {removed} old runs: --keep-runs is {keep}\n")
 
     def _is_dry(self) -> bool:
         """Whether this is a dry run, which changes nothing, so the state of the last real run stays valid."""

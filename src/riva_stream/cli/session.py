@@ -99,10 +99,10 @@ class Session:
         found = load_endpoint(
             vars(self.args), env_file=env_file or self.args.env_file, fallback=fallback, switches=switches
         )
-        self.take(found.environment, found.profile, found.warnings)
+        self.adopt_environment(found.environment, found.profile, found.warnings)
         return found
 
-    def take(
+    def adopt_environment(
         self, environment: Mapping[str, str], profile: str | None, warnings: Iterable[Warned] = ()
     ) -> None:
         """Set the AWS variables of ``.env`` in this process, where the AWS libraries look; report what is odd.
@@ -232,7 +232,7 @@ def _refuse_bytes(args: Namespace) -> None:
     if wrong := sorted(name for name, value in words.items() if not is_text(value)):
         raise ConfigurationError(
             f"not UTF-8, or with a NUL: {', '.join(wrong)}",
-            hint="look at what the command line and the environment hold",
+            hint="check the command line and the environment",
         )
 
 

@@ -1,6 +1,6 @@
 """The only place that changes what readers can see."""
 
 from riva_stream.destination.destination import Destination
-from riva_stream.destination.hold import hold, resume, tell_resumed
+from riva_stream.destination.hold import hold, resume, warn_resumed
 
-__all__ = ["Destination", "hold", "resume", "tell_resumed"]
+__all__ = ["Destination", "hold", "resume", "warn_resumed"]

@@ -133,7 +133,7 @@ class Destination:
     """Keys of this run's checkpoints that may still exist."""
     _dropped: set[str] = field(default_factory=set, init=False)
     """Keys of checkpoints, of this run or earlier ones, that are no longer needed and could not be deleted yet."""
-    _doubtful: float = field(default=float("-inf"), init=False)
+    _doubtful_until: float = field(default=float("-inf"), init=False)
     """The time until which a deletion of ours whose answer was lost may still take effect."""
 
     async def ensure(self) -> None:
@@ -227,7 +227,7 @@ class Destination:
         put = partial(bucket.once.put, key, body, content_type="application/json", metadata={})
 
         async def once() -> None:
-            await bucket.within(await bucket.look(), lambda window: put(window=window))
+            await bucket.send_within(await bucket.look(), lambda window: put(window=window))
 
         await bucket.retrier("PutObject", once)
 
@@ -300,7 +300,7 @@ class Destination:
 
         if seen(await inspect(self.run)) != seen(self.existing):
             raise HeldError(
-                f"another run has changed what is at {layout.uri} since this one took it over",
+                f"another run has changed the content of {layout.uri} since this run took it over",
                 where=Where("ListObjectsV2", layout.bucket, layout.prefix),
                 hint="run the same command again",
             )
@@ -316,7 +316,7 @@ class Destination:
         """Delete a ``deployment_ready.txt`` that does not belong to the staging being made."""
         key = self.run.layout.prefix + DEPLOYMENT_READY
         if key != self.run.layout.marker and self.existing.may_have(key):
-            info = await self._found(key)
+            info = await self._head_existing(key)
             if info is not None and _has_our_metadata(info):
                 await self._delete(key, info.etag)
 
@@ -336,7 +336,7 @@ class Destination:
         async def once() -> Stored:
             refusals = 0
             while True:
-                if (there := await self._look(upload)) is not None:
+                if (there := await self._marker_already_put(upload)) is not None:
                     return there
                 window = await self._may_change(upload.key)
                 sent = condition if self._conditional else {}
@@ -387,7 +387,7 @@ class Destination:
         )
         if not is_there:
             raise TransientError(
-                "the store has acknowledged the object, and it is not there",
+                "the store has acknowledged the object, but it is not there",
                 where=Where("CompleteMultipartUpload", self.run.layout.bucket, upload.key),
             )
         return stored
@@ -402,7 +402,7 @@ class Destination:
         usual = stored.etag in etags_of(parts)
         if stored.etag and (self.bucket.is_aws or (usual and (len(parts) > 1 or self._keeps_etags))):
             return stored
-        info = await self._expected(self.bucket, upload.key)
+        info = await self._head_confirmed(self.bucket, upload.key)
         if info is None or (stored.etag and not self.uploads.is_ours(info, upload)):
             return stored
         self._keeps_etags |= usual and info.etag == stored.etag
@@ -480,7 +480,7 @@ class Destination:
             named |= {layout.prefix + name for name in OF_FULL}
         # A listing may lag: what was written here before is checked even if it was not listed.
         before = self.lease.predecessor
-        unseen = named | existing.manifest_keys | set(before.leaves() if before else ())
+        unseen = named | existing.manifest_keys | set(before.leftover_keys() if before else ())
         if not existing.listed:
             unseen |= self._deployment
         ours = (*FOLDERS, *OF_FULL, *DEPLOYMENT_DOCUMENTS)
@@ -489,13 +489,13 @@ class Destination:
             for key in {*existing.etags, *unseen}
             if layout.owns(key) and key.removeprefix(layout.prefix).startswith(ours)
         }
-        foreign = [key for key in existing.etags if layout.is_among(key) and not layout.owns(key)]
+        foreign = [key for key in existing.etags if layout.is_in_payload_folder(key) and not layout.owns(key)]
 
         async def remove(key: str) -> None:
-            info = await self._found(key)
+            info = await self._head_existing(key)
             if info is not None and (key in named or _has_our_metadata(info)):
                 await self._delete(key, info.etag)
-            elif info is not None and layout.is_among(key):
+            elif info is not None and layout.is_in_payload_folder(key):
                 foreign.append(key)
 
         # The manifest last: without permission to list, only it tells the next run of the others.
@@ -505,7 +505,7 @@ class Destination:
             await gather_bounded(sorted(todo & {manifest}), remove)
         except AccessDeniedError as error:
             raise AccessDeniedError(
-                f"a file of an older staging may not be deleted, and must not lie beside the new one: {error}",
+                f"a file of an older staging may not be deleted, and must not remain beside the new one: {error}",
                 where=error.where,
                 hint="grant s3:DeleteObject, or stage under another --model-version",
             ) from error
@@ -539,9 +539,9 @@ class Destination:
             found = await self.bucket.once.get(file.s3_key, limit=_LIMIT)
             if found is None or found.data != text:
                 raise ContradictionError(
-                    "the marker reads otherwise than it was written",
+                    "the marker read back differs from the one written",
                     where=Where("GetObject", layout.bucket, file.s3_key),
-                    hint=f"look at it: riva-stream verify {layout.uri}",
+                    hint=f"inspect it: riva-stream verify {layout.uri}",
                 )
 
         await retry_contradictions(self.bucket, "GetObject", read_back)
@@ -551,14 +551,14 @@ class Destination:
 
     async def tag(self, *keys: str, older: Sequence[str] = ()) -> None:
         """Make sure that objects have the requested tags; see :class:`~riva_stream.sink.Tagging`."""
-        await self.run.tagging.settle(self.bucket, self._tag, keys, older=older)
+        await self.run.tagging.ensure_tagged(self.bucket, self._tag, keys, older=older)
 
     async def _tag(self, key: str) -> None:
         put = partial(self.bucket.once.put_tags, key, self.run.tagging.wanted)
 
         async def once() -> None:
             window = await self.lease.check()
-            await self.guarded.within(window, lambda window: put(window=window), self.lease.check)
+            await self.guarded.send_within(window, lambda window: put(window=window), self.lease.check)
 
         await self.bucket.retrier("PutObjectTagging", once)
 
@@ -567,20 +567,22 @@ class Destination:
         if not self.in_doubt:
             return
         self.run.warn("doubt", "a deletion was not answered: waiting until it can no longer take effect")
-        while (pause := self._doubtful - clock.monotonic()) > 0:
+        while (pause := self._doubtful_until - clock.monotonic()) > 0:
             self.run.meter.touch()
             await clock.sleep(min(1.0, pause))
 
     @property
     def in_doubt(self) -> bool:
         """Whether a deletion of ours may still take effect."""
-        return self._doubtful > clock.monotonic()
+        return self._doubtful_until > clock.monotonic()
 
     @property
     def leaves_unseen(self) -> bool:
         """Whether only a journal can tell the next run of objects that must not remain beside its staging."""
         before = self.lease.predecessor
-        return not self.existing.listed and bool(self._sent or (before is not None and before.leaves()))
+        return not self.existing.listed and bool(
+            self._sent or (before is not None and before.leftover_keys())
+        )
 
     # ── internals ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -612,19 +614,19 @@ class Destination:
         window = await self.lease.check()
         info = UNSEEN if self._marker is not None else await self.bucket.once.head_or_unseen(layout.marker)
         if info is UNSEEN:
-            info = await self._expected(self.bucket.once, layout.marker)
+            info = await self._head_confirmed(self.bucket.once, layout.marker)
         if key == layout.marker and info is None:
             return window  # perhaps deleted by us, in an attempt whose answer was lost
         if (info.etag if info else None) != self._marker:
             raise HeldError(
-                f"the marker {layout.uri}{layout.marker_name} is not the one that this run has found: another run "
-                "has been there",
+                f"the marker {layout.uri}{layout.marker_name} is not the one this run found: another run has changed "
+                "it",
                 where=Where("HeadObject", layout.bucket, layout.marker),
                 hint="run the same command again",
             )
         return window
 
-    async def _look(self, upload: Upload) -> Stored | None:
+    async def _marker_already_put(self, upload: Upload) -> Stored | None:
         """The marker, if an earlier Complete whose answer was lost has put it already; else None."""
         if upload.key == self.run.layout.marker:
             info = await self.bucket.once.head_or_unseen(upload.key)
@@ -640,7 +642,7 @@ class Destination:
             return {"if_absent": True}, None
         # What may not be read must be absent: it is never overwritten blindly.
         is_named = key in self.existing.manifest_keys
-        info = await (self._expected(self.bucket, key) if is_named else self._head(key))
+        info = await (self._head_confirmed(self.bucket, key) if is_named else self._head(key))
         if info is None:
             return {"if_absent": True}, None
         return {"if_match": info.etag}, info.metadata.get("run-id")
@@ -691,7 +693,7 @@ class Destination:
         self.run.warn(
             "windows",
             "a policy forbids signatures in the query (s3:authType), so changes are sent that do not expire with the "
-            "lease of their run: see docs/semantics.md for what is weaker then",
+            "lease of their run: see docs/semantics.md for what is weaker in that case",
         )
         return True
 
@@ -705,19 +707,19 @@ class Destination:
             refusals = 0
             while True:
                 window = await self._may_change(key)
-                info = await self._expected(self.bucket.once, key)
+                info = await self._head_confirmed(self.bucket.once, key)
                 if info is None:
                     return None  # it is gone: deleted by an attempt whose answer was lost
                 if info.etag != etag:
                     raise HeldError(
-                        "another run has written what was to be deleted",
+                        "another run has overwritten an object that was to be deleted",
                         where=Where("HeadObject", layout.bucket, key),
                         hint="run the same command again",
                     )
                 condition: dict[str, object] = {"if_match": etag} if self._conditional else {}
                 delete = partial(self.bucket.once.delete, key, window=window)
                 try:
-                    return await self._answered(partial(delete, **condition))
+                    return await self._delete_noting_doubt(partial(delete, **condition))
                 except RivaStreamError as error:
                     refusals, there = refusals + 1, await self.bucket.once.head_or_unseen(key)
                     if not await self._may_retry(error, condition, window, there, refusals):
@@ -728,7 +730,7 @@ class Destination:
         self._sent.discard(key)
         self._deleted.add(key)
 
-    async def _answered(self, delete: Callable[[], Awaitable[object]]) -> None:
+    async def _delete_noting_doubt(self, delete: Callable[[], Awaitable[object]]) -> None:
         """Make one attempt to delete; if no answer comes, remember until when it may still take effect."""
         try:
             await delete()
@@ -737,7 +739,7 @@ class Destination:
                 not isinstance(error, TransientError) or isinstance(error, HeldError)
             )
             if not told:
-                self._doubtful = max(self._doubtful, self.lease.ends)
+                self._doubtful_until = max(self._doubtful_until, self.lease.ends)
             raise
 
     async def _roll_back(self, *, everything: bool) -> None:
@@ -751,7 +753,7 @@ class Destination:
         ready = prefix + DEPLOYMENT_READY
         with suppress(RivaStreamError):
             if ready in self._sent - self._completed.keys():
-                info = await self._expected(self.bucket, ready)
+                info = await self._head_confirmed(self.bucket, ready)
                 if info is None or info.metadata.get("run-id") != self.run.run_id:
                     return  # it may still appear
                 await self._delete(ready, info.etag)
@@ -810,13 +812,13 @@ class Destination:
             return HeldError("another run writes the same object", where=error.where, hint=error.hint)
         return error
 
-    async def _found(self, key: str) -> ObjectInfo | None:
+    async def _head_existing(self, key: str) -> ObjectInfo | None:
         """The object still at a key where one may have been found; a refusal for a listed key hides nothing."""
         if self.existing.listed and (not self.existing.may_have(key) or key in self._deleted):
             return await self._head(key)
-        return await self._expected(self.bucket, key)
+        return await self._head_confirmed(self.bucket, key)
 
-    async def _expected(self, bucket: Bucket, key: str) -> ObjectInfo | None:
+    async def _head_confirmed(self, bucket: Bucket, key: str) -> ObjectInfo | None:
         """The object at a key where there may be one that must not be missed.
 
         Raises:

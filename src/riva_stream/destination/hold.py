@@ -22,7 +22,7 @@ from riva_stream.s3.bucket import ask_until_found, confirm_refusal
 from riva_stream.sink import SentPart, Upload, UploadedPart, Uploads
 from riva_stream.sizes import human_size
 
-__all__ = ["hold", "resume", "tell_resumed"]
+__all__ = ["hold", "resume", "warn_resumed"]
 
 _CLEANUP_SECONDS = 10.0
 
@@ -71,7 +71,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run.warn(
             "conditions",
             "the store has neither conditional writes nor expiring signatures: a run that is suspended for longer than "
-            "its lease and wakes up may change what another one has staged meanwhile",
+            "its lease and wakes up may change objects that another one has staged meanwhile",
         )
     try:
         async with anyio.create_task_group() as tasks:
@@ -92,11 +92,11 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
             raise told from None
         finally:
             del told  # a reference cycle through its traceback would keep open what the run has open
-    if not await destination.forget_checkpoints() or uploads.are_left:
+    if not await destination.forget_checkpoints() or uploads.may_be_open:
         run.warn(
             "journal",
-            "an upload or a checkpoint could not be removed, and stays; so does the journal, which names it: the next run "
-            "that writes here removes them, or gc",
+            "an upload or a checkpoint could not be removed; the journal, which names it, stays too: the next run "
+            "that writes here, or `gc`, removes them",
         )
         await lease.stop()
     else:
@@ -123,7 +123,7 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
         except HeldError as lost:
             await _clean_up_after_takeover(destination)
             return lost if any(isinstance(cause, RivaStreamError) for cause in causes) else first_of(error)
-    nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.are_left)
+    nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.may_be_open)
     if nothing_stays and await destination.forget_checkpoints():
         await lease.release()  # nothing is left to resume
     elif (taken := await lease.stop()) and has_failed:
@@ -206,7 +206,7 @@ async def resume(destination: Destination, identity: Identity) -> None:
     destination.settled = destination.adoptable = True
 
 
-def tell_resumed(destination: Destination) -> None:
+def warn_resumed(destination: Destination) -> None:
     """Report what an earlier run has left for this one to resume."""
     before = destination.lease.predecessor
     parts = [part for upload in destination.uploads.adopted.values() for part in upload.uploaded.values()]
@@ -248,7 +248,7 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
             before.checkpoints,
         )
     current, existing = destination.uploads, destination.existing
-    stale = set(before.leaves() if before else ())
+    stale = set(before.leftover_keys() if before else ())
     if destination.committing and not existing.listed:
         stale |= existing.manifest_keys  # the manifest that names them is about to be replaced or deleted
     return JournalContent(
@@ -282,7 +282,7 @@ async def _abort_own(destination: Destination) -> None:
     # Neither a missing upload nor a refusal makes the journal another run's: it may be the last record of what the
     # previous run has left open.
     unsettled = lease.predecessor is not None and not destination.settled
-    if unsettled or not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.are_left:
+    if unsettled or not forgotten or destination.in_doubt or destination.leaves_unseen or uploads.may_be_open:
         await lease.stop()
     else:
         await lease.release()

@@ -53,14 +53,14 @@ def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[Fin
     kept = info.checksums.get("crc64nvme")
     told = [
         ("size", info.size == file.size_bytes, f"it has {info.size} bytes, {file.size_bytes} were staged"),
-        ("etag", info.etag == file.etag, f"its ETag is {info.etag}, that of what was staged is {file.etag}"),
+        ("etag", info.etag == file.etag, f"its ETag is {info.etag}, but {file.etag} was staged"),
     ]
     if kept is not None and file.store_checksum is not None:
         told.append(
             (
                 "crc64nvme",
                 f"crc64nvme:{kept}" == file.store_checksum,
-                f"its CRC64NVME is {kept}, that of what was staged is {file.store_checksum}",
+                f"its CRC64NVME is {kept}, but {file.store_checksum} was staged",
             )
         )
     same = [name for name, is_same, _ in told if is_same]

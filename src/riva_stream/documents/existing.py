@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 from riva_stream.deployment import DeploymentDocument
 from riva_stream.documents.compare import differences, disagreements
-from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, understood
+from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, parse_documents
 from riva_stream.errors import (
     AccessDeniedError,
     IntegrityError,
@@ -102,7 +102,7 @@ class Existing:
         return None if self.deployment_problem else self.documents.deployment
 
     @property
-    def has_later_pair(self) -> bool:
+    def has_newer_deployment(self) -> bool:
         """Whether the deployment documents match their marker, but are written for another version."""
         documents = self.documents
         return documents.ready is not None and documents.deployment_problem == documents.wrong.get(
@@ -113,7 +113,7 @@ class Existing:
     def may_be_deployable(self) -> bool:
         """Whether there are deployment documents that are valid, or that another version may be able to read."""
         is_mark_unknown = self.documents.has(DEPLOYMENT_READY) and self.documents.ready is None
-        return self.deployment is not None or self.has_later_pair or is_mark_unknown
+        return self.deployment is not None or self.has_newer_deployment or is_mark_unknown
 
     def may_hold_payload(self, layout: Layout) -> bool:
         """Whether there may be an archive or models, even if no marker vouches for them."""
@@ -147,7 +147,8 @@ async def inspect(run: Run) -> Existing:
         existing = Existing(listed=False)
     if is_bintarball(prefix):
         return replace(
-            existing, documents=understood(await _read_deployment(run, existing), marked_by=DEPLOYMENT_READY)
+            existing,
+            documents=parse_documents(await _read_deployment(run, existing), marked_by=DEPLOYMENT_READY),
         )
     if existing.listed and run.layout.marker not in existing.etags:
         return existing
@@ -160,16 +161,16 @@ async def inspect(run: Run) -> Existing:
                 read[name] = document
 
     await fetch(MARKER)
-    if told := understood(read).marker:
+    if told := parse_documents(read).marker:
         await fetch(ARTIFACT_JSON, *((MANIFEST_JSON,) if told.mode == "full" else ()))
     elif not existing.listed and MARKER not in read:
         # A run that was interrupted during its commit may have left more than its successor can see.
         await fetch(MANIFEST_JSON)
-    existing = replace(existing, documents=understood(read))
+    existing = replace(existing, documents=parse_documents(read))
     is_upgrade = existing.is_by_reference and run.request.mode == "full"
     if existing.artifact is None or not (run.request.server_path or is_upgrade):
         return existing
-    return replace(existing, documents=understood(read | await _read_deployment(run, existing)))
+    return replace(existing, documents=parse_documents(read | await _read_deployment(run, existing)))
 
 
 async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
@@ -196,7 +197,7 @@ async def fetch_document(
         if error.where.code != ARCHIVED:
             raise
         run.warn(
-            "archived", f"s3://{run.layout.bucket}/{key} is archived (Glacier): what it says cannot be read"
+            "archived", f"s3://{run.layout.bucket}/{key} is archived (Glacier): its content cannot be read"
         )
         info = await run.destination.head_confirming_absence(key, listed=True)
         return None if info is None else Document(b"", info)
@@ -250,12 +251,12 @@ async def save_document_copies(run: Run, existing: Existing) -> None:
 
 async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
     info = await run.destination.head_confirming_absence(file.s3_key, listed=True)
-    gone = Finding(code="gone", message="it is gone")
+    gone = Finding(code="gone", message="it is missing")
     by, different = ([], [gone]) if info is None else differences(file, info)
     if not different:
         return ObjectCheck(key=file.s3_key, size_bytes=file.size_bytes, by=by)
     raise IntegrityError(
-        f"what is staged is no longer what was staged: {different[0].message}",
+        f"the staging no longer matches its manifest: {different[0].message}",
         where=Where("HeadObject", run.layout.bucket, file.s3_key),
         hint="stage it again with --force",
     )

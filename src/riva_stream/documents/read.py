@@ -25,7 +25,7 @@ from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket
 from riva_stream.s3 import Document as InStore
 
-__all__ = ["DOCUMENT_LIMIT", "Documents", "read_documents", "understood"]
+__all__ = ["DOCUMENT_LIMIT", "Documents", "parse_documents", "read_documents"]
 
 D = TypeVar("D", bound=Document)
 
@@ -184,7 +184,7 @@ async def read_documents(
     def so_far() -> Documents:
         """The documents so far, in the order of their names."""
         in_order = {name: read[name] for name in wanted if name in read}
-        return replace(understood(in_order, wrong, marked_by=marked_by), hidden=sorted(hidden))
+        return replace(parse_documents(in_order, wrong, marked_by=marked_by), hidden=sorted(hidden))
 
     await look(marked_by, again=listed)
     if read or wrong:
@@ -213,7 +213,7 @@ def _without_foreign(documents: Documents) -> Documents:
     )
 
 
-def understood(
+def parse_documents(
     found: Mapping[str, InStore], unreadable: Mapping[str, str] | None = None, *, marked_by: str = MARKER
 ) -> Documents:
     """Parse what was read, by name; ``unreadable``: why others could not be."""

@@ -27,4 +27,4 @@ def another_container(document: DeploymentDocument, container: PinnedSource) -> 
     there, asked = document.bintarball_references.container_image, reference_to(container)
     if there.is_same(asked):
         return ""
-    return f"it is for the container image {there.text()}; asked for is {asked.text()}"
+    return f"it is for the container image {there.text()}; the request names {asked.text()}"

@@ -62,7 +62,7 @@ def plan_memory(ceiling: int, part_size: int, *, forced: str = "") -> MemoryPlan
         least = least_memory(part_size) // MIB
         said = (
             f"memory of {ceiling / MIB:.0f} MiB is too small for parts of {part_size / MIB:.0f} MiB: "
-            f"{least} MiB is the least that works"
+            f"the minimum is {least} MiB"
         )
         if forced:
             raise ConfigurationError(

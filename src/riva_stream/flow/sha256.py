@@ -132,7 +132,7 @@ def _library() -> ctypes.CDLL | str:
             SHA256_Final=(c_int, c_char_p, pointer),
         )
     except (ImportError, OSError, AttributeError, TypeError) as error:
-        return f"libcrypto's SHA256_Init is not to be had ({error})"
+        return f"libcrypto's SHA256_Init is not available ({error})"
     return library if _works(library) else "libcrypto's SHA-256 failed its self-test"
 
 

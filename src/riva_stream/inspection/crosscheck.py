@@ -76,8 +76,8 @@ def crosscheck(documents: Documents, layout: Layout, ledger: Ledger) -> list[Sta
         ledger.differs(prefix + name, "malformed", why)
     artifact, manifest = documents.artifact, documents.manifest
     for name in documents.missing:
-        ledger.differs(prefix + name, "gone", "it is gone")
-    _marks(documents, prefix, ledger)
+        ledger.differs(prefix + name, "gone", "it is missing")
+    _check_marker_files(documents, prefix, ledger)
     if documents.deployment is not None:
         _deployment(documents, documents.deployment, layout, ledger)
     if artifact is not None:
@@ -97,7 +97,7 @@ def crosscheck(documents: Documents, layout: Layout, ledger: Ledger) -> list[Sta
     return expected
 
 
-def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
+def _check_marker_files(documents: Documents, prefix: str, ledger: Ledger) -> None:
     """Do the documents have the SHA-256 that the two marker files record, and do these agree with them?"""
     marker, artifact = documents.marker, documents.artifact
     if marker is not None:
@@ -111,7 +111,7 @@ def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
             ]
         )
         vouched = {ARTIFACT_JSON: marker.artifact_sha256, MANIFEST_JSON: marker.manifest_sha256}
-        _mark(documents, prefix, ledger, MARKER, marker, vouched, told)
+        _check_marker_file(documents, prefix, ledger, MARKER, marker, vouched, told)
     ready, deployment = documents.ready, documents.deployment
     if ready is not None:
         told = []
@@ -124,10 +124,10 @@ def _marks(documents: Documents, prefix: str, ledger: Ledger) -> None:
                 ("container-image", ready.container_image, references.container_image.s3_uri),
             ]
         vouched = {DEPLOYMENT_JSON: ready.deployment_sha256}
-        _mark(documents, prefix, ledger, DEPLOYMENT_READY, ready, vouched, told)
+        _check_marker_file(documents, prefix, ledger, DEPLOYMENT_READY, ready, vouched, told)
 
 
-def _mark(
+def _check_marker_file(
     documents: Documents,
     prefix: str,
     ledger: Ledger,
@@ -143,7 +143,7 @@ def _mark(
             text = f"it is not the one that {name} was written for: {_DIFFER}"
             ledger.compare(prefix + document, "content", hashlib.sha256(data).hexdigest(), sha256, text)
     key, by = prefix + name, next(iter(vouched))
-    text = "it holds other lines than were written"
+    text = "its lines differ from those written"
     ledger.compare(key, "content", documents.texts[name], mark.text().encode(), text)
     for code, here, there in () if ledger.difference(prefix + by) else told:
         if here != there:
@@ -156,7 +156,7 @@ def _deployment(documents: Documents, deployment: DeploymentDocument, layout: La
     _same_place(ledger, layout, DEPLOYMENT_JSON, deployment.deployment.s3_prefix)
     told, mode = deployment.deployment_type, documents.mode
     if mode is not None and told != mode:
-        ledger.differs(key, "mode", f"its type is {told}, what is staged there is {mode}")
+        ledger.differs(key, "mode", f"its type is {told}, but {mode} was staged")
     if documents.is_bintarball:
         return
     if marker is not None:
@@ -280,7 +280,7 @@ class Ledger:
         if found == wanted:
             self.same(key, name)
         else:
-            self.differs(key, name, text or f"its {name} is {found}, that of what was staged is {wanted}")
+            self.differs(key, name, text or f"its {name} is {found}, but {wanted} was staged")
 
     def differences(self, key: str) -> list[Finding]:
         """All differences of the object."""
@@ -312,7 +312,7 @@ async def check_reference(
     name, key = split(uri)
     info = await bucket.named(name).head_confirming_absence(key, listed=True)
     if info is None:
-        ledger.differs(uri, "gone", "it is gone")
+        ledger.differs(uri, "gone", "it is missing")
         return None
     ledger.size(uri, info.size)
     for name, found, pinned in (
@@ -320,5 +320,5 @@ async def check_reference(
         ("etag", info.etag, was.etag),
         ("version-id", info.version_id, was.version_id),
     ):
-        ledger.compare(uri, name, found, pinned, f"its {name} is {found}, the staging points at {pinned}")
+        ledger.compare(uri, name, found, pinned, f"its {name} is {found}, the staging refers to {pinned}")
     return None if ledger.difference(uri) else info

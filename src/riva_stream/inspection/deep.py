@@ -43,13 +43,13 @@ class Target:
     sha256: str | None = None
     """The expected digest; None: unknown."""
     blake3: str | None = None
-    vouched: bool = False
+    use_store_checksums: bool = False
     """Whether the checksums that its own store keeps are to be computed, too."""
 
     @property
     def algorithms(self) -> tuple[str, ...]:
         """The algorithms that it is hashed with."""
-        further = self.pinned.checksums.to_compute if self.vouched else ()
+        further = self.pinned.checksums.to_compute if self.use_store_checksums else ()
         return ("sha256", *(("blake3",) if self.blake3 else ()), *further)
 
 

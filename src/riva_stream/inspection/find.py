@@ -104,17 +104,17 @@ async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
         return SourceNotFoundError(
             f"nothing is staged at {place}: there is no {marker} (and what there is may not be listed)",
             where=where,
-            hint=f"check the prefix; grant s3:ListBucket on {bucket.name} to be told what is there",
+            hint=f"check the prefix; grant s3:ListBucket on {bucket.name} to see what is there",
         )
     if found.objects and is_above(prefix):
         return SourceNotFoundError(
-            f"{place} names no staging, but a place above some: a staging is at ENV/NAME/VERSION/",
+            f"{place} does not name a staging, but a place above some: a staging is at ENV/NAME/VERSION/",
             where=where,
             hint=f"see what there is: riva-stream ls {place}",
         )
     if found.objects:
         return SourceNotFoundError(
-            f"nothing is staged at {place}: there is no {marker}, only what nobody vouches for:",
+            f"nothing is staged at {place}: there is no {marker}, only objects without a marker:",
             where=where,
             hint="stage it again; a run takes over or replaces what it finds there",
         ).listing([*(entry.key for entry in found.objects), *("…",) * found.truncated])

@@ -62,7 +62,7 @@ async def collect(
     around = layout_around(bucket, prefix)
     if around is not None and around.prefix != prefix:
         raise ConfigurationError(
-            f"s3://{bucket}/{prefix} lies inside of a staging, whose journal is of one piece",
+            f"s3://{bucket}/{prefix} is inside a staging, which is collected only as a whole",
             hint=f"name the staging: {around.uri}",
         )
     warn = warning(observer, "gc")
@@ -145,7 +145,7 @@ class _StagingLeftovers:
             held = journal is not None and await self._is_live(journal)
         except RivaStreamError as error:
             self.unseen = True
-            self._record_error(f"{self.layout.uri} could not be looked at", error)
+            self._record_error(f"{self.layout.uri} could not be inspected", error)
             return []
         found = self._leftovers(held=held)
         if journal is not None:
@@ -242,7 +242,7 @@ class _StagingLeftovers:
                 return JournalContent(None, (), False)
             # An abort may arrive late: it must not hit an upload that another run resumes.
             identity = None if giving_up else before.identity
-            stale = before.leaves() if giving_up else before.stale
+            stale = before.leftover_keys() if giving_up else before.stale
             return JournalContent(identity, before.uploads, before.has_begun, stale, before.checkpoints)
 
         giving_up = False
@@ -294,7 +294,7 @@ class _StagingLeftovers:
 
     async def _is_only_record(self, journal: Journal) -> bool:
         """Whether the journal is the only record of objects left by a run that died in its commit."""
-        if not (keys := set(journal.leaves())):
+        if not (keys := set(journal.leftover_keys())):
             return False
         marker = await self.bucket.head_confirming_absence(self.layout.marker)
         if marker is not None and marker is not UNSEEN:
@@ -305,8 +305,8 @@ class _StagingLeftovers:
             there = [info.key for info in infos if info is not None]
         if there:
             self.warn(
-                f"the journal at {self.layout.uri} stays: it alone tells of what a commit that died has left there, which "
-                f"the next staging clears away ({len(there)} objects)"
+                f"the journal at {self.layout.uri} stays: it is the only record of objects left by an interrupted "
+                f"commit, which the next staging removes ({len(there)} objects)"
             )
         return bool(there)
 

@@ -14,7 +14,7 @@ from riva_stream.inspection.reports import LastRun
 from riva_stream.layout import prefix_of
 from riva_stream.lease.journal import Journal, Process
 
-__all__ = ["Remembered", "last_run_of"]
+__all__ = ["RecordedRun", "last_run_of"]
 
 _Status = Literal["success", "failure", "running", "unknown"]
 
@@ -24,17 +24,17 @@ _SETTINGS = ("region", "endpoint_url", "profile", "ca_bundle", "addressing")
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class RecordedRun:
     """A run, and what is needed to look at its destination."""
 
     run: LastRun
     bucket: str
     prefix: str
-    reach: dict[str, str | None]
+    endpoint: dict[str, str | None]
     """Region, endpoint, profile, CA bundle and addressing that it ran with."""
 
 
-def last_run_of(state: Path) -> Remembered:
+def last_run_of(state: Path) -> RecordedRun:
     """The last run in a state directory: the one that ``130.status`` names, or else the one that began last.
 
     Raises:
@@ -74,8 +74,8 @@ def last_run_of(state: Path) -> Remembered:
         destination=f"s3://{bucket}/{prefix}",
         alive=False if report or named else alive,
     )
-    reach = {name: value for name in _SETTINGS if isinstance(value := request.get(name), str)}
-    return Remembered(run, bucket, prefix, {name: reach.get(name) for name in _SETTINGS})
+    endpoint = {name: value for name in _SETTINGS if isinstance(value := request.get(name), str)}
+    return RecordedRun(run, bucket, prefix, {name: endpoint.get(name) for name in _SETTINGS})
 
 
 def _word(named: str, report: dict[str, Any], alive: bool | None) -> _Status:
@@ -101,7 +101,7 @@ def _alive(journal: Path) -> bool | None:
 def _why_nothing(folder: Path, named: dict[str, str], *, dry: bool) -> str:
     if named.get("run_id") and named.get("exit_code"):
         log = f"; its log: {named['log']}" if named.get("log") else ""
-        return f"run {named['run_id']} ended with {named['exit_code']} before it knew where to stage to{log}"
+        return f"run {named['run_id']} ended with {named['exit_code']} before its destination was known{log}"
     if dry:
         return "there are only dry runs in it"
     return "no run has left anything in it" if folder.is_dir() else "it does not exist"
@@ -109,6 +109,6 @@ def _why_nothing(folder: Path, named: dict[str, str], *, dry: bool) -> str:
 
 def _nothing(state: Path, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the state directory {state} tells of no run: {why}",
+        f"the state directory {state} has no record of a run: {why}",
         hint="name the staging itself, for example: s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/",
     )

@@ -193,7 +193,7 @@ async def retention(
         found = await there.get_lifecycle() or Lifecycle(())
         if found.unknown:
             raise ConfigurationError(
-                f"the rules of the bucket have fields that nothing here knows: {', '.join(found.unknown)}; "
+                f"the rules of the bucket have unknown fields: {', '.join(found.unknown)}; "
                 "a merged document would delete them",
                 where=Where("GetBucketLifecycleConfiguration", bucket),
                 hint="add the rules by the tool that wrote those fields; riva-stream docs retention lists them",
@@ -237,8 +237,8 @@ def _warn_of_rules(
         warn(
             "sizes",
             "this store is not AWS, so no rule goes by size: all of a staging expires at the same age, in no order, and "
-            "its marker may be there for a while after an object has gone. Put the rules and run this again: a rule "
-            "shown as changed is one that the store keeps otherwise, and may remove more than it says here",
+            "its marker may be there for a while after an object was deleted. Put the rules and run this again: a "
+            "rule shown as changed is one that the store keeps in another form, and may remove more than it says here",
         )
     elif any("Prefix" in rule for rule in there):
         warn(

@@ -227,7 +227,7 @@ class Staging:
         def require_same() -> None:
             if digest.text() != item.sha256:
                 raise DigestMismatchError(
-                    f"its SHA-256 is {digest.text()}, that of what was staged is {item.sha256}",
+                    f"its SHA-256 is {digest.text()}, but {item.sha256} was staged",
                     where=Where("GetObject", source.bucket, source.key),
                     hint="stage it again with --force",
                 )
@@ -286,7 +286,7 @@ class Staging:
     def _require(self, ledger: Ledger, key: str) -> None:
         if difference := ledger.difference(key):
             raise IntegrityError(
-                f"what is staged is no longer what was staged: {difference}",
+                f"the staging no longer matches its manifest: {difference}",
                 where=Where("GetObject", self.layout.bucket, key),
                 hint=f"all that differs: riva-stream verify {self.destination}; to stage it again: stage --force",
             )
@@ -296,7 +296,7 @@ def compare(item: StagedObject, info: ObjectInfo | None, ledger: Ledger) -> None
     """Record how an object differs from what the documents describe."""
     key = item.key
     if info is None:
-        ledger.differs(key, "gone", "it is gone")
+        ledger.differs(key, "gone", "it is missing")
         return
     ledger.size(key, info.size)
     if item.entry is not None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from riva_stream import clock
-from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, read_documents, understood
+from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, parse_documents, read_documents
 from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
 from riva_stream.events import Observer, ignore
 from riva_stream.inspection.find import is_above, open_bucket
@@ -91,7 +91,7 @@ class _StatusReader:
         if staged is not None and life is not None and _run_id(life.found) == staged.run_id:
             notes.append(
                 _note(
-                    "journal-left", "the journal of the run that staged it is there still; a rerun removes it"
+                    "journal-left", "the journal of the run that staged it is still there; a rerun removes it"
                 )
             )
             holder = None
@@ -128,7 +128,7 @@ class _StatusReader:
             )
         except AccessDeniedError:
             return ""  # lacking permission to read it does not make it unusable
-        manifest = understood({} if found is None else {MANIFEST_JSON: found})
+        manifest = parse_documents({} if found is None else {MANIFEST_JSON: found})
         return manifest.problem_of(MANIFEST_JSON, "the marker", marker.manifest_sha256)
 
     async def _life(self, found: Found, *, wait: bool, lease: float | None) -> Life | None:
@@ -239,12 +239,12 @@ class _StatusReader:
                 )
             elif listing.objects:
                 notes.append(
-                    _note("no-marker", "there are objects without a marker; nobody vouches for them")
+                    _note("no-marker", "there are objects without a marker; they are not a committed staging")
                 )
             uploads = await self.bucket.list_uploads(self.layout.prefix)
             if uploads:
                 notes.append(
-                    _note("open-uploads", f"{len(uploads)} uploads are open that no journal knows; see gc")
+                    _note("open-uploads", f"{len(uploads)} uploads are open that no journal names; see gc")
                 )
         except AccessDeniedError as error:
             notes.append(
@@ -320,7 +320,7 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
         adds = (
             "" if whole else "; with RIVA_SERVER_PATH it would add deployment.json, and move nothing either"
         )
-        told = f"move nothing: it is staged; every object is looked at again{adds}"
+        told = f"move nothing: it is staged; every object is checked again{adds}"
         return Rerun(code="already_staged", message=told, adds_deployment=not whole)
     if holder is None:
         return Rerun(code="stage", message="stage it from the beginning")

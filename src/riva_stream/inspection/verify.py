@@ -204,7 +204,7 @@ class _Verification:
         if info is None:
             return []
         bucket = self.source_bucket.named(split(uri)[0])
-        return [Target(bucket, pinned(bucket.name, info), vouched=True)]
+        return [Target(bucket, pinned(bucket.name, info), use_store_checksums=True)]
 
     async def _find_extra(self, expected: list[StagedObject], documents: Documents) -> None:
         """Find what is below the prefix but was not staged."""
@@ -214,9 +214,7 @@ class _Verification:
                 f"whether there is a {' and a '.join(documents.hidden)} is not known: they may not be read",
             )
         if documents.artifact is None and documents.manifest is None and documents.deployment is None:
-            self._note(
-                "no-document", "what lies beside it was not looked for: no document tells what was staged"
-            )
+            self._note("no-document", "extra keys were not checked: no document says what was staged")
             return
         written = {*DOCUMENTS} - {
             *DEPLOYMENT_DOCUMENTS,
@@ -233,7 +231,7 @@ class _Verification:
         except AccessDeniedError:
             self._note(
                 "may-not-list",
-                f"what lies beside it was not looked for: s3:ListBucket on {self.bucket.name} is missing",
+                f"extra keys were not checked: s3:ListBucket on {self.bucket.name} is missing",
             )
         if more:
             self._note("more-keys", f"{more} more keys were not staged")
@@ -245,7 +243,7 @@ class _Verification:
             raise self.staging.replaced(name)  # it was not there when the documents were read
         if name == JOURNAL:
             self._note("journal", "a run has begun to replace it, or has left its journal: see status")
-        elif self.staging.layout.is_among(entry.key) and is_model(name):
+        elif self.staging.layout.is_in_payload_folder(entry.key) and is_model(name):
             self.ledger.size(entry.key, entry.size)
             self.ledger.differs(entry.key, NOT_STAGED, "not listed in any manifest")
         elif len(self.extra) < _MOST_EXTRA:
@@ -258,10 +256,10 @@ class _Verification:
         """Read all targets, and compare the digests."""
 
         def done(target: Target, result: dict[str, str] | str) -> None:
-            key = target.pinned.uri if target.vouched else target.pinned.key
+            key = target.pinned.uri if target.use_store_checksums else target.pinned.key
             if isinstance(result, str):
                 self.ledger.differs(key, "replaced", result)
-            elif target.vouched:
+            elif target.use_store_checksums:
                 self._compare_source_checksums(target, result)
             else:
                 for name, wanted in (("sha256", target.sha256), ("blake3", target.blake3)):

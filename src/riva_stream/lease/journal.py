@@ -40,7 +40,7 @@ SENT_INSTEAD = "sent-instead"
 _COPY = "copy="
 _LONGEST = 3600.0
 """Seconds; a journal's lease counts for no more than this."""
-_MOST = 64 << 20
+_MAX_BYTES = 64 << 20
 _MOST_VALUES = 1 << 21
 """JSON values of a journal that is read, containers included: as many as 300,000 parts have."""
 
@@ -213,14 +213,14 @@ class Journal(_Document):
         Raises:
             ValueError: it is truncated, from another version, or not a journal at all.
         """
-        return read_model(cls, data, size=_MOST, values=_MOST_VALUES)
+        return read_model(cls, data, size=_MAX_BYTES, values=_MOST_VALUES)
 
     @property
     def has_begun(self) -> bool:
         """Whether this run may have sent requests whose effect readers see."""
         return self.committing is not False
 
-    def leaves(self) -> list[str]:
+    def leftover_keys(self) -> list[str]:
         """Keys at which this run, or one before it, may have left an object that no marker vouches for."""
         begun = {upload.key for upload in self.uploads} if self.has_begun else set()
         return sorted({*self.stale, *begun})

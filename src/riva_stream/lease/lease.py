@@ -49,16 +49,16 @@ __all__ = ["Found", "JournalContent", "Lease", "read_journal"]
 T = TypeVar("T")
 
 _LIMIT = 64 << 20
-_BEATS = 3
+_HEARTBEATS_PER_LEASE = 3
 """Heartbeats per lease: two may be lost before another run takes over."""
 _FIRST = 1.0
 """Seconds before the first heartbeat, at least."""
-_FIRST_OF = 30
+_FIRST_DIVISOR = 30
 """Divides the lease: the first heartbeat comes after that time, if it is longer."""
 _FINAL_SECONDS = 3.0
 _MARGIN = 0.1
 """Fraction of a lease by which our requests must be over before another run may act: clocks drift."""
-_LOOK_AROUND = 1.0
+_POLL_SECONDS = 1.0
 """Seconds of one sleep, at most, while waiting for a lease."""
 _FRESH = 0.5
 """Fraction of a lease that must be left when a change is sent; otherwise the lease is renewed first."""
@@ -183,7 +183,7 @@ class Lease:
     """Whether our first journal took so long that another run may have held the prefix unseen meanwhile."""
     _looked: float = field(default=float("-inf"), init=False)
     """When the last request to look at the journal was sent."""
-    _taking: float = field(default=0.0, init=False)
+    _acquire_seconds: float = field(default=0.0, init=False)
     """Seconds between the look that found the prefix free and the answer to our first journal."""
     _data: bytes = field(default=b"", init=False)
     """Our last journal, as sent."""
@@ -262,10 +262,13 @@ class Lease:
         """Find out whether the store enforces windows, by requests for the journal."""
         if self.seconds >= _LEAST_WINDOWED and since is not None:
             whole, over = Window(since, int(self.seconds)), Window(since - timedelta(hours=1), 1)
-            self.windowed = bool(await ask_until_found(partial(self._answers, whole)))
+            self.windowed = bool(await ask_until_found(partial(self._accepts_window, whole)))
             # Twice: a single refusal may have another reason than the time.
             for _ in range(0 if self.bucket.is_aws else 2):
-                ask, last = partial(self._answers, over, shown=True), partial(self._answers, over)
+                ask, last = (
+                    partial(self._accepts_window, over, shown=True),
+                    partial(self._accepts_window, over),
+                )
                 self.windowed = self.windowed and not await ask_until_found(ask, last)
 
     async def try_window(self) -> None:
@@ -289,7 +292,8 @@ class Lease:
     async def _try_conditions(self) -> None:
         """Put the same journal under conditions that do not hold: a store that accepts it ignores conditions."""
         if not self.conditional:
-            self._unsettle(self._taking)  # again: only now is it known whether the store enforces windows
+            # Again: only now is it known whether the store enforces windows.
+            self._distrust_journal(self._acquire_seconds)
         if self.bucket.is_aws or not self.conditional:
             return
         async with self._writing:
@@ -327,7 +331,7 @@ class Lease:
 
         return await self.bucket.retrier("PutObject", put)
 
-    async def _answers(self, window: Window, *, shown: bool = False) -> bool | None:
+    async def _accepts_window(self, window: Window, *, shown: bool = False) -> bool | None:
         """Whether the store answers a request with this window; None: it refuses the request, or this form of it.
 
         With ``shown``, that there is no journal is no answer either: a single 404 may be wrong.
@@ -348,9 +352,9 @@ class Lease:
 
     def _without_conditions(self) -> None:
         self.conditional = False
-        self._unsettle(self._taking)
+        self._distrust_journal(self._acquire_seconds)
 
-    def _unsettle(self, took: float = 0.0) -> None:
+    def _distrust_journal(self, took: float = 0.0) -> None:
         """Distrust our journal for a while: a run that looked earlier may overwrite it.
 
         Args:
@@ -374,13 +378,13 @@ class Lease:
         Raises:
             HeldError: another run has taken over.
         """
-        pause = max(_FIRST, self.seconds / _FIRST_OF)
+        pause = max(_FIRST, self.seconds / _FIRST_DIVISOR)
         while True:
-            await clock.sleep(min(pause, self.seconds / _BEATS))
+            await clock.sleep(min(pause, self.seconds / _HEARTBEATS_PER_LEASE))
             try:
                 await self.write()
             except AccessDeniedError:  # a refusal may be temporary, and there is time for another heartbeat
-                if self.ends - clock.monotonic() < self.seconds / _BEATS:
+                if self.ends - clock.monotonic() < self.seconds / _HEARTBEATS_PER_LEASE:
                     raise
             pause *= 2
 
@@ -407,7 +411,7 @@ class Lease:
             if not settled or (pause := self._settled - clock.monotonic()) <= 0:
                 break
             self.waiting()
-            await clock.sleep(min(_LOOK_AROUND, pause))
+            await clock.sleep(min(_POLL_SECONDS, pause))
         etag = self._etag
         info = await self._head()
         if info is None or info.etag != etag:
@@ -535,9 +539,9 @@ class Lease:
             stored = await self.bucket.retrier("PutObject", once)
             self._etag, now = stored.etag, stored.now
             if not self.is_held:
-                self._taking = clock.monotonic() - looked
+                self._acquire_seconds = clock.monotonic() - looked
                 if not self.conditional:
-                    self._unsettle(self._taking)
+                    self._distrust_journal(self._acquire_seconds)
             self._confirmed = sent
             if now is not None:  # errs early: ``now`` is the time of the store's answer
                 self._since = now - timedelta(seconds=clock.monotonic() - sent)
@@ -603,7 +607,7 @@ class Lease:
         """The window of a write without conditions: arriving late, it must not overwrite the journal of a successor."""
         if clock.monotonic() - self._confirmed < self.seconds * (1 - _MARGIN):
             return self._window()
-        self._unsettle()  # a takeover, or a lease that had expired already
+        self._distrust_journal()  # a takeover, or a lease that had expired already
         if looked is None or looked.now is None or not self.windowed:
             return None
         return Window(looked.now, 1)
@@ -698,7 +702,7 @@ class Lease:
             self.observer(Watching(who=who, seconds=lease))
         while (watched := unchanged - since) < lease:
             self.waiting()
-            await clock.sleep(min(_LOOK_AROUND, self.seconds / 10, lease - watched))
+            await clock.sleep(min(_POLL_SECONDS, self.seconds / 10, lease - watched))
             now = await ask_until_found(partial(self.bucket.retrier, "HeadObject", self._head))
             if now is not None and now.etag == found.etag:
                 found = replace(found, info=now)  # with the current time of the store

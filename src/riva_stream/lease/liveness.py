@@ -87,10 +87,8 @@ async def watch(
             why = "it has stopped just now" if stopped else "its journal has changed while it was watched"
             return Life(again, not stopped, why, clock.monotonic() - since)
     if watched < lease:
-        return Life(
-            found, None, f"no sign of life for {watched:.0f} s, which is less than its lease", watched
-        )
-    return Life(found, False, f"no sign of life for {watched:.0f} s", watched)
+        return Life(found, None, f"no heartbeat for {watched:.0f} s, which is less than its lease", watched)
+    return Life(found, False, f"no heartbeat for {watched:.0f} s", watched)
 
 
 def is_heartbeat_fresh(now: datetime | None, written: datetime | None, lease: float) -> bool | None:

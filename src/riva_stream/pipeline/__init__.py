@@ -71,7 +71,7 @@ async def stage(
                             source_store=source_store,
                         )
                     )
-                    bucket = stores.give(run)
+                    bucket = stores.attach(run)
                     observer(PhaseChanged(phase="prepare"))
                     report = await carry_out(run, bucket, await FromArchive.find(run))
         except BaseExceptionGroup as group:

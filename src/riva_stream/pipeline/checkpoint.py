@@ -328,7 +328,7 @@ class Checkpointer:
         if snapshot is not None and snapshot.member is not None:
             progress = members.pop()
             if not isinstance(progress.digest, TracedDigest):
-                raise RuntimeError("an open member has a digest that goes on")
+                raise RuntimeError("an open member must have a resumable digest")
             opened = progress.digest.states[progress.size]
         records = [progress.digest.record() for progress in members]
         return to_json(
@@ -446,7 +446,7 @@ def _require(holds: object, what: str) -> None:
 async def _read(run: Run, named: JournaledCheckpoint) -> bytes:
     found = await run.destination.get_or_none(named.key, limit=_LIMIT)
     if found is None:
-        raise ValueError("it is gone")
+        raise ValueError("it is missing")
     _require(
         hashlib.sha256(found.data).hexdigest() == named.sha256, "it is not the one that the journal names"
     )
@@ -476,7 +476,7 @@ class _Restorer:
         part_size = run.part_size_for(source.size)
         _require(checkpoint.offset % part_size == 0, "it was taken with another part size")
         _require(checkpoint.offset <= source.size, "the source ends before it")
-        _require(checkpoint.archive.size == checkpoint.offset, "its digest is of another place")
+        _require(checkpoint.archive.size == checkpoint.offset, "its digest is at another offset")
         _require(
             checkpoint.copied_by == (plan.proof if plan else ""),
             "the store copied the source in another way, or not at all",
@@ -491,10 +491,12 @@ class _Restorer:
         digest = Digest.restore(checkpoint.archive)
         _require(
             {*digest.others} == {*source.checksums.to_compute},
-            "the source's store tells other checksums now",
+            "the source's store now reports other checksums",
         )
         is_of_model = checkpoint.extractor is None
-        _require(is_of_model == is_model(source.key), "it is one of an archive, or the source is")
+        _require(
+            is_of_model == is_model(source.key), "it is of an archive and the source is not, or the reverse"
+        )
         extractor, snapshot, members = None, None, list[ResumedMember]()
         if checkpoint.extractor is not None:
             extractor, snapshot = Extractor.restore(
@@ -504,8 +506,11 @@ class _Restorer:
             _require(snapshot.consumed <= source.size, "the source ends before its decoder's place")
             members = self._members(checkpoint, snapshot, plain=extractor.is_plain)
         else:
-            _require(not (checkpoint.members or checkpoint.open), "it has members of no archive")
-        _require(not self.copied, "it has digests of copies that are none")
+            _require(
+                not (checkpoint.members or checkpoint.open),
+                "it has members, but the source is not an archive",
+            )
+        _require(not self.copied, "it has digests of objects that are not copied")
         return ResumePoint(
             checkpoint.offset, digest, extractor, snapshot, members, compared, self._proven(checkpoint)
         )
@@ -514,12 +519,12 @@ class _Restorer:
         _require(len(snapshot.staged) == len(checkpoint.members), "its members are not those of its archive")
         members: list[ResumedMember] = []
         for staged, finished in zip(snapshot.staged, checkpoint.members, strict=True):
-            _require(finished.size == staged.member.size, "the size of a member is another")
+            _require(finished.size == staged.member.size, "a member has another size")
             members.append(self._member(staged.member, finished, finished.size, staged.inside, plain=plain))
-        _require((snapshot.member is None) == (checkpoint.open is None), "its open member is another")
+        _require((snapshot.member is None) == (checkpoint.open is None), "it has another open member")
         if snapshot.member is not None and checkpoint.open is not None:
             told = checkpoint.open.size == snapshot.handed_over
-            _require(told, "the digest of its open member is of another place")
+            _require(told, "the digest of its open member is at another offset")
             going_on = TracedDigest(Digest.restore(checkpoint.open))
             members.append(self._member(snapshot.member, going_on, snapshot.handed_over, None, plain=plain))
         return members
@@ -557,7 +562,7 @@ class _Restorer:
         """What was read of a copied object; None if only the source's ETag is compared."""
         if not proof.of_stream:
             return None
-        _require(self.copied, "it has no digests of what is copied")
+        _require(self.copied, "it has no digests of the copied objects")
         told = self.copied.pop(0)
         RangeDigests(sizes, proof.of_stream).restore(told.values, told.crc, size)
         return Compared(told.values, told.crc, size)
@@ -565,7 +570,7 @@ class _Restorer:
     def _proven(self, checkpoint: Checkpoint) -> str:
         """Proof that the store has what was read of all objects that are covered; see :attr:`ResumePoint.by`."""
         told = _parts_digest([part.sent_crc64nvme for part in parts] for parts in self.sent_parts)
-        _require(checkpoint.parts == told, "the journal tells other checksums of its parts")
+        _require(checkpoint.parts == told, "the journal records other checksums for its parts")
         proofs = {part.proof for parts in self.sent_parts for part in parts}
         if self.plan is not None:
             proofs.add(self.plan.proof.of_stream or "etag")

@@ -54,7 +54,7 @@ _PROBE_RETRIES = 2
 _PROBED = 64 << 10
 """Bytes that a probe copies and reads."""
 
-_USUAL = sorted(
+_COMMON_PART_SIZES = sorted(
     [
         *(MIB << power for power in range(3, 13)),
         *(n * MIB for n in (5, 10, 15, 20, 25, 50, 100, 200, 250, 500)),
@@ -292,7 +292,7 @@ class _Planner:
         if self.check == "crc64nvme":
             if not ability.crc64nvme:
                 return SourceCopy(
-                    None, "the store does not tell, or not check, the CRC64NVME of what it copies"
+                    None, "the store does not return, or does not verify, the CRC64NVME of copied parts"
                 )
             return SourceCopy(CopyPlan(self.source, Proof.CRC64NVME, own, part_size, Proof.CRC64NVME))
         ranged = Proof.MD5 if self.run.request.source_copy == "store" and ability.md5 else None
@@ -393,8 +393,12 @@ class _Planner:
         if first is None or first.parts != count:
             # A promoted staging was most likely uploaded in parts of our own size.
             ours = 0 if self.reads else self.run.part_size_for(size)
-            return _in_parts(size, ours) if ours and _up(size, ours) == count else _usual_parts(size, count)
-        if first.size and _up(size, first.size) == count:
+            return (
+                _in_parts(size, ours)
+                if ours and _ceil_div(size, ours) == count
+                else _usual_parts(size, count)
+            )
+        if first.size and _ceil_div(size, first.size) == count:
             return _in_parts(size, first.size)
         if count > _MOST_HEADS:
             return None
@@ -421,12 +425,12 @@ def _usual_parts(size: int, count: int) -> tuple[int, ...] | None:
     """The only common part size with which ``size`` bytes make ``count`` parts; None if there is none, or several."""
     if count == 1:
         return (size,)
-    least, most = max(FEW_BYTES, _up(size, count)), _up(size, count - 1) - 1
-    usual = [part for part in _USUAL if least <= part <= most]
-    fits = usual or range(_up(least, MIB) * MIB, most + 1, MIB)
+    least, most = max(FEW_BYTES, _ceil_div(size, count)), _ceil_div(size, count - 1) - 1
+    usual = [part for part in _COMMON_PART_SIZES if least <= part <= most]
+    fits = usual or range(_ceil_div(least, MIB) * MIB, most + 1, MIB)
     return _in_parts(size, fits[0]) if len(fits) == 1 else None
 
 
-def _up(size: int, unit: int) -> int:
+def _ceil_div(size: int, unit: int) -> int:
     """How many times ``unit`` goes into ``size``, rounded up."""
     return -(-size // unit)

@@ -19,7 +19,7 @@ class Decision(Enum):
 
     STAGE = "stage"
     ALREADY_STAGED = "already_staged"
-    HAND_OVER = "add_deployment"
+    ADD_DEPLOYMENT = "add_deployment"
     UPGRADE = "upgrade"
     REPLACE = "replace"
 
@@ -51,7 +51,7 @@ def decide(
             and staged.source.sha256 not in {None, expected}
         ):
             raise DigestMismatchError(
-                f"what is staged has the SHA-256 {staged.source.sha256}, not the expected {expected}",
+                f"the staged source has the SHA-256 {staged.source.sha256}, not the expected {expected}",
                 where=where,
                 hint="check the expected SHA-256; the source itself has not changed since it was staged",
             )
@@ -59,7 +59,7 @@ def decide(
             return Decision.UPGRADE
         if not request.force:
             whole = container is None or existing.deployment is not None
-            return Decision.ALREADY_STAGED if whole else Decision.HAND_OVER
+            return Decision.ALREADY_STAGED if whole else Decision.ADD_DEPLOYMENT
     if request.force:
         return Decision.REPLACE
     raise DestinationConflictError(
@@ -100,7 +100,7 @@ def _deployment_difference(request: StageRequest, existing: Existing, container:
     # In a full staging the marker vouches for them, and replacing them would contradict it; in any other their own
     # marker does, even one written by another version.
     named = request.prefix + DEPLOYMENT_JSON in existing.committed_keys
-    return (problem or f"its {DEPLOYMENT_JSON} is missing") if named or existing.has_later_pair else ""
+    return (problem or f"its {DEPLOYMENT_JSON} is missing") if named or existing.has_newer_deployment else ""
 
 
 def _decide_reference(
@@ -115,7 +115,7 @@ def _decide_reference(
         if there.is_same(asked):
             difference = another_container(existing.deployment, container)
         else:
-            difference = f"it is for the archive {there.text()}; asked for is {asked.text()}"
+            difference = f"it is for the archive {there.text()}; the request names {asked.text()}"
         if not difference:
             return Decision.ALREADY_STAGED
     raise DestinationConflictError(

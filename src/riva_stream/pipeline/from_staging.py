@@ -103,10 +103,12 @@ async def originals_of(staging: Staging) -> list[Original]:
         hint = f"all that differs: riva-stream verify {staging.destination}"
         if gone:
             raise SourceNotFoundError(
-                f"{staging.destination} is not complete; gone: {', '.join(gone)}", where=where, hint=hint
+                f"{staging.destination} is not complete; missing: {', '.join(gone)}", where=where, hint=hint
             )
         told = "; ".join(f"{path}: {text}" for path, text in wrong.items())
-        raise IntegrityError(f"{staging.destination} is not what was staged; {told}", where=where, hint=hint)
+        raise IntegrityError(
+            f"{staging.destination} does not match its manifest; {told}", where=where, hint=hint
+        )
     return [
         Original(item, pinned(staging.layout.bucket, info))
         for item, info in zip(items, infos, strict=True)
@@ -339,7 +341,7 @@ class FromStaging(Work):
         )
         uploads.copier = PartCopier(
             uploads.bucket,
-            self._stands,
+            self._is_unchanged,
             with_crc64nvme=any(copy.plan is not None and copy.plan.crc64nvme for copy in copies),
         )
         hashes, read = HashLane(run.lanes.hash), []
@@ -366,9 +368,9 @@ class FromStaging(Work):
         for original, digest in read:
             if digest.text() != original.sha256:
                 raise DigestMismatchError(
-                    f"the SHA-256 of what was read is {digest.text()}, that of what was staged is {original.sha256}",
+                    f"the SHA-256 of the bytes read is {digest.text()}, the manifest says {original.sha256}",
                     where=Where("GetObject", original.source.bucket, original.source.key),
-                    hint="the staging is damaged where it lies: stage it again with --force",
+                    hint="the stored object is damaged: stage it again with --force",
                 )
         for made in copied:
             made.prove()
@@ -412,7 +414,7 @@ class FromStaging(Work):
             tee(Chunk(0, 0, [], budget, 0), branches)
         return digest
 
-    async def _stands(self) -> bool:
+    async def _is_unchanged(self) -> bool:
         """Whether the staging and its objects are still those that were found."""
         try:
             await self.staging.still_stands()
@@ -437,7 +439,7 @@ async def _find(run: Run, store_of: StoreOf, reference: ObjectReference) -> Pinn
     found = await find_source(there.store, bucket, key, run.retrier)
     if not reference_to(found).is_same(reference):
         raise IntegrityError(
-            f"{reference.text()} is what the staging points at; there is now {reference_to(found).text()}",
+            f"the staging refers to {reference.text()}; the object is now {reference_to(found).text()}",
             where=Where("HeadObject", bucket, key),
             hint="stage it again from what is there now",
         )
@@ -447,7 +449,7 @@ async def _find(run: Run, store_of: StoreOf, reference: ObjectReference) -> Pinn
 def _require_artifact(staging: Staging) -> Artifact:
     if staging.artifact is None:
         raise IntegrityError(
-            f"{staging.destination} has no {ARTIFACT_JSON} that can be read",
-            hint=f"look at it: riva-stream verify {staging.destination}",
+            f"{staging.destination} has no readable {ARTIFACT_JSON}",
+            hint=f"inspect it: riva-stream verify {staging.destination}",
         )
     return staging.artifact

@@ -75,7 +75,7 @@ def _objects(run: Run, work: Work, decision: Decision) -> list[PlannedObject]:
         PlannedObject(key=request.prefix + DEPLOYMENT_JSON, kind="deployment"),
         PlannedObject(key=request.prefix + DEPLOYMENT_READY, kind="deployment-ready"),
     ]
-    if decision is Decision.HAND_OVER or request.mode == "bintarball_reference":
+    if decision is Decision.ADD_DEPLOYMENT or request.mode == "bintarball_reference":
         return deployment
     full = [*work.planned(), PlannedObject(key=request.prefix + CHECKSUMS, kind="checksums")]
     return [

@@ -75,7 +75,7 @@ async def promote(
             store=store,
             source_store=source_store,
         ) as stores:
-            return await _promoted(request, ids, observer, stores, lambda _: stores.source, since=began)
+            return await _promote(request, ids, observer, stores, lambda _: stores.source, since=began)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
@@ -107,13 +107,13 @@ async def replicated(
         return stores.destination if is_here else stores.source
 
     try:
-        done = (await _promoted(asked, ids, observer, here, store_of, since=since, run_id=run_id)).places
+        done = (await _promote(asked, ids, observer, here, store_of, since=since, run_id=run_id)).places
     except RivaStreamError as error:  # the staging is already committed, and stays so
         done = [_failed(place, error) for place in asked.to]
     return report.model_copy(update={"replicas": done})
 
 
-async def _promoted(
+async def _promote(
     request: PromoteRequest,
     ids: Sequence[str],
     observer: Observer,
@@ -135,7 +135,8 @@ async def _promoted(
             await staging.require_agreement()
             if run_id is not None and staging.run_id != run_id:
                 raise HeldError(
-                    f"{staging.destination} was replaced by run {staging.run_id} since: that one's replicas are to be made",
+                    f"{staging.destination} has since been replaced by run {staging.run_id}: its replicas take "
+                    "precedence",
                     where=Where("GetObject", bucket, staging.layout.marker),
                     hint="run the same command again: it then says what is staged there",
                 )
@@ -143,7 +144,7 @@ async def _promoted(
     except ExceptionGroup as group:
         raise first_of(group) from None
     budget = Credits(request.memory)  # shared by all places: those whose bytes pass through here take turns
-    observe = _summed(observer)
+    observe = _summing(observer)
     places: dict[str, PlaceReport] = {}
 
     async def promoted(place: str, run_id: str) -> StageReport:
@@ -152,7 +153,7 @@ async def _promoted(
             deadline(_left(request, since)),
             open_run(asked, run_id, partial(observe, place)) as run,
         ):
-            bucket = stores.give(run)
+            bucket = stores.attach(run)
             work = await FromStaging.find(run, staging, originals, store_of, deep=request.deep, budget=budget)
             return await carry_out(run, bucket, work)
 
@@ -198,7 +199,7 @@ def _stage_request(request: PromoteRequest, staging: Staging, place: str, run_id
         told = {"source": archive.s3_uri, "bintarball_reference": True}
     else:
         raise IntegrityError(
-            f"{staging.destination} has no documents that tell what it is",
+            f"{staging.destination} has no readable documents",
             hint=f"look at it: riva-stream verify {staging.destination}",
         )
     if deployment is not None:
@@ -217,12 +218,12 @@ def _stage_request(request: PromoteRequest, staging: Staging, place: str, run_id
         for problem in contradictions_in(error.errors()):
             if problem.presumed:  # due to the place, not to the staging's documents
                 raise ConfigurationError(
-                    f"{staging.destination} cannot be put to {place}: its {problem.field} {problem.text}",
+                    f"{staging.destination} cannot be promoted to {place}: its {problem.field} {problem.text}",
                     hint="name another place",
                 ) from error
         wrong = ", ".join(str(problem["loc"][-1]) for problem in error.errors() if problem["loc"])
         raise IntegrityError(
-            f"{staging.destination} tells of itself what no staging can have: {wrong or 'a contradiction'}",
+            f"the documents of {staging.destination} are invalid: {wrong or 'a contradiction'}",
             hint=f"look at it: riva-stream verify {staging.destination}",
         ) from error
 
@@ -242,7 +243,7 @@ def _failed(place: str, error: BaseException) -> PlaceReport:
     return PlaceReport(destination=place, exit_code=report.exit_code, error=report)
 
 
-def _summed(observer: Observer) -> Callable[[str, Any], None]:
+def _summing(observer: Observer) -> Callable[[str, Any], None]:
     """Return an observer for the events of several places that adds up their counters."""
     summed = ("source_size", "fetched", "hashed", "durable", "durable_source", "copied")
     latest: dict[str, Progress] = {}

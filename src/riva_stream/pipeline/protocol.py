@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from riva_stream.destination import hold, resume, tell_resumed
+from riva_stream.destination import hold, resume, warn_resumed
 from riva_stream.documents.existing import Existing, confirm, fetch_document, inspect, save_document_copies
 from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.errors import (
@@ -35,7 +35,7 @@ from riva_stream.s3.probe import probe_uploads
 
 __all__ = ["carry_out"]
 
-_OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.HAND_OVER: "deployment_added"}
+_OUTCOMES = {Decision.UPGRADE: "upgraded", Decision.ADD_DEPLOYMENT: "deployment_added"}
 
 
 async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport:
@@ -46,19 +46,21 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
     """
     request = run.request
     _require_outside(run, work)
-    existing, decision = await _looked(run, work)
+    existing, decision = await _inspect_and_decide(run, work)
     if request.dry_run and decision is not Decision.ALREADY_STAGED:
-        return await _planned(run, bucket, work, decision)
+        return await _dry_run(run, bucket, work, decision)
     is_staged = decision is Decision.ALREADY_STAGED
     if is_staged and (request.dry_run or not await _is_journaled(run, existing)):
         return await _already_staged(run, existing)
     try:
-        return await _held(run, bucket, work, listed=is_staged or run.layout.journal in existing.etags)
+        return await _run_under_lease(
+            run, bucket, work, listed=is_staged or run.layout.journal in existing.etags
+        )
     except (HeldError, AccessDeniedError) as error:
         if decision is not Decision.ALREADY_STAGED:
             raise
         with suppress(DestinationConflictError):
-            existing, decision = await _looked(run, work)
+            existing, decision = await _inspect_and_decide(run, work)
             if decision is Decision.ALREADY_STAGED:
                 run.warn("journal", f"the journal s3://{request.bucket}/{run.layout.journal} stays: {error}")
                 return await _already_staged(run, existing)
@@ -144,7 +146,7 @@ def _bases(run: Run, work: Work) -> list[tuple[Bucket, Layout]]:
 
 def _inside(run: Run, bucket: Bucket, key: str) -> ConfigurationError:
     return ConfigurationError(
-        f"s3://{bucket.name}/{key} lies inside {run.layout.uri}, which is going to be replaced",
+        f"s3://{bucket.name}/{key} is inside {run.layout.uri}, which is going to be replaced",
         where=Where(bucket=bucket.name, key=key),
         hint="name another place with --to, or with --env, --bucket, --model-name or --model-version",
     )
@@ -158,7 +160,7 @@ async def _is_journaled(run: Run, existing: Existing) -> bool:
     return info is not None and info is not UNSEEN
 
 
-async def _looked(run: Run, work: Work) -> tuple[Existing, Decision]:
+async def _inspect_and_decide(run: Run, work: Work) -> tuple[Existing, Decision]:
     """The existing objects and the decision that follows, without holding the prefix.
 
     Raises:
@@ -184,13 +186,13 @@ async def _require_marker(run: Run, existing: Existing, found: RivaStreamError |
     marker = await fetch_document(run, get, run.layout.marker)
     if (marker.info.etag if marker else None) != existing.marker_etag:
         raise HeldError(
-            f"another run has replaced what is staged at {run.layout.uri} while it was looked at",
+            f"another run replaced the staging at {run.layout.uri} while it was being inspected",
             where=Where("GetObject", run.layout.bucket, run.layout.marker),
             hint="run the same command again when it is done: it then says whether the staging is there",
         ) from found
 
 
-async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decision) -> StageReport:
+async def _dry_run(run: Run, bucket: WritableBucket, work: Work, decision: Decision) -> StageReport:
     await try_rights(run, bucket, work)
     check = await _upload_check(run, bucket)
     await work.plan(bucket, check)
@@ -199,7 +201,7 @@ async def _planned(run: Run, bucket: WritableBucket, work: Work, decision: Decis
     return await _report(run, "planned", Committed(None, []), plan)
 
 
-async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -> StageReport:
+async def _run_under_lease(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -> StageReport:
     """The part that only one run at a time does on a prefix."""
     run.meter.own_keys = work.own_keys
     async with hold(run, bucket, listed=listed) as destination:
@@ -222,10 +224,10 @@ async def _held(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -
             await destination.abort_foreign_uploads()
         else:
             goes = decision is Decision.REPLACE or existing.may_hold_payload(run.layout)
-            if goes and decision is not Decision.HAND_OVER:
+            if goes and decision is not Decision.ADD_DEPLOYMENT:
                 await _require_kept(run, work, destination.lease.process)
-            if decision is not Decision.HAND_OVER:
-                tell_resumed(destination)
+            if decision is not Decision.ADD_DEPLOYMENT:
+                warn_resumed(destination)
             await _begin(run, work, check, decision)
             committed = await _commit(Commit(run, work, destination), decision)
     if decision is Decision.ALREADY_STAGED:
@@ -238,7 +240,7 @@ async def _commit(commit: Commit, decision: Decision) -> Committed:
     request = commit.run.request
     if request.mode == "bintarball_reference":
         return await commit.bintarball()
-    if decision is Decision.HAND_OVER:
+    if decision is Decision.ADD_DEPLOYMENT:
         return await commit.deployment_alone()
     if request.reference_only:
         return await commit.by_reference()
@@ -263,12 +265,10 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
         for name, (there, asked) in compared.items():
             if there != asked:
                 run.warn(
-                    "differs", f"it was staged with --{name} {there}, which stays; {asked} was asked for"
+                    "differs", f"it was staged with --{name} {there}, which is kept; {asked} was requested"
                 )
         if run.request.tags and staged.deployment.tags != run.request.tags:
-            run.warn(
-                "differs", "it was staged without these tags, and stays so; to stage it anew: --tag --force"
-            )
+            run.warn("differs", "it was staged without these tags; to restage: --tag --force")
     return await _report(run, "already_staged", Committed(staged, checks, existing.deployment))
 
 

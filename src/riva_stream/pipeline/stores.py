@@ -31,7 +31,7 @@ class Stores:
     one_principal: bool
     """Whether the source has the destination's credentials and endpoint, so that the store may copy."""
 
-    def give(self, run: Run) -> WritableBucket:
+    def attach(self, run: Run) -> WritableBucket:
         """Let a run read from both; return the bucket for its changes."""
         bucket = WritableBucket(self.destination, run.request.bucket, run.retrier)
         run.destination, run.source_store, run.one_principal = bucket, self.source, self.one_principal

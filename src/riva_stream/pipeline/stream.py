@@ -244,7 +244,7 @@ def _verify(
     if record.size != source.size:
         raise DigestMismatchError(
             f"{record.size} bytes were read of {source.uri}, which has {source.size}",
-            hint="run again; if it stays so, the store does not tell its sizes right",
+            hint="run again; if it happens again, the store reports wrong sizes",
         )
     vouched: list[str] = []
     request, expected = run.request, run.request.expect_sha256

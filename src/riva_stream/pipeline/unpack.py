@@ -95,7 +95,7 @@ class Unpacker:
     """Bytes of the write share that the inflater's window takes."""
     _skipped: int = field(default=0, init=False)
     """Bytes at the start of the coming chunks that an earlier run has unpacked."""
-    _marked: int | None = field(default=None, init=False)
+    _checkpoint_from: int | None = field(default=None, init=False)
     """Byte of the archive at which the extractor was asked for a restart point; None: it was not."""
     _tries: int = field(default=0, init=False)
     _dropped: int = field(default=0, init=False)
@@ -175,16 +175,16 @@ class Unpacker:
                         self.members[-1].inside = inside
                         self._part = 0
                         self._drop_digests()
-            if self._marked is not None and not self._pieces:
-                await self._take_checkpoint(at, self._marked)
+            if self._checkpoint_from is not None and not self._pieces:
+                await self._take_checkpoint(at, self._checkpoint_from)
 
     def _stop_for_checkpoint(self, at: int) -> tuple[int, int]:
         """Byte of the open member after which the next step must stop (0: none), and the bytes that it has by now."""
-        if self._marked is None:
+        if self._checkpoint_from is None:
             if not self.checkpointer.is_due(at):
                 return 0, 0
             self.extractor.mark()
-            self._marked, self._tries = at, 0
+            self._checkpoint_from, self._tries = at, 0
         if not self._part:
             return 0, 0
         return self._sent + self._size, self._sent + self._have
@@ -200,7 +200,7 @@ class Unpacker:
             return
         else:
             self.checkpointer.postpone(at)
-        self._marked = None
+        self._checkpoint_from = None
 
     def _progress_of(self, snapshot: Snapshot) -> list[ObjectProgress]:
         sizes = [staged.member.size for staged in self.members]
@@ -219,7 +219,7 @@ class Unpacker:
         self.members.append(StagedMember(member, upload, outlet, digest, ranges))
         self._sent = 0
         if member.size == 0:  # S3 has no upload without parts: one empty part is sent for it
-            self._ship()
+            self._enqueue_part()
 
     def _drop_digests(self) -> None:
         """Keep only the results of digests that are complete: the state of one takes several KiB."""
@@ -261,7 +261,7 @@ class Unpacker:
         least = least_memory(self.memory.part_size, self._window + (part or self.memory.part_size)) // MIB
         raise ConfigurationError(
             f"{who} needs {' and '.join(filter(None, (window, parts)))}; with --memory {self.memory.ceiling // MIB}MiB there is "
-            f"room for {human_size(self.credits.limit)}: {least} MiB of memory is the least that works",
+            f"room for {human_size(self.credits.limit)}: the minimum is {least} MiB",
             hint=f"pass --memory {least}MiB or more",
         )
 
@@ -278,14 +278,14 @@ class Unpacker:
             # A slice keeps its whole block alive; if it is the smaller part of it, it is worth copying.
             self._pieces.append(bytes(take) if 2 * len(take) < len(take.obj) else take)  # type: ignore[arg-type]
             if self._have == self._size:
-                self._ship()
+                self._enqueue_part()
 
     @property
     def _size(self) -> int:
         """Bytes of the part being filled, or of the next one."""
         return min(self._part, self.members[-1].member.size - self._sent)
 
-    def _ship(self) -> None:
+    def _enqueue_part(self) -> None:
         staged, size = self.members[-1], self._size
         if isinstance(staged.digest, FinishedDigest):
             raise ValueError("a member that is over has no more parts")  # noqa: TRY004 - it is no caller's mistake

@@ -28,10 +28,10 @@ _WITHOUT_EXPIRY = "no-request-expiry"
 _UNVERIFIED = "parts-unverified"
 _RANGES = "no-ranges"
 _WEAKER = {
-    _WITHOUT_CONDITIONS: "a run settles for 1.5 s before it is sure that the prefix is its own",
+    _WITHOUT_CONDITIONS: "a run waits for 1.5 s before it is sure that the prefix is its own",
     _WITHOUT_EXPIRY: "a request that is late by more than a lease may still take effect",
     _UNVERIFIED: "a part that breaks on its way is not refused by the store",
-    _RANGES: "what is staged cannot be read in ranges: no verify --deep",
+    _RANGES: "staged objects cannot be read in ranges: no verify --deep",
 }
 
 

@@ -46,7 +46,7 @@ __all__ = ["check_writing"]
 _WRONG_ETAG = "0" * 32
 _FORCED = "a forced staging, or an upgrade of one by reference, cannot remove what it replaces"
 _KEPT = "the journal of a run stays beside its staging"
-_UNSEEN = "what older runs left there stays unseen, and a missing key looks like a forbidden one"
+_UNSEEN = "leftovers of older runs stay unseen, and a missing key looks like a forbidden one"
 _UNLISTED = "weaker protection against concurrent runs; uploads of dead runs stay open until a lifecycle rule aborts them"
 _UNSURE = "or it only looks so, since without s3:ListBucket a missing key is answered like a forbidden one"
 _NOT_REMOVABLE = "what it would write could not be removed"
@@ -180,19 +180,19 @@ class _DestinationCheck:
     async def _looks(self) -> CheckRecord:
         info = await self._object.read_back()
         if info is None:
-            return other_bytes("head", "what was just written is not what is read back")
+            return other_bytes("head", "an object that was just written is read back with other bytes")
         facts = self._runner.store
         facts.expires = await self._expires(info)
         facts.ranges = await self._reads_ranges(info)
         if not facts.ranges:
             return warned(
                 "head",
-                "what is written can be read back, but not in ranges: the store answers with the whole object",
+                "objects can be read back, but not in ranges: the store answers with the whole object",
                 code=RANGES_IGNORED,
-                fix="a source cannot be read from this store, and what is staged not with verify --deep",
+                fix="a source cannot be read from this store, and staged objects not with verify --deep",
                 encryption=info.encryption,
             )
-        return passed("head", "what is written can be read back, also in ranges", encryption=info.encryption)
+        return passed("head", "objects can be read back, also in ranges", encryption=info.encryption)
 
     async def _reads_ranges(self, info: ObjectInfo) -> bool:
         """Whether a range request gets the right range, as a run requires; tried on bytes at neither end."""

@@ -91,19 +91,19 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
         where = found.region or "another region"
         return failed(
             component,
-            f"wrong region: {bucket} lies in {where}, not in {region}",
+            f"wrong region: {bucket} is in {where}, not in {region}",
             fix=f"pass {flag} {found.region}" if found.region else f"check {flag}",
             **facts,
         )
     if elsewhere:
         return warned(
             component,
-            f"{bucket} lies in {found.region}, not in {region}; the store answers all the same",
+            f"{bucket} is in {found.region}, not in {region}; the store answers all the same",
             fix=f"pass {flag} {found.region}",
             **facts,
         )
     if found.region:
-        return passed(component, f"{bucket} lies in {found.region}", **facts)
+        return passed(component, f"{bucket} is in {found.region}", **facts)
     if found.status in _DENIED:
         return passed(component, f"{bucket} is there; its region may not be asked for", **facts)
     return passed(component, f"{bucket} is there; the store names no region", **facts)
@@ -112,7 +112,7 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
 def clock_record(found: BucketInfo) -> CheckRecord:
     """How far this host's clock is from the store's."""
     if found.store_time is None:
-        return warned("clock", "the store's answer tells no time, so the clock cannot be compared")
+        return warned("clock", "the response has no Date header, so the clock cannot be compared")
     # The response's time is truncated to whole seconds: the real time is half a second later on average.
     offset = (found.local_time - found.store_time).total_seconds() - 0.5
     ahead = "ahead of" if offset > 0 else "behind"

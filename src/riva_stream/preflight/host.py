@@ -44,7 +44,7 @@ class FreeMemory:
     """Memory available now without swapping, within every limit."""
     limit: int | None
     """Limit of the control group, such as a container's; None for none."""
-    told_by: str
+    limited_by: str
     """What determines ``available``."""
 
 
@@ -59,8 +59,8 @@ def free_memory(root: Path = Path("/")) -> FreeMemory | None:
         return None
     host, groups = kib * 1024, list(_limits(root))
     left = min((max(limit - used, 0) for limit, used in groups), default=host)
-    told_by = "the control group" if left < host else "the host"
-    return FreeMemory(min(left, host), min((limit for limit, _ in groups), default=None), told_by)
+    limited_by = "the control group" if left < host else "the host"
+    return FreeMemory(min(left, host), min((limit for limit, _ in groups), default=None), limited_by)
 
 
 def check_memory(memory: int, part_size: int, root: Path = Path("/"), *, forced: str = "") -> CheckRecord:
@@ -96,12 +96,14 @@ def check_memory(memory: int, part_size: int, root: Path = Path("/"), *, forced:
     if free.available < memory:
         return warned(
             "memory",
-            f"a run may take {wanted}, and {free.told_by} has {human_size(free.available)} free",
+            f"a run may take {wanted}, and {free.limited_by} has {human_size(free.available)} free",
             fix="free some, or pass a smaller --memory",
             **facts,
         )
     return passed(
-        "memory", f"a run takes at most {wanted}; {human_size(free.available)} free ({free.told_by})", **facts
+        "memory",
+        f"a run takes at most {wanted}; {human_size(free.available)} free ({free.limited_by})",
+        **facts,
     )
 
 

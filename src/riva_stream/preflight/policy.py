@@ -46,7 +46,7 @@ class Grant(Document):
     Condition: dict[str, dict[str, Any]] | None = None
 
     @model_serializer(mode="wrap")
-    def _without_nothing(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _without_nulls(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Omit empty fields: IAM accepts no null."""
         return {name: value for name, value in handler(self).items() if value is not None}
 

@@ -128,7 +128,7 @@ def failed_with(
     if isinstance(error, HeldError):
         return warned(
             component,
-            "another run is at work below the prefix, and took what was tried for a leftover",
+            "another run is at work below the prefix, and took the test objects for leftovers",
             code="held",
             fix="check again when that run is done",
             **details,
@@ -178,7 +178,7 @@ def other_bytes(component: str, message: str) -> CheckRecord:
         message,
         code="other-bytes",
         exit_code=65,
-        fix="check the endpoint and what stands in front of it: a cache?",
+        fix="check the endpoint for a cache or proxy",
     )
 
 

@@ -100,7 +100,7 @@ async def _archived_record(
     )
     facts: dict[str, Any] = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
     if request.mode != "full":
-        return warned("source", message + ": whoever uses the reference cannot read it", fix=fix, **facts)
+        return warned("source", message + ": users of the reference cannot read it", fix=fix, **facts)
     return failed(
         "source",
         message + (" and is being restored" if under_way else " and cannot be read"),

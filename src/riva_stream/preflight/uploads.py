@@ -96,11 +96,11 @@ class UploadsCheck:
             )
         info = await self._completed.read_back()
         if info is None:
-            return other_bytes("destination", "what was uploaded and completed is not what is read back")
+            return other_bytes("destination", "a completed upload is read back with other bytes")
         if stored.etag and stored.etag != info.etag:
             return failed(
                 "destination",
-                f"the store answers a completed upload with the ETag {stored.etag}, and a look at it with {info.etag}: "
+                f"the store answers a completed upload with the ETag {stored.etag}, and a HEAD of it with {info.etag}: "
                 "no run can tell whether an object is its own",
                 code="etag-differs",
                 exit_code=65,
@@ -126,7 +126,9 @@ class UploadsCheck:
         except RivaStreamError as error:
             return failed_with("list-parts", error, request, degraded=_NOT_RESUMED)
         if parts is None or [part.size for part in parts] != [len(BODY)]:
-            return warned("list-parts", "the store does not list the part that it just took", code="unlisted")
+            return warned(
+                "list-parts", "the store does not list the part that it just accepted", code="unlisted"
+            )
         return passed("list-parts", "the parts of an upload can be listed")
 
     async def _may_list_parts(self) -> CheckRecord:
@@ -156,7 +158,7 @@ class UploadsCheck:
             return warned(
                 "checksums",
                 "nothing verifies the parts on their way"
-                + ("" if wanted == "none" else ": the store checks none, and tells no MD5"),
+                + ("" if wanted == "none" else ": the store verifies no checksum and returns no MD5"),
                 code="unverified",
                 fix="leave --upload-check at auto" if wanted == "none" else "",
                 **facts,

@@ -310,9 +310,11 @@ class WritableBucket(Bucket):
 
     async def create_within(self, window: Window | None, key: str, **given: Any) -> str:
         """Make one attempt to create an upload, within the window."""
-        return await self.within(window, lambda window: self.once.create_upload(key, window=window, **given))
+        return await self.send_within(
+            window, lambda window: self.once.create_upload(key, window=window, **given)
+        )
 
-    async def within(
+    async def send_within(
         self,
         window: Window | None,
         send: Callable[[Window | None], Awaitable[T]],

@@ -137,7 +137,7 @@ class S3Store(ListRequests, RuleRequests):
             headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
             if expected is None and headers.get("transfer-encoding", "").lower() != "chunked":
                 # Only a last chunk, or a length, shows that the body was complete.
-                raise TransientError("the store answered with a body whose end cannot be told")
+                raise TransientError("the response body has neither a length nor an end marker")
             data = bytearray()
             async with answer["Body"] as body:
                 with min_throughput(limit if expected is None else min(expected, limit)):

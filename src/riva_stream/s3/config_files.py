@@ -54,7 +54,7 @@ def _odd_value(core: Any, error: Exception) -> ConfigurationError:
         names = sorted(name for name in core.get_scoped_config() if name not in _KEYS)
     has = f", which sets {', '.join(names)}" if names else ""
     return ConfigurationError(
-        f"the SDK can make nothing of a value in the AWS configuration ({type(error).__name__}): {path}, profile "
+        f"the SDK cannot use a value in the AWS configuration ({type(error).__name__}): {path}, profile "
         f"{profile}{has}",
         where=Where(operation="ReadConfiguration"),
         hint="check the values of that profile, of its services section, and of the AWS_ variables that are set",
@@ -69,7 +69,7 @@ def malformed(error: ConfigParseError, where: Where) -> ConfigurationError:
     return ConfigurationError(
         f"the AWS configuration cannot be read: {path}{place} {wrong}",
         where=where,
-        hint="mend that line, or name another file with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE",
+        hint="fix that line, or name another file with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE",
     )
 
 
@@ -78,9 +78,9 @@ def _wrong(path: str, error: object) -> tuple[str, int | None]:
         case configparser.DuplicateOptionError():
             return "sets a key a second time in its section", error.lineno
         case configparser.DuplicateSectionError():
-            return "begins a section that was there already", error.lineno
+            return "begins a section that already exists", error.lineno
         case configparser.MissingSectionHeaderError():
-            return "stands before the first [section]", error.lineno
+            return "is before the first [section]", error.lineno
         case configparser.ParsingError():
             return "is not KEY = VALUE", error.errors[0][0] if error.errors else None
         case UnicodeDecodeError():

@@ -66,7 +66,7 @@ async def probe_copies(
     async with scratch_upload(bucket, key, declare=declare, left=left) as upload:
         wrong = await _copy(upload, replace(source, etag=_OTHER_ETAG))
         if not isinstance(wrong, RivaStreamError):
-            return CopyAbility("the store copies whatever ETag is asked for")
+            return CopyAbility("the store ignores the ETag condition on copies")
         right = await _copy(upload, source)
         if isinstance(right, RivaStreamError):
             if isinstance(right, SourceChangedError) and right.where.status != _CONDITION_FAILED:

@@ -80,7 +80,7 @@ def guard(core: Any, *, limit: float, warn: Warn) -> None:
         # The factories for the links of a source_profile, when one is reached; the SDK has no hook for that.
         if (builder := getattr(provider, "_profile_provider_builder", None)) is not None:
             for name in ("_create_process_provider", "_create_web_identity_provider"):
-                setattr(builder, name, partial(_made, getattr(builder, name)))
+                setattr(builder, name, partial(_make_prepared, getattr(builder, name)))
     resolver.providers = [_Guarded(provider, limit, warn) for provider in resolver.providers]
 
 
@@ -98,8 +98,8 @@ async def resolve(core: Any, *, ours: bool, limit: float, warn: Warn) -> None:
         StalledError: it took too long.
     """
     # The guard has its own limit, and knows better which link does not answer.
-    async with _within(math.inf if ours else limit, "what gives the credentials"):
-        with _obtained("the credentials"), translated(_WHERE.operation, ""):
+    async with _within(math.inf if ours else limit, "the credential provider"):
+        with _reporting_failures("the credentials"), translated(_WHERE.operation, ""):
             found = await core.get_credentials()
             if found is None:
                 if ours:
@@ -126,7 +126,7 @@ class _Guarded:
 
     async def load(self) -> Any:
         """The credentials of the link; None if it has none."""
-        found = await self._obtained(self._provider.load)
+        found = await self._load_within_limit(self._provider.load)
         if isinstance(found, AioRefreshableCredentials):
             found._refresh_using = partial(self._refreshed, found._refresh_using)  # noqa: SLF001 - no hook for it
             if found._access_key is not None:  # noqa: SLF001 - None: nothing was asked for yet
@@ -147,14 +147,14 @@ class _Guarded:
             data = refresh()
             return await data if inspect.isawaitable(data) else data
 
-        data = dict(await self._obtained(act))
+        data = dict(await self._load_within_limit(act))
         values = {name: data.get(name) for name in _WORDS}
         return data | _cleaned(values, self._provider.METHOD, self._warn)
 
-    async def _obtained(self, act: Callable[[], Any]) -> Any:
+    async def _load_within_limit(self, act: Callable[[], Any]) -> Any:
         source = source_of(self._provider.METHOD)
         async with _within(self._limit, source):
-            with _obtained(source), translated(_WHERE.operation, ""):
+            with _reporting_failures(source), translated(_WHERE.operation, ""):
                 return await act()
 
 
@@ -172,7 +172,7 @@ async def _within(seconds: float, source: str) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _obtained(source: str) -> Iterator[None]:
+def _reporting_failures(source: str) -> Iterator[None]:
     """Report failures on this host as such. What a helper prints as its answer is never quoted."""
     try:
         yield
@@ -183,11 +183,11 @@ def _obtained(source: str) -> Iterator[None]:
         file = f"{cause.filename}: " if cause.filename else ""
         raise _unusable(source, f"{file}{cause.strerror}") from cause
     except json.JSONDecodeError as error:
-        raise _unusable(source, "what it gives is no JSON") from error
+        raise _unusable(source, "its output is not JSON") from error
     except UnicodeError as error:
-        raise _unusable(source, "what it gives is not UTF-8") from error
+        raise _unusable(source, "its output is not UTF-8") from error
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise _unusable(source, f"what it gives cannot be understood ({type(error).__name__})") from error
+        raise _unusable(source, f"its output cannot be understood ({type(error).__name__})") from error
 
 
 def _unusable(source: str, reason: str) -> ConfigurationError:
@@ -212,14 +212,14 @@ def _cleaned(values: dict[str, Any], method: str, warn: Warn) -> dict[str, Any]:
             cleaned[name] = value
             continue
         if not isinstance(value, str) or not value.strip():
-            raise _unusable(source_of(method), f"{words} is empty, or is no text")
+            raise _unusable(source_of(method), f"{words} is empty or is not text")
         if (stripped := value.strip()) != value:
             warn(f"blanks or line breaks around {words} ({source_of(method)}) are ignored")
         if odd := next(filter(None, map(partial(_oddity, name), stripped)), ""):
             raise ConfigurationError(
                 f"{words} has {odd} in it, which no request can carry",
                 where=_WHERE,
-                hint=f"it comes from {source_of(method)}: copy it anew ({variable})",
+                hint=f"it comes from {source_of(method)}: copy it again ({variable})",
             )
         cleaned[name] = stripped
     return cleaned
@@ -233,7 +233,7 @@ def _oddity(name: str, letter: str) -> str:
         (0xD800 <= code <= 0xDFFF, "something that is not UTF-8"),  # noqa: PLR2004
         (letter in "\r\n", "a line break"),
         (code < ord(" ") or code == _DELETE, "a control character"),
-        (code > (_LATIN_1 if is_secret else _DELETE), "a character that is no letter of a key"),
+        (code > (_LATIN_1 if is_secret else _DELETE), "a character that a key cannot contain"),
         (letter.isspace() and not (is_secret and letter == " "), "a blank"),
     )
     return next((kind for is_odd, kind in rows if is_odd), "")
@@ -250,7 +250,7 @@ def _prepare(provider: Any) -> Any:
     return provider
 
 
-def _made(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _make_prepared(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
     return _prepare(make(*args, **options))
 
 

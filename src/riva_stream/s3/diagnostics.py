@@ -84,7 +84,7 @@ class DiagnosticClient:
             ConfigurationError: there are none.
         """
         if self._settings.unsigned:
-            return CredentialsInfo("nobody: requests are not signed", "unsigned", profile="", temporary=False)
+            return CredentialsInfo("none: requests are not signed", "unsigned", profile="", temporary=False)
         core = self.session._session  # noqa: SLF001 - aioboto3 gives credentials without their origin
         with translated("GetCredentials", ""):
             found = await core.get_credentials()

@@ -40,7 +40,8 @@ from riva_stream.s3.transport_errors import one_line, proxy_refusal, text_of, tr
 __all__ = ["ARCHIVED", "CREDENTIALS", "refusal", "translated"]
 
 _WITHOUT: Mapping[str, str] = {
-    "GetBucketLifecycleConfiguration": "remove what is too old by hand, and what dead runs left with: riva-stream gc s3://BUCKET",
+    "GetBucketLifecycleConfiguration": "remove old objects by hand, and leftovers of dead runs with: riva-stream gc "
+    "s3://BUCKET",
 }
 """Advice if the store does not support an operation."""
 
@@ -248,7 +249,7 @@ def _known(
         (
             code in _REGION or (is_bare and status in {301, 307, 400} and region),
             ConfigurationError,
-            f"wrong region: the bucket lies in {region or 'another region'}",
+            f"wrong region: the bucket is in {region or 'another region'}",
             f"pass --region {region} (or --source-region, for the source)" if region else "check AWS_REGION",
         ),
         (
@@ -267,7 +268,7 @@ def _known(
             code in _VIRTUAL_ONLY
             or (not is_bare and status in {400, 403} and _VIRTUAL_WORDS.search(message)),
             ConfigurationError,
-            f"the store wants the bucket in the host name: {told}",
+            f"the store requires the bucket in the host name: {told}",
             "pass --addressing virtual (RIVA_STREAM_ADDRESSING)",
         ),
         (
@@ -279,7 +280,7 @@ def _known(
         (
             is_skewed,
             TransientError,
-            f"the request was on its way for too long: {told}",
+            f"the request took too long to arrive: {told}",
             "check this host's clock, and the network",
         ),
         (
@@ -291,7 +292,7 @@ def _known(
         (
             code == "NoSuchUpload" or (is_gone and operation in _OF_AN_UPLOAD),
             HeldError,
-            "the multipart upload is gone: another run, or a lifecycle rule, has aborted or completed it",
+            "the multipart upload no longer exists: another run, or a lifecycle rule, has aborted or completed it",
             again,
         ),
         (
@@ -328,7 +329,7 @@ def _known(
             "the source was replaced while it was read",
             "run again to stage what is there now",
         ),
-        (has_failed, HeldError, "another run was there first", again),
+        (has_failed, HeldError, "another run has changed the object first", again),
         # If-Match on an object that is gone
         (is_gone and operation in _CONDITIONAL, HeldError, "another run has removed the object", again),
         (
@@ -348,7 +349,7 @@ def _known(
             ConfigurationError,
             (
                 f"the store refuses to read the object{' and gives no reason (HTTP 400)' if is_bare else f': {told}'}"
-                ": most likely it is encrypted with a key that the reader has to bring (SSE-C)"
+                ": most likely it is encrypted with a key that the reader must supply (SSE-C)"
             ),
             (
                 "copy it once without SSE-C (aws s3 cp --sse-c-copy-source AES256 --sse-c-copy-source-key …), and "

@@ -142,7 +142,7 @@ def _after(key: str, answer: Mapping[str, Any], last: OpenUpload) -> dict[str, s
 def listing_is_stuck(operation: str, bucket: str, prefix: str) -> ConfigurationError:
     """The error for a listing whose pages do not advance."""
     return ConfigurationError(
-        "the store's listing does not come to an end: it says that there is more, and gives the same page again or none",
+        "the store's listing never ends: it announces more, but returns the same page again or none",
         where=Where(operation, bucket, prefix, code=STUCK),
         hint="check that the endpoint is the store itself; such a store cannot be listed in pages",
     )

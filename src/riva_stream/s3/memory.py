@@ -205,7 +205,7 @@ class MemoryStore(MemoryReader):
         there = self._bucket(*where)
         upload = self._upload(where, upload_id)
         self._on_condition(where, there, if_absent=if_absent, if_match=if_match)
-        kept = upload.asked_for(where, parts, self._smallest_part)
+        kept = upload.parts_for_complete(where, parts, self._smallest_part)
         data = b"".join(part.data for part in kept)
         if len(data) != sum(part.size for part in parts):  # MpuObjectSize
             raise refusal(*where, "InvalidRequest", 400)

@@ -63,7 +63,7 @@ class Upload:
     tags: Mapping[str, str]
     parts: dict[int, Part] = field(default_factory=dict)
 
-    def asked_for(self, where: Request, parts: Sequence[CompletedPart], smallest: int) -> list[Part]:
+    def parts_for_complete(self, where: Request, parts: Sequence[CompletedPart], smallest: int) -> list[Part]:
         """The parts that Complete names, if they match it."""
         if not parts:
             raise refusal(*where, "MalformedXML", 400)

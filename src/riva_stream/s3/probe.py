@@ -120,7 +120,7 @@ async def probe_uploads(
     if wanted == "auto":
         return told
     raise ConfigurationError(
-        f"the store does not verify {wanted}: it took a part with a wrong one, or takes none with it",
+        f"the store does not verify {wanted}: it accepted a part with a wrong one, or accepts none with it",
         hint="use --upload-check auto, which takes what the store does verify",
     )
 
@@ -141,7 +141,7 @@ async def try_aborting(bucket: WritableBucket, key: str) -> None:
     except RivaStreamError as error:  # stores use various codes for a missing upload
         if error.where.code in _LACKING or error.where.status in _LACKING_STATUS:
             raise ConfigurationError(
-                f"the store cannot abort uploads, so nothing is begun that would have to stay: {error.what}",
+                f"the store cannot abort uploads, so none is created: {error.what}",
                 where=error.where,
                 hint="stage to another store: see riva-stream docs reliability for what one has to support",
             ) from error

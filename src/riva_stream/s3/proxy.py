@@ -33,7 +33,7 @@ def check_proxy(endpoint_url: str) -> None:
 def _wrong(proxy: str) -> str:
     scheme, mark, _ = proxy.partition("://")
     if mark and scheme not in {"http", "https"}:
-        return "is none of http and https, which are all that is spoken"
+        return "is neither http nor https, the only supported schemes"
     try:
         parts = urlsplit(proxy if mark else f"http://{proxy.removeprefix('//')}")  # completed as the SDK does
         host, _ = parts.hostname, parts.port

@@ -80,7 +80,7 @@ def require_own(answer: Mapping[str, Any]) -> None:
         TransientError: it has none; an empty result is expressed differently.
     """
     if not answer.keys() - _OF_ALL:
-        raise TransientError("the store answered with something else than what was asked for")
+        raise TransientError("the store's answer is not one to this request")
 
 
 def unquoted(etag: str | None) -> str:

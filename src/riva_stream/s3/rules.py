@@ -75,7 +75,7 @@ class RuleRequests:
             raise ConfigurationError(
                 f"the lifecycle rules of the bucket cannot be read: the store answers with <{_name(root)}>",
                 where=Where(_READ, bucket),
-                hint=f"look at them with: aws s3api get-bucket-lifecycle-configuration --bucket {bucket}",
+                hint=f"inspect them with: aws s3api get-bucket-lifecycle-configuration --bucket {bucket}",
             )
         rules = answer.get("Rules", [])
         understood = Counter(_elements(self._sent_again(rules)))

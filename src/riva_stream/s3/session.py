@@ -199,7 +199,7 @@ def _warm(session: Any, settings: StoreSettings) -> None:
     # Opening a pipe would block; a directory is not loaded without TLS, and refused with it.
     if bundle and Path(bundle).exists() and not (Path(bundle).is_file() or Path(bundle).is_dir()):
         raise ConfigurationError(
-            f"the CA bundle {bundle} is no regular file",
+            f"the CA bundle {bundle} is not a regular file",
             hint="check --ca-bundle, AWS_CA_BUNDLE and ca_bundle in the AWS configuration",
         )
     if settings.ca_bundle is not None:

@@ -78,7 +78,7 @@ def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
             return ConfigurationError(
                 f"this host has too few resources for the request: {error or 'no memory is left'}",
                 where=where,
-                hint="look at ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again",
+                hint="check ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again",
             )
         case aiohttp.InvalidURL():
             return ConfigurationError(
@@ -121,14 +121,16 @@ def _from_proxy(error: boto.ProxyConnectionError, where: Where) -> RivaStreamErr
 
 
 def _proxy_error(status: int, message: str, where: Where, who: str) -> ConfigurationError:
-    wants = "wants a user name and a password" if status == _PROXY_AUTHENTICATION else "refuses the request"
+    wants = (
+        "requires a user name and a password" if status == _PROXY_AUTHENTICATION else "refuses the request"
+    )
     said = f": {one_line(message)}" if message else ""
     return ConfigurationError(
         f"{who} {wants} (HTTP {status}, not an answer of S3){said}",
         where=where,
         hint="give them in HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or name the store in NO_PROXY"
         if status == _PROXY_AUTHENTICATION
-        else "ask whoever runs the proxy or the firewall to let it through; check --endpoint-url (AWS_ENDPOINT_URL), "
+        else "ask the administrator of the proxy or firewall to let it through; check --endpoint-url (AWS_ENDPOINT_URL), "
         "HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
     )
 

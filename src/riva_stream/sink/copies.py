@@ -142,46 +142,46 @@ class CopiedObject:
             raise RuntimeError("not every part was copied")
         match self.proof:
             case Proof.MULTIPART_ETAG:
-                self._equal(multipart_etag(parts))
+                self._compare_etag(multipart_etag(parts))
             case Proof.PLAIN_ETAG:
-                self._equal(parts[0].etag)
+                self._compare_etag(parts[0].etag)
             case Proof.CRC64NVME if self.crc64nvme:
-                self._whole(parts)
+                self._compare_whole(parts)
             case Proof.CRC64NVME:
-                self._same([part.checksum or "" for part in parts])
+                self._compare_parts([part.checksum or "" for part in parts])
             case Proof.MD5:
-                self._same([part.etag if _MD5.fullmatch(part.etag) else "" for part in parts])
+                self._compare_parts([part.etag if _MD5.fullmatch(part.etag) else "" for part in parts])
         self.upload.parts = {part.number: replace(part, proven=True) for part in parts}
 
-    def _equal(self, etag: str) -> None:
+    def _compare_etag(self, etag: str) -> None:
         if etag != self.etag:
             raise NotCopiedError(
-                f"the ETag of the copy is {etag or 'not made of MD5s'}, that of the source {self.etag}: whether they are "
-                "the same cannot be told",
+                f"the ETag of the copy is {etag or 'not made of MD5s'}, that of the source {self.etag}: cannot tell "
+                "whether they are the same",
                 where=Where("UploadPartCopy", key=self.upload.key),
             )
 
-    def _whole(self, parts: Sequence[SentPart]) -> None:
+    def _compare_whole(self, parts: Sequence[SentPart]) -> None:
         where = Where("UploadPartCopy", key=self.upload.key)
         told = [(part.crc64nvme, part.size) for part in parts if part.crc64nvme is not None]
         if len(told) != len(parts):
-            raise NotCopiedError("the store does not tell the crc64nvme of a copied part", where=where)
+            raise NotCopiedError("the store does not return the crc64nvme of a copied part", where=where)
         if (copied := combined_crc64nvme(told)) != self.crc64nvme:
             raise DigestMismatchError(
-                f"the store has copied other bytes than were staged: crc64nvme of the copy is {copied}, of what was "
-                f"staged {self.crc64nvme}",
+                f"the store has copied other bytes than were staged: the crc64nvme of the copy is {copied}, not "
+                f"{self.crc64nvme}",
                 where=where,
                 hint="run the same command again; if it fails again: --source-copy send",
             )
 
-    def _same(self, told: Sequence[str]) -> None:
+    def _compare_parts(self, told: Sequence[str]) -> None:
         if self.digests is None or len(self.digests.values) != len(told):
             raise RuntimeError("the stream was not hashed to its end")
         for part, (copied, read) in enumerate(zip(told, self.digests.values, strict=True), 1):
             where = Where("UploadPartCopy", key=self.upload.key, part=part)
             if not copied:
                 raise NotCopiedError(
-                    f"the store does not tell the {self.proof} of a copied part", where=where
+                    f"the store does not return the {self.proof} of a copied part", where=where
                 )
             if copied != read:
                 raise DigestMismatchError(

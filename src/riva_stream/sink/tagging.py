@@ -60,7 +60,7 @@ class Tagging:
                 self._beside = True
             return made
 
-    async def settle(
+    async def ensure_tagged(
         self,
         bucket: Bucket,
         put: Callable[[str], Awaitable[None]],
@@ -108,6 +108,6 @@ class Tagging:
             "the right s3:PutObjectTagging is missing" if isinstance(error, AccessDeniedError) else error.what
         )
         self.warn(
-            f"not all objects are tagged: {reason}; the staging is as good without, but a lifecycle rule by tag "
-            "does not see it"
+            f"not all objects are tagged: {reason}; the staging is complete, but lifecycle rules by tag do not apply "
+            "to it"
         )

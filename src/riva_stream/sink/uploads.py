@@ -96,7 +96,7 @@ class Uploads:
             )
 
     @property
-    def are_left(self) -> bool:
+    def may_be_open(self) -> bool:
         """Whether an upload may still be open (aborts can fail or be cancelled). Only a journal tells the next run."""
         known = [*self.opened, *self.adopted.values(), *self.unsure]
         return bool(self.creating) or any(
@@ -214,7 +214,7 @@ class Uploads:
         self._queue, self._copies, self.copier = Channel(), Channel(), None
         todo = [upload for upload in self.opened if not upload.record]
         await self._require_prefix(settled=False)
-        await self._give_away([upload for upload in todo if upload.is_copied])
+        await self._disown([upload for upload in todo if upload.is_copied])
         self.opened = [upload for upload in self.opened if upload.record]
         for upload in todo:
             if not upload.is_copied:
@@ -277,9 +277,9 @@ class Uploads:
         """Abort uploads of an earlier run for which this one has no use."""
         unused = list(self.adopted.values())
         self.adopted.clear()
-        await self._give_away(unused)
+        await self._disown(unused)
 
-    async def _give_away(self, uploads: Sequence[Upload]) -> None:
+    async def _disown(self, uploads: Sequence[Upload]) -> None:
         """Abort uploads that are no longer ours; the journal keeps naming those whose abort is not confirmed."""
         await self._abort(uploads)
         self.unsure += [upload for upload in uploads if upload.upload_id not in self.aborted]
@@ -382,7 +382,7 @@ def _limit_of_parts(upload: Upload, number: int) -> Iterator[None]:
             raise
         part = max(-(-upload.expected // taken), upload.parts[taken].size + 1)
         raise ConfigurationError(
-            f"the store has taken {taken:,} parts of the upload and refuses part {number:,}: {error.what}",
+            f"the store has accepted {taken:,} parts of the upload and refuses part {number:,}: {error.what}",
             where=error.where,
             hint=f"if it limits the parts of an upload, make them fewer: --part-size {-(-part // MIB)}MiB",
         ) from error

@@ -89,14 +89,14 @@ async def find_source(
         ) from error
     if len(f"{key}.".splitlines()) > 1:
         raise ConfigurationError(
-            f"the key {key!r} has a line break in it, and the marker tells it in one line",
+            f"the key {key!r} contains a line break; the marker stores it on one line",
             where=Where("HeadObject", bucket, key),
             hint="copy the archive to a key without line breaks",
         )
     name = key.rpartition("/")[2]
     if not name.isprintable() or "\\" in name or name in {".", ".."}:
         raise ConfigurationError(
-            f"the name {name!r} is none that a checksum file can have",
+            f"the name {name!r} cannot be written to a checksum file",
             where=Where("HeadObject", bucket, key),
             hint="copy the archive to a key of printable characters without backslashes, that ends in a name",
         )
@@ -123,10 +123,10 @@ async def find_archives(bucket: Bucket, key: str, observer: Observer) -> list[Ob
         SourceNotFoundError: there are too many keys to search.
     """
     below = await _list_all(bucket, _GLOB.split(key, maxsplit=1)[0])
-    return await _fitting(bucket, key, below, observer)
+    return await _matching(bucket, key, below, observer)
 
 
-async def _fitting(
+async def _matching(
     bucket: Bucket, pattern: str, below: Sequence[ObjectInfo], observer: Observer
 ) -> list[ObjectInfo]:
     """Those of ``below`` that match, without files left by an operating system, judged by name and first bytes."""
@@ -147,7 +147,10 @@ async def _fitting(
     if left:
         names = ", ".join(f"{key.rpartition('/')[2]} ({what})" for key, what in left.items())
         observer(
-            Warned(code="leftovers", message=f"left out of what fits s3://{bucket.name}/{pattern}: {names}")
+            Warned(
+                code="leftovers",
+                message=f"ignored among the matches of s3://{bucket.name}/{pattern}: {names}",
+            )
         )
     return found
 
@@ -180,14 +183,14 @@ async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
 async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: Observer) -> str:
     prefix = _GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(bucket, prefix)
-    found = await _fitting(bucket, pattern, below, observer)
-    kind = f"archive ({', '.join(_ARCHIVES)}) below" if pattern.endswith("/") else "object that fits"
+    found = await _matching(bucket, pattern, below, observer)
+    kind = f"archive ({', '.join(_ARCHIVES)}) below" if pattern.endswith("/") else "object that matches"
     sought = f"{kind} s3://{bucket.name}/{pattern}"
     if len(found) == 1:
         return found[0].key
     if found:
         raise SourceNotFoundError(
-            f"there are {len(found)} of them, where exactly one {sought} is wanted:",
+            f"there are {len(found)} of them, but exactly one {sought} is required:",
             where=Where("ListObjectsV2", bucket.name, prefix),
             hint=f"name one: {named.flag} s3://{bucket.name}/{in_one_line(found[0].key)}",
         ).listing(_listed(found))
@@ -241,9 +244,9 @@ async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
             near = list((await bucket.list_objects(folder)).objects)
         except AccessDeniedError:
             return SourceNotFoundError(
-                f"there is no s3://{bucket.name}/{key} (and what there is instead may not be listed)",
+                f"there is no s3://{bucket.name}/{key} (and the keys there may not be listed)",
                 where=where,
-                hint=f"check the key; grant s3:ListBucket on {bucket.name} to be told what is near",
+                hint=f"check the key; grant s3:ListBucket on {bucket.name} to see similar keys",
             )
     keys = {entry.key: entry for entry in near}
     # In a thread, and by their beginnings: comparing a thousand long keys takes seconds.

@@ -96,7 +96,7 @@ class PinnedRanges:
                 if not etag or not await self._condition_is_at_fault(error):
                     raise
                 reply = await stack.enter_async_context(self._ask(first, last, version_id, ""))
-            self._believe(reply, first, last)
+            self._validate_reply(reply, first, last)
             yield reply
 
     async def first(self, count: int, version_id: str | None = None) -> bytes:
@@ -150,7 +150,7 @@ class PinnedRanges:
     async def _is_unchanged(self) -> bool:
         return await is_unchanged(self.source, partial(self.store.head, self.source.bucket))
 
-    def _believe(self, reply: RangeReply, first: int, last: int) -> None:
+    def _validate_reply(self, reply: RangeReply, first: int, last: int) -> None:
         """Reject an answer that is not exactly the requested one.
 
         RFC 9110, section 15.3.7: a 206 to a single range states it in Content-Range; a server may ignore Range and send
@@ -159,7 +159,7 @@ class PinnedRanges:
         expected = f"bytes {first}-{last}/{self.source.size}"
         where = Where("GetObject", self.source.bucket, self.source.key, byte_range=(first, last))
         if reply.status == _WHOLE:
-            raise self._another(last, "the whole object, with HTTP 200", replace(where, status=_WHOLE))
+            raise self._wrong_reply(last, "the whole object, with HTTP 200", replace(where, status=_WHOLE))
         if reply.status != _PARTIAL_CONTENT:
             raise TransientError(
                 f"the store answered HTTP {reply.status} to a range, in place of 206", where=where
@@ -174,7 +174,7 @@ class PinnedRanges:
             )
         if reply.content_range != expected:
             found = f"Content-Range {reply.content_range or 'missing'!r}, in place of {expected!r}"
-            raise self._another(last, found, where)
+            raise self._wrong_reply(last, found, where)
         self._odd.pop(last, None)
         if reply.content_length is not None and reply.content_length != last - first + 1:
             raise TransientError(
@@ -182,14 +182,14 @@ class PinnedRanges:
                 where=where,
             )
 
-    def _another(self, last: int, found: str, where: Where) -> RivaStreamError:
+    def _wrong_reply(self, last: int, found: str, where: Where) -> RivaStreamError:
         """The error for a wrong answer: taken for a passing fault at first, then for the store's behaviour."""
         if self._odd.get(last) != found:
             self._odd[last] = found
             return TransientError(f"the store answered a range with {found}", where=where)
         return ConfigurationError(
-            f"the store does not keep to ranges: it answers with {found}",
+            f"the store does not honour Range: it answers with {found}",
             where=replace(where, code=RANGES_IGNORED),
-            hint="the source can only be read from a store that has ranges: check --source-endpoint-url, and what stands "
-            "in front of the store",
+            hint="the source can only be read from a store that supports ranges: check --source-endpoint-url, "
+            "and any proxy in front of the store",
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
-from riva_stream.cli.output import behind, text_of
+from riva_stream.cli.output import labelled, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import read_env_file
 from riva_stream.errors import ConfigurationError
@@ -31,8 +31,8 @@ Try what `stage` with the same flags would need: settings, credentials, regions,
 destination, the store's checksums and conditional writes, the place of the log's copy, the clock, memory, open files,
 the disk of the state directory. It takes seconds, each check has a time limit, and everything it writes is removed again.
 
-Each line is pass, warn (a run would work, with less) or FAIL, and what is not a pass says how to fix it. Where a right is
-missing, the IAM policy that grants it is printed. GPU workers are not checked: this step needs none.
+Each line is pass, warn (a run would work, with less) or FAIL, and each one that is not a pass says how to fix it.
+Where a right is missing, the IAM policy that grants it is printed. GPU workers are not checked: this step needs none.
 """,
     examples="""\
   PROG check
@@ -75,7 +75,7 @@ def _check(session: Session) -> CheckReport:
         loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
         return session.run(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
-    session.take(loaded.environment, loaded.request.profile)
+    session.adopt_environment(loaded.environment, loaded.request.profile)
     settled = _right(loaded.env_file, [*logs.warnings, *loaded.warnings])
     return session.run(
         check, loaded.request, settled, run_id=session.run_id, limit=args.limit, log=logs.target
@@ -112,8 +112,8 @@ def _record_lines(record: CheckRecord, width: int, invocation: Invocation) -> It
         names = " or ".join(filter(None, (problem["flag"], problem["variable"])))
         more.append(f"{names} {problem['wrong']}, for example: {problem['flag']} {problem['example']}")
     yield from (start + line.strip() for line in more)
-    fix = "" if record.status == "pass" else invocation.called(record.details.get("fix", ""))
-    yield from behind(f"{start}fix: ", fix.split("\n") if fix else ())
+    fix = "" if record.status == "pass" else invocation.with_program_name(record.details.get("fix", ""))
+    yield from labelled(f"{start}fix: ", fix.split("\n") if fix else ())
 
 
 def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:

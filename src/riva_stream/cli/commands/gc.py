@@ -21,14 +21,14 @@ HELP = Help(
     usage="s3://BUCKET[/PREFIX] [flags]",
     description="""\
 List the multipart uploads and journals that runs have left below a prefix. With --yes abort and delete those that
-are older than --older-than. What a live run holds always stays. A run that merely stopped is resumed from what it
-left, so leave it time to be resumed before you collect it.
+are older than --older-than. Everything that a live run holds always stays. A run that merely stopped is resumed from
+what it left, so leave it time to be resumed before you collect it.
 """,
     examples="""\
   PROG gc s3://deployments/prod/
-      what there is, and what would go
+      what there is, and what would be removed
   PROG gc s3://deployments --older-than 7d --yes
-      whatever is a week old, in the whole bucket
+      everything that is a week old, in the whole bucket
 """,
 )
 
@@ -40,7 +40,7 @@ def configure(parser: ArgumentParser) -> None:
         {
             "prefix": options.value("s3://BUCKET[/PREFIX]", "where to look"),
             "--older-than": options.value(
-                "TIME", "minimum age of what is removed (default: 1d)", parse_duration, default=86400.0
+                "TIME", "minimum age for removal (default: 1d)", parse_duration, default=86400.0
             ),
             "--yes": options.flag("abort and delete; without it, only list"),
             "--lease": options.value(
@@ -89,7 +89,7 @@ def _text(report: CollectReport, _: Session) -> str:
     if report.unseen:
         count = len(report.unseen)
         lines.append(
-            f"what is left at {count} {'place' if count == 1 else 'places'} could not be looked at: {report.unseen[0]}"
+            f"{count} {'place' if count == 1 else 'places'} could not be inspected: {report.unseen[0]}"
             f"{' and others' if count > 1 else ''}"
         )
     if report.error is not None and report.error.hint:

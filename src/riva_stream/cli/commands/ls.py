@@ -22,11 +22,11 @@ HELP = Help(
     usage="[s3://BUCKET[/ENV[/MODEL]]] [flags]",
     description="""\
 List what is staged in a bucket, or below one environment or model of it, as a table. It is found by its place,
-ENV/MODEL/VERSION, and told by its documents; other keys are passed over, and no object is listed one by one.
+ENV/MODEL/VERSION, and described by its documents; other keys are skipped, and no object is listed one by one.
 Bintarball references (bintarball/deployment-metadata/ENV/MODEL/VERSION) are listed with their environment.
 
 A version is staged; in flight (its journal was written within its lease, by the store's clock); incomplete (a run
-stopped or died before its marker; run it again, or collect it with gc); or damaged (verify says in what).
+stopped or died before its marker; run it again, or collect it with gc); or damaged (verify says how).
 """,
     examples="""\
   PROG ls s3://deployments
@@ -67,7 +67,7 @@ def _list(session: Session) -> ListReport:
     bucket, prefix = split_prefix(place, example)
     if prefix.removeprefix(DEPLOYMENTS).count("/") > _MOST_SEGMENTS:
         raise ConfigurationError(
-            f"{place} is deeper than a staging, which lies at ENV/MODEL/VERSION",
+            f"{place} is deeper than a staging, which is at ENV/MODEL/VERSION",
             hint=f"for example: s3://{bucket}/{'/'.join(prefix.split('/')[:2])}",
         )
     return session.run(list_stagings, endpoint.store(), bucket, prefix, observer=session.observe)

@@ -124,7 +124,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         return (
             "failed",
             f"the last staging, run {run_id} at {status.get('timestamp')}, failed with exit code {code}{log}",
-            f"see what it said, and run it again:\n{again}"
+            f"read what it said, and run it again:\n{again}"
             if code in _INTERRUPTED or code in {0, _AGAIN}
             else f"see in its log what to fix first; the command was:\n{again}",
             _AGAIN if code in _INTERRUPTED or not code else code,
@@ -140,7 +140,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         return (
             "inconsistent",
             f"the state directory {folder} records a success, but lacks {', '.join(missing)}",
-            f"run the staging again: it finds that everything is there, and writes the state anew:\n{again}",
+            f"run the staging again: it finds that everything is there, and rewrites the state:\n{again}",
             _INCONSISTENT,
         )
     return None

@@ -21,9 +21,9 @@ HELP = Help(
     summary="copy a committed staging to another place, inside the store",
     usage="[s3://BUCKET/ENV/MODEL/VERSION/] [flags]",
     description="""\
-Make a staging that is committed another one, in this bucket or another: its objects are copied by the store, each proven
-to be what the staging's manifest says, described anew and committed by a marker, as stage does it. Where the store cannot
-copy (another endpoint, other credentials), they are read, hashed and sent. Running the same command again is always safe.
+Copy a committed staging to another place, in this bucket or another: the store copies its objects, each is proven to
+match the staging's manifest, and new documents and a marker commit them, as with stage. Where the store cannot copy
+(another endpoint, other credentials), they are read, hashed and sent. Running the same command again is always safe.
 
 Where to: --env, --bucket, --model-name and --model-version each replace that part of the staging's own place; --to names
 a place as a whole, and may be repeated. Several places are promoted to at once: one that fails holds up no other.
@@ -140,7 +140,7 @@ def _done(report: StageReport) -> list[str]:
         lines += [f"{how}{reason}"]
     by = sorted({way for check in report.objects for way in check.by})
     if by:
-        lines += [f"{len(report.objects)} objects looked at again, by {', '.join(by)}"]
+        lines += [f"{len(report.objects)} objects checked again, by {', '.join(by)}"]
     lines += [f"warning: {warning.message}" for warning in report.warnings]
     return [*lines, f"run {report.run_id}"]
 

@@ -82,7 +82,7 @@ def _work(session: Session) -> RetentionReport:
     report = _compare(session)
     if SECRETS.value(report.document) != report.document:
         raise ConfigurationError(
-            "a rule contains what is a secret in this environment; blacked out, it would be another rule",
+            "a rule contains a secret of this environment; redacted, it would be another rule",
             hint="unset the variable that holds it, such as a password that is also the name of a folder",
         )
     if not (session.args.json or session.args.quiet):
@@ -142,10 +142,10 @@ def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> s
         if (count := sum(change.change == kind for change in report.changes))
     ]
     if report.days_of_bytes == report.days:
-        kept = f"Stagings and bintarball references go after {report.days} days"
+        kept = f"Stagings and bintarball references expire after {report.days} days"
     else:
         kept = (
-            f"Markers, documents and bintarball references go after {report.days} days, archives and models "
+            f"Markers, documents and bintarball references expire after {report.days} days, archives and models "
             f"after {report.days_of_bytes}"
         )
     lines += [] if args.remove else [kept]
@@ -177,7 +177,7 @@ def _put(report: RetentionReport, args: Namespace) -> str:
 def _extent(extent: Extent) -> str:
     least = "" if extent.complete else "at least "
     what = "reference" if extent.prefix.startswith(DEPLOYMENTS) else "staging"
-    due = f", {extent.due} of them old enough to go at once" if extent.due else ""
+    due = f", {extent.due} of them old enough to expire at once" if extent.due else ""
     return (
         f"{extent.prefix}  {least}{_count(extent.stagings, what)}, {_count(extent.objects, 'object')}, "
         f"{human_size(extent.size_bytes)}{due}"

@@ -17,7 +17,7 @@ artifact.json says what is staged, from where, and what was checked; its validat
 the archive by its first bytes, validation.containers that of each model, and neither of them the container image.
 upload_manifest.json names every object of a full staging.
 
-deployment.json pins the archive and the container image. It lies beside every staging that was made with
+deployment.json pins the archive and the container image. It is part of every staging that was made with
 --server-path (RIVA_SERVER_PATH), and is all that there is of a bintarball reference. It counts only with its marker
 beside it, deployment_ready.txt, whose last line is its SHA-256; that one is lines of "name: value", and has no schema.
 """,

@@ -71,7 +71,7 @@ def _stage(session: Session) -> StageReport:
     record.request = loaded.request
     if loaded.trace:
         session.trace()
-    session.take(loaded.environment, loaded.request.profile, loaded.warnings)
+    session.adopt_environment(loaded.environment, loaded.request.profile, loaded.warnings)
     if not loaded.request.dry_run:
         record.begin()
 
@@ -162,7 +162,7 @@ def _checked(report: StageReport, artifact: Artifact) -> list[str]:
     was = [
         (done.source_pinned, f"source pinned to ETag {source.etag}{version}"),
         *(of_full if full else ()),
-        (done.objects_verified, f"every object looked at again after its completion{how}"),
+        (done.objects_verified, f"every object checked again after its completion{how}"),
     ]
     given = bool(done.expected_sha256)
     was_not = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
-from riva_stream.cli.output import behind, hanging, json_line, print_line, section, text_of
+from riva_stream.cli.output import hanging, json_line, labelled, print_line, section, text_of
 from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
 
@@ -24,8 +24,8 @@ HELP = Help(
     usage="CATALOGUE [flags]",
     description="""\
 Stage every entry of a catalogue (TOML, or JSON by its name), as many at once as this host or a Ray cluster can. One that
-fails holds up no other. Running the same command again is always safe, from any host: what is staged already takes one
-look each, what was interrupted is resumed.
+fails holds up no other. Running the same command again is always safe, from any host: each existing staging takes one
+check, and interrupted ones are resumed.
 
 The catalogue alone says what to stage. The flags of S3, the environment and .env say how to reach it, where the
 catalogue does not.
@@ -34,7 +34,7 @@ catalogue does not.
   PROG stage-all catalogue.toml
       everything; running it again resumes
   PROG stage-all catalogue.toml --dry-run
-      looks at each source, destination and right, writes nothing
+      checks each source, destination and right, writes nothing
   PROG stage-all catalogue.toml --only 'prod/parakeet-*/*' --at-once 4
   PROG stage-all catalogue.toml --engine ray --ray-address ray-head:6379 --json
 """,
@@ -60,9 +60,9 @@ def configure(parser: ArgumentParser) -> None:
                 _count,
             ),
             "--only": options.value(
-                "PATTERN", "entries whose ENV/MODEL_NAME/MODEL_VERSION, or whole URI, fits"
+                "PATTERN", "entries whose ENV/MODEL_NAME/MODEL_VERSION, or whole URI, matches"
             ),
-            "--dry-run": options.flag("look at everything, write nothing"),
+            "--dry-run": options.flag("check everything, write nothing"),
         },
     )
     options.add(
@@ -184,7 +184,7 @@ def _summary(report: CatalogueReport, invocation: Invocation) -> str:
     took = f"engine {report.engine}, {duration_text(report.seconds)}"
     lines = [f"{report.catalogue}: {good} of {len(report.entries)} done, {took}", ""]
     lines += [row for entry in report.entries for row in _rows(entry, invocation)]
-    lines += section("Not staged, since the pattern does not fit their names", report.passed_over)
+    lines += section("Not staged, since their names do not match the pattern", report.passed_over)
     if report.exit_code:
         lines += ["", f"Next: correct what failed, then run the same command again: {invocation.again()}"]
     return text_of(lines)
@@ -200,8 +200,8 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
     if entry.would:
         rows.append(f"{'':24}would {options.WOULD[entry.would]}")
     rows += [f"{'':24}warning: {warning.message}" for warning in entry.warnings]
-    steps = [line for line in invocation.called(entry.next_step).split("\n") if line.strip()]
+    steps = [line for line in invocation.with_program_name(entry.next_step).split("\n") if line.strip()]
     if entry.exit_code and entry.destination.count("/") == _LEVELS:
         path = "/".join(entry.destination.rstrip("/").split("/")[-3:])
         steps.append(invocation.again("--only", path))
-    return [*rows, *behind(f"{'':24}next: ", steps)]
+    return [*rows, *labelled(f"{'':24}next: ", steps)]

@@ -23,12 +23,12 @@ HELP = Help(
     summary="staged, in flight (how far?), resumable or absent",
     usage="[s3://BUCKET/PREFIX/ | STATE] [flags]",
     description="""\
-Say what stands at a prefix: staged, in_flight (by whom, how far, alive?), resumable (what a rerun need not send
+Report what is at a prefix: staged, in_flight (by whom, how far, alive?), resumable (what a rerun need not send
 again) or absent. A journal that is found there is watched for up to its lease to tell a live run from a dead one;
 a live one shows itself within a third of that. STATE is a state directory: its last run is looked up there, and then
 the bucket. Nothing is written.
 
-Exit code 0 whenever the state could be told. With --exit-code: 0 staged, 65 staged but not usable, 66 absent,
+Exit code 0 whenever the state could be determined. With --exit-code: 0 staged, 65 staged but not usable, 66 absent,
 75 in flight or resumable.
 """,
     examples="""\
@@ -65,7 +65,7 @@ def configure(parser: ArgumentParser) -> None:
 _HEADS = {
     "staged": "Staged",
     "in_flight": "In flight",
-    "resumable": "Resumable: a run began it and is gone",
+    "resumable": "Resumable: the run that began it has ended",
     "absent": "Absent: nothing staged, no run in progress",
 }
 
@@ -89,7 +89,7 @@ def _look(session: Session) -> StatusReport:
     if state is not None:
         found = last_run_of(state)
         bucket, prefix, last = found.bucket, found.prefix, found.run
-        endpoint = session.endpoint(found.reach, env_file=file)
+        endpoint = session.endpoint(found.endpoint, env_file=file)
 
     return session.run(
         status,

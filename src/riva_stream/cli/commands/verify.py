@@ -26,12 +26,12 @@ HELP = Help(
     summary="check that every object still matches the manifest",
     usage="[s3://BUCKET/ENV/MODEL/VERSION/] [flags]",
     description="""\
-Compare everything that is staged below a prefix with what was staged: the marker, artifact.json, the manifest and
-the checksum file against each other, every object's size, ETag, version, store checksum and run id against them, and
-what lies beside it. With --deep also read every object whole, several at once and nothing of it to disk, and compare
+Compare everything that is staged below a prefix with its manifest: the marker, artifact.json, the manifest and the
+checksum file against each other, every object's size, ETag, version, store checksum and run id against them, and look
+for extra keys. With --deep also read every object whole, several at once and nothing of it to disk, and compare
 SHA-256, and of the models BLAKE3. A staging by reference is compared with the source that it points at. Nothing is written.
 
-All differences are listed. Exit code 0: it is the same; 65: it is not; 66: nothing is staged there (the message says
+All differences are listed. Exit code 0: it matches; 65: it does not; 66: nothing is staged there (the message says
 what there is); 75: it was replaced meanwhile; 77: something may not be read.
 """,
     examples="""\
@@ -112,7 +112,7 @@ def _text(report: VerifyReport, session: Session) -> str:
     head = (
         "Verified: every object is as it was staged"
         if report.ok
-        else f"DIFFERS: {len(wrong)} of {len(report.objects)} objects are not what was staged"
+        else f"DIFFERS: {len(wrong)} of {len(report.objects)} objects do not match the manifest"
     )
     how = MODES[report.mode] if report.mode else "in an unknown mode"
     lines = [f"{head} ({how}, {report.depth})", "", report.destination]
@@ -121,7 +121,7 @@ def _text(report: VerifyReport, session: Session) -> str:
     lines += ["", *_rows(report)]
     more = len(report.extra) - _MOST_EXTRA_SHOWN
     shown = [*report.extra[:_MOST_EXTRA_SHOWN], *([f"… and {more} more"] if more > 0 else [])]
-    lines += section("Beside it, and not staged", shown)
+    lines += section("Extra keys", shown)
     notes = [note.message for note in report.notes]
     notes += [f"the source's SHA-256 is {report.source_sha256}"] if report.source_sha256 else []
     lines += section("Notes", notes)
@@ -142,7 +142,7 @@ def _next(report: VerifyReport, wrong: list[VerifiedObject], invocation: Invocat
     bucket, prefix = split_uri(report.destination)
     if all(found.code == NOT_STAGED for entry in wrong for found in entry.differences):
         commands = (shlex.join(["aws", "s3", "rm", f"s3://{bucket}/{entry.key}"]) for entry in wrong)
-        return ["Next: delete what was not staged:", *(f"  {command}" for command in commands)]
+        return ["Next: delete the extra keys:", *(f"  {command}" for command in commands)]
     levels = prefix.removeprefix(DEPLOYMENTS if is_bintarball(prefix) else "").rstrip("/").split("/")
     if report.source is None or len(levels) != len(_FLAGS):
         return [

@@ -29,7 +29,7 @@ ROOT = "RIVA_STREAM_ROOT"
 
 _PIPE_SECONDS = 30.0
 """Seconds that a named pipe may be without a writer. A writer may take any time: a person may be typing."""
-_MOST = 1 << 20
+_MAX_BYTES = 1 << 20
 """Maximum bytes: far more than settings need; ``/dev/zero`` has no end."""
 
 
@@ -67,7 +67,7 @@ def read_env_file(wanted: Path | None) -> EnvFile:
             warnings=(
                 Warned(
                     code="env-file-folder",
-                    message=f"{path} is a folder, and no file of settings: it is ignored",
+                    message=f"{path} is a folder, not a file of settings: it is ignored",
                 ),
             )
         )
@@ -76,7 +76,7 @@ def read_env_file(wanted: Path | None) -> EnvFile:
 
     try:
         # Only once: --env-file <(decrypt .env.gpg) is a pipe.
-        text = _text_of(read_given(path, _MOST, patience=_PIPE_SECONDS))
+        text = _text_of(read_given(path, _MAX_BYTES, patience=_PIPE_SECONDS))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a UTF-8 text, or holds a NUL"
         by = "" if wanted or not named else f" (named by {ENV_FILE})"

@@ -106,7 +106,7 @@ class Endpoint(Stores):
         if not prefix:
             raise ConfigurationError(
                 f"{text!r} names a bucket, not a staging in it",
-                hint=f"for example: {example}; what there is: riva-stream ls s3://{bucket}",
+                hint=f"for example: {example}; list what there is: riva-stream ls s3://{bucket}",
             )
         return bucket, prefix
 
@@ -130,7 +130,7 @@ def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None)
     request = draft.checked(StageRequest, draft.values, draft.wrong)
     if request.env not in _USUAL_ENVIRONMENTS:
         draft.warn(
-            "unusual-env", f"ENV is {request.env!r}, which is none of {', '.join(_USUAL_ENVIRONMENTS)}"
+            "unusual-env", f"ENV is {request.env!r}, which is not one of {', '.join(_USUAL_ENVIRONMENTS)}"
         )
     return Loaded(
         request, tuple(draft.warnings), draft.places.file.path, _environment_of(draft.places), traced
@@ -226,7 +226,7 @@ class _Draft:
         if switch is None:
             self.wrong[name] = Wrong(
                 "malformed",
-                "is neither true nor false (1/0, true/false, yes/no and on/off are understood)",
+                "is neither true nor false (1/0, true/false, yes/no and on/off are accepted)",
             )
         return bool(switch) != (name == "no_checksum")  # whose variable means the opposite
 

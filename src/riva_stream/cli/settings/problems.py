@@ -161,7 +161,7 @@ def _memory(values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, 
         return {
             "memory": Wrong(
                 "contradiction",
-                f"is too small for parts of {human_size(part)}: {least} is the least that works",
+                f"is too small for parts of {human_size(part)}: the minimum is {least}",
             )
         }
     return {}

@@ -223,7 +223,8 @@ class Unpacker:
 
     def _drop_digests(self) -> None:
         """Keep only the results of digests that are complete: the state of one takes several KiB."""
-        for staged in self.members[self._dropped :]:
+        while self._dropped < len(self.members):
+            staged = self.members[self._dropped]
             digest = staged.digest
             if isinstance(digest, TracedDigest):
                 if digest.hashed < staged.member.size:

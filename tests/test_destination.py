@@ -32,7 +32,8 @@ from riva_stream import (
 from riva_stream.errors import ArchiveFault, Where
 from riva_stream.lease import Process
 from riva_stream.manifest import StagedFiles
-from riva_stream.s3 import PartBody
+from riva_stream.s3 import REQUEST_EXPIRED, PartBody
+from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 
 BUCKET = "staging"
@@ -781,3 +782,21 @@ async def test_one_wrong_404_does_not_turn_windows_off(which: int) -> None:
     changes = [windowed for _, key, windowed in store.windows if not key.endswith("/probe")]
     assert changes
     assert all(changes)
+
+
+async def test_a_slow_probe_of_windows_does_not_turn_them_off_on_aws() -> None:
+    class Slow(Struck):
+        probed = False
+
+        async def head(self, bucket: str, key: str, **options: Any) -> Any:
+            if key == JOURNAL and options.get("window") is not None and not self.probed:
+                self.probed = True
+                raise refusal("HeadObject", bucket, key, REQUEST_EXPIRED, 403)
+            return await super().head(bucket, key, **options)
+
+    store = Slow(BUCKET)
+    await put(store, "archives/one.tar.gz", archive("one"))
+    await stage(request(lease=9), store=store)
+    assert store.probed
+    assert store.windows
+    assert all(windowed for _, _, windowed in store.windows)

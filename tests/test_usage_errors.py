@@ -7,6 +7,8 @@ import json
 import pytest
 
 from riva_stream.cli import main
+from riva_stream.cli.app import build_parser
+from riva_stream.cli.commands import COMMANDS
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 OF_NOBODY = "zQ9bTtT7example/of+a/key/that/no/variable+has"
@@ -60,3 +62,34 @@ def test_a_usage_error_is_a_line_of_json_where_these_are_asked_for(
 def test_a_usage_error_is_text_where_other_lines_are_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["stage", "--log-format=json", "--log-format", "plain", "--memory", "x"]) == 2
     assert "argument --memory: 'x' is not a size" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_value_of_any_flag_counts_as_not_given(command: str, empty: str) -> None:
+    parser = build_parser("riva-stream")
+    actions = parser.commands[command]._actions
+    needed = [
+        str(next(iter(action.choices or ()), "s3://b"))
+        for action in actions
+        if not action.option_strings and action.required
+    ]
+    without, _ = parser.parse_known_args([command, *needed])
+    flags = [
+        flag
+        for action in actions
+        if action.nargs is None
+        for flag in action.option_strings
+        if flag[:2] == "--"
+    ]
+    assert flags or command in {"schema", "docs", "completion"}
+    for flag in flags:
+        for words in ([flag, empty], [f"{flag}={empty}"]):
+            found, unknown = parser.parse_known_args([command, *needed, *words])
+            assert (vars(found), unknown) == (vars(without), []), flag
+
+
+def test_an_empty_value_replaces_none_that_was_given() -> None:
+    words = ["stage", "--memory", "1GiB", "--include", "a", "--memory", "", "--include", "", "--include", "b"]
+    found, _ = build_parser("riva-stream").parse_known_args(words)
+    assert (found.memory, found.include) == (1 << 30, ["a", "b"])

@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import sys
-from argparse import Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -113,7 +113,10 @@ class _Formatter(RawDescriptionHelpFormatter):
 
 
 class _Parser(ArgumentParser):
-    """argparse with examples left as typed, no abbreviated flags, and a guess at the flag that was meant."""
+    """argparse with examples left as typed, no abbreviated flags, and a guess at the flag that was meant.
+
+    A flag whose value is empty or blank, such as ``--include "$INCLUDE"`` without that variable, counts as not given.
+    """
 
     def __init__(self, *, argv: Sequence[str], **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
@@ -121,6 +124,10 @@ class _Parser(ArgumentParser):
         self._argv = argv
         self.commands: dict[str, _Parser] = {}
         """The commands' parsers: the main parser reports unknown flags, and needs them for its guess."""
+
+    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
+        is_empty = action.option_strings and arg_strings and not "".join(arg_strings).strip()
+        return SUPPRESS if is_empty else super()._get_values(action, arg_strings)
 
     def print_help(self, file: Any = None) -> None:
         # argparse would leave it in a buffer, and notice a closed pipe too late to report it.

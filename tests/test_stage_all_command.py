@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -184,6 +185,21 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["--only", "dev/*"], ["--only=dev/*"], ["--only", "x", "--only", "dev/*"]]
+)
+def test_the_command_for_what_failed_names_that_alone(given: list[str], tmp_path: Path) -> None:
+    path = written(tmp_path, ["a", "denied"])
+    done = run(path, "--quiet", *given)
+    assert done.returncode == 77
+    (line,) = (line for line in done.stdout.splitlines() if "dev/denied/v1" in line and " stage-all " in line)
+    words = shlex.split(line.partition(" stage-all ")[2])
+    assert [word for word in words if word.startswith("--only")] == ["--only"]
+    again = run(Path(words[0]), *words[1:], "--json")
+    assert again.returncode == 77
+    assert [one["destination"] for one in lines(again.stdout)[:-1]] == ["s3://deployments/dev/denied/v1/"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -33,9 +34,14 @@ class Invocation:
     parsers: tuple[ArgumentParser, ...] = ()
     """The parser of the whole command line, then that of each command, for the command that describes them."""
 
-    def again(self, *extra: str) -> str:
-        """The same command as one shell line, plus those ``extra`` flags that it does not have yet."""
-        words = [*self.argv, *(flag for flag in extra if flag not in self.argv)]
+    def again(self, *extra: str, **values: str) -> str:
+        """The same command as one shell line, plus those ``extra`` flags that it does not have yet, and with ``values``.
+
+        A flag among ``values``, such as ``only``, is given just once.
+        """
+        words = _without(self.argv, *(f"--{name}" for name in values))
+        words += [flag for flag in extra if flag not in self.argv]
+        words += [word for name, value in values.items() for word in (f"--{name}", value)]
         # A user who called the script of one command does not know the program by another name.
         script = os.environ.get(SCRIPT, "")
         prog, words = (shlex.quote(script), words[1:]) if script else (self.prog, words)
@@ -43,14 +49,8 @@ class Invocation:
 
     def other(self, command: str, *without: str) -> str:
         """Another command with the same flags, except those ``without``, which it does not know, and their values."""
-        words = [
-            word
-            for before, word in pairwise((command, *self.argv[1:]))
-            if before not in without and word.partition("=")[0] not in without
-        ]
-        return " ".join(
-            [self._program(), *(shlex.quote(_USERINFO.sub("", word)) for word in (command, *words))]
-        )
+        words = [command, *_without(self.argv[1:], *without)]
+        return " ".join([self._program(), *(shlex.quote(_USERINFO.sub("", word)) for word in words)])
 
     def with_program_name(self, text: str) -> str:
         """``text`` with commands in it, such as ``riva-stream ls s3://b``, as this user can type them."""
@@ -65,6 +65,15 @@ class Invocation:
         return (
             f"{ROOT}={shlex.quote(root)} " * bool(root) + f"{shlex.quote(sys.executable)} -P -m riva_stream"
         )
+
+
+def _without(argv: Sequence[str], *flags: str) -> list[str]:
+    """The words, except these flags and their values."""
+    return [
+        word
+        for before, word in pairwise(("", *argv))
+        if before not in flags and word.partition("=")[0] not in flags
+    ]
 
 
 class Help(NamedTuple):

@@ -203,5 +203,5 @@ def _rows(entry: EntryReport, invocation: Invocation) -> list[str]:
     steps = [line for line in invocation.with_program_name(entry.next_step).split("\n") if line.strip()]
     if entry.exit_code and entry.destination.count("/") == _LEVELS:
         path = "/".join(entry.destination.rstrip("/").split("/")[-3:])
-        steps.append(invocation.again("--only", path))
+        steps.append(invocation.again(only=path))
     return [*rows, *labelled(f"{'':24}next: ", steps)]

@@ -613,7 +613,11 @@ NO_PLACE = "does not name a staging, which is at s3://bucket/ENV/NAME/VERSION/"
             {"--to": f"number 2 {NO_PLACE}; number 3 is not the S3 URI"},
         ),
         ("--env a/b --to s3://deploy/x", {"--env": SEGMENT, "--to": NO_PLACE}),
-        ("--env prod", {"--to": "names s3://deploy/prod/n/v1/, where the staging itself is"}),
+        (
+            "--to s3://deploy/prod/n/v1",
+            {"--to": "names s3://deploy/prod/n/v1/, where the staging itself is"},
+        ),
+        ("--env live --retention-days 0", {"--retention-days": "must be at least 1"}),
     ],
 )
 def test_what_is_wrong_with_a_place_is_told_under_the_flag_that_was_given(
@@ -626,3 +630,57 @@ def test_what_is_wrong_with_a_place_is_told_under_the_flag_that_was_given(
     assert told.keys() == wrong.keys()
     assert all(told[flag].startswith(text) for flag, text in wrong.items())
     assert not any(problem["variable"] for problem in problems)  # none of these comes from one
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("s3://deploy/prod/m --env live", "'s3://deploy/prod/m' names no staging"),
+        ("s3://deploy/prod/m/v1/models --env live", "'s3://deploy/prod/m/v1/models' names no staging"),
+        ("s3://deploy/prod/a%b/v1 --env live", "'s3://deploy/prod/a%b/v1' must be one safe path segment"),
+        (
+            "s3://deploy/prod/n/v1/ --env prod",
+            "--env would leave the staging where it is, at s3://deploy/prod/n/v1/",
+        ),
+        (
+            "s3://deploy/bintarball/deployment-metadata/prod/n/v1 --bucket deploy --env prod",
+            "--bucket and --env would leave the staging where it is",
+        ),
+    ],
+)
+def test_a_staging_that_cannot_be_promoted_is_told_as_it_was_named(
+    words: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = ("--region", "us-east-1", "--quiet", "--state-dir", str(tmp_path))
+    assert main(["promote", *words.split(), *state]) == 78
+    said = capfd.readouterr().err
+    assert f"riva_stream: {told}" in said
+    assert not any(name in said for name in ("--source", "RIVA_ASR_MODEL_S3_URI", "my-models"))
+    assert "--to" not in said or "leave" in told
+
+
+def test_a_staging_that_settings_name_wrongly_is_told_by_their_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in {
+        "NVIDIA_DRIVERS_S3_BUCKET": "deploy",
+        "ENV": "a/b",
+        "RIVA_ASR_MODEL_NAME": "n",
+        "MODEL_VERSION": "v1",
+    }.items():
+        monkeypatch.setenv(name, text)
+    words = ("--env", "live", "--region", "us-east-1", "--quiet", "--state-dir", str(tmp_path))
+    assert main(["promote", *words]) == 78
+    said = capfd.readouterr().err
+    assert "correct NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION" in said
+    assert "--source" not in said
+
+
+async def test_an_archive_that_a_reference_lacks_is_no_matter_of_the_flags_of_stage() -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model, reference_only=True)
+    await store.delete("models", model.key)
+    (place,) = (await promote(promotion(), store=store)).places
+    assert place.error is not None
+    assert place.exit_code == 66
+    assert place.error.hint == "stage it again from what is there now"

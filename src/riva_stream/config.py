@@ -42,6 +42,7 @@ __all__ = [
     "is_run_id",
     "is_text",
     "levels_of",
+    "place_of",
     "reason_of",
 ]
 
@@ -149,7 +150,7 @@ def _staging(value: str) -> str:
     return f"s3://{_bucket(bucket)}/{root}{'/'.join(map(_segment, levels))}/"
 
 
-def _place(value: str) -> str:
+def place_of(value: str) -> str:
     """Where a staging of any mode may go."""
     return _staging(value).replace(f"/{DEPLOYMENTS}", "/", 1)
 
@@ -233,7 +234,7 @@ def contradictions_in(errors: Iterable[Mapping[str, Any]]) -> list[Contradiction
 
 Segment = Annotated[str, AfterValidator(_segment)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
-Place = Annotated[str, AfterValidator(_place)]
+Place = Annotated[str, AfterValidator(place_of)]
 
 
 class Stores(BaseModel):
@@ -538,7 +539,7 @@ class PromoteRequest(Request):
     def _contradictions(self) -> Iterator[Contradiction]:
         yield from super()._contradictions()
         elsewhere = self.source_endpoint_url not in {None, self.endpoint_url}
-        yield from _repeated("to", self.to, "" if elsewhere else _place(self.source))
+        yield from _repeated("to", self.to, "" if elsewhere else place_of(self.source))
 
     @property
     def places(self) -> tuple[str, ...]:

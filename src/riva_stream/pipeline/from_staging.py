@@ -436,12 +436,17 @@ async def _find(run: Run, store_of: StoreOf, reference: ObjectReference) -> Pinn
     there = Bucket(store_of(reference.s3_uri), bucket, run.retrier)
     with suppress(AccessDeniedError):  # which is reported better below
         await there.head_confirming_absence(key, listed=True)
-    found = await find_source(there.store, bucket, key, run.retrier)
+    stage_again = "stage it again from what is there now"
+    try:
+        found = await find_source(there.store, bucket, key, run.retrier)
+    except SourceNotFoundError as error:
+        error.hint = stage_again  # its own is for who stages
+        raise
     if not reference_to(found).is_same(reference):
         raise IntegrityError(
             f"the staging refers to {reference.text()}; the object is now {reference_to(found).text()}",
             where=Where("HeadObject", bucket, key),
-            hint="stage it again from what is there now",
+            hint=stage_again,
         )
     return found
 

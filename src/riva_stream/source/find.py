@@ -46,7 +46,7 @@ class _Named:
 
     def check(self) -> str:
         """A hint for the user."""
-        return f"check {self.variable} ({self.flag})"
+        return f"check {self.flag} ({self.variable})"
 
 
 async def find_source(

@@ -51,13 +51,21 @@ def configure(parser: ArgumentParser) -> None:
 def _promote(session: Session) -> PromoteReport:
     from riva_stream.cli.settings.places import Origin
     from riva_stream.cli.settings.problems import check, malformed
-    from riva_stream.config import PromoteRequest
+    from riva_stream.config import PromoteRequest, place_of
     from riva_stream.errors import ConfigurationError
 
     args = session.args
     record, file = session.begin_record()
     endpoint = session.endpoint(env_file=file, switches=("dry_run",))
     bucket, prefix = endpoint.staging(args.prefix)
+    source = f"s3://{bucket}/{prefix}"
+    if told := malformed(PromoteRequest, {"source": source}).get("source"):
+        raise ConfigurationError(
+            f"{args.prefix or source!r} {told.text}",
+            hint="name a staging with its environment, model and version: s3://deployments/dev/parakeet-rnnt-en-us/v2025.09/"
+            if args.prefix
+            else "correct NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION, or name the staging itself",
+        )
     values = options.promote_flags(args, session.run_id, file.values) | {
         name: value
         for name in PromoteRequest.model_fields
@@ -70,10 +78,21 @@ def _promote(session: Session) -> PromoteReport:
             "no target given",
             hint="pass --env, --bucket, --model-name or --model-version, or --to with a whole place; for example: --env prod",
         )
-    values |= {"source": f"s3://{bucket}/{prefix}", "to": tuple(dict.fromkeys(places))}
+    if (
+        own == [place_of(source)]
+        and not wrong
+        and endpoint.source_endpoint_url in {None, endpoint.endpoint_url}
+    ):
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in _LEVELS if getattr(args, name))
+        raise ConfigurationError(
+            f"{flags} would leave the staging where it is, at {own[0]}",
+            hint="name another place with --env, --bucket, --model-name or --model-version, or a whole one with --to",
+        )
+    values |= {"source": source, "to": tuple(dict.fromkeys(places))}
     if args.to and (told := malformed(PromoteRequest, {"to": tuple(args.to)}).get("to")):
         wrong["to"] = told  # numbered as given: without the staging's own place
-    origins = {name: Origin("", "") for name in wrong}  # ENV and the like do not apply to this place
+    # ENV and the like do not apply to this place, nor ARTIFACT_RETENTION_DAYS to a staging that has its own.
+    origins = {name: Origin("", "") for name in (*wrong, "retention_days")}
     record.request = request = check(values, origins, wrong, kind=PromoteRequest)
     if not request.dry_run:
         record.begin()

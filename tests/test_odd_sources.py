@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shlex
 import tarfile
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from riva_stream import SourceNotFoundError, StageRequest, stage
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import failure_of
-from riva_stream.errors import ArchiveError, ConfigurationError
+from riva_stream.errors import ArchiveError, ConfigurationError, DestinationConflictError
 from riva_stream.events import Event, Warned
-from riva_stream.s3 import PartBody
+from riva_stream.inspection.find import no_staging_error
+from riva_stream.retry import Retrier, RetryPolicy
+from riva_stream.s3 import Bucket, PartBody
 from riva_stream.s3.memory import MemoryStore
 from tests.support.archives import archive_bytes, riva_bytes
 
@@ -192,3 +195,29 @@ async def test_a_name_that_no_checksum_file_can_have_is_refused(key: str) -> Non
     await store.put(BUCKET, key, PartBody((data,), len(data)), content_type="a/b", metadata={})
     with pytest.raises(ConfigurationError):
         await stage(request(key), store=store)
+
+
+@pytest.mark.parametrize("key", ["a dir/tail .tar.gz ", "it's $5.tar.gz", "plain.tar.gz"])
+@pytest.mark.parametrize("sought", ["plane.tar", "*"])
+async def test_a_source_that_a_hint_names_is_quoted_for_a_shell(key: str, sought: str) -> None:
+    store = await store_of(**{key: b"archive"})
+    if sought == "*":
+        await store.put(BUCKET, f"{key}2", PartBody((b"b",), 1), content_type="a/b", metadata={})
+    with pytest.raises(SourceNotFoundError) as caught:
+        await stage(request(sought), store=store)
+    words = shlex.split(caught.value.hint)
+    assert words[words.index("--source") + 1] == f"s3://{BUCKET}/{key}"
+
+
+async def test_the_patterns_of_another_staging_are_told_as_flags_for_a_shell() -> None:
+    store = await store_of(**{"m.tar": tar("a b.riva")})
+    await stage(request("m.tar", include=("a b.*", "*.riva")), store=store)
+    with pytest.raises(DestinationConflictError) as caught:
+        await stage(request("m.tar"), store=store)
+    assert "--include 'a b.*' --include '*.riva'" in caught.value.what
+
+
+async def test_a_place_that_a_hint_names_is_quoted_for_a_shell() -> None:
+    store = await store_of(**{"a b/c": b"x"})
+    error = await no_staging_error(Bucket(store, BUCKET, Retrier(RetryPolicy())), "a b/")
+    assert error.hint.endswith("riva-stream ls 's3://staging/a b/'")

@@ -153,6 +153,14 @@ def test_empty_values_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert request.include == ("*.riva",)
 
 
+def test_blanks_around_a_value_count_where_it_was_given_by_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIVA_ASR_MODEL_ARCHITECTURE", " rnnt ")
+    request = load({**FLAGS, "source": "s3://models/tail .tar.gz ", "description": " as typed "}).request
+    assert (request.source_key, request.description) == ("tail .tar.gz ", " as typed ")
+    assert request.architecture == "rnnt"
+    assert set(problems({**FLAGS, "bucket": " staging-bucket"})) == {"bucket"}
+
+
 def test_all_that_is_missing_is_said_at_once_with_flag_variable_and_example() -> None:
     found = problems({})
     assert set(found) == {"source", "bucket", "env", "model_name", "model_version", "region"}

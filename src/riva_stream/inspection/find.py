@@ -6,6 +6,7 @@ them. Those below ``DEPLOYMENTS`` are bintarball references.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
@@ -96,7 +97,7 @@ async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
             + f", and there is no {marker}",
             where=where,
             hint=("how far it came: " if ended else "how far it is, and whether it is alive: ")
-            + f"riva-stream status {place}",
+            + f"riva-stream status {shlex.quote(place)}",
         )
     try:
         found = await bucket.list_objects(prefix, limit=_SHOWN)
@@ -110,7 +111,7 @@ async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
         return SourceNotFoundError(
             f"{place} does not name a staging, but a place above some: a staging is at ENV/NAME/VERSION/",
             where=where,
-            hint=f"see what there is: riva-stream ls {place}",
+            hint=f"see what there is: riva-stream ls {shlex.quote(place)}",
         )
     if found.objects:
         return SourceNotFoundError(

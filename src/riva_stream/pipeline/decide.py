@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 
 from riva_stream.config import StageRequest
@@ -9,6 +10,7 @@ from riva_stream.documents.existing import Existing
 from riva_stream.documents.references import another_container, reference_to
 from riva_stream.errors import DestinationConflictError, DigestMismatchError, Where
 from riva_stream.layout import DEPLOYMENT_JSON, DEPLOYMENT_READY, MARKER
+from riva_stream.printable import in_one_line
 from riva_stream.source import PinnedSource
 
 __all__ = ["Decision", "decide"]
@@ -85,7 +87,8 @@ def _difference(request: StageRequest, source: PinnedSource, existing: Existing)
         and not request.reference_only
         and set(existing.manifest.include) != set(request.include)
     ):
-        return f"it was made with --include {' '.join(existing.manifest.include)}"
+        words = (f"--include {shlex.quote(in_one_line(pattern))}" for pattern in existing.manifest.include)
+        return f"it was made with {' '.join(words)}"
     return ""
 
 

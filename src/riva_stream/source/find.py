@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class _Named:
     def check(self) -> str:
         """A hint for the user."""
         return f"check {self.flag} ({self.variable})"
+
+    def with_value(self, bucket: Bucket, key: str) -> str:
+        """The flag for another object, for a shell."""
+        return f"{self.flag} {shlex.quote(in_one_line(f's3://{bucket.name}/{key}'))}"
 
 
 async def find_source(
@@ -192,7 +197,7 @@ async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: O
         raise SourceNotFoundError(
             f"there are {len(found)} of them, but exactly one {sought} is required:",
             where=Where("ListObjectsV2", bucket.name, prefix),
-            hint=f"name one: {named.flag} s3://{bucket.name}/{in_one_line(found[0].key)}",
+            hint=f"name one: {named.with_value(bucket, found[0].key)}",
         ).listing(_listed(found))
     raise SourceNotFoundError(
         f"there is no {sought}" + ("; there is:" if below else ""),
@@ -253,7 +258,7 @@ async def _missing(bucket: Bucket, key: str, named: _Named) -> RivaStreamError:
     short = {name[:_COMPARED]: name for name in keys}
     match = partial(difflib.get_close_matches, key[:_COMPARED], short, n=_SHOWN, cutoff=0.3)
     closest = [short[name] for name in await clock.in_thread(match)] or sorted(keys)[:_SHOWN]
-    nearest = f"did you mean {named.flag} s3://{bucket.name}/{in_one_line(closest[0])} ?" if closest else ""
+    nearest = f"did you mean {named.with_value(bucket, closest[0])} ?" if closest else ""
     return SourceNotFoundError(
         f"there is no s3://{bucket.name}/{key}; "
         + ("the nearest keys are:" if closest else "the bucket is empty"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -124,11 +124,6 @@ class Settings(BaseSettings):
     wait: Any = _setting()
     state_dir: Any = _setting("RIVA_STATE_DIR", example="./state")
     run_id: Any = _setting(example="130-20250923-101500-0a1b2c3d")
-
-    @field_validator("*")
-    @classmethod
-    def _stripped(cls, value: Any) -> Any:
-        return (value.strip() or None) if isinstance(value, str) else value
 
     @classmethod
     def variables(cls, name: str) -> tuple[str, ...]:

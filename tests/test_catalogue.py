@@ -209,19 +209,71 @@ replicate_to = [
 ]
 """
     )
-    assert codes_of(tmp_path, text) == [
-        *("malformed", "unknown", "malformed", "missing", "malformed", "missing", "malformed"),
+    told = dict.fromkeys(zip(problems_of(tmp_path, text), codes_of(tmp_path, text), strict=True))
+    assert list(told) == [
+        ((8, "staging[0]"), "missing"),
+        ((10, "staging[0].env[1]"), "malformed"),
+        ((11, "staging[0].colour"), "unknown"),
+        ((12, "staging[0].timeout"), "malformed"),
+        ((14, "staging[1]"), "missing"),
+        ((22, "staging[2].pattern"), "malformed"),
+        ((24, "staging[3]"), "missing"),
+        ((27, "staging[4]"), "contradiction"),
+        ((34, "staging[4].replicate_to[0]"), "malformed"),
     ]
-    # what is wrong with an entry by itself hides what is wrong with the same entry otherwise, and nothing else
-    assert problems_of(tmp_path, text) == [
-        (10, "staging[0].env[1]"),
-        (11, "staging[0].colour"),
-        (12, "staging[0].timeout"),
-        (14, "staging[1]"),
-        (22, "staging[2].pattern"),
-        (24, "staging[3]"),
-        (34, "staging[4].replicate_to[0]"),
+
+
+def test_what_is_wrong_with_one_value_hides_nothing_else(tmp_path: Path) -> None:
+    text = (
+        DEFAULTS
+        + """colour = "blue"
+[environments.prod]
+bucket = "NO BUCKET"
+[environments.live]
+acl = 1
+"""
+        + ENTRY
+        + "memroy = 1\n"
+        + ENTRY
+        + 'memory = "5 parsecs"\n'
+        + ENTRY.replace('"x"', '"y"')
+        + 'sse = "none"\nkms_key_id = "k"\n'
+        + ENTRY.replace('"v1"', '["v1"]')
+        + ENTRY.replace('"dev"', '"prod"') * 2
+    )
+    assert list(zip(problems_of(tmp_path, text), codes_of(tmp_path, text), strict=True)) == [
+        ((4, "defaults.colour"), "unknown"),
+        ((6, "environments.prod.bucket"), "malformed"),
+        ((7, "environments.live"), "unused"),
+        ((8, "environments.live.acl"), "malformed"),
+        ((15, "staging[0].memroy"), "unknown"),
+        ((17, "staging[1]"), "duplicate"),
+        ((22, "staging[1].memory"), "malformed"),
+        ((29, "staging[2].sse"), "malformed"),
+        ((36, "staging[3].model_version"), "malformed"),
     ]
+
+
+def test_what_is_wrong_with_the_structure_is_told_first(tmp_path: Path) -> None:
+    """Misspelt, a table is missing from every entry."""
+    text = DEFAULTS.replace("[defaults]", "[default]") + ENTRY
+    assert problems_of(tmp_path, text) == [(1, "default")]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "line 1: the catalogue is missing staging"),
+        ("[1]", "line 1: the catalogue is not a table"),
+        ('{"staging": [[]]}', "line 1: staging[0] is not a table"),
+        (json.dumps({"staging": [{"run_id": "x"}]}), "line 1: staging[0].run_id is not a known field"),
+    ],
+)
+def test_a_problem_is_a_sentence_about_what_has_it(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(tmp_path / "c.json")
+    assert told in map(str, caught.value.problems)
 
 
 def test_what_does_not_fit_together_is_the_entrys(tmp_path: Path) -> None:

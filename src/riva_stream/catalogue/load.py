@@ -7,6 +7,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -47,7 +49,9 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"line {self.line}: " if self.line is not None else ""
-        return f"{place}{self.setting} {self.wrong}" if self.setting else f"{place}{self.wrong}"
+        # A parser's message is a sentence of its own.
+        what = self.setting or ("" if self.code == "syntax" else "the catalogue")
+        return f"{place}{what} {self.wrong}" if what else f"{place}{self.wrong}"
 
 
 class CatalogueError(ConfigurationError):
@@ -67,14 +71,14 @@ class CatalogueError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class LoadedCatalogue:
-    """A catalogue, where it comes from, and what is wrong with single entries."""
+    """A catalogue, where it comes from, and what is wrong with single values."""
 
     catalogue: Catalogue
     name: str = "the catalogue"
     lines: LineNumbers = field(default_factory=LineNumbers)
     problems: tuple[Problem, ...] = ()
-    bad: frozenset[int] = frozenset()
-    """Entries that have ``problems`` already, and are empty in the catalogue."""
+    dropped: frozenset[Path] = frozenset()
+    """Fields, entries and environments that have ``problems``, and are left out of the catalogue; an entry is empty."""
 
     def problem(self, path: Path, code: ProblemCode, wrong: str) -> Problem:
         """The problem with the value at ``path``."""
@@ -85,7 +89,7 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
     """Read a file: TOML, or JSON where its name ends in ``.json``.
 
     Raises:
-        CatalogueError: it cannot be read, or the part that all entries share is wrong.
+        CatalogueError: it cannot be read, or has the wrong structure.
     """
     path = FilePath(path)
     try:
@@ -110,7 +114,7 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
         problem = Problem(text.count("\n", 0, long.start()) + 1 if long else None, "", "syntax", str(error))
         raise CatalogueError.of(str(path), [problem]) from error
     except RecursionError as error:
-        what = "nests tables or lists too deeply"
+        what = "it nests tables or lists too deeply"
         raise CatalogueError.of(str(path), [Problem(deepest_line(text), "", "syntax", what)]) from error
     if is_json and lines.repeated:  # TOML itself forbids that
         twice = [
@@ -123,21 +127,33 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
     try:
         return LoadedCatalogue(Catalogue.model_validate(document), str(path), lines)
     except ValidationError as error:
-        return _without_bad_entries(document, str(path), lines, error)
+        return _without_what_is_wrong(document, str(path), lines, error)
 
 
-def _without_bad_entries(
+def _without_what_is_wrong(
     document: Any, name: str, lines: LineNumbers, error: ValidationError
 ) -> LoadedCatalogue:
-    """The same with the invalid entries emptied, so that the others are checked as well."""
-    problems = [_problem(lines, tuple(item["loc"]), wrong_of(item)) for item in error.errors()]
-    places = [item["loc"][:2] for item in error.errors()]
-    bad = frozenset(int(place[1]) for place in places if place[:1] == ("staging",) and len(place) > 1)
-    if any(place[:1] != ("staging",) or len(place) == 1 for place in places):
+    """The same without the fields that are wrong, which are taken out of ``document``, so that all else is checked."""
+    items = [(tuple(item["loc"]), wrong_of(item)) for item in error.errors()]
+    problems = [
+        _problem(lines, place[:-1] if wrong.code == "missing" else place, wrong) for place, wrong in items
+    ]
+    dropped = {
+        place[:2] if place[0] == "defaults" or place[-1] == "[key]" else place[:3]
+        for place, _ in items
+        if place
+    }
+    if any(len(place) <= 1 for place, _ in items):
         raise CatalogueError.of(name, problems) from error
-    rest = [{} if index in bad else entry for index, entry in enumerate(document["staging"])]
+    for place in sorted(dropped, key=len, reverse=True):
+        *path, last = place
+        parent = reduce(getitem, path, document)
+        if isinstance(last, int):  # the others keep their numbers
+            parent[last] = {}
+        else:
+            parent.pop(last, None)
     return LoadedCatalogue(
-        Catalogue.model_validate({**document, "staging": rest}), name, lines, tuple(problems), bad
+        Catalogue.model_validate(document), name, lines, tuple(problems), frozenset(dropped)
     )
 
 
@@ -152,7 +168,7 @@ def wrong_of(item: Mapping[str, Any]) -> Wrong:
     if item["type"] == "missing":
         return Wrong("missing", f"is missing {name}")
     if item["type"] == "extra_forbidden":
-        return Wrong("unknown", f"has no field {name}")
+        return Wrong("unknown", "is not a known field")
     return Wrong("malformed" if item["loc"] else "contradiction", reason_of(item))
 
 

@@ -16,7 +16,7 @@ from riva_stream.catalogue.engine import store_of
 from riva_stream.catalogue.line_numbers import Path
 from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, parse, wrong_of
 from riva_stream.catalogue.model import LEVELS, PLACE
-from riva_stream.config import StageRequest
+from riva_stream.config import StageRequest, contradictions_in
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
 from riva_stream.layout import FOLDERS, prefix_of
 from riva_stream.pipeline.stores import is_elsewhere
@@ -46,6 +46,8 @@ _ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
 _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
 _NAMES = ("model_name", "model_version", "language", "architecture")
 _ENDPOINT_FIELDS = ("region", "endpoint_url", "profile")
+_WHERE = frozenset({*LEVELS, "region", "endpoint_url", "bintarball_reference"})
+"""Fields that decide whether two destinations are the same."""
 _UNNAMED = {"model_name": "x", "model_version": "x"}
 """Placeholders for names that only an archive's key gives."""
 
@@ -62,6 +64,8 @@ class RequestTemplate:
     """Where in the file the list of replicas is."""
     origins: tuple[Path, ...]
     """Tables of the file that the fields come from, highest precedence first."""
+    lost: frozenset[str] = frozenset()
+    """Fields that are missing, or wrong and left out: nothing is made of such a template, it is only checked."""
 
     @property
     def is_open(self) -> bool:
@@ -128,10 +132,11 @@ def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) 
     templates = list(_templates(loaded, {"wait": True, **(fallback or {})}, problems))
     plan = Plan()
     for template in templates:
-        if template.is_open:
+        if "source" in template.lost or template.is_open:
             _add(Plan(), loaded, template, {**_UNNAMED, **template.fields}, problems)
         else:
-            _add_archive(plan, loaded, template, template.fields["source"], problems)
+            to = Plan() if template.lost & _WHERE else plan  # its destination is unknown
+            _add_archive(to, loaded, template, template.fields["source"], problems)
     problems += _duplicates(plan, loaded)
     problems += _unused(loaded)
     if problems:
@@ -259,31 +264,53 @@ def _templates(
     catalogue = loaded.catalogue
     defaults = catalogue.defaults.model_dump(exclude_unset=True)
     for index, entry in enumerate(catalogue.staging):
-        if index in loaded.bad:
-            continue
         path: Path = ("staging", index)
+        if path in loaded.dropped:
+            continue
         own = entry.model_dump(exclude_unset=True, exclude={"pattern"})
+        absent, pattern = set[str](), None
         try:
             pattern = _compile(entry.pattern) if entry.pattern is not None else None
         except ValueError as error:
             problems.append(loaded.problem((*path, "pattern"), "malformed", str(error)))
-            continue
-        environments = own.get("env") or defaults.get("env") or ()
-        if not environments or not (own.get("source") or defaults.get("source")):
-            problems.append(
-                loaded.problem(path, "missing", f"is missing {'source' if environments else 'env'}")
-            )
-            continue
+            absent = {*_NAMES}
+        if (*path, "pattern") in loaded.dropped:
+            absent = {*_NAMES}
+        for name in ("env", "source"):
+            wrong = {(*path, name), ("defaults", name)} & loaded.dropped
+            if (*path, name) in wrong or not (own.get(name) or defaults.get(name)):
+                absent.add(name)
+                problems += [] if wrong else [loaded.problem(path, "missing", f"is missing {name}")]
+        environments = ("any",) if "env" in absent else own.get("env") or defaults["env"]
         for env in environments:
+            if ("environments", env) in loaded.dropped:
+                continue
             shared = catalogue.environments.get(env)
             of_env = shared.model_dump(exclude_unset=True) if shared is not None else {}
             layers = {path: own, ("environments", env): of_env, ("defaults",): defaults}
             fields = {**weakest, **defaults, **of_env, **own, "env": env}
-            replicas = fields.pop("replicate_to", ())
+            lost = _lost(layers, loaded.dropped) | absent
+            replicas = () if "replicate_to" in lost else fields.pop("replicate_to", ())
             at = next((place for place, layer in layers.items() if "replicate_to" in layer), path)
             yield RequestTemplate(
-                fields, path, pattern, tuple(replicas), (*at, "replicate_to"), tuple(layers)
+                {name: value for name, value in fields.items() if name not in lost | {"replicate_to"}},
+                path,
+                pattern,
+                tuple(replicas),
+                (*at, "replicate_to"),
+                tuple(layers),
+                lost,
             )
+
+
+def _lost(layers: Mapping[Path, Mapping[str, Any]], dropped: frozenset[Path]) -> frozenset[str]:
+    """The fields whose value, at the highest precedence that has one, was wrong."""
+    lost, found = set[str](), set[str]()
+    for path, layer in layers.items():
+        wrong = {str(place[-1]) for place in dropped if place[:-1] == path}
+        lost |= wrong - found
+        found |= wrong | layer.keys()
+    return frozenset(lost)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -358,7 +385,13 @@ def _add(
                 known = ((*origin, *loc) for origin in origins if (*origin, *loc[:1]) in loaded.lines.known)
                 # A missing field, or a contradiction, is the entry's.
                 path = next(known, origins[0]) if loc else origins[0]
-                problems.append(loaded.problem(path, *wrong_of(item)))
+                if loc and loc[0] not in template.lost:
+                    problems.append(loaded.problem(path, *wrong_of(item)))
+                problems += [
+                    loaded.problem(path, "contradiction", f"{each.field} {each.text}")
+                    for each in contradictions_in([item])
+                    if not template.lost & {each.field, *each.presumed}
+                ]
 
 
 def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
@@ -378,8 +411,8 @@ def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
 
 def _unused(loaded: LoadedCatalogue) -> Iterator[Problem]:
     """Environments in which nothing is staged: usually a name that is spelled differently in the entries."""
-    if loaded.bad:  # these may be staged there
-        return
+    if any(place[-1] == "env" or place[:-1] == ("staging",) for place in loaded.dropped):
+        return  # what these are may be staged there
     catalogue = loaded.catalogue
     used = {env for entry in catalogue.staging for env in entry.env or catalogue.defaults.env}
     for name in catalogue.environments:

@@ -254,6 +254,12 @@ acl = 1
     ]
 
 
+def test_a_memory_that_is_too_small_is_told_before_anything_starts(tmp_path: Path) -> None:
+    text = DEFAULTS + 'memory = "1MiB"\n' + ENTRY + 'part_size = "16MiB"\n'
+    assert codes_of(tmp_path, text) == ["contradiction"]
+    assert "memory is too small for parts of 16.00 MiB" in messages_of(tmp_path, text)
+
+
 def test_what_is_wrong_with_the_structure_is_told_first(tmp_path: Path) -> None:
     """Misspelt, a table is missing from every entry."""
     text = DEFAULTS.replace("[defaults]", "[default]") + ENTRY

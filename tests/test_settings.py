@@ -161,6 +161,11 @@ def test_blanks_around_a_value_count_where_it_was_given_by_a_flag(monkeypatch: p
     assert set(problems({**FLAGS, "bucket": " staging-bucket"})) == {"bucket"}
 
 
+@pytest.mark.parametrize("memory", [0, 1, 143 << 20])
+def test_the_least_memory_that_works_is_told_the_first_time(memory: int) -> None:
+    assert "144.00 MiB is the least that works" in problems({**FLAGS, "memory": memory})["memory"]
+
+
 def test_all_that_is_missing_is_said_at_once_with_flag_variable_and_example() -> None:
     found = problems({})
     assert set(found) == {"source", "bucket", "env", "model_name", "model_version", "region"}

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from riva_stream.flow.memory import SMALLEST_PART, MemoryPlan, plan_memory
+from riva_stream.flow.memory import SMALLEST_PART, MemoryPlan, least_memory, plan_memory
 from riva_stream.layout import DEPLOYMENTS, LEVELS, is_segment, prefix_of
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
@@ -285,7 +285,7 @@ class Request(Stores):
     """Bytes of a part and of a range; raised automatically where the source would need more parts than allowed."""
     connections: int = Field(default=8, ge=1, le=256)
     """Requests in flight at once in each direction, as far as ``memory`` allows."""
-    memory: int = Field(default=256 * MIB, ge=1)
+    memory: int = 256 * MIB
     """Ceiling of the whole process, in bytes; see docs/memory.md."""
     timeout: float = Field(default=300.0, gt=0)
     """Seconds without any progress after which the run stops."""
@@ -322,6 +322,12 @@ class Request(Stores):
         """What does not fit together."""
         if self.kms_key_id and self.sse not in {"aws:kms", "aws:kms:dsse"}:
             yield Contradiction("kms_key_id", "needs sse to be aws:kms or aws:kms:dsse", frozenset({"sse"}))
+        if self.memory < (least := least_memory(self.part_size)):
+            yield Contradiction(
+                "memory",
+                f"is too small for parts of {human_size(self.part_size)}: {human_size(least)} is the least that works",
+                frozenset({"part_size"}),
+            )
 
     @property
     @abstractmethod

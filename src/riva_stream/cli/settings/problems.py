@@ -12,9 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from riva_stream.cli.settings.model import SWITCH, Settings
 from riva_stream.cli.settings.places import Origin
-from riva_stream.config import Request, Wrong, contradictions_in, reason_of
+from riva_stream.config import Wrong, contradictions_in, reason_of
 from riva_stream.errors import ConfigurationError
-from riva_stream.flow.memory import least_memory, plan_memory
 from riva_stream.sizes import human_size
 
 __all__ = ["Problem", "SettingsError", "check", "malformed"]
@@ -26,8 +25,7 @@ _WRONG = {
     "language": "is not a language code: letters, digits and '-', at most 35",
     "expected_bucket_owner": "is not an AWS account id: 12 digits",
 }
-_SIZES = ("part_size", "memory")
-_BYTES = (*_SIZES, "max_header_bytes", "max_expanded", "max_zstd_window")
+_BYTES = ("part_size", "memory", "max_header_bytes", "max_expanded", "max_zstd_window")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 
 
@@ -87,9 +85,7 @@ def check(
     stand_ins = {name: Settings.example(name) for name in required if name not in values}
     wrong |= malformed(kind, stand_ins | dict(values)) | dict(known)
     right = {name: value for name, value in values.items() if name not in wrong}
-    wrong |= _contradictions(
-        kind, {name: Settings.example(name) for name in required} | right, wrong
-    ) | _memory(values, wrong)
+    wrong |= _contradictions(kind, {name: Settings.example(name) for name in required} | right, wrong)
     if not wrong:
         return kind.model_validate(values)
     problems = tuple(
@@ -148,23 +144,6 @@ def _contradictions(
         for each in contradictions_in(_errors(kind, right))
         if each.field not in wrong and not wrong.keys() & each.presumed
     }
-
-
-def _memory(values: Mapping[str, Any], wrong: Mapping[str, Wrong]) -> dict[str, Wrong]:
-    if wrong.keys() & set(_SIZES):
-        return {}
-    part, memory = (int(values.get(name, Request.model_fields[name].default)) for name in _SIZES)
-    try:
-        plan_memory(memory, part)
-    except ConfigurationError:
-        least = human_size(least_memory(part))
-        return {
-            "memory": Wrong(
-                "contradiction",
-                f"is too small for parts of {human_size(part)}: the minimum is {least}",
-            )
-        }
-    return {}
 
 
 def _errors(kind: type[BaseModel], values: Mapping[str, Any]) -> list[Any]:

@@ -9,14 +9,16 @@ import shlex
 import tarfile
 from typing import Any
 
+import anyio
 import pytest
 
 from riva_stream import SourceNotFoundError, StageRequest, stage
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.failure import failure_of
-from riva_stream.errors import ArchiveError, ConfigurationError, DestinationConflictError
+from riva_stream.errors import ArchiveError, ConfigurationError, DestinationConflictError, StalledError
 from riva_stream.events import Event, Warned
 from riva_stream.inspection.find import no_staging_error
+from riva_stream.pipeline.begin import deadline
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import Bucket, PartBody
 from riva_stream.s3.memory import MemoryStore
@@ -221,3 +223,18 @@ async def test_a_place_that_a_hint_names_is_quoted_for_a_shell() -> None:
     store = await store_of(**{"a b/c": b"x"})
     error = await no_staging_error(Bucket(store, BUCKET, Retrier(RetryPolicy())), "a b/")
     assert error.hint.endswith("riva-stream ls 's3://staging/a b/'")
+
+
+@pytest.mark.parametrize("name", ["model.riva", "model.tar.gz"])
+async def test_an_empty_source_is_not_called_what_it_may_not_be(name: str) -> None:
+    with pytest.raises(ArchiveError) as caught:
+        await stage(request(name), store=await store_of(**{name: b""}))
+    assert caught.value.hint == "upload it again"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.05, "0.05 s"), (0.5, "0.5 s")])
+async def test_a_deadline_is_told_as_it_was_given(seconds: float, told: str) -> None:
+    with pytest.raises(StalledError, match=f"the deadline of {told} has passed") as caught:
+        async with deadline(seconds):
+            await anyio.sleep_forever()
+    assert "longer --deadline" in caught.value.hint

@@ -325,7 +325,7 @@ class Request(Stores):
         if self.memory < (least := least_memory(self.part_size)):
             yield Contradiction(
                 "memory",
-                f"is too small for parts of {human_size(self.part_size)}: {human_size(least)} is the least that works",
+                f"is too small for parts of {human_size(self.part_size)}: the minimum is {human_size(least)}",
                 frozenset({"part_size"}),
             )
 

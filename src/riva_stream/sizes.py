@@ -10,6 +10,7 @@ __all__ = [
     "MIB",
     "MOST_PARTS",
     "human_size",
+    "in_seconds",
     "parse_duration",
     "parse_interval",
     "parse_size",
@@ -46,6 +47,11 @@ def human_size(size: float) -> str:
 def plain(number: float) -> str:
     """A number without an exponent, which sizes and durations do not allow: ``1e-05`` → ``0.00001``."""
     return f"{Decimal(repr(number)):f}"
+
+
+def in_seconds(seconds: float) -> str:
+    """``0.5`` → ``0.5 s``, ``7200.0`` → ``7200 s``."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
 
 
 def parse_size(text: str) -> int:

@@ -142,6 +142,13 @@ def test_only_what_is_damaged_or_cut_is_to_be_uploaded_again(what: str) -> None:
     assert again == (fault in {ArchiveFault.DAMAGED, ArchiveFault.CUT})
 
 
+@pytest.mark.parametrize("name", [b"m.RIVA", b"models/M.Riva"])
+def test_a_name_that_differs_in_case_alone_is_told(name: bytes) -> None:
+    error = refused(member(b"a.tar") + member(name) + END)
+    assert error.fault is ArchiveFault.NO_MATCH
+    assert error.hint == f"case matters: name '{name.decode()}' with --include as it is written"
+
+
 @pytest.mark.parametrize("fault", ArchiveFault)
 def test_every_kind_of_fault_says_what_to_do_and_survives_pickling(fault: ArchiveFault) -> None:
     error = ArchiveError("it broke", where=Where(key="k"), fault=fault, layers=("gzip", "zip"))

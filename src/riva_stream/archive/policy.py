@@ -96,6 +96,10 @@ class Policy:
         base, whole = name.rpartition("/")[2], name.removeprefix("./")
         return any(match(base) for match in self._base) or any(match(whole) for match in self._whole)
 
+    def matches_but_for_case(self, name: str) -> bool:
+        """Whether a member of this name would be wanted if case did not matter."""
+        return Policy([p.lower() for p in self.include], self._limits, {}).matches(name.lower())
+
     def names(self, name: str) -> bool:
         """Whether it is wanted by its own name, by a pattern without a wildcard."""
         base, whole = name.rpartition("/")[2], name.removeprefix("./")

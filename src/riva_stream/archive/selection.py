@@ -302,10 +302,11 @@ class Selection(Sink):
         """The hint for an archive without a match; empty for the usual one."""
         if self.found.left_out:
             return "pack the models themselves; to stage such a file, name it in --include without a wildcard"
-        packed = next(
-            (e.name for e in self.found.listing if e.kind == "file" and e.name.lower().endswith(_PACKED)),
-            None,
-        )
+        files = [e.name for e in self.found.listing if e.kind == "file"]
+        near = next(filter(self._policy.matches_but_for_case, files), None)
+        if near is not None:
+            return f"case matters: name {show(near)} with --include as it is written"
+        packed = next((name for name in files if name.lower().endswith(_PACKED)), None)
         if packed is None:
             return ""
         return (

@@ -74,7 +74,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "aws-chunked": _Kind(
         "the framing of an upload (aws-chunked) that was left in the object",
-        advice="a client uploaded it in chunks that the store or a proxy did not unpack: upload the archive again with "
+        advice="a client uploaded it in chunks that the store or a proxy did not unpack: upload it again with "
         "AWS_REQUEST_CHECKSUM_CALCULATION=when_required, or past the proxy",
     ),
     "appledouble": _Kind(
@@ -83,11 +83,11 @@ _KINDS: dict[str, _Kind] = {
     ),
     "form-data": _Kind(
         "the framing of a form (multipart/form-data) that was left in the object",
-        advice="upload the archive again as the body itself: aws s3 cp, or curl -T in place of curl -F",
+        advice="upload it again as the body itself: aws s3 cp, or curl -T in place of curl -F",
     ),
     "http": _Kind(
         "an HTTP answer with its headers",
-        advice="upload the archive again without them: curl without -i, or aws s3 cp",
+        advice="upload it again without them: curl without -i, or aws s3 cp",
     ),
     "encrypted": _Kind("an encrypted file", advice="decrypt it and upload the result"),
     "pdf": _Kind("a PDF document"),
@@ -95,8 +95,8 @@ _KINDS: dict[str, _Kind] = {
     "hdf5": _Kind("an HDF5 file"),
     "gguf": _Kind("a GGUF model"),
     "safetensors": _Kind("a safetensors model"),
-    "zeros": _Kind("nothing but zeros", advice="upload an intact copy of the archive"),
-    "empty": _Kind("nothing at all: 0 bytes", advice="upload an intact copy of the archive"),
+    "zeros": _Kind("nothing but zeros", advice="upload an intact copy"),
+    "empty": _Kind("nothing at all: 0 bytes", advice="upload an intact copy"),
     "unknown": _Kind("an unknown format"),
 }
 

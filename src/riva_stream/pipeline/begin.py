@@ -18,7 +18,7 @@ from riva_stream.pipeline.copies import COPIES
 from riva_stream.redact import SECRETS
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
-from riva_stream.sizes import human_size
+from riva_stream.sizes import human_size, in_seconds
 from riva_stream.state import write_state
 
 __all__ = ["deadline", "open_run", "reserve_memory", "stall_timeout"]
@@ -97,10 +97,10 @@ async def deadline(seconds: float | None) -> AsyncIterator[None]:
     """
     with anyio.move_on_after(seconds) as scope:
         yield
-    if scope.cancelled_caught:
+    if scope.cancelled_caught and seconds is not None:
         raise StalledError(
-            f"the deadline of {seconds:.0f} s has passed",
-            hint="run the same command again, with a later --deadline",
+            f"the deadline of {in_seconds(seconds)} has passed",
+            hint="run the same command again, with a longer --deadline",
         )
 
 
@@ -122,7 +122,7 @@ async def _raise_on_stall(meter: Meter, limit: float) -> None:
         idle = clock.monotonic() - meter.moved_at
         if idle >= limit:
             raise StalledError(
-                f"nothing moved for {limit:.0f} s (waiting for: {meter.lanes.bottleneck() or 'source'})",
+                f"nothing moved for {in_seconds(limit)} (waiting for: {meter.lanes.bottleneck() or 'source'})",
                 hint="check the network and the store, or give it longer with --timeout",
             )
         await clock.sleep(limit - idle)

@@ -75,7 +75,7 @@ async def stream(  # noqa: C901, PLR0915 - the picture
         NotCopiedError: the request demands a copy by the store, which does not copy, or not provably.
     """
     if source.size == 0:
-        raise ArchiveError(f"{source.uri} is empty", hint="upload the archive again", fault=ArchiveFault.CUT)
+        raise ArchiveError(f"{source.uri} is empty", hint="upload it again", fault=ArchiveFault.CUT)
     request, lanes, uploads = run.request, run.lanes, destination.uploads
     bare = is_model(source.key)
     part_size = run.part_size_for(source.size)

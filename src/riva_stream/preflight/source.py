@@ -62,7 +62,7 @@ async def source_record(runner: CheckRunner, store: Reader) -> CheckRecord:
             "source",
             f"{source.uri} is empty",
             exit_code=IntegrityError.exit_code,
-            fix="upload the archive again",
+            fix="upload it again",
             **facts,
         )
     said = f"{source.uri}, {human_size(source.size)}"

@@ -458,6 +458,18 @@ def test_a_catalogue_that_is_not_there_is_exit_78(tmp_path: Path) -> None:
     assert caught.value.exit_code == 78
 
 
+@pytest.mark.parametrize("kind", ["none", "folder", "encoding"])
+def test_a_catalogue_that_cannot_be_read_is_told_what_to_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "encoding":
+        path.write_bytes(b"\xff")
+    with pytest.raises(CatalogueError, match="cannot be read") as caught:
+        load_catalogue(path)
+    assert caught.value.hint == "name a TOML or JSON file in UTF-8"
+
+
 def test_the_error_survives_pickling(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(DEFAULTS)

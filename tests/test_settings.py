@@ -166,6 +166,11 @@ def test_the_least_memory_that_works_is_told_the_first_time(memory: int) -> None
     assert "144.00 MiB is the least that works" in problems({**FLAGS, "memory": memory})["memory"]
 
 
+@pytest.mark.parametrize("path", ["none.pem", "."])
+def test_a_bundle_of_certificates_has_to_be_a_file(path: str) -> None:
+    assert "names no file" in problems({**FLAGS, "ca_bundle": path})["ca_bundle"]
+
+
 def test_all_that_is_missing_is_said_at_once_with_flag_variable_and_example() -> None:
     found = problems({})
     assert set(found) == {"source", "bucket", "env", "model_name", "model_version", "region"}
@@ -724,6 +729,27 @@ class TestFile:
         monkeypatch.setenv("RIVA_ENV_FILE", "none.env")
         with pytest.raises(ConfigurationError, match="named by RIVA_ENV_FILE"):
             load(FLAGS)
+
+    @pytest.mark.parametrize("broken", ["dangling", "loop", "encoding", "size", "NUL"])
+    def test_a_broken_default_file_is_to_be_corrected_and_another_to_be_replaced(
+        self, broken: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def hint(named: Path | None = None) -> str:
+            with pytest.raises(ConfigurationError, match=r"\.env.* cannot be read") as caught:
+                read_env_file(named)
+            return caught.value.hint
+
+        file = Path(".env")
+        if broken in {"dangling", "loop"}:
+            file.symlink_to("nowhere" if broken == "dangling" else ".env")
+        else:
+            file.write_bytes(
+                {"encoding": "ENV=dev\n".encode("utf-16"), "size": b"#" * (1 << 21), "NUL": b"A=\0"}[broken]
+            )
+        assert hint() == "correct or remove it, or name another file with --env-file FILE"
+        assert hint(file) == "name another file with --env-file FILE, or none, to use ./.env if there is one"
+        monkeypatch.setenv("RIVA_ENV_FILE", ".env")
+        assert hint() == "name another file with RIVA_ENV_FILE, or none, to use ./.env if there is one"
 
     def test_state_goes_where_it_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         def folder(state_dir: Path | None = None) -> Path:

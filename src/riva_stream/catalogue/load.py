@@ -97,7 +97,7 @@ def parse(path: FilePath | str) -> LoadedCatalogue:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise CatalogueError(
-            f"the catalogue {path} cannot be read: {reason}", hint="name a file that exists"
+            f"the catalogue {path} cannot be read: {reason}", hint="name a TOML or JSON file in UTF-8"
         ) from error
     is_json = path.suffix == ".json"
     try:

@@ -82,7 +82,9 @@ def read_env_file(wanted: Path | None) -> EnvFile:
         by = "" if wanted or not named else f" (named by {ENV_FILE})"
         raise ConfigurationError(
             f"the environment file {path}{by} cannot be read: {reason}",
-            hint="name a file that exists with --env-file FILE, or leave --env-file out to use ./.env if there is one",
+            hint=f"name another file with {'--env-file FILE' if wanted else ENV_FILE}, or none, to use ./.env if there is one"
+            if named
+            else "correct or remove it, or name another file with --env-file FILE",
         ) from error
     lines = list(parse_stream(io.StringIO(text)))
     bad = [str(line.original.line) for line in lines if _is_odd(line)]

@@ -122,7 +122,7 @@ def malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wro
         if name in values and not _REGION.fullmatch(str(values[name]))
     }
     if "ca_bundle" in values and not Path(values["ca_bundle"]).is_file():
-        texts["ca_bundle"] = "names a file that does not exist"
+        texts["ca_bundle"] = "names no file"
     entries: dict[str, list[str]] = {}
     for item in _errors(kind, values):
         if item["loc"]:

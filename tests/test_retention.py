@@ -20,6 +20,7 @@ from riva_stream import (
     StoreSettings,
     stage,
 )
+from riva_stream.cli.commands import COMMANDS
 from riva_stream.inspection.retention import Policy, RetentionReport, retention
 from riva_stream.layout import DEPLOYMENTS
 from riva_stream.sizes import MIB
@@ -185,6 +186,14 @@ async def test_ours_can_be_taken_away_again(place: Place) -> None:
     await set_rules(place, policy("dev"))
     await set_rules(place, policy("dev", remove=True))
     assert rules_there(place) == []
+
+
+async def test_without_an_environment_all_of_ours_are_taken_away_as_the_help_says(place: Place) -> None:
+    await set_rules(place, policy("prod"))
+    await set_rules(place, policy("dev"))
+    await set_rules(place, policy(remove=True))
+    assert rules_there(place) == []
+    assert "without our rules for dev, staging and prod" in COMMANDS["retention"].HELP.examples
 
 
 async def test_it_says_what_the_rules_apply_to_now(place: Place) -> None:

@@ -730,6 +730,35 @@ class TestFile:
         with pytest.raises(ConfigurationError, match="named by RIVA_ENV_FILE"):
             load(FLAGS)
 
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [
+            ("${OUTSIDE}/x", "outside/x"),
+            ('"${OUTSIDE}"', "outside"),
+            ("'${OUTSIDE}'", "outside"),
+            ("\\${OUTSIDE}", "\\outside"),
+            ("${OUTSIDE:-default}", "outside"),
+            ("${ABOVE}", "above"),
+            ("x${BELOW}${NOWHERE}", "x"),
+            ("${NOWHERE:-default}", "default"),
+            ("$OUTSIDE", "$OUTSIDE"),
+            ("'pa$$word${'", "pa$$word${"),
+            ("${:-$}{OUTSIDE}", "${OUTSIDE}"),
+        ],
+    )
+    def test_what_a_dollar_means_in_it(
+        self, written: str, read: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """docs/configuration.md has the rules, and how a dollar stays one."""
+        monkeypatch.setenv("OUTSIDE", "outside")
+        monkeypatch.setenv("ABOVE", "environment")
+        Path(".env").write_text(f"ABOVE=above\nVALUE={written}\nBELOW=below\n")
+        assert read_env_file(None).values["VALUE"] == read
+
+    def test_a_dollar_in_the_environment_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RIVA_ASR_MODEL_ARCHITECTURE", "${HOME}")
+        assert load(FLAGS).request.architecture == "${HOME}"
+
     @pytest.mark.parametrize("broken", ["dangling", "loop", "encoding", "size", "NUL"])
     def test_a_broken_default_file_is_to_be_corrected_and_another_to_be_replaced(
         self, broken: str, monkeypatch: pytest.MonkeyPatch

@@ -93,3 +93,15 @@ def test_an_empty_value_replaces_none_that_was_given() -> None:
     words = ["stage", "--memory", "1GiB", "--include", "a", "--memory", "", "--include", "", "--include", "b"]
     found, _ = build_parser("riva-stream").parse_known_args(words)
     assert (found.memory, found.include) == (1 << 30, ["a", "b"])
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "completion"])
+def test_every_command_with_a_result_takes_json(command: str) -> None:
+    assert "--json" in build_parser("riva-stream").commands[command].flags()
+
+
+def test_a_schema_is_the_same_document_with_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "artifact"]) == 0
+    plain = capfd.readouterr().out
+    assert main(["schema", "artifact", "--json"]) == 0
+    assert capfd.readouterr().out == plain

@@ -40,7 +40,7 @@ unless --env names others; those of prod only if --env prod is given. See also: 
   PROG retention s3://deployments --env prod --days 365
       prod too; the rules for other environments stay
   PROG retention s3://deployments --remove
-      without the rules for dev and staging
+      without our rules for dev, staging and prod, those for expiry and those that abort uploads
 """,
 )
 _MOST = 36500
@@ -72,7 +72,9 @@ def configure(parser: ArgumentParser) -> None:
                 _days,
             ),
             "--by-tag": options.flag("only objects tagged retention-days=DAYS (stage --tag)"),
-            "--remove": options.flag("remove the rules for these environments"),
+            "--remove": options.flag(
+                "remove all our rules for these environments (default: dev, staging and prod)"
+            ),
         },
     )
     options.add_reading(parser)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import json_text, print_result
 
 HELP = Help(
     summary="print the JSON Schema of artifact.json and its kin",
-    usage="[DOCUMENT]",
+    usage="[DOCUMENT] [--json]",
     description="""\
 Print the JSON Schema (2020-12) of a document that this tool writes, or of what a command prints with --json.
 
@@ -43,6 +44,9 @@ def configure(parser: ArgumentParser) -> None:
         default="artifact",
         help="artifact.json (the default), upload_manifest.json, deployment.json, or what stage (report), promote "
         "(promotion), verify, status or ls --json prints, or the catalogue that stage-all takes",
+    )
+    options.add(
+        parser, {"--json": options.flag("accepted for uniformity: a schema is one JSON document anyway")}
     )
 
 

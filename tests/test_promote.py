@@ -635,8 +635,8 @@ def test_what_is_wrong_with_a_place_is_told_under_the_flag_that_was_given(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("s3://deploy/prod/m --env live", "'s3://deploy/prod/m' names no staging"),
-        ("s3://deploy/prod/m/v1/models --env live", "'s3://deploy/prod/m/v1/models' names no staging"),
+        ("s3://deploy/prod/m --env live", "'s3://deploy/prod/m' does not name a staging"),
+        ("s3://deploy/prod/m/v1/models --env live", "'s3://deploy/prod/m/v1/models' does not name a staging"),
         ("s3://deploy/prod/a%b/v1 --env live", "'s3://deploy/prod/a%b/v1' must be one safe path segment"),
         (
             "s3://deploy/prod/n/v1/ --env prod",

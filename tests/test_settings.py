@@ -163,7 +163,7 @@ def test_blanks_around_a_value_count_where_it_was_given_by_a_flag(monkeypatch: p
 
 @pytest.mark.parametrize("memory", [0, 1, 143 << 20])
 def test_the_least_memory_that_works_is_told_the_first_time(memory: int) -> None:
-    assert "144.00 MiB is the least that works" in problems({**FLAGS, "memory": memory})["memory"]
+    assert "the minimum is 144.00 MiB" in problems({**FLAGS, "memory": memory})["memory"]
 
 
 @pytest.mark.parametrize("path", ["none.pem", "."])

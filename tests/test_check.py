@@ -26,7 +26,7 @@ from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Fault, Gate, IgnoreRange, Refuse, Reset, Rewrite, Stall
 from tests.support.iam import Enforce
-from tests.support.servers import GatewayServer, MotoServer, S3Server
+from tests.support.servers import GatewayServer, MotoServer, S3Server, random_bucket_name
 
 SETTLED = passed("settings", "")
 UPLOADS = {"list-uploads", "list-parts", "checksums"}
@@ -132,6 +132,34 @@ async def test_a_bucket_with_versions_keeps_none(moto: MotoServer, monkeypatch: 
     answer = place.client.list_object_versions(Bucket=place.bucket, Prefix=PREFIX)
     assert not answer.get("Versions")
     assert not answer.get("DeleteMarkers")
+
+
+@pytest.mark.parametrize("reference", [False, True])
+async def test_a_bucket_that_locks_its_objects_gets_a_checksum_with_everything(
+    reference: bool, moto: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_credentials(moto, monkeypatch)
+    sources, place = Place(moto, moto.new_bucket()), Place(moto, random_bucket_name())
+    sources.source()
+    fields: dict[str, Any] = {"source": sources.request().source, "reference_only": reference}
+    place.client.create_bucket(Bucket=place.bucket, ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    place.client.put_object_lock_configuration(
+        Bucket=place.bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+    )
+    report = await checked(place, **fields)
+    assert (failures(report), report.exit_code) == (set(), 0)
+    await stage(place.request(**fields))
+    again = await stage(place.request(**fields, force=True, upload_check="none"))
+    assert again.outcome == "staged"
+
+
+async def test_what_was_not_put_is_not_said_of_everything(place: Place) -> None:
+    place.source()
+    report = await checked(place, every("PutObject", Refuse("InvalidRequest", 400)))
+    assert of(report, "destination").status == "pass"
+    said = {of(report, name).message for name in ("head", "store")}
+    assert said == {"not tried: the scratch object could not be put"}
 
 
 async def test_by_reference_asks_for_less(place: Place) -> None:

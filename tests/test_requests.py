@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -154,6 +155,19 @@ async def test_the_access_control_list_goes_with_what_makes_objects(name: str) -
     settings = StoreSettings(region="us-east-2", endpoint_url=URL, options=WriteOptions(acl="public-read"))
     request = await sent(settings, ACTS[name])
     assert ("x-amz-acl" in request.headers) == (name in {"put", "create"})
+
+
+@pytest.mark.parametrize("checked", [{}, {"sha256": sha256(b"x").hexdigest()}, {"crc64nvme": "1bGYR3YvpQY="}])
+async def test_every_put_has_a_checksum_in_a_header(checked: dict[str, str]) -> None:
+    body = PartBody((b"x",), 1, **checked)
+    request = await sent(
+        StoreSettings(region="us-east-2", endpoint_url=URL),
+        lambda store: store.put("bucket", "key", body, content_type="a/b", metadata={}),
+    )
+    md5 = None if "crc64nvme" in checked else "ndTkYSaMgDT1yFZOFVxnpg=="
+    assert request.headers.get("content-md5") == md5
+    assert request.headers.get("x-amz-checksum-crc64nvme") == checked.get("crc64nvme")
+    assert request.headers["x-amz-content-sha256"] == checked.get("sha256", "UNSIGNED-PAYLOAD")
 
 
 @pytest.mark.parametrize("name", ["head", "range", "list"])

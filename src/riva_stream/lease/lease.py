@@ -14,8 +14,6 @@ a request that arrives when another run may have taken over. Whether the store d
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -487,8 +485,7 @@ class Lease:
 
     async def _send(self, data: bytes, window: Window | None, **condition: Any) -> Stored:
         """Send a journal by one PUT."""
-        digest = hashlib.md5(data, usedforsecurity=False).digest()
-        body = PartBody((data,), len(data), md5=base64.b64encode(digest).decode())
+        body = PartBody.with_md5(data)
         return await self.bucket.once.put(
             self.key, body, content_type="application/json", metadata={}, window=window, **condition
         )

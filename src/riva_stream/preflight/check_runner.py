@@ -55,7 +55,7 @@ class StoreFacts:
 def store_record(facts: StoreFacts) -> CheckRecord:
     """The record: one line for people, and lists of codes for programs."""
     if not facts.conditions:
-        return not_tried("store", "conditional-writes", "nothing could be written")
+        return not_tried("store", "conditional-writes", "the scratch object could not be put")
     answers: dict[str, Condition | None] = {
         **{name.lower(): value for name, value in facts.conditions.items()},
         "request-expiry": _honoured(facts.expires),

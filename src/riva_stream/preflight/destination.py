@@ -104,7 +104,7 @@ class _DestinationCheck:
         elif record.details.get("exit_code") == AccessDeniedError.exit_code:
             await runner.run("head", self._may_be_read)
         else:
-            runner.skip("conditional-writes", "head", reason="nothing could be written")
+            runner.skip("conditional-writes", "head", reason="the scratch object could not be put")
 
     async def tidy(self) -> list[Unremoved]:
         """Remove whatever is left of the above; return what could not be removed."""
@@ -254,7 +254,7 @@ class _DestinationCheck:
         except AccessDeniedError as error:
             unsure = "" if error.action or await tells_missing(self._bucket, key) else _UNSURE
             return failed_with("head", error, request, degraded=unsure)
-        return passed("head", "objects can be read (read-back skipped: nothing could be written)")
+        return passed("head", "objects can be read (read-back skipped: no object was put)")
 
     async def lists(self) -> CheckRecord:
         """List the keys below the prefix."""

@@ -145,7 +145,7 @@ class ScratchObject:
             self._versions.append(version)
 
 
-_BYTE = PartBody((b"?",), 1)
+_BYTE = PartBody.with_md5(b"?")
 _LIST = "s3:ListBucket"
 
 

@@ -5,6 +5,7 @@ Errors are ours (see ``errors``), never botocore's. One call is one request, tri
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from riva_stream.flow.buffers import Piece
+from riva_stream.flow.digest import md5_of
 
 __all__ = [
     "NO_TAGS",
@@ -123,7 +125,7 @@ class RangeReply:
 
 @dataclass(frozen=True, slots=True)
 class PartBody:
-    """The body of one PUT, and the checksum by which the store verifies it (at most one is set)."""
+    """The body of one PUT, and the checksums by which the store verifies it: in general at most one."""
 
     pieces: Sequence[Piece]
     size: int
@@ -133,6 +135,11 @@ class PartBody:
     """base64"""
     sha256: str | None = None
     """hexadecimal; becomes the request's signed payload hash"""
+
+    @classmethod
+    def with_md5(cls, data: bytes) -> PartBody:
+        """A small body, verified by its MD5."""
+        return cls((data,), len(data), md5=base64.b64encode(md5_of((data,))).decode())
 
 
 @dataclass(frozen=True, slots=True)

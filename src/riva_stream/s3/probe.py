@@ -73,11 +73,7 @@ _WRONG: dict[EnforcedCheck, PartBody] = {
 _RIGHT: dict[EnforcedCheck, PartBody] = {
     "crc64nvme": PartBody((_BYTES,), len(_BYTES), crc64nvme="yM1+UoKlBIY="),
     "sha256": PartBody((_BYTES,), len(_BYTES), sha256=hashlib.sha256(_BYTES).hexdigest()),
-    "md5": PartBody(
-        (_BYTES,),
-        len(_BYTES),
-        md5=base64.b64encode(md5_of((_BYTES,))).decode(),
-    ),
+    "md5": PartBody.with_md5(_BYTES),
 }
 
 

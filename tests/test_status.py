@@ -288,6 +288,15 @@ def test_the_last_run_is_the_newest_and_its_status_counts(tmp_path: Path) -> Non
     (tmp_path / "130.status").write_text("status=failure\nrun_id=130-a\nexit_code=65\n")
     found = last_run_of(tmp_path)
     assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-a", "failure", 65)
+    # the last run ended before it knew where to stage to, so the place is the one of the run before it
+    (tmp_path / "130.status").write_text("status=failure\nrun_id=130-9\nexit_code=78\n")
+    found = last_run_of(tmp_path)
+    assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-9", "failure", 78)
+    assert (found.run.folder, found.run.outcome) == (str(tmp_path / "runs" / "130-9"), None)
+    assert (found.bucket, found.prefix, found.run.destination) == ("b", "e/m/v/", "")
+    remember("130-c")
+    found = last_run_of(tmp_path)
+    assert (found.run.run_id, found.run.destination) == ("130-c", "s3://b/e/m/v/")
 
 
 @pytest.mark.parametrize("how", ["gone", "another", "no JSON"])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.files import read_regular
-from riva_stream.handover import code_of, read, read_json
+from riva_stream.handover import STATUS, code_of, read, read_json
 from riva_stream.inspection.reports import LastRun
 from riva_stream.layout import prefix_of
 from riva_stream.lease.journal import Journal, Process
@@ -37,6 +37,8 @@ class RecordedRun:
 def last_run_of(state: Path) -> RecordedRun:
     """The last run in a state directory: the one that ``130.status`` names, or else the one that began last.
 
+    If it ended before it knew where to stage to, bucket and prefix are those of the last run that did.
+
     Raises:
         ConfigurationError: there is no such directory, or no run in it.
     """
@@ -46,15 +48,19 @@ def last_run_of(state: Path) -> RecordedRun:
         began = sorted((folder / "runs").glob("*/request.json"), key=lambda path: path.stat().st_mtime_ns)
         # A dry run leaves a request, too, but has staged nothing and writes no status.
         requests = [path for path in began if not read_json(path).get("dry_run")]
-        latest = folder / "runs" / named.get("run_id", "") / "request.json"
-        # A run in progress has not written its status yet: it is newer than the one named.
-        if requests and (
-            latest not in requests or latest.stat().st_mtime_ns < requests[-1].stat().st_mtime_ns
-        ):
-            latest, named = requests[-1], {}
         if not requests:
             raise _nothing(state, _why_nothing(folder, named, dry=bool(began)))
-        request, report = read_json(latest), read_json(latest.with_name("report.json"))
+        latest = requests[-1]
+        last = latest.parent
+        if run_id := named.get("run_id"):
+            own = folder / "runs" / run_id / "request.json"
+            # A run in progress has not written its status yet: it is newer than the one named.
+            if (own if own in requests else folder / STATUS).stat().st_mtime_ns < latest.stat().st_mtime_ns:
+                named = {}
+            else:
+                last = own.parent
+                latest = own if own in requests else latest
+        request, report = read_json(latest), read_json(last / "report.json")
     except OSError as error:
         raise _nothing(state, f"it cannot be read: {error.strerror}") from error
     try:
@@ -63,15 +69,15 @@ def last_run_of(state: Path) -> RecordedRun:
         prefix = prefix_of(mode, *(str(request[name]) for name in ("env", "model_name", "model_version")))
     except KeyError as error:
         raise _nothing(state, f"{latest} does not name {error}") from error
-    alive = _alive(latest.with_name("journal.json"))
+    alive = _alive(last / "journal.json")
     exit_code, outcome = code_of(named.get("exit_code", "")), report.get("outcome")
     run = LastRun(
-        folder=str(latest.parent),
-        run_id=latest.parent.name,
+        folder=str(last),
+        run_id=last.name,
         status=_word(named.get("status", ""), report, alive),
         exit_code=0 if exit_code is None and report else exit_code,
         outcome=outcome if isinstance(outcome, str) else None,
-        destination=f"s3://{bucket}/{prefix}",
+        destination=f"s3://{bucket}/{prefix}" if last == latest.parent else "",
         alive=False if report or named else alive,
     )
     endpoint = {name: value for name in _SETTINGS if isinstance(value := request.get(name), str)}

@@ -152,6 +152,7 @@ class LastRun(Document):
     outcome: str | None
     """``staged``, ``already_staged``, ``upgraded``, of a run that succeeded."""
     destination: str
+    """Empty if it ended before it knew where to stage to: then the place is that of an earlier run."""
     alive: bool | None
     """Whether its process is still running; None: that cannot be seen from here."""
 

@@ -121,7 +121,16 @@ def _text(report: StatusReport, _: Session) -> str:
         last = report.last_run
         code = "" if last.exit_code is None else f", exit code {last.exit_code}"
         lines += section(
-            "Last run here", (f"{last.run_id}: {last.outcome or last.status}{code}", last.folder)
+            "Last run here",
+            (
+                f"{last.run_id}: {last.outcome or last.status}{code}",
+                last.folder,
+                *(
+                    []
+                    if last.destination
+                    else ["it did not know where to stage to: the above is of an earlier run"]
+                ),
+            ),
         )
     lines += section("Notes", (note.message for note in report.notes))
     lines += ["", f"A rerun would {report.rerun.message}"]

@@ -169,6 +169,28 @@ def test_a_failure_takes_the_old_values_away(life: Life) -> None:
     assert Path(status["log"]).is_file()
 
 
+def test_a_promotion_replaces_the_values_only_if_it_succeeds(place: Place, tmp_path: Path) -> None:
+    place.source(MIB)
+    assert stage(place, tmp_path).returncode == 0
+    state, uri = tmp_path / "state", f"s3://{place.bucket}/"
+    before = {name: (state / name).read_bytes() for name in files_of(state)}
+
+    def call(*argv: str) -> subprocess.CompletedProcess[str]:
+        return run("riva_stream", *argv, cwd=tmp_path, timeout=60)
+
+    assert call("promote", f"{uri}dev/none/v1/", "--env", "prod", "--run-id", "p").returncode == 66
+    assert call("promote", "nonsense").returncode == 78
+    assert {name: (state / name).read_bytes() for name in files_of(state)} == before
+    assert call("next").returncode == 0
+    assert status_of(state)["run_id"] in call("status", "state").stdout
+    two = ("--to", f"{uri}dev/a/v1/", "--to", f"{uri}dev/b/v1/")
+    assert call("promote", uri + PREFIX, *two, "--run-id", "p").returncode == 0
+    assert value(state, "s3_staging_uri") == f"{uri}dev/a/v1"
+    assert (state / "runs" / status_of(state)["run_id"] / "artifact.json").is_file()
+    assert f"S3_STAGING_URI={uri}dev/a/v1\n" in call("next").stdout
+    assert f"Staged\n\n{uri}dev/a/v1/\n" in call("status", "state").stdout
+
+
 @pytest.mark.parametrize(
     ("scenario", "flags", "code"),
     [

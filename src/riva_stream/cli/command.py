@@ -10,11 +10,14 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from riva_stream.cli.settings.env_file import ROOT
 
-__all__ = ["SCRIPT", "Command", "Help", "Invocation"]
+__all__ = ["SCRIPT", "Command", "HandsOver", "Help", "Invocation"]
+
+HandsOver = Literal["always", "success"]
+"""When a run replaces the state for the next step: whatever its outcome, or only after a success."""
 
 SCRIPT = "RIVA_STREAM_CALLED_AS"
 """Set by a script that calls one command on a user's behalf: the script's own name as it was typed. Not a setting, so

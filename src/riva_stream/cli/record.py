@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 from pydantic import BaseModel
 
 from riva_stream import handover
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import HandsOver, Invocation
 from riva_stream.cli.failure import Failure
 from riva_stream.cli.logs import (
     JsonLines,
@@ -87,10 +87,16 @@ class Record:
         run_id: names the files.
         invocation: how the program was called.
         warn: is told what could not be written.
+        hands_over: when the run replaces the state for the next step.
     """
 
     def __init__(
-        self, args: Namespace, run_id: str, invocation: Invocation, warn: Callable[[Warned], None]
+        self,
+        args: Namespace,
+        run_id: str,
+        invocation: Invocation,
+        warn: Callable[[Warned], None],
+        hands_over: HandsOver,
     ) -> None:
         self.request: Request | None = None
         """Set once known."""
@@ -102,6 +108,7 @@ class Record:
         self._run_id = run_id
         self._invocation = invocation
         self._warn_of = warn
+        self._always = hands_over == "always"
         self._began = monotonic()
         self._in_file: Mapping[str, str] = {}
         self._state = state_dir_of(args)
@@ -196,7 +203,7 @@ class Record:
         ):
             outcome = outcome.model_copy(update={"diagnostics": ""})
         if not dry:
-            if not self._refused:
+            if not self._refused and (self._always or _staged(outcome) is not None):
                 self._try("the state for the next step cannot be written", self._hand_over, outcome)
             if settings.target is not None:
                 self._try("the log was not copied to S3", self._upload, settings.target, outcome, watch)
@@ -286,7 +293,7 @@ class Record:
     def _hand_over(self, outcome: BaseModel | Failure) -> None:
         report = _staged(outcome)
         ending = handover.Ending(
-            run_id=self._run_id,
+            run_id=self._run_id if report is None else report.run_id,
             exit_code=getattr(outcome, "exit_code", 0),
             duration_ms=round((monotonic() - self._began) * 1000),
             log_file=str(self.log_file or ""),

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import HandsOver, Invocation
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -23,13 +23,13 @@ def session_command(
     text: Callable[[R, Session], str],
     exit_code: Callable[[R, Session], int] | None = None,
     *,
-    recorded: bool = False,
+    hands_over: HandsOver | None = None,
 ) -> Callable[[Namespace, Invocation], int]:
     """The ``run`` of a command; see :func:`~riva_stream.cli.session.execute`."""
 
     def run(args: Namespace, invocation: Invocation) -> int:
         from riva_stream.cli.session import execute  # noqa: PLC0415
 
-        return execute(args, invocation, work, text, exit_code, recorded=recorded)
+        return execute(args, invocation, work, text, exit_code, hands_over=hands_over)
 
     return run

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 
-from riva_stream.cli.command import Invocation
+from riva_stream.cli.command import HandsOver, Invocation
 from riva_stream.cli.failure import Failure, failure_of
 from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe, renderer_of
 from riva_stream.cli.loop import Interrupted, SignalWatch, run
@@ -137,7 +137,7 @@ def execute(
     text: Callable[[R, Session], str],
     exit_code: Callable[[R, Session], int] | None = None,
     *,
-    recorded: bool = False,
+    hands_over: HandsOver | None = None,
     run_id: str | None = None,
 ) -> int:
     """Do ``work``, show its result, and return the exit code.
@@ -148,7 +148,8 @@ def execute(
         work: the command's own part.
         text: the result for people.
         exit_code: of a result that may be bad news; None: that of the report, where it has one.
-        recorded: whether the run leaves a log, and state for the next step (with the flags of ``options.add_stage``).
+        hands_over: of a run that leaves a log (with the flags of ``options.add_stage``): when it also replaces the
+            state for the next step.
         run_id: None: that of ``--run-id``, otherwise a new one.
     """
     _keep_to_one_arena()
@@ -156,10 +157,12 @@ def execute(
         from riva_stream.state import new_run_id  # noqa: PLC0415 - not for a command that is no run
 
         # It is used in file names: an invalid id is rejected with the settings, and never used in a path.
-        run_id = args.run_id if args.run_id and (is_run_id(args.run_id) or not recorded) else new_run_id()
+        run_id = (
+            args.run_id if args.run_id and (is_run_id(args.run_id) or hands_over is None) else new_run_id()
+        )
     with SignalWatch(show_cursor) as watch:
         session = Session(args, invocation, watch, run_id)
-        outcome = _outcome(session, work, recorded=recorded)
+        outcome = _outcome(session, work, hands_over=hands_over)
     # Writing may take as long as the reader likes; signals end the process again in the usual way.
     if isinstance(outcome, Failure):
         if not args.json:
@@ -171,13 +174,13 @@ def execute(
     return print_result(redact(text(outcome, session)), exit_code=code)
 
 
-def _outcome(session: Session, work: Callable[[Session], R], *, recorded: bool) -> R | Failure:
+def _outcome(session: Session, work: Callable[[Session], R], *, hands_over: HandsOver | None) -> R | Failure:
     """The result or the failure; the latter is on standard error already."""
     args, run_id = session.args, session.run_id
-    if recorded:
+    if hands_over is not None:
         from riva_stream.cli.record import Record  # noqa: PLC0415 - for the commands that keep one
 
-        session.record = Record(args, run_id, session.invocation, session.warn)
+        session.record = Record(args, run_id, session.invocation, session.warn, hands_over)
     outcome: R | Failure
     last = ""
     try:

@@ -94,8 +94,6 @@ def _promote(session: Session) -> PromoteReport:
     # ENV and the like do not apply to this place, nor ARTIFACT_RETENTION_DAYS to a staging that has its own.
     origins = {name: Origin("", "") for name in (*wrong, "retention_days")}
     record.request = request = check(values, origins, wrong, kind=PromoteRequest)
-    if not request.dry_run:
-        record.begin()
 
     from riva_stream.pipeline import promote  # the AWS libraries are loaded only for a valid request
 
@@ -173,4 +171,4 @@ def _moved(source_copy: str, proven: str) -> str:
     return "; the rest ".join(copied + sent)
 
 
-run = session_command(_promote, summary_text, recorded=True)
+run = session_command(_promote, summary_text, hands_over="success")

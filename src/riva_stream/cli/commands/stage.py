@@ -249,4 +249,4 @@ def _plan(plan: Plan) -> Iterator[str]:
     )
 
 
-run = session_command(_stage, _text, recorded=True)
+run = session_command(_stage, _text, hands_over="always")

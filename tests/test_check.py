@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from riva_stream import stage
+from riva_stream.errors import ConfigurationError
 from riva_stream.log_place import LogPlace
 from riva_stream.preflight.check import check
 from riva_stream.preflight.host import check_files, check_memory, check_state, free_memory
@@ -748,6 +751,35 @@ async def test_what_cannot_be_removed_is_said(place: Place) -> None:
 
 
 # --- this host
+
+
+async def test_too_few_open_files_are_not_blamed_on_the_bundle(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(**_: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(ssl, "create_default_context", refuse)
+    report = await checked(place, ca_bundle=tmp_path / "ca.pem")
+    told = of(report, "credentials")
+    assert (told.status, report.exit_code) == ("fail", 78)
+    assert "Too many open files" in told.message
+    assert "ulimit -n" in str(told.details["fix"])
+
+
+async def test_a_store_that_cannot_be_opened_midway_fails_the_check(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def refuse(*_: Any, **__: Any) -> AsyncIterator[Any]:
+        raise ConfigurationError("this host has too few resources")
+        yield
+
+    monkeypatch.setattr("riva_stream.preflight.check.open_store", refuse)
+    report = await checked(place)
+    assert report.exit_code == 78
+    assert of(report, "credentials").status == "fail"
+    assert of(report, "open-files")
 
 
 def group(root: Path, files: dict[str, str]) -> Path:

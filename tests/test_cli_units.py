@@ -74,7 +74,9 @@ def test_no_durations(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "no file")]
+)
 def test_an_entry_says_what_a_run_says(error: Exception) -> None:
     whole = failure_of(error, Invocation("riva-stream", ("stage",)))
     assert (whole.code, whole.exit_code) == ("out_of_resources", 78)

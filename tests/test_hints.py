@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import HTTPClientError
 
 import riva_stream
 from riva_stream import errors
@@ -68,12 +69,26 @@ def test_what_is_worth_another_run_names_the_command(kind: str) -> None:
     assert "riva-stream stage --source s3://m/a.tar.gz" in failure.hint
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")], ids=repr)
+LACKING = [
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+    OSError(24, "Too many open files"),
+    HTTPClientError(error=OSError(23, "Too many open files in system")),
+]
+
+
+@pytest.mark.parametrize("error", LACKING, ids=repr)
 def test_a_host_that_gives_too_little_is_no_bug(error: Exception) -> None:
     failure = failure_of(ExceptionGroup("at once", [error]), Invocation("riva-stream", AGAIN))
     assert failure.exit_code == 78
     assert "ulimit" in failure.hint
     assert "bug" not in failure.message
+    # whatever was made of it on its way, a rerun would not help
+    told = errors.TransientError("a file cannot be read", hint="check --ca-bundle")
+    told.__cause__ = error
+    wrapped = failure_of(told, Invocation("riva-stream", AGAIN))
+    assert (wrapped.code, wrapped.exit_code) == ("out_of_resources", 78)
+    assert "ca-bundle" not in wrapped.hint
 
 
 @pytest.mark.parametrize("fault", errors.ArchiveFault)

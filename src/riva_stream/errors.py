@@ -23,6 +23,8 @@ the fields of :class:`Where`. All of them survive pickling, so they can cross a 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXPIRED",
+    "RAISE_LIMITS",
     "AccessDeniedError",
     "ArchiveError",
     "ArchiveFault",
@@ -53,6 +56,7 @@ __all__ = [
     "Where",
     "first_of",
     "leaves_of",
+    "out_of_resources",
 ]
 
 
@@ -139,10 +143,26 @@ class RivaStreamError(Exception):
         return partial(type(self), self.what, where=self.where, hint=self.hint), (), vars(self)
 
 
-def is_out_of_resources(error: BaseException) -> bool:
-    """Whether this host has no memory or thread left for the process, which a rerun does not fix."""
-    # CPython has neither a type nor an error number for a thread that cannot be started.
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "new thread" in str(error))
+RAISE_LIMITS = (
+    "look at ulimit -n, -u and -v, and at the limits of the container (memory, pids); a smaller --connections needs "
+    "fewer open files; then run it again"
+)
+"""What to do if :func:`out_of_resources` says something."""
+
+
+def out_of_resources(error: object) -> str:
+    """That this host has no memory, thread or open file left for the process, which a rerun does not fix.
+
+    "" if it was something else. Errors that were raised from it, and those of the SDK that hold it, count as well.
+    """
+    while isinstance(error, BaseException):
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            return os.strerror(error.errno)
+        # CPython has neither a type nor an error number for a thread that cannot be started.
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "new thread" in str(error)):
+            return str(error) or "no memory is left"
+        error = error.__cause__ or getattr(error, "kwargs", {}).get("error")
+    return ""
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:

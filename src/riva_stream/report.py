@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from riva_stream.deployment import DeploymentDocument, ObjectReference
-from riva_stream.errors import ConfigurationError, RivaStreamError, is_out_of_resources
+from riva_stream.errors import ConfigurationError, RivaStreamError, out_of_resources
 from riva_stream.events import Warned
 from riva_stream.manifest import Artifact, Document, Mode, UploadManifest
 
@@ -217,11 +217,11 @@ def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
 
 def error_report(error: BaseException) -> ErrorReport:
     """An error as one entry of a report."""
-    if is_out_of_resources(error):
+    if lacking := out_of_resources(error):
         return ErrorReport(
             type="OutOfResources",
             code="out_of_resources",
-            message=f"this host has too few resources for the process: {error or 'no memory is left'}",
+            message=f"this host has too few resources for the process: {lacking}",
             exit_code=ConfigurationError.exit_code,
         )
     if not isinstance(error, RivaStreamError):

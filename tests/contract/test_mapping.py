@@ -437,6 +437,11 @@ LOCAL: dict[str, Exception] = {
     "no program": FileNotFoundError(2, "No such file", "/no/helper"),
     "no memory": boto.HTTPClientError(error=MemoryError()),
     "no thread": boto.HTTPClientError(error=RuntimeError("can't start new thread")),
+    "no open file": OSError(24, "Too many open files"),
+    "no connection": boto.EndpointConnectionError(
+        endpoint_url="http://h",
+        error=aiohttp.ClientConnectorError(CONNECTION, OSError(23, "Too many open files in system")),
+    ),
     "no certificate": boto.HTTPClientError(error=a_bad_certificate()),
     "proxy authentication": proxy_error(407),
     "a proxy that forbids": proxy_error(403),
@@ -454,7 +459,6 @@ REMOTE: dict[str, Exception] = {
         error=UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
     ),
     "a proxy's gateway": proxy_error(502),
-    "too many open files": OSError(24, "Too many open files"),
 }
 
 

@@ -15,13 +15,14 @@ from riva_stream.cli.loop import Interrupted
 from riva_stream.cli.output import labelled, text_of
 from riva_stream.cli.settings.places import Places
 from riva_stream.errors import (
+    RAISE_LIMITS,
     AccessDeniedError,
     DestinationConflictError,
     RivaStreamError,
     TransientError,
     Where,
-    is_out_of_resources,
     leaves_of,
+    out_of_resources,
 )
 from riva_stream.manifest import Finding
 from riva_stream.redact import SECRETS, redact
@@ -103,6 +104,18 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             also=(_finding(error.__cause__),) if error.__cause__ else (),
             trace=trace,
         )
+    if out_of_resources(worst):
+        short = error_report(worst)
+        return Failure(
+            type=short.type,
+            code=short.code,
+            message=short.message,
+            where=getattr(worst, "where", Where()),
+            hint=f"{RAISE_LIMITS}:\n{invocation.again()}",
+            exit_code=short.exit_code,
+            also=also,
+            trace=trace,
+        )
     if isinstance(worst, RivaStreamError) and worst.exit_code != _BUG:
         return Failure(
             type=type(worst).__name__,
@@ -123,19 +136,6 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             trace=trace,
             policy=_policy(worst) if isinstance(worst, AccessDeniedError) else None,
             layers=getattr(worst, "layers", ()),
-        )
-    if is_out_of_resources(worst):
-        short = error_report(worst)
-        return Failure(
-            type=short.type,
-            code=short.code,
-            message=short.message,
-            where=Where(),
-            hint="check ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again:\n"
-            + invocation.again(),
-            exit_code=short.exit_code,
-            also=also,
-            trace=trace,
         )
     last = traceback.extract_tb(worst.__traceback__)[-1:]
     place = "".join(

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from riva_stream import clock
 from riva_stream.config import StageRequest
-from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError, TransientError
+from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError, TransientError, first_of
 from riva_stream.log_delivery import log_store
 from riva_stream.log_place import LogPlace
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
@@ -129,13 +129,13 @@ class _Stores:
             async with self._open_client(settings, name) as client:
                 if client is not None:
                     await then(settings, client)
-        except (
-            ConfigurationError,
-            StalledError,
-        ) as error:  # the client cannot be created: credentials, the CA bundle
+        except* (ConfigurationError, StalledError) as group:
+            # A client cannot be created: credentials, the CA bundle, open files.
             component = f"{name}credentials"
+            error = first_of(group)
+            assert isinstance(error, RivaStreamError)  # noqa: S101 - as was asked for
             told = _with_ignored(error, self._ignored[component])
-            runner.add(failed_with(component, told, self._request))
+            runner.records[component] = failed_with(component, told, self._request)
         self._skip_the_rest(name)
 
     @asynccontextmanager

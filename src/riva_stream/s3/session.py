@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.loaders import Loader, create_loader
 
 from riva_stream import clock
-from riva_stream.errors import ConfigurationError, Where
+from riva_stream.errors import ConfigurationError, Where, out_of_resources
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
 from riva_stream.s3.config_files import understood_values
@@ -33,6 +33,7 @@ from riva_stream.s3.options import Addressing, WriteOptions
 from riva_stream.s3.proxy import check_proxy
 from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import keep_raw_lifecycle
+from riva_stream.s3.transport_errors import transport_error
 from riva_stream.s3.windows import WINDOWED, choose_window, without_signed_url
 
 __all__ = ["StoreSettings", "client_of", "is_aws_url", "open_service", "open_store", "prepared"]
@@ -206,6 +207,8 @@ def _warm(session: Any, settings: StoreSettings) -> None:
         try:
             ssl.create_default_context(cafile=str(settings.ca_bundle))
         except OSError as error:  # including TLS errors
+            if out_of_resources(error):
+                raise transport_error(error, Where(operation="LoadCABundle")) from error
             raise ConfigurationError(
                 f"the CA bundle {settings.ca_bundle} cannot be read: {error}",
                 where=Where(operation="LoadCABundle"),

@@ -11,11 +11,12 @@ import aiohttp
 from botocore import exceptions as boto
 
 from riva_stream.errors import (
+    RAISE_LIMITS,
     ConfigurationError,
     RivaStreamError,
     TransientError,
     Where,
-    is_out_of_resources,
+    out_of_resources,
 )
 
 __all__ = ["is_local", "one_line", "proxy_refusal", "text_of", "transport_error"]
@@ -41,12 +42,11 @@ def transport_error(error: BaseException, where: Where) -> RivaStreamError:
     cause = _cause_of(error)
     if is_local(cause):
         return _of_this_host(cause, where)
-    hint = "check the network, and that --endpoint-url (AWS_ENDPOINT_URL) is right"
-    if getattr(cause, "errno", None) in {errno.EMFILE, errno.ENFILE}:
-        hint = (
-            "this host gives the process too few open files: raise ulimit -n, or pass a smaller --connections"
-        )
-    return TransientError(f"the connection failed: {text_of(error)}", where=where, hint=hint)
+    return TransientError(
+        f"the connection failed: {text_of(error)}",
+        where=where,
+        hint="check the network, and that --endpoint-url (AWS_ENDPOINT_URL) is right",
+    )
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -58,7 +58,7 @@ def _cause_of(error: BaseException) -> BaseException:
 def is_local(error: BaseException) -> bool:
     """Whether it happened on this host before anything was sent: retrying will not help."""
     match error:
-        case aiohttp.InvalidURL():
+        case _ if isinstance(error, aiohttp.InvalidURL) or out_of_resources(error):
             return True
         case ValueError():  # of Unicode: a header of an answer that is not UTF-8
             return not isinstance(error, aiohttp.ClientError | UnicodeDecodeError)
@@ -68,17 +68,15 @@ def is_local(error: BaseException) -> bool:
             return False
         case OSError():
             return error.errno in _LOCAL
-    return is_out_of_resources(error)
+    return False
 
 
 def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
     """The error for an unusable file, header or URL, or lack of memory. Headers hold credentials: none is quoted."""
     match error:
-        case _ if is_out_of_resources(error):
+        case _ if lacking := out_of_resources(error):
             return ConfigurationError(
-                f"this host has too few resources for the request: {error or 'no memory is left'}",
-                where=where,
-                hint="check ulimit -v, ulimit -u, and the limits of the container (memory, pids); then run it again",
+                f"this host has too few resources for the request: {lacking}", where=where, hint=RAISE_LIMITS
             )
         case aiohttp.InvalidURL():
             return ConfigurationError(

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from riva_stream.inspection.last_run import last_run_of
 from riva_stream.inspection.reports import StatusReport
 from riva_stream.inspection.status import status
 from riva_stream.layout import JOURNAL
+from riva_stream.lease.journal import Journal, JournaledUpload, Process
 from riva_stream.pipeline.begin import open_run
 from riva_stream.report import json_schema
 from riva_stream.s3.errors import refusal
@@ -183,6 +185,28 @@ async def test_what_a_stopped_run_has_left_is_what_a_rerun_goes_on_with(place: P
     assert report.run is not None
     assert {upload.state for upload in report.run.uploads} == {"gone"}
     assert report.rerun.code == "start_over"
+
+
+async def test_a_journal_that_could_not_be_removed_is_not_taken_for_a_commit(moto_place: Place) -> None:
+    place = moto_place
+    journal = Journal(
+        run_id="130-x",
+        token="t",
+        process=Process.this(),
+        started_at=datetime.now(UTC),
+        lease=1.0,
+        beat=2,
+        stopped=True,
+        committing=True,
+    )
+    place.put(PREFIX + JOURNAL, journal.to_bytes())
+    report = await run_status(place, lease=0.1)
+    assert (report.state, report.rerun.code, report.notes) == ("resumable", "start_over", [])
+    assert "in its commit" not in report.rerun.message
+    upload = JournaledUpload(key=f"{PREFIX}artifact.json", upload_id="u", created_by="130-x")
+    place.put(PREFIX + JOURNAL, journal.model_copy(update={"uploads": [upload]}).to_bytes())
+    report = await run_status(place, lease=0.1)
+    assert (report.rerun.code, [note.code for note in report.notes]) == ("start_over", ["in-commit"])
 
 
 async def test_a_forced_restage_says_both(moto_place: Place) -> None:

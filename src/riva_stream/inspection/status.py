@@ -306,7 +306,9 @@ def _own_keys(journal: Journal, prefix: str) -> set[str]:
 
 def _is_in_commit(found: Found) -> bool:
     """Whether the run had begun its commit: then nothing of it can be resumed."""
-    return found.journal is not None and found.journal.has_begun
+    journal = found.journal
+    # A run that could not delete its journal says the same in one that is empty, so that nobody overtakes the deletion.
+    return journal is not None and journal.has_begun and bool(journal.identity or journal.uploads)
 
 
 def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_commit: bool) -> Rerun:

@@ -235,6 +235,7 @@ DAMAGE: list[tuple[str, Callable[[bytes], bytes] | None, str, str]] = [
     ),
     (f"{PREFIX}staging_complete.txt", lambda text: text + b"and more\n", "content", ""),
     (f"{PREFIX}staging_complete.txt", lambda _: b"done\n", "malformed", ""),
+    (f"{PREFIX}staging_complete.txt", lambda _: b"", "malformed", ""),
 ]
 """Key, what is done to it (None: it is deleted), the code of the difference, and what its message names."""
 
@@ -253,6 +254,7 @@ async def test_each_kind_of_damage_is_found(moto_place: Place) -> None:
         wrong = {entry.key: entry.differences for entry in report.objects if not entry.ok}
         told = [found.message for found in wrong.get(key, ()) if found.code == code]
         assert any(named in message for message in told), (key, code, wrong)
+        assert "manifest-unvouched" not in {note.code for note in report.notes}  # no version 0.1 staged it
         write(place, key, head, data)
     assert (await run_verify(place, session=session)).ok
 

@@ -108,7 +108,7 @@ class _Verification:
         targets = self._targets(expected, there)
         targets += await self._references(documents, deep=reading is not None)
         await self._find_extra(expected, documents)
-        if not staging.vouched:
+        if documents.marker is not None and not staging.vouched:
             self._note(
                 "manifest-unvouched",
                 f"nothing vouches for {MANIFEST_JSON}: version 0.1, which staged it, left its SHA-256 out of the marker",

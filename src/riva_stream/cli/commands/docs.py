@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
+import signal
+import subprocess
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -10,6 +14,9 @@ import riva_stream
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import json_text, print_result, refuse
+
+_KILLED = 128
+"""Exit codes of a shell from here on are those of a pager that was ended by a signal."""
 
 HELP = Help(
     summary="read the manual",
@@ -74,8 +81,6 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 def _show(text: str) -> int:
     """Print a page: through a pager on a terminal, otherwise without colours."""
-    import pydoc
-
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import Markdown, TableElement
     from rich.table import Table
@@ -92,14 +97,33 @@ def _show(text: str) -> int:
     class Page(Markdown):
         elements = Markdown.elements | {"table_open": Folding}
 
-    console = Console(highlight=False)
+    # Into memory: only print_result says what is wrong with standard output.
+    console = Console(file=io.StringIO(), force_terminal=Console().is_terminal, highlight=False)
     with console.capture() as page:
         console.print(Page(text, hyperlinks=False), width=min(console.width, 100))
-    if not console.is_terminal:
-        return print_result(page.get(), closed_is_fine=True)
-    os.environ.setdefault("LESS", "FRX")  # raw colours, and no prompt at the end of a short page
-    pydoc.pager(page.get())
-    return 0
+    if console.is_terminal and _paged(page.get()):
+        return 0
+    # Its colours are ours: with escaped control characters a terminal would show none.
+    return print_result(page.get(), closed_is_fine=True, for_a_shell=True)
+
+
+def _paged(text: str) -> bool:
+    """Show a page through the pager; return whether there is one, and it worked."""
+    if not (os.isatty(0) and os.isatty(1)):
+        return False
+    pager = os.environ.get("MANPAGER") or os.environ.get("PAGER")
+    if not pager and os.environ.get("TERM") not in {"dumb", "emacs"}:
+        pager = shutil.which("less")
+    if not pager:
+        return False
+    environment = {"LESS": "FRX"} | os.environ  # raw colours, and no prompt at the end of a short page
+    process = subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environment)  # noqa: S602 - as man does
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the pager's
+    try:
+        process.communicate(text.encode(errors="backslashreplace"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return not 0 < process.returncode < _KILLED
 
 
 def _topic(path: Path) -> str:

@@ -32,6 +32,7 @@ from riva_stream.rights import RIGHTS
 from riva_stream.s3 import client, diagnostics, listings, rules
 from riva_stream.s3.errors import translated
 from riva_stream.s3.responses import info_of
+from riva_stream.s3.transport_errors import text_of
 
 Kind = type[RivaStreamError]
 
@@ -509,6 +510,24 @@ def test_no_signature_of_a_url_gets_into_a_message() -> None:
     with pytest.raises(TransientError) as caught, translated("GetObject", "bucket"):
         raise error
     assert "Signature" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('Could not connect to the endpoint URL: "http://h/b?list-type=2&prefix="', '"http://h/b"'),
+        ("no answer (https://h/k?X-Amz-Signature=SECRET).", "(https://h/k)."),
+        ("'https://h/k?a='SECRET'&b=\"SECRET\"'", "'https://h/k\"'"),
+        ("https://h/k?a=SECRET?SECRET", "https://h/k"),
+        ("two: https://h/k?SECRET, https://h/l?SECRET; end", "two: https://h/k, https://h/l; end"),
+        ("what? nothing", "what nothing"),
+    ],
+)
+def test_a_query_is_left_out_and_nothing_around_it(text: str, left: str) -> None:
+    found = text_of(RuntimeError(text))
+    assert found.endswith(left)
+    assert "SECRET" not in found
+    assert "?" not in found
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from riva_stream.errors import (
     out_of_resources,
 )
 
-__all__ = ["is_local", "one_line", "proxy_refusal", "text_of", "transport_error"]
+__all__ = ["is_local", "one_line", "proxy_refusal", "text_of", "transport_error", "without_queries"]
 
 _FORBIDDEN, _PROXY_AUTHENTICATION = 403, 407
 _PROXY_MAY_PASS = {408, 429, *range(500, 1000)}
@@ -31,6 +32,7 @@ _LOCAL = {
     *(errno.ENAMETOOLONG, errno.EROFS, errno.E2BIG, errno.ENXIO, errno.ENODEV, errno.EINVAL),
 }
 """Error numbers of files and programs on this host; a connection that fails with one is distinguished by its class."""
+_QUERY = re.compile(r"\?\S*?(?=[\"'>)\].,:;]*(?:\s|$))")
 _CERTIFICATE_FILES = {"X509", "PEM", "ASN1"}
 """The parts of OpenSSL that read files; its others talk to the server."""
 
@@ -140,9 +142,16 @@ def one_line(message: str) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an error, without any query string: that of a signed URL would contain its signature."""
-    words = str(error) or type(error).__name__
-    return " ".join(word.partition("?")[0] for word in words.split())
+    """The text of an error in one line, without any query string."""
+    return without_queries(" ".join((str(error) or type(error).__name__).split()))
+
+
+def without_queries(text: str) -> str:
+    """``text`` without any query string: that of a signed URL would contain its signature.
+
+    What follows a ``?`` is left out up to the next space, except the marks that it ends with, such as a quote.
+    """
+    return _QUERY.sub("", text)
 
 
 def proxy_refusal(

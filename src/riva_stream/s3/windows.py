@@ -26,6 +26,7 @@ from riva_stream.errors import TransientError, Where
 from riva_stream.flow.digest import md5_of
 from riva_stream.s3.port import REQUEST_EXPIRED, PartBody, Window
 from riva_stream.s3.responses import now_of
+from riva_stream.s3.transport_errors import without_queries
 
 __all__ = ["WINDOWED", "body_within", "choose_window", "within", "without_signed_url"]
 
@@ -98,8 +99,8 @@ def without_signed_url(error: BaseException) -> HTTPClientError | None:
     if "X-Amz-Signature" not in f"{error}{error.__cause__}{error.__context__}":
         return None
     if not isinstance(error, HTTPClientError):
-        return HTTPClientError(error=_without_queries(str(error)))
-    return type(error)(**{name: _without_queries(str(value)) for name, value in error.kwargs.items()})
+        return HTTPClientError(error=without_queries(str(error)))
+    return type(error)(**{name: without_queries(str(value)) for name, value in error.kwargs.items()})
 
 
 class _WindowAuth(botocore.auth.S3SigV4QueryAuth):  # type: ignore[misc]
@@ -156,7 +157,3 @@ def _too_late(error: ClientError | None) -> TransientError:
         ),
         hint="run the same command again; if it happens again, check the network: requests take very long",
     )
-
-
-def _without_queries(text: str) -> str:
-    return re.sub(r"\?\S*", "", text)

@@ -69,6 +69,15 @@ def test_what_is_worth_another_run_names_the_command(kind: str) -> None:
     assert "riva-stream stage --source s3://m/a.tar.gz" in failure.hint
 
 
+@pytest.mark.parametrize("kind", [errors.HeldError, errors.DestinationConflictError])
+def test_a_hint_that_says_what_to_do_is_followed_by_the_command_alone(
+    kind: type[errors.RivaStreamError],
+) -> None:
+    failure = failure_of(kind("it broke", hint="do this"), Invocation("riva-stream", AGAIN))
+    force = " --force" if kind is errors.DestinationConflictError else ""
+    assert failure.hint == f"do this:\nriva-stream stage --source s3://m/a.tar.gz{force}"
+
+
 LACKING = [
     MemoryError(),
     RuntimeError("can't start new thread"),

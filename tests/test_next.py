@@ -162,12 +162,25 @@ def test_a_success_without_its_values_is_not_believed(
     assert missing in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "status", "status=success\n", "status=failure\nexit_code=x\n"])
-def test_a_status_that_was_tampered_with_is_not_believed(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", 66),
+        ("status", 78),
+        ("status=", 78),
+        ("\x00\xff", 78),
+        ("status=success\n", 65),
+        ("status=failure\nexit_code=x\n", 75),
+    ],
+)
+def test_a_status_that_was_tampered_with_is_not_believed(
+    text: str, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "130.status").write_text(text)
     (tmp_path / "130.json").write_text("[")
     (tmp_path / "last_artifact_metadata.json").write_bytes(b"\xff")
-    assert call(tmp_path) in {65, 66, 75}
+    assert call(tmp_path) == code
+    assert ("cannot be understood" in capfd.readouterr().err) == (code == 78)
 
 
 def test_a_directory_that_cannot_be_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_a_marker_of_very_many_lines_is_none() -> None:
 )
 def test_a_string_that_does_not_end_is_looked_at_once(text: bytes) -> None:
     """Looked at from each of its bytes anew, a MiB of it would take hours."""
-    with pytest.raises(ValueError, match=r"the document|values"):
+    with pytest.raises(ValueError, match=r"JSON|values"):
         KINDS[ARTIFACT_JSON].parse(text + b",[" * MIB if text[:1] == b'"' else text)
 
 

@@ -134,7 +134,7 @@ def test_a_text_of_others_is_put_into_one_line() -> None:
         r"\nFORGED\r\nFORGED\rFORGED\x0bFORGED\x0cFORGED\x1cFORGED\x85FORGED\u2028FORGED\u2029FORGED"
     ]
     assert in_one_line(in_one_line(FORGED)) == in_one_line(FORGED)
-    assert in_one_line("a\tb € 模型 é") == "a\tb € 模型 é"
+    assert in_one_line("a\tb € 模型 é") == r"a\tb € 模型 é"
 
 
 @pytest.mark.parametrize("kind", [LineRenderer, LogLines, LiveRenderer])

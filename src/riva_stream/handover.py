@@ -126,7 +126,7 @@ def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
             put(folder / RECORD, _record(run_id, log_file, command, "running", datetime.now(UTC)))
     except OSError as error:
         raise ConfigurationError(
-            f"the state directory cannot be written: {error}",
+            f"the state directory {folder} cannot be written: {error.strerror or error}",
             hint="pass --state-dir DIR with a folder you may write to",
         ) from error
 
@@ -172,7 +172,7 @@ def read(folder: Path) -> Handover:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     for _ in range(_LOOKS):
         before = _get(folder, STATUS)
-        status = dict(line.split("=", 1) for line in before.splitlines() if "=" in line)
+        status = dict(line.partition("=")[::2] for line in before.splitlines())
         found = Handover(
             folder,
             status,

@@ -14,7 +14,7 @@ __all__ = ["escaped", "in_one_line", "some_of", "visible"]
 
 _UNUSUAL = re.compile(r"[^\n\t -~]+")
 """Runs that may hold characters that are not printable; each character is then checked."""
-_ENDS = {ord("\r"): r"\r", ord("\n"): r"\n"}
+_ENDS = {ord("\r"): r"\r", ord("\n"): r"\n", ord("\t"): r"\t"}
 """All other characters that end a line somewhere (U+0085, U+2028, form feeds …) are not printable anyway."""
 
 
@@ -24,7 +24,7 @@ def visible(text: str) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """The same, with line ends escaped too: foreign text cannot start a line of its own."""
+    """The same, with line ends and tabs escaped too: foreign text cannot start a line, or a column, of its own."""
     return escaped(text.translate(_ENDS), _of_python)
 
 

@@ -43,6 +43,6 @@ async def write_state(root: Path | None, run_id: str, name: str, data: bytes) ->
         with suppress(OSError):
             await aiofiles.os.remove(partial)
         raise ConfigurationError(
-            f"the state directory cannot be written: {error}",
+            f"the state directory {root} cannot be written: {error.strerror or error}",
             hint="pass --state-dir DIR with a folder you may write to",
         ) from error

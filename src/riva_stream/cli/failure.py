@@ -18,6 +18,7 @@ from riva_stream.errors import (
     RAISE_LIMITS,
     AccessDeniedError,
     DestinationConflictError,
+    HeldError,
     RivaStreamError,
     TransientError,
     Where,
@@ -160,6 +161,11 @@ _RESUMED = {("stage",), ("stage-all",), ("promote",)}
 
 def _hint(error: RivaStreamError, invocation: Invocation) -> str:
     match error:
+        case HeldError() | DestinationConflictError() if (
+            error.hint
+        ):  # it says what to do: here is the command
+            force = ("--force",) if isinstance(error, DestinationConflictError) else ()
+            return f"{invocation.called(error.hint)}:\n{invocation.again(*force)}"
         case TransientError():
             changes = invocation.argv[:1] in _RESUMED and "--dry-run" not in invocation.argv
             resumes = ", it resumes from here" if changes else ""

@@ -97,7 +97,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
 
 
 def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
-    from riva_stream.handover import code_of
+    from riva_stream.handover import STATUS, code_of
 
     folder, record, status = handover.folder, handover.record, handover.status
     where = "" if folder == Path("state") else f" --state-dir {quote(str(folder))}"
@@ -117,7 +117,14 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             f"stage first:\n{again}",
             _MISSING,
         )
-    if status.get("status") != "success":
+    if status.get("status") not in {"success", "failure"}:
+        return (
+            "unreadable",
+            f"{folder / STATUS} cannot be understood: it says neither success nor failure",
+            f"run the staging again, which writes it anew:\n{again}",
+            _UNREADABLE,
+        )
+    if status.get("status") == "failure":
         ended_with = code_of(status.get("exit_code", ""))
         code = _AGAIN if ended_with is None else ended_with
         log = f"; its log: {status['log']}" if status.get("log") else ""

@@ -56,7 +56,7 @@ def read_back(validate: Callable[[bytes], T], data: bytes, *, size: int, values:
     except ValidationError as error:
         problem = _first_of(error)
     except ValueError as error:
-        problem = f"it is no valid JSON: {error}"
+        problem = f"it is not valid JSON: {error}"
     raise UnreadableError(problem)
 
 

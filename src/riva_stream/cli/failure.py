@@ -165,7 +165,7 @@ def _hint(error: RivaStreamError, invocation: Invocation) -> str:
             error.hint
         ):  # it says what to do: here is the command
             force = ("--force",) if isinstance(error, DestinationConflictError) else ()
-            return f"{invocation.called(error.hint)}:\n{invocation.again(*force)}"
+            return f"{invocation.with_program_name(error.hint)}:\n{invocation.again(*force)}"
         case TransientError():
             changes = invocation.argv[:1] in _RESUMED and "--dry-run" not in invocation.argv
             resumes = ", it resumes from here" if changes else ""

@@ -54,8 +54,8 @@ def last_run_of(state: Path) -> RecordedRun:
         last = latest.parent
         if run_id := named.get("run_id"):
             own = folder / "runs" / run_id / "request.json"
-            # A run in progress has not written its status yet: it is newer than the one named.
-            if (own if own in requests else folder / STATUS).stat().st_mtime_ns < latest.stat().st_mtime_ns:
+            # A run that began since has not written its status yet. Several places of a promotion begin at once.
+            if (folder / STATUS).stat().st_mtime_ns < latest.stat().st_mtime_ns:
                 named = {}
             else:
                 last = own.parent

@@ -121,7 +121,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
         return (
             "unreadable",
             f"{folder / STATUS} cannot be understood: it says neither success nor failure",
-            f"run the staging again, which writes it anew:\n{again}",
+            f"run the staging again, which rewrites it:\n{again}",
             _UNREADABLE,
         )
     if status.get("status") == "failure":

@@ -20,6 +20,8 @@ _TWICE = 5
 """Of so many trials one kills the rerun as well."""
 _DRAWS = 20
 """How often another moment is drawn when a run ended before its moment came."""
+_MANY = 20
+"""Kills of which half hit a run with uploads open, however fast the machine is."""
 
 
 @dataclass(slots=True)
@@ -148,7 +150,8 @@ def report_kills(ground: Ground, count: int, seed: object, *, jobs: int) -> list
             )
     killed = [kill for kill in kills if kill.kills]
     with_open = sum(bool(kill.uploads_open) for kill in killed)
-    if 2 * with_open < len(killed):
+    # Half of many; of a few, at times that the machine decides, only that some are worth the name.
+    if with_open < (len(killed) // 2 if len(killed) >= _MANY else 1):
         failures.append(f"only {with_open} of {len(killed)} kills hit a run with uploads open")
     say(
         f"kill: seed {seed}, {len(killed)} of {count} killed, "

@@ -263,6 +263,9 @@ def _templates(
 ) -> Iterator[RequestTemplate]:
     catalogue = loaded.catalogue
     defaults = catalogue.defaults.model_dump(exclude_unset=True)
+    dropped: dict[Path, set[str]] = {}
+    for place in loaded.dropped:
+        dropped.setdefault(place[:-1], set()).add(str(place[-1]))
     for index, entry in enumerate(catalogue.staging):
         path: Path = ("staging", index)
         if path in loaded.dropped:
@@ -289,7 +292,7 @@ def _templates(
             of_env = shared.model_dump(exclude_unset=True) if shared is not None else {}
             layers = {path: own, ("environments", env): of_env, ("defaults",): defaults}
             fields = {**weakest, **defaults, **of_env, **own, "env": env}
-            lost = _lost(layers, loaded.dropped) | absent
+            lost = _lost(layers, dropped) | absent
             replicas = () if "replicate_to" in lost else fields.pop("replicate_to", ())
             at = next((place for place, layer in layers.items() if "replicate_to" in layer), path)
             yield RequestTemplate(
@@ -303,11 +306,11 @@ def _templates(
             )
 
 
-def _lost(layers: Mapping[Path, Mapping[str, Any]], dropped: frozenset[Path]) -> frozenset[str]:
+def _lost(layers: Mapping[Path, Mapping[str, Any]], dropped: Mapping[Path, set[str]]) -> frozenset[str]:
     """The fields whose value, at the highest precedence that has one, was wrong."""
     lost, found = set[str](), set[str]()
     for path, layer in layers.items():
-        wrong = {str(place[-1]) for place in dropped if place[:-1] == path}
+        wrong = dropped.get(path, set())
         lost |= wrong - found
         found |= wrong | layer.keys()
     return frozenset(lost)

@@ -566,14 +566,17 @@ async def test_what_could_not_be_aborted_is_told_by_whoever_finds_all_staged() -
 
 async def test_a_pattern_that_is_given_twice_is_the_same_one_to_whoever_resumes() -> None:
     store = await store_with_sources(smallest_part=1)
-    sent = 0
+    sent, kept = 0, asyncio.Event()
 
     async def refuse_models(bucket: str, key: str, *args: Any, **options: Any) -> Any:
         nonlocal sent
         if key.startswith(PREFIX + "models/"):
+            await kept.wait()
             raise failed()
+        etag = await MemoryStore.upload_part(store, bucket, key, *args, **options)
         sent += 1
-        return await MemoryStore.upload_part(store, bucket, key, *args, **options)
+        kept.set()
+        return etag
 
     asked: dict[str, Any] = {"source_copy": "send", "retries": 0}
     with pytest.MonkeyPatch.context() as patch:

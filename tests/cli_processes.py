@@ -47,6 +47,21 @@ def run(
     )
 
 
+def on_a_full_disk(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """``python -m riva_stream argv...`` with a standard output that takes nothing."""
+    with Path("/dev/full").open("w") as full:
+        return subprocess.run(
+            [sys.executable, "-m", "riva_stream", *argv],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+
 def double(scenario: str, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | options.pop("env", {})
     return run("tests.cli_double", scenario, *ARGUMENTS, *more, env=environment, **options)

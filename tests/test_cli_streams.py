@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cli_double import ARGUMENTS
-from tests.cli_processes import ROOT, double, start, wait_for
+from tests.cli_processes import ROOT, double, on_a_full_disk, start, wait_for
 from tests.support.forked import is_measured
 
 # --- signals
@@ -154,15 +154,7 @@ def test_a_result_that_is_lost_is_a_failure() -> None:
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["stage", "--help"]])
 def test_an_answer_that_is_lost_is_a_failure(argv: list[str]) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "riva_stream", *argv],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+    done = on_a_full_disk(*argv)
     assert done.returncode == 1
     assert "No space left" in done.stderr
 

@@ -14,7 +14,7 @@ import pytest
 
 import riva_stream
 from riva_stream.cli.app import main
-from tests.cli_processes import ROOT, run
+from tests.cli_processes import ROOT, on_a_full_disk, run
 
 PAGES = {
     path.stem.lower().removeprefix("from-"): path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
@@ -128,17 +128,7 @@ def test_without_a_pager_that_works_the_page_is_shown_all_the_same(pager: str) -
 
 @pytest.mark.parametrize("forced", [{}, {"FORCE_COLOR": "1"}], ids=repr)
 def test_a_page_that_cannot_be_written_is_told(forced: dict[str, str]) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "riva_stream", "docs", "tour"],
-            env=os.environ | forced,
-            stdin=subprocess.DEVNULL,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+    done = on_a_full_disk("docs", "tour", env=os.environ | forced)
     assert done.returncode == 1
     assert done.stderr == (
         "riva_stream: the result could not be written to standard output: No space left on device\n"

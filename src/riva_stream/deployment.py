@@ -36,6 +36,7 @@ from riva_stream.readback import UnreadableError, read_model
 
 __all__ = [
     "DOCUMENTS",
+    "DOCUMENT_LIMIT",
     "KINDS",
     "BintarballReferences",
     "DeploymentDocument",
@@ -46,10 +47,11 @@ __all__ = [
 ]
 
 
-_MAX_BYTES = 64 << 20
+DOCUMENT_LIMIT = 64 << 20
+"""Maximum bytes of a document: of one that is read, and so of one that is written."""
 _MOST_VALUES = 1 << 22
-"""Maximum bytes of a document, and maximum number of values in it, containers included: an ``artifact.json`` of a
-thousand models, each with the names of two hundred files, as version 0.1 wrote it, has half of that."""
+"""Maximum number of values in a document, containers included: an ``artifact.json`` of a thousand models, each with the
+names of two hundred files, as version 0.1 wrote it, has half of that."""
 _MOST_LINES = 64 << 10
 """Maximum bytes of a marker, which has a dozen lines."""
 
@@ -170,7 +172,7 @@ class DocumentKind:
             if len(data) > _MOST_LINES:
                 raise UnreadableError(f"it has {len(data)} bytes")
             return self.model.parse(data.decode())
-        return read_model(self.model, data, size=_MAX_BYTES, values=_MOST_VALUES)
+        return read_model(self.model, data, size=DOCUMENT_LIMIT, values=_MOST_VALUES)
 
 
 KINDS: Mapping[str, DocumentKind] = {

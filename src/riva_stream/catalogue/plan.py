@@ -271,13 +271,12 @@ def _templates(
         if path in loaded.dropped:
             continue
         own = entry.model_dump(exclude_unset=True, exclude={"pattern"})
-        absent, pattern = set[str](), None
+        absent = {*_NAMES} if (*path, "pattern") in loaded.dropped else set[str]()
+        pattern = None
         try:
             pattern = _compile(entry.pattern) if entry.pattern is not None else None
         except ValueError as error:
             problems.append(loaded.problem((*path, "pattern"), "malformed", str(error)))
-            absent = {*_NAMES}
-        if (*path, "pattern") in loaded.dropped:
             absent = {*_NAMES}
         for name in ("env", "source"):
             wrong = {(*path, name), ("defaults", name)} & loaded.dropped

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
-from riva_stream.deployment import DeploymentDocument
+from riva_stream.deployment import DOCUMENT_LIMIT, DeploymentDocument
 from riva_stream.documents.compare import differences, disagreements
-from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, parse_documents
+from riva_stream.documents.read import Documents, parse_documents
 from riva_stream.errors import (
     AccessDeniedError,
     IntegrityError,

@@ -9,7 +9,14 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from riva_stream.deployment import DOCUMENTS, KINDS, DeploymentDocument, DeploymentReady, ObjectReference
+from riva_stream.deployment import (
+    DOCUMENT_LIMIT,
+    DOCUMENTS,
+    KINDS,
+    DeploymentDocument,
+    DeploymentReady,
+    ObjectReference,
+)
 from riva_stream.errors import AccessDeniedError, IntegrityError
 from riva_stream.layout import (
     ARTIFACT_JSON,
@@ -25,12 +32,9 @@ from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket
 from riva_stream.s3 import Document as InStore
 
-__all__ = ["DOCUMENT_LIMIT", "Documents", "parse_documents", "read_documents"]
+__all__ = ["Documents", "parse_documents", "read_documents"]
 
 D = TypeVar("D", bound=Document)
-
-DOCUMENT_LIMIT = 64 << 20
-"""Bytes of a document, at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ async def collect(
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )
         # By the clock of the time stamps; if the store does not report it, by this host's.
-        now = (await there.list_folder(prefix, limit=1)).now or clock.now()
+        now = await there.now(prefix) or clock.now()
         limit = now - timedelta(seconds=older_than)
         place = partial(
             _StagingLeftovers, there, for_leases, limit, lease, await clock.in_thread(Process.this), warn

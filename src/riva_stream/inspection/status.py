@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from riva_stream import clock
-from riva_stream.documents.read import DOCUMENT_LIMIT, Documents, parse_documents, read_documents
+from riva_stream.deployment import DOCUMENT_LIMIT
+from riva_stream.documents.read import Documents, parse_documents, read_documents
 from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
 from riva_stream.events import Observer, ignore
 from riva_stream.inspection.find import is_above, open_bucket
@@ -143,7 +144,7 @@ class _StatusReader:
             )
         if ended := ended_reason(found, self.here):
             return Life(found, False, ended, 0.0)
-        written, now = await self._written(), await self._now()
+        written, now = await self._written(), await self.bucket.now(self.layout.prefix)
         alive = None if found.journal is None else is_heartbeat_fresh(now, written, found.journal.lease)
         age = f"{(now - written).total_seconds():.0f} s" if now and written else "an unknown time"
         return Life(found, alive, f"its journal was written {age} ago, by the store's clock", 0.0)
@@ -255,9 +256,6 @@ class _StatusReader:
     async def _written(self) -> datetime | None:
         info = await self.bucket.head(self.layout.journal)
         return info.last_modified if info else None
-
-    async def _now(self) -> datetime | None:
-        return (await self.bucket.list_folder(self.layout.prefix, limit=1)).now
 
 
 def _note(code: str, message: str) -> Finding:

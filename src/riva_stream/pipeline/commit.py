@@ -12,10 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from riva_stream import clock
-from riva_stream.deployment import DeploymentDocument, ObjectReference
+from riva_stream.deployment import DOCUMENT_LIMIT, DeploymentDocument, ObjectReference
 from riva_stream.destination import Destination
 from riva_stream.documents.existing import confirm, save_document_copies
-from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.documents.references import reference_to
 from riva_stream.errors import ArchiveError, ArchiveFault
 from riva_stream.events import PhaseChanged

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from riva_stream.deployment import DOCUMENT_LIMIT
 from riva_stream.destination import hold, resume, warn_resumed
 from riva_stream.documents.existing import Existing, confirm, fetch_document, inspect, save_document_copies
-from riva_stream.documents.read import DOCUMENT_LIMIT
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
@@ -232,6 +233,10 @@ class Bucket:
             if not error.hides_absence:
                 raise
         return hidden
+
+    async def now(self, prefix: str) -> datetime | None:
+        """The store's clock, by a short listing of ``prefix``; None if the store does not tell it."""
+        return (await self.list_folder(prefix, limit=1)).now
 
     async def objects(self, prefix: str) -> AsyncGenerator[ObjectInfo]:
         """Every object below ``prefix``, by key, a page at a time.

@@ -19,6 +19,7 @@ from isal import isal_zlib
 from riva_stream import (
     AccessDeniedError,
     ArchiveError,
+    ConfigurationError,
     DestinationConflictError,
     HeldError,
     IntegrityError,
@@ -32,7 +33,7 @@ from riva_stream import (
 from riva_stream.errors import ArchiveFault, Where
 from riva_stream.lease import Process
 from riva_stream.manifest import StagedFiles
-from riva_stream.s3 import REQUEST_EXPIRED, PartBody
+from riva_stream.s3 import REQUEST_EXPIRED, OpenUpload, PartBody
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 
@@ -803,3 +804,65 @@ async def test_a_slow_probe_of_windows_does_not_turn_them_off_on_aws() -> None:
     assert store.probed
     assert store.windows
     assert all(windowed for _, _, windowed in store.windows)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("lasting", [False, True])
+async def test_a_probe_that_could_not_be_aborted_is_named_by_the_journal_until_it_is_gone(
+    late: bool, lasting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without conditions, a run whose first journal took long has nothing to look for, unless it has begun something.
+    store = await store_with_sources(is_aws=False, conditions="ignored" if late else "honoured")
+    if late:
+        monkeypatch.setattr("riva_stream.lease.lease._SETTLING", 0.0)
+    asked = list[str]()
+
+    def strike(operation: str, key: str) -> None:
+        if operation == "AbortMultipartUpload":
+            asked.append(key)
+            # The first asks whether anything may be aborted at all, the second is about the probe's upload.
+            if lasting or len(asked) == 2:
+                raise failed()
+        if operation == "ListObjectsV2" and len(asked) > 1:
+            raise ConfigurationError("refused for good")
+
+    store.strike = strike
+    with pytest.raises(ConfigurationError):
+        await stage(request(retries=0, lease=1, source_copy="send"), store=store)
+    assert set(asked) == {PREFIX + ".riva-stream/probe"}
+    assert bool(store.open_uploads(BUCKET)) == lasting
+    there = store.look(BUCKET, JOURNAL)
+    assert (there is not None) == lasting
+    if there is not None:
+        named = [upload["upload_id"] for upload in json.loads(there.data)["uploads"]]
+        assert named == [upload.upload_id for upload in store.open_uploads(BUCKET)]
+        # The next run needs no listing to find it.
+        store.strike = lambda *_: None
+        monkeypatch.undo()
+        monkeypatch.setattr(store, "list_uploads", refuse_to_list)
+        report = await stage(request(lease=1, source_copy="send"), store=store)
+        assert report.outcome == "staged"
+        assert store.open_uploads(BUCKET) == []
+        assert store.look(BUCKET, JOURNAL) is None
+
+
+async def refuse_to_list(*_: Any) -> list[OpenUpload]:
+    raise denied("s3:ListBucketMultipartUploads")
+
+
+async def test_a_staging_whose_probe_stays_open_keeps_its_journal() -> None:
+    store = await store_with_sources(is_aws=False)
+
+    def strike(operation: str, key: str) -> None:
+        if operation == "AbortMultipartUpload" and key.endswith("/probe"):
+            raise failed()
+
+    store.strike = strike
+    report = await stage(request(retries=0, lease=2, source_copy="send"), store=store)
+    assert report.outcome == "staged"
+    assert {"scratch-upload", "journal"} <= {warning.code for warning in report.warnings}
+    assert store.look(BUCKET, JOURNAL) is not None
+    store.strike = lambda *_: None
+    assert (await stage(request(lease=2, source_copy="send"), store=store)).outcome == "already_staged"
+    assert store.open_uploads(BUCKET) == []
+    assert store.look(BUCKET, JOURNAL) is None

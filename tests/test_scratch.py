@@ -16,7 +16,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.retry import Retrier, RetryPolicy
-from riva_stream.s3 import PartBody, WritableBucket
+from riva_stream.s3 import LeftUpload, PartBody, WritableBucket
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from riva_stream.s3.probe import _BYTES, _RIGHT, probe_uploads
@@ -159,17 +159,17 @@ async def test_uploads_of_another_key_are_left_alone() -> None:
 
 
 async def test_an_abort_that_fails_is_made_again_and_the_last_failure_is_told() -> None:
-    store, left = OddStore(), list[str]()
+    store, left = OddStore(), list[LeftUpload]()
+    bucket = WritableBucket(store, "b", retrier(), left=left.append)
     for passing in ([TransientError("broken")] * 2, [AccessDeniedError("no")] * 2):
         store.refuse_abort = list[RivaStreamError](passing)
-        async with scratch_upload(WritableBucket(store, "b", retrier()), KEY, left=left.append):
+        async with scratch_upload(bucket, KEY):
             pass
         assert (left, await is_clean(store)) == ([], True)
     store.refuse_abort = [AccessDeniedError("no")] * 3
-    async with scratch_upload(WritableBucket(store, "b", retrier()), KEY, left=left.append) as upload:
+    async with scratch_upload(bucket, KEY) as upload:
         pass
-    assert len(left) == 1
-    assert upload.key in left[0]
+    assert left == [LeftUpload("b", KEY, upload.upload_id)]
 
 
 async def test_what_cannot_be_cleaned_up_does_not_hide_why_it_ended() -> None:

@@ -19,7 +19,7 @@ from riva_stream.events import Observer, Progress, Warned
 from riva_stream.flow.lanes import Lanes
 from riva_stream.layout import Layout
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Bucket, Reader
+from riva_stream.s3 import Bucket, LeftUpload, Reader
 from riva_stream.sink import Tagging, Upload
 from riva_stream.sizes import MOST_PARTS
 from riva_stream.state import write_state
@@ -166,6 +166,10 @@ class Run:
     def layout(self) -> Layout:
         """The keys of the staging."""
         return Layout(self.request.bucket, self.request.prefix)
+
+    def warn_scratch(self, left: LeftUpload) -> None:
+        """Warn that a scratch upload may still be open."""
+        self.warn("scratch-upload", str(left))
 
     async def save_copy(self, name: str, data: bytes) -> None:
         """Save a copy in the state directory; a failure is worth one warning, and no more."""

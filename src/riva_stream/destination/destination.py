@@ -58,6 +58,7 @@ from riva_stream.s3 import (
     REQUEST_EXPIRED,
     UNSEEN,
     Bucket,
+    LeftUpload,
     ObjectInfo,
     OpenUpload,
     Stored,
@@ -147,7 +148,12 @@ class Destination:
     @property
     def guarded(self) -> WritableBucket:
         """The bucket for creating uploads: each attempt first checks that the prefix is ours."""
-        return replace(self.bucket, guard=self.lease)
+        return replace(self.bucket, guard=self.lease, left=self._note_scratch)
+
+    def _note_scratch(self, left: LeftUpload) -> None:
+        """Have the journal name a probe's upload that may still be open, and stay for as long as it may."""
+        self.uploads.give_up(left.key, left.upload_id)
+        self.run.warn_scratch(left)
 
     async def _is_ours(self) -> bool:
         try:

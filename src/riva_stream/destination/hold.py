@@ -140,9 +140,10 @@ async def _sweep(destination: Destination) -> bool:
         HeldError: the prefix is another run's.
     """
     lease, uploads = destination.lease, destination.uploads
-    if lease.was_late and not (lease.is_settled or uploads.opened or uploads.creating):
-        return True  # nothing was begun, and it would be long before the prefix could be checked
     with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+        await uploads.abort_given_up()
+        if lease.was_late and not (lease.is_settled or uploads.opened or uploads.may_be_open):
+            return True  # nothing is left, and it would be long before the prefix could be checked
         try:
             await destination.ensure()
             await destination.abort_foreign_uploads()

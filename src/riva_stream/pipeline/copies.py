@@ -370,7 +370,6 @@ class _Planner:
             asked,
             await self._first(span) if read else None,
             declare=self.check == "crc64nvme",
-            left=partial(run.warn, "scratch-upload"),
         )
 
     async def _first(self, size: int) -> bytes:

@@ -106,10 +106,5 @@ async def try_rights(run: Run, bucket: WritableBucket, work: Work) -> None:
         await run.retrier("GetObject", partial(ranges.first, FEW))
     key = run.request.prefix + SCRATCH[1]
     await try_aborting(bucket, key)
-    async with scratch_upload(
-        bucket,
-        key,
-        tagged=run.tagging.along,
-        left=partial(run.warn, "scratch-upload"),
-    ) as upload:
+    async with scratch_upload(bucket, key, tagged=run.tagging.along) as upload:
         await upload.abort()

@@ -193,6 +193,7 @@ async def _require_marker(run: Run, existing: Existing, found: RivaStreamError |
 
 
 async def _dry_run(run: Run, bucket: WritableBucket, work: Work, decision: Decision) -> StageReport:
+    bucket = replace(bucket, left=run.warn_scratch)
     await try_rights(run, bucket, work)
     check = await _upload_check(run, bucket)
     await work.plan(bucket, check)
@@ -277,12 +278,7 @@ async def _upload_check(run: Run, bucket: WritableBucket) -> str:
     request = run.request
     if request.mode != "full" and request.upload_check == "auto":
         return "crc64nvme" if bucket.is_aws else "md5"
-    probed = await probe_uploads(
-        bucket,
-        request.prefix + SCRATCH[0],
-        request.upload_check,
-        left=partial(run.warn, "scratch-upload"),
-    )
+    probed = await probe_uploads(bucket, request.prefix + SCRATCH[0], request.upload_check)
     run.most_parts = probed.most_parts
     return probed.check
 

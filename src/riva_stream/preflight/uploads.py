@@ -6,6 +6,7 @@ is tried before one is created, and the clean-up has its own time limit.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from riva_stream.preflight.scratch import (
     may_list_parts,
     may_put,
 )
-from riva_stream.s3 import CompletedPart, PartBody, WritableBucket
+from riva_stream.s3 import CompletedPart, LeftUpload, PartBody, WritableBucket
 from riva_stream.s3.probe import probe_uploads, try_aborting
 from riva_stream.s3.scratch import ScratchUpload, scratch_upload
 
@@ -43,10 +44,10 @@ class UploadsCheck:
 
     def __init__(self, runner: CheckRunner, bucket: WritableBucket, folder: str) -> None:
         self._runner = runner
-        self._bucket = bucket
+        self._left: list[LeftUpload] = []
+        self._bucket = replace(bucket, left=self._left.append)
         self._folder = folder
         self._key = folder + "upload"
-        self._left: list[str] = []
         self._completed = ScratchObject(bucket, self._key, limit=runner.limit)
 
     async def try_upload(self, *, removable: bool) -> None:
@@ -69,7 +70,7 @@ class UploadsCheck:
 
     async def tidy(self) -> list[Unremoved]:
         """Remove what was completed; return what could not be removed or aborted."""
-        return [*await self._completed.tidy(), *map(Unremoved, self._left)]
+        return [*await self._completed.tidy(), *(Unremoved(str(upload)) for upload in self._left)]
 
     async def _uploads(self, listed: list[CheckRecord], *, removable: bool) -> CheckRecord:
         bucket, key = self._bucket, self._key
@@ -80,7 +81,7 @@ class UploadsCheck:
         # A bucket with Object Lock takes no part without a checksum, and a run sends none only if told so.
         unchecked = self._runner.request.upload_check == "none"
         body = PartBody((BODY,), len(BODY)) if unchecked else PartBody.with_md5(BODY)
-        async with scratch_upload(bucket, key, limit=self._runner.limit, left=self._left.append) as upload:
+        async with scratch_upload(bucket, key, limit=self._runner.limit) as upload:
             etag = await bucket.upload_part(upload.key, upload.upload_id, 1, body)
             listed.append(await self._lists_parts(upload))
             if removable:
@@ -153,7 +154,7 @@ class UploadsCheck:
 
     async def _verifies(self) -> CheckRecord:
         wanted = self._runner.request.upload_check
-        probed = await probe_uploads(self._bucket, self._folder + "probe", wanted, left=self._left.append)
+        probed = await probe_uploads(self._bucket, self._folder + "probe", wanted)
         check, self._runner.store.check = probed.check, probed.check
         self._runner.store.most_parts = probed.most_parts
         facts: dict[str, Any] = {"asked_for": wanted, "used": check, "most_parts": probed.most_parts}

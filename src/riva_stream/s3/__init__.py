@@ -1,6 +1,6 @@
 """S3 behind a narrow port. Only this room imports aioboto3, botocore and aiohttp."""
 
-from riva_stream.s3.bucket import UNSEEN, Attempt, Bucket, WritableBucket
+from riva_stream.s3.bucket import UNSEEN, Attempt, Bucket, LeftUpload, WritableBucket
 from riva_stream.s3.client import S3Store
 from riva_stream.s3.options import WriteOptions
 from riva_stream.s3.port import (
@@ -37,6 +37,7 @@ __all__ = [
     "CopySource",
     "Document",
     "Folders",
+    "LeftUpload",
     "Lifecycle",
     "Listing",
     "ObjectInfo",

@@ -100,6 +100,24 @@ class Guard(Protocol):
         """Note that a window has expired."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeftUpload:
+    """An upload that only served to find something out, and may still be open."""
+
+    bucket: str
+    key: str
+    upload_id: str | None
+    """None: its Create was not answered, so there may be none."""
+
+    def __str__(self) -> str:
+        perhaps = "" if self.upload_id else "perhaps "
+        return f"{perhaps}an open upload of s3://{self.bucket}/{self.key}"
+
+
+def _ignore(_: LeftUpload) -> None:
+    pass
+
+
 async def _once(_: str, attempt_once: Callable[[], Awaitable[T]], /) -> T:
     return await attempt_once()
 
@@ -279,6 +297,8 @@ class WritableBucket(Bucket):
     store: Store
     guard: Guard | None = None
     """Guard of the prefix for which uploads are created; None: no other run can be there."""
+    left: Callable[[LeftUpload], object] = _ignore
+    """Called with each scratch upload that could not be aborted."""
 
     put = _Operation("PutObject", Writer.put)
     delete = _Operation("DeleteObject", Writer.delete)

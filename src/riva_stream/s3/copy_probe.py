@@ -8,7 +8,6 @@ User Guide, "Checking object integrity"), and not probed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,7 +18,7 @@ from riva_stream.flow.digest import base64_crc, crc64nvme_of, md5_of
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource
 from riva_stream.s3.probe import is_refusal, try_aborting
-from riva_stream.s3.scratch import CLEANUP_SECONDS, ScratchUpload, discard_message, scratch_upload
+from riva_stream.s3.scratch import CLEANUP_SECONDS, ScratchUpload, scratch_upload
 
 __all__ = ["CopyAbility", "probe_copies"]
 
@@ -46,7 +45,6 @@ async def probe_copies(
     data: bytes | None,
     *,
     declare: bool,
-    left: Callable[[str], None] = discard_message,
 ) -> CopyAbility:
     """Have a part copied to a scratch upload, and check the answers.
 
@@ -56,14 +54,13 @@ async def probe_copies(
         source: what is copied; a few bytes suffice.
         data: the bytes there; None: checksums are not checked.
         declare: declare CRC64NVME when an upload is created.
-        left: called with each scratch upload that could not be aborted.
 
     Raises:
         SourceChangedError: the source is gone.
         RivaStreamError: the store cannot be asked, or no upload can be created.
     """
     await try_aborting(bucket, key)
-    async with scratch_upload(bucket, key, declare=declare, left=left) as upload:
+    async with scratch_upload(bucket, key, declare=declare) as upload:
         wrong = await _copy(upload, replace(source, etag=_OTHER_ETAG))
         if not isinstance(wrong, RivaStreamError):
             return CopyAbility("the store ignores the ETag condition on copies")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,7 +29,7 @@ from riva_stream.errors import (
 from riva_stream.flow.digest import md5_of
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import PartBody
-from riva_stream.s3.scratch import ScratchUpload, discard_message, scratch_upload
+from riva_stream.s3.scratch import ScratchUpload, scratch_upload
 from riva_stream.sizes import MOST_PARTS
 
 __all__ = ["Probed", "is_refusal", "probe_uploads", "try_aborting"]
@@ -77,20 +76,13 @@ _RIGHT: dict[EnforcedCheck, PartBody] = {
 }
 
 
-async def probe_uploads(
-    bucket: WritableBucket,
-    key: str,
-    wanted: str,
-    *,
-    left: Callable[[str], None] = discard_message,
-) -> Probed:
+async def probe_uploads(bucket: WritableBucket, key: str, wanted: str) -> Probed:
     """The checksum with which parts are to be sent, and how many there may be.
 
     Args:
         bucket: where the parts, and the scratch uploads, will be sent.
         key: of the scratch uploads; nothing ever becomes visible there.
         wanted: ``auto``, or the one that the user requested.
-        left: called with each scratch upload that could not be aborted.
 
     Raises:
         ConfigurationError: the store does not verify the one that was requested.
@@ -99,7 +91,7 @@ async def probe_uploads(
     if bucket.is_aws and wanted in {"auto", "none"}:
         return Probed("crc64nvme" if wanted == "auto" else "none")  # documented by AWS, and enforced there
     await try_aborting(bucket, key)
-    probe = _Probe(bucket, key, left)
+    probe = _Probe(bucket, key)
     if wanted == "none":
         return replace(await probe.without_checks(), check="none")
     tried = [name for name in _WRONG if wanted in {"auto", name}]
@@ -147,11 +139,10 @@ async def try_aborting(bucket: WritableBucket, key: str) -> None:
 class _Probe:
     bucket: WritableBucket
     key: str
-    left: Callable[[str], None]
 
     async def first_enforced(self, names: list[EnforcedCheck], *, declare: bool) -> Probed | None:
         """The first of these that the store verifies."""
-        async with scratch_upload(self.bucket, self.key, declare=declare, left=self.left) as upload:
+        async with scratch_upload(self.bucket, self.key, declare=declare) as upload:
             for name in names:
                 if await self._is_enforced(upload, name):
                     return Probed(name, await self._most_parts(upload, _RIGHT[name]))
@@ -160,7 +151,7 @@ class _Probe:
     async def without_checks(self) -> Probed:
         """``etag`` if the store answers with the MD5 of what it received, so that we can compare; else ``none``."""
         body = PartBody((_BYTES,), len(_BYTES))
-        async with scratch_upload(self.bucket, self.key, left=self.left) as upload:
+        async with scratch_upload(self.bucket, self.key) as upload:
             etag = await self.bucket.upload_part(upload.key, upload.upload_id, 1, body)
             most = await self._most_parts(upload, body)
         return Probed("etag" if etag == md5_of((_BYTES,)).hex() else "none", most)

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from riva_stream.errors import HeldError, RivaStreamError, TransientError
-from riva_stream.s3.bucket import WritableBucket, confirm_refusal
+from riva_stream.s3.bucket import LeftUpload, WritableBucket, confirm_refusal
 from riva_stream.s3.port import NO_TAGS, REQUEST_EXPIRED, CompletedPart, Stored
 
 __all__ = ["CONDITION_REFUSED", "ScratchUpload", "discard_message", "scratch_upload"]
@@ -105,8 +105,8 @@ class ScratchUpload:
         self._open.remove(upload_id)
         return stored
 
-    async def close(self) -> list[str]:
-        """Abort all open uploads; return what could not be aborted. Not to be cancelled."""
+    async def close(self) -> None:
+        """Abort all open uploads, and report what could not be aborted. Not to be cancelled."""
         with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
             for upload_id in list(self._open):
                 with suppress(RivaStreamError):
@@ -116,9 +116,8 @@ class ScratchUpload:
                 with suppress(RivaStreamError):
                     await self._sweep()
                     self._unsure = 0
-        place = f"s3://{self.bucket.name}/{self.key}"
-        left = [f"an open upload of {place}"] * len(self._open)
-        return [*left, f"perhaps an open upload of {place}"] if self._unsure else left
+        for upload_id in [*self._open, *([None] if self._unsure else ())]:
+            self.bucket.left(LeftUpload(self.bucket.name, self.key, upload_id))
 
     async def _create_once(self, tags: Mapping[str, str]) -> str:
         window = await self.bucket.look()
@@ -171,18 +170,17 @@ async def scratch_upload(
     declare: bool = False,
     limit: float = CREATE_SECONDS,
     tagged: Callable[[Make], Awaitable[str]] = lambda make: make(NO_TAGS),
-    left: Callable[[str], None] = discard_message,
 ) -> AsyncIterator[ScratchUpload]:
     """An open upload for the duration of the block.
 
     Args:
-        bucket: where it is created; its retrier repeats a request when the transport fails.
+        bucket: where it is created; its retrier repeats a request when the transport fails, and its ``left`` is called
+            with what could not be aborted.
         key: its key: a fixed one, so that uploads left by a killed process can be found on stores that list only the
             uploads of an exact key. Nothing ever becomes visible there.
         declare: declare CRC64NVME when it is created.
         limit: seconds that one Create may take.
         tagged: receives the function that creates it, and calls that with the tags for it.
-        left: called with what could not be aborted.
 
     Raises:
         RivaStreamError: it cannot be created.
@@ -192,5 +190,4 @@ async def scratch_upload(
         await scratch.create()
         yield scratch
     finally:
-        for what in await scratch.close():
-            left(what)
+        await scratch.close()

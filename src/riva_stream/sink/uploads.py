@@ -74,7 +74,7 @@ class Uploads:
     creating: set[str] = field(default_factory=set, init=False)
     """Keys for which a Create was sent and there may be an upload of unknown UploadId."""
     unsure: list[Upload] = field(default_factory=list, init=False)
-    """Uploads that were given up and may not have been aborted."""
+    """Uploads that were given up, or only served to probe, and may not have been aborted."""
     aborted: set[str] = field(default_factory=set, init=False)
     """UploadIds of the uploads that the store has confirmed as aborted."""
     _queue: Channel[tuple[Upload, int, Chunk]] = field(default_factory=Channel, init=False)
@@ -168,6 +168,13 @@ class Uploads:
         self.adopted[key] = Upload(
             key, "", {}, upload_id, created_by, self.enqueue, uploaded, sends_crc64nvme=sends
         )
+
+    def give_up(self, key: str, upload_id: str | None) -> None:
+        """Note one that only served to probe and may still be open; ``upload_id``: None if its Create was not answered."""
+        if upload_id is None:
+            self.creating.add(key)
+        else:
+            self.unsure.append(Upload(key, "", {}, upload_id, self.run_id, self.enqueue))
 
     def enqueue(self, upload: Upload, number: int, part: Part) -> None:
         """Queue a part; never waits."""
@@ -313,11 +320,18 @@ class Uploads:
 
         return await self.bucket.retrier("UploadPart", once)
 
+    async def abort_given_up(self) -> None:
+        """Abort once more what was given up, and what is being created; errors here would hide the first one."""
+        for key in sorted(self.creating):
+            await self._abort_unknown(key)
+        await self._abort_all(
+            [upload.handle for upload in self.unsure if upload.upload_id not in self.aborted]
+        )
+
     async def _abort(self, uploads: Sequence[Upload]) -> None:
-        """Abort them, and those being created; errors here would hide the first one."""
+        """Abort them, and all that was given up."""
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            for key in sorted(self.creating):
-                await self._abort_unknown(key)
+            await self.abort_given_up()
             await self._abort_all([upload.handle for upload in uploads])
 
     async def abort_own(self, theirs: set[str]) -> None:
@@ -326,7 +340,7 @@ class Uploads:
         await self._abort_all(
             [
                 upload.handle
-                for upload in self.opened
+                for upload in [*self.opened, *self.unsure]
                 if upload.created_by == self.run_id and not upload.record and upload.upload_id not in spared
             ]
         )

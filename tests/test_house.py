@@ -30,6 +30,7 @@ FLOOR = {
     "redact",
     "printable",
     "files",
+    "naming",
 }
 _BELOW_RUN = (
     FLOOR
@@ -38,7 +39,8 @@ _BELOW_RUN = (
 )
 _BELOW_PIPELINE = _BELOW_RUN | {"run", "lease", "documents", "destination"}
 ROOMS: dict[str, set[str]] = {
-    "errors": {"printable"},
+    "errors": {"printable", "naming"},
+    "naming": set(),
     "events": set(),
     "sizes": set(),
     "uris": set(),
@@ -53,8 +55,8 @@ ROOMS: dict[str, set[str]] = {
     "retry": FLOOR,
     "config": FLOOR | {"flow"},
     "handover": {"errors", "files"},
-    "flow": {"errors", "sizes", "clock"},
-    "archive": {"errors", "sizes", "flow", "readback"},
+    "flow": {"errors", "sizes", "clock", "naming"},
+    "archive": {"errors", "sizes", "flow", "readback", "naming"},
     "manifest": FLOOR,
     "deployment": FLOOR | {"manifest"},
     "report": FLOOR | {"manifest", "deployment"},
@@ -79,6 +81,7 @@ ROOMS: dict[str, set[str]] = {
     | {"s3", "inspection", "preflight", "log_delivery", "log_place", "config", "flow", "catalogue"}
     | {"manifest", "deployment", "report", "state", "handover", "pipeline"},
     "__main__": {"cli"},
+    "child": {"__main__", "naming"},
 }
 WRITERS = {
     "destination": "changes what readers can see",

@@ -112,24 +112,6 @@ async def test_one_bad_entry_of_ten_holds_up_no_other() -> None:
     assert (bad.error.type, bad.next_step) == ("ArchiveError", "upload it again")
 
 
-@pytest.mark.parametrize(
-    ("hint", "told"),
-    [
-        ("did you mean --source s3://m/a--memory.gz ?", "did you mean source s3://m/a--memory.gz ?"),
-        ("check --source (RIVA_ASR_MODEL_S3_URI) and its endpoint", "check source and its endpoint"),
-        ("pass --part-size 8MiB --memory 300MiB, or more", "pass part_size 8MiB memory 300MiB, or more"),
-        ("pass --region (or --source-region)", "pass --region (or --source-region)"),
-        ("check --ca-bundle (AWS_CA_BUNDLE)", "check --ca-bundle (AWS_CA_BUNDLE)"),
-        ("--force:\nriva-stream stage --force", "force:\nriva-stream stage --force"),
-        ("aws s3api head-object --bucket b", "aws s3api head-object --bucket b"),
-    ],
-)
-async def test_the_next_step_names_fields_of_the_catalogue(hint: str, told: str) -> None:
-    engine = Engine(errors={"a": ConfigurationError("no", hint=hint)})
-    report = await stage_all(catalogue(entry("a")), engine=engine)
-    assert report.entries[0].next_step == told
-
-
 @pytest.mark.parametrize("slots", [1, 3])
 async def test_so_many_run_at_once_and_no_more(slots: int) -> None:
     engine = Engine(at_once=slots)
@@ -598,6 +580,19 @@ async def test_a_child_tells_its_progress_and_its_result(tmp_path: Path) -> None
     assert report == made_up()
     assert [event.fetched for event in events if isinstance(event, Progress)] == [10]
     assert len(events) == 1
+
+
+async def test_a_child_names_fields_of_the_catalogue(
+    moto: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_credentials(moto, monkeypatch)
+    missing = entry("a", source=f"s3://{moto_bucket}/none.tar.gz", bucket=moto_bucket, region="us-east-1")
+    request = StageRequest(**missing, endpoint_url=moto.endpoint_url)
+    with pytest.raises(StagingFailed) as caught:
+        await stage_in_child(request, lambda _: None, state_dir=tmp_path)
+    assert caught.value.error.code == "source_not_found"
+    assert "source" in caught.value.error.hint
+    assert "--" not in caught.value.error.hint
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from riva_stream.flow.memory import SMALLEST_PART, MemoryPlan, least_memory, plan_memory
 from riva_stream.layout import DEPLOYMENTS, LEVELS, is_segment, prefix_of
+from riva_stream.naming import option
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
@@ -410,7 +411,7 @@ class StageRequest(Request):
                 _DESTINATION,
             )
         if self.bintarball_reference and self.server_path is None:
-            yield Contradiction("server_path", "is not set (--bintarball-reference needs it)")
+            yield Contradiction("server_path", f"is not set ({option('bintarball_reference')} needs it)")
         if self.server_bucket == self.bucket and self.server_key.startswith(self.prefix):
             yield Contradiction(
                 "server_path",

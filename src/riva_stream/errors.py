@@ -31,6 +31,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from riva_stream.naming import option
 from riva_stream.printable import in_one_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXPIRED",
-    "RAISE_LIMITS",
     "AccessDeniedError",
     "ArchiveError",
     "ArchiveFault",
@@ -57,6 +57,7 @@ __all__ = [
     "first_of",
     "leaves_of",
     "out_of_resources",
+    "raise_limits",
 ]
 
 
@@ -143,11 +144,12 @@ class RivaStreamError(Exception):
         return partial(type(self), self.what, where=self.where, hint=self.hint), (), vars(self)
 
 
-RAISE_LIMITS = (
-    "look at ulimit -n, -u and -v, and at the limits of the container (memory, pids); a smaller --connections needs "
-    "fewer open files; then run it again"
-)
-"""What to do if :func:`out_of_resources` says something."""
+def raise_limits() -> str:
+    """What to do if :func:`out_of_resources` says something."""
+    return (
+        "look at ulimit -n, -u and -v, and at the limits of the container (memory, pids); a smaller "
+        f"{option('connections')} needs fewer open files; then run it again"
+    )
 
 
 def out_of_resources(error: object) -> str:
@@ -236,8 +238,8 @@ _WHAT_TO_DO = {
     ArchiveFault.AMBIGUOUS: "unpack the archive where it was made, check the files, and pack them again",
     ArchiveFault.UNSUPPORTED: "unpack the archive where it was made and pack the files again: tar --format=posix -cf",
     ArchiveFault.LAYER: "check the URI; the archive has to be a tar, plain or compressed with gzip or zstd",
-    ArchiveFault.MEMBER: "pack the archive again without that member, or narrow --include",
-    ArchiveFault.NO_MATCH: "check --include, or whether this is the right archive",
+    ArchiveFault.MEMBER: f"pack the archive again without that member, or narrow {option('include')}",
+    ArchiveFault.NO_MATCH: f"check {option('include')}, or whether this is the right archive",
     ArchiveFault.LIMIT: "raise the limit if that is how the archive should be",
 }
 

@@ -21,6 +21,7 @@ from riva_stream.archive.text import shorten, show
 from riva_stream.archive.walk import Step, Walk, WalkState
 from riva_stream.archive.zeros import is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
+from riva_stream.naming import option
 
 __all__ = ["InnerFile", "Inside", "InsideReport"]
 
@@ -153,7 +154,7 @@ class Inside(Sink):
             if model:
                 raise ArchiveError(
                     f"member {name} is empty: {fault}, and a model cannot be",
-                    hint="check the file where the archive was made: it was packed so; pack it again, or narrow --include",
+                    hint=f"check the file where the archive was made: it was packed so; pack it again, or narrow {option('include')}",
                     fault=ArchiveFault.MEMBER,
                 )
             self.warn(fault)

@@ -16,6 +16,7 @@ from riva_stream.archive.snapshot import Count, Strict
 from riva_stream.archive.tar import Entry
 from riva_stream.archive.text import show
 from riva_stream.errors import ArchiveError, ArchiveFault
+from riva_stream.naming import option
 
 __all__ = ["Limits", "Member", "Policy", "fault_of"]
 
@@ -118,8 +119,8 @@ class Policy:
         if entry.kind != "file":
             target = f" to {show(entry.link)}" if entry.link else ""
             raise ArchiveError(
-                f"{place} is a {entry.kind}{target}, not a file, and it matches --include",
-                hint="pack the file itself (tar --dereference --hard-dereference), or narrow --include",
+                f"{place} is a {entry.kind}{target}, not a file, and it matches {option('include')}",
+                hint=f"pack the file itself (tar --dereference --hard-dereference), or narrow {option('include')}",
                 fault=ArchiveFault.MEMBER,
             )
         key_name = entry.name.rpartition("/")[2]
@@ -127,7 +128,7 @@ class Policy:
         if fault:
             raise ArchiveError(
                 f"{place} is refused for its name: {fault}",
-                hint="rename the file and pack it again, or narrow --include",
+                hint=f"rename the file and pack it again, or narrow {option('include')}",
                 fault=ArchiveFault.MEMBER,
             )
         if key_name in self._taken:
@@ -135,13 +136,13 @@ class Policy:
             both = f"and {show(other)} would both become models/{key_name}"
             raise ArchiveError(
                 f"{place} {'appears twice' if other == entry.name else both}",
-                hint="give every matching member a base name of its own, or narrow --include",
+                hint=f"give every matching member a base name of its own, or narrow {option('include')}",
                 fault=ArchiveFault.MEMBER,
             )
         if len(self._taken) >= self._limits.matching_members:
             raise ArchiveError(
                 f"{place} is one more than the {self._limits.matching_members} matching members allowed",
-                hint="if that is how the archive should be, raise --max-models; or narrow --include",
+                hint=f"if that is how the archive should be, raise {option('max_models')}; or narrow {option('include')}",
                 fault=ArchiveFault.LIMIT,
             )
         self._taken[key_name] = entry.name

@@ -17,6 +17,7 @@ from riva_stream.archive.tar import Entry, Sink
 from riva_stream.archive.text import shorten, show
 from riva_stream.archive.walk import Step, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
+from riva_stream.naming import option
 
 __all__ = ["Found", "Selection", "SelectionState"]
 
@@ -178,7 +179,7 @@ class Selection(Sink):
         if self.state.entries > self._limits.members:
             raise ArchiveError(
                 f"the archive has more than {self._limits.members} entries; {show(entry.name)} is one too many",
-                hint="if that is how the archive should be, raise --max-members",
+                hint=f"if that is how the archive should be, raise {option('max_members')}",
                 fault=ArchiveFault.LIMIT,
             )
         if len(self.found.listing) < self._limits.listing:
@@ -197,7 +198,7 @@ class Selection(Sink):
         if entry.offset + self.state.holes + entry.size > self._limits.expanded_bytes:
             raise ArchiveError(
                 f"member {show(entry.name)} of {entry.size} bytes takes the archive over {self._limits.expanded_bytes} bytes",
-                hint="if that is how the archive should be, raise --max-expanded",
+                hint=f"if that is how the archive should be, raise {option('max_expanded')}",
                 fault=ArchiveFault.LIMIT,
             )
         self._inside = self._look_inside(self.state.member)
@@ -301,15 +302,15 @@ class Selection(Sink):
     def _where_to_look(self) -> str:
         """The hint for an archive without a match; empty for the usual one."""
         if self.found.left_out:
-            return "pack the models themselves; to stage such a file, name it in --include without a wildcard"
+            return f"pack the models themselves; to stage such a file, name it in {option('include')} without a wildcard"
         files = [e.name for e in self.found.listing if e.kind == "file"]
         near = next(filter(self._policy.matches_but_for_case, files), None)
         if near is not None:
-            return f"case matters: name {show(near)} with --include as it is written"
+            return f"case matters: name {show(near)} with {option('include')} as it is written"
         packed = next((name for name in files if name.lower().endswith(_PACKED)), None)
         if packed is None:
             return ""
         return (
             f"the models may be one layer further in: unpack {show(packed)} and upload its content as a tar, or "
-            "check --include"
+            f"check {option('include')}"
         )

@@ -24,6 +24,7 @@ from riva_stream.archive.tar import (
 from riva_stream.archive.text import decode, show
 from riva_stream.archive.zeros import ZEROS, is_zero
 from riva_stream.errors import ArchiveError, ArchiveFault
+from riva_stream.naming import option
 
 __all__ = ["Step", "Walk", "WalkState"]
 
@@ -350,7 +351,7 @@ class Walk:
                 raise ArchiveError(
                     f"the tar stream stops at byte {at}{after} without an end-of-archive block: a truncated tar looks "
                     "the same",
-                    hint="upload the whole archive again; if it was written like this, pass --allow-missing-end",
+                    hint=f"upload the whole archive again; if it was written like this, pass {option('allow_missing_end')}",
                     fault=ArchiveFault.CUT,
                 )
             self._sink.warn(f"no end-of-archive block: the tar stream just stops at byte {at}{after}")

@@ -17,6 +17,7 @@ import zstandard
 from riva_stream.archive.decoder import Block, Decoder, Place
 from riva_stream.archive.snapshot import Count, require
 from riva_stream.errors import ArchiveError, ArchiveFault
+from riva_stream.naming import option
 from riva_stream.sizes import MIB, human_size
 
 __all__ = ["ZstdPlace", "ZstdStream", "is_zstd"]
@@ -133,7 +134,7 @@ class ZstdStream(Decoder):
         if self._frames > self._streams:
             raise ArchiveError(
                 f"the archive has more than {self._streams} zstd frames (at byte {self._frame_at})",
-                hint="if that is how the archive should be, raise --max-streams; or compress it again in one piece",
+                hint=f"if that is how the archive should be, raise {option('max_streams')}; or compress it again in one piece",
                 fault=ArchiveFault.LIMIT,
             )
 
@@ -175,7 +176,9 @@ class ZstdStream(Decoder):
             )
         if window > self._limit:
             possible = window <= _MAX_WINDOW
-            raise_it = f"pass --max-zstd-window {-(-window // MIB)}MiB or more, or " if possible else ""
+            raise_it = (
+                f"pass {option('max_zstd_window')} {-(-window // MIB)}MiB or more, or " if possible else ""
+            )
             raise ArchiveError(
                 f"{self._name()} needs a window of {human_size(window)} in memory; at most {human_size(self._limit)} "
                 "are allowed",
@@ -198,7 +201,7 @@ class ZstdStream(Decoder):
         if self._empty > self._streams:
             raise ArchiveError(
                 f"{self._name()}: more than {self._streams} empty blocks (at byte {self._at})",
-                hint="if that is how the archive should be, raise --max-streams; or compress it again",
+                hint=f"if that is how the archive should be, raise {option('max_streams')}; or compress it again",
                 fault=ArchiveFault.LIMIT,
             )
         return bool(bits & 1), 1 if kind == _RLE else size

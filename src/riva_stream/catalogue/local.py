@@ -33,7 +33,7 @@ from riva_stream.sizes import plain
 
 __all__ = ["LocalEngine", "arguments", "end_children", "environment_for", "stage_in_child", "state_of"]
 
-_PROGRAM = (sys.executable, "-m", "riva_stream")
+_PROGRAM = (sys.executable, "-m", "riva_stream.child")
 _MEMORY_SHARE = 0.8
 """The share of free memory that children may be given: other processes here may grow too."""
 _GRACE = 120.0
@@ -60,7 +60,7 @@ class LocalEngine:
 
     Args:
         at_once: stagings at the same time; None: as many as there are cores, and as fit into free memory.
-        run: runs one staging; None: a child process, ``python -m riva_stream stage``.
+        run: runs one staging; None: a child process, ``python -m riva_stream.child stage``.
         state_dir: where children leave state and logs, each in its own folder, see :func:`state_of`.
     """
 
@@ -97,7 +97,7 @@ class LocalEngine:
 async def stage_in_child(
     request: StageRequest, observer: Observer, *, state_dir: Path, program: Sequence[str] | None = None
 ) -> StageReport:
-    """Stage a request in a child process: ``python -m riva_stream stage --json``.
+    """Stage a request in a child process: ``python -m riva_stream.child stage --json``.
 
     Args:
         request: what to stage.

@@ -15,10 +15,10 @@ from pydantic import (
     create_model,
 )
 
-from riva_stream.config import Filled, Segment, StageRequest, Stores
+from riva_stream.config import Filled, Segment, StageRequest
 from riva_stream.sizes import parse_duration, parse_interval, parse_size, plain
 
-__all__ = ["LEVELS", "PLACE", "Catalogue", "Entry", "catalogue_schema", "of_a_catalogue"]
+__all__ = ["LEVELS", "PLACE", "Catalogue", "Entry", "catalogue_schema"]
 
 LEVELS = ("bucket", "env", "model_name", "model_version")
 """Fields of a request that make up its destination's URI."""
@@ -37,10 +37,6 @@ _PARSERS: Mapping[str, tuple[Callable[[str], float | None], type]] = {
     "checkpoint": (parse_interval, int),
 }
 """Fields that may be written as on the command line, and their numeric types."""
-_FLAG = re.compile(
-    r"^.*\b(?:riva-stream|aws) .*$|(?<!\S)--(?P<flag>[a-z0-9-]+)(?: \([A-Z0-9_]+\))?", re.MULTILINE
-)
-"""A flag, with its variable in brackets; or a line with a command, which has flags of its own."""
 _URI = re.compile(r"s3://([^/]+)(?:/([^/]+)/([^/]+)/([^/]+))?/?")
 
 
@@ -157,16 +153,6 @@ class Catalogue(BaseModel):
     defaults: Defaults = Defaults()
     environments: dict[Segment, Environment] = Field(default_factory=dict)
     staging: Annotated[tuple[Entry, ...], Filled] = Field(json_schema_extra={"minItems": 1})
-
-
-def of_a_catalogue(hint: str) -> str:
-    """A hint of ``stage``, with fields of an entry in place of flags that ``stage-all`` lacks, and of their variables."""
-
-    def field(match: re.Match[str]) -> str:
-        name = (match["flag"] or "").replace("-", "_")
-        return name if name in Entry.model_fields and name not in Stores.model_fields else match[0]
-
-    return _FLAG.sub(field, hint)
 
 
 def catalogue_schema() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from riva_stream.catalogue.engine import (
 )
 from riva_stream.catalogue.load import LoadedCatalogue
 from riva_stream.catalogue.local import LocalEngine
-from riva_stream.catalogue.model import LEVELS, PLACE, Catalogue, of_a_catalogue
+from riva_stream.catalogue.model import LEVELS, PLACE, Catalogue
 from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_catalogue, matches, prepare
 from riva_stream.config import StageRequest
 from riva_stream.errors import ArchiveError, ConfigurationError, SourceNotFoundError, TransientError
@@ -297,7 +297,7 @@ def _failed(request: StageRequest, error: ErrorReport, *, destination: str = "")
         outcome="failed",
         exit_code=error.exit_code,
         error=error,
-        next_step=of_a_catalogue(error.hint),
+        next_step=error.hint,
     )
 
 

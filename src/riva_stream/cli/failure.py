@@ -15,7 +15,6 @@ from riva_stream.cli.loop import Interrupted
 from riva_stream.cli.output import labelled, text_of
 from riva_stream.cli.settings.places import Places
 from riva_stream.errors import (
-    RAISE_LIMITS,
     AccessDeniedError,
     DestinationConflictError,
     HeldError,
@@ -24,6 +23,7 @@ from riva_stream.errors import (
     Where,
     leaves_of,
     out_of_resources,
+    raise_limits,
 )
 from riva_stream.manifest import Finding
 from riva_stream.redact import SECRETS, redact
@@ -112,7 +112,7 @@ def failure_of(error: BaseException, invocation: Invocation) -> Failure:
             code=short.code,
             message=short.message,
             where=getattr(worst, "where", Where()),
-            hint=f"{RAISE_LIMITS}:\n{invocation.again()}",
+            hint=f"{raise_limits()}:\n{invocation.again()}",
             exit_code=short.exit_code,
             also=also,
             trace=trace,

@@ -51,6 +51,7 @@ from riva_stream.layout import (
 )
 from riva_stream.lease import Identity, Journal, JournaledCheckpoint, Lease
 from riva_stream.manifest import StagedFile
+from riva_stream.naming import option
 from riva_stream.printable import some_of
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, gather_bounded
@@ -513,7 +514,7 @@ class Destination:
             raise AccessDeniedError(
                 f"a file of an older staging may not be deleted, and must not remain beside the new one: {error}",
                 where=error.where,
-                hint="grant s3:DeleteObject, or stage under another --model-version",
+                hint=f"grant s3:DeleteObject, or stage under another {option('model_version')}",
             ) from error
         if foreign:
             self.run.warn(

@@ -28,6 +28,7 @@ from riva_stream.layout import (
     is_bintarball,
 )
 from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
+from riva_stream.naming import option
 from riva_stream.printable import some_of
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run, gather_bounded
@@ -216,7 +217,7 @@ async def confirm(run: Run, existing: Existing) -> list[ObjectCheck]:
             raise IntegrityError(
                 f"{MANIFEST_JSON} disagrees with {ARTIFACT_JSON} about {some_of(other) or 'the models'}",
                 where=Where("GetObject", run.layout.bucket, run.layout.prefix + MANIFEST_JSON),
-                hint="stage it again with --force",
+                hint=f"stage it again with {option('force')}",
             )
     files = manifest.files.all() if manifest else []
     checks = await gather_bounded(files, partial(_compare, run))
@@ -258,5 +259,5 @@ async def _compare(run: Run, file: StagedFile) -> ObjectCheck:
     raise IntegrityError(
         f"the staging no longer matches its manifest: {different[0].message}",
         where=Where("HeadObject", run.layout.bucket, file.s3_key),
-        hint="stage it again with --force",
+        hint=f"stage it again with {option('force')}",
     )

@@ -7,6 +7,7 @@ import math
 from pydantic import BaseModel, ConfigDict
 
 from riva_stream.errors import ConfigurationError
+from riva_stream.naming import option
 from riva_stream.sizes import MIB
 
 __all__ = ["BLOCK", "SMALLEST_PART", "MemoryPlan", "least_memory", "plan_memory"]
@@ -67,12 +68,12 @@ def plan_memory(ceiling: int, part_size: int, *, forced: str = "") -> MemoryPlan
         if forced:
             raise ConfigurationError(
                 f"{forced}; {said}",
-                hint=f"pass --part-size {part_size // MIB}MiB --memory {least}MiB, or more",
+                hint=f"pass {option('part_size')} {part_size // MIB}MiB {option('memory')} {least}MiB, or more",
             )
         raise ConfigurationError(
             said,
-            hint=f"pass --memory {least}MiB or more"
-            + (", or a smaller --part-size" if part_size > SMALLEST_PART else ""),
+            hint=f"pass {option('memory')} {least}MiB or more"
+            + (f", or a smaller {option('part_size')}" if part_size > SMALLEST_PART else ""),
         )
     read = parts // 2
     return MemoryPlan(

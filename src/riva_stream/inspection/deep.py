@@ -23,6 +23,7 @@ from riva_stream.flow.lanes import Lane, Lanes
 from riva_stream.flow.memory import least_memory, plan_memory
 from riva_stream.flow.tee import Branch, tee
 from riva_stream.inspection.reports import DeepRead
+from riva_stream.naming import option
 from riva_stream.run import Meter
 from riva_stream.s3 import Bucket
 from riva_stream.sizes import MIB
@@ -101,7 +102,7 @@ class DeepReader:
             plan = plan_memory(memory, RANGE)
         except ConfigurationError as error:
             # The size of a range cannot be chosen here.
-            error.hint = f"pass --memory {least_memory(RANGE) // MIB}MiB or more"
+            error.hint = f"pass {option('memory')} {least_memory(RANGE) // MIB}MiB or more"
             raise
         self._budget = Credits(plan.read_share + plan.write_share)
         self._observer = observer

@@ -28,6 +28,7 @@ from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, Tr
 from riva_stream.events import Observer, Watching, ignore
 from riva_stream.layout import Layout
 from riva_stream.lease.journal import LEASE, Identity, Journal, JournaledCheckpoint, JournaledUpload, Process
+from riva_stream.naming import option
 from riva_stream.retry import EXPIRED
 from riva_stream.s3 import (
     REQUEST_EXPIRED,
@@ -712,7 +713,7 @@ class Lease:
                 raise HeldError(
                     f"{who} holds {self.layout.uri} and is alive",
                     where=Where(bucket=self.layout.bucket, key=self.key),
-                    hint="run the same command again when it is done, or pass --wait",
+                    hint=f"run the same command again when it is done, or pass {option('wait')}",
                 )
             return None  # it is gone, or its holder is alive: start over with the current journal
         return found

@@ -14,6 +14,7 @@ from riva_stream.events import Observer
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.manifest import json_bytes
+from riva_stream.naming import option
 from riva_stream.pipeline.copies import COPIES
 from riva_stream.redact import SECRETS
 from riva_stream.retry import Retrier, RetryPolicy
@@ -100,7 +101,7 @@ async def deadline(seconds: float | None) -> AsyncIterator[None]:
     if scope.cancelled_caught and seconds is not None:
         raise StalledError(
             f"the deadline of {in_seconds(seconds)} has passed",
-            hint="run the same command again, with a longer --deadline",
+            hint=f"run the same command again, with a longer {option('deadline')}",
         )
 
 
@@ -123,6 +124,6 @@ async def _raise_on_stall(meter: Meter, limit: float) -> None:
         if idle >= limit:
             raise StalledError(
                 f"nothing moved for {in_seconds(limit)} (waiting for: {meter.lanes.bottleneck() or 'source'})",
-                hint="check the network and the store, or give it longer with --timeout",
+                hint=f"check the network and the store, or give it longer with {option('timeout')}",
             )
         await clock.sleep(limit - idle)

@@ -37,6 +37,7 @@ from riva_stream.manifest import (
     checksums_text,
     to_json,
 )
+from riva_stream.naming import option
 from riva_stream.pipeline.documents import (
     NEXT_STEP,
     WrittenDeployment,
@@ -176,7 +177,7 @@ class Commit:
                 raise ArchiveError(
                     f"{len(payload.uploads)} models with such names make {name} larger than the {DOCUMENT_LIMIT >> 20} MiB "
                     "that are ever read",
-                    hint="stage them as several archives, or fewer of them with --include",
+                    hint=f"stage them as several archives, or fewer of them with {option('include')}",
                     fault=ArchiveFault.LIMIT,
                 )
 

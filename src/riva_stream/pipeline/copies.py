@@ -20,6 +20,7 @@ from riva_stream.flow.digest import HashLane
 from riva_stream.flow.lanes import Lane
 from riva_stream.flow.tee import Branch
 from riva_stream.layout import SCRATCH
+from riva_stream.naming import option
 from riva_stream.pipeline.traced import TracedRanges
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Run, gather_bounded
@@ -212,7 +213,8 @@ async def plan_objects(
 def cannot_copy(reason: str) -> ConfigurationError:
     """The error if the request demands a copy by the store, which is not possible."""
     return ConfigurationError(
-        f"the store cannot copy the source: {reason}", hint="use --source-copy auto, which sends it then"
+        f"the store cannot copy the source: {reason}",
+        hint=f"use {option('source_copy')} auto, which sends it then",
     )
 
 

@@ -10,6 +10,7 @@ from riva_stream.documents.existing import Existing
 from riva_stream.documents.references import another_container, reference_to
 from riva_stream.errors import DestinationConflictError, DigestMismatchError, Where
 from riva_stream.layout import DEPLOYMENT_JSON, DEPLOYMENT_READY, MARKER
+from riva_stream.naming import option
 from riva_stream.printable import in_one_line
 from riva_stream.source import PinnedSource
 
@@ -67,7 +68,7 @@ def decide(
     raise DestinationConflictError(
         f"{request.destination} holds another staging: {difference}",
         where=where,
-        hint="stage under another --model-version, or replace what is there with --force",
+        hint=f"stage under another {option('model_version')}, or replace what is there with {option('force')}",
     )
 
 
@@ -87,7 +88,10 @@ def _difference(request: StageRequest, source: PinnedSource, existing: Existing)
         and not request.reference_only
         and set(existing.manifest.include) != set(request.include)
     ):
-        words = (f"--include {shlex.quote(in_one_line(pattern))}" for pattern in existing.manifest.include)
+        words = (
+            f"{option('include')} {shlex.quote(in_one_line(pattern))}"
+            for pattern in existing.manifest.include
+        )
         return f"it was made with {' '.join(words)}"
     return ""
 
@@ -124,5 +128,5 @@ def _decide_reference(
     raise DestinationConflictError(
         f"{request.destination} holds another reference: {difference}",
         where=Where(bucket=request.bucket, key=request.prefix + DEPLOYMENT_READY),
-        hint="write it under another --model-version, or replace what is there with --force",
+        hint=f"write it under another {option('model_version')}, or replace what is there with {option('force')}",
     )

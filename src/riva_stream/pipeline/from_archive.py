@@ -126,6 +126,5 @@ async def _find_container(run: Run) -> PinnedSource | None:
         request.server_bucket,
         request.server_key,
         run.retrier,
-        flag="--server-path",
-        variable="RIVA_SERVER_PATH",
+        field="server_path",
     )

@@ -37,6 +37,7 @@ from riva_stream.inspection.deep import fetching
 from riva_stream.inspection.staging import Staging, compare, pinned
 from riva_stream.layout import ARTIFACT_JSON, FOLDERS
 from riva_stream.manifest import Artifact, Deployment, PromotedFrom, artifact_id
+from riva_stream.naming import option
 from riva_stream.pipeline.begin import reserve_memory
 from riva_stream.pipeline.copies import COPIES, SourceCopy, cannot_copy, plan_objects
 from riva_stream.pipeline.documents import build_info
@@ -370,7 +371,7 @@ class FromStaging(Work):
                 raise DigestMismatchError(
                     f"the SHA-256 of the bytes read is {digest.text()}, the manifest says {original.sha256}",
                     where=Where("GetObject", original.source.bucket, original.source.key),
-                    hint="the stored object is damaged: stage it again with --force",
+                    hint=f"the stored object is damaged: stage it again with {option('force')}",
                 )
         for made in copied:
             made.prove()

@@ -23,6 +23,7 @@ from riva_stream.events import PhaseChanged, StageFinished, StageStarted
 from riva_stream.layout import SCRATCH, Layout, layout_of
 from riva_stream.lease import SENT_INSTEAD, Process, read_journal, watch
 from riva_stream.manifest import to_json
+from riva_stream.naming import option
 from riva_stream.pipeline.commit import Commit, Committed
 from riva_stream.pipeline.decide import Decision, decide
 from riva_stream.pipeline.documents import NEXT_STEP
@@ -148,7 +149,7 @@ def _inside(run: Run, bucket: Bucket, key: str) -> ConfigurationError:
     return ConfigurationError(
         f"s3://{bucket.name}/{key} is inside {run.layout.uri}, which is going to be replaced",
         where=Where(bucket=bucket.name, key=key),
-        hint="name another place with --to, or with --env, --bucket, --model-name or --model-version",
+        hint=f"name another place with --to, or with {option('env')}, {option('bucket')}, {option('model_name')} or {option('model_version')}",
     )
 
 
@@ -269,7 +270,9 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
                     "differs", f"it was staged with --{name} {there}, which is kept; {asked} was requested"
                 )
         if run.request.tags and staged.deployment.tags != run.request.tags:
-            run.warn("differs", "it was staged without these tags; to restage: --tag --force")
+            run.warn(
+                "differs", f"it was staged without these tags; to restage: {option('tag')} {option('force')}"
+            )
     return await _report(run, "already_staged", Committed(staged, checks, existing.deployment))
 
 

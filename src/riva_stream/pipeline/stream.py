@@ -24,6 +24,7 @@ from riva_stream.flow.buffers import Credits
 from riva_stream.flow.digest import Digest, DigestRecord, HashLane
 from riva_stream.flow.tee import Branch, tee
 from riva_stream.layout import is_model
+from riva_stream.naming import option
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
     can_resume,
@@ -251,13 +252,13 @@ def _verify(
     if expected is not None and request.no_checksum:
         run.warn(
             "no-checksum",
-            f"the SHA-256 of {source.uri} is {record.sha256}; it was not compared with the expected one (--no-checksum)",
+            f"the SHA-256 of {source.uri} is {record.sha256}; it was not compared with the expected one ({option('no_checksum')})",
         )
     elif expected is not None:
         if record.sha256 != expected:
             raise DigestMismatchError(
                 f"the SHA-256 of {source.uri} is {record.sha256}, not the expected {expected}",
-                hint="check --expect-sha256 (RIVA_ASR_MODEL_SHA256); nothing was staged",
+                hint=f"check {option('expect_sha256', 'RIVA_ASR_MODEL_SHA256')}; nothing was staged",
             )
         vouched.append("sha256-expected")
     try:
@@ -278,6 +279,6 @@ def _verify(
     if not vouched:
         run.warn(
             "source-integrity",
-            "nothing vouches for the source's bytes: it has no checksum of its own; pass --expect-sha256",
+            f"nothing vouches for the source's bytes: it has no checksum of its own; pass {option('expect_sha256')}",
         )
     return vouched

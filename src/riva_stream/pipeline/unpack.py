@@ -26,6 +26,7 @@ from riva_stream.flow.digest import Digest, HashLane
 from riva_stream.flow.lanes import Lane
 from riva_stream.flow.memory import BLOCK, MemoryPlan, least_memory
 from riva_stream.flow.tee import Branch, tee
+from riva_stream.naming import option
 from riva_stream.pipeline.checkpoint import (
     Checkpointer,
     FinishedDigest,
@@ -261,9 +262,9 @@ class Unpacker:
         # Between members the size of the next parts is unknown; mostly they are as large as the source's.
         least = least_memory(self.memory.part_size, self._window + (part or self.memory.part_size)) // MIB
         raise ConfigurationError(
-            f"{who} needs {' and '.join(filter(None, (window, parts)))}; with --memory {self.memory.ceiling // MIB}MiB there is "
+            f"{who} needs {' and '.join(filter(None, (window, parts)))}; with {option('memory')} {self.memory.ceiling // MIB}MiB there is "
             f"room for {human_size(self.credits.limit)}: the minimum is {least} MiB",
-            hint=f"pass --memory {least}MiB or more",
+            hint=f"pass {option('memory')} {least}MiB or more",
         )
 
     async def _keep(self, data: Piece) -> None:

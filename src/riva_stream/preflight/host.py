@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riva_stream.errors import RAISE_LIMITS, ConfigurationError, out_of_resources
+from riva_stream.errors import ConfigurationError, out_of_resources, raise_limits
 from riva_stream.flow.memory import plan_memory
 from riva_stream.preflight.report import CheckRecord, failed, passed, warned
 from riva_stream.sizes import MIB, human_size
@@ -138,7 +138,7 @@ def check_state(folder: Path) -> CheckRecord:
             Path(scratch, "scratch").write_bytes(bytes(4096))
             free = shutil.disk_usage(place).free
     except OSError as error:
-        fix = RAISE_LIMITS if out_of_resources(error) else fix
+        fix = raise_limits() if out_of_resources(error) else fix
         return failed(
             "state-directory", f"{folder} cannot be written: {error.strerror}", fix=fix, path=str(folder)
         )

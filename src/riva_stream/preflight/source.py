@@ -122,8 +122,7 @@ async def container_record(runner: CheckRunner, store: Reader) -> CheckRecord:
         request.server_bucket,
         request.server_key,
         runner.retrier,
-        flag="--server-path",
-        variable="RIVA_SERVER_PATH",
+        field="server_path",
     )
     facts: dict[str, Any] = {
         "uri": image.uri,

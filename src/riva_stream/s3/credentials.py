@@ -29,6 +29,7 @@ from botocore.exceptions import NoCredentialsError
 
 from riva_stream.errors import ConfigurationError, RivaStreamError, StalledError, Where
 from riva_stream.files import read_regular
+from riva_stream.naming import option
 from riva_stream.s3.errors import translated
 from riva_stream.s3.helper import start_helper
 from riva_stream.s3.transport_errors import is_local
@@ -167,7 +168,7 @@ async def _within(seconds: float, source: str) -> AsyncIterator[None]:
             f"timed out after {seconds:g} s waiting for credentials from {source}",
             where=_WHERE,
             hint="try the helper of the profile (credential_process) by hand, and the network of the metadata service; "
-            "or give it longer with --timeout (check: --limit)",
+            f"or give it longer with {option('timeout')} (check: --limit)",
         )
 
 

@@ -30,6 +30,7 @@ from riva_stream.errors import (
     TransientError,
     Where,
 )
+from riva_stream.naming import option
 from riva_stream.printable import in_one_line
 from riva_stream.s3.config_files import malformed
 from riva_stream.s3.denials import denied
@@ -177,7 +178,7 @@ def translated(operation: str, bucket: str, key: str = "", **details: Any) -> It
         raise ConfigurationError(
             f"the request cannot be made: {text_of(error)}",
             where=where,
-            hint="check --region, --endpoint-url, --bucket and the AWS configuration file",
+            hint=f"check --region, --endpoint-url, {option('bucket')} and the AWS configuration file",
         ) from error
 
 
@@ -256,7 +257,7 @@ def _known(
             code in _THROTTLED or (status in {429, 503} and code not in _DENIED | CREDENTIALS),
             ThrottledError,
             "throttled by the store",
-            "reduce concurrency: --connections 4",
+            f"reduce concurrency: {option('connections')} 4",
         ),
         (
             code in CREDENTIALS or (status == _UNAUTHORIZED and is_bare),
@@ -336,7 +337,7 @@ def _known(
             code in _TRANSIENT or ((status or 0) >= 500 and code not in _DENIED),  # noqa: PLR2004 - HTTP's server errors
             TransientError,
             f"the store failed: {told}",
-            "raise --retries, for example: --retries 20",
+            f"raise {option('retries')}, for example: {option('retries')} 20",
         ),
         (
             code in _DENIED or (status == _FORBIDDEN and is_bare),

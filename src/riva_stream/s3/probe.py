@@ -27,6 +27,7 @@ from riva_stream.errors import (
     ThrottledError,
 )
 from riva_stream.flow.digest import md5_of
+from riva_stream.naming import option
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import PartBody
 from riva_stream.s3.scratch import ScratchUpload, scratch_upload
@@ -109,7 +110,7 @@ async def probe_uploads(bucket: WritableBucket, key: str, wanted: str) -> Probed
         return told
     raise ConfigurationError(
         f"the store does not verify {wanted}: it accepted a part with a wrong one, or accepts none with it",
-        hint="use --upload-check auto, which takes what the store does verify",
+        hint=f"use {option('upload_check')} auto, which takes what the store does verify",
     )
 
 

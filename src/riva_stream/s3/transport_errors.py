@@ -12,12 +12,12 @@ import aiohttp
 from botocore import exceptions as boto
 
 from riva_stream.errors import (
-    RAISE_LIMITS,
     ConfigurationError,
     RivaStreamError,
     TransientError,
     Where,
     out_of_resources,
+    raise_limits,
 )
 
 __all__ = ["is_local", "one_line", "proxy_refusal", "text_of", "transport_error", "without_queries"]
@@ -78,7 +78,9 @@ def _of_this_host(error: BaseException, where: Where) -> ConfigurationError:
     match error:
         case _ if lacking := out_of_resources(error):
             return ConfigurationError(
-                f"this host has too few resources for the request: {lacking}", where=where, hint=RAISE_LIMITS
+                f"this host has too few resources for the request: {lacking}",
+                where=where,
+                hint=raise_limits(),
             )
         case aiohttp.InvalidURL():
             return ConfigurationError(

@@ -19,6 +19,7 @@ from riva_stream.errors import (
 )
 from riva_stream.flow.buffers import Piece
 from riva_stream.flow.digest import Hash, combined_crc64nvme, crc64nvme_value
+from riva_stream.naming import option
 from riva_stream.s3 import CopiedPart, WritableBucket
 from riva_stream.s3.speed import min_throughput
 from riva_stream.sink.parts import Copy, SentPart
@@ -171,7 +172,7 @@ class CopiedObject:
                 f"the store has copied other bytes than were staged: the crc64nvme of the copy is {copied}, not "
                 f"{self.crc64nvme}",
                 where=where,
-                hint="run the same command again; if it fails again: --source-copy send",
+                hint=f"run the same command again; if it fails again: {option('source_copy')} send",
             )
 
     def _compare_parts(self, told: Sequence[str]) -> None:
@@ -188,7 +189,7 @@ class CopiedObject:
                     f"the store has copied other bytes than were read: {self.proof} of the copy is {copied}, of the "
                     f"stream {read}",
                     where=where,
-                    hint="run the same command again; if it fails again: --source-copy send",
+                    hint=f"run the same command again; if it fails again: {option('source_copy')} send",
                 )
 
 

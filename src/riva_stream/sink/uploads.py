@@ -29,6 +29,7 @@ from riva_stream.errors import (
 from riva_stream.flow.buffers import Channel, Chunk, Piece
 from riva_stream.flow.digest import combined_crc64nvme
 from riva_stream.flow.lanes import Lane
+from riva_stream.naming import option
 from riva_stream.s3 import REQUEST_EXPIRED, ObjectInfo, OpenUpload, Stored, Window, WritableBucket
 from riva_stream.s3.speed import min_throughput
 from riva_stream.sink.copies import PartCopier
@@ -398,5 +399,5 @@ def _limit_of_parts(upload: Upload, number: int) -> Iterator[None]:
         raise ConfigurationError(
             f"the store has accepted {taken:,} parts of the upload and refuses part {number:,}: {error.what}",
             where=error.where,
-            hint=f"if it limits the parts of an upload, make them fewer: --part-size {-(-part // MIB)}MiB",
+            hint=f"if it limits the parts of an upload, make them fewer: {option('part_size')} {-(-part // MIB)}MiB",
         ) from error

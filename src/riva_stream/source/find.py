@@ -22,6 +22,7 @@ from riva_stream.errors import (
     Where,
 )
 from riva_stream.events import Observer, Warned
+from riva_stream.naming import option
 from riva_stream.printable import in_one_line
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader
@@ -34,6 +35,7 @@ _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.zst", ".riva")
 _GLOB = re.compile(r"[*?\[]")
 _MOST_LISTED = 20_000
 _SHOWN = 10
+_VARIABLES = {"source": "RIVA_ASR_MODEL_S3_URI", "server_path": "RIVA_SERVER_PATH"}
 _COMPARED = 200
 """Characters of a key that are compared with others."""
 
@@ -42,16 +44,16 @@ _COMPARED = 200
 class _Named:
     """How the user named the object that is sought."""
 
-    flag: str
-    variable: str
+    field: str
+    """Of a request."""
 
     def check(self) -> str:
         """A hint for the user."""
-        return f"check {self.flag} ({self.variable})"
+        return f"check {option(self.field, _VARIABLES[self.field])}"
 
     def with_value(self, bucket: Bucket, key: str) -> str:
-        """The flag for another object, for a shell."""
-        return f"{self.flag} {shlex.quote(in_one_line(f's3://{bucket.name}/{key}'))}"
+        """The option for another object, for a shell."""
+        return f"{option(self.field)} {shlex.quote(in_one_line(f's3://{bucket.name}/{key}'))}"
 
 
 async def find_source(
@@ -60,8 +62,7 @@ async def find_source(
     key: str,
     retrier: Retrier,
     *,
-    flag: str = "--source",
-    variable: str = "RIVA_ASR_MODEL_S3_URI",
+    field: str = "source",
 ) -> PinnedSource:
     """Pin, by one HEAD, the object that ``key`` denotes.
 
@@ -70,14 +71,13 @@ async def find_source(
         bucket: its bucket.
         key: a key; or a prefix that ends in ``/``, or a glob, that exactly one archive must match.
         retrier: for transport failures.
-        flag: the flag that named it, for messages.
-        variable: the variable that named it, for messages.
+        field: of a request: what named it, for messages.
 
     Raises:
         SourceNotFoundError: there is none, or more than one; the message lists the candidates.
         AccessDeniedError: it may not be read or, where listing is not permitted either, may not exist.
     """
-    named, place = _Named(flag, variable), Bucket(store, bucket, retrier)
+    named, place = _Named(field), Bucket(store, bucket, retrier)
     try:
         # A key may itself contain glob characters: an object of exactly that name takes precedence.
         info = None if key.endswith("/") else await _head(place, key)

@@ -1,0 +1,10 @@
+"""``python -m riva_stream.child``: the command line for an entry of a catalogue, whose hints name its fields."""
+
+import sys
+
+from riva_stream.__main__ import main
+from riva_stream.naming import fields_named
+
+if __name__ == "__main__":
+    with fields_named():  # before the command line is imported: some hints are constants
+        sys.exit(main())

@@ -806,6 +806,24 @@ async def test_a_slow_probe_of_windows_does_not_turn_them_off_on_aws() -> None:
     assert all(windowed for _, _, windowed in store.windows)
 
 
+async def test_what_artifact_json_names_is_removed_though_the_manifest_is_refused_and_nothing_is_listed() -> (
+    None
+):
+    store = await store_with_sources()
+    await stage(request("two"), store=store)
+
+    def strike(operation: str, key: str) -> None:
+        if operation == "ListObjectsV2":
+            raise denied("s3:ListBucket")
+        if (operation, key) == ("GetObject", PREFIX + "upload_manifest.json"):
+            raise denied()
+
+    store.strike = strike
+    assert (await stage(request("one", force=True), store=store)).outcome == "staged"
+    assert store.look(BUCKET, PREFIX + "source/one.tar.gz") is not None
+    assert store.look(BUCKET, PREFIX + "source/two.tar.gz") is None
+
+
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("lasting", [False, True])
 async def test_a_probe_that_could_not_be_aborted_is_named_by_the_journal_until_it_is_gone(

@@ -487,7 +487,7 @@ class Destination:
             named |= {layout.prefix + name for name in OF_FULL}
         # A listing may lag: what was written here before is checked even if it was not listed.
         before = self.lease.predecessor
-        unseen = named | existing.manifest_keys | set(before.leftover_keys() if before else ())
+        unseen = named | existing.named_keys | set(before.leftover_keys() if before else ())
         if not existing.listed:
             unseen |= self._deployment
         ours = (*FOLDERS, *OF_FULL, *DEPLOYMENT_DOCUMENTS)
@@ -648,7 +648,7 @@ class Destination:
         if key == self.run.layout.marker or not self.existing.may_have(key):
             return {"if_absent": True}, None
         # What may not be read must be absent: it is never overwritten blindly.
-        is_named = key in self.existing.manifest_keys
+        is_named = key in self.existing.named_keys
         info = await (self._head_confirmed(self.bucket, key) if is_named else self._head(key))
         if info is None:
             return {"if_absent": True}, None

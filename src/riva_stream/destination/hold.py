@@ -251,7 +251,7 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
     current, existing = destination.uploads, destination.existing
     stale = set(before.leftover_keys() if before else ())
     if destination.committing and not existing.listed:
-        stale |= existing.manifest_keys  # the manifest that names them is about to be replaced or deleted
+        stale |= existing.named_keys  # the documents that name them are about to be replaced or deleted
     return JournalContent(
         destination.identity if destination.adoptable else None,
         [journaled.of(upload) for upload in (*current.opened, *current.adopted.values(), *current.unsure)],

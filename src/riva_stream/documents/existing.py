@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from riva_stream.deployment import DOCUMENT_LIMIT, DeploymentDocument
-from riva_stream.documents.compare import differences, disagreements
+from riva_stream.documents.compare import differences, disagreements, payload_of
 from riva_stream.documents.read import Documents, parse_documents
 from riva_stream.errors import (
     AccessDeniedError,
@@ -50,6 +50,8 @@ class Existing:
     permission to list, a manifest that nothing vouches for."""
     listed: bool = True
     """Whether ``etags`` is complete: without permission to list, the existing keys are unknown."""
+    prefix: str = ""
+    """Of the staging."""
 
     @property
     def marker_etag(self) -> str | None:
@@ -121,31 +123,36 @@ class Existing:
         return not self.listed or any(map(layout.is_payload, self.etags))
 
     @cached_property
-    def manifest_keys(self) -> frozenset[str]:
-        """Keys that a manifest names, even if nothing vouches for it: these objects may exist."""
-        manifest = self.documents.manifest
-        return frozenset(file.s3_key for file in manifest.files.all()) if manifest else frozenset()
+    def named_keys(self) -> frozenset[str]:
+        """Keys that a manifest or ``artifact.json`` names, even if nothing vouches for it: these objects may exist."""
+        manifest, artifact = self.documents.manifest, self.documents.artifact
+        keys = {file.s3_key for file in manifest.files.all()} if manifest else set[str]()
+        if artifact is not None and artifact.deployment.staging_mode == "full":
+            # The manifest may be missing, or refused for a while.
+            keys |= {self.prefix + path for path, *_ in payload_of(artifact)}
+        return frozenset(keys)
 
     @cached_property
     def committed_keys(self) -> frozenset[str]:
         """Keys of everything that the marker vouches for."""
-        return self.manifest_keys if self.manifest else frozenset()
+        return self.named_keys if self.manifest else frozenset()
 
     def may_have(self, key: str) -> bool:
-        """Whether there may be an object at a key: a listing may lag, so what a manifest names counts as well."""
-        return not self.listed or key in self.etags or key in self.manifest_keys
+        """Whether there may be an object at a key: a listing may lag, so what a document names counts as well."""
+        return not self.listed or key in self.etags or key in self.named_keys
 
 
 async def inspect(run: Run) -> Existing:
     """Inspect the destination: one listing, and the documents if there is a marker."""
     bucket, prefix = run.destination, run.layout.prefix
     try:
-        existing = Existing({entry.key: entry.etag async for entry in bucket.objects(prefix)})
+        found = {entry.key: entry.etag async for entry in bucket.objects(prefix)}
+        existing = Existing(found, prefix=prefix)
     except AccessDeniedError:
         run.warn(
             "list", f"the keys below {run.request.destination} may not be listed: leftovers there stay unseen"
         )
-        existing = Existing(listed=False)
+        existing = Existing(listed=False, prefix=prefix)
     if is_bintarball(prefix):
         return replace(
             existing,

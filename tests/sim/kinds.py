@@ -7,7 +7,7 @@ from typing import Any
 
 from riva_stream.s3.memory import MemoryStore
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["DRAWN", "KINDS", "Kind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,10 @@ _BASES: dict[str, dict[str, Any]] = {
     "refuses": {"is_aws": False, "conditions": "refused"},
     "exact": {"is_aws": False, "list_uploads_by": "exact"},
 }
+_SINCE: dict[str, dict[str, Any]] = {
+    "versioned": {"versioned": True},
+    "puts": {"is_aws": False, "conditions": "puts"},
+}
 
 _WEAKER: dict[str, frozenset[str]] = {
     # An object is deleted by its ETag, which another run's object of the same content has too: one late deletion of
@@ -39,6 +43,8 @@ _WEAKER: dict[str, frozenset[str]] = {
     # Neither a condition nor an expiry holds back what comes too late: sets can mix, and a reader finds out.
     "ignores-no-expiry": frozenset({"P1", "P1r", "P1m", "P3", "E1"}),
     "refuses-no-expiry": frozenset({"P1", "P1r", "P1m", "P3", "E1"}),
+    "versioned-no-expiry": frozenset({"P1", "P1r", "E1"}),
+    "puts-no-expiry": frozenset({"P1", "P1r", "P1m", "P3", "E1"}),
 }
 
 KINDS: dict[str, Kind] = {
@@ -47,7 +53,10 @@ KINDS: dict[str, Kind] = {
         tuple({**options, "windows": windows}.items()),
         _WEAKER.get(name + suffix, frozenset()),
     )
-    for name, options in _BASES.items()
+    for name, options in {**_BASES, **_SINCE}.items()
     for suffix, windows in (("", True), ("-no-expiry", False))
 }
-"""AWS's semantics; write conditions ignored; refused with 501; uploads listed by exact key alone. Each with windows, and without."""
+"""AWS's semantics; write conditions ignored; refused with 501; uploads listed by exact key alone; buckets that keep
+versions; conditions honoured by PUT alone, as Ceph does. Each with windows, and without."""
+DRAWN = tuple(name for name in KINDS if name.removesuffix("-no-expiry") in _BASES)
+"""Those that a seed draws from: with others it would draw another thing."""

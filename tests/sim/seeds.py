@@ -10,7 +10,7 @@ from riva_stream.config import StageRequest
 from tests.sim.breaks import Break
 from tests.sim.ending import converge
 from tests.sim.exhaustive import Result, Trace, prepared, result_of
-from tests.sim.kinds import KINDS
+from tests.sim.kinds import DRAWN
 from tests.sim.moments import TANGLED, Uneven, add_absences, another, at_random, entrance, tangle, uneven
 from tests.sim.scenarios import FOLLOW_UPS, SCENARIOS
 from tests.sim.schedules import Drawn, Plain
@@ -61,7 +61,7 @@ def simulate(
         whole: nothing that is there is told to be missing, as before that was drawn.
     """
     draw = Random(seed)
-    drawn = draw.choice([*KINDS, "aws", "aws", "aws"])
+    drawn = draw.choice([*DRAWN, "aws", "aws", "aws"])
     kind = kind or drawn
     scenario = SCENARIOS[draw.choice(among)]
     count = draw.choice((1, 2, 2, 2, 3))

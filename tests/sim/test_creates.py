@@ -112,7 +112,12 @@ def test_a_create_that_was_frozen_on_its_way_expires_with_the_lease(kind: str, k
 
 @pytest.mark.parametrize(
     ("kind", "key"),
-    [(kind, key) for kind in sorted(KINDS) for key in (ARCHIVE, PROBE) if "aws" not in kind or key != PROBE],
+    [
+        (kind, key)
+        for kind in sorted(KINDS)
+        for key in (ARCHIVE, PROBE)
+        if not KINDS[kind].store().is_aws or key != PROBE
+    ],
 )
 def test_what_a_run_creates_once_another_has_come_and_gone_is_aborted_by_it(kind: str, key: str) -> None:
     """Suspended with its Create, whose answer it never has: nobody else will look for what that leaves."""

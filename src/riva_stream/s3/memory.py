@@ -53,8 +53,8 @@ class MemoryStore(MemoryReader):
     Args:
         buckets: names of the existing buckets; see also :meth:`create_bucket`.
         is_aws: what :attr:`is_aws` says.
-        conditions: how If-Match and If-None-Match are treated on PUT, Complete and DELETE: ``honoured``; ``ignored``;
-            ``refused`` with 501. On GET they always hold.
+        conditions: how If-Match and If-None-Match are treated on PUT, Complete and DELETE: ``honoured``; ``puts``: on
+            PUT alone; ``ignored``; ``refused`` with 501. On GET they always hold.
         copies: how UploadPartCopy is treated: ``honoured``; ``unconditional``, whatever the source's ETag is;
             ``refused`` with 501; ``unproven``: no checksum is returned, and the part's ETag is not an MD5; ``flipped``:
             one bit of each copy differs from its source, and the answer describes the copy; ``lying``: the same, but
@@ -244,6 +244,8 @@ class MemoryStore(MemoryReader):
         if_match: str | None = None,
     ) -> None:
         if (not if_absent and not if_match) or self._conditions == "ignored":
+            return
+        if self._conditions == "puts" and where[0] != "PutObject":
             return
         if self._conditions == "refused":
             raise refusal(*where, "NotImplemented", 501)

@@ -32,7 +32,7 @@ from riva_stream.s3.port import (
 
 __all__ = ["Conditions", "Copies", "MemoryReader"]
 
-Conditions = Literal["honoured", "ignored", "refused"]
+Conditions = Literal["honoured", "puts", "ignored", "refused"]
 Copies = Literal["honoured", "unconditional", "refused", "unproven", "flipped", "lying"]
 
 _PIECE = 64 << 10

@@ -98,6 +98,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
             "an upload or a checkpoint could not be removed; the journal, which names it, stays too: the next run "
             "that writes here, or `gc`, removes them",
         )
+        destination.committing = False  # all that was begun is done
         await lease.stop()
     else:
         await lease.release()

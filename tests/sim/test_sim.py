@@ -26,7 +26,7 @@ from tests.sim.world import World, simulated
 
 PREFIX = prefix_of()
 JOURNAL = f"{PREFIX}.riva-stream/journal.json"
-SEEDS = (*range(200), 702_044, 900_216, 926_073, 1_017_283)
+SEEDS = (*range(150), 702_044, 900_216, 926_073, 1_017_283)
 FOUND = (
     *(9121, 9482, 12022, 12523, 16948, 18127, 26652, 27388, 28729, 28773, 29019, 29795),
     *(30218, 38312, 38979, 40743, 41163, 41654, 49207, 52179, 5919, 7987),
@@ -88,7 +88,7 @@ def test_no_promise_is_broken_whatever_a_seed_draws() -> None:
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - set(DRAWN)))
 def test_no_promise_is_broken_on_kinds_that_no_seed_draws(kind: str) -> None:
-    results = (seeds.simulate(seed, kind=kind) for seed in SEEDS[:20])
+    results = (seeds.simulate(seed, kind=kind) for seed in SEEDS[:10])
     assert not broken((r.name, r.kind, list(map(str, r.violations))) for r in results)
 
 

@@ -256,7 +256,12 @@ class Network:
         late = self.schedule.abandoned(request)
         if late is not None:
             self.later(self.loop.now + late, request)
-        self._in(HANGS, partial(self._break_off, request))
+        self._in(HANGS, partial(self._give_up, request))
+
+    def _give_up(self, request: Request) -> None:
+        """Break off a request that took too long: if it arrives after all, nobody waits for its answer."""
+        request.dropped = not request.arrived
+        self._break_off(request)
 
     def _cancel(self, request: Request, before: float, after: float, *, all_arrive: bool) -> None:
         self._in(0.0, partial(self._cancel_now, request, all_arrive=all_arrive))

@@ -12,10 +12,12 @@ import anyio
 import pytest
 
 from riva_stream import (
+    AccessDeniedError,
     ConfigurationError,
     IntegrityError,
     PromoteReport,
     PromoteRequest,
+    RivaStreamError,
     SourceNotFoundError,
     StageReport,
     StalledError,
@@ -25,11 +27,12 @@ from riva_stream import (
 )
 from riva_stream.cli import main
 from riva_stream.config import StageRequest
+from riva_stream.errors import Where
 from riva_stream.events import Event, Progress, StageStarted
 from riva_stream.inspection.verify import verify
 from riva_stream.pipeline import copies, from_staging
 from riva_stream.retry import RetryPolicy
-from riva_stream.s3 import CopySource
+from riva_stream.s3 import CopySource, Document, Listing
 from riva_stream.s3.memory import Copies, MemoryStore
 from riva_stream.sizes import MIB
 from tests.contract.ground import body
@@ -417,6 +420,103 @@ async def test_an_image_that_was_replaced_since_is_refused() -> None:
     await store.put("models", "images/riva-speech.tar.gz", body(b"other"), content_type="a/b", metadata={})
     assert (await promote(promotion(), store=store)).exit_code == 65
     assert at(store, PLACE) == {}
+
+
+class Shy(Watched):
+    """Refuses to show some keys of a staging, or says that they are gone, for a while."""
+
+    def __init__(self, *, lists: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.hides: dict[str, int] = {}
+        self.error: RivaStreamError | None = AccessDeniedError(
+            "denied", where=Where(status=403, code="AccessDenied")
+        )
+        self._lists = lists
+
+    async def get(self, bucket: str, key: str, **options: Any) -> Document | None:
+        if self.hides.get(key):
+            self.hides[key] -= 1
+            if self.error is None:
+                return None
+            raise self.error
+        return await super().get(bucket, key, **options)
+
+    async def list_objects(self, bucket: str, prefix: str, **options: Any) -> Listing:
+        if not self._lists:
+            raise AccessDeniedError("denied", where=Where(status=403, code="AccessDenied"))
+        return await super().list_objects(bucket, prefix, **options)
+
+
+async def with_an_image(store: Shy, **fields: Any) -> StageReport:
+    await store.put("models", "images/riva-speech.tar.gz", body(b"image"), content_type="a/b", metadata={})
+    return await staged(store, made("tar.gz"), server_path=IMAGE, **fields)
+
+
+PAIR = ("deployment.json", "deployment_ready.txt")
+
+
+@pytest.mark.parametrize("mode", ["full", "reference_only"])
+@pytest.mark.parametrize("name", PAIR)
+@pytest.mark.parametrize("refused", [True, False])
+async def test_one_wrong_answer_about_a_deployment_document_does_not_drop_the_pair(
+    mode: str, name: str, refused: bool
+) -> None:
+    store = Shy()
+    await with_an_image(store, **({} if mode == "full" else {mode: True}))
+    if not refused:
+        store.error = None
+    store.hides = {PREFIX + name: 1}
+    report = report_of(await promote(promotion(), store=store))
+    assert set(PAIR) <= at(store, PLACE).keys()
+    assert report.deployment is not None
+
+
+@pytest.mark.parametrize("mode", ["full", "reference_only"])
+async def test_a_pair_that_may_not_be_seen_is_not_taken_for_missing(mode: str) -> None:
+    store = Shy(lists=False)
+    fields = {} if mode == "full" else {mode: True}
+    await with_an_image(store, **fields)
+    await promote(promotion(), store=store)
+    before = at(store, PLACE)
+    store.hides = dict.fromkeys((PREFIX + name for name in PAIR), 1000)
+    with pytest.raises(AccessDeniedError):
+        await promote(promotion(force=True), store=store)
+    assert at(store, PLACE) == before
+    async with read_staging(SOURCE, store) as staging:  # who does not ask for it is not kept from the rest
+        assert staging.artifact is not None
+        with pytest.raises(AccessDeniedError):
+            assert staging.deployment
+
+
+async def test_a_staging_without_an_image_is_promoted_where_a_listing_shows_that_there_is_none() -> None:
+    store = Shy()
+    await staged(store, made("tar.gz"))
+    store.hides = dict.fromkeys((PREFIX + name for name in PAIR), 1000)
+    assert report_of(await promote(promotion(), store=store)).outcome == "staged"
+
+
+@pytest.mark.parametrize("name", PAIR)
+async def test_a_document_that_the_manifest_names_must_be_there(name: str) -> None:
+    store = Shy()
+    await with_an_image(store)
+    await store.delete("staging", PREFIX + name)
+    with pytest.raises(SourceNotFoundError) as caught:
+        await promote(promotion(), store=store)
+    assert name in caught.value.what
+    assert at(store, PLACE) == {}
+
+
+@pytest.mark.parametrize("image", [True, False])
+async def test_a_replica_lacks_no_pair_that_was_requested(image: bool) -> None:
+    store = Shy(lists=False)
+    await store.put("models", "images/riva-speech.tar.gz", body(b"image"), content_type="a/b", metadata={})
+    store.hides = dict.fromkeys((PREFIX + name for name in PAIR), 1000)
+    fields = {"server_path": IMAGE} if image else {}
+    report = await staged(store, made("tar.gz"), replicate_to=(PLACE,), force=True, **fields)
+    assert report.outcome == "staged"
+    assert [replica.exit_code for replica in report.replicas] == [77 if image else 0]
+    if not image:
+        assert "deployment_ready.txt" not in at(store, PLACE)
 
 
 # ---- interrupted

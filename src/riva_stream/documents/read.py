@@ -93,8 +93,12 @@ class Documents:
         if not self.is_marked:
             return []
         named = () if self.is_bintarball else (ARTIFACT_JSON, *(OF_FULL if self.is_full else ()))
-        paired = (DEPLOYMENT_JSON,) if self.has(DEPLOYMENT_READY) else ()
-        return [name for name in (*named, *paired) if not self.has(name) and name not in self.hidden]
+        files = self.manifest.files if self.manifest is not None else None
+        if files is not None and files.deployment is not None:
+            named = (*named, *DEPLOYMENT_DOCUMENTS)
+        elif self.has(DEPLOYMENT_READY):
+            named = (*named, DEPLOYMENT_JSON)
+        return [name for name in named if not self.has(name) and name not in self.hidden]
 
     @property
     def problem(self) -> str:
@@ -150,7 +154,7 @@ class Documents:
 
 
 async def read_documents(
-    bucket: Bucket, prefix: str, names: Sequence[str] = DOCUMENTS, *, listed: bool = False
+    bucket: Bucket, prefix: str, names: Sequence[str] = DOCUMENTS, *, listed: bool = False, sure: bool = False
 ) -> Documents:
     """Read the documents below ``prefix`` that are in ``names``; a bintarball reference has only two.
 
@@ -162,42 +166,71 @@ async def read_documents(
         prefix: of the staging.
         names: of documents.
         listed: a listing has shown the marker, or it should exist.
+        sure: that a deployment document is missing is believed only if a listing says so too, or if it was requested
+            again; the names of those that may not be read, and may exist, are in ``hidden``.
     """
     marked_by = marker_at(prefix)
     wanted = DEPLOYMENT_DOCUMENTS if marked_by == DEPLOYMENT_READY else names
-    read: dict[str, InStore] = {}
-    wrong: dict[str, str] = {}
-    hidden: list[str] = []
+    reading = _Reading(bucket, prefix, wanted, marked_by)
+    await reading.look(marked_by, again=listed)
+    if reading.read or reading.wrong:
+        await gather_bounded([name for name in wanted if name != marked_by], reading.look)
+    if missing := [name for name in reading.so_far().missing if name in wanted]:
+        await gather_bounded(missing, partial(reading.look, again=True))
+    found = reading.so_far()
+    if found.is_bintarball:
+        return found
+    if sure and found.is_marked:
+        await gather_bounded(
+            [name for name in DEPLOYMENT_DOCUMENTS if not found.has(name)], reading.look_for_deployment
+        )
+    return _without_foreign(reading.so_far())
 
-    async def look(name: str, *, again: bool = False) -> None:
+
+@dataclass(eq=False)
+class _Reading:
+    """Documents while they are read, one by one."""
+
+    bucket: Bucket
+    prefix: str
+    wanted: Sequence[str]
+    marked_by: str
+    read: dict[str, InStore] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
+
+    async def look(self, name: str, *, again: bool = False) -> None:
         """Read a document, if it exists; ``again``: it should."""
-        ask = bucket.get_confirming_absence if again else bucket.get
+        ask = self.bucket.get_confirming_absence if again else self.bucket.get
         try:
-            document = await ask(prefix + name, limit=DOCUMENT_LIMIT)
+            document = await ask(self.prefix + name, limit=DOCUMENT_LIMIT)
         except IntegrityError as error:
-            wrong[name] = error.what
+            self.wrong[name] = error.what
         except AccessDeniedError:
-            if name not in DEPLOYMENT_DOCUMENTS or marked_by in DEPLOYMENT_DOCUMENTS:
+            if name not in DEPLOYMENT_DOCUMENTS or self.marked_by in DEPLOYMENT_DOCUMENTS:
                 raise
             # most stagings have none: that must not prevent the rest from being read
-            hidden.append(name)
+            self.hidden.add(name)
         else:
             if document is not None:
-                read[name] = document
+                self.read[name] = document
 
-    def so_far() -> Documents:
+    async def look_for_deployment(self, name: str) -> None:
+        """Make sure that a deployment document which was not read is missing."""
+        try:
+            page = await self.bucket.list_objects(self.prefix + name, limit=1)
+            is_there = any(entry.key == self.prefix + name for entry in page.objects)
+        except AccessDeniedError:
+            is_there = True  # perhaps
+        self.hidden.discard(name)
+        if is_there:
+            await self.look(name, again=True)
+
+    def so_far(self) -> Documents:
         """The documents so far, in the order of their names."""
-        in_order = {name: read[name] for name in wanted if name in read}
-        return replace(parse_documents(in_order, wrong, marked_by=marked_by), hidden=sorted(hidden))
-
-    await look(marked_by, again=listed)
-    if read or wrong:
-        await gather_bounded([name for name in wanted if name != marked_by], look)
-    found = so_far()
-    if missing := [name for name in found.missing if name in wanted]:
-        await gather_bounded(missing, partial(look, again=True))
-        found = so_far()
-    return found if found.is_bintarball else _without_foreign(found)
+        in_order = {name: self.read[name] for name in self.wanted if name in self.read}
+        found = parse_documents(in_order, self.wrong, marked_by=self.marked_by)
+        return replace(found, hidden=sorted(self.hidden))
 
 
 def _without_foreign(documents: Documents) -> Documents:

@@ -21,6 +21,7 @@ from riva_stream.deployment import DeploymentDocument
 from riva_stream.documents.compare import differences
 from riva_stream.documents.read import Documents, read_documents
 from riva_stream.errors import (
+    AccessDeniedError,
     DigestMismatchError,
     HeldError,
     IntegrityError,
@@ -99,7 +100,9 @@ async def find_staging(
         SourceNotFoundError: there is none.
     """
     try:
-        documents = await read_documents(bucket, prefix, listed=True)  # the caller expects it to exist
+        documents = await read_documents(
+            bucket, prefix, listed=True, sure=True
+        )  # the caller expects it to exist
     except BaseExceptionGroup as group:
         raise first_of(group) from None
     if not documents.is_marked:
@@ -155,7 +158,18 @@ class Staging:
 
     @property
     def deployment(self) -> DeploymentDocument | None:
-        """``deployment.json``; None where no container image was handed over."""
+        """``deployment.json``; None where no container image was handed over.
+
+        Raises:
+            AccessDeniedError: it is unknown whether there is one: the store refuses to show it, and to list it.
+        """
+        if self.documents.hidden:
+            raise AccessDeniedError(
+                f"whether {self.destination} has a {' and a '.join(self.documents.hidden)} is not known: it may not be "
+                "read",
+                where=Where("GetObject", self.layout.bucket, self.layout.prefix + self.documents.hidden[0]),
+                hint="grant s3:GetObject on it; and s3:ListBucket, without which a missing object is refused as well",
+            )
         return self.documents.deployment
 
     @property

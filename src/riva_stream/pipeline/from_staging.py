@@ -49,7 +49,7 @@ from riva_stream.sink import PartCopier, Proof, Upload
 from riva_stream.source import PinnedSource, SourceChecksums, SourceReader, find_source
 from riva_stream.uris import split_uri
 
-__all__ = ["FromStaging", "Original", "StoreOf", "originals_of"]
+__all__ = ["FromStaging", "Original", "StoreOf", "incomplete", "originals_of"]
 
 
 _UNVOUCHED = "its marker, of version 0.1, does not vouch for the manifest"
@@ -82,13 +82,17 @@ class Original:
 
 
 async def originals_of(staging: Staging) -> list[Original]:
-    """Archive and models in the order of the staging's manifest, each verified to be as staged.
+    """Archive and models in the order of the staging's manifest, each verified to be as staged; documents are too.
 
     Raises:
         SourceNotFoundError: some are gone; the message names them.
         IntegrityError: some differ from what was staged; the message names them.
         HeldError: the staging is being replaced.
     """
+    if missing := staging.documents.missing:
+        await staging.still_stands()
+        raise incomplete(staging, missing)
+    await staging.require_agreement()
     items = [item for item in staging.objects.values() if not item.is_document]
     infos = await gather_bounded(
         [item.key for item in items], partial(staging.bucket.head_confirming_absence, listed=True)
@@ -100,15 +104,13 @@ async def originals_of(staging: Staging) -> list[Original]:
     gone = [item.path for item, info in zip(items, infos, strict=True) if info is None]
     if wrong:
         await staging.still_stands()
-        where = Where("HeadObject", staging.layout.bucket, staging.layout.prefix + next(iter(wrong)))
-        hint = f"all that differs: riva-stream verify {staging.destination}"
         if gone:
-            raise SourceNotFoundError(
-                f"{staging.destination} is not complete; missing: {', '.join(gone)}", where=where, hint=hint
-            )
+            raise incomplete(staging, gone)
         told = "; ".join(f"{path}: {text}" for path, text in wrong.items())
         raise IntegrityError(
-            f"{staging.destination} does not match its manifest; {told}", where=where, hint=hint
+            f"{staging.destination} does not match its manifest; {told}",
+            where=Where("HeadObject", staging.layout.bucket, staging.layout.prefix + next(iter(wrong))),
+            hint=f"all that differs: riva-stream verify {staging.destination}",
         )
     return [
         Original(item, pinned(staging.layout.bucket, info))
@@ -450,6 +452,15 @@ async def _find(run: Run, store_of: StoreOf, reference: ObjectReference) -> Pinn
             hint=stage_again,
         )
     return found
+
+
+def incomplete(staging: Staging, missing: Sequence[str]) -> SourceNotFoundError:
+    """The error for a staging some of whose objects are gone; ``missing``: their paths below the prefix."""
+    return SourceNotFoundError(
+        f"{staging.destination} is not complete; missing: {', '.join(missing)}",
+        where=Where(bucket=staging.layout.bucket, key=staging.layout.prefix + missing[0]),
+        hint=f"all that differs: riva-stream verify {staging.destination}",
+    )
 
 
 def _require_artifact(staging: Staging) -> Artifact:

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from riva_stream import clock
 from riva_stream.config import PromoteRequest, StageRequest, contradictions_in
-from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, RivaStreamError, Where, first_of
-from riva_stream.events import Observer, PhaseChanged, Progress, ignore, warning
+from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, Where, first_of
+from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore, warning
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.inspection.staging import Staging, find_staging
+from riva_stream.layout import DEPLOYMENT_JSON
 from riva_stream.pipeline.begin import deadline, open_run, stall_timeout
-from riva_stream.pipeline.from_staging import FromStaging, StoreOf, originals_of
+from riva_stream.pipeline.from_staging import FromStaging, StoreOf, incomplete, originals_of
 from riva_stream.pipeline.protocol import carry_out
 from riva_stream.pipeline.stores import Stores, open_stores
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
@@ -107,9 +108,19 @@ async def replicated(
         return stores.destination if is_here else stores.source
 
     try:
-        done = (await _promote(asked, ids, observer, here, store_of, since=since, run_id=run_id)).places
-    except RivaStreamError as error:  # the staging is already committed, and stays so
-        done = [_failed(place, error) for place in asked.to]
+        found = await _promote(
+            asked,
+            ids,
+            observer,
+            here,
+            store_of,
+            since=since,
+            run_id=run_id,
+            deployment=report.deployment is not None,
+        )
+        done = found.places
+    except Exception as error:  # noqa: BLE001 - of whatever kind: the staging is already committed, and stays so
+        done = [_failed(place, first_of(error)) for place in asked.to]
     return report.model_copy(update={"replicas": done})
 
 
@@ -122,8 +133,20 @@ async def _promote(
     *,
     since: float,
     run_id: str | None = None,
+    deployment: bool | None = None,
 ) -> PromoteReport:
-    """Promote; ``run_id``: of the run that made the staging, or None for any."""
+    """Promote what is staged.
+
+    Args:
+        request: what, and to where.
+        ids: a run id for each place.
+        observer: receives events.
+        stores: where the staging is, and where the places are.
+        store_of: the store of an object that the staging refers to.
+        since: when this began, for the deadline.
+        run_id: of the run that made the staging; None: of any.
+        deployment: whether the staging has deployment documents that must not be missed; None: that is not known.
+    """
     began = clock.monotonic()
     observer(PhaseChanged(phase="prepare"))
     bucket, prefix = split_uri(request.source)
@@ -132,7 +155,6 @@ async def _promote(
     try:
         async with deadline(_left(request, since)), stall_timeout(meter, request.timeout):
             staging = await find_staging(Bucket(stores.source, bucket, retrier), prefix, observer)
-            await staging.require_agreement()
             if run_id is not None and staging.run_id != run_id:
                 raise HeldError(
                     f"{staging.destination} has since been replaced by run {staging.run_id}: its replicas take "
@@ -141,6 +163,7 @@ async def _promote(
                     hint="run the same command again: it then says what is staged there",
                 )
             originals = await originals_of(staging)
+            _require_deployment(staging, observer, deployment)
     except ExceptionGroup as group:
         raise first_of(group) from None
     budget = Credits(request.memory)  # shared by all places: those whose bytes pass through here take turns
@@ -175,6 +198,25 @@ async def _promote(
         places=[places[place] for place in request.to],
         seconds=round(clock.monotonic() - began, 3),
     )
+
+
+def _require_deployment(staging: Staging, observer: Observer, expected: bool | None) -> None:
+    """Check that the deployment documents, if there are any, can be read: without them a place would lose its own.
+
+    Raises:
+        AccessDeniedError: it is unknown whether there are any.
+        SourceNotFoundError: those that are expected are missing.
+    """
+    if expected is False and staging.documents.hidden:
+        observer(
+            Warned(
+                code="deployment",
+                message=f"whether {staging.destination} has deployment documents is not known: they may not be read",
+            )
+        )
+        staging.documents = replace(staging.documents, hidden=())
+    if staging.deployment is None and expected:
+        raise incomplete(staging, [DEPLOYMENT_JSON])
 
 
 def _stage_request(request: PromoteRequest, staging: Staging, place: str, run_id: str) -> StageRequest:

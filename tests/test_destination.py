@@ -886,3 +886,103 @@ async def test_a_staging_whose_probe_stays_open_keeps_its_journal() -> None:
     assert (await stage(request(source_copy="send"), store=store)).outcome == "already_staged"
     assert store.open_uploads(BUCKET) == []
     assert store.look(BUCKET, JOURNAL) is None
+
+
+OWN = ("source/one.tar.gz", "models/a.riva", "artifact.json", "upload_manifest.json", "staging_complete.txt")
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("action", ["", "s3:GetObject"])
+async def test_one_refusal_of_what_was_just_written_does_not_end_the_commit(name: str, action: str) -> None:
+    store = await store_with_sources()
+    await stage(request(), store=store)
+    left = [True]
+    written = list[str]()
+    complete = store.complete_upload
+
+    async def completed(bucket: str, key: str, *args: Any, **options: Any) -> Any:
+        done = await complete(bucket, key, *args, **options)
+        written.append(key)
+        return done
+
+    def strike(operation: str, key: str) -> None:
+        if operation in {"HeadObject", "GetObject"} and key == PREFIX + name and key in written and left:
+            left.clear()
+            raise denied(action)
+
+    store.complete_upload, store.strike = completed, strike  # type: ignore[method-assign]
+    assert (await stage(request(force=True, source_copy="send"), store=store)).outcome == "staged"
+    assert not left
+
+
+@pytest.mark.parametrize("mode", [{}, {"reference_only": True}])
+@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_one_wrong_answer_about_a_document_to_be_replaced_does_not_end_the_commit(
+    mode: dict[str, Any], refused: bool, nth: int
+) -> None:
+    name = PREFIX + ("artifact.json" if mode else "upload_manifest.json")
+
+    class Wrong(Struck):
+        heads = 0
+
+        async def head(self, bucket: str, key: str, **options: Any) -> Any:
+            if key == name and self.armed:
+                self.heads += 1
+                if self.heads == nth:
+                    if refused:
+                        raise denied()
+                    return None
+            return await super().head(bucket, key, **options)
+
+        armed = False
+
+    store = Wrong(BUCKET)
+    await put(store, "archives/one.tar.gz", archive("one"))
+    await stage(request(**mode), store=store)
+    store.armed = True
+    assert (await stage(request(force=True, **mode), store=store)).outcome == "staged"
+    assert store.heads >= nth
+
+
+class StuckProbe(Struck):
+    """Aborts no upload of a probe, and may lose the answers to the Creates of those."""
+
+    loses = False
+
+    async def create_upload(self, bucket: str, key: str, **options: Any) -> str:
+        upload_id = await super().create_upload(bucket, key, **options)
+        if self.loses and key.endswith("/probe"):
+            raise failed()
+        return upload_id
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        if key.endswith("/probe") and upload_id in self.stuck():
+            raise failed()
+        await super().abort_upload(bucket, key, upload_id)
+
+    def stuck(self) -> set[str]:
+        return {upload.upload_id for upload in self.open_uploads(BUCKET) if self.is_stuck}
+
+    is_stuck = True
+
+
+@pytest.mark.parametrize("listing", ["prefix", "exact"])
+@pytest.mark.parametrize("loses", [False, True])
+async def test_no_run_drops_the_record_of_a_probe_that_nobody_could_abort(listing: Any, loses: bool) -> None:
+    store = StuckProbe(BUCKET, is_aws=False, list_uploads_by=listing)
+    await put(store, "archives/one.tar.gz", archive("one"))
+    job = request(retries=1, lease=1, source_copy="send")
+    store.loses = loses
+    for _ in range(2):
+        if loses:
+            with pytest.raises(TransientError):
+                await stage(job, store=store)
+        else:
+            await stage(job, store=store)
+        assert store.open_uploads(BUCKET)
+        assert store.look(BUCKET, JOURNAL) is not None
+    store.is_stuck = store.loses = False
+    await stage(job, store=store)
+    assert store.open_uploads(BUCKET) == []
+    assert store.look(BUCKET, JOURNAL) is None

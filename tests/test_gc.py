@@ -310,6 +310,27 @@ async def test_a_store_that_lists_too_much_costs_nobody_an_upload(monkeypatch: p
     assert [upload.key for upload in store.open_uploads("deploy")] == ["prod/n/v2/models/x.riva"]
 
 
+@pytest.mark.parametrize("name", [".riva-stream/probe", "staging_complete.txt"])
+async def test_what_no_journal_names_is_found_where_uploads_are_listed_by_exact_key(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Watched(is_aws=False, list_uploads_by="exact")
+    model = made("tar.gz")
+    await store.put_source(model.key, model.data)
+    report = await stage(asked(model), store=store)
+    prefix = report.destination.removeprefix("s3://staging/")
+    await store.create_upload("staging", prefix + name, content_type="a/b", metadata={}, crc64nvme=False)
+
+    @asynccontextmanager
+    async def opened(*_: Any, **__: Any) -> AsyncIterator[MemoryStore]:
+        yield store
+
+    monkeypatch.setattr("riva_stream.inspection.gc.open_store", opened)
+    found = await collect(StoreSettings(), "staging", "", older_than=0.0, lease=0.3, apply=True)
+    assert [(left.key, left.removed) for left in found.found] == [(prefix + name, True)]
+    assert store.open_uploads("staging") == []
+
+
 def test_an_age_beyond_the_calendar_is_refused(on_moto: Place, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["gc", f"s3://{on_moto.bucket}/", "--older-than", "1000000d", "--quiet"]) == 2
     assert "--older-than: '1000000d' is not a duration" in capfd.readouterr().err

@@ -648,8 +648,8 @@ class Destination:
         if key == self.run.layout.marker or not self.existing.may_have(key):
             return {"if_absent": True}, None
         # What may not be read must be absent: it is never overwritten blindly.
-        is_named = key in self.existing.named_keys
-        info = await (self._head_confirmed(self.bucket, key) if is_named else self._head(key))
+        is_there = self.existing.has_shown(key) and key not in self._deleted
+        info = await (self._head_confirmed(self.bucket, key) if is_there else self._head(key))
         if info is None:
             return {"if_absent": True}, None
         return {"if_match": info.etag}, info.metadata.get("run-id")
@@ -803,15 +803,15 @@ class Destination:
 
     async def abort(self, upload: OpenUpload) -> None:
         """Abort an upload by its id, wherever it is listed."""
-        run = self.run
+        layout = self.run.layout
         try:
             await self.bucket.abort_upload(upload.key, upload.upload_id)
             self.uploads.aborted.add(upload.upload_id)
-        except TransientError as error:
+        except TransientError:
             # A probe's upload can stay: it could never become part of a staging.
-            if run.layout.is_payload(upload.key) or upload.key.removeprefix(run.layout.prefix) in KINDS:
+            if layout.is_payload(upload.key) or upload.key.removeprefix(layout.prefix) in KINDS:
                 raise
-            run.warn("probe", f"the upload of a probe stays open until gc removes it: {error}")
+            self._note_scratch(LeftUpload(layout.bucket, upload.key, upload.upload_id))
 
     def _complete_error(self, error: RivaStreamError, upload: Upload) -> RivaStreamError:
         """The error to raise for a Complete; one that a new upload of a document can cure is not retried."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from riva_stream import clock
-from riva_stream.errors import DigestMismatchError, HeldError, TransientError, Where
+from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, TransientError, Where
 from riva_stream.layout import is_model
 from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
 from riva_stream.report import ObjectCheck
@@ -100,15 +100,16 @@ class ContradictionError(TransientError):
 
 
 async def retry_contradictions(bucket: Bucket, operation: str, ask: Callable[[], Awaitable[T]]) -> T:
-    """Return the result of ``ask``, repeated while it raises :class:`ContradictionError`.
+    """Return the result of ``ask``, repeated while it raises :class:`ContradictionError`, or is refused.
 
     Raises:
         DigestMismatchError: the contradiction persisted. If the store could not be asked, that error is raised.
+        AccessDeniedError: the refusal persisted.
     """
     for look in range(_LOOKS - 1):
         try:
             return await bucket.retrier(operation, ask)
-        except ContradictionError:
+        except (ContradictionError, AccessDeniedError):
             await clock.sleep(_PAUSE * 2**look)
     try:
         return await bucket.retrier(operation, ask)

@@ -137,6 +137,11 @@ class Existing:
         """Keys of everything that the marker vouches for."""
         return self.named_keys if self.manifest else frozenset()
 
+    def has_shown(self, key: str) -> bool:
+        """Whether a listing or a document has shown an object at a key, or it was read."""
+        is_read = self.documents.has(key.removeprefix(self.prefix))
+        return key in self.etags or key in self.named_keys or is_read
+
     def may_have(self, key: str) -> bool:
         """Whether there may be an object at a key: a listing may lag, so what a document names counts as well."""
         return not self.listed or key in self.etags or key in self.named_keys

@@ -15,13 +15,13 @@ from typing import Any
 from riva_stream import clock
 from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, Where
 from riva_stream.events import Observer, ignore, warning
-from riva_stream.layout import OWN_FOLDER, Layout, layout_around, layout_of
+from riva_stream.layout import OWN_FOLDER, SCRATCH, Layout, layout_around, layout_of
 from riva_stream.lease import Found, Journal, Lease, Process, ended_reason, read_journal, watch
 from riva_stream.lease.lease import JournalContent
 from riva_stream.report import CollectReport, Leftover, error_report, worst
 from riva_stream.retry import Retrier
 from riva_stream.run import gather_bounded
-from riva_stream.s3 import UNSEEN, ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
+from riva_stream.s3 import UNSEEN, Bucket, ObjectInfo, OpenUpload, StoreSettings, WritableBucket, open_store
 from riva_stream.s3.bucket import ask_until_found
 from riva_stream.state import new_run_id
 from riva_stream.tasks import in_child_task
@@ -82,10 +82,13 @@ async def collect(
             # Not every store respects the prefix in a listing.
             return layout_of(bucket, key) if key.startswith(prefix) else None
 
+        known: dict[Layout, None] = {}
         async for entry in there.objects(prefix):
-            if (layout := layout_below(entry.key)) is not None and layout.is_own(entry.key):
-                places.setdefault(layout, place(layout)).add(entry)
-        for upload in await there.list_uploads(prefix):
+            if (layout := layout_below(entry.key)) is not None:
+                known[layout] = None
+                if layout.is_own(entry.key):
+                    places.setdefault(layout, place(layout)).add(entry)
+        for upload in await _open_uploads(there, prefix, known):
             if (layout := layout_below(upload.key)) is not None:
                 places.setdefault(layout, place(layout)).uploads.append(upload)
         found = await gather_bounded(list(places.values()), lambda place: place.collect(apply=apply))
@@ -99,6 +102,15 @@ async def collect(
             error=next((error_report(error) for error in errors if error.exit_code == code), None),
             exit_code=code,
         )
+
+
+async def _open_uploads(bucket: Bucket, prefix: str, stagings: Iterable[Layout]) -> Sequence[OpenUpload]:
+    """Those below a prefix; where a store lists only those of an exact key, those at keys that every staging has."""
+    found = await bucket.list_uploads(prefix)
+    if found or bucket.is_aws:
+        return found
+    keys = [at.prefix + name for at in stagings for name in (*sorted(at.documents), *SCRATCH)]
+    return [upload for listed in await gather_bounded(keys, bucket.list_uploads) for upload in listed]
 
 
 @dataclass(eq=False)

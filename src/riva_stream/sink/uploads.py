@@ -174,7 +174,7 @@ class Uploads:
         """Note one that only served to probe and may still be open; ``upload_id``: None if its Create was not answered."""
         if upload_id is None:
             self.creating.add(key)
-        else:
+        elif upload_id not in {upload.upload_id for upload in self.unsure}:
             self.unsure.append(Upload(key, "", {}, upload_id, self.run_id, self.enqueue))
 
     def enqueue(self, upload: Upload, number: int, part: Part) -> None:

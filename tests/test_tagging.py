@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from riva_stream import StageReport, stage
+from riva_stream import AccessDeniedError, StageReport, TransientError, stage
+from riva_stream.errors import Where
 from riva_stream.s3 import S3Store
+from riva_stream.s3.port import NO_TAGS
 from riva_stream.sizes import MIB
+from tests.copying import Watched, asked, made
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
 from tests.support.faults import Gate, Refuse, Stall
@@ -201,3 +205,34 @@ async def test_a_staging_without_the_tags_says_so_when_it_is_found(place: Place)
     assert [warning for warning in report.warnings if "--tag --force" in warning.message]
     report, _ = await staged(place, force=True)
     assert all(tags == TAGS for tags in tags_of(place).values())
+
+
+async def test_an_upload_of_an_earlier_run_with_the_same_id_is_tagged_too() -> None:
+    class Store(Watched):
+        may = False
+
+        async def create_upload(self, bucket: str, key: str, *, tags: Any = NO_TAGS, **options: Any) -> str:
+            if tags and not self.may:
+                raise AccessDeniedError("denied", where=Where(status=403, code="AccessDenied"))
+            return await super().create_upload(bucket, key, tags=tags, **options)
+
+        async def upload_part(self, bucket: str, key: str, *args: Any) -> str:
+            if not self.may and "/models/" in key:
+                raise TransientError("failed", where=Where(status=500, code="InternalError"))
+            return await super().upload_part(bucket, key, *args)
+
+    store, model = Store(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    request = asked(model, tag=True, run_id="job-7", source_copy="send", retries=0)
+    with pytest.raises(TransientError):
+        await stage(request, store=store)
+    store.may = True
+    report = await stage(request, store=store)
+    assert report.artifact is not None
+    assert "resume" in {warning.code for warning in report.warnings}
+    for name in ("source/a.tar.gz", *(f"models/{model.filename}" for model in report.artifact.models)):
+        found = store.look(
+            "staging", report.artifact.deployment.s3_prefix.removeprefix("s3://staging/") + name
+        )
+        assert found is not None
+        assert found.tags == report.artifact.deployment.tags

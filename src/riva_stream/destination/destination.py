@@ -422,7 +422,7 @@ class Destination:
             self.run.observer(ObjectCompleted(key=record.key, size=record.size))
         await self.tag(
             *(record.key for record in records),
-            older=[record.key for record in records if record.created_by != self.run.run_id],
+            older=[upload.key for upload in uploads if upload.is_adopted],
         )
         await gather_bounded(records, partial(verify_upload, self.run))
         return records

@@ -79,6 +79,8 @@ class Upload:
     """Parts that the store has from an earlier run."""
     parts: dict[int, SentPart] = field(default_factory=dict)
     numbered: int = 0
+    is_adopted: bool = False
+    """Whether an earlier run has created it; one with the same run id, perhaps."""
     is_copied: bool = False
     """Whether the store was asked to copy any of its parts."""
     expected: int = 0

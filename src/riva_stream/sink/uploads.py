@@ -167,7 +167,15 @@ class Uploads:
         """Keep an earlier run's upload for :meth:`open`, with the parts that the store has of it."""
         sends = self.check == "crc64nvme"
         self.adopted[key] = Upload(
-            key, "", {}, upload_id, created_by, self.enqueue, uploaded, sends_crc64nvme=sends
+            key,
+            "",
+            {},
+            upload_id,
+            created_by,
+            self.enqueue,
+            uploaded,
+            is_adopted=True,
+            sends_crc64nvme=sends,
         )
 
     def give_up(self, key: str, upload_id: str | None) -> None:

@@ -191,6 +191,104 @@ def test_a_promotion_replaces_the_values_only_if_it_succeeds(place: Place, tmp_p
     assert f"Staged\n\n{uri}dev/a/v1/\n" in call("status", "state").stdout
 
 
+# --- one run id for several runs, as that of a scheduler's job is
+
+
+def call(folder: Path, *argv: str, code: int = 0) -> dict[str, Any]:
+    """A command's document."""
+    done = run("riva_stream", *argv, "--json", cwd=folder, timeout=60)
+    assert done.returncode == code, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_a_run_id_that_is_used_again_hands_over_no_document_of_the_run_before(
+    place: Place, tmp_path: Path
+) -> None:
+    place.source(MIB)
+    for key in ("other.tar.gz", "image.tar.gz"):
+        place.put(f"bintarball/{key}", b"some bytes")
+    folder = tmp_path / "state" / "runs" / "job-7"
+
+    def staged(*flags: str, code: int = 0) -> None:
+        done = stage(place, tmp_path, "--run-id=job-7", *flags)
+        assert done.returncode == code, done.stderr
+
+    staged()
+    assert call(tmp_path, "next")["environment"]["STAGING_MODE"] == "full"
+    staged(
+        "--bintarball-reference",
+        f"--server-path=s3://{place.bucket}/bintarball/image.tar.gz",
+        f"--source=s3://{place.bucket}/bintarball/other.tar.gz",
+        "--model-version=v9",
+    )
+    found = call(tmp_path, "next")
+    assert (found["checksum_file"], found["artifact_metadata"]) == (None, None)
+    environment = found["environment"]
+    assert (environment["MODEL_VERSION"], environment["STAGING_MODE"]) == ("v9", "bintarball_reference")
+    assert "artifact.json" not in files_of(folder)
+    staged("--reference-only", "--model-version=v2")
+    found = call(tmp_path, "next")
+    assert (found["checksum_file"], found["bintarball_manifest"]) == (None, None)
+    assert found["environment"]["MODEL_VERSION"] == "v2"
+    assert json.loads(Path(found["artifact_metadata"]).read_text())["model"]["version"] == "v2"
+    # nor is a run taken for one that has succeeded
+    staged(f"--source=s3://{place.bucket}/bintarball/nothing.tar.gz", "--model-version=v3", code=66)
+    last = call(tmp_path, "status", "state")["last_run"]
+    assert (last["status"], last["exit_code"], last["outcome"]) == ("failure", 66, None)
+    # what was there before is found again, and its documents with it
+    staged()
+    found = call(tmp_path, "next")
+    assert json.loads((folder / "report.json").read_text())["outcome"] == "already_staged"
+    for name in ("checksums.sha256", "artifact.json", "upload_manifest.json", "staging_complete.txt"):
+        assert (folder / name).read_bytes() == place.read(PREFIX + name)
+    assert Path(found["checksum_file"]) == folder / "checksums.sha256"
+    assert Path(found["artifact_metadata"]) == folder / "artifact.json"
+    assert not files_of(folder) & {"plan.json", "deployment.json"}
+    # the records of all five are kept
+    assert (tmp_path / "state/logs/job-7.log").read_text().count("riva_stream stage --source") == 5
+    assert (folder / "events.jsonl").read_text().count('"event": "stage_finished"') == 4
+    assert (folder / "diagnostics.tar.gz").is_file()
+
+
+def test_a_dry_run_with_the_same_run_id_leaves_the_documents(place: Place, tmp_path: Path) -> None:
+    place.source(MIB)
+    assert stage(place, tmp_path, "--run-id=job-7").returncode == 0
+    before = call(tmp_path, "next")
+    assert stage(place, tmp_path, "--run-id=job-7", "--dry-run", "--model-version=v3").returncode == 0
+    assert call(tmp_path, "next") == before
+    assert Path(before["checksum_file"]).read_bytes() == place.read(PREFIX + "checksums.sha256")
+
+
+def test_a_promotion_with_the_run_id_of_the_staging_leaves_its_documents_until_it_succeeds(
+    place: Place, tmp_path: Path
+) -> None:
+    place.source(MIB)
+    uri = f"s3://{place.bucket}/"
+    runs = tmp_path / "state" / "runs"
+    assert stage(place, tmp_path, "--run-id=job-7").returncode == 0
+
+    def promoted(*places: str, code: int = 0) -> None:
+        targets = [word for place in places for word in ("--to", place)]
+        call(tmp_path, "promote", "--run-id=job-7", uri + PREFIX, *targets, code=code)
+
+    def documents() -> dict[str, bytes]:
+        found = call(tmp_path, "next")
+        assert Path(found["artifact_metadata"]).parent == runs / found["run_id"]
+        return {name: Path(found[name]).read_bytes() for name in ("checksum_file", "artifact_metadata")}
+
+    for version in ("v1", "v2", "v3"):
+        before, handed_over = call(tmp_path, "next"), documents()
+        promoted("s3://no-such-bucket-here/dev/a/v1/", code=78)
+        promoted(f"{uri}test/a/{version}/", "s3://no-such-bucket-here/dev/a/v1/", code=78)
+        assert call(tmp_path, "next") == before
+        assert documents() == handed_over
+        promoted(*(f"{uri}{env}/a/{version}/" for env in ("dev", "qa")[: 1 if version == "v2" else 2]))
+        assert json.loads(documents()["artifact_metadata"])["deployment"]["environment"] == "dev"
+        assert call(tmp_path, "next")["s3_staging_uri"] == f"{uri}dev/a/{version}"
+        assert call(tmp_path, "status", "state")["last_run"]["destination"] == f"{uri}dev/a/{version}/"
+
+
 @pytest.mark.parametrize(
     ("scenario", "flags", "code"),
     [
@@ -298,6 +396,43 @@ def test_two_runs_with_one_directory_never_mix_their_files(tmp_path: Path) -> No
         for thread in threads:
             thread.join()
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_status_outlives_a_power_cut_only_with_all_that_it_vouches_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one, a file has the bytes that were synced, and a folder the names."""
+    sync, synced = os.fsync, set[int]()
+    names: list[dict[str, int]] = []
+    """Of the state directory, with their inodes, whenever it was synced."""
+
+    def watched(descriptor: int) -> None:
+        sync(descriptor)
+        found = os.fstat(descriptor)
+        synced.add(found.st_ino)
+        if found.st_ino == tmp_path.stat().st_ino:
+            names.append({path.name: path.stat().st_ino for path in tmp_path.iterdir() if path.is_file()})
+
+    own = tmp_path / "runs" / "a1"
+    own.mkdir(parents=True)
+    copies = {"checksum_file": own / "checksums.sha256", "artifact_metadata": own / "artifact.json"}
+    for path in (*copies.values(), own / "report.json"):
+        path.write_text("{}")
+    handover.finish(tmp_path, ending("a0"), dict.fromkeys(VALUES, "old"), b"{}")
+    old = {path.name: path.stat().st_ino for path in tmp_path.iterdir() if path.is_file()}
+    monkeypatch.setattr(os, "fsync", watched)
+    values = dict.fromkeys(VALUES, "new") | {name: str(path) for name, path in copies.items()}
+    handover.finish(tmp_path, ending("a1"), values, b"{}")
+    before, complete, after = names
+    assert before == {name: inode for name, inode in old.items() if name != STATUS}
+    assert complete == {name: inode for name, inode in after.items() if name != STATUS}
+    vouched = {*after.values()} - {(tmp_path / ".130.lock").stat().st_ino}
+    vouched |= {path.stat().st_ino for path in (*own.iterdir(), own, own.parent)}
+    assert vouched <= synced
+    names.clear()
+    handover.begin(tmp_path, "a2", log_file="", command="")
+    assert STATUS not in names[-1]
+    assert names[-1][RECORD] in synced
 
 
 def test_a_lock_that_nobody_gives_back_does_not_stop_a_run(

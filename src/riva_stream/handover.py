@@ -1,8 +1,9 @@
 """What one step of the pipeline hands to the next: small files in the state directory, as shell scripts read them.
 
 One value per file, with a newline at its end, for ``$(cat state/s3_staging_uri)``. ``130.status`` is their commit, as
-the marker is the bucket's: it is removed first and written last. Each file is replaced as a whole, and all of them are
-written under a lock, so that two runs with one state directory leave the files of one of them, never a mixture.
+the marker is the bucket's: it is removed first and written last, each time after waiting for the disk, so that it does
+not survive a power cut without them. Each file is replaced as a whole, and all of them are written under a lock, so that
+two runs with one state directory leave the files of one of them, never a mixture.
 
 Only the standard library is used here, so that the import costs a shell script next to nothing. Every function
 blocks: not for the event loop.
@@ -70,6 +71,8 @@ _MAX_BYTES = 64 << 20
 _PATIENCE = (
     5.0  # seconds to wait for a lock that is held for milliseconds: a longer holder is suspended or dead
 )
+_UNSYNCABLE = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
+"""Of a folder on some network file systems, or one that may be written to but not read."""
 _LOOKS = 100  # attempts, 10 ms apart, to read a set of files that another run is writing
 
 
@@ -124,6 +127,7 @@ def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
         with _locked(folder):
             (folder / STATUS).unlink(missing_ok=True)
             put(folder / RECORD, _record(run_id, log_file, command, "running", datetime.now(UTC)))
+            _sync(folder)
     except OSError as error:
         raise ConfigurationError(
             f"the state directory {folder} cannot be written: {error.strerror or error}",
@@ -145,8 +149,10 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
             be removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    own = folder / "runs" / ending.run_id
     with _locked(folder):
         (folder / STATUS).unlink(missing_ok=True)
+        _sync(folder)  # or a power cut could leave the old status beside new values
         texts: dict[str, str | bytes | None] = {
             name: f"{values[name]}\n" if values.get(name) else None for name in VALUES
         }
@@ -159,7 +165,12 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
             folder / RECORD,
             _record(ending.run_id, ending.log_file, ending.command, ending.status, ending.ended_at),
         )
+        # The run itself wrote these without waiting for the disk: its heartbeat must not depend on it.
+        copies = [Path(values[name]) for name in ("checksum_file", "artifact_metadata") if values.get(name)]
+        for path in (*copies, own / "report.json", own, own.parent, folder):
+            _sync(path)
         put(folder / STATUS, _status(ending))
+        _sync(folder)
 
 
 def read(folder: Path) -> Handover:
@@ -217,19 +228,43 @@ def _record(run_id: str, log_file: str, command: str, status: str, when: datetim
 
 
 def put(path: Path, data: str | bytes) -> None:
-    """Replace a file as a whole: readers see the old one or the new one, never half of it.
+    """Replace a file as a whole: readers see the old one or the new one, never half of it, even after a power cut.
 
     Raises:
         OSError: it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        partial.write_bytes(data if isinstance(data, bytes) else data.encode(errors="surrogateescape"))
+        with partial.open("wb") as file:
+            file.write(data if isinstance(data, bytes) else data.encode(errors="surrogateescape"))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; where that is not supported, do without.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _UNSYNCABLE | {errno.ENOENT, errno.ENOTDIR}:
+            raise
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSYNCABLE:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _get(folder: Path, name: str) -> str:

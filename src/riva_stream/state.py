@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC
 from pathlib import Path
@@ -14,7 +15,7 @@ import aiofiles.os
 from riva_stream import clock
 from riva_stream.errors import ConfigurationError
 
-__all__ = ["new_run_id", "write_state"]
+__all__ = ["clear_state", "new_run_id", "write_state"]
 
 
 def new_run_id() -> str:
@@ -42,7 +43,27 @@ async def write_state(root: Path | None, run_id: str, name: str, data: bytes) ->
     except OSError as error:
         with suppress(OSError):
             await aiofiles.os.remove(partial)
-        raise ConfigurationError(
-            f"the state directory {root} cannot be written: {error.strerror or error}",
-            hint="pass --state-dir DIR with a folder you may write to",
-        ) from error
+        raise _unwritable(root, error) from error
+
+
+async def clear_state(root: Path | None, run_id: str, names: Iterable[str]) -> None:
+    """Remove these files of an earlier run with the same id from ``<state>/runs/<run id>/``.
+
+    Raises:
+        ConfigurationError: the state directory cannot be written.
+    """
+    if root is None:
+        return
+    try:
+        for name in names:
+            with suppress(FileNotFoundError):
+                await aiofiles.os.remove(root / "runs" / run_id / name)
+    except OSError as error:
+        raise _unwritable(root, error) from error
+
+
+def _unwritable(root: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the state directory {root} cannot be written: {error.strerror or error}",
+        hint="pass --state-dir DIR with a folder you may write to",
+    )

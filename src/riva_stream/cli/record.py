@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -141,6 +142,19 @@ class Record:
     def bundle(self) -> Path:
         """Path of the diagnostics of a failure."""
         return _absolute(self.folder / BUNDLE)
+
+    @property
+    def free_id(self) -> str:
+        """The run id; with a suffix if the next step still reads the documents of a run with the same id.
+
+        A promotion that fails leaves them as they are, so it must write to another folder.
+        """
+        status: Mapping[str, str] = {}
+        with contextlib.suppress(OSError):  # then the next step cannot read them either
+            status = handover.read(self._state).status
+        of_a_place = rf"{re.escape(self._run_id)}(-\d+)?"  # of several, each run has a number
+        is_taken = status.get("status") == "success" and re.fullmatch(of_a_place, status.get("run_id", ""))
+        return f"{self._run_id[:100]}-again" if is_taken else self._run_id
 
     def open(self, file: EnvFile) -> LogSettings:
         """Start writing, now that it is known where and how."""

@@ -36,6 +36,8 @@ from riva_stream.pipeline import stage
 from riva_stream.report import PlaceReport, StageReport, error_report, worst
 from tests.cli_double import progress
 from tests.cli_double import report as made_up
+from tests.contract.ground import body
+from tests.copying import Watched, made
 from tests.staging import Place, put_credentials
 from tests.support.archives import archive_bytes
 from tests.support.servers import MotoServer
@@ -231,6 +233,75 @@ async def test_a_container_image_that_is_missing_is_missing_at_one_place() -> No
     whole = catalogue(entry("a", server_path="images/server.tar.gz", replicate_to=["s3://in-europe"]))
     await stage_all(whole, engine=engine)
     assert [request.bucket for request in engine.given] == ["deployments", "in-europe"]
+
+
+async def test_a_container_image_with_a_uri_is_missing_at_every_place() -> None:
+    engine = Engine(errors={"a": SourceNotFoundError("there is no server.tar.gz")})
+    whole = catalogue(entry("a", server_path="s3://images/server.tar.gz", replicate_to=["s3://in-europe"]))
+    await stage_all(whole, engine=engine)
+    assert [request.bucket for request in engine.given] == ["deployments"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "jobs"),
+    [
+        ({}, {"bucket": "in-europe"}, 1),
+        ({}, {"model_name": "b-ctc"}, 2),
+        ({}, {"model_name": "b-rnnt"}, 1),
+        ({}, {"model_name": "b-ctc", "architecture": "rnnt"}, 1),
+        ({"architecture": "conformer"}, {"architecture": "conformer", "model_name": "b-ctc"}, 1),
+        ({"server_path": "i.gz"}, {"server_path": "i.gz", "env": "prod"}, 1),
+        ({"server_path": "i.gz"}, {"server_path": "i.gz", "bucket": "in-europe"}, 2),
+        ({"server_path": "i.gz"}, {"server_path": "s3://deployments/i.gz", "bucket": "in-europe"}, 1),
+    ],
+)
+async def test_one_job_has_one_content_whatever_its_places(
+    first: dict[str, Any], second: dict[str, Any], jobs: int
+) -> None:
+    """A key of an image means another one in each bucket, and a name may contain another architecture."""
+    same = entry("a-rnnt")
+    events: list[Any] = []
+    places = catalogue(same | first, same | {"env": "test"} | second)
+    await stage_all(places, engine=Engine(), observer=events.append)
+    assert events[0].jobs == jobs
+
+
+async def test_an_image_in_the_destination_is_another_one_where_the_source_is() -> None:
+    """``stage`` reads an image in the destination's bucket there, and any other where it reads the source."""
+    ends = {"endpoint_url": "https://near.example", "source_endpoint_url": "https://far.example"}
+    same = entry("a", server_path="s3://deployments/i.gz", **ends)
+    events: list[Any] = []
+    places = catalogue(same, same | {"bucket": "in-europe"})
+    await stage_all(places, engine=Engine(), observer=events.append)
+    assert events[0].jobs == 2
+
+
+async def test_each_bucket_has_its_own_image_and_each_name_its_architecture() -> None:
+    store = Watched()
+    model = made("tar")
+    await store.put_source(model.key, model.data)
+    for bucket in ("aaa", "bbb"):
+        store.create_bucket(bucket)
+        await store.put(bucket, "i.gz", body(bucket.encode()), content_type="a/b", metadata={})
+    same = {"source": f"s3://models/{model.key}", "server_path": "i.gz"}
+    places = {"aaa": "x-rnnt", "bbb": "x-ctc"}
+    whole = catalogue(*(entry(name, bucket=bucket, **same) for bucket, name in places.items()))
+
+    async def run(request: StageRequest, observer: Observer) -> StageReport:
+        return await stage(request, observer=observer, store=store)
+
+    for outcome in ("staged", "already_staged"):
+        report = await stage_all(whole, engine=LocalEngine(run=run))
+        assert [e.outcome for e in report.entries] == [outcome] * 2
+    for bucket, name in places.items():
+        kept = store.look(bucket, f"dev/{name}/v1/deployment.json")
+        assert kept is not None
+        document = json.loads(kept.data)
+        image = document["bintarball_references"]["container_image"]
+        assert image["s3_uri"] == f"s3://{bucket}/i.gz"
+        assert document["model"]["architecture"] == name.removeprefix("x-")
+    alone = await stage_all(whole, engine=LocalEngine(run=run), only="*/x-ctc/*")
+    assert alone.exit_code == 0
 
 
 async def test_the_same_path_at_another_endpoint_is_another_place() -> None:

@@ -60,6 +60,7 @@ _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes of S3 Glacier (Amazon S3 User Guide, "Restoring an archived object")."""
 _LONGEST_RUN_ID = 128
+_ARCHITECTURES = ("rnnt", "ctc", "tdt")
 
 _STAGING = "s3://bucket/ENV/NAME/VERSION/"
 _DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
@@ -457,6 +458,12 @@ class StageRequest(Request):
         """The container image's key."""
         path = self.server_path or ""
         return key_of(path) if path.startswith("s3://") else path
+
+    @property
+    def model_architecture(self) -> str:
+        """The architecture: as given, or the one that the model's name contains, else "unknown"."""
+        words = re.split(r"[^a-z0-9]+", self.model_name.lower())
+        return self.architecture or next((kind for kind in _ARCHITECTURES if kind in words), "unknown")
 
     @property
     def place(self) -> str:

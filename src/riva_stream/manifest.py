@@ -7,7 +7,6 @@ are UTC in ISO 8601, digests are lower-case hexadecimal.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import zip_longest
@@ -38,7 +37,6 @@ __all__ = [
     "StagedFiles",
     "UploadManifest",
     "Validation",
-    "architecture_of",
     "artifact_id",
     "checksums_text",
     "json_bytes",
@@ -349,12 +347,6 @@ class Marker(Lines):
 def artifact_id(name: str, version: str) -> str:
     """``parakeet-rnnt-en-us-v2025.09``."""
     return f"{name}-{version}"
-
-
-def architecture_of(name: str) -> str:
-    """The architecture that a model's name contains, else "unknown"."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    return next((kind for kind in ("rnnt", "ctc", "tdt") if kind in words), "unknown")
 
 
 def checksums_text(entries: list[tuple[str, str]]) -> str:

@@ -46,6 +46,8 @@ _ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
 _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
 _NAMES = ("model_name", "model_version", "language", "architecture")
 _ENDPOINT_FIELDS = ("region", "endpoint_url", "profile")
+_RESOLVED = ("source", *(f"source_{name}" for name in _ENDPOINT_FIELDS), "server_path", "architecture")
+"""Fields that mean one thing at one place, and may mean another elsewhere."""
 _WHERE = frozenset({*LEVELS, "region", "endpoint_url", "bintarball_reference"})
 """Fields that decide whether two destinations are the same."""
 _UNNAMED = {"model_name": "x", "model_version": "x"}
@@ -199,16 +201,32 @@ async def expand(
 
 
 def jobs_of(requests: Sequence[StageRequest]) -> list[Job]:
-    """Combine requests that share a source and differ only in place into one job.
+    """Combine requests for the same content that differ only in place into one job.
 
     Only this function knows about that: what is read once for all of them is up to the runner of the job.
     """
-    place = {*PLACE, *(f"source_{name}" for name in _ENDPOINT_FIELDS)}
     groups: dict[str, list[StageRequest]] = {}
     for request in requests:
-        same = request.model_dump_json(exclude=place) + _source_of(request)
-        groups.setdefault(same, []).append(request)
+        groups.setdefault(_content_of(request), []).append(request)
     return [tuple(group) for group in groups.values()]
+
+
+def _content_of(request: StageRequest) -> str:
+    """All that a staging consists of, whatever its place.
+
+    What a field means may depend on the place: such a field counts as what it means there.
+    """
+    fields = request.model_dump(mode="json", exclude={*PLACE, *_RESOLVED})
+    return json.dumps([fields, _source_of(request), _image_of(request), request.model_architecture])
+
+
+def _image_of(request: StageRequest) -> list[str | None]:
+    """The container image, and through which endpoint it is read: one outside the bucket, through the source's."""
+    if request.server_path is None:
+        return []
+    is_here = request.server_bucket == request.bucket
+    endpoint = [getattr(request, name) for name in _ENDPOINT_FIELDS] if is_here else _source_endpoint(request)
+    return [*endpoint, request.server_bucket, request.server_key]
 
 
 def _source_of(request: StageRequest) -> str:
@@ -218,8 +236,11 @@ def _source_of(request: StageRequest) -> str:
 
 def _way_of(request: StageRequest) -> str:
     """Endpoint and credentials through which the source is read."""
-    endpoint = [getattr(request, f"source_{name}") or getattr(request, name) for name in _ENDPOINT_FIELDS]
-    return json.dumps([*endpoint, request.no_sign_request])
+    return json.dumps([*_source_endpoint(request), request.no_sign_request])
+
+
+def _source_endpoint(request: StageRequest) -> list[str | None]:
+    return [getattr(request, f"source_{name}") or getattr(request, name) for name in _ENDPOINT_FIELDS]
 
 
 def matches(request: StageRequest, pattern: str | None) -> bool:

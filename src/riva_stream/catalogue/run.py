@@ -36,9 +36,9 @@ from riva_stream.tasks import in_child_task
 
 __all__ = ["stage_all"]
 
-_BAD_SOURCE = ArchiveError.__name__
-_NO_SOURCE = SourceNotFoundError.__name__
-"""Types of failures that the same source has at every place. Exit codes say less: a damaged staging also has 65."""
+_OF_THE_SOURCE = frozenset({ArchiveError.__name__, SourceNotFoundError.__name__})
+"""Types of failures that a job, with its one source and image, has at every place. Exit codes say less: a damaged
+staging also has 65."""
 
 
 @in_child_task
@@ -167,10 +167,8 @@ class _Run:
                         anew = {_key(other) for other in broken} - again
                         replicas = {key: found for key, found in replicas.items() if key not in anew}
                         again |= anew
-                if staged.error is not None:
-                    replicas |= {
-                        _key(o): staged.error for o in others if _fails_everywhere(staged.error, first)
-                    }
+                if staged.error is not None and staged.error.type in _OF_THE_SOURCE:
+                    replicas |= {_key(other): staged.error for other in others}
                 for other in others:
                     if found := replicas.get(_key(other)):
                         self._ended(other, _replica(other, found))
@@ -234,14 +232,6 @@ def _outcomes(places: Sequence[StageRequest], report: StageReport) -> dict[str, 
 def _retry_may_help(outcome: StageReport | ErrorReport | None) -> bool:
     """Whether a place failed in a way that a retry may fix."""
     return isinstance(outcome, ErrorReport) and outcome.exit_code == TransientError.exit_code
-
-
-def _fails_everywhere(error: ErrorReport, request: StageRequest) -> bool:
-    """Whether the same source fails in this way at every place.
-
-    Where a container image is named, that may be what is missing, and its key names another object in each bucket.
-    """
-    return error.type == _BAD_SOURCE or (error.type == _NO_SOURCE and request.server_path is None)
 
 
 async def _list_in_s3(observer: CatalogueObserver, request: StageRequest) -> Sequence[str]:

@@ -29,7 +29,6 @@ from riva_stream.manifest import (
     Source,
     StagedFile,
     Validation,
-    architecture_of,
     artifact_id,
 )
 from riva_stream.pipeline.stream import Streamed
@@ -120,7 +119,7 @@ def _model_of(run: Run) -> Model:
         name=request.model_name,
         version=request.model_version,
         language_code=request.language,
-        architecture=request.architecture or architecture_of(request.model_name),
+        architecture=request.model_architecture,
         description=request.description,
     )
 

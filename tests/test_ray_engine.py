@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from riva_stream import StageRequest
-from riva_stream.catalogue import RayEngine, ray_engine
-from riva_stream.events import Event, Warned
-from tests import catalogue_double
+from riva_stream import StageRequest, stage_all
+from riva_stream.catalogue import EntryEvent, RayEngine, ray_engine
+from riva_stream.events import Event, Observer, Warned
+from riva_stream.report import StageReport
+from tests import catalogue_double, ray_double
 from tests.catalogue_double import attempts
-from tests.test_stage_all import entry
+from tests.cli_double import report as made_up
+from tests.test_stage_all import catalogue, entry
 
 pytestmark = pytest.mark.filterwarnings("default:::ray", "default::ResourceWarning", "default::FutureWarning")
 
@@ -52,3 +55,21 @@ async def test_a_run_that_never_ends_its_clean_up_is_not_waited_for(
         while not attempts(tmp_path, "stays"):  # noqa: ASYNC110 - another process writes it
             await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
+
+
+async def test_one_bucket_name_in_two_partitions_is_two_stagings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same time; the second to end was reported as a bug."""
+    ray_double.install(monkeypatch)
+    both_run = threading.Barrier(2, timeout=60)
+
+    async def run(request: StageRequest, observer: Observer) -> StageReport:
+        observer(Warned(code="region", message=request.region or ""))
+        both_run.wait()
+        return made_up(destination=request.destination)
+
+    events: list[Any] = []
+    whole = catalogue(entry("a", region="us-east-1"), entry("a", region="cn-north-1"))
+    report = await stage_all(whole, engine=RayEngine(run=run), observer=events.append)
+    assert [(e.outcome, e.exit_code) for e in report.entries] == [("staged", 0)] * 2
+    told = [event.event for event in events if isinstance(event, EntryEvent)]
+    assert sorted(event.message for event in told if isinstance(event, Warned)) == ["cn-north-1", "us-east-1"]

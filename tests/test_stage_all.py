@@ -754,7 +754,7 @@ async def test_an_event_with_values_of_another_kind_is_none(tmp_path: Path) -> N
 
 
 def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
-    """The same path at another endpoint, and a bintarball reference, are other stagings."""
+    """The same path at another endpoint or in another partition, and a bintarball reference, are other stagings."""
     bintarball: dict[str, Any] = {"bintarball_reference": True, "server_path": "images/server.tar.gz"}
     far = {"endpoint_url": "https://far.example"}
     port = {"endpoint_url": "https://far.example:9000"}
@@ -764,6 +764,9 @@ def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
         port,
         bintarball,
         bintarball | far,
+        {"region": "cn-north-1"},
+        {"region": "us-gov-west-1"},
+        bintarball | {"region": "cn-north-1"},
         {"endpoint_url": "http://[::1]:9000"},
     ]
     folders = [state_of(StageRequest(**entry("a", **fields)), tmp_path) for fields in places]

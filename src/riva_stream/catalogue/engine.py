@@ -30,6 +30,7 @@ __all__ = [
     "StagingFailed",
     "WorkerDiedError",
     "error_of",
+    "identity_of",
     "store_of",
 ]
 
@@ -157,8 +158,13 @@ def error_of(error: Exception) -> ErrorReport:
     return error.error if isinstance(error, StagingFailed) else error_report(error)
 
 
+def identity_of(request: StageRequest) -> str:
+    """The place of a staging among all stores: no two stagings of one catalogue have the same."""
+    return f"{store_of(request)} {request.destination}"
+
+
 def store_of(request: StageRequest) -> str:
-    """Which store a staging goes to: two requests with the same store and destination mean the same place.
+    """Which store a staging goes to; a destination's URI says only which bucket.
 
     The buckets of AWS are the same through every endpoint, but each partition has its own.
     """

@@ -30,6 +30,7 @@ from riva_stream.events import Event, Observer, Warned, kind_of
 from riva_stream.preflight.host import free_memory
 from riva_stream.report import ErrorReport, StageReport
 from riva_stream.sizes import plain
+from riva_stream.uris import partition_of
 
 __all__ = ["LocalEngine", "arguments", "end_children", "environment_for", "stage_in_child", "state_of"]
 
@@ -159,11 +160,12 @@ def state_of(request: StageRequest, state_dir: Path) -> Path:
 
     It is named after the destination. Whatever else distinguishes stagings follows an ``@``, which no bucket name has.
     """
-    marks = [request.bucket]
+    marks, store = [request.bucket], store_of(request)
     if request.endpoint_url is not None:
-        store = store_of(request)
         host = (urlsplit(request.endpoint_url).hostname or "")[:60].replace(":", "_")
         marks.append(f"{host}-{hashlib.sha256(store.encode()).hexdigest()[:8]}")
+    elif store != partition_of(None):
+        marks.append(store)
     if request.bintarball_reference:
         marks.append("bintarball")
     return state_dir.joinpath(

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from riva_stream.catalogue.engine import store_of
+from riva_stream.catalogue.engine import identity_of
 from riva_stream.catalogue.line_numbers import Path
 from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, parse, wrong_of
 from riva_stream.catalogue.model import LEVELS, PLACE
@@ -418,10 +418,9 @@ def _add(
 
 
 def _duplicates(plan: Plan, loaded: LoadedCatalogue) -> Iterator[Problem]:
-    first: dict[tuple[str, str], tuple[StageRequest, Path]] = {}
+    first: dict[str, tuple[StageRequest, Path]] = {}
     for request, path in plan.requests:
-        place = (store_of(request), request.destination)
-        other, before = first.setdefault(place, (request, path))
+        other, before = first.setdefault(identity_of(request), (request, path))
         if other is request:
             continue
         line = loaded.lines.find(before)[1]

@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 
 from riva_stream import clock
-from riva_stream.catalogue.engine import RunOne, StagingFailed, WorkerDiedError, error_of
+from riva_stream.catalogue.engine import RunOne, StagingFailed, WorkerDiedError, error_of, identity_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.events import Event, Observer, Warned, ignore, throttled
@@ -85,7 +85,7 @@ class RayEngine:
 
     async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
         """Stage one request on some node; Ray retries after exit code 75, and after the loss of a node."""
-        key = f"{request.endpoint_url or ''} {request.destination}"
+        key = identity_of(request)
         if not await anyio.to_thread.run_sync(self._has_room, request):
             wanted = f"{self._cores:g} cores and {human_size(request.memory)}"
             message = f"no node of the cluster has {wanted} for one staging: it waits until there is one"

@@ -21,7 +21,7 @@ from riva_stream.catalogue.engine import (
     EntryStarted,
     Planned,
     error_of,
-    store_of,
+    identity_of,
 )
 from riva_stream.catalogue.load import LoadedCatalogue
 from riva_stream.catalogue.local import LocalEngine
@@ -138,12 +138,12 @@ class _Run:
 
     def settled(self, request: StageRequest) -> EntryReport:
         """The report of a request; for one that was stopped or never started, it is made and passed on here."""
-        report = self.reports.get(_key(request))
+        report = self.reports.get(identity_of(request))
         if report is None:
             report = EntryReport(
                 destination=request.destination,
                 source=request.source,
-                outcome="stopped" if _key(request) in self.started else "not_started",
+                outcome="stopped" if identity_of(request) in self.started else "not_started",
                 exit_code=75,
                 next_step="run the same command again",
             )
@@ -160,22 +160,22 @@ class _Run:
                 beside = [] if first.dry_run else [other for other in others if _same_stores(first, other)]
                 staged, replicas = await self._entry(first, beside)
                 self._ended(first, staged)
-                if broken := [other for other in beside if _retry_may_help(replicas.get(_key(other)))]:
+                if broken := [other for other in beside if _retry_may_help(replicas.get(identity_of(other)))]:
                     if not first.force:
                         replicas |= await self._promoted(first, broken)
                     else:  # that would replace the first place as well: they are staged by themselves, once
-                        anew = {_key(other) for other in broken} - again
+                        anew = {identity_of(other) for other in broken} - again
                         replicas = {key: found for key, found in replicas.items() if key not in anew}
                         again |= anew
                 if staged.error is not None and staged.error.type in _OF_THE_SOURCE:
-                    replicas |= {_key(other): staged.error for other in others}
+                    replicas |= {identity_of(other): staged.error for other in others}
                 for other in others:
-                    if found := replicas.get(_key(other)):
+                    if found := replicas.get(identity_of(other)):
                         self._ended(other, _replica(other, found))
-                todo = [other for other in others if _key(other) not in replicas]
+                todo = [other for other in others if identity_of(other) not in replicas]
 
     def _ended(self, request: StageRequest, report: EntryReport) -> None:
-        self.reports[_key(request)] = report
+        self.reports[identity_of(request)] = report
         self.observer(EntryEnded(report=report))
         if self.fail_fast and report.exit_code:
             self.scope.cancel()
@@ -184,7 +184,7 @@ class _Run:
         self, request: StageRequest, places: Sequence[StageRequest]
     ) -> tuple[EntryReport, dict[str, StageReport | ErrorReport]]:
         """The report of a request, and the result of each place that it was promoted to."""
-        self.started.add(_key(request))
+        self.started.add(identity_of(request))
         self.observer(EntryStarted(destination=request.destination, source=request.source))
         began = clock.monotonic()
         sizes = [0]
@@ -223,7 +223,7 @@ class _Run:
 def _outcomes(places: Sequence[StageRequest], report: StageReport) -> dict[str, StageReport | ErrorReport]:
     """The result of each place that a staging was to be promoted to, as far as its report has it."""
     return {
-        _key(other): found
+        identity_of(other): found
         for other, replica in zip(places, report.replicas, strict=False)
         if (found := replica.report or replica.error)
     }
@@ -289,7 +289,3 @@ def _failed(request: StageRequest, error: ErrorReport, *, destination: str = "")
         error=error,
         next_step=error.hint,
     )
-
-
-def _key(request: StageRequest) -> str:
-    return f"{store_of(request)} {request.destination}"

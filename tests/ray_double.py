@@ -17,7 +17,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``import ray`` find it: one node, with room for everything."""
     strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, *, soft: (node, soft))
     ray = SimpleNamespace(
-        exceptions=SimpleNamespace(RayError=_RayError, RayTaskError=type("RayTaskError", (_RayError,), {})),
+        exceptions=SimpleNamespace(RayError=_RayError, RayTaskError=_RayTaskError),
         get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "here"),
         is_initialized=lambda: True,
         nodes=lambda: [{"Alive": True, "Resources": {"CPU": 64, "memory": 1 << 50}}],
@@ -32,6 +32,12 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class _RayError(Exception):
     pass
+
+
+class _RayTaskError(_RayError):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class _Remote:
@@ -56,7 +62,13 @@ class _Given:
 
 
 def _task(run: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *given: asyncio.ensure_future(asyncio.to_thread(run, *given))
+    async def ran(*given: object) -> object:
+        try:
+            return await asyncio.to_thread(run, *given)
+        except Exception as error:
+            raise _RayTaskError(error) from error
+
+    return lambda *given: asyncio.ensure_future(ran(*given))
 
 
 def _actor(kind: type) -> Callable[..., Any]:

@@ -381,3 +381,9 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
     assert not {code for code in findings if f"`{code}`" not in page}
     events = {kind_of(kind) for kind in get_args(Event)}
     assert not {name for name in events if f"`{name}`" not in page}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_table_is_one(page: Path) -> None:
+    """Wrapped like a paragraph, it is shown as one: its second line has to be nothing but the rule."""
+    assert not [line for line in page.read_text().splitlines() if "|---|" in line.strip().lstrip("|-")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from riva_stream.cli.app import build_parser
 from riva_stream.cli.command import Invocation
 from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.failure import failure_of
+from riva_stream.config import StageRequest, Stores
 from tests.cli_processes import run
 from tests.support.forked import is_measured
 
@@ -166,3 +168,26 @@ def test_the_help_of_no_command_loads_anything_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert "heavy: [] codes: {0}" in done.stdout
+
+
+def test_no_flag_of_a_staging_is_written_out_where_a_catalogue_can_show_it() -> None:
+    """``option()`` names the field there. The command line, ``check`` and ``status`` know nothing of catalogues."""
+    flags = {
+        f"--{name.replace('_', '-')}"
+        for name in StageRequest.model_fields.keys() - Stores.model_fields.keys()
+        if name not in {"dry_run", "state_dir", "run_id", "bucket"}  # of stage-all too; of the AWS CLI
+    }
+    written = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = str(path.relative_to(SOURCE))
+        if name.startswith(("cli/", "preflight/", "inspection/status")):
+            continue
+        tree = ast.parse(path.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        written += [
+            f"{name}:{node.lineno} {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+            if flags.intersection(re.findall(r"--[a-z0-9-]+", node.value))
+        ]
+    assert written == []

@@ -11,7 +11,16 @@ import pytest
 
 from riva_stream import StageRequest, stage_all
 from riva_stream.catalogue import EntryEvent, RayEngine, ray_engine
+from riva_stream.catalogue.engine import StagingFailed, error_of
+from riva_stream.errors import (
+    ArchiveError,
+    ArchiveFault,
+    DestinationConflictError,
+    RivaStreamError,
+    TransientError,
+)
 from riva_stream.events import Event, Observer, Warned
+from riva_stream.naming import option
 from riva_stream.report import StageReport
 from tests import catalogue_double, ray_double
 from tests.catalogue_double import attempts
@@ -73,3 +82,31 @@ async def test_one_bucket_name_in_two_partitions_is_two_stagings(monkeypatch: py
     assert [(e.outcome, e.exit_code) for e in report.entries] == [("staged", 0)] * 2
     told = [event.event for event in events if isinstance(event, EntryEvent)]
     assert sorted(event.message for event in told if isinstance(event, Warned)) == ["cn-north-1", "us-east-1"]
+
+
+@pytest.mark.parametrize("kind", [DestinationConflictError, TransientError])
+async def test_a_node_names_fields_of_the_catalogue(
+    kind: type[RivaStreamError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray_double.install(monkeypatch)
+
+    async def run(request: StageRequest, observer: Observer) -> StageReport:
+        raise kind("no", hint=f"use {option('model_version')}")
+
+    with pytest.raises((StagingFailed, kind)) as caught:
+        await RayEngine(run=run).stage(StageRequest(**entry("a")), lambda _: None)
+    assert error_of(caught.value).hint == "use model_version"
+
+
+async def test_a_node_names_them_where_the_kind_of_fault_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """These texts were made when the package was imported: on a node before anything can be said."""
+    ray_double.install(monkeypatch)
+
+    async def run(request: StageRequest, observer: Observer) -> StageReport:
+        raise ArchiveError("no member matches", fault=ArchiveFault.NO_MATCH)
+
+    with pytest.raises(StagingFailed) as caught:
+        await RayEngine(run=run).stage(StageRequest(**entry("a")), lambda _: None)
+    assert caught.value.error.hint == "check include, or whether this is the right archive"

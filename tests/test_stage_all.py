@@ -13,8 +13,15 @@ from typing import Any
 import anyio
 import pytest
 
-from riva_stream import Catalogue, LocalEngine, StageRequest, stage_all
-from riva_stream.catalogue import CatalogueReport, EntryEnded, EntryEvent, EntryStarted, Planned
+from riva_stream import Catalogue, LocalEngine, StageRequest, load_catalogue, stage_all
+from riva_stream.catalogue import (
+    CatalogueError,
+    CatalogueReport,
+    EntryEnded,
+    EntryEvent,
+    EntryStarted,
+    Planned,
+)
 from riva_stream.catalogue.engine import StagingFailed, WorkerDiedError, error_of
 from riva_stream.catalogue.local import arguments, environment_for, stage_in_child, state_of
 from riva_stream.cli.app import build_parser
@@ -32,6 +39,7 @@ from riva_stream.errors import (
     TransientError,
 )
 from riva_stream.events import Event, Observer, Progress, StageStarted, Warned
+from riva_stream.naming import option
 from riva_stream.pipeline import stage
 from riva_stream.report import PlaceReport, StageReport, error_report, worst
 from tests.cli_double import progress
@@ -773,6 +781,65 @@ def test_every_child_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
     assert folders[0] == tmp_path / "catalogue/deployments/dev/a/v1"
     assert len(set(folders)) == len(places)
     assert not any(one in other.parents for one in folders for other in folders)
+
+
+async def test_the_library_names_fields_of_the_catalogue_as_the_command_does(tmp_path: Path) -> None:
+    async def listed(request: StageRequest) -> list[str]:
+        raise SourceNotFoundError("gone", hint=f"check {option('source')}")
+
+    many = entry("x", source="s3://models/*", pattern="{model_name}.tar.gz")
+    del many["model_name"]
+    report = await stage_all(catalogue(many), engine=Engine(), list_archives=listed)
+    assert report.entries[0].next_step == "check source"
+    file = tmp_path / "catalogue.json"
+    file.write_text(json.dumps({"staging": [entry("a", bintarball_reference=True)]}))
+    with pytest.raises(CatalogueError) as caught:
+        load_catalogue(file)
+    assert caught.value.problems[0].wrong.endswith("is not set (bintarball_reference needs it)")
+    assert option("source") == "--source"
+
+
+async def test_the_first_of_two_catalogues_to_end_leaves_the_other_its_names() -> None:
+    other_ended = anyio.Event()
+
+    class Late(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            await other_ended.wait()
+            raise ArchiveError("no", hint=f"narrow {option('include')}")
+
+    reports = []
+
+    async def late() -> None:
+        reports.append(await stage_all(catalogue(entry("a")), engine=Late()))
+
+    class Early(Engine):
+        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
+            tasks.start_soon(late)
+            return await super().stage(request, observer)
+
+    async with anyio.create_task_group() as tasks:
+        await stage_all(catalogue(entry("b")), engine=Early())
+        other_ended.set()
+    assert reports[0].entries[0].next_step == "narrow include"
+    assert option("include") == "--include"
+
+
+async def test_what_differs_is_named_as_in_the_catalogue() -> None:
+    store = Watched()
+    store.create_bucket("deployments")
+    model = made("tar")
+    await store.put_source(model.key, model.data)
+
+    async def run(request: StageRequest, observer: Observer) -> StageReport:
+        return await stage(request, observer=observer, store=store)
+
+    whole = entry("a", source=f"s3://models/{model.key}")
+    await stage_all(catalogue(whole), engine=LocalEngine(run=run))
+    other = {"language": "de-DE", "retention_days": 7, "tag": True}
+    report = await stage_all(catalogue(whole | other), engine=LocalEngine(run=run))
+    told = [warning.message for warning in report.entries[0].warnings if warning.code == "differs"]
+    assert [name in text for name, text in zip(other, told, strict=True)] == [True] * 3
+    assert not [text for text in told if "--" in text]
 
 
 # --- the real thing

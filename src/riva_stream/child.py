@@ -6,5 +6,5 @@ from riva_stream.__main__ import main
 from riva_stream.naming import fields_named
 
 if __name__ == "__main__":
-    with fields_named():  # before the command line is imported: some hints are constants
+    with fields_named():
         sys.exit(main())

@@ -238,8 +238,8 @@ _WHAT_TO_DO = {
     ArchiveFault.AMBIGUOUS: "unpack the archive where it was made, check the files, and pack them again",
     ArchiveFault.UNSUPPORTED: "unpack the archive where it was made and pack the files again: tar --format=posix -cf",
     ArchiveFault.LAYER: "check the URI; the archive has to be a tar, plain or compressed with gzip or zstd",
-    ArchiveFault.MEMBER: f"pack the archive again without that member, or narrow {option('include')}",
-    ArchiveFault.NO_MATCH: f"check {option('include')}, or whether this is the right archive",
+    ArchiveFault.MEMBER: "pack the archive again without that member, or narrow {include}",
+    ArchiveFault.NO_MATCH: "check {include}, or whether this is the right archive",
     ArchiveFault.LIMIT: "raise the limit if that is how the archive should be",
 }
 
@@ -260,7 +260,7 @@ class ArchiveError(IntegrityError):
         fault: ArchiveFault = ArchiveFault.DAMAGED,
         layers: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(what, where=where, hint=hint or _WHAT_TO_DO[fault])
+        super().__init__(what, where=where, hint=hint or _WHAT_TO_DO[fault].format(include=option("include")))
         self.fault = fault
         self.layers = layers
 

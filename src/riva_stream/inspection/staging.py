@@ -40,6 +40,7 @@ from riva_stream.inspection.find import no_staging_error
 from riva_stream.inspection.uris import split
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
+from riva_stream.naming import option
 from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings, open_store
 from riva_stream.source import PinnedSource, SourceChecksums, SourceReader
@@ -243,7 +244,7 @@ class Staging:
                 raise DigestMismatchError(
                     f"its SHA-256 is {digest.text()}, but {item.sha256} was staged",
                     where=Where("GetObject", source.bucket, source.key),
-                    hint="stage it again with --force",
+                    hint=f"stage it again with {option('force')}",
                 )
 
         async def pieces() -> AsyncGenerator[Piece]:
@@ -302,7 +303,7 @@ class Staging:
             raise IntegrityError(
                 f"the staging no longer matches its manifest: {difference}",
                 where=Where("GetObject", self.layout.bucket, key),
-                hint=f"all that differs: riva-stream verify {self.destination}; to stage it again: stage --force",
+                hint=f"see all that differs: riva-stream verify {self.destination}; or stage it again with {option('force')}",
             )
 
 

@@ -262,12 +262,13 @@ async def _already_staged(run: Run, existing: Existing) -> StageReport:
     if staged is not None:
         compared = {
             "language": (staged.model.language_code, run.request.language),
-            "retention-days": (staged.deployment.retention_days, run.request.retention_days),
+            "retention_days": (staged.deployment.retention_days, run.request.retention_days),
         }
         for name, (there, asked) in compared.items():
             if there != asked:
                 run.warn(
-                    "differs", f"it was staged with --{name} {there}, which is kept; {asked} was requested"
+                    "differs",
+                    f"it was staged with {option(name)} {there}, which is kept; {asked} was requested",
                 )
         if run.request.tags and staged.deployment.tags != run.request.tags:
             run.warn(

@@ -18,6 +18,7 @@ from riva_stream.cli.command import Invocation
 from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.failure import failure_of
 from riva_stream.config import StageRequest, Stores
+from riva_stream.naming import flags_named, option
 from tests.cli_processes import run
 from tests.support.forked import is_measured
 
@@ -191,3 +192,13 @@ def test_no_flag_of_a_staging_is_written_out_where_a_catalogue_can_show_it() -> 
             if flags.intersection(re.findall(r"--[a-z0-9-]+", node.value))
         ]
     assert written == []
+
+
+def test_an_option_is_named_by_its_flag_on_the_command_line_alone() -> None:
+    assert option("max_ratio", "VARIABLE") == "max_ratio"
+    with flags_named():
+        with flags_named():
+            pass
+        assert option("max_ratio", "VARIABLE") == "--max-ratio (VARIABLE)"
+        assert option("source") == "--source"
+    assert option("source") == "source"

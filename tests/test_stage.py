@@ -404,7 +404,7 @@ async def test_a_full_staging_answers_a_request_by_reference(place: Place) -> No
 async def test_other_includes_are_another_staging(place: Place) -> None:
     place.source()
     await stage(place.request())
-    with pytest.raises(DestinationConflictError, match="--include"):
+    with pytest.raises(DestinationConflictError, match="include"):
         await stage(place.request(include=("*.riva", "*.md")))
 
 

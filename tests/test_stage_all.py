@@ -796,32 +796,6 @@ async def test_the_library_names_fields_of_the_catalogue_as_the_command_does(tmp
     with pytest.raises(CatalogueError) as caught:
         load_catalogue(file)
     assert caught.value.problems[0].wrong.endswith("is not set (bintarball_reference needs it)")
-    assert option("source") == "--source"
-
-
-async def test_the_first_of_two_catalogues_to_end_leaves_the_other_its_names() -> None:
-    other_ended = anyio.Event()
-
-    class Late(Engine):
-        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
-            await other_ended.wait()
-            raise ArchiveError("no", hint=f"narrow {option('include')}")
-
-    reports = []
-
-    async def late() -> None:
-        reports.append(await stage_all(catalogue(entry("a")), engine=Late()))
-
-    class Early(Engine):
-        async def stage(self, request: StageRequest, observer: Observer) -> StageReport:
-            tasks.start_soon(late)
-            return await super().stage(request, observer)
-
-    async with anyio.create_task_group() as tasks:
-        await stage_all(catalogue(entry("b")), engine=Early())
-        other_ended.set()
-    assert reports[0].entries[0].next_step == "narrow include"
-    assert option("include") == "--include"
 
 
 async def test_what_differs_is_named_as_in_the_catalogue() -> None:

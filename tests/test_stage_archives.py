@@ -41,11 +41,11 @@ async def test_a_long_zstd_window_is_refused_by_its_limit_then_by_memory_then_st
     with pytest.raises(ArchiveError) as refused:
         await stage(place.request())
     assert refused.value.fault is ArchiveFault.LIMIT
-    assert "--max-zstd-window 128MiB" in refused.value.hint
+    assert "max_zstd_window 128MiB" in refused.value.hint
     place.assert_nothing_left()
     with pytest.raises(ConfigurationError) as too_little:
         await stage(place.request(max_zstd_window=128 * MIB, memory=least_memory(8 * MIB)))
-    (least,) = re.findall(r"--memory (\d+)MiB", too_little.value.hint)
+    (least,) = re.findall(r"memory (\d+)MiB", too_little.value.hint)
     report = await stage(place.request(max_zstd_window=128 * MIB, memory=int(least) * MIB))
     assert report.outcome == "staged"
 

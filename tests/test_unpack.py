@@ -207,7 +207,7 @@ async def test_a_zstd_window_that_the_memory_has_no_room_for_names_the_least_tha
         await Unpacking(memory, part_size, limits).run(archive)
     (error,) = caught.value.exceptions
     assert isinstance(error, ConfigurationError)
-    (least,) = (int(text) for text in re.findall(r"--memory (\d+)MiB", error.hint))
+    (least,) = (int(text) for text in re.findall(r"memory (\d+)MiB", error.hint))
     assert least * MIB > memory
     unpacking = Unpacking(least * MIB, part_size, limits)
     await unpacking.run(archive)

@@ -2,10 +2,7 @@
 
 import sys
 
-from riva_stream.naming import fields_named
-
 if __name__ == "__main__":
     from riva_stream.__main__ import main
 
-    with fields_named():
-        sys.exit(main())
+    sys.exit(main())

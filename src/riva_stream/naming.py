@@ -1,23 +1,23 @@
-"""What hints call the options of a staging: ``--max-ratio`` on the command line, ``max_ratio`` in a catalogue."""
+"""What hints call the options of a staging: ``--max-ratio`` on the command line, else ``max_ratio``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["fields_named", "option"]
+__all__ = ["flags_named", "option"]
 
-_catalogues = 0
-"""How many blocks of :func:`fields_named` are entered."""
+_command_lines = 0
+"""How many blocks of :func:`flags_named` are entered."""
 
 
 @contextmanager
-def fields_named() -> Iterator[None]:
-    """Name fields in place of flags, in the whole process: while it runs a catalogue, or stages an entry of one."""
-    global _catalogues  # noqa: PLW0603 - of the process, like its arguments: threads raise errors too
-    _catalogues += 1
+def flags_named() -> Iterator[None]:
+    """Name flags in place of fields, in the whole process: while it runs a command whose flags they are."""
+    global _command_lines  # noqa: PLW0603 - of the process, like its arguments: threads raise errors too
+    _command_lines += 1
     try:
         yield
     finally:
-        _catalogues -= 1
+        _command_lines -= 1
 
 
 def option(field: str, variable: str = "") -> str:
@@ -25,9 +25,9 @@ def option(field: str, variable: str = "") -> str:
 
     Args:
         field: its name, such as ``max_ratio``.
-        variable: the environment variable that sets it too, if the hint is to mention it.
+        variable: the environment variable that sets it too on the command line, if the hint is to mention it.
     """
-    if _catalogues:
+    if not _command_lines:
         return field
     flag = f"--{field.replace('_', '-')}"
     return f"{flag} ({variable})" if variable else flag

@@ -19,7 +19,6 @@ from riva_stream.catalogue.model import LEVELS, PLACE
 from riva_stream.config import StageRequest, contradictions_in
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
 from riva_stream.layout import FOLDERS, prefix_of
-from riva_stream.naming import fields_named
 from riva_stream.pipeline.stores import is_elsewhere
 from riva_stream.uris import key_of
 
@@ -121,7 +120,6 @@ def load_catalogue(path: FilePath | str, fallback: Mapping[str, Any] | None = No
     return loaded
 
 
-@fields_named()
 def prepare(loaded: LoadedCatalogue, fallback: Mapping[str, Any] | None = None) -> list[RequestTemplate]:
     """Check all that can be checked without contacting a store.
 

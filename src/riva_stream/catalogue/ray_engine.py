@@ -25,7 +25,6 @@ from riva_stream.catalogue.engine import RunOne, StagingFailed, WorkerDiedError,
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
 from riva_stream.events import Event, Observer, Warned, ignore, throttled
-from riva_stream.naming import fields_named
 from riva_stream.report import ErrorReport, StageReport
 from riva_stream.sizes import human_size
 
@@ -214,8 +213,7 @@ def _work(run: RunOne, request: StageRequest, board: Any, key: str) -> StageRepo
     """
     poster = _Poster(board, key)
     try:
-        with fields_named():
-            return asyncio.run(_to_the_end(run, request, throttled(poster, _PROGRESS_EVERY)))
+        return asyncio.run(_to_the_end(run, request, throttled(poster, _PROGRESS_EVERY)))
     except TransientError:
         raise
     except Exception as error:  # noqa: BLE001 - told where it can be told

@@ -30,7 +30,6 @@ from riva_stream.catalogue.plan import Job, ListArchives, expand, jobs_of, load_
 from riva_stream.config import StageRequest
 from riva_stream.errors import ArchiveError, ConfigurationError, SourceNotFoundError, TransientError
 from riva_stream.events import Event, StageStarted, ignore
-from riva_stream.naming import fields_named
 from riva_stream.preflight.source import list_archives as list_in_s3
 from riva_stream.report import ErrorReport, StageReport, worst
 from riva_stream.tasks import in_child_task
@@ -77,50 +76,47 @@ async def stage_all(
         ConfigurationError: ``only`` matches nothing, or the engine is not available.
     """
     began = clock.monotonic()
-    with fields_named():
-        if isinstance(catalogue, Path | str):
-            catalogue = load_catalogue(catalogue, fallback)
-        elif isinstance(catalogue, Catalogue):
-            catalogue = LoadedCatalogue(catalogue)
-        engine = engine or LocalEngine()
-        plan = await expand(
-            catalogue, prepare(catalogue, fallback), list_archives or partial(_list_in_s3, observer)
+    if isinstance(catalogue, Path | str):
+        catalogue = load_catalogue(catalogue, fallback)
+    elif isinstance(catalogue, Catalogue):
+        catalogue = LoadedCatalogue(catalogue)
+    engine = engine or LocalEngine()
+    plan = await expand(
+        catalogue, prepare(catalogue, fallback), list_archives or partial(_list_in_s3, observer)
+    )
+    requests = [request for request, _ in plan.requests if matches(request, only)]
+    # What ``only`` matches may be among the archives that could not be listed. Entries known to have no archives
+    # count only if ``only`` matches nothing else.
+    unlisted = [found for found in plan.failed if found.may_match(only)]
+    if only is not None and requests:
+        unlisted = [found for found in unlisted if not found.was_listed]
+    if not requests and not unlisted:
+        raise ConfigurationError(
+            f"no entry matches {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are wildcards"
         )
-        requests = [request for request, _ in plan.requests if matches(request, only)]
-        # What ``only`` matches may be among the archives that could not be listed. Entries known to have no archives
-        # count only if ``only`` matches nothing else.
-        unlisted = [found for found in plan.failed if found.may_match(only)]
-        if only is not None and requests:
-            unlisted = [found for found in unlisted if not found.was_listed]
-        if not requests and not unlisted:
-            raise ConfigurationError(
-                f"no entry matches {only!r}", hint="name ENV/MODEL_NAME/MODEL_VERSION; * and ? are wildcards"
-            )
-        if dry_run:
-            requests = [request.model_copy(update={"dry_run": True}) for request in requests]
-        run = _Run(engine, observer, fail_fast)
-        failed = [
-            _failed(found.request, error_of(found.error), destination=_unnamed(found.request))
-            for found in unlisted
-        ]
-        jobs = jobs_of(requests)
-        slots = max(1, engine.at_once(requests)) if requests else 1
-        observer(
-            Planned(entries=len(requests) + len(failed), jobs=len(jobs), at_once=min(slots, len(jobs) or 1))
-        )
-        for report in failed:
-            observer(EntryEnded(report=report))
-        if not (failed and fail_fast):
-            await run.all(jobs, slots)
-        entries = [*map(run.settled, requests), *failed]
-        return CatalogueReport(
-            catalogue=catalogue.name,
-            engine=engine.name,
-            exit_code=worst([entry.exit_code for entry in entries]),
-            entries=entries,
-            passed_over=plan.passed_over,
-            seconds=clock.monotonic() - began,
-        )
+    if dry_run:
+        requests = [request.model_copy(update={"dry_run": True}) for request in requests]
+    run = _Run(engine, observer, fail_fast)
+    failed = [
+        _failed(found.request, error_of(found.error), destination=_unnamed(found.request))
+        for found in unlisted
+    ]
+    jobs = jobs_of(requests)
+    slots = max(1, engine.at_once(requests)) if requests else 1
+    observer(Planned(entries=len(requests) + len(failed), jobs=len(jobs), at_once=min(slots, len(jobs) or 1)))
+    for report in failed:
+        observer(EntryEnded(report=report))
+    if not (failed and fail_fast):
+        await run.all(jobs, slots)
+    entries = [*map(run.settled, requests), *failed]
+    return CatalogueReport(
+        catalogue=catalogue.name,
+        engine=engine.name,
+        exit_code=worst([entry.exit_code for entry in entries]),
+        entries=entries,
+        passed_over=plan.passed_over,
+        seconds=clock.monotonic() - began,
+    )
 
 
 @dataclass(eq=False)

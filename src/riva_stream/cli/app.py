@@ -8,12 +8,14 @@ import shutil
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from riva_stream.cli.command import SCRIPT, Command, Invocation
 from riva_stream.cli.commands import COMMANDS
 from riva_stream.cli.output import error_document, failed_line, json_text, print_result, write_stderr
+from riva_stream.naming import flags_named
 from riva_stream.redact import is_secret, redact, remember
 
 __all__ = ["build_parser", "main"]
@@ -51,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _open_standard_streams()
         remember(os.environ)
         words = tuple(sys.argv[1:] if argv is None else argv)
-        prog = "python -m riva_stream" if Path(sys.argv[0]).name == "__main__.py" else "riva-stream"
+        started_as = Path(sys.argv[0]).name
+        prog = "python -m riva_stream" if started_as == "__main__.py" else "riva-stream"
         parser = build_parser(prog, words)
         args, unknown = parser.parse_known_args(words)
         if unknown:
@@ -62,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command is None:
             parser.print_help(sys.stderr)
             return _USAGE
-        return command.run(args, Invocation(prog, words, (parser, *parser.commands.values())))
+        # A catalogue, and whoever stages an entry of one, has fields in place of flags.
+        is_of_a_catalogue = started_as == "child.py" or command is COMMANDS["stage-all"]
+        with nullcontext() if is_of_a_catalogue else flags_named():
+            return command.run(args, Invocation(prog, words, (parser, *parser.commands.values())))
     except KeyboardInterrupt:
         return 130
     except SystemExit as done:  # argparse raises it once everything has been printed

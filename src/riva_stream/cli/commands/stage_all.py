@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
 from riva_stream.cli.output import hanging, json_line, labelled, print_line, section, text_of
-from riva_stream.naming import fields_named
 from riva_stream.redact import SECRETS
 from riva_stream.sizes import human_size
 
@@ -103,8 +102,7 @@ def run(args: Namespace, invocation: Invocation) -> int:
             return _summary(report, invocation)
         return _line({**report.model_dump(mode="json", exclude={"entries"}), "entries": len(report.entries)})
 
-    with fields_named():
-        return execute(args, invocation, _stage_all, text)
+    return execute(args, invocation, _stage_all, text)
 
 
 def _stage_all(session: Session) -> CatalogueReport:

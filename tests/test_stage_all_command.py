@@ -74,8 +74,15 @@ def test_a_wrong_catalogue_starts_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, ["a", "a"])
     done = run(path, "--json")
     assert done.returncode == 78
-    assert [problem["setting"] for problem in json.loads(done.stdout)["error"]["problems"]] == ["staging[1]"]
+    (last,) = lines(done.stdout)
+    assert [problem["setting"] for problem in last["error"]["problems"]] == ["staging[1]"]
     assert attempts(tmp_path, "a") == []
+
+
+def test_a_pattern_that_matches_nothing_is_a_line_of_json(tmp_path: Path) -> None:
+    done = run(written(tmp_path, ["a"]), "--only", "zz*", "--json")
+    (last,) = lines(done.stdout)
+    assert last["error"]["exit_code"] == done.returncode == 78
 
 
 def test_fail_fast_stops_the_children_that_run(tmp_path: Path) -> None:
@@ -115,7 +122,8 @@ def test_a_signal_stops_the_children_cleanly(number: signal.Signals, code: int, 
             assert process.poll() is None
         assert json.loads(process.stdout.readline())["outcome"] == "staged"
         process.send_signal(number)
-        assert json.loads(process.stdout.read())["error"]["exit_code"] == code
+        (last,) = lines(process.stdout.read())
+        assert last["error"]["exit_code"] == code
         assert process.wait(60) == code
     assert (tmp_path / "hangs.stopped").exists()
     assert not is_alive(attempts(tmp_path, "hangs"))
@@ -152,9 +160,9 @@ def test_a_signal_reaches_the_children_while_nobody_reads_the_output(tmp_path: P
         while not (tmp_path / "hangs.stopped").exists():
             assert process.poll() is None
         with open(reading) as shown:  # noqa: PTH123 - a pipe
-            entries, _, last = shown.read().strip().partition("\n{\n")
-        assert process.wait(60) == json.loads("{" + last)["error"]["exit_code"] == 143
-    assert {entry["outcome"] for entry in lines(entries)} == {"staged"}
+            *entries, last = lines(shown.read().strip())
+        assert process.wait(60) == last["error"]["exit_code"] == 143
+    assert {entry["outcome"] for entry in entries} == {"staged"}
     assert not is_alive(attempts(tmp_path, "hangs"))
 
 
@@ -203,11 +211,14 @@ def test_the_command_for_what_failed_names_that_alone(given: list[str], tmp_path
 
 
 @pytest.mark.parametrize(
-    "words", [["--at-once", "0"], ["--fail-fast", "--keep-going"], ["--engine", "x"], []]
+    "words", [["--at-once", "0"], ["--fail-fast", "--keep-going"], ["--engine", "x"], ["--nope"], []]
 )
 def test_usage_errors(words: list[str], tmp_path: Path) -> None:
     path = [str(written(tmp_path, ["a"]))] if words else []
     assert run_module("riva_stream", "stage-all", *path, *words).returncode == 2
+    done = run_module("riva_stream", "stage-all", *path, *words, "--json")
+    (last,) = lines(done.stdout)
+    assert last["error"]["exit_code"] == done.returncode == 2
 
 
 def test_a_region_is_needed_only_where_the_catalogue_has_none(tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ class _Parser(ArgumentParser):
         hint = f"{guess} See {program} --help" if guess else f"see {program} --help"
         document = error_document("UsageError", "usage", message, hint, _USAGE)
         if "--json" in self._argv:
-            print_result(json_text(document))
+            command = self.commands.get(self._command(), self).get_default("command")
+            print_result(json_text(document, as_line=command is not None and command.HELP.json_lines))
         as_lines = _flag_value(self._argv, "--log-format") == "json"
         write_stderr(failed_line(document) if as_lines else redact(f"{program}: {message}\n  {hint}\n"))
         raise SystemExit(_USAGE)

@@ -89,6 +89,8 @@ class Help(NamedTuple):
     description: str
     examples: str
     """Command lines as a user would type them."""
+    json_lines: bool = False
+    """``--json`` prints lines, each a document: the error that ends it has to be one too."""
 
 
 class Command(Protocol):

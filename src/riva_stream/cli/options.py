@@ -233,7 +233,7 @@ _RUNNING: Flags = {
     "--loop": choice(("auto", "asyncio", "uvloop"), "event loop", default="auto"),
 }
 _OUTPUT: Flags = {
-    "--json": flag("the result as one JSON document"),
+    "--json": flag("the result as JSON"),
     "--quiet": flag("only the result and errors"),
     "--log-format": choice(
         ("auto", "pretty", "plain", "json"),

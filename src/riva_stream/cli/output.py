@@ -120,8 +120,10 @@ def _write(text: str) -> OSError | None:
     return None
 
 
-def json_text(document: object) -> str:
+def json_text(document: object, *, as_line: bool = False) -> str:
     """A document as it is printed."""
+    if as_line:
+        return json_line(document)
     return visible_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
 
 

@@ -167,7 +167,8 @@ def execute(
     if isinstance(outcome, Failure):
         if not args.json:
             return outcome.exit_code
-        return print_result(json_text(outcome.document(run_id)), exit_code=outcome.exit_code)
+        document = json_text(outcome.document(run_id), as_line=args.command.HELP.json_lines)
+        return print_result(document, exit_code=outcome.exit_code)
     code: int = exit_code(outcome, session) if exit_code else getattr(outcome, "exit_code", 0)
     if args.json:
         return print_result(json_text(SECRETS.value(json.loads(outcome.model_dump_json()))), exit_code=code)

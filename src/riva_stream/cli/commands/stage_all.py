@@ -38,6 +38,7 @@ catalogue does not.
   PROG stage-all catalogue.toml --only 'prod/parakeet-*/*' --at-once 4
   PROG stage-all catalogue.toml --engine ray --ray-address ray-head:6379 --json
 """,
+    json_lines=True,
 )
 
 

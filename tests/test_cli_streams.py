@@ -187,13 +187,16 @@ def test_a_full_stderr_stalls_nothing(scenario: str) -> None:
 
 
 @pytest.mark.parametrize("argv", ["--help", "stage --help", "--version", "schema", "--nonsense --json"])
-def test_help_and_its_kin_need_no_reader(argv: str) -> None:
+def test_help_and_its_kin_need_no_reader_but_an_open_output(argv: str) -> None:
     command = f"{sys.executable} -m riva_stream {argv}"
-    for shell in (f"{{ {command}; echo code $? >&2; }} | true", f"{command} >&-; echo code $? >&2"):
+    for shell, code in (
+        (f"{{ {command}; echo code $? >&2; }} | true", 0),
+        (f"{command} >&-; echo code $? >&2", 1),
+    ):
         done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
-        assert f"code {2 if 'nonsense' in argv else 0}" in done.stderr
+        assert f"code {2 if 'nonsense' in argv else code}" in done.stderr
 
 
 @pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -204,7 +207,11 @@ def test_closed_standard_streams(closing: str, scenario: str, code: int) -> None
     done = subprocess.run(
         ["sh", "-c", shell, "sh", *argv], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert done.returncode == code
+    lost = scenario == "good" and ">&-" in closing.replace("2>&-", "")
+    assert done.returncode == (1 if lost else code)
+    assert ("could not be written to standard output: it is closed" in done.stderr) == (
+        closing == ">&-" and lost
+    )
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 

@@ -212,10 +212,11 @@ class _Version(Action):
 def _open_standard_streams() -> None:
     """Open /dev/null in place of closed standard streams.
 
-    Otherwise the next socket would get such a number, and writing to standard error would write into S3.
+    Otherwise the next socket would get such a number, and writing to standard error would write into S3. A closed
+    standard output stays one that cannot be written: nobody would get the result.
     """
-    for number in (0, 1, 2):
+    for number, flags in ((0, os.O_RDWR), (1, os.O_RDONLY), (2, os.O_RDWR)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, flags)  # takes the lowest free number, which is this one

@@ -54,8 +54,9 @@ def print_result(
 ) -> int:
     """Write all of ``text`` to standard output, and return the exit code to end with.
 
-    If the reader has closed the pipe (``| head``), the exit code stays that of the work. A result that could not
-    be written for another reason (a full disk) would be missed: that is a failure, whatever the result of the work.
+    If the reader has closed the pipe (``| head``), the exit code stays that of the work. A result that could not be
+    written for another reason (a full disk, ``>&-``) would be missed: that is a failure, whatever the result of the
+    work.
     With ``closed_is_fine`` a closed pipe is not reported: a page of the manual is not a result. Text
     ``for_a_shell`` is written as it is.
     """
@@ -66,7 +67,8 @@ def print_result(
         if not closed_is_fine:
             write_stderr("riva_stream: standard output was closed, so the result was not shown\n")
         return exit_code
-    write_stderr(f"riva_stream: the result could not be written to standard output: {error.strerror}\n")
+    reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+    write_stderr(f"riva_stream: the result could not be written to standard output: {reason}\n")
     return exit_code or 1
 
 

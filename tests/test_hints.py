@@ -121,6 +121,7 @@ def test_errors_of_an_archive_have_the_hint_of_their_fault(fault: errors.Archive
             "did you mean --older-than? See python -m riva_stream gc --help",
         ),
         (["stage", "--upload-check", "crc64"], "crc64nvme"),
+        (["stage", "--nope"], "see python -m riva_stream stage --help"),
         (["stage", "--zzz"], "see python -m riva_stream stage --help"),
         (["gc"], "see python -m riva_stream gc --help"),
         (["docs", "semantic"], "semantics"),

@@ -59,6 +59,19 @@ def test_a_usage_error_is_a_line_of_json_where_these_are_asked_for(
     assert (line["error"]["code"], line["error"]["exit_code"], told.out) == ("usage", 2, "")
 
 
+@pytest.mark.parametrize("command", ["stage", "check", "promote"])
+def test_all_malformed_values_of_flags_are_said_at_once(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--memory", "banana", "--lease", "x", "--timeout", "-5", "--retries=y", "--sse", "rot13"]
+    assert main([command, *words, "--json"]) == 2
+    told = capfd.readouterr()
+    message = json.loads(told.out)["error"]["message"]
+    flags = [line.split()[1] for line in message.splitlines()]
+    assert flags == ["--memory:", "--lease:", "--timeout:", "--retries:", "--sse:"]
+    assert all(flag in told.err for flag in flags)
+
+
 def test_a_usage_error_is_text_where_other_lines_are_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["stage", "--log-format=json", "--log-format", "plain", "--memory", "x"]) == 2
     assert "argument --memory: 'x' is not a size" in capfd.readouterr().err

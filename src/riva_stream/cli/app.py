@@ -6,7 +6,14 @@ import gc
 import os
 import shutil
 import sys
-from argparse import SUPPRESS, Action, ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentError,
+    ArgumentParser,
+    HelpFormatter,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -130,10 +137,24 @@ class _Parser(ArgumentParser):
         self._argv = argv
         self.commands: dict[str, _Parser] = {}
         """The commands' parsers: the main parser reports unknown flags, and needs them for its guess."""
+        self._malformed: list[str] = []
+
+    def parse_known_args(self, *args: Any) -> Any:  # type: ignore[override]
+        found = super().parse_known_args(*args)
+        if self._malformed:
+            self.error("\n  ".join(self._malformed))
+        return found
 
     def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
-        is_empty = action.option_strings and arg_strings and not "".join(arg_strings).strip()
-        return SUPPRESS if is_empty else super()._get_values(action, arg_strings)
+        if action.option_strings and arg_strings and not "".join(arg_strings).strip():
+            return SUPPRESS
+        try:
+            return super()._get_values(action, arg_strings)
+        except ArgumentError as error:
+            if not action.option_strings:
+                raise
+            self._malformed.append(str(error))  # all of them are reported at once
+            return SUPPRESS
 
     def print_help(self, file: Any = None) -> None:
         # argparse would leave it in a buffer, and notice a closed pipe too late to report it.
@@ -148,7 +169,9 @@ class _Parser(ArgumentParser):
 
         wrong = next((word for word in words if word.startswith("--")), "").partition("=")[0]
         owners = [name for name, sub in self.commands.items() if wrong in sub.flags()]
-        near = difflib.get_close_matches(wrong, self.commands.get(self._command(), self).flags(), n=1)
+        # Without the hyphens, which all flags have in common.
+        flags = {flag.lstrip("-"): flag for flag in self.commands.get(self._command(), self).flags()}
+        near = [flags[name] for name in difflib.get_close_matches(wrong.lstrip("-"), flags, n=1)]
         guess = (
             f"{wrong} is a flag of {', '.join(owners)}."
             if owners

@@ -14,7 +14,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from riva_stream import ConfigurationError, DestinationConflictError, StageRequest, StoreSettings, stage
+from riva_stream import (
+    ConfigurationError,
+    DestinationConflictError,
+    SourceNotFoundError,
+    StageRequest,
+    StoreSettings,
+    stage,
+)
 from riva_stream.cli import main
 from riva_stream.events import Event, Watching, ignore
 from riva_stream.inspection.last_run import last_run_of
@@ -243,6 +250,26 @@ async def test_leftovers_and_damage_are_told(moto_place: Place) -> None:
     assert (damaged.rerun.code, damaged.rerun.exit_code) == ("refused", 73)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "listed"),
+    [
+        ("prod/", "prod/"),
+        ("prod/parakeet-rnnt-en-us/", "prod/parakeet-rnnt-en-us/"),
+        (f"{PREFIX}models/", PREFIX),
+    ],
+)
+async def test_where_no_staging_can_be_there_is_no_state(prefix: str, listed: str, moto_place: Place) -> None:
+    place = moto_place
+    place.put(PREFIX + "models/a.riva", b"model")
+    place.client.create_multipart_upload(Bucket=place.bucket, Key=f"{PREFIX}source/x.tar.gz")
+    settings = StoreSettings(region=place.server.region, endpoint_url=place.server.endpoint_url)
+    with pytest.raises(
+        SourceNotFoundError, match="does not name a staging: a staging is at ENV/NAME"
+    ) as caught:
+        await status(settings, place.bucket, prefix)
+    assert caught.value.hint == f"see what there is: riva-stream ls s3://{place.bucket}/{listed}"
+
+
 async def test_the_command_line_and_the_state_directory(moto_place: Place, tmp_path: Path) -> None:
     place = moto_place
     place.source(MIB, members=1)
@@ -270,6 +297,10 @@ async def test_the_command_line_and_the_state_directory(moto_place: Place, tmp_p
     assert document["last_run"]["outcome"] == "staged"
     text = await call("status", str(state))
     assert text.stdout.startswith("Staged\n")
+    assert text.stdout.endswith(
+        "A rerun would re-check every object and move nothing. "
+        "With RIVA_SERVER_PATH it would only add deployment.json.\n"
+    )
     assert "130-last: staged, exit code 0" in text.stdout
     # a pipe can be read just once, and here it names both the state directory and the keys
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

@@ -400,7 +400,7 @@ async def test_nothing_staged_says_what_there_is(place: Place) -> None:
         await run_verify(place, prefix="dev/parakeet-rnnt-en-us/v2025.09/")
     assert caught.value.hint == f"see what there is: riva-stream ls s3://{place.bucket}"
     for above in ("prod/", "prod/parakeet-rnnt-en-us/"):
-        with pytest.raises(SourceNotFoundError, match="a place above some") as caught:
+        with pytest.raises(SourceNotFoundError, match="does not name a staging: a staging is at") as caught:
             await run_verify(place, prefix=above)
         assert caught.value.hint == f"see what there is: riva-stream ls s3://{place.bucket}/{above}"
     place.client.delete_object(Bucket=place.bucket, Key=f"{PREFIX}staging_complete.txt")

@@ -20,7 +20,7 @@ from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import gather_bounded
 from riva_stream.s3 import Bucket, Reader, StoreSettings, open_store
 
-__all__ = ["is_above", "levels_of", "no_staging_error", "open_bucket", "visit_folders"]
+__all__ = ["is_above", "levels_of", "misplaced_error", "no_staging_error", "open_bucket", "visit_folders"]
 
 
 @asynccontextmanager
@@ -79,6 +79,20 @@ def is_above(prefix: str) -> bool:
     return len(levels_of(prefix)) < LEVELS
 
 
+def misplaced_error(bucket: str, prefix: str) -> SourceNotFoundError | None:
+    """The error for a prefix at which no staging can be: it is above stagings, or inside one; None for any other."""
+    levels = levels_of(prefix)
+    if len(levels) == LEVELS:
+        return None
+    root = f"s3://{bucket}/{DEPLOYMENTS if prefix.startswith(DEPLOYMENTS) else ''}"
+    place = root + "".join(f"{level}/" for level in levels[:LEVELS])
+    return SourceNotFoundError(
+        f"s3://{bucket}/{prefix} does not name a staging: a staging is at ENV/NAME/VERSION/",
+        where=Where(bucket=bucket, key=prefix),
+        hint=f"see what there is: riva-stream ls {shlex.quote(place)}",
+    )
+
+
 _SHOWN = 5
 
 
@@ -107,12 +121,8 @@ async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
             where=where,
             hint=f"check the prefix; grant s3:ListBucket on {bucket.name} to see what is there",
         )
-    if found.objects and is_above(prefix):
-        return SourceNotFoundError(
-            f"{place} does not name a staging, but a place above some: a staging is at ENV/NAME/VERSION/",
-            where=where,
-            hint=f"see what there is: riva-stream ls {shlex.quote(place)}",
-        )
+    if found.objects and (misplaced := misplaced_error(bucket.name, prefix)) is not None:
+        return misplaced
     if found.objects:
         return SourceNotFoundError(
             f"nothing is staged at {place}: there is no {marker}, only objects without a marker:",

@@ -11,7 +11,7 @@ from riva_stream.deployment import DOCUMENT_LIMIT
 from riva_stream.documents.read import Documents, parse_documents, read_documents
 from riva_stream.errors import AccessDeniedError, DestinationConflictError, HeldError
 from riva_stream.events import Observer, ignore
-from riva_stream.inspection.find import is_above, open_bucket
+from riva_stream.inspection.find import misplaced_error, open_bucket
 from riva_stream.inspection.reports import Holder, LastRun, Rerun, StagedNow, StatusReport, UploadStatus
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_DOCUMENTS, FOLDERS, MANIFEST_JSON, MARKER, Layout
 from riva_stream.lease import (
@@ -60,6 +60,7 @@ async def status(
         session: the caller's own ``aioboto3.Session``.
 
     Raises:
+        SourceNotFoundError: nothing is at the prefix, and no staging can be: it is above stagings, or inside one.
         RivaStreamError: the state cannot be determined.
     """
     async with open_bucket(settings, bucket, observer, session) as there:
@@ -99,6 +100,8 @@ class _StatusReader:
         else:
             holder = None if life is None else await self._holder(life, notes)
         if staged is None and holder is None:
+            if (misplaced := misplaced_error(self.bucket.name, self.layout.prefix)) is not None:
+                raise misplaced
             notes += await self._leftovers()
         unstaged: Literal["in_flight", "resumable", "absent"] = holder.state if holder else "absent"
         return StatusReport(
@@ -231,14 +234,7 @@ class _StatusReader:
         notes: list[Finding] = []
         try:
             listing = await self.bucket.list_objects(self.layout.prefix, limit=1)
-            if listing.objects and is_above(self.layout.prefix):
-                notes.append(
-                    _note(
-                        "above-stagings",
-                        "it is a place above stagings, which are at ENV/NAME/VERSION/; see ls",
-                    )
-                )
-            elif listing.objects:
+            if listing.objects:
                 notes.append(
                     _note("no-marker", "there are objects without a marker; they are not a committed staging")
                 )
@@ -317,10 +313,8 @@ def _rerun(staged: StagedNow | None, holder: Holder | None, *, whole: bool, in_c
         told = "end with 75, as another run holds the prefix; with --wait wait for it"
         return Rerun(code="held", message=told, exit_code=HeldError.exit_code)
     if staged is not None:
-        adds = (
-            "" if whole else "; with RIVA_SERVER_PATH it would add deployment.json, and move nothing either"
-        )
-        told = f"move nothing: it is staged; every object is checked again{adds}"
+        adds = "" if whole else ". With RIVA_SERVER_PATH it would only add deployment.json"
+        told = f"re-check every object and move nothing{adds}"
         return Rerun(code="already_staged", message=told, adds_deployment=not whole)
     if holder is None:
         return Rerun(code="stage", message="stage it from the beginning")

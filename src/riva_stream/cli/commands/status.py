@@ -28,7 +28,7 @@ again) or absent. A journal that is found there is watched for up to its lease t
 a live one shows itself within a third of that. STATE is a state directory: its last run is looked up there, and then
 the bucket. Nothing is written.
 
-Exit code 0 whenever the state could be determined. With --exit-code: 0 staged, 65 staged but not usable, 66 absent,
+Exit code 0 whenever the state could be determined; 66 for a place that cannot be a staging. With --exit-code: 0 staged, 65 staged but not usable, 66 absent,
 75 in flight or resumable.
 """,
     examples="""\
@@ -133,7 +133,7 @@ def _text(report: StatusReport, _: Session) -> str:
             ),
         )
     lines += section("Notes", (note.message for note in report.notes))
-    lines += ["", f"A rerun would {report.rerun.message}"]
+    lines += ["", f"A rerun would {report.rerun.message}."]
     return text_of(lines)
 
 

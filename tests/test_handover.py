@@ -325,12 +325,13 @@ def test_a_state_directory_that_cannot_be_written_is_found_out_before_anything_m
 ) -> None:
     place.source()
     (tmp_path / "file").write_text("")
-    done = stage(place, tmp_path, "--state-dir=file/state")
-    assert done.returncode == 78
-    assert "the state directory file/state cannot be written: Not a directory" in done.stderr
-    assert "--state-dir DIR" in done.stderr
-    assert "Traceback" not in done.stderr
-    place.assert_nothing_left()
+    for state in ("file", "file/state"):
+        done = stage(place, tmp_path, f"--state-dir={state}")
+        assert done.returncode == 78
+        assert f"the state directory {state} cannot be written: Not a directory" in done.stderr
+        assert "--state-dir DIR" in done.stderr
+        assert "Traceback" not in done.stderr
+        place.assert_nothing_left()
     assert PREFIX + JOURNAL not in place.names("")
 
 

@@ -85,6 +85,16 @@ def test_a_pattern_that_matches_nothing_is_a_line_of_json(tmp_path: Path) -> Non
     assert last["error"]["exit_code"] == done.returncode == 78
 
 
+def test_a_state_directory_that_cannot_be_written_starts_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, ["a", "b"])
+    (tmp_path / "state").write_text("")
+    done = run(path)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "state cannot be written: Not a directory" in done.stderr
+    assert attempts(tmp_path, "a") == attempts(tmp_path, "b") == []
+    assert run(path, "--dry-run").returncode == 0
+
+
 def test_fail_fast_stops_the_children_that_run(tmp_path: Path) -> None:
     done = run(written(tmp_path, ["hangs", "archive"]), "--fail-fast", "--at-once", "2", "--json")
     assert done.returncode == 65
@@ -215,7 +225,9 @@ def test_the_command_for_what_failed_names_that_alone(given: list[str], tmp_path
 )
 def test_usage_errors(words: list[str], tmp_path: Path) -> None:
     path = [str(written(tmp_path, ["a"]))] if words else []
-    assert run_module("riva_stream", "stage-all", *path, *words).returncode == 2
+    done = run_module("riva_stream", "stage-all", *path, *words)
+    assert done.returncode == 2
+    assert "0" not in words or "argument --at-once: '0' must be 1 or greater" in done.stderr
     done = run_module("riva_stream", "stage-all", *path, *words, "--json")
     (last,) = lines(done.stdout)
     assert last["error"]["exit_code"] == done.returncode == 2

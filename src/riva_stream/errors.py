@@ -36,6 +36,7 @@ from riva_stream.printable import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = [
     "EXPIRED",
@@ -58,6 +59,7 @@ __all__ = [
     "leaves_of",
     "out_of_resources",
     "raise_limits",
+    "unwritable_state",
 ]
 
 
@@ -355,3 +357,13 @@ class AccessDeniedError(RivaStreamError):
         Without s3:ListBucket, S3 answers 403 for a missing object too. If another action is named, the object exists.
         """
         return self.action in {"", "s3:ListBucket"}
+
+
+def unwritable_state(folder: Path, error: OSError) -> ConfigurationError:
+    """The error for a state directory that cannot be written."""
+    # It says that a file exists where a folder should be made.
+    reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror or error
+    return ConfigurationError(
+        f"the state directory {folder} cannot be written: {reason}",
+        hint="pass --state-dir DIR with a folder you may write to",
+    )

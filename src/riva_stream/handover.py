@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from riva_stream.errors import ConfigurationError
+from riva_stream.errors import unwritable_state
 from riva_stream.files import open_regular, read_regular
 
 __all__ = [
@@ -129,10 +129,7 @@ def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
             put(folder / RECORD, _record(run_id, log_file, command, "running", datetime.now(UTC)))
             _sync(folder)
     except OSError as error:
-        raise ConfigurationError(
-            f"the state directory {folder} cannot be written: {error.strerror or error}",
-            hint="pass --state-dir DIR with a folder you may write to",
-        ) from error
+        raise unwritable_state(folder, error) from error
 
 
 def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: bytes | None) -> None:

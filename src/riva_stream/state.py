@@ -13,7 +13,7 @@ import aiofiles
 import aiofiles.os
 
 from riva_stream import clock
-from riva_stream.errors import ConfigurationError
+from riva_stream.errors import unwritable_state
 
 __all__ = ["clear_state", "new_run_id", "write_state"]
 
@@ -43,7 +43,7 @@ async def write_state(root: Path | None, run_id: str, name: str, data: bytes) ->
     except OSError as error:
         with suppress(OSError):
             await aiofiles.os.remove(partial)
-        raise _unwritable(root, error) from error
+        raise unwritable_state(root, error) from error
 
 
 async def clear_state(root: Path | None, run_id: str, names: Iterable[str]) -> None:
@@ -59,11 +59,4 @@ async def clear_state(root: Path | None, run_id: str, names: Iterable[str]) -> N
             with suppress(FileNotFoundError):
                 await aiofiles.os.remove(root / "runs" / run_id / name)
     except OSError as error:
-        raise _unwritable(root, error) from error
-
-
-def _unwritable(root: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"the state directory {root} cannot be written: {error.strerror or error}",
-        hint="pass --state-dir DIR with a folder you may write to",
-    )
+        raise unwritable_state(root, error) from error

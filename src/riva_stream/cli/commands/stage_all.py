@@ -83,7 +83,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a number from 1 on")
+        raise ArgumentTypeError(f"{text!r} must be 1 or greater")
     return int(text)
 
 
@@ -158,8 +158,29 @@ def _engine(session: Session) -> Engine:
         return RayEngine(args.ray_address, at_once=args.at_once)
     from riva_stream.catalogue.local import LocalEngine, end_children
 
+    state_dir = options.find_state_dir(args)
+    if not args.dry_run:
+        _check_state(state_dir)
     session.watch.before_the_end(end_children)
-    return LocalEngine(at_once=args.at_once, state_dir=options.find_state_dir(args))
+    return LocalEngine(at_once=args.at_once, state_dir=state_dir)
+
+
+def _check_state(folder: Path) -> None:
+    """Find out before anything starts what would end each child.
+
+    Raises:
+        ConfigurationError: the state directory cannot be written.
+    """
+    from tempfile import TemporaryFile
+
+    from riva_stream.errors import unwritable_state
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise unwritable_state(folder, error) from error
 
 
 def _overview(session: Session) -> tuple[Overview, AbstractContextManager[object]]:

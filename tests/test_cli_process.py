@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -124,6 +125,14 @@ def test_words_that_are_not_utf_8_are_no_bug(argv: list[str], tmp_path: Path) ->
     done = run("riva_stream", *argv, cwd=tmp_path)
     assert done.returncode == 78
     assert "QQ" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("argv", [["stage", "--source", "s3://b/modèle.tar"], ["ls", "s3://b/modèle"]])
+def test_a_locale_that_cannot_read_the_command_line_is_named(argv: list[str], tmp_path: Path) -> None:
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "AWS_REGION": "us-east-1"}
+    done = run("riva_stream", *argv, cwd=tmp_path, env={**os.environ, **locale}, fresh=True)
+    assert done.returncode == 78
+    assert "cannot be read in this locale, whose encoding is ascii: set LC_ALL=C.UTF-8" in done.stderr
 
 
 # --- results

@@ -7,6 +7,7 @@ fills it from flags, the environment and ``.env`` (see ``cli.settings``).
 from __future__ import annotations
 
 import re
+import sys
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
 __all__ = [
+    "NOT_TEXT",
     "Addressing",
     "Contradiction",
     "Filled",
@@ -65,6 +67,14 @@ _ARCHITECTURES = ("rnnt", "ctc", "tdt")
 _STAGING = "s3://bucket/ENV/NAME/VERSION/"
 _DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
 _LARGEST_PART = 5 << 30
+
+
+NOT_TEXT = (
+    "is not UTF-8, or holds a NUL"
+    if sys.getfilesystemencoding() == "utf-8"
+    else f"cannot be read in this locale, whose encoding is {sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8"
+)
+"""What is wrong with a value that is not text: the end of a sentence."""
 
 
 def is_text(value: object) -> bool:
@@ -245,7 +255,7 @@ class Stores(BaseModel):
     # Never repeat the input: it may be a secret in the wrong place.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    _is_text = field_validator("*", mode="before")(_must(is_text, "is not UTF-8, or holds a NUL"))
+    _is_text = field_validator("*", mode="before")(_must(is_text, NOT_TEXT))
 
     region: str | None = None
     endpoint_url: Endpoint | None = None

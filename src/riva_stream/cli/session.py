@@ -23,7 +23,7 @@ from riva_stream.cli.loop import Interrupted, SignalWatch, run
 from riva_stream.cli.output import failed_line, json_text, print_result, show_cursor
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.cli.settings.load import Endpoint, load_endpoint
-from riva_stream.config import StageRequest, is_run_id, is_text
+from riva_stream.config import NOT_TEXT, StageRequest, is_run_id, is_text
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Event, Warned
 from riva_stream.redact import SECRETS, redact
@@ -235,7 +235,7 @@ def _refuse_bytes(args: Namespace) -> None:
     } | {"RIVA_STREAM_HOST_ID": os.environ.get("RIVA_STREAM_HOST_ID", "")}
     if wrong := sorted(name for name, value in words.items() if not is_text(value)):
         raise ConfigurationError(
-            f"not UTF-8, or with a NUL: {', '.join(wrong)}",
+            f"{' and '.join(wrong)} {NOT_TEXT}",
             hint="check the command line and the environment",
         )
 

@@ -60,9 +60,16 @@ def test_it_stages_looks_and_stages_again(tmp_path: Path) -> None:
     ):
         assert words in out
     assert len(re.findall(r"^    (?:source|models)/\S+: OK$", out, re.MULTILINE)) == 4
+    tour = (ROOT / "docs" / "tour.md").read_text().rpartition("\nChecked\n")[2]
+    assert checks(out) == checks(tour), "the tour shows what it prints"
     assert "\x1b" not in out, "colours are for terminals"
     assert max(map(len, out.splitlines())) <= 80
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def checks(text: str) -> list[str]:
+    """The beginning of each line on what a staging checked."""
+    return re.findall(r"^  (\[[x ]\](?: [^ ]+){3})", text, re.MULTILINE)
 
 
 @pytest.mark.long

@@ -590,7 +590,7 @@ def test_how_many_stay_is_a_setting(flags: list[str], variable: str, kept: int, 
 def test_a_number_of_runs_that_is_none_is_refused(words: str, tmp_path: Path) -> None:
     done = double("good", f"--keep-runs={words}", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "nor 'all'" in done.stderr
+    assert "must be 1 or greater, or 'all'" in done.stderr
 
 
 def test_what_cannot_be_removed_is_a_warning(

@@ -147,6 +147,14 @@ class TestSummary:
         assert text.endswith("Next: riva-131: convert models\n")
         assert "CPU" not in text
 
+    def test_a_low_rate_has_a_smaller_unit(self) -> None:
+        full = report()
+        assert full.artifact is not None
+        slow = full.artifact.build_info.model_copy(update={"mib_per_second": 0.25})
+        artifact = full.artifact.model_copy(update={"build_info": slow})
+        text = summary_text(full.model_copy(update={"artifact": artifact}))
+        assert "Took 2.0 s, 256.00 KiB/s of the archive; run 130-test" in text
+
     def test_debug_adds_the_lanes(self) -> None:
         text = summary_text(report(), debug=True)
         assert "CPU 1.50 s, 6.25 per GiB of the source" in text
@@ -169,7 +177,7 @@ class TestSummary:
         text = summary_text(report(outcome="already_staged"))
         assert text.startswith("Already staged")
         assert "MiB/s" not in text
-        assert "Checked when it was staged" in text
+        assert "Checked at staging time; objects re-checked now" in text
 
     def test_a_dry_run(self) -> None:
         text = summary_text(report(outcome="planned", artifact=None, marker=None, objects=[], plan=plan()))

@@ -204,7 +204,10 @@ async def test_without_the_comparison_the_digests_are_computed_all_the_same(plac
     assert Validation.model_validate(written) == validation
     del written["warning_codes"]
     assert {warning.code for warning in Validation.model_validate(written).warnings} == {""}
-    assert "the expected SHA-256 was not compared with (--no-checksum)" in summary_text(report)
+    assert (
+        "the SHA-256 of the archive was not compared with the expected one (--no-checksum)"
+        in summary_text(report)
+    )
     again = await stage(place.request(expect_sha256=wrong, no_checksum=True))
     assert again.outcome == "already_staged"
     with pytest.raises(DigestMismatchError):

@@ -446,7 +446,7 @@ async def test_the_command_line_tells_it(moto_place: Place, tmp_path: Path) -> N
     command = [sys.executable, "-m", "riva_stream", "verify", "--quiet", "--deep"]
     good = await asyncio.to_thread(run_process, command, folder=tmp_path / "good", env=env | named)
     assert good.exit_code == 0, good.stderr
-    assert good.stdout.startswith("Verified: every object is as it was staged (in full, deep)")
+    assert good.stdout.startswith("Verified: every object matches the manifest (in full, deep)")
     assert "MiB/s" in good.stdout
     assert good.stderr == ""
     assert good.files == ()  # nothing of it touches the disk

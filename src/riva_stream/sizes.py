@@ -9,6 +9,7 @@ __all__ = [
     "GIB",
     "MIB",
     "MOST_PARTS",
+    "human_rate",
     "human_size",
     "in_seconds",
     "parse_duration",
@@ -42,6 +43,11 @@ def human_size(size: float) -> str:
         size /= 1024
         unit += 1
     return f"{size:.0f} {_UNITS[unit]}" if unit == 0 else f"{size:.2f} {_UNITS[unit]}"
+
+
+def human_rate(mib_per_second: float) -> str:
+    """``123.4`` → ``123 MiB/s``; a rate below 1 MiB/s has a smaller unit."""
+    return f"{mib_per_second:.0f} MiB/s" if mib_per_second >= 1 else f"{human_size(mib_per_second * MIB)}/s"
 
 
 def plain(number: float) -> str:

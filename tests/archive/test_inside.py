@@ -48,7 +48,7 @@ def test_a_model_of_zeros_is_refused(size: int) -> None:
 
 
 def test_an_empty_model_is_refused() -> None:
-    assert "'x.riva' is empty: it has 0 bytes" in refusal(header(b"x.riva", 0) + END)
+    assert "'x.riva' is empty (0 bytes); a model must not be" in refusal(header(b"x.riva", 0) + END)
     assert extract(header(b"x.txt", 0) + END, include=["*.txt"]).files == {"x.txt": b""}
 
 

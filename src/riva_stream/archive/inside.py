@@ -150,14 +150,15 @@ class Inside(Sink):
         name = show(self._member.name)
         model = self._member.key_name.endswith(".riva")
         if self.state.zero:  # or empty
-            fault = f"its {self.state.seen} bytes are all zero" if self.state.seen else "it has 0 bytes"
+            size = self.state.seen
+            fault = f"its {size} bytes are all zero" if size else "0 bytes"
             if model:
                 raise ArchiveError(
-                    f"member {name} is empty: {fault}, and a model cannot be",
-                    hint=f"check the file where the archive was made: it was packed so; pack it again, or narrow {option('include')}",
+                    f"member {name} is empty ({fault}); a model must not be",
+                    hint=f"check the file where the archive was made: it was already empty when it was packed; pack it again, or narrow {option('include')}",
                     fault=ArchiveFault.MEMBER,
                 )
-            self.warn(fault)
+            self.warn(fault if size else "it has 0 bytes")
         if self._walk:
             try:
                 self._walk.finish()

@@ -471,7 +471,7 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
     try:
         keep_runs = args.keep_runs or parse_count(variable("RIVA_STREAM_KEEP_RUNS") or str(_KEEP_RUNS))
     except ArgumentTypeError:
-        warn("RIVA_STREAM_KEEP_RUNS is neither a number from 1 on nor 'all': all are kept")
+        warn("RIVA_STREAM_KEEP_RUNS must be 1 or greater, or 'all': all are kept")
         keep_runs = ALL
     return LogSettings(
         folder=home_of(folder),

@@ -88,7 +88,7 @@ def parse_count(text: str) -> int:
     if word == "all":
         return ALL
     if not _COUNT.fullmatch(word):
-        raise ArgumentTypeError(f"{text!r} is neither a number from 1 on nor 'all'")
+        raise ArgumentTypeError(f"{text!r} must be 1 or greater, or 'all'")
     return int(word)
 
 

@@ -13,7 +13,7 @@ from riva_stream.cli.options import MODES, WOULD, request_flags
 from riva_stream.cli.output import hanging, section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.layout import ARTIFACT_JSON, MARKER
-from riva_stream.sizes import human_size
+from riva_stream.sizes import human_rate, human_size
 from riva_stream.uris import key_of
 
 if TYPE_CHECKING:
@@ -101,11 +101,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
     else:
         lines += ["", report.destination, *_tree(report, fancy=fancy)]
     if report.artifact is not None:
-        when = (
-            " when it was staged; that each object is still the same, now"
-            if report.outcome in _STAGED
-            else ""
-        )
+        when = " at staging time; objects re-checked now" if report.outcome in _STAGED else ""
         lines += section(f"Checked{when}", _checked(report, report.artifact))
     if report.deployment is not None:
         lines += section("To be deployed", _deployment(report.deployment))
@@ -166,8 +162,11 @@ def _checked(report: StageReport, artifact: Artifact) -> list[str]:
     ]
     given = bool(done.expected_sha256)
     was_not = [
-        (not compared and given, "the expected SHA-256 was not compared with (--no-checksum)"),
-        (not compared and not given, "no expected SHA-256 was given (--expect-sha256) to compare with"),
+        (
+            not compared and given,
+            "the SHA-256 of the archive was not compared with the expected one (--no-checksum)",
+        ),
+        (not compared and not given, "no expected SHA-256 was given (--expect-sha256)"),
         (done.source_integrity == "none", "nothing vouches for the source's bytes"),
         (done.source_copy_reason, f"source sent, not copied by the store: {done.source_copy_reason}"),
         (kind == "none", "the store did not check the parts"),
@@ -199,7 +198,7 @@ def _pace(report: StageReport) -> str:
 
     text = f"Took {duration_text(report.seconds) if report.seconds >= 60 else f'{report.seconds:.1f} s'}"  # noqa: PLR2004
     if report.mode == "full" and report.artifact is not None and report.outcome in {"staged", "upgraded"}:
-        text += f", {report.artifact.build_info.mib_per_second:.0f} MiB/s of the archive"
+        text += f", {human_rate(report.artifact.build_info.mib_per_second)} of the archive"
     return f"{text}; run {report.run_id}"
 
 

@@ -15,7 +15,7 @@ from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError, IntegrityError
 from riva_stream.layout import DEPLOYMENTS, is_bintarball
-from riva_stream.sizes import human_size
+from riva_stream.sizes import human_rate, human_size
 from riva_stream.uris import key_of, split_uri
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _text(report: VerifyReport, session: Session) -> str:
     invocation = session.invocation
     wrong = [entry for entry in report.objects if not entry.ok]
     head = (
-        "Verified: every object is as it was staged"
+        "Verified: every object matches the manifest"
         if report.ok
         else f"DIFFERS: {len(wrong)} of {len(report.objects)} objects do not match the manifest"
     )
@@ -127,12 +127,12 @@ def _text(report: VerifyReport, session: Session) -> str:
     lines += section("Notes", notes)
     pace = f"Took {report.seconds:.1f} s"
     if report.read is not None:
-        pace += f"; {human_size(report.read.bytes)} read at {report.read.mib_per_second:.0f} MiB/s"
+        pace += f"; {human_size(report.read.bytes)} read at {human_rate(report.read.mib_per_second)}"
     lines += ["", pace]
     if not report.ok:
         lines += ["", *_next(report, wrong, invocation)]
     elif report.read is None and report.mode == "full":
-        lines += ["", f"Next: to read every byte, too: {invocation.again('--deep')}"]
+        lines += ["", f"Next: read every byte as well: {invocation.again('--deep')}"]
     return text_of(lines)
 
 

@@ -18,6 +18,7 @@ from riva_stream.sizes import MIB
 from tests.contract.ground import body
 from tests.staging import gzipped
 from tests.support.archives import riva_bytes
+from tests.support.small_parts import SmallStageRequest
 
 __all__ = [
     "COPIED",
@@ -179,8 +180,7 @@ def asked(model: Model, **fields: Any) -> StageRequest:
         "retries": 2,
         "memory": 192 * MIB,
     }
-    part_size = fields.pop("part_size", PART)
-    return StageRequest(**given | fields).model_copy(update={"part_size": part_size})
+    return SmallStageRequest(**given | {"part_size": PART} | fields)
 
 
 def assert_staged(store: Watched, model: Model) -> None:

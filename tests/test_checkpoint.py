@@ -35,6 +35,7 @@ from riva_stream.pipeline.traced import TracedDigest
 from riva_stream.s3 import PartBody, StoreSettings
 from riva_stream.s3.memory import MemoryStore
 from tests.support.ceilings import ceiling_for
+from tests.support.small_parts import SmallStageRequest
 
 KIB = 1 << 10
 BUCKET, PREFIX = "staging", "prod/m/v1/"
@@ -127,9 +128,7 @@ def request(**options: Any) -> StageRequest:
         "source_copy": "send",
     }
     small = {"part_size": PART, "checkpoint": 2 * PART, "memory": ceiling_for(PART, 5)}
-    return StageRequest(**fields | {k: v for k, v in options.items() if k not in small}).model_copy(
-        update=small | {k: v for k, v in options.items() if k in small}
-    )
+    return SmallStageRequest(**fields | small | options)
 
 
 async def staged(store: Cut, events: list[Event] | None = None, **options: Any) -> StageReport:

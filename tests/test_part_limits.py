@@ -169,7 +169,5 @@ def test_a_plan_says_who_made_the_parts_so_large() -> None:
     assert "10,000" in caught.value.what
     assert "--part-size 41MiB --memory" in caught.value.hint
     with pytest.raises(ConfigurationError) as caught:
-        request().model_copy(update={"memory": 100 * MIB}).plan_for(
-            GIB
-        )  # nothing but the memory is too small
+        request().with_valid({"memory": 100 * MIB}).plan_for(GIB)  # nothing but the memory is too small
     assert "--part-size" not in caught.value.hint

@@ -37,6 +37,7 @@ from riva_stream.s3.memory import Copies, MemoryStore
 from riva_stream.sizes import MIB
 from tests.contract.ground import body
 from tests.copying import COPIED, PART, PREFIX, Account, Hook, Model, Watched, asked, do_nothing, made
+from tests.support.small_parts import SmallPromoteRequest
 
 SOURCE = f"s3://staging/{PREFIX}"
 PLACE = "s3://staging/live/parakeet/v2/"
@@ -54,8 +55,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def promotion(*to: str, **fields: Any) -> PromoteRequest:
     given: dict[str, Any] = {"source": SOURCE, "to": to or (PLACE,), "connections": 2, "lease": 1.0}
     given |= {"retries": 2, "memory": 192 * MIB}
-    part_size = fields.pop("part_size", PART)
-    return PromoteRequest(**given | fields).model_copy(update={"part_size": part_size})
+    return SmallPromoteRequest(**given | {"part_size": PART} | fields)
 
 
 async def staged(store: Watched, model: Model, **fields: Any) -> StageReport:

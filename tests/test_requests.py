@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from riva_stream.cli.settings.load import load, load_endpoint
 from riva_stream.cli.settings.problems import SettingsError
-from riva_stream.config import StageRequest
+from riva_stream.config import PromoteRequest, StageRequest
 from riva_stream.errors import ConfigurationError
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
 from riva_stream.preflight.policy import policy_of
@@ -267,3 +267,42 @@ def test_an_addressing_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert [problem.setting for problem in caught.value.problems] == ["addressing"]
     with pytest.raises(ConfigurationError):
         load_endpoint({"region": "us-east-2"})
+
+
+ASKED = StageRequest(
+    source="s3://models/m.riva", bucket="staging", env="dev", model_name="m0", model_version="v1"
+)
+PROMOTED = PromoteRequest(source="s3://staging/dev/m0/v1/", to=("s3://staging/prod/m0/v1/",))
+
+
+@pytest.mark.parametrize(
+    ("request_", "wrong"),
+    [
+        (ASKED, {"model_version": "../../../evil"}),
+        (ASKED, {"model_version": ""}),
+        (ASKED, {"modle_version": "v2"}),
+        (ASKED, {"lease": -1}),
+        (ASKED, {"kms_key_id": "key"}),  # contradicts a field that stays as it is
+        (ASKED, {"bucket": "models", "source": "s3://models/dev/m0/v1/m.riva"}),
+        (PROMOTED, {"to": ("s3://staging/dev/m0/v1/",)}),
+        (PROMOTED, {"memory": 1}),
+    ],
+)
+def test_a_copy_is_validated_like_a_new_request(
+    request_: StageRequest | PromoteRequest, wrong: dict[str, Any]
+) -> None:
+    fields = request_.model_dump(exclude_unset=True) | wrong
+    with pytest.raises(ValidationError) as anew:
+        type(request_)(**fields)
+    with pytest.raises(ValidationError) as copied:
+        request_.model_copy(update=wrong)
+    assert [error["msg"] for error in copied.value.errors()] == [
+        error["msg"] for error in anew.value.errors()
+    ]
+
+
+def test_a_copy_knows_which_fields_were_given() -> None:
+    copied = ASKED.model_copy(update={"expect_sha256": "A" * 64, "replicate_to": ["s3://b-b/prod/m/v1"]})
+    assert copied.model_fields_set == ASKED.model_fields_set | {"expect_sha256", "replicate_to"}
+    assert (copied.expect_sha256, copied.replicate_to) == ("a" * 64, ("s3://b-b/prod/m/v1/",))
+    assert ASKED.model_copy() == ASKED.model_copy(update={}) == ASKED

@@ -346,6 +346,21 @@ class Request(Stores):
     def places(self) -> tuple[str, ...]:
         """``s3://bucket/prefix/`` of every staging that the request concerns: nothing else belongs there."""
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, with other values of some fields: validated like a new request, which pydantic's own is not.
+
+        Raises:
+            ValidationError: the fields of ``update`` are wrong, or do not fit the others.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate({**given, **update})
+
+    def with_valid(self, fields: Mapping[str, object]) -> Self:
+        """A copy with fields that are known to be valid, or are not those of a run; nothing is validated."""
+        return super().model_copy(update=fields)
+
     def shared(self) -> dict[str, object]:
         """The fields that all requests have, for another request with the same stores and limits."""
         return {name: getattr(self, name) for name in Request.model_fields}
@@ -583,7 +598,7 @@ class PromoteRequest(Request):
             fields: those that the source staging has recorded.
         """
         request = StageRequest.model_validate(fields | levels_of(place))
-        return request.model_copy(update=self.shared() | {"run_id": run_id})
+        return request.with_valid(self.shared() | {"run_id": run_id})
 
 
 def levels_of(place: str) -> dict[str, str]:

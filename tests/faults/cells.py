@@ -25,6 +25,7 @@ from tests.support.faultlog import Record
 from tests.support.faultproxy import FaultProxy, Hook, Rule
 from tests.support.faults import Gate, Refuse, ShortBody, Stall
 from tests.support.servers import S3Server
+from tests.support.small_parts import with_small
 
 _LEASE = 9.0
 
@@ -101,7 +102,7 @@ class Field:
             "retries": 2,
             "source_copy": "send",
         }
-        return place.request(**(given | fields)).model_copy(update={"part_size": self.part})
+        return with_small(place.request(**given | fields), part_size=self.part)
 
     async def run(self, cell: Cell, targets: tuple[Target, ...]) -> None:
         """Run the cell, and the clean run after it.

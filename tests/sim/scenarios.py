@@ -15,6 +15,7 @@ from riva_stream.sizes import MIB
 from tests.sim.network import immediately
 from tests.sim.sources import IMAGE, SOURCE_BUCKET, source
 from tests.support.ceilings import ceiling_for
+from tests.support.small_parts import SmallStageRequest, with_small
 
 __all__ = [
     "BUCKET",
@@ -43,7 +44,7 @@ def prefix_of(*, bintarball: bool = False) -> str:
     return ("bintarball/deployment-metadata/" if bintarball else "") + "prod/parakeet/v1/"
 
 
-class Promotion(StageRequest):
+class Promotion(SmallStageRequest):
     """A staging that is made from another one, of the same source: each is staged elsewhere in the bucket."""
 
     @property
@@ -51,18 +52,16 @@ class Promotion(StageRequest):
         """What has staged it there."""
         name = self.source.rpartition("/")[2].partition(".")[0]
         fields = {"env": "dev", "model_version": name, "force": False, "expect_sha256": None}
-        return StageRequest(**self.model_dump() | {"part_size": 8 * MIB} | fields).model_copy(
-            update={"part_size": self.part_size}
-        )
+        return SmallStageRequest(**self.model_dump() | fields)
 
     @property
     def promotion(self) -> PromoteRequest:
         """What is asked for."""
         request = PromoteRequest(source=self.original.destination, to=(self.place,))
-        return request.model_copy(update=self.shared())
+        return with_small(request, **self.shared())
 
 
-class Collection(StageRequest):
+class Collection(SmallStageRequest):
     """What ``gc`` does at the same place."""
 
     @property
@@ -120,7 +119,7 @@ def asked(
     small = {"part_size": _PART, "checkpoint": _PART if name == "long" else 0}
     if name == "long":
         small["memory"] = _LITTLE  # so that a run cannot have read all of it before it has sent any
-    return StageRequest(**fields).model_copy(update=small)
+    return SmallStageRequest(**fields | small)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from riva_stream import promote
-from riva_stream.config import PromoteRequest
 from riva_stream.s3.errors import refusal
 from riva_stream.s3.memory import MemoryStore
 from tests.sim.breaks import Break
@@ -60,8 +59,8 @@ def test_a_promotion_onto_itself_by_another_name_of_its_bucket(status: int) -> N
 
     world = a_world("aws", "already staged", Told(otherwise=otherwise))
     world.store._buckets["alias"] = world.store._buckets[BUCKET]  # an access point's alias
-    wanted = PromoteRequest(source=f"s3://alias/{PREFIX}", to=(f"s3://{BUCKET}/{PREFIX}",)).model_copy(
-        update=promoted(force=True, copy="auto").promotion.model_dump(exclude={"source", "to"})
+    wanted = promoted(force=True, copy="auto").promotion.model_copy(
+        update={"source": f"s3://alias/{PREFIX}", "to": (f"s3://{BUCKET}/{PREFIX}",)}
     )
     with simulated(world, 0):
         world.run(promoted(force=True, copy="auto"), factory=lambda _, store: promote(wanted, store=store))
@@ -189,8 +188,8 @@ def test_a_replica_of_the_very_same_etags_is_not_the_staging_itself() -> None:
     """As S3 Replication makes them: promoted onto by force it is another place all the same."""
     world = World(prepared("aws", "already staged", -1).copy(), Plain())
     world.store._buckets["replica"] = copy.deepcopy(world.store._buckets[BUCKET])
-    wanted = PromoteRequest(source=f"s3://replica/{PREFIX}", to=(f"s3://{BUCKET}/{PREFIX}",)).model_copy(
-        update=promoted(force=True, copy="auto").promotion.model_dump(exclude={"source", "to"})
+    wanted = promoted(force=True, copy="auto").promotion.model_copy(
+        update={"source": f"s3://replica/{PREFIX}", "to": (f"s3://{BUCKET}/{PREFIX}",)}
     )
     with simulated(world, 0):
         run = world.run(

@@ -94,7 +94,7 @@ async def replicated(
         since: when the staging began, for its deadline.
     """
     asked = PromoteRequest(source=request.destination, to=request.replicate_to)
-    asked = asked.model_copy(update=request.shared())
+    asked = asked.with_valid(request.shared())
     ids = _numbered(report.run_id, asked.to)
     here = Stores(stores.destination, stores.destination, one_principal=True)
     told = report.artifact or report.deployment

@@ -232,7 +232,7 @@ def policy_of(
     if source_key:
         grants.append(_key_grant(source_key, source_region, reads=True))
     for number, place in enumerate(request.replicate_to, 1):
-        replica = request.model_copy(update={**levels_of(place), "replicate_to": ()})
+        replica = request.with_valid({**levels_of(place), "replicate_to": ()})
         grants += [
             grant.model_copy(update={"Sid": f"{grant.Sid}{number}"})
             for grant in policy_of(replica, scope=scope, extras=extras).Statement

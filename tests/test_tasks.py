@@ -7,7 +7,9 @@ import asyncio
 import anyio
 import pytest
 
+from riva_stream import Event, stage
 from riva_stream.tasks import await_shielded, in_child_task
+from tests.copying import Watched, asked, made
 
 
 async def test_a_cancelled_task_finishes_its_clean_up() -> None:
@@ -105,3 +107,47 @@ async def test_an_error_of_a_request_comes_as_it_is() -> None:
 
     with pytest.raises(LookupError):
         await await_shielded(request, grace=1)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_child_that_is_cancelled_from_within_is_a_cancellation(raises: bool) -> None:
+    @in_child_task
+    async def work() -> int:
+        if raises:
+            raise asyncio.CancelledError
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return 1
+
+    with pytest.raises(asyncio.CancelledError):
+        await work()
+    with pytest.raises(asyncio.CancelledError):
+        await await_shielded(work, grace=1.0)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_an_observer_that_cancels_its_task_cancels_the_call(raises: bool) -> None:
+    """Wherever it is called, and so in whichever task of the call: nothing waits for the one that is gone."""
+
+    def observe(event: Event) -> None:
+        seen.append(event)
+        if len(seen) == last:
+            if raises:
+                raise asyncio.CancelledError
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    model, last, seen = made("tar"), 0, list[Event]()
+    while last <= len(seen):  # until the run has fewer events than that
+        store, last, seen = Watched(), last + 1, []
+        await store.put_source(model.key, model.data)
+        with anyio.fail_after(20):
+            outcomes = await asyncio.gather(
+                stage(asked(model), store=store, observer=observe), return_exceptions=True
+            )
+        if last <= len(seen):
+            assert isinstance(outcomes[0], asyncio.CancelledError), seen[-1]
+    assert last > 10

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,7 +20,7 @@ def in_child_task(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any,
 
     ``asyncio.Task.cancel()``, which an event loop calls at Ctrl-C and ``asyncio.timeout()`` calls too, interrupts
     whatever its task awaits, shielded clean-up included. For the task that waits here it becomes the cancellation of a
-    scope, and shields hold against that.
+    scope, and shields hold against that. An ``observer`` that cancels the task in which it is called cancels all of it.
     """
 
     @wraps(work)
@@ -37,11 +38,13 @@ def in_child_task(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any,
 
         try:
             async with anyio.create_task_group() as tasks:
+                if callable(observer := kwargs.get("observer")):
+                    kwargs["observer"] = _cancelling(tasks.cancel_scope, observer)
                 tasks.start_soon(run)
         finally:
             if errors:
                 raise errors[0]
-        return results[0]
+        return _only(results)
 
     return wrapped
 
@@ -75,4 +78,31 @@ async def await_shielded(request: Callable[[], Awaitable[T]], *, grace: float) -
             raise
     if errors:
         raise errors[0]
+    return _only(results)
+
+
+def _cancelling(scope: anyio.CancelScope, observer: Callable[..., object]) -> Callable[..., None]:
+    """An observer that, where it cancels a single task, or raises such an error, cancels a whole scope instead.
+
+    A task group keeps the cancellation of one of its tasks to itself: the others would wait for it, or do without.
+    """
+
+    def observe(event: object, /) -> None:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        try:
+            observer(event)
+        except asyncio.CancelledError:
+            scope.cancel()
+            raise
+        if task and task.cancelling() > before:
+            scope.cancel()
+
+    return observe
+
+
+def _only(results: Sequence[T]) -> T:
+    """The result of a child task; there is none if the task was cancelled from within, which its group keeps to itself."""
+    if not results:
+        raise anyio.get_cancelled_exc_class()
     return results[0]

@@ -18,6 +18,7 @@ SOURCE = Path(riva_stream.__file__).parent
 
 # Each room, and the rooms it may know: arrows point down only.
 FLOOR = {
+    "arguments",
     "errors",
     "events",
     "sizes",
@@ -40,8 +41,9 @@ _BELOW_RUN = (
 _BELOW_PIPELINE = _BELOW_RUN | {"run", "lease", "documents", "destination"}
 ROOMS: dict[str, set[str]] = {
     "errors": {"printable", "naming"},
+    "arguments": set(),
     "naming": set(),
-    "events": set(),
+    "events": {"arguments"},
     "sizes": set(),
     "uris": set(),
     "rights": {"uris"},
@@ -55,7 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "retry": FLOOR,
     "config": FLOOR | {"flow"},
     "handover": {"errors", "files"},
-    "flow": {"errors", "sizes", "clock", "naming"},
+    "flow": {"arguments", "errors", "sizes", "clock", "naming"},
     "archive": {"errors", "sizes", "flow", "readback", "naming"},
     "manifest": FLOOR,
     "deployment": FLOOR | {"manifest"},

@@ -15,6 +15,7 @@ from riva_stream import (
     AccessDeniedError,
     ConfigurationError,
     IntegrityError,
+    MemoryBudget,
     PromoteReport,
     PromoteRequest,
     RivaStreamError,
@@ -784,3 +785,17 @@ async def test_an_archive_that_a_reference_lacks_is_no_matter_of_the_flags_of_st
     assert place.error is not None
     assert place.exit_code == 66
     assert place.error.hint == "stage it again from what is there now"
+
+
+@pytest.mark.parametrize("sends", [False, True])
+async def test_places_take_their_memory_from_the_budget_that_is_shared(sends: bool) -> None:
+    store, model = Watched(), made("tar.gz")
+    await staged(store, model)
+    request = promotion(PLACE, OTHER, source_copy="send" if sends else "auto")
+    budget = MemoryBudget(3 * request.memory)
+    report = await promote(request, store=store, budget=budget)
+    assert report.exit_code == 0
+    assert (budget.peak >= request.memory, budget.in_use) == (sends, 0)
+    little = MemoryBudget(request.memory - 1)
+    report = await promote(request.model_copy(update={"force": True}), store=store, budget=little)
+    assert report.exit_code == (ConfigurationError.exit_code if sends else 0)

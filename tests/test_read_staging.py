@@ -461,3 +461,11 @@ async def test_keys_elsewhere_in_a_manifest_are_one_difference(store: Store) -> 
     assert len(found) == len(entry.differences)
     assert {"outside", "artifact.json"} <= set(found)
     assert max(map(len, found.values())) < 1000
+
+
+@pytest.mark.parametrize("place", ["s3://deployments", "s3://deployments/", "s3://deployments/artifact.json"])
+async def test_a_bucket_is_no_staging(store: Store, place: str) -> None:
+    with pytest.raises(ConfigurationError, match="names a bucket, not a staging in it"):
+        async with read_staging(place, store):
+            pass
+    assert not store.asked

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from riva_stream.arguments import require
+
 __all__ = [
     "Event",
     "MemberFound",
@@ -213,6 +215,7 @@ def throttled(
 
     Meant for heartbeats: an orchestrator that forwards progress to a queue does not want one message per part.
     """
+    require(callable(observer), "observer", "callable with one event", observer)
     last = -interval
 
     def observe(event: Event, /) -> None:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import anyio
 from pydantic import BaseModel, Field, TypeAdapter
 
+from riva_stream.arguments import require_whole
 from riva_stream.catalogue.engine import RunOne, StagingFailed, WorkerDiedError, error_of, store_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, RivaStreamError, TransientError
@@ -70,6 +71,8 @@ class LocalEngine:
     def __init__(
         self, *, at_once: int | None = None, run: RunOne | None = None, state_dir: Path | None = None
     ) -> None:
+        if at_once is not None:
+            require_whole("at_once", at_once)
         self._at_once = at_once
         self._run = run or partial(stage_in_child, state_dir=state_dir or Path("state"))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from riva_stream.arguments import require
 from riva_stream.catalogue.engine import identity_of
 from riva_stream.catalogue.line_numbers import Path
 from riva_stream.catalogue.load import CatalogueError, LoadedCatalogue, Problem, parse, wrong_of
@@ -115,6 +116,7 @@ def load_catalogue(path: FilePath | str, fallback: Mapping[str, Any] | None = No
     Raises:
         CatalogueError: it cannot be read, or something is wrong with it; ``problems`` lists everything.
     """
+    require(isinstance(path, FilePath | str), "path", "the path of a file", path)
     loaded = parse(path)
     prepare(loaded, fallback)
     return loaded

@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 
 from riva_stream import clock
+from riva_stream.arguments import require_whole
 from riva_stream.catalogue.engine import RunOne, StagingFailed, WorkerDiedError, error_of, identity_of
 from riva_stream.config import StageRequest
 from riva_stream.errors import ConfigurationError, TransientError
@@ -64,6 +65,8 @@ class RayEngine:
         cores: float = 1.0,
         run: RunOne | None = None,
     ) -> None:
+        if at_once is not None:
+            require_whole("at_once", at_once)
         self._ray = _connect(address)
         self._at_once = at_once
         self._cores = cores

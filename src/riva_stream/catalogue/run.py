@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 from riva_stream import clock
+from riva_stream.arguments import require
 from riva_stream.catalogue.engine import (
     CatalogueObserver,
     CatalogueReport,
@@ -74,7 +75,12 @@ async def stage_all(
     Raises:
         CatalogueError: the catalogue is wrong; nothing was started.
         ConfigurationError: ``only`` matches nothing, or the engine is not available.
+        TypeError: an argument is of the wrong kind.
     """
+    kinds = Catalogue | LoadedCatalogue | Path | str
+    require(isinstance(catalogue, kinds), "catalogue", "a Catalogue or the path of one", catalogue)
+    require(engine is None or hasattr(engine, "stage"), "engine", "an engine such as LocalEngine()", engine)
+    require(callable(observer), "observer", "callable with one event", observer)
     began = clock.monotonic()
     if isinstance(catalogue, Path | str):
         catalogue = load_catalogue(catalogue, fallback)

@@ -16,6 +16,8 @@ from typing import Generic, Self, TypeVar
 
 import anyio
 
+from riva_stream.arguments import require_whole
+
 __all__ = ["Channel", "Chunk", "Credits", "Piece"]
 
 T = TypeVar("T")
@@ -32,6 +34,9 @@ class Credits:
     peak: int = field(default=0, init=False)
     """The most that was ever in use."""
     _waiters: deque[tuple[int, anyio.Event]] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        require_whole("the bytes of a memory budget", self.limit)
 
     async def acquire(self, amount: int) -> None:
         """Wait until ``amount`` bytes are free and take them.

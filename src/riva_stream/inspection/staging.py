@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from riva_stream import clock
+from riva_stream.arguments import require, require_whole
 from riva_stream.deployment import DeploymentDocument
 from riva_stream.documents.compare import differences
 from riva_stream.documents.read import Documents, read_documents
@@ -37,12 +38,20 @@ from riva_stream.flow.lanes import Lane
 from riva_stream.inspection.crosscheck import Ledger, StagedObject, crosscheck
 from riva_stream.inspection.deep import RANGE, fetching
 from riva_stream.inspection.find import no_staging_error
-from riva_stream.inspection.uris import split
+from riva_stream.inspection.uris import split_staging
 from riva_stream.layout import ARTIFACT_JSON, DEPLOYMENT_READY, MANIFEST_JSON, Layout
 from riva_stream.manifest import Artifact, Mode, UploadManifest
 from riva_stream.naming import option
 from riva_stream.retry import Retrier
-from riva_stream.s3 import Bucket, ObjectInfo, Reader, StoreSettings, open_store
+from riva_stream.s3 import (
+    Bucket,
+    ObjectInfo,
+    Reader,
+    StoreSettings,
+    open_store,
+    require_session,
+    require_store,
+)
 from riva_stream.source import PinnedSource, SourceChecksums, SourceReader
 
 __all__ = ["STAGING_REPLACED", "StagedObject", "Staging", "compare", "find_staging", "pinned", "read_staging"]
@@ -78,15 +87,22 @@ async def read_staging(
         HeldError: the staging was replaced since it was first read (``where.code`` is ``StagingReplaced``): read
             it again.
         ConfigurationError: ``place`` is not such a URI.
+        TypeError: an argument is of the wrong kind.
     """
-    bucket, key = split(place)
+    require(isinstance(place, str), "place", "text, s3://BUCKET/PREFIX/", place)
+    require(callable(observer), "observer", "callable with one event", observer)
+    require_whole("connections", connections)
+    require_session("session", session)
+    if store is not None and not isinstance(store, StoreSettings):
+        require_store("store", store)
+    bucket, prefix = split_staging(place)
     async with (
         open_store(store or StoreSettings(), session=session, warn=warning(observer, "profile"))
         if store is None or isinstance(store, StoreSettings)
         else nullcontext(store)
     ) as opened:
         there = Bucket(opened, bucket, Retrier(observer=observer, renew=opened.renew))
-        staging = await find_staging(there, f"{key.rstrip('/')}/", observer, connections=connections)
+        staging = await find_staging(there, prefix, observer, connections=connections)
         await staging.require_agreement()
         yield staging
         await staging.still_stands()

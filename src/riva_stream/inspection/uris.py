@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.uris import split_uri
 
-__all__ = ["split", "split_prefix"]
+__all__ = ["STAGING", "split", "split_prefix", "split_staging"]
+
+STAGING = "s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/"
+"""An example of a staging's URI."""
 
 
 def split(uri: str, example: str = "s3://deployments/prod/") -> tuple[str, str]:
@@ -28,3 +32,21 @@ def split_prefix(uri: str, example: str = "s3://deployments/prod/") -> tuple[str
     """
     bucket, key = split(uri, example)
     return bucket, "".join(f"{segment}/" for segment in key.split("/") if segment)
+
+
+def split_staging(uri: str) -> tuple[str, str]:
+    """Bucket and prefix, with its closing slash, of a staging, which the URI of one of its documents names as well.
+
+    Raises:
+        ConfigurationError: it is not such a URI, or names a bucket alone.
+    """
+    bucket, prefix = split_prefix(uri, STAGING)
+    last = prefix.rstrip("/").rpartition("/")[2]
+    if last in DOCUMENTS:
+        prefix = prefix.removesuffix(f"{last}/")
+    if not prefix:
+        raise ConfigurationError(
+            f"{uri!r} names a bucket, not a staging in it",
+            hint=f"for example: {STAGING}; list what there is: riva-stream ls s3://{bucket}",
+        )
+    return bucket, prefix

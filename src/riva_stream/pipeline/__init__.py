@@ -15,7 +15,7 @@ from riva_stream.pipeline.begin import deadline, open_run, reserve_memory
 from riva_stream.pipeline.from_archive import FromArchive
 from riva_stream.pipeline.promotion import promote, replicated
 from riva_stream.pipeline.protocol import carry_out
-from riva_stream.pipeline.stores import open_stores
+from riva_stream.pipeline.stores import open_stores, require_arguments
 from riva_stream.report import StageReport
 from riva_stream.s3 import Store
 from riva_stream.state import new_run_id
@@ -54,7 +54,16 @@ async def stage(
 
     Raises:
         RivaStreamError: see :mod:`riva_stream.errors` for the tree, its exit codes and what may be retried.
+        TypeError: an argument is of the wrong kind.
     """
+    require_arguments(
+        StageRequest,
+        request,
+        observer,
+        budget,
+        {"session": session, "source_session": source_session},
+        {"store": store, "source_store": source_store},
+    )
     began = clock.monotonic()
     async with AsyncExitStack() as stack:
         try:

@@ -21,7 +21,7 @@ from riva_stream.layout import DEPLOYMENT_JSON
 from riva_stream.pipeline.begin import deadline, open_run, stall_timeout
 from riva_stream.pipeline.from_staging import FromStaging, StoreOf, incomplete, originals_of
 from riva_stream.pipeline.protocol import carry_out
-from riva_stream.pipeline.stores import Stores, open_stores
+from riva_stream.pipeline.stores import Stores, open_stores, require_arguments
 from riva_stream.report import PlaceReport, PromoteReport, StageReport, error_report, worst
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter
@@ -42,6 +42,7 @@ async def promote(
     source_session: Any = None,
     store: Store | None = None,
     source_store: Store | None = None,
+    budget: Credits | None = None,
 ) -> PromoteReport:
     """Copy a committed staging to one place or several: verified object by object, committed by a marker.
 
@@ -55,6 +56,8 @@ async def promote(
         source_session: the same for the source staging; None: the destinations', unless the request names another profile.
         store: an open store (see :func:`riva_stream.open_store`) to share one client between several calls.
         source_store: the same for the source staging.
+        budget: byte credits that several calls in one process share. Each place whose bytes pass through here takes
+            ``request.memory`` of them; None: the places of this call take turns.
 
     Returns:
         The result of each place. A failed place does not hold up the others; it is in the report, not raised.
@@ -63,7 +66,16 @@ async def promote(
         SourceNotFoundError: there is no such staging, or it is not complete.
         IntegrityError: it differs from what was staged.
         RivaStreamError: it cannot be read; see :mod:`riva_stream.errors`.
+        TypeError: an argument is of the wrong kind.
     """
+    require_arguments(
+        PromoteRequest,
+        request,
+        observer,
+        budget,
+        {"session": session, "source_session": source_session},
+        {"store": store, "source_store": source_store},
+    )
     run_id = request.run_id or new_run_id()
     ids = _numbered(run_id, request.to) if request.to[1:] else [run_id]
     began = clock.monotonic()
@@ -76,7 +88,9 @@ async def promote(
             store=store,
             source_store=source_store,
         ) as stores:
-            return await _promote(request, ids, observer, stores, lambda _: stores.source, since=began)
+            return await _promote(
+                request, ids, observer, stores, lambda _: stores.source, since=began, budget=budget
+            )
     except BaseExceptionGroup as group:
         raise first_of(group) from None
 
@@ -134,6 +148,7 @@ async def _promote(
     since: float,
     run_id: str | None = None,
     deployment: bool | None = None,
+    budget: Credits | None = None,
 ) -> PromoteReport:
     """Promote what is staged.
 
@@ -146,6 +161,7 @@ async def _promote(
         since: when this began, for the deadline.
         run_id: of the run that made the staging; None: of any.
         deployment: whether the staging has deployment documents that must not be missed; None: that is not known.
+        budget: of memory, shared by all places, and with other calls perhaps.
     """
     began = clock.monotonic()
     observer(PhaseChanged(phase="prepare"))
@@ -166,7 +182,8 @@ async def _promote(
             _require_deployment(staging, observer, deployment)
     except ExceptionGroup as group:
         raise first_of(group) from None
-    budget = Credits(request.memory)  # shared by all places: those whose bytes pass through here take turns
+    # Shared by all places: by default those whose bytes pass through here take turns.
+    budget = budget or Credits(request.memory)
     observe = _summing(observer)
     places: dict[str, PlaceReport] = {}
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from riva_stream.arguments import require
 from riva_stream.config import Request
+from riva_stream.flow.buffers import Credits
 from riva_stream.pipeline.copies import COPIES
 from riva_stream.run import Run
-from riva_stream.s3 import Reader, Store, StoreSettings, WritableBucket, WriteOptions, open_store
+from riva_stream.s3 import (
+    Reader,
+    Store,
+    StoreSettings,
+    WritableBucket,
+    WriteOptions,
+    open_store,
+    require_session,
+    require_store,
+)
 
 __all__ = [
     "Stores",
@@ -18,6 +29,7 @@ __all__ = [
     "is_elsewhere",
     "is_one_principal",
     "open_stores",
+    "require_arguments",
     "source_settings",
 ]
 
@@ -37,6 +49,29 @@ class Stores:
         run.destination, run.source_store, run.one_principal = bucket, self.source, self.one_principal
         run.retrier.renew = run.renew_sessions
         return bucket
+
+
+def require_arguments(
+    kind: type[Request],
+    request: object,
+    observer: object,
+    budget: object,
+    sessions: Mapping[str, object],
+    stores: Mapping[str, object],
+) -> None:
+    """Refuse arguments of the wrong kind; sessions and stores are named, and may be None.
+
+    Raises:
+        TypeError: there is one.
+    """
+    require(isinstance(request, kind), "request", f"a {kind.__name__}", request)
+    require(callable(observer), "observer", "callable with one event", observer)
+    require(budget is None or isinstance(budget, Credits), "budget", "a MemoryBudget", budget)
+    for name, session in sessions.items():
+        require_session(name, session)
+    for name, store in stores.items():
+        if store is not None:
+            require_store(name, store)
 
 
 @asynccontextmanager

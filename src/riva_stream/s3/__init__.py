@@ -23,8 +23,9 @@ from riva_stream.s3.port import (
     Stored,
     Window,
     Writer,
+    require_store,
 )
-from riva_stream.s3.session import StoreSettings, open_store
+from riva_stream.s3.session import StoreSettings, open_store, require_session
 
 __all__ = [
     "NO_TAGS",
@@ -55,4 +56,6 @@ __all__ = [
     "WriteOptions",
     "Writer",
     "open_store",
+    "require_session",
+    "require_store",
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from riva_stream.arguments import require
 from riva_stream.flow.buffers import Piece
 from riva_stream.flow.digest import md5_of
 
@@ -35,6 +36,7 @@ __all__ = [
     "Stored",
     "Window",
     "Writer",
+    "require_store",
 ]
 
 NO_TAGS: Mapping[str, str] = {}
@@ -364,3 +366,13 @@ class Writer(Protocol):
 
 class Store(Reader, Writer, Protocol):
     """Both halves."""
+
+
+def require_store(name: str, value: object) -> None:
+    """Refuse an argument that is no open store.
+
+    Raises:
+        TypeError: it is the settings of one, for example, or an ``open_store()`` that was not entered.
+    """
+    is_open = hasattr(value, "get_range")
+    require(is_open, name, "an open store (`async with open_store(settings) as store`)", value)

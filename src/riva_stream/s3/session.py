@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.loaders import Loader, create_loader
 
 from riva_stream import clock
+from riva_stream.arguments import require
 from riva_stream.errors import ConfigurationError, Where, out_of_resources
 from riva_stream.s3.body import SIGNER
 from riva_stream.s3.client import S3Store
@@ -36,7 +37,15 @@ from riva_stream.s3.rules import keep_raw_lifecycle
 from riva_stream.s3.transport_errors import transport_error
 from riva_stream.s3.windows import WINDOWED, choose_window, without_signed_url
 
-__all__ = ["StoreSettings", "client_of", "is_aws_url", "open_service", "open_store", "prepared"]
+__all__ = [
+    "StoreSettings",
+    "client_of",
+    "is_aws_url",
+    "open_service",
+    "open_store",
+    "prepared",
+    "require_session",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,11 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
         ConfigurationError: no usable credentials, no region, an unknown profile that was requested, an AWS
             configuration that cannot be parsed, a bad CA bundle.
         StalledError: the provider of the credentials does not answer.
+        TypeError: an argument is of the wrong kind.
     """
+    require(isinstance(settings, StoreSettings), "settings", "StoreSettings", settings)
+    require(callable(warn), "warn", "callable with one text", warn)
+    require_session("session", session)
     async with AsyncExitStack() as stack:
 
         async def open_client() -> Any:
@@ -91,6 +104,15 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
         yield S3Store(
             client, is_aws=is_aws_url(client.meta.endpoint_url), options=settings.options, reopen=open_client
         )
+
+
+def require_session(name: str, value: object) -> None:
+    """Refuse an argument that is neither None nor an ``aioboto3.Session``.
+
+    Raises:
+        TypeError: it is the session of another library, for example.
+    """
+    require(value is None or isinstance(value, aioboto3.Session), name, "an aioboto3.Session", value)
 
 
 class _SentOnce(AIOHTTPSession):  # type: ignore[misc]

@@ -24,10 +24,9 @@ from riva_stream.cli.settings.model import SWITCH, TRACE, Settings, read_setting
 from riva_stream.cli.settings.places import Origin, Places, Value, as_switch
 from riva_stream.cli.settings.problems import check
 from riva_stream.config import ProblemCode, StageRequest, Stores, Wrong
-from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError
 from riva_stream.events import Warned
-from riva_stream.inspection.uris import split_prefix
+from riva_stream.inspection.uris import STAGING, split_staging
 from riva_stream.layout import prefix_of
 
 if TYPE_CHECKING:
@@ -91,24 +90,14 @@ class Endpoint(Stores):
         Raises:
             ConfigurationError: no staging is named.
         """
-        example = "s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/"
         if text is None:
             if self.bucket and self.prefix:
                 return self.bucket, self.prefix
             raise ConfigurationError(
                 "no staging is named, and the settings of stage do not name one either",
-                hint=f"for example: {example}; or set NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION",
+                hint=f"for example: {STAGING}; or set NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION",
             )
-        bucket, prefix = split_prefix(text, example)
-        last = prefix.rstrip("/").rpartition("/")[2]
-        if last in DOCUMENTS:  # the key of one of its documents was given
-            prefix = prefix.removesuffix(f"{last}/")
-        if not prefix:
-            raise ConfigurationError(
-                f"{text!r} names a bucket, not a staging in it",
-                hint=f"for example: {example}; list what there is: riva-stream ls s3://{bucket}",
-            )
-        return bucket, prefix
+        return split_staging(text)
 
 
 def load(flags: Mapping[str, object], *, env_file: Path | EnvFile | None = None) -> Loaded:

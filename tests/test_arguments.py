@@ -113,3 +113,15 @@ def test_so_is_a_bad_argument_of_what_is_made_beforehand(
 ) -> None:
     with pytest.raises(kind, match=said):
         make()
+
+
+async def test_a_store_is_of_no_use_after_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    async with open_store(StoreSettings(endpoint_url="http://127.0.0.1:9"), warn=print) as store:
+        pass
+    with pytest.raises(RuntimeError, match=r"its open_store\(\) block has ended"):
+        await store.head("bucket", "key")
+    with pytest.raises(RuntimeError, match=r"its open_store\(\) block has ended"):
+        await stage(REQUEST, store=store)
+    assert not await store.renew()

@@ -75,6 +75,10 @@ class S3Store(ListRequests, RuleRequests):
         self._client = await self._reopen()
         return True
 
+    def close(self) -> None:
+        """Refuse all further use: the client is being closed, and would open connections that nobody closes."""
+        self._client, self._reopen = _Closed(), None
+
     async def head(self, bucket: str, key: str, *, window: Window | None = None) -> ObjectInfo | None:
         """HEAD, with the store's checksums if it keeps any."""
         with parsed("HeadObject", bucket, key), within(window):
@@ -341,6 +345,13 @@ class S3Store(ListRequests, RuleRequests):
             await self._client.abort_multipart_upload(
                 Bucket=bucket, Key=key, UploadId=upload_id, **self._options.for_all()
             )
+
+
+class _Closed:
+    """In place of a client."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("the store is closed: its open_store() block has ended")
 
 
 def _not_s3(operation: str, bucket: str, key: str) -> ConfigurationError:

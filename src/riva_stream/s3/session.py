@@ -101,9 +101,13 @@ async def open_store(settings: StoreSettings, *, session: Any = None, warn: Warn
             return client
 
         client = await open_client()
-        yield S3Store(
+        store = S3Store(
             client, is_aws=is_aws_url(client.meta.endpoint_url), options=settings.options, reopen=open_client
         )
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 def require_session(name: str, value: object) -> None:

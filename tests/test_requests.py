@@ -15,6 +15,7 @@ from riva_stream.cli.settings.load import load, load_endpoint
 from riva_stream.cli.settings.problems import SettingsError
 from riva_stream.config import PromoteRequest, StageRequest
 from riva_stream.errors import ConfigurationError
+from riva_stream.layout import LONGEST_KEY, LONGEST_PLACE, Layout
 from riva_stream.pipeline.stores import destination_settings, is_elsewhere, source_settings
 from riva_stream.preflight.policy import policy_of
 from riva_stream.s3 import PartBody, StoreSettings, WriteOptions, open_store
@@ -306,3 +307,47 @@ def test_a_copy_knows_which_fields_were_given() -> None:
     assert copied.model_fields_set == ASKED.model_fields_set | {"expect_sha256", "replicate_to"}
     assert (copied.expect_sha256, copied.replicate_to) == ("a" * 64, ("s3://b-b/prod/m/v1/",))
     assert ASKED.model_copy() == ASKED.model_copy(update={}) == ASKED
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+@pytest.mark.parametrize(
+    "field", ["source", "model_version", "region", "profile", "architecture", "server_path", "state_dir"]
+)
+def test_an_empty_setting_is_a_mistake(field: str, blank: str) -> None:
+    with pytest.raises(ValidationError, match="is empty"):
+        ASKED.model_copy(update={field: blank})
+
+
+def test_so_is_an_empty_entry_of_a_list() -> None:
+    for fields in ({"include": ["*.riva", ""]}, {"include": ("",)}, {"replicate_to": [""]}):
+        with pytest.raises(ValidationError, match="has an empty entry"):
+            ASKED.model_copy(update=fields)
+    with pytest.raises(ValidationError, match="has an empty entry"):
+        PROMOTED.model_copy(update={"to": ("",)})
+    assert ASKED.model_copy(update={"description": ""}).description == ""
+
+
+@pytest.mark.parametrize("field", ["env", "model_name", "model_version"])
+def test_a_place_whose_keys_would_be_too_long_is_refused(field: str) -> None:
+    rest = len(ASKED.prefix) - len(getattr(ASKED, field))
+    longest = ASKED.model_copy(update={field: "x" * (LONGEST_PLACE - rest)})
+    bintarball = longest.model_copy(
+        update={"bintarball_reference": True, "server_path": "s3://models/server.tar"}
+    )
+    for request in (longest, bintarball):
+        layout = Layout(request.bucket, request.prefix)
+        assert len(layout.checkpoint("f" * 16, 10**9)) <= LONGEST_KEY
+        assert all(len(layout.prefix + name) <= LONGEST_KEY for name in layout.documents)
+    with pytest.raises(ValidationError, match=f"{field} is too long for S3"):
+        ASKED.model_copy(update={field: "x" * (LONGEST_PLACE - rest + 1)})
+    levels = [ASKED.env, ASKED.model_name, ASKED.model_version]
+    levels[["env", "model_name", "model_version"].index(field)] = "x" * (LONGEST_PLACE - rest + 1)
+    with pytest.raises(ValidationError, match="is too long for S3"):
+        PROMOTED.model_copy(update={"to": (f"s3://staging/{'/'.join(levels)}/",)})
+
+
+def test_so_is_an_archive_whose_copy_would_have_too_long_a_key() -> None:
+    long = {"source": "s3://models/" + "x" * 300 + ".tar.gz", "model_name": "m" * 750}
+    with pytest.raises(ValidationError, match="source has a name that makes a key of more than 1,024 bytes"):
+        ASKED.model_copy(update=long)
+    assert ASKED.model_copy(update=long | {"reference_only": True}).reference_only

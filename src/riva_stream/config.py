@@ -17,11 +17,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from riva_stream.flow.memory import SMALLEST_PART, MemoryPlan, least_memory, plan_memory
-from riva_stream.layout import DEPLOYMENTS, LEVELS, is_segment, prefix_of
+from riva_stream.layout import (
+    DEPLOYMENTS,
+    LEVELS,
+    LONGEST_KEY,
+    LONGEST_PLACE,
+    Layout,
+    is_segment,
+    prefix_of,
+)
 from riva_stream.naming import option
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
 from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
@@ -57,6 +73,7 @@ SourceCopy = Literal["auto", "store", "send"]
 
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SIGNED = re.compile(r"[?&](X-Amz-[A-Za-z-]+|AWSAccessKeyId|Signature)=", re.IGNORECASE)
+_GLOB = re.compile(r"[*?\[]")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -64,8 +81,10 @@ _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _LONGEST_RUN_ID = 128
 _ARCHITECTURES = ("rnnt", "ctc", "tdt")
 
+_MAY_BE_EMPTY = frozenset({"description"})
 _STAGING = "s3://bucket/ENV/NAME/VERSION/"
 _DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
+_TOO_LONG = f"is too long for S3: ENV/NAME/VERSION/ may have at most {LONGEST_PLACE} characters"
 _LARGEST_PART = 5 << 30
 
 
@@ -88,6 +107,10 @@ def is_text(value: object) -> bool:
         return b"\0" not in str(value).encode()
     except UnicodeEncodeError:
         return False
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def _must(hold: Callable[[T], object], otherwise: str) -> Callable[[T], T]:
@@ -159,6 +182,8 @@ def _staging(value: str) -> str:
     levels = key.removeprefix(root).rstrip("/").split("/")
     if len(levels) != LEVELS:
         raise ValueError(f"does not name a staging, which is at {_STAGING}")
+    if len("/".join((*levels, ""))) > LONGEST_PLACE:
+        raise ValueError(_TOO_LONG)
     return f"s3://{_bucket(bucket)}/{root}{'/'.join(map(_segment, levels))}/"
 
 
@@ -279,6 +304,17 @@ class Request(Stores):
     Sizes are in bytes, times in seconds. Raises ``pydantic.ValidationError`` for an invalid field; the command
     line turns it into exit 78 with an example for each.
     """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_filled(cls, value: object, info: ValidationInfo) -> object:
+        """An empty text is no setting: the variable that it was made from was not set."""
+        if info.field_name not in _MAY_BE_EMPTY:
+            if _is_blank(value):
+                raise ValueError("is empty")
+            if isinstance(value, tuple | list) and any(map(_is_blank, value)):
+                raise ValueError("has an empty entry")
+        return value
 
     force: bool = False
     dry_run: bool = False
@@ -420,6 +456,7 @@ class StageRequest(Request):
 
     def _contradictions(self) -> Iterator[Contradiction]:
         yield from super()._contradictions()
+        yield from self._too_long()
         if self.bintarball_reference and self.reference_only:
             yield Contradiction(
                 "bintarball_reference", "and reference_only are two modes: ask for one of them"
@@ -454,6 +491,19 @@ class StageRequest(Request):
                         "replicate_to",
                         f"names {place}, which contains the source of the staging, s3://{read}/{key}",
                     )
+
+    def _too_long(self) -> Iterator[Contradiction]:
+        if len(prefix_of(None, self.env, self.model_name, self.model_version)) > LONGEST_PLACE:
+            levels = ("env", "model_name", "model_version")
+            longest = max(levels, key=lambda name: len(getattr(self, name)))
+            yield Contradiction(longest, _TOO_LONG, _DESTINATION)
+            return
+        name = self.source_key.rpartition("/")[2]  # empty, or a glob, until it is found
+        key = Layout(self.bucket, self.prefix).of_source(name)
+        if self.mode == "full" and not _GLOB.search(name) and len(key.encode()) > LONGEST_KEY:
+            yield Contradiction(
+                "source", f"has a name that makes a key of more than {LONGEST_KEY:,} bytes", _DESTINATION
+            )
 
     @property
     def mode(self) -> Literal["full", "reference_only", "bintarball_reference"]:

@@ -26,6 +26,8 @@ __all__ = [
     "FOLDERS",
     "JOURNAL",
     "LEVELS",
+    "LONGEST_KEY",
+    "LONGEST_PLACE",
     "MANIFEST_JSON",
     "MARKER",
     "OF_FULL",
@@ -68,6 +70,10 @@ DEPLOYMENTS = "bintarball/deployment-metadata/"
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 LEVELS = 3
 """Environment, model and version."""
+LONGEST_KEY = 1024
+"""Bytes (Amazon S3 User Guide, "Creating object key names")."""
+LONGEST_PLACE = 900
+"""Bytes of ``ENV/NAME/VERSION/``: with ``DEPLOYMENTS`` before it, and the name of a checkpoint after it, still a key."""
 
 
 def is_segment(text: str) -> bool:

@@ -213,7 +213,7 @@ async def test_the_container_image_is_looked_for(place: Place, elsewhere: bool) 
     report = await checked(place, server_path=f"{start}images/speech.tgz", reference_only=True)
     assert (report.exit_code, failures(report)) == (66, {"container"})
     fix = of(report, "container").details["fix"]
-    assert f"--server-path s3://{bucket}/images/speech.tar.gz" in fix
+    assert f"server_path s3://{bucket}/images/speech.tar.gz" in fix
     empty: dict[str, Any] = {"server_path": f"{start}images/empty.tar.gz", "bintarball_reference": True}
     report = await checked(place, **empty)
     assert (report.exit_code, failures(report)) == (65, {"container"})
@@ -237,7 +237,7 @@ async def test_a_missing_source_names_the_nearest(place: Place) -> None:
     assert report.exit_code == 66
     assert failures(report) == {"source"}
     assert SOURCE_KEY in of(report, "source").message
-    assert f"--source s3://{place.bucket}/{SOURCE_KEY}" in of(report, "source").details["fix"]
+    assert f"source s3://{place.bucket}/{SOURCE_KEY}" in of(report, "source").details["fix"]
     assert of(report, "destination").status == "pass"  # the rest is looked at all the same
 
 

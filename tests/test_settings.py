@@ -707,7 +707,7 @@ class TestSwitches:
     def test_a_bintarball_reference_needs_an_image(self) -> None:
         found = problems({**without("bucket"), "mode": "bintarball_reference"})
         assert set(found) == {"bucket", "server_path"}
-        assert "RIVA_SERVER_PATH is not set (--bintarball-reference needs it)" in found["server_path"]
+        assert "RIVA_SERVER_PATH is not set (bintarball_reference needs it)" in found["server_path"]
         found = problems({**FLAGS, "mode": "bintarball_reference", "server_path": "/on/a/disk.tar.gz"})
         assert "neither an S3 URI nor a key" in found["server_path"]
 

@@ -490,7 +490,7 @@ async def test_too_little_memory_is_refused_with_the_minimum(moto_place: Place) 
     await staged(moto_place, reference_only=True)
     with pytest.raises(ConfigurationError, match="the minimum is") as caught:
         await run_verify(moto_place, deep=True, memory=10 * MIB)
-    assert caught.value.hint == f"pass --memory {least_memory(8 * MIB) // MIB}MiB or more"
+    assert caught.value.hint == f"pass memory {least_memory(8 * MIB) // MIB}MiB or more"
 
 
 @pytest.mark.parametrize("name", ["models/sub/old.riva", "source/a/b/old.riva", "models//old.riva"])

@@ -15,6 +15,7 @@ import pytest
 from botocore.endpoint_provider import EndpointProvider
 from xdist.scheduler import LoadFileScheduling
 
+from riva_stream.naming import flags_named
 from tests.faults.matrix import ALL
 from tests.support.localstack import LocalStackServer
 from tests.support.rays import ray_cluster
@@ -157,6 +158,13 @@ def isolated_environment(
 ) -> None:
     """The isolation for each test, with a home of its own."""
     _isolate(monkeypatch, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def flags_in_hints() -> Iterator[None]:
+    """Hints name flags, as on the command line, though the library is called."""
+    with flags_named():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

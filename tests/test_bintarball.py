@@ -151,7 +151,7 @@ async def test_what_is_missing_is_named_with_the_nearest(quick: Place) -> None:
     with pytest.raises(SourceNotFoundError, match=r"riva-speech-2\.15\.0") as caught:
         await stage(referring(quick, server_path=SERVER_KEY.replace("2.15", "2.16")))
     assert caught.value.exit_code == 66
-    assert caught.value.hint == f"did you mean --server-path s3://{quick.bucket}/{SERVER_KEY} ?"
+    assert caught.value.hint == f"did you mean server_path s3://{quick.bucket}/{SERVER_KEY} ?"
     with pytest.raises(SourceNotFoundError, match="deployable_v8"):
         await stage(referring(quick, source=f"s3://{quick.bucket}/{SOURCE_KEY}x"))
     assert quick.names(REFERENCE) == []

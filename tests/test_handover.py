@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -412,7 +415,8 @@ def test_a_status_outlives_a_power_cut_only_with_all_that_it_vouches_for(
         found = os.fstat(descriptor)
         synced.add(found.st_ino)
         if found.st_ino == tmp_path.stat().st_ino:
-            names.append({path.name: path.stat().st_ino for path in tmp_path.iterdir() if path.is_file()})
+            there = (path for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".partial")
+            names.append({path.name: path.stat().st_ino for path in there})
 
     own = tmp_path / "runs" / "a1"
     own.mkdir(parents=True)
@@ -434,6 +438,35 @@ def test_a_status_outlives_a_power_cut_only_with_all_that_it_vouches_for(
     handover.begin(tmp_path, "a2", log_file="", command="")
     assert STATUS not in names[-1]
     assert names[-1][RECORD] in synced
+
+
+def test_what_takes_long_to_reach_the_disk_keeps_no_other_run_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[str]()
+
+    def watched(descriptor: int) -> None:
+        with (tmp_path / ".130.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", watched)
+    handover.finish(tmp_path, ending("a"), dict.fromkeys(VALUES, "new"), b"{}")
+    assert held == ["folder"] * 3
+
+
+def test_a_file_system_that_cannot_sync_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", unsupported)
+    handover.begin(tmp_path, "a", log_file="", command="")
+    handover.finish(tmp_path, ending("a"), {"s3_staging_uri": "s3://b/p"}, None)
+    assert handover.read(tmp_path).status["status"] == "success"
 
 
 def test_a_lock_that_nobody_gives_back_does_not_stop_a_run(

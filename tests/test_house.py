@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
     "source": FLOOR | {"archive", "s3", "retry", "flow"},  # of archive: what is no file of one's own
     "sink": FLOOR | {"s3", "retry", "flow"},
     "state": FLOOR,
-    "run": FLOOR | {"config", "flow", "retry", "s3", "sink", "state"},
+    "run": FLOOR | {"config", "deployment", "flow", "retry", "s3", "sink", "state"},
     "lease": FLOOR | {"retry", "s3"},
     "documents": FLOOR | {"manifest", "deployment", "report", "retry", "run", "s3", "sink", "source"},
     "destination": FLOOR

@@ -24,6 +24,8 @@ from riva_stream.s3 import Bucket, PartBody
 from riva_stream.s3.memory import MemoryStore
 from tests.support.archives import archive_bytes, riva_bytes
 
+pytestmark = pytest.mark.usefixtures("flags_in_hints")
+
 BUCKET = "staging"
 TWIN = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100)
 

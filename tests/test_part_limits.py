@@ -16,6 +16,8 @@ from riva_stream.s3.probe import probe_uploads
 from riva_stream.sizes import GIB, MIB
 from tests.support.archives import archive_bytes
 
+pytestmark = pytest.mark.usefixtures("flags_in_hints")
+
 BUCKET = "staging"
 PREFIX = "prod/m/v1/"
 SCRATCH = PREFIX + ".riva-stream/"

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from riva_stream import RivaStreamError, stage
+from riva_stream import HeldError, RivaStreamError, stage
 from riva_stream.retry import RetryPolicy
 from riva_stream.s3.errors import refusal
 from tests.copying import Watched, asked, assert_staged, made
@@ -109,3 +109,21 @@ async def test_runs_of_one_id_do_not_share_their_files(tmp_path: Path) -> None:
         for version in range(8):
             tasks.start_soon(one, version)
     assert outcomes == ["staged"] * 8
+
+
+async def test_a_second_run_with_the_id_of_a_live_one_leaves_its_copies(tmp_path: Path) -> None:
+    class Late(Watched):
+        """Another attempt of the same job comes just before the marker."""
+
+        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
+            if key.endswith("staging_complete.txt"):
+                with pytest.raises(HeldError):
+                    await stage(request, store=self)
+            return await super().complete_upload(bucket, key, *args, **given)
+
+    store, model = Late(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    request = asked(model, run_id="job", state_dir=tmp_path)
+    assert (await stage(request, store=store)).outcome == "staged"
+    saved = {path.name for path in (tmp_path / "runs" / "job").iterdir()}
+    assert {"artifact.json", "checksums.sha256", "plan.json", "upload_manifest.json", "report.json"} <= saved

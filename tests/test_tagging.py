@@ -202,7 +202,9 @@ async def test_a_staging_without_the_tags_says_so_when_it_is_found(place: Place)
     await staged(place, tag=False)
     report, _ = await staged(place)
     assert report.outcome == "already_staged"
-    assert [warning for warning in report.warnings if "--tag --force" in warning.message]
+    assert [
+        warning for warning in report.warnings if warning.code == "differs" and "tag force" in warning.message
+    ]
     report, _ = await staged(place, force=True)
     assert all(tags == TAGS for tags in tags_of(place).values())
 

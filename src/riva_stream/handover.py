@@ -68,11 +68,10 @@ VALUES = (
 _LOCK = ".130.lock"
 _MAX_BYTES = 64 << 20
 """Maximum bytes of a file, the same as of a document in a bucket."""
-_PATIENCE = (
-    5.0  # seconds to wait for a lock that is held for milliseconds: a longer holder is suspended or dead
-)
+_PATIENCE = 30.0
+"""Seconds to wait for a lock that is held while a few names reach the disk: a longer holder is suspended or dead."""
 _UNSYNCABLE = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
-"""Of a folder on some network file systems, or one that may be written to but not read."""
+"""On some network file systems; or of a folder that may be written to but not read."""
 _LOOKS = 100  # attempts, 10 ms apart, to read a set of files that another run is writing
 
 
@@ -147,27 +146,33 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / "runs" / ending.run_id
-    with _locked(folder):
-        (folder / STATUS).unlink(missing_ok=True)
-        _sync(folder)  # or a power cut could leave the old status beside new values
-        texts: dict[str, str | bytes | None] = {
-            name: f"{values[name]}\n" if values.get(name) else None for name in VALUES
+    texts: dict[str, str | bytes | None] = {
+        name: f"{values[name]}\n" if values.get(name) else None for name in VALUES
+    }
+    texts[LAST_ARTIFACT] = artifact
+    texts[RECORD] = _record(ending.run_id, ending.log_file, ending.command, ending.status, ending.ended_at)
+    # The run itself wrote these without waiting for the disk: its heartbeat must not depend on it.
+    copies = [Path(values[name]) for name in ("checksum_file", "artifact_metadata") if values.get(name)]
+    for path in (*copies, own / "report.json", own, own.parent):
+        _sync(path)
+    with contextlib.ExitStack() as partials:
+        # The contents reach the disk before the lock is taken, which other runs wait for.
+        ready = {
+            name: partials.enter_context(_partial(folder / name, data)) if data is not None else None
+            for name, data in texts.items()
         }
-        for name, data in (texts | {LAST_ARTIFACT: artifact}).items():
-            if data is not None:
-                put(folder / name, data)
-            else:
-                (folder / name).unlink(missing_ok=True)
-        put(
-            folder / RECORD,
-            _record(ending.run_id, ending.log_file, ending.command, ending.status, ending.ended_at),
-        )
-        # The run itself wrote these without waiting for the disk: its heartbeat must not depend on it.
-        copies = [Path(values[name]) for name in ("checksum_file", "artifact_metadata") if values.get(name)]
-        for path in (*copies, own / "report.json", own, own.parent, folder):
-            _sync(path)
-        put(folder / STATUS, _status(ending))
-        _sync(folder)
+        status = partials.enter_context(_partial(folder / STATUS, _status(ending)))
+        with _locked(folder):
+            (folder / STATUS).unlink(missing_ok=True)
+            _sync(folder)  # or a power cut could leave the old status beside new values
+            for name, partial in ready.items():
+                if partial is not None:
+                    partial.replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
+            _sync(folder)
+            status.replace(folder / STATUS)
+            _sync(folder)
 
 
 def read(folder: Path) -> Handover:
@@ -230,21 +235,27 @@ def put(path: Path, data: str | bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    with _partial(path, data) as partial:
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def _partial(path: Path, data: str | bytes) -> Iterator[Path]:
+    """A file beside ``path`` with this content, on the disk, for the block to move there; else it is removed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data if isinstance(data, bytes) else data.encode(errors="surrogateescape"))
             file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
+            _fsync(file.fileno())
+        yield partial
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; where that is not supported, do without.
+    """Wait until a file, or the names in a folder, are on the disk.
 
     Raises:
         OSError: the disk failed.
@@ -256,12 +267,18 @@ def _sync(path: Path) -> None:
             raise
         return
     try:
+        _fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
+    """Sync to the disk; where that is not supported, do without."""
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _UNSYNCABLE:
             raise
-    finally:
-        os.close(descriptor)
 
 
 def _get(folder: Path, name: str) -> str:

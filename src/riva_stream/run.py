@@ -14,6 +14,7 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.config import StageRequest
+from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError, first_of
 from riva_stream.events import Observer, Progress, Warned
 from riva_stream.flow.lanes import Lanes
@@ -22,7 +23,7 @@ from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, LeftUpload, Reader
 from riva_stream.sink import Tagging, Upload
 from riva_stream.sizes import MOST_PARTS
-from riva_stream.state import write_state
+from riva_stream.state import clear_state, write_state
 
 __all__ = ["Meter", "Run", "gather_bounded"]
 
@@ -32,6 +33,8 @@ R = TypeVar("R")
 
 _STATE_SECONDS = 2.0
 """Time limit of one file in the state directory: the heartbeat waits for it."""
+_COPIES = ("report.json", *DOCUMENTS, "plan.json", "journal.json")
+"""All that a run saves in its folder of the state directory, but for its request."""
 _TASKS = 8
 _INTERVAL = 0.1
 
@@ -145,6 +148,9 @@ class Run:
     """Parts that the destination allows in an upload, as far as is known."""
     _state_hangs: bool = field(default=False, init=False)
     """The state directory has blocked a write for longer than a lease can afford."""
+    _forgetting: anyio.Lock = field(default_factory=anyio.Lock, init=False)
+    _has_forgotten: bool = field(default=False, init=False)
+    """Whether what an earlier run with the same id has saved is gone."""
     _wall: float = field(default_factory=clock.monotonic)
     _cpu: float = field(default_factory=clock.cpu)
 
@@ -178,6 +184,7 @@ class Run:
             return
         try:
             with anyio.fail_after(_STATE_SECONDS):
+                await self._forget_earlier_run()
                 await write_state(self.request.state_dir, self.run_id, name, data)
         except ConfigurationError as error:
             self.warn("state", str(error))
@@ -186,6 +193,16 @@ class Run:
             self.warn(
                 "state", f"the state directory accepted no file within {_STATE_SECONDS:g} s, and gets no more"
             )
+
+    async def _forget_earlier_run(self) -> None:
+        """Remove, once, what an earlier run with the same id has saved: it must not pass for this one's.
+
+        Not before this run saves something: until then the other one may be alive, and hold the prefix.
+        """
+        async with self._forgetting:
+            if not (self._has_forgotten or self.request.dry_run):
+                await clear_state(self.request.state_dir, self.run_id, _COPIES)
+            self._has_forgotten = True
 
     @property
     def wall_seconds(self) -> float:

@@ -27,6 +27,8 @@ from tests.archive.kit import (
     tar_of,
 )
 
+pytestmark = pytest.mark.usefixtures("flags_in_hints")
+
 TAR = tar_of({"a.riva": random.Random(4).randbytes(60_000), "b.riva": b"weights" * 4000})
 
 

@@ -13,6 +13,8 @@ from riva_stream.archive import Limits
 from riva_stream.errors import ArchiveFault
 from tests.archive.kit import END, OLD_GNU, extract, header, long_name, member, pad, pax, record, refused
 
+pytestmark = pytest.mark.usefixtures("flags_in_hints")
+
 MODEL = b"PK\3\4" + random.Random(3).randbytes(6_000)
 TWIN = (
     bytes.fromhex("0005160700020000") + b"Mac OS X        " + struct.pack(">HIII", 1, 9, 50, 200) + bytes(200)

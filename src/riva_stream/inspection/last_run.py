@@ -60,7 +60,7 @@ def last_run_of(state: Path) -> RecordedRun:
             else:
                 last = own.parent
                 latest = own if own in requests else latest
-        request, report = read_json(latest), read_json(last / "report.json")
+        request, report = read_json(latest), _report_of(last)
     except OSError as error:
         raise _nothing(state, f"it cannot be read: {error.strerror}") from error
     try:
@@ -82,6 +82,15 @@ def last_run_of(state: Path) -> RecordedRun:
     )
     endpoint = {name: value for name in _SETTINGS if isinstance(value := request.get(name), str)}
     return RecordedRun(run, bucket, prefix, {name: endpoint.get(name) for name in _SETTINGS})
+
+
+def _report_of(own: Path) -> dict[str, Any]:
+    """The report of the run that wrote the request beside it; not that of an earlier one with the same id."""
+    request, report = own / "request.json", own / "report.json"
+    with suppress(FileNotFoundError):
+        if report.stat().st_mtime_ns < request.stat().st_mtime_ns:
+            return {}
+    return read_json(report)
 
 
 def _word(named: str, report: dict[str, Any], alive: bool | None) -> _Status:

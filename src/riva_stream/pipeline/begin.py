@@ -9,7 +9,6 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.config import StageRequest
-from riva_stream.deployment import DOCUMENTS
 from riva_stream.errors import ConfigurationError, StalledError
 from riva_stream.events import Observer
 from riva_stream.flow.buffers import Credits
@@ -21,14 +20,12 @@ from riva_stream.redact import SECRETS
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.run import Meter, Run
 from riva_stream.sizes import human_size, in_seconds
-from riva_stream.state import clear_state, write_state
+from riva_stream.state import write_state
 
 __all__ = ["deadline", "open_run", "reserve_memory", "stall_timeout"]
 
 _FREE = ("source", "server_path", "replicate_to", "description")
 """Fields of a request that may contain anything, including a signature or a password."""
-_COPIES = ("report.json", *DOCUMENTS, "plan.json", "journal.json")
-"""What a run saves in its folder later on, if it gets that far."""
 
 
 @asynccontextmanager
@@ -52,9 +49,6 @@ async def open_run(request: StageRequest, run_id: str, observer: Observer) -> As
     given = request.model_dump(mode="json")
     # `status` reads the rest back; a short word there that happens to be a password is just a word.
     kept = given | {name: SECRETS.value(given[name]) for name in _FREE}
-    if not request.dry_run:
-        # A run id may be used again: what the earlier run saved must not pass for this one's.
-        await clear_state(request.state_dir, run_id, _COPIES)
     await write_state(request.state_dir, run_id, "request.json", json_bytes(kept))
     async with stall_timeout(meter, request.timeout):
         yield run

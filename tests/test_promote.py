@@ -518,6 +518,19 @@ async def test_a_replica_lacks_no_pair_that_was_requested(image: bool) -> None:
     assert [replica.exit_code for replica in report.replicas] == [77 if image else 0]
     if not image:
         assert "deployment_ready.txt" not in at(store, PLACE)
+        assert "deployment" in {warning.code for warning in report.warnings}
+
+
+@pytest.mark.parametrize("mode", ["full", "reference_only"])
+async def test_a_replica_of_what_was_staged_already_lacks_no_pair_that_a_listing_shows(mode: str) -> None:
+    store = Shy()
+    fields = {} if mode == "full" else {mode: True}
+    await with_an_image(store, **fields)
+    store.hides = dict.fromkeys((PREFIX + name for name in PAIR), 1000)
+    report = await stage(asked(made("tar.gz"), replicate_to=(PLACE,), **fields), store=store)
+    assert report.outcome == "already_staged"
+    assert [replica.exit_code for replica in report.replicas] == [77]
+    assert at(store, PLACE) == {}
 
 
 # ---- interrupted

@@ -118,3 +118,10 @@ def test_a_schema_is_the_same_document_with_json(capfd: pytest.CaptureFixture[st
     plain = capfd.readouterr().out
     assert main(["schema", "artifact", "--json"]) == 0
     assert capfd.readouterr().out == plain
+
+
+def test_malformed_values_are_reported_beside_what_else_is_wrong(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["gc", "--older-than", "banana"]) == 2
+    told = capfd.readouterr().err
+    assert "--older-than" in told
+    assert "required" in told

@@ -32,6 +32,6 @@ def require_whole(name: str, value: object, *, least: int = 1) -> None:
         TypeError: it is no whole number.
         ValueError: it is less.
     """
-    require(isinstance(value, int), name, "a whole number", value)
+    require(isinstance(value, int) and not isinstance(value, bool), name, "a whole number", value)
     if isinstance(value, int) and value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")

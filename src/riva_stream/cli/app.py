@@ -142,7 +142,7 @@ class _Parser(ArgumentParser):
     def parse_known_args(self, *args: Any) -> Any:  # type: ignore[override]
         found = super().parse_known_args(*args)
         if self._malformed:
-            self.error("\n  ".join(self._malformed))
+            self.error("")
         return found
 
     def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
@@ -187,6 +187,7 @@ class _Parser(ArgumentParser):
         return next((word for word in self._argv if word in self.commands), "")
 
     def error(self, message: str, guess: str = "") -> NoReturn:
+        message = "\n  ".join([*self._malformed, *([message] if message else [])])
         script = os.environ.get(SCRIPT, "")
         program = Path(script).name if script else f"{self.prog} {self._command()}".rstrip()
         hint = f"{guess} See {program} --help" if guess else f"see {program} --help"

@@ -154,7 +154,14 @@ class Record:
             status = handover.read(self._state).status
         of_a_place = rf"{re.escape(self._run_id)}(-\d+)?"  # of several, each run has a number
         is_taken = status.get("status") == "success" and re.fullmatch(of_a_place, status.get("run_id", ""))
-        return f"{self._run_id[:100]}-again" if is_taken else self._run_id
+        if not is_taken:
+            return self._run_id
+        again = "-again"
+        return (
+            self._run_id.removesuffix(again)
+            if self._run_id.endswith(again)
+            else f"{self._run_id[:100]}{again}"
+        )
 
     def open(self, file: EnvFile) -> LogSettings:
         """Start writing, now that it is known where and how."""

@@ -105,11 +105,11 @@ async def collect(
 
 
 async def _open_uploads(bucket: Bucket, prefix: str, stagings: Iterable[Layout]) -> Sequence[OpenUpload]:
-    """Those below a prefix; where a store lists only those of an exact key, those at keys that every staging has."""
+    """Those below a prefix; where a store lists only those of an exact key, those of probes and markers."""
     found = await bucket.list_uploads(prefix)
     if found or bucket.is_aws:
         return found
-    keys = [at.prefix + name for at in stagings for name in (*sorted(at.documents), *SCRATCH)]
+    keys = [at.prefix + name for at in stagings for name in (*SCRATCH, at.marker_name)]
     return [upload for listed in await gather_bounded(keys, bucket.list_uploads) for upload in listed]
 
 

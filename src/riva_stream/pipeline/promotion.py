@@ -12,8 +12,15 @@ from pydantic import ValidationError
 
 from riva_stream import clock
 from riva_stream.config import PromoteRequest, StageRequest, contradictions_in
-from riva_stream.errors import ConfigurationError, HeldError, IntegrityError, Where, first_of
-from riva_stream.events import Observer, PhaseChanged, Progress, Warned, ignore, warning
+from riva_stream.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    HeldError,
+    IntegrityError,
+    Where,
+    first_of,
+)
+from riva_stream.events import Event, Observer, PhaseChanged, Progress, Warned, ignore, warning
 from riva_stream.flow.buffers import Credits
 from riva_stream.flow.lanes import Lanes
 from riva_stream.inspection.staging import Staging, find_staging
@@ -31,6 +38,9 @@ from riva_stream.tasks import in_child_task
 from riva_stream.uris import split_uri
 
 __all__ = ["promote", "replicated"]
+
+_DEPLOYMENT = "deployment"
+"""Code of the warning that deployment documents may have been left out."""
 
 
 @in_child_task
@@ -121,11 +131,18 @@ async def replicated(
         is_here = uri != source and split_uri(uri)[0] == request.bucket
         return stores.destination if is_here else stores.source
 
+    warnings = list(report.warnings)
+
+    def observe(event: Event, /) -> None:
+        if isinstance(event, Warned) and event.code == _DEPLOYMENT:
+            warnings.append(event)
+        observer(event)
+
     try:
         found = await _promote(
             asked,
             ids,
-            observer,
+            observe,
             here,
             store_of,
             since=since,
@@ -135,7 +152,7 @@ async def replicated(
         done = found.places
     except Exception as error:  # noqa: BLE001 - of whatever kind: the staging is already committed, and stays so
         done = [_failed(place, first_of(error)) for place in asked.to]
-    return report.model_copy(update={"replicas": done})
+    return report.model_copy(update={"replicas": done, "warnings": warnings})
 
 
 async def _promote(
@@ -179,7 +196,7 @@ async def _promote(
                     hint="run the same command again: it then says what is staged there",
                 )
             originals = await originals_of(staging)
-            _require_deployment(staging, observer, deployment)
+            await _require_deployment(staging, observer, deployment)
     except ExceptionGroup as group:
         raise first_of(group) from None
     # Shared by all places: by default those whose bytes pass through here take turns.
@@ -217,23 +234,34 @@ async def _promote(
     )
 
 
-def _require_deployment(staging: Staging, observer: Observer, expected: bool | None) -> None:
+async def _require_deployment(staging: Staging, observer: Observer, expected: bool | None) -> None:
     """Check that the deployment documents, if there are any, can be read: without them a place would lose its own.
 
     Raises:
         AccessDeniedError: it is unknown whether there are any.
         SourceNotFoundError: those that are expected are missing.
     """
-    if expected is False and staging.documents.hidden:
+    hidden, manifest = staging.documents.hidden, staging.manifest
+    is_named = manifest is not None and manifest.files.deployment is not None
+    if expected is False and hidden and not is_named and not await _may_list(staging):
         observer(
             Warned(
-                code="deployment",
+                code=_DEPLOYMENT,
                 message=f"whether {staging.destination} has deployment documents is not known: they may not be read",
             )
         )
         staging.documents = replace(staging.documents, hidden=())
     if staging.deployment is None and expected:
         raise incomplete(staging, [DEPLOYMENT_JSON])
+
+
+async def _may_list(staging: Staging) -> bool:
+    """Whether the prefix may be listed: what is refused then is there."""
+    try:
+        await staging.bucket.list_objects(staging.layout.prefix, limit=1)
+    except AccessDeniedError:
+        return False
+    return True
 
 
 def _stage_request(request: PromoteRequest, staging: Staging, place: str, run_id: str) -> StageRequest:

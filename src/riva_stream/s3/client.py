@@ -72,7 +72,9 @@ class S3Store(ListRequests, RuleRequests):
         """Reload the credentials. Requests in progress keep the client with which they began."""
         if self._reopen is None:
             return False
-        self._client = await self._reopen()
+        client = await self._reopen()
+        if self._reopen is not None:  # closed meanwhile
+            self._client = client
         return True
 
     def close(self) -> None:

@@ -28,8 +28,8 @@ again) or absent. A journal that is found there is watched for up to its lease t
 a live one shows itself within a third of that. STATE is a state directory: its last run is looked up there, and then
 the bucket. Nothing is written.
 
-Exit code 0 whenever the state could be determined; 66 for a place that cannot be a staging. With --exit-code: 0 staged, 65 staged but not usable, 66 absent,
-75 in flight or resumable.
+Exit code 0 whenever the state could be determined; 66 for a place that cannot be a staging. With --exit-code: 0 staged,
+65 staged but not usable, 66 absent, 75 in flight or resumable.
 """,
     examples="""\
   PROG status s3://deployments/prod/parakeet-rnnt-en-us/v2025.09/

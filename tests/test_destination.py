@@ -45,6 +45,13 @@ JOURNAL = PREFIX + ".riva-stream/journal.json"
 Answer = Callable[[], Any]
 
 
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at what may be there follow each other at once."""
+    monkeypatch.setattr("riva_stream.s3.bucket._PAUSE", 0.001)
+    monkeypatch.setattr("riva_stream.documents.compare._PAUSE", 0.001)
+
+
 def archive(name: str) -> bytes:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:

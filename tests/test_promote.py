@@ -51,6 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "LEAST_COPY", COPIED)
     monkeypatch.setattr(copies, "FEW_BYTES", 1)
     monkeypatch.setattr(RetryPolicy, "delay", lambda policy, attempt, draw: 0.0)
+    monkeypatch.setattr("riva_stream.s3.bucket._PAUSE", 0.001)
 
 
 def promotion(*to: str, **fields: Any) -> PromoteRequest:

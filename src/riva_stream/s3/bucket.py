@@ -53,9 +53,12 @@ LOOKS = 3
 """Refusals in a row after which they are believed where something was expected; a single one may be temporary."""
 
 
+_PAUSE = 0.2
+
+
 async def pause_after(refusals: int) -> None:
     """Wait before the next attempt: 0.2 seconds after the first refusal, then twice as long each time."""
-    await clock.sleep(0.2 * 2 ** (refusals - 1))
+    await clock.sleep(_PAUSE * 2 ** (refusals - 1))
 
 
 async def confirm_refusal(ask: Callable[[], Awaitable[T]]) -> T:

@@ -384,6 +384,6 @@ def test_every_code_of_the_json_is_in_its_page() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_table_is_one(page: Path) -> None:
+def test_no_table_is_wrapped_into_a_paragraph(page: Path) -> None:
     """Wrapped like a paragraph, it is shown as one: its second line has to be nothing but the rule."""
     assert not [line for line in page.read_text().splitlines() if "|---|" in line.strip().lstrip("|-")]

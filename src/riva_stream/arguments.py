@@ -11,7 +11,7 @@ def require(fits: object, name: str, expected: str, value: object) -> None:
     Args:
         fits: whether it is what it should be.
         name: of the argument.
-        expected: what it should be, with its article.
+        expected: what it should be, such as ``an open store``.
         value: what was given; only its type is named, as it may be a secret.
 
     Raises:
@@ -29,7 +29,7 @@ def require_whole(name: str, value: object, *, least: int = 1) -> None:
     """Refuse an argument that is not a whole number of ``least`` or more.
 
     Raises:
-        TypeError: it is no whole number.
+        TypeError: it is not a whole number.
         ValueError: it is less.
     """
     require(isinstance(value, int) and not isinstance(value, bool), name, "a whole number", value)

@@ -369,7 +369,7 @@ class Store(Reader, Writer, Protocol):
 
 
 def require_store(name: str, value: object) -> None:
-    """Refuse an argument that is no open store.
+    """Refuse an argument that is not an open store.
 
     Raises:
         TypeError: it is the settings of one, for example, or an ``open_store()`` that was not entered.

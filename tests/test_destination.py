@@ -674,6 +674,18 @@ async def test_what_a_manifest_names_is_replaced_even_if_a_listing_lags(key: str
     assert hashlib.sha256(archive("two")).hexdigest().encode() in checksums.data
 
 
+@pytest.mark.parametrize(
+    ("mode", "name"), [({}, "upload_manifest.json"), ({"reference_only": True}, "artifact.json")]
+)
+async def test_a_document_that_was_read_is_replaced_even_if_a_listing_lags(
+    mode: dict[str, Any], name: str
+) -> None:
+    store = await lagging_store()
+    await stage(request("one", **mode), store=store)
+    store.hidden = frozenset({PREFIX + name})
+    assert (await stage(request("two", force=True, **mode), store=store)).outcome == "staged"
+
+
 async def test_what_a_dead_commit_left_is_removed_even_if_a_listing_lags() -> None:
     """Its journal alone told of the model, and was deleted with the model in place."""
     store, left = await lagging_store(), PREFIX + "models/b.riva"

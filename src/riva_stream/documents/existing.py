@@ -143,8 +143,8 @@ class Existing:
         return key in self.etags or key in self.named_keys or is_read
 
     def may_have(self, key: str) -> bool:
-        """Whether there may be an object at a key: a listing may lag, so what a document names counts as well."""
-        return not self.listed or key in self.etags or key in self.named_keys
+        """Whether there may be an object at a key: a listing may lag, so what a document shows counts as well."""
+        return not self.listed or self.has_shown(key)
 
 
 async def inspect(run: Run) -> Existing:

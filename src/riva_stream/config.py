@@ -40,7 +40,7 @@ from riva_stream.layout import (
 )
 from riva_stream.naming import option
 from riva_stream.sizes import MIB, MOST_PARTS, human_size
-from riva_stream.uris import access_point_of, bucket_of, key_of, split_uri, valid_bucket
+from riva_stream.uris import GLOB, access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
 __all__ = [
     "NOT_TEXT",
@@ -73,7 +73,6 @@ SourceCopy = Literal["auto", "store", "send"]
 
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SIGNED = re.compile(r"[?&](X-Amz-[A-Za-z-]+|AWSAccessKeyId|Signature)=", re.IGNORECASE)
-_GLOB = re.compile(r"[*?\[]")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ACL = r"^(private|public-read(-write)?|authenticated-read|aws-exec-read|bucket-owner-(read|full-control))$"
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -500,7 +499,7 @@ class StageRequest(Request):
             return
         name = self.source_key.rpartition("/")[2]  # empty, or a glob, until it is found
         key = Layout(self.bucket, self.prefix).of_source(name)
-        if self.mode == "full" and not _GLOB.search(name) and len(key.encode()) > LONGEST_KEY:
+        if self.mode == "full" and not GLOB.search(name) and len(key.encode()) > LONGEST_KEY:
             yield Contradiction(
                 "source", f"has a name that makes a key of more than {LONGEST_KEY:,} bytes", _DESTINATION
             )

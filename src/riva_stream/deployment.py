@@ -38,6 +38,7 @@ __all__ = [
     "DOCUMENTS",
     "DOCUMENT_LIMIT",
     "KINDS",
+    "SAVED",
     "BintarballReferences",
     "DeploymentDocument",
     "DeploymentReady",
@@ -186,3 +187,5 @@ KINDS: Mapping[str, DocumentKind] = {
 """All documents that a staging may have, in the order in which they are written."""
 DOCUMENTS = tuple(KINDS)
 """Their names: the one list that all others are derived from."""
+SAVED = (*DOCUMENTS, "plan.json", "journal.json", "report.json")
+"""Names of all that a run saves in its folder of the state directory, but for its request."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["flags_named", "option"]
+__all__ = ["flags_named", "option", "raise_option"]
 
 _command_lines = 0
 """How many blocks of :func:`flags_named` are entered."""
@@ -31,3 +31,8 @@ def option(field: str, variable: str = "") -> str:
         return field
     flag = f"--{field.replace('_', '-')}"
     return f"{flag} ({variable})" if variable else flag
+
+
+def raise_option(field: str) -> str:
+    """What to do about an archive that exceeds a limit: the hint for a field of a request that sets it."""
+    return f"if that is how the archive should be, raise {option(field)}"

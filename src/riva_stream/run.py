@@ -14,7 +14,7 @@ import anyio
 
 from riva_stream import clock
 from riva_stream.config import StageRequest
-from riva_stream.deployment import DOCUMENTS
+from riva_stream.deployment import SAVED
 from riva_stream.errors import ConfigurationError, first_of
 from riva_stream.events import Observer, Progress, Warned
 from riva_stream.flow.lanes import Lanes
@@ -33,8 +33,6 @@ R = TypeVar("R")
 
 _STATE_SECONDS = 2.0
 """Time limit of one file in the state directory: the heartbeat waits for it."""
-_COPIES = ("report.json", *DOCUMENTS, "plan.json", "journal.json")
-"""All that a run saves in its folder of the state directory, but for its request."""
 _TASKS = 8
 _INTERVAL = 0.1
 
@@ -201,7 +199,7 @@ class Run:
         """
         async with self._forgetting:
             if not (self._has_forgotten or self.request.dry_run):
-                await clear_state(self.request.state_dir, self.run_id, _COPIES)
+                await clear_state(self.request.state_dir, self.run_id, SAVED)
             self._has_forgotten = True
 
     @property

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 __all__ = [
     "ALIAS",
+    "GLOB",
     "AccessPoint",
     "access_point_of",
     "bucket_of",
@@ -23,6 +24,8 @@ __all__ = [
     "valid_bucket",
 ]
 
+GLOB = re.compile(r"[*?\[]")
+"""A character that makes a key a pattern for several."""
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,48}[a-z0-9]")
 _MULTI_REGION = re.compile(r"[a-z0-9]+\.mrap")

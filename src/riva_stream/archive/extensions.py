@@ -11,7 +11,7 @@ from riva_stream.archive.sparse import Segment, old_gnu_head, pax_sparse
 from riva_stream.archive.tar import BLOCK, Header
 from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
-from riva_stream.naming import option
+from riva_stream.naming import raise_option
 
 __all__ = ["Described", "Extensions", "entry_label"]
 
@@ -114,7 +114,7 @@ class Extensions(Strict):
         if self.kept > self.limit:
             raise ArchiveError(
                 f"{self.place}: {self.kept} bytes of extended headers in a row; at most {self.limit} are read",
-                hint=f"if that is how the archive should be, raise {option('max_header_bytes')}",
+                hint=raise_option("max_header_bytes"),
                 fault=ArchiveFault.LIMIT,
             )
 

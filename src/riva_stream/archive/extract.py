@@ -37,7 +37,7 @@ from riva_stream.archive.tar import BLOCK, begins_tar
 from riva_stream.archive.text import show
 from riva_stream.archive.walk import Walk, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
-from riva_stream.naming import option
+from riva_stream.naming import raise_option
 from riva_stream.readback import UnreadableError, read_back
 
 __all__ = ["Extractor", "Snapshot"]
@@ -420,7 +420,7 @@ class Extractor:
         if total > self._limits.expanded_bytes:
             raise ArchiveError(
                 f"the archive expands to more than {self._limits.expanded_bytes} bytes",
-                hint=f"if that is how the archive should be, raise {option('max_expanded')}",
+                hint=raise_option("max_expanded"),
                 fault=ArchiveFault.LIMIT,
             )
         if total >= self._limits.ratio_floor and total > self._limits.ratio * consumed:
@@ -429,7 +429,7 @@ class Extractor:
             raise ArchiveError(
                 f"the first {consumed} bytes of the archive expand to {total} or more{name}: over {self._limits.ratio:g} "
                 "times, as a decompression bomb would",
-                hint=f"if that is how the archive should be, raise {option('max_ratio')}",
+                hint=raise_option("max_ratio"),
                 fault=ArchiveFault.LIMIT,
             )
 

@@ -27,7 +27,7 @@ from riva_stream.archive.inflate import (
 )
 from riva_stream.archive.snapshot import Bytes, Count, InvalidSnapshotError, require
 from riva_stream.errors import ArchiveError, ArchiveFault
-from riva_stream.naming import option
+from riva_stream.naming import raise_option
 
 __all__ = ["GzipPlace", "GzipStream"]
 
@@ -273,7 +273,7 @@ class GzipStream(Decoder):
         if self._members > self._streams:
             raise ArchiveError(
                 f"the archive has more than {self._streams} gzip members (at byte {self._at})",
-                hint=f"if that is how the archive should be, raise {option('max_streams')}; or compress it again in one piece",
+                hint=f"{raise_option('max_streams')}; or compress it again in one piece",
                 fault=ArchiveFault.LIMIT,
             )
         self._member_at = self._at

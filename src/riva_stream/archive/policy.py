@@ -16,7 +16,7 @@ from riva_stream.archive.snapshot import Count, Strict
 from riva_stream.archive.tar import Entry
 from riva_stream.archive.text import show
 from riva_stream.errors import ArchiveError, ArchiveFault
-from riva_stream.naming import option
+from riva_stream.naming import option, raise_option
 
 __all__ = ["Limits", "Member", "Policy", "fault_of"]
 
@@ -142,7 +142,7 @@ class Policy:
         if len(self._taken) >= self._limits.matching_members:
             raise ArchiveError(
                 f"{place} is one more than the {self._limits.matching_members} matching members allowed",
-                hint=f"if that is how the archive should be, raise {option('max_models')}; or narrow {option('include')}",
+                hint=f"{raise_option('max_models')}; or narrow {option('include')}",
                 fault=ArchiveFault.LIMIT,
             )
         self._taken[key_name] = entry.name

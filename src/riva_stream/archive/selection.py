@@ -17,7 +17,7 @@ from riva_stream.archive.tar import Entry, Sink
 from riva_stream.archive.text import shorten, show
 from riva_stream.archive.walk import Step, WalkState
 from riva_stream.errors import ArchiveError, ArchiveFault
-from riva_stream.naming import option
+from riva_stream.naming import option, raise_option
 
 __all__ = ["Found", "Selection", "SelectionState"]
 
@@ -179,7 +179,7 @@ class Selection(Sink):
         if self.state.entries > self._limits.members:
             raise ArchiveError(
                 f"the archive has more than {self._limits.members} entries; {show(entry.name)} is one too many",
-                hint=f"if that is how the archive should be, raise {option('max_members')}",
+                hint=raise_option("max_members"),
                 fault=ArchiveFault.LIMIT,
             )
         if len(self.found.listing) < self._limits.listing:
@@ -198,7 +198,7 @@ class Selection(Sink):
         if entry.offset + self.state.holes + entry.size > self._limits.expanded_bytes:
             raise ArchiveError(
                 f"member {show(entry.name)} of {entry.size} bytes takes the archive over {self._limits.expanded_bytes} bytes",
-                hint=f"if that is how the archive should be, raise {option('max_expanded')}",
+                hint=raise_option("max_expanded"),
                 fault=ArchiveFault.LIMIT,
             )
         self._inside = self._look_inside(self.state.member)

@@ -16,7 +16,7 @@ from riva_stream.archive.numbers import number
 from riva_stream.archive.pax import Pax, decimal
 from riva_stream.archive.snapshot import Buffer, Count, Name, Strict, require
 from riva_stream.errors import ArchiveError, ArchiveFault
-from riva_stream.naming import option
+from riva_stream.naming import raise_option
 
 __all__ = [
     "MapReader",
@@ -162,7 +162,7 @@ class MapReader(Strict):
         if len(self.text) > self.limit:
             raise ArchiveError(
                 f"{self.place}: its sparse map is longer than {self.limit} bytes",
-                hint=f"if that is how the archive should be, raise {option('max_header_bytes')}",
+                hint=raise_option("max_header_bytes"),
                 fault=ArchiveFault.LIMIT,
             )
         return self.lines > 2 * self.count
@@ -218,6 +218,6 @@ def check_count(count: int, limit: int, place: str) -> None:
     if count * _ENTRY > limit:
         raise ArchiveError(
             f"{place}: its sparse map has {count} entries; at most {limit // _ENTRY} are read",
-            hint=f"if that is how the archive should be, raise {option('max_header_bytes')}",
+            hint=raise_option("max_header_bytes"),
             fault=ArchiveFault.LIMIT,
         )

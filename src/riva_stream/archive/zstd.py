@@ -17,7 +17,7 @@ import zstandard
 from riva_stream.archive.decoder import Block, Decoder, Place
 from riva_stream.archive.snapshot import Count, require
 from riva_stream.errors import ArchiveError, ArchiveFault
-from riva_stream.naming import option
+from riva_stream.naming import option, raise_option
 from riva_stream.sizes import MIB, human_size
 
 __all__ = ["ZstdPlace", "ZstdStream", "is_zstd"]
@@ -134,7 +134,7 @@ class ZstdStream(Decoder):
         if self._frames > self._streams:
             raise ArchiveError(
                 f"the archive has more than {self._streams} zstd frames (at byte {self._frame_at})",
-                hint=f"if that is how the archive should be, raise {option('max_streams')}; or compress it again in one piece",
+                hint=f"{raise_option('max_streams')}; or compress it again in one piece",
                 fault=ArchiveFault.LIMIT,
             )
 
@@ -201,7 +201,7 @@ class ZstdStream(Decoder):
         if self._empty > self._streams:
             raise ArchiveError(
                 f"{self._name()}: more than {self._streams} empty blocks (at byte {self._at})",
-                hint=f"if that is how the archive should be, raise {option('max_streams')}; or compress it again",
+                hint=f"{raise_option('max_streams')}; or compress it again",
                 fault=ArchiveFault.LIMIT,
             )
         return bool(bits & 1), 1 if kind == _RLE else size

@@ -21,7 +21,7 @@ from riva_stream.config import StageRequest, contradictions_in
 from riva_stream.errors import RivaStreamError, SourceNotFoundError
 from riva_stream.layout import FOLDERS, prefix_of
 from riva_stream.pipeline.stores import is_elsewhere
-from riva_stream.uris import key_of
+from riva_stream.uris import GLOB, key_of
 
 __all__ = [
     "Job",
@@ -42,7 +42,6 @@ ListArchives = Callable[[StageRequest], Awaitable[Sequence[str]]]
 Job = tuple[StageRequest, ...]
 """One read of a source: a request for its first place, and one for each further place, which gets the same content."""
 
-_GLOB = re.compile(r"[*?\[]")
 _ONE_OF = re.compile(r"\[!?\]?[^\]]*\]")
 _PART = re.compile(r"\{(\w*)\}|\*|[^{*]+|\{")
 _NAMES = ("model_name", "model_version", "language", "architecture")
@@ -74,7 +73,7 @@ class RequestTemplate:
     def is_open(self) -> bool:
         """Whether the archives have to be listed."""
         key = key_of(self.fields["source"])
-        return self.pattern is not None and (key.endswith("/") or bool(_GLOB.search(key)))
+        return self.pattern is not None and (key.endswith("/") or bool(GLOB.search(key)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from riva_stream.deployment import DOCUMENTS
+from riva_stream.deployment import SAVED
 
 __all__ = ["BUNDLE", "EVENTS", "remove_old_runs"]
 
@@ -25,7 +25,7 @@ BUNDLE = "diagnostics.tar.gz"
 
 _RUN_ID = re.compile(r"130-\d{8}-\d{6}-[0-9a-f]{8}(-\d+)?")
 """As generated here: they sort by time. A run with an id chosen by the caller is the caller's to delete."""
-_WRITTEN = {*DOCUMENTS, EVENTS, BUNDLE, "request.json", "plan.json", "journal.json", "report.json"}
+_WRITTEN = {*SAVED, EVENTS, BUNDLE, "request.json"}
 _PARTIAL = re.compile(r"\.(.+)\.\d+(?:-[0-9a-f]{8})?\.partial")
 _QUIET = 86400.0
 """Seconds. Anything written to since then may belong to a live run, on this host or another."""

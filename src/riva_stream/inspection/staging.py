@@ -117,9 +117,8 @@ async def find_staging(
         SourceNotFoundError: there is none.
     """
     try:
-        documents = await read_documents(
-            bucket, prefix, listed=True, sure=True
-        )  # the caller expects it to exist
+        # listed: the caller expects it to exist
+        documents = await read_documents(bucket, prefix, listed=True, sure=True)
     except BaseExceptionGroup as group:
         raise first_of(group) from None
     if not documents.is_marked:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import re
 import shlex
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
@@ -28,11 +27,11 @@ from riva_stream.retry import Retrier
 from riva_stream.s3 import Bucket, ObjectInfo, Reader
 from riva_stream.sizes import human_size
 from riva_stream.source.pin import PinnedSource, SourceChecksums
+from riva_stream.uris import GLOB
 
 __all__ = ["find_archives", "find_source"]
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.zst", ".riva")
-_GLOB = re.compile(r"[*?\[]")
 _MOST_LISTED = 20_000
 _SHOWN = 10
 _VARIABLES = {"source": "RIVA_ASR_MODEL_S3_URI", "server_path": "RIVA_SERVER_PATH"}
@@ -81,7 +80,7 @@ async def find_source(
     try:
         # A key may itself contain glob characters: an object of exactly that name takes precedence.
         info = None if key.endswith("/") else await _head(place, key)
-        if info is None and (key.endswith("/") or _GLOB.search(key)):
+        if info is None and (key.endswith("/") or GLOB.search(key)):
             key = await _only_archive(place, key, named, retrier.observer)
             info = await _head(place, key)
         if info is None:
@@ -127,7 +126,7 @@ async def find_archives(bucket: Bucket, key: str, observer: Observer) -> list[Ob
     Raises:
         SourceNotFoundError: there are too many keys to search.
     """
-    below = await _list_all(bucket, _GLOB.split(key, maxsplit=1)[0])
+    below = await _list_all(bucket, GLOB.split(key, maxsplit=1)[0])
     return await _matching(bucket, key, below, observer)
 
 
@@ -186,7 +185,7 @@ async def _head(bucket: Bucket, key: str) -> ObjectInfo | None:
 
 
 async def _only_archive(bucket: Bucket, pattern: str, named: _Named, observer: Observer) -> str:
-    prefix = _GLOB.split(pattern, maxsplit=1)[0]
+    prefix = GLOB.split(pattern, maxsplit=1)[0]
     below = await _list_all(bucket, prefix)
     found = await _matching(bucket, pattern, below, observer)
     kind = f"archive ({', '.join(_ARCHIVES)}) below" if pattern.endswith("/") else "object that matches"

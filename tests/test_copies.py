@@ -275,6 +275,31 @@ async def test_members_that_were_sent_are_not_sent_again() -> None:
     assert store.account.payload() == sum(map(len, model.objects.values()))
 
 
+async def test_etags_that_a_bucket_encrypts_into_something_else_prove_nothing() -> None:
+    """On AWS, by its default encryption (SSE-KMS), which no request names: 65 was told, for bytes that were right."""
+    store, model = Watched(copies="unproven", tells_parts=False), made("riva")
+    await store.put_source(model.key, model.data, parts=[1000, 2777, len(model.data) - 3777])
+    with pytest.raises(ConfigurationError):
+        await stage(asked(model, upload_check="md5", source_copy="store"), store=store)
+
+
+async def test_one_refusal_does_not_show_that_copies_are_conditional() -> None:
+    class Refusing(Watched):
+        refused = False
+
+        async def copy_part(self, bucket: str, key: str, *args: Any) -> CopiedPart:
+            if not self.refused:
+                self.refused = True
+                raise refusal("UploadPartCopy", bucket, key, "AccessDenied", 403)
+            return await super().copy_part(bucket, key, *args)
+
+    store, model = Refusing(is_aws=False, copies="unconditional"), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model), store=store)
+    assert store.validation()["source_copy"] == "sent"
+    assert not store.account.copied
+
+
 # ---- nothing unproven becomes visible
 
 

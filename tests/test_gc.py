@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -185,9 +186,19 @@ async def test_a_part_of_a_staging_is_refused(prefix: str, monkeypatch: pytest.M
     assert store.open_uploads("staging") == []
 
 
-async def test_what_a_young_journal_names_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of more than a day was interrupted a moment ago: its uploads are as old as it is, and of use."""
-    store, model = Watched(), made("tar.gz")
+@pytest.mark.parametrize("dated", [True, False])
+async def test_what_a_young_journal_names_is_young(dated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of more than a day was interrupted a moment ago: its uploads are as old as it is, and of use.
+
+    Some stores do not tell when an upload was begun.
+    """
+
+    class Undated(Watched):
+        async def list_uploads(self, bucket: str, prefix: str) -> Sequence[OpenUpload]:
+            found = await super().list_uploads(bucket, prefix)
+            return found if dated else [replace(upload, initiated=None) for upload in found]
+
+    store, model = Undated(), made("tar.gz")
     await store.put_source(model.key, model.data)
     store.set_clock(lambda: datetime.now(UTC) - timedelta(days=1, hours=1))
     begun = asyncio.Event()

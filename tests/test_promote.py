@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from riva_stream.events import Event, Progress, StageStarted
 from riva_stream.inspection.verify import verify
 from riva_stream.pipeline import copies, from_staging
 from riva_stream.retry import RetryPolicy
-from riva_stream.s3 import CopySource, Document, Listing
+from riva_stream.s3 import CopiedPart, CopySource, Document, Listing, ObjectInfo
 from riva_stream.s3.memory import Copies, MemoryStore
 from riva_stream.sizes import MIB
 from tests.contract.ground import body
@@ -813,3 +814,34 @@ async def test_places_take_their_memory_from_the_budget_that_is_shared(sends: bo
     little = MemoryBudget(request.memory - 1)
     report = await promote(request.model_copy(update={"force": True}), store=store, budget=little)
     assert report.exit_code == (ConfigurationError.exit_code if sends else 0)
+
+
+class Mute(Watched):
+    """It enforces CRC64NVME, and tells none of what it has copied; or it knows none at all."""
+
+    def __init__(self, *, knows: bool) -> None:
+        super().__init__(is_aws=False, checks_whole=knows)
+        self._knows = knows
+
+    async def copy_part(self, *args: Any) -> CopiedPart:
+        return replace(await super().copy_part(*args), crc64nvme=None)
+
+    async def head(self, *args: Any, **options: Any) -> ObjectInfo | None:
+        info = await super().head(*args, **options)
+        return info if info is None or self._knows else replace(info, checksums={})
+
+
+@pytest.mark.parametrize("knows", [True, False])
+async def test_a_checksum_that_is_not_known_of_every_part_is_none_of_the_whole(knows: bool) -> None:
+    """That of no part at all was sent: the commit failed once the old marker was gone, or the manifest told a wrong one."""
+    store, model = Mute(knows=knows), made("tar.gz")
+    await staged(store, model, source_copy="send", upload_check="auto" if knows else "crc64nvme")
+    env, name, version = PLACE.removeprefix("s3://staging/").strip("/").split("/")
+    await staged_there(store, env=env, model_name=name, model_version=version, source_copy="send")
+    report = await promote(promotion(PLACE, force=True, upload_check="crc64nvme"), store=store)
+    assert report_of(report).outcome == "staged"
+    await assert_promoted(store, model)
+    manifest = json.loads(at(store, PLACE)["upload_manifest.json"])
+    payload = [manifest["files"]["source_archive"], *manifest["files"]["models"]]
+    assert len(payload) == len(model.objects)
+    assert {entry["store_checksum"] for entry in payload} == {None}

@@ -13,7 +13,7 @@ from riva_stream import ConfigurationError, StageRequest
 from riva_stream.inspection.uris import split
 from riva_stream.preflight.policy import policy_of
 from riva_stream.rights import bucket_arn, object_arn
-from riva_stream.uris import access_point_of, split_uri, valid_bucket
+from riva_stream.uris import access_point_of, is_aws_url, split_uri, valid_bucket
 from tests.cli_processes import run
 
 ACCOUNT = "111122223333"
@@ -177,3 +177,49 @@ def test_a_wrong_arn_in_a_positional_uri_is_told(command: str, tmp_path: Path) -
 def test_lifecycle_rules_are_a_buckets(uri: str, tmp_path: Path) -> None:
     done = run("riva_stream", "retention", uri, "--region", "us-east-1", cwd=tmp_path)
     assert done.returncode == 78
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "s3.amazonaws.com",
+            "s3-external-1.amazonaws.com",
+            "s3.us-east-2.amazonaws.com",
+            "s3-eu-west-1.amazonaws.com",
+        ),
+        *(
+            "s3.dualstack.us-east-2.amazonaws.com",
+            "s3-fips.us-gov-west-1.amazonaws.com",
+            "s3-accelerate.amazonaws.com",
+        ),
+        *("s3-fips.dualstack.us-east-1.amazonaws.com", "s3-accelerate.dualstack.amazonaws.com"),
+        *(
+            "models.s3.us-east-2.amazonaws.com",
+            "s3.cn-north-1.amazonaws.com.cn",
+            "S3.AP-SOUTHEAST-10.amazonaws.com",
+        ),
+        "models-111122223333.s3-accesspoint.us-east-1.amazonaws.com",
+        *(
+            "bucket.vpce-1a2b-3c4d.s3.us-east-1.vpce.amazonaws.com",
+            "vpce-1a2b-3c4d.s3.us-east-1.vpce.amazonaws.com",
+        ),
+    ],
+)
+def test_the_endpoints_of_amazon_s3_are_known(host: str) -> None:
+    assert is_aws_url(f"https://{host}")
+    assert is_aws_url(f"https://{host}:443/path")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("ec2-3-15-1-2.us-east-2.compute.amazonaws.com", "ec2-3-15-1-2.compute-1.amazonaws.com"),
+        *("s3-minio-123.us-east-1.elb.amazonaws.com", "internal-s3.us-east-1.elb.amazonaws.com"),
+        *("x1.execute-api.us-east-1.amazonaws.com", "s3.us-east-1.elb.amazonaws.com", "amazonaws.com"),
+        *("s3.us-east-1.amazonaws.com.example", "s3.us-east-1.amazonaws.org", "mys3.us-east-1.amazonaws.com"),
+        *("a.s3-outposts.us-east-1.amazonaws.com", "s3.localhost.localstack.cloud", "127.0.0.1", ""),
+    ],
+)
+def test_behind_other_names_of_amazon_there_may_be_any_store(host: str) -> None:
+    assert not is_aws_url(f"https://{host}:9000")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import urlsplit
 
 __all__ = [
     "ALIAS",
@@ -18,6 +19,7 @@ __all__ = [
     "AccessPoint",
     "access_point_of",
     "bucket_of",
+    "is_aws_url",
     "key_of",
     "partition_of",
     "split_uri",
@@ -30,6 +32,12 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,48}[a-z0-9]")
 _MULTI_REGION = re.compile(r"[a-z0-9]+\.mrap")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
+# Before it: a bucket, an access point, or an interface endpoint. Other services' names, behind which any store may be
+# (EC2, load balancers, API Gateway), have the same ending. (AWS General Reference, "Amazon S3 endpoints and quotas".)
+_S3_HOST = re.compile(
+    r"(.+\.)?s3(-fips|-accelerate|-accesspoint|-accesspoint-fips|-external-1)?(\.dualstack)?"
+    r"([.-][a-z]{2,}(-[a-z]+)+-\d+)?(\.vpce)?\.amazonaws\.com(\.cn)?"
+)
 _ACCOUNT = re.compile(r"\d{12}")
 _PARTITION = re.compile(r"aws(-[a-z]+)*")
 # By the beginning of a region's name (AWS General Reference, "Partitions").
@@ -97,6 +105,11 @@ class AccessPoint:
 def partition_of(region: str | None) -> str:
     """The part of AWS that a region belongs to: the second word of its ARNs."""
     return next((found for start, found in _PARTITIONS.items() if (region or "").startswith(start)), "aws")
+
+
+def is_aws_url(url: str) -> bool:
+    """Whether this is the URL of an endpoint of Amazon S3 itself, whose documented guarantees need not be probed."""
+    return _S3_HOST.fullmatch(urlsplit(url).hostname or "") is not None
 
 
 @lru_cache

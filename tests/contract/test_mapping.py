@@ -17,10 +17,12 @@ import botocore.session
 import pytest
 from botocore import exceptions as boto
 from botocore import parsers
+from botocore.retries.standard import ThrottledRetryableChecker
 
 from riva_stream.errors import (
     AccessDeniedError,
     ConfigurationError,
+    DigestMismatchError,
     HeldError,
     RivaStreamError,
     SourceChangedError,
@@ -321,6 +323,20 @@ def test_every_documented_code_becomes_an_error_of_its_kind(row: Row) -> None:
     assert (where.operation, where.bucket, where.key) == (operation, "bucket", "key")
     assert caught.value.hint or code in CODES[ConfigurationError] or caught.value.retryable
     assert "words of the store" in caught.value.what
+
+
+def test_a_digest_that_differs_for_the_whole_is_final() -> None:
+    """The same Complete gets the same answer for ever: the parts have to be sent again, by a run that starts over."""
+    with pytest.raises(DigestMismatchError) as caught, translated("CompleteMultipartUpload", "bucket", "key"):
+        raise answer("BadDigest", 400, "CompleteMultipartUpload", "words of the store")
+    assert not caught.value.retryable
+    assert not caught.value.resumable
+
+
+def test_what_the_sdk_takes_for_throttling_is_taken_for_it() -> None:
+    for code in ThrottledRetryableChecker._THROTTLED_ERROR_CODES:
+        with pytest.raises(ThrottledError), translated("UploadPart", "bucket", "key"):
+            raise answer(code, 400, "UploadPart")
 
 
 def test_every_code_of_the_sdks_model_stands_in_the_table() -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from riva_stream.errors import ConfigurationError, HeldError, SourceChangedError, TransientError
+from riva_stream.errors import (
+    ConfigurationError,
+    DigestMismatchError,
+    HeldError,
+    SourceChangedError,
+    TransientError,
+)
 from riva_stream.s3 import CompletedPart, CopySource, ObjectPart, Store, Window
 from riva_stream.s3.memory import Copies, MemoryStore
 from tests.contract.ground import SMALL, body, crc64nvme, md5
@@ -215,7 +221,7 @@ async def test_a_store_may_copy_other_bytes(copies: Copies, told: str) -> None:
     store = MemoryStore(BUCKET, copies=copies)
     upload_id, part = await copied(store, CopySource(BUCKET, "k", await put(store)))
     assert (part.etag == md5(SMALL)) == (part.crc64nvme == crc64nvme(SMALL)) == (told == "of the source")
-    with pytest.raises(TransientError) as caught:  # the checksum of the whole is of what there is
+    with pytest.raises(DigestMismatchError) as caught:  # the checksum of the whole is of what there is
         await store.complete_upload(BUCKET, "copy", upload_id, [part], crc64nvme=crc64nvme(SMALL))
     assert caught.value.where.code == "BadDigest"
     await store.complete_upload(BUCKET, "copy", upload_id, [part], crc64nvme=None)

@@ -249,9 +249,9 @@ def test_an_upload_that_nobody_knows_by_its_id_is_not_forgotten(times: int, lost
     world = a_world("aws", "already staged", Told(how=how))
     with simulated(world, 0):
         run = world.run(asked("two", force=True))
-        assert len(struck) == times
-        assert run.outcome in {"75", "staged"}
-        converge(world, asked("one" if run.outcome == "75" else "two"))  # of what stands
+        assert len(struck) >= LOOKS - 1
+        assert run.outcome in {"75", "staged"} | ({"77"} if status is Break.DENIED else set())
+        converge(world, asked("two" if run.outcome == "staged" else "one"))  # of what stands
         assert not list(map(str, world.violations))
 
 

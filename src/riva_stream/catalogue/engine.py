@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -15,7 +13,7 @@ from riva_stream.errors import TransientError
 from riva_stream.events import Event, Observer, Warned
 from riva_stream.manifest import Document
 from riva_stream.report import ErrorReport, StageReport, Would, error_report
-from riva_stream.uris import partition_of
+from riva_stream.uris import is_aws_url, partition_of
 
 __all__ = [
     "CatalogueObserver",
@@ -36,9 +34,6 @@ __all__ = [
 
 RunOne = Callable[[StageRequest, Observer], Awaitable[StageReport]]
 """Runs one staging, and raises what :class:`Engine` specifies."""
-
-_AWS = re.compile(r"(.*\.)?s3[.-].*\.amazonaws\.com(\.cn)?")
-"""Hosts of Amazon S3; names of other services at AWS have the same ending."""
 
 
 class WorkerDiedError(TransientError):
@@ -169,6 +164,6 @@ def store_of(request: StageRequest) -> str:
     The buckets of AWS are the same through every endpoint, but each partition has its own.
     """
     url = request.endpoint_url
-    if url is None or _AWS.fullmatch(urlsplit(url).hostname or ""):
+    if url is None or is_aws_url(url):
         return partition_of(request.region)
     return url

@@ -13,7 +13,7 @@ import anyio
 from riva_stream import clock
 from riva_stream.destination.destination import Destination
 from riva_stream.errors import AccessDeniedError, HeldError, RivaStreamError, first_of, leaves_of
-from riva_stream.lease import Identity, Journal, JournaledPart, JournaledUpload, Lease, Process
+from riva_stream.lease import Identity, JournaledPart, JournaledUpload, Lease, Process
 from riva_stream.lease.lease import JournalContent
 from riva_stream.retry import Retrier
 from riva_stream.run import Run, gather_bounded
@@ -28,7 +28,9 @@ _CLEANUP_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> AsyncIterator[Destination]:
+async def hold(
+    run: Run, bucket: WritableBucket, *, listed: bool = False, lists: bool = False
+) -> AsyncIterator[Destination]:
     """Hold the prefix while the body runs.
 
     It is released for good when the body succeeds or fails for good; otherwise the journal stays for a rerun.
@@ -37,6 +39,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         run: the run.
         bucket: where it makes its changes.
         listed: a listing has just shown a journal.
+        lists: the prefix could be listed.
 
     Raises:
         HeldError: a live run holds it, or another run has taken it over meanwhile.
@@ -64,6 +67,7 @@ async def hold(run: Run, bucket: WritableBucket, *, listed: bool = False) -> Asy
         partial(run.save_copy, "journal.json"),
         run.meter.touch,
         run.observer,
+        lists=lists,
     )
     destination = Destination(run, bucket, lease, uploads)
     await lease.acquire(wait=run.request.wait, listed=listed)
@@ -273,7 +277,12 @@ async def _clean_up_after_takeover(destination: Destination) -> None:
 
 async def _abort_own(destination: Destination) -> None:
     lease, uploads = destination.lease, destination.uploads
-    current: Journal | None = await lease.current()
+    try:
+        current = await lease.current()
+    except RivaStreamError:
+        # Whatever a journal of ours has named may be named by the current one: another run may be using it.
+        await uploads.abort_own(lease.sent)
+        raise
     if current is None or current.token != lease.token:
         await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
         await destination.forget_checkpoints(current)

@@ -191,7 +191,7 @@ async def _read_deployment(run: Run, existing: Existing) -> dict[str, Document]:
     read: dict[str, Document] = {}
     for name in (DEPLOYMENT_READY, DEPLOYMENT_JSON):
         key = run.layout.prefix + name
-        is_known = key in existing.etags or key in existing.committed_keys
+        is_known = key in existing.etags or key in existing.committed_keys or not existing.listed
         fetch = partial(run.destination.get_confirming_absence, listed=existing.listed)
         document = await fetch_document(run, fetch if is_known else run.destination.get_or_none, key)
         if document is None:

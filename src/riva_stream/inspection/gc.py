@@ -194,8 +194,8 @@ class _StagingLeftovers:
                 self.checkpoints[named.key] = self.written
         of_use = {upload.upload_id for upload in journal.uploads}
         self.uploads = [
-            replace(upload, initiated=max(upload.initiated, self.written))
-            if upload.upload_id in of_use and upload.initiated is not None and self.written is not None
+            replace(upload, initiated=max(upload.initiated or self.written, self.written))
+            if upload.upload_id in of_use and self.written is not None
             else upload
             for upload in self.uploads
         ]
@@ -270,6 +270,7 @@ class _StagingLeftovers:
             self.warn,
             _discard,
             lambda: None,
+            lists=True,
         )
         await lease.acquire(wait=False, listed=journal is not None)
         before, looked_at = lease.predecessor, journal.journal if journal is not None else None

@@ -40,7 +40,7 @@ from riva_stream.s3 import (
     Window,
     WritableBucket,
 )
-from riva_stream.s3.bucket import LOOKS, ask_until_found, pause_after
+from riva_stream.s3.bucket import LOOKS, ask_until_found, confirm_refusal, pause_after
 from riva_stream.tasks import await_shielded
 
 __all__ = ["Found", "JournalContent", "Lease", "read_journal"]
@@ -121,6 +121,13 @@ def _found(document: Document | None) -> Found | None:
         return Found(document.info, None, str(error))
 
 
+async def _get_parsable(get: Callable[[], Awaitable[Document | None]]) -> Document | None:
+    """The journal; asked for once more if it cannot be parsed: perhaps a bit flipped in transit."""
+    document = await get()
+    found = _found(document)
+    return document if found is None or found.journal is not None else await get()
+
+
 @dataclass(eq=False)
 class Lease:
     """This process's hold on one prefix.
@@ -138,6 +145,7 @@ class Lease:
         save_copy: saves a copy of each journal in the state directory.
         waiting: called periodically while another run's journal is watched, or ours is not yet trusted.
         observer: notified when watching begins.
+        lists: whether the prefix could be listed, so that a listing tells what a refusal means.
     """
 
     bucket: WritableBucket
@@ -151,12 +159,15 @@ class Lease:
     save_copy: Callable[[bytes], Awaitable[None]]
     waiting: Callable[[], None]
     observer: Observer = ignore
+    lists: bool = False
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     """Unique to this hold: two processes may have the same run id, but never the same token."""
     predecessor: Journal | None = field(default=None, init=False)
     """The journal that ours replaced."""
     named: frozenset[str] = field(default=frozenset(), init=False)
     """UploadIds in our last confirmed journal: no other may be completed."""
+    sent: set[str] = field(default_factory=set, init=False)
+    """UploadIds in any journal of ours that may have arrived: whoever takes over may adopt these."""
     committing: bool = field(default=False, init=False)
     """Whether a confirmed journal says that the run is committing."""
     conditional: bool = field(default=True, init=False)
@@ -249,13 +260,10 @@ class Lease:
     async def _find(self, *, listed: bool) -> Found | None:
         ask = (
             partial(self.bucket.get_confirming_absence, listed=listed)
-            if listed or self._visible
+            if listed or self._visible or not self.lists
             else self.bucket.get_confirming_refusal
         )
-        found = _found(await ask(self.key, limit=_LIMIT))
-        if found is not None and found.journal is None:  # perhaps a bit flipped in transit
-            found = _found(await ask(self.key, limit=_LIMIT))
-        return found
+        return _found(await _get_parsable(partial(ask, self.key, limit=_LIMIT)))
 
     async def _try_windows(self, since: datetime | None) -> None:
         """Find out whether the store enforces windows, by requests for the journal."""
@@ -468,8 +476,16 @@ class Lease:
         return False
 
     async def current(self) -> Journal | None:
-        """The current journal, whoever wrote it."""
-        found = _found(await self.bucket.get_confirming_absence(self.key, limit=_LIMIT, listed=False))
+        """The current journal, whoever wrote it; None: there is none.
+
+        Raises:
+            AccessDeniedError: it may not be read.
+            TransientError: it cannot be parsed, or the store cannot be asked.
+        """
+        get = partial(self.bucket.retrier, "GetObject", self._get)
+        found = _found(await _get_parsable(partial(ask_until_found, get)))
+        if found is not None and found.journal is None:
+            raise TransientError(f"the journal of {self.layout.uri} cannot be parsed: {found.problem}")
         return found.journal if found else None
 
     # ── internals ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -526,6 +542,7 @@ class Lease:
                 stale=list(content.stale),
                 checkpoints=list(content.checkpoints),
             )
+            self.sent |= {upload.upload_id for upload in journal.uploads}
             self._data = data = journal.to_bytes()
             # A watcher may see it from the first attempt on, even if the answer is lost.
             sent, looked, attempts = clock.monotonic(), self._looked, 0
@@ -592,7 +609,7 @@ class Lease:
             AccessDeniedError: there is one, and it may not be read.
         """
         try:
-            return await self.bucket.once.get(self.key, limit=_LIMIT)
+            return await _get_parsable(partial(self.bucket.once.get, self.key, limit=_LIMIT))
         except AccessDeniedError as error:
             if error.hides_absence and refused.where.code in {"NoSuchKey", "404"}:
                 return None
@@ -626,23 +643,35 @@ class Lease:
         return await self._seen(partial(self.bucket.once.get, self.key, limit=_LIMIT))
 
     async def _seen(self, ask: Callable[[], Awaitable[T | None]]) -> T | None:
-        """Make one request for the journal.
+        """Look at the journal; None: there is none.
 
-        A refusal is read as S3's answer for a missing object without s3:ListBucket, where it can mean nothing else.
+        Raises:
+            AccessDeniedError: there is one, and it may not be read, as repeated refusals show.
         """
         self._looked = clock.monotonic()
-        try:
-            found = await ask()
-        except AccessDeniedError as error:
-            if error.action != "s3:ListBucket" and not (error.hides_absence and self._visible):
-                raise
-            return None
+
+        async def once() -> T | None:
+            try:
+                return await ask()
+            except AccessDeniedError as error:
+                if not await self._is_missing(error):
+                    raise
+                return None
+
+        found = await (confirm_refusal(once) if self.lists else once())
         self._visible |= found is not None
         return found
 
+    async def _is_missing(self, refused: AccessDeniedError) -> bool:
+        """Whether the journal was refused because there is none, which S3 hides without s3:ListBucket."""
+        if self.lists:  # it may have a condition that no HEAD or GET meets
+            page = await self.bucket.once.list_objects(self.key, limit=1)
+            return all(entry.key != self.key for entry in page.objects)
+        return refused.action == "s3:ListBucket" or (refused.hides_absence and self._visible)
+
     async def _reconcile(self) -> None:
         """Find out whose the journal is now: ours, by a write whose answer was lost, or another run's."""
-        found = _found(await ask_until_found(self._get))
+        found = _found(await _get_parsable(partial(ask_until_found, self._get)))
         if found is None or found.journal is None or found.journal.token != self.token:
             raise self._takeover_error(found)
         self._etag = found.etag

@@ -342,8 +342,9 @@ class _Planner:
         with_checksums = self.check == "crc64nvme"
         if not run.one_principal:
             return CopyAbility("source and destination are not reached with the same credentials")
-        if run.destination.is_aws:
-            return CopyAbility(crc64nvme=with_checksums, md5=not self._is_kms)
+        # There, whether ETags are MD5s depends on the default encryption of the bucket.
+        if run.destination.is_aws and (with_checksums or run.request.source_copy != "store"):
+            return CopyAbility(crc64nvme=with_checksums)
         span = min(_PROBED, source.size) if source.size > FEW_BYTES else source.size
         first, last = (0, span - 1) if span < source.size else (None, None)
         read = with_checksums or (self.reads and run.request.source_copy == "store")

@@ -55,7 +55,11 @@ async def carry_out(run: Run, bucket: WritableBucket, work: Work) -> StageReport
         return await _already_staged(run, existing)
     try:
         return await _run_under_lease(
-            run, bucket, work, listed=is_staged or run.layout.journal in existing.etags
+            run,
+            bucket,
+            work,
+            listed=is_staged or run.layout.journal in existing.etags,
+            lists=existing.listed,
         )
     except (HeldError, AccessDeniedError) as error:
         if decision is not Decision.ALREADY_STAGED:
@@ -203,10 +207,12 @@ async def _dry_run(run: Run, bucket: WritableBucket, work: Work, decision: Decis
     return await _report(run, "planned", Committed(None, []), plan)
 
 
-async def _run_under_lease(run: Run, bucket: WritableBucket, work: Work, *, listed: bool) -> StageReport:
+async def _run_under_lease(
+    run: Run, bucket: WritableBucket, work: Work, *, listed: bool, lists: bool
+) -> StageReport:
     """The part that only one run at a time does on a prefix."""
     run.meter.own_keys = work.own_keys
-    async with hold(run, bucket, listed=listed) as destination:
+    async with hold(run, bucket, listed=listed, lists=lists) as destination:
         check = destination.uploads.check = await _upload_check(run, destination.guarded)
         await work.plan(destination.guarded, check)
         identity = work.identity(check)

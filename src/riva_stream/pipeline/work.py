@@ -161,7 +161,7 @@ class Work(ABC):
         """Check again what is only referred to, just before the marker.
 
         Raises:
-            TransientError: it was replaced meanwhile.
+            SourceChangedError: it was replaced meanwhile.
         """
         for one in (self.container, None if self.first else self.source):
             if one is not None:
@@ -188,7 +188,7 @@ class Work(ABC):
 
 
 async def _require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
-    """Check that what is only referred to is unchanged. In a versioned bucket the pinned version survives a newer one.
+    """Check that what is only referred to is unchanged: whoever uses the staging reads what has that name by then.
 
     Raises:
         SourceChangedError: it was replaced, or removed.
@@ -201,8 +201,8 @@ async def _require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
 
     async def look() -> None:
         info = await bucket.once.head_confirming_absence(pinned.key)
-        is_newer = pinned.version_id is not None and info is not None
-        if info is not UNSEEN and not is_newer and (info.etag if info else None) != pinned.etag:
+        found = None if info is None else (info.etag, info.version_id)
+        if info is not UNSEEN and found != (pinned.etag, pinned.version_id):
             raise changed
 
     try:

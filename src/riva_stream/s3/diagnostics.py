@@ -22,7 +22,8 @@ from riva_stream.s3.credentials import source_of
 from riva_stream.s3.errors import CREDENTIALS, translated
 from riva_stream.s3.regions import RegionName
 from riva_stream.s3.responses import date_of
-from riva_stream.s3.session import StoreSettings, client_of, is_aws_url, open_service, prepared
+from riva_stream.s3.session import StoreSettings, client_of, open_service, prepared
+from riva_stream.uris import is_aws_url
 
 __all__ = ["BucketInfo", "CredentialsInfo", "DiagnosticClient", "Identity", "open_diagnostic_client"]
 

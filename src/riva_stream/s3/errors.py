@@ -22,6 +22,7 @@ from botocore.parsers import ResponseParserError
 
 from riva_stream.errors import (
     ConfigurationError,
+    DigestMismatchError,
     HeldError,
     RivaStreamError,
     SourceChangedError,
@@ -53,20 +54,18 @@ _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN = 400, 401, 403
 _READS = ("HeadObject", "GetObject")
 
 _THROTTLED = {
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "TooManyRequests",
-    "ServiceUnavailable",
-    "503",
-    "429",
+    # what the SDK retries as throttling (botocore.retries.standard), KMS behind S3, and what other stores send
+    *("SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "KMS.ThrottlingException"),
+    *("RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "TooManyRequestsException"),
+    *("ProvisionedThroughputExceededException", "TransactionInProgressException", "LimitExceededException"),
+    *("BandwidthLimitExceeded", "EC2ThrottledException", "PriorRequestNotComplete"),
+    *("TooManyRequests", "ServiceUnavailable", "503", "429"),
 }
 _TRANSIENT = {
     "InternalError",
     "InternalFailure",
     "RequestTimeout",
+    "RequestTimeoutException",
     "OperationAborted",
     "ConditionalRequestConflict",
     "IncompleteBody",
@@ -333,6 +332,13 @@ def _known(
         (has_failed, HeldError, "another run has changed the object first", again),
         # If-Match on an object that is gone
         (is_gone and operation in _CONDITIONAL, HeldError, "another run has removed the object", again),
+        (
+            # Of a part the bytes were corrupted on the way; of the whole, nothing is sent again by another Complete.
+            code == "BadDigest" and operation == "CompleteMultipartUpload",
+            DigestMismatchError,
+            "the parts that the store has do not make up the object that was sent: its checksum differs",
+            "run the same command again: it starts over",
+        ),
         (
             code in _TRANSIENT or ((status or 0) >= 500 and code not in _DENIED),  # noqa: PLR2004 - HTTP's server errors
             TransientError,

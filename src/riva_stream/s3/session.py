@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aioboto3
 import aiohttp
@@ -36,11 +35,11 @@ from riva_stream.s3.regions import RegionName
 from riva_stream.s3.rules import keep_raw_lifecycle
 from riva_stream.s3.transport_errors import transport_error
 from riva_stream.s3.windows import WINDOWED, choose_window, without_signed_url
+from riva_stream.uris import is_aws_url
 
 __all__ = [
     "StoreSettings",
     "client_of",
-    "is_aws_url",
     "open_service",
     "open_store",
     "prepared",
@@ -322,11 +321,6 @@ def _addressing(settings: StoreSettings, core: Any, *, has_endpoint: bool) -> st
 def _pay(payer: str, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
     """Add the request payer to every operation that supports it."""
     return params | {"RequestPayer": payer} if "RequestPayer" in model.input_shape.members else params
-
-
-def is_aws_url(endpoint_url: str) -> bool:
-    """Whether this is AWS itself; the endpoint may also come from the environment or the profile."""
-    return (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _choose_signer(signature_version: Any = None, **_: Any) -> str | None:

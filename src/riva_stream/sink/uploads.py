@@ -261,12 +261,11 @@ class Uploads:
         )
 
     def whole_crc64nvme(self, upload: Upload) -> str | None:
-        """CRC64NVME of the whole object, base64, if each part was sent with its own."""
+        """CRC64NVME of the whole object, base64; None unless that of every part is known: a copied one's may not be."""
         if self.check != "crc64nvme":
             return None
-        return combined_crc64nvme(
-            (part.crc64nvme, part.size) for part in upload.in_order if part.crc64nvme is not None
-        )
+        known = [(part.crc64nvme, part.size) for part in upload.in_order if part.crc64nvme is not None]
+        return combined_crc64nvme(known) if len(known) == len(upload.parts) else None
 
     def is_ours(self, info: ObjectInfo, upload: Upload, *, before: object = None) -> bool:
         """Whether the existing object is the one that was to be completed.

@@ -44,7 +44,6 @@ from riva_stream.config import Request, is_text
 from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
 from riva_stream.files import read_regular
-from riva_stream.handover import LAST_ARTIFACT, iso
 from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
 from riva_stream.log_place import LogPlace
 from riva_stream.manifest import to_json
@@ -403,17 +402,17 @@ def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]
     if artifact is not None:
         copy = folder / ARTIFACT_JSON
         values |= {
-            "upload_timestamp": iso(artifact.created_at),
+            "upload_timestamp": handover.iso(artifact.created_at),
             "source_model_s3_uri": artifact.source.uri,
             "source_model_size": str(artifact.source.size_bytes),
-            "artifact_metadata": str((copy if copy.is_file() else state / LAST_ARTIFACT).absolute()),
+            "artifact_metadata": str((copy if copy.is_file() else state / handover.LAST_ARTIFACT).absolute()),
         }
         if artifact.primary_model is not None:
             values["primary_riva_file"] = report.destination + artifact.primary_model.relative_path
     elif deployment is not None:
         archive = deployment.bintarball_references.model_archive
         values |= {
-            "upload_timestamp": iso(deployment.created_at),
+            "upload_timestamp": handover.iso(deployment.created_at),
             "source_model_s3_uri": archive.s3_uri,
             "source_model_size": str(archive.size_bytes),
         }

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
-from riva_stream.cli.options import MODES, parse_duration, request_flags, state_dir_of
 from riva_stream.cli.output import labelled, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import read_env_file
@@ -51,7 +50,7 @@ def configure(parser: ArgumentParser) -> None:
         parser,
         {
             "--limit": options.value(
-                "TIME", "time limit per check (default: 10s)", parse_duration, default=10.0
+                "TIME", "time limit per check (default: 10s)", options.parse_duration, default=10.0
             )
         },
     )
@@ -67,12 +66,12 @@ def _check(session: Session) -> CheckReport:
     from riva_stream.preflight.check import check, check_host
 
     args = session.args
-    state_dir = state_dir_of(args)
+    state_dir = options.state_dir_of(args)
     try:
         file = read_env_file(args.env_file)
-        state_dir = state_dir_of(args, file.values)
+        state_dir = options.state_dir_of(args, file.values)
         logs = log_settings(args, file)
-        loaded = load(request_flags(args, session.run_id, file.values), env_file=file)
+        loaded = load(options.request_flags(args, session.run_id, file.values), env_file=file)
     except ConfigurationError as error:
         return session.run(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     session.adopt_environment(loaded.environment, loaded.request.profile)
@@ -120,7 +119,7 @@ def _lines(report: CheckReport, invocation: Invocation) -> Iterator[str]:
     from riva_stream.preflight.report import NOT_TRIED
 
     if report.destination and report.mode:
-        yield f"Check of a staging ({MODES[report.mode]})"
+        yield f"Check of a staging ({options.MODES[report.mode]})"
         yield from (f"from  {report.source}", f"to    {report.destination}", "")
     tried = [record for record in report.records if record.code != NOT_TRIED]
     width = max(len(record.component) for record in report.records)

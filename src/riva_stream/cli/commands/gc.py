@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help
-from riva_stream.cli.options import parse_duration
 from riva_stream.cli.output import text_of
 from riva_stream.cli.running import session_command
 
@@ -40,13 +39,13 @@ def configure(parser: ArgumentParser) -> None:
         {
             "prefix": options.value("s3://BUCKET[/PREFIX]", "where to look"),
             "--older-than": options.value(
-                "TIME", "minimum age for removal (default: 1d)", parse_duration, default=86400.0
+                "TIME", "minimum age for removal (default: 1d)", options.parse_duration, default=86400.0
             ),
             "--yes": options.flag("abort and delete; without it, only list"),
             "--lease": options.value(
                 "TIME",
                 "how long to watch a journal for a heartbeat (default: 30s)",
-                parse_duration,
+                options.parse_duration,
                 default=30.0,
             ),
         },

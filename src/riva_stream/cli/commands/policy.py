@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
-from riva_stream.cli.options import request_flags
 from riva_stream.cli.output import table_text, text_of
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 
@@ -105,7 +104,7 @@ def _request(args: Namespace, file: EnvFile) -> StageRequest:
     from riva_stream.cli.settings.load import load
     from riva_stream.cli.settings.problems import SettingsError
 
-    flags = request_flags(args, args.run_id or "", file.values)
+    flags = options.request_flags(args, args.run_id or "", file.values)
     try:
         return load(flags, env_file=file).request
     except SettingsError as error:

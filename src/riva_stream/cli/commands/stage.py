@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help
-from riva_stream.cli.options import MODES, WOULD, request_flags
 from riva_stream.cli.output import hanging, section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.layout import ARTIFACT_JSON, MARKER
@@ -67,7 +66,7 @@ def _stage(session: Session) -> StageReport:
 
     args = session.args
     record, file = session.begin_record()
-    loaded = load(request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
+    loaded = load(options.request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
     record.request = loaded.request
     if loaded.trace:
         session.trace()
@@ -95,7 +94,7 @@ def summary_text(report: StageReport, *, debug: bool = False, fancy: bool = True
         debug: include the seconds of each lane and the CPU time.
         fancy: draw the tree with box characters.
     """
-    lines = [f"{_OUTCOMES[report.outcome]} ({MODES[report.mode]})"]
+    lines = [f"{_OUTCOMES[report.outcome]} ({options.MODES[report.mode]})"]
     if report.plan is not None:
         lines += _plan(report.plan)
     else:
@@ -219,7 +218,7 @@ def _lanes(artifact: Artifact) -> list[str]:
 def _plan(plan: Plan) -> Iterator[str]:
     version = f", version {plan.source_version_id}" if plan.source_version_id else ""
     yield from (
-        f"A run would {WOULD[plan.would]}",
+        f"A run would {options.WOULD[plan.would]}",
         "",
         f"from    {plan.source}",
         f"        {human_size(plan.source_size)}, ETag {plan.source_etag}{version}",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help
-from riva_stream.cli.options import MODES, parse_duration, state_dir_of
 from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.cli.settings.env_file import read_env_file
@@ -52,7 +51,7 @@ def configure(parser: ArgumentParser) -> None:
     place = options.value("s3://BUCKET/ENV/MODEL/VERSION/ | STATE", text, nargs="?")
     watching: options.Flags = {
         "--lease": options.value(
-            "TIME", "how long to watch a journal at most (default: its own lease)", parse_duration
+            "TIME", "how long to watch a journal at most (default: its own lease)", options.parse_duration
         ),
         "--no-wait": options.flag("do not watch: go by the store's clock and the journal's time stamp"),
     }
@@ -83,7 +82,7 @@ def _look(session: Session) -> StatusReport:
             endpoint = session.endpoint(env_file=file)
             bucket, prefix = endpoint.staging(args.place)
         except ConfigurationError:
-            state = state_dir_of(args, file.values)
+            state = options.state_dir_of(args, file.values)
             if args.place is not None or not state.is_dir():
                 raise
     if state is not None:
@@ -155,7 +154,7 @@ def _head(report: StatusReport) -> str:
 def _staged(staged: StagedNow) -> list[str]:
     size = "" if staged.source_size is None else f" ({human_size(staged.source_size)})"
     when = f" at {staged.staged_at:%Y-%m-%d %H:%M:%S}Z" if staged.staged_at else ""
-    how = MODES[staged.mode] if staged.mode else "-"
+    how = options.MODES[staged.mode] if staged.mode else "-"
     lines = [f"  {how}{when} by run {staged.run_id or 'unknown'}"]
     lines += [f"  from {staged.source}{size}"] if staged.source else []
     return [*lines, f"  {staged.models} models"] if staged.models else lines

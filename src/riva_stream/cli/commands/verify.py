@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
-from riva_stream.cli.options import MODES, parse_size
 from riva_stream.cli.output import section, text_of
 from riva_stream.cli.running import session_command
 from riva_stream.errors import ConfigurationError, IntegrityError
@@ -60,7 +59,7 @@ def configure(parser: ArgumentParser) -> None:
             "--memory": options.value(
                 "SIZE",
                 "with --deep: memory ceiling of the process (default: 256MiB)",
-                parse_size,
+                options.parse_size,
                 default=256 << 20,
             ),
         },
@@ -114,7 +113,7 @@ def _text(report: VerifyReport, session: Session) -> str:
         if report.ok
         else f"DIFFERS: {len(wrong)} of {len(report.objects)} objects do not match the manifest"
     )
-    how = MODES[report.mode] if report.mode else "in an unknown mode"
+    how = options.MODES[report.mode] if report.mode else "in an unknown mode"
     lines = [f"{head} ({how}, {report.depth})", "", report.destination]
     if report.run_id and report.staged_at:
         lines.append(f"staged {report.staged_at:%Y-%m-%d %H:%M:%S}Z by run {report.run_id}")

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from riva_stream import clock
 from riva_stream.config import Request
 from riva_stream.errors import StalledError
+from riva_stream.log_place import LogPlace
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody, StoreSettings, WritableBucket, WriteOptions, open_store
 from riva_stream.s3.scratch import discard_message
 from riva_stream.sink import body_of
 
-__all__ = ["LogUpload", "deliver", "log_store"]
+__all__ = ["deliver", "log_store"]
 
 _RETRIES = 2
 _READ_SECONDS = 15.0
 _LARGEST = 64 << 20
 """Bytes of a file that are sent; of a longer file the end, since a log ends with the outcome."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogUpload:
-    """One file and where it goes."""
-
-    path: Path
-    key: str
-    content_type: str
+_TYPES = {".log": "text/plain; charset=utf-8", ".gz": "application/gzip"}
 
 
 def log_store(request: Request) -> StoreSettings:
@@ -49,19 +40,14 @@ def log_store(request: Request) -> StoreSettings:
 
 
 async def deliver(
-    settings: StoreSettings,
-    bucket: str,
-    uploads: Sequence[LogUpload],
-    *,
-    run_id: str,
-    seconds: float,
+    request: Request, target: LogPlace, files: Sequence[Path], *, run_id: str, seconds: float
 ) -> None:
     """Upload all files, one after the other.
 
     Args:
-        settings: the store.
-        bucket: its bucket.
-        uploads: the files.
+        request: how to reach the store.
+        target: where they go.
+        files: a log, and what belongs to it.
         run_id: of the run that they are about; stored in the objects' metadata.
         seconds: time limit for all of them.
 
@@ -72,14 +58,14 @@ async def deliver(
     """
     try:
         with anyio.fail_after(seconds):
-            async with open_store(settings, warn=discard_message) as store:
-                there = WritableBucket(store, bucket, Retrier(RetryPolicy(retries=_RETRIES)))
-                for upload in uploads:
-                    body = await clock.in_thread(_body, upload.path, "crc64nvme" if store.is_aws else "md5")
+            async with open_store(log_store(request), warn=discard_message) as store:
+                there = WritableBucket(store, target.bucket, Retrier(RetryPolicy(retries=_RETRIES)))
+                for path in files:
+                    body = await clock.in_thread(_body, path, "crc64nvme" if store.is_aws else "md5")
                     await there.put(
-                        upload.key,
+                        target.key(run_id, path.name),
                         body,
-                        content_type=upload.content_type,
+                        content_type=_TYPES[path.suffix],
                         metadata={"artifact-type": "log", "run-id": run_id},
                     )
     except TimeoutError as error:

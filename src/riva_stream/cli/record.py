@@ -57,7 +57,6 @@ R = TypeVar("R", bound=BaseModel)
 
 _LARGEST = 64 << 20
 """Maximum bytes of a document."""
-_TYPES = {".log": "text/plain; charset=utf-8", ".gz": "application/gzip"}
 
 
 class _Recent(logging.Handler):
@@ -283,13 +282,9 @@ class Record:
         if refusal := target.refusal(self.request):
             raise PermissionError(refusal)
 
-        from riva_stream.log_delivery import LogUpload, deliver, log_store  # noqa: PLC0415 - the AWS libraries
+        from riva_stream.log_delivery import deliver  # noqa: PLC0415 - the AWS libraries
 
-        uploads = [
-            LogUpload(path, target.key(self._run_id, path.name), _TYPES[path.suffix]) for path in found
-        ]
-        store = log_store(self.request)
-        work = partial(deliver, store, target.bucket, uploads, run_id=self._run_id, seconds=15.0)
+        work = partial(deliver, self.request, target, found, run_id=self._run_id, seconds=15.0)
         try:
             run(work, watch=watch, on_signal=lambda _: None)
         except Interrupted as error:  # now, or already the run; then its own reason counts

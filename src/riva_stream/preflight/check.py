@@ -7,15 +7,14 @@ limit; everything written for that is removed again. A check that fails produces
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from riva_stream import clock
 from riva_stream.config import StageRequest
@@ -48,8 +47,6 @@ from riva_stream.s3.errors import CREDENTIALS
 from riva_stream.s3.scratch import discard_message
 
 __all__ = ["check", "check_host"]
-
-E = TypeVar("E", bound=RivaStreamError)
 
 _IDENTITY_SECONDS = 2.0
 
@@ -98,44 +95,53 @@ async def _on_this_host(runner: CheckRunner, check: Any) -> None:
     runner.add(await clock.in_thread(check, abandon_on_cancel=True))
 
 
+@dataclass(eq=False)
 class _Stores:
     """The part that needs the network."""
 
-    def __init__(self, runner: CheckRunner, session: Any, log: LogPlace | None) -> None:
-        self._runner = runner
-        self._log = log
-        self._request = runner.request
-        self._session = session
-        self._elsewhere = is_elsewhere(self._request)
-        self._ignored: dict[str, list[str]] = {}
-        """What was ignored while looking for credentials, by the component of their record."""
+    runner: CheckRunner
+    session: Any
+    log: LogPlace | None
+    ignored: dict[str, list[str]] = field(default_factory=dict, init=False)
+    """What was ignored while looking for credentials, by the component of their record."""
+
+    def __post_init__(self) -> None:
+        self.request = self.runner.request
+        self.elsewhere = is_elsewhere(self.request)
 
     async def check(self) -> None:
-        request, runner = self._request, self._runner
+        request, runner = self.request, self.runner
         async with anyio.create_task_group() as tasks:
-            if self._elsewhere:
+            if self.elsewhere:
                 tasks.start_soon(self._side, source_settings(request), "source-", self._source)
                 tasks.start_soon(self._side, destination_settings(request), "", self._destination)
             else:
-                tasks.start_soon(self._side, destination_settings(request), "", self._both)
+                tasks.start_soon(
+                    self._side, destination_settings(request), "", self._source, self._destination
+                )
         needed = (runner.source_size, runner.store.most_parts)
         part_size, forced = request.part_size_for(*needed), request.why_larger(*needed)
         runner.add(await clock.in_thread(partial(check_memory, request.memory, part_size, forced=forced)))
 
-    async def _side(self, settings: StoreSettings, name: str, then: Any) -> None:
+    async def _side(
+        self,
+        settings: StoreSettings,
+        name: str,
+        *parts: Callable[[StoreSettings, DiagnosticClient], Coroutine[Any, Any, None]],
+    ) -> None:
         """Check one endpoint with its credentials: these first, as without them everything else fails alike."""
-        runner = self._runner
         try:
-            async with self._open_client(settings, name) as client:
+            async with self._open_client(settings, name) as client, anyio.create_task_group() as tasks:
                 if client is not None:
-                    await then(settings, client)
+                    for part in parts:
+                        tasks.start_soon(part, settings, client)
         except* (ConfigurationError, StalledError) as group:
             # A client cannot be created: credentials, the CA bundle, open files.
             component = f"{name}credentials"
             error = first_of(group)
             assert isinstance(error, RivaStreamError)  # noqa: S101 - as was asked for
-            told = _with_ignored(error, self._ignored[component])
-            runner.records[component] = failed_with(component, told, self._request)
+            told = _with_ignored(error, self.ignored[component])
+            self.runner.records[component] = failed_with(component, told, self.request)
         self._skip_the_rest(name)
 
     @asynccontextmanager
@@ -143,10 +149,10 @@ class _Stores:
         self, settings: StoreSettings, name: str
     ) -> AsyncIterator[DiagnosticClient | None]:
         """The client, once there are credentials and the endpoint has an address; otherwise None."""
-        runner, component = self._runner, f"{name}credentials"
-        ignored = self._ignored[component] = []
+        runner, component = self.runner, f"{name}credentials"
+        ignored = self.ignored[component] = []
         settings = replace(settings, credentials_timeout=runner.limit)
-        async with open_diagnostic_client(settings, session=self._session, warn=ignored.append) as client:
+        async with open_diagnostic_client(settings, session=self.session, warn=ignored.append) as client:
             found = await runner.run(component, partial(_credentials, component, client, ignored))
             if found.status == "fail":
                 yield None
@@ -162,7 +168,7 @@ class _Stores:
         """Identify the credentials: never more than a warning, never longer than two seconds."""
         less = "who the credentials are is not known; that by itself stops no run"
         try:
-            with anyio.fail_after(min(_IDENTITY_SECONDS, self._runner.limit)):
+            with anyio.fail_after(min(_IDENTITY_SECONDS, self.runner.limit)):
                 identity = await client.identity(resolved)
         except TimeoutError:
             record = warned("identity", f"STS gave no answer within {_IDENTITY_SECONDS:g} s: {less}")
@@ -176,39 +182,34 @@ class _Stores:
                 )
             else:
                 record = passed("identity", identity.arn, account=identity.account, arn=identity.arn)
-        self._runner.add(record)
-
-    async def _both(self, settings: StoreSettings, client: DiagnosticClient) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._source, settings, client)
-            tasks.start_soon(self._destination, settings, client)
+        self.runner.add(record)
 
     async def _source(self, settings: StoreSettings, client: DiagnosticClient) -> None:
-        runner, request = self._runner, self._request
+        runner, request = self.runner, self.request
         reached = await self._reaches("source", client, request.source_bucket)
         async with open_store(settings, session=client.session, warn=discard_message) as store:
             if reached:
                 await runner.run("source", partial(source_record, runner, store))
-            refused = ("source-credentials" if self._elsewhere else "credentials") in runner.failed
+            refused = ("source-credentials" if self.elsewhere else "credentials") in runner.failed
             if request.server_path is not None and request.server_bucket != request.bucket and not refused:
                 await runner.run("container", partial(container_record, runner, store))
 
     async def _destination(self, settings: StoreSettings, client: DiagnosticClient) -> None:
-        runner, request = self._runner, self._request
+        runner, request = self.runner, self.request
         reached = await self._reaches("destination", client, request.bucket)
         if "credentials" in runner.failed:
             return
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
-            if self._log is not None:
+            if self.log is not None:
                 store = open_store(log_store(request), session=client.session, warn=discard_message)
-                tasks.start_soon(check_log, runner, await stack.enter_async_context(store), self._log)
+                tasks.start_soon(check_log, runner, await stack.enter_async_context(store), self.log)
             if reached:
                 store = open_store(settings, session=client.session, warn=discard_message)
                 tasks.start_soon(check_writing, runner, await stack.enter_async_context(store))
 
     async def _reaches(self, side: str, client: DiagnosticClient, bucket: str) -> bool:
         """Whether the bucket answers, and accepts these credentials; if not, further checks are pointless."""
-        runner, component = self._runner, f"{side}-region"
+        runner, component = self.runner, f"{side}-region"
 
         async def record() -> CheckRecord:
             try:
@@ -216,9 +217,9 @@ class _Stores:
             except ConfigurationError as error:
                 if error.where.code not in CREDENTIALS:
                     raise
-                name = "source-credentials" if side == "source" and self._elsewhere else "credentials"
+                name = "source-credentials" if side == "source" and self.elsewhere else "credentials"
                 runner.records[name] = failed_with(
-                    name, _with_ignored(error, self._ignored[name]), self._request
+                    name, _with_ignored(error, self.ignored[name]), self.request
                 )
                 return not_tried(component, name)
             if side == "destination":
@@ -231,12 +232,12 @@ class _Stores:
 
     def _skip_the_rest(self, name: str) -> None:
         """Mark the checks that did not run, naming the failure that blocked them."""
-        runner, request = self._runner, self._request
-        for side in (name,) if self._elsewhere else ("source-", ""):
+        runner, request = self.runner, self.request
+        for side in (name,) if self.elsewhere else ("source-", ""):
             way = (f"{name}credentials", f"{name}endpoint", f"{side or 'destination-'}region")
             cause = next((step for step in way if step in runner.failed), "")
             there = destination_components(uploads=request.mode == "full")
-            there = (*there, "log") if self._log is not None else there
+            there = (*there, "log") if self.log is not None else there
             rest = ("source-region", "source") if side else ("destination-region", "clock", *there)
             if request.server_path is not None and bool(side) == (request.server_bucket != request.bucket):
                 rest = (*rest, "container")
@@ -246,7 +247,7 @@ class _Stores:
             runner.skip("credentials", "identity")
 
 
-def _with_ignored(error: E, ignored: list[str]) -> E:
+def _with_ignored(error: RivaStreamError, ignored: list[str]) -> RivaStreamError:
     """Add what was ignored to the error: the cause may be there."""
     error.what = "; ".join([error.what, *ignored])
     return error

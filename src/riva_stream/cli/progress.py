@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from riva_stream.events import (
     Event,
@@ -122,21 +122,18 @@ def _how(event: StageStarted) -> str:
     return f"parts checked by {event.upload_check}{copied}"
 
 
+@dataclass(eq=False)
 class Window:
-    """Recent counters, for their rates.
+    """Recent counters, for their rates."""
 
-    Args:
-        seconds: interval that a rate is averaged over.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.samples: deque[tuple[float, Mapping[str, int]]] = deque()
+    seconds: float
+    """Interval that a rate is averaged over."""
+    samples: deque[tuple[float, Mapping[str, int]]] = field(default_factory=deque, init=False)
 
     def add(self, now: float, seen: Mapping[str, int]) -> None:
         """Add the counters at ``now`` (monotonic seconds)."""
         self.samples.append((now, seen))
-        while len(self.samples) > 2 and self.samples[1][0] <= now - self._seconds:  # noqa: PLR2004 - a rate needs two
+        while len(self.samples) > 2 and self.samples[1][0] <= now - self.seconds:  # noqa: PLR2004 - a rate needs two
             self.samples.popleft()
 
     def rate(self, name: str) -> float:
@@ -147,20 +144,20 @@ class Window:
         return max(0, last.get(name, 0) - first.get(name, 0)) / (until - since) if until > since else 0.0
 
 
+@dataclass(eq=False)
 class Counters:
     """The counters seen so far. Events that arrive out of order cannot decrease them."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self.done = 0
-        """Source bytes that have passed all lanes: read, hashed, unpacked and acknowledged by the store."""
-        self.bottleneck = ""
-        self.shown: tuple[str, ...] = LANES[:4]
-        """The lanes of this kind of run: most copy nothing."""
-        self.lanes: dict[str, int] = dict.fromkeys(LANES, 0)
-        self._window = Window(_WINDOW)
-        """The lanes, and ``done``."""
-        self._moved = 0.0
+    size: int = 0
+    done: int = 0
+    """Source bytes that have passed all lanes: read, hashed, unpacked and acknowledged by the store."""
+    bottleneck: str = ""
+    shown: tuple[str, ...] = LANES[:4]
+    """The lanes of this kind of run: most copy nothing."""
+    lanes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LANES, 0))
+    _window: Window = field(default_factory=lambda: Window(_WINDOW))
+    """The lanes, and ``done``."""
+    _moved: float = 0.0
 
     def update(self, event: Progress, now: float) -> None:
         """Take the newest counters, seen at ``now`` (monotonic seconds)."""
@@ -212,17 +209,17 @@ class Counters:
         return [*words, f"nothing moved for {idle:.0f} s"] if idle >= quiet_for else words
 
 
+@dataclass(eq=False)
 class Burst:
     """Keeps one kind of line from flooding a log: at most a few per interval."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._seen: dict[type[Event], tuple[float, int]] = {}
-        """Start of the interval, and the number of lines since."""
+    clock: Callable[[], float]
+    _seen: dict[type[Event], tuple[float, int]] = field(default_factory=dict, init=False)
+    """Start of the interval, and the number of lines since."""
 
     def text(self, event: Event) -> str:
         """The event's sentence with how many were skipped before it; "" if this one is to be skipped."""
-        text, now = sentence(event), self._clock()
+        text, now = sentence(event), self.clock()
         if not text:
             return ""
         since, count = self._seen.get(type(event), (now - _INTERVAL, 0))

@@ -316,22 +316,13 @@ class LogLines(Renderer):
         run_id: is in every line.
         redactor: removes what the log must not have.
         interval: seconds between two lines of progress.
-        clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        run_id: str,
-        redactor: Redactor | None = None,
-        *,
-        interval: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run_id: str, redactor: Redactor | None = None, *, interval: float = 30.0) -> None:
         super().__init__()
         self.interval = interval
         self._run_id = run_id
         self._redactor = redactor or Redactor()
-        self._clock = clock
         self._counters = Counters()
 
     def text(self, item: Item) -> str:
@@ -340,7 +331,7 @@ class LogLines(Renderer):
             case str():
                 return item
             case Progress():
-                return self._counters.text(item, self._clock())
+                return self._counters.text(item, time.monotonic())
             case Closed():
                 return self.text(item.latest) if item.latest is not None else ""
             case Warned():
@@ -452,11 +443,7 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
     and never ends a run.
     """
     warnings: list[Warned] = []
-    places = Places(file)
-
-    def variable(name: str) -> str:
-        found = places.find(name)
-        return found.text if found else ""
+    variable = Places(file).word
 
     def warn(message: str) -> None:
         warnings.append(Warned(code="log-settings", message=message))

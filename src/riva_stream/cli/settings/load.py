@@ -300,8 +300,7 @@ class _Draft:
         """Resolve a RIVA_MODEL_PATH without a bucket: it is a key in the bucket of the models."""
         if "://" in path.text or path.text.startswith("/"):
             return
-        models = self.places.find("RIVA_MODELS_S3_BUCKET")
-        bucket = models.text if models else self.values.get("bucket")
+        bucket = self.places.word("RIVA_MODELS_S3_BUCKET") or self.values.get("bucket")
         if bucket is None:
             self._refuse(
                 "source",

@@ -76,6 +76,11 @@ class Places:
             None,
         )
 
+    def word(self, variable: str) -> str:
+        """The same for one variable, without its origin; "" for none."""
+        found = self.find(variable)
+        return found.text if found else ""
+
     def text(self, variable: str) -> str:
-        """The same for one variable, but with surrounding blanks, which a path may have; "" for none."""
+        """The same, but with surrounding blanks, which a path may have."""
         return self.environment.get(variable) or self.file.values.get(variable) or ""

@@ -197,9 +197,8 @@ class _Run:
         try:
             report = await self._stage(request, places, sizes.append)
         except Exception as error:  # noqa: BLE001 - of one entry among many; it is told in its report
-            failed = _failed(request, error_of(error))
             seconds = clock.monotonic() - began
-            return failed.model_copy(update={"seconds": seconds, "size_bytes": max(sizes)}), {}
+            return _failed(request, error_of(error), seconds=seconds, size=max(sizes)), {}
         seconds = clock.monotonic() - began
         size = report.plan.source_size if report.plan else max(sizes)
         return _staged(request, report, seconds, size), _outcomes(places, report)
@@ -286,12 +285,16 @@ def _same_stores(one: StageRequest, other: StageRequest) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in PLACE if name not in LEVELS)
 
 
-def _failed(request: StageRequest, error: ErrorReport, *, destination: str = "") -> EntryReport:
+def _failed(
+    request: StageRequest, error: ErrorReport, *, destination: str = "", seconds: float = 0.0, size: int = 0
+) -> EntryReport:
     return EntryReport(
         destination=destination or request.destination,
         source=request.source,
         outcome="failed",
         exit_code=error.exit_code,
+        size_bytes=size,
+        seconds=seconds,
         error=error,
         next_step=error.hint,
     )

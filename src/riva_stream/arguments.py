@@ -25,13 +25,13 @@ def require(fits: object, name: str, expected: str, value: object) -> None:
         raise TypeError(f"{name} must be {expected}, not {given}")
 
 
-def require_whole(name: str, value: object, *, least: int = 1) -> None:
-    """Refuse an argument that is not a whole number of ``least`` or more.
+def require_whole(name: str, value: object) -> None:
+    """Refuse an argument that is not a whole number of 1 or more.
 
     Raises:
         TypeError: it is not a whole number.
         ValueError: it is less.
     """
     require(isinstance(value, int) and not isinstance(value, bool), name, "a whole number", value)
-    if isinstance(value, int) and value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")

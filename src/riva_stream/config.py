@@ -591,9 +591,7 @@ class StageRequest(Request):
     def part_size_for(self, size: int, most_parts: int = MOST_PARTS) -> int:
         """Bytes of a part for an object of ``size`` bytes: at most ``most_parts`` parts, in whole MiB."""
         least = -(-size // most_parts)
-        if least <= self.part_size:
-            return self.part_size
-        return -(-least // MIB) * MIB
+        return self.part_size if least <= self.part_size else -(-least // MIB) * MIB
 
 
 class Levels(BaseModel):

@@ -178,8 +178,8 @@ class Record:
             self._log = log
         if not self._refused:
             lines = JsonLines(self._run_id, settings.redactor, interval=1.0)
-            failed = partial(self._failed, "the events")
-            self._attach(LogFile(self.folder / EVENTS, lines, failed), logging.NOTSET)
+            events = LogFile(self.folder / EVENTS, lines, partial(self._failed, "the events"))
+            self._attach(events, logging.NOTSET)
         for warning in settings.warnings:
             self._warn_of(warning)
         return settings
@@ -318,8 +318,9 @@ class Record:
             handover.finish(self._state, ending, {}, None)
         else:
             folder = self.folder.with_name(report.run_id)
-            values = _values_of(report, self._state, folder)
-            handover.finish(self._state, ending, values, _artifact_of(report, folder))
+            handover.finish(
+                self._state, ending, _values_of(report, self._state, folder), _artifact_of(report, folder)
+            )
 
     def _bundle(self, failure: Failure, redactor: Redactor) -> None:
         from riva_stream.cli.diagnostics import write_bundle  # noqa: PLC0415 - most runs succeed

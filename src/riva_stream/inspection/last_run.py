@@ -30,8 +30,8 @@ class RecordedRun:
     run: LastRun
     bucket: str
     prefix: str
-    endpoint: dict[str, str | None]
-    """Region, endpoint, profile, CA bundle and addressing that it ran with."""
+    endpoint: dict[str, str]
+    """Region, endpoint, profile, CA bundle and addressing that it ran with, as far as it was told."""
 
 
 def last_run_of(state: Path) -> RecordedRun:
@@ -81,7 +81,7 @@ def last_run_of(state: Path) -> RecordedRun:
         alive=False if report or named else alive,
     )
     endpoint = {name: value for name in _SETTINGS if isinstance(value := request.get(name), str)}
-    return RecordedRun(run, bucket, prefix, {name: endpoint.get(name) for name in _SETTINGS})
+    return RecordedRun(run, bucket, prefix, endpoint)
 
 
 def _report_of(own: Path) -> dict[str, Any]:

@@ -237,14 +237,16 @@ class _DestinationCheck:
 
     async def _may_be_written(self) -> CheckRecord:
         """Check the right to write without writing, where nothing could be removed."""
-        destination = self._runner.request.destination
+        request = self._runner.request
         try:
             is_told = await may_put(self._bucket, self._folder + "none")
         except AccessDeniedError as error:
-            return nothing_written("destination", [error], self._runner.request)
+            return nothing_written("destination", [error], request)
         if not is_told:
             return not_tried("destination", "delete", _NOT_REMOVABLE)
-        return passed("destination", f"{destination} may be written; it was not, since {_NOT_REMOVABLE}")
+        return passed(
+            "destination", f"{request.destination} may be written; it was not, since {_NOT_REMOVABLE}"
+        )
 
     async def _may_be_read(self) -> CheckRecord:
         """Check the right to read, where nothing was written."""
@@ -258,8 +260,7 @@ class _DestinationCheck:
 
     async def lists(self) -> CheckRecord:
         """List the keys below the prefix."""
-        prefix = self._runner.request.prefix
-        page = await self._bucket.list_objects(prefix)
+        page = await self._bucket.list_objects(self._runner.request.prefix)
         # The scratch objects of this very check may be among them.
         keys = [entry.key for entry in page.objects if not entry.key.startswith(self._folder)]
         count = f"{len(keys)}{'+' if page.truncated else ''}"

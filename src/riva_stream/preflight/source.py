@@ -20,22 +20,17 @@ from riva_stream.source import FEW, PinnedRanges, PinnedSource, find_archives, f
 __all__ = ["container_record", "list_archives", "source_record"]
 
 
-async def list_archives(
-    request: StageRequest, *, session: Any = None, observer: Observer = ignore
-) -> list[str]:
+async def list_archives(request: StageRequest, *, observer: Observer = ignore) -> list[str]:
     """Keys of all archives that match ``request.source``, a prefix that ends in ``/`` or a glob.
 
     Args:
         request: only its source and how to reach it matter.
-        session: the caller's own ``aioboto3.Session``.
         observer: is told of retries, and of what an operating system has left beside archives.
 
     Raises:
         RivaStreamError: the bucket cannot be listed.
     """
-    async with open_store(
-        source_settings(request), session=session, warn=warning(observer, "profile")
-    ) as store:
+    async with open_store(source_settings(request), warn=warning(observer, "profile")) as store:
         retrier = Retrier(RetryPolicy(retries=request.retries), observer, renew=store.renew)
         bucket = Bucket(store, request.source_bucket, retrier)
         return [entry.key for entry in await find_archives(bucket, request.source_key, observer)]
@@ -87,7 +82,6 @@ async def _archived_record(
     runner: CheckRunner, store: Reader, source: PinnedSource, error: RivaStreamError
 ) -> CheckRecord:
     """The record of an archived object: a run by reference can point at it, but its readers will fail."""
-    request = runner.request
     info = await runner.retrier("HeadObject", partial(store.head, source.bucket, source.key))
     kind = info.storage_class if info else ""
     under_way = info is not None and 'ongoing-request="true"' in info.restore
@@ -99,7 +93,7 @@ async def _archived_record(
         "--restore-request Days=3 (takes minutes to hours), then check again"
     )
     facts: dict[str, Any] = {"uri": source.uri, "storage_class": kind, "where": str(error.where)}
-    if request.mode != "full":
+    if runner.request.mode != "full":
         return warned("source", message + ": users of the reference cannot read it", fix=fix, **facts)
     return failed(
         "source",

@@ -124,11 +124,10 @@ class UploadsCheck:
         return failed_with("destination", error, request)
 
     async def _lists_parts(self, upload: ScratchUpload) -> CheckRecord:
-        request = self._runner.request
         try:
             parts = await self._bucket.list_parts(upload.key, upload.upload_id)
         except RivaStreamError as error:
-            return failed_with("list-parts", error, request, degraded=_NOT_RESUMED)
+            return failed_with("list-parts", error, self._runner.request, degraded=_NOT_RESUMED)
         if parts is None or [part.size for part in parts] != [len(BODY)]:
             return warned(
                 "list-parts", "the store does not list the part that it just accepted", code="unlisted"

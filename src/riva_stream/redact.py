@@ -120,9 +120,7 @@ class Redactor:
                 self.text(str(key)): "***" if str(key).lower() in self._fields else self.value(inner)
                 for key, inner in value.items()
             }
-        if isinstance(value, list | tuple):
-            return [self.value(inner) for inner in value]
-        return value
+        return [self.value(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 SECRETS = Redactor(accounts=False)

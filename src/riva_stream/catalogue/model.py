@@ -108,14 +108,15 @@ if TYPE_CHECKING:
     class _Fields(BaseModel):
         pass
 else:
-    _Place = create_model("Place", __config__=_CONFIG, **_fields(*PLACE))
-    _Place.__doc__ = "A further place for a staging."
+    _Place = create_model(
+        "Place", __config__=_CONFIG, __doc__="A further place for a staging.", **_fields(*PLACE)
+    )
     _Fields = create_model(
         "Fields",
         __config__=_CONFIG,
+        __doc__="Fields of a request.",
         **_fields(*(name for name in StageRequest.model_fields if name not in _NOT_IN_A_FILE)),
     )
-    _Fields.__doc__ = "Fields of a request."
 
 
 class _WithReplicas(_Fields):

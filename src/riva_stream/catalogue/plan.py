@@ -366,8 +366,11 @@ def _names(template: RequestTemplate, key: str) -> dict[str, str] | None:
 
 def _is_own_copy(request: StageRequest, names: Mapping[str, str], key: str) -> bool:
     """Whether a listed archive is the copy that this very staging has put beside its models."""
-    is_here = request.source_bucket == request.bucket and not is_elsewhere(request)
-    return is_here and key.startswith(request.with_valid(names).prefix + FOLDERS[0])
+    return (
+        request.source_bucket == request.bucket
+        and not is_elsewhere(request)
+        and key.startswith(request.with_valid(names).prefix + FOLDERS[0])
+    )
 
 
 def _add_archive(

@@ -240,10 +240,7 @@ def _retry_may_help(outcome: StageReport | ErrorReport | None) -> bool:
 
 
 async def _list_in_s3(observer: CatalogueObserver, request: StageRequest) -> Sequence[str]:
-    def observe(event: Event, /) -> None:
-        observer(EntryEvent(destination=_unnamed(request), event=event))
-
-    return await list_in_s3(request, observer=observe)
+    return await list_in_s3(request, observer=partial(_tell, observer, _unnamed(request), lambda _: None))
 
 
 def _unnamed(request: StageRequest) -> str:

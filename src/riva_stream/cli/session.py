@@ -79,8 +79,7 @@ class Session:
                 f"riva_stream: {signal.Signals(number).name}: stopping cleanly; once more ends it at once\n"
             )
 
-        work = partial(main, *args, **more)
-        return run(work, watch=self.watch, loop=self.args.loop, on_signal=tell)
+        return run(partial(main, *args, **more), watch=self.watch, loop=self.args.loop, on_signal=tell)
 
     def endpoint(
         self,
@@ -200,9 +199,10 @@ def _outcome(session: Session, work: Callable[[Session], R], *, hands_over: Hand
             with session.watch.calling(lambda _: None):
                 outcome = session.record.settle(outcome, session.watch)
         if isinstance(outcome, Failure):
-            as_json = args.log_format == "json"
             last = (
-                failed_line(outcome.document(run_id)) if as_json else outcome.text(run_id, debug=args.debug)
+                failed_line(outcome.document(run_id))
+                if args.log_format == "json"
+                else outcome.text(run_id, debug=args.debug)
             )
         return outcome
     finally:

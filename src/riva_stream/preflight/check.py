@@ -175,13 +175,14 @@ class _Stores:
         except Exception as error:  # noqa: BLE001 - whatever STS does, it only ever warns
             record = warned("identity", f"{getattr(error, 'what', error)}: {less}")
         else:
-            if identity is None:
-                record = passed(
+            record = (
+                passed(
                     "identity",
                     "skipped: the endpoint is not AWS (AWS_ENDPOINT_URL_STS would name one to ask)",
                 )
-            else:
-                record = passed("identity", identity.arn, account=identity.account, arn=identity.arn)
+                if identity is None
+                else passed("identity", identity.arn, account=identity.account, arn=identity.arn)
+            )
         self.runner.add(record)
 
     async def _source(self, settings: StoreSettings, client: DiagnosticClient) -> None:

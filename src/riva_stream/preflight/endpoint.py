@@ -104,9 +104,8 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
         )
     if found.region:
         return passed(component, f"{bucket} is in {found.region}", **facts)
-    if found.status in _DENIED:
-        return passed(component, f"{bucket} is there; its region may not be asked for", **facts)
-    return passed(component, f"{bucket} is there; the store names no region", **facts)
+    why = "its region may not be asked for" if found.status in _DENIED else "the store names no region"
+    return passed(component, f"{bucket} is there; {why}", **facts)
 
 
 def clock_record(found: BucketInfo) -> CheckRecord:

@@ -96,9 +96,8 @@ class ScratchObject:
         """The object, if it is what was put; None: it is something else, or missing."""
         info = await self._bucket.head(self.key)
         read = await self._bucket.get(self.key, limit=1 << 16)
-        if info is None or read is None or read.data != BODY or info.size != len(BODY):
-            return None
-        return info
+        is_whole = info is not None and info.size == len(BODY)
+        return info if is_whole and read is not None and read.data == BODY else None
 
     async def tidy(self) -> list[Unremoved]:
         """Remove all of it, even when this is cancelled; return what could not be removed in time."""

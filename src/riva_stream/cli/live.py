@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column, Table
 from rich.text import Text
 
-from riva_stream.cli.progress import PHASES, Burst, Closed, Counters, Item, Renderer
+from riva_stream.cli.progress import PHASES, Closed, Item, LineRenderer
 from riva_stream.events import PhaseChanged, RetryScheduled, Warned
 from riva_stream.events import Progress as Seen
 from riva_stream.printable import in_one_line, visible
@@ -33,7 +33,7 @@ class _Bars(Progress):
         yield from self.below()
 
 
-class LiveRenderer(Renderer):
+class LiveRenderer(LineRenderer):
     """One block that is redrawn repeatedly; everything else is printed above it.
 
     rich draws into a buffer, never to the terminal: writing is up to the outlet. Colours and width are those of
@@ -51,14 +51,10 @@ class LiveRenderer(Renderer):
     def __init__(
         self, run_id: str, *, clock: Callable[[], float] = time.monotonic, width: int | None = None
     ) -> None:
-        super().__init__()
-        self._run_id = run_id
-        self._clock = clock
+        super().__init__(run_id, clock=clock)
         self._buffer = io.StringIO()
         self._console = Console(file=self._buffer, force_terminal=True, width=width, highlight=False)
-        self._counters = Counters()
         self._phase = ""
-        self._burst = Burst(clock)
         self._bars = _Bars(
             TextColumn("{task.percentage:3.0f} %", style="bold"),
             BarColumn(),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from riva_stream import clock
 from riva_stream.errors import ConfigurationError, HeldError, RivaStreamError, Where
@@ -39,7 +38,6 @@ async def collect(
     lease: float,
     apply: bool,
     observer: Observer = ignore,
-    session: Any = None,
 ) -> CollectReport:
     """List the uploads, checkpoints and journals of dead runs below ``prefix``, and with ``apply`` remove them.
 
@@ -51,7 +49,6 @@ async def collect(
         lease: seconds for which a journal is watched for a heartbeat, or the journal's own lease if that is longer.
         apply: abort and delete; otherwise only report what would be.
         observer: is told what could not be inspected or removed.
-        session: the caller's own ``aioboto3.Session``.
 
     Raises:
         ConfigurationError: the prefix is inside a staging.
@@ -66,7 +63,7 @@ async def collect(
             hint=f"name the staging: {around.uri}",
         )
     warn = warning(observer, "gc")
-    async with open_store(settings, session=session, warn=warn) as store:
+    async with open_store(settings, warn=warn) as store:
         there, for_leases = (
             WritableBucket(store, bucket, Retrier(observer=observer, renew=store.renew)) for _ in range(2)
         )

@@ -37,8 +37,6 @@ from riva_stream.s3 import Bucket, StoreSettings
 
 __all__ = ["list_stagings"]
 
-_SLOTS = 16
-
 
 async def list_stagings(
     settings: StoreSettings,
@@ -46,7 +44,6 @@ async def list_stagings(
     prefix: str,
     *,
     observer: Observer = ignore,
-    session: Any = None,
 ) -> ListReport:
     """List what is staged below ``prefix``, and what runs have begun to stage there.
 
@@ -58,13 +55,12 @@ async def list_stagings(
         prefix: "" or up to three folders, with a closing slash; or these below ``DEPLOYMENTS``, for bintarball
             references alone.
         observer: is told of retries.
-        session: the caller's own ``aioboto3.Session``.
 
     Raises:
         RivaStreamError: something may not be listed or read.
     """
     began = time.perf_counter()
-    async with open_bucket(settings, bucket, observer, session, slots=_SLOTS) as there:
+    async with open_bucket(settings, bucket, observer) as there:
         here = await clock.in_thread(Process.this)
         found: list[ListedStaging] = []
         notes: list[Finding] = []

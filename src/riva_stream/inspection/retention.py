@@ -160,7 +160,6 @@ async def retention(
     *,
     by_size: bool | None = None,
     observer: Observer = ignore,
-    session: Any = None,
     clock: Callable[[], datetime] = clock.now,
 ) -> RetentionReport:
     """Compare the rules of ``bucket`` with those that ``policy`` wants, and merge them.
@@ -171,7 +170,6 @@ async def retention(
         policy: what the rules are to say.
         by_size: whether rules may filter by size; None: only where the store is AWS.
         observer: is told of warnings and retries.
-        session: the caller's own ``aioboto3.Session``.
         clock: returns the time of day, to determine what is old enough now.
 
     Raises:
@@ -188,7 +186,7 @@ async def retention(
     def warn(code: str, message: str) -> None:
         watch(Warned(code=code, message=message))
 
-    async with open_bucket(settings, bucket, watch, session, policy=_RETRIES) as there:
+    async with open_bucket(settings, bucket, watch, policy=_RETRIES) as there:
         by_size = there.is_aws if by_size is None else by_size
         found = await there.get_lifecycle() or Lifecycle(())
         if found.unknown:

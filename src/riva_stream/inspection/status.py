@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from riva_stream import clock
 from riva_stream.deployment import DOCUMENT_LIMIT
@@ -45,7 +45,6 @@ async def status(
     lease: float | None = None,
     last_run: LastRun | None = None,
     observer: Observer = ignore,
-    session: Any = None,
 ) -> StatusReport:
     """Report what is below ``prefix``.
 
@@ -57,13 +56,12 @@ async def status(
         lease: maximum seconds to watch it; None: its own lease.
         last_run: what a state directory records, for the report.
         observer: is told that a journal is watched.
-        session: the caller's own ``aioboto3.Session``.
 
     Raises:
         SourceNotFoundError: nothing is at the prefix, and no staging can be: it is above stagings, or inside one.
         RivaStreamError: the state cannot be determined.
     """
-    async with open_bucket(settings, bucket, observer, session) as there:
+    async with open_bucket(settings, bucket, observer) as there:
         look = _StatusReader(there, Layout(bucket, prefix), await clock.in_thread(Process.this), observer)
         return await look.report(wait=wait, lease=lease, last_run=last_run)
 

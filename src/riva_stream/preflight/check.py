@@ -57,7 +57,6 @@ async def check(
     *,
     run_id: str = "",
     limit: float = 10.0,
-    session: Any = None,
     log: LogPlace | None = None,
 ) -> CheckReport:
     """Try everything that a run of ``request`` needs.
@@ -67,7 +66,6 @@ async def check(
         settled: the record of the settings that the request was made from.
         run_id: for the report.
         limit: seconds that each check may take. A clean-up may take as long again.
-        session: the caller's own ``aioboto3.Session``, for both stores.
         log: where the copy of the run's log would go.
     """
     began = clock.monotonic()
@@ -80,7 +78,7 @@ async def check(
             check_versions,
         ):
             tasks.start_soon(_on_this_host, runner, record)
-        await _Stores(runner, session, log).check()
+        await _Stores(runner, log).check()
     return report_of(request, run_id, runner.records.values(), clock.monotonic() - began)
 
 
@@ -100,7 +98,6 @@ class _Stores:
     """The part that needs the network."""
 
     runner: CheckRunner
-    session: Any
     log: LogPlace | None
     ignored: dict[str, list[str]] = field(default_factory=dict, init=False)
     """What was ignored while looking for credentials, by the component of their record."""
@@ -152,7 +149,7 @@ class _Stores:
         runner, component = self.runner, f"{name}credentials"
         ignored = self.ignored[component] = []
         settings = replace(settings, credentials_timeout=runner.limit)
-        async with open_diagnostic_client(settings, session=self.session, warn=ignored.append) as client:
+        async with open_diagnostic_client(settings, warn=ignored.append) as client:
             found = await runner.run(component, partial(_credentials, component, client, ignored))
             if found.status == "fail":
                 yield None

@@ -493,8 +493,7 @@ class StageRequest(Request):
 
     def _too_long(self) -> Iterator[Contradiction]:
         if len(prefix_of(None, self.env, self.model_name, self.model_version)) > LONGEST_PLACE:
-            levels = ("env", "model_name", "model_version")
-            longest = max(levels, key=lambda name: len(getattr(self, name)))
+            longest = max(("env", "model_name", "model_version"), key=lambda name: len(getattr(self, name)))
             yield Contradiction(longest, _TOO_LONG, _DESTINATION)
             return
         name = self.source_key.rpartition("/")[2]  # empty, or a glob, until it is found

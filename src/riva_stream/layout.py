@@ -161,10 +161,8 @@ class Layout:
 
     def owns(self, key: str) -> bool:
         """Whether this tool writes such a key here; no other key is ever overwritten, deleted or aborted."""
-        if not key.startswith(self.prefix):
-            return False
-        name = key.removeprefix(self.prefix)
-        return name in self.documents or self.is_payload(key) or name.startswith(OWN_FOLDER)
+        is_document = key.startswith(self.prefix) and key.removeprefix(self.prefix) in self.documents
+        return is_document or self.is_payload(key) or self.is_own(key)
 
     def is_in_payload_folder(self, key: str) -> bool:
         """Whether a key is in the folders of archive and models, at any depth: copying the folder copies it too."""

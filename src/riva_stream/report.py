@@ -238,5 +238,6 @@ def error_report(error: BaseException) -> ErrorReport:
 
 def worst(codes: Sequence[int]) -> int:
     """0, or the exit code that matters most."""
-    failed = [code for code in codes if code]
-    return min(failed, key=lambda code: _FROM_WORST.index(code) if code in _FROM_WORST else 0, default=0)
+    return min(
+        filter(None, codes), key=lambda code: _FROM_WORST.index(code) if code in _FROM_WORST else 0, default=0
+    )

@@ -80,8 +80,9 @@ class Failure(ErrorReport):
 
     def document(self, run_id: str) -> dict[str, Any]:
         """The failure for programs, without empty fields."""
-        error = self.model_dump(exclude_defaults=True)
-        document: dict[str, Any] = SECRETS.value({"error": error, "run_id": run_id or None})
+        document: dict[str, Any] = SECRETS.value(
+            {"error": self.model_dump(exclude_defaults=True), "run_id": run_id or None}
+        )
         return document
 
 

@@ -26,12 +26,11 @@ one. It is made from the flags of this very version and runs no program when it 
   riva-stream completion fish > ~/.config/fish/completions/riva-stream.fish
 """,
 )
-SHELLS = ("bash", "zsh", "fish")
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("shell", choices=SHELLS, help="the shell to complete in")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell to complete in")
 
 
 def run(args: Namespace, invocation: Invocation) -> int:

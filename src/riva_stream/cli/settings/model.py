@@ -128,7 +128,8 @@ class Settings(BaseSettings):
     @classmethod
     def variables(cls, name: str) -> tuple[str, ...]:
         """The setting's own variables, highest precedence first; none for one that only has a flag."""
-        own = cls.model_fields[name].validation_alias
+        info = cls.model_fields.get(name)
+        own = info.validation_alias if info is not None else None
         return tuple(map(str, own.choices)) if isinstance(own, AliasChoices) else ()
 
     @classmethod

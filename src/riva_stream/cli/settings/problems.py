@@ -92,7 +92,7 @@ def check(
         Problem(
             setting=name,
             flag="--" + name.replace("_", "-"),
-            variable=origins[name].variable if name in origins else _usual(name),
+            variable=origins[name].variable if name in origins else Settings.usual(name),
             code=wrong[name].code,
             wrong=wrong[name].text,
             example=Settings.example(name),
@@ -108,10 +108,6 @@ def check(
     )
     error.problems = problems
     raise error
-
-
-def _usual(name: str) -> str:
-    return Settings.usual(name) if name in Settings.model_fields else ""
 
 
 def malformed(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Wrong]:

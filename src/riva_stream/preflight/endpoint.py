@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from concurrent.futures import Future
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,10 +60,6 @@ async def _addresses_of(host: str, port: int) -> None:
 _WARN_SECONDS = 60.0
 _FAIL_SECONDS = 900.0
 """S3 refuses requests whose signature is a quarter of an hour off."""
-_REDIRECTED = (301, 307)
-_BAD_REQUEST = 400
-_MISSING = 404
-_DENIED = (401, 403)
 
 
 def region_record(component: str, bucket: str, found: BucketInfo, region: str | None) -> CheckRecord:
@@ -74,7 +71,7 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
         "configured": region,
         "status": found.status,
     }
-    if found.status == _MISSING:
+    if found.status == HTTPStatus.NOT_FOUND:
         is_source = component == "source-region"
         return failed(
             component,
@@ -87,7 +84,8 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
         )
     elsewhere = bool(found.region) and found.region != region
     # 400 is also the response to an expired token, which other checks report better.
-    if found.status in _REDIRECTED or (found.status == _BAD_REQUEST and elsewhere):
+    is_redirected = found.status in {HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT}
+    if is_redirected or (found.status == HTTPStatus.BAD_REQUEST and elsewhere):
         where = found.region or "another region"
         return failed(
             component,
@@ -104,7 +102,8 @@ def region_record(component: str, bucket: str, found: BucketInfo, region: str | 
         )
     if found.region:
         return passed(component, f"{bucket} is in {found.region}", **facts)
-    why = "its region may not be asked for" if found.status in _DENIED else "the store names no region"
+    is_denied = found.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+    why = "its region may not be asked for" if is_denied else "the store names no region"
     return passed(component, f"{bucket} is there; {why}", **facts)
 
 

@@ -39,12 +39,11 @@ from riva_stream.layout import (
     prefix_of,
 )
 from riva_stream.naming import option
-from riva_stream.sizes import MIB, MOST_PARTS, human_size
+from riva_stream.sizes import GIB, MIB, MOST_PARTS, human_size
 from riva_stream.uris import GLOB, access_point_of, bucket_of, key_of, split_uri, valid_bucket
 
 __all__ = [
     "NOT_TEXT",
-    "Addressing",
     "Contradiction",
     "Filled",
     "Levels",
@@ -52,10 +51,8 @@ __all__ = [
     "ProblemCode",
     "PromoteRequest",
     "Request",
-    "SourceCopy",
     "StageRequest",
     "Stores",
-    "UploadCheck",
     "Wrong",
     "contradictions_in",
     "is_run_id",
@@ -67,10 +64,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-Addressing = Literal["auto", "path", "virtual"]
-UploadCheck = Literal["auto", "crc64nvme", "md5", "sha256", "none"]
-SourceCopy = Literal["auto", "store", "send"]
-
 _SOURCE_BUCKET = re.compile(r"[A-Za-z0-9.\-_]+")
 _SIGNED = re.compile(r"[?&](X-Amz-[A-Za-z-]+|AWSAccessKeyId|Signature)=", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -80,11 +73,9 @@ _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _LONGEST_RUN_ID = 128
 _ARCHITECTURES = ("rnnt", "ctc", "tdt")
 
-_MAY_BE_EMPTY = frozenset({"description"})
 _STAGING = "s3://bucket/ENV/NAME/VERSION/"
 _DESTINATION = frozenset({"bucket", "env", "model_name", "model_version"})
 _TOO_LONG = f"is too long for S3: ENV/NAME/VERSION/ may have at most {LONGEST_PLACE} characters"
-_LARGEST_PART = 5 << 30
 
 
 NOT_TEXT = (
@@ -288,7 +279,7 @@ class Stores(BaseModel):
     source_endpoint_url: Endpoint | None = None
     source_profile: str | None = None
     ca_bundle: Path | None = None
-    addressing: Addressing = "auto"
+    addressing: Literal["auto", "path", "virtual"] = "auto"
     """Where the bucket goes in a URL. auto: as the AWS configuration says; otherwise in the path if there is an
     endpoint URL, or else as AWS wants it."""
     request_payer: Literal["requester"] | None = None
@@ -308,7 +299,7 @@ class Request(Stores):
     @classmethod
     def _is_filled(cls, value: object, info: ValidationInfo) -> object:
         """An empty text is no setting: the variable that it was made from was not set."""
-        if info.field_name not in _MAY_BE_EMPTY:
+        if info.field_name != "description":
             if _is_blank(value):
                 raise ValueError("is empty")
             if isinstance(value, tuple | list) and any(map(_is_blank, value)):
@@ -328,7 +319,7 @@ class Request(Stores):
     """Of every object that is written, documents included: one whose objects can be read without a restore."""
     expected_bucket_owner: str | None = Field(default=None, pattern=r"^\d{12}$")
 
-    part_size: int = Field(default=8 * MIB, ge=SMALLEST_PART, le=_LARGEST_PART)
+    part_size: int = Field(default=8 * MIB, ge=SMALLEST_PART, le=5 * GIB)
     """Bytes of a part and of a range; raised automatically where the source would need more parts than allowed."""
     connections: int = Field(default=8, ge=1, le=256)
     """Requests in flight at once in each direction, as far as ``memory`` allows."""
@@ -340,8 +331,8 @@ class Request(Stores):
     """Seconds that the whole run may take."""
     retries: int = Field(default=8, ge=0, le=1000)
     """How often one request is retried."""
-    upload_check: UploadCheck = "auto"
-    source_copy: SourceCopy = "auto"
+    upload_check: Literal["auto", "crc64nvme", "md5", "sha256", "none"] = "auto"
+    source_copy: Literal["auto", "store", "send"] = "auto"
     """How the object below ``source/``, a model staged as it is, and the members of an uncompressed tar are made.
     store: the store copies them from the source, or the run fails. send: this process sends them. auto: by the store,
     where one set of credentials reaches both ends and the copy can be proven equal to the bytes that were hashed."""

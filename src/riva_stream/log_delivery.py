@@ -18,7 +18,6 @@ from riva_stream.sink import body_of
 
 __all__ = ["deliver", "log_store"]
 
-_RETRIES = 2
 _READ_SECONDS = 15.0
 _LARGEST = 64 << 20
 """Bytes of a file that are sent; of a longer file the end, since a log ends with the outcome."""
@@ -59,7 +58,7 @@ async def deliver(
     try:
         with anyio.fail_after(seconds):
             async with open_store(log_store(request), warn=discard_message) as store:
-                there = WritableBucket(store, target.bucket, Retrier(RetryPolicy(retries=_RETRIES)))
+                there = WritableBucket(store, target.bucket, Retrier(RetryPolicy(retries=2)))
                 for path in files:
                     body = await clock.in_thread(_body, path, "crc64nvme" if store.is_aws else "md5")
                     await there.put(

@@ -50,7 +50,6 @@ _OF_ONE_STAGING = frozenset(
     | {"RIVA_STREAM_CALLED_AS", "RIVA_STREAM_PARSE_ONLY"}
 )
 """Variables, beside RIVA_*, by which the environment configures ``stage``: here only the catalogue does."""
-_KEPT = "RIVA_STREAM_"
 _KINDS = {kind_of(kind): TypeAdapter[Event](kind) for kind in get_args(Event)}
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _groups: set[int] = set()
@@ -223,7 +222,7 @@ def environment_for(request: StageRequest, environment: Mapping[str, str] = os.e
     kept = {
         name: value
         for name, value in environment.items()
-        if name not in _OF_ONE_STAGING and (not name.startswith("RIVA_") or name.startswith(_KEPT))
+        if name not in _OF_ONE_STAGING and (not name.startswith("RIVA_") or name.startswith("RIVA_STREAM_"))
     }
     own = {
         "RIVA_STREAM_ADDRESSING": request.addressing,

@@ -93,9 +93,6 @@ def misplaced_error(bucket: str, prefix: str) -> SourceNotFoundError | None:
     )
 
 
-_SHOWN = 5
-
-
 async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
     """The error for a prefix without a marker."""
     place = f"s3://{bucket.name}/{prefix}"
@@ -114,7 +111,7 @@ async def no_staging_error(bucket: Bucket, prefix: str) -> SourceNotFoundError:
             + f"riva-stream status {shlex.quote(place)}",
         )
     try:
-        found = await bucket.list_objects(prefix, limit=_SHOWN)
+        found = await bucket.list_objects(prefix, limit=5)
     except AccessDeniedError:
         return SourceNotFoundError(
             f"nothing is staged at {place}: there is no {marker} (and what there is may not be listed)",

@@ -44,7 +44,6 @@ _BINTARBALL = f"{_OURS}bintarball-"
 """Prefixes of the IDs of the rules for stagings, and of those for bintarball references."""
 _SMALL = "-documents"
 """Suffix of the ID of a rule for the marker and the documents."""
-_RETRIES = RetryPolicy(retries=5)
 
 Rule = Mapping[str, Any]
 """In the format of the AWS command line."""
@@ -186,7 +185,7 @@ async def retention(
     def warn(code: str, message: str) -> None:
         watch(Warned(code=code, message=message))
 
-    async with open_bucket(settings, bucket, watch, policy=_RETRIES) as there:
+    async with open_bucket(settings, bucket, watch, policy=RetryPolicy(retries=5)) as there:
         by_size = there.is_aws if by_size is None else by_size
         found = await there.get_lifecycle() or Lifecycle(())
         if found.unknown:

@@ -44,8 +44,10 @@ from riva_stream.source import RANGES_IGNORED, PinnedRanges, PinnedSource, Sourc
 __all__ = ["check_writing"]
 
 _WRONG_ETAG = "0" * 32
-_FORCED = "a forced staging, or an upgrade of one by reference, cannot remove what it replaces"
-_KEPT = "the journal of a run stays beside its staging"
+_UNREMOVED = (
+    "the journal of a run stays beside its staging; a forced staging, or an upgrade of one by reference, cannot remove "
+    "what it replaces"
+)
 _UNSEEN = "leftovers of older runs stay unseen, and a missing key looks like a forbidden one"
 _UNLISTED = "weaker protection against concurrent runs; uploads of dead runs stay open until a lifecycle rule aborts them"
 _UNSURE = "or it only looks so, since without s3:ListBucket a missing key is answered like a forbidden one"
@@ -70,7 +72,7 @@ class _DestinationCheck:
     async def try_removing(self) -> bool:
         """Try whether objects can be deleted, before any is created."""
         runner = self._runner
-        deletable = await runner.run("delete", self._deletes, degraded=f"{_KEPT}; {_FORCED}")
+        deletable = await runner.run("delete", self._deletes, degraded=_UNREMOVED)
         # A run that is to replace something fails at its first DELETE.
         if deletable.status != "pass" and runner.request.force and "policy" in deletable.details:
             runner.records["delete"] = deletable.model_copy(

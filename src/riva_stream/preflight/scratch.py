@@ -144,17 +144,13 @@ class ScratchObject:
             self._versions.append(version)
 
 
-_BYTE = PartBody.with_md5(b"?")
-_LIST = "s3:ListBucket"
-
-
 async def may_put(bucket: WritableBucket, key: str) -> bool:
     """Whether objects may be put there, tried with a part for a missing upload; False: the response does not show it.
 
     Raises:
         AccessDeniedError: they may not.
     """
-    return await _granted(partial(bucket.upload_part, key, MISSING_UPLOAD, 1, _BYTE))
+    return await _granted(partial(bucket.upload_part, key, MISSING_UPLOAD, 1, PartBody.with_md5(b"?")))
 
 
 async def may_list_parts(bucket: WritableBucket, key: str) -> bool:
@@ -176,7 +172,7 @@ async def may_read(bucket: WritableBucket, key: str) -> None:
     try:
         await bucket.get(key, limit=1)
     except AccessDeniedError as error:
-        if error.action != _LIST:  # naming this action means that s3:GetObject is granted
+        if error.action != "s3:ListBucket":  # naming this action means that s3:GetObject is granted
             raise
 
 

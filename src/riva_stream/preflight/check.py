@@ -7,8 +7,8 @@ limit; everything written for that is removed again. A check that fails produces
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -126,40 +126,29 @@ class _Stores:
         name: str,
         *parts: Callable[[StoreSettings, DiagnosticClient], Coroutine[Any, Any, None]],
     ) -> None:
-        """Check one endpoint with its credentials: these first, as without them everything else fails alike."""
+        """Check one endpoint: first its credentials, as without them everything else fails alike, then its address."""
+        runner, credentials, endpoint = self.runner, f"{name}credentials", f"{name}endpoint"
+        ignored = self.ignored[credentials] = []
+        limited = replace(settings, credentials_timeout=runner.limit)
         try:
-            async with self._open_client(settings, name) as client, anyio.create_task_group() as tasks:
-                if client is not None:
-                    for part in parts:
-                        tasks.start_soon(part, settings, client)
+            async with (
+                open_diagnostic_client(limited, warn=ignored.append) as client,
+                anyio.create_task_group() as tasks,
+            ):
+                found = await runner.run(credentials, partial(_credentials, credentials, client, ignored))
+                if found.status != "fail":
+                    if not name:
+                        tasks.start_soon(self._identify, client)
+                    found = await runner.run(endpoint, partial(_resolves, endpoint, client))
+                for part in parts if found.status != "fail" else ():
+                    tasks.start_soon(part, settings, client)
         except* (ConfigurationError, StalledError) as group:
             # A client cannot be created: credentials, the CA bundle, open files.
-            component = f"{name}credentials"
             error = first_of(group)
             assert isinstance(error, RivaStreamError)  # noqa: S101 - as was asked for
-            told = _with_ignored(error, self.ignored[component])
-            self.runner.records[component] = failed_with(component, told, self.request)
+            told = _with_ignored(error, ignored)
+            runner.records[credentials] = failed_with(credentials, told, self.request)
         self._skip_the_rest(name)
-
-    @asynccontextmanager
-    async def _open_client(
-        self, settings: StoreSettings, name: str
-    ) -> AsyncIterator[DiagnosticClient | None]:
-        """The client, once there are credentials and the endpoint has an address; otherwise None."""
-        runner, component = self.runner, f"{name}credentials"
-        ignored = self.ignored[component] = []
-        settings = replace(settings, credentials_timeout=runner.limit)
-        async with open_diagnostic_client(settings, warn=ignored.append) as client:
-            found = await runner.run(component, partial(_credentials, component, client, ignored))
-            if found.status == "fail":
-                yield None
-                return
-            async with anyio.create_task_group() as tasks:
-                if not name:
-                    tasks.start_soon(self._identify, client)
-                component = f"{name}endpoint"
-                resolved = await runner.run(component, partial(_resolves, component, client))
-                yield client if resolved.status != "fail" else None
 
     async def _identify(self, client: DiagnosticClient) -> None:
         """Identify the credentials: never more than a warning, never longer than two seconds."""

@@ -234,7 +234,9 @@ class Run:
         return os.environ.get("RIVA_STREAM_HOST_ID") or socket.gethostname()
 
 
-async def gather_bounded(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -> list[R]:
+async def gather_bounded(
+    items: Sequence[T], act: Callable[[T], Awaitable[R]], *, at_once: int = _TASKS
+) -> list[R]:
     """Apply ``act`` to every item, a few at a time; results in item order. Of several errors, raise the worst."""
     results: dict[int, R] = {}
     todo = enumerate(tuple(items))
@@ -245,7 +247,7 @@ async def gather_bounded(items: Sequence[T], act: Callable[[T], Awaitable[R]]) -
 
     try:
         async with anyio.create_task_group() as tasks:
-            for _ in range(min(_TASKS, len(items))):
+            for _ in range(min(at_once, len(items))):
                 tasks.start_soon(some)
     except BaseExceptionGroup as group:
         raise first_of(group) from None

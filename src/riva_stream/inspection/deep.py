@@ -24,7 +24,7 @@ from riva_stream.flow.memory import least_memory, plan_memory
 from riva_stream.flow.tee import Branch, tee
 from riva_stream.inspection.reports import DeepRead
 from riva_stream.naming import option
-from riva_stream.run import Meter
+from riva_stream.run import Meter, gather_bounded
 from riva_stream.s3 import Bucket
 from riva_stream.sizes import MIB
 from riva_stream.source import PinnedSource, SourceReader
@@ -121,17 +121,13 @@ class DeepReader:
         """
         began = time.perf_counter()
         self._meter.source_size = sum(target.pinned.size for target in targets)
+
+        async def read(target: Target) -> None:
+            self._done(target, await self._read(target))
+
         # The largest first: otherwise it would be read alone at the end.
-        todo = sorted(targets, key=lambda target: target.pinned.size)
-
-        async def some() -> None:
-            while todo:
-                target = todo.pop()
-                self._done(target, await self._read(target))
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(_AT_ONCE, len(targets))):
-                tasks.start_soon(some)
+        largest_first = sorted(targets, key=lambda target: target.pinned.size, reverse=True)
+        await gather_bounded(largest_first, read, at_once=_AT_ONCE)
         self._meter.tell()
         seconds = time.perf_counter() - began
         done = self._lanes.hash.bytes

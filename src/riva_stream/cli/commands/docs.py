@@ -13,7 +13,7 @@ from pathlib import Path
 import riva_stream
 from riva_stream.cli import options
 from riva_stream.cli.command import Help, Invocation
-from riva_stream.cli.output import json_text, print_result, refuse
+from riva_stream.cli.output import json_text, print_result, refuse, table_text, text_of
 
 _KILLED = 128
 """Exit codes of a shell from here on are those of a pager that was ended by a signal."""
@@ -66,10 +66,8 @@ def run(args: Namespace, invocation: Invocation) -> int:
         if args.json:
             document = {"topics": [{"topic": topic, "title": title} for topic, title in titles.items()]}
             return print_result(json_text(document), closed_is_fine=True)
-        width = max(map(len, titles))
-        lines = [f"{topic:<{width}}  {title}" for topic, title in titles.items()]
-        lines += ["", f"{invocation.prog} docs TOPIC shows one"]
-        return print_result("\n".join(lines) + "\n", closed_is_fine=True)
+        lines = [*table_text(list(titles.items())), "", f"{invocation.prog} docs TOPIC shows one"]
+        return print_result(text_of(lines), closed_is_fine=True)
     text = texts.get(_topic(Path((args.topic or "").partition("#")[0])))
     if text is None:
         return _unknown(args, invocation, known=list(texts))

@@ -448,7 +448,7 @@ def log_settings(args: Namespace, file: EnvFile) -> LogSettings:
     def warn(message: str) -> None:
         warnings.append(Warned(code="log-settings", message=message))
 
-    folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, file.values) / "logs"
+    folder = args.log_dir or variable("LOG_DIR") or state_dir_of(args, file) / "logs"
     level = (args.log_level or variable("LOG_LEVEL") or "info").lower()
     if level not in _LEVELS:
         warn(f"LOG_LEVEL is not one of {', '.join(dict.fromkeys(_LEVELS.values()))}: info is used")

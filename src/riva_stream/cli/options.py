@@ -397,26 +397,24 @@ def _add_output(parser: ArgumentParser) -> None:
 # --- the meaning of the parsed flags
 
 
-def request_flags(
-    args: Namespace, run_id: str, in_file: Mapping[str, str] | None = None
-) -> dict[str, object]:
+def request_flags(args: Namespace, run_id: str, file: EnvFile | None = None) -> dict[str, object]:
     """The flags that a request is made from, for every command that takes those of ``stage``."""
     flags: dict[str, object] = {name: getattr(args, name) for name in _REQUEST}
     flags |= {name: tuple(getattr(args, name) or ()) for name in ("include", "replicate_to")}
-    return flags | {"state_dir": state_dir_of(args, in_file), "run_id": run_id}
+    return flags | {"state_dir": state_dir_of(args, file), "run_id": run_id}
 
 
-def promote_flags(args: Namespace, run_id: str, in_file: Mapping[str, str]) -> dict[str, Any]:
+def promote_flags(args: Namespace, run_id: str, file: EnvFile) -> dict[str, Any]:
     """The flags that a promotion is made from, except its places and the endpoints."""
     flags = {name: value for name in _PROMOTED if (value := getattr(args, name)) is not None}
-    return flags | {"state_dir": state_dir_of(args, in_file), "run_id": run_id}
+    return flags | {"state_dir": state_dir_of(args, file), "run_id": run_id}
 
 
-def state_dir_of(args: Namespace, in_file: Mapping[str, str] | None = None) -> Path:
+def state_dir_of(args: Namespace, file: EnvFile | None = None) -> Path:
     """The state directory: the flag, or else below :func:`root` the environment's, that of ``.env``, or ``state``."""
     if args.state_dir:
         return home_of(args.state_dir)
-    return root() / home_of(Places(EnvFile(values=in_file or {})).text("RIVA_STATE_DIR") or "state")
+    return root() / home_of(Places(file or EnvFile()).text("RIVA_STATE_DIR") or "state")
 
 
 def find_state_dir(args: Namespace) -> Path:
@@ -426,7 +424,7 @@ def find_state_dir(args: Namespace) -> Path:
         ConfigurationError: a named file cannot be read.
     """
     decided = args.state_dir or Places().text("RIVA_STATE_DIR")
-    return state_dir_of(args, {} if decided else read_env_file(args.env_file).values)
+    return state_dir_of(args, None if decided else read_env_file(args.env_file))
 
 
 def home_of(path: Path | str) -> Path:

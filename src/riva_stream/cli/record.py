@@ -109,7 +109,7 @@ class Record:
         self._warn_of = warn
         self._always = hands_over == "always"
         self._began = monotonic()
-        self._in_file: Mapping[str, str] = {}
+        self._file = EnvFile()
         self._state = state_dir_of(args)
         self._refused = ""
         """Why nothing can be written to the state directory."""
@@ -163,8 +163,8 @@ class Record:
 
     def open(self, file: EnvFile) -> LogSettings:
         """Start writing, now that it is known where and how."""
-        self._in_file = file.values
-        self._state = state_dir_of(self._args, file.values)
+        self._file = file
+        self._state = state_dir_of(self._args, file)
         settings = self.settings = log_settings(self._args, file)
         self._refused = _refusal(self._state)
         self._recent.records.appendleft(record_of(Warned(code=STARTED, message=self._command)))
@@ -301,8 +301,7 @@ class Record:
 
     def _is_dry(self) -> bool:
         """Whether this is a dry run, which changes nothing, so the state of the last real run stays valid."""
-        in_words = Places(EnvFile(values=self._in_file)).text("DRY_RUN")
-        asked = bool(self._args.dry_run) or as_switch(in_words) is True
+        asked = bool(self._args.dry_run) or as_switch(Places(self._file).text("DRY_RUN")) is True
         return asked if self.request is None else self.request.dry_run
 
     def _hand_over(self, outcome: BaseModel | Failure) -> None:
@@ -335,7 +334,7 @@ class Record:
             self._run_id,
             failure,
             settings={"command": self._command, "settings": settings},
-            env_file=self._in_file,
+            env_file=self._file.values,
             events=[
                 {"time": datetime.fromtimestamp(record.created, UTC), **document_of(record)}
                 for record in self._recent.records

@@ -69,9 +69,9 @@ def _check(session: Session) -> CheckReport:
     state_dir = options.state_dir_of(args)
     try:
         file = read_env_file(args.env_file)
-        state_dir = options.state_dir_of(args, file.values)
+        state_dir = options.state_dir_of(args, file)
         logs = log_settings(args, file)
-        loaded = load(options.request_flags(args, session.run_id, file.values), env_file=file)
+        loaded = load(options.request_flags(args, session.run_id, file), env_file=file)
     except ConfigurationError as error:
         return session.run(check_host, _wrong(error), state_dir=state_dir, run_id=session.run_id)
     session.adopt_environment(loaded.environment, loaded.request.profile)

@@ -104,7 +104,7 @@ def _request(args: Namespace, file: EnvFile) -> StageRequest:
     from riva_stream.cli.settings.load import load
     from riva_stream.cli.settings.problems import SettingsError
 
-    flags = options.request_flags(args, args.run_id or "", file.values)
+    flags = options.request_flags(args, args.run_id or "", file)
     try:
         return load(flags, env_file=file).request
     except SettingsError as error:

@@ -66,7 +66,7 @@ def _promote(session: Session) -> PromoteReport:
             if args.prefix
             else "correct NVIDIA_DRIVERS_S3_BUCKET, ENV, RIVA_ASR_MODEL_NAME and MODEL_VERSION, or name the staging itself",
         )
-    values = options.promote_flags(args, record.free_id, file.values) | {
+    values = options.promote_flags(args, record.free_id, file) | {
         name: value
         for name in PromoteRequest.model_fields
         if (value := getattr(endpoint, name, None)) is not None

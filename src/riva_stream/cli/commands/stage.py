@@ -66,7 +66,7 @@ def _stage(session: Session) -> StageReport:
 
     args = session.args
     record, file = session.begin_record()
-    loaded = load(options.request_flags(args, args.run_id or session.run_id, file.values), env_file=file)
+    loaded = load(options.request_flags(args, args.run_id or session.run_id, file), env_file=file)
     record.request = loaded.request
     if loaded.trace:
         session.trace()

@@ -82,7 +82,7 @@ def _look(session: Session) -> StatusReport:
             endpoint = session.endpoint(env_file=file)
             bucket, prefix = endpoint.staging(args.place)
         except ConfigurationError:
-            state = options.state_dir_of(args, file.values)
+            state = options.state_dir_of(args, file)
             if args.place is not None or not state.is_dir():
                 raise
     if state is not None:

@@ -121,7 +121,6 @@ def _compare(session: Session) -> RetentionReport:
                 f"a rule for {env}/ would apply to the bintarball references of all environments, prod among them",
                 hint="name the environments themselves, for example: --env dev",
             )
-    store = session.endpoint().store()
     policy = Policy(
         expire=named or ("dev", "staging"),
         clean=named or ("prod", "staging", "dev"),
@@ -131,7 +130,7 @@ def _compare(session: Session) -> RetentionReport:
         by_tag=args.by_tag,
         remove=args.remove,
     )
-    return session.run(retention, store, bucket, policy, observer=session.observe)
+    return session.run(retention, session.endpoint().store(), bucket, policy, observer=session.observe)
 
 
 def _text(report: RetentionReport, invocation: Invocation, args: Namespace) -> str:

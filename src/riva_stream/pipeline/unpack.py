@@ -43,6 +43,8 @@ __all__ = ["StagedMember", "Unpacker"]
 _TRIES = 8
 """Ends of parts without a restart point of the extractor after which the checkpoint is postponed: within one long zstd
 frame there is none."""
+_MOST_OF_BLOCK = 7 / 8
+"""Fraction of its block from which a slice is kept as it is; a smaller one is copied, so that the block is freed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -277,8 +279,9 @@ class Unpacker:
             take = view[: self._size - self._have]
             view = view[len(take) :]
             self._have += len(take)
-            # A slice keeps its whole block alive; if it is the smaller part of it, it is worth copying.
-            self._pieces.append(bytes(take) if 2 * len(take) < len(take.obj) else take)  # type: ignore[arg-type]
+            # A slice keeps its whole block alive, but is paid for by its own length.
+            is_most = len(take) >= _MOST_OF_BLOCK * len(take.obj)  # type: ignore[arg-type]
+            self._pieces.append(take if is_most else bytes(take))
             if self._have == self._size:
                 self._enqueue_part()
 

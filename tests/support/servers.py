@@ -243,7 +243,7 @@ class MotoProcess(ProcessServer):
 
 
 class GatewayServer(ProcessServer):
-    """The JuiceFS gateway: MinIO's S3 handlers over files, with the metadata in SQLite.
+    """The JuiceFS gateway: MinIO's S3 handlers over files, with the metadata in Badger: SQLite took more than twice the CPU.
 
     It checks signatures, Content-MD5 and signed payload hashes; it ignores conditional writes and the newer
     ``x-amz-checksum-*`` headers.
@@ -252,7 +252,7 @@ class GatewayServer(ProcessServer):
     name = "gateway"
 
     def _launch(self, folder: Path) -> Daemon:
-        juicefs, meta = binary("juicefs"), f"sqlite3://{folder}/meta.db"
+        juicefs, meta = binary("juicefs"), f"badger://{folder}/meta"
         environment = minimal_environment(folder) | {
             "MINIO_ROOT_USER": self.access_key,
             "MINIO_ROOT_PASSWORD": self.secret_key,

@@ -146,6 +146,9 @@ PAX_DAMAGE = {
     "length under the record": b"4 path=x.riva\n",
     "no length": b"path=x.riva\n",
     "no keyword": record(b"", b"x"),
+    "blank before the keyword": record(b" comment", b"x"),
+    "tab before the keyword": record(b"\tcomment", b"x"),
+    "NUL in the keyword": record(b"com\0ment", b"x"),
     "no equals sign": b"9 nothing\n"[:9] + b"\n",
     "no newline": b"15 path=x.riva ",
     "empty path": record(b"path", b""),
@@ -162,6 +165,36 @@ PAX_DAMAGE = {
 def test_a_malformed_pax_header_is_refused(what: str) -> None:
     text = refusal(pax(body=PAX_DAMAGE[what]) + member(b"x.riva") + END)
     assert "extended header 'PaxHeaders/pax' (header at byte 0 of the tar stream)" in text
+
+
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b" \t "])
+@pytest.mark.parametrize("cuts", [1, None])
+def test_blanks_before_a_pax_keyword_are_refused_since_gnu_tar_skips_them(
+    blanks: bytes, cuts: int | None, tmp_path: Path
+) -> None:
+    renamed = pax((blanks + b"path", b"notes.txt")) + member(b"a.riva") + END
+    assert gnu_tar(renamed, tmp_path / "t").files == {"notes.txt": b"model"}
+    assert "has a keyword that" in refusal(renamed, cuts=cuts)
+    hidden = member(b"x.riva")
+    longer = pax((blanks + b"size", b"%d" % (512 + len(hidden)))) + member(b"notes.txt") + hidden + END
+    assert list(gnu_tar(longer, tmp_path / "t").files) == ["notes.txt"]
+    assert "has a keyword that" in refusal(longer, cuts=cuts)
+    everywhere = pax((blanks + b"path", b"notes.txt"), kind=b"g") + member(b"a.riva") + END
+    assert gnu_tar(everywhere, tmp_path / "t").files == {"notes.txt": b"model"}
+    assert "has a keyword that" in refusal(everywhere, cuts=cuts)
+
+
+@pytest.mark.parametrize("keyword", [b"\npath", b"\rpath", b"path ", b"PATH"])
+def test_other_spellings_of_a_keyword_are_other_keywords(keyword: bytes, tmp_path: Path) -> None:
+    data = pax((keyword, b"notes.txt")) + member(b"x.riva") + END
+    assert same_as_gnu(data, tmp_path / "t") == ONE
+
+
+def test_what_follows_a_nul_in_a_pax_keyword_is_not_read(tmp_path: Path) -> None:
+    data = pax((b"com\0ment", b"c"), (b"path", b"y.riva")) + member(b"x.riva") + END
+    theirs = gnu_tar(data, tmp_path / "t")
+    assert (theirs.code, theirs.files) == (2, ONE)
+    assert "contains a NUL" in refusal(data)
 
 
 @pytest.mark.parametrize("keyword", [b"path", b"size", b"GNU.sparse.map"])

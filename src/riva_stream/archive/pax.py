@@ -135,9 +135,12 @@ class PaxReader(Strict):
         hold(count)
         self.text += text[:count]
         if end >= 0:
+            if self.text.startswith((b" ", b"\t", b"=")) or b"\0" in self.text:
+                # GNU tar skips the blanks and reads the keyword after them; at a NUL it drops the rest of the header.
+                raise self._malformed("has a keyword that is empty, begins with a blank or contains a NUL")
             self.value = bytearray() if self.text.startswith(_NEEDED) else None
             self.step = Step.VALUE
-        if not self.left or self.text == b"=":
+        if not self.left:
             raise self._malformed("is not keyword=value")
         return count
 

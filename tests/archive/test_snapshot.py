@@ -19,7 +19,8 @@ from isal import isal_zlib
 
 from riva_stream.archive import Extractor, InvalidSnapshotError, Limits, MemberData, Snapshot, inflate
 from riva_stream.errors import ArchiveError
-from tests.archive.kit import END, MIB, header, member, pad, pax, tar_of
+from tests.archive.kit import END, MIB, extract, header, member, pad, pax, tar_of
+from tests.archive.test_sparse import FORMS, sparse
 
 RNG = random.Random(13)
 TEXT = b" ".join(b"%d" % number for number in RNG.choices(range(4000), k=400_000))
@@ -257,7 +258,8 @@ def without_a_byte(text: str) -> str:
 @pytest.mark.parametrize(
     "change",
     [
-        {"top__version": 2},
+        {"top__version": 1},
+        {"top__version": 3},
         {"top__more": 1},
         {"place__window": without_a_byte},
         {"place__window": ""},
@@ -283,6 +285,48 @@ def test_what_cannot_be_is_refused(change: dict[str, Any]) -> None:
     Extractor.restore(changed(snapshot.data))
     with pytest.raises(InvalidSnapshotError):
         Extractor.restore(changed(snapshot.data, **change))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("include", [["s.bin"], ["x.riva"]])
+def test_a_snapshot_within_a_sparse_map_keeps_what_the_map_is_checked_against(
+    form: str, include: list[str]
+) -> None:
+    stretches = [(1024 * index, 512) for index in range(60)] + [(61_440, 0)]
+    body = member(b"x.riva") + END
+    sound = sparse(form, b"s.bin", stretches, 61_440, 60 * 512) + body
+    wrong = sparse(form, b"s.bin", stretches, 61_440, 59 * 512) + body
+    outside = sparse(form, b"s.bin", stretches, 61_439, 60 * 512) + body
+    expected = extract(sound, include=include).summary
+    for at in range(100, 5000, 100):
+        assert rest(at_byte(sound, at, include), sound, include=include)[1] == expected
+        for archive, reason in (
+            (wrong, "30720 bytes of data, its header 30208"),
+            (outside, "leaves the 61439"),
+        ):
+            with pytest.raises(ArchiveError, match=reason):
+                rest(at_byte(archive, at, include), archive, include=include)
+
+
+def at_byte(archive: bytes, at: int, include: list[str]) -> bytes:
+    """A snapshot at this byte of a plain tar."""
+    extractor = Extractor(include=include)
+    extractor.push(archive[:at])
+    while not extractor.needs_input:
+        extractor.pull(MIB)
+    snapshot = extractor.snapshot()
+    return snapshot.data if snapshot else at_byte(archive, at + 100, include)
+
+
+@pytest.mark.parametrize("real", [None, 61_439])
+def test_a_sparse_map_without_its_size_or_with_another_is_no_snapshot(real: int | None) -> None:
+    stretches = [(1024 * index, 512) for index in range(60)] + [(61_440, 0)]
+    archive = sparse("pax 1.0", b"s.riva", stretches, 61_440, 60 * 512) + END
+    data = at_byte(archive, 1800, ["*.riva"])
+    assert json.loads(data)["state"]["walk"]["step"] == "new-map"
+    Extractor.restore(data)
+    with pytest.raises(InvalidSnapshotError):
+        Extractor.restore(changed(data, walk__real=real))
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", b"\xff", b"[" * 100_000])

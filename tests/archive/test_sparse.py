@@ -11,7 +11,20 @@ from typing import Any
 import pytest
 
 from riva_stream.archive import Limits
-from tests.archive.kit import END, MIB, OLD_GNU, extract, gnu_tar, header, member, needed, pad, pax, refusal
+from tests.archive.kit import (
+    END,
+    MIB,
+    OLD_GNU,
+    extract,
+    gnu_tar,
+    header,
+    member,
+    needed,
+    pad,
+    pax,
+    refusal,
+    seal,
+)
 
 MAPS = {
     "hole in front": [(8192, 4096)],
@@ -93,13 +106,107 @@ REFUSED = {
 }
 
 
+MOVES_THE_WALK = {"beyond the file", "less data than the map", "more data than the map"}
+"""GNU tar may look for the next header at another place, so these matter even if nobody wants the member."""
+
+
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_map_that_readers_would_take_differently_is_refused_by_name(what: str) -> None:
+def test_a_map_that_readers_would_take_differently_is_refused_by_name(what: str, tmp_path: Path) -> None:
     entries, real, stored, reason = REFUSED[what]
-    text = refusal(sparse_member(entries, real, b"d" * stored) + END)
+    data = sparse_member(entries, real, b"d" * stored) + member(b"x") + END
+    text = refusal(data)
     assert "'s.riva'" in text
     assert reason in text
-    assert extract(sparse_member(entries, real, b"d" * stored) + member(b"x") + END, include=["x"]).files
+    if what in MOVES_THE_WALK:
+        assert refusal(data, include=["x"]) == text
+    else:
+        assert extract(data, include=["x"]).files == {"x": gnu_tar(data, tmp_path / "t").files["x"]}
+
+
+FORMS = ["old gnu", "pax 0.0", "pax 0.1", "pax 1.0"]
+
+
+def sparse(form: str, name: bytes, entries: list[tuple[int, int]], real: int, stored: int) -> bytes:
+    """A sparse member whose header says that ``stored`` bytes of data follow its map; as many whole blocks do."""
+    data = pad(b"d" * stored)
+    if form == "old gnu":
+        first = header(
+            name, stored, b"S", magic=OLD_GNU, gnu=old_gnu(entries[:4], real, more=len(entries) > 4)
+        )
+        return first + more_of_old_gnu(entries[4:]) + data
+    numbers = [b"%d" % number for entry in entries for number in entry]
+    records = [(b"GNU.sparse.realsize", b"%d" % real), (b"GNU.sparse.name", name)]
+    if form == "pax 1.0":
+        text = pad(b"\n".join([b"%d" % len(entries), *numbers, b""]))
+        records += [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")]
+        return pax(*records) + header(b"GNUSparseFile.0/s", max(0, len(text) + stored)) + text + data
+    records.append((b"GNU.sparse.numblocks", b"%d" % len(entries)))
+    if form == "pax 0.1":
+        records.append((b"GNU.sparse.map", b",".join(numbers)))
+    else:
+        keywords = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"] * len(entries)
+        records += zip(keywords, numbers, strict=True)
+    return pax(*records) + header(b"GNUSparseFile.0/s", stored) + data
+
+
+def more_of_old_gnu(entries: list[tuple[int, int]]) -> bytes:
+    blocks = b""
+    while entries:
+        field = b"".join(b"%011o\0%011o\0" % entry for entry in entries[:21])
+        entries = entries[21:]
+        blocks += (field.ljust(504, b"\0") + bytes([bool(entries)])).ljust(512, b"\0")
+    return blocks
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("mapped", "stored"), [(100, 200), (200, 100), (512, 1), (1, 512)])
+@pytest.mark.parametrize("cuts", [1, 317, None])
+def test_a_map_and_a_header_that_end_in_the_same_block_have_the_same_next_header(
+    form: str, mapped: int, stored: int, cuts: int | None, tmp_path: Path
+) -> None:
+    data = sparse(form, b"s.riva", [(0, mapped)], mapped, stored) + member(b"after.riva") + END
+    theirs = gnu_tar(data, tmp_path / "t")
+    assert (theirs.code, set(theirs.files)) == (0, {"s.riva", "after.riva"})
+    assert extract(data, cuts=cuts).files == theirs.files
+    assert extract(data, cuts=cuts, include=["after*"]).files == {"after.riva": b"model"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_map_of_more_than_the_member_has_moves_gnu_tar_past_the_next_header(
+    form: str, tmp_path: Path
+) -> None:
+    hidden = header(b"hidden.riva", 512) + header(b"junk.txt")
+    data = sparse(form, b"s.bin", [(0, 1024)], 1024, 512) + hidden + END
+    assert set(gnu_tar(data, tmp_path / "t").files) == {"s.bin", "junk.txt"}
+    for include in (["*.riva"], ["s.bin"]):
+        for cuts in (1, None):
+            text = refusal(data, include=include, cuts=cuts)
+            assert "'s.bin'" in text
+            assert "its sparse map has 1024 bytes of data, its header 512" in text
+
+
+@pytest.mark.parametrize("include", [["s.bin"], ["x.riva"]])
+def test_a_member_shorter_than_the_map_in_front_of_its_data_is_refused(include: list[str]) -> None:
+    data = sparse("pax 1.0", b"s.bin", [(2048, 0)], 2048, -412) + member(b"x.riva") + END
+    assert "its sparse map is 412 bytes longer than the member" in refusal(data, include=include)
+
+
+@pytest.mark.parametrize("text", [b"x\n", b"1\n-1\n512\n", b"1\n0\n5x\n", b"2" * 512])
+def test_a_malformed_map_in_front_of_data_that_nobody_wants_is_refused(text: bytes) -> None:
+    refused_map = refusal(member(b"x.riva") + version_1_0(text, b"d" * 512, 2048), include=["x.riva"])
+    assert "sparse" in refused_map
+    assert "'s.riva'" in refused_map
+
+
+def test_pax_sparse_records_before_a_header_that_gnu_tar_takes_for_stars(tmp_path: Path) -> None:
+    records = pax(
+        (b"GNU.sparse.size", b"2048"), (b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", b"0,512")
+    )
+    head = bytearray(header(b"s.bin", 512))
+    head[476:500] = b"00000000000 " * 2
+    data = records + seal(bytes(head)) + pad(b"d" * 512) + member(b"x.riva") + END
+    assert "x.riva" not in gnu_tar(data, tmp_path / "t").files  # it reads 2048 bytes
+    assert "not a regular pax member" in refusal(data)
 
 
 def test_a_damaged_old_map_is_refused() -> None:

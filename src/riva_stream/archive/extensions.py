@@ -8,7 +8,7 @@ from typing import NamedTuple
 from riva_stream.archive.pax import Pax, PaxReader, parse_global, parse_pax
 from riva_stream.archive.snapshot import Buffer, Bytes, Count, Name, Strict, require
 from riva_stream.archive.sparse import Segment, old_gnu_head, pax_sparse
-from riva_stream.archive.tar import BLOCK, Header
+from riva_stream.archive.tar import BLOCK, Header, is_star
 from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 from riva_stream.naming import raise_option
@@ -161,7 +161,7 @@ class Extensions(Strict):
         self.kept = 0
         self.long_name = self.long_link = self.pax = None
         if pax.sparse:
-            if not header.ustar or header.typeflag not in {b"0", b"\0"}:
+            if not header.ustar or is_star(block) or header.typeflag not in {b"0", b"\0"}:
                 raise ArchiveError(
                     f"{place} is sparse, but not a regular pax member", fault=ArchiveFault.MALFORMED
                 )

@@ -88,7 +88,7 @@ class _State(Strict):
 
 @dataclass(eq=False, slots=True)
 class _Document(Strict):
-    version: Literal[1]
+    version: Literal[2]
     state: _State
     found: Found
 
@@ -304,7 +304,7 @@ class Extractor:
         self._outgrown = len(found) > _MOST_SNAPSHOT - MOST_STATE - _FRAME
         if self._outgrown or len(written) > MOST_STATE:
             return None
-        return self._described(b'{"version":1,"state":' + written + b',"found":' + found + b"}", state)
+        return self._described(b'{"version":2,"state":' + written + b',"found":' + found + b"}", state)
 
     def _described(self, data: bytes, state: _State) -> Snapshot:
         return Snapshot(

@@ -24,6 +24,7 @@ __all__ = [
     "SparseInfo",
     "check_count",
     "check_map",
+    "check_stored",
     "old_gnu_entries",
     "old_gnu_head",
     "pax_sparse",
@@ -177,11 +178,34 @@ def _segments(numbers: list[bytes], place: str) -> list[Segment]:
     return [Segment(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
 
 
-def check_map(segments: list[Segment], size: int, stored: int, place: str) -> list[Segment]:
-    """Check a map against the real size and the bytes stored for it, and return the segments that hold data.
+def check_stored(segments: list[Segment], size: int, stored: int, place: str) -> None:
+    """Check the map of any member, wanted or not, against the real size and the bytes stored for it.
+
+    GNU tar extracts every member, and looks for the next header after the blocks that the map needs.
 
     Raises:
-        ArchiveError: segments that overlap, run backwards, leave the file, end early, or do not add up to ``stored``.
+        ArchiveError: they are not the ``stored`` bytes, or GNU tar might stop within the map.
+    """
+    if stored < 0:
+        raise ArchiveError(
+            f"{place}: its sparse map is {-stored} bytes longer than the member", fault=ArchiveFault.MALFORMED
+        )
+    if any(segment.offset + segment.length > size for segment in segments):
+        raise ArchiveError(
+            f"{place}: its sparse map leaves the {size} bytes of the file", fault=ArchiveFault.AMBIGUOUS
+        )
+    if sum(_in_blocks(segment.length) for segment in segments) != _in_blocks(stored):
+        raise ArchiveError(
+            f"{place}: its sparse map has {sum(segment.length for segment in segments)} bytes of data, its header {stored}",
+            fault=ArchiveFault.MALFORMED,
+        )
+
+
+def check_map(segments: list[Segment], size: int, place: str) -> list[Segment]:
+    """Check the map of a wanted member, after :func:`check_stored`, and return the segments that hold data.
+
+    Raises:
+        ArchiveError: segments that overlap, run backwards, end early, or that readers would look for at different places.
     """
     at = packed = 0
     data = []
@@ -191,10 +215,9 @@ def check_map(segments: list[Segment], size: int, stored: int, place: str) -> li
                 f"{place}: a stretch of its sparse map inside the file is not a multiple of 512 bytes",
                 fault=ArchiveFault.AMBIGUOUS,
             )
-        if segment.offset < at or segment.offset + segment.length > size:
+        if segment.offset < at:
             raise ArchiveError(
-                f"{place}: its sparse map is out of order, overlaps, or leaves the {size} bytes of the file",
-                fault=ArchiveFault.AMBIGUOUS,
+                f"{place}: its sparse map is out of order or overlaps", fault=ArchiveFault.AMBIGUOUS
             )
         at = segment.offset + segment.length
         packed += segment.length
@@ -205,12 +228,11 @@ def check_map(segments: list[Segment], size: int, stored: int, place: str) -> li
             f"{place}: its sparse map ends at byte {at} of {size}; GNU tar would cut the file there",
             fault=ArchiveFault.AMBIGUOUS,
         )
-    if packed + -packed % 512 != stored + -stored % 512:
-        raise ArchiveError(
-            f"{place}: its sparse map has {packed} bytes of data, its header {stored}",
-            fault=ArchiveFault.MALFORMED,
-        )
     return data
+
+
+def _in_blocks(count: int) -> int:
+    return count + -count % 512
 
 
 def check_count(count: int, limit: int, place: str) -> None:

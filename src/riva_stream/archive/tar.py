@@ -17,7 +17,17 @@ from riva_stream.archive.snapshot import Bytes, Count, Name, Strict
 from riva_stream.archive.text import decode, show
 from riva_stream.errors import ArchiveError, ArchiveFault
 
-__all__ = ["BLOCK", "Entry", "Header", "Kind", "Sink", "begins_tar", "looks_like_tar", "parse_header"]
+__all__ = [
+    "BLOCK",
+    "Entry",
+    "Header",
+    "Kind",
+    "Sink",
+    "begins_tar",
+    "is_star",
+    "looks_like_tar",
+    "parse_header",
+]
 
 BLOCK = 512
 """Bytes of a tar block: a header is one block, and data is padded to whole blocks."""
@@ -44,6 +54,7 @@ _KINDS: dict[bytes, Kind] = {
     b"V": "volume label",
 }
 _FILES = frozenset((b"0", b"\0", b"7", b"S"))
+_OCTAL_DIGITS = frozenset(b"%d" % digit for digit in range(8))
 _WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
 """GNU tar -x and Python look for the next header right after these, whatever their size field says."""
 
@@ -142,6 +153,12 @@ def looks_like_tar(block: bytes) -> bool:
         return parse_header(bytes(block[:BLOCK]), 0) is not None
     except ArchiveError:
         return False
+
+
+def is_star(block: bytes) -> bool:
+    """Whether GNU tar takes a ustar header for one of star, in which it reads no pax sparse map (``decode_header``)."""
+    times = block[476:488], block[488:500]
+    return block[475] == 0 and all(time[:1] in _OCTAL_DIGITS and time[11:] == b" " for time in times)
 
 
 def begins_tar(head: bytes) -> bool:

@@ -9,7 +9,14 @@ from typing import Annotated
 
 from riva_stream.archive.extensions import Described, Extensions, entry_label
 from riva_stream.archive.snapshot import BOUNDED, Buffer, Count, Name, Strict, require
-from riva_stream.archive.sparse import MapReader, Segment, check_count, check_map, old_gnu_entries
+from riva_stream.archive.sparse import (
+    MapReader,
+    Segment,
+    check_count,
+    check_map,
+    check_stored,
+    old_gnu_entries,
+)
 from riva_stream.archive.tar import (
     BLOCK,
     Entry,
@@ -58,6 +65,8 @@ class WalkState(Strict):
     entry: Entry | None = None
     """The entry whose data is wanted."""
     stored: Count = 0
+    real: Count | None = None
+    """Size of a sparse file, wanted or not: its map is checked against it."""
     segments: Annotated[deque[Segment], BOUNDED] = field(default_factory=deque)
     map: Annotated[list[Segment], BOUNDED] = field(default_factory=list)
     map_1_0: MapReader | None = None
@@ -81,6 +90,10 @@ class WalkState(Strict):
         self.extensions.limit = header_bytes
         self.extensions.check(reading=step is Step.EXTENSION)
         require(entry is None or entry.kind == "file", "the open entry")
+        require(self.real is None or entry is None or self.real == entry.size, "the size of a sparse file")
+        require(
+            self.real is not None or step not in {Step.OLD_MAP, Step.NEW_MAP}, "the size of a sparse file"
+        )
         require((self.map_1_0 is not None) == (step is Step.NEW_MAP), "the sparse map")
         if self.map_1_0 is not None:
             self.map_1_0.check(header_bytes)
@@ -206,7 +219,7 @@ class Walk:
             self.state.hole = self.state.entry.size - self.state.written
         else:
             self._sink.end()
-            self._to_skip(-self.state.stored % BLOCK)
+            self._to_skip(-self.state.at % BLOCK)
 
     def _on_skip(self) -> int:
         count = len(self._advance(self.state.skip))
@@ -271,24 +284,27 @@ class Walk:
 
     def _begin_data(self, described: Described, place: str) -> None:
         self.state.place = place
+        self.state.real = described.real if described.sparse else None
         self.state.written = self.state.hole = self.state.data = 0
         self.state.segments.clear()
         if described.more:
             self.state.map = described.segments or []
             self.state.step = Step.OLD_MAP
-        elif self.state.entry is not None and described.segments is None:
+        elif described.segments is None:
             self.state.map_1_0 = MapReader(self._header_bytes, place)
             self.state.step = Step.NEW_MAP
         else:
-            self._use_map(described.segments or [], self.state.stored)
+            self._use_map(described.segments, self.state.stored)
 
     # -- sparse maps ---------------------------------------------------------------------------------------------
 
     def _use_map(self, segments: list[Segment], stored: int) -> None:
+        if self.state.real is not None:
+            check_stored(segments, self.state.real, stored, self.state.place)
         if self.state.entry is None:
-            self._to_skip(self.state.stored + -self.state.stored % BLOCK)
+            self._to_skip(stored + -stored % BLOCK)
             return
-        self.state.segments.extend(check_map(segments, self.state.entry.size, stored, self.state.place))
+        self.state.segments.extend(check_map(segments, self.state.entry.size, self.state.place))
         self.state.step = Step.DATA
         self._next_segment()
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 from isal import isal_zlib
 
 from riva_stream.archive import Extractor, Limits
 from riva_stream.errors import ArchiveError
-from tests.archive.kit import END, MIB, extract, header, long_name, member, pax, refusal, tar_of
+from tests.archive.kit import (
+    END,
+    MIB,
+    OLD_GNU,
+    extract,
+    gnu_tar,
+    header,
+    long_name,
+    member,
+    pax,
+    refusal,
+    tar_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +119,50 @@ def test_a_repeated_name_is_refused() -> None:
         member(b"x.riva") * 2 + END
     )
     assert extract(member(b"x.txt") * 2 + member(b"x.riva") + END).files == {"x.riva": b"model"}
+
+
+REPLACING = {
+    "a directory": header(b"m/x.riva/", kind=b"5"),
+    "a GNU dump directory": header(b"m/x.riva", kind=b"D", magic=OLD_GNU),
+    "a v7 directory": header(b"m/x.riva/", magic=b""),
+    "a directory in another spelling": header(b"/.//m/./x.riva/", kind=b"5"),
+    "a file in another spelling": member(b".//m/x.riva", b"other"),
+    "a symbolic link in another spelling": header(b".//m/x.riva", kind=b"2", link=b"elsewhere"),
+}
+
+
+@pytest.mark.parametrize("what", REPLACING)
+def test_what_does_not_match_but_would_replace_a_model_is_refused(what: str, tmp_path: Path) -> None:
+    data = member(b"m/x.riva") + REPLACING[what] + END
+    assert gnu_tar(data, tmp_path / "t").files != {"m/x.riva": b"model"}
+    text = refusal(data, include=["m/*.riva"])
+    assert "with the path of the model 'm/x.riva'" in text
+
+
+@pytest.mark.parametrize(
+    "other", [header(b"x.riva/", kind=b"5"), header(b"m/", kind=b"5"), header(b"m/m/x.riva", kind=b"5")]
+)
+def test_directories_beside_a_model_of_their_name_or_around_it_are_skipped(
+    other: bytes, tmp_path: Path
+) -> None:
+    data = member(b"m/x.riva") + other + END
+    assert extract(data).files == {"m/x.riva": b"model"} == gnu_tar(data, tmp_path / "t").files
+    replaced = header(b"m/x.riva", kind=b"5") + member(b"m/x.riva") + END
+    assert extract(replaced).files == {"m/x.riva": b"model"} == gnu_tar(replaced, tmp_path / "t").files
+
+
+def test_a_restored_extractor_refuses_what_would_replace_a_model() -> None:
+    data = member(b"x.riva") + header(b"x.riva", kind=b"5") + END
+    extractor = Extractor()
+    extractor.push(data[:1024])
+    while not extractor.needs_input:
+        extractor.pull(MIB)
+    snapshot = extractor.snapshot()
+    assert snapshot is not None
+    restored, _ = Extractor.restore(snapshot.data)
+    restored.push(data[1024:])
+    with pytest.raises(ArchiveError, match="with the path of the model"):
+        restored.pull(MIB)
 
 
 @pytest.mark.parametrize("other", [b"./x.riva", b"a/x.riva", b"b//x.riva"])

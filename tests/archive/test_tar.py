@@ -31,6 +31,7 @@ from tests.archive.kit import (
     refused,
     tar_of,
 )
+from tests.archive.test_sparse import old_gnu
 
 LONG = "d" * 90 + "/" + "e" * 90 + "/" + "f" * 200 + ".riva"
 ALL = ("*",)
@@ -321,6 +322,39 @@ def test_a_file_named_like_a_directory_is_refused_when_it_has_data(tmp_path: Pat
     data = member(b"folder/") + member(b"x.riva") + END
     assert "directory's name" in refusal(data)
     assert gnu_tar(data, tmp_path / "t").code == 2
+
+
+@pytest.mark.parametrize("kind", [b"Z", b"A", b"S", b"pax"])
+@pytest.mark.parametrize("name", [b"x.riva/", b"x.riva//"])
+@pytest.mark.parametrize("data", [b"", b"model"])
+def test_a_slash_after_the_name_makes_a_directory_of_regular_files_only(
+    kind: bytes, name: bytes, data: bytes, tmp_path: Path
+) -> None:
+    size = len(data)
+    tar = {
+        b"S": header(name, size, b"S", magic=OLD_GNU, gnu=old_gnu([(0, size), (1024, 0)], 1024)),
+        b"pax": pax(
+            (b"path", name),
+            (b"GNU.sparse.size", b"1024"),
+            (b"GNU.sparse.numblocks", b"2"),
+            (b"GNU.sparse.map", b"0,%d,1024,0" % size),
+        )
+        + header(b"s", size),
+    }.get(kind, header(name, size, kind))
+    whole = member(b"last.riva") + tar + pad(data) + END
+    files = gnu_tar(whole, tmp_path / "t").files
+    assert set(files) == {"last.riva", "x.riva"}
+    if not files["x.riva"].strip(b"\0"):
+        assert "member 'x.riva' is empty" in refusal(whole)
+    else:
+        assert extract(whole).files == files
+    assert extract(whole, include=["last*"]).files == {"last.riva": b"model"}
+
+
+def test_a_slash_after_the_name_of_a_link_is_no_part_of_it(tmp_path: Path) -> None:
+    data = member(b"m/x.riva") + header(b"m/x.riva/", kind=b"2", link=b"elsewhere") + END
+    assert gnu_tar(data, tmp_path / "t").files == {}
+    assert "'m/x.riva' (header at byte 1024 of the tar stream) is a symbolic link" in refusal(data)
 
 
 @pytest.mark.parametrize("kind", [b"D", b"V"])

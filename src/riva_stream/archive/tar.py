@@ -53,7 +53,8 @@ _KINDS: dict[bytes, Kind] = {
     b"D": "directory",
     b"V": "volume label",
 }
-_FILES = frozenset((b"0", b"\0", b"7", b"S"))
+_REGULAR = frozenset((b"0", b"\0", b"7"))
+_FILES = _REGULAR | {b"S"}
 _OCTAL_DIGITS = frozenset(b"%d" % digit for digit in range(8))
 _WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
 """GNU tar -x and Python look for the next header right after these, whatever their size field says."""
@@ -77,7 +78,7 @@ class Entry(Strict):
     """One entry of the archive, with its extended headers applied."""
 
     name: Name
-    """UTF-8; invalid bytes are kept as lone surrogates (PEP 383)."""
+    """UTF-8; invalid bytes are kept as lone surrogates (PEP 383). Only a directory's may end in a slash."""
     kind: Kind
     size: Count
     """Bytes of the file as extracted; 0 for entries without data."""
@@ -166,11 +167,12 @@ def begins_tar(head: bytes) -> bool:
     return looks_like_tar(head) or head[257:262] == b"ustar"
 
 
-def kind_of(header: Header, name: bytes) -> Kind:
-    """How GNU tar treats the entry: a file whose name ends in a slash is a directory (v7, BSD)."""
+def kind_of(header: Header, name: bytes, *, sparse: bool) -> Kind:
+    """How GNU tar treats the entry: a regular file whose name ends in a slash is a directory (v7, BSD)."""
     if header.typeflag in _KINDS:
         return _KINDS[header.typeflag]
-    return "directory" if name.endswith(b"/") else "file"
+    regular = header.typeflag in _REGULAR and not sparse
+    return "directory" if regular and name.endswith(b"/") else "file"
 
 
 def stored_size(header: Header, size: int) -> int:

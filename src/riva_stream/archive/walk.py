@@ -264,8 +264,8 @@ class Walk:
 
     def _on_member(self, block: bytes, header: Header, at: int) -> None:
         described = self.state.extensions.apply(block, header, at)
-        self.state.name = decode(described.name)
-        kind = kind_of(header, described.name)
+        kind = kind_of(header, described.name, sparse=described.sparse)
+        self.state.name = decode(described.name if kind == "directory" else described.name.rstrip(b"/"))
         self.state.stored = stored_size(header, described.stored)
         place = entry_label(self.state.name, at)
         if kind == "directory" and self.state.stored and header.typeflag != b"D":

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import random
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from riva_stream.archive import Limits
+from riva_stream.archive.pax import Pax
+from riva_stream.archive.sparse import pax_sparse
+from riva_stream.errors import ArchiveError
 from tests.archive.kit import (
     END,
     MIB,
@@ -254,6 +258,64 @@ PAX_MAPS = {
         (b"GNU.sparse.map", b"0,x"),
     ],
 }
+
+
+SIZE, TWO = (b"GNU.sparse.size", b"1024"), (b"GNU.sparse.numblocks", b"2")
+MAP = (b"GNU.sparse.map", b"0,512,1024,0")
+PAIRS = [
+    (b"GNU.sparse.offset", b"0"),
+    (b"GNU.sparse.numbytes", b"512"),
+    (b"GNU.sparse.offset", b"1024"),
+    (b"GNU.sparse.numbytes", b"0"),
+]
+ONE_ZERO = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")]
+OUT_OF_ORDER = {
+    "map before its length": [SIZE, MAP, TWO],
+    "map before its second length": [SIZE, TWO, MAP, TWO],
+    "pairs before their length": [SIZE, *PAIRS, TWO],
+    "map, then pairs": [SIZE, TWO, MAP, *PAIRS],
+    "pairs, then map": [SIZE, TWO, *PAIRS, MAP],
+    "pairs around the length": [SIZE, *PAIRS[:2], TWO, *PAIRS[2:]],
+    "lengths before offsets": [SIZE, TWO, PAIRS[1], PAIRS[0], PAIRS[3], PAIRS[2]],
+    "an offset without a length": [SIZE, TWO, *PAIRS[:3]],
+    "a map of 0.1 and one of 1.0": [SIZE, TWO, MAP, *ONE_ZERO],
+    "pairs and a map of 1.0": [SIZE, *ONE_ZERO, TWO, *PAIRS],
+    "two real sizes": [SIZE, (b"GNU.sparse.realsize", b"512"), TWO, MAP],
+}
+
+
+@pytest.mark.parametrize("what", OUT_OF_ORDER)
+@pytest.mark.parametrize("include", ["s.riva", "x.riva"])
+def test_pax_sparse_records_out_of_order_or_mixed_are_refused(what: str, include: str) -> None:
+    text = pad(b"2\n0\n512\n1024\n0\n") if "1.0" in what else b""
+    data = pax(*OUT_OF_ORDER[what]) + member(b"s.riva", text + b"d" * 512) + member(b"x.riva") + END
+    assert "'s.riva'" in refusal(data, include=[include])
+
+
+@pytest.mark.parametrize("records", [[], [(b"GNU.sparse.map", b"")]])
+@pytest.mark.parametrize("include", ["s.riva", "x.riva"])
+def test_an_empty_map_is_refused_since_gnu_tar_reads_the_real_size_instead(
+    records: list[tuple[bytes, bytes]], include: str, tmp_path: Path
+) -> None:
+    records = [(b"GNU.sparse.size", b"512"), (b"GNU.sparse.numblocks", b"0"), *records]
+    data = pax(*records) + header(b"s.riva", 0) + member(b"x.riva", b"m" * 512) + END
+    assert gnu_tar(data, tmp_path / "t").files["s.riva"] == header(b"x.riva", 512)
+    assert "its sparse map is empty" in refusal(data, include=[include])
+
+
+@pytest.mark.parametrize("numbers", [349_000, 87_380])
+def test_numbers_of_a_map_are_counted_before_they_are_held(numbers: int) -> None:
+    value = b",".join([b"12"] * numbers)
+    records = ((b"realsize", b"512"), (b"numblocks", b"%d" % (numbers // 2)), (b"map", value))
+    limit = len(value) if numbers > 100_000 else len(value) * 2
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match="entries; at most"):
+            pax_sparse(Pax(sparse=records), limit, "the member")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
 
 
 @pytest.mark.parametrize("what", PAX_MAPS)

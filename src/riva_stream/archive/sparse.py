@@ -9,7 +9,6 @@ result only if every segment but the last is a multiple of 512 bytes, and maps f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple
 
 from riva_stream.archive.numbers import number
@@ -32,6 +31,8 @@ __all__ = [
 
 _ENTRY = 24
 """Bytes of one old GNU map entry, and what each map entry counts against ``Limits.header_bytes``."""
+_MAP_RECORDS = frozenset((b"numblocks", b"map", b"offset", b"numbytes"))
+"""Records of the maps of versions 0.0 and 0.1."""
 
 
 class Segment(NamedTuple):
@@ -81,35 +82,52 @@ def pax_sparse(pax: Pax, limit: int, place: str) -> SparseInfo:
         ArchiveError: they match none of the three versions, or the map has more entries than ``limit`` bytes allow.
     """
     single = dict(pax.sparse)
-    size_text = single.get(b"realsize", single.get(b"size"))
-    if size_text is None:
-        raise ArchiveError(f"{place}: sparse, but without its real size", fault=ArchiveFault.MALFORMED)
-    size = decimal(size_text, "GNU.sparse.realsize", place)
+    sizes = {value for key, value in pax.sparse if key in {b"realsize", b"size"}}
+    if len(sizes) != 1:
+        raise ArchiveError(
+            f"{place}: sparse, but {'with two real sizes' if sizes else 'without its real size'}",
+            fault=ArchiveFault.MALFORMED,
+        )
+    size = decimal(sizes.pop(), "GNU.sparse.realsize", place)
     name = single.get(b"name")
+    records = [key for key, _ in pax.sparse if key in _MAP_RECORDS]
     if b"major" in single:
         if (single[b"major"], single.get(b"minor")) != (b"1", b"0"):
             raise ArchiveError(
                 f"{place}: an unknown sparse format ({single[b'major'][:20]!r})",
                 fault=ArchiveFault.UNSUPPORTED,
             )
+        if records:
+            raise ArchiveError(
+                f"{place}: it has a sparse map in its header and one in front of its data",
+                fault=ArchiveFault.AMBIGUOUS,
+            )
         return SparseInfo(name, size, None)
-    if b"map" in single:
-        numbers = single[b"map"].split(b",") if single[b"map"] else []
+    if records == [b"numblocks", b"map"]:
+        found = single[b"map"].count(b",") + 1
+    elif records == [b"numblocks", *[b"offset", b"numbytes"] * (len(records) // 2)]:
+        found = len(records) - 1
     else:
-        pairs = [(key, value) for key, value in pax.sparse if key in {b"offset", b"numbytes"}]
-        for before, key in pairwise([b"numbytes", *(key for key, _ in pairs)]):
-            if key == before:
-                raise ArchiveError(
-                    f"{place}: its sparse map has two {key.decode()} in a row", fault=ArchiveFault.MALFORMED
-                )
-        numbers = [value for _, value in pairs]
-    count = decimal(single.get(b"numblocks", b""), "GNU.sparse.numblocks", place)
-    if len(numbers) != 2 * count:
         raise ArchiveError(
-            f"{place}: its sparse map has {len(numbers)} numbers, not 2 x {count}",
+            f"{place}: the records of its sparse map are incomplete, mixed or out of order",
             fault=ArchiveFault.MALFORMED,
         )
-    check_count(count, limit, place)
+    count = decimal(single[b"numblocks"], "GNU.sparse.numblocks", place)
+    if not count:
+        raise ArchiveError(
+            f"{place}: its sparse map is empty, so GNU tar takes it for a file of {size} bytes without holes",
+            fault=ArchiveFault.AMBIGUOUS,
+        )
+    if found != 2 * count:
+        raise ArchiveError(
+            f"{place}: its sparse map has {found} numbers, not 2 x {count}",
+            fault=ArchiveFault.MALFORMED,
+        )
+    check_count(count, limit, place)  # before there is an object for each number
+    if b"map" in single:
+        numbers = single[b"map"].split(b",")
+    else:
+        numbers = [value for key, value in pax.sparse if key in {b"offset", b"numbytes"}]
     return SparseInfo(name, size, _segments(numbers, place))
 
 

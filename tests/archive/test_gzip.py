@@ -148,12 +148,13 @@ def test_a_cut_names_the_part_that_is_cut() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"x", b"\x1f", b"\x1fx", b"garbage", b"PK\3\4" + bytes(100)])
-@pytest.mark.parametrize("cuts", [1, None])
+@pytest.mark.parametrize("cuts", [1, 2, 3, None])
 def test_garbage_after_the_end_is_refused(garbage: bytes, cuts: int | None) -> None:
     data = gz(TAR)
     text = refusal(data + garbage, cuts=cuts)
     assert "garbage" in text or "cut" in text
     assert str(len(data)) in text
+    assert text == refusal(data + garbage)
 
 
 def test_garbage_after_padding_is_refused() -> None:

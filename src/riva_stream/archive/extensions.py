@@ -113,7 +113,7 @@ class Extensions(Strict):
         self.kept += count
         if self.kept > self.limit:
             raise ArchiveError(
-                f"{self.place}: {self.kept} bytes of extended headers in a row; at most {self.limit} are read",
+                f"{self.place}: too many bytes of extended headers in a row; at most {self.limit} are read",
                 hint=raise_option("max_header_bytes"),
                 fault=ArchiveFault.LIMIT,
             )

@@ -25,9 +25,10 @@ def read_header(source: Decoder, place: str, *, first: bool) -> Generator[Block,
     """
 
     def look(kept: bytearray) -> None:
-        if not _MAGIC.startswith(kept[:2]):
+        wrong = next((pair for pair in zip(kept, _MAGIC, strict=False) if pair[0] != pair[1]), None)
+        if wrong is not None:  # however much has arrived after it
             what = "not a gzip member" if first else "garbage after the end of the gzip data"
-            raise ArchiveError(f"{place}: {what}: it begins with {bytes(kept[:4])!r}")
+            raise ArchiveError(f"{place}: {what}: it has a byte {wrong[0]:#04x} instead of {wrong[1]:#04x}")
 
     fixed = yield from source.exactly(10, look)
     method, flags = fixed[2:4]

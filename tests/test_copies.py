@@ -283,6 +283,47 @@ async def test_etags_that_a_bucket_encrypts_into_something_else_prove_nothing() 
         await stage(asked(model, upload_check="md5", source_copy="store"), store=store)
 
 
+@pytest.mark.parametrize("code", ["InvalidRequest", "BadDigest", "XAmzContentChecksumMismatch"])
+async def test_copies_of_which_no_whole_may_be_told_are_sent(code: str) -> None:
+    """A store that refuses every checksum refuses a wrong one, too: each commit failed once the old marker was gone."""
+
+    class Strict(Watched):
+        async def copy_part(self, bucket: str, key: str, upload_id: str, *args: Any) -> CopiedPart:
+            copied.add(upload_id)
+            return await super().copy_part(bucket, key, upload_id, *args)
+
+        async def complete_upload(
+            self, bucket: str, key: str, upload_id: str, *args: Any, **given: Any
+        ) -> Any:
+            if upload_id in copied and given["crc64nvme"]:
+                raise refusal("CompleteMultipartUpload", bucket, key, code, 400)
+            return await super().complete_upload(bucket, key, upload_id, *args, **given)
+
+    copied: set[str] = set()
+    store, model = Strict(is_aws=False), made("tar")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model), store=store)
+    assert_staged(store, model)
+    assert store.validation()["source_copy"] == "sent"
+
+
+async def test_one_refusal_does_not_show_that_the_checksum_of_a_whole_is_checked() -> None:
+    class Refusing(Watched):
+        refused = False
+
+        async def complete_upload(self, bucket: str, key: str, *args: Any, **given: Any) -> Any:
+            if given["crc64nvme"] and not self.refused:
+                self.refused = True
+                raise refusal("CompleteMultipartUpload", bucket, key, "AccessDenied", 403)
+            return await super().complete_upload(bucket, key, *args, **given)
+
+    store, model = Refusing(is_aws=False, checks_whole=False), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    await stage(asked(model), store=store)
+    assert store.refused
+    assert store.validation()["source_copy"] == "sent"
+
+
 async def test_one_refusal_does_not_show_that_copies_are_conditional() -> None:
     class Refusing(Watched):
         refused = False

@@ -115,7 +115,9 @@ class Held(Watched):
     """The journal of the second staging is written again whenever somebody has looked at it."""
 
     refusals = 0
-    """So many of the next looks at it are refused."""
+    """So many of the next times that it is read are refused,"""
+    head_refusals = 0
+    """and of the next looks at it."""
     is_live = False
     beat = 1
 
@@ -131,19 +133,24 @@ class Held(Watched):
         return await super().get(bucket, key, **given)
 
     async def head(self, bucket: str, key: str, **given: Any) -> Any:
+        if key == JOURNAL and self.head_refusals:
+            self.head_refusals -= 1
+            raise refusal("HeadObject", bucket, key, "403", 403)
         if key == JOURNAL and self.is_live:
             await self.beats()
         return await super().head(bucket, key, **given)
 
 
-@pytest.mark.parametrize("refusals", [0, 1])
+@pytest.mark.parametrize(("refusals", "head_refusals"), [(0, 0), (1, 0), (0, 1)])
 @pytest.mark.parametrize("is_promoted", [False, True])
-async def test_what_a_live_run_holds_nothing_is_replaced_from(refusals: int, is_promoted: bool) -> None:
+async def test_what_a_live_run_holds_nothing_is_replaced_from(
+    refusals: int, head_refusals: int, is_promoted: bool
+) -> None:
     store = Held()
     await two_stagings(store)
     await store.beats()
     before = at(store, FIRST)
-    store.refusals = refusals
+    store.refusals, store.head_refusals = refusals, head_refusals
     if is_promoted:
         request = PromoteRequest(source=f"s3://staging/{SECOND}", to=(f"s3://staging/{FIRST}",), force=True)
         assert (await promote(request, store=store)).exit_code == 75

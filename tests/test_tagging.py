@@ -12,6 +12,7 @@ import pytest
 from riva_stream import AccessDeniedError, StageReport, TransientError, stage
 from riva_stream.errors import Where
 from riva_stream.s3 import S3Store
+from riva_stream.s3.errors import refusal
 from riva_stream.s3.port import NO_TAGS
 from riva_stream.sizes import MIB
 from tests.copying import Watched, asked, made
@@ -140,7 +141,7 @@ async def test_a_store_without_tags_is_one_warning(place: Place) -> None:
 
 async def test_a_dry_run_finds_out_that_the_right_is_missing(place: Place) -> None:
     place.source()
-    rule = Rule("CreateMultipartUpload", occurrence="first", fault=Refuse("AccessDenied"))
+    rule = Rule("CreateMultipartUpload", occurrence=range(1, 4), fault=Refuse("AccessDenied"))
     report, _ = await staged(place, [rule], dry_run=True)
     assert "tags" in [warning.code for warning in report.warnings]
     place.assert_nothing_left()
@@ -238,3 +239,24 @@ async def test_an_upload_of_an_earlier_run_with_the_same_id_is_tagged_too() -> N
         )
         assert found is not None
         assert found.tags == report.artifact.deployment.tags
+
+
+async def test_one_refusal_does_not_cost_the_tags() -> None:
+    """They were given up for all objects, with the warning that the right is missing."""
+
+    class Refusing(Watched):
+        refused = False
+
+        async def create_upload(self, bucket: str, key: str, **given: Any) -> str:
+            if given["tags"] and not self.refused:
+                self.refused = True
+                raise refusal("CreateMultipartUpload", bucket, key, "AccessDenied", 403)
+            return await super().create_upload(bucket, key, **given)
+
+    store, model = Refusing(), made("tar.gz")
+    await store.put_source(model.key, model.data)
+    report = await stage(asked(model).model_copy(update={"tag": True}), store=store)
+    assert store.refused
+    assert "tags" not in {warning.code for warning in report.warnings}
+    for key in store.keys("staging", "prod/"):
+        assert await store.get_tags("staging", key)

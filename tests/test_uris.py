@@ -199,6 +199,12 @@ def test_lifecycle_rules_are_a_buckets(uri: str, tmp_path: Path) -> None:
             "s3.cn-north-1.amazonaws.com.cn",
             "S3.AP-SOUTHEAST-10.amazonaws.com",
         ),
+        *(
+            "s3-fips.aws-global.amazonaws.com",
+            "s3.dualstack.aws-global.amazonaws.com",
+            "s3.us-east-1-fips.amazonaws.com",
+        ),
+        *("x.mrap.accesspoint.s3-global.amazonaws.com", "x.mrap.accesspoint.s3-global.vpce.amazonaws.com"),
         "models-111122223333.s3-accesspoint.us-east-1.amazonaws.com",
         *(
             "bucket.vpce-1a2b-3c4d.s3.us-east-1.vpce.amazonaws.com",

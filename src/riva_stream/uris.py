@@ -35,8 +35,8 @@ _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
 # Before it: a bucket, an access point, or an interface endpoint. Other services' names, behind which any store may be
 # (EC2, load balancers, API Gateway), have the same ending. (AWS General Reference, "Amazon S3 endpoints and quotas".)
 _S3_HOST = re.compile(
-    r"(.+\.)?s3(-fips|-accelerate|-accesspoint|-accesspoint-fips|-external-1)?(\.dualstack)?"
-    r"([.-][a-z]{2,}(-[a-z]+)+-\d+)?(\.vpce)?\.amazonaws\.com(\.cn)?"
+    r"(.+\.)?s3(-fips|-accelerate|-accesspoint|-accesspoint-fips|-external-1|-global)?(\.dualstack)?"
+    r"([.-](aws-global|[a-z]{2,}(-[a-z]+)+-\d+(-fips)?))?(\.vpce)?\.amazonaws\.com(\.cn)?"
 )
 _ACCOUNT = re.compile(r"\d{12}")
 _PARTITION = re.compile(r"aws(-[a-z]+)*")

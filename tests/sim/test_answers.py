@@ -19,6 +19,7 @@ from tests.sim.exhaustive import Cell, prepared
 from tests.sim.network import Request
 from tests.sim.scenarios import BUCKET, asked, collection, promoted
 from tests.sim.schedules import Plain, Strike
+from tests.sim.sources import SOURCE_BUCKET
 from tests.sim.test_moments import JOURNAL, MARKER, PREFIX, LateDelete, Overtaken, Told, a_world, is_one
 from tests.sim.world import World, simulated
 
@@ -431,8 +432,11 @@ def test_a_store_that_is_busy_for_a_while_does_not_end_a_run_that_needs_its_copi
     assert struck > 30
 
 
+@pytest.mark.parametrize("denied", [frozenset[str](), UNLISTED])
 @pytest.mark.parametrize("answer", ["garbled", "garbled twice", "refused"])
-def test_whoever_has_lost_its_prefix_leaves_what_its_successor_may_have_adopted(answer: str) -> None:
+def test_whoever_has_lost_its_prefix_leaves_what_its_successor_may_have_adopted(
+    answer: str, denied: frozenset[str]
+) -> None:
     """Not to know what the journal names is not to know that it names nothing: uploads were aborted, and checkpoints deleted."""
     looks: list[Request] = []
 
@@ -462,17 +466,18 @@ def test_whoever_has_lost_its_prefix_leaves_what_its_successor_may_have_adopted(
     schedule = Overtaken((0.2, 0.2), otherwise, freezes=sends, thaws=goes_on)
     world = schedule.world = a_world("aws", "long over other", schedule)
     with simulated(world, 0):
-        world.start(asked("long", force=True))
-        world.start_in(8.0, asked("long", force=True), machine="b")
+        world.start(asked("long", force=True), denied=denied)
+        world.start_in(8.0, asked("long", force=True), machine="b", denied=denied)
         world.wait()
         assert len(looks) > 2
         assert [(run.name, run.outcome) for run in world.processes] == [("run1", "75"), ("run2", "staged")]
         assert not list(map(str, world.violations))
 
 
+@pytest.mark.parametrize("denied", [frozenset[str](), UNLISTED])
 @pytest.mark.parametrize("kind", ["aws", "exact", "ignores"])
-def test_a_journal_that_may_not_be_read_for_a_while_is_not_gone(kind: str) -> None:
-    """Where a listing shows it. The uploads were aborted: 'another run has taken over, and ended'."""
+def test_a_journal_that_may_not_be_read_for_a_while_is_not_gone(kind: str, denied: frozenset[str]) -> None:
+    """The uploads were aborted: 'another run has taken over, and ended'."""
     since: list[float] = []
 
     def how(request: Request) -> Break | None:
@@ -484,17 +489,21 @@ def test_a_journal_that_may_not_be_read_for_a_while_is_not_gone(kind: str) -> No
 
     world = a_world(kind, "long", Told((0.2,), how=how))
     with simulated(world, 0):
-        run = world.run(asked("long"))
+        run = world.run(asked("long"), denied=denied)
         assert since
         assert run.outcome == "77"
         assert world.store.open_uploads(BUCKET)
         assert world.store.look(BUCKET, JOURNAL) is not None
         assert not list(map(str, world.violations))
+        world.pass_time(5)
         assert world.run(asked("long")).outcome == "staged"
 
 
+@pytest.mark.parametrize("denied", [frozenset[str](), UNLISTED])
 @pytest.mark.parametrize("kind", ["aws", "exact"])
-def test_a_journal_that_may_not_be_looked_at_in_the_end_keeps_nobody_waiting(kind: str) -> None:
+def test_a_journal_that_may_not_be_looked_at_in_the_end_keeps_nobody_waiting(
+    kind: str, denied: frozenset[str]
+) -> None:
     """It was taken for deleted: it said that the run was committing, so that the next one waited for a lease."""
 
     def how(request: Request) -> Break | None:
@@ -504,7 +513,7 @@ def test_a_journal_that_may_not_be_looked_at_in_the_end_keeps_nobody_waiting(kin
 
     world = a_world(kind, "fresh", Told((0.01, 0.01), how=how))
     with simulated(world, 0):
-        assert world.run(asked()).outcome == "staged"
+        assert world.run(asked(), denied=denied).outcome == "staged"
         world.pass_time(5)
         there = world.store.look(BUCKET, JOURNAL)
         assert there is not None
@@ -562,3 +571,175 @@ def test_one_404_in_each_look_does_not_cost_a_pair(denied: frozenset[str]) -> No
         assert world.run(asked(), denied=denied).outcome == "73"
         assert world.store.look(BUCKET, ready) is not None
         assert struck
+
+
+@pytest.mark.parametrize("kind", ["ignores", "refuses", "aws"])
+def test_three_refusals_of_a_journal_that_a_listing_shows_are_no_absence(kind: str) -> None:
+    """It appeared after the run's own listing, was overwritten, and a deletion under way hit the new marker."""
+    gets: list[Request] = []
+    deleted: list[float] = []
+    wanted = asked(force=True).model_copy(update={"lease": 30.0})
+
+    def otherwise(request: Request) -> tuple[float, float] | None:
+        if is_one(request, 1, "DeleteObject", MARKER) and not deleted:
+            deleted.append(world.loop.now)
+            return 8.0, 0.01
+        if is_one(request, 2, "GetObject", JOURNAL) and len(gets) < 3:
+            gets.append(request)
+            refuse(request, "AccessDenied", 403)
+        is_document = request.operation == "GetObject" and request.key.startswith(PREFIX)
+        return (1.0, 0.01) if request.process.pid == 2 and is_document and not gets else None
+
+    def late(request: Request) -> float | None:
+        is_marker = is_one(request, 1, "DeleteObject", MARKER)
+        return max(0.0, deleted[0] + 8.0 - world.loop.now) if is_marker and deleted else None
+
+    world = a_world(kind, "forced other", Told((0.01, 0.01), otherwise, late=late))
+    with simulated(world, 0):
+        world.start(wanted)
+        world.start_in(0.0, wanted, machine="b")
+        world.wait()
+        world.pass_time(12)
+        assert len(gets) == 3
+        assert [run.outcome for run in world.processes] == ["staged", "77"]
+        assert world.store.look(BUCKET, MARKER) is not None
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("kind", ["aws", "ignores", "refuses"])
+@pytest.mark.parametrize("denied", [frozenset[str](), UNLISTED])
+def test_a_first_journal_that_fails_once_where_absence_is_hidden(kind: str, denied: frozenset[str]) -> None:
+    """The second attempt looks whether the first one has arrived, and is refused, as S3 hides what is missing: 77."""
+    puts: list[Request] = []
+
+    def how(request: Request) -> Break | None:
+        if is_one(request, 1, "PutObject", JOURNAL):
+            puts.append(request)
+            return Break.ERROR_BEFORE if len(puts) == 1 else None
+        return None
+
+    def otherwise(request: Request) -> None:
+        if request.operation in {"HeadObject", "GetObject"} and request.key.startswith(PREFIX):
+            request.carry_out = hiding(request, request.carry_out)
+
+    world = a_world(kind, "fresh", Told((0.01,), otherwise, how))
+    with simulated(world, 0):
+        assert world.run(asked(), denied=denied).outcome == "staged"
+        assert len(puts) > 1
+        assert not list(map(str, world.violations))
+
+
+def hiding(request: Request, carry_out: Callable[[MemoryStore], Any]) -> Callable[[MemoryStore], Any]:
+    """The answer, in which a missing object is refused."""
+
+    def told(store: MemoryStore) -> Any:
+        if (found := carry_out(store)) is None:
+            raise refusal(request.operation, request.bucket, request.key, "AccessDenied", 403)
+        return found
+
+    return told
+
+
+@pytest.mark.parametrize("how", ["promoted", "referred to"])
+def test_what_a_staging_is_made_from_is_not_elsewhere_because_its_journal_may_not_be_read(how: str) -> None:
+    """Through another name of the bucket: the archive that it refers to, or the staging that it copies, was deleted."""
+
+    def otherwise(request: Request) -> None:
+        if request.bucket == "alias" and request.key == JOURNAL:
+            refuse(request, "AccessDenied", 403)
+
+    world = a_world("aws", "already staged", Told(otherwise=otherwise))
+    world.store._buckets["alias"] = world.store._buckets[BUCKET]  # an access point's alias
+    before = {it.key for it in world.store._buckets[BUCKET].below(PREFIX)}
+    wanted = promoted(force=True, copy="auto").promotion.model_copy(
+        update={"source": f"s3://alias/{PREFIX}", "to": (f"s3://{BUCKET}/{PREFIX}",)}
+    )
+    with simulated(world, 0):
+        if how == "promoted":
+            run = world.run(
+                promoted(force=True, copy="auto"), factory=lambda _, store: promote(wanted, store=store)
+            )
+        else:
+            source = f"s3://alias/{PREFIX}source/one.tar.gz"
+            run = world.run(asked(reference=True, force=True).model_copy(update={"source": source}))
+        assert run.outcome == "78"
+        assert {it.key for it in world.store._buckets[BUCKET].below(PREFIX)} == before
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("answer", ["missing", "hidden"])
+@pytest.mark.parametrize("scenario", ["fresh", "already staged"])
+def test_a_reference_is_not_committed_to_what_may_be_gone(answer: str, scenario: str) -> None:
+    """Without s3:ListBucket its removal is hidden, and a marker was put for nothing."""
+    heads: list[Request] = []
+
+    def otherwise(request: Request) -> None:
+        if request.bucket == SOURCE_BUCKET and request.operation == "HeadObject":
+            heads.append(request)
+            if len(heads) > 1 and answer == "hidden":
+                refuse(request, "403", 403)
+            elif len(heads) > 1:
+                request.carry_out = lambda _: None
+
+    world = a_world("aws", scenario, Told((0.01,), otherwise))
+    before = world.store.look(BUCKET, MARKER)
+    with simulated(world, 0):
+        run = world.run(asked(reference=True, force=scenario == "already staged"))
+        assert run.outcome == {"missing": "65", "hidden": "77"}[answer]
+        assert world.store.look(BUCKET, MARKER) == before
+        assert not list(map(str, world.violations))
+
+
+@pytest.mark.parametrize("answer", [None, 404, 403])
+def test_a_source_is_not_replaced_because_it_was_told_so_once(answer: int | None) -> None:
+    """A wrong 412 for a range, and one wrong answer to the HEAD that should settle it: 65, and all uploads aborted."""
+    gets: list[Request] = []
+    heads: list[Request] = []
+
+    def otherwise(request: Request) -> None:
+        if request.bucket != SOURCE_BUCKET:
+            return
+        if request.operation == "GetObject":
+            gets.append(request)
+            if len(gets) == 4:
+                refuse(request, "PreconditionFailed", 412)
+        elif request.operation == "HeadObject" and len(gets) > 3 and not heads:
+            heads.append(request)
+            if answer == 403:
+                refuse(request, "403", 403)
+            elif answer == 404:
+                request.carry_out = lambda _: None
+
+    world = a_world("aws", "long", Told((0.1,), otherwise))
+    with simulated(world, 0):
+        assert world.run(asked("long")).outcome == "staged"
+        assert heads
+
+
+@pytest.mark.parametrize(
+    "name", ["models/a.riva", "artifact.json", "deployment_ready.txt", "staging_complete.txt"]
+)
+@pytest.mark.parametrize("denied", [frozenset[str](), UNLISTED])
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_digest_that_is_refused_for_the_whole_is_asked_about_again(
+    name: str, denied: frozenset[str], times: int
+) -> None:
+    """Once, it does not cost the old staging; for good, nothing that the run has completed stays without a marker."""
+    struck: list[Request] = []
+
+    def otherwise(request: Request) -> None:
+        if is_one(request, 1, "CompleteMultipartUpload", PREFIX + name) and len(struck) < times:
+            struck.append(request)
+            refuse(request, "BadDigest", 400)
+
+    world = a_world("aws", "already staged", Told((0.01, 0.01), otherwise))
+    before = {(it.key, it.etag) for it in world.store._buckets[BUCKET].below(PREFIX)}
+    with simulated(world, 0):
+        run = world.run(asked(force=True, image=True), denied=denied)
+        assert struck
+        assert run.outcome == ("staged" if times == 1 else "65")
+        if times > 1:
+            assert {(it.key, it.etag) for it in world.store._buckets[BUCKET].below(PREFIX)} < before
+            assert not world.store.open_uploads(BUCKET)
+        assert not list(map(str, world.violations))
+        assert world.run(asked(image=True), denied=denied).outcome in {"staged", "already_staged"}

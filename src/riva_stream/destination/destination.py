@@ -33,6 +33,7 @@ from riva_stream.documents.compare import (
 from riva_stream.documents.existing import Existing, inspect
 from riva_stream.errors import (
     AccessDeniedError,
+    DigestMismatchError,
     HeldError,
     IntegrityError,
     RivaStreamError,
@@ -339,8 +340,11 @@ class Destination:
         whole = self.uploads.whole_crc64nvme(upload)
         # Afterwards the run id tells our object from the old one, unless that came from a run with the same id.
         before = condition.get("if_match") if run_id == upload.created_by else None
+        in_doubt = False
+        """Whether an attempt may have succeeded whatever its answer was."""
 
         async def once() -> Stored:
+            nonlocal in_doubt
             refusals = 0
             while True:
                 if (there := await self._marker_already_put(upload)) is not None:
@@ -362,7 +366,11 @@ class Destination:
                     if info is not None and done and self.uploads.is_ours(info, upload, before=before):
                         return Stored(info.etag, info.version_id)
                     refusals += 1
+                    in_doubt |= isinstance(error, TransientError)
                     if not await self._may_retry(error, sent, window, info, refusals):
+                        if isinstance(error, DigestMismatchError) and not in_doubt:
+                            self._sent.discard(upload.key)  # it cannot appear later
+                            self._sealed &= upload.key != self._seal
                         raise self._complete_error(error, upload) from error
 
         stored = await self.bucket.retrier("CompleteMultipartUpload", once)
@@ -672,11 +680,12 @@ class Destination:
         if code == REQUEST_EXPIRED:
             self.lease.expire()  # the next attempt renews the lease, and is signed anew
             return False
-        if window is not None and isinstance(error, AccessDeniedError):
+        is_denied = window is not None and isinstance(error, AccessDeniedError)
+        if is_denied or isinstance(error, DigestMismatchError):
             if refusals < LOOKS:
                 await pause_after(refusals)
                 return True
-            return await self._disable_windows()
+            return is_denied and await self._disable_windows()
         if not condition or code not in CONDITION_REFUSED or info is UNSEEN:
             return False
         holds = (

@@ -112,8 +112,8 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
     """Clean up after a failed run, except for what may stay; return the error to raise."""
     lease, uploads = destination.lease, destination.uploads
     causes = leaves_of(error)
-    if any(isinstance(cause, HeldError) for cause in causes):
-        await _clean_up_after_takeover(destination)
+    if held := [cause for cause in causes if isinstance(cause, HeldError)]:
+        await _clean_up_after_takeover(destination, has_ended=any(cause.has_ended for cause in held))
         return first_of(error)
     has_failed = all(isinstance(cause, RivaStreamError) for cause in causes)  # otherwise it was cancelled
     final = any(isinstance(cause, RivaStreamError) and not cause.resumable for cause in causes)
@@ -126,15 +126,15 @@ async def _clean_up(destination: Destination, error: BaseException) -> BaseExcep
         try:
             swept = await _sweep(destination)
         except HeldError as lost:
-            await _clean_up_after_takeover(destination)
+            await _clean_up_after_takeover(destination, has_ended=lost.has_ended)
             return lost if any(isinstance(cause, RivaStreamError) for cause in causes) else first_of(error)
     nothing_stays = swept and not (destination.in_doubt or destination.leaves_unseen or uploads.may_be_open)
     if nothing_stays and await destination.forget_checkpoints():
         await lease.release()  # nothing is left to resume
-    elif (taken := await lease.stop()) and has_failed:
-        # The failure is due to the uploads being another run's now; some stores answer that with odd errors.
-        await _clean_up_after_takeover(destination)
-        return taken
+    elif taken := await lease.stop():
+        await _clean_up_after_takeover(destination, has_ended=taken.has_ended)
+        if has_failed:  # due to the uploads being another run's now; some stores answer that with odd errors
+            return taken
     return first_of(error)
 
 
@@ -266,23 +266,30 @@ def _journal_content(destination: Destination, journaled: _JournaledParts) -> Jo
     )
 
 
-async def _clean_up_after_takeover(destination: Destination) -> None:
-    """Clean up once the prefix is another run's: nothing that its journal names is touched."""
+async def _clean_up_after_takeover(destination: Destination, *, has_ended: bool) -> None:
+    """Clean up once the prefix is another run's: nothing that its journal names is touched.
+
+    Args:
+        destination: the one that was lost.
+        has_ended: there was no journal any more, so that no other run holds the prefix.
+    """
     for _ in range(2):  # if the process is suspended meanwhile, the first attempt has no time left
         with anyio.move_on_after(_CLEANUP_SECONDS, shield=True) as scope, suppress(RivaStreamError):
-            await _abort_own(destination)
+            await _abort_own(destination, has_ended=has_ended)
         if not scope.cancelled_caught:
             return
 
 
-async def _abort_own(destination: Destination) -> None:
+async def _abort_own(destination: Destination, *, has_ended: bool) -> None:
     lease, uploads = destination.lease, destination.uploads
     try:
         current = await lease.current()
     except RivaStreamError:
-        # Whatever a journal of ours has named may be named by the current one: another run may be using it.
-        await uploads.abort_own(lease.sent)
-        raise
+        if not has_ended:
+            # Whatever a journal of ours has named may be named by the current one: another run may be using it.
+            await uploads.abort_own(lease.sent)
+            raise
+        current = None
     if current is None or current.token != lease.token:
         await uploads.abort_own({upload.upload_id for upload in current.uploads} if current else set())
         await destination.forget_checkpoints(current)

@@ -187,7 +187,7 @@ class _StagingLeftovers:
         if journal is None:
             return
         for named in journal.checkpoints:
-            if named.key in self.checkpoints:
+            if named.key in self.checkpoints and self.written is not None:
                 self.checkpoints[named.key] = self.written
         of_use = {upload.upload_id for upload in journal.uploads}
         self.uploads = [

@@ -258,12 +258,12 @@ class Lease:
             return
 
     async def _find(self, *, listed: bool) -> Found | None:
-        ask = (
-            partial(self.bucket.get_confirming_absence, listed=listed)
-            if listed or self._visible or not self.lists
-            else self.bucket.get_confirming_refusal
-        )
-        return _found(await _get_parsable(partial(ask, self.key, limit=_LIMIT)))
+        get = partial(self.bucket.retrier, "GetObject", self._get)
+        if listed:
+            get = partial(self.bucket.get_confirming_absence, self.key, limit=_LIMIT)
+        elif self._visible or not self.lists:
+            get = partial(ask_until_found, get)
+        return _found(await _get_parsable(get))
 
     async def _try_windows(self, since: datetime | None) -> None:
         """Find out whether the store enforces windows, by requests for the journal."""
@@ -584,18 +584,18 @@ class Lease:
             there = await self._conflicting_journal(error)
             if there is not None and there.data == data:
                 return Stored(there.info.etag, now=there.info.now)
-            if self.conditional and self._etag == (there.info.etag if there is not None else None):
-                if refusals < LOOKS:  # a refusal may be temporary, or be about a journal deleted meanwhile
-                    await pause_after(refusals)
-                    return await self._put_once(data, None, refusals + 1)
+            holds = self._etag == (there.info.etag if there is not None else None)
+            if self.conditional and (holds or there is None) and refusals < LOOKS:
+                # Either may be wrong, or be about a journal deleted meanwhile.
+                await pause_after(refusals)
+                return await self._put_once(data, None, refusals + 1)
+            if self.conditional and holds:
                 return await self._put_plain(data)
             found = _found(there)
             if found is not None and found.journal is not None and found.journal.token == self.token:
                 # A cancelled write of ours has arrived in between; the next attempt replaces it.
                 self._etag = found.etag
                 return await self._put_once(data, found.info)
-            if found is None:
-                found = _found(await ask_until_found(self._get))
             raise self._takeover_error(found) from error
         except RivaStreamError as error:
             if not self.conditional or error.where.code != "NotImplemented":
@@ -646,11 +646,11 @@ class Lease:
         """Look at the journal; None: there is none.
 
         Raises:
-            AccessDeniedError: there is one, and it may not be read, as repeated refusals show.
+            AccessDeniedError: it may not be read, as repeated refusals show, and that does not mean that there is none.
         """
-        self._looked = clock.monotonic()
 
         async def once() -> T | None:
+            self._looked = clock.monotonic()
             try:
                 return await ask()
             except AccessDeniedError as error:
@@ -658,16 +658,19 @@ class Lease:
                     raise
                 return None
 
-        found = await (confirm_refusal(once) if self.lists else once())
+        found = await (confirm_refusal(once) if self.lists or self.is_held else once())
         self._visible |= found is not None
         return found
 
     async def _is_missing(self, refused: AccessDeniedError) -> bool:
-        """Whether the journal was refused because there is none, which S3 hides without s3:ListBucket."""
-        if self.lists:  # it may have a condition that no HEAD or GET meets
+        """Whether the journal was refused because there is none, which S3 hides without s3:ListBucket.
+
+        Once it is ours, a refusal does not show that: only a listing does, or a write on condition that it is there.
+        """
+        if self.lists:  # s3:ListBucket may have a condition that no HEAD or GET meets
             page = await self.bucket.once.list_objects(self.key, limit=1)
             return all(entry.key != self.key for entry in page.objects)
-        return refused.action == "s3:ListBucket" or (refused.hides_absence and self._visible)
+        return refused.action == "s3:ListBucket" or (refused.hides_absence and not self.is_held)
 
     async def _reconcile(self) -> None:
         """Find out whose the journal is now: ours, by a write whose answer was lost, or another run's."""

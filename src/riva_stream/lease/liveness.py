@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from riva_stream import clock
 from riva_stream.events import Observer, Watching, ignore
 from riva_stream.lease.journal import LEASE, Process
 from riva_stream.lease.lease import Found, read_journal
 from riva_stream.s3 import Bucket
+from riva_stream.s3.bucket import confirm_refusal
 
 __all__ = ["Life", "ended_reason", "is_heartbeat_fresh", "watch"]
 
@@ -76,7 +78,7 @@ async def watch(
     since = clock.monotonic()
     while (watched := clock.monotonic() - since) < limit:
         await clock.sleep(min(1.0, limit / 10, limit - watched))
-        now = await bucket.head(key)
+        now = await confirm_refusal(partial(bucket.head, key))
         if now is None:
             return None
         if now.etag != found.etag:

@@ -90,19 +90,21 @@ async def _require_elsewhere(run: Run, work: Work, existing: Existing, token: st
     Raises:
         ConfigurationError: an object that is read or referred to is inside the prefix.
     """
+    layout = run.layout
     for bucket, key in work.reads():
         may_be_here = key in existing.etags or not existing.listed
-        if not (key.startswith(run.layout.prefix) and may_be_here):
+        if not (key.startswith(layout.prefix) and may_be_here):
             continue
         try:
-            journal = await bucket.get_confirming_absence(
-                run.layout.journal, limit=DOCUMENT_LIMIT, listed=False
-            )
+            journal = await bucket.get_confirming_absence(layout.journal, limit=DOCUMENT_LIMIT)
+            is_here = journal is not None and token.encode() in journal.data
         except TransientError:
             raise
         except RivaStreamError:
-            continue  # what cannot be read is not what this run wrote a moment ago
-        if journal is not None and token.encode() in journal.data:
+            # It may be there. If so, the marker is there as well, which no other staging has, except for a replica's.
+            marker = await bucket.get_confirming_absence(layout.marker, limit=DOCUMENT_LIMIT, listed=False)
+            is_here = marker is not None and marker.info.etag == existing.marker_etag
+        if is_here:
             raise _inside(run, bucket, key)
 
 

@@ -43,8 +43,6 @@ __all__ = ["StagedMember", "Unpacker"]
 _TRIES = 8
 """Ends of parts without a restart point of the extractor after which the checkpoint is postponed: within one long zstd
 frame there is none."""
-_MOST_OF_BLOCK = 7 / 8
-"""Fraction of its block from which a slice is kept as it is; a smaller one is copied, so that the block is freed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -280,8 +278,7 @@ class Unpacker:
             view = view[len(take) :]
             self._have += len(take)
             # A slice keeps its whole block alive, but is paid for by its own length.
-            is_most = len(take) >= _MOST_OF_BLOCK * len(take.obj)  # type: ignore[arg-type]
-            self._pieces.append(take if is_most else bytes(take))
+            self._pieces.append(take if len(take) == len(take.obj) else bytes(take))  # type: ignore[arg-type]
             if self._have == self._size:
                 self._enqueue_part()
 

@@ -17,7 +17,7 @@ from riva_stream.lease import SENT_INSTEAD, Identity
 from riva_stream.manifest import Artifact
 from riva_stream.report import PlannedObject
 from riva_stream.run import Run
-from riva_stream.s3 import UNSEEN, Bucket, Reader, WritableBucket
+from riva_stream.s3 import Bucket, Reader, WritableBucket
 from riva_stream.sink import NotCopiedError, Upload
 from riva_stream.source import PinnedSource
 
@@ -192,6 +192,7 @@ async def _require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
 
     Raises:
         SourceChangedError: it was replaced, or removed.
+        AccessDeniedError: it may no longer be read, or it may not be told that it was removed.
     """
     changed = ContradictionError(
         f"{pinned.uri} was replaced or removed after it was found",
@@ -200,9 +201,8 @@ async def _require_unchanged(bucket: Bucket, pinned: PinnedSource) -> None:
     )
 
     async def look() -> None:
-        info = await bucket.once.head_confirming_absence(pinned.key)
-        found = None if info is None else (info.etag, info.version_id)
-        if info is not UNSEEN and found != (pinned.etag, pinned.version_id):
+        info = await bucket.once.head_confirming_absence(pinned.key, listed=True)  # it could be read before
+        if info is None or (info.etag, info.version_id) != (pinned.etag, pinned.version_id):
             raise changed
 
     try:

@@ -1,9 +1,9 @@
 """Find out how far a store's copies can be trusted, by having it copy into scratch uploads.
 
 A copy with a wrong If-Match has to be refused, and one with the right ETag accepted: otherwise nothing pins what is
-copied. A checksum returned for a copy has to be right, and a wrong one of the whole has to be refused at Complete:
-otherwise it may be anything. On AWS all of this is documented (Amazon S3 API Reference, "UploadPartCopy"; Amazon S3
-User Guide, "Checking object integrity"), and not probed.
+copied. A checksum returned for a copy has to be right, and of the whole a wrong one has to be refused at Complete, the
+right one accepted: otherwise it may be anything. On AWS all of this is documented (Amazon S3 API Reference,
+"UploadPartCopy"; Amazon S3 User Guide, "Checking object integrity"), and not probed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 
 import anyio
 
-from riva_stream.errors import RivaStreamError, SourceChangedError
+from riva_stream.errors import RivaStreamError, SourceChangedError, TransientError
 from riva_stream.flow.digest import base64_crc, crc64nvme_of, md5_of
 from riva_stream.s3.bucket import WritableBucket
 from riva_stream.s3.port import CompletedPart, CopiedPart, CopySource
@@ -74,8 +74,8 @@ async def probe_copies(
             return CopyAbility()
         md5 = md5_of((data,)).hex() == right.etag
         told = right.crc64nvme == base64_crc(crc64nvme_of((data,)))
-        refused = told and await _refuses_wrong_checksum(upload, right, len(data))
-        return CopyAbility(crc64nvme=bool(declare and refused), md5=md5)
+        checked = told and await _checks_whole(upload, right, len(data))
+        return CopyAbility(crc64nvme=bool(declare and checked), md5=md5)
 
 
 async def _copy(upload: ScratchUpload, source: CopySource) -> CopiedPart | RivaStreamError:
@@ -96,30 +96,36 @@ async def _copy(upload: ScratchUpload, source: CopySource) -> CopiedPart | RivaS
     return await upload.bucket.retrier("UploadPartCopy", ask)
 
 
-async def _refuses_wrong_checksum(upload: ScratchUpload, part: CopiedPart, size: int) -> bool:
-    """Whether a Complete with a checksum other than that of the object is refused."""
-    complete = partial(
-        upload.bucket.once.complete_upload,
-        upload.key,
-        upload.upload_id,
-        [CompletedPart(1, part.etag, size, part.crc64nvme)],
-        crc64nvme=base64_crc(crc64nvme_of((b"none of these bytes",))),
-    )
+async def _checks_whole(upload: ScratchUpload, copied: CopiedPart, size: int) -> bool:
+    """Whether a Complete with a checksum other than that of the object is refused, and one with the right one accepted."""
+    part = CompletedPart(1, copied.etag, size, copied.crc64nvme)
+    complete = partial(upload.bucket.once.complete_upload, upload.key, upload.upload_id, [part])
 
-    async def ask() -> bool:
+    async def refuses(crc64nvme: str) -> bool:
         try:
-            await complete()
+            await complete(crc64nvme=crc64nvme)
         except RivaStreamError as error:
             if is_refusal(error):
                 return True
             raise
         return False
 
-    refused = False
+    left = True
     try:
-        refused = await upload.bucket.retrier("CompleteMultipartUpload", ask)
+        wrong = partial(refuses, base64_crc(crc64nvme_of((b"none of these bytes",))))
+        for _ in range(2):  # a single refusal may have another reason
+            if not await upload.bucket.retrier("CompleteMultipartUpload", wrong):
+                return False
+        # Otherwise any checksum may be refused, and no copy could ever be completed.
+        try:
+            await upload.complete(part, crc64nvme=copied.crc64nvme)
+        except TransientError:
+            raise
+        except RivaStreamError:
+            left = False
+            return False
+        return True
     finally:
-        if not refused:  # it was accepted, or may have been
+        if left:  # it was completed, or may have been
             with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await upload.bucket.delete(upload.key)
-    return refused

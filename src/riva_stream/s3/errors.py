@@ -334,7 +334,7 @@ def _known(
         (is_gone and operation in _CONDITIONAL, HeldError, "another run has removed the object", again),
         (
             # Of a part the bytes were corrupted on the way; of the whole, nothing is sent again by another Complete.
-            code == "BadDigest" and operation == "CompleteMultipartUpload",
+            code in {"BadDigest", "XAmzContentChecksumMismatch"} and operation == "CompleteMultipartUpload",
             DigestMismatchError,
             "the parts that the store has do not make up the object that was sent: its checksum differs",
             "run the same command again: it starts over",

@@ -69,7 +69,7 @@ class ScratchUpload:
         await self.bucket.abort_upload(self.key, upload_id)
         self._open.remove(upload_id)
 
-    async def complete(self, part: CompletedPart) -> Stored:
+    async def complete(self, part: CompletedPart, *, crc64nvme: str | None = None) -> Stored:
         """Complete it with its one part, if there is no object yet; the caller has to delete the object.
 
         The condition is sent as in a run, and omitted if the store refuses it although it holds.
@@ -84,7 +84,7 @@ class ScratchUpload:
                 # As with Create: if cancelled midway it might take effect after the cleanup.
                 with anyio.fail_after(self.limit, shield=True):
                     return await self.bucket.once.complete_upload(
-                        self.key, upload_id, [part], crc64nvme=None, **given
+                        self.key, upload_id, [part], crc64nvme=crc64nvme, **given
                     )
 
             try:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from riva_stream.errors import AccessDeniedError, ConfigurationError, HeldError, RivaStreamError
 from riva_stream.s3 import NO_TAGS, Bucket
+from riva_stream.s3.bucket import confirm_refusal
 from riva_stream.s3.scratch import discard_message
 
 __all__ = ["Tagging"]
@@ -51,7 +53,7 @@ class Tagging:
         if not self.tags or self._beside:
             return await make(NO_TAGS)
         try:
-            return await make(self.wanted)
+            return await confirm_refusal(partial(make, self.wanted))
         except (AccessDeniedError, ConfigurationError) as error:
             made = await make(NO_TAGS)  # if refused for another reason, this raises what the run ends with
             if isinstance(error, AccessDeniedError):

@@ -21,6 +21,7 @@ from riva_stream.errors import (
 )
 from riva_stream.events import Observer, Warned
 from riva_stream.s3 import ObjectInfo, RangeReply, Reader
+from riva_stream.s3.bucket import ask_until_found, confirm_refusal
 from riva_stream.source.pin import PinnedSource
 
 __all__ = ["FEW", "RANGES_IGNORED", "PinnedRanges", "is_unchanged"]
@@ -50,7 +51,7 @@ async def is_unchanged(source: PinnedSource, head: Callable[[str], Awaitable[Obj
         TransientError: this cannot be checked at the moment.
     """
     try:
-        info = await head(source.key)
+        info = await ask_until_found(partial(confirm_refusal, partial(head, source.key)))
     except TransientError:
         raise
     except RivaStreamError:

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 
 from riva_stream import handover
-from riva_stream.handover import RECORD, STATUS, VALUES, Ending
+from riva_stream.cli import main
+from riva_stream.errors import unwritable_state
+from riva_stream.handover import COPIES, RECORD, STATUS, VALUES, Ending
 from riva_stream.layout import JOURNAL
 from riva_stream.sizes import MIB
 from tests.cli_processes import double, run, start, wait_for
@@ -34,12 +36,15 @@ def place(moto: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -
     return Place(moto, moto_bucket)
 
 
-def stage(place: Place, folder: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    settings = (
-        *(f"--source=s3://{place.bucket}/{SOURCE_KEY}", f"--bucket={place.bucket}", "--env=prod"),
+def settings_of(place: Place) -> tuple[str, ...]:
+    return (
+        *("stage", f"--source=s3://{place.bucket}/{SOURCE_KEY}", f"--bucket={place.bucket}", "--env=prod"),
         *("--model-name=parakeet-rnnt-en-us", "--model-version=v2025.09", "--retries=1"),
     )
-    return run("riva_stream", "stage", *settings, *flags, cwd=folder, timeout=60, **options)
+
+
+def stage(place: Place, folder: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return run("riva_stream", *settings_of(place), *flags, cwd=folder, timeout=60, **options)
 
 
 def files_of(state: Path) -> set[str]:
@@ -103,7 +108,10 @@ def life(moto: MotoServer, tmp_path_factory: pytest.TempPathFactory) -> Life:
 def test_a_full_staging_leaves_what_the_next_step_reads(life: Life) -> None:
     place, state = life.place, life.full
     absent = {"container_s3_uri", "bintarball_manifest"}
-    assert files_of(state) == {*VALUES, STATUS, RECORD, "last_artifact_metadata.json"} - absent
+    assert (
+        files_of(state)
+        == {*VALUES, STATUS, RECORD, "last_artifact_metadata.json", "last_checksums.sha256"} - absent
+    )
     artifact = place.read(PREFIX + "artifact.json")
     staged = json.loads(artifact)
     run_id = staged["build_info"]["run_id"]
@@ -118,6 +126,7 @@ def test_a_full_staging_leaves_what_the_next_step_reads(life: Life) -> None:
     assert Path(value(state, "artifact_metadata")) == folder / "artifact.json"
     assert Path(value(state, "checksum_file")) == folder / "checksums.sha256"
     assert (state / "last_artifact_metadata.json").read_bytes() == artifact
+    assert (state / "last_checksums.sha256").read_bytes() == place.read(PREFIX + "checksums.sha256")
     for name in ("artifact.json", "checksums.sha256", "upload_manifest.json", "staging_complete.txt"):
         assert (folder / name).read_bytes() == place.read(PREFIX + name)
     status = status_of(state)
@@ -252,6 +261,52 @@ def test_a_run_id_that_is_used_again_hands_over_no_document_of_the_run_before(
     assert (tmp_path / "state/logs/job-7.log").read_text().count("riva_stream stage --source") == 5
     assert (folder / "events.jsonl").read_text().count('"event": "stage_finished"') == 4
     assert (folder / "diagnostics.tar.gz").is_file()
+
+
+def test_documents_of_the_run_before_that_cannot_be_removed_are_not_handed_over(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(root: Path, *_: object) -> None:
+        raise unwritable_state(root, OSError(errno.EIO, "Input/output error"))
+
+    def staged(version: str, *flags: str) -> dict[str, Any]:
+        """What `next` has after it."""
+        assert main([*settings_of(place), "--run-id=job-7", f"--model-version={version}", *flags]) == 0
+        capfd.readouterr()
+        found = call(tmp_path, "next")
+        assert found["environment"]["MODEL_VERSION"] == version
+        return found
+
+    place.source(MIB)
+    for key in ("other.tar.gz", "image.tar.gz"):
+        place.put(f"bintarball/{key}", b"some bytes")
+    monkeypatch.chdir(tmp_path)
+    state, folder = tmp_path / "state", tmp_path / "state/runs/job-7"
+    assert Path(staged("v1")["checksum_file"]).parent == folder
+    stale = {
+        name: (folder / name).read_bytes() for name in ("artifact.json", "checksums.sha256", "report.json")
+    }
+    monkeypatch.setattr("riva_stream.run.clear_state", refuse)
+    other = f"--source=s3://{place.bucket}/bintarball/other.tar.gz"
+
+    found = staged("v2", "--include=model-0.riva")
+    for name, document in (("artifact_metadata", "artifact.json"), ("checksum_file", "checksums.sha256")):
+        assert found[name] == value(state, name)
+        assert Path(found[name]).read_bytes() == place.read(PREFIX.replace("v2025.09", "v2") + document)
+
+    found = staged("v3", other, "--reference-only")
+    assert found["checksum_file"] is None
+    assert json.loads(Path(found["artifact_metadata"]).read_text())["model"]["version"] == "v3"
+
+    image = f"--server-path=s3://{place.bucket}/bintarball/image.tar.gz"
+    assert main([*settings_of(place), "--run-id=job-7", other, image, "--bintarball-reference"]) == 0
+    assert not files_of(state) & {
+        "checksum_file",
+        "artifact_metadata",
+        *(last for _, last in COPIES.values()),
+    }
+    assert call(tmp_path, "next", code=65)["error"]["code"] == "inconsistent"
+    assert {name: (folder / name).read_bytes() for name in stale} == stale
 
 
 def test_a_dry_run_with_the_same_run_id_leaves_the_documents(place: Place, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -96,6 +97,39 @@ def test_copies_are_found_where_the_directory_is_mounted_now(
     document = json.loads(capfd.readouterr().out)
     assert document["checksum_file"] == str(folder / "checksums.sha256")
     assert document["artifact_metadata"] == str(tmp_path / "last_artifact_metadata.json")
+
+
+def test_a_copied_directory_hands_over_its_own_copies(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state, copied = tmp_path / "state", tmp_path / "copied"
+    own = state / "runs" / "130-a"
+    own.mkdir(parents=True)
+    documents = {"checksum_file": own / "checksums.sha256", "artifact_metadata": own / "artifact.json"}
+    texts = {"checksum_file": "00  models/a.riva\n", "artifact_metadata": json.dumps(ARTIFACT)}
+    for name, path in documents.items():
+        path.write_text(texts[name])
+    values = VALUES | {name: str(path) for name, path in documents.items()}
+    ending = Ending(run_id="130-a", exit_code=0, duration_ms=1, log_file="", command="")
+    handover.finish(
+        state, ending, values, texts["artifact_metadata"].encode(), texts["checksum_file"].encode()
+    )
+    shutil.copytree(state, copied)
+
+    def found(folder: Path) -> dict[str, Path]:
+        assert call(folder, "--json") == 0
+        document = json.loads(capfd.readouterr().out)
+        return {name: Path(document[name]) for name in documents}
+
+    assert found(state) == documents
+    assert found(copied) == {name: copied / path.relative_to(state) for name, path in documents.items()}
+    # another run with that id has replaced them since, as a library call does
+    for path in documents.values():
+        path.write_text("{}")
+    assert found(state) == {name: state / handover.COPIES[name][1] for name in documents}
+    shutil.rmtree(copied / "runs")
+    for folder in (state, copied):
+        assert {name: path.read_text() for name, path in found(folder).items()} == texts
 
 
 @pytest.mark.parametrize(
@@ -244,8 +278,24 @@ def test_a_bintarball_reference_is_named_by_its_own_document(
         "model": ARTIFACT["model"],
         "deployment": {"environment": "prod", "s3_bucket": "b"},
         "build_info": {"run_id": "130-first"},
+        "created_at": "2025-09-23T10:15:00.123456Z",
     }
-    (folder / "report.json").write_text(json.dumps({"deployment": deployment}))
+    report = {
+        "run_id": "130-a",
+        "destination": VALUES["s3_staging_uri"] + "/",
+        "deployment": deployment,
+    }
+    # that of an earlier run with the same id may still be there
+    for other in (
+        {"run_id": "130-b"},
+        {"destination": "s3://b/prod/parakeet/v0/"},
+        {"deployment": deployment | {"created_at": "2025-09-22T10:15:00Z"}},
+        {"deployment": [deployment]},
+    ):
+        (folder / "report.json").write_text(json.dumps(report | other))
+        assert call(tmp_path) == 65
+    (folder / "report.json").write_text(json.dumps(report))
+    capfd.readouterr()
     assert call(tmp_path) == 0
     lines = capfd.readouterr().out
     expected = {

@@ -5,7 +5,7 @@ the marker is the bucket's: it is removed first and written last, each time afte
 not survive a power cut without them. Each file is replaced as a whole, and all of them are written under a lock, so that
 two runs with one state directory leave the files of one of them, never a mixture.
 
-Only the standard library is used here, so that the import costs a shell script next to nothing. Every function
+Only the standard library is loaded here, so that the import costs a shell script next to nothing. Every function
 blocks: not for the event loop.
 """
 
@@ -26,9 +26,12 @@ from typing import Any
 
 from riva_stream.errors import unwritable_state
 from riva_stream.files import open_regular, read_regular
+from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS
 
 __all__ = [
+    "COPIES",
     "LAST_ARTIFACT",
+    "LAST_CHECKSUMS",
     "RECORD",
     "SCRIPT_ID",
     "SCRIPT_NAME",
@@ -52,6 +55,7 @@ SCRIPT_NAME = "riva-130-downloads-validates-and-stages-model-artifacts-to-s3"
 STATUS = "130.status"
 RECORD = "130.json"
 LAST_ARTIFACT = "last_artifact_metadata.json"
+LAST_CHECKSUMS = "last_checksums.sha256"
 VALUES = (
     "s3_staging_uri",
     "upload_timestamp",
@@ -64,6 +68,11 @@ VALUES = (
     "primary_riva_file",
 )
 """Every file that holds one value; those for which a run has no value are removed."""
+COPIES = {
+    "artifact_metadata": (ARTIFACT_JSON, LAST_ARTIFACT),
+    "checksum_file": (CHECKSUMS, LAST_CHECKSUMS),
+}
+"""Values that are paths of documents: their names in the run's folder, and in the state directory itself."""
 
 _LOCK = ".130.lock"
 _MAX_BYTES = 64 << 20
@@ -106,8 +115,10 @@ class Handover:
     """The existing files, by name."""
     artifact: Mapping[str, Any]
     """``last_artifact_metadata.json``; empty when there is none."""
+    copies: Mapping[str, Path]
+    """The documents of :data:`COPIES` below this folder: the run's own as long as they are what was handed over."""
     report: Mapping[str, Any]
-    """``report.json`` of the run that ``130.status`` names; empty when there is none."""
+    """``report.json`` of the staging that was handed over; empty when there is none."""
 
 
 def iso(moment: datetime) -> str:
@@ -131,7 +142,13 @@ def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
         raise unwritable_state(folder, error) from error
 
 
-def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: bytes | None) -> None:
+def finish(
+    folder: Path,
+    ending: Ending,
+    values: Mapping[str, str],
+    artifact: bytes | None,
+    checksums: bytes | None = None,
+) -> None:
     """Write the files of a run that has ended, ``130.status`` last, and remove those that do not apply to it.
 
     Args:
@@ -139,6 +156,7 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
         ending: how it ended.
         values: the known values, by the names of :data:`VALUES`; none after a failure.
         artifact: ``artifact.json`` of the staging.
+        checksums: its ``checksums.sha256``.
 
     Raises:
         OSError: they cannot be written; then there is no ``130.status``, or an older run's where not even that could
@@ -149,10 +167,10 @@ def finish(folder: Path, ending: Ending, values: Mapping[str, str], artifact: by
     texts: dict[str, str | bytes | None] = {
         name: f"{values[name]}\n" if values.get(name) else None for name in VALUES
     }
-    texts[LAST_ARTIFACT] = artifact
+    texts |= {LAST_ARTIFACT: artifact, LAST_CHECKSUMS: checksums}
     texts[RECORD] = _record(ending.run_id, ending.log_file, ending.command, ending.status, ending.ended_at)
     # The run itself wrote these without waiting for the disk: its heartbeat must not depend on it.
-    copies = [Path(values[name]) for name in ("checksum_file", "artifact_metadata") if values.get(name)]
+    copies = [Path(values[name]) for name in COPIES if values.get(name)]
     for path in (*copies, own / "report.json", own, own.parent):
         _sync(path)
     with contextlib.ExitStack() as partials:
@@ -186,18 +204,47 @@ def read(folder: Path) -> Handover:
     for _ in range(_LOOKS):
         before = _get(folder, STATUS)
         status = dict(line.partition("=")[::2] for line in before.splitlines())
+        values = {name: text.removesuffix("\n") for name in VALUES if (text := _get(folder, name))}
+        own = folder / "runs" / status.get("run_id", "")
         found = Handover(
             folder,
             status,
             read_json(folder / RECORD),
-            {name: text.removesuffix("\n") for name in VALUES if (text := _get(folder, name))},
+            values,
             read_json(folder / LAST_ARTIFACT),
-            read_json(folder / "runs" / status.get("run_id", "") / "report.json"),
+            {name: path for name in COPIES if values.get(name) and (path := _copy(folder, own, name))},
+            _report(own, values),
         )
         if _get(folder, STATUS) == before:
             return found
         time.sleep(0.01)
     raise OSError("its files change all the time")
+
+
+def _copy(folder: Path, own: Path, name: str) -> Path | None:
+    """Where a document is now; runs of one id share a folder, so a file in it is not trusted for its name."""
+    in_run, in_state = COPIES[name]
+    try:
+        handed_over = read_regular(folder / in_state, _MAX_BYTES)
+    except FileNotFoundError:  # as version 0.2 leaves it
+        return own / in_run if (own / in_run).is_file() else None
+    with contextlib.suppress(OSError):
+        if read_regular(own / in_run, _MAX_BYTES) == handed_over:
+            return own / in_run
+    return folder / in_state
+
+
+def _report(own: Path, values: Mapping[str, str]) -> dict[str, Any]:
+    """The report in a run's folder, unless it is of another staging: an earlier one with the same id."""
+    report = read_json(own / "report.json")
+    described = report.get("artifact") or report.get("deployment")
+    created_at = str(described.get("created_at")) if isinstance(described, dict) else ""
+    with contextlib.suppress(ValueError):  # not a time
+        destination = str(report.get("destination")).rstrip("/")
+        of = (report.get("run_id"), destination, iso(datetime.fromisoformat(created_at)))
+        if of == (own.name, values.get("s3_staging_uri"), values.get("upload_timestamp")):
+            return report
+    return {}
 
 
 def _status(ending: Ending) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field, model_validator
 
 from riva_stream.events import Warned
+from riva_stream.layout import is_model
 from riva_stream.readback import Items
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "artifact_id",
     "checksums_text",
     "json_bytes",
+    "payload_of",
     "to_json",
 ]
 
@@ -347,6 +349,18 @@ class Marker(Lines):
 def artifact_id(name: str, version: str) -> str:
     """``parakeet-rnnt-en-us-v2025.09``."""
     return f"{name}-{version}"
+
+
+def payload_of(artifact: Artifact) -> list[tuple[str, int, str | None, str | None]]:
+    """Path, size, SHA-256 and BLAKE3 of the archive and of each model, as ``artifact.json`` has them."""
+    rows: list[tuple[str, int, str | None, str | None]] = [
+        (model.relative_path, model.size_bytes, model.sha256, model.blake3) for model in artifact.models
+    ]
+    # A bare model is its own source, and is stored once: among the models.
+    if not is_model(artifact.source.filename):
+        source = artifact.source
+        rows.insert(0, (f"source/{source.filename}", source.size_bytes, source.sha256, source.blake3))
+    return rows
 
 
 def checksums_text(entries: list[tuple[str, str]]) -> str:

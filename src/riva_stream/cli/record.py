@@ -44,9 +44,9 @@ from riva_stream.config import Request, is_text
 from riva_stream.errors import ConfigurationError, RivaStreamError
 from riva_stream.events import RetryScheduled, Warned
 from riva_stream.files import read_regular
-from riva_stream.layout import ARTIFACT_JSON, CHECKSUMS, DEPLOYMENT_JSON
+from riva_stream.layout import DEPLOYMENT_JSON
 from riva_stream.log_place import LogPlace
-from riva_stream.manifest import to_json
+from riva_stream.manifest import Artifact, checksums_text, payload_of, to_json
 from riva_stream.redact import Redactor, redact
 from riva_stream.report import PromoteReport, StageReport
 
@@ -316,9 +316,14 @@ class Record:
         if report is None:
             handover.finish(self._state, ending, {}, None)
         else:
-            folder = self.folder.with_name(report.run_id)
+            documents = _documents_of(report, self.folder.with_name(report.run_id))
+            values = _values_of(report) | {
+                name: str(_absolute(own or self._state / handover.COPIES[name][1]))
+                for name, (own, _) in documents.items()
+            }
+            texts = {name: text for name, (_, text) in documents.items()}
             handover.finish(
-                self._state, ending, _values_of(report, self._state, folder), _artifact_of(report, folder)
+                self._state, ending, values, texts.get("artifact_metadata"), texts.get("checksum_file")
             )
 
     def _bundle(self, failure: Failure, redactor: Redactor) -> None:
@@ -378,29 +383,19 @@ def _absolute(path: Path) -> Path:
     return path
 
 
-def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]:
-    """The values for the next step, by the names of :data:`~riva_stream.handover.VALUES`.
-
-    Args:
-        report: of a successful run.
-        state: the state directory.
-        folder: the run's own folder in it, with the copies of the documents.
-    """
+def _values_of(report: StageReport) -> dict[str, str]:
+    """The values for the next step, by the names of :data:`~riva_stream.handover.VALUES`, without the local copies."""
     # Without its slash: scripts write "$(cat state/s3_staging_uri)/artifact.json", and in S3 "//" is another key.
     values = {"s3_staging_uri": report.destination.rstrip("/")}
     deployment, artifact = report.deployment, report.artifact
     if deployment is not None:
         values["container_s3_uri"] = deployment.bintarball_references.container_image.s3_uri
         values["bintarball_manifest"] = report.destination + DEPLOYMENT_JSON
-    if (checksums := folder / CHECKSUMS).is_file():
-        values["checksum_file"] = str(checksums.absolute())
     if artifact is not None:
-        copy = folder / ARTIFACT_JSON
         values |= {
             "upload_timestamp": handover.iso(artifact.created_at),
             "source_model_s3_uri": artifact.source.uri,
             "source_model_size": str(artifact.source.size_bytes),
-            "artifact_metadata": str((copy if copy.is_file() else state / handover.LAST_ARTIFACT).absolute()),
         }
         if artifact.primary_model is not None:
             values["primary_riva_file"] = report.destination + artifact.primary_model.relative_path
@@ -414,9 +409,27 @@ def _values_of(report: StageReport, state: Path, folder: Path) -> dict[str, str]
     return values
 
 
-def _artifact_of(report: StageReport, folder: Path) -> bytes | None:
-    """``artifact.json`` byte for byte as in the bucket, where there is a copy; otherwise as it was parsed."""
-    try:
-        return read_regular(folder / ARTIFACT_JSON, _LARGEST)
-    except OSError:
-        return None if report.artifact is None else to_json(report.artifact)
+def _documents_of(report: StageReport, folder: Path) -> dict[str, tuple[Path | None, bytes]]:
+    """The documents for the next step, by the names of :data:`~riva_stream.handover.COPIES`.
+
+    Byte for byte as in the bucket, with the path of the copy, if the run's folder has one that agrees with the report:
+    what is there may also be of an earlier run with the same id. Otherwise as the report describes them.
+    """
+    artifact = report.artifact
+    if artifact is None:
+        return {}
+    entries = [(sha256, path) for path, _, sha256, _ in payload_of(artifact) if sha256]
+    made: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
+        "artifact_metadata": (to_json(artifact), Artifact.model_validate_json)
+    }
+    if report.mode == "full":
+        made["checksum_file"] = (checksums_text(entries).encode(), lambda text: sorted(text.splitlines()))
+    found: dict[str, tuple[Path | None, bytes]] = {}
+    for name, (expected, parse) in made.items():
+        path = folder / handover.COPIES[name][0]
+        found[name] = (None, expected)
+        with contextlib.suppress(OSError, ValueError):
+            copy = read_regular(path, _LARGEST)
+            if parse(copy) == parse(expected):
+                found[name] = (path, copy)
+    return found

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 from riva_stream import clock
 from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, TransientError, Where
-from riva_stream.layout import is_model
-from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest, payload_of
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket, ObjectInfo, Stored
@@ -19,7 +18,6 @@ __all__ = [
     "ContradictionError",
     "differences",
     "disagreements",
-    "payload_of",
     "retry_contradictions",
     "verify_document",
     "verify_upload",
@@ -65,18 +63,6 @@ def differences(file: StagedFile, info: ObjectInfo) -> tuple[list[str], list[Fin
         )
     same = [name for name, is_same, _ in told if is_same]
     return same, [Finding(code=name, message=text) for name, is_same, text in told if not is_same]
-
-
-def payload_of(artifact: Artifact) -> list[tuple[str, int, str | None, str | None]]:
-    """Path, size, SHA-256 and BLAKE3 of the archive and of each model, as ``artifact.json`` has them."""
-    rows: list[tuple[str, int, str | None, str | None]] = [
-        (model.relative_path, model.size_bytes, model.sha256, model.blake3) for model in artifact.models
-    ]
-    # A bare model is its own source, and is stored once: among the models.
-    if not is_model(artifact.source.filename):
-        source = artifact.source
-        rows.insert(0, (f"source/{source.filename}", source.size_bytes, source.sha256, source.blake3))
-    return rows
 
 
 def disagreements(artifact: Artifact, manifest: UploadManifest, prefix: str) -> list[str]:

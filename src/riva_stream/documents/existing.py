@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from riva_stream.deployment import DOCUMENT_LIMIT, DeploymentDocument
-from riva_stream.documents.compare import differences, disagreements, payload_of
+from riva_stream.documents.compare import differences, disagreements
 from riva_stream.documents.read import Documents, parse_documents
 from riva_stream.errors import (
     AccessDeniedError,
@@ -27,7 +27,7 @@ from riva_stream.layout import (
     Layout,
     is_bintarball,
 )
-from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest, payload_of
 from riva_stream.naming import option
 from riva_stream.printable import some_of
 from riva_stream.report import ObjectCheck

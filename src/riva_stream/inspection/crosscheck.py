@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
-from riva_stream.documents.compare import disagreements, payload_of
+from riva_stream.documents.compare import disagreements
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -27,7 +27,7 @@ from riva_stream.layout import (
     MARKER,
     Layout,
 )
-from riva_stream.manifest import Artifact, Finding, Lines, Source, StagedFile, UploadManifest
+from riva_stream.manifest import Artifact, Finding, Lines, Source, StagedFile, UploadManifest, payload_of
 from riva_stream.printable import some_of
 from riva_stream.s3 import Bucket, ObjectInfo
 from riva_stream.uris import key_of

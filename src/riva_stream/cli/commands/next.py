@@ -158,17 +158,13 @@ def _refuse(args: Namespace, problem: _Problem, run_id: object = None) -> int:
 
 
 def _values(handover: Handover) -> dict[str, str]:
-    """The values, with local copies at their current place: a state directory may be mounted elsewhere."""
-    from riva_stream.handover import LAST_ARTIFACT, VALUES
+    """The values, with local copies at their current place: the directory may be mounted elsewhere, or be a copy."""
+    from riva_stream.handover import COPIES, VALUES
 
     values = {name: handover.values.get(name, "") for name in VALUES}
-    for name, file in (("checksum_file", "checksums.sha256"), ("artifact_metadata", "artifact.json")):
-        here = handover.folder.absolute() / "runs" / handover.status.get("run_id", "") / file
-        if values[name] and not Path(values[name]).is_file() and here.is_file():
-            values[name] = str(here)
-    if handover.artifact and not Path(values["artifact_metadata"]).is_file():
-        values["artifact_metadata"] = str(handover.folder.absolute() / LAST_ARTIFACT)
-    return values
+    return values | {
+        name: str(handover.copies[name].absolute()) if name in handover.copies else "" for name in COPIES
+    }
 
 
 def _described(handover: Handover) -> Mapping[str, Any]:

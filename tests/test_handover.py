@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -402,6 +402,23 @@ def test_a_staging_stays_one_when_its_state_cannot_be_written(place: Place, tmp_
     assert any("state for the next step" in told["message"] for told in json.loads(done.stdout)["warnings"])
     assert not (tmp_path / "state" / STATUS).exists()
     assert "staging_complete.txt" in place.names()
+
+
+@pytest.mark.parametrize("code", [0, 78])
+def test_a_run_whose_end_cannot_be_written_leaves_no_older_status(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a promotion that has committed, nor a run that its settings refused, has removed it at its start."""
+    handover.finish(tmp_path, ending("a"), {"s3_staging_uri": "s3://b/p"}, None)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        handover.finish(tmp_path, replace(ending("b"), exit_code=code), {"s3_staging_uri": "s3://b/q"}, None)
+    assert not (tmp_path / STATUS).exists()
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_the_environment_names_the_state_directory(tmp_path: Path) -> None:

@@ -162,6 +162,23 @@ def finish(
         OSError: they cannot be written; then there is no ``130.status``, or an older run's where not even that could
             be removed.
     """
+    try:
+        _replace_all(folder, ending, values, artifact, checksums)
+    except OSError:
+        # An older status would pass its values off as those of this run. No lock: it may be what failed.
+        with contextlib.suppress(OSError):
+            (folder / STATUS).unlink(missing_ok=True)
+            _sync(folder)
+        raise
+
+
+def _replace_all(
+    folder: Path,
+    ending: Ending,
+    values: Mapping[str, str],
+    artifact: bytes | None,
+    checksums: bytes | None,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / "runs" / ending.run_id
     texts: dict[str, str | bytes | None] = {

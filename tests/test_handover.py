@@ -421,6 +421,24 @@ def test_a_run_whose_end_cannot_be_written_leaves_no_older_status(
     assert not list(tmp_path.glob(".*.partial"))
 
 
+def test_what_cannot_be_saved_in_the_folder_of_the_run_is_handed_over_nevertheless(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(root: Path, *_: object) -> None:
+        raise unwritable_state(root, OSError(errno.ENOSPC, "No space left on device"))
+
+    place.source(MIB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("riva_stream.run.write_state", refuse)
+    for outcome in ("staged", "already_staged"):
+        assert main([*settings_of(place), "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["outcome"] == outcome
+        found = call(tmp_path, "next")
+        for name, document in (("artifact_metadata", "artifact.json"), ("checksum_file", "checksums.sha256")):
+            assert Path(found[name]) == tmp_path / "state" / COPIES[name][1]
+            assert Path(found[name]).read_bytes() == place.read(PREFIX + document)
+
+
 def test_the_environment_names_the_state_directory(tmp_path: Path) -> None:
     double("good", cwd=tmp_path, env={"RIVA_STATE_DIR": "elsewhere"})
     assert status_of(tmp_path / "elsewhere")["status"] == "success"

@@ -19,7 +19,7 @@ from riva_stream.errors import ConfigurationError
 from riva_stream.files import open_regular, read_given, read_regular
 from riva_stream.inspection.last_run import last_run_of
 from tests.cli_processes import run
-from tests.test_next import ARTIFACT, VALUES
+from tests.test_next import ARTIFACT, CHECKSUMS, VALUES
 
 RUN_ID = "130-20250923-101500-0a1b2c3d"
 REQUEST = {
@@ -43,7 +43,7 @@ def state(tmp_path: Path) -> Path:
     """The state directory of a run that has staged."""
     folder = tmp_path / "state"
     ending = handover.Ending(RUN_ID, 0, 1, "", "riva-stream stage", datetime(2025, 9, 23, tzinfo=UTC))
-    handover.finish(folder, ending, VALUES, json.dumps(ARTIFACT).encode())
+    handover.finish(folder, ending, VALUES, json.dumps(ARTIFACT).encode(), CHECKSUMS)
     run = folder / "runs" / RUN_ID
     run.mkdir(parents=True)
     (run / "request.json").write_text(json.dumps(REQUEST))
@@ -121,7 +121,11 @@ def test_a_nul_in_the_settings_is_told(
 
 @pytest.mark.parametrize("command", ["next", "status"])
 @pytest.mark.parametrize(
-    "name", ["s3_staging_uri", "130.status", "130.json", "last_artifact_metadata.json", "report.json"]
+    "name",
+    [
+        *("s3_staging_uri", "130.status", "130.json", "last_artifact_metadata.json", "last_checksums.sha256"),
+        "report.json",
+    ],
 )
 def test_a_pipe_in_the_state_directory_is_not_waited_for(name: str, command: str, state: Path) -> None:
     (path,) = state.rglob(name)

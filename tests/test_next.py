@@ -28,7 +28,10 @@ VALUES = {
     "source_model_size": "12",
     "checksum_file": "/gone/checksums.sha256",
     "artifact_metadata": "/gone/artifact.json",
+    "primary_riva_file": "s3://b/prod/parakeet/v1/models/a.riva",
 }
+IMAGE = {"container_s3_uri": "s3://b/image.tar", "bintarball_manifest": "s3://b/deployment.json"}
+CHECKSUMS = b"00  models/a.riva\n"
 
 
 def ended(
@@ -42,8 +45,11 @@ def ended(
         command="riva-stream stage --env prod",
         ended_at=datetime(2025, 9, 23, tzinfo=UTC),
     )
-    artifact = None if code else json.dumps(ARTIFACT).encode()
-    handover.finish(folder, ending, (VALUES if values is None else values) if not code else {}, artifact)
+    if code:
+        handover.finish(folder, ending, {}, None)
+    else:
+        artifact = json.dumps(ARTIFACT).encode()
+        handover.finish(folder, ending, VALUES if values is None else values, artifact, CHECKSUMS)
 
 
 def call(folder: Path, *flags: str) -> int:
@@ -72,7 +78,7 @@ def test_a_shell_can_evaluate_it_whatever_the_names_hold(
     assert evaluated(lines, "STAGING_RUN_ID") == "130-a"
     # what this staging has no value for must not stay from the one before
     assert evaluated(lines, "BINTARBALL_MANIFEST") == ""
-    assert evaluated(lines, "PRIMARY_RIVA_FILE") == ""
+    assert evaluated(lines, "CONTAINER_S3_URI") == ""
     assert len(shlex.split(lines)) == 2 * lines.count("export ")
 
 
@@ -81,7 +87,7 @@ def test_json_is_one_document(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert call(tmp_path, "--json") == 0
     document = json.loads(capfd.readouterr().out)
     assert document["s3_staging_uri"] == VALUES["s3_staging_uri"]
-    assert document["primary_riva_file"] is None
+    assert document["container_s3_uri"] is None
     assert (document["run_id"], document["log_file"]) == ("130-a", "/var/log/x.log")
     assert document["environment"]["ENV"] == "prod"
 
@@ -92,7 +98,7 @@ def test_copies_are_found_where_the_directory_is_mounted_now(
     ended(tmp_path)
     folder = tmp_path / "runs" / "130-a"
     folder.mkdir(parents=True)
-    (folder / "checksums.sha256").write_text("x")
+    (folder / "checksums.sha256").write_bytes(CHECKSUMS)
     call(tmp_path, "--json")
     document = json.loads(capfd.readouterr().out)
     assert document["checksum_file"] == str(folder / "checksums.sha256")
@@ -187,13 +193,38 @@ def test_while_a_run_is_under_way(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "riva-stream stage --env dev" in err
 
 
-@pytest.mark.parametrize("missing", ["s3_staging_uri", "source_model_size"])
+@pytest.mark.parametrize("missing", [*VALUES, *IMAGE])
 def test_a_success_without_its_values_is_not_believed(
     missing: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ended(tmp_path, values={name: text for name, text in VALUES.items() if name != missing})
+    ended(tmp_path, values=VALUES | (IMAGE if missing in IMAGE else {}))
+    assert call(tmp_path) == 0
+    (tmp_path / missing).unlink()
+    capfd.readouterr()
     assert call(tmp_path) == 65
-    assert missing in capfd.readouterr().err
+    assert f"lacks {missing}\n" in capfd.readouterr().err
+
+
+def test_a_staging_by_reference_needs_no_more_than_it_has(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    by_reference = ARTIFACT | {"deployment": ARTIFACT["deployment"] | {"staging_mode": "reference_only"}}
+    values = {
+        name: text for name, text in VALUES.items() if name not in {"checksum_file", "primary_riva_file"}
+    }
+    ending = Ending(run_id="130-a", exit_code=0, duration_ms=1, log_file="", command="")
+    handover.finish(tmp_path, ending, values, json.dumps(by_reference).encode())
+    assert call(tmp_path) == 0
+    (tmp_path / "artifact_metadata").unlink()
+    assert call(tmp_path) == 65
+    assert "lacks artifact_metadata\n" in capfd.readouterr().err
+
+
+def test_a_path_without_its_file_is_no_value(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ended(tmp_path)
+    (tmp_path / "last_checksums.sha256").unlink()
+    assert call(tmp_path) == 65
+    assert "lacks checksum_file\n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -268,7 +299,7 @@ def test_a_bintarball_reference_is_named_by_its_own_document(
         name: text for name, text in VALUES.items() if name not in {"checksum_file", "artifact_metadata"}
     }
     ending = Ending(run_id="130-a", exit_code=0, duration_ms=1, log_file="", command="riva-stream stage")
-    handover.finish(tmp_path, ending, values | {"bintarball_manifest": "s3://b/deployment.json"}, None)
+    handover.finish(tmp_path, ending, values | IMAGE, None)
     assert call(tmp_path) == 65
     assert "report.json" in capfd.readouterr().err
     folder = tmp_path / "runs" / "130-a"

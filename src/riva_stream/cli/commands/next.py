@@ -44,6 +44,13 @@ _OF_THE_ARTIFACT = {
     "STAGING_RUN_ID": ("build_info", "run_id"),
 }
 _NEEDED = ("s3_staging_uri", "upload_timestamp", "source_model_s3_uri", "source_model_size")
+_OF_AN_IMAGE = ("container_s3_uri", "bintarball_manifest")
+_NEEDED_BY = {
+    "full": ("artifact_metadata", "checksum_file", "primary_riva_file"),
+    "reference_only": ("artifact_metadata",),
+    "bintarball_reference": _OF_AN_IMAGE,
+}
+"""By mode, what is needed besides."""
 _INTERRUPTED = {128 + number for number in (1, 2, 10, 12, 15, 24)}
 """Exit codes after SIGHUP, SIGINT, SIGUSR1, SIGUSR2, SIGTERM, SIGXCPU."""
 _MISSING, _INCONSISTENT, _AGAIN, _UNREADABLE = 66, 65, 75, 78
@@ -136,7 +143,7 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             else f"see in its log what to fix first; the command was:\n{again}",
             _AGAIN if code in _INTERRUPTED or not code else code,
         )
-    missing = [name for name in _NEEDED if not handover.values.get(name)]
+    missing = _missing(handover)
     if not _described(handover):
         missing.append(
             "the run's report.json"
@@ -151,6 +158,16 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
             _INCONSISTENT,
         )
     return None
+
+
+def _missing(handover: Handover) -> list[str]:
+    """The values that the staging must have, and the directory does not; of a copy, the file."""
+    values = _values(handover)
+    mode = str(_part(_described(handover), "deployment").get("staging_mode"))
+    needed = {*_NEEDED, *_NEEDED_BY.get(mode, ())}
+    if handover.report.get("deployment") or any(values[name] for name in _OF_AN_IMAGE):
+        needed |= {*_OF_AN_IMAGE}
+    return [name for name, value in values.items() if name in needed and not value]
 
 
 def _refuse(args: Namespace, problem: _Problem, run_id: object = None) -> int:

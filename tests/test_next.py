@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +195,46 @@ def test_while_a_run_is_under_way(tmp_path: Path, capfd: pytest.CaptureFixture[s
     err = capfd.readouterr().err
     assert "run 130-b began at" in err
     assert "riva-stream stage --env dev" in err
+
+
+@pytest.mark.parametrize("step", ["begin", "finish"])
+def test_a_run_that_is_killed_while_it_writes_is_to_be_run_again(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion writes its end without a beginning."""
+
+    class Killed(BaseException):
+        pass
+
+    def killing_at(number: int, act: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any, **given: Any) -> None:
+            if next(calls) == number:
+                raise Killed
+            act(*args, **given)
+
+        return call
+
+    codes = list[int]()
+    for number in itertools.count():
+        folder, calls = tmp_path / str(number), itertools.count()
+        ended(folder)
+        with monkeypatch.context() as patch:
+            for place, name in ((Path, "replace"), (Path, "unlink"), (os, "fsync")):
+                patch.setattr(place, name, killing_at(number, getattr(place, name)))
+            try:
+                if step == "begin":
+                    handover.begin(folder, "130-b", log_file="", command="")
+                else:
+                    ended(folder, run_id="130-b")
+            except Killed:
+                pass
+            else:
+                break
+        codes.append(call(folder))
+    # first with the values of the run before, at last with its own
+    assert codes[0] == 0
+    assert 75 in codes
+    assert {*codes} == {0, 75}
 
 
 @pytest.mark.parametrize("missing", [*VALUES, *IMAGE])

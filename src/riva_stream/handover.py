@@ -135,8 +135,9 @@ def begin(folder: Path, run_id: str, *, log_file: str, command: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
-            (folder / STATUS).unlink(missing_ok=True)
+            # The record first: a run that is killed in between has not left a folder in which nothing was ever staged.
             put(folder / RECORD, _record(run_id, log_file, command, "running", datetime.now(UTC)))
+            (folder / STATUS).unlink(missing_ok=True)
             _sync(folder)
     except OSError as error:
         raise unwritable_state(folder, error) from error

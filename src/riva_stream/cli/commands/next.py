@@ -110,10 +110,12 @@ def _judge(handover: Handover, invocation: Invocation) -> _Problem | None:
     where = "" if folder == Path("state") else f" --state-dir {quote(str(folder))}"
     again = str(record.get("command") or f"{invocation.prog} stage{where}")
     run_id = status.get("run_id") or record.get("run_id") or "unknown"
-    if not status and record.get("status") == "running":
+    if not status and record:
         return (
             "running",
-            f"run {run_id} began at {record.get('timestamp')} and has not ended: it is under way, or was killed",
+            f"run {run_id} began at {record.get('timestamp')} and has not ended: it is under way, or was killed"
+            if record.get("status") == "running"
+            else f"a run after run {run_id} was killed, or could not write how it ended",
             f"wait until it is done, or run it again, which is always safe:\n{again}",
             _AGAIN,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tarfile
 import threading
 import time
 from datetime import UTC, datetime
@@ -145,6 +146,21 @@ def test_a_run_does_not_wait_for_a_pipe(name: str, tmp_path: Path) -> None:
     assert "it is not a regular file" in done.stderr
     # the lock guards what the next step reads; a log is worth a warning and no more
     assert done.returncode == (78 if name == ".130.lock" else 75)
+
+
+def test_a_log_that_is_a_pipe_with_a_reader_is_written_and_never_read(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "R1.log"
+    log.parent.mkdir()
+    os.mkfifo(log)
+    with subprocess.Popen(["cat", log], stdout=subprocess.PIPE, text=True) as reader:
+        done = called(*ARGV, f"--state-dir={tmp_path / 'state'}", "--run-id=R1", f"--log-dir={log.parent}")
+        assert done.returncode == 75
+        assert "stage --source" in reader.communicate(timeout=20)[0]
+    assert "exit_code=75" in (tmp_path / "state" / handover.STATUS).read_text()
+    with tarfile.open(tmp_path / "state/runs/R1/diagnostics.tar.gz") as bundle:
+        text = bundle.extractfile("R1/run.log")
+        assert text is not None
+        assert b"it is not a regular file" in text.read()
 
 
 @pytest.mark.parametrize(

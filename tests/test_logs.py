@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import riva_stream
+from riva_stream import handover
 from riva_stream import redact as redacting
 from riva_stream.cli import main
 from riva_stream.cli.logs import LogFile, LogJson, LogLines
@@ -249,6 +250,18 @@ def test_a_failure_leaves_one_bundle_with_all_that_a_maintainer_asks_for(
     ]
     assert place.read(f"logs/130/{run_id}/{run_id}.log") == log.read_bytes()
     assert place.names() == []  # nothing was created, so there is nothing to resume
+
+
+def test_the_next_step_does_not_wait_for_the_diagnostics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object, **__: object) -> None:
+        endings.append(handover.read(tmp_path).status.get("exit_code"))
+
+    endings = list[str | None]()
+    monkeypatch.setattr("riva_stream.cli.diagnostics.write_bundle", write)
+    assert main(["stage", f"--state-dir={tmp_path}"]) == 78
+    assert endings == ["78"]
 
 
 def test_the_log_never_goes_beside_what_was_staged(place: Place, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Open and read local files that others may have put there: no open blocks, and no read is endless.
 
 Opening a named pipe blocks until its other end is opened, whatever signals and timeouts say; a device may yield bytes
-for ever. Where a file is expected, nothing else is accepted (:func:`open_regular`, :func:`read_regular`); where a pipe
+for ever. Where a file is expected, nothing else is accepted (:func:`open_regular`, :func:`read_regular`, :func:`read_end`); where a pipe
 is allowed, it is polled (:func:`read_given`). Only the standard library is used; every function blocks.
 """
 
@@ -14,7 +14,7 @@ import stat
 import time
 from pathlib import Path
 
-__all__ = ["open_regular", "read_given", "read_regular"]
+__all__ = ["open_regular", "read_end", "read_given", "read_regular"]
 
 _LOOK_SECONDS = 0.1
 _STEP = 1 << 16
@@ -49,6 +49,17 @@ def read_regular(path: Path, most: int) -> bytes:
     """
     with open(open_regular(path), "rb") as file:
         return _bounded(file.read(most + 1), path, most)
+
+
+def read_end(path: Path, most: int) -> bytes:
+    """The last bytes of a regular file, ``most`` of them.
+
+    Raises:
+        OSError: it cannot be read, or is something else.
+    """
+    with open(open_regular(path), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+        return file.read(most)
 
 
 def read_given(path: Path, most: int, *, patience: float, silence: float | None = None) -> bytes:

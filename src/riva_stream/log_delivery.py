@@ -10,6 +10,7 @@ import anyio
 from riva_stream import clock
 from riva_stream.config import Request
 from riva_stream.errors import StalledError
+from riva_stream.files import read_end
 from riva_stream.log_place import LogPlace
 from riva_stream.retry import Retrier, RetryPolicy
 from riva_stream.s3 import PartBody, StoreSettings, WritableBucket, WriteOptions, open_store
@@ -72,6 +73,4 @@ async def deliver(
 
 
 def _body(path: Path, check: str) -> PartBody:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _LARGEST))
-        return body_of(file.read(_LARGEST), check)
+    return body_of(read_end(path, _LARGEST), check)

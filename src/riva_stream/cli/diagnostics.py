@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.failure import Failure
+from riva_stream.files import read_end
 from riva_stream.handover import put
 from riva_stream.redact import Redactor, is_secret
 
@@ -116,8 +117,6 @@ def _tail(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _MAX_BYTES))
-            return file.read(_MAX_BYTES).decode(errors="replace")
+        return read_end(path, _MAX_BYTES).decode(errors="replace")
     except OSError as error:
         return f"(the log cannot be read: {error})\n"

@@ -216,16 +216,16 @@ class Record:
         for outlet, file in self._outlets:
             if outlet.end(failed=isinstance(outcome, Failure)):
                 file.close()  # otherwise its thread is still writing: the process will close it
+        # First what the next step waits for.
+        if not dry and not self._refused and (self._always or _staged(outcome) is not None):
+            self._try("the state for the next step cannot be written", self._hand_over, outcome)
         if isinstance(outcome, Failure) and (
             self._refused
             or not self._try("the diagnostics cannot be written", self._bundle, outcome, settings.redactor)
         ):
             outcome = outcome.model_copy(update={"diagnostics": ""})
-        if not dry:
-            if not self._refused and (self._always or _staged(outcome) is not None):
-                self._try("the state for the next step cannot be written", self._hand_over, outcome)
-            if settings.target is not None:
-                self._try("the log was not copied to S3", self._upload, settings.target, outcome, watch)
+        if not dry and settings.target is not None:
+            self._try("the log was not copied to S3", self._upload, settings.target, outcome, watch)
         if isinstance(outcome, StageReport):
             late = [problem for problem in self._problems if problem not in outcome.warnings]
             outcome = outcome.model_copy(update={"warnings": [*outcome.warnings, *late]})

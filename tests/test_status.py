@@ -24,6 +24,7 @@ from riva_stream import (
 )
 from riva_stream.cli import main
 from riva_stream.events import Event, Watching, ignore
+from riva_stream.handover import begin
 from riva_stream.inspection.last_run import last_run_of
 from riva_stream.inspection.reports import StatusReport
 from riva_stream.inspection.status import status
@@ -337,7 +338,13 @@ def test_the_last_run_is_the_newest_and_its_status_counts(tmp_path: Path) -> Non
     found = last_run_of(tmp_path)
     assert (found.bucket, found.prefix, found.endpoint["region"]) == ("b", "e/m/v/", "r")
     assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-b", "success", 0)
-    remember("130-a")  # newer, whatever its name says; and it has come to no status yet
+    remember("130-a")
+    # a copy of the directory, or a clock that was set back, makes any file the newest
+    for later, path in enumerate([*(tmp_path / "runs").rglob("*"), tmp_path / "130.status"]):
+        os.utime(path, (1e9 - later, 1e9 - later))
+        found = last_run_of(tmp_path)
+        assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-b", "success", 0)
+    begin(tmp_path, "130-a", log_file="", command="")  # whatever its name says; it has come to no status yet
     found = last_run_of(tmp_path)
     assert (found.run.run_id, found.run.status, found.run.exit_code) == ("130-a", "unknown", None)
     (tmp_path / "130.status").write_text("status=failure\nrun_id=130-a\nexit_code=65\n")
@@ -350,6 +357,7 @@ def test_the_last_run_is_the_newest_and_its_status_counts(tmp_path: Path) -> Non
     assert (found.run.folder, found.run.outcome) == (str(tmp_path / "runs" / "130-9"), None)
     assert (found.bucket, found.prefix, found.run.destination) == ("b", "e/m/v/", "")
     remember("130-c")
+    begin(tmp_path, "130-c", log_file="", command="")
     found = last_run_of(tmp_path)
     assert (found.run.run_id, found.run.destination) == ("130-c", "s3://b/e/m/v/")
 

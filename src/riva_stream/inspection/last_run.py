@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from riva_stream.errors import ConfigurationError
 from riva_stream.files import read_regular
-from riva_stream.handover import STATUS, code_of, read, read_json
+from riva_stream.handover import code_of, read, read_json
 from riva_stream.inspection.reports import LastRun
 from riva_stream.layout import prefix_of
 from riva_stream.lease.journal import Journal, Process
@@ -35,7 +36,9 @@ class RecordedRun:
 
 
 def last_run_of(state: Path) -> RecordedRun:
-    """The last run in a state directory: the one that ``130.status`` names, or else the one that began last.
+    """The last run in a state directory.
+
+    It is the one that ``130.status`` names; without that the one that runs, by ``130.json``; else the one that began last.
 
     If it ended before it knew where to stage to, bucket and prefix are those of the last run that did.
 
@@ -44,7 +47,8 @@ def last_run_of(state: Path) -> RecordedRun:
     """
     folder = state.expanduser()
     try:
-        named = dict(read(folder).status)
+        found = read(folder)
+        named, record = found.status, found.record
         began = sorted((folder / "runs").glob("*/request.json"), key=lambda path: path.stat().st_mtime_ns)
         # A dry run leaves a request, too, but has staged nothing and writes no status.
         requests = [path for path in began if not read_json(path).get("dry_run")]
@@ -52,15 +56,13 @@ def last_run_of(state: Path) -> RecordedRun:
             raise _nothing(state, _why_nothing(folder, named, dry=bool(began)))
         latest = requests[-1]
         last = latest.parent
-        if run_id := named.get("run_id"):
-            own = folder / "runs" / run_id / "request.json"
-            # A run that began since has not written its status yet. Several places of a promotion begin at once.
-            if (folder / STATUS).stat().st_mtime_ns < latest.stat().st_mtime_ns:
-                named = {}
-            else:
-                last = own.parent
-                latest = own if own in requests else latest
-        request, report = read_json(latest), _report_of(last)
+        # A run removes the status when it begins: whatever the clocks say, the one that is there is the last one's.
+        own = folder / "runs" / str(named.get("run_id") or record.get("run_id")) / "request.json"
+        if named.get("run_id") or (record.get("status") == "running" and own in requests):
+            last = own.parent
+            latest = own if own in requests else latest
+        succeeded = named.get("status") == "success"
+        request, report = read_json(latest), found.report if succeeded else _report_of(last)
     except OSError as error:
         raise _nothing(state, f"it cannot be read: {error.strerror}") from error
     try:
@@ -75,7 +77,7 @@ def last_run_of(state: Path) -> RecordedRun:
         folder=str(last),
         run_id=last.name,
         status=_word(named.get("status", ""), report, alive),
-        exit_code=0 if exit_code is None and report else exit_code,
+        exit_code=0 if exit_code is None and (report or succeeded) else exit_code,
         outcome=outcome if isinstance(outcome, str) else None,
         destination=f"s3://{bucket}/{prefix}" if last == latest.parent else "",
         alive=False if report or named else alive,
@@ -84,7 +86,7 @@ def last_run_of(state: Path) -> RecordedRun:
     return RecordedRun(run, bucket, prefix, endpoint)
 
 
-def _report_of(own: Path) -> dict[str, Any]:
+def _report_of(own: Path) -> Mapping[str, Any]:
     """The report of the run that wrote the request beside it; not that of an earlier one with the same id."""
     request, report = own / "request.json", own / "report.json"
     with suppress(FileNotFoundError):
@@ -93,7 +95,7 @@ def _report_of(own: Path) -> dict[str, Any]:
     return read_json(report)
 
 
-def _word(named: str, report: dict[str, Any], alive: bool | None) -> _Status:
+def _word(named: str, report: Mapping[str, Any], alive: bool | None) -> _Status:
     if named == "success" or (report and named != "failure"):
         return "success"
     if named == "failure":
@@ -113,7 +115,7 @@ def _alive(journal: Path) -> bool | None:
     return None
 
 
-def _why_nothing(folder: Path, named: dict[str, str], *, dry: bool) -> str:
+def _why_nothing(folder: Path, named: Mapping[str, str], *, dry: bool) -> str:
     if named.get("run_id") and named.get("exit_code"):
         log = f"; its log: {named['log']}" if named.get("log") else ""
         return f"run {named['run_id']} ended with {named['exit_code']} before its destination was known{log}"

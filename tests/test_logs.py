@@ -664,6 +664,17 @@ def test_a_log_may_be_a_pipe_that_somebody_reads(tmp_path: Path) -> None:
     os.close(reader)
 
 
+def test_a_line_that_was_cut_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    for text, found in (("", ""), ("whole\n", "whole\n"), ('{"cu', '{"cu\n')):
+        path.write_text(text)
+        log = LogFile(path, LogLines("130-x", Redactor()), pytest.fail)
+        assert log.open()
+        log.write("next\n")
+        log.close()
+        assert path.read_text() == f"{found}next\n"
+
+
 def test_windows_line_ends_are_line_ends() -> None:
     text = LogLines("130-x", Redactor()).format(record_of("first\r\nsecond\r\n", logging.INFO))
     assert [line.rpartition(" ")[2] for line in text.splitlines()] == ["first", "second"]

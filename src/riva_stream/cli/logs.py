@@ -41,7 +41,7 @@ from riva_stream.cli.progress import (
 from riva_stream.cli.settings.env_file import EnvFile
 from riva_stream.cli.settings.places import Places, as_switch
 from riva_stream.events import Event, PhaseChanged, Progress, Warned, kind_of
-from riva_stream.files import open_regular
+from riva_stream.files import open_regular, read_end
 from riva_stream.handover import SCRIPT_ID, SCRIPT_NAME
 from riva_stream.log_place import LogPlace
 from riva_stream.printable import in_one_line, visible
@@ -214,6 +214,11 @@ class LogFile(Printer):
         # The lock shows that the run is still running, for as long as the process lives, and blocks nobody.
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if read_end(self.path, 1) not in {
+                b"",
+                b"\n",
+            }:  # a killed run, or a full disk, has cut its last line
+                os.write(self._descriptor, b"\n")
         return True
 
     def close(self) -> None:

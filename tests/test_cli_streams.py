@@ -152,6 +152,17 @@ def test_a_result_that_is_lost_is_a_failure() -> None:
     assert "No space left" in err
 
 
+def test_with_json_lines_the_message_about_a_lost_result_is_one() -> None:
+    flags = ("--json", "--log-format=json")
+    with Path("/dev/full").open("w") as full, start("good", *flags, stdout=full) as process:
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    last = [json.loads(line) for line in err.splitlines()][-1]
+    assert last["event"] == "message"
+    assert "No space left" in last["message"]
+    assert last["run_id"]
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["stage", "--help"]])
 def test_an_answer_that_is_lost_is_a_failure(argv: list[str]) -> None:
     done = on_a_full_disk(*argv)

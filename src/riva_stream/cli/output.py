@@ -15,7 +15,7 @@ import queue
 import select
 import sys
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from riva_stream.redact import SECRETS, redact
 __all__ = [
     "draw",
     "error_document",
+    "event_line",
     "failed_line",
     "hanging",
     "json_line",
@@ -49,8 +50,17 @@ def visible_json(text: str) -> str:
     return escaped(text, lambda char: json.dumps(char)[1:-1])
 
 
+def _complain(message: str) -> None:
+    write_stderr(f"riva_stream: {message}\n")
+
+
 def print_result(
-    text: str, *, exit_code: int = 0, closed_is_fine: bool = False, for_a_shell: bool = False
+    text: str,
+    *,
+    exit_code: int = 0,
+    closed_is_fine: bool = False,
+    for_a_shell: bool = False,
+    complain: Callable[[str], None] = _complain,
 ) -> int:
     """Write all of ``text`` to standard output, and return the exit code to end with.
 
@@ -58,17 +68,17 @@ def print_result(
     written for another reason (a full disk, ``>&-``) would be missed: that is a failure, whatever the result of the
     work.
     With ``closed_is_fine`` a closed pipe is not reported: a page of the manual is not a result. Text
-    ``for_a_shell`` is written as it is.
+    ``for_a_shell`` is written as it is. ``complain`` is told what went wrong.
     """
     error = _lines.end() or _write(text if for_a_shell else visible(text))
     if error is None:
         return exit_code
     if error.errno == errno.EPIPE:
         if not closed_is_fine:
-            write_stderr("riva_stream: standard output was closed, so the result was not shown\n")
+            complain("standard output was closed, so the result was not shown")
         return exit_code
     reason = "it is closed" if error.errno == errno.EBADF else error.strerror
-    write_stderr(f"riva_stream: the result could not be written to standard output: {reason}\n")
+    complain(f"the result could not be written to standard output: {reason}")
     return exit_code or 1
 
 
@@ -136,14 +146,13 @@ def json_line(document: object) -> str:
 
 def failed_line(document: Mapping[str, Any]) -> str:
     """An error's document as the last line of ``--log-format json``."""
-    return json_line(
-        {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "run_id": document["run_id"],
-            "event": "failed",
-            **document,
-        }
-    )
+    return event_line(document["run_id"], "failed", document)
+
+
+def event_line(run_id: object, event: str, document: Mapping[str, Any]) -> str:
+    """A line of ``--log-format json``."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json_line({"time": time, "run_id": run_id, "event": event, **document})
 
 
 def error_document(

@@ -20,7 +20,14 @@ from riva_stream.cli.command import HandsOver, Invocation
 from riva_stream.cli.failure import Failure, failure_of
 from riva_stream.cli.logs import Outlet, Printer, StandardError, choose_renderer, observe, renderer_of
 from riva_stream.cli.loop import Interrupted, SignalWatch, run
-from riva_stream.cli.output import failed_line, json_text, print_result, show_cursor
+from riva_stream.cli.output import (
+    event_line,
+    failed_line,
+    json_text,
+    print_result,
+    show_cursor,
+    write_stderr,
+)
 from riva_stream.cli.settings.env_file import EnvFile, read_env_file
 from riva_stream.cli.settings.load import Endpoint, load_endpoint
 from riva_stream.config import NOT_TEXT, StageRequest, is_run_id, is_text
@@ -162,16 +169,22 @@ def execute(
     with SignalWatch(show_cursor) as watch:
         session = Session(args, invocation, watch, run_id)
         outcome = _outcome(session, work, hands_over=hands_over)
+    show = print_result
+    if args.log_format == "json":
+        show = partial(
+            print_result,
+            complain=lambda text: write_stderr(event_line(run_id, "message", {"message": text})),
+        )
     # Writing may take as long as the reader likes; signals end the process again in the usual way.
     if isinstance(outcome, Failure):
         if not args.json:
             return outcome.exit_code
         document = json_text(outcome.document(run_id), as_line=args.command.HELP.json_lines)
-        return print_result(document, exit_code=outcome.exit_code)
+        return show(document, exit_code=outcome.exit_code)
     code: int = exit_code(outcome, session) if exit_code else getattr(outcome, "exit_code", 0)
     if args.json:
-        return print_result(json_text(SECRETS.value(json.loads(outcome.model_dump_json()))), exit_code=code)
-    return print_result(redact(text(outcome, session)), exit_code=code)
+        return show(json_text(SECRETS.value(json.loads(outcome.model_dump_json()))), exit_code=code)
+    return show(redact(text(outcome, session)), exit_code=code)
 
 
 def _outcome(session: Session, work: Callable[[Session], R], *, hands_over: HandsOver | None) -> R | Failure:

@@ -27,7 +27,7 @@ from riva_stream.cli.old_runs import remove_old_runs
 from riva_stream.cli.progress import Renderer, record_of
 from riva_stream.config import StageRequest
 from riva_stream.events import PhaseChanged, RetryScheduled, Warned
-from riva_stream.redact import Redactor, redact, remember
+from riva_stream.redact import Redactor, redact, remember, without_userinfo
 from tests.cli_processes import double, run
 from tests.copying import Model, Watched, asked, made
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
@@ -402,6 +402,13 @@ def test_a_secret_survives_in_no_spelling(secret: str, before: str, after: str) 
         ("https://h/k?GoogleAccessId=me%40p&Expires=1", "https://h/k?GoogleAccessId=***&Expires=1"),
         ("https://h/k?sv=1&sig=a%2Bb%3D&se=2 sig=x", "https://h/k?sv=1&sig=***&se=2 sig=x"),
         ("https://token@h/k http://u:p@h/", "https://***@h/k http://***@h/"),
+        ("https://a@b@h/k", "https://***@h/k"),
+        ("at http://bob:hun/t?r#2@proxy:3128/x.", "at http://***@proxy:3128/x."),
+        ("http://bob:it's@h and http://bob:a@b@h", "http://***@h and http://***@h"),
+        ("x=https://h/a,https://bob:p/w@h2", "x=https://h/a,https://***@h2"),
+        (r"https:\/\/bob:hun\/ter2@h\/k", r"https:\/\/***@h\/k"),
+        ("u=https%3A%2F%2Fbob%3Ahun%2Fter2%40h", "u=https%3A%2F%2F***@h"),
+        ("u=https%3a//bob%3ahun/ter2%40h", "u=https%3a//***@h"),
         ("key ASIAIOSFODNN7EXAMPLE.", "key ***."),
         (
             "AuthorizationHeaderMalformed: the region is wrong",
@@ -412,6 +419,48 @@ def test_a_secret_survives_in_no_spelling(secret: str, before: str, after: str) 
 )
 def test_signatures_headers_and_keys_are_blacked_out(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/key@1:2 and s3://bucket/a:b@c",
+        "s3://arn:aws:s3:us-east-1:111122223333:accesspoint/models/k@1",
+        "https://h/a:b@c, me@here: no",
+        "http://127.0.0.1:9000/b/k@1 http://localhost:9000/b/k@1 http://[::1]:9000/b/k@1",
+        "http://store:9000/b/k%40v1",
+        "docker://nvcr.io/nvidia/riva:2.19@sha256:0a1b",
+        "u=s3%3A%2F%2Fbucket%2Fa%3Ab%40c&v=https%3A%2F%2Fh.example%3A9000%2Fk%40v1",
+    ],
+)
+def test_what_only_looks_like_a_password_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "part", ["://", "://a:", "://a@", "://[/", "://a.", "https://", "%3A%2F%2Fa%3A", "@", ":\\", "%25"]
+)
+@pytest.mark.parametrize("end", ["", "@", "%40"])
+def test_passwords_are_looked_for_in_linear_time(part: str, end: str) -> None:
+    began = time.process_time()
+    without_userinfo(part * 100_000 + end)
+    assert time.process_time() - began < 5
+
+
+def test_a_password_with_a_slash_in_a_url_survives_nowhere(tmp_path: Path) -> None:
+    url = f"https://AKIAIOSFODNN7EXAMPLE:{SECRET}@store:9000"
+    done = double("good", f"--endpoint-url={url}", "--json", cwd=tmp_path)
+    assert done.returncode == 78
+    after = run("riva_stream", "next", cwd=tmp_path)
+    texts = {"stderr": done.stderr, "stdout": done.stdout, "next": after.stdout + after.stderr}
+    for path in (tmp_path / "state").rglob("*"):
+        if path.name == "diagnostics.tar.gz":
+            texts |= bundle_of(path)
+        elif path.is_file():
+            texts[str(path)] = path.read_text()
+    assert len(texts) > 10
+    assert not [name for name, text in texts.items() if "K7MDENG" in text]
+    assert "--endpoint-url=https://store:9000" in texts["run.log"]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["SECRETS", "Redactor", "is_secret", "redact", "remember"]
+__all__ = ["SECRETS", "Redactor", "is_secret", "redact", "remember", "without_userinfo"]
 
 _NAMES = (
     "AWS_ACCESS_KEY_ID",  # no secret by itself, but a user who swaps the two has the secret here
@@ -42,8 +42,29 @@ _SIGNED = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"((?:Proxy-)?Authorization\\?[\"']?\s*[:=]\s*b?\\?[\"']?)[^\"'\\\r\n]+", re.IGNORECASE)
-_USERINFO = re.compile(
-    r"(?<=://)[^/?#\s\"'<>]*:[^/?#\s\"'<>]*@|(?<=https://)[^/?#\s\"'<>]+@|(?<=http://)[^/?#\s\"'<>]+@"
+
+
+def _userinfo(colon: str, slash: str, at: str, ends: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Two patterns, which keep the time linear: a text without blanks, up to its last @; and from a user in it on.
+
+    A password may hold any character, so it ends at the last @. A user's name has no colon, and no character that
+    ends a host. Other colons before a slash are those of ports and of access points.
+    """
+    name = rf"(?:(?!{colon}|{ends})[^\s\"'<>])*"
+    host = rf"(?:localhost|[\w-]+\.[\w.-]*|\[[\da-f:.]+\])(?:{colon}\d+)?{slash}"
+    return (
+        re.compile(rf"(?<!\S)\S*{at}", re.IGNORECASE),
+        re.compile(
+            rf"({colon}{slash}{slash})(?!{host}|arn{colon}){name}{colon}.*"
+            rf"|(https?{colon}{slash}{slash})(?:(?!{ends})[^\s\"'<>])+{at}",  # a token alone
+            re.IGNORECASE,
+        ),
+    )
+
+
+_USERINFO = (
+    _userinfo(":", r"\\*/", "@", "[/?#]"),  # JSON may have backslashes before slashes
+    _userinfo("%(?:25)*3A", "(?:/|%(?:25)*2F)", "%(?:25)*40", "[/?#]|%(?:25)*(?:2F|3F|23)"),
 )
 _ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z0-9]{12,}(?![A-Za-z0-9])")
 
@@ -72,7 +93,18 @@ def redact(text: str) -> str:
     for secret in _longest_first:
         text = text.replace(secret, "***")
     text = _HEADER.sub(r"\1***", _SIGNED.sub(r"\1***", text))
-    return _ACCESS_KEY.sub("***", _USERINFO.sub("***@", text))
+    return _ACCESS_KEY.sub("***", without_userinfo(text, "***@"))
+
+
+def without_userinfo(text: str, instead: str = "") -> str:
+    """``text`` with ``instead`` in place of user names and passwords in URLs, in any of their spellings."""
+    for up_to_at, from_user in _USERINFO:
+        text = up_to_at.sub(partial(_replace, from_user, rf"\1\2{instead}"), text)
+    return text
+
+
+def _replace(pattern: re.Pattern[str], by: str, part: re.Match[str]) -> str:
+    return pattern.sub(by, part[0])
 
 
 class Redactor:

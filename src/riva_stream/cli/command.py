@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
 from riva_stream.cli.settings.env_file import ROOT
+from riva_stream.redact import without_userinfo
 
 __all__ = ["SCRIPT", "Command", "HandsOver", "Help", "Invocation"]
 
@@ -24,7 +25,6 @@ SCRIPT = "RIVA_STREAM_CALLED_AS"
 it is read only from the environment."""
 _CANONICAL = re.compile(r"(?<![\w./-])riva-stream(?= [a-z])")
 """The program's name in messages of lower layers, which cannot know how it was called."""
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Invocation:
         # A user who called the script of one command does not know the program by another name.
         script = os.environ.get(SCRIPT, "")
         prog, words = (shlex.quote(script), words[1:]) if script else (self.prog, words)
-        return " ".join([prog, *(shlex.quote(_USERINFO.sub("", word)) for word in words)])
+        return " ".join([prog, *(shlex.quote(without_userinfo(word)) for word in words)])
 
     def other(self, command: str, *without: str) -> str:
         """Another command with the same flags, except those ``without``, which it does not know, and their values."""
         words = [command, *_without(self.argv[1:], *without)]
-        return " ".join([self._program(), *(shlex.quote(_USERINFO.sub("", word)) for word in words)])
+        return " ".join([self._program(), *(shlex.quote(without_userinfo(word)) for word in words)])
 
     def with_program_name(self, text: str) -> str:
         """``text`` with commands in it, such as ``riva-stream ls s3://b``, as this user can type them."""

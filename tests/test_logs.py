@@ -27,7 +27,7 @@ from riva_stream.cli.old_runs import remove_old_runs
 from riva_stream.cli.progress import Renderer, record_of
 from riva_stream.config import StageRequest
 from riva_stream.events import PhaseChanged, RetryScheduled, Warned
-from riva_stream.redact import Redactor, redact, remember, without_userinfo
+from riva_stream.redact import Redactor, is_secret, redact, remember, without_userinfo
 from tests.cli_processes import double, run
 from tests.copying import Model, Watched, asked, made
 from tests.staging import PREFIX, SOURCE_KEY, Place, put_credentials
@@ -326,6 +326,37 @@ def test_no_secret_survives_in_any_file(where: str, more: list[str], tmp_path: P
         for secret in [*secrets, "0a1b2c"]:
             assert secret not in text, name
     assert any("leaked" in text for name, text in texts.items() if name.endswith("R5.log"))
+
+
+def test_of_the_environment_only_what_this_program_reads_is_shown(tmp_path: Path) -> None:
+    hidden = {
+        "RIVA_GPG_PASSPHRASE": "correct-horse-battery",
+        "RIVA_DB_PWD": "db-password-123",
+        "NVIDIA_NGC_KEY": "nvapi-123456789",
+        "RIVA_PASS": "short",
+        "AWS_SSE_CUSTOMER_KEY": "an-sse-key-of-a-customer",
+    }
+    unknown = {"RIVA_WEBHOOK_URL": "https://hooks/T0/B0/x1y2z3", "AWS_OF_ANOTHER_PROGRAM": "x1y2z3"}
+    proxies = {"HTTPS_PROXY": "bob:hunter/2secret@proxy:3128", "http_proxy": "http://bob:pw@proxy:3128"}
+    shown = {"RIVA_ASR_LANG_CODE": "en-US", "LOG_LEVEL": "debug", "AWS_MAX_ATTEMPTS": "7", "TRACE": "0"}
+    (tmp_path / ".env").write_text("RIVA_DB_PASS=another-password\nRIVA_OTHER=x1y2z3\nENV=prod\n")
+    double("denied", "--json", cwd=tmp_path, env={**hidden, **unknown, **proxies, **shown})
+    (path,) = (tmp_path / "state/runs").glob("*/diagnostics.tar.gz")
+    document = json.loads(bundle_of(path)["environment.json"])
+    assert document["env_file"] == {"RIVA_DB_PASS": "***", "RIVA_OTHER": "set", "ENV": "prod"}
+    found = document["environment"]
+    assert {name: found[name] for name in hidden} == dict.fromkeys(hidden, "***")
+    assert {name: found[name] for name in unknown} == dict.fromkeys(unknown, "set")
+    assert {name: found[name] for name in proxies} == dict.fromkeys(proxies, "proxy:3128")
+    assert {name: found[name] for name in shown} == shown
+
+
+def test_the_name_of_a_variable_says_whether_it_is_secret() -> None:
+    secret = ["RIVA_GPG_PASSPHRASE", "DB_PASS", "MYSQL_PWD", "RIVA_AUTH", "NVIDIA_NGC_KEY", "VAULT_SECRET_ID"]
+    secret += ["RIVA_SIGNING_KEY", "AWS_SSE_CUSTOMER_KEY", "AZURE_STORAGE_KEY", "AWS_ACCESS_KEY_ID"]
+    plain = ["PWD", "OLDPWD", "SSH_AUTH_SOCK", "XAUTHORITY", "COMPASS_URL", "S3_KEY", "SOURCE_OBJECT_KEY"]
+    plain += ["GPG_PUBLIC_KEY", "KMS_KEY_ID", "VAULT_ROLE_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "PATH"]
+    assert [name for name in secret + plain if is_secret(name)] == secret
 
 
 def test_what_was_asked_to_be_redacted_is(tmp_path: Path) -> None:

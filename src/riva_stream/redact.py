@@ -24,9 +24,14 @@ _NAMES = (
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 )
 _SECRET_NAME = re.compile(
-    r"SECRET|TOKEN|PASSW|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY|CREDENTIAL|AUTHORIZATION", re.IGNORECASE
+    r"SECRET|TOKEN|PASSW|PASSPHRASE|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY|CREDENTIAL|AUTHORIZATION"
+    # Only at the end, and behind something: PWD is a folder, SSH_AUTH_SOCK a socket, S3_KEY the name of an object.
+    r"|_(?:PASS|PWD|AUTH)$|(?<!S3)(?<!OBJECT)(?<!PUBLIC)_KEY$",
+    re.IGNORECASE,
 )
-_NOT_SECRET = re.compile(r"_(?:FILE|PATH|DIR|URI|URL|NAME|ID|REGION|EXPIRATION|TTL|TYPE)$", re.IGNORECASE)
+_NOT_SECRET = re.compile(
+    r"_(?:FILE|PATH|DIR|URI|URL|NAME|(?<!SECRET_)ID|REGION|EXPIRATION|TTL|TYPE)$", re.IGNORECASE
+)
 _SHORTEST = 8  # a shorter "secret" is a test server's, such as "test", and would black out half of the text
 
 _remembered: set[str] = set()

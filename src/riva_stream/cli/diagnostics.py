@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from riva_stream.cli.failure import Failure
+from riva_stream.cli.settings.env_file import ENV_FILE
+from riva_stream.cli.settings.model import TRACE, Settings
 from riva_stream.files import read_end
 from riva_stream.handover import put
 from riva_stream.redact import Redactor, is_secret
@@ -23,8 +25,26 @@ __all__ = ["write_bundle"]
 
 _MAX_BYTES = 4 << 20
 """Bytes of the log that are included: its end, which says how the run ended."""
-_NAMES = ("AWS_", "RIVA_", "NVIDIA_", "LOG_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "MALLOC_", "PYTHON")
-_EXACT = {"ENV", "MODEL_VERSION", "TERM", "LANG", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
+_PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+_SHOWN = {
+    *(
+        variable
+        for name in Settings.model_fields
+        for variable in (*Settings.variables(name), *Settings.aliases(name))
+    ),
+    *(TRACE, ENV_FILE, "TERM", "LANG", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONMALLOC", "PYTHONWARNINGS"),
+    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    *("AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_EC2_METADATA_DISABLED"),
+    *("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_ENDPOINT_URL_STS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"),
+    *("AWS_STS_REGIONAL_ENDPOINTS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"),
+    *("AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"),
+    *("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"),
+}
+"""Variables that this program and its libraries read, and whose values explain a failure."""
+_OF_THIS_PROGRAM = ("RIVA_STREAM_", "LOG_", "MALLOC_")
+_RELATED = (*_OF_THIS_PROGRAM, "AWS_", "RIVA_", "NVIDIA_", "PYTHON")
+"""Others that begin like this may be of any program, and hold anything: only that they are set is told."""
 
 
 def write_bundle(
@@ -81,12 +101,20 @@ def write_bundle(
 
 
 def _chosen(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables that matter to a run; of a secret only that it is set."""
+    """The variables that may matter to a run, as far as they may be shown."""
     return {
-        name: "***" if is_secret(name) else value
+        name: _shown(name, value)
         for name, value in sorted(variables.items())
-        if name.startswith(_NAMES) or name in _EXACT
+        if name.startswith(_RELATED) or name in _SHOWN or name.upper() in _PROXIES
     }
+
+
+def _shown(name: str, value: str) -> str:
+    if is_secret(name):
+        return "***"
+    if name.upper() in _PROXIES:
+        return value.rpartition("@")[2]  # without a scheme, nothing else says that there is a password
+    return value if name.startswith(_OF_THIS_PROGRAM) or name in _SHOWN else "set"
 
 
 def _versions() -> dict[str, Any]:

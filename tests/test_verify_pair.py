@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from riva_stream import AccessDeniedError, StageRequest, stage
+from riva_stream import AccessDeniedError, DestinationConflictError, StageRequest, stage
 from riva_stream.cli.settings.load import load_endpoint
 from riva_stream.inspection.last_run import last_run_of
 from riva_stream.inspection.reports import VerifyReport
 from riva_stream.inspection.status import status
 from riva_stream.inspection.verify import verify
+from riva_stream.layout import DEPLOYMENT_DOCUMENTS
+from riva_stream.manifest import json_bytes
 from riva_stream.s3 import StoreSettings
 from tests.staging import PREFIX, Place, put_credentials
 from tests.support.faultproxy import FaultProxy, Rule
@@ -106,6 +111,103 @@ async def test_a_pair_of_another_staging_is_told(place: Place) -> None:
     for name, text in old.items():
         place.put(PREFIX + name, text)
     assert "artifact.json" in wrong(await verified(place, PREFIX))["deployment.json"]
+
+
+def rewrite(place: Place, prefix: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change ``deployment.json``, and write its marker for what it is then."""
+    document, mark = (prefix + name for name in DEPLOYMENT_DOCUMENTS)
+    before, ready = place.read(document), place.read(mark)
+    changed = json.loads(before)
+    change(changed)
+    after = json_bytes(changed)
+    for value_of in (lambda data: hashlib.sha256(data).hexdigest(), archive_uri):
+        ready = ready.replace(value_of(before).encode(), value_of(after).encode())
+    for key, data in ((document, after), (mark, ready)):
+        put(place, key, data, place.head(key)["Metadata"])
+
+
+def put(place: Place, key: str, data: bytes, metadata: Mapping[str, str]) -> None:
+    place.client.put_object(Bucket=place.bucket, Key=key, Body=data, Metadata=metadata)
+
+
+def archive_uri(data: bytes) -> str:
+    return str(json.loads(data)["bintarball_references"]["model_archive"]["s3_uri"])
+
+
+def setting(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        for step in path[:-1]:
+            document = document[step]
+        document[path[-1]] = value(document[path[-1]]) if callable(value) else value
+
+    return change
+
+
+ARCHIVE = ("bintarball_references", "model_archive")
+CONTRADICTIONS = [
+    (setting(*ARCHIVE, "s3_uri", value=lambda uri: uri.replace("s3://", "s3://x-")), "model-archive"),
+    (setting(*ARCHIVE, "s3_uri", value=lambda uri: uri.replace("/prod/", "/dev/")), "malformed"),
+    (setting(*ARCHIVE, "path", value="a/other.tar.gz"), "malformed"),
+    (setting(*ARCHIVE, "etag", value="0" * 32), "model-archive"),
+    (setting(*ARCHIVE, "version_id", value="another"), "model-archive"),
+    (setting(*ARCHIVE, "size_bytes", value=1), "model-archive"),
+    (setting("bintarball_references", "container_image", "path", value="other"), "malformed"),
+    (setting("model", "name", value="canary"), "place"),
+    (setting("model", "version", value="v0"), "place"),
+    (setting("deployment", "environment", value="dev"), "place"),
+    (setting("deployment", "s3_bucket", value="elsewhere"), "place"),
+    (setting("deployment", "s3_prefix", value=f"s3://elsewhere/{PREFIX}"), "place"),
+    (setting("deployment", "ready_for_deployment", value=False), "malformed"),
+    (setting("deployment_type", value="reference_only"), "mode"),
+]
+
+
+async def test_a_pair_that_contradicts_its_staging_is_told_and_replaced(place: Place) -> None:
+    """Its own marker vouches for it, as for one of another program or of a mistaken one."""
+    await stage(place.request())
+    await stage(asked(place, "full"))
+    kept = {name: place.read(PREFIX + name) for name in DEPLOYMENT_DOCUMENTS}
+    metadata = {name: place.head(PREFIX + name)["Metadata"] for name in DEPLOYMENT_DOCUMENTS}
+    for change, code in CONTRADICTIONS:
+        rewrite(place, PREFIX, change)
+        found = wrong(await verified(place, PREFIX))
+        assert code in found["deployment.json"], (code, found)
+        for name, text in kept.items():
+            put(place, PREFIX + name, text, metadata[name])
+    assert (await verified(place, PREFIX)).ok
+    rewrite(place, PREFIX, CONTRADICTIONS[0][0])
+    assert (await stage(asked(place, "full"))).outcome == "deployment_added"
+    assert (await verified(place, PREFIX)).ok
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_pair_of_another_environment_is_told_in_each_mode(place: Place, mode: str) -> None:
+    request = asked(place, mode)
+    await stage(request)
+    rewrite(place, request.prefix, setting("deployment", "environment", value="dev"))
+    assert "place" in wrong(await verified(place, request.prefix))["deployment.json"]
+    if mode == "reference_only":  # only their own marker vouches for them
+        assert (await stage(request)).outcome == "deployment_added"
+    else:
+        with pytest.raises(DestinationConflictError, match=r"it was written for s3://.*, as .*dev/"):
+            await stage(request)
+
+
+async def test_a_pair_that_was_written_through_an_access_point_is_the_same(place: Place) -> None:
+    await stage(place.request())
+    await stage(asked(place, "full"))
+    point = "arn:aws:s3:us-east-1:111122223333:accesspoint/deployments"
+
+    def name_it(document: dict[str, Any]) -> None:
+        document["deployment"]["s3_bucket"] = point
+        for part, field in (
+            (document["deployment"], "s3_prefix"),
+            (document[ARCHIVE[0]][ARCHIVE[1]], "s3_uri"),
+        ):
+            part[field] = part[field].replace(f"s3://{place.bucket}/", f"s3://{point}/")
+
+    rewrite(place, PREFIX, name_it)
+    assert wrong(await verified(place, PREFIX)) == {}
 
 
 async def test_status_and_the_state_directory_find_a_bintarball_reference(

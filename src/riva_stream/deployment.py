@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from riva_stream.layout import (
     ARTIFACT_JSON,
@@ -33,6 +34,7 @@ from riva_stream.manifest import (
     UploadManifest,
 )
 from riva_stream.readback import UnreadableError, read_model
+from riva_stream.uris import key_of
 
 __all__ = [
     "DOCUMENTS",
@@ -71,6 +73,12 @@ class ObjectReference(Document):
     sha256: str | None = None
     """Only for an archive that was staged in full: nothing else was read."""
 
+    @model_validator(mode="after")
+    def _of_one_key(self) -> Self:
+        if key_of(self.s3_uri) != self.path:
+            raise ValueError("its path is not the key in its s3_uri")
+        return self
+
     def is_same(self, other: ObjectReference) -> bool:
         """Whether both are the same object, unchanged."""
         mine, theirs = (
@@ -101,8 +109,8 @@ class DeploymentState(Document):
     retention_days: int
     no_duplication: bool
     """Whether the archive was left where it was, not copied."""
-    ready_for_deployment: bool
-    """Always true: it is written after everything was verified."""
+    ready_for_deployment: Literal[True]
+    """It is written after everything was verified."""
     artifact_sha256: str | None = None
     """SHA-256 of the ``artifact.json`` of the same staging; None for a bintarball reference."""
 

@@ -7,8 +7,11 @@ from functools import partial
 from typing import TypeVar
 
 from riva_stream import clock
+from riva_stream.deployment import DeploymentState
+from riva_stream.documents.read import Documents
 from riva_stream.errors import AccessDeniedError, DigestMismatchError, HeldError, TransientError, Where
-from riva_stream.manifest import Artifact, Finding, StagedFile, UploadManifest, payload_of
+from riva_stream.layout import is_bintarball, prefix_of
+from riva_stream.manifest import Artifact, Deployment, Finding, Model, StagedFile, UploadManifest, payload_of
 from riva_stream.report import ObjectCheck
 from riva_stream.run import Run
 from riva_stream.s3 import Bucket, ObjectInfo, Stored
@@ -16,6 +19,7 @@ from riva_stream.sink import UploadRecord
 
 __all__ = [
     "ContradictionError",
+    "deployment_differences",
     "differences",
     "disagreements",
     "retry_contradictions",
@@ -72,6 +76,46 @@ def disagreements(artifact: Artifact, manifest: UploadManifest, prefix: str) -> 
     entries = {file.s3_key: (file.size_bytes, file.checksum) for file in payload}
     known = {prefix + path: (size, f"sha256:{sha256}") for path, size, sha256, _ in payload_of(artifact)}
     return sorted({key for key, _ in entries.items() ^ known.items()})
+
+
+def deployment_differences(documents: Documents, prefix: str) -> list[Finding]:
+    """What ``deployment.json`` says otherwise than its prefix and the staging that it is part of."""
+    document, artifact, manifest = documents.deployment, documents.artifact, documents.manifest
+    if document is None:
+        return []
+    state, archive = document.deployment, document.bintarball_references.model_archive
+    found = _misplaced(document.model, state, prefix)
+    told, mode = document.deployment_type, documents.mode
+    if mode is not None and told != mode:
+        found.append(Finding(code="mode", message=f"its type is {told}, but {mode} was staged"))
+    if documents.is_bintarball or artifact is None:
+        return found
+    source = artifact.source
+    wanted: dict[str, object] = {}
+    if not documents.is_full:
+        wanted = {"s3_uri": source.uri, **source.model_dump(include={"size_bytes", "etag", "version_id"})}
+    for path, size, sha256, _ in payload_of(artifact)[:1] if documents.is_full else ():
+        wanted = {"s3_uri": state.s3_prefix + path, "size_bytes": size, "sha256": sha256}
+        for file in manifest.files.all() if manifest is not None else ():
+            if file.s3_key == prefix + path:
+                wanted |= {"etag": file.etag, "version_id": file.version_id}
+    if archive.model_copy(update=wanted) != archive:
+        text = f"it hands over {archive.text()}, which is not that of the staging"
+        found.append(Finding(code="model-archive", message=text))
+    return found
+
+
+def _misplaced(model: Model, place: Deployment | DeploymentState, prefix: str) -> list[Finding]:
+    """Compare what a document says of its place with the prefix, and with itself.
+
+    Its bucket is not compared with the one that it is read from, which may be an access point, or a copy.
+    """
+    mode = "bintarball_reference" if is_bintarball(prefix) else None
+    levels = prefix_of(mode, place.environment, model.name, model.version)
+    if levels == prefix and place.s3_prefix == f"s3://{place.s3_bucket}/{prefix}":
+        return []
+    text = f"it was written for {place.s3_prefix}, as {levels} in the bucket {place.s3_bucket}"
+    return [Finding(code="place", message=text)]
 
 
 _LOOKS = 5

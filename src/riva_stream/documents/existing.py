@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from riva_stream.deployment import DOCUMENT_LIMIT, DeploymentDocument
-from riva_stream.documents.compare import differences, disagreements
+from riva_stream.documents.compare import deployment_differences, differences, disagreements
 from riva_stream.documents.read import Documents, parse_documents
 from riva_stream.errors import (
     AccessDeniedError,
@@ -94,10 +94,12 @@ class Existing:
         """Why ``deployment.json`` cannot be used although it has a marker; otherwise ""."""
         documents, marker = self.documents, self.documents.marker
         document = documents.deployment
-        if documents.deployment_problem or document is None or marker is None:
+        if documents.deployment_problem or document is None:
             return documents.deployment_problem
-        same = document.deployment.artifact_sha256 == marker.artifact_sha256
-        return "" if same else f"its {DEPLOYMENT_JSON} is of another staging"
+        if marker is not None and document.deployment.artifact_sha256 != marker.artifact_sha256:
+            return f"its {DEPLOYMENT_JSON} is of another staging"
+        different = deployment_differences(documents, self.prefix)
+        return f"its {DEPLOYMENT_JSON} contradicts it: {different[0].message}" if different else ""
 
     @property
     def deployment(self) -> DeploymentDocument | None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from riva_stream.deployment import DOCUMENTS, DeploymentDocument, ObjectReference
-from riva_stream.documents.compare import disagreements
+from riva_stream.documents.compare import deployment_differences, disagreements
 from riva_stream.documents.read import Documents
 from riva_stream.inspection.reports import VerifiedObject
 from riva_stream.inspection.uris import split
@@ -152,36 +152,16 @@ def _check_marker_file(
 
 def _deployment(documents: Documents, deployment: DeploymentDocument, layout: Layout, ledger: Ledger) -> None:
     """Does it belong to this very staging, and does it hand over what is staged there?"""
-    key, artifact, marker = layout.prefix + DEPLOYMENT_JSON, documents.artifact, documents.marker
-    _same_place(ledger, layout, DEPLOYMENT_JSON, deployment.deployment.s3_prefix)
-    told, mode = deployment.deployment_type, documents.mode
-    if mode is not None and told != mode:
-        ledger.differs(key, "mode", f"its type is {told}, but {mode} was staged")
-    if documents.is_bintarball:
-        return
-    if marker is not None:
+    key, marker = layout.prefix + DEPLOYMENT_JSON, documents.marker
+    for found in deployment_differences(documents, layout.prefix):
+        ledger.differs(key, found.code, found.message)
+    if not documents.is_bintarball and marker is not None:
         ledger.compare(
             key,
             ARTIFACT_JSON,
             deployment.deployment.artifact_sha256,
             marker.artifact_sha256,
             f"it was written for another {ARTIFACT_JSON}: it is of another staging",
-        )
-    if artifact is None:
-        return
-    archive, source = deployment.bintarball_references.model_archive, artifact.source
-    if artifact.deployment.staging_mode == "full":
-        path, size, sha256, _ = payload_of(artifact)[0]
-        found: tuple[object, ...] = (archive.path, archive.size_bytes, archive.sha256)
-        wanted: tuple[object, ...] = (layout.prefix + path, size, sha256)
-    else:
-        found = (archive.s3_uri, archive.size_bytes, archive.etag, archive.version_id)
-        wanted = (source.uri, source.size_bytes, source.etag, source.version_id)
-    if found != wanted:
-        ledger.differs(
-            key,
-            "model-archive",
-            f"it hands over {archive.text()}, which is not what {ARTIFACT_JSON} describes",
         )
 
 
